@@ -1,0 +1,60 @@
+"""The entry point: runs a command and turns what it raises into one line and an exit code."""
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+
+import click
+
+from bsprobe.cli import bsprobe
+from bsprobe.errors import BsprobeError
+
+_USAGE = 2
+_OUR_BUG = 101
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line and exit: 0 fine, 1 regression, 2 usage or environment, 130, 101."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    try:
+        code = bsprobe.main(prog_name="bsprobe", standalone_mode=False)
+        sys.stdout.flush()
+    except BsprobeError as error:
+        return _complain(str(error), error.hint, error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"see {context.command_path} --help" if context else None
+        return _complain(error.format_message(), hint, _USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", None, _INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python must not complain at exit about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:  # noqa: BLE001 - the last place before a user would see a bare traceback
+        traceback.print_exc()
+        return _complain("this is a bug in bsprobe", "please report it with the above", _OUR_BUG)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, hint: str | None, code: int) -> int:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+    return code
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Let a polite kill clean up exactly as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

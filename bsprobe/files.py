@@ -1,0 +1,44 @@
+"""Files: written whole or not at all, and complaints of the operating system in one clear line."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bsprobe.errors import FileError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, flush it to the disk, then give it its name.
+
+    Raises:
+        FileError: The disk is full, the folder is read-only …; an older file is left as it was.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    with file_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a file into a `FileError`."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise FileError(
+            f"{path} exists already", hint="add --resume to go on with it, or give another --out"
+        ) from error
+    except FileNotFoundError as error:
+        raise FileError(f"{path} does not exist", hint="is this the folder of a run?") from error
+    except OSError as error:
+        raise FileError(
+            f"{path}: {error.strerror or error}",
+            hint="what was measured is kept; free the disk or its permissions, then add --resume",
+        ) from error

@@ -1,0 +1,88 @@
+"""What parent and worker say to each other: one JSON object a line."""
+
+import json
+from dataclasses import dataclass
+
+from bsprobe.failures import Outcome
+from bsprobe.records import DeviceInfo, DeviceRequest, Failure, Measurement, TrialSpec
+from bsprobe.serialization import MalformedError, from_json, to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenDevice:
+    """To the worker, first: the device to run everything on."""
+
+    request: DeviceRequest
+    models: tuple[str, ...] = ()
+    """Models that will be asked for: their names are checked, and their libraries loaded, now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTrial:
+    """To the worker: run this."""
+
+    spec: TrialSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """From the worker: the device is open."""
+
+    device: DeviceInfo
+    torch: str
+    cuda: str | None
+    cudnn: str | None
+    cpu_threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """From the worker: what was asked for cannot be done, and it is nobody's bug."""
+
+    message: str
+    hint: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """From the worker: what it is doing now (`building`, `step 2 of 4` …)."""
+
+    phase: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialDone:
+    """From the worker: how the trial ended."""
+
+    outcome: Outcome
+    measurement: Measurement | None = None
+    failure: Failure | None = None
+    clean: bool
+    """Whether memory is back where it was, so that another trial may run in this process."""
+
+
+Message = OpenDevice | RunTrial | Ready | Refused | Progress | TrialDone
+_KINDS: dict[str, type[Message]] = {
+    kind.__name__: kind for kind in (OpenDevice, RunTrial, Ready, Refused, Progress, TrialDone)
+}
+
+
+def encode(message: Message) -> bytes:
+    """One line, newline included."""
+    body = {"kind": type(message).__name__, **to_json(message)}
+    return json.dumps(body, allow_nan=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """The message of a line.
+
+    Raises:
+        MalformedError: The line is no message.
+    """
+    try:
+        body = json.loads(line)
+    except ValueError as error:
+        raise MalformedError(f"not JSON: {line[:80]!r}") from error
+    if not isinstance(body, dict) or body.get("kind") not in _KINDS:
+        raise MalformedError(f"not a message: {line[:80]!r}")
+    return from_json(_KINDS[body.pop("kind")], body)

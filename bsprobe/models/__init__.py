@@ -1,0 +1,1 @@
+"""The networks: DeepLabV2, exact, and whatever torchvision has, in any norm."""

@@ -1,0 +1,134 @@
+"""DeepLabV2 on a dilated ResNet, as its Cityscapes reimplementations train it.
+
+Chen et al. 2017 (arXiv:1606.00915). What differs from torchvision's dilated ResNets, and matters
+for memory and for loading weights: the stride sits in a bottleneck's first 1x1 convolution, the
+max-pool rounds up, and all blocks of stages 4 and 5 are dilated, the first ones included. Modules
+carry the names of the common ImageNet-initialised checkpoints (`layer5.conv2d_list.0.weight`).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from bsprobe.models.norms import NormLayer
+
+EXPANSION = 4
+BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+ASPP_DILATIONS = (6, 12, 18, 24)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 with a shortcut; the stride sits in the first convolution."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int,
+        dilation: int,
+        projects: bool,
+        norm: NormLayer,
+    ) -> None:
+        super().__init__()
+        out_channels = width * EXPANSION
+        self.conv1 = nn.Conv2d(in_channels, width, 1, stride=stride, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
+        self.bn2 = norm(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = norm(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if projects:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
+                norm(out_channels),
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in_channels, H, W) to (N, 4 * width, ceil(H / stride), ceil(W / stride))."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        y += shortcut
+        return torch.relu_(y)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid: four dilated 3x3 classifiers, all of them summed."""
+
+    def __init__(self, in_channels: int, classes: int) -> None:
+        super().__init__()
+        self.conv2d_list = nn.ModuleList(
+            nn.Conv2d(in_channels, classes, 3, padding=dilation, dilation=dilation)
+            for dilation in ASPP_DILATIONS
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 2048, H, W) to (N, classes, H, W)."""
+        branches = iter(self.conv2d_list)
+        y: torch.Tensor = next(branches)(x)
+        for branch in branches:
+            y = y + branch(x)
+        return y
+
+
+class DeepLabV2(nn.Module):
+    """ResNet with output stride 8 and an ASPP classifier; logits stay at an eighth."""
+
+    def __init__(self, blocks: Sequence[int], *, classes: int, norm: NormLayer) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+        self.layer1 = _stage(64, 64, blocks[0], stride=1, dilation=1, norm=norm)
+        self.layer2 = _stage(256, 128, blocks[1], stride=2, dilation=1, norm=norm)
+        self.layer3 = _stage(512, 256, blocks[2], stride=1, dilation=2, norm=norm)
+        self.layer4 = _stage(1024, 512, blocks[3], stride=1, dilation=4, norm=norm)
+        self.layer5 = ASPP(2048, classes)
+        self._initialise()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) images to (N, classes, h, w) logits; 512x1024 gives 65x129."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        logits: torch.Tensor = self.layer5(x)
+        return logits
+
+    def _initialise(self) -> None:
+        """He initialisation for the backbone, N(0, 0.01) for the classifier.
+
+        The last norm of a block starts at zero where it is learnt (Goyal et al. 2017, 5.1), so
+        that gradients do not grow from block to block: without it a fresh GradScaler skips its
+        first five or more updates.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Bottleneck):
+                scale = module.bn3.weight
+                if isinstance(scale, nn.Parameter):
+                    nn.init.zeros_(scale)
+        for branch in self.layer5.conv2d_list:
+            assert isinstance(branch, nn.Conv2d)  # noqa: S101 - ModuleList forgets the type
+            nn.init.normal_(branch.weight, std=0.01)
+            nn.init.zeros_(branch.bias)  # type: ignore[arg-type] # built with a bias above
+
+
+def _stage(
+    in_channels: int, width: int, blocks: int, *, stride: int, dilation: int, norm: NormLayer
+) -> nn.Sequential:
+    """Residual blocks of one width; the first one strides and projects."""
+    out_channels = width * EXPANSION
+    first = Bottleneck(
+        in_channels, width, stride=stride, dilation=dilation, projects=True, norm=norm
+    )
+    rest = [
+        Bottleneck(out_channels, width, stride=1, dilation=dilation, projects=False, norm=norm)
+        for _ in range(blocks - 1)
+    ]
+    return nn.Sequential(first, *rest)

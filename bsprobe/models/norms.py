@@ -1,0 +1,94 @@
+"""Normalisation layers, chosen when a network is built.
+
+All classes take the arguments of `nn.BatchNorm2d` that networks pass, so that one can stand where
+another stood. torchvision is not needed here.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
+
+from bsprobe.variants import Norm
+
+GROUPS = 32
+"""Wu & He 2018. Divides every width of a ResNet; narrower layers use the largest divisor."""
+
+NormLayer = Callable[[int], nn.Module]
+
+
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm with 32 groups, in the precision autocast gives it: fp32 on CUDA."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = None) -> None:
+        del momentum  # there are no running statistics
+        super().__init__(math.gcd(GROUPS, num_features), num_features, eps=eps)
+
+
+class GroupNormAmp(GroupNorm):
+    """GroupNorm in the dtype of its input, whatever autocast wants.
+
+    Statistics are still computed in fp32 inside the kernel; only the tensors stay in half
+    precision, which is what the activations saved for the backward pass are made of.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.GroupNorm's name
+        """Normalise a map of shape (N, C, H, W)."""
+        with torch.autocast(input.device.type, enabled=False):
+            return F.group_norm(
+                input,
+                self.num_groups,
+                self.weight.to(input.dtype),
+                self.bias.to(input.dtype),
+                self.eps,
+            )
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """InstanceNorm with a learnt scale and shift per channel."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = None) -> None:
+        del momentum  # there are no running statistics
+        super().__init__(num_features, eps=eps, affine=True)
+
+
+class FrozenBatchNorm(nn.Module):
+    """BatchNorm with fixed statistics and affine, folded to `x * scale + shift`.
+
+    Scale and shift are cast to the input's dtype: with fp32 buffers, as torchvision's
+    `FrozenBatchNorm2d` has them, autocast promotes the result and saves three times the memory.
+    The buffers carry BatchNorm's names, so its weights load. Without loaded weights the scale is
+    0.5: nothing normalises then, and at 1 the activations of a ResNet's 33 blocks would double
+    with each, past the range of fp16.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = None) -> None:
+        del momentum  # the statistics do not move
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.full((num_features,), 0.5))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scale and shift a map of shape (N, C, H, W)."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
+
+
+LAYERS: dict[Norm, type[nn.Module]] = {
+    Norm.BATCH: nn.BatchNorm2d,
+    Norm.GROUP: GroupNorm,
+    Norm.GROUP_AMP: GroupNormAmp,
+    Norm.INSTANCE: InstanceNorm,
+    Norm.FROZEN: FrozenBatchNorm,
+}

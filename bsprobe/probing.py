@@ -1,0 +1,209 @@
+"""A whole run: for every variant the boundary, the recommendation, and the proof of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from bsprobe.failures import Certainty, Outcome
+from bsprobe.journal import Journal
+from bsprobe.recommend import Limits, caveats, limits, recommend, search_trials, starred
+from bsprobe.records import (
+    SCHEMA_VERSION,
+    Boundary,
+    DeviceInfo,
+    Environment,
+    Purpose,
+    Recommendation,
+    Run,
+    Settings,
+    StopReason,
+    Trial,
+    TrialSpec,
+    VariantResult,
+)
+from bsprobe.search import Probe, Process, find_boundary
+from bsprobe.variants import Variant
+
+
+class Listener(Protocol):
+    """Is told what happens, for people to see."""
+
+    def on_variant(self, variant: Variant) -> None:
+        """A variant's search begins."""
+
+    def on_trial_start(self, spec: TrialSpec) -> None:
+        """A trial begins."""
+
+    def on_phase(self, phase: str) -> None:
+        """The worker does something else now."""
+
+    def on_trial(self, trial: Trial) -> None:
+        """A trial has ended and is on the disk."""
+
+    def on_result(self, result: VariantResult) -> None:
+        """A variant is finished."""
+
+
+class RunTrial(Protocol):
+    """Runs one trial; `TrialRunner.run`."""
+
+    def __call__(
+        self,
+        spec: TrialSpec,
+        *,
+        process: Process,
+        purpose: Purpose,
+        on_phase: Callable[[str], None],
+    ) -> Trial:
+        """Return its record."""
+
+
+class Probing:
+    """Makes a run out of settings, going on from trials that an earlier one has left."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        run_trial: RunTrial,
+        device: DeviceInfo,
+        journal: Journal,
+        listener: Listener,
+        known: Sequence[Trial] = (),
+    ) -> None:
+        self._settings = settings
+        self._run_trial = run_trial
+        self._device = device
+        self._journal = journal
+        self._listener = listener
+        self._known = list(known)
+        self._trials: list[Trial] = []
+
+    def run(self, environment: Environment) -> Run:
+        """Probe every variant, in order."""
+        results = [self._probe_variant(variant) for variant in self._settings.variants]
+        return Run(
+            schema_version=SCHEMA_VERSION,
+            environment=environment,
+            device=self._device,
+            settings=self._settings,
+            trials=tuple(self._trials),
+            results=tuple(_with_stars(results)),
+        )
+
+    def _probe_variant(self, variant: Variant) -> VariantResult:
+        self._listener.on_variant(variant)
+        boundary = self._find_boundary(variant)
+        recommendation = None
+        if boundary.largest is not None and boundary.stop is not StopReason.FAILED:
+            recommendation = self._recommend(variant, boundary, boundary.largest)
+        result = VariantResult(variant=variant, boundary=boundary, recommendation=recommendation)
+        self._listener.on_result(result)
+        return result
+
+    def _find_boundary(self, variant: Variant) -> Boundary:
+        def measure(batch: int, process: Process) -> Probe:
+            purpose = Purpose.PROOF if process is Process.FRESH else Purpose.SEARCH
+            return _as_probe(self._trial(self._spec(variant, batch), process, purpose))
+
+        def out_of_time() -> bool:
+            limit = self._settings.time_limit_seconds
+            spent = sum(t.wall_seconds for t in self._trials if t.spec.variant == variant)
+            return limit is not None and spent >= limit
+
+        return find_boundary(
+            measure,
+            capacity_bytes=self._device.capacity_bytes,
+            max_batch=self._settings.max_batch,
+            out_of_time=out_of_time,
+        )
+
+    def _recommend(self, variant: Variant, boundary: Boundary, largest: int) -> Recommendation:
+        """Recommend, and run what is recommended as it will be used before saying so.
+
+        Accumulated gradients live through the forward pass, so what was safe without accumulation
+        can fail with it; then the next smaller micro-batch is tried.
+        """
+        target = self._settings.target
+        ran = search_trials(self._trials, variant)
+        groups = dict(ran[0].measurement.model.groups) if ran[0].measurement else {}
+        found = limits(
+            ran,
+            largest=largest,
+            capacity_bytes=self._device.capacity_bytes,
+            headroom=target.headroom,
+        )
+        smallest = min(trial.spec.batch_size for trial in ran)
+        while True:
+            item = recommend(variant, found, target, groups=groups)
+            micro, steps = item.plan.micro_batch, item.plan.accumulation_steps
+            spec = self._spec(variant, micro, accumulation_steps=steps)
+            trial = self._trial(spec, Process.FRESH, Purpose.RECOMMENDED)
+            if trial.outcome is not Outcome.OUT_OF_MEMORY or micro <= smallest:
+                break
+            found = _shrunk(found, micro - 1)
+        item = replace(item, trial=trial)
+        sentences = caveats(
+            item,
+            found=found,
+            boundary=boundary,
+            trials=search_trials(self._trials, variant),
+            target=target,
+            device=self._device,
+        )
+        return replace(item, caveats=sentences)
+
+    def _spec(self, variant: Variant, batch: int, *, accumulation_steps: int = 1) -> TrialSpec:
+        return TrialSpec(
+            variant=variant,
+            batch_size=batch,
+            accumulation_steps=accumulation_steps,
+            warmup_steps=self._settings.warmup_steps,
+            measured_steps=self._settings.measured_steps,
+            evaluation_resolution=self._settings.evaluation_resolution,
+            seed=self._settings.seed,
+        )
+
+    def _trial(self, spec: TrialSpec, process: Process, purpose: Purpose) -> Trial:
+        """Run a trial, or take it from what is known already."""
+        for trial in (*self._trials, *self._known):
+            if trial.spec == spec and (trial.fresh_process or process is Process.ANY):
+                if trial not in self._trials:
+                    self._trials.append(trial)
+                    self._listener.on_trial(trial)
+                return trial
+        self._listener.on_trial_start(spec)
+        trial = self._run_trial(
+            spec, process=process, purpose=purpose, on_phase=self._listener.on_phase
+        )
+        self._journal.append(trial)
+        self._trials.append(trial)
+        self._listener.on_trial(trial)
+        return trial
+
+
+def _as_probe(trial: Trial) -> Probe:
+    measured, failure = trial.measurement, trial.failure
+    return Probe(
+        outcome=trial.outcome,
+        peak_bytes=measured.peak_bytes if measured is not None else None,
+        fresh=trial.fresh_process,
+        certainty=failure.certainty if failure is not None else Certainty.CERTAIN,
+        detail=failure.message if failure is not None else "",
+    )
+
+
+def _shrunk(found: Limits, safe: int) -> Limits:
+    """The limits once a recommended micro-batch has failed."""
+    return replace(found, safe=safe, best=min(found.best, safe))
+
+
+def _with_stars(results: Sequence[VariantResult]) -> list[VariantResult]:
+    found = [result.recommendation for result in results if result.recommendation is not None]
+    marked = {item.variant: item for item in starred(found)}
+    return [
+        replace(result, recommendation=marked[result.variant])
+        if result.recommendation is not None
+        else result
+        for result in results
+    ]

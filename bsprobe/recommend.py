@@ -1,0 +1,319 @@
+"""From what was proven to what to train with: pure arithmetic over records.
+
+Sources of the rules: linear scaling and warm-up from Goyal et al. 2017; the square root for
+adaptive optimizers from Malladi et al. 2022; accumulation and updates count effective batches.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from bsprobe.failures import Outcome
+from bsprobe.records import (
+    Boundary,
+    DeviceInfo,
+    Recommendation,
+    Target,
+    TrainingPlan,
+    Trial,
+)
+from bsprobe.search import line_through
+from bsprobe.variants import Norm, OptimizerName, Precision, Variant
+
+
+class LearningRateRule(StrEnum):
+    """How the learning rate follows the effective batch."""
+
+    LINEAR = "linear"
+    SQRT = "sqrt"
+
+
+BEST_WITHIN = 0.02
+"""A batch counts as fast as the fastest within this share of its images per second."""
+WARMUP_SHARE = 0.05
+"""Share of updates that warm up when the rate is scaled up; Goyal et al.: 5 of 90 epochs."""
+_LARGEST_DIVISOR_LOSS = 2 / 3
+"""An exact divisor of the target is taken if it keeps this share of the micro-batch."""
+_REFERENCE_RATE = 2.5e-4
+_PRETRAINED_NORMS = (Norm.BATCH, Norm.FROZEN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The three batch sizes that a variant's trials lead to."""
+
+    largest: int
+    safe: int
+    best: int
+    best_is_measured: bool
+    keeps_headroom: bool
+    """False where not even the smallest batch leaves the headroom that was asked for."""
+
+
+def search_trials(trials: Iterable[Trial], variant: Variant) -> list[Trial]:
+    """The trials of a variant that ran without accumulation, in the order they ran."""
+    return [
+        trial
+        for trial in trials
+        if trial.spec.variant == variant and trial.ran and trial.spec.accumulation_steps == 1
+    ]
+
+
+def limits(
+    trials: Sequence[Trial], *, largest: int, capacity_bytes: int, headroom: float
+) -> Limits:
+    """Derive safe and best from the trials that ran.
+
+    Args:
+        trials: Trials of one variant, without accumulation, that ran.
+        largest: The largest batch that ran.
+        capacity_bytes: What a trial may hold.
+        headroom: Share of the capacity to leave free.
+    """
+    budget = capacity_bytes * (1 - headroom)
+    safe = _largest_within(trials, largest, budget)
+    smallest = min(trial.spec.batch_size for trial in trials)
+    # Throughput beyond the safe batch is of no use to anyone.
+    best = _fastest([trial for trial in trials if trial.spec.batch_size <= (safe or smallest)])
+    return Limits(
+        largest=largest,
+        safe=safe or smallest,
+        best=best or safe or smallest,
+        best_is_measured=best is not None,
+        keeps_headroom=safe is not None,
+    )
+
+
+def _largest_within(trials: Sequence[Trial], largest: int, budget: float) -> int | None:
+    """The largest batch up to `largest` whose measured, else interpolated, peak is in budget."""
+    peaks = {
+        trial.spec.batch_size: trial.measurement.peak_bytes
+        for trial in trials
+        if trial.measurement is not None and trial.outcome is Outcome.FITS
+    }
+    line = line_through(tuple(peaks.items()))
+    for batch in range(largest, 0, -1):
+        if batch in peaks:
+            needed: float = peaks[batch]
+        elif line is not None and batch >= min(peaks):
+            needed = line.at(batch)
+        else:
+            continue
+        if needed <= budget:
+            return batch
+    return None
+
+
+def _fastest(trials: Sequence[Trial]) -> int | None:
+    """The smallest batch within `BEST_WITHIN` of the best throughput, None without throughput."""
+    rates: dict[int, float] = {}
+    for trial in trials:
+        if trial.measurement is not None and trial.measurement.images_per_second is not None:
+            batch = trial.spec.batch_size
+            rates[batch] = max(rates.get(batch, 0.0), trial.measurement.images_per_second)
+    if not rates:
+        return None
+    enough = max(rates.values()) * (1 - BEST_WITHIN)
+    return min(batch for batch, rate in rates.items() if rate >= enough)
+
+
+def split(target: int, safe: int) -> tuple[int, int]:
+    """Split a wanted effective batch into (micro-batch, accumulation steps).
+
+    The fewest steps, then the smallest micro-batch that reaches the target; an exact divisor of
+    the target instead where it costs at most a third of the micro-batch, so that the effective
+    batch is the one that was asked for.
+    """
+    steps = math.ceil(target / safe)
+    micro = math.ceil(target / steps)
+    divisor = max(d for d in range(1, min(safe, target) + 1) if target % d == 0)
+    if divisor >= micro * _LARGEST_DIVISOR_LOSS:
+        return divisor, target // divisor
+    return micro, steps
+
+
+def rule_for(target: Target, optimizer: OptimizerName) -> LearningRateRule:
+    """The rule that was asked for, else the optimizer's own: linear for SGD, sqrt for AdamW."""
+    if target.lr_rule is not None:
+        return LearningRateRule(target.lr_rule)
+    sgd = optimizer is OptimizerName.SGD
+    return LearningRateRule.LINEAR if sgd else LearningRateRule.SQRT
+
+
+def scaled_rate(target: Target, effective_batch: int, rule: LearningRateRule) -> float:
+    """The learning rate for an effective batch."""
+    ratio = effective_batch / target.base_batch
+    factor = ratio if rule is LearningRateRule.LINEAR else math.sqrt(ratio)
+    return target.base_learning_rate * factor
+
+
+def plan(
+    variant: Variant, target: Target, *, micro_batch: int, steps: int, groups: Mapping[str, float]
+) -> TrainingPlan:
+    """The numbers to train with at a micro-batch and a number of accumulation steps.
+
+    Args:
+        variant: What is trained; its optimizer chooses the default rule.
+        target: The recipe to scale from.
+        micro_batch: Images per forward pass.
+        steps: Micro-batches per update.
+        groups: The learning-rate multiplier of each parameter group of the model, by name.
+    """
+    effective = micro_batch * steps
+    rule = rule_for(target, variant.optimizer)
+    rate = scaled_rate(target, effective, rule)
+    updates = max(1, round(target.base_updates * target.base_batch / effective))
+    return TrainingPlan(
+        micro_batch=micro_batch,
+        accumulation_steps=steps,
+        effective_batch=effective,
+        learning_rate=rate,
+        group_learning_rates=tuple((name, rate * factor) for name, factor in groups.items()),
+        lr_rule=rule,
+        updates=updates,
+        warmup_updates=round(updates * WARMUP_SHARE) if effective > target.base_batch else 0,
+    )
+
+
+def recommend(
+    variant: Variant,
+    found: Limits,
+    target: Target,
+    *,
+    groups: Mapping[str, float],
+    trial: Trial | None = None,
+) -> Recommendation:
+    """What to use for one variant.
+
+    Args:
+        variant: The variant.
+        found: Its three batch sizes.
+        target: The recipe to scale from.
+        groups: As in `plan`.
+        trial: The plan's own trial, once it has been run.
+    """
+    micro, steps = split(target.batch, found.safe)
+    return Recommendation(
+        variant=variant,
+        largest=found.largest,
+        safe=found.safe,
+        best=found.best,
+        best_is_measured=found.best_is_measured,
+        plan=plan(variant, target, micro_batch=micro, steps=steps, groups=groups),
+        without_accumulation=plan(variant, target, micro_batch=found.best, steps=1, groups=groups),
+        trial=trial,
+    )
+
+
+def starred(recommendations: Sequence[Recommendation]) -> list[Recommendation]:
+    """Mark the best of each norm: the fastest as recommended, else the one that fits most.
+
+    Variants of different model, resolution or norm are different models and never compete.
+    """
+
+    def class_of(item: Recommendation) -> tuple[object, ...]:
+        return item.variant.model, item.variant.resolution, item.variant.norm
+
+    def merit(item: Recommendation) -> tuple[float, float, int]:
+        measured = item.trial.measurement if item.trial else None
+        rate = measured.images_per_second if measured else None
+        return rate or 0.0, -item.plan.accumulation_steps, item.safe
+
+    best: dict[tuple[object, ...], Recommendation] = {}
+    for item in recommendations:
+        rival = best.get(class_of(item))
+        if rival is None or merit(item) > merit(rival):
+            best[class_of(item)] = item
+    winners = {id(item) for item in best.values()}
+    return [replace(item, starred=id(item) in winners) for item in recommendations]
+
+
+def caveats(
+    item: Recommendation,
+    *,
+    found: Limits,
+    boundary: Boundary,
+    trials: Sequence[Trial],
+    target: Target,
+    device: DeviceInfo,
+) -> tuple[str, ...]:
+    """Sentences that a reader of this row must know, and only those."""
+    return tuple(
+        sentence
+        for sentence in (
+            *_norm_caveats(item),
+            _rate_caveat(item.variant, target),
+            _headroom_caveat(item, found, target),
+            *_search_caveats(boundary, trials),
+            _spill_caveat(device),
+        )
+        if sentence
+    )
+
+
+def _norm_caveats(item: Recommendation) -> list[str]:
+    norm, micro = item.variant.norm, item.plan.micro_batch
+    sentences = []
+    if norm is Norm.BATCH and micro == 1:
+        sentences.append(
+            "Micro-batch 1: BatchNorm normalises each image by itself, as InstanceNorm would, "
+            "and accumulation does not change that; consider group or frozen."
+        )
+    elif norm is Norm.BATCH:
+        sentences.append(
+            f"BatchNorm statistics see the {micro} images of a micro-batch"
+            + ("; accumulation does not change that." if item.plan.accumulation_steps > 1 else ".")
+        )
+    if norm is Norm.GROUP and item.variant.precision is not Precision.FP32:
+        sentences.append(
+            "Autocast runs GroupNorm in fp32 and keeps fp32 copies: on CUDA this takes more "
+            "memory than fp32 training does; group-amp keeps it in half precision."
+        )
+    if norm not in _PRETRAINED_NORMS:
+        sentences.append(
+            f"A network with {norm} norm is another model than the one that BatchNorm weights "
+            "were trained for: it must learn its normalisation anew."
+        )
+    return sentences
+
+
+def _rate_caveat(variant: Variant, target: Target) -> str:
+    if variant.norm is Norm.FROZEN or target.base_learning_rate != _REFERENCE_RATE:
+        return ""
+    return (
+        "The reference rate 2.5e-04 stems from a recipe whose BatchNorm was frozen; "
+        "take it as a starting point."
+    )
+
+
+def _headroom_caveat(item: Recommendation, found: Limits, target: Target) -> str:
+    if found.keeps_headroom:
+        return ""
+    return (
+        f"Not even batch {item.safe} leaves {target.headroom:.0%} of the memory free: "
+        "an evaluation or a larger image can run out."
+    )
+
+
+def _search_caveats(boundary: Boundary, trials: Sequence[Trial]) -> list[str]:
+    sentences = []
+    retried = [t.spec.batch_size for t in trials if t.outcome is Outcome.FITS_WITH_RETRIES]
+    if retried:
+        sentences.append(
+            f"Batch {min(retried)} and up ran only after the allocator had emptied its cache "
+            "and tried again, which is slow: stay below."
+        )
+    if boundary.non_monotonic:
+        failed = ", ".join(str(batch) for batch in boundary.non_monotonic)
+        sentences.append(f"Memory is not monotonic in the batch here: {failed} failed as well.")
+    return sentences
+
+
+def _spill_caveat(device: DeviceInfo) -> str:
+    if device.kind != "cuda" or not any("Windows" in note for note in device.notes):
+        return ""
+    return (
+        "On Windows and WSL the driver moves memory to the host instead of failing: a collapse "
+        "of images/s, not an error, then marks the end of the GPU's memory."
+    )

@@ -1,0 +1,316 @@
+"""What is asked of a trial, what came of it, and everything a run knows: frozen, JSON-able.
+
+Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bsprobe.failures import RAN, Certainty, Outcome
+from bsprobe.units import Resolution
+from bsprobe.variants import Variant
+
+SCHEMA_VERSION = 1
+"""The version of run files and journals; loaders reject any other."""
+
+
+class Source(StrEnum):
+    """Where figures come from; the two are never mixed in one table without saying so."""
+
+    MEASURED = "measured"
+    PREDICTED = "predicted"
+
+
+class Purpose(StrEnum):
+    """Why a trial was run."""
+
+    SEARCH = "search"
+    PROOF = "proof"
+    """In a fresh process, to prove one side of the boundary."""
+    RECOMMENDED = "recommended"
+    """As training will run it: with the recommended micro-batch and accumulation."""
+
+
+class StopReason(StrEnum):
+    """Why the search for a variant's largest batch ended."""
+
+    PROVEN = "proven"
+    """The largest batch ran and the next failed for want of memory, each in a fresh process."""
+    KERNEL_LIMIT = "kernel limit"
+    """As proven, but the next batch met a 32-bit limit, not the end of the memory."""
+    NOTHING_FITS = "nothing fits"
+    MAX_BATCH = "max batch"
+    TIME = "time"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRequest:
+    """The device that the command line asks for."""
+
+    device: str | None = None
+    """`cpu`, `cuda`, `cuda:1`, or None: the GPU of the machine."""
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceInfo:
+    """The device that answers, and how much memory a trial may take there."""
+
+    kind: str
+    """`cuda` or `cpu`."""
+    name: str
+    source: Source
+    total_bytes: int
+    """All memory of the device as PyTorch reports it, whoever holds it."""
+    capacity_bytes: int
+    """What one trial may hold, inside and outside PyTorch's allocator, before it fails."""
+    limit_bytes: int | None = None
+    """The limit that was asked for, or None where the device's own memory is the limit."""
+    other_processes_bytes: int | None = None
+    """What other processes held when the device was opened, or None where it cannot be told."""
+    compute_capability: str | None = None
+    driver: str | None = None
+    tf32_convolutions: bool | None = None
+    tf32_matmuls: bool | None = None
+    notes: tuple[str, ...] = ()
+    """Sentences about the device that a reader of the results must know."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where and by what a run was made."""
+
+    bsprobe: str
+    commit: str | None
+    command: str
+    started_at: str
+    """ISO 8601, UTC."""
+    python: str
+    platform: str
+    torch: str
+    torchvision: str | None
+    cuda: str | None
+    cudnn: str | None
+    cuda_alloc_conf: str | None
+    cpu_threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSpec:
+    """One trial: a variant at one batch size. Equal specs are the same trial."""
+
+    variant: Variant
+    batch_size: int
+    """The micro-batch: images in one forward pass."""
+    accumulation_steps: int = 1
+    """Micro-batches per optimizer update."""
+    warmup_steps: int = 1
+    measured_steps: int = 3
+    evaluation_resolution: Resolution | None = None
+    """Where given, an evaluation pass with predictions at this size follows the training steps."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """The most memory held during some steps."""
+
+    allocated_bytes: int
+    reserved_bytes: int | None
+    """With PyTorch's cache; None on devices that have no caching allocator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What the recommendation needs to know of a built network."""
+
+    parameters: int
+    groups: tuple[tuple[str, float], ...]
+    """Per parameter group: its name and its multiple of the base learning rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What a trial that ran says."""
+
+    model: ModelFacts
+    first_step: Peak
+    steady: Peak
+    """Over all steps after the first."""
+    evaluation: Peak | None = None
+    outside_allocator_bytes: int = 0
+    """Held by the process on the device but not by PyTorch: context, kernels, libraries."""
+    other_processes_bytes: int | None = None
+    allocator_retries: int = 0
+    allocator_ooms: int = 0
+    updates_applied: int
+    """Optimizer updates that changed the weights; a GradScaler skips some."""
+    steps: int
+    step_seconds: tuple[float, ...] = ()
+    """Seconds of each measured step (all of its micro-batches); empty for predictions."""
+    images_per_second: float | None = None
+    """From the median step; None for predictions."""
+
+    @property
+    def peak_allocated_bytes(self) -> int:
+        """The most that tensors took in any phase."""
+        return max(peak.allocated_bytes for peak in self._peaks())
+
+    @property
+    def peak_reserved_bytes(self) -> int | None:
+        """The most that PyTorch's allocator took from the device in any phase."""
+        reserved = [p.reserved_bytes for p in self._peaks() if p.reserved_bytes is not None]
+        return max(reserved, default=None)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most the trial held of the device: reserved (else allocated), and outside."""
+        reserved = self.peak_reserved_bytes
+        inside = self.peak_allocated_bytes if reserved is None else reserved
+        return inside + self.outside_allocator_bytes
+
+    def _peaks(self) -> tuple[Peak, ...]:
+        phases = (self.first_step, self.steady, self.evaluation)
+        return tuple(peak for peak in phases if peak is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a trial did not run to its end."""
+
+    message: str
+    certainty: Certainty
+    evidence: str
+    phase: str
+    """What the worker was doing: `building`, `step 1`, `evaluation` …"""
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A finished trial. Exactly one of measurement and failure is there."""
+
+    spec: TrialSpec
+    outcome: Outcome
+    source: Source
+    purpose: Purpose
+    fresh_process: bool
+    """Whether its process had run no trial before."""
+    measurement: Measurement | None = None
+    failure: Failure | None = None
+    started_at: str
+    wall_seconds: float
+
+    @property
+    def ran(self) -> bool:
+        """Whether all of its steps ran."""
+        return self.outcome in RAN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boundary:
+    """Where a variant stops fitting, and how well that is known."""
+
+    stop: StopReason
+    largest: int | None = None
+    """The largest batch that ran, or None."""
+    first_failure: int | None = None
+    """The smallest batch above it that did not run, or None."""
+    detail: str = ""
+    """One sentence where the stop reason alone does not explain itself."""
+    non_monotonic: tuple[int, ...] = ()
+    """Batches that failed although a larger one ran."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether batch B ran and B+1 failed, each in a process of its own."""
+        return self.stop in (StopReason.PROVEN, StopReason.KERNEL_LIMIT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What the user trains towards: the recipe that batch and learning rate are scaled from."""
+
+    batch: int = 10
+    """Wanted effective batch."""
+    base_batch: int = 10
+    base_learning_rate: float = 2.5e-4
+    base_updates: int = 20_000
+    lr_rule: str | None = None
+    """`linear` or `sqrt`; None: linear for SGD, square root for AdamW."""
+    headroom: float = 0.05
+    """Share of the capacity in bytes that "safe" leaves free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """Numbers to train with."""
+
+    micro_batch: int
+    accumulation_steps: int
+    effective_batch: int
+    learning_rate: float
+    group_learning_rates: tuple[tuple[str, float], ...]
+    """Per parameter group of the model: its name and its learning rate."""
+    lr_rule: str
+    updates: int
+    """Optimizer updates that keep the images seen constant."""
+    warmup_updates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """What to use for one variant."""
+
+    variant: Variant
+    largest: int
+    safe: int
+    best: int
+    best_is_measured: bool
+    """False where no throughput is known, so that best is merely safe."""
+    plan: TrainingPlan
+    without_accumulation: TrainingPlan
+    trial: Trial | None = None
+    """The plan's own trial; None until it has been run."""
+    starred: bool = False
+    """The fastest of its norm; another norm is another model, not a speed-up."""
+    caveats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantResult:
+    """One row of the final table."""
+
+    variant: Variant
+    boundary: Boundary
+    recommendation: Recommendation | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything about a run that decides which trials it makes: what `--resume` must match."""
+
+    variants: tuple[Variant, ...]
+    device: DeviceRequest
+    target: Target
+    max_batch: int
+    trial_timeout_seconds: float
+    time_limit_seconds: float | None = None
+    """For the search of each variant."""
+    warmup_steps: int = 1
+    measured_steps: int = 3
+    evaluation_resolution: Resolution | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A whole run: what was asked, where, every trial, and what follows."""
+
+    schema_version: int
+    environment: Environment
+    device: DeviceInfo
+    settings: Settings
+    trials: tuple[Trial, ...]
+    results: tuple[VariantResult, ...]

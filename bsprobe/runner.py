@@ -1,0 +1,293 @@
+"""The parent's side of a trial: spawn, wait, time out, kill, and always come back with a record."""
+
+import os
+import queue
+import signal
+import site
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bsprobe.errors import DeviceError, WorkerError
+from bsprobe.failures import Certainty, Outcome, classify
+from bsprobe.messages import (
+    Message,
+    OpenDevice,
+    Progress,
+    Ready,
+    Refused,
+    RunTrial,
+    TrialDone,
+    decode,
+    encode,
+)
+from bsprobe.records import DeviceRequest, Failure, Purpose, Trial, TrialSpec
+from bsprobe.search import Process
+from bsprobe.serialization import MalformedError
+
+OPEN_TIMEOUT_SECONDS = 300.0
+"""For importing torch and opening the device; a cold file cache on a network disk is slow."""
+_GRACE_SECONDS = 5.0
+_LAST_WORDS_BYTES = 4000
+_WORKER_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""For the CPU device; glibc reads it once, when the process starts, so it is set for all."""
+
+ReportPhase = Callable[[str], None]
+
+
+class _WorkerDiedError(Exception):
+    def __init__(self, exit_status: int, last_words: str) -> None:
+        super().__init__(f"worker exited with status {exit_status}")
+        self.exit_status = exit_status
+        self.last_words = last_words
+
+
+class _TimedOutError(Exception):
+    pass
+
+
+class Worker:
+    """One child process with an open device."""
+
+    def __init__(
+        self,
+        request: DeviceRequest,
+        *,
+        models: tuple[str, ...] = (),
+        command: tuple[str, ...] | None = None,
+    ) -> None:
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._process = subprocess.Popen(
+            command or (sys.executable, "-m", "bsprobe.worker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=_environment(),
+            # Its own session: Ctrl-C reaches the parent alone, and the whole group can be killed.
+            start_new_session=True,
+        )
+        self._inbox: queue.Queue[Message | MalformedError | None] = queue.Queue()
+        threading.Thread(target=self._read, name="worker output", daemon=True).start()
+        self.trials_run = 0
+        self.is_clean = True
+        try:
+            self.ready = self._open(OpenDevice(request=request, models=models))
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, spec: TrialSpec, *, timeout: float, on_phase: ReportPhase) -> TrialDone:
+        """Run one trial; its death, whatever the manner, becomes its outcome.
+
+        Args:
+            spec: What to run.
+            timeout: Seconds it may take.
+            on_phase: Told what the worker is doing.
+
+        Raises:
+            DeviceError: The worker refused the trial: a value that only it could check is wrong.
+        """
+        self.trials_run += 1
+        phase = "building"
+        deadline = time.monotonic() + timeout
+        try:
+            self._send(RunTrial(spec=spec))
+            while True:
+                message = self._receive(deadline)
+                if isinstance(message, Progress):
+                    phase = message.phase
+                    on_phase(phase)
+                elif isinstance(message, TrialDone):
+                    self.is_clean = message.clean
+                    return message
+                elif isinstance(message, Refused):
+                    raise DeviceError(message.message, hint=message.hint)
+        except _TimedOutError:
+            return self._lost(Outcome.TIMED_OUT, f"no end after {timeout:.0f} s", "time-out", phase)
+        except _WorkerDiedError as death:
+            verdict = classify(message=death.last_words, exit_status=death.exit_status)
+            last = death.last_words.strip().splitlines()
+            return self._lost(
+                verdict.outcome,
+                f"the process died ({verdict.evidence})" + (f": {last[-1]}" if last else ""),
+                verdict.evidence,
+                phase,
+                certainty=verdict.certainty,
+            )
+
+    def close(self) -> None:
+        """End the worker and everything it started."""
+        if self._process.stdin is not None:
+            with suppress(OSError):  # it is dead already, and its pipe with it
+                self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_GRACE_SECONDS)
+        self._kill_group()
+        self._process.wait()
+        self._stderr.close()
+
+    def _open(self, opening: OpenDevice) -> Ready:
+        try:
+            self._send(opening)
+            message = self._receive(time.monotonic() + OPEN_TIMEOUT_SECONDS)
+        except _TimedOutError:
+            raise WorkerError(
+                f"the worker did not open its device within {OPEN_TIMEOUT_SECONDS:.0f} s",
+                hint="is the GPU hanging? nvidia-smi shows it",
+            ) from None
+        except _WorkerDiedError as death:
+            last = death.last_words.strip().splitlines() or [str(death)]
+            raise WorkerError(
+                f"the worker could not start: {last[-1]}",
+                hint="does `python -c 'import torch, torchvision'` work here?",
+            ) from None
+        if isinstance(message, Refused):
+            raise DeviceError(message.message, hint=message.hint)
+        assert isinstance(message, Ready)  # noqa: S101 - the worker's first answer is one of two
+        return message
+
+    def _send(self, message: Message) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        try:
+            self._process.stdin.write(encode(message))
+            self._process.stdin.flush()
+        except OSError:
+            raise self._death() from None
+
+    def _receive(self, deadline: float) -> Message:
+        try:
+            message = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise _TimedOutError from None
+        if isinstance(message, MalformedError):
+            self._kill_group()
+            raise WorkerError(f"the worker spoke nonsense: {message}") from message
+        if message is None:
+            raise self._death()
+        return message
+
+    def _read(self) -> None:
+        """Put every message, then None at the end of the pipe, into the inbox."""
+        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        for line in self._process.stdout:
+            try:
+                self._inbox.put(decode(line))
+            except MalformedError as error:
+                # A worker that is killed while it writes leaves half a line: that is its death.
+                if line.endswith(b"\n"):
+                    self._inbox.put(error)
+        self._inbox.put(None)
+
+    def _death(self) -> _WorkerDiedError:
+        try:
+            status = self._process.wait(timeout=_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:  # it closed its pipe and lives on
+            self._kill_group()
+            status = self._process.wait()
+        end = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, end - _LAST_WORDS_BYTES))
+        return _WorkerDiedError(status, self._stderr.read().decode(errors="replace"))
+
+    def _lost(
+        self,
+        outcome: Outcome,
+        message: str,
+        evidence: str,
+        phase: str,
+        *,
+        certainty: Certainty = Certainty.CERTAIN,
+    ) -> TrialDone:
+        self.is_clean = False
+        self._kill_group()
+        failure = Failure(message=message, certainty=certainty, evidence=evidence, phase=phase)
+        return TrialDone(outcome=outcome, failure=failure, clean=False)
+
+    def _kill_group(self) -> None:
+        """Kill the worker's whole session: data-loader processes outlive a killed parent."""
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):  # nobody left
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+
+
+class TrialRunner:
+    """Runs trials in workers, a new one whenever the old one is used up."""
+
+    def __init__(
+        self, request: DeviceRequest, *, models: tuple[str, ...] = (), timeout: float
+    ) -> None:
+        self._request = request
+        self._models = models
+        self._timeout = timeout
+        self._variant: object = None
+        self._worker: Worker | None = Worker(request, models=models)
+        self.ready = self._worker.ready
+
+    def run(
+        self, spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: ReportPhase
+    ) -> Trial:
+        """Run one trial, in a fresh process where that is asked for or the old one is spoilt."""
+        worker = self._worker_for(spec, process, on_phase)
+        fresh = worker.trials_run == 0
+        started_at, start = datetime.now(UTC), time.monotonic()
+        done = worker.run(spec, timeout=self._timeout, on_phase=on_phase)
+        trial = Trial(
+            spec=spec,
+            outcome=done.outcome,
+            source=self.ready.device.source,
+            purpose=purpose,
+            fresh_process=fresh,
+            measurement=done.measurement,
+            failure=done.failure,
+            started_at=started_at.isoformat(timespec="seconds"),
+            wall_seconds=round(time.monotonic() - start, 3),
+        )
+        if not worker.is_clean:
+            self.close()
+        return trial
+
+    def close(self) -> None:
+        """End the current worker, if there is one."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _worker_for(self, spec: TrialSpec, process: Process, on_phase: ReportPhase) -> Worker:
+        worker = self._worker
+        used = worker is not None and worker.trials_run > 0
+        if used and (process is Process.FRESH or spec.variant != self._variant):
+            self.close()
+        if self._worker is None:
+            on_phase("starting a fresh process")
+            self._worker = Worker(self._request, models=self._models)
+        self._variant = spec.variant
+        return self._worker
+
+
+def _environment() -> dict[str, str]:
+    """The worker's environment: ours, with the package importable as it is here."""
+    package_root = str(Path(__file__).resolve().parent.parent)
+    paths = [os.environ.get("PYTHONPATH", "")]
+    if package_root not in site.getsitepackages():
+        paths.insert(0, package_root)
+    return {**os.environ, **_WORKER_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -1,0 +1,269 @@
+"""Doubling until it fails, then the exact boundary: pure code over a callable.
+
+Memory is nearly affine in the batch, so the line through the measured peaks says where the
+boundary should be; the search goes there first and gallops away from it when it is wrong. It ends
+when batch B ran and B+1 failed, each in a process that had run nothing before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from bsprobe.failures import RAN, Certainty, Outcome
+from bsprobe.records import Boundary, StopReason
+
+
+class Process(Enum):
+    """Which process a trial is to run in."""
+
+    ANY = "any"
+    """One that has run other trials is fine."""
+    FRESH = "fresh"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What the search needs to know of a trial."""
+
+    outcome: Outcome
+    peak_bytes: int | None = None
+    """The most memory it held, if it ran."""
+    fresh: bool
+    """Whether its process had run nothing before."""
+    certainty: Certainty = Certainty.CERTAIN
+    detail: str = ""
+
+
+class Measure(Protocol):
+    """Run one trial at a batch size."""
+
+    def __call__(self, batch: int, process: Process) -> Probe:
+        """Return what came of it; raise only to abandon the whole search."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Memory as `fixed + per_image * batch`, in bytes."""
+
+    fixed_bytes: float
+    per_image_bytes: float
+
+    def at(self, batch: int) -> float:
+        """The bytes that a batch should take."""
+        return self.fixed_bytes + self.per_image_bytes * batch
+
+    def largest_within(self, budget_bytes: float) -> int | None:
+        """The largest batch that should stay within a budget, None where any would."""
+        if self.per_image_bytes <= 0:
+            return None
+        return max(0, int((budget_bytes - self.fixed_bytes) // self.per_image_bytes))
+
+
+def line_through(peaks: Sequence[tuple[int, int]]) -> Line | None:
+    """The line through the two largest batches of (batch, peak bytes), None with fewer than two.
+
+    The two largest, not all: small batches run other kernels, and it is the far end that counts.
+    """
+    points = sorted(dict(peaks).items())[-2:]
+    if len(points) < 2:  # noqa: PLR2004 - a line takes two points
+        return None
+    (b0, p0), (b1, p1) = points
+    slope = (p1 - p0) / (b1 - b0)
+    return Line(fixed_bytes=p1 - slope * b1, per_image_bytes=slope)
+
+
+_LARGEST_MINIMUM = 8
+"""A model that needs more images than this to run at all has another problem than batch size."""
+
+
+class _StopSearch(Exception):  # noqa: N818 - it carries a result, it is no error
+    def __init__(self, boundary: Boundary) -> None:
+        super().__init__(boundary.stop)
+        self.boundary = boundary
+
+
+def find_boundary(
+    measure: Measure,
+    *,
+    capacity_bytes: int,
+    max_batch: int,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> Boundary:
+    """Find the largest batch that runs.
+
+    Args:
+        measure: Runs a trial. Asked at most once for each batch and kind of process.
+        capacity_bytes: What a trial may hold; only steers the search, decides nothing.
+        max_batch: The largest batch that may be tried, at least 1.
+        out_of_time: Asked before every trial.
+    """
+    ledger = _Ledger(measure, max_batch=max_batch, out_of_time=out_of_time)
+    try:
+        _double(ledger)
+        return _close_in(ledger, capacity_bytes)
+    except _StopSearch as stop:
+        return stop.boundary
+
+
+class _Ledger:
+    """Every probe so far, and the bounds that follow from them."""
+
+    def __init__(
+        self, measure: Measure, *, max_batch: int, out_of_time: Callable[[], bool]
+    ) -> None:
+        self._measure = measure
+        self._out_of_time = out_of_time
+        self.max_batch = max_batch
+        self.minimum = 1
+        self.probes: dict[int, Probe] = {}
+
+    def try_batch(self, batch: int, process: Process) -> Probe:
+        """Run a trial and note it; leave the search if it ends there."""
+        if self._out_of_time():
+            raise self.stop(StopReason.TIME, "the time limit for this variant was reached")
+        probe = self._measure(batch, process)
+        self.probes[batch] = probe
+        if probe.outcome is Outcome.FAILED:
+            raise self.stop(StopReason.FAILED, probe.detail)
+        if probe.outcome is Outcome.TIMED_OUT:
+            raise self.stop(StopReason.TIME, f"batch {batch} took longer than a trial may take")
+        return probe
+
+    @property
+    def low(self) -> int | None:
+        """The largest batch that ran."""
+        return max((b for b, p in self.probes.items() if p.outcome in RAN), default=None)
+
+    @property
+    def high(self) -> int | None:
+        """The smallest batch above `low` that did not run."""
+        floor = self.low or 0
+        failed = (b for b, p in self.probes.items() if p.outcome not in RAN and b > floor)
+        return min((b for b in failed if b >= self.minimum), default=None)
+
+    def is_proven(self, batch: int) -> bool:
+        """Whether the last word on a batch was spoken by a fresh process."""
+        return batch in self.probes and self.probes[batch].fresh
+
+    def line(self) -> Line | None:
+        """Memory against batch as measured so far."""
+        return line_through(
+            [
+                (batch, probe.peak_bytes)
+                for batch, probe in self.probes.items()
+                if probe.outcome is Outcome.FITS and probe.peak_bytes is not None
+            ]
+        )
+
+    def stop(self, reason: StopReason, detail: str = "") -> _StopSearch:
+        """The end of the search, with what is known by then."""
+        low, high = self.low, self.high
+        below = [
+            batch
+            for batch, probe in self.probes.items()
+            if low is not None and self.minimum <= batch < low and probe.outcome not in RAN
+        ]
+        return _StopSearch(
+            Boundary(
+                stop=reason,
+                largest=low,
+                first_failure=high,
+                detail=detail,
+                non_monotonic=tuple(sorted(below)),
+            )
+        )
+
+
+def _double(ledger: _Ledger) -> None:
+    """Double from the smallest batch the model runs with until a trial fails."""
+    batch = 1
+    while True:
+        outcome = ledger.try_batch(batch, Process.ANY).outcome
+        if outcome is Outcome.BATCH_TOO_SMALL:
+            if batch == min(_LARGEST_MINIMUM, ledger.max_batch):
+                raise ledger.stop(StopReason.FAILED, f"the model does not run at batch {batch}")
+            batch = ledger.minimum = batch + 1
+        elif outcome not in RAN:
+            return
+        elif batch == ledger.max_batch:
+            raise ledger.stop(
+                StopReason.MAX_BATCH, f"batch {batch} ran; no larger one was asked for"
+            )
+        else:
+            batch = min(2 * batch, ledger.max_batch)
+
+
+def _close_in(ledger: _Ledger, capacity_bytes: int) -> Boundary:
+    """From a batch that failed to the exact boundary, both sides proven in fresh processes."""
+    aim = _Aim(ledger, capacity_bytes)
+    while True:
+        low, high = ledger.low, ledger.high
+        if low is None and high == ledger.minimum and ledger.is_proven(high):
+            raise _nothing_fits(ledger, high)
+        if high is None:
+            # A fresh process ran what had failed in a used one: the boundary lies higher.
+            if low == ledger.max_batch:
+                raise ledger.stop(
+                    StopReason.MAX_BATCH, f"batch {low} ran; no larger one was asked for"
+                )
+            ledger.try_batch(aim.upwards(low or ledger.minimum), Process.FRESH)
+            continue
+        floor = ledger.minimum - 1 if low is None else low
+        if high - floor > 1:
+            ledger.try_batch(aim.between(floor, high), Process.FRESH)
+        elif low is not None and not ledger.is_proven(low):
+            ledger.try_batch(low, Process.FRESH)
+        elif not ledger.is_proven(high):
+            ledger.try_batch(high, Process.FRESH)
+        else:
+            return _proven(ledger, high)
+
+
+def _proven(ledger: _Ledger, high: int) -> Boundary:
+    limit = ledger.probes[high].outcome is Outcome.KERNEL_LIMIT
+    detail = ledger.probes[high].detail if limit else ""
+    reason = StopReason.KERNEL_LIMIT if limit else StopReason.PROVEN
+    return ledger.stop(reason, detail).boundary
+
+
+def _nothing_fits(ledger: _Ledger, high: int) -> _StopSearch:
+    probe = ledger.probes[high]
+    if probe.certainty is Certainty.PROBABLE:
+        # Only a smaller batch that succeeds would confirm that this was memory, and there is none.
+        return ledger.stop(StopReason.FAILED, probe.detail)
+    return ledger.stop(StopReason.NOTHING_FITS, probe.detail)
+
+
+class _Aim:
+    """Chooses the next batch between the bounds: where the line points, then galloping away."""
+
+    def __init__(self, ledger: _Ledger, capacity_bytes: int) -> None:
+        line = ledger.line()
+        self._estimate = line.largest_within(capacity_bytes) if line else None
+        self._max_batch = ledger.max_batch
+        self._first = True
+        self._step = 1
+        self._last_floor: int | None = None
+
+    def upwards(self, low: int) -> int:
+        """The next batch when nothing above is known to fail."""
+        candidate = min(low + self._step, self._max_batch)
+        self._step *= 2
+        return candidate
+
+    def between(self, floor: int, high: int) -> int:
+        """The next batch, strictly between one that ran (or zero) and one that failed."""
+        middle = (floor + high) // 2
+        if self._estimate is None:
+            return middle
+        if self._first:
+            self._first = False
+            self._last_floor = floor
+            return min(max(self._estimate, floor + 1), high - 1)
+        rose = floor != self._last_floor
+        self._last_floor = floor
+        candidate = floor + self._step if rose else high - self._step
+        self._step *= 2
+        # Never past the middle: the gallop must not be slower than bisection.
+        return min(candidate, middle) if rose else max(candidate, middle)

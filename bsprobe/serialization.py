@@ -1,0 +1,110 @@
+"""Frozen dataclasses to JSON and back, refusing whatever does not fit exactly.
+
+Our own, though libraries for this exist: bsprobe runs straight from a checkout on GPU machines
+that have PyTorch but no package index, and none of those libraries is part of such images.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class MalformedError(ValueError):
+    """A JSON value is not what the type says; the message begins with the place."""
+
+
+def to_json(value: Any) -> Any:
+    """Turn dataclasses, enums, tuples and mappings into what `json.dumps` accepts."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    return value
+
+
+def from_json(kind: type[T], value: Any, *, place: str = "$") -> T:
+    """Build a `kind` from parsed JSON.
+
+    Raises:
+        MalformedError: A field is unknown or missing, or a value is of another type.
+    """
+    return typing.cast("T", _decode(kind, value, place))
+
+
+def _decode(kind: Any, value: Any, place: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _decode_optional(kind, value, place)
+    if origin is tuple:
+        return _decode_tuple(typing.get_args(kind), value, place)
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(typing.cast("type", kind), value, place)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        try:
+            return kind(value)
+        except ValueError:
+            raise MalformedError(f"{place}: {value!r} is no {kind.__name__}") from None
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise MalformedError(f"{place}: expected {kind.__name__}, found {_name(value)}")
+    return value
+
+
+def _decode_optional(kind: Any, value: Any, place: str) -> Any:
+    """Decode `X | None`, the only union that records use."""
+    if value is None:
+        return None
+    (inner,) = [arg for arg in typing.get_args(kind) if arg is not types.NoneType]
+    return _decode(inner, value, place)
+
+
+def _decode_tuple(kinds: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise MalformedError(f"{place}: expected a list, found {_name(value)}")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:  # noqa: PLR2004 - the two parts of tuple[X, ...]
+        return tuple(_decode(kinds[0], item, f"{place}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(kinds):
+        raise MalformedError(f"{place}: expected {len(kinds)} items, found {len(value)}")
+    return tuple(
+        _decode(kind, item, f"{place}[{i}]")
+        for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
+
+
+def _decode_dataclass(kind: type, value: Any, place: str) -> Any:
+    if not isinstance(value, dict):
+        raise MalformedError(f"{place}: expected an object, found {_name(value)}")
+    hints, required = _fields(kind)
+    if unknown := value.keys() - hints.keys():
+        raise MalformedError(f"{place}: unknown field '{min(unknown)}'")
+    if missing := required - value.keys():
+        raise MalformedError(f"{place}: field '{min(missing)}' is missing")
+    return kind(**{key: _decode(hints[key], item, f"{place}.{key}") for key, item in value.items()})
+
+
+@cache
+def _fields(kind: type) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """The types of a dataclass's fields, and the names of those that have no default."""
+    required = frozenset(
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+    return typing.get_type_hints(kind), required
+
+
+def _name(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__

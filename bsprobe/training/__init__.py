@@ -1,0 +1,1 @@
+"""One training step, its loss, its optimizer: the same on every device."""

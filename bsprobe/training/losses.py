@@ -1,0 +1,54 @@
+"""Cross-entropy over the valid pixels of an effective batch."""
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
+
+IGNORE = 255
+"""The Cityscapes train id of everything that is not evaluated."""
+AUXILIARY_WEIGHT = 0.5
+"""As in torchvision's segmentation reference training."""
+
+
+def valid_pixels(labels: torch.Tensor) -> torch.Tensor:
+    """How many pixels count, as a scalar tensor of at least one (no division by zero)."""
+    return (labels != IGNORE).sum().clamp(min=1)
+
+
+def segmentation_loss(
+    outputs: torch.Tensor | Mapping[str, torch.Tensor], labels: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """Sum of the pixels' cross-entropies over the valid pixels of the *effective* batch.
+
+    The mean over each micro-batch, averaged, would weigh pixels differently wherever micro-batches
+    hold different numbers of valid ones, and is NaN where one holds none.
+
+    Args:
+        outputs: Logits (N, classes, h, w), or torchvision's dict with "out" and perhaps "aux".
+        labels: Train ids (N, H, W), int64, 255 where ignored. Logits are upsampled to this size.
+        valid: The number of valid pixels in the effective batch.
+
+    Returns:
+        A scalar; over the micro-batches of an update these add up to the mean loss.
+    """
+    if isinstance(outputs, torch.Tensor):
+        return _cross_entropy(outputs, labels) / valid
+    loss = _cross_entropy(outputs["out"], labels)
+    if "aux" in outputs:
+        loss = loss + AUXILIARY_WEIGHT * _cross_entropy(outputs["aux"], labels)
+    return loss / valid
+
+
+def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bring logits (N, classes, h, w) bilinearly to (height, width), where they are not already."""
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    height, width = labels.shape[-2:]
+    return F.cross_entropy(
+        upsample(logits, (height, width)), labels, ignore_index=IGNORE, reduction="sum"
+    )

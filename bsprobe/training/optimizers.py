@@ -1,0 +1,76 @@
+"""Parameter groups and optimizers, as DeepLab's recipe has them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bsprobe.models.deeplabv2 import DeepLabV2
+from bsprobe.variants import OptimizerName
+
+MOMENTUM = 0.9
+SGD_WEIGHT_DECAY = 5e-4
+ADAMW_WEIGHT_DECAY = 1e-2
+"""torch.optim.AdamW's default: decoupled decay is another quantity than SGD's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that share a multiple of the base learning rate."""
+
+    name: str
+    factor: float
+    """Multiplier of the base learning rate."""
+    decays: float
+    """Multiplier of the weight decay."""
+    parameters: tuple[nn.Parameter, ...]
+
+
+def parameter_groups(model: nn.Module) -> tuple[ParameterGroup, ...]:
+    """DeepLabV2's three groups (1x, 10x, 20x; no decay on classifier biases); one for other nets.
+
+    Source: the released DeepLabV2 ResNet-101 solver's lr_mult and decay_mult.
+    """
+    if not isinstance(model, DeepLabV2):
+        return (
+            ParameterGroup(name="all", factor=1.0, decays=1.0, parameters=tuple(_trainable(model))),
+        )
+    head = dict(model.layer5.named_parameters())
+    weights = tuple(p for name, p in head.items() if name.endswith("weight"))
+    biases = tuple(p for name, p in head.items() if name.endswith("bias"))
+    in_head = {id(p) for p in head.values()}
+    backbone = tuple(p for p in _trainable(model) if id(p) not in in_head)
+    return (
+        ParameterGroup(name="backbone", factor=1.0, decays=1.0, parameters=backbone),
+        ParameterGroup(name="classifier weights", factor=10.0, decays=1.0, parameters=weights),
+        ParameterGroup(name="classifier biases", factor=20.0, decays=0.0, parameters=biases),
+    )
+
+
+def build_optimizer(
+    name: OptimizerName, groups: tuple[ParameterGroup, ...], *, learning_rate: float
+) -> torch.optim.Optimizer:
+    """Build the optimizer over a model's parameter groups.
+
+    Args:
+        name: Which one.
+        groups: From `parameter_groups`.
+        learning_rate: Of the group with factor 1.
+    """
+    decay = SGD_WEIGHT_DECAY if name is OptimizerName.SGD else ADAMW_WEIGHT_DECAY
+    settings = [
+        {
+            "params": list(group.parameters),
+            "lr": learning_rate * group.factor,
+            "weight_decay": decay * group.decays,
+        }
+        for group in groups
+    ]
+    if name is OptimizerName.SGD:
+        return torch.optim.SGD(settings, lr=learning_rate, momentum=MOMENTUM)
+    return torch.optim.AdamW(settings, lr=learning_rate)
+
+
+def _trainable(model: nn.Module) -> Iterator[nn.Parameter]:
+    return (parameter for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,108 @@
+"""One training step: the only place that runs one, on every device, real or simulated."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from bsprobe.models.factory import build_model
+from bsprobe.training.losses import segmentation_loss, upsample, valid_pixels
+from bsprobe.training.optimizers import build_optimizer, parameter_groups
+from bsprobe.variants import MemoryFormat, Precision, Variant
+
+LEARNING_RATE = 1e-5
+"""Of the trials: memory does not depend on it, and a small one lets no short trial diverge."""
+_AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Images (N, 3, H, W), float32, and train ids (N, H, W), int64."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(slots=True, kw_only=True)
+class Task:
+    """A network in training: everything that a step changes."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    autocast_dtype: torch.dtype | None
+    updates_applied: int = field(default=0)
+    """Optimizer updates so far; a GradScaler skips those whose gradients overflowed."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of the forward pass and the loss."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+
+def build_task(variant: Variant, device: torch.device) -> Task:
+    """Build network, optimizer and scaler of a variant on a device.
+
+    Raises:
+        UsageError: The variant names something unknown.
+    """
+    model = build_model(variant).to(device=device)
+    if variant.memory_format is MemoryFormat.NHWC:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(
+        variant.optimizer, parameter_groups(model), learning_rate=LEARNING_RATE
+    )
+    task = Task(
+        model=model,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=variant.precision is Precision.AMP_FP16),
+        device=device,
+        autocast_dtype=_AUTOCAST_DTYPES.get(variant.precision),
+    )
+
+    def count(*_: object) -> None:
+        task.updates_applied += 1
+
+    # The scaler calls the optimizer only when it does not skip: this counts without a sync.
+    optimizer.register_step_post_hook(count)
+    return task
+
+
+def training_step(task: Task, micro_batches: Sequence[Batch]) -> torch.Tensor:
+    """One optimizer update over the micro-batches of an effective batch.
+
+    Returns:
+        The mean loss over the effective batch's valid pixels, a detached scalar.
+    """
+    valid = valid_pixels(micro_batches[0].labels)
+    for batch in micro_batches[1:]:
+        valid = valid + valid_pixels(batch.labels)
+    total = torch.zeros((), device=task.device)
+    for batch in micro_batches:
+        with task.autocast():
+            loss = segmentation_loss(task.model(batch.images), batch.labels, valid)
+        task.scaler.scale(loss).backward()
+        total += loss.detach()
+    task.scaler.step(task.optimizer)
+    task.scaler.update()
+    task.optimizer.zero_grad(set_to_none=True)
+    return total
+
+
+@torch.inference_mode()
+def evaluation_pass(task: Task, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Predict train ids (N, height, width) at the size of the labels to be compared with.
+
+    Leaves the model in training mode, as it found it.
+    """
+    task.model.eval()
+    with task.autocast():
+        outputs = task.model(images)
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs["out"]
+        predictions = upsample(logits, size).argmax(dim=1)
+    task.model.train()
+    return predictions

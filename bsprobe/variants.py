@@ -1,0 +1,206 @@
+"""What is varied between trials: the axes, one point in their product, and the product itself."""
+
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bsprobe.errors import UsageError
+from bsprobe.units import Resolution
+
+
+class Precision(StrEnum):
+    """The number format of the forward pass; parameters are fp32 in all of them."""
+
+    FP32 = "fp32"
+    AMP_FP16 = "amp-fp16"
+    AMP_BF16 = "amp-bf16"
+
+
+class Norm(StrEnum):
+    """The normalisation layer that the network is built with."""
+
+    BATCH = "batch"
+    GROUP = "group"
+    """GroupNorm as autocast runs it: in fp32."""
+    GROUP_AMP = "group-amp"
+    """GroupNorm kept in the dtype of its input."""
+    INSTANCE = "instance"
+    FROZEN = "frozen"
+    """BatchNorm with fixed statistics, folded to one scale and one shift per channel."""
+
+
+class Checkpointing(StrEnum):
+    """Whether each residual block is recomputed in the backward pass instead of remembered."""
+
+    OFF = "off"
+    ON = "on"
+
+
+class MemoryFormat(StrEnum):
+    """The order of the four dimensions of images and activations in memory."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+
+
+class OptimizerName(StrEnum):
+    """The optimizer."""
+
+    SGD = "sgd"
+    ADAMW = "adamw"
+
+
+class CudnnBenchmark(StrEnum):
+    """Whether cuDNN times its algorithms on first use (`torch.backends.cudnn.benchmark`)."""
+
+    OFF = "off"
+    ON = "on"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to train: everything that decides about memory, except the batch size."""
+
+    model: str
+    resolution: Resolution
+    precision: Precision = Precision.FP32
+    norm: Norm = Norm.BATCH
+    checkpointing: Checkpointing = Checkpointing.OFF
+    memory_format: MemoryFormat = MemoryFormat.NCHW
+    optimizer: OptimizerName = OptimizerName.SGD
+    cudnn_benchmark: CudnnBenchmark = CudnnBenchmark.OFF
+    classes: int = 19
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One setting that can take several values in a run."""
+
+    field: str
+    """The field of `Variant`, which is also the column of the result files."""
+    kind: type[StrEnum]
+    defaults: tuple[StrEnum, ...]
+    description: str
+    """What the choice means, in a sentence for `--help`."""
+    label_prefix: str = ""
+    """Put before the value in a label where the bare value would say nothing ("on")."""
+
+    @property
+    def option(self) -> str:
+        """The command-line option that sets this axis."""
+        return "--" + self.field.replace("_", "-")
+
+
+AXES = (
+    Axis(
+        field="precision",
+        kind=Precision,
+        defaults=(Precision.FP32, Precision.AMP_FP16),
+        description="Number format of the forward pass.",
+    ),
+    Axis(
+        field="norm",
+        kind=Norm,
+        defaults=(Norm.BATCH, Norm.GROUP),
+        description="Normalisation layer the network is built with.",
+    ),
+    Axis(
+        field="checkpointing",
+        kind=Checkpointing,
+        defaults=(Checkpointing.OFF,),
+        description="Recompute each residual block in the backward pass.",
+        label_prefix="checkpointing ",
+    ),
+    Axis(
+        field="memory_format",
+        kind=MemoryFormat,
+        defaults=(MemoryFormat.NCHW,),
+        description="Memory layout of images and activations.",
+    ),
+    Axis(
+        field="optimizer",
+        kind=OptimizerName,
+        defaults=(OptimizerName.SGD,),
+        description="Optimizer.",
+    ),
+    Axis(
+        field="cudnn_benchmark",
+        kind=CudnnBenchmark,
+        defaults=(CudnnBenchmark.OFF,),
+        description="Let cuDNN time its algorithms on first use.",
+        label_prefix="cudnn-benchmark ",
+    ),
+)
+_LABELLED_ALWAYS = ("precision", "norm")
+
+
+def matrix(
+    *,
+    models: Sequence[str],
+    resolutions: Sequence[Resolution],
+    choices: Mapping[str, Sequence[StrEnum]],
+) -> tuple[Variant, ...]:
+    """The product of all lists, in the order of the axes, without repetitions.
+
+    Args:
+        models: Names of models.
+        resolutions: Image sizes.
+        choices: For axes that do not keep their default: field name to values.
+    """
+    lists = [choices.get(axis.field, axis.defaults) for axis in AXES]
+    variants = [
+        Variant(
+            model=model,
+            resolution=resolution,
+            **{axis.field: value for axis, value in zip(AXES, values, strict=True)},  # type: ignore[arg-type] # each axis names the field of its own kind
+        )
+        for model in models
+        for resolution in resolutions
+        for values in itertools.product(*lists)
+    ]
+    return tuple(dict.fromkeys(variants))
+
+
+def labels(variants: Sequence[Variant]) -> dict[Variant, str]:
+    """A short name for each variant: precision and norm, then whatever else differs among them."""
+    shown = [
+        axis for axis in AXES if axis.field in _LABELLED_ALWAYS or _differs(variants, axis.field)
+    ]
+    whole = [field for field in ("model", "resolution") if _differs(variants, field)]
+    return {
+        variant: " / ".join(
+            [str(getattr(variant, field)) for field in whole]
+            + [axis.label_prefix + str(getattr(variant, axis.field)) for axis in shown]
+        )
+        for variant in variants
+    }
+
+
+def parse_choices(axis: Axis, text: str) -> tuple[StrEnum, ...]:
+    """Parse a comma-separated list of an axis's values.
+
+    Raises:
+        UsageError: A value is unknown (the nearest known one is suggested) or none is given.
+    """
+    known = [str(value) for value in axis.kind]
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"{axis.option} names no value", hint=f"choose among {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise unknown_value(axis.option, name, known)
+    return tuple(dict.fromkeys(axis.kind(name) for name in names))
+
+
+def unknown_value(what: str, value: str, known: Sequence[str]) -> UsageError:
+    """The error for a value that is none of the known ones, suggesting the nearest."""
+    near = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.5)
+    choices = ", ".join(known)
+    hint = f"did you mean {near[0]}? Known: {choices}" if near else f"choose among {choices}"
+    return UsageError(f"{what}: '{value}' is unknown", hint=hint)
+
+
+def _differs(variants: Sequence[Variant], field: str) -> bool:
+    return len({getattr(variant, field) for variant in variants}) > 1
