@@ -1,0 +1,17 @@
+"""The command line: one file per command; each computes and prints, nothing else does."""
+
+import click
+
+from bsprobe import __version__
+from bsprobe.cli.report import report
+from bsprobe.cli.run import run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="bsprobe")
+def bsprobe() -> None:
+    """Find the batch size a GPU really trains with, and what to train with then."""
+
+
+for command in (run, report):
+    bsprobe.add_command(command)

@@ -1,0 +1,187 @@
+"""The CPU as a device with a memory limit of its own: real steps, a real out-of-memory.
+
+Linux only. The recipe, with what was tried and failed (`RLIMIT_AS` counts the 3 GiB of address
+space that importing torch maps; `RLIMIT_DATA` alone wobbles by one batch): glibc is told to map
+every larger allocation by itself (`MALLOC_MMAP_THRESHOLD_`, set by whoever starts this process),
+so that memory really returns on free, and `RLIMIT_DATA` is set to what the process holds once
+torch is imported and its threads run, plus the limit.
+"""
+
+import ctypes
+import gc
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from bsprobe.devices.base import ReportPhase
+from bsprobe.devices.stepping import run_steps
+from bsprobe.errors import DeviceError
+from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
+from bsprobe.units import KIB, MIB, format_bytes
+
+_DEFAULT_SHARE = 0.8
+"""Of the memory that is available, where no limit is given: the machine must survive the probe."""
+_SMALLEST_LIMIT = 64 * MIB
+_CLEAN_WITHIN = 24 * MIB
+"""What may stay after a trial: oneDNN's cache of primitives and the allocator's small bins."""
+
+
+class CpuDevice:
+    """Runs trials on the CPU under a limit on what they may hold beyond the imported libraries."""
+
+    def __init__(self, limit_bytes: int | None) -> None:
+        _require_linux()
+        _load_libraries()
+        self._can_reset = _reset_high_water()
+        available = _available_bytes()
+        limit = int(available * _DEFAULT_SHARE) if limit_bytes is None else limit_bytes
+        if limit < _SMALLEST_LIMIT:
+            raise DeviceError(
+                f"a memory limit of {format_bytes(limit)} leaves no room for any network",
+                hint=f"give at least {format_bytes(_SMALLEST_LIMIT)}",
+            )
+        if limit > available:
+            raise DeviceError(
+                f"a memory limit of {format_bytes(limit)} is more than the "
+                f"{format_bytes(available)} that this machine has available",
+                hint="give less: beyond it the kernel would kill processes, perhaps others",
+            )
+        _, self._hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
+        self._trials = 0
+        self._baseline = _status_bytes("VmRSS")
+        self._info = _describe(limit, available, asked=limit_bytes)
+        self._set_limit(_status_bytes("VmData") + limit)
+
+    @property
+    def info(self) -> DeviceInfo:
+        """The processor and the limit."""
+        return self._info
+
+    def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
+        """Run a trial; raises what PyTorch raises when memory cannot be had."""
+        self._trials += 1
+        return run_steps(
+            spec, device=torch.device("cpu"), meter=self, new_clock=_WallClock, report=report
+        )
+
+    def lift_limit(self) -> None:
+        """Let the process allocate again, so that a failure can be described."""
+        resource.setrlimit(resource.RLIMIT_DATA, (self._hard_limit, self._hard_limit))
+
+    def is_clean(self) -> bool:
+        """Whether resident memory is back near the baseline and its peak can be reset."""
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        return self._can_reset and _status_bytes("VmRSS") - self._baseline <= _CLEAN_WITHIN
+
+    def reset_peak(self) -> None:
+        """Start a new high-water mark, where the kernel lets us; else the old one goes on."""
+        _reset_high_water()
+
+    def peak(self) -> Peak:
+        """Resident memory beyond the baseline; the CPU has no caching allocator."""
+        return Peak(
+            allocated_bytes=max(0, _status_bytes("VmHWM") - self._baseline), reserved_bytes=None
+        )
+
+    def _set_limit(self, limit: int) -> None:
+        if self._hard_limit != resource.RLIM_INFINITY:
+            limit = min(limit, self._hard_limit)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, self._hard_limit))
+
+
+class _WallClock:
+    """Steps on the CPU are over when they return."""
+
+    def __init__(self) -> None:
+        self._marks: list[float] = []
+
+    def mark(self) -> None:
+        self._marks.append(time.perf_counter())
+
+    def intervals(self) -> tuple[float, ...]:
+        return tuple(b - a for a, b in zip(self._marks, self._marks[1:], strict=False))
+
+
+def _require_linux() -> None:
+    if sys.platform != "linux":
+        raise DeviceError(
+            f"--device cpu needs Linux, and this is {sys.platform}",
+            hint="its memory limit is RLIMIT_DATA, which only Linux applies to mapped memory",
+        )
+
+
+def _load_libraries() -> None:
+    """Run one small step with an optimizer before the baseline is taken.
+
+    It starts the threads, whose stacks count as data, and imports what PyTorch imports only when
+    first used (the optimizer's hooks alone load some 100 MiB of Python).
+    """
+    layer = torch.nn.Conv2d(8, 8, 3)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = layer(torch.zeros(4, 8, 64, 64)).sum()
+    loss.backward()
+    optimizer.step()
+
+
+def _reset_high_water() -> bool:
+    """Reset VmHWM to what is resident now; False where the kernel refuses (proc(5), clear_refs)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _status_bytes(field: str) -> int:
+    """A field of /proc/self/status, which counts in kB of 1024 bytes."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * KIB
+    raise DeviceError(
+        f"the kernel does not report {field}", hint="--device cpu needs an ordinary Linux kernel"
+    )
+
+
+def _available_bytes() -> int:
+    """Memory that this process may still take: the machine's, or its control group's if less."""
+    available = 0
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * KIB
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        return min(available, int(limit.read_text()) - int(used.read_text()))
+    except (OSError, ValueError):  # no control group, or "max"
+        return available
+
+
+def _describe(limit: int, available: int, *, asked: int | None) -> DeviceInfo:
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        "unknown processor",
+    )
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    default = (
+        f"No --memory-limit was given: {_DEFAULT_SHARE:.0%} of the "
+        f"{format_bytes(available)} that were available is the limit."
+    )
+    notes = () if asked is not None else (default,)
+    return DeviceInfo(
+        kind="cpu",
+        name=f"CPU ({model})",
+        source=Source.MEASURED,
+        total_bytes=os.sysconf("SC_PHYS_PAGES") * page_bytes,
+        capacity_bytes=limit,
+        limit_bytes=limit,
+        notes=notes,
+    )

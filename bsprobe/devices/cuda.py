@@ -1,0 +1,238 @@
+"""A CUDA GPU as PyTorch sees it, whole or capped to answer as a smaller one."""
+
+import gc
+import platform
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pynvml
+import torch
+
+from bsprobe.devices.base import ReportPhase
+from bsprobe.devices.stepping import run_steps
+from bsprobe.errors import DeviceError
+from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
+from bsprobe.units import format_bytes
+from bsprobe.variants import Precision, Variant
+
+_CLEAN_WITHIN = 0
+"""Bytes of tensors that may be left after a trial: none."""
+
+
+class CudaDevice:
+    """Runs trials on one GPU.
+
+    A memory limit bounds the whole process: the allocator's fraction bounds reserved memory only,
+    so what lies outside it is measured and taken off first. It caps capacity, not architecture.
+    """
+
+    def __init__(self, index: int, limit_bytes: int | None) -> None:
+        self._device = torch.device("cuda", index)
+        self._limit = limit_bytes
+        nvml = _Nvml(index)
+        self._driver = nvml.driver
+        free_before = nvml.free_bytes()
+        self._open(index)
+        properties = torch.cuda.get_device_properties(self._device)
+        self._total = properties.total_memory
+        free, total = torch.cuda.mem_get_info(self._device)
+        held_here = torch.cuda.memory_reserved(self._device)
+        # Without NVML the context and other processes cannot be told apart.
+        self._others = None if free_before is None else max(0, total - free_before)
+        self._outside_at_start = max(0, total - free - held_here - (self._others or 0))
+        if limit_bytes is not None and limit_bytes > total:
+            raise DeviceError(
+                f"a memory limit of {format_bytes(limit_bytes)} is more than the "
+                f"{format_bytes(total)} of {properties.name}",
+                hint="a limit can only make a GPU smaller",
+            )
+        self._info = self._describe(properties.name, (properties.major, properties.minor))
+
+    @property
+    def info(self) -> DeviceInfo:
+        """The GPU and what a trial may hold of it."""
+        return self._info
+
+    def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
+        """Run a trial; raises what PyTorch raises when memory cannot be had."""
+        report("opening")
+        torch.cuda.set_device(self._device)
+        if self._limit is not None:
+            self._load_kernels(spec.variant)
+            self._cap_reserved()
+        torch.cuda.reset_accumulated_memory_stats(self._device)
+        measured = run_steps(
+            spec, device=self._device, meter=self, new_clock=_EventClock, report=report
+        )
+        stats = torch.cuda.memory_stats(self._device)
+        return _with_device_facts(
+            measured,
+            outside=self._outside_bytes(),
+            others=self._others,
+            retries=stats["num_alloc_retries"],
+            ooms=stats["num_ooms"],
+        )
+
+    def lift_limit(self) -> None:
+        """Nothing to do: describing a failure takes no GPU memory."""
+
+    def is_clean(self) -> bool:
+        """Whether every tensor of the last trial is gone and its memory is back at the driver."""
+        gc.collect()
+        torch.cuda.synchronize(self._device)
+        # A cuBLAS workspace belongs to a handle, not to a trial; only this drops it.
+        torch._C._cuda_clearCublasWorkspaces()  # noqa: SLF001
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_allocated(self._device) <= _CLEAN_WITHIN
+
+    def reset_peak(self) -> None:
+        """Start new peaks of allocated and reserved."""
+        torch.cuda.synchronize(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def peak(self) -> Peak:
+        """Peaks of allocated and reserved since the last reset."""
+        torch.cuda.synchronize(self._device)
+        return Peak(
+            allocated_bytes=torch.cuda.max_memory_allocated(self._device),
+            reserved_bytes=torch.cuda.max_memory_reserved(self._device),
+        )
+
+    def _open(self, index: int) -> None:
+        """Create the context and run a kernel: only then is it known that the GPU can be used."""
+        try:
+            torch.cuda.init()
+            if index >= torch.cuda.device_count():
+                raise DeviceError(
+                    f"there is no GPU {index}: PyTorch sees {torch.cuda.device_count()}",
+                    hint="they are counted from cuda:0; CUDA_VISIBLE_DEVICES hides the others",
+                )
+            (torch.ones(2, device=self._device) + 1).sum().item()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DeviceError(
+                f"PyTorch {torch.__version__} cannot use this GPU: {reason}",
+                hint="install a driver and a PyTorch build that support it (see pytorch.org), "
+                "or probe the CPU: bsprobe run --device cpu --memory-limit 4GiB",
+            ) from error
+
+    def _load_kernels(self, variant: Variant) -> None:
+        """Run a small step: what loading the libraries takes must be held before it is counted."""
+        half = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
+        net = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3), torch.nn.BatchNorm2d(64))
+        net = net.to(self._device)
+        images = torch.zeros(2, 64, 64, 64, device=self._device)
+        dtype = half.get(variant.precision)
+        with torch.autocast("cuda", dtype=dtype or torch.float16, enabled=dtype is not None):
+            net(images).sum().backward()
+        del net, images
+        self.is_clean()
+
+    def _cap_reserved(self) -> None:
+        assert self._limit is not None  # noqa: S101 - the caller's condition
+        budget = self._limit - self._outside_bytes()
+        if budget <= 0:
+            raise DeviceError(
+                f"a memory limit of {format_bytes(self._limit)} is used up by the CUDA context, "
+                f"which takes {format_bytes(self._outside_bytes())}",
+                hint="give a larger --memory-limit",
+            )
+        torch.cuda.set_per_process_memory_fraction(budget / self._total, self._device)
+
+    def _outside_bytes(self) -> int:
+        """Held of the device now, neither by PyTorch's allocator nor by other processes."""
+        free, total = torch.cuda.mem_get_info(self._device)
+        reserved = torch.cuda.memory_reserved(self._device)
+        return max(0, total - free - reserved - (self._others or 0))
+
+    def _describe(self, name: str, capability: tuple[int, int]) -> DeviceInfo:
+        notes = []
+        if self._others:
+            notes.append(f"Other processes held {format_bytes(self._others)} of this GPU.")
+        if self._others is None:
+            notes.append(
+                "NVML did not answer: memory of other processes counts as our own context."
+            )
+        if platform.system() == "Windows" or "microsoft" in platform.release().lower():
+            notes.append("Windows drivers spill GPU memory to the host instead of failing.")
+        return DeviceInfo(
+            kind="cuda",
+            name=name,
+            source=Source.MEASURED,
+            total_bytes=self._total,
+            capacity_bytes=self._limit or self._total - (self._others or 0),
+            limit_bytes=self._limit,
+            other_processes_bytes=self._others,
+            compute_capability=f"{capability[0]}.{capability[1]}",
+            driver=self._driver,
+            tf32_convolutions=torch.backends.cudnn.allow_tf32,
+            tf32_matmuls=torch.backends.cuda.matmul.allow_tf32,
+            notes=tuple(notes),
+        )
+
+
+class _EventClock:
+    """CUDA events: time on the GPU, not of the Python that feeds it."""
+
+    def __init__(self) -> None:
+        self._events: list[torch.cuda.Event] = []
+
+    def mark(self) -> None:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._events.append(event)
+
+    def intervals(self) -> tuple[float, ...]:
+        torch.cuda.synchronize()
+        pairs = zip(self._events, self._events[1:], strict=False)
+        return tuple(start.elapsed_time(end) / 1000 for start, end in pairs)  # milliseconds
+
+
+_NVML_ABSENT = (pynvml.NVMLError, RuntimeError, AssertionError)
+"""No driver, no library, no such call, or a PyTorch that cannot name its GPU."""
+
+
+class _Nvml:
+    """The driver's own view of the GPU, asked before we hold any of it."""
+
+    def __init__(self, index: int) -> None:
+        self._handle: Any = None
+        self.driver: str | None = None
+        with suppress(*_NVML_ABSENT):
+            pynvml.nvmlInit()
+            self.driver = pynvml.nvmlSystemGetDriverVersion()
+            # The two count GPUs differently (CUDA_VISIBLE_DEVICES), so the identity is asked for;
+            # this initialises CUDA but creates no context yet.
+            uuid = torch.cuda.get_device_properties(index).uuid
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+
+    def free_bytes(self) -> int | None:
+        """Free memory of the GPU, or None."""
+        if self._handle is None:
+            return None
+        with suppress(*_NVML_ABSENT):
+            return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).free)
+        return None
+
+
+def gpu_is_present() -> bool:
+    """Whether the machine has an NVIDIA GPU, whether or not PyTorch can use it."""
+    if torch.cuda.is_available():
+        return True
+    with suppress(*_NVML_ABSENT):
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount()) > 0
+    return False
+
+
+def _with_device_facts(
+    measured: Measurement, *, outside: int, others: int | None, retries: int, ooms: int
+) -> Measurement:
+    return replace(
+        measured,
+        outside_allocator_bytes=outside,
+        other_processes_bytes=others,
+        allocator_retries=retries,
+        allocator_ooms=ooms,
+    )

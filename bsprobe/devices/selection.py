@@ -1,0 +1,34 @@
+"""From what the command line asks for to an open device."""
+
+import re
+
+from bsprobe.devices.base import Device
+from bsprobe.errors import DeviceError, UsageError
+from bsprobe.records import DeviceRequest
+
+_WITHOUT_GPU = (
+    "probe the CPU instead: bsprobe run --device cpu --memory-limit 1500MiB "
+    "--model deeplabv2-resnet50 --resolution 128x256 --precision fp32"
+)
+
+
+def open_device(request: DeviceRequest) -> Device:
+    """Open a device.
+
+    Raises:
+        UsageError: The name is no device's.
+        DeviceError: The device is absent or cannot be used; never replaced by another.
+    """
+    name = "cuda" if request.device is None else request.device
+    if name == "cpu":
+        from bsprobe.devices.cpu import CpuDevice  # noqa: PLC0415 - imports what only Linux has
+
+        return CpuDevice(request.memory_limit_bytes)
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        raise UsageError(f"--device: '{name}' is unknown", hint="choose cpu, cuda or cuda:N")
+    from bsprobe.devices.cuda import CudaDevice, gpu_is_present  # noqa: PLC0415 - as above
+
+    if not gpu_is_present():
+        raise DeviceError("there is no GPU in this machine", hint=_WITHOUT_GPU)
+    return CudaDevice(int(match[1] or 0), request.memory_limit_bytes)

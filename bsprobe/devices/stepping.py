@@ -1,0 +1,128 @@
+"""A trial that is really run: build, warm up, measure whole steps, perhaps evaluate."""
+
+import statistics
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from bsprobe.devices.base import ReportPhase
+from bsprobe.records import Measurement, ModelFacts, Peak, TrialSpec
+from bsprobe.training.batches import synthetic_batch
+from bsprobe.training.optimizers import parameter_groups
+from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, training_step
+from bsprobe.variants import CudnnBenchmark
+
+REQUIRED_UPDATES = 2
+"""The first update creates the optimizer's state; only the second runs beside it."""
+_MOST_SKIPPED = 20
+"""From 65536 a GradScaler has halved itself to zero long before; more is a bug, not a start."""
+
+
+class StepClock(Protocol):
+    """Marks moments on the device's own time line."""
+
+    def mark(self) -> None:
+        """Mark this moment."""
+
+    def intervals(self) -> tuple[float, ...]:
+        """Seconds between the marks; waits for the device."""
+
+
+class Meter(Protocol):
+    """The device's view of its memory."""
+
+    def reset_peak(self) -> None:
+        """Start a new peak at what is held now."""
+
+    def peak(self) -> Peak:
+        """The most that was held since the last reset; waits for the device."""
+
+
+class TooFewUpdatesError(RuntimeError):
+    """The GradScaler kept skipping: the step never became what training is."""
+
+
+def run_steps(
+    spec: TrialSpec,
+    *,
+    device: torch.device,
+    meter: Meter,
+    new_clock: Callable[[], StepClock],
+    report: ReportPhase,
+) -> Measurement:
+    """Run a trial's steps and measure them.
+
+    Returns:
+        A measurement without what only the device knows (outside the allocator, retries).
+    """
+    report("building")
+    torch.backends.cudnn.benchmark = spec.variant.cudnn_benchmark is CudnnBenchmark.ON
+    task = build_task(spec.variant, device)
+    batch = synthetic_batch(spec.variant, spec.batch_size, device=device, seed=spec.seed)
+    steps = _Steps(task, [batch] * spec.accumulation_steps, report)
+    meter.reset_peak()
+    steps.run()
+    first = meter.peak()
+    meter.reset_peak()
+    while steps.count < spec.warmup_steps or task.updates_applied == 0:
+        steps.run()
+    clock = new_clock()
+    clock.mark()
+    for _ in range(spec.measured_steps):
+        steps.run()
+        clock.mark()
+    seconds = clock.intervals()
+    while task.updates_applied < REQUIRED_UPDATES:
+        steps.run()
+    steady = meter.peak()
+    images = spec.batch_size * spec.accumulation_steps
+    return Measurement(
+        model=_facts(task),
+        first_step=first,
+        steady=steady,
+        evaluation=_evaluate(spec, task, batch, meter, report),
+        updates_applied=task.updates_applied,
+        steps=steps.count,
+        step_seconds=seconds,
+        images_per_second=images / statistics.median(seconds),
+    )
+
+
+class _Steps:
+    """Runs steps, counts them, and gives up where they do not train."""
+
+    def __init__(self, task: Task, micro_batches: list[Batch], report: ReportPhase) -> None:
+        self._task = task
+        self._micro_batches = micro_batches
+        self._report = report
+        self.count = 0
+
+    def run(self) -> None:
+        self.count += 1
+        self._report(f"step {self.count}")
+        training_step(self._task, self._micro_batches)
+        skipped = self.count - self._task.updates_applied
+        if skipped > _MOST_SKIPPED:
+            raise TooFewUpdatesError(
+                f"the GradScaler skipped {skipped} of {self.count} updates: gradients overflow"
+            )
+
+
+def _evaluate(
+    spec: TrialSpec, task: Task, batch: Batch, meter: Meter, report: ReportPhase
+) -> Peak | None:
+    if spec.evaluation_resolution is None:
+        return None
+    report("evaluation")
+    size = spec.evaluation_resolution
+    meter.reset_peak()
+    evaluation_pass(task, batch.images, (size.height, size.width))
+    return meter.peak()
+
+
+def _facts(task: Task) -> ModelFacts:
+    return ModelFacts(
+        parameters=sum(parameter.numel() for parameter in task.model.parameters()),
+        groups=tuple((group.name, group.factor) for group in parameter_groups(task.model)),
+    )

@@ -1,0 +1,1 @@
+"""Records to what people look at: terminal, markdown, CSV, plots, a snippet."""

@@ -1,0 +1,57 @@
+"""Where a run's files go: a name that says what they are about."""
+
+import re
+from pathlib import Path
+
+from bsprobe.errors import FileError
+from bsprobe.files import file_errors
+from bsprobe.records import DeviceInfo, Settings
+from bsprobe.units import format_bytes
+
+_MOST_NUMBERED = 1000
+
+
+def run_name(device: DeviceInfo, settings: Settings) -> str:
+    """`rtx-4090-deeplabv2-resnet101-512x1024`; a capped device says its limit."""
+    models = dict.fromkeys(variant.model for variant in settings.variants)
+    sizes = dict.fromkeys(str(variant.resolution) for variant in settings.variants)
+    name = "cpu" if device.kind == "cpu" else re.sub(r"NVIDIA|GeForce", "", device.name)
+    if device.limit_bytes is not None:
+        name += "-" + format_bytes(device.limit_bytes).replace(" ", "")
+    return _slug("-".join([name, *models, *sizes]))
+
+
+def new_folder(base: Path, name: str) -> Path:
+    """Create a folder that did not exist: NAME, else NAME-2, then NAME-3.
+
+    Raises:
+        FileError: The disk is full, the place is read-only.
+    """
+    for number in range(1, _MOST_NUMBERED):
+        folder = base / (name if number == 1 else f"{name}-{number}")
+        if folder.exists():
+            continue
+        with file_errors(folder):
+            folder.mkdir(parents=True)
+        return folder
+    raise FileError(f"{base} holds {_MOST_NUMBERED} runs named {name}", hint="give --out")
+
+
+def given_folder(folder: Path) -> Path:
+    """Create the folder that was asked for; it may exist if it is empty.
+
+    Raises:
+        FileError: It holds something, or is no folder, or cannot be created.
+    """
+    with file_errors(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileError(
+                f"--out {folder} exists and is not an empty folder",
+                hint="go on with the run in it by adding --resume, or give another --out",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")

@@ -1,0 +1,184 @@
+"""The report as markdown: the answer first, the evidence below, the log folded away."""
+
+from collections.abc import Sequence
+
+from bsprobe.records import Run, Trial, VariantResult
+from bsprobe.report import sentences
+from bsprobe.units import format_bytes, format_seconds
+from bsprobe.variants import labels
+
+
+def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
+    """The whole report.
+
+    Args:
+        run: What is reported.
+        plots: Names, without suffix, of the plots beside the report.
+        snippet: Python to train with, or None where nothing can be recommended.
+    """
+    models = ", ".join(dict.fromkeys(v.model for v in run.settings.variants))
+    parts = [
+        f"# {models} on {run.device.name} ({run.device.source})",
+        f"**{sentences.answer(run)}**",
+        *[f"> {warning}" for warning in sentences.portrait_warnings(run.settings.variants)],
+        _recommendation(run),
+        _caveats(run),
+        *[f"![{name}]({name}.png)" for name in plots],
+        _advice(run),
+        _snippet(snippet),
+        _folded("Trial log", _trial_log(run)),
+        _environment(run),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table; the first column left-aligned, the others right-aligned."""
+    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _recommendation(run: Run) -> str:
+    names = labels(run.settings.variants)
+    header = (
+        "", "largest", "safe", "best", "use: micro x accumulation", "effective", "learning rate",
+        "peak", "images/s", "without accumulation",
+    )  # fmt: skip
+    rows = [_row(run, result, names[result.variant]) for result in run.results]
+    return (
+        f"## For an effective batch of {run.settings.target.batch}\n\n{table(header, rows)}\n\n"
+        "*Largest* ran, and one more did not. *Safe* leaves "
+        f"{run.settings.target.headroom:.0%} of the memory free. *Best* is the smallest batch "
+        "within 2 % of the best throughput up to safe. *Use* was run as it stands, its gradients "
+        "accumulated, before it was written here. The star marks the best setting within one norm: "
+        "another norm is another model, not a speed-up."
+    )
+
+
+def _row(run: Run, result: VariantResult, name: str) -> tuple[str, ...]:
+    item, boundary = result.recommendation, result.boundary
+    if item is None:
+        return (f"{name}: {sentences.verdict(boundary)}", *["-"] * 9)
+    alone = item.without_accumulation
+    return (
+        ("★ " if item.starred else "") + name,
+        str(item.largest) if boundary.is_exact else f"≥ {item.largest} ({boundary.stop})",
+        str(item.safe),
+        str(item.best) + ("" if item.best_is_measured else " (= safe: no throughput)"),
+        sentences.plan_words(item.plan),
+        str(item.plan.effective_batch),
+        f"{item.plan.learning_rate:.2e}",
+        sentences.peak_share(item, run.device),
+        sentences.throughput(item),
+        f"{alone.micro_batch} at {alone.learning_rate:.2e}, {alone.updates} updates",
+    )
+
+
+def _caveats(run: Run) -> str:
+    names = labels(run.settings.variants)
+    lines = []
+    for result in run.results:
+        item = result.recommendation
+        if item is not None:
+            lines += [f"- **{names[result.variant]}**: {text}" for text in item.caveats]
+            rates = ", ".join(f"{name} {rate:.2e}" for name, rate in item.plan.group_learning_rates)
+            lines.append(
+                f"- **{names[result.variant]}**: {item.plan.lr_rule} rule; rates {rates}; poly 0.9 "
+                f"over {item.plan.updates} updates, {item.plan.warmup_updates} of them warming up."
+            )
+        elif result.boundary.stop == "nothing fits":
+            advice = sentences.advice_where_nothing_fits(result)
+            lines.append(f"- **{names[result.variant]}**: {advice}")
+        else:
+            lines.append(f"- **{names[result.variant]}**: {result.boundary.detail}")
+    lines.append("- Learning-rate rules are starting points, not promises (Shallue et al. 2019).")
+    return "## What to know\n\n" + "\n".join(lines)
+
+
+def _advice(run: Run) -> str:
+    rows = sentences.common_advice(run)
+    return (
+        "## Common advice, and what was found\n\n" + table(("advice", "found"), rows)
+        if rows
+        else ""
+    )
+
+
+def _snippet(snippet: str | None) -> str:
+    if snippet is None:
+        return ""
+    code = f"```python\n{snippet}```"
+    return "## Train with it\n\nAlso in `snippet.py`.\n\n" + _folded(
+        "The starred row as Python", code
+    )
+
+
+def _trial_log(run: Run) -> str:
+    names = labels(run.settings.variants)
+    header = (
+        "variant", "batch", "purpose", "outcome", "peak allocated", "peak reserved", "first step",
+        "images/s", "took",
+    )  # fmt: skip
+    rows = [_log_row(trial, names[trial.spec.variant]) for trial in run.trials]
+    failures = [
+        f"- {names[t.spec.variant]}, batch {t.spec.batch_size}, {t.failure.phase}: "
+        f"`{t.failure.message}`"
+        for t in run.trials
+        if t.failure is not None
+    ]
+    return table(header, rows) + ("\n\n" + "\n".join(failures) if failures else "")
+
+
+def _log_row(trial: Trial, name: str) -> tuple[str, ...]:
+    measured, spec = trial.measurement, trial.spec
+    batch = str(spec.batch_size)
+    if spec.accumulation_steps > 1:
+        batch += f" x {spec.accumulation_steps}"
+    reserved = measured and measured.peak_reserved_bytes
+    rate = measured and measured.images_per_second
+    return (
+        name,
+        batch,
+        str(trial.purpose) + (", fresh process" if trial.fresh_process else ""),
+        sentences.outcome_words(trial.outcome),
+        format_bytes(measured.peak_allocated_bytes) if measured else "-",
+        format_bytes(reserved) if reserved else "-",
+        format_bytes(measured.first_step.allocated_bytes) if measured else "-",
+        f"{rate:.3g}" if rate else "-",
+        format_seconds(trial.wall_seconds),
+    )
+
+
+def _environment(run: Run) -> str:
+    environment, device = run.environment, run.device
+    rows = [
+        ("device", device.name),
+        (
+            "memory",
+            f"{format_bytes(device.total_bytes)}, {format_bytes(device.capacity_bytes)} usable",
+        ),
+        ("driver", device.driver),
+        ("compute capability", device.compute_capability),
+        ("TF32 convolutions, matmuls", _pair(device.tf32_convolutions, device.tf32_matmuls)),
+        ("PyTorch", environment.torch),
+        ("torchvision", environment.torchvision),
+        ("CUDA, cuDNN", f"{environment.cuda or '-'}, {environment.cudnn or '-'}"),
+        ("PYTORCH_CUDA_ALLOC_CONF", environment.cuda_alloc_conf),
+        ("Python", environment.python),
+        ("system", environment.platform),
+        ("CPU threads", str(environment.cpu_threads)),
+        ("bsprobe", " ".join(filter(None, [environment.bsprobe, environment.commit]))),
+        ("started", environment.started_at),
+    ]
+    known = [(name, value) for name, value in rows if value]
+    return f"## Environment\n\n{table(('', ''), known)}\n\nAgain: `{environment.command}`"
+
+
+def _pair(one: bool | None, other: bool | None) -> str | None:  # noqa: FBT001 - two facts to print
+    if one is None or other is None:
+        return None
+    return f"{'on' if one else 'off'}, {'on' if other else 'off'}"
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"

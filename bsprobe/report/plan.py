@@ -1,0 +1,38 @@
+"""What a run would do, for `--dry-run`."""
+
+from pathlib import Path
+
+from bsprobe.records import Settings
+from bsprobe.report.sentences import portrait_warnings
+from bsprobe.units import format_bytes, format_seconds
+from bsprobe.variants import labels
+
+
+def render(settings: Settings, out: Path | None) -> str:
+    """The matrix and the plan as text that fits 80 columns."""
+    names = labels(settings.variants)
+    sizes = dict.fromkeys(v.resolution.describe() for v in settings.variants)
+    models = dict.fromkeys(v.model for v in settings.variants)
+    device = settings.device.device or "the GPU of this machine"
+    limit = settings.device.memory_limit_bytes
+    capped = f", with {format_bytes(limit)}" if limit is not None else ""
+    warm, steps = settings.warmup_steps, settings.measured_steps
+    lines = [
+        *[f"Warning: {warning}" for warning in portrait_warnings(settings.variants)],
+        f"{', '.join(models)} at {', '.join(sizes)}",
+        f"on {device}{capped}",
+        "",
+        f"{len(names)} variant{'s' if len(names) > 1 else ''}:",
+        *[f"  {name}" for name in names.values()],
+        "",
+        f"For each: batch 1, 2, 4 ... until one fails or {settings.max_batch} ran; then the exact",
+        "boundary, both sides in fresh processes; then the recommended micro-batch and",
+        f"accumulation for an effective batch of {settings.target.batch}, run as they stand.",
+        f"A trial is {warm} warm-up and {steps} measured training steps;",
+        f"it is given up after {format_seconds(settings.trial_timeout_seconds)}.",
+    ]
+    if settings.evaluation_resolution is not None:
+        size = settings.evaluation_resolution.describe()
+        lines.append(f"Each trial ends with an evaluation pass at {size}.")
+    lines.append(f"Results go to {out or 'reports/DEVICE-MODEL-SIZE'}/.")
+    return "\n".join(lines)

@@ -1,0 +1,204 @@
+"""Two pictures over the batch size: memory with the capacity, and images per second."""
+
+import io
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from bsprobe.failures import Outcome
+from bsprobe.files import write_atomically
+from bsprobe.records import Run, Source, Trial, VariantResult
+from bsprobe.units import GIB, format_bytes
+from bsprobe.variants import labels
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe & Ito 2008: told apart by colour-blind readers, and in grey by the markers below."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_STYLE: dict[Any, Any] = {
+    "font.size": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    # Without these two an SVG differs from run to run.
+    "svg.hashsalt": "bsprobe",
+    "svg.fonttype": "path",
+}
+_SIZE_INCHES = (8.0, 4.5)
+_DPI = 150
+_LABEL_GAP = 0.05
+"""Of the height of the axes: labels at line ends stay this far apart."""
+
+_FigureOf = Callable[[Trial], float | None]
+
+
+def write_plots(run: Run, folder: Path) -> list[str]:
+    """Write the plots there is data for, as SVG and PNG; return their names without suffix."""
+    written = []
+    with mpl.rc_context(_STYLE):
+        for name, figure in (
+            ("memory", memory_figure(run)),
+            ("throughput", throughput_figure(run)),
+        ):
+            if figure is not None:
+                _write(figure, folder / name)
+                written.append(name)
+    return written
+
+
+def memory_figure(run: Run) -> Figure | None:
+    """Peak memory against batch, the capacity, the headroom, a cross at each out-of-memory."""
+    capacity = run.device.capacity_bytes / GIB
+    headroom = run.settings.target.headroom
+    figure, axes = _figure(run, f"Peak memory on {run.device.name}", "GiB")
+    ends = []
+    for result, colour, marker in _styled(run):
+        points = _points(run, result, _peak_gib)
+        _line(axes, run, points, colour, marker)
+        failed = [
+            t.spec.batch_size
+            for t in _of(run, result)
+            if t.outcome is Outcome.OUT_OF_MEMORY and t.spec.accumulation_steps == 1
+        ]
+        axes.plot(failed, [capacity] * len(failed), "x", color=colour, ms=8, mew=2, clip_on=False)
+        ends += _end(run, result, points, colour)
+    if not ends:
+        return None
+    axes.axhline(capacity, color="#444444", lw=1.2)
+    axes.axhspan(capacity * (1 - headroom), capacity, color="#444444", alpha=0.12, lw=0)
+    axes.set_ylim(0, capacity * 1.08)
+    axes.annotate(
+        f"{format_bytes(run.device.capacity_bytes)} usable, {headroom:.0%} headroom shaded, "
+        "x ran out of memory",
+        xy=(0.01, capacity),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 4),
+        textcoords="offset points",
+        fontsize=8,
+        color="#444444",
+    )
+    _label_ends(axes, ends)
+    return figure
+
+
+def throughput_figure(run: Run) -> Figure | None:
+    """Images per second against batch; None where nothing was timed."""
+    figure, axes = _figure(run, f"Throughput on {run.device.name}", "images / s")
+    ends = []
+    highest = 0.0
+    for result, colour, marker in _styled(run):
+        points = _points(run, result, _rate)
+        _line(axes, run, points, colour, marker)
+        highest = max([highest, *(rate for _, rate in points)])
+        ends += _end(run, result, points, colour)
+    if not ends:
+        return None
+    axes.set_ylim(0, highest * 1.1)
+    _label_ends(axes, ends)
+    return figure
+
+
+def _peak_gib(trial: Trial) -> float | None:
+    return None if trial.measurement is None else trial.measurement.peak_bytes / GIB
+
+
+def _rate(trial: Trial) -> float | None:
+    return None if trial.measurement is None else trial.measurement.images_per_second
+
+
+def _figure(run: Run, title: str, unit: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    variant = run.settings.variants[0]
+    figure.suptitle(
+        f"{title}: {variant.model}, {variant.resolution}  [{run.device.source}]",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
+    axes.set_xlabel("batch size (images per forward pass)")
+    axes.set_ylabel(unit)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    largest = max((t.spec.batch_size for t in run.trials), default=1)
+    axes.set_xlim(0, largest * 1.04 + 0.5)
+    return figure, axes
+
+
+def _styled(run: Run) -> list[tuple[VariantResult, str, str]]:
+    return list(zip(run.results, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False))
+
+
+def _of(run: Run, result: VariantResult) -> list[Trial]:
+    return [trial for trial in run.trials if trial.spec.variant == result.variant]
+
+
+def _points(run: Run, result: VariantResult, figure_of: _FigureOf) -> list[tuple[int, float]]:
+    """(batch, figure) of the trials without accumulation; the last trial of a batch counts."""
+    values = {
+        trial.spec.batch_size: figure_of(trial)
+        for trial in _of(run, result)
+        if trial.spec.accumulation_steps == 1
+    }
+    return sorted((batch, value) for batch, value in values.items() if value is not None)
+
+
+def _line(
+    axes: Axes, run: Run, points: Sequence[tuple[int, float]], colour: str, marker: str
+) -> None:
+    dashed = "--" if run.device.source is Source.PREDICTED else "-"
+    axes.plot(
+        [batch for batch, _ in points],
+        [value for _, value in points],
+        linestyle=dashed,
+        marker=marker,
+        color=colour,
+        ms=5,
+        lw=1.6,
+    )
+
+
+def _end(
+    run: Run, result: VariantResult, points: Sequence[tuple[int, float]], colour: str
+) -> list[tuple[float, str, str]]:
+    """Where a line ends, its label and colour; nothing for a line without points."""
+    if not points:
+        return []
+    return [(points[-1][1], labels(run.settings.variants)[result.variant], colour)]
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Name the lines at the right edge, pushed apart where they would overlap."""
+    bottom, top = axes.get_ylim()
+    gap = (top - bottom) * _LABEL_GAP
+    at = -float("inf")
+    placed = []
+    for value, name, colour in sorted(ends):
+        at = max(value, at + gap)
+        placed.append((at, name, colour))
+    overflow = max(0.0, placed[-1][0] - top)
+    for y, name, colour in placed:
+        axes.annotate(
+            name,
+            xy=(1.0, y - overflow),
+            xycoords=("axes fraction", "data"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=colour,
+            annotation_clip=False,
+        )
+
+
+def _write(figure: Figure, path: Path) -> None:
+    for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": _DPI})):
+        data = io.BytesIO()
+        figure.savefig(data, format=suffix[1:], **options)
+        write_atomically(path.with_suffix(suffix), data.getvalue())

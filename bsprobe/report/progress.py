@@ -1,0 +1,89 @@
+"""What happens now, on standard error: a live line in a terminal, a line a trial elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+
+from bsprobe.records import Settings, Trial, TrialSpec, VariantResult
+from bsprobe.report import sentences
+from bsprobe.units import format_bytes, format_seconds
+from bsprobe.variants import Variant, labels
+
+
+class _Status(Protocol):
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def update(self, status: str) -> None: ...
+
+
+class TrialProgress:
+    """Shows a run as it goes."""
+
+    def __init__(self, settings: Settings, console: Console) -> None:
+        self._console = console
+        self._names = labels(settings.variants)
+        self._count = len(settings.variants)
+        self._started = 0
+        self._status: _Status | None = None
+        self._now = ""
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Show that the device is being opened, which takes seconds, until the first variant."""
+        if self._console.is_terminal:
+            self._status = self._console.status("opening the device", spinner="dots")
+            self._status.start()
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def on_variant(self, variant: Variant) -> None:
+        """Announce a variant."""
+        self.stop()
+        self._started += 1
+        self._print(f"[{self._started}/{self._count}] {self._names[variant]}")
+
+    def on_trial_start(self, spec: TrialSpec) -> None:
+        """Begin the live line of a trial."""
+        steps = spec.accumulation_steps
+        accumulated = f" x {steps} accumulation steps" if steps > 1 else ""
+        self._now = f"  batch {spec.batch_size}{accumulated}"
+        if self._console.is_terminal:
+            self._status = self._console.status(self._now, spinner="dots")
+            self._status.start()
+
+    def on_phase(self, phase: str) -> None:
+        """Say what the worker is doing."""
+        if self._status is not None:
+            self._status.update(f"{self._now}  {phase}")
+
+    def on_trial(self, trial: Trial) -> None:
+        """Say how a trial ended."""
+        self.stop()
+        steps = trial.spec.accumulation_steps
+        batch = f"batch {trial.spec.batch_size}" + (f" x {steps}" if steps > 1 else "")
+        words = [f"  {batch:<11}", f"{sentences.outcome_words(trial.outcome):<14}"]
+        if trial.measurement is not None:
+            words.append(f"{format_bytes(trial.measurement.peak_bytes):>9}")
+            rate = trial.measurement.images_per_second
+            words.append(f"{rate:8.3g} images/s" if rate is not None else "")
+        elif trial.failure is not None:
+            words.append(f"in {trial.failure.phase}")
+        words.append(f"({trial.purpose}, {format_seconds(trial.wall_seconds)})")
+        self._print(" ".join(words))
+
+    def on_result(self, result: VariantResult) -> None:
+        """Say what a variant came to."""
+        self._print(f"  {sentences.verdict(result.boundary)}")
+
+    def stop(self) -> None:
+        """Take the live line away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

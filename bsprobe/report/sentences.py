@@ -1,0 +1,183 @@
+"""The words that terminal and markdown share."""
+
+import math
+from collections.abc import Sequence
+
+from bsprobe.failures import Outcome
+from bsprobe.records import (
+    Boundary,
+    DeviceInfo,
+    Recommendation,
+    Run,
+    Settings,
+    StopReason,
+    TrainingPlan,
+    Trial,
+    VariantResult,
+)
+from bsprobe.units import GIB, format_bytes
+from bsprobe.variants import OptimizerName, Variant, labels
+
+_OUTCOME_WORDS = {Outcome.FITS: "ok", Outcome.FITS_WITH_RETRIES: "ok with retries"}
+_ADVICE_GIB = (12, 24)
+_ADVICE_BATCHES = "2–4"  # noqa: RUF001 - as printed
+_TYPICAL_BATCHES = "2–8"  # noqa: RUF001 - as printed
+_OPTIMIZER_NAMES = {OptimizerName.SGD: "SGD", OptimizerName.ADAMW: "AdamW"}
+
+
+def headline(device: DeviceInfo, settings: Settings) -> list[str]:
+    """What is probed, on what; two lines that fit 80 columns."""
+    variants = settings.variants
+    resolutions = dict.fromkeys(variant.resolution.describe() for variant in variants)
+    optimizers = dict.fromkeys(_OPTIMIZER_NAMES[variant.optimizer] for variant in variants)
+    first = f"{device.name} · {format_bytes(device.capacity_bytes)} usable  [{device.source}]"
+    second = " · ".join(
+        [
+            ", ".join(dict.fromkeys(variant.model for variant in variants)),
+            ", ".join(resolutions),
+            f"{variants[0].classes} classes",
+            ", ".join(optimizers),
+        ]
+    )
+    lines = [first, second]
+    if device.tf32_convolutions:
+        lines.append("fp32 convolutions run in TF32, PyTorch's default on this GPU.")
+    lines += device.notes
+    return lines
+
+
+def outcome_words(outcome: Outcome) -> str:
+    """An outcome in the fewest words: a trial that ran is simply ok."""
+    return _OUTCOME_WORDS.get(outcome, outcome.value)
+
+
+def ladder(trials: Sequence[Trial]) -> list[str]:
+    """The trials of a variant in the order they ran: `4 ok`, `8 out of memory`, `5x2 ok`."""
+    words = []
+    for trial in trials:
+        steps = trial.spec.accumulation_steps
+        batch = str(trial.spec.batch_size) + (f"x{steps}" if steps > 1 else "")
+        words.append(f"{batch} {outcome_words(trial.outcome)}")
+    return words
+
+
+def verdict(boundary: Boundary) -> str:
+    """The end of a search in a phrase."""
+    largest = boundary.largest
+    if boundary.stop is StopReason.PROVEN:
+        return f"largest {largest}"
+    if boundary.stop is StopReason.KERNEL_LIMIT:
+        return f"largest {largest} (kernel limit, not memory)"
+    if boundary.stop is StopReason.NOTHING_FITS:
+        return "nothing fits"
+    if boundary.stop is StopReason.MAX_BATCH:
+        return f"at least {largest} (--max-batch)"
+    if boundary.stop is StopReason.TIME:
+        return f"at least {largest} (time ran out)" if largest else "nothing known (time ran out)"
+    return "failed"
+
+
+def advice_where_nothing_fits(result: VariantResult) -> str:
+    """What to try when not even the smallest batch fits."""
+    variant = result.variant
+    ways = []
+    if variant.checkpointing == "off":
+        ways.append("--checkpointing on")
+    if variant.precision == "fp32":
+        ways.append("--precision amp-fp16")
+    if variant.norm == "group":
+        ways.append("--norm group-amp")
+    half = f"{variant.resolution.height // 2}x{variant.resolution.width // 2}"
+    ways.append(f"--resolution {half}")
+    return f"Not even batch {result.boundary.first_failure} fits. Try {', '.join(ways)}."
+
+
+def plan_words(plan: TrainingPlan) -> str:
+    """Micro-batch and accumulation: `5 x 2`."""
+    return f"{plan.micro_batch} x {plan.accumulation_steps}"
+
+
+def peak_share(item: Recommendation, device: DeviceInfo) -> str:
+    """The recommended trial's peak as a share of what the device has to give."""
+    measured = item.trial.measurement if item.trial else None
+    if measured is None:
+        return "-"
+    return f"{measured.peak_bytes / device.capacity_bytes:.0%}"
+
+
+def throughput(item: Recommendation) -> str:
+    """Images per second of the recommended trial, where known."""
+    measured = item.trial.measurement if item.trial else None
+    if measured is None or measured.images_per_second is None:
+        return "-"
+    return f"{measured.images_per_second:.3g}"
+
+
+def answer(run: Run) -> str:
+    """The run in one sentence."""
+    names = labels(run.settings.variants)
+    best = next(
+        (r for r in run.results if r.recommendation is not None and r.recommendation.starred), None
+    )
+    if best is None or best.recommendation is None:
+        return f"On {run.device.name} no variant ran at any batch size ({run.device.source})."
+    plan = best.recommendation.plan
+    steps = plan.accumulation_steps
+    accumulated = f" with {steps} accumulation steps" if steps > 1 else " without accumulation"
+    return (
+        f"On {run.device.name} ({format_bytes(run.device.capacity_bytes)} usable, "
+        f"{run.device.source}), train {best.variant.model} at {best.variant.resolution} in "
+        f"{names[best.variant]} with micro-batch {plan.micro_batch}{accumulated} (effective "
+        f"batch {plan.effective_batch}) and learning rate {plan.learning_rate:.2e}; "
+        f"{_boundary_clause(best.boundary)}."
+    )
+
+
+def _boundary_clause(boundary: Boundary) -> str:
+    if boundary.is_exact:
+        why = "ran out of memory" if boundary.stop is StopReason.PROVEN else "met a kernel limit"
+        return (
+            f"the largest batch that ran is {boundary.largest}, and {boundary.first_failure} {why}"
+        )
+    return f"batch {boundary.largest} ran, the exact boundary is not known ({boundary.stop})"
+
+
+def common_advice(run: Run) -> list[tuple[str, str]]:
+    """What is commonly advised, beside what was found."""
+    largest = [r.boundary.largest for r in run.results if r.boundary.largest is not None]
+    if not largest:
+        return []
+    low, high = min(largest), max(largest)
+    found = f"largest batch {low}" if low == high else f"largest batch {low} to {high}, by variant"
+    capacity = run.device.capacity_bytes / GIB
+    in_range = _ADVICE_GIB[0] * 0.9 <= capacity <= _ADVICE_GIB[1]
+    speaks = run.device.kind == "cuda" and in_range
+    other = f"says nothing about {capacity:.1f} GiB of {run.device.kind}; {found}"
+    power = 2 ** int(math.log2(high))
+    unused = 1 - power / high
+    return [
+        (
+            f'"{_ADVICE_BATCHES} images on {_ADVICE_GIB[0]}–{_ADVICE_GIB[1]} GB"',  # noqa: RUF001 - as printed
+            found if speaks else other,
+        ),
+        (f'"{_TYPICAL_BATCHES} is typical"', found),
+        (
+            '"double until it fails, then halve"',
+            f"would stop at {power}"
+            + (
+                f" and leave {unused:.0%} of the possible batch unused"
+                if unused
+                else ", the largest"
+            ),
+        ),
+    ]
+
+
+def portrait_warnings(variants: Sequence[Variant]) -> list[str]:
+    """A portrait resolution is nearly always a width written first."""
+    portrait = dict.fromkeys(v.resolution for v in variants if v.resolution.is_portrait)
+    return [
+        f"{size} is {size.describe()}, a portrait image; if you meant width first, "
+        f"write {size.width}x{size.height}"
+        for size in portrait
+    ]

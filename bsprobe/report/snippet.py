@@ -1,0 +1,158 @@
+"""The recommendation as Python that can be pasted into a training script."""
+
+from string import Template
+
+from bsprobe.records import Recommendation, Run
+from bsprobe.variants import CudnnBenchmark, MemoryFormat, OptimizerName, Precision, labels
+
+_POLY_POWER = 0.9
+_DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloat16"}
+_OPTIMIZERS = {
+    OptimizerName.SGD: "torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.9)",
+    OptimizerName.ADAMW: "torch.optim.AdamW(groups, lr=LEARNING_RATE)",
+}
+_DECAYS = {OptimizerName.SGD: "5e-4", OptimizerName.ADAMW: "1e-2"}
+
+_THREE_GROUPS = '''\
+CLASSIFIER = "layer5."  # how the parameters of your net's classifier begin
+
+
+def parameter_groups(model):
+    """Backbone 1x, classifier weights 10x, classifier biases 20x without weight decay."""
+    backbone, weights, biases = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if not name.startswith(CLASSIFIER):
+            backbone.append(parameter)
+        elif name.endswith("bias"):
+            biases.append(parameter)
+        else:
+            weights.append(parameter)
+    return [
+        {"params": backbone, "lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY},
+        {"params": weights, "lr": 10 * LEARNING_RATE, "weight_decay": WEIGHT_DECAY},
+        {"params": biases, "lr": 20 * LEARNING_RATE, "weight_decay": 0.0},
+    ]
+'''
+_ONE_GROUP = '''\
+def parameter_groups(model):
+    """All parameters alike."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return [{"params": parameters, "lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}]
+'''
+
+_TEMPLATE = Template('''\
+"""$title
+
+$answer
+"""
+
+import itertools
+
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+MICRO_BATCH = $micro_batch
+ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch
+LEARNING_RATE = $learning_rate  # $lr_rule rule from $base_rate at batch $base_batch
+WEIGHT_DECAY = $weight_decay
+UPDATES = $updates  # as many images as $base_updates updates of $base_batch
+WARMUP_UPDATES = $warmup_updates
+IGNORE = 255
+
+$parameter_groups
+
+def schedule(update):
+    """Linear warm-up, then poly with power $power; counts optimizer updates."""
+    if update < WARMUP_UPDATES:
+        return (update + 1) / WARMUP_UPDATES
+    return max(0.0, 1 - update / UPDATES) ** $power
+
+
+def logits_of(outputs, size):
+    """The main logits of a net, at the size of the labels."""
+    logits = outputs["out"] if isinstance(outputs, dict) else outputs
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def train(model, dataset, device="$device", updates=UPDATES, workers=4):
+    """Train on (image, label) pairs: float (3, H, W) and int64 train ids (H, W)."""
+$benchmark    device = torch.device(device)
+    model = model.to($to_arguments).train()
+    groups = parameter_groups(model)
+    optimizer = $optimizer
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    scaler = torch.amp.GradScaler(device.type, enabled=$scaler)
+    loader = DataLoader(
+        dataset,
+        batch_size=MICRO_BATCH,
+        shuffle=True,
+        drop_last=True,  # a last, smaller batch would give BatchNorm other statistics
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+    endless = itertools.chain.from_iterable(itertools.repeat(loader))
+    losses = []
+    for _ in range(updates):
+        micro_batches = list(itertools.islice(endless, ACCUMULATION_STEPS))
+        # Divide by the valid pixels of the whole effective batch: the mean of the micro-batches'
+        # means would weigh pixels unequally, and is NaN where one has no valid pixel.
+        valid = max(1, sum(int((labels != IGNORE).sum()) for _, labels in micro_batches))
+        total = torch.zeros((), device=device)
+        for images, labels in micro_batches:
+            images = images.to(device, non_blocking=True$image_format)
+            labels = labels.to(device, non_blocking=True)
+            with torch.autocast(device.type, dtype=$dtype, enabled=$autocast):
+                logits = logits_of(model(images), labels.shape[-2:])
+                loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / valid
+            scaler.scale(loss).backward()
+            total += loss.detach()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        scheduler.step()
+        losses.append(total)
+    return [loss.item() for loss in losses]
+''')
+
+
+def render(run: Run, item: Recommendation) -> str:
+    """The snippet of one recommendation.
+
+    It depends on nothing but torch; where the model has one learning rate, so has the snippet.
+    """
+    variant, plan, target = item.variant, item.plan, run.settings.target
+    name = labels(run.settings.variants)[variant]
+    nhwc = variant.memory_format is MemoryFormat.NHWC
+    layout = ", memory_format=torch.channels_last" if nhwc else ""
+    benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
+    three = len(plan.group_learning_rates) > 1
+    return _TEMPLATE.substitute(
+        title=f"{variant.model} at {variant.resolution}, {name}: what bsprobe recommends.",
+        answer=f"{run.device.source.capitalize()} on {run.device.name}: the largest batch that "
+        f"ran is {item.largest}.",
+        micro_batch=plan.micro_batch,
+        accumulation_steps=plan.accumulation_steps,
+        effective_batch=plan.effective_batch,
+        learning_rate=f"{plan.learning_rate:.6g}",
+        lr_rule=plan.lr_rule,
+        base_rate=f"{target.base_learning_rate:.6g}",
+        base_batch=target.base_batch,
+        base_updates=target.base_updates,
+        weight_decay=_DECAYS[variant.optimizer],
+        updates=plan.updates,
+        warmup_updates=plan.warmup_updates,
+        parameter_groups=_THREE_GROUPS if three else _ONE_GROUP,
+        power=_POLY_POWER,
+        device="cuda" if run.device.kind == "cuda" else "cpu",
+        benchmark="    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
+        to_arguments=f"device{layout}",
+        optimizer=_OPTIMIZERS[variant.optimizer],
+        scaler=variant.precision is Precision.AMP_FP16,
+        image_format=layout,
+        dtype=_DTYPES.get(variant.precision, "torch.bfloat16"),
+        autocast=variant.precision is not Precision.FP32,
+    )

@@ -1,0 +1,121 @@
+"""Records as tables, for CSV files and for whoever computes further."""
+
+import dataclasses
+import io
+import statistics
+from typing import Any
+
+import pandas as pd
+
+from bsprobe.records import Run, Trial, VariantResult
+from bsprobe.variants import AXES, Variant
+
+
+def trials_table(run: Run) -> pd.DataFrame:
+    """One row a trial, in the order they ran. Bytes and seconds, as in the records."""
+    return pd.DataFrame([_trial_row(trial) for trial in run.trials])
+
+
+def recommendation_table(run: Run) -> pd.DataFrame:
+    """One row a variant."""
+    return pd.DataFrame([_result_row(run, result) for result in run.results])
+
+
+def to_csv(table: pd.DataFrame) -> bytes:
+    """A table as CSV, UTF-8, with Unix line ends on every system."""
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    return text.getvalue().encode()
+
+
+def _variant_columns(variant: Variant) -> dict[str, Any]:
+    return {
+        "model": variant.model,
+        "resolution": str(variant.resolution),
+        **{axis.field: str(getattr(variant, axis.field)) for axis in AXES},
+    }
+
+
+def _trial_row(trial: Trial) -> dict[str, Any]:
+    return {
+        "source": str(trial.source),
+        **_variant_columns(trial.spec.variant),
+        "batch_size": trial.spec.batch_size,
+        "accumulation_steps": trial.spec.accumulation_steps,
+        "purpose": str(trial.purpose),
+        "fresh_process": trial.fresh_process,
+        "outcome": str(trial.outcome),
+        **_measurement_columns(trial),
+        "failure": trial.failure.message if trial.failure else None,
+        "failure_phase": trial.failure.phase if trial.failure else None,
+        "started_at": trial.started_at,
+        "wall_seconds": trial.wall_seconds,
+    }
+
+
+def _measurement_columns(trial: Trial) -> dict[str, Any]:
+    """The figures of a trial that ran; a trial that did not has the same columns, empty."""
+    measured = trial.measurement
+    phases = ("first_step", "steady", "evaluation")
+    columns: dict[str, Any] = {
+        "peak_bytes": measured and measured.peak_bytes,
+        "peak_allocated_bytes": measured and measured.peak_allocated_bytes,
+        "peak_reserved_bytes": measured and measured.peak_reserved_bytes,
+    }
+    for phase in phases:
+        peak = measured and getattr(measured, phase)
+        columns[f"{phase}_allocated_bytes"] = peak and peak.allocated_bytes
+        columns[f"{phase}_reserved_bytes"] = peak and peak.reserved_bytes
+    for field in (
+        "outside_allocator_bytes",
+        "other_processes_bytes",
+        "allocator_retries",
+        "allocator_ooms",
+        "updates_applied",
+        "steps",
+    ):
+        columns[field] = measured and getattr(measured, field)
+    seconds = measured.step_seconds if measured else ()
+    columns["step_seconds_median"] = statistics.median(seconds) if seconds else None
+    columns["step_seconds_spread"] = max(seconds) - min(seconds) if seconds else None
+    columns["images_per_second"] = measured and measured.images_per_second
+    return columns
+
+
+def _result_row(run: Run, result: VariantResult) -> dict[str, Any]:
+    boundary, item = result.boundary, result.recommendation
+    measured = item.trial.measurement if item and item.trial else None
+    columns: dict[str, Any] = {
+        "source": str(run.device.source),
+        **_variant_columns(result.variant),
+        "largest": boundary.largest,
+        "first_failure": boundary.first_failure,
+        "boundary": str(boundary.stop),
+        "safe": item and item.safe,
+        "best": item and item.best,
+        "best_is_measured": item and item.best_is_measured,
+    }
+    for prefix, plan in (
+        ("", item and item.plan),
+        ("without_accumulation_", item and item.without_accumulation),
+    ):
+        values = dataclasses.asdict(plan) if plan else {}
+        columns |= {
+            prefix + name: values.get(name)
+            for name in (
+                "micro_batch",
+                "accumulation_steps",
+                "effective_batch",
+                "learning_rate",
+                "lr_rule",
+                "updates",
+                "warmup_updates",
+            )
+        }
+    columns["peak_bytes"] = measured and measured.peak_bytes
+    columns["capacity_bytes"] = run.device.capacity_bytes
+    columns["images_per_second"] = measured and measured.images_per_second
+    columns["recommended_outcome"] = str(item.trial.outcome) if item and item.trial else None
+    columns["starred"] = bool(item and item.starred)
+    columns["caveats"] = " | ".join(item.caveats) if item else None
+    return columns

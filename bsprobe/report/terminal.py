@@ -1,0 +1,96 @@
+"""The result on standard output: plain text that fits 80 columns and survives a pipe."""
+
+import textwrap
+from collections.abc import Sequence
+
+from bsprobe.records import Run, VariantResult
+from bsprobe.report import sentences
+from bsprobe.variants import labels
+
+WIDTH = 80
+_COLUMNS = ("", "largest", "safe", "use", "effective", "LR", "peak", "images/s")
+
+
+def render(run: Run) -> str:
+    """The whole result as text."""
+    parts = ["\n".join(_wrapped(line) for line in sentences.headline(run.device, run.settings))]
+    names = labels(run.settings.variants)
+    parts.append("\n".join(_ladder(run, result, names[result.variant]) for result in run.results))
+    target = run.settings.target.batch
+    parts.append(f"For an effective batch of {target}:\n" + recommendation_table(run))
+    if notes := _notes(run):
+        parts.append("\n".join(notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def recommendation_table(run: Run) -> str:
+    """Largest, safe and the plan, one variant a row; a star marks the best of each norm."""
+    names = labels(run.settings.variants)
+    rows = [_COLUMNS]
+    for result in run.results:
+        item = result.recommendation
+        star = "* " if item is not None and item.starred else "  "
+        name = star + names[result.variant]
+        if item is None:
+            rows.append((name, str(result.boundary.largest or "-"), "-", "-", "-", "-", "-", "-"))
+            continue
+        rows.append(
+            (
+                name,
+                f"{item.largest}" if result.boundary.is_exact else f">={item.largest}",
+                f"{item.safe}",
+                sentences.plan_words(item.plan),
+                f"{item.plan.effective_batch}",
+                f"{item.plan.learning_rate:.2e}",
+                sentences.peak_share(item, run.device),
+                sentences.throughput(item),
+            )
+        )
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as columns: the first left-aligned, the others right-aligned."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _ladder(run: Run, result: VariantResult, name: str) -> str:
+    tried = [trial for trial in run.trials if trial.spec.variant == result.variant]
+    words = [*sentences.ladder(tried), "-> " + sentences.verdict(result.boundary)]
+    # Words that belong together must not be torn apart at the end of a line.
+    glued = [word.replace(" ", "\0") for word in words]
+    line = f"{name}:  " + "  ".join(glued)
+    return textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False).replace(
+        "\0", " "
+    )
+
+
+def _notes(run: Run) -> list[str]:
+    names = labels(run.settings.variants)
+    notes: dict[str, list[str]] = {}
+    for result in run.results:
+        for sentence in _sentences(result):
+            notes.setdefault(sentence, []).append(names[result.variant])
+    lines = []
+    for sentence, of in notes.items():
+        whom = "" if len(of) == len(run.results) else f"{', '.join(of)}: "
+        lines.append(_wrapped(f"Note  {whom}{sentence}", indent="      "))
+    return lines
+
+
+def _sentences(result: VariantResult) -> tuple[str, ...]:
+    if result.recommendation is not None:
+        return result.recommendation.caveats
+    if result.boundary.stop == "nothing fits":
+        return (sentences.advice_where_nothing_fits(result),)
+    return (f"no recommendation: {result.boundary.stop}. {result.boundary.detail}".strip(),)
+
+
+def _wrapped(text: str, *, indent: str = "") -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent)

@@ -1,0 +1,29 @@
+"""All files of a report, in one folder."""
+
+from pathlib import Path
+
+from bsprobe.files import write_atomically
+from bsprobe.records import Recommendation, Run
+from bsprobe.report import markdown, plots, snippet, tables
+
+
+def write_report(run: Run, folder: Path) -> None:
+    """Write everything but `run.json`: tables, plots, the snippet and the report.
+
+    Raises:
+        FileError: The disk does not take it; `bsprobe report` renders `run.json` again.
+    """
+    write_atomically(folder / "trials.csv", tables.to_csv(tables.trials_table(run)))
+    write_atomically(folder / "recommendation.csv", tables.to_csv(tables.recommendation_table(run)))
+    names = plots.write_plots(run, folder)
+    best = _first_starred(run)
+    code = None if best is None else snippet.render(run, best)
+    if code is not None:
+        write_atomically(folder / "snippet.py", code.encode())
+    text = markdown.render(run, plots=names, snippet=code)
+    write_atomically(folder / "report.md", text.encode())
+
+
+def _first_starred(run: Run) -> Recommendation | None:
+    found = (result.recommendation for result in run.results)
+    return next((item for item in found if item is not None and item.starred), None)
