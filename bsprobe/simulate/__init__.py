@@ -1,0 +1,1 @@
+"""The simulated GPU: PyTorch's memory decisions replayed without a device."""

@@ -1,0 +1,134 @@
+"""What holds after every step of every program."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.blocks import FREE, Block
+from bsprobe.simulate.driver import SimulatedDriver
+from bsprobe.simulate.expandable import ExpandableAllocator
+from bsprobe.simulate.rules import AllocatorRules
+from bsprobe.units import KIB, MIB
+
+AVAILABLE = 300 * MIB
+"""Little enough that many programs fill the card."""
+
+
+def ordinary(driver: SimulatedDriver) -> CachingAllocator:
+    return CachingAllocator(driver)
+
+
+def without_large_splits(driver: SimulatedDriver) -> CachingAllocator:
+    return CachingAllocator(driver, rules=AllocatorRules(max_split_size_bytes=24 * MIB))
+
+
+each_allocator = pytest.mark.parametrize(
+    "make", [ordinary, without_large_splits, ExpandableAllocator]
+)
+
+sizes = st.one_of(
+    st.integers(1, 4 * KIB),
+    st.integers(1, 3 * MIB),
+    st.integers(1, 60 * MIB),
+    st.sampled_from([512, MIB, MIB + 1, 10 * MIB - 512, 10 * MIB, 19 * MIB, 20 * MIB]),
+)
+"""Sizes of both pools, and those next to where a rule changes."""
+allocations = st.tuples(st.just("malloc"), sizes, st.integers(0, 2))
+frees = st.tuples(st.just("free"), st.integers(0, 1000), st.just(0))
+cache_flushes = st.tuples(st.just("empty_cache"), st.just(0), st.just(0))
+programs = st.lists(st.one_of(allocations, allocations, frees, frees, cache_flushes), max_size=60)
+
+Program = list[tuple[str, int, int]]
+
+
+class Run:
+    """A program on an allocator, with the blocks that it holds."""
+
+    def __init__(self, make: Callable[[SimulatedDriver], CachingAllocator]) -> None:
+        self.driver = SimulatedDriver(available_bytes=AVAILABLE)
+        self.allocator = make(self.driver)
+        self.live: list[Block] = []
+        self.failures = 0
+
+    def act(self, action: str, value: int, stream: int) -> None:
+        if action == "empty_cache":
+            self.allocator.empty_cache()
+        elif action == "malloc":
+            try:
+                self.live.append(self.allocator.malloc(value, stream))
+            except SimulatedOutOfMemoryError:
+                self.failures += 1
+        elif self.live:
+            self.allocator.free(self.live.pop(value % len(self.live)))
+
+
+@each_allocator
+@given(program=programs)
+def test_every_byte_is_in_one_block_and_every_counter_is_right(
+    make: Callable[[SimulatedDriver], CachingAllocator], program: Program
+) -> None:
+    run = Run(make)
+    for action in program:
+        run.act(*action)
+        free = list(run.allocator.free_blocks)
+        blocks = sorted(run.live + free, key=lambda block: block.address)
+        now = run.allocator.statistics
+        assert all(low.address + low.size <= high.address for low, high in pairwise(blocks))
+        assert sum(block.size for block in blocks) == now.reserved_bytes == run.driver.used_bytes
+        assert sum(block.size for block in run.live) == now.allocated_bytes == now.active_bytes
+        assert sum(block.requested for block in run.live) == now.requested_bytes
+        assert all(block.requested <= block.size for block in run.live)
+        assert now.num_ooms == run.failures
+        assert now.peak_reserved_bytes <= AVAILABLE
+
+
+@each_allocator
+@given(program=programs)
+def test_free_blocks_are_merged_with_their_neighbours(
+    make: Callable[[SimulatedDriver], CachingAllocator], program: Program
+) -> None:
+    run = Run(make)
+    for action in program:
+        run.act(*action)
+    for block in run.allocator.free_blocks:
+        assert block.previous is None or block.previous.state != FREE
+        assert block.next is None or block.next.state != FREE
+
+
+@each_allocator
+@given(program=programs)
+def test_all_memory_comes_back_once_everything_is_freed(
+    make: Callable[[SimulatedDriver], CachingAllocator], program: Program
+) -> None:
+    run = Run(make)
+    for action in program:
+        run.act(*action)
+    for block in run.live:
+        run.allocator.free(block)
+    run.allocator.empty_cache()
+    now = run.allocator.statistics
+    assert (now.allocated_bytes, now.requested_bytes, now.reserved_bytes) == (0, 0, 0)
+    assert (now.segments, run.driver.used_bytes) == (0, 0)
+    assert list(run.allocator.free_blocks) == []
+
+
+@given(program=programs, limit=st.integers(1, AVAILABLE))
+def test_no_more_is_reserved_than_the_limit_allows(program: Program, limit: int) -> None:
+    run = Run(lambda driver: CachingAllocator(driver, limit_bytes=limit))
+    for action in program:
+        run.act(*action)
+    assert run.allocator.statistics.peak_reserved_bytes <= limit
+
+
+@given(program=programs)
+def test_the_same_program_gets_the_same_addresses_again(program: Program) -> None:
+    runs = [Run(CachingAllocator) for _ in range(2)]
+    for run in runs:
+        for action in program:
+            run.act(*action)
+    first, second = ([block.address for block in run.live] for run in runs)
+    assert first == second

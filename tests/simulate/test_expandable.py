@@ -1,0 +1,117 @@
+"""Expandable segments: what the recorded histories show little of, or none."""
+
+import pytest
+
+from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.blocks import Block, BlockPool
+from bsprobe.simulate.driver import SimulatedDriver
+from bsprobe.simulate.expandable import ExpandableAllocator
+from bsprobe.simulate.rules import AllocatorRules
+from bsprobe.units import GIB, KIB, MIB
+
+
+class NewPagesAtTheHighestAddress(ExpandableAllocator):
+    def _find_expandable(self, pool: BlockPool, rounded: int) -> Block:
+        pool.unmapped.reverse()
+        found = super()._find_expandable(pool, rounded)
+        pool.unmapped.reverse()
+        return found
+
+
+def test_a_segment_grows_by_whole_pages_behind_its_last_block() -> None:
+    allocator = ExpandableAllocator()
+    first = allocator.malloc(5 * MIB)
+    assert allocator.statistics.reserved_bytes == 20 * MIB
+    second = allocator.malloc(30 * MIB)
+    assert allocator.statistics.reserved_bytes == 40 * MIB
+    assert second.address == first.address + 5 * MIB
+
+
+def test_pages_of_the_small_pool_are_small() -> None:
+    allocator = ExpandableAllocator()
+    blocks = [allocator.malloc(MIB) for _ in range(3)]
+    assert allocator.statistics.reserved_bytes == 4 * MIB
+    assert [block.address - blocks[0].address for block in blocks] == [0, MIB, 2 * MIB]
+
+
+def test_the_large_pool_splits_off_512_bytes() -> None:
+    allocator = ExpandableAllocator()
+    block = allocator.malloc(20 * MIB - 512)
+    assert block.size == 20 * MIB - 512
+    assert [free.size for free in allocator.free_blocks] == [512]
+
+
+def test_a_block_that_cannot_grow_is_preferred_to_a_smaller_one_that_can() -> None:
+    allocator = ExpandableAllocator()
+    inner = allocator.malloc(20 * MIB)
+    inner_address = inner.address
+    allocator.malloc(10 * MIB)  # 10 MiB of its page stay free, and may grow
+    allocator.free(inner)
+    assert allocator.malloc(5 * MIB).address == inner_address
+
+
+def _fill_a_gap(allocator: ExpandableAllocator) -> tuple[int, int, int]:
+    """Reserved MiB after pages were unmapped, then the offset of a new block, and reserved MiB."""
+    gap = allocator.malloc(30 * MIB)
+    start = gap.address
+    allocator.malloc(30 * MIB)
+    allocator.free(gap)
+    allocator.empty_cache()
+    emptied = allocator.statistics.reserved_bytes // MIB
+    offset = (allocator.malloc(25 * MIB).address - start) // MIB
+    return emptied, offset, allocator.statistics.reserved_bytes // MIB
+
+
+def test_only_whole_pages_are_unmapped_and_the_lowest_gap_is_filled_first() -> None:
+    assert _fill_a_gap(ExpandableAllocator()) == (40, 0, 60)
+    assert _fill_a_gap(NewPagesAtTheHighestAddress()) != (40, 0, 60)
+
+
+def test_each_stream_has_a_segment_of_its_own() -> None:
+    allocator = ExpandableAllocator()
+    allocator.free(allocator.malloc(4 * MIB, stream=1))
+    allocator.malloc(4 * MIB, stream=2)
+    assert allocator.statistics.reserved_bytes == 40 * MIB
+
+
+def test_on_a_full_card_free_pages_move_to_where_they_are_needed() -> None:
+    allocator = ExpandableAllocator(SimulatedDriver(available_bytes=60 * MIB))
+    moved = allocator.malloc(40 * MIB)
+    allocator.malloc(20 * MIB)
+    allocator.free(moved)
+    allocator.malloc(40 * MIB, stream=1)
+    assert allocator.statistics.reserved_bytes == 60 * MIB
+    assert allocator.statistics.num_alloc_retries == 1
+    with pytest.raises(SimulatedOutOfMemoryError):
+        allocator.malloc(KIB)
+    assert allocator.statistics.num_ooms == 1
+
+
+def test_the_limit_is_compared_with_what_an_ordinary_segment_would_take() -> None:
+    allocator = ExpandableAllocator(limit_bytes=60 * MIB)
+    allocator.malloc(30 * MIB)
+    with pytest.raises(SimulatedOutOfMemoryError):
+        allocator.malloc(25 * MIB)  # one more page would do; alloc_block asks for 26 MiB
+    allocator = ExpandableAllocator(limit_bytes=30 * MIB)
+    allocator.malloc(30 * MIB)
+    assert allocator.statistics.reserved_bytes == 40 * MIB
+
+
+def test_a_segment_without_pages_is_forgotten_and_a_new_one_begun() -> None:
+    allocator = ExpandableAllocator()
+    for _ in range(3):
+        allocator.free(allocator.malloc(50 * MIB))
+        allocator.empty_cache()
+        assert allocator.statistics.reserved_bytes == 0
+        assert list(allocator.free_blocks) == []
+
+
+def test_a_request_beyond_the_address_range_is_out_of_memory() -> None:
+    allocator = ExpandableAllocator(SimulatedDriver(total_bytes=GIB))
+    with pytest.raises(SimulatedOutOfMemoryError):
+        allocator.malloc(2 * GIB)
+
+
+def test_oversize_blocks_do_not_go_with_expandable_segments() -> None:
+    with pytest.raises(ValueError, match="cannot be combined with max_split_size_bytes"):
+        ExpandableAllocator(rules=AllocatorRules(max_split_size_bytes=50 * MIB))
