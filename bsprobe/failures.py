@@ -102,6 +102,7 @@ _PROBABLE = (
     # oneDNN on the CPU, when its scratch memory cannot be had.
     "could not create a memory",
     "could not create a primitive",
+    "could not execute a primitive",
     "can't start new thread",
 )
 _PROBABLE_SIGNALS = (signal.SIGABRT, signal.SIGSEGV, signal.Signals(9))

@@ -36,6 +36,8 @@ from bsprobe.serialization import MalformedError
 OPEN_TIMEOUT_SECONDS = 300.0
 """For importing torch and opening the device; a cold file cache on a network disk is slow."""
 _GRACE_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+"""How often a silent worker is looked after."""
 _LAST_WORDS_BYTES = 4000
 _WORKER_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """For the CPU device; glibc reads it once, when the process starts, so it is set for all."""
@@ -163,16 +165,28 @@ class Worker:
             raise self._death() from None
 
     def _receive(self, deadline: float) -> Message:
-        try:
-            message = self._inbox.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            raise _TimedOutError from None
+        message = self._next_in_inbox(deadline)
         if isinstance(message, MalformedError):
             self._kill_group()
             raise WorkerError(f"the worker spoke nonsense: {message}") from message
         if message is None:
             raise self._death()
         return message
+
+    def _next_in_inbox(self, deadline: float) -> Message | MalformedError | None:
+        """The next message, or None once the worker is dead and everything it said is read.
+
+        The end of the pipe alone does not tell: a process that the worker had started and that
+        outlives it holds the pipe open.
+        """
+        while (left := deadline - time.monotonic()) > 0:
+            died = self._process.poll() is not None
+            try:
+                return self._inbox.get(timeout=min(left, _POLL_SECONDS))
+            except queue.Empty:
+                if died:
+                    return None
+        raise _TimedOutError
 
     def _read(self) -> None:
         """Put every message, then None at the end of the pipe, into the inbox."""

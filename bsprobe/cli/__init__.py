@@ -3,8 +3,10 @@
 import click
 
 from bsprobe import __version__
+from bsprobe.cli.data import data
 from bsprobe.cli.report import report
 from bsprobe.cli.run import run
+from bsprobe.cli.sample_data import sample_data
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -13,5 +15,5 @@ def bsprobe() -> None:
     """Find the batch size a GPU really trains with, and what to train with then."""
 
 
-for command in (run, report):
+for command in (run, report, data, sample_data):
     bsprobe.add_command(command)

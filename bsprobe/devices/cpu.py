@@ -26,8 +26,8 @@ from bsprobe.units import KIB, MIB, format_bytes
 _DEFAULT_SHARE = 0.8
 """Of the memory that is available, where no limit is given: the machine must survive the probe."""
 _SMALLEST_LIMIT = 64 * MIB
-_CLEAN_WITHIN = 24 * MIB
-"""What may stay after a trial: oneDNN's cache of primitives and the allocator's small bins."""
+_CLEAN_WITHIN = 64 * MIB
+"""What all trials of a process may leave: oneDNN's cached primitives, the heap's small bins."""
 
 
 class CpuDevice:
@@ -51,10 +51,8 @@ class CpuDevice:
                 hint="give less: beyond it the kernel would kill processes, perhaps others",
             )
         _, self._hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
-        self._trials = 0
-        self._baseline = _status_bytes("VmRSS")
+        self._baseline = self._resting = _status_bytes("VmRSS")
         self._info = _describe(limit, available, asked=limit_bytes)
-        self._set_limit(_status_bytes("VmData") + limit)
 
     @property
     def info(self) -> DeviceInfo:
@@ -63,7 +61,9 @@ class CpuDevice:
 
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         """Run a trial; raises what PyTorch raises when memory cannot be had."""
-        self._trials += 1
+        # Anew for each trial: what libraries have cached since must not count against it.
+        self._baseline = _status_bytes("VmRSS")
+        self._set_limit(_status_bytes("VmData") + self._info.capacity_bytes)
         return run_steps(
             spec, device=torch.device("cpu"), meter=self, new_clock=_WallClock, report=report
         )
@@ -76,7 +76,7 @@ class CpuDevice:
         """Whether resident memory is back near the baseline and its peak can be reset."""
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
-        return self._can_reset and _status_bytes("VmRSS") - self._baseline <= _CLEAN_WITHIN
+        return self._can_reset and _status_bytes("VmRSS") - self._resting <= _CLEAN_WITHIN
 
     def reset_peak(self) -> None:
         """Start a new high-water mark, where the kernel lets us; else the old one goes on."""

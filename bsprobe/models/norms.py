@@ -59,9 +59,10 @@ class FrozenBatchNorm(nn.Module):
 
     Scale and shift are cast to the input's dtype: with fp32 buffers, as torchvision's
     `FrozenBatchNorm2d` has them, autocast promotes the result and saves three times the memory.
-    The buffers carry BatchNorm's names, so its weights load. Without loaded weights the scale is
-    0.5: nothing normalises then, and at 1 the activations of a ResNet's 33 blocks would double
-    with each, past the range of fp16.
+    The buffers carry BatchNorm's names, so its weights load. Without loaded weights the variance
+    is 4, so the scale is 0.5: nothing normalises then, and at 1 the activations of a ResNet's 33
+    blocks would double with each, past the range of fp16. (The variance, because torchvision's
+    nets set the weights of all their norms to 1 when they are built.)
     """
 
     weight: torch.Tensor
@@ -73,10 +74,10 @@ class FrozenBatchNorm(nn.Module):
         del momentum  # the statistics do not move
         super().__init__()
         self.eps = eps
-        self.register_buffer("weight", torch.full((num_features,), 0.5))
+        self.register_buffer("weight", torch.ones(num_features))
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("running_var", torch.full((num_features,), 4.0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale and shift a map of shape (N, C, H, W)."""

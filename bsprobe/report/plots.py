@@ -3,6 +3,7 @@
 import io
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,20 @@ _DPI = 150
 _LABEL_GAP = 0.05
 """Of the height of the axes: labels at line ends stay this far apart."""
 
+_CROSS_GAP = 0.03
+"""Of the capacity: the distance between the rows of crosses above it."""
+
 _FigureOf = Callable[[Trial], float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """The last point of a line and its label."""
+
+    value: float
+    batch: int
+    name: str
+    colour: str
 
 
 def write_plots(run: Run, folder: Path) -> list[str]:
@@ -58,7 +72,7 @@ def memory_figure(run: Run) -> Figure | None:
     capacity = run.device.capacity_bytes / GIB
     headroom = run.settings.target.headroom
     figure, axes = _figure(run, f"Peak memory on {run.device.name}", "GiB")
-    ends = []
+    ends: list[_End] = []
     for result, colour, marker in _styled(run):
         points = _points(run, result, _peak_gib)
         _line(axes, run, points, colour, marker)
@@ -67,20 +81,19 @@ def memory_figure(run: Run) -> Figure | None:
             for t in _of(run, result)
             if t.outcome is Outcome.OUT_OF_MEMORY and t.spec.accumulation_steps == 1
         ]
-        axes.plot(failed, [capacity] * len(failed), "x", color=colour, ms=8, mew=2, clip_on=False)
+        # One row of crosses a variant, or those of several variants would hide each other.
+        height = capacity * (1 + _CROSS_GAP * (len(ends) + 1))
+        axes.plot(failed, [height] * len(failed), "x", color=colour, ms=6, mew=1.8)
         ends += _end(run, result, points, colour)
     if not ends:
         return None
     axes.axhline(capacity, color="#444444", lw=1.2)
     axes.axhspan(capacity * (1 - headroom), capacity, color="#444444", alpha=0.12, lw=0)
-    axes.set_ylim(0, capacity * 1.08)
-    axes.annotate(
-        f"{format_bytes(run.device.capacity_bytes)} usable, {headroom:.0%} headroom shaded, "
-        "x ran out of memory",
-        xy=(0.01, capacity),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 4),
-        textcoords="offset points",
+    axes.set_ylim(0, capacity * (1.04 + _CROSS_GAP * (len(ends) + 1)))
+    axes.set_title(
+        f"line: {format_bytes(run.device.capacity_bytes)} usable; shaded: {headroom:.0%} headroom; "
+        "cross: ran out of memory",
+        loc="left",
         fontsize=8,
         color="#444444",
     )
@@ -91,7 +104,7 @@ def memory_figure(run: Run) -> Figure | None:
 def throughput_figure(run: Run) -> Figure | None:
     """Images per second against batch; None where nothing was timed."""
     figure, axes = _figure(run, f"Throughput on {run.device.name}", "images / s")
-    ends = []
+    ends: list[_End] = []
     highest = 0.0
     for result, colour, marker in _styled(run):
         points = _points(run, result, _rate)
@@ -166,33 +179,36 @@ def _line(
 
 def _end(
     run: Run, result: VariantResult, points: Sequence[tuple[int, float]], colour: str
-) -> list[tuple[float, str, str]]:
-    """Where a line ends, its label and colour; nothing for a line without points."""
+) -> list[_End]:
+    """Where a line ends and what it is called; nothing for a line without points."""
     if not points:
         return []
-    return [(points[-1][1], labels(run.settings.variants)[result.variant], colour)]
+    batch, value = points[-1]
+    return [
+        _End(
+            value=value,
+            batch=batch,
+            name=labels(run.settings.variants)[result.variant],
+            colour=colour,
+        )
+    ]
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Name the lines at the right edge, pushed apart where they would overlap."""
+def _label_ends(axes: Axes, ends: Sequence[_End]) -> None:
+    """Name each line at its end, labels pushed apart where they would overlap."""
     bottom, top = axes.get_ylim()
     gap = (top - bottom) * _LABEL_GAP
     at = -float("inf")
-    placed = []
-    for value, name, colour in sorted(ends):
-        at = max(value, at + gap)
-        placed.append((at, name, colour))
-    overflow = max(0.0, placed[-1][0] - top)
-    for y, name, colour in placed:
+    for end in sorted(ends, key=lambda end: end.value):
+        at = max(end.value, at + gap)
         axes.annotate(
-            name,
-            xy=(1.0, y - overflow),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),
+            end.name,
+            xy=(end.batch, at),
+            xytext=(8, 0),
             textcoords="offset points",
             va="center",
             fontsize=9,
-            color=colour,
+            color=end.colour,
             annotation_clip=False,
         )
 

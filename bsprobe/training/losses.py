@@ -11,9 +11,13 @@ AUXILIARY_WEIGHT = 0.5
 """As in torchvision's segmentation reference training."""
 
 
-def valid_pixels(labels: torch.Tensor) -> torch.Tensor:
-    """How many pixels count, as a scalar tensor of at least one (no division by zero)."""
-    return (labels != IGNORE).sum().clamp(min=1)
+def valid_pixels(*labels: torch.Tensor) -> torch.Tensor:
+    """How many pixels of some micro-batches count, together, as a scalar tensor.
+
+    At least one, so that nothing is divided by zero where all are ignored.
+    """
+    counts = [(each != IGNORE).sum() for each in labels]
+    return torch.stack(counts).sum().clamp(min=1)
 
 
 def segmentation_loss(

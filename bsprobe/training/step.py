@@ -78,9 +78,7 @@ def training_step(task: Task, micro_batches: Sequence[Batch]) -> torch.Tensor:
     Returns:
         The mean loss over the effective batch's valid pixels, a detached scalar.
     """
-    valid = valid_pixels(micro_batches[0].labels)
-    for batch in micro_batches[1:]:
-        valid = valid + valid_pixels(batch.labels)
+    valid = valid_pixels(*(batch.labels for batch in micro_batches))
     total = torch.zeros((), device=task.device)
     for batch in micro_batches:
         with task.autocast():

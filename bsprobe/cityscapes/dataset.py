@@ -1,0 +1,53 @@
+"""Cityscapes, or any folder in its layout, as a torch dataset."""
+
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from bsprobe.cityscapes.samples import Problem, Sample, Split, list_split, load_pair
+from bsprobe.cityscapes.transforms import JointTransform, as_tv_tensors
+
+
+class CityscapesDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """One split: pairs of an image, float32 3xHxW, and its train ids, int64 HxW.
+
+    The transform decides on H and W. Images of the test split come with the label 255
+    everywhere: there is nothing to learn from them and nothing to score.
+
+    Attributes:
+        samples: The files, in the order of the indices.
+    """
+
+    def __init__(self, root: Path, split: Split, *, transform: JointTransform) -> None:
+        """Find the files; the images are opened when they are asked for.
+
+        Args:
+            root: The folder that holds `leftImg8bit/` and `gtFine/`.
+            split: Which part of it.
+            transform: From `bsprobe.cityscapes.transforms`.
+
+        Raises:
+            FileError: A folder is missing, an image has no label, or a label no image.
+        """
+        listing = list_split(root, split)
+        if listing.problems:
+            error = listing.problems[0].as_error()
+            error.hint = f"{error.hint}; `bsprobe data {root}` lists all that is wrong"
+            raise error
+        self.samples: tuple[Sample, ...] = listing.samples
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read and transform one pair.
+
+        Raises:
+            FileError: A file is damaged, of the wrong mode, or the sizes of the two differ.
+        """
+        pair = load_pair(self.samples[index])
+        if isinstance(pair, Problem):
+            raise pair.as_error()
+        return self._transform(*as_tv_tensors(*pair))

@@ -1,0 +1,159 @@
+"""A drawn stand-in for Cityscapes: the same folders, names and label ids, no download.
+
+The scenes are made to be learned by a small net within minutes and to be looked at, not to
+stand for real photographs: an accuracy on them says nothing about Cityscapes.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from bsprobe.cityscapes.samples import Sample, Split, image_path, label_path
+from bsprobe.cityscapes.scene.street import draw_street
+from bsprobe.cityscapes.scene.themes import THEMES
+from bsprobe.errors import FileError, UsageError
+from bsprobe.units import Resolution
+
+_CITIES = {
+    Split.TRAIN: ("ahornstadt", "buchental", "eichhafen"),
+    Split.VAL: ("lindenfurt", "ulmenbach"),
+}
+"""Invented, so that no file can be taken for an official one."""
+_VAL_EVERY = 5
+_VAL_AT = 1
+"""The second of each five scenes is for validation, so that two scenes give one of each."""
+_FRAME = 19
+"""The official annotations are of the 20th frame of each sequence."""
+_MOST_IMAGES = 999_999
+"""As many sequences as the names have digits for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedScene:
+    """Where one scene goes. It depends on its index alone, not on how many there are."""
+
+    index: int
+    split: Split
+    stem: str
+
+
+def plan_scenes(count: int) -> tuple[PlannedScene, ...]:
+    """Distribute scenes over the splits, 4 to 1, and over the cities.
+
+    Raises:
+        UsageError: The count is not between 1 and 999999.
+    """
+    if not 1 <= count <= _MOST_IMAGES:
+        raise UsageError(
+            f"{count} is no number of images to draw",
+            hint=f"give a number from 1 to {_MOST_IMAGES}, for example 40",
+        )
+    return tuple(_plan(index) for index in range(count))
+
+
+def _plan(index: int) -> PlannedScene:
+    split = Split.VAL if index % _VAL_EVERY == _VAL_AT else Split.TRAIN
+    cities = _CITIES[split]
+    city = cities[index // _VAL_EVERY % len(cities)]
+    return PlannedScene(index=index, split=split, stem=f"{city}_{index:06}_{_FRAME:06}")
+
+
+def draw_scene(
+    index: int, *, size: Resolution, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw the scene of an index: its image, HxWx3, and its label ids, HxW."""
+    rng = np.random.default_rng([seed, index])
+    return draw_street(size, rng, THEMES[index % len(THEMES)])
+
+
+def write_sample_data(
+    root: Path,
+    *,
+    count: int,
+    size: Resolution,
+    seed: int,
+    on_written: Callable[[PlannedScene], None],
+) -> tuple[Sample, ...]:
+    """Draw scenes into a new or empty folder, in the official layout.
+
+    The same seed gives the same bytes again, and the first images of a larger set are those of
+    a smaller one (with the same versions of numpy and Pillow).
+
+    Args:
+        root: The folder; it is created where it does not exist.
+        count: How many images, train and val together.
+        size: The size of each.
+        seed: 0 or more.
+        on_written: Called after each scene.
+
+    Raises:
+        UsageError: The count or the seed is out of range.
+        FileError: The folder holds something already, or cannot be written.
+    """
+    scenes = plan_scenes(count)
+    if seed < 0:
+        raise UsageError(f"the seed {seed} is negative", hint="give 0 or a larger number")
+    _refuse_used(root)
+    samples = []
+    for scene in scenes:
+        samples.append(_write_scene(root, scene, size=size, seed=seed))
+        on_written(scene)
+    return tuple(samples)
+
+
+def _write_scene(root: Path, scene: PlannedScene, *, size: Resolution, seed: int) -> Sample:
+    image, label = draw_scene(scene.index, size=size, seed=seed)
+    image_place = image_path(root, scene.split, scene.stem)
+    label_place = label_path(root, scene.split, scene.stem)
+    about = PngInfo()
+    about.add_text("Software", "bsprobe sample-data (drawn, not photographed)")
+    about.add_text("Source", f"seed {seed}, scene {scene.index}, {size}")
+    _write_png(image_place, image, about)
+    _write_png(label_place, label, about)
+    return Sample(
+        city=scene.stem.partition("_")[0],
+        stem=scene.stem,
+        image_path=image_place,
+        label_path=label_place,
+    )
+
+
+def _refuse_used(root: Path) -> None:
+    try:
+        is_used = root.exists() and any(root.iterdir())
+    except NotADirectoryError as error:
+        raise FileError(f"{root} is a file", hint="give the name of a new folder") from error
+    except OSError as error:
+        raise _unwritable(root, error) from error
+    if is_used:
+        raise FileError(
+            f"{root} is not empty",
+            hint="give the name of a new folder, or delete this one first",
+        )
+
+
+def _write_png(path: Path, pixels: NDArray[np.uint8], about: PngInfo) -> None:
+    """Write under a temporary name and rename, so that no half-written file has a real name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=about)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> FileError:
+    reason = error.strerror or type(error).__name__
+    return FileError(
+        f"{path} cannot be written: {reason}", hint="check the free space and the permissions"
+    )

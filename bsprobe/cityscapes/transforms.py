@@ -1,0 +1,112 @@
+"""What happens to an image and its label on the way into the network, jointly.
+
+Both go through the same transform as `tv_tensors`: torchvision then gives them the same scale,
+crop and flip, resizes the image bilinearly and the label by nearest neighbour, and normalises
+the image alone. Sizes are (height, width): `1024x512` as often written in notes means 1024 wide.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+
+from bsprobe.cityscapes.labels import IGNORED_TRAIN_ID, to_train_ids
+from bsprobe.errors import UsageError
+from bsprobe.units import Resolution
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Red, green, blue; what torchvision's ImageNet weights were trained with."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+DEEPLAB_SCALES = (0.5, 1.5)
+"""The range of random scales in the released DeepLabV2 recipe."""
+
+_MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
+
+JointTransform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[torch.Tensor, torch.Tensor]]
+"""Image uint8 3xHxW and train ids uint8 HxW in; float32 3xHxW and int64 HxW out."""
+
+
+def as_tv_tensors(
+    image: NDArray[np.uint8], label_ids: NDArray[np.integer]
+) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    """Wrap what was read from disk, with the label ids already mapped to train ids.
+
+    The labels are mapped first, so that whatever is padded later can be 255 and mean ignored.
+
+    Args:
+        image: HxWx3, red, green, blue.
+        label_ids: HxW label ids.
+    """
+    channels_first = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    train_ids = torch.from_numpy(to_train_ids(label_ids))
+    return tv_tensors.Image(channels_first), tv_tensors.Mask(train_ids)
+
+
+def tensor_to_train_ids(label_ids: torch.Tensor) -> torch.Tensor:
+    """Map label ids to train ids: `labels.to_train_ids` for a CPU tensor of any integer type.
+
+    Returns:
+        A new uint8 tensor of the same shape.
+    """
+    return torch.from_numpy(to_train_ids(label_ids.numpy()))
+
+
+def evaluation_transform(size: Resolution) -> JointTransform:
+    """Resize to `size`, normalise, and nothing random."""
+    resize = v2.Resize(
+        (size.height, size.width), interpolation=InterpolationMode.BILINEAR, antialias=True
+    )
+    return _composed(resize)
+
+
+def training_transform(
+    crop: Resolution, *, scales: tuple[float, float] = DEEPLAB_SCALES
+) -> JointTransform:
+    """Scale at random, crop at random, flip half of the images, normalise.
+
+    The image keeps its proportions. At scale 1 its shorter side equals that of the crop; where
+    the scaled image is smaller than the crop, the image is padded with the mean colour and the
+    label with 255. The random numbers are torch's, so a `DataLoader` seeds them per worker.
+
+    Raises:
+        UsageError: The scales are not two positive numbers, the smaller one first.
+    """
+    if not 0 < scales[0] <= scales[1]:
+        raise UsageError(
+            f"{scales[0]:g} to {scales[1]:g} is no range of scales",
+            hint="give two positive numbers, the smaller one first, for example 0.5 and 1.5",
+        )
+    shorter = min(crop.height, crop.width)
+    smallest = max(1, round(scales[0] * shorter))
+    largest = max(1, round(scales[1] * shorter))
+    return _composed(
+        v2.RandomResize(
+            min_size=smallest,
+            max_size=largest + 1,  # RandomResize never draws its upper bound
+            interpolation=InterpolationMode.BILINEAR,
+            antialias=True,
+        ),
+        v2.RandomCrop(
+            (crop.height, crop.width),
+            pad_if_needed=True,
+            fill={tv_tensors.Image: _MEAN_COLOUR, tv_tensors.Mask: IGNORED_TRAIN_ID},
+        ),
+        v2.RandomHorizontalFlip(p=0.5),
+    )
+
+
+def _composed(*geometry: Callable[..., object]) -> JointTransform:
+    """The given steps on uint8, which is a quarter of the bytes, and then to float."""
+    steps = v2.Compose(
+        [
+            *geometry,
+            v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True),
+            v2.Normalize(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD)),
+            v2.ToPureTensor(),  # the network's arithmetic is then spared the subclass's dispatch
+        ]
+    )
+    return cast("JointTransform", steps)

@@ -1,0 +1,122 @@
+"""`bsprobe data`: what a folder in the layout of Cityscapes holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bsprobe.errors import FileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bsprobe.cityscapes.inspection import FolderReport
+    from bsprobe.cityscapes.samples import Problem
+
+_COLUMNS = 80
+_IGNORED = 255
+
+
+@click.command("data")
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    show_default="NAME-OF-ROOT-sample.png, here",
+    help="Where to write a picture of one image and its labels.",
+)
+def data(root: Path, picture: Path | None) -> None:
+    """Open every image below ROOT and say what is there.
+
+    ROOT is the folder that holds leftImg8bit/ and gtFine/. Listed are the images by split and
+    city, their sizes, the labels by share of the pixels, and every file that cannot be used,
+    with what to do about it. The exit code is 2 if there is such a file.
+    """
+    # Imported here because numpy, Pillow and matplotlib would slow `bsprobe --help` down.
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bsprobe.cityscapes.inspection import inspect_folder
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Reading", total=None)
+        report = inspect_folder(
+            root,
+            on_looked_at=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    for line in describe(report):
+        click.echo(line)
+    if report.first_sample is None:
+        click.echo("No picture: there is no usable image with a label.")
+    else:
+        from bsprobe.cityscapes.picture import write_picture
+
+        place = picture or Path(f"{root.resolve().name or 'root'}-sample.png")
+        write_picture(report.first_sample, place)
+        click.echo(f"Wrote {place}")
+    if report.problems:
+        raise _summed_up(report)
+
+
+def describe(report: FolderReport) -> Iterator[str]:
+    """The report as lines of plain text, at most 80 columns but for long paths."""
+    yield f"{report.root}: {report.image_count} usable images"
+    yield ""
+    if report.cities:
+        yield from _counts(report)
+    if report.labels:
+        yield from _labels(report)
+    if not report.problems:
+        yield "No problems."
+    for problem in report.problems:
+        yield from _problem(problem)
+
+
+def _counts(report: FolderReport) -> Iterator[str]:
+    yield f"{'split':<6} {'city':<28} {'images':>8}"
+    for city in report.cities:
+        yield f"{city.split:<6} {city.city:<28} {city.images:>8}"
+    yield ""
+    yield f"{'size (high x wide)':<35} {'images':>8}"
+    for size in report.sizes:
+        yield f"{size.size!s:<35} {size.images:>8}"
+    yield ""
+
+
+def _labels(report: FolderReport) -> Iterator[str]:
+    yield f"{'id':>2}  {'label':<22} {'train id':>8} {'pixels':>10} {'images':>8}"
+    for label in report.labels:
+        train_id = "ignored" if label.train_id == _IGNORED else str(label.train_id)
+        yield (
+            f"{label.label_id:>2}  {label.name:<22} {train_id:>8} "
+            f"{label.pixel_share * 100:>8.2f} % {label.images:>8}"
+        )
+    yield f"{'ignored in all':<35} {report.ignored_share * 100:>8.2f} %"
+    yield ""
+
+
+def _problem(problem: Problem) -> Iterator[str]:
+    yield str(problem.path)
+    for text, first in ((problem.what, "    "), (problem.hint, "    -> ")):
+        yield from textwrap.wrap(
+            text,
+            width=_COLUMNS,
+            initial_indent=first,
+            subsequent_indent=" " * len(first),
+            break_on_hyphens=False,  # `sample-data` is one word
+        )
+
+
+def _summed_up(report: FolderReport) -> FileError:
+    count = len(report.problems)
+    problems = "1 problem" if count == 1 else f"{count} problems"
+    usable = "nothing usable" if not report.image_count else f"{report.image_count} usable images"
+    return FileError(
+        f"{report.root} has {problems} and {usable}",
+        hint="see the list above: under each file it says what to do",
+    )

@@ -1,0 +1,64 @@
+"""`bsprobe sample-data`: draw a small data set in the layout of Cityscapes."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("sample-data")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--images",
+    type=click.IntRange(min=1, max=999_999),
+    default=40,
+    show_default=True,
+    metavar="N",
+    help="How many images to draw; every fifth is for validation.",
+)
+@click.option(
+    "--size",
+    default="256x512",
+    show_default=True,
+    metavar="HxW",
+    help="The size of each image, height first.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="S",
+    help="The same seed draws the same images again.",
+)
+def sample_data(folder: Path, images: int, size: str, seed: int) -> None:
+    """Draw street scenes with labels into the new folder DIR.
+
+    Folders, file names and label ids are those of Cityscapes, so that everything that reads
+    Cityscapes reads them. They serve to try things out without a download; an accuracy on
+    them says nothing about Cityscapes.
+    """
+    # Imported here because numpy and Pillow would slow `bsprobe --help` down.
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bsprobe.cityscapes.samples import Split
+    from bsprobe.cityscapes.synthetic import plan_scenes, write_sample_data
+    from bsprobe.units import parse_resolution
+
+    resolution = parse_resolution(size)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Drawing", total=images)
+        write_sample_data(
+            folder,
+            count=images,
+            size=resolution,
+            seed=seed,
+            on_written=lambda _: progress.advance(task),
+        )
+    of_split = [scene.split for scene in plan_scenes(images)]
+    click.echo(
+        f"Drew {images} images, {resolution.describe()}: "
+        f"{of_split.count(Split.TRAIN)} train, {of_split.count(Split.VAL)} val."
+    )
+    click.echo(f"Next: bsprobe data {folder}")

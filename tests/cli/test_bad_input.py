@@ -1,0 +1,160 @@
+"""Whatever is typed wrong gets one clear line, a hint, and exit code 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, "-m", "bsprobe", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+WRONG = {
+    "an unknown norm": (
+        "run --norm grup",
+        (
+            "error: --norm: 'grup' is unknown\n"
+            "hint: did you mean group? Known: batch, group, group-amp, instance, frozen\n"
+        ),
+    ),
+    "an unknown precision": (
+        "run --precision fp64",
+        (
+            "error: --precision: 'fp64' is unknown\n"
+            "hint: did you mean fp32? Known: fp32, amp-fp16, amp-bf16\n"
+        ),
+    ),
+    "an empty list": (
+        "run --norm ,",
+        (
+            "error: --norm names no value\n"
+            "hint: choose among batch, group, group-amp, instance, frozen\n"
+        ),
+    ),
+    "a tiny resolution": (
+        "run --resolution 16x2048",
+        (
+            "error: resolution 16x2048 is too small for the networks: a side is 16 pixels\n"
+            "hint: give at least 32x32\n"
+        ),
+    ),
+    "a huge resolution": (
+        "run --resolution 512x1000000",
+        (
+            "error: resolution 512x1000000 is too large: a side is 1000000 pixels\n"
+            "hint: give at most 32768 pixels a side; Cityscapes is 1024x2048\n"
+        ),
+    ),
+    "a negative resolution": (
+        "run --resolution=-512x1024",
+        (
+            "error: '-512x1024' is not a resolution\n"
+            "hint: write HEIGHTxWIDTH, for example 512x1024, or one of cityscapes, cityscapes-half\n"
+        ),
+    ),
+    "no memory": (
+        "run --memory-limit 0GiB",
+        "error: '0GiB' is no memory at all\nhint: write for example 11GiB\n",
+    ),
+    "no headroom left": (
+        "run --headroom 1",
+        "error: --headroom: 1 is out of range\nhint: above 0 and below 1\n",
+    ),
+    "not a number": (
+        "run --base-lr nan",
+        "error: --base-lr: nan is out of range\nhint: above 0, finite\n",
+    ),
+    "evaluation size without evaluation": (
+        "run --evaluate-at 512x1024",
+        "error: --evaluate-at does nothing without --evaluate\nhint: add --evaluate\n",
+    ),
+    "nothing to resume": (
+        "run --resume",
+        "error: there is no unfinished run below reports/\nhint: name its folder with --out\n",
+    ),
+    "a report of nothing": (
+        "report nowhere",
+        "error: nowhere does not exist\nhint: is this the folder of a run?\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "complaint"), WRONG.values(), ids=WRONG)
+def test_wrong_input_gets_a_line_and_a_hint(arguments: str, complaint: str, tmp_path: Path) -> None:
+    done = bsprobe(*arguments.split(), cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["run --max-batch 0", "run --target-batch -3", "run --steps 2", "run --bogus", "bogus"],
+)
+def test_what_click_refuses_is_shown_the_same_way(arguments: str, tmp_path: Path) -> None:
+    done = bsprobe(*arguments.split(), cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, len(lines)) == (2, "", 2)
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith("hint: see bsprobe")
+
+
+def test_a_folder_that_holds_something_is_refused_with_a_hint_at_resume(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    done = bsprobe("run", "--device", "cpu", "--out", "full", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        (
+            "error: --out full exists and is not an empty folder\n"
+            "hint: go on with the run in it by adding --resume, or give another --out\n"
+        ),
+    )
+    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    done = bsprobe("run", "--device", "cpu", "--out", "file/inside", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: file/inside: Not a directory\nhint: ")
+
+
+def test_a_portrait_resolution_draws_a_warning(tmp_path: Path) -> None:
+    done = bsprobe("run", "--dry-run", "--resolution", "1024x512", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == (
+        "Warning: 1024x512 is 1024 high x 512 wide, a portrait image; if you meant width first, "
+        "write 512x1024"
+    )
+
+
+def test_a_truncated_run_file_is_named_damaged(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"schema_version": 1, "trials": [')
+    done = bsprobe("report", "run.json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: run.json is damaged: it is not JSON\nhint: restore it from a copy, or run again\n",
+    )
+
+
+def test_an_unknown_model_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    done = bsprobe("run", "--device", "cpu", "--model", "deeplab-resnet50", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        (
+            "error: --model: 'deeplab-resnet50' is unknown\nhint: did you mean deeplabv2-resnet50? "
+            "Known: deeplabv2-resnet50, deeplabv2-resnet101, torchvision:NAME\n"
+        ),
+    )
+    assert not (tmp_path / "reports").exists()

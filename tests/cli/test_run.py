@@ -1,0 +1,174 @@
+"""`bsprobe run` as its users run it: on this machine's CPU, killed, interrupted, resumed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--device=cpu",
+    "--memory-limit=340MiB",
+    "--model=deeplabv2-resnet50",
+    "--resolution=64x64",
+    "--precision=fp32",
+    "--norm=batch",
+    "--target-batch=6",
+]
+
+
+def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "bsprobe", "run", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def journal_lines(folder: Path) -> list[str]:
+    path = folder / "journal.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for_lines(folder: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while len(journal_lines(folder)) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def workers() -> set[int]:
+    """The worker processes on this machine."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes()
+        except OSError:
+            continue
+        if b"bsprobe.worker" in command:
+            found.add(int(entry.parent.name))
+    return found
+
+
+def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = workers()
+    killed = start(*SMALL, "--out=out", cwd=tmp_path)
+    wait_for_lines(out, 3, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    finished = journal_lines(out)
+    # Cut the last line in the middle, as a crash of the machine would.
+    (out / "journal.jsonl").write_text("\n".join(finished) + '\n{"spec": {"variant"')
+
+    done = start("--resume", "--out=out", cwd=tmp_path)
+    printed, complaints = done.communicate(timeout=600)
+    assert done.returncode == 0, complaints
+    assert journal_lines(out)[: len(finished)] == finished
+
+    specs = [json.loads(line) for line in journal_lines(out)[1:]]
+    keys = [
+        (t["spec"]["batch_size"], t["spec"]["accumulation_steps"], t["fresh_process"])
+        for t in specs
+    ]
+    assert len(keys) == len(set(keys))
+    with (out / "recommendation.csv").open() as file:
+        (row,) = list(csv.DictReader(file))
+    with (out / "trials.csv").open() as file:
+        trials = list(csv.DictReader(file))
+    largest = int(row["largest"])
+    fresh = {
+        int(t["batch_size"]): t["outcome"]
+        for t in trials
+        if t["fresh_process"] == "True" and t["accumulation_steps"] == "1"
+    }
+    assert (fresh[largest], fresh[largest + 1]) == ("fits", "out of memory")
+    assert (row["norm"], row["boundary"], int(row["first_failure"])) == (
+        "batch",
+        "proven",
+        largest + 1,
+    )
+    # What is recommended was run as it is recommended.
+    assert (row["recommended_outcome"], int(row["effective_batch"])) == ("fits", 6)
+    assert f"largest {largest}" in printed
+    assert sorted(path.name for path in out.iterdir()) == [
+        "journal.jsonl", "memory.png", "memory.svg", "recommendation.csv", "report.md", "run.json",
+        "snippet.py", "throughput.png", "throughput.svg", "trials.csv",
+    ]  # fmt: skip
+    assert workers() <= before
+
+
+def test_ctrl_c_ends_with_the_command_that_goes_on_and_leaves_no_process(tmp_path: Path) -> None:
+    before = workers()
+    process = start(*SMALL, "--out=out", cwd=tmp_path)
+    wait_for_lines(tmp_path / "out", 2, process)
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert complaints.splitlines()[-2:] == [
+        "error: interrupted; every finished trial is kept",
+        "hint: go on with: bsprobe run --resume --out out",
+    ]
+    assert workers() <= before
+
+
+def test_a_resumed_run_refuses_to_become_another_one(tmp_path: Path) -> None:
+    process = start(*SMALL, "--out=out", cwd=tmp_path)
+    wait_for_lines(tmp_path / "out", 1, process)
+    second = start(*SMALL, "--out=out", "--resume", cwd=tmp_path)
+    _, complaints = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert complaints.startswith("error: another bsprobe run is writing to out\n")
+    process.terminate()
+    process.wait(timeout=60)
+    assert process.returncode == 130
+
+    other = start("--resume", "--out=out", "--norm=group", cwd=tmp_path)
+    _, complaints = other.communicate(timeout=60)
+    assert (other.returncode, complaints) == (
+        2,
+        (
+            "error: --norm differs from the run in out\n"
+            "hint: leave it out to go on with that run, or start a new one without --resume\n"
+        ),
+    )
+
+
+def test_batch_1_that_does_not_fit_is_a_result_with_advice(tmp_path: Path) -> None:
+    arguments = [option for option in SMALL if not option.startswith("--memory-limit")]
+    process = start(*arguments, "--memory-limit=150MiB", "--out=out", cwd=tmp_path)
+    printed, complaints = process.communicate(timeout=120)
+    assert process.returncode == 0, complaints
+    assert "fp32 / batch:  1 out of memory  -> nothing fits" in printed
+    assert "Not even batch 1 fits. Try --checkpointing on, --precision amp-fp16" in printed
+    assert not (tmp_path / "out" / "snippet.py").exists()
+
+
+@pytest.mark.slow
+def test_the_boundary_is_the_same_in_three_runs(tmp_path: Path) -> None:
+    command = [
+        "--device=cpu", "--memory-limit=500MiB", "--model=deeplabv2-resnet50",
+        "--resolution=64x128", "--precision=fp32", "--norm=batch,group",
+    ]  # fmt: skip
+    found = []
+    for number in range(3):
+        process = start(*command, f"--out={number}", cwd=tmp_path)
+        _, complaints = process.communicate(timeout=1500)
+        assert process.returncode == 0, complaints
+        with (tmp_path / str(number) / "recommendation.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        found.append([(row["norm"], row["largest"], row["boundary"]) for row in rows])
+    assert found[0] == found[1] == found[2]
+    assert [boundary for *_, boundary in found[0]] == ["proven", "proven"]

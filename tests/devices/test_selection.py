@@ -1,0 +1,39 @@
+"""Which device a request opens, and what is said where there is none."""
+
+import pytest
+import torch
+
+from bsprobe.devices import cuda
+from bsprobe.devices.selection import open_device
+from bsprobe.errors import DeviceError, UsageError
+from bsprobe.records import DeviceRequest
+
+
+def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError) as refused:
+        open_device(DeviceRequest(device="gpu"))
+    assert (str(refused.value), refused.value.hint) == (
+        "--device: 'gpu' is unknown",
+        "choose cpu, cuda or cuda:N",
+    )
+
+
+@pytest.mark.parametrize("device", [None, "cuda", "cuda:1"])
+def test_without_a_gpu_the_commands_that_would_work_are_named(
+    device: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "gpu_is_present", lambda: False)
+    with pytest.raises(DeviceError) as refused:
+        open_device(DeviceRequest(device=device))
+    assert str(refused.value) == "there is no GPU in this machine"
+    assert "bsprobe run --device cpu --memory-limit" in (refused.value.hint or "")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here the GPU works")
+def test_a_gpu_that_torch_cannot_use_is_an_error_with_torchs_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cuda, "gpu_is_present", lambda: True)
+    with pytest.raises(DeviceError, match=r"PyTorch .* cannot use this GPU: .+") as refused:
+        open_device(DeviceRequest())
+    assert "install a driver" in (refused.value.hint or "")

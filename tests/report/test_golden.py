@@ -1,0 +1,68 @@
+"""Every text that a person reads, against a copy that a person has read.
+
+After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bsprobe.records import Run
+from bsprobe.report import markdown, snippet, tables, terminal
+from bsprobe.report.plan import render as render_plan
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def check(name: str, text: str) -> None:
+    path = GOLDEN / name
+    if os.environ.get("BSPROBE_UPDATE_GOLDEN"):
+        GOLDEN.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def starred_snippet(run: Run) -> str:
+    item = next(r.recommendation for r in run.results if r.recommendation is not None)
+    return snippet.render(run, item)
+
+
+def test_the_terminal_output_is_as_agreed(run: Run) -> None:
+    check("terminal.txt", terminal.render(run))
+
+
+def test_the_terminal_output_fits_80_columns(run: Run) -> None:
+    assert [line for line in terminal.render(run).splitlines() if len(line) > 80] == []
+
+
+def test_the_report_is_as_agreed(run: Run) -> None:
+    text = markdown.render(run, plots=("memory", "throughput"), snippet=starred_snippet(run))
+    check("report.md", text)
+
+
+def test_the_trials_as_csv_are_as_agreed(run: Run) -> None:
+    check("trials.csv", tables.to_csv(tables.trials_table(run)).decode())
+
+
+def test_the_recommendation_as_csv_is_as_agreed(run: Run) -> None:
+    check("recommendation.csv", tables.to_csv(tables.recommendation_table(run)).decode())
+
+
+def test_the_snippet_is_as_agreed(run: Run) -> None:
+    check("snippet.py.txt", starred_snippet(run))
+
+
+def test_the_plan_is_as_agreed(run: Run) -> None:
+    check("plan.txt", render_plan(run.settings, None))
+
+
+@pytest.mark.parametrize("name", ["terminal", "markdown"])
+def test_a_prediction_says_so_and_never_says_measured(predicted: Run, name: str) -> None:
+    text = (
+        terminal.render(predicted)
+        if name == "terminal"
+        else markdown.render(predicted, plots=(), snippet=None)
+    )
+    assert "predicted" in text
+    assert "measured" not in text.replace("batches measured", "")

@@ -1,0 +1,117 @@
+"""The snippet is run as it was written, on a tiny net."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from bsprobe.records import Recommendation, Run
+from bsprobe.report import snippet
+from bsprobe.variants import (
+    CudnnBenchmark,
+    MemoryFormat,
+    OptimizerName,
+    Precision,
+)
+
+ALL = [
+    {"precision": Precision.FP32},
+    {"precision": Precision.AMP_BF16, "memory_format": MemoryFormat.NHWC},
+    {"precision": Precision.AMP_FP16, "optimizer": OptimizerName.ADAMW},
+    {"precision": Precision.FP32, "cudnn_benchmark": CudnnBenchmark.ON},
+]
+
+
+class Stripes(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Two classes told apart by brightness, with different numbers of ignored pixels."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.zeros(8, 8, dtype=torch.int64)
+        labels[:, 4:] = 1
+        images = (labels.float() - 0.5).expand(3, 8, 8).clone()
+        labels[: index % 8] = 255
+        return images, labels
+
+
+class Net(nn.Module):
+    """A backbone and a classifier under the names that the snippet looks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.layer5 = nn.Conv2d(8, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layer5(torch.relu(self.conv1(images)))
+        return logits
+
+
+def execute(text: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(compile(text, "snippet.py", "exec"), names)  # noqa: S102 - it is our own text
+    return names
+
+
+def item_with(run: Run, changes: dict[str, Any]) -> tuple[Run, Recommendation]:
+    result = next(r for r in run.results if r.recommendation is not None)
+    item = result.recommendation
+    assert item is not None
+    variant = dataclasses.replace(item.variant, **changes)
+    settings = dataclasses.replace(run.settings, variants=(variant,))
+    return dataclasses.replace(run, settings=settings), dataclasses.replace(item, variant=variant)
+
+
+@pytest.mark.parametrize("changes", ALL, ids=str)
+def test_the_snippet_trains_and_its_loss_falls(run: Run, changes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    names = execute(snippet.render(*item_with(run, changes)))
+    names["LEARNING_RATE"] = 0.05
+    before = torch.backends.cudnn.benchmark
+    losses = names["train"](Net(), Stripes(), device="cpu", updates=30, workers=0)
+    torch.backends.cudnn.benchmark = before
+    assert len(losses) == 30
+    assert all(math.isfinite(loss) for loss in losses)
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_the_snippets_constants_are_the_recommendations(run: Run) -> None:
+    item = next(r.recommendation for r in run.results if r.recommendation is not None)
+    names = execute(snippet.render(run, item))
+    plan = item.plan
+    assert {
+        "MICRO_BATCH": plan.micro_batch,
+        "ACCUMULATION_STEPS": plan.accumulation_steps,
+        "LEARNING_RATE": pytest.approx(plan.learning_rate),
+        "UPDATES": plan.updates,
+        "WARMUP_UPDATES": plan.warmup_updates,
+    } == {name: names[name] for name in names if name in _CONSTANTS}
+
+
+_CONSTANTS = ("MICRO_BATCH", "ACCUMULATION_STEPS", "LEARNING_RATE", "UPDATES", "WARMUP_UPDATES")
+
+
+def test_the_schedule_warms_up_then_falls_to_zero(run: Run) -> None:
+    item = next(r.recommendation for r in run.results if r.recommendation is not None)
+    names = execute(snippet.render(run, item))
+    names["WARMUP_UPDATES"], names["UPDATES"] = 4, 100
+    rates = [names["schedule"](update) for update in (0, 1, 3, 4, 50, 100)]
+    assert rates == pytest.approx([0.25, 0.5, 1.0, 0.96**0.9, 0.5**0.9, 0.0])
+
+
+def test_the_snippets_groups_are_those_of_the_trials(run: Run) -> None:
+    item = next(r.recommendation for r in run.results if r.recommendation is not None)
+    names = execute(snippet.render(run, item))
+    groups = names["parameter_groups"](Net())
+    rate = item.plan.learning_rate
+    assert [(len(g["params"]), g["lr"], g["weight_decay"]) for g in groups] == [
+        (2, pytest.approx(rate), 5e-4),
+        (1, pytest.approx(10 * rate), 5e-4),
+        (1, pytest.approx(20 * rate), 0.0),
+    ]

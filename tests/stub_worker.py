@@ -1,0 +1,96 @@
+"""A worker without torch: it does to its parent whatever a real one might, as its argument says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+
+def say(kind: str, **body: object) -> None:
+    sys.stdout.write(json.dumps({"kind": kind, **body}) + "\n")
+    sys.stdout.flush()
+
+
+READY = {
+    "device": {
+        "kind": "cpu",
+        "name": "stub",
+        "source": "measured",
+        "total_bytes": 2**30,
+        "capacity_bytes": 2**30,
+    },
+    "torch": "0",
+    "cuda": None,
+    "cudnn": None,
+    "cpu_threads": 1,
+}
+MEASUREMENT = {
+    "model": {"parameters": 1, "groups": [["all", 1.0]]},
+    "first_step": {"allocated_bytes": 100, "reserved_bytes": None},
+    "steady": {"allocated_bytes": 200, "reserved_bytes": None},
+    "updates_applied": 4,
+    "steps": 4,
+    "step_seconds": [0.1, 0.1, 0.1],
+    "images_per_second": 10.0,
+}
+
+
+def succeed(*, clean: bool = True) -> None:
+    say("Progress", phase="step 1")
+    say("TrialDone", outcome="fits", measurement=MEASUREMENT, failure=None, clean=clean)
+
+
+def die_with_child() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    say("Progress", phase=f"child {child.pid}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang() -> None:
+    say("Progress", phase="step 2")
+    time.sleep(600)
+
+
+def abort() -> None:
+    sys.stderr.write("terminate called after throwing an instance of 'std::bad_alloc'\n")
+    sys.stderr.flush()
+    os.abort()
+
+
+def babble() -> None:
+    sys.stdout.write("<html>\n")
+    sys.stdout.flush()
+
+
+BEHAVIOURS: dict[str, Callable[[], object]] = {
+    "succeed": succeed,
+    "dirty": lambda: succeed(clean=False),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "die-with-child": die_with_child,
+    "hang": hang,
+    "abort": abort,
+    "exit": lambda: sys.exit(7),
+    "nonsense": babble,
+    "refuse": lambda: say("Refused", message="no such thing", hint="try another"),
+}
+
+
+def main() -> None:
+    behaviour = sys.argv[1]
+    if behaviour == "fail-to-start":
+        sys.exit("ImportError: libcudart.so.13 not found")
+    for line in sys.stdin:
+        kind = json.loads(line)["kind"]
+        if kind == "OpenDevice" and behaviour == "refuse-device":
+            say("Refused", message="no GPU", hint="buy one")
+        elif kind == "OpenDevice":
+            say("Ready", **READY)
+        else:
+            BEHAVIOURS[behaviour]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The parent survives whatever a worker does, and writes it down."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bsprobe import runner
+from bsprobe.errors import DeviceError, WorkerError
+from bsprobe.failures import Certainty, Outcome
+from bsprobe.messages import TrialDone
+from bsprobe.records import DeviceRequest, Failure, Purpose, TrialSpec
+from bsprobe.runner import TrialRunner, Worker
+from bsprobe.search import Process
+from bsprobe.units import Resolution
+from bsprobe.variants import Norm, Variant
+
+STUB = str(Path(__file__).parent / "stub_worker.py")
+VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
+SPEC = TrialSpec(variant=VARIANT, batch_size=2)
+
+
+def stub(behaviour: str) -> tuple[str, ...]:
+    return (sys.executable, STUB, behaviour)
+
+
+def run_once(behaviour: str, *, timeout: float = 20) -> tuple[TrialDone, list[str]]:
+    phases: list[str] = []
+    worker = Worker(DeviceRequest(), command=stub(behaviour))
+    try:
+        return worker.run(SPEC, timeout=timeout, on_phase=phases.append), phases
+    finally:
+        worker.close()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/status")
+    return not status.exists() or "State:\tZ" not in status.read_text()
+
+
+def test_a_trial_that_ends_well_comes_back_as_it_was_sent() -> None:
+    done, phases = run_once("succeed")
+    assert (done.outcome, done.clean, phases) == (Outcome.FITS, True, ["step 1"])
+    assert done.measurement is not None
+    assert done.measurement.peak_allocated_bytes == 200
+
+
+def test_a_killed_worker_is_probably_out_of_memory() -> None:
+    done, _ = run_once("kill")
+    assert done == TrialDone(
+        outcome=Outcome.OUT_OF_MEMORY,
+        failure=Failure(
+            message="the process died (killed by SIGKILL)",
+            certainty=Certainty.PROBABLE,
+            evidence="killed by SIGKILL",
+            phase="building",
+        ),
+        clean=False,
+    )
+
+
+def test_the_last_words_of_an_aborted_worker_make_it_certain() -> None:
+    done, _ = run_once("abort")
+    assert done.failure is not None
+    assert (done.outcome, done.failure.certainty, done.failure.evidence) == (
+        Outcome.OUT_OF_MEMORY,
+        Certainty.CERTAIN,
+        "std::bad_alloc",
+    )
+
+
+def test_a_worker_that_exits_by_itself_is_a_bug_not_out_of_memory() -> None:
+    done, _ = run_once("exit")
+    assert (done.outcome, done.failure and done.failure.evidence) == (
+        Outcome.FAILED,
+        "exit status 7",
+    )
+
+
+def test_a_worker_that_hangs_is_killed_at_the_time_out() -> None:
+    start = time.monotonic()
+    done, phases = run_once("hang", timeout=0.5)
+    assert done.outcome is Outcome.TIMED_OUT
+    assert done.failure is not None
+    assert (done.failure.phase, phases) == ("step 2", ["step 2"])
+    assert time.monotonic() - start < 10
+
+
+def test_what_a_dead_worker_had_started_is_killed_too() -> None:
+    _, phases = run_once("die-with-child")
+    (child,) = [int(phase.removeprefix("child ")) for phase in phases]
+    for _ in range(50):
+        if not is_alive(child):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {child} was left behind")
+
+
+def test_a_worker_that_speaks_nonsense_is_an_error_of_one_line() -> None:
+    with pytest.raises(WorkerError, match="the worker spoke nonsense: not JSON"):
+        run_once("nonsense")
+
+
+def test_a_refused_trial_keeps_the_workers_hint() -> None:
+    with pytest.raises(DeviceError) as refused:
+        run_once("refuse")
+    assert (str(refused.value), refused.value.hint) == ("no such thing", "try another")
+
+
+def test_a_refused_device_keeps_the_workers_hint() -> None:
+    with pytest.raises(DeviceError) as refused:
+        Worker(DeviceRequest(), command=stub("refuse-device"))
+    assert (str(refused.value), refused.value.hint) == ("no GPU", "buy one")
+
+
+def test_a_worker_that_cannot_start_says_why() -> None:
+    with pytest.raises(WorkerError) as failed:
+        Worker(DeviceRequest(), command=stub("fail-to-start"))
+    assert str(failed.value) == (
+        "the worker could not start: ImportError: libcudart.so.13 not found"
+    )
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the runner start stubs, and count them by what they are to do."""
+    started: list[str] = []
+
+    class Stub(Worker):
+        def __init__(self, request: DeviceRequest, *, models: tuple[str, ...] = ()) -> None:
+            behaviour = "dirty" if request.memory_limit_bytes == 1 else "succeed"
+            started.append(behaviour)
+            super().__init__(request, models=models, command=stub(behaviour))
+
+    monkeypatch.setattr(runner, "Worker", Stub)
+    return started
+
+
+def ignore(phase: str) -> None:
+    """Progress is of no interest here."""
+
+
+def test_one_process_serves_a_variant_while_it_stays_clean(counted: list[str]) -> None:
+    with TrialRunner(DeviceRequest(), timeout=20) as trials:
+        made = [
+            trials.run(SPEC, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=ignore)
+            for _ in range(3)
+        ]
+    assert [trial.fresh_process for trial in made] == [True, False, False]
+    assert len(counted) == 1
+
+
+def test_a_fresh_process_is_started_where_one_is_asked_for(counted: list[str]) -> None:
+    with TrialRunner(DeviceRequest(), timeout=20) as trials:
+        made = [
+            trials.run(SPEC, process=process, purpose=Purpose.PROOF, on_phase=ignore)
+            for process in (Process.FRESH, Process.FRESH, Process.ANY, Process.FRESH)
+        ]
+    assert [trial.fresh_process for trial in made] == [True, True, False, True]
+    assert len(counted) == 3
+
+
+def test_another_variant_gets_a_process_of_its_own(counted: list[str]) -> None:
+    other = TrialSpec(
+        variant=Variant(model=VARIANT.model, resolution=VARIANT.resolution, norm=Norm.GROUP),
+        batch_size=2,
+    )
+    with TrialRunner(DeviceRequest(), timeout=20) as trials:
+        made = [
+            trials.run(spec, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=ignore)
+            for spec in (SPEC, other)
+        ]
+    assert [trial.fresh_process for trial in made] == [True, True]
+    assert len(counted) == 2
+
+
+def test_a_process_whose_memory_did_not_come_back_is_not_used_again(counted: list[str]) -> None:
+    with TrialRunner(DeviceRequest(memory_limit_bytes=1), timeout=20) as trials:
+        made = [
+            trials.run(SPEC, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=ignore)
+            for _ in range(2)
+        ]
+    assert [trial.fresh_process for trial in made] == [True, True]
+    assert counted == ["dirty", "dirty"]
