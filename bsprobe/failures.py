@@ -72,6 +72,7 @@ _CERTAIN = (
     "CUDA_ERROR_OUT_OF_MEMORY",
     "C10 Out of Memory",
     "HIP out of memory",
+    "HIP error: out of memory",
     "hipErrorOutOfMemory",
     "XPU out of memory",
     "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",

@@ -95,7 +95,8 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        with file_errors(self._path):  # closing writes again what a full disk has refused
+            self._file.close()
 
     def _append(self, value: Any) -> None:
         line = json.dumps(value, allow_nan=False).encode() + b"\n"
@@ -177,5 +178,5 @@ def damaged(path: Path, what: str) -> FileError:
 def _parse(path: Path, number: int, line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise damaged(path, f"line {number} is not JSON") from error

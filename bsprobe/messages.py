@@ -81,8 +81,9 @@ def decode(line: bytes) -> Message:
     """
     try:
         body = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedError(f"not JSON: {line[:80]!r}") from error
-    if not isinstance(body, dict) or body.get("kind") not in _KINDS:
+    kind = body.pop("kind", None) if isinstance(body, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise MalformedError(f"not a message: {line[:80]!r}")
-    return from_json(_KINDS[body.pop("kind")], body)
+    return from_json(_KINDS[kind], body)

@@ -18,7 +18,6 @@ from bsprobe.records import (
     TrainingPlan,
     Trial,
 )
-from bsprobe.search import line_through
 from bsprobe.variants import Norm, OptimizerName, Precision, Variant
 
 
@@ -86,23 +85,35 @@ def limits(
 
 
 def _largest_within(trials: Sequence[Trial], largest: int, budget: float) -> int | None:
-    """The largest batch up to `largest` whose measured, else interpolated, peak is in budget."""
+    """The largest batch up to `largest` whose measured, else interpolated, peak is in budget.
+
+    Interpolated between its measured neighbours: the two sides of the boundary lie side by side,
+    and a line through them would carry what the allocator rounds a long way down. A batch that ran
+    with allocator retries alone had no room left: it is never safe.
+    """
     peaks = {
         trial.spec.batch_size: trial.measurement.peak_bytes
         for trial in trials
         if trial.measurement is not None and trial.outcome is Outcome.FITS
     }
-    line = line_through(tuple(peaks.items()))
-    for batch in range(largest, 0, -1):
-        if batch in peaks:
-            needed: float = peaks[batch]
-        elif line is not None and batch >= min(peaks):
-            needed = line.at(batch)
-        else:
-            continue
-        if needed <= budget:
+    retried = {trial.spec.batch_size for trial in trials} - peaks.keys()
+    for batch in range(min(largest, max(peaks, default=0)), 0, -1):
+        needed = _interpolated(peaks, batch)
+        if needed is not None and needed <= budget and batch not in retried:
             return batch
     return None
+
+
+def _interpolated(peaks: Mapping[int, int], batch: int) -> float | None:
+    """The bytes that a batch takes, None below or above all that was measured."""
+    below = max((known for known in peaks if known <= batch), default=None)
+    above = min((known for known in peaks if known >= batch), default=None)
+    if below is None or above is None:
+        return None
+    if below == above:
+        return peaks[batch]
+    share = (batch - below) / (above - below)
+    return peaks[below] + share * (peaks[above] - peaks[below])
 
 
 def _fastest(trials: Sequence[Trial]) -> int | None:
@@ -215,10 +226,11 @@ def starred(recommendations: Sequence[Recommendation]) -> list[Recommendation]:
     def class_of(item: Recommendation) -> tuple[object, ...]:
         return item.variant.model, item.variant.resolution, item.variant.norm
 
-    def merit(item: Recommendation) -> tuple[float, float, int]:
+    def merit(item: Recommendation) -> tuple[bool, float, float, int]:
         measured = item.trial.measurement if item.trial else None
         rate = measured.images_per_second if measured else None
-        return rate or 0.0, -item.plan.accumulation_steps, item.safe
+        has_failed = item.trial is not None and not item.trial.ran
+        return not has_failed, rate or 0.0, -item.plan.accumulation_steps, item.safe
 
     best: dict[tuple[object, ...], Recommendation] = {}
     for item in recommendations:
@@ -242,6 +254,7 @@ def caveats(
     return tuple(
         sentence
         for sentence in (
+            _failure_caveat(item),
             *_norm_caveats(item),
             _rate_caveat(item.variant, target),
             _headroom_caveat(item, found, target),
@@ -249,6 +262,16 @@ def caveats(
             _spill_caveat(device),
         )
         if sentence
+    )
+
+
+def _failure_caveat(item: Recommendation) -> str:
+    if item.trial is None or item.trial.ran:
+        return ""
+    why = f": {item.trial.failure.message}" if item.trial.failure is not None else ""
+    return (
+        f"As recommended, {item.plan.micro_batch} x {item.plan.accumulation_steps}, it did not "
+        f"run ({item.trial.outcome}){why}"
     )
 
 

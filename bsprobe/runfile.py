@@ -42,7 +42,7 @@ def load_run(path: Path) -> Run:
         data = path.read_bytes()
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise damaged(path, "it is not JSON") from error
     check_version(path, value)
     try:

@@ -5,6 +5,7 @@ that have PyTorch but no package index, and none of those libraries is part of s
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -56,11 +57,21 @@ def _decode(kind: Any, value: Any, place: str) -> Any:
             return kind(value)
         except ValueError:
             raise MalformedError(f"{place}: {value!r} is no {kind.__name__}") from None
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind is float and type(value) in (int, float):
+        return _decode_float(value, place)
     if type(value) is not kind:
         raise MalformedError(f"{place}: expected {kind.__name__}, found {_name(value)}")
     return value
+
+
+def _decode_float(value: float, place: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        raise MalformedError(f"{place}: too large for a float") from None
+    if not math.isfinite(number):  # Python's parser takes NaN, Infinity and 1e999; JSON has none
+        raise MalformedError(f"{place}: {number} is no finite number")
+    return number
 
 
 def _decode_optional(kind: Any, value: Any, place: str) -> Any:

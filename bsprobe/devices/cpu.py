@@ -20,14 +20,18 @@ import torch
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.stepping import run_steps
 from bsprobe.errors import DeviceError
+from bsprobe.models.deeplabv2 import DeepLabV2
 from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
-from bsprobe.units import KIB, MIB, format_bytes
+from bsprobe.training.batches import synthetic_batch
+from bsprobe.training.step import train_task, training_step
+from bsprobe.units import KIB, MIB, Resolution, format_bytes
+from bsprobe.variants import Variant
 
 _DEFAULT_SHARE = 0.8
 """Of the memory that is available, where no limit is given: the machine must survive the probe."""
 _SMALLEST_LIMIT = 64 * MIB
-_CLEAN_WITHIN = 64 * MIB
-"""What all trials of a process may leave: oneDNN's cached primitives, the heap's small bins."""
+_CLEAN_WITHIN = 4 * MIB
+"""What a trial may leave behind: the heap's small bins."""
 
 
 class CpuDevice:
@@ -35,7 +39,8 @@ class CpuDevice:
 
     def __init__(self, limit_bytes: int | None) -> None:
         _require_linux()
-        _load_libraries()
+        _rehearse()
+        _release()
         self._can_reset = _reset_high_water()
         available = _available_bytes()
         limit = int(available * _DEFAULT_SHARE) if limit_bytes is None else limit_bytes
@@ -51,8 +56,10 @@ class CpuDevice:
                 hint="give less: beyond it the kernel would kill processes, perhaps others",
             )
         _, self._hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
-        self._baseline = self._resting = _status_bytes("VmRSS")
+        self._baseline = _status_bytes("VmRSS")
+        self._resting_data = _status_bytes("VmData")
         self._info = _describe(limit, available, asked=limit_bytes)
+        self._set_limit(self._resting_data + limit)
 
     @property
     def info(self) -> DeviceInfo:
@@ -61,9 +68,6 @@ class CpuDevice:
 
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         """Run a trial; raises what PyTorch raises when memory cannot be had."""
-        # Anew for each trial: what libraries have cached since must not count against it.
-        self._baseline = _status_bytes("VmRSS")
-        self._set_limit(_status_bytes("VmData") + self._info.capacity_bytes)
         return run_steps(
             spec, device=torch.device("cpu"), meter=self, new_clock=_WallClock, report=report
         )
@@ -73,10 +77,14 @@ class CpuDevice:
         resource.setrlimit(resource.RLIMIT_DATA, (self._hard_limit, self._hard_limit))
 
     def is_clean(self) -> bool:
-        """Whether resident memory is back near the baseline and its peak can be reset."""
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        return self._can_reset and _status_bytes("VmRSS") - self._resting <= _CLEAN_WITHIN
+        """Whether the memory that the limit counts is back, and the peak can be reset.
+
+        Where oneDNN has compiled kernels for new shapes it is not: tens of MiB of code stay, with
+        which the next trial would fail a batch earlier, or later, than in a fresh process.
+        """
+        _release()
+        left = _status_bytes("VmData") - self._resting_data
+        return self._can_reset and left <= _CLEAN_WITHIN
 
     def reset_peak(self) -> None:
         """Start a new high-water mark, where the kernel lets us; else the old one goes on."""
@@ -107,6 +115,12 @@ class _WallClock:
         return tuple(b - a for a, b in zip(self._marks, self._marks[1:], strict=False))
 
 
+def _release() -> None:
+    """Give freed memory back to the system, which the heap would keep for itself."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def _require_linux() -> None:
     if sys.platform != "linux":
         raise DeviceError(
@@ -115,18 +129,20 @@ def _require_linux() -> None:
         )
 
 
-def _load_libraries() -> None:
-    """Run one small step with an optimizer before the baseline is taken.
+def _rehearse() -> None:
+    """Run two steps of a small network before any baseline is taken.
 
-    It starts the threads, whose stacks count as data, and imports what PyTorch imports only when
-    first used (the optimizer's hooks alone load some 100 MiB of Python).
+    They start the threads, whose stacks count as data, and bring in what PyTorch and oneDNN load
+    only when first used (the optimizer's hooks alone import some 100 MiB of Python). Without them
+    the first trial of a process would take tens of MiB more than the next.
     """
-    layer = torch.nn.Conv2d(8, 8, 3)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = layer(torch.zeros(4, 8, 64, 64)).sum()
-    loss.backward()
-    optimizer.step()
+    variant = Variant(model="rehearsal", resolution=Resolution(height=64, width=64))
+    cpu = torch.device("cpu")
+    model = DeepLabV2((1, 1, 1, 1), classes=variant.classes, norm=torch.nn.BatchNorm2d)
+    task = train_task(model, variant, cpu)
+    batch = synthetic_batch(variant, 1, device=cpu, seed=0)
+    for _ in range(2):
+        training_step(task, [batch])
 
 
 def _reset_high_water() -> bool:

@@ -6,6 +6,7 @@ another stood. torchvision is not needed here.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,6 +85,11 @@ class FrozenBatchNorm(nn.Module):
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load BatchNorm's entries, but for its count of batches: nothing is counted here."""
+        state_dict.pop(f"{prefix}num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 LAYERS: dict[Norm, type[nn.Module]] = {

@@ -45,12 +45,17 @@ class Task:
 
 
 def build_task(variant: Variant, device: torch.device) -> Task:
-    """Build network, optimizer and scaler of a variant on a device.
+    """Build the network of a variant on a device and make it ready to train.
 
     Raises:
         UsageError: The variant names something unknown.
     """
-    model = build_model(variant).to(device=device)
+    return train_task(build_model(variant), variant, device)
+
+
+def train_task(model: nn.Module, variant: Variant, device: torch.device) -> Task:
+    """Make a network ready to train as a variant says: its layout, optimizer and scaler."""
+    model = model.to(device=device)
     if variant.memory_format is MemoryFormat.NHWC:
         model = model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(
