@@ -76,7 +76,6 @@ _CERTAIN = (
     "hipErrorOutOfMemory",
     "XPU out of memory",
     "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",
-    "UR_RESULT_ERROR_OUT_OF_RESOURCES",
     "Allocation is out of device memory",
     "MPS backend out of memory",
     "Invalid buffer size: ",
@@ -92,6 +91,8 @@ _CERTAIN = (
 )
 _PROBABLE = (
     "CUDNN_STATUS_NOT_SUPPORTED",
+    "HIPBLAS_STATUS_ALLOC_FAILED",
+    "UR_RESULT_ERROR_OUT_OF_RESOURCES",
     "CUDNN_STATUS_INTERNAL_ERROR",
     "CUDNN_STATUS_EXECUTION_FAILED",
     "unable to find an engine to execute this computation",

@@ -6,6 +6,7 @@ settings, then one trial a line, each flushed to the disk before the next trial 
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +17,8 @@ from bsprobe.files import file_errors
 from bsprobe.records import SCHEMA_VERSION, DeviceInfo, Environment, Settings, Trial
 from bsprobe.serialization import MalformedError, from_json, to_json
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: two runs into one folder are then not noticed
-    fcntl = None  # type: ignore[assignment] # the platform decides
 
 NAME = "journal.jsonl"
 
@@ -67,16 +66,33 @@ class Journal:
         return journal
 
     @classmethod
-    def reopen(cls, folder: Path, contents: Contents) -> Self:
-        """Go on with a journal that was read before, dropping a line that was cut off."""
+    def resume(cls, folder: Path) -> "tuple[Self, Contents] | None":
+        """Lock a journal, read it, and drop a last line that was cut off.
+
+        Returns:
+            The journal, ready to append to, and what it holds; None where there is none, or none
+            that got as far as its header.
+
+        Raises:
+            FileError: Another run is writing to it, or it is damaged before its last line.
+        """
         path = folder / NAME
+        if not path.exists():
+            return None
         with file_errors(path):
-            file = path.open("r+b")
-            journal = cls(path, file)
+            journal = cls(path, path.open("r+b"))
+        try:
             journal._lock()
-            file.truncate(contents.complete_bytes)
-            file.seek(0, os.SEEK_END)
-        return journal
+            contents = journal._read()
+        except BaseException:
+            journal._file.close()
+            raise
+        if contents is None:
+            journal._file.close()
+            with file_errors(path):
+                path.unlink()
+            return None
+        return journal, contents
 
     def append(self, trial: Trial) -> None:
         """Write a finished trial and wait until the disk has it.
@@ -98,6 +114,14 @@ class Journal:
         with file_errors(self._path):  # closing writes again what a full disk has refused
             self._file.close()
 
+    def _read(self) -> Contents | None:
+        """What the file holds, leaving it open at the end of its last whole line."""
+        with file_errors(self._path):
+            contents = _contents(self._path, self._file.read())
+            self._file.truncate(0 if contents is None else contents.complete_bytes)
+            self._file.seek(0, os.SEEK_END)
+        return contents
+
     def _append(self, value: Any) -> None:
         line = json.dumps(value, allow_nan=False).encode() + b"\n"
         with file_errors(self._path):
@@ -106,8 +130,8 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def _lock(self) -> None:
-        if fcntl is None:
-            return
+        if sys.platform == "win32":
+            return  # two runs into one folder are then not noticed
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -117,32 +141,25 @@ class Journal:
             ) from None
 
 
-def has_content(folder: Path) -> bool:
-    """Whether a journal with at least its header is in a folder; one cut off earlier is removed."""
-    path = folder / NAME
-    if not path.exists():
-        return False
-    with file_errors(path):
-        if b"\n" in path.read_bytes():
-            return True
-        path.unlink()
-    return False
-
-
 def read_journal(folder: Path) -> Contents:
-    """Read a journal; a last line that was cut off by a crash is left out.
+    """Read a journal without touching it; a last line that was cut off is left out.
 
     Raises:
         FileError: There is none, or it is damaged before its last line.
     """
     path = folder / NAME
     with file_errors(path):
-        data = path.read_bytes()
+        contents = _contents(path, path.read_bytes())
+    if contents is None:
+        raise FileError(f"{path} holds no whole line", hint="nothing was measured yet: run again")
+    return contents
+
+
+def _contents(path: Path, data: bytes) -> Contents | None:
+    """What the bytes of a journal say, None without a whole first line."""
     *lines, rest = data.split(b"\n")
     if not lines:
-        raise FileError(
-            f"{path} holds no whole line", hint="nothing was measured yet: start without --resume"
-        )
+        return None
     values = [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
     check_version(path, values[0])
     try:

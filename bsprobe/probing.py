@@ -1,6 +1,6 @@
 """A whole run: for every variant the boundary, the recommendation, and the proof of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -96,7 +96,7 @@ class Probing:
         boundary = self._find_boundary(variant)
         recommendation = None
         if boundary.largest is not None and boundary.stop is not StopReason.FAILED:
-            recommendation = self._recommend(variant, boundary, boundary.largest)
+            recommendation = self._recommend(variant, boundary.largest)
         result = VariantResult(variant=variant, boundary=boundary, recommendation=recommendation)
         self._listener.on_result(result)
         return result
@@ -118,12 +118,8 @@ class Probing:
             out_of_time=out_of_time,
         )
 
-    def _recommend(self, variant: Variant, boundary: Boundary, largest: int) -> Recommendation:
-        """Recommend, and run what is recommended as it will be used before saying so.
-
-        Accumulated gradients live through the forward pass, so what was safe without accumulation
-        can fail with it; then the next smaller micro-batch is tried.
-        """
+    def _recommend(self, variant: Variant, largest: int) -> Recommendation:
+        """Recommend, and run what is recommended as it will be used before saying so."""
         target = self._settings.target
         ran = search_trials(self._trials, variant)
         groups = dict(ran[0].measurement.model.groups) if ran[0].measurement else {}
@@ -133,25 +129,46 @@ class Probing:
             capacity_bytes=self._device.capacity_bytes,
             headroom=target.headroom,
         )
-        smallest = min(trial.spec.batch_size for trial in ran)
-        while True:
-            item = recommend(variant, found, target, groups=groups)
-            micro, steps = item.plan.micro_batch, item.plan.accumulation_steps
-            spec = self._spec(variant, micro, accumulation_steps=steps)
-            trial = self._trial(spec, Process.FRESH, Purpose.RECOMMENDED)
-            if trial.outcome is not Outcome.OUT_OF_MEMORY or micro <= smallest:
-                break
-            found = _shrunk(found, micro - 1)
+        item, trial = self._proven_plan(variant, found, groups)
         item = replace(item, trial=trial)
         sentences = caveats(
             item,
             found=found,
-            boundary=boundary,
             trials=search_trials(self._trials, variant),
             target=target,
             device=self._device,
         )
         return replace(item, caveats=sentences)
+
+    def _proven_plan(
+        self, variant: Variant, found: Limits, groups: Mapping[str, float]
+    ) -> tuple[Recommendation, Trial]:
+        """The plan that ran as it stands, and its trial.
+
+        Accumulated gradients live through the forward pass, so what was safe without accumulation
+        can fail, or eat the headroom, with it; then the next smaller micro-batch is tried, and
+        none at all in the end.
+        """
+        target = self._settings.target
+        budget = self._device.capacity_bytes * (1 - target.headroom)
+        beyond_headroom: tuple[Recommendation, Trial] | None = None
+        most: int | None = None
+        while True:
+            item = recommend(variant, found, target, groups=groups, most_accumulated=most)
+            micro, steps = item.plan.micro_batch, item.plan.accumulation_steps
+            spec = self._spec(variant, micro, accumulation_steps=steps)
+            trial = self._trial(spec, Process.FRESH, Purpose.RECOMMENDED)
+            if trial.measurement is not None:
+                fits = trial.measurement.peak_bytes <= budget
+                if fits or micro == 1 or not found.keeps_headroom:
+                    return item, trial
+                beyond_headroom = beyond_headroom or (item, trial)
+            elif trial.outcome not in (Outcome.OUT_OF_MEMORY, Outcome.BATCH_TOO_SMALL):
+                return item, trial
+            too_small = trial.outcome is Outcome.BATCH_TOO_SMALL
+            if not item.reaches_target or (too_small and beyond_headroom is not None):
+                return beyond_headroom or (item, trial)
+            most = 0 if too_small else micro - 1
 
     def _spec(self, variant: Variant, batch: int, *, accumulation_steps: int = 1) -> TrialSpec:
         return TrialSpec(
@@ -191,11 +208,6 @@ def _as_probe(trial: Trial) -> Probe:
         certainty=failure.certainty if failure is not None else Certainty.CERTAIN,
         detail=failure.message if failure is not None else "",
     )
-
-
-def _shrunk(found: Limits, safe: int) -> Limits:
-    """The limits once a recommended micro-batch has failed."""
-    return replace(found, safe=safe, best=min(found.best, safe))
 
 
 def _with_stars(results: Sequence[VariantResult]) -> list[VariantResult]:

@@ -11,7 +11,6 @@ from enum import StrEnum
 
 from bsprobe.failures import Outcome
 from bsprobe.records import (
-    Boundary,
     DeviceInfo,
     Recommendation,
     Target,
@@ -32,7 +31,7 @@ BEST_WITHIN = 0.02
 """A batch counts as fast as the fastest within this share of its images per second."""
 WARMUP_SHARE = 0.05
 """Share of updates that warm up when the rate is scaled up; Goyal et al.: 5 of 90 epochs."""
-_LARGEST_DIVISOR_LOSS = 2 / 3
+_DIVISOR_KEEPS = 2 / 3
 """An exact divisor of the target is taken if it keeps this share of the micro-batch."""
 _REFERENCE_RATE = 2.5e-4
 _PRETRAINED_NORMS = (Norm.BATCH, Norm.FROZEN)
@@ -139,7 +138,7 @@ def split(target: int, safe: int) -> tuple[int, int]:
     steps = math.ceil(target / safe)
     micro = math.ceil(target / steps)
     divisor = max(d for d in range(1, min(safe, target) + 1) if target % d == 0)
-    if divisor >= micro * _LARGEST_DIVISOR_LOSS:
+    if divisor >= micro * _DIVISOR_KEEPS:
         return divisor, target // divisor
     return micro, steps
 
@@ -193,7 +192,7 @@ def recommend(
     target: Target,
     *,
     groups: Mapping[str, float],
-    trial: Trial | None = None,
+    most_accumulated: int | None = None,
 ) -> Recommendation:
     """What to use for one variant.
 
@@ -202,18 +201,24 @@ def recommend(
         found: Its three batch sizes.
         target: The recipe to scale from.
         groups: As in `plan`.
-        trial: The plan's own trial, once it has been run.
+        most_accumulated: The largest micro-batch that may still be accumulated, where larger ones
+            were seen to fail: accumulated gradients live through the forward pass. None where
+            none has failed, zero where all have: then the plan does without.
     """
-    micro, steps = split(target.batch, found.safe)
+    alone = plan(variant, target, micro_batch=found.best, steps=1, groups=groups)
+    most = found.safe if most_accumulated is None else min(found.safe, most_accumulated)
+    if most > 0:
+        micro, steps = split(target.batch, most)
+        chosen = plan(variant, target, micro_batch=micro, steps=steps, groups=groups)
     return Recommendation(
         variant=variant,
         largest=found.largest,
         safe=found.safe,
         best=found.best,
         best_is_measured=found.best_is_measured,
-        plan=plan(variant, target, micro_batch=micro, steps=steps, groups=groups),
-        without_accumulation=plan(variant, target, micro_batch=found.best, steps=1, groups=groups),
-        trial=trial,
+        plan=chosen if most > 0 else alone,
+        without_accumulation=alone,
+        reaches_target=most > 0,
     )
 
 
@@ -245,7 +250,6 @@ def caveats(
     item: Recommendation,
     *,
     found: Limits,
-    boundary: Boundary,
     trials: Sequence[Trial],
     target: Target,
     device: DeviceInfo,
@@ -255,10 +259,11 @@ def caveats(
         sentence
         for sentence in (
             _failure_caveat(item),
+            _target_caveat(item, target),
             *_norm_caveats(item),
             _rate_caveat(item.variant, target),
-            _headroom_caveat(item, found, target),
-            *_search_caveats(boundary, trials),
+            _headroom_caveat(item, found, target, device),
+            _retry_caveat(trials),
             _spill_caveat(device),
         )
         if sentence
@@ -272,6 +277,15 @@ def _failure_caveat(item: Recommendation) -> str:
     return (
         f"As recommended, {item.plan.micro_batch} x {item.plan.accumulation_steps}, it did not "
         f"run ({item.trial.outcome}){why}"
+    )
+
+
+def _target_caveat(item: Recommendation, target: Target) -> str:
+    if item.reaches_target:
+        return ""
+    return (
+        f"An effective batch of {target.batch} did not run with any accumulation: beside the "
+        "accumulated gradients not even the smallest micro-batch fits."
     )
 
 
@@ -310,27 +324,32 @@ def _rate_caveat(variant: Variant, target: Target) -> str:
     )
 
 
-def _headroom_caveat(item: Recommendation, found: Limits, target: Target) -> str:
-    if found.keeps_headroom:
+def _headroom_caveat(
+    item: Recommendation, found: Limits, target: Target, device: DeviceInfo
+) -> str:
+    if not found.keeps_headroom:
+        return (
+            f"Not even batch {item.safe} leaves {target.headroom:.0%} of the memory free: "
+            "an evaluation or a larger image can run out."
+        )
+    measured = item.trial.measurement if item.trial is not None else None
+    if measured is None or measured.peak_bytes <= device.capacity_bytes * (1 - target.headroom):
         return ""
     return (
-        f"Not even batch {item.safe} leaves {target.headroom:.0%} of the memory free: "
-        "an evaluation or a larger image can run out."
+        f"With its accumulated gradients the recommended step takes "
+        f"{measured.peak_bytes / device.capacity_bytes:.1%} of the memory, which leaves less than "
+        f"the {target.headroom:.0%} that was asked for."
     )
 
 
-def _search_caveats(boundary: Boundary, trials: Sequence[Trial]) -> list[str]:
-    sentences = []
+def _retry_caveat(trials: Sequence[Trial]) -> str:
     retried = [t.spec.batch_size for t in trials if t.outcome is Outcome.FITS_WITH_RETRIES]
-    if retried:
-        sentences.append(
-            f"Batch {min(retried)} and up ran only after the allocator had emptied its cache "
-            "and tried again, which is slow: stay below."
-        )
-    if boundary.non_monotonic:
-        failed = ", ".join(str(batch) for batch in boundary.non_monotonic)
-        sentences.append(f"Memory is not monotonic in the batch here: {failed} failed as well.")
-    return sentences
+    if not retried:
+        return ""
+    return (
+        f"Batch {min(retried)} and up ran only after the allocator had emptied its cache "
+        "and tried again, which is slow: stay below."
+    )
 
 
 def _spill_caveat(device: DeviceInfo) -> str:

@@ -197,10 +197,19 @@ class Trial:
     purpose: Purpose
     fresh_process: bool
     """Whether its process had run no trial before."""
-    measurement: Measurement | None = None
-    failure: Failure | None = None
+    measurement: Measurement | None
+    failure: Failure | None
     started_at: str
     wall_seconds: float
+
+    def __post_init__(self) -> None:
+        """Refuse a record that contradicts itself.
+
+        Raises:
+            ValueError: Figures of a trial that did not run, or none of one that did.
+        """
+        if self.ran != (self.measurement is not None) or self.ran == (self.failure is not None):
+            raise ValueError(f"a trial that ended '{self.outcome}' with the wrong figures")
 
     @property
     def ran(self) -> bool:
@@ -219,8 +228,6 @@ class Boundary:
     """The smallest batch above it that did not run, or None."""
     detail: str = ""
     """One sentence where the stop reason alone does not explain itself."""
-    non_monotonic: tuple[int, ...] = ()
-    """Batches that failed although a larger one ran."""
 
     @property
     def is_exact(self) -> bool:
@@ -271,6 +278,8 @@ class Recommendation:
     """False where no throughput is known, so that best is merely safe."""
     plan: TrainingPlan
     without_accumulation: TrainingPlan
+    reaches_target: bool = True
+    """False where no accumulation ran, so that the plan trains with what fits by itself."""
     trial: Trial | None = None
     """The plan's own trial; None until it has been run."""
     starred: bool = False

@@ -31,14 +31,14 @@ def load_run(path: Path) -> Run:
     Raises:
         FileError: There is none, it is unfinished, damaged, or of another version.
     """
-    if path.is_dir():
-        if not (path / NAME).exists() and (path / JOURNAL_NAME).exists():
-            raise FileError(
-                f"the run in {path} is not finished",
-                hint=f"finish it: bsprobe run --resume --out {path}",
-            )
-        path = path / NAME
     with file_errors(path):
+        if path.is_dir():
+            if not (path / NAME).exists() and (path / JOURNAL_NAME).exists():
+                raise FileError(
+                    f"the run in {path} is not finished",
+                    hint=f"finish it: bsprobe run --resume --out {path}",
+                )
+            path = path / NAME
         data = path.read_bytes()
     try:
         value = json.loads(data)

@@ -158,20 +158,8 @@ class _Ledger:
 
     def stop(self, reason: StopReason, detail: str = "") -> _StopSearch:
         """The end of the search, with what is known by then."""
-        low, high = self.low, self.high
-        below = [
-            batch
-            for batch, probe in self.probes.items()
-            if low is not None and self.minimum <= batch < low and probe.outcome not in RAN
-        ]
         return _StopSearch(
-            Boundary(
-                stop=reason,
-                largest=low,
-                first_failure=high,
-                detail=detail,
-                non_monotonic=tuple(sorted(below)),
-            )
+            Boundary(stop=reason, largest=self.low, first_failure=self.high, detail=detail)
         )
 
 
@@ -203,11 +191,12 @@ def _close_in(ledger: _Ledger, capacity_bytes: int) -> Boundary:
             raise _nothing_fits(ledger, high)
         if high is None:
             # A fresh process ran what had failed in a used one: the boundary lies higher.
+            assert low is not None  # noqa: S101 - the doubling ended with a failure, since retracted
             if low == ledger.max_batch:
                 raise ledger.stop(
                     StopReason.MAX_BATCH, f"batch {low} ran; no larger one was asked for"
                 )
-            ledger.try_batch(aim.upwards(low or ledger.minimum), Process.FRESH)
+            ledger.try_batch(aim.upwards(low), Process.FRESH)
             continue
         floor = ledger.minimum - 1 if low is None else low
         if high - floor > 1:
@@ -229,6 +218,10 @@ def _proven(ledger: _Ledger, high: int) -> Boundary:
 
 def _nothing_fits(ledger: _Ledger, high: int) -> _StopSearch:
     probe = ledger.probes[high]
+    if probe.outcome is Outcome.KERNEL_LIMIT:
+        return ledger.stop(
+            StopReason.FAILED, f"batch {high} meets a kernel limit, not the memory: {probe.detail}"
+        )
     if probe.certainty is Certainty.PROBABLE:
         # Only a smaller batch that succeeds would confirm that this was memory, and there is none.
         return ledger.stop(StopReason.FAILED, probe.detail)

@@ -103,7 +103,11 @@ def _decode_dataclass(kind: type, value: Any, place: str) -> Any:
         raise MalformedError(f"{place}: unknown field '{min(unknown)}'")
     if missing := required - value.keys():
         raise MalformedError(f"{place}: field '{min(missing)}' is missing")
-    return kind(**{key: _decode(hints[key], item, f"{place}.{key}") for key, item in value.items()})
+    fields = {key: _decode(hints[key], item, f"{place}.{key}") for key, item in value.items()}
+    try:
+        return kind(**fields)
+    except ValueError as error:  # the record's own check
+        raise MalformedError(f"{place}: {error}") from error
 
 
 @cache

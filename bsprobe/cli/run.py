@@ -189,8 +189,8 @@ class _Start:
 
     settings: Settings
     folder: Path | None
-    contents: Any = None
-    """`journal.Contents`, or None."""
+    resumed: Any = None
+    """The open `journal.Journal` and its `journal.Contents`, or None."""
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
@@ -253,9 +253,10 @@ def _resumed(ctx: click.Context, asked: Settings, out: Path | None) -> _Start:
     from bsprobe import journal
 
     folder = out or _newest_unfinished()
-    if not journal.has_content(folder):
+    resumed = journal.Journal.resume(folder)
+    if resumed is None:
         return _Start(settings=asked, folder=folder)
-    contents = journal.read_journal(folder)
+    _, contents = resumed
     before = contents.header.settings
     for option, facet in _FACETS.items():
         typed = ctx.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
@@ -268,7 +269,7 @@ def _resumed(ctx: click.Context, asked: Settings, out: Path | None) -> _Start:
     # A limit that was derived from what was free then must not move while the run goes on.
     limit = contents.header.device.limit_bytes
     fixed = replace(before, device=replace(before.device, memory_limit_bytes=limit))
-    return _Start(settings=fixed, folder=folder, contents=contents)
+    return _Start(settings=fixed, folder=folder, resumed=resumed)
 
 
 def _newest_unfinished() -> Path:
@@ -297,10 +298,10 @@ def _probe(start: _Start) -> tuple[Run, Path]:
     from bsprobe.report.progress import TrialProgress
     from bsprobe.runner import TrialRunner
 
-    settings, contents = start.settings, start.contents
+    settings = start.settings
     console = Console(stderr=True)
     progress = TrialProgress(settings, console)
-    if start.folder is not None and contents is None:
+    if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
     with (
         progress.opening(),
@@ -312,7 +313,8 @@ def _probe(start: _Start) -> tuple[Run, Path]:
     ):
         device = runner.ready.device
         folder = start.folder or new_folder(_BASE, run_name(device, settings))
-        if contents is None:
+        known = ()
+        if start.resumed is None:
             header = journal.Header(
                 schema_version=SCHEMA_VERSION,
                 environment=describe_environment(runner.ready, _command()),
@@ -321,9 +323,9 @@ def _probe(start: _Start) -> tuple[Run, Path]:
             )
             log = journal.Journal.create(folder, header)
         else:
-            header = contents.header
+            log, contents = start.resumed
+            header, known = contents.header, contents.trials
             _require_same_device(header.device, device, folder)
-            log = journal.Journal.reopen(folder, contents)
         try:
             with log:
                 made = probing.Probing(
@@ -332,7 +334,7 @@ def _probe(start: _Start) -> tuple[Run, Path]:
                     device=header.device,
                     journal=log,
                     listener=progress,
-                    known=contents.trials if contents else (),
+                    known=known,
                 ).run(header.environment)
         except KeyboardInterrupt:
             raise InterruptedRunError(

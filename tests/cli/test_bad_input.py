@@ -61,7 +61,8 @@ WRONG = {
         "run --resolution=-512x1024",
         (
             "error: '-512x1024' is not a resolution\n"
-            "hint: write HEIGHTxWIDTH, for example 512x1024, or one of cityscapes, cityscapes-half\n"
+            "hint: write HEIGHTxWIDTH, for example 512x1024, "
+            "or one of cityscapes, cityscapes-half\n"
         ),
     ),
     "no memory": (

@@ -92,7 +92,7 @@ def invented_trial(
             phase="step 1",
             traceback="Traceback (most recent call last): ...",
         )
-        return Trial(outcome=Outcome.OUT_OF_MEMORY, failure=failure, **base)  # type: ignore[arg-type] # the shared fields, checked by the dataclass
+        return Trial(outcome=Outcome.OUT_OF_MEMORY, measurement=None, failure=failure, **base)  # type: ignore[arg-type] # the shared fields, checked by the dataclass
     images = spec.batch_size * spec.accumulation_steps
     seconds = 0.05 + images / (10 if variant.precision is Precision.FP32 else 18)
     measurement = Measurement(
@@ -106,7 +106,7 @@ def invented_trial(
         step_seconds=(seconds, seconds * 1.01, seconds * 0.99),
         images_per_second=images / seconds,
     )
-    return Trial(outcome=Outcome.FITS, measurement=measurement, **base)  # type: ignore[arg-type] # as above
+    return Trial(outcome=Outcome.FITS, measurement=measurement, failure=None, **base)  # type: ignore[arg-type] # as above
 
 
 class Silent:

@@ -1,0 +1,320 @@
+"""Records to test with: small ones by hand, a whole run from a GPU that is only arithmetic."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from bsprobe.failures import Certainty, Outcome
+from bsprobe.journal import Header, Journal
+from bsprobe.probing import Probing
+from bsprobe.records import (
+    SCHEMA_VERSION,
+    DeviceInfo,
+    DeviceRequest,
+    Environment,
+    Failure,
+    Measurement,
+    ModelFacts,
+    Peak,
+    Purpose,
+    Run,
+    Settings,
+    Source,
+    Target,
+    Trial,
+    TrialSpec,
+    VariantResult,
+)
+from bsprobe.search import Process
+from bsprobe.units import GIB, MIB, Resolution
+from bsprobe.variants import (
+    Checkpointing,
+    CudnnBenchmark,
+    MemoryFormat,
+    Norm,
+    OptimizerName,
+    Precision,
+    Variant,
+)
+
+STARTED_AT = "2025-01-31T12:00:00+00:00"
+HALF = Resolution(height=512, width=1024)
+VARIANT = Variant(model="deeplabv2-resnet101", resolution=HALF)
+AMP = replace(VARIANT, precision=Precision.AMP_FP16)
+GROUP = replace(VARIANT, norm=Norm.GROUP)
+UNUSUAL = Variant(
+    model="deeplabv3-resnet50",
+    resolution=Resolution(height=1024, width=2048),
+    precision=Precision.AMP_BF16,
+    norm=Norm.FROZEN,
+    checkpointing=Checkpointing.ON,
+    memory_format=MemoryFormat.NHWC,
+    optimizer=OptimizerName.ADAMW,
+    cudnn_benchmark=CudnnBenchmark.ON,
+    classes=7,
+)
+"""No axis has its default."""
+GROUPS = (("backbone", 1.0), ("head weights", 10.0), ("head biases", 20.0))
+
+DEVICE = DeviceInfo(
+    kind="cuda",
+    name="NVIDIA GeForce RTX 4090",
+    source=Source.MEASURED,
+    total_bytes=24 * GIB,
+    capacity_bytes=20 * GIB,
+    limit_bytes=20 * GIB,
+    other_processes_bytes=300 * MIB,
+    compute_capability="8.9",
+    driver="570.86.10",
+    tf32_convolutions=True,
+    tf32_matmuls=False,
+    notes=("Another process holds 300 MiB.",),
+)
+ENVIRONMENT = Environment(
+    bsprobe="0.1.0",
+    commit="0123abc",
+    command="bsprobe run --max-batch 64",
+    started_at=STARTED_AT,
+    python="3.11.9",
+    platform="Linux-6.1-x86_64",
+    torch="2.6.0+cu124",
+    torchvision="0.21.0+cu124",
+    cuda="12.4",
+    cudnn="90100",
+    cuda_alloc_conf="expandable_segments:True",
+    cpu_threads=16,
+)
+
+
+def settings(
+    *variants: Variant,
+    target: Target | None = None,
+    max_batch: int = 64,
+    time_limit_seconds: float | None = None,
+) -> Settings:
+    return Settings(
+        variants=variants or (VARIANT,),
+        device=DeviceRequest(device="cuda:0", memory_limit_bytes=20 * GIB),
+        target=target or Target(),
+        max_batch=max_batch,
+        trial_timeout_seconds=600.0,
+        time_limit_seconds=time_limit_seconds,
+    )
+
+
+def header(made_with: Settings | None = None) -> Header:
+    return Header(
+        schema_version=SCHEMA_VERSION,
+        environment=ENVIRONMENT,
+        device=DEVICE,
+        settings=made_with or settings(),
+    )
+
+
+def measurement(peak_bytes: int = 8 * GIB, images_per_second: float | None = 20.0) -> Measurement:
+    """A measurement whose `peak_bytes` is the one given, reached in the first step."""
+    outside = min(500 * MIB, peak_bytes // 2)
+    first = peak_bytes - outside
+    return Measurement(
+        model=ModelFacts(parameters=43_901_142, groups=GROUPS),
+        first_step=Peak(allocated_bytes=first * 9 // 10, reserved_bytes=first),
+        steady=Peak(allocated_bytes=first * 8 // 10, reserved_bytes=first),
+        outside_allocator_bytes=outside,
+        updates_applied=4,
+        steps=4,
+        step_seconds=() if images_per_second is None else (0.5, 0.4, 0.6),
+        images_per_second=images_per_second,
+    )
+
+
+def failure(
+    message: str = "OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB.",
+    *,
+    certainty: Certainty = Certainty.CERTAIN,
+) -> Failure:
+    return Failure(
+        message=message,
+        certainty=certainty,
+        evidence=message[:20],
+        phase="step 1",
+        traceback="Traceback (most recent call last):\n  ...",
+    )
+
+
+def ran(
+    batch: int,
+    peak_bytes: int = 8 * GIB,
+    images_per_second: float | None = 20.0,
+    *,
+    variant: Variant = VARIANT,
+    accumulation_steps: int = 1,
+    outcome: Outcome = Outcome.FITS,
+    process: Process = Process.FRESH,
+    purpose: Purpose = Purpose.PROOF,
+) -> Trial:
+    """A trial that ran."""
+    return Trial(
+        spec=TrialSpec(variant=variant, batch_size=batch, accumulation_steps=accumulation_steps),
+        outcome=outcome,
+        source=Source.MEASURED,
+        purpose=purpose,
+        fresh_process=process is Process.FRESH,
+        measurement=measurement(peak_bytes, images_per_second),
+        failure=None,
+        started_at=STARTED_AT,
+        wall_seconds=4.2,
+    )
+
+
+def broke(
+    batch: int,
+    outcome: Outcome = Outcome.OUT_OF_MEMORY,
+    why: Failure | None = None,
+    *,
+    variant: Variant = VARIANT,
+    accumulation_steps: int = 1,
+    process: Process = Process.FRESH,
+    purpose: Purpose = Purpose.PROOF,
+) -> Trial:
+    """A trial that did not run."""
+    return replace(
+        ran(
+            batch,
+            variant=variant,
+            accumulation_steps=accumulation_steps,
+            process=process,
+            purpose=purpose,
+        ),
+        outcome=outcome,
+        measurement=None,
+        failure=why or failure(),
+    )
+
+
+class ArithmeticGpu:
+    """Runs trials as `TrialRunner.run` does, on a GPU whose memory is a formula.
+
+    Attributes:
+        asked: The trials that were asked for, in order.
+    """
+
+    def __init__(
+        self,
+        needed_bytes: Callable[[TrialSpec], int] | None = None,
+        *,
+        capacity_bytes: int = DEVICE.capacity_bytes,
+    ) -> None:
+        self.asked: list[tuple[TrialSpec, Process]] = []
+        self._needed_bytes = needed_bytes or affine_need
+        self._capacity_bytes = capacity_bytes
+        self._last_variant: Variant | None = None
+        self._is_spoilt = False
+
+    def __call__(
+        self,
+        spec: TrialSpec,
+        *,
+        process: Process,
+        purpose: Purpose,
+        on_phase: Callable[[str], None],
+    ) -> Trial:
+        on_phase("step 1 of 4")
+        self.asked.append((spec, process))
+        fresh = process is Process.FRESH or self._is_spoilt or spec.variant != self._last_variant
+        self._last_variant = spec.variant
+        needed = self._needed_bytes(spec)
+        self._is_spoilt = needed > self._capacity_bytes
+        batch, steps = spec.batch_size, spec.accumulation_steps
+        record = (
+            broke(batch, variant=spec.variant, accumulation_steps=steps)
+            if self._is_spoilt
+            else ran(
+                batch,
+                needed,
+                images_per_second=round(40 * batch / (batch + 2), 3),
+                variant=spec.variant,
+                accumulation_steps=steps,
+            )
+        )
+        return replace(record, spec=spec, purpose=purpose, fresh_process=fresh)
+
+
+def affine_need(spec: TrialSpec) -> int:
+    """2 GiB and 1.5 GiB an image; half of that in mixed precision; gradients kept while summing."""
+    half = spec.variant.precision is not Precision.FP32
+    kept = 300 * MIB if spec.accumulation_steps > 1 else 0
+    return 2 * GIB + kept + spec.batch_size * (768 * MIB if half else 1536 * MIB)
+
+
+class Silence:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.variants: list[Variant] = []
+        self.started: list[TrialSpec] = []
+        self.phases: list[str] = []
+        self.trials: list[Trial] = []
+        self.results: list[VariantResult] = []
+
+    def on_variant(self, variant: Variant) -> None:
+        self.variants.append(variant)
+
+    def on_trial_start(self, spec: TrialSpec) -> None:
+        self.started.append(spec)
+
+    def on_phase(self, phase: str) -> None:
+        self.phases.append(phase)
+
+    def on_trial(self, trial: Trial) -> None:
+        self.trials.append(trial)
+
+    def on_result(self, result: VariantResult) -> None:
+        self.results.append(result)
+
+
+def probed_run(folder: Path, made_with: Settings | None = None) -> Run:
+    """A whole, consistent run: three variants on an `ArithmeticGpu`, journalled in a folder."""
+    chosen = made_with or settings(VARIANT, AMP, GROUP)
+    with Journal.create(folder, header(chosen)) as journal:
+        return Probing(
+            chosen,
+            run_trial=ArithmeticGpu(),
+            device=DEVICE,
+            journal=journal,
+            listener=Silence(),
+        ).run(ENVIRONMENT)
+
+
+def populated_run(folder: Path) -> Run:
+    """A run in which every field of every record holds something at least once."""
+    run = probed_run(folder)
+    everything = replace(
+        measurement(),
+        evaluation=Peak(allocated_bytes=3 * GIB, reserved_bytes=None),
+        other_processes_bytes=300 * MIB,
+        allocator_retries=2,
+        allocator_ooms=1,
+    )
+    unusual = replace(
+        ran(3, variant=UNUSUAL, outcome=Outcome.FITS_WITH_RETRIES), measurement=everything
+    )
+    size = Resolution(height=1024, width=2048)
+    unusual = replace(unusual, spec=replace(unusual.spec, evaluation_resolution=size, seed=7))
+    probable = broke(4, why=failure("killed", certainty=Certainty.PROBABLE))
+    return replace(
+        run,
+        settings=replace(
+            run.settings,
+            target=replace(run.settings.target, lr_rule="sqrt"),
+            time_limit_seconds=3600.0,
+            evaluation_resolution=size,
+        ),
+        trials=(*run.trials, unusual, probable),
+        results=tuple(
+            replace(
+                result,
+                boundary=replace(result.boundary, detail="A sentence."),
+            )
+            for result in run.results
+        ),
+    )

@@ -1,0 +1,197 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bsprobe.cityscapes.samples import (
+    Listing,
+    Problem,
+    Sample,
+    Split,
+    image_path,
+    label_path,
+    list_split,
+    load_image,
+    load_label,
+    load_pair,
+)
+
+LAYOUT_HINT = (
+    "point at the folder that holds leftImg8bit/ and gtFine/, or draw a stand-in with "
+    "`bsprobe sample-data DIR`"
+)
+REPLACE_HINT = "copy or download this file again"
+STEM = "ulm_000003_000019"
+
+
+def save(path: Path, mode: str, size: tuple[int, int] = (16, 8)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size).save(path, format="PNG")
+    return path
+
+
+def test_files_are_found_where_cityscapes_puts_them(tmp_path: Path) -> None:
+    image = save(tmp_path / "leftImg8bit/train/ulm/ulm_000003_000019_leftImg8bit.png", "RGB")
+    label = save(tmp_path / "gtFine/train/ulm/ulm_000003_000019_gtFine_labelIds.png", "L")
+    save(tmp_path / "gtFine/train/ulm/ulm_000003_000019_gtFine_color.png", "RGB")
+    (tmp_path / "leftImg8bit/train/.DS_Store").touch()
+    sample = Sample(city="ulm", stem=STEM, image_path=image, label_path=label)
+    assert list_split(tmp_path, Split.TRAIN) == Listing(samples=(sample,), problems=())
+    assert image_path(tmp_path, Split.TRAIN, STEM) == image
+    assert label_path(tmp_path, Split.TRAIN, STEM) == label
+
+
+def test_test_images_need_no_labels_and_get_an_ignored_one(tmp_path: Path) -> None:
+    image = save(image_path(tmp_path, Split.TEST, STEM), "RGB")
+    listing = list_split(tmp_path, Split.TEST)
+    sample = Sample(city="ulm", stem=STEM, image_path=image, label_path=None)
+    assert listing == Listing(samples=(sample,), problems=())
+    pair = load_pair(sample)
+    assert isinstance(pair, tuple)
+    np.testing.assert_array_equal(pair[1], np.zeros((8, 16), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("present", "missing"),
+    [
+        ([], ""),
+        ([""], "leftImg8bit"),
+        (["leftImg8bit"], "leftImg8bit/val"),
+        (["leftImg8bit/val"], "gtFine"),
+        (["leftImg8bit/val", "gtFine/train"], "gtFine/val"),
+    ],
+)
+def test_the_first_missing_folder_is_named(
+    tmp_path: Path, present: list[str], missing: str
+) -> None:
+    root = tmp_path / "cityscapes"
+    for folder in present:
+        (root / folder).mkdir(parents=True)
+    wanted = Problem(path=root / missing, what="there is no such folder", hint=LAYOUT_HINT)
+    assert list_split(root, Split.VAL) == Listing(samples=(), problems=(wanted,))
+
+
+def test_a_file_in_the_place_of_the_root_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "cityscapes.zip"
+    root.touch()
+    wanted = Problem(path=root, what="is a file, not a folder", hint=LAYOUT_HINT)
+    assert list_split(root, Split.VAL) == Listing(samples=(), problems=(wanted,))
+
+
+def test_an_empty_split_says_what_it_should_hold(tmp_path: Path) -> None:
+    for folder in ("leftImg8bit/val", "gtFine/val"):
+        (tmp_path / folder).mkdir(parents=True)
+    wanted = Problem(
+        path=tmp_path / "leftImg8bit/val",
+        what="holds no file named CITY/CITY_000000_000019_leftImg8bit.png",
+        hint=LAYOUT_HINT,
+    )
+    assert list_split(tmp_path, Split.VAL) == Listing(samples=(), problems=(wanted,))
+
+
+def test_each_file_without_its_partner_is_named(tmp_path: Path) -> None:
+    image = save(image_path(tmp_path, Split.VAL, "ulm_000001_000019"), "RGB")
+    label = save(label_path(tmp_path, Split.VAL, "bonn_000002_000019"), "L")
+    hint = "copy the missing file, or delete this one"
+    assert list_split(tmp_path, Split.VAL).problems == (
+        Problem(
+            path=label,
+            what="has no image (leftImg8bit/val/bonn/bonn_000002_000019_leftImg8bit.png)",
+            hint=hint,
+        ),
+        Problem(
+            path=image,
+            what="has no label (gtFine/val/ulm/ulm_000001_000019_gtFine_labelIds.png)",
+            hint=hint,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "ulm_000001_000019_leftImg8bit.png",  # not in the folder of its city
+        "bonn/ulm_000001_000019_leftImg8bit.png",
+        "ulm/ulm_1_19_leftImg8bit.png",
+    ],
+)
+def test_a_misplaced_image_is_named(tmp_path: Path, place: str) -> None:
+    save(label_path(tmp_path, Split.VAL, STEM), "L")
+    save(image_path(tmp_path, Split.VAL, STEM), "RGB")
+    path = save(tmp_path / "leftImg8bit/val" / place, "RGB")
+    wanted = Problem(
+        path=path,
+        what="is misnamed or lies in the wrong folder",
+        hint="the layout is CITY/CITY_000000_000019_leftImg8bit.png",
+    )
+    listing = list_split(tmp_path, Split.VAL)
+    assert listing.problems == (wanted,)
+    assert [sample.stem for sample in listing.samples] == [STEM]
+
+
+def test_a_truncated_png_is_said_to_be_cut_off(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", "L")
+    content = path.read_bytes()
+    wanted = Problem(path=path, what="is cut off, or no PNG image", hint=REPLACE_HINT)
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        assert load_label(path) == wanted
+
+
+def test_an_unreadable_png_says_why(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", "RGB")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"IDAT") + 6  # behind the header of the compressed pixels
+    content[start : start + 6] = b"\xff" * 6
+    path.write_bytes(content)
+    assert load_image(path) == Problem(
+        path=path,
+        what="cannot be read: broken data stream when reading image file",
+        hint=REPLACE_HINT,
+    )
+    path.write_bytes(b"<html>404</html>" + content[-12:])
+    wanted = Problem(path=path, what="is damaged, or no PNG image", hint=REPLACE_HINT)
+    assert load_image(path) == wanted
+    path.unlink()
+    assert load_image(path) == Problem(
+        path=path, what="cannot be read: No such file or directory", hint=REPLACE_HINT
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "hint"),
+    [
+        ("RGB", "use the *_labelIds.png files, not *_color.png"),
+        ("RGBA", "convert the image to RGB; if it is a label, use *_labelIds.png, not *_color.png"),
+        ("P", "use the *_labelIds.png files; a palette image is a visualisation"),
+        ("I;16", "use the *_labelIds.png files, not *_instanceIds.png"),
+        ("1", REPLACE_HINT),
+    ],
+)
+def test_a_label_of_another_mode_says_which_file_is_meant(
+    tmp_path: Path, mode: str, hint: str
+) -> None:
+    path = save(tmp_path / "a.png", mode)
+    what = f"is not an 8-bit image with one channel (Pillow calls its mode {mode})"
+    assert load_label(path) == Problem(path=path, what=what, hint=hint)
+
+
+def test_a_grey_image_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", "L")
+    assert load_image(path) == Problem(
+        path=path,
+        what="is not an 8-bit RGB image (Pillow calls its mode L)",
+        hint="use the colour images of leftImg8bit",
+    )
+
+
+def test_a_label_of_another_size_than_its_image_is_named_with_both_sizes(tmp_path: Path) -> None:
+    image = save(image_path(tmp_path, Split.VAL, STEM), "RGB", (16, 8))
+    label = save(label_path(tmp_path, Split.VAL, STEM), "L", (8, 16))
+    sample = Sample(city="ulm", stem=STEM, image_path=image, label_path=label)
+    assert load_pair(sample) == Problem(
+        path=label,
+        what="is 16 high x 8 wide, but its image is 8 high x 16 wide",
+        hint="take the image and the label from the same release, neither of them resized",
+    )

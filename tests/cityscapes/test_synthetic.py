@@ -1,0 +1,207 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official  # noqa: N813
+from numpy.typing import NDArray
+from PIL import Image
+
+from bsprobe.cityscapes.labels import LARGEST_LABEL_ID, to_train_ids
+from bsprobe.cityscapes.samples import Split
+from bsprobe.cityscapes.synthetic import (
+    PlannedScene,
+    draw_scene,
+    plan_scenes,
+    write_sample_data,
+)
+from bsprobe.errors import FileError, UsageError
+from bsprobe.units import Resolution
+
+SMALL = Resolution(height=32, width=64)
+
+
+def draw_into(root: Path, count: int, seed: int) -> dict[str, str]:
+    """Draw, and give the digest of each file by its place."""
+    write_sample_data(root, count=count, size=SMALL, seed=seed, on_written=lambda _: None)
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def official_mean_iou(root: Path, predictions: Path) -> float:
+    """What the official evaluation script says, with its own way of finding the files."""
+    args = official.CArgs()
+    args.__dict__.update(vars(official.args))
+    # The instance scores need *_instanceIds.png, which semantic segmentation does not.
+    args.evalInstLevelScore = False
+    args.JSONOutput = False
+    args.quiet = True
+    args.predictionPath = str(predictions)
+    args.predictionWalk = None
+    truths = [str(path) for path in sorted(root.glob("gtFine/val/*/*_gtFine_labelIds.png"))]
+    found = [official.getPrediction(args, truth) for truth in truths]
+    return float(official.evaluateImgLists(found, truths, args)["averageScoreClasses"])
+
+
+def write_predictions(root: Path, folder: Path, shift: int) -> None:
+    folder.mkdir()
+    for path in root.glob("gtFine/val/*/*_gtFine_labelIds.png"):
+        label = np.roll(np.asarray(Image.open(path)), shift, axis=1)
+        Image.fromarray(label).save(folder / path.name.replace("gtFine_labelIds", "predicted"))
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+    first = draw_into(tmp_path / "first", 3, seed=5)
+    again = draw_into(tmp_path / "again", 3, seed=5)
+    other = draw_into(tmp_path / "other", 3, seed=6)
+    assert first == again
+    assert first.keys() == other.keys()
+    assert not set(first.values()) & set(other.values())
+    pictures = [draw_scene(0, size=SMALL, seed=seed)[0] for seed in (5, 6)]
+    assert (pictures[0] != pictures[1]).mean() > 0.5  # not only the note in the file
+
+
+def test_the_first_images_do_not_depend_on_how_many_follow(tmp_path: Path) -> None:
+    few, many = draw_into(tmp_path / "few", 2, seed=1), draw_into(tmp_path / "many", 7, seed=1)
+    assert few.items() <= many.items()
+
+
+def test_the_files_have_exactly_the_official_names(tmp_path: Path) -> None:
+    assert sorted(draw_into(tmp_path, 2, seed=0)) == [
+        "gtFine/train/ahornstadt/ahornstadt_000000_000019_gtFine_labelIds.png",
+        "gtFine/val/lindenfurt/lindenfurt_000001_000019_gtFine_labelIds.png",
+        "leftImg8bit/train/ahornstadt/ahornstadt_000000_000019_leftImg8bit.png",
+        "leftImg8bit/val/lindenfurt/lindenfurt_000001_000019_leftImg8bit.png",
+    ]
+
+
+def test_a_fifth_is_for_validation_and_two_scenes_give_one_of_each() -> None:
+    train, val = Split.TRAIN, Split.VAL
+    assert plan_scenes(2) == (
+        PlannedScene(index=0, split=train, stem="ahornstadt_000000_000019"),
+        PlannedScene(index=1, split=val, stem="lindenfurt_000001_000019"),
+    )
+    of_split = [scene.split for scene in plan_scenes(40)]
+    assert (of_split.count(train), of_split.count(val)) == (32, 8)
+    assert {scene.stem.partition("_")[0] for scene in plan_scenes(40)} == {
+        "ahornstadt",
+        "buchental",
+        "eichhafen",
+        "lindenfurt",
+        "ulmenbach",
+    }
+
+
+def test_forty_scenes_show_all_classes_in_both_splits_and_something_ignored() -> None:
+    seen: dict[Split, NDArray[np.int64]] = {
+        split: np.zeros(256, dtype=np.int64) for split in (Split.TRAIN, Split.VAL)
+    }
+    for scene in plan_scenes(40):
+        image, label = draw_scene(scene.index, size=Resolution(height=128, width=256), seed=0)
+        assert image.shape == (128, 256, 3)
+        assert label.shape == (128, 256)
+        assert image.dtype == label.dtype == np.uint8
+        assert label.max() <= LARGEST_LABEL_ID
+        seen[scene.split] += np.bincount(to_train_ids(label).ravel(), minlength=256)
+    for counts in seen.values():
+        shares = counts / counts.sum()
+        assert np.flatnonzero(counts).tolist() == [*range(19), 255]
+        assert 0.02 < shares[255] < 0.2
+        assert shares[:19].min() > 0.001
+        assert shares[0] == shares[:19].max()  # road, as in the original
+
+
+def test_the_rim_and_the_bonnet_are_ignored_as_in_the_original() -> None:
+    drawn = [draw_scene(index, size=SMALL, seed=0)[1] for index in range(6)]
+    for label in drawn:
+        rim = np.concatenate([label[0], label[-1], label[:, 0], label[:, -1]])
+        assert set(rim.tolist()) <= {1, 3}
+    assert any((label[-2] == 1).mean() > 0.5 for label in drawn)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 65), (96, 40), (40, 400)])
+def test_any_size_can_be_drawn(size: tuple[int, int]) -> None:
+    for index in range(4):
+        image, label = draw_scene(index, size=Resolution(height=size[0], width=size[1]), seed=2)
+        assert (image.shape, label.shape) == ((*size, 3), size)
+        assert np.unique(label).size > 5
+
+
+def test_the_colours_of_the_classes_are_consistent_from_seed_to_seed() -> None:
+    """A net can only learn them if a class looks more like itself than like another one."""
+
+    def mean_colours(seed: int) -> NDArray[np.float64]:
+        drawn = [
+            draw_scene(index, size=Resolution(height=128, width=256), seed=seed)
+            for index in range(12)
+        ]
+        pixels = np.concatenate([image.reshape(-1, 3) for image, _ in drawn])
+        train_ids = np.concatenate([to_train_ids(label).ravel() for _, label in drawn])
+        return np.stack([pixels[train_ids == one].mean(0) for one in range(19)])
+
+    first, second = mean_colours(0), mean_colours(1)
+    distances = np.linalg.norm(first[:, None] - second[None], axis=2)
+    own = np.diagonal(distances)
+    assert (distances < own[:, None]).sum(1).max() <= 4  # of 18 others; rare classes vary
+    assert (distances.argmin(1) == np.arange(19)).sum() >= 12
+
+
+def test_the_official_evaluation_reads_the_folder_and_gives_itself_full_marks(
+    drawn_root: Path, tmp_path: Path
+) -> None:
+    write_predictions(drawn_root, tmp_path / "perfect", shift=0)
+    write_predictions(drawn_root, tmp_path / "shifted", shift=9)
+    assert official_mean_iou(drawn_root, tmp_path / "perfect") == 1.0
+    assert 0.1 < official_mean_iou(drawn_root, tmp_path / "shifted") < 0.8
+
+
+def test_a_used_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileError) as caught:
+        draw_into(tmp_path, 1, seed=0)
+    assert str(caught.value) == f"{tmp_path} is not empty"
+    assert caught.value.hint == "give the name of a new folder, or delete this one first"
+    assert [path.name for path in tmp_path.rglob("*")] == ["thesis.tex"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with pytest.raises(FileError, match="is a file") as caught:
+        draw_into(path, 1, seed=0)
+    assert caught.value.hint == "give the name of a new folder"
+    with pytest.raises(FileError, match="cannot be written: Not a directory"):
+        draw_into(path / "below", 1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("count", "seed", "message"),
+    [
+        (0, 0, "0 is no number of images to draw"),
+        (1_000_000, 0, "1000000 is no number of images to draw"),
+        (1, -1, "the seed -1 is negative"),
+    ],
+)
+def test_impossible_numbers_are_refused(
+    tmp_path: Path, count: int, seed: int, message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        draw_into(tmp_path, count, seed=seed)
+    assert str(caught.value) == message
+
+
+def test_nothing_half_written_stays_when_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(FileError) as caught:
+        draw_into(tmp_path / "new", 1, seed=0)
+    assert str(caught.value).endswith("_leftImg8bit.png cannot be written: No space left on device")
+    assert caught.value.hint == "check the free space and the permissions"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,0 +1,181 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+
+from bsprobe.cityscapes.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    as_tv_tensors,
+    evaluation_transform,
+    tensor_to_train_ids,
+    training_transform,
+)
+from bsprobe.errors import UsageError
+from bsprobe.units import Resolution
+
+SIZE = Resolution(height=32, width=64)
+ROAD, SKY = 7, 23
+
+
+def as_colour(normalised: torch.Tensor) -> torch.Tensor:
+    """Undo the normalisation: 0 to 255."""
+    mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
+    std = torch.tensor(IMAGENET_STD)[:, None, None]
+    return (normalised * std + mean) * 255
+
+
+def blocks(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A label image of large blocks, and an image whose brightness is seven times the train id."""
+    coarse = rng.choice(np.array([7, 8, 11, 17, 21, 23, 26, 33], dtype=np.uint8), (2, 4))
+    label = np.kron(coarse, np.ones((64, 64), dtype=np.uint8))
+    train_ids = tensor_to_train_ids(torch.from_numpy(label)).numpy()
+    return np.repeat(train_ids[..., None] * 7, 3, axis=2).astype(np.uint8), label
+
+
+def test_white_becomes_one_minus_mean_over_deviation() -> None:
+    image = np.full((64, 128, 3), 255, dtype=np.uint8)
+    pixels, train_ids = evaluation_transform(SIZE)(
+        *as_tv_tensors(image, np.full((64, 128), ROAD, dtype=np.uint8))
+    )
+    expected = [(1 - m) / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+    assert (pixels.shape, pixels.dtype, type(pixels)) == ((3, 32, 64), torch.float32, torch.Tensor)
+    assert (train_ids.shape, train_ids.dtype) == ((32, 64), torch.int64)
+    assert type(train_ids) is torch.Tensor
+    wanted = torch.tensor(expected)[:, None, None].expand(3, 32, 64)
+    torch.testing.assert_close(pixels, wanted)
+    assert train_ids.unique().tolist() == [0]
+
+
+def test_landscape_stays_landscape_and_a_marked_corner_stays_in_its_corner() -> None:
+    image = np.zeros((128, 256, 3), dtype=np.uint8)
+    label = np.full((128, 256), ROAD, dtype=np.uint8)
+    image[:40, -60:] = (255, 0, 0)  # upper right, red
+    label[:40, -60:] = SKY
+    pixels, train_ids = evaluation_transform(SIZE)(*as_tv_tensors(image, label))
+    assert pixels.shape[1:] == train_ids.shape == (32, 64)
+    expected = torch.zeros(32, 64, dtype=torch.int64)
+    expected[:10, -15:] = 10
+    assert torch.equal(train_ids, expected)
+    colour = as_colour(pixels)
+    assert torch.equal(colour[0] > 127, expected == 10)
+    assert colour[1:].abs().max() < 0.01
+
+
+@pytest.mark.parametrize("size", [(32, 64), (37, 91), (300, 100), (500, 1000)])
+def test_nearest_resizing_brings_no_new_label(size: tuple[int, int]) -> None:
+    label = np.random.default_rng(0).choice(np.array([7, 33], dtype=np.uint8), (128, 256))
+    image = np.zeros((128, 256, 3), dtype=np.uint8)
+    resize = evaluation_transform(Resolution(height=size[0], width=size[1]))
+    _, train_ids = resize(*as_tv_tensors(image, label))
+    assert train_ids.shape == size
+    assert train_ids.unique().tolist() == [0, 18]
+
+
+def test_the_image_is_resized_smoothly_with_antialiasing() -> None:
+    image = np.zeros((64, 128, 3), dtype=np.uint8)
+    image[:, ::4] = 255  # each fourth column: without antialiasing, bilinear would miss them all
+    label = np.full((64, 128), ROAD, dtype=np.uint8)
+    shrink = evaluation_transform(Resolution(height=16, width=32))
+    pixels, _ = shrink(*as_tv_tensors(image, label))
+    assert (as_colour(pixels)[:, :, 2:-2] - 255 / 4).abs().max() < 2
+
+
+def test_training_keeps_image_and_label_aligned_through_scale_crop_and_flip() -> None:
+    rng = np.random.default_rng(3)
+    transform = training_transform(Resolution(height=96, width=192))
+    for seed in range(12):
+        torch.manual_seed(seed)
+        image, label = blocks(rng)
+        pixels, train_ids = transform(*as_tv_tensors(image, label))
+        assert (pixels.dtype, train_ids.dtype) == (torch.float32, torch.int64)
+        assert pixels.shape[1:] == train_ids.shape == (96, 192)
+        is_kept = train_ids != 255
+        seen = as_colour(pixels)[0] / 7
+        is_equal = (seen - train_ids).abs() < 0.3
+        assert is_equal[is_kept].float().mean() > 0.88  # the rest are the soft edges of blocks
+
+
+def test_what_is_padded_is_mean_colour_in_the_image_and_ignored_in_the_label() -> None:
+    torch.manual_seed(0)
+    image, label = blocks(np.random.default_rng(0))
+    transform = training_transform(Resolution(height=96, width=192), scales=(0.25, 0.25))
+    pixels, train_ids = transform(*as_tv_tensors(image, label))
+    is_padded = train_ids == 255
+    assert 0.9 < is_padded.float().mean() < 1  # an image of 24x48 in a crop of 96x192
+    assert pixels[:, is_padded].abs().max() < 0.011  # half a grey level
+
+
+def test_scales_reach_from_the_smallest_to_the_largest_and_keep_the_proportions() -> None:
+    image = np.zeros((64, 128, 3), dtype=np.uint8)
+    label = np.full((64, 128), ROAD, dtype=np.uint8)
+    transform = training_transform(SIZE, scales=(0.5, 1.0))
+    heights = set()
+    for seed in range(120):
+        torch.manual_seed(seed)
+        _, train_ids = transform(*as_tv_tensors(image, label))
+        is_image = train_ids == 0
+        height, width = int(is_image.any(1).sum()), int(is_image.any(0).sum())
+        if 0 < height < 32 and 0 < width < 64 and is_image.sum() == height * width:
+            heights.add(height)
+            assert width <= 2 * height
+    assert max(heights) > 28
+
+
+def test_half_of_the_images_are_flipped() -> None:
+    image = np.zeros((32, 64, 3), dtype=np.uint8)
+    label = np.full((32, 64), ROAD, dtype=np.uint8)
+    label[:, :32] = SKY
+    transform = training_transform(SIZE, scales=(1.0, 1.0))
+    flipped = 0
+    for seed in range(200):
+        torch.manual_seed(seed)
+        _, train_ids = transform(*as_tv_tensors(image, label))
+        flipped += int(train_ids[0, 0] == 0)
+    assert 75 < flipped < 125
+
+
+def test_the_same_torch_seed_gives_the_same_crop() -> None:
+    image, label = blocks(np.random.default_rng(1))
+    transform = training_transform(SIZE)
+    results = []
+    for _ in range(2):
+        torch.manual_seed(11)
+        results.append(transform(*as_tv_tensors(image, label)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("scales", [(0.0, 1.0), (-1.0, 1.0), (1.5, 0.5), (float("nan"), 1.0)])
+def test_impossible_scales_are_refused_with_a_hint(scales: tuple[float, float]) -> None:
+    with pytest.raises(UsageError, match="is no range of scales") as caught:
+        training_transform(SIZE, scales=scales)
+    assert caught.value.hint == (
+        "give two positive numbers, the smaller one first, for example 0.5 and 1.5"
+    )
+
+
+def test_the_transforms_can_be_sent_to_worker_processes() -> None:
+    image, label = blocks(np.random.default_rng(1))
+    for transform in (evaluation_transform(SIZE), training_transform(SIZE)):
+        copy = pickle.loads(pickle.dumps(transform))  # noqa: S301 - our own bytes
+        assert copy(*as_tv_tensors(image, label))[0].shape == (3, 32, 64)
+
+
+def test_tensors_map_to_train_ids_like_arrays() -> None:
+    label = torch.tensor([[7, -1, 300], [33, 0, 2**40]])
+    mapped = tensor_to_train_ids(label)
+    assert mapped.dtype == torch.uint8
+    assert mapped.tolist() == [[0, 255, 255], [18, 255, 255]]
+
+
+def test_the_wrapped_pair_is_channels_first_with_train_ids() -> None:
+    image = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
+    wrapped, mask = as_tv_tensors(image, np.full((2, 4), 33, dtype=np.uint8))
+    assert isinstance(wrapped, tv_tensors.Image)
+    assert isinstance(mask, tv_tensors.Mask)
+    assert wrapped[:, 1, 2].tolist() == image[1, 2].tolist()
+    assert mask.unique().tolist() == [18]

@@ -1,0 +1,234 @@
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from tiny_networks import VARIANT, OverflowingNet, TinyNet
+
+from bsprobe.devices.stepping import TooFewUpdatesError, run_steps
+from bsprobe.records import Measurement, ModelFacts, Peak, TrialSpec
+from bsprobe.training import step
+from bsprobe.units import Resolution
+from bsprobe.variants import CudnnBenchmark, Precision
+
+SPEC = TrialSpec(variant=VARIANT, batch_size=2)
+FP16_SPEC = replace(SPEC, variant=replace(VARIANT, precision=Precision.AMP_FP16))
+FACTS = ModelFacts(parameters=660, groups=(("all", 1.0),))
+
+
+@dataclass(slots=True)
+class FakeDevice:
+    """Meter, clock and reporter in one; every peak is a byte higher than the one before.
+
+    Attributes:
+        told: What it was told and asked, in order.
+        models: The networks that were built.
+    """
+
+    step_seconds: tuple[float, ...] = (0.5, 0.25, 1.0)
+    told: list[str] = field(default_factory=list)
+    models: list[TinyNet] = field(default_factory=list)
+
+    def reset_peak(self) -> None:
+        self.told.append("reset peak")
+
+    def peak(self) -> Peak:
+        self.told.append("peak")
+        return peak(self.told.count("peak"))
+
+    def mark(self) -> None:
+        self.told.append("mark")
+
+    def intervals(self) -> tuple[float, ...]:
+        self.told.append("intervals")
+        return self.step_seconds
+
+    def run(self, spec: TrialSpec) -> Measurement:
+        return run_steps(
+            spec,
+            device=torch.device("cpu"),
+            meter=self,
+            new_clock=lambda: self,
+            report=self.told.append,
+        )
+
+
+def peak(count: int) -> Peak:
+    return Peak(allocated_bytes=count, reserved_bytes=None)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    return fake_device(monkeypatch)
+
+
+def fake_device(
+    monkeypatch: pytest.MonkeyPatch, overflows: frozenset[int] = frozenset()
+) -> FakeDevice:
+    """A device whose networks overflow in the given backward passes, counted from 1."""
+    device = FakeDevice()
+    build = functools.partial(OverflowingNet, overflows=overflows)
+
+    def build_and_keep(*args: object) -> TinyNet:
+        device.models.append(build(*args))  # type: ignore[arg-type] # a variant
+        return device.models[-1]
+
+    monkeypatch.setattr(step, "build_model", build_and_keep)
+    return device
+
+
+@pytest.fixture(autouse=True)
+def _global_settings_restored() -> Iterator[None]:
+    torch.manual_seed(0)
+    before = torch.backends.cudnn.benchmark
+    yield
+    torch.backends.cudnn.benchmark = before
+
+
+def test_the_first_step_has_a_peak_of_its_own_and_warm_up_is_not_timed(fake: FakeDevice) -> None:
+    fake.run(replace(SPEC, warmup_steps=2))
+
+    assert fake.told == [
+        *("building", "reset peak", "step 1", "peak"),
+        *("reset peak", "step 2"),
+        *("mark", "step 3", "mark", "step 4", "mark", "step 5", "mark", "intervals"),
+        "peak",
+    ]
+
+
+def test_a_measurement_says_what_was_run(fake: FakeDevice) -> None:
+    assert fake.run(SPEC) == Measurement(
+        model=FACTS,
+        first_step=peak(1),
+        steady=peak(2),
+        updates_applied=4,
+        steps=4,
+        step_seconds=(0.5, 0.25, 1.0),
+        images_per_second=2 / 0.5,
+    )
+
+
+def test_evaluation_follows_the_steps_with_a_peak_of_its_own(
+    fake: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        "bsprobe.devices.stepping.evaluation_pass", lambda *args: sizes.append(args[2])
+    )
+
+    measured = fake.run(
+        replace(SPEC, evaluation_resolution=Resolution(height=64, width=96), measured_steps=1)
+    )
+
+    assert (measured.first_step, measured.steady, measured.evaluation) == (
+        peak(1),
+        peak(2),
+        peak(3),
+    )
+    assert fake.told[-4:] == ["peak", "evaluation", "reset peak", "peak"]
+    assert sizes == [(64, 96)]
+
+
+def test_evaluation_is_one_more_forward_pass_of_the_same_images(fake: FakeDevice) -> None:
+    fake.run(replace(SPEC, evaluation_resolution=Resolution(height=64, width=96)))
+
+    assert [model.calls for model in fake.models] == [4 + 1]
+
+
+@pytest.mark.parametrize(
+    ("warmup", "measured", "steps"),
+    [(1, 3, 4), (0, 1, 2), (1, 1, 2), (3, 5, 8)],
+)
+def test_as_many_steps_are_run_as_asked_for_and_always_two_updates(
+    fake: FakeDevice, warmup: int, measured: int, steps: int
+) -> None:
+    result = fake.run(replace(SPEC, warmup_steps=warmup, measured_steps=measured))
+
+    assert (result.steps, result.updates_applied) == (steps, steps)
+    assert fake.told.count("mark") == measured + 1
+
+
+def test_accumulation_runs_each_micro_batch_and_counts_all_images(fake: FakeDevice) -> None:
+    result = fake.run(replace(SPEC, accumulation_steps=5))
+
+    assert (result.steps, result.updates_applied, result.images_per_second) == (4, 4, 10 / 0.5)
+    assert fake.models[0].calls == 4 * 5
+
+
+def test_timing_waits_for_the_first_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = fake_device(monkeypatch, frozenset({1, 2, 3}))
+
+    result = fake.run(FP16_SPEC)
+
+    assert (result.steps, result.updates_applied) == (7, 4)
+    assert fake.told.index("step 4") < fake.told.index("mark") < fake.told.index("step 5")
+
+
+def test_steps_follow_the_timed_ones_until_a_second_update_is_applied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = fake_device(monkeypatch, frozenset({2, 3, 4, 5}))
+
+    result = fake.run(FP16_SPEC)
+
+    assert (result.steps, result.updates_applied) == (6, 2)
+    assert fake.told[-4:] == ["intervals", "step 5", "step 6", "peak"]
+
+
+def test_a_trial_may_skip_twenty_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = fake_device(monkeypatch, frozenset(range(1, 21)))
+
+    result = fake.run(FP16_SPEC)
+
+    assert (result.steps, result.updates_applied) == (24, 4)
+
+
+def test_a_scaler_that_always_skips_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = fake_device(monkeypatch, frozenset(range(1, 1000)))
+
+    with pytest.raises(TooFewUpdatesError) as caught:
+        fake.run(FP16_SPEC)
+
+    assert str(caught.value) == "the GradScaler skipped 21 of 21 updates: gradients overflow"
+    assert fake.told[-1] == "step 21"
+
+
+@pytest.mark.parametrize("choice", CudnnBenchmark)
+def test_cudnn_times_its_algorithms_only_where_the_variant_says_so(
+    fake: FakeDevice, choice: CudnnBenchmark
+) -> None:
+    torch.backends.cudnn.benchmark = choice is CudnnBenchmark.OFF
+
+    fake.run(replace(SPEC, variant=replace(VARIANT, cudnn_benchmark=choice)))
+
+    assert torch.backends.cudnn.benchmark is (choice is CudnnBenchmark.ON)
+
+
+def test_equal_trials_see_equal_images(fake: FakeDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    forward = OverflowingNet.forward
+
+    def keep(net: OverflowingNet, images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return forward(net, images)
+
+    monkeypatch.setattr(OverflowingNet, "forward", keep)
+    for seed in (0, 0, 1):
+        fake.run(replace(SPEC, measured_steps=1, seed=seed))
+
+    assert [torch.equal(images, seen[0]) for images in seen] == [True] * 4 + [False] * 2
+
+
+def test_the_facts_of_deeplabv2_name_its_three_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    variant = replace(
+        VARIANT, model="deeplabv2-resnet50", resolution=Resolution(height=32, width=32), classes=19
+    )
+
+    result = FakeDevice().run(replace(SPEC, variant=variant, batch_size=1, measured_steps=1))
+
+    assert result.model == ModelFacts(
+        parameters=24_908_940,
+        groups=(("backbone", 1.0), ("classifier weights", 10.0), ("classifier biases", 20.0)),
+    )

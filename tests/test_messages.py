@@ -1,0 +1,107 @@
+"""What parent and worker say to each other."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from builders import DEVICE, VARIANT, failure, measurement
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsprobe.failures import Outcome
+from bsprobe.messages import (
+    Message,
+    OpenDevice,
+    Progress,
+    Ready,
+    Refused,
+    RunTrial,
+    TrialDone,
+    decode,
+    encode,
+)
+from bsprobe.records import DeviceRequest, TrialSpec
+from bsprobe.serialization import MalformedError
+
+MESSAGES: tuple[Message, ...] = (
+    OpenDevice(request=DeviceRequest(device="cuda:1", memory_limit_bytes=2**34), models=("a", "b")),
+    RunTrial(spec=TrialSpec(variant=VARIANT, batch_size=3, accumulation_steps=2)),
+    Ready(device=DEVICE, torch="2.6.0", cuda="12.4", cudnn=None, cpu_threads=8),
+    Refused(message='no GPU here: "none"\nat all', hint=None),
+    Progress(phase="step 2 of 4 · ü"),
+    TrialDone(outcome=Outcome.FITS, measurement=measurement(), clean=True),
+    TrialDone(outcome=Outcome.OUT_OF_MEMORY, failure=failure(), clean=False),
+)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_is_one_line_and_survives_the_pipe(message: Message) -> None:
+    line = encode(message)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert decode(line) == message
+
+
+@given(st.text())
+def test_no_text_breaks_the_line(text: str) -> None:
+    message = Refused(message=text, hint=text)
+    line = encode(message)
+    assert line.index(b"\n") == len(line) - 1
+    assert decode(line) == message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n",
+        b"Downloading weights: 100%\n",
+        b"[]\n",
+        b"3\n",
+        b"null\n",
+        b'{"phase": "step 1"}\n',
+        b'{"kind": "Shutdown"}\n',
+        b'{"kind": null}\n',
+        b'{"kind": ["Progress"], "phase": "step 1"}\n',
+        b'{"kind": "Progress"}\n',
+        b'{"kind": "Progress", "phase": 3}\n',
+        b'{"kind": "Progress", "phase": "step 1", "more": 1}\n',
+        b'{"kind": "TrialDone", "outcome": "fits nicely", "clean": true}\n',
+        b"\xff\xfe\x00{",
+        b"[" * 100_000,
+    ],
+    ids=lambda line: repr(line[:50]),
+)
+def test_what_is_no_message_is_refused_as_malformed(line: bytes) -> None:
+    with pytest.raises(MalformedError):
+        decode(line)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_cut_off_anywhere_is_malformed(message: Message) -> None:
+    line = encode(message).rstrip(b"\n")
+    for length in range(len(line)):
+        with pytest.raises(MalformedError):
+            decode(line[:length])
+
+
+def test_what_json_cannot_say_is_never_sent() -> None:
+    done = TrialDone(
+        outcome=Outcome.FITS,
+        measurement=replace(measurement(), images_per_second=float("inf")),
+        clean=True,
+    )
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode(done)
+
+
+def test_the_kind_is_the_name_of_the_class() -> None:
+    assert [json.loads(encode(message))["kind"] for message in MESSAGES] == [
+        "OpenDevice",
+        "RunTrial",
+        "Ready",
+        "Refused",
+        "Progress",
+        "TrialDone",
+        "TrialDone",
+    ]

@@ -1,0 +1,462 @@
+"""The search: doubling, then the exact boundary, in few trials and proven on both sides."""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsprobe.failures import RAN, Certainty, Outcome
+from bsprobe.records import Boundary, StopReason
+from bsprobe.search import Line, Probe, Process, find_boundary, line_through
+
+OOM = Outcome.OUT_OF_MEMORY
+ANY, FRESH = Process.ANY, Process.FRESH
+
+
+class Machine:
+    """Answers as the runner does: the first trial of a process is fresh, a failure spoils it.
+
+    Attributes:
+        probes: Every answer, in order, as (batch, asked for, probe).
+    """
+
+    def __init__(
+        self,
+        outcome: Callable[[int, Process], Outcome],
+        *,
+        peak: Callable[[int], int] = lambda batch: batch,
+        certainty: Certainty = Certainty.CERTAIN,
+    ) -> None:
+        self.probes: list[tuple[int, Process, Probe]] = []
+        self._outcome = outcome
+        self._peak = peak
+        self._certainty = certainty
+        self._is_unused = True
+
+    def __call__(self, batch: int, process: Process) -> Probe:
+        fresh = process is FRESH or self._is_unused
+        outcome = self._outcome(batch, FRESH if fresh else ANY)
+        self._is_unused = outcome not in RAN
+        probe = Probe(outcome=outcome, fresh=fresh, detail=f"batch {batch}: {outcome}")
+        if outcome in RAN:
+            probe = replace(probe, peak_bytes=self._peak(batch))
+        else:
+            probe = replace(probe, certainty=self._certainty)
+        assert (batch, process) not in [known[:2] for known in self.probes], "asked twice"
+        assert batch >= 1
+        self.probes.append((batch, process, probe))
+        return probe
+
+    @property
+    def batches(self) -> list[int]:
+        return [batch for batch, _, _ in self.probes]
+
+    @property
+    def trials_after_doubling(self) -> int:
+        failures = [i for i, (_, _, probe) in enumerate(self.probes) if probe.outcome not in RAN]
+        return len(self.probes) - failures[0] - 1
+
+    def was_shown(self, batch: int, *, outcomes: frozenset[Outcome]) -> bool:
+        """Whether the last word on a batch came from a fresh process and was one of these."""
+        last = [probe for tried, _, probe in self.probes if tried == batch][-1:]
+        return bool(last) and last[0].fresh and last[0].outcome in outcomes
+
+
+FAILURES = frozenset(Outcome) - RAN
+
+
+def up_to(largest: int, limit: Outcome = OOM) -> Callable[[int, Process], Outcome]:
+    return lambda batch, _: Outcome.FITS if batch <= largest else limit
+
+
+def assert_proven(machine: Machine, boundary: Boundary) -> None:
+    assert boundary.largest is not None
+    assert boundary.first_failure == boundary.largest + 1
+    assert machine.was_shown(boundary.largest, outcomes=RAN)
+    assert machine.was_shown(boundary.first_failure, outcomes=FAILURES)
+
+
+def search(machine: Machine, *, capacity: int = 2**40, max_batch: int = 4096) -> Boundary:
+    return find_boundary(machine, capacity_bytes=capacity, max_batch=max_batch)
+
+
+# The line.
+
+
+def test_the_line_goes_through_the_two_largest_batches() -> None:
+    assert line_through([(8, 180), (1, 500), (4, 100)]) == Line(
+        fixed_bytes=20.0, per_image_bytes=20.0
+    )
+
+
+@pytest.mark.parametrize("peaks", [[], [(4, 100)], [(4, 100), (4, 120)]])
+def test_fewer_than_two_batches_make_no_line(peaks: list[tuple[int, int]]) -> None:
+    assert line_through(peaks) is None
+
+
+def test_the_line_says_what_a_batch_takes_and_which_batch_a_budget_gives() -> None:
+    line = Line(fixed_bytes=20.0, per_image_bytes=20.0)
+    assert [line.at(0), line.at(3)] == [20.0, 80.0]
+    assert [line.largest_within(budget) for budget in (80, 79, 20, 5)] == [3, 2, 0, 0]
+    assert Line(fixed_bytes=20.0, per_image_bytes=0.0).largest_within(50) is None
+    assert Line(fixed_bytes=20.0, per_image_bytes=-1.0).largest_within(50) is None
+
+
+# The boundary of memory.
+
+
+@given(
+    fixed=st.integers(0, 2**40),
+    per_image=st.integers(1, 2**34),
+    largest=st.integers(1, 3000),
+    spare=st.floats(0, 1, exclude_max=True),
+)
+def test_affine_memory_takes_at_most_two_trials_beyond_the_doubling(
+    fixed: int, per_image: int, largest: int, spare: float
+) -> None:
+    capacity = fixed + per_image * largest + int(per_image * spare)
+    machine = Machine(up_to(largest), peak=lambda batch: fixed + per_image * batch)
+    boundary = search(machine, capacity=capacity)
+    assert boundary == Boundary(stop=StopReason.PROVEN, largest=largest, first_failure=largest + 1)
+    assert_proven(machine, boundary)
+    assert machine.trials_after_doubling <= 2
+    doubled = 2 ** (largest.bit_length())
+    assert machine.batches[: doubled.bit_length()] == [2**i for i in range(doubled.bit_length())]
+
+
+@given(
+    per_image=st.integers(2, 2**30),
+    largest=st.integers(1, 1000),
+    steered=st.integers(1, 2**42),
+    seed=st.integers(0, 2**32),
+)
+def test_noisy_memory_and_a_wrong_capacity_cost_trials_and_never_the_truth(
+    per_image: int, largest: int, steered: int, seed: int
+) -> None:
+    def peak(batch: int) -> int:
+        # Rises with every image, by anything from nothing to twice the usual.
+        return per_image * batch + random.Random(seed + batch).randrange(per_image)
+
+    machine = Machine(up_to(largest), peak=peak)
+    boundary = search(machine, capacity=steered)
+    assert boundary == Boundary(stop=StopReason.PROVEN, largest=largest, first_failure=largest + 1)
+    assert_proven(machine, boundary)
+
+
+@pytest.mark.parametrize("largest", [*range(1, 130), 255, 256, 257, 1000, 1023, 1024])
+def test_however_wrong_the_aim_the_trials_stay_within_twice_a_bisection(largest: int) -> None:
+    floor = 2 ** (largest.bit_length() - 1)
+    for aim in range(floor + 1, 2 * floor):
+        machine = Machine(up_to(largest))
+        assert search(machine, capacity=aim).largest == largest
+        # Two to prove the sides, two for a bisection's rounding.
+        assert machine.trials_after_doubling <= 2 * math.log2(floor or 1) + 2, (aim, largest)
+
+
+@given(st.data())
+def test_memory_that_is_not_monotonic_still_ends_between_one_that_ran_and_one_that_failed(
+    data: st.DataObject,
+) -> None:
+    around = data.draw(st.integers(3, 200))
+    odd = data.draw(st.sets(st.integers(max(1, around - 6), around + 6), max_size=8))
+
+    def outcome(batch: int, _: Process) -> Outcome:
+        return Outcome.FITS if (batch <= around) is (batch not in odd) else OOM
+
+    machine = Machine(outcome)
+    boundary = search(machine, capacity=data.draw(st.integers(1, 400)))
+    if boundary.stop is StopReason.PROVEN:
+        assert_proven(machine, boundary)
+    else:
+        assert boundary.stop is StopReason.NOTHING_FITS
+        assert 1 in odd
+
+
+def test_a_failure_below_the_largest_is_told() -> None:
+    machine = Machine(lambda batch, _: Outcome.FITS if batch <= 12 and batch != 8 else OOM)
+    # 8 fails, 7 is shown to run, and the boundary that is proven lies below the gap.
+    assert search(machine) == Boundary(stop=StopReason.PROVEN, largest=7, first_failure=8)
+    used = Machine(
+        lambda batch, process: (
+            OOM if batch > 12 or (batch == 8 and process is ANY) else Outcome.FITS
+        )
+    )
+    # 8 fails in a used process alone: the last word on it is that it runs.
+    assert search(used) == Boundary(stop=StopReason.PROVEN, largest=12, first_failure=13)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=70),
+    st.integers(1, 100),
+)
+def test_whatever_a_machine_answers_the_search_ends_and_claims_only_what_it_saw(
+    table: list[tuple[bool, bool]], capacity: int
+) -> None:
+    def outcome(batch: int, process: Process) -> Outcome:
+        return Outcome.FITS if table[batch - 1][process is FRESH] else OOM
+
+    machine = Machine(outcome)
+    boundary = search(machine, capacity=capacity, max_batch=len(table))
+    assert max(machine.batches) <= len(table)
+    if boundary.stop is StopReason.PROVEN:
+        assert_proven(machine, boundary)
+    elif boundary.stop is StopReason.MAX_BATCH:
+        assert boundary.largest == len(table)
+        assert machine.probes[-1][0] == len(table)
+    else:
+        assert boundary.stop is StopReason.NOTHING_FITS
+        assert (boundary.largest, boundary.first_failure) == (None, 1)
+        assert machine.was_shown(1, outcomes=FAILURES)
+
+
+@given(shared=st.integers(0, 150), fresh=st.integers(0, 100))
+def test_the_last_word_is_spoken_by_fresh_processes(shared: int, fresh: int) -> None:
+    machine = Machine(
+        lambda batch, process: (
+            Outcome.FITS if batch <= (fresh if process is FRESH else shared) else OOM
+        )
+    )
+    boundary = search(machine, capacity=60)
+    if fresh == 0:
+        assert boundary.stop is StopReason.NOTHING_FITS
+    else:
+        assert boundary == Boundary(stop=StopReason.PROVEN, largest=fresh, first_failure=fresh + 1)
+        assert_proven(machine, boundary)
+
+
+def test_a_search_step_by_step() -> None:
+    machine = Machine(up_to(11), peak=lambda batch: 20 + 10 * batch)
+    search(machine, capacity=135)
+    assert [(batch, process, probe.fresh) for batch, process, probe in machine.probes] == [
+        (1, ANY, True),
+        (2, ANY, False),
+        (4, ANY, False),
+        (8, ANY, False),
+        (16, ANY, False),
+        (11, FRESH, True),
+        (12, FRESH, True),
+    ]
+
+
+def test_a_trial_that_needed_retries_ran_but_does_not_bend_the_line() -> None:
+    def outcome(batch: int, _: Process) -> Outcome:
+        if batch > 9:
+            return OOM
+        return Outcome.FITS_WITH_RETRIES if batch == 8 else Outcome.FITS
+
+    machine = Machine(outcome, peak=lambda batch: 60 if batch == 8 else 10 * batch)
+    assert search(machine, capacity=95).largest == 9
+    assert machine.trials_after_doubling == 2
+
+
+def test_a_batch_that_ran_with_retries_alone_can_be_the_largest() -> None:
+    machine = Machine(
+        lambda batch, _: (
+            Outcome.FITS if batch < 7 else (Outcome.FITS_WITH_RETRIES if batch == 7 else OOM)
+        )
+    )
+    assert search(machine) == Boundary(stop=StopReason.PROVEN, largest=7, first_failure=8)
+
+
+# Other ends.
+
+
+def test_batch_one_not_fitting_is_a_result() -> None:
+    machine = Machine(up_to(0))
+    assert search(machine) == Boundary(
+        stop=StopReason.NOTHING_FITS, first_failure=1, detail="batch 1: out of memory"
+    )
+    assert machine.batches == [1]
+
+
+def test_batch_one_failing_in_a_used_process_is_tried_again_in_a_fresh_one() -> None:
+    asked: list[tuple[int, Process]] = []
+
+    def measure(batch: int, process: Process) -> Probe:
+        asked.append((batch, process))
+        return Probe(outcome=OOM, fresh=process is FRESH)
+
+    boundary = find_boundary(measure, capacity_bytes=1, max_batch=8)
+    assert boundary == Boundary(stop=StopReason.NOTHING_FITS, first_failure=1)
+    assert asked == [(1, ANY), (1, FRESH)]
+
+
+def test_a_probable_end_of_memory_at_batch_one_is_a_failure() -> None:
+    machine = Machine(up_to(0), certainty=Certainty.PROBABLE)
+    assert search(machine) == Boundary(
+        stop=StopReason.FAILED, first_failure=1, detail="batch 1: out of memory"
+    )
+
+
+@pytest.mark.parametrize("largest", [1, 2, 5, 8, 15, 16])
+def test_a_probable_end_of_memory_is_confirmed_by_a_smaller_batch_in_a_fresh_process(
+    largest: int,
+) -> None:
+    machine = Machine(up_to(largest), certainty=Certainty.PROBABLE)
+    boundary = search(machine)
+    assert boundary.stop is StopReason.PROVEN
+    assert_proven(machine, boundary)
+
+
+def test_a_kernel_limit_is_no_want_of_memory() -> None:
+    machine = Machine(up_to(53, Outcome.KERNEL_LIMIT))
+    boundary = search(machine, capacity=100)
+    assert boundary == Boundary(
+        stop=StopReason.KERNEL_LIMIT,
+        largest=53,
+        first_failure=54,
+        detail="batch 54: kernel limit",
+    )
+    assert boundary.is_exact
+    assert_proven(machine, boundary)
+
+
+def test_memory_that_ends_before_the_kernel_limit_is_proven_as_memory() -> None:
+    machine = Machine(
+        lambda batch, _: (
+            Outcome.FITS if batch <= 30 else (OOM if batch < 54 else Outcome.KERNEL_LIMIT)
+        )
+    )
+    assert search(machine) == Boundary(stop=StopReason.PROVEN, largest=30, first_failure=31)
+
+
+@pytest.mark.parametrize(
+    ("smallest", "largest", "max_batch", "expected"),
+    [
+        (2, 11, 64, Boundary(stop=StopReason.PROVEN, largest=11, first_failure=12)),
+        (2, 2, 64, Boundary(stop=StopReason.PROVEN, largest=2, first_failure=3)),
+        (3, 3, 64, Boundary(stop=StopReason.PROVEN, largest=3, first_failure=4)),
+        (8, 8, 64, Boundary(stop=StopReason.PROVEN, largest=8, first_failure=9)),
+        (
+            2,
+            1,
+            64,
+            Boundary(
+                stop=StopReason.NOTHING_FITS, first_failure=2, detail="batch 2: out of memory"
+            ),
+        ),
+        (
+            9,
+            20,
+            64,
+            Boundary(
+                stop=StopReason.FAILED,
+                first_failure=8,
+                detail="the model does not run at batch 8",
+            ),
+        ),
+        (
+            2,
+            20,
+            1,
+            Boundary(
+                stop=StopReason.FAILED,
+                first_failure=1,
+                detail="the model does not run at batch 1",
+            ),
+        ),
+        (
+            2,
+            20,
+            2,
+            Boundary(
+                stop=StopReason.MAX_BATCH,
+                largest=2,
+                detail="batch 2 ran; no larger one was asked for",
+            ),
+        ),
+    ],
+)
+def test_a_model_that_does_not_run_with_one_image_starts_with_more(
+    smallest: int, largest: int, max_batch: int, expected: Boundary
+) -> None:
+    def outcome(batch: int, _: Process) -> Outcome:
+        if batch < smallest:
+            return Outcome.BATCH_TOO_SMALL
+        return Outcome.FITS if batch <= largest else OOM
+
+    machine = Machine(outcome)
+    assert search(machine, max_batch=max_batch) == expected
+    if expected.stop is StopReason.PROVEN:
+        assert_proven(machine, expected)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 3, 12, 16, 100])
+def test_no_batch_above_the_largest_allowed_is_tried(max_batch: int) -> None:
+    machine = Machine(up_to(10**9))
+    assert search(machine, max_batch=max_batch) == Boundary(
+        stop=StopReason.MAX_BATCH,
+        largest=max_batch,
+        detail=f"batch {max_batch} ran; no larger one was asked for",
+    )
+    assert max(machine.batches) == max_batch
+
+
+@pytest.mark.parametrize("largest", range(1, 12))
+def test_a_boundary_just_below_the_largest_allowed_is_found(largest: int) -> None:
+    machine = Machine(up_to(largest))
+    assert search(machine, max_batch=12).largest == largest
+    assert max(machine.batches) <= 12
+
+
+@pytest.mark.parametrize("max_batch", range(8, 24))
+def test_fresh_processes_that_run_the_largest_allowed_end_the_search_there(max_batch: int) -> None:
+    machine = Machine(lambda batch, process: OOM if process is ANY and batch >= 8 else Outcome.FITS)
+    boundary = search(machine, max_batch=max_batch)
+    assert (boundary.stop, boundary.largest) == (StopReason.MAX_BATCH, max_batch)
+    assert max(machine.batches) == max_batch
+
+
+@pytest.mark.parametrize(
+    ("trials", "largest", "first_failure"),
+    [(0, None, None), (1, 1, None), (4, 8, None), (5, 8, 16), (6, 11, 16)],
+)
+def test_when_time_is_up_what_is_known_is_told(
+    trials: int, largest: int | None, first_failure: int | None
+) -> None:
+    machine = Machine(up_to(11))
+    boundary = find_boundary(
+        machine,
+        capacity_bytes=11,
+        max_batch=64,
+        out_of_time=lambda: len(machine.probes) >= trials,
+    )
+    assert boundary == Boundary(
+        stop=StopReason.TIME,
+        largest=largest,
+        first_failure=first_failure,
+        detail="the time limit for this variant was reached",
+    )
+    assert not boundary.is_exact
+    assert len(machine.probes) == trials
+
+
+def test_a_trial_that_takes_too_long_ends_the_search() -> None:
+    machine = Machine(up_to(7, Outcome.TIMED_OUT))
+    assert search(machine) == Boundary(
+        stop=StopReason.TIME,
+        largest=4,
+        first_failure=8,
+        detail="batch 8 took longer than a trial may take",
+    )
+    assert machine.batches == [1, 2, 4, 8]
+
+
+def test_a_bug_ends_the_search_and_never_shrinks_the_batch() -> None:
+    machine = Machine(up_to(7, Outcome.FAILED))
+    assert search(machine) == Boundary(
+        stop=StopReason.FAILED, largest=4, first_failure=8, detail="batch 8: failed"
+    )
+    assert machine.batches == [1, 2, 4, 8]
+
+
+def test_what_a_trial_raises_ends_the_search() -> None:
+    def measure(batch: int, process: Process) -> Probe:
+        raise KeyboardInterrupt((batch, process))
+
+    with pytest.raises(KeyboardInterrupt):
+        find_boundary(measure, capacity_bytes=1, max_batch=8)

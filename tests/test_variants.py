@@ -1,0 +1,134 @@
+"""The axes, their product, and the names of its points."""
+
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsprobe.errors import UsageError
+from bsprobe.units import Resolution
+from bsprobe.variants import (
+    AXES,
+    Checkpointing,
+    Norm,
+    OptimizerName,
+    Precision,
+    Variant,
+    labels,
+    matrix,
+    parse_choices,
+    unknown_value,
+)
+
+SIZE = Resolution(height=512, width=1024)
+SMALL = Resolution(height=256, width=512)
+BY_FIELD = {axis.field: axis for axis in AXES}
+
+
+def test_the_default_matrix_is_two_precisions_by_two_norms() -> None:
+    made = matrix(models=["resnet"], resolutions=[SIZE], choices={})
+    assert made == tuple(
+        Variant(model="resnet", resolution=SIZE, precision=precision, norm=norm)
+        for precision in (Precision.FP32, Precision.AMP_FP16)
+        for norm in (Norm.BATCH, Norm.GROUP)
+    )
+
+
+def test_the_matrix_goes_through_models_then_sizes_then_axes_without_repetitions() -> None:
+    made = matrix(
+        models=["a", "b", "a"],
+        resolutions=[SIZE, SMALL],
+        choices={
+            "precision": [Precision.FP32],
+            "norm": [Norm.GROUP, Norm.GROUP],
+            "checkpointing": [Checkpointing.ON, Checkpointing.OFF],
+        },
+    )
+    assert made == tuple(
+        Variant(model=model, resolution=size, norm=Norm.GROUP, checkpointing=checkpointing)
+        for model in ("a", "b")
+        for size in (SIZE, SMALL)
+        for checkpointing in (Checkpointing.ON, Checkpointing.OFF)
+    )
+
+
+def test_every_axis_is_a_field_of_the_variant_with_its_own_kind_of_value() -> None:
+    kinds = {field.name: field.type for field in fields(Variant)}
+    assert {axis.field: axis.kind for axis in AXES} == {
+        name: kind for name, kind in kinds.items() if name not in ("model", "resolution", "classes")
+    }
+    assert all(isinstance(value, axis.kind) for axis in AXES for value in axis.defaults)
+
+
+def test_options_are_spelled_with_dashes() -> None:
+    assert [axis.option for axis in AXES] == [
+        "--precision",
+        "--norm",
+        "--checkpointing",
+        "--memory-format",
+        "--optimizer",
+        "--cudnn-benchmark",
+    ]
+
+
+def test_a_label_is_precision_and_norm_where_nothing_else_differs() -> None:
+    plain = Variant(model="m", resolution=SIZE)
+    amp = replace(plain, precision=Precision.AMP_BF16, norm=Norm.GROUP_AMP)
+    assert labels([plain, amp]) == {plain: "fp32 / batch", amp: "amp-bf16 / group-amp"}
+
+
+def test_a_label_names_whatever_differs_and_says_what_is_on() -> None:
+    plain = Variant(model="a", resolution=SIZE)
+    other = Variant(
+        model="b",
+        resolution=SMALL,
+        checkpointing=Checkpointing.ON,
+        optimizer=OptimizerName.ADAMW,
+    )
+    assert labels([plain, other]) == {
+        plain: "a / 512x1024 / fp32 / batch / checkpointing off / sgd",
+        other: "b / 256x512 / fp32 / batch / checkpointing on / adamw",
+    }
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            axis.field: st.lists(st.sampled_from(list(axis.kind)), min_size=1, unique=True)
+            for axis in AXES
+        }
+    ),
+    st.lists(st.sampled_from(["a", "b"]), min_size=1, unique=True),
+)
+def test_no_two_variants_of_a_matrix_share_a_label(
+    choices: dict[str, list[Norm]], models: list[str]
+) -> None:
+    variants = matrix(models=models, resolutions=[SIZE, SMALL], choices=choices)
+    named = labels(variants)
+    assert list(named) == list(variants)
+    assert len(set(named.values())) == len(variants)
+
+
+def test_choices_are_parsed_in_the_order_given_without_repetitions() -> None:
+    assert parse_choices(BY_FIELD["norm"], " frozen, batch ,,frozen") == (Norm.FROZEN, Norm.BATCH)
+
+
+@pytest.mark.parametrize("text", ["", " , ", ","])
+def test_an_axis_without_a_value_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_choices(BY_FIELD["precision"], text)
+    assert str(refused.value) == "--precision names no value"
+    assert refused.value.hint == "choose among fp32, amp-fp16, amp-bf16"
+
+
+def test_a_mistyped_value_is_refused_and_the_nearest_suggested() -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_choices(BY_FIELD["precision"], "fp32,AMP-FP61")
+    assert str(refused.value) == "--precision: 'AMP-FP61' is unknown"
+    assert refused.value.hint == "did you mean amp-fp16? Known: fp32, amp-fp16, amp-bf16"
+
+
+def test_a_value_near_to_nothing_gets_the_whole_list() -> None:
+    error = unknown_value("--norm", "zzz", ["batch", "group"])
+    assert (str(error), error.hint) == ("--norm: 'zzz' is unknown", "choose among batch, group")

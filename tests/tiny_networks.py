@@ -1,0 +1,61 @@
+"""Networks for tests: small enough that hundreds of steps take no time."""
+
+import torch
+from torch import nn
+
+from bsprobe.models.norms import LAYERS
+from bsprobe.units import Resolution
+from bsprobe.variants import Variant
+
+VARIANT = Variant(model="tiny", resolution=Resolution(height=32, width=48), classes=4)
+"""Takes the place of a real variant where `build_model` is replaced by one of these classes."""
+
+
+class TinyNet(nn.Module):
+    """Two convolutions around the variant's norm; logits at a quarter of the size, as (N, c, h, w).
+
+    Attributes:
+        calls: Forward passes so far.
+        logits_dtypes: The dtype of what each of them returned.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 5, stride=4, padding=2), LAYERS[variant.norm](8), nn.ReLU()
+        )
+        self.classifier = nn.Conv2d(8, variant.classes, 1)
+        self.calls = 0
+        self.logits_dtypes: list[torch.dtype] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.features(images))
+        self.calls += 1
+        self.logits_dtypes.append(logits.dtype)
+        return logits
+
+
+class TwoHeadedNet(nn.Module):
+    """A net with torchvision's dict of two outputs."""
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.main = TinyNet(variant)
+        self.auxiliary = TinyNet(variant)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": self.main(images), "aux": self.auxiliary(images)}
+
+
+class OverflowingNet(TinyNet):
+    """A net whose gradients overflow in some of its backward passes, counted from 1."""
+
+    def __init__(self, variant: Variant, *, overflows: frozenset[int]) -> None:
+        super().__init__(variant)
+        self._overflows = overflows
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(images)
+        if self.calls in self._overflows:
+            logits.register_hook(lambda gradient: gradient * float("inf"))
+        return logits

@@ -1,0 +1,111 @@
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
+
+from bsprobe.training.losses import IGNORE, segmentation_loss, upsample, valid_pixels
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    """Three images with 48, 40 and no valid pixels."""
+    maps = torch.randint(0, 5, (3, 6, 8))
+    maps[1, 0] = IGNORE
+    maps[2] = IGNORE
+    return maps
+
+
+def test_valid_pixels_are_those_that_are_not_ignored(labels: torch.Tensor) -> None:
+    counts = [int(valid_pixels(each)) for each in labels[:2]]
+
+    assert counts == [48, 40]
+
+
+def test_valid_pixels_of_micro_batches_add_up(labels: torch.Tensor) -> None:
+    assert int(valid_pixels(*labels)) == 88
+    assert int(valid_pixels(labels)) == 88
+
+
+def test_nothing_is_divided_by_zero_where_all_pixels_are_ignored(labels: torch.Tensor) -> None:
+    assert int(valid_pixels(labels[2], labels[2])) == 1
+
+
+def test_the_loss_of_one_batch_is_pytorchs_mean(labels: torch.Tensor) -> None:
+    logits = torch.randn((3, 5, 6, 8))
+
+    loss = segmentation_loss(logits, labels, valid_pixels(labels))
+
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels, ignore_index=255))
+
+
+def test_losses_of_micro_batches_add_up_to_the_mean_over_all_their_pixels(
+    labels: torch.Tensor,
+) -> None:
+    logits = torch.randn((3, 5, 6, 8))
+    valid = valid_pixels(*labels)
+
+    parts = [segmentation_loss(logits[i : i + 1], labels[i : i + 1], valid) for i in range(3)]
+
+    torch.testing.assert_close(sum(parts), F.cross_entropy(logits, labels, ignore_index=255))
+
+
+def test_a_micro_batch_without_valid_pixels_adds_nothing(labels: torch.Tensor) -> None:
+    logits = torch.randn((1, 5, 6, 8), requires_grad=True)
+
+    loss = segmentation_loss(logits, labels[2:], valid_pixels(labels))
+    loss.backward()
+
+    assert loss.item() == 0.0
+    assert logits.grad is not None
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_logits_are_brought_to_the_size_of_the_labels(labels: torch.Tensor) -> None:
+    logits = torch.randn((3, 5, 2, 3))
+    large = F.interpolate(logits, size=(6, 8), mode="bilinear", align_corners=False)
+
+    loss = segmentation_loss(logits, labels, valid_pixels(labels))
+
+    torch.testing.assert_close(loss, F.cross_entropy(large, labels, ignore_index=255))
+    torch.testing.assert_close(upsample(logits, (6, 8)), large)
+
+
+def test_logits_of_the_right_size_are_left_alone() -> None:
+    logits = torch.randn((1, 5, 6, 8))
+
+    assert upsample(logits, (6, 8)) is logits
+
+
+def test_the_auxiliary_loss_weighs_half(labels: torch.Tensor) -> None:
+    main, auxiliary = torch.randn((3, 5, 6, 8)), torch.randn((3, 5, 3, 4))
+    valid = valid_pixels(labels)
+
+    loss = segmentation_loss({"out": main, "aux": auxiliary}, labels, valid)
+
+    parts = [segmentation_loss(logits, labels, valid) for logits in (main, auxiliary)]
+    torch.testing.assert_close(loss, parts[0] + 0.5 * parts[1])
+
+
+def test_a_dict_without_an_auxiliary_output_is_its_main_output(labels: torch.Tensor) -> None:
+    main = torch.randn((3, 5, 6, 8))
+    valid = valid_pixels(labels)
+
+    assert torch.equal(
+        segmentation_loss({"out": main}, labels, valid), segmentation_loss(main, labels, valid)
+    )
+
+
+def test_the_loss_of_half_precision_logits_is_summed_in_full_precision(
+    labels: torch.Tensor,
+) -> None:
+    logits = torch.randn((3, 5, 6, 8)).bfloat16()
+    valid = valid_pixels(labels)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = segmentation_loss(logits, labels, valid)
+
+    torch.testing.assert_close(loss, segmentation_loss(logits.float(), labels, valid))

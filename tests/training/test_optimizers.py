@@ -1,0 +1,117 @@
+from itertools import chain
+
+import pytest
+import torch
+from torch import nn
+
+from bsprobe.models.factory import build_model
+from bsprobe.training.optimizers import build_optimizer, parameter_groups
+from bsprobe.units import Resolution
+from bsprobe.variants import Norm, OptimizerName, Variant
+
+RESOLUTION = Resolution(height=512, width=1024)
+
+
+def without_data(name: str, norm: Norm = Norm.BATCH) -> nn.Module:
+    with torch.device("meta"):
+        return build_model(Variant(model=name, resolution=RESOLUTION, norm=norm))
+
+
+@pytest.mark.parametrize(
+    ("norm", "backbone_tensors"),
+    [(Norm.BATCH, 104 * 3), (Norm.GROUP, 104 * 3), (Norm.INSTANCE, 104 * 3), (Norm.FROZEN, 104)],
+)
+def test_deeplabv2_learns_its_classifier_ten_and_twenty_times_as_fast(
+    norm: Norm, backbone_tensors: int
+) -> None:
+    groups = parameter_groups(without_data("deeplabv2-resnet101", norm))
+
+    assert [(g.name, g.factor, g.decays, len(g.parameters)) for g in groups] == [
+        ("backbone", 1.0, 1.0, backbone_tensors),
+        ("classifier weights", 10.0, 1.0, 4),
+        ("classifier biases", 20.0, 0.0, 4),
+    ]
+
+
+def test_weights_and_biases_of_the_classifier_are_told_apart() -> None:
+    model = without_data("deeplabv2-resnet50")
+    _, weights, biases = parameter_groups(model)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+
+    assert [names[parameter] for parameter in (*weights.parameters, *biases.parameters)] == [
+        f"layer5.conv2d_list.{branch}.{entry}"
+        for entry in ("weight", "bias")
+        for branch in range(4)
+    ]
+
+
+@pytest.mark.parametrize("norm", Norm)
+@pytest.mark.parametrize("name", ["deeplabv2-resnet50", "torchvision:lraspp_mobilenet_v3_large"])
+def test_every_parameter_is_in_exactly_one_group(name: str, norm: Norm) -> None:
+    model = without_data(name, norm)
+
+    grouped = list(chain.from_iterable(group.parameters for group in parameter_groups(model)))
+
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == set(model.parameters())
+
+
+def test_a_net_of_another_kind_is_one_group_of_what_it_trains() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1))
+    model[0].requires_grad_(requires_grad=False)
+
+    (group,) = parameter_groups(model)
+
+    assert (group.name, group.factor, group.decays) == ("all", 1.0, 1.0)
+    assert group.parameters == tuple(model[1].parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "decay"),
+    [
+        (OptimizerName.SGD, torch.optim.SGD, 5e-4),
+        (OptimizerName.ADAMW, torch.optim.AdamW, 1e-2),
+    ],
+)
+def test_the_optimizer_gives_each_group_its_rate_and_spares_biases_the_decay(
+    name: OptimizerName, kind: type[torch.optim.Optimizer], decay: float
+) -> None:
+    groups = parameter_groups(without_data("deeplabv2-resnet50"))
+
+    optimizer = build_optimizer(name, groups, learning_rate=2.5e-4)
+
+    assert type(optimizer) is kind
+    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [
+        (pytest.approx(2.5e-4), decay),
+        (pytest.approx(2.5e-3), decay),
+        (pytest.approx(5e-3), 0.0),
+    ]
+    assert [tuple(g["params"]) for g in optimizer.param_groups] == [g.parameters for g in groups]
+
+
+def test_sgd_has_the_momentum_of_the_recipe() -> None:
+    optimizer = build_optimizer(
+        OptimizerName.SGD, parameter_groups(nn.Conv2d(3, 4, 1)), learning_rate=1.0
+    )
+
+    assert [(g["momentum"], g["nesterov"]) for g in optimizer.param_groups] == [(0.9, False)]
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        (OptimizerName.SGD, {"momentum_buffer"}),
+        (OptimizerName.ADAMW, {"step", "exp_avg", "exp_avg_sq"}),
+    ],
+)
+def test_the_first_update_creates_the_state_that_the_memory_must_hold(
+    name: OptimizerName, state: set[str]
+) -> None:
+    layer = nn.Conv2d(3, 4, 1)
+    optimizer = build_optimizer(name, parameter_groups(layer), learning_rate=0.1)
+    layer(torch.ones((1, 3, 2, 2))).sum().backward()
+
+    assert dict(optimizer.state) == {}
+    optimizer.step()
+
+    assert [set(optimizer.state[p]) for p in layer.parameters()] == [state, state]
