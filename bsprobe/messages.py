@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from bsprobe.failures import Outcome
-from bsprobe.records import DeviceInfo, DeviceRequest, Failure, Measurement, TrialSpec
+from bsprobe.records import DataSource, DeviceInfo, DeviceRequest, Failure, Measurement, TrialSpec
 from bsprobe.serialization import MalformedError, from_json, to_json
 
 
@@ -15,6 +15,8 @@ class OpenDevice:
     request: DeviceRequest
     models: tuple[str, ...] = ()
     """Models that will be asked for: their names are checked, and their libraries loaded, now."""
+    data: DataSource | None = None
+    """Images that will be asked for: looked at, and their libraries loaded, now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

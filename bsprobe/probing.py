@@ -130,7 +130,7 @@ class Probing:
             headroom=target.headroom,
         )
         item, trial = self._proven_plan(variant, found, groups)
-        item = replace(item, trial=trial)
+        item = replace(item, trial=trial, synthetic_trial=self._synthetic_counterpart(trial))
         sentences = caveats(
             item,
             found=found,
@@ -170,6 +170,13 @@ class Probing:
                 return beyond_headroom or (item, trial)
             most = 0 if too_small else micro - 1
 
+    def _synthetic_counterpart(self, trial: Trial) -> Trial | None:
+        """The same on synthetic batches, to see whether real images take more memory."""
+        if trial.spec.data is None or not trial.ran:
+            return None
+        spec = replace(trial.spec, data=None)
+        return self._trial(spec, Process.FRESH, Purpose.COMPARISON)
+
     def _spec(self, variant: Variant, batch: int, *, accumulation_steps: int = 1) -> TrialSpec:
         return TrialSpec(
             variant=variant,
@@ -178,6 +185,7 @@ class Probing:
             warmup_steps=self._settings.warmup_steps,
             measured_steps=self._settings.measured_steps,
             evaluation_resolution=self._settings.evaluation_resolution,
+            data=self._settings.data,
             seed=self._settings.seed,
         )
 

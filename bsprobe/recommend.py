@@ -12,11 +12,13 @@ from enum import StrEnum
 from bsprobe.failures import Outcome
 from bsprobe.records import (
     DeviceInfo,
+    Purpose,
     Recommendation,
     Target,
     TrainingPlan,
     Trial,
 )
+from bsprobe.units import format_bytes
 from bsprobe.variants import Norm, OptimizerName, Precision, Variant
 
 
@@ -54,7 +56,10 @@ def search_trials(trials: Iterable[Trial], variant: Variant) -> list[Trial]:
     return [
         trial
         for trial in trials
-        if trial.spec.variant == variant and trial.ran and trial.spec.accumulation_steps == 1
+        if trial.spec.variant == variant
+        and trial.ran
+        and trial.spec.accumulation_steps == 1
+        and trial.purpose is not Purpose.COMPARISON
     ]
 
 
@@ -264,6 +269,7 @@ def caveats(
             _rate_caveat(item.variant, target),
             _headroom_caveat(item, found, target, device),
             _retry_caveat(trials),
+            *_data_sentences(item),
             _spill_caveat(device),
         )
         if sentence
@@ -350,6 +356,27 @@ def _retry_caveat(trials: Sequence[Trial]) -> str:
         f"Batch {min(retried)} and up ran only after the allocator had emptied its cache "
         "and tried again, which is slow: stay below."
     )
+
+
+def _data_sentences(item: Recommendation) -> list[str]:
+    """What real images changed: whether they come fast enough, and whether they take more."""
+    real = item.trial.measurement if item.trial is not None else None
+    if real is None or real.loader_images_per_second is None or not real.images_per_second:
+        return []
+    keeps_up = real.loader_images_per_second >= real.images_per_second
+    sentences = [
+        f"The data loader delivers {real.loader_images_per_second:.3g} images/s, the step takes "
+        f"{real.images_per_second:.3g}: "
+        + ("it keeps up." if keeps_up else "training will wait for it.")
+    ]
+    synthetic = item.synthetic_trial.measurement if item.synthetic_trial is not None else None
+    if synthetic is not None:
+        change = real.peak_bytes / synthetic.peak_bytes - 1
+        sentences.append(
+            f"Peak memory with real images is {format_bytes(real.peak_bytes)}, with synthetic "
+            f"ones {format_bytes(synthetic.peak_bytes)} ({change:+.1%})."
+        )
+    return sentences
 
 
 def _spill_caveat(device: DeviceInfo) -> str:

@@ -29,6 +29,8 @@ class Purpose(StrEnum):
     """In a fresh process, to prove one side of the boundary."""
     RECOMMENDED = "recommended"
     """As training will run it: with the recommended micro-batch and accumulation."""
+    COMPARISON = "comparison"
+    """As recommended, but on synthetic batches: real images should take no more memory."""
 
 
 class StopReason(StrEnum):
@@ -97,6 +99,16 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """Real images to make the batches of."""
+
+    root: str
+    """A folder in Cityscapes' layout; its train split is used."""
+    subset: int | None = None
+    """Only so many images, the first ones; None: all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrialSpec:
     """One trial: a variant at one batch size. Equal specs are the same trial."""
 
@@ -109,6 +121,8 @@ class TrialSpec:
     measured_steps: int = 3
     evaluation_resolution: Resolution | None = None
     """Where given, an evaluation pass with predictions at this size follows the training steps."""
+    data: DataSource | None = None
+    """None: synthetic batches."""
     seed: int = 0
 
 
@@ -151,6 +165,8 @@ class Measurement:
     """Seconds of each measured step (all of its micro-batches); empty for predictions."""
     images_per_second: float | None = None
     """From the median step; None for predictions."""
+    loader_images_per_second: float | None = None
+    """What the data loader delivers by itself; None for synthetic batches."""
 
     @property
     def peak_allocated_bytes(self) -> int:
@@ -282,6 +298,8 @@ class Recommendation:
     """False where no accumulation ran, so that the plan trains with what fits by itself."""
     trial: Trial | None = None
     """The plan's own trial; None until it has been run."""
+    synthetic_trial: Trial | None = None
+    """The same on synthetic batches, where the plan's own trial used real images."""
     starred: bool = False
     """The fastest of its norm; another norm is another model, not a speed-up."""
     caveats: tuple[str, ...] = ()
@@ -310,6 +328,7 @@ class Settings:
     warmup_steps: int = 1
     measured_steps: int = 3
     evaluation_resolution: Resolution | None = None
+    data: DataSource | None = None
     seed: int = 0
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,7 +30,7 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.records import DeviceRequest, Failure, Purpose, Trial, TrialSpec
+from bsprobe.records import DataSource, DeviceRequest, Failure, Purpose, Trial, TrialSpec
 from bsprobe.search import Process
 from bsprobe.serialization import MalformedError
 
@@ -64,6 +65,7 @@ class Worker:
         request: DeviceRequest,
         *,
         models: tuple[str, ...] = (),
+        data: DataSource | None = None,
         command: tuple[str, ...] | None = None,
     ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
@@ -81,7 +83,7 @@ class Worker:
         self.trials_run = 0
         self.is_clean = True
         try:
-            self.ready = self._open(OpenDevice(request=request, models=models))
+            self.ready = self._open(OpenDevice(request=request, models=models, data=data))
         except BaseException:
             self.close()
             raise
@@ -237,13 +239,17 @@ class TrialRunner:
     """Runs trials in workers, a new one whenever the old one is used up."""
 
     def __init__(
-        self, request: DeviceRequest, *, models: tuple[str, ...] = (), timeout: float
+        self,
+        request: DeviceRequest,
+        *,
+        timeout: float,
+        models: tuple[str, ...] = (),
+        data: DataSource | None = None,
     ) -> None:
-        self._request = request
-        self._models = models
+        self._start = partial(Worker, request, models=models, data=data)
         self._timeout = timeout
         self._variant: object = None
-        self._worker: Worker | None = Worker(request, models=models)
+        self._worker: Worker | None = self._start()
         self.ready = self._worker.ready
 
     def run(
@@ -293,7 +299,7 @@ class TrialRunner:
             self.close()
         if self._worker is None:
             on_phase("starting a fresh process")
-            self._worker = Worker(self._request, models=self._models)
+            self._worker = self._start()
         self._variant = spec.variant
         return self._worker
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from bsprobe.devices.base import Device
 from bsprobe.devices.selection import open_device
-from bsprobe.errors import BsprobeError, UsageError
+from bsprobe.errors import BsprobeError, FileError, UsageError
 from bsprobe.failures import Outcome, classify
 from bsprobe.messages import (
     Message,
@@ -67,6 +67,10 @@ def main() -> None:
             if isinstance(message, OpenDevice):
                 for name in message.models:
                     check_model_name(name)
+                if message.data is not None:
+                    from bsprobe.training.images import check_images  # noqa: PLC0415 - torchvision
+
+                    check_images(message.data)
                 device = open_device(message.request)
                 channel.send(_ready(device))
             elif isinstance(message, RunTrial) and device is not None:
@@ -99,8 +103,8 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
 
     try:
         measurement = device.run_trial(spec, report)
-    except UsageError:
-        raise
+    except (UsageError, FileError):
+        raise  # nobody's bug, and no verdict on the batch: the run must stop and say so
     except Exception as error:  # noqa: BLE001 - the one place where any failure becomes data
         device.lift_limit()
         outcome, failure = _describe(error, phase)

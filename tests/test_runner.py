@@ -11,7 +11,7 @@ from bsprobe import runner
 from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.messages import TrialDone
-from bsprobe.records import DeviceRequest, Failure, Purpose, TrialSpec
+from bsprobe.records import DataSource, DeviceRequest, Failure, Purpose, TrialSpec
 from bsprobe.runner import TrialRunner, Worker
 from bsprobe.search import Process
 from bsprobe.units import Resolution
@@ -133,10 +133,16 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     started: list[str] = []
 
     class Stub(Worker):
-        def __init__(self, request: DeviceRequest, *, models: tuple[str, ...] = ()) -> None:
+        def __init__(
+            self,
+            request: DeviceRequest,
+            *,
+            models: tuple[str, ...] = (),
+            data: DataSource | None = None,
+        ) -> None:
             behaviour = "dirty" if request.memory_limit_bytes == 1 else "succeed"
             started.append(behaviour)
-            super().__init__(request, models=models, command=stub(behaviour))
+            super().__init__(request, models=models, data=data, command=stub(behaviour))
 
     monkeypatch.setattr(runner, "Worker", Stub)
     return started

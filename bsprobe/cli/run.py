@@ -12,7 +12,7 @@ import click
 from bsprobe.cli.options import axis_options, model_names, positive_number, resolutions
 from bsprobe.errors import FileError, InterruptedRunError, UsageError
 from bsprobe.recommend import LearningRateRule
-from bsprobe.records import DeviceRequest, Run, Settings, Target
+from bsprobe.records import DataSource, DeviceRequest, Run, Settings, Target
 from bsprobe.units import parse_bytes, parse_resolution
 from bsprobe.variants import AXES, matrix
 
@@ -123,6 +123,19 @@ _BASE = Path("reports")
     show_default=True,
     help="Steps before the measured ones.",
 )
+@click.option(
+    "--data",
+    "data_root",
+    type=click.Path(path_type=Path),
+    metavar="ROOT",
+    help="Feed the trials with real images: a folder in Cityscapes' layout.  [default: synthetic]",
+)
+@click.option(
+    "--subset",
+    type=click.IntRange(1, 10**9),
+    metavar="N",
+    help="With --data: use only the first N images.  [default: all]",
+)
 @click.option("--evaluate", is_flag=True, help="Also probe the evaluation pass.  [default: off]")
 @click.option(
     "--evaluate-at",
@@ -197,6 +210,8 @@ def _settings(given: Mapping[str, Any]) -> Settings:
     """The options as settings."""
     if given["evaluate_at"] is not None and not given["evaluate"]:
         raise UsageError("--evaluate-at does nothing without --evaluate", hint="add --evaluate")
+    if given["subset"] is not None and given["data_root"] is None:
+        raise UsageError("--subset does nothing without --data", hint="add --data ROOT")
     native = parse_resolution("cityscapes") if given["evaluate"] else None
     return Settings(
         variants=matrix(
@@ -219,8 +234,14 @@ def _settings(given: Mapping[str, Any]) -> Settings:
         warmup_steps=given["warmup_steps"],
         measured_steps=given["steps"],
         evaluation_resolution=given["evaluate_at"] or native,
+        data=_data_source(given["data_root"], given["subset"]),
         seed=given["seed"],
     )
+
+
+def _data_source(root: Path | None, subset: int | None) -> DataSource | None:
+    """Where the images are; absolute, for a resumed run may be started elsewhere."""
+    return None if root is None else DataSource(root=str(root.resolve()), subset=subset)
 
 
 _FACETS: dict[str, Callable[[Settings], object]] = {
@@ -241,6 +262,8 @@ _FACETS: dict[str, Callable[[Settings], object]] = {
     "evaluate_at": lambda s: s.evaluation_resolution,
     "trial_timeout": lambda s: s.trial_timeout_seconds,
     "time_limit": lambda s: s.time_limit_seconds,
+    "data_root": lambda s: s.data and s.data.root,
+    "subset": lambda s: s.data and s.data.subset,
     "seed": lambda s: s.seed,
 } | {
     axis.field: lambda s, field=axis.field: {getattr(v, field) for v in s.variants} for axis in AXES
@@ -308,6 +331,7 @@ def _probe(start: _Start) -> tuple[Run, Path]:
         TrialRunner(
             settings.device,
             models=tuple(dict.fromkeys(v.model for v in settings.variants)),
+            data=settings.data,
             timeout=settings.trial_timeout_seconds,
         ) as runner,
     ):

@@ -106,13 +106,17 @@ class _WallClock:
     """Steps on the CPU are over when they return."""
 
     def __init__(self) -> None:
-        self._marks: list[float] = []
+        self._seconds: list[float] = []
+        self._started = 0.0
 
-    def mark(self) -> None:
-        self._marks.append(time.perf_counter())
+    def start(self) -> None:
+        self._started = time.perf_counter()
 
-    def intervals(self) -> tuple[float, ...]:
-        return tuple(b - a for a, b in zip(self._marks, self._marks[1:], strict=False))
+    def stop(self) -> None:
+        self._seconds.append(time.perf_counter() - self._started)
+
+    def seconds(self) -> tuple[float, ...]:
+        return tuple(self._seconds)
 
 
 def _release() -> None:

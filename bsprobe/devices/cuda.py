@@ -176,17 +176,24 @@ class _EventClock:
     """CUDA events: time on the GPU, not of the Python that feeds it."""
 
     def __init__(self) -> None:
-        self._events: list[torch.cuda.Event] = []
+        self._starts: list[torch.cuda.Event] = []
+        self._ends: list[torch.cuda.Event] = []
 
-    def mark(self) -> None:
+    def start(self) -> None:
+        self._starts.append(self._now())
+
+    def stop(self) -> None:
+        self._ends.append(self._now())
+
+    def seconds(self) -> tuple[float, ...]:
+        torch.cuda.synchronize()
+        pairs = zip(self._starts, self._ends, strict=True)
+        return tuple(start.elapsed_time(end) / 1000 for start, end in pairs)  # milliseconds
+
+    def _now(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
-        self._events.append(event)
-
-    def intervals(self) -> tuple[float, ...]:
-        torch.cuda.synchronize()
-        pairs = zip(self._events, self._events[1:], strict=False)
-        return tuple(start.elapsed_time(end) / 1000 for start, end in pairs)  # milliseconds
+        return event
 
 
 _NVML_ABSENT = (pynvml.NVMLError, RuntimeError, AssertionError)

@@ -1,14 +1,15 @@
 """A trial that is really run: build, warm up, measure whole steps, perhaps evaluate."""
 
+import itertools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.records import Measurement, ModelFacts, Peak, TrialSpec
-from bsprobe.training.batches import synthetic_batch
+from bsprobe.training.batches import batches, images_per_second
 from bsprobe.training.optimizers import parameter_groups
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, training_step
 from bsprobe.variants import CudnnBenchmark
@@ -20,13 +21,16 @@ _MOST_SKIPPED = 20
 
 
 class StepClock(Protocol):
-    """Marks moments on the device's own time line."""
+    """Times stretches of work on the device's own time line."""
 
-    def mark(self) -> None:
-        """Mark this moment."""
+    def start(self) -> None:
+        """Begin a stretch."""
 
-    def intervals(self) -> tuple[float, ...]:
-        """Seconds between the marks; waits for the device."""
+    def stop(self) -> None:
+        """End it."""
+
+    def seconds(self) -> tuple[float, ...]:
+        """How long each stretch took; waits for the device."""
 
 
 class Meter(Protocol):
@@ -59,8 +63,8 @@ def run_steps(
     report("building")
     torch.backends.cudnn.benchmark = spec.variant.cudnn_benchmark is CudnnBenchmark.ON
     task = build_task(spec.variant, device)
-    batch = synthetic_batch(spec.variant, spec.batch_size, device=device, seed=spec.seed)
-    steps = _Steps(task, [batch] * spec.accumulation_steps, report)
+    stream = batches(spec, device)
+    steps = _Steps(task, stream, spec.accumulation_steps, report)
     meter.reset_peak()
     steps.run()
     first = meter.peak()
@@ -68,11 +72,9 @@ def run_steps(
     while steps.count < spec.warmup_steps or task.updates_applied == 0:
         steps.run()
     clock = new_clock()
-    clock.mark()
     for _ in range(spec.measured_steps):
-        steps.run()
-        clock.mark()
-    seconds = clock.intervals()
+        steps.run(clock)
+    seconds = clock.seconds()
     while task.updates_applied < REQUIRED_UPDATES:
         steps.run()
     steady = meter.peak()
@@ -81,27 +83,37 @@ def run_steps(
         model=_facts(task),
         first_step=first,
         steady=steady,
-        evaluation=_evaluate(spec, task, batch, meter, report),
+        evaluation=_evaluate(spec, task, next(stream), meter, report),
         updates_applied=task.updates_applied,
         steps=steps.count,
         step_seconds=seconds,
         images_per_second=images / statistics.median(seconds),
+        loader_images_per_second=None if spec.data is None else images_per_second(stream),
     )
 
 
 class _Steps:
     """Runs steps, counts them, and gives up where they do not train."""
 
-    def __init__(self, task: Task, micro_batches: list[Batch], report: ReportPhase) -> None:
+    def __init__(
+        self, task: Task, stream: Iterator[Batch], accumulation_steps: int, report: ReportPhase
+    ) -> None:
         self._task = task
-        self._micro_batches = micro_batches
+        self._stream = stream
+        self._accumulation_steps = accumulation_steps
         self._report = report
         self.count = 0
 
-    def run(self) -> None:
+    def run(self, clock: StepClock | None = None) -> None:
+        """Run one step; a clock times it without the wait for its images."""
         self.count += 1
         self._report(f"step {self.count}")
-        training_step(self._task, self._micro_batches)
+        micro_batches = list(itertools.islice(self._stream, self._accumulation_steps))
+        if clock is not None:
+            clock.start()
+        training_step(self._task, micro_batches)
+        if clock is not None:
+            clock.stop()
         skipped = self.count - self._task.updates_applied
         if skipped > _MOST_SKIPPED:
             raise TooFewUpdatesError(
@@ -117,7 +129,8 @@ def _evaluate(
     report("evaluation")
     size = spec.evaluation_resolution
     meter.reset_peak()
-    evaluation_pass(task, batch.images, (size.height, size.width))
+    images = batch.to(task.device, task.layout).images
+    evaluation_pass(task, images, (size.height, size.width))
     return meter.peak()
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bsprobe.failures import Outcome
 from bsprobe.files import write_atomically
-from bsprobe.records import Run, Source, Trial, VariantResult
+from bsprobe.records import Purpose, Run, Source, Trial, VariantResult
 from bsprobe.units import GIB, format_bytes
 from bsprobe.variants import labels
 
@@ -149,7 +149,11 @@ def _styled(run: Run) -> list[tuple[VariantResult, str, str]]:
 
 
 def _of(run: Run, result: VariantResult) -> list[Trial]:
-    return [trial for trial in run.trials if trial.spec.variant == result.variant]
+    return [
+        trial
+        for trial in run.trials
+        if trial.spec.variant == result.variant and trial.purpose is not Purpose.COMPARISON
+    ]
 
 
 def _points(run: Run, result: VariantResult, figure_of: _FigureOf) -> list[tuple[int, float]]:

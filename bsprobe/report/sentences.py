@@ -7,6 +7,7 @@ from bsprobe.failures import Outcome
 from bsprobe.records import (
     Boundary,
     DeviceInfo,
+    Purpose,
     Recommendation,
     Run,
     Settings,
@@ -57,6 +58,8 @@ def ladder(trials: Sequence[Trial]) -> list[str]:
     for trial in trials:
         steps = trial.spec.accumulation_steps
         batch = str(trial.spec.batch_size) + (f"x{steps}" if steps > 1 else "")
+        if trial.purpose is Purpose.COMPARISON:
+            batch += " synthetic"
         words.append(f"{batch} {outcome_words(trial.outcome)}")
     return words
 

@@ -1,11 +1,18 @@
-"""Synthetic batches: the shape, dtype and label range of real ones, and no data set needed."""
+"""What trials are fed: synthetic batches, or real images through the real transforms."""
+
+import itertools
+import time
+from collections.abc import Iterator
 
 import torch
 
+from bsprobe.records import TrialSpec
 from bsprobe.training.losses import IGNORE
 from bsprobe.training.step import Batch
 from bsprobe.variants import MemoryFormat, Variant
 
+_TIMED_SECONDS = 2.0
+"""How long the loader is timed by itself; at least one batch."""
 _BLOCK = 16
 """Labels are constant over blocks of this many pixels, as regions are, not noise."""
 
@@ -31,3 +38,30 @@ def synthetic_batch(variant: Variant, size: int, *, device: torch.device, seed: 
     if variant.memory_format is MemoryFormat.NHWC:
         images = images.contiguous(memory_format=torch.channels_last)
     return Batch(images=images, labels=labels)
+
+
+def batches(spec: TrialSpec, device: torch.device) -> Iterator[Batch]:
+    """An endless stream of micro-batches for a trial.
+
+    Synthetic ones are one batch, over and over, on the device; real ones come from a data loader
+    and are on the host.
+
+    Raises:
+        FileError: The folder is not what it should be, or a file in it is damaged.
+    """
+    if spec.data is None:
+        return itertools.repeat(
+            synthetic_batch(spec.variant, spec.batch_size, device=device, seed=spec.seed)
+        )
+    from bsprobe.training.images import image_batches  # noqa: PLC0415 - imports torchvision
+
+    return image_batches(spec, spec.data, pin_memory=device.type == "cuda")
+
+
+def images_per_second(stream: Iterator[Batch]) -> float:
+    """What a stream delivers when nothing else is done."""
+    next(stream)  # what was prefetched while the last step ran costs nothing now
+    start, count = time.perf_counter(), 0
+    while count == 0 or time.perf_counter() - start < _TIMED_SECONDS:
+        count += len(next(stream).images)
+    return count / (time.perf_counter() - start)

@@ -14,6 +14,10 @@ from bsprobe.variants import MemoryFormat, Precision, Variant
 
 LEARNING_RATE = 1e-5
 """Of the trials: memory does not depend on it, and a small one lets no short trial diverge."""
+_LAYOUTS = {
+    MemoryFormat.NCHW: torch.contiguous_format,
+    MemoryFormat.NHWC: torch.channels_last,
+}
 _AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
 
 
@@ -24,6 +28,13 @@ class Batch:
     images: torch.Tensor
     labels: torch.Tensor
 
+    def to(self, device: torch.device, layout: torch.memory_format) -> "Batch":
+        """The batch on a device, images in a memory layout; itself where it is so already."""
+        return Batch(
+            images=self.images.to(device, memory_format=layout, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+        )
+
 
 @dataclass(slots=True, kw_only=True)
 class Task:
@@ -33,6 +44,7 @@ class Task:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
+    layout: torch.memory_format
     autocast_dtype: torch.dtype | None
     updates_applied: int = field(default=0)
     """Optimizer updates so far; a GradScaler skips those whose gradients overflowed."""
@@ -55,9 +67,10 @@ def build_task(variant: Variant, device: torch.device) -> Task:
 
 def train_task(model: nn.Module, variant: Variant, device: torch.device) -> Task:
     """Make a network ready to train as a variant says: its layout, optimizer and scaler."""
+    layout = _LAYOUTS[variant.memory_format]
     model = model.to(device=device)
-    if variant.memory_format is MemoryFormat.NHWC:
-        model = model.to(memory_format=torch.channels_last)
+    if layout is torch.channels_last:
+        model = model.to(memory_format=layout)
     optimizer = build_optimizer(
         variant.optimizer, parameter_groups(model), learning_rate=LEARNING_RATE
     )
@@ -66,6 +79,7 @@ def train_task(model: nn.Module, variant: Variant, device: torch.device) -> Task
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=variant.precision is Precision.AMP_FP16),
         device=device,
+        layout=layout,
         autocast_dtype=_AUTOCAST_DTYPES.get(variant.precision),
     )
 
@@ -80,12 +94,15 @@ def train_task(model: nn.Module, variant: Variant, device: torch.device) -> Task
 def training_step(task: Task, micro_batches: Sequence[Batch]) -> torch.Tensor:
     """One optimizer update over the micro-batches of an effective batch.
 
+    A micro-batch is moved to the device when its turn comes: only one is ever there.
+
     Returns:
         The mean loss over the effective batch's valid pixels, a detached scalar.
     """
     valid = valid_pixels(*(batch.labels for batch in micro_batches))
     total = torch.zeros((), device=task.device)
-    for batch in micro_batches:
+    for waiting in micro_batches:
+        batch = waiting.to(task.device, task.layout)
         with task.autocast():
             loss = segmentation_loss(task.model(batch.images), batch.labels, valid)
         task.scaler.scale(loss).backward()

@@ -81,6 +81,10 @@ WRONG = {
         "run --evaluate-at 512x1024",
         "error: --evaluate-at does nothing without --evaluate\nhint: add --evaluate\n",
     ),
+    "a subset of nothing": (
+        "run --subset 5",
+        "error: --subset does nothing without --data\nhint: add --data ROOT\n",
+    ),
     "nothing to resume": (
         "run --resume",
         "error: there is no unfinished run below reports/\nhint: name its folder with --out\n",
@@ -129,6 +133,14 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     done = bsprobe("run", "--device", "cpu", "--out", "file/inside", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: file/inside: Not a directory\nhint: ")
+
+
+def test_a_folder_without_images_is_refused_by_name(tmp_path: Path) -> None:
+    done = bsprobe("run", "--device", "cpu", "--data", ".", cwd=tmp_path)
+    first, second = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert first.startswith(f"error: {tmp_path}")
+    assert second.startswith("hint: ")
 
 
 def test_a_portrait_resolution_draws_a_warning(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device 
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "--device=cpu",
-    "--memory-limit=340MiB",
+    "--memory-limit=380MiB",
     "--model=deeplabv2-resnet50",
     "--resolution=64x64",
     "--precision=fp32",
@@ -154,6 +154,33 @@ def test_batch_1_that_does_not_fit_is_a_result_with_advice(tmp_path: Path) -> No
     assert "fp32 / batch:  1 out of memory  -> nothing fits" in printed
     assert "Not even batch 1 fits. Try --checkpointing on, --precision amp-fp16" in printed
     assert not (tmp_path / "out" / "snippet.py").exists()
+
+
+@pytest.mark.slow
+def test_drawn_data_is_looked_at_and_trained_on(tmp_path: Path) -> None:
+    def bsprobe(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "bsprobe", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=600,
+        ).stdout
+
+    bsprobe("sample-data", "D", "--images", "10", "--size", "64x128")
+    assert "No problems." in bsprobe("data", "D")
+    printed = bsprobe("run", "--data", "D", "--subset", "6", "--max-batch=2", *SMALL, "--out=out")
+    assert "The data loader delivers" in printed
+    assert "Peak memory with real images is" in printed
+    with (tmp_path / "out" / "trials.csv").open() as file:
+        trials = list(csv.DictReader(file))
+    real, synthetic = (
+        [int(t["peak_bytes"]) for t in trials if (t["purpose"] == "comparison") is comparison]
+        for comparison in (False, True)
+    )
+    assert synthetic[0] == pytest.approx(real[-1], rel=0.03)
 
 
 @pytest.mark.slow

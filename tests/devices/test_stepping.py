@@ -37,11 +37,14 @@ class FakeDevice:
         self.told.append("peak")
         return peak(self.told.count("peak"))
 
-    def mark(self) -> None:
-        self.told.append("mark")
+    def start(self) -> None:
+        self.told.append("start")
 
-    def intervals(self) -> tuple[float, ...]:
-        self.told.append("intervals")
+    def stop(self) -> None:
+        self.told.append("stop")
+
+    def seconds(self) -> tuple[float, ...]:
+        self.told.append("seconds")
         return self.step_seconds
 
     def run(self, spec: TrialSpec) -> Measurement:
@@ -92,7 +95,8 @@ def test_the_first_step_has_a_peak_of_its_own_and_warm_up_is_not_timed(fake: Fak
     assert fake.told == [
         *("building", "reset peak", "step 1", "peak"),
         *("reset peak", "step 2"),
-        *("mark", "step 3", "mark", "step 4", "mark", "step 5", "mark", "intervals"),
+        *("step 3", "start", "stop", "step 4", "start", "stop", "step 5", "start", "stop"),
+        "seconds",
         "peak",
     ]
 
@@ -146,7 +150,7 @@ def test_as_many_steps_are_run_as_asked_for_and_always_two_updates(
     result = fake.run(replace(SPEC, warmup_steps=warmup, measured_steps=measured))
 
     assert (result.steps, result.updates_applied) == (steps, steps)
-    assert fake.told.count("mark") == measured + 1
+    assert fake.told.count("start") == fake.told.count("stop") == measured
 
 
 def test_accumulation_runs_each_micro_batch_and_counts_all_images(fake: FakeDevice) -> None:
@@ -162,7 +166,8 @@ def test_timing_waits_for_the_first_update(monkeypatch: pytest.MonkeyPatch) -> N
     result = fake.run(FP16_SPEC)
 
     assert (result.steps, result.updates_applied) == (7, 4)
-    assert fake.told.index("step 4") < fake.told.index("mark") < fake.told.index("step 5")
+    assert fake.told.index("step 4") < fake.told.index("start") < fake.told.index("stop")
+    assert fake.told[fake.told.index("start") - 1] == "step 5"
 
 
 def test_steps_follow_the_timed_ones_until_a_second_update_is_applied(
@@ -173,7 +178,7 @@ def test_steps_follow_the_timed_ones_until_a_second_update_is_applied(
     result = fake.run(FP16_SPEC)
 
     assert (result.steps, result.updates_applied) == (6, 2)
-    assert fake.told[-4:] == ["intervals", "step 5", "step 6", "peak"]
+    assert fake.told[-4:] == ["seconds", "step 5", "step 6", "peak"]
 
 
 def test_a_trial_may_skip_twenty_updates(monkeypatch: pytest.MonkeyPatch) -> None:
