@@ -211,7 +211,7 @@ class _Nvml:
             self.driver = pynvml.nvmlSystemGetDriverVersion()
             # The two count GPUs differently (CUDA_VISIBLE_DEVICES), so the identity is asked for;
             # this initialises CUDA but creates no context yet.
-            uuid = torch.cuda.get_device_properties(index).uuid
+            uuid = str(torch.cuda.get_device_properties(index).uuid).removeprefix("GPU-")
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
 
     def free_bytes(self) -> int | None:

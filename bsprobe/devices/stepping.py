@@ -17,7 +17,7 @@ from bsprobe.variants import CudnnBenchmark
 REQUIRED_UPDATES = 2
 """The first update creates the optimizer's state; only the second runs beside it."""
 _MOST_SKIPPED = 20
-"""From 65536 a GradScaler has halved itself to zero long before; more is a bug, not a start."""
+"""A GradScaler that starts at 65536 is down to 1/16 by then: gradients overflow by themselves."""
 
 
 class StepClock(Protocol):

@@ -48,7 +48,8 @@ def _recommendation(run: Run) -> str:
     return (
         f"## For an effective batch of {run.settings.target.batch}\n\n{table(header, rows)}\n\n"
         "*Largest* ran, and one more did not. *Safe* leaves "
-        f"{run.settings.target.headroom:.0%} of the memory free. *Best* is the smallest batch "
+        f"{run.settings.target.headroom:.0%} of the memory free, by the {run.device.source} peaks, "
+        "interpolated where it was not run itself. *Best* is the smallest batch "
         "within 2 % of the best throughput up to safe. *Use* was run as it stands, its gradients "
         "accumulated, before it was written here. The star marks the best setting within one norm: "
         "another norm is another model, not a speed-up."

@@ -129,7 +129,7 @@ def answer(run: Run) -> str:
     accumulated = f" with {steps} accumulation steps" if steps > 1 else " without accumulation"
     return (
         f"On {run.device.name} ({format_bytes(run.device.capacity_bytes)} usable, "
-        f"{run.device.source}), train {best.variant.model} at {best.variant.resolution} in "
+        f"{run.device.source}), train {best.variant.model} at {best.variant.resolution} as "
         f"{names[best.variant]} with micro-batch {plan.micro_batch}{accumulated} (effective "
         f"batch {plan.effective_batch}) and learning rate {plan.learning_rate:.2e}; "
         f"{_boundary_clause(best.boundary)}."

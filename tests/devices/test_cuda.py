@@ -1,0 +1,84 @@
+"""The CUDA device, on a machine that has one: `pytest -m gpu`."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from bsprobe.errors import DeviceError
+from bsprobe.failures import Outcome
+from bsprobe.messages import TrialDone
+from bsprobe.records import DeviceRequest, TrialSpec
+from bsprobe.runner import Worker
+from bsprobe.units import GIB, MIB, Resolution
+from bsprobe.variants import MemoryFormat, Norm, Precision, Variant
+
+pytestmark = pytest.mark.gpu
+
+VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=128, width=256))
+LIMIT = 4 * GIB
+
+
+def run(worker: Worker, spec: TrialSpec) -> TrialDone:
+    return worker.run(spec, timeout=300, on_phase=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    opened = Worker(DeviceRequest(device="cuda"))
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("memory_format", MemoryFormat)
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("norm", Norm)
+def test_every_variant_runs_and_is_measured(
+    worker: Worker, norm: Norm, precision: Precision, memory_format: MemoryFormat
+) -> None:
+    variant = replace(VARIANT, norm=norm, precision=precision, memory_format=memory_format)
+    done = run(worker, TrialSpec(variant=variant, batch_size=2))
+    assert done.outcome is Outcome.FITS, done.failure
+    measured = done.measurement
+    assert measured is not None
+    assert measured.updates_applied >= 2
+    assert len(measured.step_seconds) == 3
+    # 23.9 million parameters in fp32, with gradients and momentum, are the least it can be.
+    assert measured.peak_allocated_bytes > 23_900_000 * 4 * 3
+    assert (measured.peak_reserved_bytes or 0) >= measured.peak_allocated_bytes
+    assert 50 * MIB < measured.outside_allocator_bytes < 4 * GIB
+    assert done.clean
+
+
+def test_evaluation_at_full_resolution_is_measured_apart(worker: Worker) -> None:
+    size = Resolution(height=1024, width=2048)
+    done = run(worker, TrialSpec(variant=VARIANT, batch_size=1, evaluation_resolution=size))
+    assert done.measurement is not None
+    assert done.measurement.evaluation is not None
+    # 19 fp32 logits a pixel at the size of the labels.
+    assert done.measurement.evaluation.allocated_bytes > 19 * 4 * 1024 * 2048
+
+
+def test_a_capped_gpu_runs_out_of_memory_within_its_limit() -> None:
+    worker = Worker(DeviceRequest(device="cuda", memory_limit_bytes=LIMIT))
+    try:
+        fits = run(worker, TrialSpec(variant=VARIANT, batch_size=2))
+        fails = run(worker, TrialSpec(variant=VARIANT, batch_size=512))
+    finally:
+        worker.close()
+    assert worker.ready.device.capacity_bytes == LIMIT
+    assert fits.measurement is not None
+    assert fits.measurement.peak_bytes <= LIMIT
+    assert fails.outcome is Outcome.OUT_OF_MEMORY
+    assert fails.failure is not None
+    assert "out of memory" in fails.failure.message
+
+
+def test_a_limit_larger_than_the_gpu_is_refused() -> None:
+    with pytest.raises(DeviceError, match="is more than"):
+        Worker(DeviceRequest(device="cuda", memory_limit_bytes=2**50))
+
+
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(DeviceError, match="there is no GPU 99"):
+        Worker(DeviceRequest(device="cuda:99"))

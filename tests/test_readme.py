@@ -1,0 +1,35 @@
+"""The README says what the project does, and its example is a run that is in the repository."""
+
+import re
+from pathlib import Path
+
+from bsprobe.report import terminal
+from bsprobe.runfile import load_run
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = ROOT / "reports" / "cpu-500mib-deeplabv2-resnet50-64x128"
+
+
+def commands() -> list[str]:
+    """The first command of each shell block."""
+    return [block.splitlines()[0] for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
+
+
+def test_ci_runs_the_readmes_test_command_as_it_stands() -> None:
+    assert commands()[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_example_is_what_its_run_prints() -> None:
+    (example,) = re.findall(r"```text\n(.*?)\n```", README, re.DOTALL)
+    assert example == terminal.render(load_run(EXAMPLE)).rstrip("\n")
+
+
+def test_the_example_was_made_by_the_readmes_first_command() -> None:
+    typed = commands()[0].split(".venv/bin/bsprobe ")[1]
+    assert load_run(EXAMPLE).environment.command == f"bsprobe {typed}"
+
+
+def test_every_file_the_readme_links_to_exists() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert [link for link in links if not (ROOT / link).exists()] == []
