@@ -20,12 +20,8 @@ import torch
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.stepping import run_steps
 from bsprobe.errors import DeviceError
-from bsprobe.models.deeplabv2 import DeepLabV2
 from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
-from bsprobe.training.batches import synthetic_batch
-from bsprobe.training.step import train_task, training_step
-from bsprobe.units import KIB, MIB, Resolution, format_bytes
-from bsprobe.variants import Variant
+from bsprobe.units import KIB, MIB, format_bytes
 
 _DEFAULT_SHARE = 0.8
 """Of the memory that is available, where no limit is given: the machine must survive the probe."""
@@ -39,8 +35,7 @@ class CpuDevice:
 
     def __init__(self, limit_bytes: int | None) -> None:
         _require_linux()
-        _rehearse()
-        _release()
+        _load_libraries()
         self._can_reset = _reset_high_water()
         available = _available_bytes()
         limit = int(available * _DEFAULT_SHARE) if limit_bytes is None else limit_bytes
@@ -82,7 +77,8 @@ class CpuDevice:
         Where oneDNN has compiled kernels for new shapes it is not: tens of MiB of code stay, with
         which the next trial would fail a batch earlier, or later, than in a fresh process.
         """
-        _release()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # the heap would keep what was freed
         left = _status_bytes("VmData") - self._resting_data
         return self._can_reset and left <= _CLEAN_WITHIN
 
@@ -119,6 +115,27 @@ class _WallClock:
         return tuple(self._seconds)
 
 
+def _require_linux() -> None:
+    if sys.platform != "linux":
+        raise DeviceError(
+            f"--device cpu needs Linux, and this is {sys.platform}",
+            hint="its memory limit is RLIMIT_DATA, which only Linux applies to mapped memory",
+        )
+
+
+def _load_libraries() -> None:
+    """Run one small step with an optimizer before the baseline is taken.
+
+    It starts the threads, whose stacks count as data, and imports what PyTorch imports only when
+    first used (the optimizer's hooks alone load some 100 MiB of Python). The kernels that oneDNN
+    compiles for a network's shapes are left to the trials: they belong to what a trial takes.
+    """
+    layer = torch.nn.Conv2d(8, 8, 3)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    layer(torch.zeros(4, 8, 64, 64)).sum().backward()
+    optimizer.step()
+
+
 def _release() -> None:
     """Give freed memory back to the system, which the heap would keep for itself."""
     gc.collect()
@@ -131,22 +148,6 @@ def _require_linux() -> None:
             f"--device cpu needs Linux, and this is {sys.platform}",
             hint="its memory limit is RLIMIT_DATA, which only Linux applies to mapped memory",
         )
-
-
-def _rehearse() -> None:
-    """Run two steps of a small network before any baseline is taken.
-
-    They start the threads, whose stacks count as data, and bring in what PyTorch and oneDNN load
-    only when first used (the optimizer's hooks alone import some 100 MiB of Python). Without them
-    the first trial of a process would take tens of MiB more than the next.
-    """
-    variant = Variant(model="rehearsal", resolution=Resolution(height=64, width=64))
-    cpu = torch.device("cpu")
-    model = DeepLabV2((1, 1, 1, 1), classes=variant.classes, norm=torch.nn.BatchNorm2d)
-    task = train_task(model, variant, cpu)
-    batch = synthetic_batch(variant, 1, device=cpu, seed=0)
-    for _ in range(2):
-        training_step(task, [batch])
 
 
 def _reset_high_water() -> bool:

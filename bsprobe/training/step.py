@@ -62,13 +62,8 @@ def build_task(variant: Variant, device: torch.device) -> Task:
     Raises:
         UsageError: The variant names something unknown.
     """
-    return train_task(build_model(variant), variant, device)
-
-
-def train_task(model: nn.Module, variant: Variant, device: torch.device) -> Task:
-    """Make a network ready to train as a variant says: its layout, optimizer and scaler."""
     layout = _LAYOUTS[variant.memory_format]
-    model = model.to(device=device)
+    model = build_model(variant).to(device=device)
     if layout is torch.channels_last:
         model = model.to(memory_format=layout)
     optimizer = build_optimizer(
