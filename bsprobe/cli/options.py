@@ -42,20 +42,20 @@ def positive_number(option: str, *, below: float = math.inf) -> Callable[[str], 
     return parse
 
 
-def axis_options(command: Command) -> Command:
-    """Give a command one option for each axis of the matrix."""
-    for axis in reversed(AXES):
-        known = ", ".join(str(value) for value in axis.kind)
-        command = click.option(
+def axis_options() -> list[Callable[[Command], Command]]:
+    """One option for each axis of the matrix."""
+    return [
+        click.option(
             axis.option,
             axis.field,
             type=_axis_values(axis),
             metavar="LIST",
             default=",".join(str(value) for value in axis.defaults),
             show_default=True,
-            help=f"{axis.description} Any of: {known}.",
-        )(command)
-    return command
+            help=f"{axis.description} Any of: {', '.join(str(value) for value in axis.kind)}.",
+        )
+        for axis in AXES
+    ]
 
 
 def _axis_values(axis: Axis) -> Callable[[str], tuple[StrEnum, ...]]:

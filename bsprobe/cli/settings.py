@@ -1,0 +1,246 @@
+"""The options that say what a run makes: from the command line to `Settings`, and back."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bsprobe.cli.options import (
+    Command,
+    axis_options,
+    model_names,
+    positive_number,
+    resolutions,
+)
+from bsprobe.errors import UsageError
+from bsprobe.recommend import LearningRateRule
+from bsprobe.records import DataSource, DeviceRequest, Settings, Target
+from bsprobe.units import parse_bytes, parse_resolution
+from bsprobe.variants import AXES, matrix
+
+_LARGEST_BATCH = 2**20
+_COUNT = click.IntRange(min=1, max=_LARGEST_BATCH)
+_SUBJECT = (
+    click.option(
+        "--model",
+        "models",
+        type=model_names,
+        metavar="LIST",
+        default="deeplabv2-resnet101",
+        show_default=True,
+        help="deeplabv2-resnet101, deeplabv2-resnet50, or torchvision:NAME for one of "
+        "torchvision's segmentation models.",
+    ),
+    click.option(
+        "--resolution",
+        "resolutions",
+        type=resolutions,
+        metavar="LIST",
+        default="512x1024",
+        show_default=True,
+        help="Image sizes as HEIGHTxWIDTH, or cityscapes (1024x2048), cityscapes-half (512x1024).",
+    ),
+)
+"""What is trained."""
+_CIRCUMSTANCES = (
+    click.option(
+        "--device",
+        metavar="cuda[:N]|cpu",
+        help="Where to run.  [default: the GPU of this machine]",
+    ),
+    click.option(
+        "--memory-limit",
+        type=parse_bytes,
+        metavar="SIZE",
+        help="Let the device answer as one with this much memory, for example 11GiB: it caps the "
+        "capacity, not the architecture.  [default: all there is]",
+    ),
+    click.option(
+        "--target-batch",
+        type=_COUNT,
+        metavar="N",
+        default=10,
+        show_default=True,
+        help="Effective batch to train with; reached by accumulation where it does not fit.",
+    ),
+    click.option(
+        "--base-lr",
+        type=positive_number("--base-lr"),
+        metavar="RATE",
+        default=2.5e-4,
+        show_default=True,
+        help="Learning rate of the recipe at --base-batch.",
+    ),
+    click.option(
+        "--base-batch",
+        type=_COUNT,
+        metavar="N",
+        default=10,
+        show_default=True,
+        help="Effective batch that --base-lr belongs to.",
+    ),
+    click.option(
+        "--base-updates",
+        type=click.IntRange(1, 10**9),
+        metavar="N",
+        default=20_000,
+        show_default=True,
+        help="Optimizer updates of the recipe; scaled so that the images seen stay constant.",
+    ),
+    click.option(
+        "--lr-rule",
+        type=click.Choice([str(rule) for rule in LearningRateRule]),
+        help="How the learning rate follows the batch.  [default: linear for sgd, sqrt for adamw]",
+    ),
+    click.option(
+        "--headroom",
+        type=positive_number("--headroom", below=1),
+        metavar="SHARE",
+        default=0.05,
+        show_default=True,
+        help="Share of the memory, in bytes, that the safe batch leaves free.",
+    ),
+    click.option(
+        "--max-batch",
+        type=_COUNT,
+        metavar="N",
+        default=4096,
+        show_default=True,
+        help="Never try a larger batch than this.",
+    ),
+    click.option(
+        "--steps",
+        type=click.IntRange(3, 1000),
+        metavar="N",
+        default=3,
+        show_default=True,
+        help="Measured steps of each trial.",
+    ),
+    click.option(
+        "--warmup-steps",
+        type=click.IntRange(1, 1000),
+        metavar="N",
+        default=1,
+        show_default=True,
+        help="Steps before the measured ones.",
+    ),
+    click.option(
+        "--data",
+        "data_root",
+        type=click.Path(path_type=Path),
+        metavar="ROOT",
+        help="Feed the trials with real images: a folder in Cityscapes' layout.  "
+        "[default: synthetic]",
+    ),
+    click.option(
+        "--subset",
+        type=click.IntRange(1, 10**9),
+        metavar="N",
+        help="With --data: use only the first N images.  [default: all]",
+    ),
+    click.option(
+        "--evaluate", is_flag=True, help="Also probe the evaluation pass.  [default: off]"
+    ),
+    click.option(
+        "--evaluate-at",
+        type=parse_resolution,
+        metavar="HEIGHTxWIDTH",
+        help="With --evaluate: size of the predictions.  [default: 1024x2048, Cityscapes' labels]",
+    ),
+    click.option(
+        "--trial-timeout",
+        type=positive_number("--trial-timeout"),
+        metavar="SECONDS",
+        default=900,
+        show_default=True,
+        help="Give a trial up after this long.",
+    ),
+    click.option(
+        "--time-limit",
+        type=positive_number("--time-limit"),
+        metavar="SECONDS",
+        help="Stop searching a variant once its trials took this long.  [default: no limit]",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**31 - 1),
+        metavar="N",
+        default=0,
+        show_default=True,
+        help="Seed of the synthetic images.",
+    ),
+)
+"""Where, towards what, and how long."""
+
+
+def settings_options(command: Command) -> Command:
+    """Give a command every option that `settings_from` reads."""
+    for option in reversed((*_SUBJECT, *axis_options(), *_CIRCUMSTANCES)):
+        command = option(command)
+    return command
+
+
+def settings_from(given: Mapping[str, Any]) -> Settings:
+    """The options as settings."""
+    if given["evaluate_at"] is not None and not given["evaluate"]:
+        raise UsageError("--evaluate-at does nothing without --evaluate", hint="add --evaluate")
+    if given["subset"] is not None and given["data_root"] is None:
+        raise UsageError("--subset does nothing without --data", hint="add --data ROOT")
+    native = parse_resolution("cityscapes") if given["evaluate"] else None
+    return Settings(
+        variants=matrix(
+            models=given["models"],
+            resolutions=given["resolutions"],
+            choices={axis.field: given[axis.field] for axis in AXES},
+        ),
+        device=DeviceRequest(device=given["device"], memory_limit_bytes=given["memory_limit"]),
+        target=Target(
+            batch=given["target_batch"],
+            base_batch=given["base_batch"],
+            base_learning_rate=given["base_lr"],
+            base_updates=given["base_updates"],
+            lr_rule=given["lr_rule"],
+            headroom=given["headroom"],
+        ),
+        max_batch=given["max_batch"],
+        trial_timeout_seconds=given["trial_timeout"],
+        time_limit_seconds=given["time_limit"],
+        warmup_steps=given["warmup_steps"],
+        measured_steps=given["steps"],
+        evaluation_resolution=given["evaluate_at"] or native,
+        data=_data_source(given["data_root"], given["subset"]),
+        seed=given["seed"],
+    )
+
+
+def _data_source(root: Path | None, subset: int | None) -> DataSource | None:
+    """Where the images are; absolute, for a resumed run may be started elsewhere."""
+    return None if root is None else DataSource(root=str(root.resolve()), subset=subset)
+
+
+FACETS: dict[str, Callable[[Settings], object]] = {
+    "models": lambda s: {v.model for v in s.variants},
+    "resolutions": lambda s: {v.resolution for v in s.variants},
+    "device": lambda s: s.device.device,
+    "memory_limit": lambda s: s.device.memory_limit_bytes,
+    "target_batch": lambda s: s.target.batch,
+    "base_batch": lambda s: s.target.base_batch,
+    "base_lr": lambda s: s.target.base_learning_rate,
+    "base_updates": lambda s: s.target.base_updates,
+    "lr_rule": lambda s: s.target.lr_rule,
+    "headroom": lambda s: s.target.headroom,
+    "max_batch": lambda s: s.max_batch,
+    "steps": lambda s: s.measured_steps,
+    "warmup_steps": lambda s: s.warmup_steps,
+    "evaluate": lambda s: s.evaluation_resolution is not None,
+    "evaluate_at": lambda s: s.evaluation_resolution,
+    "trial_timeout": lambda s: s.trial_timeout_seconds,
+    "time_limit": lambda s: s.time_limit_seconds,
+    "data_root": lambda s: s.data and s.data.root,
+    "subset": lambda s: s.data and s.data.subset,
+    "seed": lambda s: s.seed,
+} | {
+    axis.field: lambda s, field=axis.field: {getattr(v, field) for v in s.variants} for axis in AXES
+}
+"""What each option decides, for telling whether a resumed run was asked for the same."""
