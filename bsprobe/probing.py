@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from bsprobe.caveats import caveats_of
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.journal import Journal
-from bsprobe.recommend import Limits, caveats, limits, recommend, search_trials, starred
+from bsprobe.recommend import Limits, limits, recommend, search_trials, starred
 from bsprobe.records import (
     SCHEMA_VERSION,
     Boundary,
@@ -131,7 +132,7 @@ class Probing:
         )
         item, trial = self._proven_plan(variant, found, groups)
         item = replace(item, trial=trial, synthetic_trial=self._synthetic_counterpart(trial))
-        sentences = caveats(
+        sentences = caveats_of(
             item,
             found=found,
             trials=search_trials(self._trials, variant),

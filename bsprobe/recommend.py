@@ -11,15 +11,13 @@ from enum import StrEnum
 
 from bsprobe.failures import Outcome
 from bsprobe.records import (
-    DeviceInfo,
     Purpose,
     Recommendation,
     Target,
     TrainingPlan,
     Trial,
 )
-from bsprobe.units import format_bytes
-from bsprobe.variants import Norm, OptimizerName, Precision, Variant
+from bsprobe.variants import OptimizerName, Variant
 
 
 class LearningRateRule(StrEnum):
@@ -35,8 +33,6 @@ WARMUP_SHARE = 0.05
 """Share of updates that warm up when the rate is scaled up; Goyal et al.: 5 of 90 epochs."""
 _DIVISOR_KEEPS = 2 / 3
 """An exact divisor of the target is taken if it keeps this share of the micro-batch."""
-_REFERENCE_RATE = 2.5e-4
-_PRETRAINED_NORMS = (Norm.BATCH, Norm.FROZEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,140 +245,3 @@ def starred(recommendations: Sequence[Recommendation]) -> list[Recommendation]:
             best[class_of(item)] = item
     winners = {id(item) for item in best.values()}
     return [replace(item, starred=id(item) in winners) for item in recommendations]
-
-
-def caveats(
-    item: Recommendation,
-    *,
-    found: Limits,
-    trials: Sequence[Trial],
-    target: Target,
-    device: DeviceInfo,
-) -> tuple[str, ...]:
-    """Sentences that a reader of this row must know, and only those."""
-    return tuple(
-        sentence
-        for sentence in (
-            _failure_caveat(item),
-            _target_caveat(item, target),
-            *_norm_caveats(item),
-            _rate_caveat(item.variant, target),
-            _headroom_caveat(item, found, target, device),
-            _retry_caveat(trials),
-            *_data_sentences(item),
-            _spill_caveat(device),
-        )
-        if sentence
-    )
-
-
-def _failure_caveat(item: Recommendation) -> str:
-    if item.trial is None or item.trial.ran:
-        return ""
-    why = f": {item.trial.failure.message}" if item.trial.failure is not None else ""
-    return (
-        f"As recommended, {item.plan.micro_batch} x {item.plan.accumulation_steps}, it did not "
-        f"run ({item.trial.outcome}){why}"
-    )
-
-
-def _target_caveat(item: Recommendation, target: Target) -> str:
-    if item.reaches_target:
-        return ""
-    return (
-        f"An effective batch of {target.batch} did not run with any accumulation: beside the "
-        "accumulated gradients not even the smallest micro-batch fits."
-    )
-
-
-def _norm_caveats(item: Recommendation) -> list[str]:
-    norm, micro = item.variant.norm, item.plan.micro_batch
-    sentences = []
-    if norm is Norm.BATCH and micro == 1:
-        sentences.append(
-            "Micro-batch 1: BatchNorm normalises each image by itself, as InstanceNorm would, "
-            "and accumulation does not change that; consider group or frozen."
-        )
-    elif norm is Norm.BATCH:
-        sentences.append(
-            f"BatchNorm statistics see the {micro} images of a micro-batch"
-            + ("; accumulation does not change that." if item.plan.accumulation_steps > 1 else ".")
-        )
-    if norm is Norm.GROUP and item.variant.precision is not Precision.FP32:
-        sentences.append(
-            "Autocast runs GroupNorm in fp32 and keeps fp32 copies: on CUDA this takes more "
-            "memory than fp32 training does; group-amp keeps it in half precision."
-        )
-    if norm not in _PRETRAINED_NORMS:
-        sentences.append(
-            f"A network with {norm} norm is another model than the one that BatchNorm weights "
-            "were trained for: it must learn its normalisation anew."
-        )
-    return sentences
-
-
-def _rate_caveat(variant: Variant, target: Target) -> str:
-    if variant.norm is Norm.FROZEN or target.base_learning_rate != _REFERENCE_RATE:
-        return ""
-    return (
-        "The reference rate 2.5e-04 stems from a recipe whose BatchNorm was frozen; "
-        "take it as a starting point."
-    )
-
-
-def _headroom_caveat(
-    item: Recommendation, found: Limits, target: Target, device: DeviceInfo
-) -> str:
-    if not found.keeps_headroom:
-        return (
-            f"Not even batch {item.safe} leaves {target.headroom:.0%} of the memory free: "
-            "an evaluation or a larger image can run out."
-        )
-    measured = item.trial.measurement if item.trial is not None else None
-    if measured is None or measured.peak_bytes <= device.capacity_bytes * (1 - target.headroom):
-        return ""
-    return (
-        f"With its accumulated gradients the recommended step takes "
-        f"{measured.peak_bytes / device.capacity_bytes:.1%} of the memory, which leaves less than "
-        f"the {target.headroom:.0%} that was asked for."
-    )
-
-
-def _retry_caveat(trials: Sequence[Trial]) -> str:
-    retried = [t.spec.batch_size for t in trials if t.outcome is Outcome.FITS_WITH_RETRIES]
-    if not retried:
-        return ""
-    return (
-        f"Batch {min(retried)} and up ran only after the allocator had emptied its cache "
-        "and tried again, which is slow: stay below."
-    )
-
-
-def _data_sentences(item: Recommendation) -> list[str]:
-    """What real images changed: whether they come fast enough, and whether they take more."""
-    real = item.trial.measurement if item.trial is not None else None
-    if real is None or real.loader_images_per_second is None or not real.images_per_second:
-        return []
-    keeps_up = real.loader_images_per_second >= real.images_per_second
-    sentences = [
-        f"The data loader delivers {real.loader_images_per_second:.3g} images/s, the step takes "
-        f"{real.images_per_second:.3g}: "
-        + ("it keeps up." if keeps_up else "training will wait for it.")
-    ]
-    synthetic = item.synthetic_trial.measurement if item.synthetic_trial is not None else None
-    if synthetic is not None:
-        change = real.peak_bytes / synthetic.peak_bytes - 1
-        sentences.append(
-            f"Peak memory with real images is {format_bytes(real.peak_bytes)}, with synthetic "
-            f"ones {format_bytes(synthetic.peak_bytes)} ({change:+.1%})."
-        )
-    return sentences
-
-
-def _spill_caveat(device: DeviceInfo) -> str:
-    if device.kind != "cuda" or not any("Windows" in note for note in device.notes):
-        return ""
-    return (
-        "On Windows and WSL the driver moves memory to the host instead of failing: a collapse "
-        "of images/s, not an error, then marks the end of the GPU's memory."
-    )
