@@ -183,6 +183,10 @@ def test_group_norm_for_amp_still_learns_in_full_precision(maps: torch.Tensor) -
     assert gradients == {"weight": torch.float32, "bias": torch.float32}
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.7",
+    reason="before 2.7 fake CUDA tensors draw random numbers on a real GPU",
+)
 @pytest.mark.parametrize(
     ("norm", "precision", "gib"),
     [
