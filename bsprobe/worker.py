@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from bsprobe.devices.base import Device
@@ -121,8 +122,16 @@ def _describe(error: Exception, phase: str) -> tuple[Outcome, Failure]:
         certainty=verdict.certainty,
         evidence=verdict.evidence,
         phase=phase,
-        traceback="".join(traceback.format_exception(error)),
+        traceback=_without_folders("".join(traceback.format_exception(error))),
     )
+
+
+def _without_folders(text: str) -> str:
+    """A traceback without where this machine keeps its packages: reports are made to be shared."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in sorted({str(package), *sys.path} - {""}, key=len, reverse=True):
+        text = text.replace(folder + os.sep, "")
+    return text
 
 
 if __name__ == "__main__":
