@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -195,23 +196,27 @@ def test_a_journal_that_is_being_written_cannot_be_opened_by_another_run(tmp_pat
     assert contents.trials == TRIALS[:1]
 
 
-@pytest.fixture
-def files_may_grow_to() -> Iterator[Callable[[int], None]]:
-    """Lets a test choose a size beyond which writing fails, as on a full disk."""
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """Lets writing beyond a size fail, as on a full disk.
+
+    Only for these few lines: pytest's own output may be a file that is longer already.
+    """
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_a_clear_refusal_that_keeps_what_was_written(
-    tmp_path: Path, files_may_grow_to: Callable[[int], None]
-) -> None:
+def test_a_full_disk_is_a_clear_refusal_that_keeps_what_was_written(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path, header())
     journal.append(TRIALS[0])
-    files_may_grow_to((tmp_path / NAME).stat().st_size + 10)
+    size = (tmp_path / NAME).stat().st_size
     # The disk is still full when the journal is closed: that must not hide the clear refusal.
-    with pytest.raises(FileError) as refused, journal:
+    with pytest.raises(FileError) as refused, files_end_at(size + 10), journal:
         journal.append(TRIALS[1])
     assert str(refused.value) == f"{tmp_path / NAME}: File too large"
     assert read_journal(tmp_path).trials == TRIALS[:1]
