@@ -164,9 +164,12 @@ def matrix(
 
 
 def labels(variants: Sequence[Variant]) -> dict[Variant, str]:
-    """A short name for each variant: precision and norm, then whatever else differs among them."""
+    """A short name for each variant: precision and norm, then whatever is not as by default."""
     shown = [
-        axis for axis in AXES if axis.field in _LABELLED_ALWAYS or _differs(variants, axis.field)
+        axis
+        for axis in AXES
+        if axis.field in _LABELLED_ALWAYS
+        or {getattr(variant, axis.field) for variant in variants} != set(axis.defaults)
     ]
     whole = [field for field in ("model", "resolution") if _differs(variants, field)]
     return {

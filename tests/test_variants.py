@@ -11,6 +11,7 @@ from bsprobe.units import Resolution
 from bsprobe.variants import (
     AXES,
     Checkpointing,
+    MemoryFormat,
     Norm,
     OptimizerName,
     Precision,
@@ -76,6 +77,16 @@ def test_a_label_is_precision_and_norm_where_nothing_else_differs() -> None:
     plain = Variant(model="m", resolution=SIZE)
     amp = replace(plain, precision=Precision.AMP_BF16, norm=Norm.GROUP_AMP)
     assert labels([plain, amp]) == {plain: "fp32 / batch", amp: "amp-bf16 / group-amp"}
+
+
+def test_a_label_names_what_is_not_as_by_default_even_where_all_agree() -> None:
+    only = Variant(
+        model="resnet",
+        resolution=SIZE,
+        checkpointing=Checkpointing.ON,
+        memory_format=MemoryFormat.NHWC,
+    )
+    assert labels([only]) == {only: "fp32 / batch / checkpointing on / nhwc"}
 
 
 def test_a_label_names_whatever_differs_and_says_what_is_on() -> None:
