@@ -13,12 +13,12 @@ from bsprobe.variants import AXES, Variant
 
 def trials_table(run: Run) -> pd.DataFrame:
     """One row a trial, in the order they ran. Bytes and seconds, as in the records."""
-    return pd.DataFrame([_trial_row(trial) for trial in run.trials])
+    return _frame([_trial_row(trial) for trial in run.trials])
 
 
 def recommendation_table(run: Run) -> pd.DataFrame:
     """One row a variant."""
-    return pd.DataFrame([_result_row(run, result) for result in run.results])
+    return _frame([_result_row(run, result) for result in run.results])
 
 
 def to_csv(table: pd.DataFrame) -> bytes:
@@ -26,6 +26,11 @@ def to_csv(table: pd.DataFrame) -> bytes:
     text = io.StringIO()
     table.to_csv(text, index=False, lineterminator="\n")
     return text.getvalue().encode()
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table; whole numbers stay whole where some are missing."""
+    return pd.DataFrame(rows, dtype=object).convert_dtypes(convert_floating=False)
 
 
 def _variant_columns(variant: Variant) -> dict[str, Any]:
