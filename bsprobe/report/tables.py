@@ -29,8 +29,8 @@ def to_csv(table: pd.DataFrame) -> bytes:
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table; whole numbers stay whole where some are missing."""
-    return pd.DataFrame(rows, dtype=object).convert_dtypes(convert_floating=False)
+    """Rows as a table of objects: whole numbers stay whole where some are missing."""
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _variant_columns(variant: Variant) -> dict[str, Any]:
