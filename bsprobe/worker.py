@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from bsprobe.devices.base import Device
 from bsprobe.devices.selection import open_device
-from bsprobe.errors import BsprobeError, FileError, UsageError
+from bsprobe.errors import BsprobeError
 from bsprobe.failures import Outcome, classify
 from bsprobe.messages import (
     Message,
@@ -104,7 +104,7 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
 
     try:
         measurement = device.run_trial(spec, report)
-    except (UsageError, FileError):
+    except BsprobeError:
         raise  # nobody's bug, and no verdict on the batch: the run must stop and say so
     except Exception as error:  # noqa: BLE001 - the one place where any failure becomes data
         device.lift_limit()

@@ -36,11 +36,9 @@ class CudaDevice:
         self._open(index)
         properties = torch.cuda.get_device_properties(self._device)
         self._total = properties.total_memory
-        free, total = torch.cuda.mem_get_info(self._device)
-        held_here = torch.cuda.memory_reserved(self._device)
+        _, total = torch.cuda.mem_get_info(self._device)
         # Without NVML the context and other processes cannot be told apart.
         self._others = None if free_before is None else max(0, total - free_before)
-        self._outside_at_start = max(0, total - free - held_here - (self._others or 0))
         if limit_bytes is not None and limit_bytes > total:
             raise DeviceError(
                 f"a memory limit of {format_bytes(limit_bytes)} is more than the "
