@@ -62,10 +62,15 @@ def build_task(variant: Variant, device: torch.device) -> Task:
     Raises:
         UsageError: The variant names something unknown.
     """
-    layout = _LAYOUTS[variant.memory_format]
     model = build_model(variant).to(device=device)
+    layout = _LAYOUTS[variant.memory_format]
     if layout is torch.channels_last:
         model = model.to(memory_format=layout)
+    return task_for(model, variant, device)
+
+
+def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
+    """Make a network that is on its device and in its layout ready to train."""
     optimizer = build_optimizer(
         variant.optimizer, parameter_groups(model), learning_rate=LEARNING_RATE
     )
@@ -74,7 +79,7 @@ def build_task(variant: Variant, device: torch.device) -> Task:
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=variant.precision is Precision.AMP_FP16),
         device=device,
-        layout=layout,
+        layout=_LAYOUTS[variant.memory_format],
         autocast_dtype=_AUTOCAST_DTYPES.get(variant.precision),
     )
 
