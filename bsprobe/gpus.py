@@ -1,21 +1,32 @@
 """The catalogue of GPUs: what each offers a training process, and where the figures come from.
 
-The figures of `gpus.csv` are those that people published, mostly in the logs of their own runs;
-each stands beside its evidence. Where none was found the cell is empty, and an estimate is made
-from the cards that have evidence:
+Every figure of `gpus.csv` was published by somebody who had the card, and stands beside the text
+that it was read from: an issue, or the words to search for. Totals are the lowest seen: drivers
+since about 2023 keep some 200 MiB more for themselves. Memory outside the allocator is the median
+of what PyTorch's out-of-memory texts give as memory in use, less allocated, less reserved but
+unallocated; it is written as that sum, and each term is rounded to 0.01 GiB. The texts chosen are
+of one process on one GPU: NCCL and CUDA graphs take more.
 
-- *Total memory*: the nominal memory, less the share of it that is missing on the cards of the same
-  compute capability (the median; of all cards where that capability has no evidence). The driver
-  keeps that part for itself, and PyTorch never sees it.
+That one figure a card serves every network: since 1.13 PyTorch loads a kernel when it is first
+called (`CUDA_MODULE_LOADING=LAZY`, pytorch/pytorch#86509, where the context shrank from 667 to
+287 MB), so the libraries add little to the context. The texts are all from later versions, and
+those of convolutional networks (RTX A6000) and of language models give the same.
+
+Where nothing was found the cell is empty, and an estimate is made from the cards that have
+evidence:
+
+- *Total memory*: `nominal_mib`, which is what nvidia-smi shows, less what PyTorch sees less on the
+  cards of the same compute capability (the median; of all cards where that one has no evidence).
 - *Memory outside the allocator*: the multiprocessors of the card, times what each takes on the
-  cards of the same compute capability (the median, or that of all cards, as above). A context sets
-  memory aside for the stacks of all threads that may run at once, so it grows with that number.
+  cards of the same compute capability (the median, as above). A context reserves memory for the
+  stacks of all threads that may run at once: the evidence grows with the multiprocessors, and is
+  highest on the capabilities whose multiprocessors hold 2048 threads (7.0, 8.0, 9.0, 10.0).
 """
 
 import csv
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -40,10 +51,10 @@ COLUMNS = (
 DEFAULT_GPU = "RTX 3090"
 """The card that is predicted for where there is no GPU and none is named.
 
-Twenty-four GiB is the most that a single consumer card had for five years, and the middle of what
-people train dense prediction on: advice is given for "12-24 GB", and A10G, L4, A5000 and RTX 4090
-offer the same within 4 %. Of these the RTX 3090 is the one whose memory is published best: most of
-the measurements that the predictions are compared with were made on it.
+24 GB is the middle of what dense prediction is trained on: advice is given for "12-24 GB", no
+consumer card had more from 2018 to 2024, and RTX 4090, A5000, A10G and L4 offer within 7 % of the
+same. Of these the RTX 3090 is the one that most published measurements were made on, which the
+predictions are compared with.
 """
 _LARGEST_BYTES = 2**40
 """A custom card above this is a slip in the unit: the largest real one has 0.28 TiB."""
@@ -77,8 +88,8 @@ class _Line:
 
     name: str
     compute_capability: str
-    multiprocessors: int
-    nominal: int
+    multiprocessors: int | None
+    nominal: int | None
     total: int | None
     total_source: str
     outside: int | None
@@ -171,56 +182,75 @@ def _line(row: dict[str, str]) -> _Line:
     return _Line(
         name=row["name"],
         compute_capability=row["compute_capability"],
-        multiprocessors=int(row["multiprocessors"]),
-        nominal=int(row["nominal_mib"]),
-        total=int(row["total_mib"]) if row["total_mib"] else None,
+        multiprocessors=_count(row["multiprocessors"]),
+        nominal=_count(row["nominal_mib"]),
+        total=_count(row["total_mib"]),
         total_source=row["total_source"],
-        outside=int(row["outside_mib"]) if row["outside_mib"] else None,
+        outside=_count(row["outside_mib"]),
         outside_source=row["outside_source"],
     )
 
 
+def _count(cell: str) -> int | None:
+    return int(cell) if cell else None
+
+
 def _gpu(line: _Line, lines: Iterable[_Line]) -> Gpu:
-    total, outside = line.total, line.outside
-    if total is None:
-        kept = _typical(line, lines, lambda other: _ratio(other.total, other.nominal))
-        total = int(line.nominal * kept)
-    if outside is None:
-        each = _typical(line, lines, lambda other: _ratio(other.outside, other.multiprocessors))
-        outside = round(line.multiprocessors * each)
     return Gpu(
         name=line.name,
         compute_capability=line.compute_capability,
-        total_bytes=total * MIB,
+        total_bytes=(line.total or _estimated_total(line, lines)) * MIB,
         total_source=line.total_source or ESTIMATE,
-        outside_allocator_bytes=outside * MIB,
+        outside_allocator_bytes=(line.outside or _estimated_outside(line, lines)) * MIB,
         outside_source=line.outside_source or ESTIMATE,
     )
 
 
-def _typical(line: _Line, lines: Iterable[_Line], figure: Callable[[_Line], float | None]) -> float:
-    """The median of a figure over the cards like this one, else over all that have it."""
-    known = [(other, value) for other in lines if (value := figure(other)) is not None]
-    alike = [v for other, v in known if other.compute_capability == line.compute_capability]
-    return median(alike or [value for _, value in known])
+def _estimated_total(line: _Line, lines: Iterable[_Line]) -> int:
+    assert line.nominal is not None, line  # noqa: S101 - a test reads every line
+    unseen = {
+        other: other.nominal - other.total
+        for other in lines
+        if other.nominal is not None and other.total is not None
+    }
+    return line.nominal - round(_typical(line, unseen))
 
 
-def _ratio(part: int | None, whole: int) -> float | None:
-    return None if part is None else part / whole
+def _estimated_outside(line: _Line, lines: Iterable[_Line]) -> int:
+    assert line.multiprocessors is not None, line  # noqa: S101 - as above
+    each = {
+        other: other.outside / other.multiprocessors
+        for other in lines
+        if other.multiprocessors is not None and other.outside is not None
+    }
+    return round(line.multiprocessors * _typical(line, each))
 
 
-_BRANDS = frozenset({"nvidia", "geforce", "tesla", "generation", "rtx", "gtx"})
-"""Words that people leave out."""
+def _typical(line: _Line, figures: Mapping[_Line, float]) -> float:
+    """The median over the cards of the same compute capability, else over all."""
+    alike = [
+        figure
+        for other, figure in figures.items()
+        if other.compute_capability == line.compute_capability
+    ]
+    return median(alike or figures.values())
+
+
+_LEFT_OUT = frozenset(
+    {"nvidia", "geforce", "tesla", "rtx", "gtx", "generation", "server", "workstation", "edition"}
+)
+"""Words of a name that people leave out, or that NVIDIA does."""
 _OTHER_CARDS = frozenset({"ti", "super", "laptop", "max"})
 """Words that make another card of a name, so that "RTX 3080" never means the RTX 3080 Ti."""
+_PASTED = re.compile(r"(?<=rtx|gtx)(?=[a\d])|(?<=\d)(?=ti|super|ada|laptop)|(?<=ti)(?=super)")
+"""Where words that are commonly written as one come apart: `rtx4070tisuper`."""
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """The words of a name in lower case, without the maker and what is pasted together."""
-    apart = re.sub(
-        r"(?<=rtx|gtx)(?=[a\d])|(?<=\d)(?=ti|super|ada|laptop)|(?<=ti)(?=super)", " ", name.lower()
-    )
-    return tuple(word for word in re.findall(r"[a-z0-9]+", apart) if word not in _BRANDS)
+    """The words of a name that tell cards apart, in lower case."""
+    words = re.findall(r"[a-z0-9]+", _PASTED.sub(" ", name.lower()))
+    # SXM2, SXM4 and SXM5 are the sockets of V100, A100 and H100.
+    return tuple(re.sub(r"^sxm\d$", "sxm", word) for word in words if word not in _LEFT_OUT)
 
 
 def _is_meant(asked: tuple[str, ...], name: tuple[str, ...]) -> bool:
