@@ -1,16 +1,18 @@
 """The catalogue of GPUs: what each offers a training process, and where the figures come from.
 
 Every figure of `gpus.csv` was published by somebody who had the card, and stands beside the text
-that it was read from: an issue, or the words to search for. Totals are the lowest seen: drivers
-since about 2023 keep some 200 MiB more for themselves. Memory outside the allocator is the median
-of what PyTorch's out-of-memory texts give as memory in use, less allocated, less reserved but
-unallocated; it is written as that sum, and each term is rounded to 0.01 GiB. The texts chosen are
-of one process on one GPU: NCCL and CUDA graphs take more.
+that it was read from: an issue, or the words to search for. Totals are the lowest seen: newer
+drivers keep up to 200 MiB more for themselves (RTX 2080 Ti, T4).
+
+Memory outside the allocator is the median of what PyTorch's out-of-memory texts give as memory in
+use, less allocated, less reserved but unallocated; it is written as that sum, and each term is
+rounded to 0.01 GiB. "(of 47.53 GiB)" marks texts that do not name the card: their total capacity
+does. Left out are texts that show CUDA graphs or several GPUs and lie far above a card's others.
 
 That one figure a card serves every network: since 1.13 PyTorch loads a kernel when it is first
-called (`CUDA_MODULE_LOADING=LAZY`, pytorch/pytorch#86509, where the context shrank from 667 to
+called (`CUDA_MODULE_LOADING=LAZY`, pytorch/pytorch#86509, where a process shrank from 667 to
 287 MB), so the libraries add little to the context. The texts are all from later versions, and
-those of convolutional networks (RTX A6000) and of language models give the same.
+those of convolutional networks (RTX A6000, 304 to 326 MiB) lie among those of language models.
 
 Where nothing was found the cell is empty, and an estimate is made from the cards that have
 evidence:
@@ -53,8 +55,8 @@ DEFAULT_GPU = "RTX 3090"
 
 24 GB is the middle of what dense prediction is trained on: advice is given for "12-24 GB", no
 consumer card had more from 2018 to 2024, and RTX 4090, A5000, A10G and L4 offer within 7 % of the
-same. Of these the RTX 3090 is the one that most published measurements were made on, which the
-predictions are compared with.
+same. Of these the RTX 3090 is the one that timm's published benchmark was run on, so that what is
+predicted for it can be checked.
 """
 _LARGEST_BYTES = 2**40
 """A custom card above this is a slip in the unit: the largest real one has 0.28 TiB."""
