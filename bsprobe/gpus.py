@@ -59,7 +59,7 @@ same. Of these the RTX 3090 is the one that timm's published benchmark was run o
 predicted for it can be checked.
 """
 _LARGEST_BYTES = 2**40
-"""A custom card above this is a slip in the unit: the largest real one has 0.28 TiB."""
+"""A custom card above this is a slip in the unit: the largest of the catalogue has 0.17 TiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
