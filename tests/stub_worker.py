@@ -15,18 +15,30 @@ def say(kind: str, **body: object) -> None:
 
 
 READY = {
-    "device": {
-        "kind": "cpu",
-        "name": "stub",
-        "source": "measured",
-        "total_bytes": 2**30,
-        "capacity_bytes": 2**30,
-    },
     "torch": "0",
     "cuda": None,
     "cudnn": None,
     "cpu_threads": 1,
 }
+CPU = {
+    "kind": "cpu",
+    "name": "stub",
+    "source": "measured",
+    "total_bytes": 2**30,
+    "capacity_bytes": 2**30,
+}
+GPU = {
+    "kind": "cuda",
+    "name": "NVIDIA GeForce RTX 3090",
+    "source": "measured",
+    "total_bytes": 25_296_896_000,
+    "capacity_bytes": 25_296_896_000,
+    "compute_capability": "8.6",
+    "driver": "580.65.06",
+    "notes": ["NVML did not answer."],
+}
+UNKNOWN_GPU = {**GPU, "name": "NVIDIA Imaginary 1", "compute_capability": "13.0", "notes": []}
+DEVICES = {"gpu": GPU, "unknown-gpu": UNKNOWN_GPU}
 MEASUREMENT = {
     "model": {"parameters": 1, "groups": [["all", 1.0]]},
     "first_step": {"allocated_bytes": 100, "reserved_bytes": None},
@@ -38,9 +50,10 @@ MEASUREMENT = {
 }
 
 
-def succeed(*, clean: bool = True) -> None:
+def succeed(*, clean: bool = True, outside_allocator_bytes: int = 0) -> None:
     say("Progress", phase="step 1")
-    say("TrialDone", outcome="fits", measurement=MEASUREMENT, failure=None, clean=clean)
+    measured = {**MEASUREMENT, "outside_allocator_bytes": outside_allocator_bytes}
+    say("TrialDone", outcome="fits", measurement=measured, failure=None, clean=clean)
 
 
 def die_with_child() -> None:
@@ -74,6 +87,8 @@ BEHAVIOURS: dict[str, Callable[[], object]] = {
     "abort": abort,
     "exit": lambda: sys.exit(7),
     "nonsense": babble,
+    "gpu": lambda: succeed(outside_allocator_bytes=300 * 2**20 + 1),
+    "unknown-gpu": lambda: succeed(outside_allocator_bytes=200 * 2**20),
     "refuse": lambda: say("Refused", message="no such thing", hint="try another"),
 }
 
@@ -87,7 +102,7 @@ def main() -> None:
         if kind == "OpenDevice" and behaviour == "refuse-device":
             say("Refused", message="no GPU", hint="buy one")
         elif kind == "OpenDevice":
-            say("Ready", **READY)
+            say("Ready", **READY, device=DEVICES.get(behaviour, CPU))
         else:
             BEHAVIOURS[behaviour]()
 

@@ -1,0 +1,172 @@
+"""`bsprobe gpus`: the catalogue of GPUs, and the line for it of the GPU in the machine."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from typing import TYPE_CHECKING
+
+import click
+
+from bsprobe.errors import DeviceError, UsageError
+from bsprobe.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu
+from bsprobe.units import MIB, format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bsprobe.runner import Worker
+
+_HEADINGS = ("GPU", "capability", "total", "outside", "usable", "figures")
+_LEGEND = """
+total    memory as PyTorch reports it
+outside  memory that training holds outside PyTorch's allocator
+figures  reported: published by people with that card (--format csv says where);
+         estimated (both, or outside alone): from cards of the same capability"""
+_TRIAL_TIMEOUT_SECONDS = 300.0
+
+
+@click.command("gpus")
+@click.option(
+    "--this",
+    is_flag=True,
+    help="Measure the GPU of this machine and print its line for the catalogue.  [default: off]",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "csv"]),
+    default="text",
+    show_default=True,
+    help="csv has the source of every figure, and bytes.",
+)
+def gpus(*, this: bool, form: str) -> None:
+    """List the GPUs that are known: compute capability, memory, and what training can use of it.
+
+    A name may be shortened wherever it is asked for, as long as it stays clear: 4090, a100-40gb.
+    """
+    if this:
+        worker = _open()
+        try:
+            print_this(worker)
+        finally:
+            worker.close()
+    elif form == "csv":
+        click.echo(_as_csv(catalogue()), nl=False)
+    else:
+        headings, *lines = _table(catalogue()).splitlines()
+        click.echo(click.style(headings, bold=True))  # plain where the output is no terminal
+        click.echo("\n".join(lines))
+        click.echo(_LEGEND)
+
+
+def _open() -> Worker:
+    """A worker with this machine's GPU; the device's own hint is about runs."""
+    from bsprobe.records import DeviceRequest
+    from bsprobe.runner import Worker
+
+    try:
+        return Worker(DeviceRequest(device="cuda"))
+    except DeviceError as error:
+        raise DeviceError(str(error), hint="bsprobe gpus lists those that are known") from error
+
+
+def print_this(worker: Worker) -> None:
+    """Measure a worker's GPU; print its line for `gpus.csv`, and on standard error what it is.
+
+    Raises:
+        DeviceError: A small training step did not run.
+    """
+    device, outside_bytes = worker.ready.device, _outside_bytes(worker)
+    try:
+        known: Gpu | None = find_gpu(device.name)
+    except UsageError:
+        known = None
+    name = known.name if known else device.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+    now = (
+        f"{format_bytes(device.total_bytes)} in total, {format_bytes(outside_bytes)} outside "
+        "PyTorch's allocator while training"
+    )
+    click.echo(f"{device.name}, driver {device.driver or 'unknown'}: {now}.", err=True)
+    if known is None:
+        click.echo("The catalogue does not have it.", err=True)
+    else:
+        click.echo(
+            f"The catalogue has {name}: {format_bytes(known.total_bytes)} and "
+            f"{format_bytes(known.outside_allocator_bytes)}.",
+            err=True,
+        )
+    for note in device.notes:
+        click.echo(f"Note  {note}", err=True)
+    click.echo("Its line for bsprobe/gpus.csv:", err=True)
+    line = {
+        "name": name,
+        "compute_capability": device.compute_capability,
+        "total_mib": device.total_bytes // MIB,
+        "total_source": f"bsprobe gpus --this: driver {device.driver or 'unknown'}",
+        "outside_mib": round(outside_bytes / MIB),
+        "outside_source": f"bsprobe gpus --this: PyTorch {worker.ready.torch}, "
+        f"CUDA {worker.ready.cuda}",
+    }
+    click.echo(_csv_text([[line.get(column, "") for column in COLUMNS]]), nl=False)
+
+
+def _outside_bytes(worker: Worker) -> int:
+    """What a real training step holds outside the allocator: the libraries must be loaded."""
+    from bsprobe.failures import RAN
+    from bsprobe.records import TrialSpec
+    from bsprobe.units import Resolution
+    from bsprobe.variants import Precision, Variant
+
+    variant = Variant(
+        model="deeplabv2-resnet50",
+        resolution=Resolution(height=128, width=256),
+        precision=Precision.AMP_FP16,
+    )
+    done = worker.run(
+        TrialSpec(variant=variant, batch_size=2),
+        timeout=_TRIAL_TIMEOUT_SECONDS,
+        on_phase=lambda _: None,
+    )
+    if done.outcome not in RAN or done.measurement is None:
+        why = done.failure.message if done.failure else done.outcome.value
+        raise DeviceError(
+            f"{worker.ready.device.name} did not run a small training step: {why}",
+            hint="does another process hold its memory? nvidia-smi shows it",
+        )
+    return done.measurement.outside_allocator_bytes
+
+
+def _table(cards: Iterable[Gpu]) -> str:
+    from bsprobe.report.terminal import aligned
+
+    rows = [
+        (
+            card.name,
+            card.compute_capability,
+            format_bytes(card.total_bytes),
+            format_bytes(card.outside_allocator_bytes),
+            format_bytes(card.usable_bytes),
+            _provenance(card),
+        )
+        for card in cards
+    ]
+    return aligned([_HEADINGS, *rows])
+
+
+def _provenance(card: Gpu) -> str:
+    if card.total_source == ESTIMATE:
+        return "estimated"
+    return "outside est." if card.outside_source == ESTIMATE else "reported"
+
+
+def _as_csv(cards: Iterable[Gpu]) -> str:
+    fields = [field.name for field in dataclasses.fields(Gpu)]
+    return _csv_text([fields, *([getattr(card, field) for field in fields] for card in cards)])
+
+
+def _csv_text(rows: Iterable[Iterable[object]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()

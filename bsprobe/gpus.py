@@ -1,0 +1,261 @@
+"""The catalogue of GPUs: what each offers a training process, and where the figures come from.
+
+Every figure of `gpus.csv` was published by somebody who had the card, and stands beside the text
+that it was read from: an issue, or the words to search for. Totals are the lowest seen: newer
+drivers keep up to 200 MiB more for themselves (RTX 2080 Ti, T4).
+
+Memory outside the allocator is the median of what PyTorch's out-of-memory texts give as memory in
+use, less allocated, less reserved but unallocated; it is written as that sum, and each term is
+rounded to 0.01 GiB. "(of 47.53 GiB)" marks texts that do not name the card: their total capacity
+does. Left out are texts that show CUDA graphs or several GPUs and lie far above a card's others.
+
+That one figure a card serves every network: since 1.13 PyTorch loads a kernel when it is first
+called (`CUDA_MODULE_LOADING=LAZY`, pytorch/pytorch#86509, where a process shrank from 667 to
+287 MB), so the libraries add little to the context. The texts are all from later versions, and
+those of convolutional networks (RTX A6000, 304 to 326 MiB) lie among those of language models.
+
+Where nothing was found the cell is empty, and an estimate is made from the cards that have
+evidence:
+
+- *Total memory*: `nominal_mib`, which is what nvidia-smi shows, less what PyTorch sees less on the
+  cards of the same compute capability (the median; of all cards where that one has no evidence).
+- *Memory outside the allocator*: the multiprocessors of the card, times what each takes on the
+  cards of the same compute capability (the median, as above). A context reserves memory for the
+  stacks of all threads that may run at once: the evidence grows with the multiprocessors, and is
+  highest on the capabilities whose multiprocessors hold 2048 threads (7.0, 8.0, 9.0, 10.0).
+"""
+
+import csv
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from statistics import median
+
+from bsprobe.errors import UsageError
+from bsprobe.units import MIB, format_bytes
+
+ESTIMATE = "estimate"
+"""The source of a figure without evidence: the rules are those at the top of this module."""
+COLUMNS = (
+    "name",
+    "compute_capability",
+    "multiprocessors",
+    "nominal_mib",
+    "total_mib",
+    "total_source",
+    "outside_mib",
+    "outside_source",
+)
+"""The columns of `gpus.csv`; the last four are empty where there is no evidence."""
+DEFAULT_GPU = "RTX 3090"
+"""The card that is predicted for where there is no GPU and none is named.
+
+24 GB is the middle of what dense prediction is trained on: advice is given for "12-24 GB", no
+consumer card had more from 2018 to 2024, and RTX 4090, A5000, A10G and L4 offer within 7 % of the
+same. Of these the RTX 3090 is the one that timm's published benchmark was run on, so that what is
+predicted for it can be checked.
+"""
+_LARGEST_BYTES = 2**40
+"""A custom card above this is a slip in the unit: the largest of the catalogue has 0.17 TiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A graphics card as a training process meets it."""
+
+    name: str
+    compute_capability: str
+    """As NVIDIA writes it: `8.6`."""
+    total_bytes: int
+    """As `torch.cuda.get_device_properties` reports it; the lowest seen where drivers differ."""
+    total_source: str
+    """Where the total was published, or `estimate`."""
+    outside_allocator_bytes: int
+    """Held by a training process but not by PyTorch's allocator: context, kernels, libraries."""
+    outside_source: str
+    """Where that was published, or `estimate`."""
+
+    @property
+    def usable_bytes(self) -> int:
+        """What PyTorch's allocator can reserve where no other process holds memory."""
+        return self.total_bytes - self.outside_allocator_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line:
+    """A line of `gpus.csv`: sizes in MiB, None where there is no evidence."""
+
+    name: str
+    compute_capability: str
+    multiprocessors: int | None
+    nominal: int | None
+    total: int | None
+    total_source: str
+    outside: int | None
+    outside_source: str
+
+
+@cache
+def catalogue() -> tuple[Gpu, ...]:
+    """All cards, in the order of the file."""
+    text = (resources.files("bsprobe") / "gpus.csv").read_text(encoding="utf-8")
+    lines = tuple(_line(row) for row in csv.DictReader(text.splitlines(), strict=True))
+    return tuple(_gpu(line, lines) for line in lines)
+
+
+def find_gpu(text: str) -> Gpu:
+    """The card that a name means: case, maker and punctuation do not matter (`rtx4090`, `A100`).
+
+    Raises:
+        UsageError: No card has that name (the nearest is suggested), or several have.
+    """
+    asked = _words(text)
+    named = [gpu for gpu in catalogue() if _words(gpu.name) == asked]
+    found = named or [gpu for gpu in catalogue() if _is_meant(asked, _words(gpu.name))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(gpu.name for gpu in found)
+        raise UsageError(f"--gpu: '{text}' is one of several", hint=f"choose among {names}")
+    known = {" ".join(_words(gpu.name)): gpu.name for gpu in catalogue()}
+    near = difflib.get_close_matches(" ".join(asked), known, n=1, cutoff=0.5)
+    suggestion = f"did you mean {known[near[0]]}? " if near else ""
+    raise UsageError(
+        f"--gpu: '{text}' is unknown",
+        hint=f"{suggestion}bsprobe gpus lists all; for another: --gpu custom --capacity 20GiB "
+        "--compute-capability 8.6",
+    )
+
+
+def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None = None) -> Gpu:
+    """A card that is not in the catalogue.
+
+    Args:
+        capacity_bytes: Its total memory as PyTorch reports it.
+        compute_capability: One that a card of the catalogue has: `8.6`.
+        outside: Bytes outside the allocator; the median of that compute capability if None.
+
+    Raises:
+        UsageError: A value is unknown or out of range.
+    """
+    alike = [g for g in catalogue() if g.compute_capability == compute_capability]
+    if not alike:
+        raise _unknown_capability(compute_capability)
+    if not 0 < capacity_bytes < _LARGEST_BYTES:
+        raise UsageError(
+            f"--capacity: {format_bytes(capacity_bytes)} is out of range",
+            hint=f"above 0 and below {format_bytes(_LARGEST_BYTES)}",
+        )
+    held = int(median(g.outside_allocator_bytes for g in alike)) if outside is None else outside
+    if not 0 <= held < capacity_bytes:
+        raise UsageError(
+            f"--capacity: {format_bytes(capacity_bytes)} leaves nothing for training: "
+            f"{format_bytes(held)} lie outside PyTorch's allocator",
+            hint="give a larger --capacity",
+        )
+    return Gpu(
+        name=f"custom {format_bytes(capacity_bytes)}, compute capability {compute_capability}",
+        compute_capability=compute_capability,
+        total_bytes=capacity_bytes,
+        total_source="as given",
+        outside_allocator_bytes=held,
+        outside_source=ESTIMATE if outside is None else "as given",
+    )
+
+
+def compute_capabilities() -> tuple[str, ...]:
+    """Those of the catalogue, ascending."""
+    return tuple(sorted({gpu.compute_capability for gpu in catalogue()}, key=float))
+
+
+def _unknown_capability(text: str) -> UsageError:
+    known = compute_capabilities()
+    hint = f"choose among {', '.join(known)}"
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        nearest = min(known, key=lambda capability: abs(float(capability) - float(text)))
+        hint = f"the nearest is {nearest}; known: {', '.join(known)}"
+    return UsageError(f"--compute-capability: '{text}' is unknown", hint=hint)
+
+
+def _line(row: dict[str, str]) -> _Line:
+    return _Line(
+        name=row["name"],
+        compute_capability=row["compute_capability"],
+        multiprocessors=_count(row["multiprocessors"]),
+        nominal=_count(row["nominal_mib"]),
+        total=_count(row["total_mib"]),
+        total_source=row["total_source"],
+        outside=_count(row["outside_mib"]),
+        outside_source=row["outside_source"],
+    )
+
+
+def _count(cell: str) -> int | None:
+    return int(cell) if cell else None
+
+
+def _gpu(line: _Line, lines: Iterable[_Line]) -> Gpu:
+    return Gpu(
+        name=line.name,
+        compute_capability=line.compute_capability,
+        total_bytes=(line.total or _estimated_total(line, lines)) * MIB,
+        total_source=line.total_source or ESTIMATE,
+        outside_allocator_bytes=(line.outside or _estimated_outside(line, lines)) * MIB,
+        outside_source=line.outside_source or ESTIMATE,
+    )
+
+
+def _estimated_total(line: _Line, lines: Iterable[_Line]) -> int:
+    assert line.nominal is not None, line  # noqa: S101 - a test reads every line
+    unseen = {
+        other: other.nominal - other.total
+        for other in lines
+        if other.nominal is not None and other.total is not None
+    }
+    return line.nominal - round(_typical(line, unseen))
+
+
+def _estimated_outside(line: _Line, lines: Iterable[_Line]) -> int:
+    assert line.multiprocessors is not None, line  # noqa: S101 - as above
+    each = {
+        other: other.outside / other.multiprocessors
+        for other in lines
+        if other.multiprocessors is not None and other.outside is not None
+    }
+    return round(line.multiprocessors * _typical(line, each))
+
+
+def _typical(line: _Line, figures: Mapping[_Line, float]) -> float:
+    """The median over the cards of the same compute capability, else over all."""
+    alike = [
+        figure
+        for other, figure in figures.items()
+        if other.compute_capability == line.compute_capability
+    ]
+    return median(alike or figures.values())
+
+
+_LEFT_OUT = frozenset(
+    {"nvidia", "geforce", "tesla", "rtx", "gtx", "generation", "server", "workstation", "edition"}
+)
+"""Words of a name that people leave out, or that NVIDIA does."""
+_OTHER_CARDS = frozenset({"ti", "super", "laptop", "max"})
+"""Words that make another card of a name, so that "RTX 3080" never means the RTX 3080 Ti."""
+_PASTED = re.compile(r"(?<=rtx|gtx)(?=[a\d])|(?<=\d)(?=ti|super|ada|laptop)|(?<=ti)(?=super)")
+"""Where words that are commonly written as one come apart: `rtx4070tisuper`."""
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words of a name that tell cards apart, in lower case."""
+    words = re.findall(r"[a-z0-9]+", _PASTED.sub(" ", name.lower()))
+    # SXM2, SXM4 and SXM5 are the sockets of V100, A100 and H100.
+    return tuple(re.sub(r"^sxm\d$", "sxm", word) for word in words if word not in _LEFT_OUT)
+
+
+def _is_meant(asked: tuple[str, ...], name: tuple[str, ...]) -> bool:
+    """Whether a name has all words that were asked for, and none that make it another card."""
+    missing = set(name) - set(asked)
+    return bool(asked) and set(asked) <= set(name) and not missing & _OTHER_CARDS

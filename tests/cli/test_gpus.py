@@ -1,0 +1,119 @@
+"""`bsprobe gpus` as its users run it, and `--this` before a GPU that is played by a stub."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from bsprobe.cli.gpus import gpus, print_this
+from bsprobe.errors import DeviceError
+from bsprobe.gpus import COLUMNS, catalogue
+from bsprobe.records import DeviceRequest
+from bsprobe.runner import Worker
+
+ROOT = Path(__file__).parents[2]
+STUB = ROOT / "tests" / "stub_worker.py"
+
+
+def bsprobe(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "bsprobe", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def this(behaviour: str, capfd: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    worker = Worker(DeviceRequest(), command=(sys.executable, str(STUB), behaviour))
+    try:
+        print_this(worker)
+    finally:
+        worker.close()
+    printed = capfd.readouterr()
+    return printed.out, printed.err
+
+
+def test_the_table_is_plain_fits_80_columns_and_has_every_card() -> None:
+    done = bsprobe("gpus")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if len(line) > 80 or not line.isascii() or "\x1b" in line] == []
+    assert lines[0].split() == ["GPU", "capability", "total", "outside", "usable", "figures"]
+    names = [card.name for card in catalogue()]
+    assert [line[: len(name)] for line, name in zip(lines[1:], names, strict=False)] == names
+    assert lines[1 + len(names)] == ""
+
+
+def test_a_row_has_the_figures_of_its_card_and_says_which_are_estimates() -> None:
+    rows = {line.split("  ")[0]: line.split("  ") for line in bsprobe("gpus").stdout.splitlines()}
+    cells = {
+        name: [cell.strip() for cell in rows[name] if cell]
+        for name in ("RTX 3090", "A30", "RTX 5070")
+    }
+    assert cells == {
+        "RTX 3090": ["RTX 3090", "8.6", "23.6 GiB", "307 MiB", "23.3 GiB", "reported"],
+        "A30": ["A30", "8.0", "23.5 GiB", "236 MiB", "23.3 GiB", "outside est."],
+        "RTX 5070": ["RTX 5070", "12.0", "11.5 GiB", "165 MiB", "11.3 GiB", "estimated"],
+    }
+
+
+def test_a_terminal_shows_the_same_words_with_the_headings_set_off() -> None:
+    piped = CliRunner().invoke(gpus, [])
+    shown = CliRunner().invoke(gpus, [], color=True)
+    assert "\x1b[1m" in shown.output.splitlines()[0]
+    assert click.unstyle(shown.output) == piped.output
+
+
+def test_csv_has_the_source_of_every_figure() -> None:
+    rows = list(csv.DictReader(bsprobe("gpus", "--format", "csv").stdout.splitlines()))
+    assert [(row["name"], int(row["total_bytes"]), row["outside_source"]) for row in rows] == [
+        (card.name, card.total_bytes, card.outside_source) for card in catalogue()
+    ]
+
+
+def test_without_a_gpu_this_says_so() -> None:
+    done = bsprobe("gpus", "--this", CUDA_VISIBLE_DEVICES="")
+    if "there is no GPU" not in done.stderr:
+        pytest.skip("this machine has a GPU")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: there is no GPU in this machine\nhint: bsprobe gpus lists those that are known\n"
+    )
+
+
+def test_this_prints_a_line_for_the_file_and_beside_it_what_it_is(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    line, words = this("gpu", capfd)
+    assert line == (
+        "RTX 3090,8.6,,,24125,bsprobe gpus --this: driver 580.65.06,"
+        '300,"bsprobe gpus --this: PyTorch 0, CUDA None"\n'
+    )
+    assert len(next(csv.reader([line]))) == len(COLUMNS)
+    assert words == (
+        "NVIDIA GeForce RTX 3090, driver 580.65.06: 23.6 GiB in total, 300 MiB outside "
+        "PyTorch's allocator while training.\n"
+        "The catalogue has RTX 3090: 23.6 GiB and 307 MiB.\n"
+        "Note  NVML did not answer.\n"
+        "Its line for bsprobe/gpus.csv:\n"
+    )
+
+
+def test_this_works_for_a_card_that_the_catalogue_lacks(capfd: pytest.CaptureFixture[str]) -> None:
+    line, words = this("unknown-gpu", capfd)
+    assert line.startswith("Imaginary 1,13.0,,,24125,")
+    assert "The catalogue does not have it." in words
+
+
+def test_a_gpu_that_cannot_run_the_step_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DeviceError, match="stub did not run a small training step") as refused:
+        this("abort", capfd)
+    assert refused.value.hint is not None
