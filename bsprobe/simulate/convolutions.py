@@ -1,7 +1,7 @@
 """A convolution as PyTorch hands it to cuDNN, and which ones it does not hand over.
 
 Source of the choice: `use_cudnn`, `use_cudnn_depthwise`, `is_depthwise` and `_select_conv_backend`
-in aten/src/ATen/native/Convolution.cpp, as of PyTorch 2.10.
+in aten/src/ATen/native/Convolution.cpp, as of PyTorch 2.10 and the months after it.
 """
 
 import math
@@ -148,8 +148,8 @@ def backend_of(
 ) -> Backend:
     """What PyTorch runs a convolution with, `torch.backends.cudnn.enabled` being true.
 
-    Older versions differ in two corners: until 2.9, dilated convolutions that must be deterministic
-    and are not channels last did not go to cuDNN.
+    Older versions differ in a corner: dilated convolutions that had to be deterministic and were
+    not channels last did not go to cuDNN.
 
     Args:
         convolution: The convolution.
@@ -182,7 +182,7 @@ def _is_depthwise(convolution: Convolution) -> bool:
 def _depthwise_uses_cudnn(convolution: Convolution, cudnn_version: int) -> bool:
     """`use_cudnn_depthwise`, with `check_cudnn_depthwise_workload_with_filter` at its end."""
     if _span(convolution) >= INT32_ELEMENTS:
-        return not (convolution.channels_last and cudnn_version > 91000)  # noqa: PLR2004 - as there
+        return not (convolution.channels_last and 91000 < cudnn_version < 91500)  # noqa: PLR2004
     if convolution.channels_last:
         return True
     if (

@@ -8,6 +8,7 @@ cores for fp32 where TF32 is off, and what is not deterministic where that is as
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,24 +36,25 @@ class UnansweredError(Exception):
 
 
 class CudnnPlans:
-    """cuDNN's plans for one compute capability.
+    """cuDNN's plans for one card.
 
     Attributes:
         version: cuDNN's own, as it counts: 91002 is 9.10.2.
         notes: What a reader of the answers should know.
-
-    Raises:
-        CudnnUnavailableError: The package or the library is missing or too old, or has no plans for
-            this compute capability.
     """
 
-    def __init__(
-        self,
-        capability: tuple[int, int],
-        *,
-        allow_tf32: bool,
-        deterministic: bool,
-    ) -> None:
+    def __init__(self, card: Mapping[str, Any], *, allow_tf32: bool, deterministic: bool) -> None:
+        """Describe a card to cuDNN.
+
+        Args:
+            card: Its description, as `described_card` gives it.
+            allow_tf32: Whether fp32 may use tensor cores.
+            deterministic: Whether plans that may sum in another order each time are left out.
+
+        Raises:
+            CudnnUnavailableError: The package or the library is missing or too old, or has no
+                plans for this card.
+        """
         self._cudnn = _load()
         self.version: int = self._cudnn.backend_version()
         if self.version < OLDEST_CUDNN:
@@ -60,17 +62,18 @@ class CudnnPlans:
                 f"cuDNN {version_text(self.version)} cannot plan for a card that is not there "
                 f"({version_text(OLDEST_CUDNN)} can)"
             )
-        if capability < OLDEST_SINCE_THEN and self.version >= FIRST_WITHOUT_VOLTA:
+        major, minor = divmod(card["deviceVer"] // 10, 10)
+        if (major, minor) < OLDEST_SINCE_THEN and self.version >= FIRST_WITHOUT_VOLTA:
             raise CudnnUnavailableError(
                 f"cuDNN {version_text(self.version)} does not support compute capability "
-                f"{capability[0]}.{capability[1]}"
+                f"{major}.{minor}"
             )
-        described, properties = described_card(capability)
-        self.notes = self._notes(capability, described)
         try:
-            self._card = self._cudnn.create_device_properties(json.dumps(properties))
+            self._card = self._cudnn.create_device_properties(json.dumps(card))
         except RuntimeError as error:
             raise CudnnUnavailableError(f"cuDNN refuses the description: {error}") from error
+        own = torch.backends.cudnn.version()
+        self.notes = () if own in (None, self.version) else (_other_version(self.version, own),)
         notes = self._cudnn.numerical_note
         self._barred = [notes.DOWN_CONVERT_INPUTS]
         if deterministic:
@@ -78,21 +81,6 @@ class CudnnPlans:
         self._barred_for_fp32 = (
             [*self._barred] if allow_tf32 else [*self._barred, notes.TENSOR_CORE]
         )
-
-    def _notes(self, capability: tuple[int, int], described: tuple[int, int]) -> tuple[str, ...]:
-        notes = []
-        own = torch.backends.cudnn.version()
-        if own is not None and own != self.version:
-            notes.append(
-                f"cuDNN workspaces are those of cuDNN {version_text(self.version)}; "
-                f"PyTorch itself loads {version_text(own)}."
-            )
-        if described != capability:
-            notes.append(
-                f"cuDNN workspaces are those of compute capability {described[0]}.{described[1]}, "
-                f"the nearest described, for {capability[0]}.{capability[1]}."
-            )
-        return tuple(notes)
 
     def workspaces(self, convolution: Convolution) -> tuple[int, ...]:
         """Bytes of each plan that builds, in the order in which PyTorch tries them; () if none is.
@@ -195,6 +183,13 @@ def described_card(capability: tuple[int, int]) -> tuple[tuple[int, int], dict[s
 def version_text(version: int) -> str:
     """Turn 91002 into "9.10.2"."""
     return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
+
+
+def _other_version(asked: int, own: int) -> str:
+    return (
+        f"cuDNN workspaces are those of cuDNN {version_text(asked)}; "
+        f"PyTorch itself loads {version_text(own)}."
+    )
 
 
 def _load() -> Any:

@@ -88,15 +88,18 @@ class Workspaces:
         self._unanswered: set[str] = set()
         self._notes: tuple[str, ...] = ()
         try:
-            self._plans = CudnnPlans(capability, allow_tf32=allow_tf32, deterministic=deterministic)
+            described, card = described_card(capability)
+            self._plans = CudnnPlans(card, allow_tf32=allow_tf32, deterministic=deterministic)
         except CudnnUnavailableError as error:
             self._notes = (f"cuDNN workspaces are estimated from the sizes: {error}.",)
             return
         self._notes = self._plans.notes
+        if described != capability:
+            nearest = f"{_text(described)}, the nearest described, for {_text(capability)}"
+            self._notes += (f"cuDNN workspaces are those of compute capability {nearest}.",)
         folder = default_folder() if cache is None else cache
-        major, minor = capability
-        name = f"cudnn-{version_text(self._plans.version)}-cc-{major}.{minor}.json"
-        self._cache = WorkspaceCache(folder / name, described=described_card(capability)[1])
+        name = f"cudnn-{version_text(self._plans.version)}-cc-{_text(described)}.json"
+        self._cache = WorkspaceCache(folder / name, described=card)
 
     def __enter__(self) -> Self:
         return self
@@ -180,3 +183,7 @@ def _key(convolution: Convolution) -> str:
     return f"{wide.direction} {wide.dtype} {layout} " + " ".join(
         "x".join(map(str, size)) for size in sizes
     )
+
+
+def _text(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"

@@ -10,8 +10,8 @@ from bsprobe.errors import FileError
 from bsprobe.files import file_errors, write_atomically
 
 SCHEMA_VERSION: Final = 1
-MOST_ANSWERS: Final = 20_000
-"""Answers that a file keeps, about 6 MB; the oldest go first."""
+MOST_ANSWERS: Final = 10_000
+"""Answers that a file keeps, some 3 MiB; the oldest go first."""
 
 Answers = dict[str, tuple[int, ...]]
 

@@ -1,0 +1,267 @@
+"""cuDNN's workspaces: the real library asked, without a GPU, and what stands in where it cannot."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from convolution_examples import DEPTHWISE, PLAIN, convolutions
+from hypothesis import HealthCheck, given, settings
+
+from bsprobe.simulate.convolutions import columns_bytes, upper_bound_bytes
+from bsprobe.simulate.cudnn_plans import CudnnPlans, UnansweredError
+from bsprobe.simulate.workspace import (
+    BenchmarkedWorkspaces,
+    Convolution,
+    Direction,
+    Workspaces,
+    benchmarked,
+)
+from bsprobe.units import MIB
+
+ASPP = Convolution(
+    direction=Direction.FORWARD,
+    dtype="float16",
+    channels_last=False,
+    input_size=(4, 2048, 65, 129),
+    weight_size=(19, 2048, 3, 3),
+    padding=(24, 24),
+    stride=(1, 1),
+    dilation=(24, 24),
+    groups=1,
+)
+"""A branch of DeepLabV2's classifier on images 512 high and 1024 wide."""
+
+
+def open_workspaces(capability: tuple[int, int], folder: Path, **settings: bool) -> Workspaces:
+    """Or skip: PyTorch 2.6 and 2.7 come with a cuDNN that cannot be asked."""
+    workspaces = Workspaces(capability, cache=folder, **settings)
+    if workspaces.cudnn_version is None:
+        pytest.skip(workspaces.notes[0])
+    return workspaces
+
+
+@pytest.fixture
+def hopper(tmp_path: Path) -> Iterator[Workspaces]:
+    with open_workspaces((9, 0), tmp_path) as workspaces:
+        yield workspaces
+
+
+def first_mib(workspaces: Workspaces, convolution: Convolution) -> list[int]:
+    """The workspace in each direction, in whole MiB."""
+    ways = (replace(convolution, direction=each) for each in Direction)
+    return [round(workspaces.candidates(each)[0] / MIB) for each in ways]
+
+
+def test_the_plans_that_pytorch_runs_first(hopper: Workspaces, tmp_path: Path) -> None:
+    """Seen with cuDNN 9.26; other versions may choose other plans, and are given a tenth."""
+    turing = open_workspaces((7, 5), tmp_path)
+    rel = 0 if hopper.cudnn_version == "9.26.0" else 0.1
+    assert first_mib(hopper, ASPP) == pytest.approx([133, 133, 138], rel=rel)
+    single = replace(ASPP, dtype="float32")
+    assert first_mib(hopper, single) == pytest.approx([266, 266, 284], rel=rel)
+    assert first_mib(turing, replace(ASPP, dtype="float32")) == [0, 0, 0]
+
+
+def test_workspaces_grow_with_the_batch(hopper: Workspaces) -> None:
+    sizes = [
+        hopper.candidates(replace(ASPP, input_size=(batch, 2048, 65, 129)))[0]
+        for batch in (1, 2, 4, 8)
+    ]
+    assert sizes == pytest.approx([sizes[0] * batch for batch in (1, 2, 4, 8)], rel=0.05)
+
+
+def test_without_tf32_fp32_runs_other_plans(hopper: Workspaces, tmp_path: Path) -> None:
+    without = open_workspaces((9, 0), tmp_path, allow_tf32=False)
+    for direction in Direction:
+        half = replace(ASPP, direction=direction)
+        single = replace(half, dtype="float32")
+        assert without.candidates(half) == hopper.candidates(half)
+        assert len(without.candidates(single)) < len(hopper.candidates(single))
+
+
+def test_deterministic_plans_are_some_of_all(hopper: Workspaces, tmp_path: Path) -> None:
+    deterministic = open_workspaces((9, 0), tmp_path, deterministic=True)
+    gradient = replace(ASPP, dtype="float32", direction=Direction.WEIGHT_GRADIENT)
+    some, every = deterministic.candidates(gradient), hopper.candidates(gradient)
+    assert 0 < len(some) < len(every)
+    assert set(some) <= set(every)
+
+
+def test_a_one_dimensional_convolution_is_a_flat_one(hopper: Workspaces) -> None:
+    flat = replace(PLAIN, input_size=(4, 64, 1, 500), weight_size=(64, 64, 1, 3), padding=(0, 1))
+    flat = replace(flat, stride=(1, 2))
+    line = replace(
+        PLAIN,
+        input_size=(4, 64, 500),
+        weight_size=(64, 64, 3),
+        padding=(1,),
+        stride=(2,),
+        dilation=(1,),
+    )
+    assert hopper.candidates(line) == hopper.candidates(flat) != ()
+
+
+def test_a_transposed_convolution_runs_the_data_gradient(hopper: Workspaces) -> None:
+    gradient = replace(PLAIN, direction=Direction.DATA_GRADIENT)
+    transposed = replace(gradient, is_transposed=True)
+    assert hopper.candidates(transposed) == hopper.candidates(gradient) != ()
+
+
+def test_pytorchs_own_kernels_have_one_candidate(tmp_path: Path) -> None:
+    turing = Workspaces((7, 5), cache=tmp_path)
+    assert turing.candidates(DEPTHWISE) == (0,)
+    unfolded = replace(PLAIN, dtype="bfloat16")
+    assert turing.candidates(unfolded) == (columns_bytes(unfolded),)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(convolutions())
+def test_every_convolution_has_an_answer(hopper: Workspaces, convolution: Convolution) -> None:
+    answer = hopper.candidates(convolution)
+    assert answer
+    assert min(answer) >= 0
+    assert hopper.candidates(convolution) == answer
+
+
+def test_odd_questions_neither_crash_nor_write_to_the_terminal(tmp_path: Path) -> None:
+    script = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from bsprobe.simulate.workspace import Convolution, Direction, Workspaces
+plain = Convolution(direction=Direction.FORWARD, dtype="float16", channels_last=False,
+    input_size=(512, 256, 129, 129), weight_size=(256, 256, 3, 3),
+    padding=(1, 1), stride=(1, 1), dilation=(1, 1), groups=1)
+odd = [
+    plain,
+    replace(plain, input_size=(1, 1, 1, 2**31 - 1), weight_size=(1, 1, 1, 1), padding=(0, 0)),
+    replace(plain, input_size=(2**40, 3, 2**20, 2**20), weight_size=(7, 3, 1, 1)),
+    replace(plain, input_size=(3, 13, 5, 5), weight_size=(7, 13, 31, 31), padding=(15, 15)),
+    replace(plain, input_size=(3, 64, 9, 9), weight_size=(128, 2, 3, 3), groups=32),
+    replace(plain, input_size=(2, 13, 5, 5), weight_size=(7, 13, 1, 1), padding=(999, 999)),
+    replace(plain, input_size=(2, 8, 5, 6, 7), weight_size=(4, 8, 3, 3, 3),
+        padding=(1,) * 3, stride=(1,) * 3, dilation=(1,) * 3),
+]
+for capability in ((7, 0), (7, 5), (8, 7), (9, 0), (10, 3), (12, 1), (13, 0)):
+    with Workspaces(capability, cache=Path(sys.argv[1])) as workspaces:
+        for each in odd:
+            for dtype in ("float32", "float16", "bfloat16"):
+                for direction in Direction:
+                    workspaces.candidates(replace(each, dtype=dtype, direction=direction))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_answers_are_kept_for_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_workspaces((8, 6), tmp_path) as workspaces:
+        answer = workspaces.candidates(ASPP)
+    monkeypatch.setattr(CudnnPlans, "workspaces", lambda *_: pytest.fail("asked again"))
+    again = open_workspaces((8, 6), tmp_path)
+    assert again.candidates(ASPP) == answer
+    other = open_workspaces((8, 6), tmp_path, allow_tf32=False)
+    with pytest.raises(pytest.fail.Exception):
+        other.candidates(replace(ASPP, dtype="float32"))
+
+
+def test_a_failure_of_cudnn_is_bounded_and_noted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fail(_: CudnnPlans, convolution: Convolution) -> None:
+        asked.append(convolution)
+        raise UnansweredError("CUDNN_STATUS_INTERNAL_ERROR")
+
+    workspaces = open_workspaces((8, 6), tmp_path)
+    monkeypatch.setattr(CudnnPlans, "workspaces", fail)
+    other = replace(ASPP, direction=Direction.DATA_GRADIENT)
+    for convolution in (ASPP, ASPP, other):
+        assert workspaces.candidates(convolution) == (upper_bound_bytes(convolution),)
+    workspaces.save()
+    assert asked == [ASPP, other]
+    (note,) = workspaces.notes
+    assert note == (
+        "Some cuDNN workspaces are estimated from the sizes: cuDNN failed "
+        "(CUDNN_STATUS_INTERNAL_ERROR)."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def estimated(capability: tuple[int, int], folder: Path) -> str:
+    """The one note of workspaces that are only estimated."""
+    with Workspaces(capability, cache=folder) as workspaces:
+        assert workspaces.cudnn_version is None
+        assert workspaces.candidates(ASPP) == (upper_bound_bytes(ASPP),)
+        assert workspaces.candidates(DEPTHWISE) == (0,)
+    assert list(folder.iterdir()) == []
+    (note,) = workspaces.notes
+    start, _, reason = note.partition(": ")
+    assert start == "cuDNN workspaces are estimated from the sizes"
+    return reason
+
+
+def fake(version: object) -> SimpleNamespace:
+    return SimpleNamespace(backend_version=version, create_device_properties=None)
+
+
+def missing_symbol() -> int:
+    raise RuntimeError("Unable to find symbol cudnnGetVersion")
+
+
+@pytest.mark.parametrize(
+    ("module", "capability", "reason"),
+    [
+        (None, (8, 6), "the package nvidia-cudnn-frontend is not installed."),
+        (SimpleNamespace(), (8, 6), "the package nvidia-cudnn-frontend is too old."),
+        (fake(missing_symbol), (8, 6), "the cuDNN library is not installed."),
+        (
+            fake(lambda: 90100),
+            (8, 6),
+            "cuDNN 9.1.0 cannot plan for a card that is not there (9.8.0 can).",
+        ),
+        (fake(lambda: 92600), (7, 0), "cuDNN 9.26.0 does not support compute capability 7.0."),
+        (fake(lambda: 92600), (6, 1), "no card of compute capability 6.1 is described."),
+        (fake(lambda: 92600), (13, 0), "no card of compute capability 13.0 is described."),
+    ],
+)
+def test_where_cudnn_cannot_be_asked_the_sizes_give_a_bound(
+    module: object,
+    capability: tuple[int, int],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cudnn", module)  # None is how Python hides a module
+    assert estimated(capability, tmp_path) == reason
+
+
+def test_a_relative_of_a_described_card_is_served_with_a_note(tmp_path: Path) -> None:
+    grace = open_workspaces((12, 1), tmp_path / "12.1")
+    blackwell = open_workspaces((12, 0), tmp_path / "12.0")
+    assert grace.notes == (
+        "cuDNN workspaces are those of compute capability 12.0, the nearest described, for 12.1.",
+    )
+    assert grace.candidates(ASPP) == blackwell.candidates(ASPP)
+
+
+def test_benchmarking_takes_the_largest_plan_once_and_one_of_the_first_then() -> None:
+    first_ten = (5, 9, 0, 7, 1, 1, 1, 1, 1, 3)
+    assert benchmarked((*first_ten, 40, 20)) == BenchmarkedWorkspaces(
+        timing_bytes=40, expected_bytes=5, most_bytes=9
+    )
+    assert benchmarked((0,)) == BenchmarkedWorkspaces(
+        timing_bytes=0, expected_bytes=0, most_bytes=0
+    )

@@ -1,0 +1,133 @@
+"""Answers on the disk: kept, shared, and never in the way."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsprobe.simulate import workspace_cache
+from bsprobe.simulate.workspace_cache import WorkspaceCache, default_folder
+
+CARD = {"deviceVer": 860}
+
+
+def test_answers_are_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "cache.json"
+    cache = WorkspaceCache(path, described=CARD)
+    assert cache.find("a") is None
+    cache.add("a", (3, 0, 2**40))
+    cache.add("b", ())
+    assert cache.find("a") == (3, 0, 2**40)
+    assert not path.exists()
+    cache.save()
+    again = WorkspaceCache(path, described=CARD)
+    assert (again.find("a"), again.find("b"), again.find("c")) == ((3, 0, 2**40), (), None)
+    assert (cache.notes, again.notes) == ((), ())
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
+    WorkspaceCache(tmp_path / "cache.json", described=CARD).save()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_that_write_one_after_the_other_keep_both_answers(tmp_path: Path) -> None:
+    path = tmp_path / "cache.json"
+    one, other = (WorkspaceCache(path, described=CARD) for _ in range(2))
+    one.add("a", (1,))
+    other.add("b", (2,))
+    one.save()
+    other.save()
+    again = WorkspaceCache(path, described=CARD)
+    assert (again.find("a"), again.find("b")) == ((1,), (2,))
+
+
+def test_processes_that_write_at_once_leave_a_whole_file(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from bsprobe.simulate.workspace_cache import WorkspaceCache
+for number in range(40):
+    cache = WorkspaceCache(Path(sys.argv[1]), described={})
+    cache.add(f"{sys.argv[2]} {number}", tuple(range(300)))
+    cache.save()
+    assert cache.notes == (), cache.notes
+"""
+    path = tmp_path / "cache.json"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", script, path, str(each)], cwd=Path.cwd())
+        for each in range(3)
+    ]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    assert list(tmp_path.iterdir()) == [path]
+    assert WorkspaceCache(path, described={}).notes == ()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe{",
+        b"null",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b'{"schema_version": 1, "described": {"deviceVer": 860}, "answers": [1]}',
+        b'{"schema_version": 1, "described": {"deviceVer": 860}, "answers": {"a": [-1]}}',
+        b'{"schema_version": 1, "described": {"deviceVer": 860}, "answers": {"a": [1.5]}}',
+        b'{"schema_version": 1, "described": {"deviceVer": 860}, "answers": {"a": 1}}',
+    ],
+)
+def test_a_damaged_file_is_rebuilt_with_a_note(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "cache.json"
+    path.write_bytes(content)
+    cache = WorkspaceCache(path, described=CARD)
+    assert cache.find("a") is None
+    assert cache.notes == (f"{path} was damaged; cuDNN is asked anew.",)
+    cache.add("a", (7,))
+    cache.save()
+    again = WorkspaceCache(path, described=CARD)
+    assert (again.find("a"), again.notes) == ((7,), ())
+
+
+def test_answers_about_another_card_are_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "cache.json"
+    cache = WorkspaceCache(path, described=CARD)
+    cache.add("a", (1,))
+    cache.save()
+    other = WorkspaceCache(path, described={"deviceVer": 900})
+    assert (other.find("a"), other.notes) == (None, ())
+
+
+def test_a_folder_that_cannot_be_written_is_one_note(tmp_path: Path) -> None:
+    blocker = tmp_path / "a file"
+    blocker.touch()
+    path = blocker / "cache.json"
+    cache = WorkspaceCache(path, described=CARD)
+    for number in range(3):
+        cache.add(str(number), (number,))
+        cache.save()
+    assert cache.find("2") == (2,)
+    assert len([note for note in cache.notes if "not kept for the next run" in note]) == 1
+
+
+def test_the_file_keeps_the_newest_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace_cache, "MOST_ANSWERS", 3)
+    path = tmp_path / "cache.json"
+    for number in range(5):
+        cache = WorkspaceCache(path, described=CARD)
+        cache.add(str(number), (number,))
+        cache.save()
+    assert list(json.loads(path.read_bytes())["answers"]) == ["2", "3", "4"]
+
+
+def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert default_folder() == Path("/home/ada/.cache/bsprobe")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert default_folder() == Path("/home/ada/.cache/bsprobe")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/ada")
+    assert default_folder() == Path("/var/cache/ada/bsprobe")
