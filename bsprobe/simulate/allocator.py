@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
 
-from bsprobe.errors import BsprobeError
 from bsprobe.simulate.allocator_statistics import AllocatorStatistics
 from bsprobe.simulate.blocks import ADDRESS_BITS, ALLOCATED, FREE, WAITING, Block, BlockPool
 from bsprobe.simulate.driver import MemoryDriver, SimulatedDriver
@@ -21,8 +20,8 @@ from bsprobe.simulate.rules import DEFAULT_RULES, NO_LIMIT, AllocatorRules
 from bsprobe.units import format_bytes
 
 
-class SimulatedOutOfMemoryError(BsprobeError):
-    """The simulated card is full, even without the cached segments.
+class SimulatedOutOfMemoryError(MemoryError):
+    """The simulated card is full, even without the cached segments: data, as on a real one.
 
     Attributes:
         segment_bytes: The segment that did not fit.
@@ -33,8 +32,7 @@ class SimulatedOutOfMemoryError(BsprobeError):
         super().__init__(
             f"the simulated GPU is out of memory: a segment of {format_bytes(segment_bytes)} does "
             f"not fit beside {format_bytes(statistics.reserved_bytes)} reserved, of which "
-            f"{format_bytes(statistics.allocated_bytes)} are allocated",
-            hint="try a smaller batch",
+            f"{format_bytes(statistics.allocated_bytes)} are allocated"
         )
         self.segment_bytes = segment_bytes
         self.statistics = statistics
@@ -169,6 +167,11 @@ class CachingAllocator:
             num_alloc_retries=self._num_alloc_retries,
             num_ooms=self._num_ooms,
         )
+
+    @property
+    def allocated_bytes(self) -> int:
+        """The blocks that are handed out now."""
+        return self._allocated
 
     @property
     def free_blocks(self) -> Iterator[Block]:

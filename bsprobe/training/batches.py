@@ -35,9 +35,14 @@ def synthetic_batch(variant: Variant, size: int, *, device: torch.device, seed: 
     labels = blocks.repeat_interleave(_BLOCK, dim=1).repeat_interleave(_BLOCK, dim=2)
     labels = labels[:, :height, :width].contiguous()
     images, labels = images.to(device), labels.to(device)
-    if variant.memory_format is MemoryFormat.NHWC:
-        images = images.contiguous(memory_format=torch.channels_last)
-    return Batch(images=images, labels=labels)
+    return Batch(images=laid_out(images, variant.memory_format), labels=labels)
+
+
+def laid_out(images: torch.Tensor, memory_format: MemoryFormat) -> torch.Tensor:
+    """Images (N, 3, H, W) in the memory layout of a variant; themselves where they are so."""
+    if memory_format is MemoryFormat.NHWC:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images
 
 
 def batches(spec: TrialSpec, device: torch.device) -> Iterator[Batch]:

@@ -1,0 +1,166 @@
+"""Plays a timeline on an allocator: the step's memory as a card would see it, batch by batch."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.timeline import Action, Section, Timeline
+from bsprobe.simulate.workspace import Workspaces, benchmarked
+from bsprobe.variants import CudnnBenchmark
+
+if TYPE_CHECKING:
+    from bsprobe.simulate.blocks import Block
+    from bsprobe.simulate.convolutions import Convolution
+
+_INT32_MAX: Final = 2**31 - 1
+_HOPPER: Final = (9, 0)
+
+Watch = Callable[[Action, int, int], None]
+"""Called after an event with its action, its subject and the bytes it takes inside a kernel."""
+
+
+class KernelLimitError(RuntimeError):
+    """A kernel that counts in 32 bits met more elements than that."""
+
+
+class NoPlanError(RuntimeError):
+    """cuDNN has no plan at all for a convolution: PyTorch could not run it on this card."""
+
+
+def cublas_workspace_bytes(capability: tuple[int, int]) -> int:
+    """What cuBLAS keeps for each handle and stream once a matrix product ran.
+
+    Source: `parseChosenWorkspaceSize` in ATen/cuda/CublasHandlePool.cpp: 32 MiB on Hopper, else
+    two of 4 MiB and sixteen of 8 KiB.
+    """
+    return 4096 * 8 * 1024 if capability == _HOPPER else 4096 * 1024 * 2 + 16 * 1024 * 8
+
+
+class Playback:
+    """Plays sections of a timeline at one batch size, in any order that makes sense.
+
+    Args:
+        timeline: What to play.
+        batch: The micro-batch.
+        allocator: Where memory comes from; its state is the state of the card.
+        workspaces: Who says what convolutions take inside.
+        benchmark: Whether cuDNN times its algorithms first.
+        cublas_bytes: From `cublas_workspace_bytes`.
+        keeps_cublas: Whether cuBLAS's workspace lives on, as it does until PyTorch 2.14; from 2.15
+            it is taken for each call.
+    """
+
+    def __init__(
+        self,
+        timeline: Timeline,
+        batch: int,
+        *,
+        allocator: CachingAllocator,
+        workspaces: Workspaces,
+        benchmark: CudnnBenchmark = CudnnBenchmark.OFF,
+        cublas_bytes: int = cublas_workspace_bytes((8, 0)),
+        keeps_cublas: bool = True,
+    ) -> None:
+        self._timeline = timeline
+        self._batch = batch
+        self._allocator = allocator
+        self._workspaces = workspaces
+        self._benchmark = benchmark
+        self._cublas_bytes = cublas_bytes
+        self._keeps_cublas = keeps_cublas
+        self._has_cublas = False
+        self._sizes = [storage.size.at(batch) for storage in timeline.storages]
+        self._live: dict[int, Block] = {}
+        self._plans: dict[int, tuple[int, ...]] = {}
+        self._timed: set[Convolution] = set()
+
+    def play(self, section: Section, watch: Watch | None = None) -> None:
+        """Play one section; a later step may be played again and again.
+
+        Raises:
+            SimulatedOutOfMemoryError: The card is full.
+            KernelLimitError: A kernel met more than 2**31 - 1 elements.
+            NoPlanError: cuDNN would not run a convolution on this card.
+        """
+        allocator, sizes, live = self._allocator, self._sizes, self._live
+        for action, subject in self._timeline.sections[section]:
+            if action is Action.ALLOCATE:
+                live[subject] = allocator.malloc(sizes[subject])
+                inside = 0
+            elif action is Action.FREE:
+                allocator.free(live.pop(subject))
+                inside = 0
+            else:
+                inside = self._run_kernel(subject)
+            if watch is not None:
+                watch(action, subject, inside)
+
+    def _run_kernel(self, index: int) -> int:
+        """Take what a kernel takes inside, and give it back; returns its bytes."""
+        scratch = self._timeline.scratches[index]
+        if scratch.elements is not None and scratch.elements.at(self._batch) > _INT32_MAX:
+            raise KernelLimitError(
+                f"{scratch.place.operator}: {scratch.elements.at(self._batch)} elements, which "
+                "must fit into 32-bit index math"
+            )
+        allocator = self._allocator
+        taken = [allocator.malloc(size) for each in scratch.sizes if (size := each.at(self._batch))]
+        inside = sum(block.size for block in taken)
+        if scratch.convolution is not None:
+            inside += self._run_convolution(index)
+        if scratch.uses_cublas:
+            inside += self._run_matrix_product()
+        for block in reversed(taken):
+            allocator.free(block)
+        return inside
+
+    def _run_convolution(self, index: int) -> int:
+        plans = self._plans.get(index)
+        if plans is None:
+            scratch = self._timeline.scratches[index].convolution
+            assert scratch is not None  # noqa: S101 - the caller's condition
+            convolution = scratch.at(self._batch)
+            plans = self._workspaces.candidates(convolution)
+            if not plans:
+                raise NoPlanError(f"cuDNN has no plan for {convolution}")
+            if self._benchmark is CudnnBenchmark.ON and convolution not in self._timed:
+                self._timed.add(convolution)
+                self._time_plans(benchmarked(plans).timing_bytes)
+            self._plans[index] = plans
+        return self._take_first(plans)
+
+    def _take_first(self, plans: tuple[int, ...]) -> int:
+        """Run the first plan whose workspace can be had: what out of memory means to PyTorch."""
+        refused: SimulatedOutOfMemoryError | None = None
+        for size in plans:
+            if size == 0:
+                return 0
+            try:
+                block = self._allocator.malloc(size)
+            except SimulatedOutOfMemoryError as error:
+                refused = error
+                continue
+            self._allocator.free(block)
+            return block.size
+        assert refused is not None  # noqa: S101 - there is at least one plan
+        raise refused
+
+    def _time_plans(self, size: int) -> None:
+        """Take the largest workspace, halving it until it is there, then empty the cache."""
+        while size > 0:
+            try:
+                self._allocator.free(self._allocator.malloc(size))
+                break
+            except SimulatedOutOfMemoryError:
+                size //= 2
+        self._allocator.empty_cache()
+
+    def _run_matrix_product(self) -> int:
+        if self._has_cublas:
+            return 0
+        block = self._allocator.malloc(self._cublas_bytes)
+        if self._keeps_cublas:
+            self._has_cublas = True
+        else:
+            self._allocator.free(block)
+        return block.size

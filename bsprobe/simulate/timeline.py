@@ -1,0 +1,244 @@
+"""What a training step allocates, in order: births, deaths and kernels' own memory, for any batch.
+
+A `Recording` is one traced program at one batch size. Two of them that run the same operators make
+a `Timeline`, in which every size is a line over the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum, StrEnum
+
+from bsprobe.simulate.convolutions import Convolution
+
+
+class Phase(StrEnum):
+    """The part of a step in which something is allocated."""
+
+    SETUP = "setup"
+    """Before the first step: the network and the batch are moved to the device."""
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    OPTIMIZER = "optimizer"
+    EVALUATION = "evaluation"
+
+
+class Kind(StrEnum):
+    """What a piece of memory is for."""
+
+    PARAMETER = "parameters"
+    BUFFER = "buffers"
+    BATCH = "batch"
+    """Images and labels."""
+    GRADIENT = "gradients"
+    OPTIMIZER_STATE = "optimizer state"
+    SAVED_ACTIVATION = "saved activations"
+    """Made in the forward pass and still there when it ends."""
+    WEIGHT_COPY = "weight copies"
+    """Half-precision copies of parameters that autocast makes and keeps until the backward pass."""
+    TEMPORARY = "temporaries"
+    WORKSPACE = "workspace"
+    """Taken inside a kernel, such as cuDNN's."""
+
+
+class Action(IntEnum):
+    """What happens in an event; its subject is an index into a tuple of the timeline."""
+
+    ALLOCATE = 0
+    """Of `storages`."""
+    FREE = 1
+    """Of `storages`."""
+    SCRATCH = 2
+    """Of `scratches`: all taken in order, then all given back."""
+
+
+class Section(StrEnum):
+    """The stretches of a recording."""
+
+    SETUP = "setup"
+    FIRST_STEP = "first step"
+    LATER_STEP = "later step"
+    """The second step: with optimizer state; the third one is the same."""
+    EVALUATION = "evaluation"
+
+
+Event = tuple[Action, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Affine:
+    """A whole number that grows along a line with the batch size."""
+
+    fixed: int
+    per_image: int
+
+    def at(self, batch: int) -> int:
+        """The value at a batch size."""
+        return self.fixed + self.per_image * batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where in the program something is allocated."""
+
+    phase: Phase
+    module: str
+    """Dotted path in the network; empty for what belongs to no module."""
+    operator: str
+    """As the dispatcher names it, without its namespace: `convolution`, `native_batch_norm`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """A tensor's memory, in a timeline or (its size a plain number) in a recording."""
+
+    place: Place
+    kind: Kind
+    size: Affine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scratch:
+    """Memory that a kernel takes and gives back before it returns."""
+
+    place: Place
+    sizes: tuple[Affine, ...]
+    convolution: "BatchedConvolution | None" = None
+    """Where cuDNN is asked how much more it takes."""
+    uses_cublas: bool = False
+    """Where cuBLAS has a workspace, which lives on."""
+    elements: Affine | None = None
+    """Where the kernel counts elements in 32 bits: how many there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchedConvolution:
+    """A convolution at any batch size."""
+
+    like: Convolution
+    """At the batch size that was traced; its `input_size` is replaced."""
+    input_size: tuple[Affine, ...]
+
+    def at(self, batch: int) -> Convolution:
+        """The convolution at a batch size."""
+        return replace(self.like, input_size=tuple(size.at(batch) for size in self.input_size))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """A program's memory at every batch size for which its operators stay the same."""
+
+    storages: tuple[Storage, ...]
+    scratches: tuple[Scratch, ...]
+    sections: dict[Section, tuple[Event, ...]]
+    traced_at: tuple[int, ...]
+    """The batch sizes it was traced at: two, or one where it does not hold for any other."""
+
+
+RecordedStorage = tuple[Place, Kind, int]
+"""`Storage` at one batch size: its place, its kind, its bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedScratch:
+    """`Scratch` at one batch size."""
+
+    place: Place
+    sizes: tuple[int, ...]
+    convolution: Convolution | None = None
+    uses_cublas: bool = False
+    elements: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """A program's memory at one batch size."""
+
+    batch: int
+    storages: tuple[RecordedStorage, ...]
+    scratches: tuple[RecordedScratch, ...]
+    sections: dict[Section, tuple[Event, ...]]
+
+
+class MismatchError(Exception):
+    """Two recordings do not run the same operators on sizes that grow along lines."""
+
+
+def at_one_batch(recording: Recording) -> Timeline:
+    """A timeline for the recorded batch size and no other."""
+    return _timeline(recording, recording, (recording.batch,))
+
+
+def matched(one: Recording, other: Recording) -> Timeline:
+    """One timeline from recordings at two batch sizes, event by event.
+
+    Raises:
+        MismatchError: They differ in more than sizes, or a size falls as the batch grows.
+    """
+    if one.sections != other.sections:
+        section = next(key for key in one.sections if one.sections[key] != other.sections.get(key))
+        raise MismatchError(f"the events of the {section} differ")
+    return _timeline(one, other, (one.batch, other.batch))
+
+
+def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> Timeline:
+    def line(first: int, second: int, place: Place) -> Affine:
+        return _line(first, second, traced_at, place)
+
+    def storage(first: RecordedStorage, second: RecordedStorage) -> Storage:
+        place, kind, size = first
+        if second[:2] != (place, kind):
+            raise MismatchError(f"{place} and {second[0]} do not match")
+        return Storage(place=place, kind=kind, size=line(size, second[2], place))
+
+    def scratch(first: RecordedScratch, second: RecordedScratch) -> Scratch:
+        place = first.place
+        if second.place != place or len(second.sizes) != len(first.sizes):
+            raise MismatchError(f"{place} and {second.place} do not match")
+        sizes = zip(first.sizes, second.sizes, strict=True)
+        return Scratch(
+            place=place,
+            sizes=tuple(line(a, b, place) for a, b in sizes),
+            convolution=_batched(first.convolution, second.convolution, traced_at, place),
+            uses_cublas=first.uses_cublas,
+            elements=_elements(first, second, traced_at),
+        )
+
+    return Timeline(
+        storages=tuple(map(storage, one.storages, other.storages)),
+        scratches=tuple(map(scratch, one.scratches, other.scratches)),
+        sections=one.sections,
+        traced_at=traced_at,
+    )
+
+
+def _line(first: int, second: int, traced_at: Sequence[int], place: Place) -> Affine:
+    if len(traced_at) == 1:
+        return Affine(fixed=first, per_image=0)
+    step = traced_at[1] - traced_at[0]
+    slope, rest = divmod(second - first, step)
+    if rest or slope < 0:
+        raise MismatchError(f"{place}: {first} and {second} are on no line that rises")
+    return Affine(fixed=first - slope * traced_at[0], per_image=slope)
+
+
+def _batched(
+    first: Convolution | None, second: Convolution | None, traced_at: Sequence[int], place: Place
+) -> BatchedConvolution | None:
+    if first is None or second is None:
+        if first is not second:
+            raise MismatchError(f"{place}: only one of the two is a convolution")
+        return None
+    if replace(second, input_size=first.input_size) != first:
+        raise MismatchError(f"{place}: {first} and {second} differ in more than the batch")
+    sizes = zip(first.input_size, second.input_size, strict=True)
+    return BatchedConvolution(
+        like=first, input_size=tuple(_line(a, b, traced_at, place) for a, b in sizes)
+    )
+
+
+def _elements(
+    first: RecordedScratch, second: RecordedScratch, traced_at: Sequence[int]
+) -> Affine | None:
+    if first.elements is None or second.elements is None:
+        return None
+    return _line(first.elements, second.elements, traced_at, first.place)

@@ -1,0 +1,211 @@
+"""Traces the training step: the same code that devices run, on tensors that hold no data.
+
+`python -m bsprobe.simulate.trace --model NAME --batch N` prints where its memory goes.
+"""
+
+import argparse
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+
+from bsprobe.simulate.allocator import CachingAllocator
+from bsprobe.simulate.cuda_semantics import cuda_dispatch
+from bsprobe.simulate.fake_model import build_without_values, make_fake, rearrange
+from bsprobe.simulate.peak import PeakContents, Piece, contents_at_peak
+from bsprobe.simulate.playback import Playback
+from bsprobe.simulate.recording import Recorder
+from bsprobe.simulate.timeline import (
+    Kind,
+    MismatchError,
+    Phase,
+    Recording,
+    Section,
+    Timeline,
+    at_one_batch,
+    matched,
+)
+from bsprobe.simulate.workspace import Workspaces
+from bsprobe.training.batches import laid_out
+from bsprobe.training.step import Batch, Task, evaluation_pass, task_for, training_step
+from bsprobe.units import Resolution, format_bytes, parse_resolution
+from bsprobe.variants import AXES, MemoryFormat, Variant
+
+_PAIR = (2, 3)
+"""Batch sizes whose recordings make a timeline. At 1 dimensions vanish and strides turn ambiguous:
+that batch is recorded for itself."""
+
+
+class StepTracer:
+    """Traces the training step of one variant at any batch size.
+
+    Args:
+        variant: What to train.
+        evaluation_resolution: Where given, an evaluation pass follows the steps.
+
+    Raises:
+        UsageError: The variant names something unknown.
+    """
+
+    def __init__(self, variant: Variant, evaluation_resolution: Resolution | None = None) -> None:
+        self._variant = variant
+        self._evaluation_resolution = evaluation_resolution
+        self._model = build_without_values(variant)
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._pairs: dict[int, Timeline | MismatchError] = {}
+        self._setup = self._record_setup()
+
+    def timeline(self, batch: int, accumulation_steps: int = 1) -> Timeline:
+        """A timeline that holds at a batch size, and at others where it says so.
+
+        Raises:
+            UntraceableModelError: The network depends on data, or on unknown operators.
+            Exception: Whatever the network raises at this batch size, as on a device.
+        """
+        if batch in _PAIR or batch > max(_PAIR):
+            pair = self._pairs.get(accumulation_steps)
+            if pair is None:
+                pair = self._pairs[accumulation_steps] = self._match(accumulation_steps)
+            if isinstance(pair, Timeline):
+                return pair
+        return at_one_batch(self.record(batch, accumulation_steps))
+
+    def record(self, batch: int, accumulation_steps: int = 1) -> Recording:
+        """Run two steps at one batch size, and an evaluation pass where one is wanted."""
+        with _tracing(self._mode):
+            recorder = Recorder(self._model, after=self._setup)
+            task = self._task()
+            recorder.watch(task.optimizer)
+            fed = self._batch(batch, recorder)
+            recorder.end(Section.SETUP)
+            with recorder.watching():
+                for section in (Section.FIRST_STEP, Section.LATER_STEP):
+                    recorder.begin(Phase.FORWARD)
+                    training_step(task, [fed] * accumulation_steps)
+                    recorder.end(section)
+                if self._evaluation_resolution is not None:
+                    recorder.begin(Phase.EVALUATION)
+                    size = self._evaluation_resolution
+                    evaluation_pass(task, fed.images, (size.height, size.width))
+                    recorder.end(Section.EVALUATION)
+            return recorder.recording(batch)
+
+    def _task(self) -> Task:
+        task = task_for(self._model, self._variant, torch.device("cpu"))
+        for group in task.optimizer.param_groups:
+            group["foreach"] = True  # CUDA's default, which fake tensors turn off
+        return task
+
+    def _batch(self, size: int, recorder: Recorder) -> Batch:
+        """What `synthetic_batch` leaves on the device, and what it does there."""
+        resolution = self._variant.resolution
+        shape = (size, resolution.height, resolution.width)
+        labels = torch.zeros(shape, dtype=torch.int64)
+        images = torch.zeros((size, 3, *shape[1:]))
+        for tensor in (images, labels):
+            recorder.adopt(tensor, Kind.BATCH)
+        with recorder.watching():
+            arranged = laid_out(images, self._variant.memory_format)
+            recorder.adopt(arranged, Kind.BATCH)
+            del images, tensor
+        return Batch(images=arranged, labels=labels)
+
+    def _match(self, accumulation_steps: int) -> Timeline | MismatchError:
+        one, other = (self.record(batch, accumulation_steps) for batch in _PAIR)
+        try:
+            return matched(one, other)
+        except MismatchError as error:
+            return error
+
+    def _record_setup(self) -> Recorder:
+        """Move the network to the device: the same at every batch size."""
+        with _tracing(self._mode):
+            recorder = Recorder(self._model)
+
+            def adopt(tensor: torch.Tensor, module: str) -> None:
+                is_parameter = isinstance(tensor, nn.Parameter)
+                recorder.adopt(tensor, Kind.PARAMETER if is_parameter else Kind.BUFFER, module)
+
+            make_fake(self._model, self._mode, adopt)
+            if self._variant.memory_format is MemoryFormat.NHWC:
+                with recorder.watching():
+                    rearrange(self._model)
+            return recorder
+
+
+@contextmanager
+def _tracing(mode: FakeTensorMode) -> Iterator[None]:
+    """Fake tensors with CUDA's rules, and no garbage collection: deaths must not depend on it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with mode, cuda_dispatch():
+            yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print where the memory of a training step goes: `python -m bsprobe.simulate.trace --help`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bsprobe.simulate.trace", description=main.__doc__
+    )
+    parser.add_argument("--model", default="deeplabv2-resnet101")
+    parser.add_argument("--resolution", default="512x1024", type=parse_resolution)
+    parser.add_argument("--batch", default=2, type=int)
+    parser.add_argument("--capability", default="8.6", help="compute capability of the card")
+    parser.add_argument("--depth", default=1, type=int, help="of the modules")
+    for axis in AXES:
+        parser.add_argument(axis.option, type=axis.kind, default=axis.defaults[0])
+    given = vars(parser.parse_args(arguments))
+    variant = Variant(
+        model=given["model"],
+        resolution=given["resolution"],
+        **{axis.field: given[axis.field] for axis in AXES},
+    )
+    major, _, minor = given["capability"].partition(".")
+    allocator = CachingAllocator()
+    timeline = StepTracer(variant).timeline(given["batch"])
+    with Workspaces((int(major), int(minor or 0))) as workspaces:
+        playback = Playback(
+            timeline,
+            given["batch"],
+            allocator=allocator,
+            workspaces=workspaces,
+            benchmark=variant.cudnn_benchmark,
+        )
+        contents = contents_at_peak(timeline, given["batch"], playback, allocator)
+    print("\n".join(_lines(contents, given["batch"], given["depth"])))  # noqa: T201 - a program
+
+
+def _lines(contents: PeakContents, batch: int, depth: int) -> Iterator[str]:
+    """The peak as text: fixed part and part per image of each kind and each module."""
+    place = contents.place
+    yield (
+        f"Peak at batch {batch}: {format_bytes(contents.allocated_bytes)} allocated, "
+        f"{format_bytes(contents.reserved_bytes)} reserved at the most"
+    )
+    yield f"in the {place.phase} pass, {place.module or 'outside the network'}, {place.operator}"
+    groups: tuple[tuple[str, Callable[[Piece], str]], ...] = (
+        ("kind", lambda piece: str(piece.kind)),
+        ("module", lambda piece: ".".join(piece.place.module.split(".")[:depth]) or "(step)"),
+    )
+    for title, key in groups:
+        yield ""
+        yield f"{title:<24}{'bytes':>12}{'= fixed':>12}{f'+ {batch} x':>8}{'per image':>12}"
+        per_image = contents.per_image_by(key)
+        for name, size in contents.bytes_by(key).items():
+            fixed = size - batch * per_image[name]
+            columns = (format_bytes(size), format_bytes(fixed), "", format_bytes(per_image[name]))
+            yield f"{name:<24}" + "".join(
+                f"{text:>{width}}" for text, width in zip(columns, (12, 12, 8, 12), strict=True)
+            )
+        yield f"{'(rounding)':<24}{format_bytes(contents.rounding_bytes):>12}"
+
+
+if __name__ == "__main__":
+    main()
