@@ -2,7 +2,7 @@
 
 Asks for the first plan of the convolutions of some networks with each property of the card changed
 in turn, all else kept, and counts the workspaces that change. This is why one description for each
-compute capability serves all its cards. Run it from a checkout; half a minute a compute capability:
+compute capability serves all its cards. Run it from a checkout; a few minutes:
 
     python benchmarks/workspace_sensitivity.py [compute capability ...]
 """

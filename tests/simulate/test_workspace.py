@@ -74,6 +74,14 @@ def test_workspaces_grow_with_the_batch(hopper: Workspaces) -> None:
     assert sizes == pytest.approx([sizes[0] * batch for batch in (1, 2, 4, 8)], rel=0.05)
 
 
+def test_channels_last_in_half_needs_no_copies_of_the_maps(hopper: Workspaces) -> None:
+    contiguous = replace(ASPP, weight_size=(256, 2048, 3, 3))
+    last = replace(contiguous, channels_last=True)
+    maps_mib = 4 * 2048 * 65 * 129 * 2 / MIB
+    assert min(first_mib(hopper, contiguous)[:2]) > maps_mib
+    assert max(first_mib(hopper, last)) < maps_mib / 2
+
+
 def test_without_tf32_fp32_runs_other_plans(hopper: Workspaces, tmp_path: Path) -> None:
     without = open_workspaces((9, 0), tmp_path, allow_tf32=False)
     for direction in Direction:
@@ -166,14 +174,15 @@ for capability in ((7, 0), (7, 5), (8, 7), (9, 0), (10, 3), (12, 1), (13, 0)):
 
 
 def test_answers_are_kept_for_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    single = replace(ASPP, dtype="float32")
     with open_workspaces((8, 6), tmp_path) as workspaces:
-        answer = workspaces.candidates(ASPP)
+        answer = workspaces.candidates(single)
     monkeypatch.setattr(CudnnPlans, "workspaces", lambda *_: pytest.fail("asked again"))
     again = open_workspaces((8, 6), tmp_path)
-    assert again.candidates(ASPP) == answer
+    assert again.candidates(single) == answer
     other = open_workspaces((8, 6), tmp_path, allow_tf32=False)
     with pytest.raises(pytest.fail.Exception):
-        other.candidates(replace(ASPP, dtype="float32"))
+        other.candidates(single)
 
 
 def test_a_failure_of_cudnn_is_bounded_and_noted_once(
