@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bsprobe.failures import RAN, Certainty, Outcome
+from bsprobe.gpus import Gpu
 from bsprobe.units import Resolution
 from bsprobe.variants import Variant
 
@@ -51,8 +52,10 @@ class DeviceRequest:
     """The device that the command line asks for."""
 
     device: str | None = None
-    """`cpu`, `cuda`, `cuda:1`, or None: the GPU of the machine."""
+    """`cpu`, `cuda`, `cuda:1`, or None: the GPU of the machine, if it has one."""
     memory_limit_bytes: int | None = None
+    gpu: Gpu | None = None
+    """The card to predict for; None: none is named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ class DeviceInfo:
     """The device that answers, and how much memory a trial may take there."""
 
     kind: str
-    """`cuda` or `cpu`."""
+    """`cuda`, `cpu` or `simulated`."""
     name: str
     source: Source
     total_bytes: int
@@ -69,6 +72,8 @@ class DeviceInfo:
     """What one trial may hold, inside and outside PyTorch's allocator, before it fails."""
     limit_bytes: int | None = None
     """The limit that was asked for, or None where the device's own memory is the limit."""
+    is_assumed: bool = False
+    """Whether nobody named this card: there is no GPU here, and it is predicted for by default."""
     other_processes_bytes: int | None = None
     """What other processes held when the device was opened, or None where it cannot be told."""
     compute_capability: str | None = None
@@ -212,7 +217,7 @@ class Trial:
     source: Source
     purpose: Purpose
     fresh_process: bool
-    """Whether its process had run no trial before."""
+    """Whether nothing ran before it in its process; always so for predictions."""
     measurement: Measurement | None
     failure: Failure | None
     started_at: str

@@ -30,7 +30,7 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.records import DataSource, DeviceRequest, Failure, Purpose, Trial, TrialSpec
+from bsprobe.records import DataSource, DeviceRequest, Failure, Purpose, Source, Trial, TrialSpec
 from bsprobe.search import Process
 from bsprobe.serialization import MalformedError
 
@@ -251,13 +251,14 @@ class TrialRunner:
         self._variant: object = None
         self._worker: Worker | None = self._start()
         self.ready = self._worker.ready
+        self._is_predicting = self.ready.device.source is Source.PREDICTED
 
     def run(
         self, spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: ReportPhase
     ) -> Trial:
         """Run one trial, in a fresh process where that is asked for or the old one is spoilt."""
         worker = self._worker_for(spec, process, on_phase)
-        fresh = worker.trials_run == 0
+        fresh = worker.trials_run == 0 or self._is_predicting
         started_at, start = datetime.now(UTC), time.monotonic()
         done = worker.run(spec, timeout=self._timeout, on_phase=on_phase)
         trial = Trial(
@@ -295,7 +296,9 @@ class TrialRunner:
     def _worker_for(self, spec: TrialSpec, process: Process, on_phase: ReportPhase) -> Worker:
         worker = self._worker
         used = worker is not None and worker.trials_run > 0
-        if used and (process is Process.FRESH or spec.variant != self._variant):
+        wants_another = process is Process.FRESH or spec.variant != self._variant
+        # A simulated card begins empty in every trial: one process serves the whole run.
+        if used and wants_another and not self._is_predicting:
             self.close()
         if self._worker is None:
             on_phase("starting a fresh process")

@@ -28,7 +28,7 @@ from bsprobe.messages import (
     encode,
 )
 from bsprobe.models.factory import check_model_name
-from bsprobe.records import Failure, TrialSpec
+from bsprobe.records import Failure, Source, TrialSpec
 
 _ORPHANED = 3
 """Exit status when the parent is gone; nobody reads it."""
@@ -83,7 +83,7 @@ def main() -> None:
 def _ready(device: Device) -> Ready:
     import torch  # noqa: PLC0415 - the device has imported it; this module stays light to read
 
-    cudnn = torch.backends.cudnn.version() if device.info.kind == "cuda" else None
+    cudnn = torch.backends.cudnn.version() if device.info.kind != "cpu" else None
     return Ready(
         device=device.info,
         torch=torch.__version__,
@@ -109,7 +109,9 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
     except Exception as error:  # noqa: BLE001 - the one place where any failure becomes data
         device.lift_limit()
         outcome, failure = _describe(error, phase)
-        return TrialDone(outcome=outcome, failure=failure, clean=False)
+        # A simulated failure leaves nothing behind; after a real one nobody can be sure.
+        is_clean = device.info.source is Source.PREDICTED
+        return TrialDone(outcome=outcome, failure=failure, clean=is_clean)
     outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
     return TrialDone(outcome=outcome, measurement=measurement, clean=device.is_clean())
 

@@ -14,6 +14,7 @@ from bsprobe.cli.options import (
     resolutions,
 )
 from bsprobe.errors import UsageError
+from bsprobe.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.recommend import LearningRateRule
 from bsprobe.records import DataSource, DeviceRequest, Settings, Target
 from bsprobe.units import parse_bytes, parse_resolution
@@ -47,7 +48,19 @@ _CIRCUMSTANCES = (
     click.option(
         "--device",
         metavar="cuda[:N]|cpu",
-        help="Where to run.  [default: the GPU of this machine]",
+        help="Where to run.  [default: the GPU of this machine; without one, predict]",
+    ),
+    click.option(
+        "--gpu",
+        metavar="NAME",
+        help="Predict for this card instead of running; `bsprobe gpus` lists them, custom is one "
+        "that you describe.",
+    ),
+    click.option(
+        "--capacity", type=parse_bytes, metavar="SIZE", help="With --gpu custom: its memory."
+    ),
+    click.option(
+        "--compute-capability", metavar="X.Y", help="With --gpu custom: its compute capability."
     ),
     click.option(
         "--memory-limit",
@@ -194,7 +207,11 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
             resolutions=given["resolutions"],
             choices={axis.field: given[axis.field] for axis in AXES},
         ),
-        device=DeviceRequest(device=given["device"], memory_limit_bytes=given["memory_limit"]),
+        device=DeviceRequest(
+            device=given["device"],
+            memory_limit_bytes=given["memory_limit"],
+            gpu=_gpu(given),
+        ),
         target=Target(
             batch=given["target_batch"],
             base_batch=given["base_batch"],
@@ -214,6 +231,33 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
     )
 
 
+def _gpu(given: Mapping[str, Any]) -> Gpu | None:
+    """The card to predict for, or None where none is named."""
+    name, capacity, capability = given["gpu"], given["capacity"], given["compute_capability"]
+    if name is not None and given["device"] is not None:
+        raise UsageError(
+            "--gpu predicts and --device runs: they exclude each other", hint="give one of the two"
+        )
+    if name is not None and given["data_root"] is not None:
+        raise UsageError(
+            "--data needs a device that runs; --gpu predicts", hint="leave one of the two out"
+        )
+    is_custom = name is not None and name.lower() == "custom"
+    if not is_custom and (capacity is not None or capability is not None):
+        raise UsageError(
+            "--capacity and --compute-capability describe a card that is not listed",
+            hint="add --gpu custom",
+        )
+    if not is_custom:
+        return None if name is None else find_gpu(name)
+    if capacity is None or capability is None:
+        raise UsageError(
+            "--gpu custom needs --capacity and --compute-capability",
+            hint="for example --gpu custom --capacity 20GiB --compute-capability 8.6",
+        )
+    return custom_gpu(capacity, capability)
+
+
 def _data_source(root: Path | None, subset: int | None) -> DataSource | None:
     """Where the images are; absolute, for a resumed run may be started elsewhere."""
     return None if root is None else DataSource(root=str(root.resolve()), subset=subset)
@@ -223,6 +267,9 @@ FACETS: dict[str, Callable[[Settings], object]] = {
     "models": lambda s: {v.model for v in s.variants},
     "resolutions": lambda s: {v.resolution for v in s.variants},
     "device": lambda s: s.device.device,
+    "gpu": lambda s: s.device.gpu,
+    "capacity": lambda s: s.device.gpu,
+    "compute_capability": lambda s: s.device.gpu,
     "memory_limit": lambda s: s.device.memory_limit_bytes,
     "target_batch": lambda s: s.target.batch,
     "base_batch": lambda s: s.target.base_batch,

@@ -4,21 +4,25 @@ import re
 
 from bsprobe.devices.base import Device
 from bsprobe.errors import DeviceError, UsageError
+from bsprobe.gpus import DEFAULT_GPU, Gpu, find_gpu
 from bsprobe.records import DeviceRequest
 
 _WITHOUT_GPU = (
-    "probe the CPU instead: bsprobe run --device cpu --memory-limit 1500MiB "
-    "--model deeplabv2-resnet50 --resolution 128x256 --precision fp32"
+    "predict for one: bsprobe run --gpu 'RTX 3090' (bsprobe gpus lists them); or probe the CPU: "
+    "bsprobe run --device cpu --memory-limit 1500MiB --model deeplabv2-resnet50 "
+    "--resolution 128x256 --precision fp32"
 )
 
 
 def open_device(request: DeviceRequest) -> Device:
-    """Open a device.
+    """Open a device: the one that is named, else the machine's GPU, else a simulated one.
 
     Raises:
         UsageError: The name is no device's.
         DeviceError: The device is absent or cannot be used; never replaced by another.
     """
+    if request.gpu is not None:
+        return _simulated(request.gpu, request)
     name = "cuda" if request.device is None else request.device
     if name == "cpu":
         from bsprobe.devices.cpu import CpuDevice  # noqa: PLC0415 - imports what only Linux has
@@ -29,6 +33,14 @@ def open_device(request: DeviceRequest) -> Device:
         raise UsageError(f"--device: '{name}' is unknown", hint="choose cpu, cuda or cuda:N")
     from bsprobe.devices.cuda import CudaDevice, gpu_is_present  # noqa: PLC0415 - as above
 
+    if request.device is None and not gpu_is_present():
+        return _simulated(find_gpu(DEFAULT_GPU), request, is_assumed=True)
     if not gpu_is_present():
         raise DeviceError("there is no GPU in this machine", hint=_WITHOUT_GPU)
     return CudaDevice(int(match[1] or 0), request.memory_limit_bytes)
+
+
+def _simulated(gpu: Gpu, request: DeviceRequest, *, is_assumed: bool = False) -> Device:
+    from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - real ones need none
+
+    return SimulatedDevice(gpu, request.memory_limit_bytes, is_assumed=is_assumed)

@@ -8,10 +8,9 @@ from typing import Protocol
 import torch
 
 from bsprobe.devices.base import ReportPhase
-from bsprobe.records import Measurement, ModelFacts, Peak, TrialSpec
+from bsprobe.records import Measurement, Peak, TrialSpec
 from bsprobe.training.batches import batches, images_per_second
-from bsprobe.training.optimizers import parameter_groups
-from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, training_step
+from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, facts_of, training_step
 from bsprobe.variants import CudnnBenchmark
 
 REQUIRED_UPDATES = 2
@@ -80,7 +79,7 @@ def run_steps(
     steady = meter.peak()
     images = spec.batch_size * spec.accumulation_steps
     return Measurement(
-        model=_facts(task),
+        model=facts_of(task),
         first_step=first,
         steady=steady,
         evaluation=_evaluate(spec, task, next(stream), meter, report),
@@ -132,10 +131,3 @@ def _evaluate(
     images = batch.to(task.device, task.layout).images
     evaluation_pass(task, images, (size.height, size.width))
     return meter.peak()
-
-
-def _facts(task: Task) -> ModelFacts:
-    return ModelFacts(
-        parameters=sum(parameter.numel() for parameter in task.model.parameters()),
-        groups=tuple((group.name, group.factor) for group in parameter_groups(task.model)),
-    )

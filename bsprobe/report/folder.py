@@ -5,20 +5,21 @@ from pathlib import Path
 
 from bsprobe.errors import FileError
 from bsprobe.files import file_errors
-from bsprobe.records import DeviceInfo, Settings
+from bsprobe.records import DeviceInfo, Settings, Source
 from bsprobe.units import format_bytes
 
 _MOST_NUMBERED = 1000
 
 
 def run_name(device: DeviceInfo, settings: Settings) -> str:
-    """`rtx-4090-deeplabv2-resnet101-512x1024`; a capped device says its limit."""
+    """`rtx-4090-deeplabv2-resnet101-512x1024`, `predicted-…`; a capped device says its limit."""
     models = dict.fromkeys(variant.model for variant in settings.variants)
     sizes = dict.fromkeys(str(variant.resolution) for variant in settings.variants)
     name = "cpu" if device.kind == "cpu" else re.sub(r"NVIDIA|GeForce", "", device.name)
     if device.limit_bytes is not None:
         name += "-" + format_bytes(device.limit_bytes).replace(" ", "")
-    return _slug("-".join([name, *models, *sizes]))
+    marks = [Source.PREDICTED] if device.source is Source.PREDICTED else []
+    return _slug("-".join([*marks, name, *models, *sizes]))
 
 
 def new_folder(base: Path, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bsprobe.records import Run, Trial, VariantResult
+from bsprobe.records import Run, Source, Trial, VariantResult
 from bsprobe.report import sentences
 from bsprobe.units import format_bytes, format_seconds
 from bsprobe.variants import labels
@@ -18,7 +18,7 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
     """
     models = ", ".join(dict.fromkeys(v.model for v in run.settings.variants))
     parts = [
-        f"# {models} on {run.device.name} ({run.device.source})",
+        f"# {models} on {run.device.name} ({sentences.origin(run.device)})",
         f"**{sentences.answer(run)}**",
         *[f"> {warning}" for warning in sentences.portrait_warnings(run.settings.variants)],
         _recommendation(run),
@@ -26,7 +26,7 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         *[f"![{name}]({name}.png)" for name in plots],
         _advice(run),
         _snippet(snippet),
-        _folded("Trial log", _trial_log(run)),
+        _folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
         _environment(run),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -46,13 +46,28 @@ def _recommendation(run: Run) -> str:
     )  # fmt: skip
     rows = [_row(run, result, names[result.variant]) for result in run.results]
     return (
-        f"## For an effective batch of {run.settings.target.batch}\n\n{table(header, rows)}\n\n"
-        "*Largest* ran, and one more did not. *Safe* leaves "
+        f"## For an effective batch of {run.settings.target.batch}"
+        f"{sentences.of_whom(run.device)}\n\n{table(header, rows)}\n\n"
+        f"{_meaning(run)}"
+    )
+
+
+def _meaning(run: Run) -> str:
+    """What the columns of the recommendation say."""
+    is_measured = run.device.source is Source.MEASURED
+    largest = "ran, and one more did not" if is_measured else "should run, and one more should not"
+    plan = (
+        "run as it stands, its gradients accumulated,"
+        if is_measured
+        else ("predicted as it stands, its gradients accumulated,")
+    )
+    return (
+        f"*Largest* {largest}. *Safe* leaves "
         f"{run.settings.target.headroom:.0%} of the memory free, by the {run.device.source} peaks, "
         "interpolated where it was not run itself. *Best* is the smallest batch "
-        "within 2 % of the best throughput up to safe. *Use* was run as it stands, its gradients "
-        "accumulated, before it was written here. The star marks the best setting within one norm: "
-        "another norm is another model, not a speed-up."
+        f"within 2 % of the best throughput up to safe. *Use* was {plan} before it was written "
+        "here. The star marks the best setting within one norm: another norm is another model, not "
+        "a speed-up."
     )
 
 
@@ -77,7 +92,7 @@ def _row(run: Run, result: VariantResult, name: str) -> tuple[str, ...]:
 
 def _caveats(run: Run) -> str:
     names = labels(run.settings.variants)
-    lines = []
+    lines = [f"- {sentence}" for sentence in sentences.amp_against_fp32(run)]
     for result in run.results:
         item = result.recommendation
         if item is not None:
@@ -140,7 +155,7 @@ def _log_row(trial: Trial, name: str) -> tuple[str, ...]:
     return (
         name,
         batch,
-        str(trial.purpose) + (", fresh process" if trial.fresh_process else ""),
+        str(trial.purpose) + (", fresh process" if _is_new_process(trial) else ""),
         sentences.outcome_words(trial.outcome),
         format_bytes(measured.peak_allocated_bytes) if measured else "-",
         format_bytes(reserved) if reserved else "-",
@@ -148,6 +163,10 @@ def _log_row(trial: Trial, name: str) -> tuple[str, ...]:
         f"{rate:.3g}" if rate else "-",
         format_seconds(trial.wall_seconds),
     )
+
+
+def _is_new_process(trial: Trial) -> bool:
+    return trial.fresh_process and trial.source is Source.MEASURED
 
 
 def _environment(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bsprobe.gpus import DEFAULT_GPU
 from bsprobe.records import Settings
 from bsprobe.report.sentences import portrait_warnings
 from bsprobe.units import format_bytes, format_seconds
@@ -13,7 +14,9 @@ def render(settings: Settings, out: Path | None) -> str:
     names = labels(settings.variants)
     sizes = dict.fromkeys(v.resolution.describe() for v in settings.variants)
     models = dict.fromkeys(v.model for v in settings.variants)
-    device = settings.device.device or "the GPU of this machine"
+    gpu = settings.device.gpu
+    device = f"{gpu.name}, predicted" if gpu is not None else settings.device.device
+    device = device or f"the GPU of this machine; without one, predicted for {DEFAULT_GPU}"
     limit = settings.device.memory_limit_bytes
     capped = f", with {format_bytes(limit)}" if limit is not None else ""
     warm, steps = settings.warmup_steps, settings.measured_steps

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bsprobe.failures import Outcome
+from bsprobe.recommend import search_trials
 from bsprobe.records import (
     Boundary,
     DeviceInfo,
@@ -11,13 +13,15 @@ from bsprobe.records import (
     Recommendation,
     Run,
     Settings,
+    Source,
     StopReason,
     TrainingPlan,
     Trial,
     VariantResult,
 )
+from bsprobe.search import line_through
 from bsprobe.units import GIB, format_bytes
-from bsprobe.variants import OptimizerName, Variant, labels
+from bsprobe.variants import Norm, OptimizerName, Precision, Variant, labels
 
 _OUTCOME_WORDS = {Outcome.FITS: "ok", Outcome.FITS_WITH_RETRIES: "ok with retries"}
 _ADVICE_GIB = (12, 24)
@@ -31,7 +35,7 @@ def headline(device: DeviceInfo, settings: Settings) -> list[str]:
     variants = settings.variants
     resolutions = dict.fromkeys(variant.resolution.describe() for variant in variants)
     optimizers = dict.fromkeys(_OPTIMIZER_NAMES[variant.optimizer] for variant in variants)
-    first = f"{device.name} · {format_bytes(device.capacity_bytes)} usable  [{device.source}]"
+    first = f"{device.name} · {format_bytes(device.capacity_bytes)} usable  [{origin(device)}]"
     second = " · ".join(
         [
             ", ".join(dict.fromkeys(variant.model for variant in variants)),
@@ -45,6 +49,21 @@ def headline(device: DeviceInfo, settings: Settings) -> list[str]:
         lines.append("fp32 convolutions run in TF32, PyTorch's default on this GPU.")
     lines += device.notes
     return lines
+
+
+def origin(device: DeviceInfo) -> str:
+    """Whether figures are measured or predicted, and how to predict for a card of one's choice."""
+    if device.is_assumed:
+        return f"{device.source}: no GPU here; --gpu NAME for another"
+    return str(device.source)
+
+
+def of_whom(device: DeviceInfo) -> str:
+    """What a table's title adds where its figures are not measured."""
+    if device.source is Source.MEASURED:
+        return ""
+    way_out = " (no GPU here; --gpu NAME for another)" if device.is_assumed else ""
+    return f", predicted for {device.name}{way_out}"
 
 
 def outcome_words(outcome: Outcome) -> str:
@@ -132,11 +151,17 @@ def answer(run: Run) -> str:
         f"{run.device.source}), train {best.variant.model} at {best.variant.resolution} as "
         f"{names[best.variant]} with micro-batch {plan.micro_batch}{accumulated} (effective "
         f"batch {plan.effective_batch}) and learning rate {plan.learning_rate:.2e}; "
-        f"{_boundary_clause(best.boundary)}."
+        f"{_boundary_clause(best.boundary, run.device.source)}."
     )
 
 
-def _boundary_clause(boundary: Boundary) -> str:
+def _boundary_clause(boundary: Boundary, source: Source) -> str:
+    if boundary.is_exact and source is Source.PREDICTED:
+        why = "memory" if boundary.stop is StopReason.PROVEN else "a kernel limit"
+        return (
+            f"the largest batch that should run is {boundary.largest}, and "
+            f"{boundary.first_failure} should fail for {why}"
+        )
     if boundary.is_exact:
         why = "ran out of memory" if boundary.stop is StopReason.PROVEN else "met a kernel limit"
         return (
@@ -154,14 +179,15 @@ def common_advice(run: Run) -> list[tuple[str, str]]:
     found = f"largest batch {low}" if low == high else f"largest batch {low} to {high}, by variant"
     capacity = run.device.capacity_bytes / GIB
     in_range = _ADVICE_GIB[0] * 0.9 <= capacity <= _ADVICE_GIB[1]
-    speaks = run.device.kind == "cuda" and in_range
-    other = f"says nothing about {capacity:.1f} GiB of {run.device.kind}; {found}"
+    is_gpu = run.device.kind != "cpu"
+    whose = "GPU" if is_gpu else "CPU"
+    other = f"says nothing about {capacity:.1f} GiB of {whose} memory; {found}"
     power = 2 ** int(math.log2(high))
     unused = 1 - power / high
     return [
         (
             f'"{_ADVICE_BATCHES} images on {_ADVICE_GIB[0]}–{_ADVICE_GIB[1]} GB"',  # noqa: RUF001 - as printed
-            found if speaks else other,
+            found if is_gpu and in_range else other,
         ),
         (f'"{_TYPICAL_BATCHES} is typical"', found),
         (
@@ -174,6 +200,40 @@ def common_advice(run: Run) -> list[tuple[str, str]]:
             ),
         ),
     ]
+
+
+def amp_against_fp32(run: Run) -> list[str]:
+    """What autocast does to plain GroupNorm, in this run's own figures."""
+    found = {result.variant: result for result in run.results}
+    lines = []
+    for variant, result in found.items():
+        rival = found.get(replace(variant, precision=Precision.FP32))
+        if variant.norm is not Norm.GROUP or rival is None or rival is result:
+            continue
+        sizes = [_per_image_bytes(run, each.variant) for each in (result, rival)]
+        if None in sizes or sizes[0] <= sizes[1]:  # type: ignore[operator] # None was seen before
+            continue
+        amp, fp32 = (format_bytes(size) for size in sizes if size is not None)
+        remedy = found.get(replace(variant, norm=Norm.GROUP_AMP))
+        size = _per_image_bytes(run, remedy.variant) if remedy is not None else None
+        lines.append(
+            f"{variant.precision} takes more memory than fp32 here: {amp} an image against {fp32}, "
+            f"because autocast runs GroupNorm in fp32 and keeps fp32 copies; --norm group-amp "
+            "keeps it in half precision"
+            + (f" and takes {format_bytes(size)}." if size is not None else ".")
+        )
+    return lines
+
+
+def _per_image_bytes(run: Run, variant: Variant) -> int | None:
+    """What one image more takes, from the two largest batches that ran by themselves."""
+    peaks = [
+        (trial.spec.batch_size, trial.measurement.peak_allocated_bytes)
+        for trial in search_trials(run.trials, variant)
+        if trial.measurement is not None
+    ]
+    line = line_through(peaks)
+    return None if line is None else round(line.per_image_bytes)
 
 
 def portrait_warnings(variants: Sequence[Variant]) -> list[str]:

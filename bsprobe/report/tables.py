@@ -13,7 +13,7 @@ from bsprobe.variants import AXES, Variant
 
 def trials_table(run: Run) -> pd.DataFrame:
     """One row a trial, in the order they ran. Bytes and seconds, as in the records."""
-    return _frame([_trial_row(trial) for trial in run.trials])
+    return _frame([{"device": run.device.name, **_trial_row(trial)} for trial in run.trials])
 
 
 def recommendation_table(run: Run) -> pd.DataFrame:
@@ -91,6 +91,7 @@ def _result_row(run: Run, result: VariantResult) -> dict[str, Any]:
     boundary, item = result.boundary, result.recommendation
     measured = item.trial.measurement if item and item.trial else None
     columns: dict[str, Any] = {
+        "device": run.device.name,
         "source": str(run.device.source),
         **_variant_columns(result.variant),
         "largest": boundary.largest,

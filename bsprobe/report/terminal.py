@@ -17,7 +17,8 @@ def render(run: Run) -> str:
     names = labels(run.settings.variants)
     parts.append("\n".join(_ladder(run, result, names[result.variant]) for result in run.results))
     target = run.settings.target.batch
-    parts.append(f"For an effective batch of {target}:\n" + recommendation_table(run))
+    title = f"For an effective batch of {target}{sentences.of_whom(run.device)}:"
+    parts.append(_wrapped(title) + "\n" + recommendation_table(run))
     if notes := _notes(run):
         parts.append("\n".join(notes))
     return "\n\n".join(parts) + "\n"
@@ -77,7 +78,10 @@ def _notes(run: Run) -> list[str]:
     for result in run.results:
         for sentence in _sentences(result):
             notes.setdefault(sentence, []).append(names[result.variant])
-    lines = []
+    lines = [
+        _wrapped(f"Note  {sentence}", indent="      ")
+        for sentence in sentences.amp_against_fp32(run)
+    ]
     for sentence, of in notes.items():
         whom = "" if len(of) == len(run.results) else f"{', '.join(of)}: "
         lines.append(_wrapped(f"Note  {whom}{sentence}", indent="      "))

@@ -6,12 +6,14 @@
 import argparse
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
 
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
+from bsprobe.records import ModelFacts
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.cuda_semantics import cuda_dispatch
 from bsprobe.simulate.fake_model import build_without_values, make_fake, rearrange
@@ -30,13 +32,14 @@ from bsprobe.simulate.timeline import (
 )
 from bsprobe.simulate.workspace import Workspaces
 from bsprobe.training.batches import laid_out
-from bsprobe.training.step import Batch, Task, evaluation_pass, task_for, training_step
+from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
 from bsprobe.units import Resolution, format_bytes, parse_resolution
 from bsprobe.variants import AXES, MemoryFormat, Variant
 
-_PAIR = (2, 3)
-"""Batch sizes whose recordings make a timeline. At 1 dimensions vanish and strides turn ambiguous:
-that batch is recorded for itself."""
+_PAIRS = ((1, 2), (2, 3))
+"""Batch sizes whose recordings make a timeline. The second pair serves networks that run otherwise,
+or not at all, with one image: BatchNorm on a 1x1 map, strides that turn ambiguous."""
+_MOST_MICRO_BATCHES = 3
 
 
 class StepTracer:
@@ -55,7 +58,7 @@ class StepTracer:
         self._evaluation_resolution = evaluation_resolution
         self._model = build_without_values(variant)
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self._pairs: dict[int, Timeline | MismatchError] = {}
+        self._recordings: dict[int, Recording] = {}
         self._setup = self._record_setup()
 
     def timeline(self, batch: int, accumulation_steps: int = 1) -> Timeline:
@@ -65,13 +68,12 @@ class StepTracer:
             UntraceableModelError: The network depends on data, or on unknown operators.
             Exception: Whatever the network raises at this batch size, as on a device.
         """
-        if batch in _PAIR or batch > max(_PAIR):
-            pair = self._pairs.get(accumulation_steps)
-            if pair is None:
-                pair = self._pairs[accumulation_steps] = self._match(accumulation_steps)
-            if isinstance(pair, Timeline):
-                return pair
-        return at_one_batch(self.record(batch, accumulation_steps))
+        if accumulation_steps > 1:
+            # The third micro-batch of a step does what the second does, and so do all after it.
+            return at_one_batch(self.record(batch, min(accumulation_steps, _MOST_MICRO_BATCHES)))
+        if batch > 1 and self._at_any_batch is not None:
+            return self._at_any_batch
+        return at_one_batch(self._recorded(batch))
 
     def record(self, batch: int, accumulation_steps: int = 1) -> Recording:
         """Run two steps at one batch size, and an evaluation pass where one is wanted."""
@@ -93,6 +95,12 @@ class StepTracer:
                     recorder.end(Section.EVALUATION)
             return recorder.recording(batch)
 
+    @property
+    def facts(self) -> ModelFacts:
+        """What the recommendation needs to know of the network."""
+        with _tracing(self._mode):
+            return facts_of(self._task())
+
     def _task(self) -> Task:
         task = task_for(self._model, self._variant, torch.device("cpu"))
         for group in task.optimizer.param_groups:
@@ -113,12 +121,19 @@ class StepTracer:
             del images, tensor
         return Batch(images=arranged, labels=labels)
 
-    def _match(self, accumulation_steps: int) -> Timeline | MismatchError:
-        one, other = (self.record(batch, accumulation_steps) for batch in _PAIR)
-        try:
-            return matched(one, other)
-        except MismatchError as error:
-            return error
+    @cached_property
+    def _at_any_batch(self) -> Timeline | None:
+        """The timeline of the first pair that matches, None where the operators always differ."""
+        for smaller, larger in _PAIRS:
+            # A ValueError is BatchNorm's, on the one value per channel that one image leaves it.
+            with suppress(MismatchError, ValueError):
+                return matched(self._recorded(smaller), self._recorded(larger))
+        return None
+
+    def _recorded(self, batch: int) -> Recording:
+        if batch not in self._recordings:
+            self._recordings[batch] = self.record(batch)
+        return self._recordings[batch]
 
     def _record_setup(self) -> Recorder:
         """Move the network to the device: the same at every batch size."""

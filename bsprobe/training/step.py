@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bsprobe.models.factory import build_model
+from bsprobe.records import ModelFacts
 from bsprobe.training.losses import segmentation_loss, upsample, valid_pixels
 from bsprobe.training.optimizers import build_optimizer, parameter_groups
 from bsprobe.variants import MemoryFormat, Precision, Variant
@@ -89,6 +90,14 @@ def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
     # The scaler calls the optimizer only when it does not skip: this counts without a sync.
     optimizer.register_step_post_hook(count)
     return task
+
+
+def facts_of(task: Task) -> ModelFacts:
+    """What the recommendation needs to know of the network."""
+    return ModelFacts(
+        parameters=sum(parameter.numel() for parameter in task.model.parameters()),
+        groups=tuple((group.name, group.factor) for group in parameter_groups(task.model)),
+    )
 
 
 def training_step(task: Task, micro_batches: Sequence[Batch]) -> torch.Tensor:

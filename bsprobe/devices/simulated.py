@@ -1,0 +1,181 @@
+"""A GPU that is not in this machine: the same step, traced and played on a simulated allocator."""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from bsprobe.devices.base import ReportPhase
+from bsprobe.errors import DeviceError
+from bsprobe.gpus import ESTIMATE, Gpu
+from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
+from bsprobe.simulate.allocator import CachingAllocator
+from bsprobe.simulate.driver import SimulatedDriver
+from bsprobe.simulate.expandable import ExpandableAllocator
+from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
+from bsprobe.simulate.timeline import Section
+from bsprobe.simulate.trace import StepTracer
+from bsprobe.simulate.workspace import Workspaces
+from bsprobe.units import Resolution, format_bytes
+from bsprobe.variants import Variant
+
+_FIRST_TF32: Final = (8, 0)
+_CUBLAS_PER_CALL: Final = (2, 15)
+"""From this PyTorch on cuBLAS's workspace is taken for each call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Subject:
+    """What decides about a trace, but for the batch."""
+
+    variant: Variant
+    evaluation_resolution: Resolution | None
+
+
+class SimulatedDevice:
+    """Predicts trials on one GPU; every trial begins with an empty card.
+
+    Args:
+        gpu: The card.
+        limit_bytes: Let it answer as one with this much memory; None for all it has.
+        is_assumed: Whether nobody named it, because there is no GPU here.
+    """
+
+    def __init__(self, gpu: Gpu, limit_bytes: int | None, *, is_assumed: bool = False) -> None:
+        self._gpu = gpu
+        self._capacity = gpu.total_bytes if limit_bytes is None else limit_bytes
+        if self._capacity > gpu.total_bytes:
+            raise DeviceError(
+                f"a memory limit of {format_bytes(self._capacity)} is more than the "
+                f"{format_bytes(gpu.total_bytes)} of {gpu.name}",
+                hint="a limit can only make a GPU smaller",
+            )
+        if self._capacity <= gpu.outside_allocator_bytes:
+            raise DeviceError(
+                f"a memory limit of {format_bytes(self._capacity)} is used up by the CUDA context, "
+                f"which takes {format_bytes(gpu.outside_allocator_bytes)}",
+                hint="give a larger --memory-limit",
+            )
+        major, minor = (int(part) for part in gpu.compute_capability.split("."))
+        self._capability = (major, minor)
+        self._workspaces = Workspaces(self._capability)
+        self._tracers: dict[_Subject, StepTracer] = {}
+        self._info = self._describe(limit_bytes, is_assumed=is_assumed)
+
+    @property
+    def info(self) -> DeviceInfo:
+        """The card and what a trial may hold of it."""
+        return self._info
+
+    def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
+        """Predict a trial; raises what the simulation raises where memory cannot be had."""
+        report("tracing")
+        tracer = self._tracer(spec)
+        timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
+        allocator = self._empty_card()
+        playback = Playback(
+            timeline,
+            spec.batch_size,
+            allocator=allocator,
+            workspaces=self._workspaces,
+            benchmark=spec.variant.cudnn_benchmark,
+            cublas_bytes=cublas_workspace_bytes(self._capability),
+            keeps_cublas=_torch_version() < _CUBLAS_PER_CALL,
+        )
+        steps = spec.warmup_steps + spec.measured_steps
+        report("building")
+        playback.play(Section.SETUP)
+        report("step 1")
+        first = _peak_of(playback, allocator, Section.FIRST_STEP)
+        report(f"step 2 of {steps}")
+        steady = _peak_of(playback, allocator, *[Section.LATER_STEP] * (steps - 1))
+        evaluation = None
+        if spec.evaluation_resolution is not None:
+            report("evaluation")
+            evaluation = _peak_of(playback, allocator, Section.EVALUATION)
+        self._workspaces.save()
+        statistics = allocator.statistics
+        return Measurement(
+            model=tracer.facts,
+            first_step=first,
+            steady=steady,
+            evaluation=evaluation,
+            outside_allocator_bytes=self._gpu.outside_allocator_bytes,
+            other_processes_bytes=0,
+            allocator_retries=statistics.num_alloc_retries,
+            allocator_ooms=statistics.num_ooms,
+            updates_applied=steps,
+            steps=steps,
+        )
+
+    def lift_limit(self) -> None:
+        """Nothing to do: the limit is the simulated card's, not ours."""
+
+    def is_clean(self) -> bool:
+        """Always: nothing of a trial is left."""
+        return True
+
+    def _tracer(self, spec: TrialSpec) -> StepTracer:
+        subject = _Subject(variant=spec.variant, evaluation_resolution=spec.evaluation_resolution)
+        if subject not in self._tracers:
+            self._tracers.clear()  # variants come one after the other; a traced one is large
+            self._tracers[subject] = StepTracer(spec.variant, spec.evaluation_resolution)
+        return self._tracers[subject]
+
+    def _empty_card(self) -> CachingAllocator:
+        driver = SimulatedDriver(
+            available_bytes=self._capacity - self._gpu.outside_allocator_bytes,
+            total_bytes=self._gpu.total_bytes,
+        )
+        return ExpandableAllocator(driver) if _wants_expandable() else CachingAllocator(driver)
+
+    def _describe(self, limit_bytes: int | None, *, is_assumed: bool) -> DeviceInfo:
+        gpu = self._gpu
+        estimated = [
+            what
+            for what, source in (
+                ("total memory", gpu.total_source),
+                ("memory outside the allocator", gpu.outside_source),
+            )
+            if source == ESTIMATE
+        ]
+        outside = format_bytes(gpu.outside_allocator_bytes)
+        notes = [f"Predicted without the GPU; {outside} of its memory lie outside the allocator."]
+        if estimated:
+            notes.append(f"Estimated for this card: {' and '.join(estimated)}.")
+        return DeviceInfo(
+            kind="simulated",
+            name=gpu.name,
+            source=Source.PREDICTED,
+            total_bytes=gpu.total_bytes,
+            capacity_bytes=self._capacity,
+            limit_bytes=limit_bytes,
+            is_assumed=is_assumed,
+            compute_capability=gpu.compute_capability,
+            tf32_convolutions=self._capability >= _FIRST_TF32,
+            tf32_matmuls=False,
+            notes=(*notes, *self._workspaces.notes),
+        )
+
+
+def _peak_of(playback: Playback, allocator: CachingAllocator, *sections: Section) -> Peak:
+    allocator.reset_peaks()
+    for section in sections:
+        playback.play(section)
+    statistics = allocator.statistics
+    return Peak(
+        allocated_bytes=statistics.peak_allocated_bytes,
+        reserved_bytes=statistics.peak_reserved_bytes,
+    )
+
+
+def _wants_expandable() -> bool:
+    """Whether PyTorch's own setting asks for expandable segments."""
+    settings = os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF", "")
+    return re.search(r"expandable_segments\s*:\s*true", settings, re.IGNORECASE) is not None
+
+
+def _torch_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
