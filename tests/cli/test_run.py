@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,22 +50,20 @@ def wait_for_lines(folder: Path, count: int, process: "subprocess.Popen[str]") -
         time.sleep(0.05)
 
 
-def workers() -> set[int]:
-    """The worker processes on this machine."""
+def workers(folder: Path) -> set[int]:
+    """The worker processes that were started from a folder: other tests may have theirs."""
     found = set()
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = entry.read_bytes()
-        except OSError:
-            continue
-        if b"bsprobe.worker" in command:
-            found.add(int(entry.parent.name))
+        with suppress(OSError):
+            if b"bsprobe.worker" in entry.read_bytes() and (
+                (entry.parent / "cwd").readlink() == folder.resolve()
+            ):
+                found.add(int(entry.parent.name))
     return found
 
 
 def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    before = workers()
     killed = start(*SMALL, "--out=out", cwd=tmp_path)
     wait_for_lines(out, 3, killed)
     killed.send_signal(signal.SIGKILL)
@@ -107,11 +106,10 @@ def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> N
         "journal.jsonl", "memory.png", "memory.svg", "recommendation.csv", "report.md", "run.json",
         "snippet.py", "throughput.png", "throughput.svg", "trials.csv",
     ]  # fmt: skip
-    assert workers() <= before
+    assert workers(tmp_path) == set()
 
 
 def test_ctrl_c_ends_with_the_command_that_goes_on_and_leaves_no_process(tmp_path: Path) -> None:
-    before = workers()
     process = start(*SMALL, "--out=out", cwd=tmp_path)
     wait_for_lines(tmp_path / "out", 2, process)
     process.send_signal(signal.SIGINT)
@@ -121,7 +119,7 @@ def test_ctrl_c_ends_with_the_command_that_goes_on_and_leaves_no_process(tmp_pat
         "error: interrupted; every finished trial is kept",
         "hint: go on with: bsprobe run --resume --out out",
     ]
-    assert workers() <= before
+    assert workers(tmp_path) == set()
 
 
 def test_a_resumed_run_refuses_to_become_another_one(tmp_path: Path) -> None:

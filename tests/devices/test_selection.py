@@ -6,7 +6,8 @@ import torch
 from bsprobe.devices import cuda
 from bsprobe.devices.selection import open_device
 from bsprobe.errors import DeviceError, UsageError
-from bsprobe.records import DeviceRequest
+from bsprobe.gpus import find_gpu
+from bsprobe.records import DeviceRequest, Source
 
 
 def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
@@ -18,15 +19,35 @@ def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
     )
 
 
-@pytest.mark.parametrize("device", [None, "cuda", "cuda:1"])
-def test_without_a_gpu_the_commands_that_would_work_are_named(
-    device: str | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_without_the_gpu_that_was_asked_for_the_commands_that_would_work_are_named(
+    device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda, "gpu_is_present", lambda: False)
     with pytest.raises(DeviceError) as refused:
         open_device(DeviceRequest(device=device))
     assert str(refused.value) == "there is no GPU in this machine"
+    assert "bsprobe run --gpu 'RTX 3090'" in (refused.value.hint or "")
     assert "bsprobe run --device cpu --memory-limit" in (refused.value.hint or "")
+
+
+def test_without_a_gpu_and_a_wish_a_card_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "gpu_is_present", lambda: False)
+    info = open_device(DeviceRequest()).info
+    assert (info.name, info.kind, info.source, info.is_assumed) == (
+        "RTX 3090",
+        "simulated",
+        Source.PREDICTED,
+        True,
+    )
+
+
+def test_a_card_that_is_named_is_predicted_for_even_beside_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cuda, "gpu_is_present", lambda: True)
+    info = open_device(DeviceRequest(gpu=find_gpu("RTX 4090"))).info
+    assert (info.name, info.source, info.is_assumed) == ("RTX 4090", Source.PREDICTED, False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here the GPU works")

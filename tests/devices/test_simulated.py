@@ -1,0 +1,175 @@
+"""The simulated card: outcomes of the same kind as measured ones, from nothing but arithmetic."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.errors import DeviceError, UsageError
+from bsprobe.failures import Outcome, classify
+from bsprobe.gpus import Gpu, custom_gpu, find_gpu
+from bsprobe.records import Measurement, Peak, Source, TrialSpec
+from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.units import GIB, MIB, Resolution
+from bsprobe.variants import CudnnBenchmark, Norm, Precision, Variant
+
+SMALL = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
+CARD = custom_gpu(2 * GIB, "8.6", 300 * MIB)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+
+
+def predict(
+    variant: Variant, batch: int, *, gpu: Gpu = CARD, limit: int | None = None, steps: int = 1
+) -> Measurement:
+    spec = TrialSpec(variant=variant, batch_size=batch, accumulation_steps=steps)
+    return SimulatedDevice(gpu, limit).run_trial(spec, lambda _: None)
+
+
+def test_a_prediction_has_everything_but_times() -> None:
+    found = predict(SMALL, 2)
+    assert found == replace(
+        found,
+        evaluation=None,
+        outside_allocator_bytes=300 * MIB,
+        other_processes_bytes=0,
+        allocator_retries=0,
+        allocator_ooms=0,
+        updates_applied=4,
+        steps=4,
+        step_seconds=(),
+        images_per_second=None,
+        loader_images_per_second=None,
+    )
+    assert [name for name, _ in found.model.groups] == [
+        "backbone",
+        "classifier weights",
+        "classifier biases",
+    ]
+    # The later steps run beside the optimizer's momentum, one number a parameter.
+    assert found.steady.allocated_bytes > found.first_step.allocated_bytes
+    assert found.first_step.reserved_bytes is not None
+    assert found.first_step.allocated_bytes < found.first_step.reserved_bytes
+
+
+def test_a_prediction_repeats_to_the_byte() -> None:
+    assert predict(SMALL, 3) == predict(SMALL, 3)
+
+
+def test_a_batch_that_needs_more_than_the_card_has_is_out_of_memory() -> None:
+    needed = predict(SMALL, 8)
+    enough = custom_gpu(needed.peak_bytes, "8.6", 300 * MIB)
+    scarce = custom_gpu(needed.peak_allocated_bytes + 300 * MIB - 1, "8.6", 300 * MIB)
+    assert predict(SMALL, 8, gpu=enough) == needed
+    with pytest.raises(SimulatedOutOfMemoryError) as refused:
+        predict(SMALL, 8, gpu=scarce)
+    names = [kind.__name__ for kind in type(refused.value).__mro__]
+    assert classify(types=names, message=str(refused.value)).outcome is Outcome.OUT_OF_MEMORY
+
+
+def test_a_limit_is_the_capacity_of_a_smaller_card() -> None:
+    device = SimulatedDevice(CARD, GIB)
+    assert (device.info.total_bytes, device.info.capacity_bytes, device.info.limit_bytes) == (
+        2 * GIB,
+        GIB,
+        GIB,
+    )
+    with pytest.raises(SimulatedOutOfMemoryError):
+        predict(SMALL, 16, limit=GIB)
+
+
+def test_just_below_what_it_needs_it_runs_with_retries() -> None:
+    """The cache is flushed and the step goes on: what is in use is less than what is reserved."""
+    found = predict(SMALL, 8)
+    assert found.peak_reserved_bytes is not None
+    tight = custom_gpu(found.peak_bytes - 2 * MIB, "8.6", 300 * MIB)
+    again = predict(SMALL, 8, gpu=tight)
+    assert again.allocator_retries > 0
+    assert again.peak_bytes <= tight.total_bytes
+
+
+def test_accumulation_keeps_the_gradients_through_the_forward_pass() -> None:
+    alone, twice = predict(SMALL, 4), predict(SMALL, 4, steps=2)
+    parameters = 4 * alone.model.parameters
+    added = twice.steady.allocated_bytes - alone.steady.allocated_bytes
+    assert 0.5 * parameters < added < 1.01 * parameters  # a part of them was there at the peak
+    assert predict(SMALL, 4, steps=3) == predict(SMALL, 4, steps=7)
+
+
+def test_an_evaluation_pass_has_a_peak_of_its_own() -> None:
+    spec = TrialSpec(
+        variant=SMALL,
+        batch_size=1,
+        evaluation_resolution=Resolution(height=1024, width=2048),
+    )
+    found = SimulatedDevice(CARD, None).run_trial(spec, lambda _: None)
+    assert isinstance(found.evaluation, Peak)
+    # Logits of 19 classes at 1024x2048 in fp32, and what else there is.
+    assert found.evaluation.allocated_bytes > 19 * 1024 * 2048 * 4
+
+
+def test_autocast_takes_less_with_batch_norm_and_more_with_plain_group_norm() -> None:
+    def per_image(precision: Precision, norm: Norm) -> int:
+        spec = TrialSpec(variant=replace(SMALL, precision=precision, norm=norm), batch_size=4)
+        device = SimulatedDevice(CARD, None)
+        peaks = [
+            device.run_trial(replace(spec, batch_size=batch), lambda _: None).peak_allocated_bytes
+            for batch in (4, 8)
+        ]
+        return peaks[1] - peaks[0]
+
+    assert per_image(Precision.AMP_FP16, Norm.BATCH) < 0.6 * per_image(Precision.FP32, Norm.BATCH)
+    assert per_image(Precision.AMP_FP16, Norm.GROUP) > per_image(Precision.FP32, Norm.GROUP)
+    assert per_image(Precision.AMP_FP16, Norm.GROUP_AMP) < 0.6 * per_image(
+        Precision.FP32, Norm.GROUP
+    )
+
+
+def test_timing_plans_takes_more_in_the_first_step() -> None:
+    timed = predict(replace(SMALL, cudnn_benchmark=CudnnBenchmark.ON), 4)
+    assert timed.first_step.allocated_bytes >= predict(SMALL, 4).first_step.allocated_bytes
+
+
+def test_pytorchs_own_setting_of_expandable_segments_is_obeyed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = predict(SMALL, 8)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    expandable = predict(SMALL, 8)
+    assert expandable.peak_allocated_bytes <= plain.peak_allocated_bytes
+    assert expandable.peak_reserved_bytes != plain.peak_reserved_bytes
+
+
+def test_what_is_said_of_a_card() -> None:
+    info = SimulatedDevice(find_gpu("RTX 4090"), None).info
+    assert (info.kind, info.source, info.compute_capability, info.tf32_convolutions) == (
+        "simulated",
+        Source.PREDICTED,
+        "8.9",
+        True,
+    )
+    assert info.notes[0].startswith("Predicted without the GPU; ")
+    assert SimulatedDevice(find_gpu("Tesla T4"), None).info.tf32_convolutions is False
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        (3 * GIB, "a memory limit of 3.00 GiB is more than the 2.00 GiB of custom"),
+        (300 * MIB, "a memory limit of 300 MiB is used up by the CUDA context"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(limit: int, message: str) -> None:
+    with pytest.raises(DeviceError, match=message):
+        SimulatedDevice(CARD, limit)
+
+
+def test_an_unknown_model_is_refused_as_everywhere() -> None:
+    with pytest.raises(UsageError, match="unknown"):
+        predict(replace(SMALL, model="deeplab"), 1)
