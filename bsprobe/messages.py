@@ -2,10 +2,21 @@
 
 import json
 from dataclasses import dataclass
+from typing import get_args
 
 from bsprobe.failures import Outcome
-from bsprobe.records import DataSource, DeviceInfo, DeviceRequest, Failure, Measurement, TrialSpec
+from bsprobe.gpus import Gpu
+from bsprobe.records import (
+    CardFit,
+    DataSource,
+    DeviceInfo,
+    DeviceRequest,
+    Failure,
+    Measurement,
+    TrialSpec,
+)
 from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.variants import Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +35,22 @@ class RunTrial:
     """To the worker: run this."""
 
     spec: TrialSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitCards:
+    """To the worker: say how large a batch of each variant each card runs."""
+
+    variants: tuple[Variant, ...]
+    gpus: tuple[Gpu, ...]
+    max_batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """From the worker: one answer of as many as there are variants times cards."""
+
+    fit: CardFit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +90,8 @@ class TrialDone:
     """Whether memory is back where it was, so that another trial may run in this process."""
 
 
-Message = OpenDevice | RunTrial | Ready | Refused | Progress | TrialDone
-_KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (OpenDevice, RunTrial, Ready, Refused, Progress, TrialDone)
-}
+Message = OpenDevice | RunTrial | FitCards | Ready | Refused | Progress | TrialDone | Fitted
+_KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +19,10 @@ from typing import Self
 
 from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.failures import Certainty, Outcome, classify
+from bsprobe.gpus import Gpu
 from bsprobe.messages import (
+    FitCards,
+    Fitted,
     Message,
     OpenDevice,
     Progress,
@@ -30,9 +33,19 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.records import DataSource, DeviceRequest, Failure, Purpose, Source, Trial, TrialSpec
+from bsprobe.records import (
+    CardFit,
+    DataSource,
+    DeviceRequest,
+    Failure,
+    Purpose,
+    Source,
+    Trial,
+    TrialSpec,
+)
 from bsprobe.search import Process
 from bsprobe.serialization import MalformedError
+from bsprobe.variants import Variant
 
 OPEN_TIMEOUT_SECONDS = 300.0
 """For importing torch and opening the device; a cold file cache on a network disk is slow."""
@@ -126,6 +139,31 @@ class Worker:
                 phase,
                 certainty=verdict.certainty,
             )
+
+    def fit(
+        self, variants: Sequence[Variant], gpus: Sequence[Gpu], *, max_batch: int
+    ) -> Iterator[CardFit]:
+        """Ask how large a batch of each variant each card runs; the answers come one by one.
+
+        Raises:
+            DeviceError: The worker refused: a network cannot be traced.
+            WorkerError: It died.
+        """
+        try:
+            self._send(FitCards(variants=tuple(variants), gpus=tuple(gpus), max_batch=max_batch))
+            for _ in range(len(variants) * len(gpus)):
+                message = self._receive(time.monotonic() + OPEN_TIMEOUT_SECONDS)
+                if isinstance(message, Refused):
+                    raise DeviceError(message.message, hint=message.hint)
+                assert isinstance(message, Fitted)  # noqa: S101 - nothing else can come
+                yield message.fit
+        except _TimedOutError:
+            raise WorkerError(
+                f"no card was fitted for {OPEN_TIMEOUT_SECONDS:.0f} s", hint="try a smaller network"
+            ) from None
+        except _WorkerDiedError as death:
+            last = death.last_words.strip().splitlines() or [str(death)]
+            raise WorkerError(f"the prediction failed: {last[-1]}") from None
 
     def close(self) -> None:
         """End the worker and everything it started."""

@@ -17,6 +17,8 @@ from bsprobe.devices.selection import open_device
 from bsprobe.errors import BsprobeError
 from bsprobe.failures import Outcome, classify
 from bsprobe.messages import (
+    FitCards,
+    Fitted,
     Message,
     OpenDevice,
     Progress,
@@ -76,6 +78,11 @@ def main() -> None:
                 channel.send(_ready(device))
             elif isinstance(message, RunTrial) and device is not None:
                 channel.send(_run(device, message.spec, channel))
+            elif isinstance(message, FitCards):
+                from bsprobe.devices.fitting import fit_cards  # noqa: PLC0415 - real devices need none
+
+                for fit in fit_cards(message.variants, message.gpus, max_batch=message.max_batch):
+                    channel.send(Fitted(fit=fit))
         except BsprobeError as error:
             channel.send(Refused(message=str(error), hint=error.hint))
 

@@ -102,8 +102,8 @@ class Scratch:
 
     place: Place
     sizes: tuple[Affine, ...]
-    convolution: "BatchedConvolution | None" = None
-    """Where cuDNN is asked how much more it takes."""
+    convolution: int | None = None
+    """Where cuDNN is asked how much more it takes: an index into the timeline's convolutions."""
     uses_cublas: bool = False
     """Where cuBLAS has a workspace, which lives on."""
     elements: Affine | None = None
@@ -129,6 +129,8 @@ class Timeline:
 
     storages: tuple[Storage, ...]
     scratches: tuple[Scratch, ...]
+    convolutions: tuple[BatchedConvolution, ...]
+    """Each once, however often it runs."""
     sections: dict[Section, tuple[Event, ...]]
     traced_at: tuple[int, ...]
     """The batch sizes it was traced at: two, or one where it does not hold for any other."""
@@ -181,6 +183,9 @@ def matched(one: Recording, other: Recording) -> Timeline:
 
 
 def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> Timeline:
+    convolutions: dict[tuple[Convolution, Convolution], int] = {}
+    batched: list[BatchedConvolution] = []
+
     def line(first: int, second: int, place: Place) -> Affine:
         return _line(first, second, traced_at, place)
 
@@ -190,6 +195,17 @@ def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> T
             raise MismatchError(f"{place} and {second[0]} do not match")
         return Storage(place=place, kind=kind, size=line(size, second[2], place))
 
+    def convolution(first: RecordedScratch, second: RecordedScratch) -> int | None:
+        if first.convolution is None or second.convolution is None:
+            if first.convolution is not second.convolution:
+                raise MismatchError(f"{first.place}: only one of the two is a convolution")
+            return None
+        pair = first.convolution, second.convolution
+        if pair not in convolutions:
+            convolutions[pair] = len(batched)
+            batched.append(_batched(*pair, traced_at, first.place))
+        return convolutions[pair]
+
     def scratch(first: RecordedScratch, second: RecordedScratch) -> Scratch:
         place = first.place
         if second.place != place or len(second.sizes) != len(first.sizes):
@@ -198,7 +214,7 @@ def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> T
         return Scratch(
             place=place,
             sizes=tuple(line(a, b, place) for a, b in sizes),
-            convolution=_batched(first.convolution, second.convolution, traced_at, place),
+            convolution=convolution(first, second),
             uses_cublas=first.uses_cublas,
             elements=_elements(first, second, traced_at),
         )
@@ -206,6 +222,7 @@ def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> T
     return Timeline(
         storages=tuple(map(storage, one.storages, other.storages)),
         scratches=tuple(map(scratch, one.scratches, other.scratches)),
+        convolutions=tuple(batched),
         sections=one.sections,
         traced_at=traced_at,
     )
@@ -222,12 +239,8 @@ def _line(first: int, second: int, traced_at: Sequence[int], place: Place) -> Af
 
 
 def _batched(
-    first: Convolution | None, second: Convolution | None, traced_at: Sequence[int], place: Place
-) -> BatchedConvolution | None:
-    if first is None or second is None:
-        if first is not second:
-            raise MismatchError(f"{place}: only one of the two is a convolution")
-        return None
+    first: Convolution, second: Convolution, traced_at: Sequence[int], place: Place
+) -> BatchedConvolution:
     if replace(second, input_size=first.input_size) != first:
         raise MismatchError(f"{place}: {first} and {second} differ in more than the batch")
     sizes = zip(first.input_size, second.input_size, strict=True)
