@@ -5,6 +5,7 @@
 
 import argparse
 import gc
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -37,6 +38,9 @@ from bsprobe.variants import AXES, MemoryFormat, Variant
 _PAIR = (2, 3)
 """Batch sizes whose recordings make a timeline. At 1 dimensions vanish and strides turn ambiguous:
 that batch is recorded for itself."""
+_evaluation_pass = inspect.unwrap(evaluation_pass)
+"""Without its inference mode, in which autocast does not see what composite operators call; it
+allocates what `no_grad` does."""
 
 
 class StepTracer:
@@ -89,7 +93,8 @@ class StepTracer:
                 if self._evaluation_resolution is not None:
                     recorder.begin(Phase.EVALUATION)
                     size = self._evaluation_resolution
-                    evaluation_pass(task, fed.images, (size.height, size.width))
+                    with torch.no_grad():
+                        _evaluation_pass(task, fed.images, (size.height, size.width))
                     recorder.end(Section.EVALUATION)
             return recorder.recording(batch)
 
