@@ -1,6 +1,6 @@
 """What is in memory at the peak: nothing missing, nothing twice."""
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from tiny_networks import TinyNet
@@ -23,9 +23,11 @@ from bsprobe.simulate.timeline import (
     Timeline,
 )
 from bsprobe.simulate.trace import StepTracer
-from bsprobe.simulate.workspace import Workspaces
 from bsprobe.units import MIB, Resolution
 from bsprobe.variants import AXES, Variant, matrix
+
+if TYPE_CHECKING:
+    from bsprobe.simulate.workspace import Workspaces
 
 CONV = Place(phase=Phase.FORWARD, module="conv", operator="convolution")
 HEAD = Place(phase=Phase.FORWARD, module="head", operator="convolution")
