@@ -135,8 +135,9 @@ class Playback:
             except SimulatedOutOfMemoryError as error:
                 refused = error
                 continue
+            taken = block.size  # freed, it becomes part of a larger one
             self._allocator.free(block)
-            return block.size
+            return taken
         assert refused is not None  # noqa: S101 - there is at least one plan
         raise refused
 
@@ -154,8 +155,9 @@ class Playback:
         if self._has_cublas:
             return 0
         block = self._allocator.malloc(self._cublas_bytes)
+        taken = block.size
         if self._keeps_cublas:
             self._has_cublas = True
         else:
             self._allocator.free(block)
-        return block.size
+        return taken

@@ -174,7 +174,8 @@ def matched(one: Recording, other: Recording) -> Timeline:
     """One timeline from recordings at two batch sizes, event by event.
 
     Raises:
-        MismatchError: They differ in more than sizes, or a size falls as the batch grows.
+        MismatchError: They differ in more than sizes, or a size falls, or grows faster than the
+            batch.
     """
     if one.sections != other.sections:
         section = next(key for key in one.sections if one.sections[key] != other.sections.get(key))
@@ -233,9 +234,10 @@ def _line(first: int, second: int, traced_at: Sequence[int], place: Place) -> Af
         return Affine(fixed=first, per_image=0)
     step = traced_at[1] - traced_at[0]
     slope, rest = divmod(second - first, step)
-    if rest or slope < 0:
-        raise MismatchError(f"{place}: {first} and {second} are on no line that rises")
-    return Affine(fixed=first - slope * traced_at[0], per_image=slope)
+    fixed = first - slope * traced_at[0]
+    if rest or slope < 0 or fixed < 0:  # a line that starts below zero is a curve
+        raise MismatchError(f"{place}: {first} and {second} are on no line that rises from zero up")
+    return Affine(fixed=fixed, per_image=slope)
 
 
 def _batched(
