@@ -77,7 +77,9 @@ def at(timeline: Timeline, batch: int) -> Recording:
             RecordedScratch(
                 place=each.place,
                 sizes=tuple(size.at(batch) for size in each.sizes),
-                convolution=None if each.convolution is None else each.convolution.at(batch),
+                convolution=None
+                if each.convolution is None
+                else timeline.convolutions[each.convolution].at(batch),
                 uses_cublas=each.uses_cublas,
                 elements=None if each.elements is None else each.elements.at(batch),
             )

@@ -1,5 +1,6 @@
 """What is in memory at the peak: nothing missing, nothing twice."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -66,6 +67,7 @@ TIMELINE = Timeline(
         sized(STEP, Kind.OPTIMIZER_STATE, 0, fixed=MIB),
     ),
     scratches=(Scratch(place=HEAD, sizes=(Affine(fixed=0, per_image=3 * MIB),)),),
+    convolutions=(),
     sections={
         Section.SETUP: ((Action.ALLOCATE, 0),),
         Section.FIRST_STEP: (
@@ -110,9 +112,7 @@ def test_the_peak_may_be_in_another_step_or_outside_the_network() -> None:
         Section.FIRST_STEP: ((Action.ALLOCATE, 1), (Action.FREE, 1)),
         Section.LATER_STEP: ((Action.ALLOCATE, 3), (Action.ALLOCATE, 1)),
     }
-    later, _ = peak_of(
-        Timeline(storages=TIMELINE.storages, scratches=(), sections=sections, traced_at=(2, 3))
-    )
+    later, _ = peak_of(replace(TIMELINE, scratches=(), sections=sections))
 
     assert later.allocated_bytes == 10 * MIB
     assert [piece.kind for piece in later.pieces] == [

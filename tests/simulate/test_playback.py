@@ -33,17 +33,14 @@ from bsprobe.variants import CudnnBenchmark
 
 PLACE = Place(phase=Phase.FORWARD, module="conv", operator="convolution")
 STORAGE = Storage(place=PLACE, kind=Kind.TEMPORARY, size=Affine(fixed=0, per_image=10 * MIB))
-CONVOLUTION = Scratch(
-    place=PLACE,
-    sizes=(),
-    convolution=BatchedConvolution(
-        like=PLAIN,
-        input_size=(
-            Affine(fixed=0, per_image=1),
-            *(Affine(fixed=size, per_image=0) for size in PLAIN.input_size[1:]),
-        ),
+BATCHED = BatchedConvolution(
+    like=PLAIN,
+    input_size=(
+        Affine(fixed=0, per_image=1),
+        *(Affine(fixed=size, per_image=0) for size in PLAIN.input_size[1:]),
     ),
 )
+CONVOLUTION = Scratch(place=PLACE, sizes=(), convolution=0)
 PRODUCT = Scratch(place=PLACE, sizes=(), uses_cublas=True)
 
 
@@ -68,6 +65,7 @@ def timeline_of(
     return Timeline(
         storages=storages,
         scratches=scratches,
+        convolutions=(BATCHED,),
         sections={Section.SETUP: (), Section.FIRST_STEP: first, Section.LATER_STEP: later},
         traced_at=(2, 3),
     )

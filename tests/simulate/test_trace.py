@@ -341,19 +341,21 @@ def test_a_timeline_from_two_batch_sizes_holds_at_others(
 ) -> None:
     tracer = tracer_of(monkeypatch, TinyNet, variant)
 
-    assert tracer.timeline(4).traced_at == (2, 3)
+    # InstanceNorm repeats its weights for each image, which copies nothing for a single one.
+    pair = (2, 3) if variant.norm is Norm.INSTANCE and variant.precision != "fp32" else (1, 2)
+    assert tracer.timeline(4).traced_at == pair
     assert is_exact(tracer, 4)
     assert is_exact(tracer, 7)
 
 
 @pytest.mark.parametrize("accumulation_steps", [2, 3])
 @pytest.mark.parametrize("variant", [VARIANT, AMP], ids=name_of)
-def test_a_timeline_of_accumulated_steps_holds_at_other_batch_sizes(
+def test_accumulated_steps_are_traced_at_the_batch_asked_for(
     variant: Variant, accumulation_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracer = tracer_of(monkeypatch, TwoHeadedNet, variant)
 
-    assert tracer.timeline(5, accumulation_steps).traced_at == (2, 3)
+    assert tracer.timeline(5, accumulation_steps).traced_at == (5,)
     assert is_exact(tracer, 5, accumulation_steps)
 
 
@@ -391,7 +393,9 @@ def test_a_single_image_is_traced_for_itself(monkeypatch: pytest.MonkeyPatch) ->
 def test_timelines_of_whole_networks_hold_at_other_batch_sizes(variant: Variant) -> None:
     tracer = StepTracer(variant)
 
-    assert tracer.timeline(4).traced_at == (2, 3)
+    # DeepLabV3 pools to one value per channel: with one image its BatchNorm does not run.
+    pair = (2, 3) if "deeplabv3" in variant.model else (1, 2)
+    assert tracer.timeline(4).traced_at == pair
     assert is_exact(tracer, 4)
 
 
@@ -435,8 +439,8 @@ def extra(function: Callable[[torch.Tensor], torch.Tensor]) -> Build:
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x: x.relu() if len(x) > 2 else x,
-        lambda x: x.relu() if len(x) > 2 else x.sigmoid(),
+        lambda x: x.relu() if len(x) % 2 else x,
+        lambda x: x.relu() if len(x) % 2 else x.sigmoid(),
         lambda x: x + x.new_zeros(len(x) ** 2, *x.shape[1:])[: len(x)],
         lambda x: x + x.new_zeros(9 - len(x), *x.shape[1:]).sum(),
     ],
@@ -448,6 +452,16 @@ def test_a_network_that_changes_with_the_batch_is_traced_at_the_one_asked_for(
     tracer = tracer_of(monkeypatch, extra(function))
 
     assert [tracer.timeline(batch).traced_at for batch in (2, 3, 5)] == [(2,), (3,), (5,)]
+    assert is_exact(tracer, 5)
+
+
+def test_a_network_that_runs_otherwise_with_one_image_is_matched_at_two_and_three(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracer = tracer_of(monkeypatch, extra(lambda x: x.relu() if len(x) > 1 else x))
+
+    assert [tracer.timeline(batch).traced_at for batch in (1, 2, 5)] == [(1,), (2, 3), (2, 3)]
+    assert is_exact(tracer, 1)
     assert is_exact(tracer, 5)
 
 
