@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from bsprobe.failures import Outcome
 from bsprobe.records import DataSource, DeviceInfo, DeviceRequest, Failure, Measurement, TrialSpec
 from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.study_records import LoaderSpec, Loading, TrainingResult, TrainingSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,22 @@ class RunTrial:
     """To the worker: run this."""
 
     spec: TrialSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """To the worker: make a training, or go on with it from its checkpoint."""
+
+    spec: TrainingSpec
+    checkpoint: str
+    """The file that the training is kept in until it ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureLoading:
+    """To the worker: sweep the settings of the data loader."""
+
+    spec: LoaderSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +80,41 @@ class TrialDone:
     """Whether memory is back where it was, so that another trial may run in this process."""
 
 
-Message = OpenDevice | RunTrial | Ready | Refused | Progress | TrialDone
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingDone:
+    """From the worker: how a training ended. Exactly one of result and failure is there."""
+
+    outcome: Outcome
+    result: TrainingResult | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadingDone:
+    """From the worker: what the sweep says. Exactly one of result and failure is there."""
+
+    outcome: Outcome
+    result: Loading | None = None
+    failure: Failure | None = None
+
+
+Request = OpenDevice | RunTrial | Train | MeasureLoading
+Answer = TrialDone | TrainingDone | LoadingDone
+Message = Request | Answer | Ready | Refused | Progress
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (OpenDevice, RunTrial, Ready, Refused, Progress, TrialDone)
+    kind.__name__: kind
+    for kind in (
+        OpenDevice,
+        RunTrial,
+        Train,
+        MeasureLoading,
+        Ready,
+        Refused,
+        Progress,
+        TrialDone,
+        TrainingDone,
+        LoadingDone,
+    )
 }
 
 

@@ -8,27 +8,36 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from bsprobe.devices.base import Device
+from bsprobe.devices.base import Device, ReportPhase
 from bsprobe.devices.selection import open_device
-from bsprobe.errors import BsprobeError
+from bsprobe.errors import BsprobeError, UsageError
 from bsprobe.failures import Outcome, classify
 from bsprobe.messages import (
+    LoadingDone,
+    MeasureLoading,
     Message,
     OpenDevice,
     Progress,
     Ready,
     Refused,
     RunTrial,
+    Train,
+    TrainingDone,
     TrialDone,
     decode,
     encode,
 )
 from bsprobe.models.factory import check_model_name
-from bsprobe.records import Failure, TrialSpec
+from bsprobe.records import DeviceRequest, Failure, TrialSpec
+from bsprobe.training.place import Meter, Place
+
+Result = TypeVar("Result")
 
 _ORPHANED = 3
 """Exit status when the parent is gone; nobody reads it."""
@@ -41,6 +50,12 @@ class _Channel:
         # Libraries print to standard output; the parent must only ever see our lines there.
         self._out: BinaryIO = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
+        # A pipe of our own: loading processes close their standard input when they are forked,
+        # and would wait for ever for the lock of a reader that was reading then.
+        self._in: BinaryIO = os.fdopen(os.dup(0), "rb")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
         self._inbox: queue.Queue[Message] = queue.Queue()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
@@ -53,7 +68,7 @@ class _Channel:
             yield self._inbox.get()
 
     def _read(self) -> None:
-        for line in sys.stdin.buffer:
+        for line in self._in:
             self._inbox.put(decode(line))
         # The parent closed the pipe or died. A step may be running for minutes: do not wait for it.
         os._exit(_ORPHANED)
@@ -63,6 +78,7 @@ def main() -> None:
     """Serve one parent until it goes away."""
     channel = _Channel()
     device: Device | None = None
+    request = DeviceRequest()
     for message in channel.messages():
         try:
             if isinstance(message, OpenDevice):
@@ -72,10 +88,16 @@ def main() -> None:
                     from bsprobe.training.images import check_images  # noqa: PLC0415 - torchvision
 
                     check_images(message.data)
-                device = open_device(message.request)
+                request = message.request
+                device = open_device(request)
                 channel.send(_ready(device))
             elif isinstance(message, RunTrial) and device is not None:
                 channel.send(_run(device, message.spec, channel))
+            elif isinstance(message, Train) and device is not None:
+                channel.send(_train(device, _place(device, request), message, channel))
+            elif isinstance(message, MeasureLoading) and device is not None:
+                place = _place(device, request)
+                channel.send(_measure_loading(device, place, message, channel))
         except BsprobeError as error:
             channel.send(Refused(message=str(error), hint=error.hint))
 
@@ -95,6 +117,71 @@ def _ready(device: Device) -> Ready:
 
 def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
     """Run one trial; whatever it dies of becomes a record."""
+    measurement = _attempt(device, channel, partial(device.run_trial, spec))
+    if isinstance(measurement, _Failed):
+        return TrialDone(outcome=measurement.outcome, failure=measurement.failure, clean=False)
+    outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
+    return TrialDone(outcome=outcome, measurement=measurement, clean=device.is_clean())
+
+
+def _train(device: Device, place: Place, message: Train, channel: _Channel) -> TrainingDone:
+    """Make one training; whatever it dies of becomes a record."""
+    from bsprobe.training.learning import learn  # noqa: PLC0415 - imports torchvision
+
+    checkpoint = Path(message.checkpoint)
+    work = partial(learn, message.spec, checkpoint, place)
+    result = _attempt(device, channel, work)
+    if isinstance(result, _Failed):
+        return TrainingDone(outcome=result.outcome, failure=result.failure)
+    return TrainingDone(outcome=Outcome.FITS, result=result)
+
+
+def _measure_loading(
+    device: Device, place: Place, message: MeasureLoading, channel: _Channel
+) -> LoadingDone:
+    """Sweep the data loader; whatever that dies of becomes a record."""
+    from bsprobe.training.loading import measure_loading  # noqa: PLC0415 - as above
+
+    result = _attempt(device, channel, partial(measure_loading, message.spec, place))
+    if isinstance(result, _Failed):
+        return LoadingDone(outcome=result.outcome, failure=result.failure)
+    return LoadingDone(outcome=Outcome.FITS, result=result)
+
+
+def _place(device: Device, request: DeviceRequest) -> Place:
+    """The open device as a place to train on.
+
+    Raises:
+        UsageError: The device does not really train.
+    """
+    import torch  # noqa: PLC0415 - as in _ready
+
+    if not isinstance(device, Meter):
+        raise UsageError(
+            f"{device.info.name} does not really train", hint="give --device cpu, or a GPU"
+        )
+    where = torch.device(request.device or "cuda")
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if where.type == "cuda" and device.info.limit_bytes is not None:
+        # The allocator's share alone: what lies outside it is not known before it is used.
+        share = device.info.limit_bytes / device.info.total_bytes
+        torch.cuda.set_per_process_memory_fraction(share, where)
+    return Place(device=where, meter=device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failed:
+    """What some work died of."""
+
+    outcome: Outcome
+    failure: Failure
+
+
+def _attempt(
+    device: Device, channel: _Channel, work: Callable[[ReportPhase], Result]
+) -> Result | _Failed:
+    """Do something on the device; a failure, of whatever kind, comes back described."""
     phase = "building"
 
     def report(now: str) -> None:
@@ -103,15 +190,13 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
         channel.send(Progress(phase=now))
 
     try:
-        measurement = device.run_trial(spec, report)
+        return work(report)
     except BsprobeError:
         raise  # nobody's bug, and no verdict on the batch: the run must stop and say so
     except Exception as error:  # noqa: BLE001 - the one place where any failure becomes data
         device.lift_limit()
         outcome, failure = _describe(error, phase)
-        return TrialDone(outcome=outcome, failure=failure, clean=False)
-    outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
-    return TrialDone(outcome=outcome, measurement=measurement, clean=device.is_clean())
+        return _Failed(outcome=outcome, failure=failure)
 
 
 def _describe(error: Exception, phase: str) -> tuple[Outcome, Failure]:

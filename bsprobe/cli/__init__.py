@@ -7,6 +7,7 @@ from bsprobe.cli.data import data
 from bsprobe.cli.report import report
 from bsprobe.cli.run import run
 from bsprobe.cli.sample_data import sample_data
+from bsprobe.cli.study import study
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -15,5 +16,5 @@ def bsprobe() -> None:
     """Find the batch size a GPU really trains with, and what to train with then."""
 
 
-for command in (run, report, data, sample_data):
+for command in (run, study, report, data, sample_data):
     bsprobe.add_command(command)

@@ -18,7 +18,7 @@ def run_name(device: DeviceInfo, settings: Settings) -> str:
     name = "cpu" if device.kind == "cpu" else re.sub(r"NVIDIA|GeForce", "", device.name)
     if device.limit_bytes is not None:
         name += "-" + format_bytes(device.limit_bytes).replace(" ", "")
-    return _slug("-".join([name, *models, *sizes]))
+    return slug("-".join([name, *models, *sizes]))
 
 
 def new_folder(base: Path, name: str) -> Path:
@@ -53,5 +53,6 @@ def given_folder(folder: Path) -> Path:
     return folder
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A text as a file name: lower case, dashes for whatever is no letter, digit or dot."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
