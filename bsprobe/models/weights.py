@@ -6,6 +6,7 @@ classifier may be left out or left as it is; anything else without a counterpart
 """
 
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,18 @@ from bsprobe.files import file_errors
 from bsprobe.models.deeplabv2 import DeepLabV2
 from bsprobe.study_records import InputNormalisation
 
+LOAD_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+)
+"""What `torch.load` raises for files that are damaged or no files of its own."""
 _PREFIXES = ("module.", "Scale.")
 _WRAPPERS = ("state_dict", "model")
 """Under which a training script keeps the weights beside other things."""
@@ -96,7 +109,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     with file_errors(path):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        except LOAD_ERRORS as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise FileError(
                 f"{path} is no file of weights that can be loaded safely: {reason[0]}",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from bsprobe.errors import FileError
 from bsprobe.files import file_errors
+from bsprobe.models.weights import LOAD_ERRORS
 from bsprobe.serialization import from_json, to_json
 from bsprobe.study_records import Chance, CurvePoint, NoiseSample, TrainingSpec
 from bsprobe.training.step import Task
@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[str, Any]:
         try:
             # Random states must stay on the CPU; load_state_dict moves the rest.
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        except LOAD_ERRORS as error:
             raise FileError(
                 f"{path} is damaged", hint="delete it to begin this training again"
             ) from error

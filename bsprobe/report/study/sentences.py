@@ -39,7 +39,7 @@ def answer(study: Study, chosen: Verdict | None) -> str:
         f"({plan.micro_batch} x {plan.accumulation_steps}) and learning rate "
         f"{plan.learning_rate:.2e} ({plan.lr_rule} rule): after {seen} images its mean IoU is "
         f"{spread(best.mean_iou)}, where the best constant prediction has {chance:.3f}. "
-        f"{certainty(chosen)}"
+        f"{certainty(chosen)}{_left_out(study, chosen)}"
     )
 
 
@@ -53,7 +53,7 @@ def certainty(chosen: Verdict) -> str:
     alike = [_rival(rival) for rival in chosen.rivals if not rival.is_told_apart]
     parts = []
     if apart:
-        parts.append(f"Behind it at 95 %: batch {', '.join(apart)}.")
+        parts.append(f"Told apart from it at 95 %: batch {', '.join(apart)}.")
     if alike:
         parts.append(f"Not told apart from it at 95 %: batch {', '.join(alike)}.")
     return " ".join(parts)
@@ -96,9 +96,9 @@ def noise_sentence(best: BatchSummary) -> str:
     high = "no upper bound" if noise.high is None else f"{noise.high:.0f}"
     return (
         f"Gradient noise scale: {noise.images:.0f} images ({CONFIDENCE:.0%} interval "
-        f"{noise.low:.0f} to {high}; {where}). Batches well above it buy little: by McCandlish et "
-        "al. 2018 an update of that many images gains half of what an update without noise would, "
-        "one of three times as many three quarters."
+        f"{noise.low:.0f} to {high}; {where}). Batches well above it buy little: an update of that "
+        "many images gains half of what an update without noise would, one of three times as many "
+        "three quarters (McCandlish et al. 2018). Other weights have other noise: see the table."
     )
 
 
@@ -165,7 +165,16 @@ def name_of(training: Training) -> str:
 
 
 def _rival(rival: Rival) -> str:
-    return f"{rival.batch} ({rival.behind:+.3f} ± {rival.uncertainty:.3f})"
+    return f"{rival.batch} ({rival.behind:.3f} ± {rival.uncertainty:.3f} behind)"
+
+
+def _left_out(study: Study, chosen: Verdict) -> str:
+    """Which batches could not compete."""
+    compete = {chosen.best.batch, *(rival.batch for rival in chosen.rivals)}
+    lost = [str(batch) for batch in study.settings.batches if batch not in compete]
+    if not lost:
+        return ""
+    return f" Batch {', '.join(lost)} lost trainings and does not compete."
 
 
 def _chance(best: BatchSummary) -> float:
@@ -232,5 +241,5 @@ def _repetition(device: DeviceInfo) -> str:
         )
     return (
         "Another run with the same seeds begins alike, but on a GPU PyTorch adds some gradients "
-        "in an order that is not fixed: the figures differ within about the spread of the seeds."
+        "in an order that is not fixed: its figures differ, by how much is not known."
     )
