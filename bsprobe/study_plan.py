@@ -13,7 +13,7 @@ from bsprobe.study_records import (
     TrainingSpec,
 )
 
-NOISE_STEPS = 32
+NOISE_STEPS = 16
 """Gradient-noise samples of each batch, all of them in its first seed's training."""
 _MOST_WORKERS = 4
 """By default; the sweep at the end of a study says what would have been better."""

@@ -117,7 +117,7 @@ def test_the_rate_is_the_recommendations_and_warm_up_begins_above_the_base_batch
 def test_noise_is_sampled_in_the_first_seed_alone() -> None:
     done = all_of(study_settings(2, 4))
 
-    assert [t.spec.noise_steps for t in done] == [32, 0, 32, 0]
+    assert [t.spec.noise_steps for t in done] == [16, 0, 16, 0]
 
 
 def test_loading_processes_are_a_gpus_by_default_and_otherwise_as_asked() -> None:

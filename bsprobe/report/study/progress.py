@@ -52,7 +52,9 @@ class StudyProgress:
         """Say how a training ended."""
         self._stop()
         words = f"{self._name(training.spec):<28} {training.ended}"
-        if training.result is not None and training.result.curve:
+        if training.result is not None and training.result.diverged_at is not None:
+            words += f" at update {training.result.diverged_at}"
+        elif training.result is not None:
             words += f", mIoU {training.result.curve[-1].mean_iou:.3f}"
         elif training.failure is not None:
             words += f" in {training.failure.phase}"

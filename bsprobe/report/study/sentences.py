@@ -20,6 +20,8 @@ from bsprobe.verdict import (
 _FINE_TUNING_RATE = 2.5e-4
 """DeepLabV2's, at batch 10, from ImageNet weights."""
 
+_WHOLE_FROM = 10
+
 
 def subject(settings: StudySettings) -> str:
     """What was trained: `deeplabv2-mini at 64x128, fp32 / batch`."""
@@ -73,9 +75,9 @@ def noise_words(noise: NoiseScale | None) -> str:
     if noise is None:
         return "-"
     if noise.images is None:
-        return f"> {noise.low:.0f}"
-    high = "inf" if noise.high is None else f"{noise.high:.0f}"
-    return f"{noise.images:.0f} ({noise.low:.0f} to {high})"
+        return f"> {_count(noise.low)}"
+    high = "inf" if noise.high is None else _count(noise.high)
+    return f"{_count(noise.images)} ({_count(noise.low)} to {high})"
 
 
 def noise_sentence(best: BatchSummary) -> str:
@@ -89,16 +91,17 @@ def noise_sentence(best: BatchSummary) -> str:
     )
     if noise.images is None:
         return (
-            f"Gradient noise scale: above {noise.low:.0f} images, with no upper bound ({where}): "
-            "what is left of the gradient is not told apart from noise, and larger batches still "
-            "buy something."
+            f"Gradient noise scale: above {_count(noise.low)} images, with no upper bound "
+            f"({where}): what is left of the gradient is not told apart from noise, and larger "
+            "batches still buy something."
         )
-    high = "no upper bound" if noise.high is None else f"{noise.high:.0f}"
+    high = "no upper bound" if noise.high is None else _count(noise.high)
     return (
-        f"Gradient noise scale: {noise.images:.0f} images ({CONFIDENCE:.0%} interval "
-        f"{noise.low:.0f} to {high}; {where}). Batches well above it buy little: an update of that "
-        "many images gains half of what an update without noise would, one of three times as many "
-        "three quarters (McCandlish et al. 2018). Other weights have other noise: see the table."
+        f"Gradient noise scale: {_count(noise.images)} images ({CONFIDENCE:.0%} interval "
+        f"{_count(noise.low)} to {high}; {where}). Batches well above it buy little: an update of "
+        "that many images gains half of what an update without noise would, one of three times as "
+        "many three quarters (McCandlish et al. 2018). Other weights have other noise: see the "
+        "table."
     )
 
 
@@ -162,6 +165,11 @@ def name_of(training: Training) -> str:
         f"batch {plan.effective_batch} ({plan.micro_batch} x {plan.accumulation_steps}), "
         f"seed {training.spec.seed}"
     )
+
+
+def _count(images: float) -> str:
+    """A number of images that is an estimate: two digits that say something."""
+    return f"{images:.1f}" if images < _WHOLE_FROM else f"{images:.0f}"
 
 
 def _rival(rival: Rival) -> str:

@@ -70,10 +70,10 @@ def test_batches_show_every_seed_and_star_the_recommended(study: Study) -> None:
     learnt, fast, memory = batches_figure(study, found, chosen, chance_of(study)).axes
 
     dots, star = marked(learnt)
-    assert dots[0] == [2, 2, 4, 4, 8, 8]
-    assert star == ([4], [0.415])
-    assert marked(fast) == [([2, 4, 8], [22.0, 24.0, 28.0])]
-    assert marked(memory) == [([2, 4, 8], [1536, 2048, 3072])]
+    assert dots[0] == [2.0, 2.0, 4.0, 4.0, 8.0, 8.0]
+    assert star == ([4.0], [0.415])
+    assert marked(fast) == [([2.0, 4.0, 8.0], [22.0, 24.0, 28.0])]
+    assert marked(memory) == [([2.0, 4.0, 8.0], [1536.0, 2048.0, 3072.0])]
 
 
 def test_the_loader_stands_beside_the_step(study: Study) -> None:
