@@ -97,6 +97,8 @@ class Studying:
         """
         while (spec := self._next()) is not None:
             self._train(spec)
+        for left in [*self._folder.glob("batch-*.checkpoint"), *self._folder.glob(".*.partial")]:
+            left.unlink(missing_ok=True)  # of a kill between two steps of ours
         return Study(
             schema_version=SCHEMA_VERSION,
             environment=environment,

@@ -95,6 +95,15 @@ def test_a_study_that_was_stopped_goes_on_and_repeats_nothing(tmp_path: Path) ->
     assert [path.name for path in tmp_path.glob("*.checkpoint")] == []
 
 
+def test_what_a_kill_left_behind_is_gone_when_a_study_ends(tmp_path: Path) -> None:
+    for name in ("batch-9-micro-9-seed-0.checkpoint", ".batch-2-micro-2-seed-0.checkpoint.partial"):
+        (tmp_path / name).write_bytes(b"half")
+
+    made_study(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["study-journal.jsonl"]
+
+
 def test_each_training_has_a_checkpoint_of_its_own(tmp_path: Path) -> None:
     study = made_study(tmp_path, study_settings(4, 8), FormulaTrainer(holds=5))
 

@@ -117,7 +117,8 @@ _OPTIONS = (
         "--memory-limit",
         type=parse_bytes,
         metavar="SIZE",
-        help="Let the device answer as one with this much memory.  [default: all there is]",
+        help="Let the device answer as one with this much memory (on a GPU: what PyTorch may "
+        "reserve).  [default: all there is]",
     ),
     click.option(
         "--base-lr",

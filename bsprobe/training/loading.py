@@ -18,7 +18,7 @@ from bsprobe.training.step import Batch, Task, build_task, training_step
 
 ReportPhase = Callable[[str], None]
 
-_SECONDS = 2.0
+_SECONDS = 1.0
 """How long each setting is timed, alone and in use; at least `_FEWEST` updates."""
 _FEWEST = 3
 _WARMUP_STEPS = 2
