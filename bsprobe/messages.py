@@ -16,6 +16,7 @@ from bsprobe.records import (
     TrialSpec,
 )
 from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.study_records import LoaderSpec, Loading, TrainingResult, TrainingSpec
 from bsprobe.variants import Variant
 
 
@@ -51,6 +52,22 @@ class Fitted:
     """From the worker: one answer of as many as there are variants times cards."""
 
     fit: CardFit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """To the worker: make a training, or go on with it from its checkpoint."""
+
+    spec: TrainingSpec
+    checkpoint: str
+    """The file that the training is kept in until it ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureLoading:
+    """To the worker: sweep the settings of the data loader."""
+
+    spec: LoaderSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +107,27 @@ class TrialDone:
     """Whether memory is back where it was, so that another trial may run in this process."""
 
 
-Message = OpenDevice | RunTrial | FitCards | Ready | Refused | Progress | TrialDone | Fitted
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingDone:
+    """From the worker: how a training ended. Exactly one of result and failure is there."""
+
+    outcome: Outcome
+    result: TrainingResult | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadingDone:
+    """From the worker: what the sweep says. Exactly one of result and failure is there."""
+
+    outcome: Outcome
+    result: Loading | None = None
+    failure: Failure | None = None
+
+
+Request = OpenDevice | RunTrial | FitCards | Train | MeasureLoading
+Answer = TrialDone | TrainingDone | LoadingDone
+Message = Request | Answer | Fitted | Ready | Refused | Progress
 _KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 

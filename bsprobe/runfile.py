@@ -6,8 +6,8 @@ from pathlib import Path
 from bsprobe.errors import FileError
 from bsprobe.files import file_errors, write_atomically
 from bsprobe.journal import NAME as JOURNAL_NAME
-from bsprobe.journal import check_version, damaged
-from bsprobe.records import Run
+from bsprobe.jsonlines import check_version, damaged
+from bsprobe.records import SCHEMA_VERSION, Run
 from bsprobe.serialization import MalformedError, from_json, to_json
 
 NAME = "run.json"
@@ -44,7 +44,7 @@ def load_run(path: Path) -> Run:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise damaged(path, "it is not JSON") from error
-    check_version(path, value)
+    check_version(path, value, SCHEMA_VERSION)
     try:
         return from_json(Run, value)
     except MalformedError as error:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.failures import Certainty, Outcome, classify
 from bsprobe.gpus import Gpu
 from bsprobe.messages import (
+    Answer,
     FitCards,
     Fitted,
     Message,
@@ -28,6 +30,7 @@ from bsprobe.messages import (
     Progress,
     Ready,
     Refused,
+    Request,
     RunTrial,
     TrialDone,
     decode,
@@ -68,6 +71,14 @@ class _WorkerDiedError(Exception):
 
 class _TimedOutError(Exception):
     pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A worker that died or was killed instead of answering."""
+
+    outcome: Outcome
+    failure: Failure
 
 
 class Worker:
@@ -113,20 +124,37 @@ class Worker:
             DeviceError: The worker refused the trial: a value that only it could check is wrong.
         """
         self.trials_run += 1
+        answer = self.ask(RunTrial(spec=spec), timeout=timeout, on_phase=on_phase)
+        if isinstance(answer, Loss):
+            return TrialDone(outcome=answer.outcome, failure=answer.failure, clean=False)
+        assert isinstance(answer, TrialDone)  # noqa: S101 - what a trial is answered with
+        self.is_clean = answer.clean
+        return answer
+
+    def ask(self, request: Request, *, timeout: float, on_phase: ReportPhase) -> "Answer | Loss":
+        """Have the worker do something; its death, whatever the manner, is an answer too.
+
+        Args:
+            request: What to do.
+            timeout: Seconds it may take; then the worker is killed.
+            on_phase: Told what the worker is doing.
+
+        Raises:
+            DeviceError: The worker refused: a value that only it could check is wrong.
+        """
         phase = "building"
         deadline = time.monotonic() + timeout
         try:
-            self._send(RunTrial(spec=spec))
+            self._send(request)
             while True:
                 message = self._receive(deadline)
                 if isinstance(message, Progress):
                     phase = message.phase
                     on_phase(phase)
-                elif isinstance(message, TrialDone):
-                    self.is_clean = message.clean
-                    return message
                 elif isinstance(message, Refused):
                     raise DeviceError(message.message, hint=message.hint)
+                elif isinstance(message, Answer):
+                    return message
         except _TimedOutError:
             return self._lost(Outcome.TIMED_OUT, f"no end after {timeout:.0f} s", "time-out", phase)
         except _WorkerDiedError as death:
@@ -258,11 +286,11 @@ class Worker:
         phase: str,
         *,
         certainty: Certainty = Certainty.CERTAIN,
-    ) -> TrialDone:
+    ) -> Loss:
         self.is_clean = False
         self._kill_group()
         failure = Failure(message=message, certainty=certainty, evidence=evidence, phase=phase)
-        return TrialDone(outcome=outcome, failure=failure, clean=False)
+        return Loss(outcome=outcome, failure=failure)
 
     def _kill_group(self) -> None:
         """Kill the worker's whole session: data-loader processes outlive a killed parent."""

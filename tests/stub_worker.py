@@ -103,6 +103,9 @@ def main() -> None:
             say("Refused", message="no GPU", hint="buy one")
         elif kind == "OpenDevice":
             say("Ready", **READY, device=DEVICES.get(behaviour, CPU))
+        elif behaviour == "answer":
+            sys.stdout.write(sys.argv[2] + "\n")  # whatever was asked
+            sys.stdout.flush()
         else:
             BEHAVIOURS[behaviour]()
 

@@ -12,11 +12,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
     5: "__main__ -> cli",
-    4: "probing -> runner | report | environment",
+    4: "probing | studying -> study_runner -> runner | report | environment",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
-    2: "caveats -> recommend | search | compare",
-    1: "journal | runfile | messages -> records -> variants | failures | gpus",
-    0: "units | files | serialization -> errors",
+    2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | compare",
+    1: "studyfile -> journal | study_journal | runfile | messages -> study_records -> records "
+    "-> variants | failures | gpus",
+    0: "jsonlines -> units | files | serialization -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""
 SIDEWAYS = {
@@ -90,7 +91,9 @@ def test_imports_go_down_the_layers_alone() -> None:
         ("records", "from bsprobe import __version__", True),
         ("search", "def late():\n    import bsprobe.recommend", False),
         ("recommend", "from bsprobe.search import line_through", False),
-        ("runfile", "from bsprobe.journal import damaged", True),
+        ("runfile", "from bsprobe.journal import NAME", True),
+        ("records", "from bsprobe.study_records import Study", False),
+        ("verdict", "from bsprobe.study_plan import final_trainings", True),
         ("journal", "from bsprobe.runfile import NAME", False),
         ("compare", "from bsprobe.search import line_through", False),
         ("runner", "from bsprobe.report import tables", False),

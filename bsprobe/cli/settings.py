@@ -30,8 +30,8 @@ _SUBJECT = (
         metavar="LIST",
         default="deeplabv2-resnet101",
         show_default=True,
-        help="deeplabv2-resnet101, deeplabv2-resnet50, or torchvision:NAME for one of "
-        "torchvision's segmentation models.",
+        help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (a small one, for trying "
+        "things out), or torchvision:NAME for one of torchvision's segmentation models.",
     ),
     click.option(
         "--resolution",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bsprobe.records import Run, Source, Trial, VariantResult
+from bsprobe.records import DeviceInfo, Environment, Run, Source, Trial, VariantResult
 from bsprobe.report import sentences
 from bsprobe.units import format_bytes, format_seconds
 from bsprobe.variants import labels
@@ -26,8 +26,8 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         *[f"![{name}]({name}.png)" for name in plots],
         _advice(run),
         _snippet(snippet),
-        _folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
-        _environment(run),
+        folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
+        environment_section(run.device, run.environment),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -124,7 +124,7 @@ def _snippet(snippet: str | None) -> str:
     if snippet is None:
         return ""
     code = f"```python\n{snippet}```"
-    return "## Train with it\n\nAlso in `snippet.py`.\n\n" + _folded(
+    return "## Train with it\n\nAlso in `snippet.py`.\n\n" + folded(
         "The starred row as Python", code
     )
 
@@ -169,8 +169,8 @@ def _is_new_process(trial: Trial) -> bool:
     return trial.fresh_process and trial.source is Source.MEASURED
 
 
-def _environment(run: Run) -> str:
-    environment, device = run.environment, run.device
+def environment_section(device: DeviceInfo, environment: Environment) -> str:
+    """Where and by what it was made, and the command to make it again."""
     rows = [
         ("device", device.name),
         (
@@ -200,5 +200,6 @@ def _pair(one: bool | None, other: bool | None) -> str | None:  # noqa: FBT001 -
     return f"{'on' if one else 'off'}, {'on' if other else 'off'}"
 
 
-def _folded(title: str, body: str) -> str:
+def folded(title: str, body: str) -> str:
+    """Text behind a line that is clicked on."""
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
