@@ -105,7 +105,6 @@ class Recorder(TorchDispatchMode):
         self._sections: dict[Section, tuple[Event, ...]] = {}
         self._phase = Phase.SETUP
         self._is_updating = False
-        self._micro_batch_start = 0
         # Where in the network each stretch of sequence numbers of autograd nodes was made.
         self._numbers: list[int] = [0]
         self._modules: list[str] = [""]
@@ -140,7 +139,6 @@ class Recorder(TorchDispatchMode):
     def begin(self, phase: Phase) -> None:
         """Say what comes; forward, backward and optimizer then follow each other by themselves."""
         self._phase = phase
-        self._micro_batch_start = len(self._storages)
 
     def end(self, section: Section) -> None:
         """Make a section of everything since the last one."""
@@ -232,7 +230,7 @@ class Recorder(TorchDispatchMode):
         """What the forward pass made and what is still there is there for the backward pass."""
         for index in self._live.values():
             place, kind, size = self._storages[index]
-            if index >= self._micro_batch_start and kind is Kind.TEMPORARY:
+            if kind is Kind.TEMPORARY:
                 self._storages[index] = (place, Kind.SAVED_ACTIVATION, size)
 
     def _enter_module(self, name: str, *_: object) -> None:

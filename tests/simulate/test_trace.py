@@ -530,6 +530,20 @@ def test_what_checkpointing_recomputes_belongs_to_its_module_in_the_backward_pas
     assert {f"layer3.5.conv{i}" for i in (1, 2, 3)} < modules
 
 
+def test_gradients_belong_to_the_same_modules_with_checkpointing() -> None:
+    """Of a network whose recomputation stops inside a module: nothing more is needed."""
+    plain = replace(RESNET50, model="torchvision:lraspp_mobilenet_v3_large")
+
+    def gradients(variant: Variant) -> Counter[tuple[str, str, int]]:
+        return Counter(
+            (place.module, place.operator, size)
+            for place, kind, size in born(StepTracer(variant).record(2))
+            if kind is Kind.GRADIENT
+        )
+
+    assert gradients(replace(plain, checkpointing=Checkpointing.ON)) == gradients(plain)
+
+
 def test_phases_follow_each_other_through_accumulated_micro_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
