@@ -14,7 +14,7 @@ LAYERS = {
     5: "__main__ -> cli",
     4: "probing -> runner | report | environment",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
-    2: "caveats -> recommend | search | compare",
+    2: "caveats -> recommend | search | compare -> comparability | equal_trials -> thresholds",
     1: "journal | runfile | messages -> records -> variants | failures | gpus",
     0: "units | files | serialization -> errors",
 }

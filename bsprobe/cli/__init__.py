@@ -3,6 +3,7 @@
 import click
 
 from bsprobe import __version__
+from bsprobe.cli.compare import compare
 from bsprobe.cli.data import data
 from bsprobe.cli.report import report
 from bsprobe.cli.run import run
@@ -15,5 +16,5 @@ def bsprobe() -> None:
     """Find the batch size a GPU really trains with, and what to train with then."""
 
 
-for command in (run, report, data, sample_data):
+for command in (run, report, compare, data, sample_data):
     bsprobe.add_command(command)
