@@ -6,16 +6,18 @@ settings, then one trial a line, each flushed to the disk before the next trial 
 
 import json
 import os
+import reprlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from bsprobe.consistency import check_figures
 from bsprobe.errors import FileError
 from bsprobe.files import file_errors
 from bsprobe.records import SCHEMA_VERSION, DeviceInfo, Environment, Settings, Trial
-from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
 
 if sys.platform != "win32":
     import fcntl
@@ -84,13 +86,14 @@ class Journal:
         try:
             journal._lock()
             contents = journal._read()
+            if contents is None:
+                with file_errors(path):
+                    path.unlink()  # while it is locked: nobody may begin to write to it now
         except BaseException:
             journal._file.close()
             raise
         if contents is None:
             journal._file.close()
-            with file_errors(path):
-                path.unlink()
             return None
         return journal, contents
 
@@ -134,11 +137,15 @@ class Journal:
             return  # two runs into one folder are then not noticed
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, another run may have taken an empty journal away.
+            is_ours = os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
         except OSError:
+            is_ours = False
+        if not is_ours:
             raise FileError(
                 f"another bsprobe run is writing to {self._path.parent}",
                 hint="wait for it, or give another --out",
-            ) from None
+            )
 
 
 def read_journal(folder: Path) -> Contents:
@@ -164,10 +171,13 @@ def _contents(path: Path, data: bytes) -> Contents | None:
     check_version(path, values[0])
     try:
         header = from_json(Header, values[0])
+        check_figures(header)
         trials = tuple(
             from_json(Trial, value, place=f"line {number}")
             for number, value in enumerate(values[1:], start=2)
         )
+        for number, trial in enumerate(trials, start=2):
+            check_figures(trial, place=f"line {number}")
     except MalformedError as error:
         raise damaged(path, str(error)) from error
     return Contents(header=header, trials=trials, complete_bytes=len(data) - len(rest))
@@ -180,9 +190,10 @@ def check_version(path: Path, value: Any) -> None:
         FileError: It was.
     """
     version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
+        found = reprlib.repr(version)
         raise FileError(
-            f"{path} has schema version {version!r}; this bsprobe reads {SCHEMA_VERSION}",
+            f"{path} has schema version {found}; this bsprobe reads {SCHEMA_VERSION}",
             hint="use the bsprobe that wrote it, or run again",
         )
 
@@ -194,6 +205,6 @@ def damaged(path: Path, what: str) -> FileError:
 
 def _parse(path: Path, number: int, line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"line {number} is not JSON") from error
+        return parse_json(line)
+    except MalformedError as error:
+        raise damaged(path, f"line {number}: {error}") from error

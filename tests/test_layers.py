@@ -15,7 +15,7 @@ LAYERS = {
     4: "probing -> runner | report | environment",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
     2: "caveats -> recommend | search | compare -> comparability | equal_trials -> thresholds",
-    1: "journal | runfile | messages -> records -> variants | failures | gpus",
+    1: "journal | runfile | messages -> consistency -> records -> variants | failures | gpus",
     0: "units | files | serialization -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""
