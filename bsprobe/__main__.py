@@ -14,6 +14,7 @@ from bsprobe.errors import BsprobeError
 _USAGE = 2
 _OUR_BUG = 101
 _INTERRUPTED = 130
+_ROOM = "make room on this machine (disk, memory, processes), then try again"
 
 
 def main() -> None:
@@ -34,8 +35,8 @@ def _exit_code() -> int:
         return _complain(error.format_message(), hint, _USAGE)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", None, _INTERRUPTED)
-    except OSError as error:  # standard output's: about files, FileErrors are raised
-        return _lost_output(error)
+    except OSError as error:  # standard output, processes; about files, FileErrors are raised
+        return _refused_by_system(error)
     except Exception:  # noqa: BLE001 - the last place before a user would see a bare traceback
         traceback.print_exc()
         return _complain("this is a bug in bsprobe", "please report it with the above", _OUR_BUG)
@@ -49,14 +50,14 @@ def _complain(message: str, hint: str | None, code: int) -> int:
     return code
 
 
-def _lost_output(error: OSError) -> int:
-    """Nobody reads what we print, or nothing can be written any more."""
+def _refused_by_system(error: OSError) -> int:
+    """Nobody reads what we print, or the machine has no room left, for output or processes."""
     # Python must not try, and complain, again at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
         return 0  # whoever read our output has seen enough
     what = f"{error.filename}: " if error.filename else ""
-    return _complain(f"{what}{error.strerror or error}", "is the disk full?", _USAGE)
+    return _complain(f"{what}{error.strerror or error}", _ROOM, _USAGE)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -99,7 +99,10 @@ def test_a_full_disk_behind_standard_output_is_one_clear_line(reference: Path) -
         )
     assert (done.returncode, done.stderr) == (
         2,
-        "error: No space left on device\nhint: is the disk full?\n",
+        (
+            "error: No space left on device\n"
+            "hint: make room on this machine (disk, memory, processes), then try again\n"
+        ),
     )
 
 
