@@ -7,6 +7,7 @@ settings, then one trial a line, each flushed to the disk before the next trial 
 from dataclasses import dataclass
 from pathlib import Path
 
+from bsprobe.consistency import check_figures
 from bsprobe.jsonlines import JsonLines, parse_lines
 from bsprobe.records import SCHEMA_VERSION, DeviceInfo, Environment, Settings, Trial
 
@@ -41,7 +42,9 @@ class Journal(JsonLines[Header, Trial, Contents]):
     @classmethod
     def parse(cls, path: Path, data: bytes) -> Contents | None:
         """What the bytes of a journal say, None without a whole first line."""
-        parsed = parse_lines(path, data, header=Header, entry=Trial, version=SCHEMA_VERSION)
+        parsed = parse_lines(
+            path, data, header=Header, entry=Trial, version=SCHEMA_VERSION, check=check_figures
+        )
         if parsed is None:
             return None
         header, trials, complete_bytes = parsed

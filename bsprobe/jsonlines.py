@@ -6,6 +6,7 @@ cut off while it was written is left out when the file is read, and written over
 
 import json
 import os
+import reprlib
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
 from bsprobe.errors import FileError
 from bsprobe.files import file_errors
-from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
 
 if sys.platform != "win32":
     import fcntl
@@ -25,6 +26,13 @@ class HasLength(Protocol):
     @property
     def complete_bytes(self) -> int:
         """Length of the whole lines; what follows was cut off while it was written."""
+
+
+class Check(Protocol):
+    """Refuses a record that cannot be; `consistency.check_figures`."""
+
+    def __call__(self, record: Any, *, place: str = ...) -> None:
+        """Raise MalformedError, or do nothing."""
 
 
 Header = TypeVar("Header")
@@ -85,13 +93,14 @@ class JsonLines(Generic[Header, Entry, Contents]):
         try:
             journal._lock()
             contents = journal._read()
+            if contents is None:
+                with file_errors(path):
+                    path.unlink()  # while it is locked: nobody may begin to write to it now
         except BaseException:
             journal._file.close()
             raise
         if contents is None:
             journal._file.close()
-            with file_errors(path):
-                path.unlink()
             return None
         return journal, contents
 
@@ -151,17 +160,35 @@ class JsonLines(Generic[Header, Entry, Contents]):
             return  # two runs into one folder are then not noticed
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, another run may have taken an empty journal away.
+            is_ours = os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
         except OSError:
+            is_ours = False
+        if not is_ours:
             raise FileError(
                 f"another bsprobe run is writing to {self._path.parent}",
                 hint="wait for it, or give another --out",
-            ) from None
+            )
 
 
 def parse_lines(
-    path: Path, data: bytes, *, header: type[Header], entry: type[Entry], version: int
+    path: Path,
+    data: bytes,
+    *,
+    header: type[Header],
+    entry: type[Entry],
+    version: int,
+    check: Check | None = None,
 ) -> tuple[Header, tuple[Entry, ...], int] | None:
     """The header, the entries and the length of the whole lines; None without a whole header.
+
+    Args:
+        path: For the messages.
+        data: The bytes of the file.
+        header: What the first line is.
+        entry: What all others are.
+        version: The schema version that is known.
+        check: Looks at each line's record, and raises MalformedError where it cannot be.
 
     Raises:
         FileError: A whole line is damaged, or the file is of another version.
@@ -177,6 +204,10 @@ def parse_lines(
             from_json(entry, value, place=f"line {number}")
             for number, value in enumerate(values[1:], start=2)
         )
+        if check is not None:
+            check(first)
+            for number, each in enumerate(entries, start=2):
+                check(each, place=f"line {number}")
     except MalformedError as error:
         raise damaged(path, str(error)) from error
     return first, entries, len(data) - len(rest)
@@ -189,9 +220,10 @@ def check_version(path: Path, value: Any, known: int) -> None:
         FileError: It was.
     """
     version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != known:
+    if type(version) is not int or version != known:
+        found = reprlib.repr(version)
         raise FileError(
-            f"{path} has schema version {version!r}; this bsprobe reads {known}",
+            f"{path} has schema version {found}; this bsprobe reads {known}",
             hint="use the bsprobe that wrote it, or run again",
         )
 
@@ -203,6 +235,6 @@ def damaged(path: Path, what: str) -> FileError:
 
 def _parse(path: Path, number: int, line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, f"line {number} is not JSON") from error
+        return parse_json(line)
+    except MalformedError as error:
+        raise damaged(path, f"line {number}: {error}") from error

@@ -15,7 +15,7 @@ from bsprobe.records import (
     Measurement,
     TrialSpec,
 )
-from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
 from bsprobe.study_records import LoaderSpec, Loading, TrainingResult, TrainingSpec
 from bsprobe.variants import Variant
 
@@ -144,9 +144,9 @@ def decode(line: bytes) -> Message:
         MalformedError: The line is no message.
     """
     try:
-        body = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"not JSON: {line[:80]!r}") from error
+        body = parse_json(line)
+    except MalformedError as error:
+        raise MalformedError(f"{error}: {line[:80]!r}") from error
     kind = body.pop("kind", None) if isinstance(body, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         raise MalformedError(f"not a message: {line[:80]!r}")

@@ -143,7 +143,7 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
         is_clean = device.info.source is Source.PREDICTED
         return TrialDone(outcome=measurement.outcome, failure=measurement.failure, clean=is_clean)
     outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
-    return TrialDone(outcome=outcome, measurement=measurement, clean=device.is_clean())
+    return TrialDone(outcome=outcome, measurement=measurement, clean=_is_clean(device))
 
 
 def _train(device: Device, place: Place, message: Train, channel: _Channel) -> TrainingDone:
@@ -219,6 +219,14 @@ def _attempt(
         device.lift_limit()
         outcome, failure = _describe(error, phase)
         return _Failed(outcome=outcome, failure=failure)
+
+
+def _is_clean(device: Device) -> bool:
+    """Whether the device takes another trial; one that is gone by now has measured all the same."""
+    try:
+        return device.is_clean()
+    except Exception:  # noqa: BLE001 - the worker's boundary: what was measured must not be lost
+        return False
 
 
 def _describe(error: Exception, phase: str) -> tuple[Outcome, Failure]:

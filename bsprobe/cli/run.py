@@ -106,6 +106,7 @@ def _probe(start: _Start) -> tuple[Run, Path]:
     from bsprobe.records import SCHEMA_VERSION
     from bsprobe.report.folder import given_folder, new_folder, run_name
     from bsprobe.report.progress import TrialProgress
+    from bsprobe.runfile import save_run
     from bsprobe.runner import TrialRunner
 
     settings = start.settings
@@ -147,6 +148,7 @@ def _probe(start: _Start) -> tuple[Run, Path]:
                     listener=progress,
                     known=known,
                 ).run(header.environment)
+                save_run(made, folder)  # while the journal is locked against a second run
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 "interrupted; every finished trial is kept",
@@ -167,9 +169,7 @@ def _require_same_device(before: Any, now: Any, folder: Path) -> None:
 def _write(finished: Run, folder: Path) -> None:
     from bsprobe.report import terminal
     from bsprobe.report.write import write_report
-    from bsprobe.runfile import save_run
 
-    save_run(finished, folder)
     click.echo(terminal.render(finished))
     write_report(finished, folder)
     click.echo(f"Wrote {folder}/   Next: read {folder}/report.md")
