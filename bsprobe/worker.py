@@ -108,7 +108,7 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
         raise  # nobody's bug, and no verdict on the batch: the run must stop and say so
     except Exception as error:  # noqa: BLE001 - the one place where any failure becomes data
         device.lift_limit()
-        outcome, failure = _describe(error, phase)
+        outcome, failure = describe_failure(error, phase)
         # A simulated failure leaves nothing behind; after a real one nobody can be sure.
         is_clean = device.info.source is Source.PREDICTED
         return TrialDone(outcome=outcome, failure=failure, clean=is_clean)
@@ -116,7 +116,8 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
     return TrialDone(outcome=outcome, measurement=measurement, clean=device.is_clean())
 
 
-def _describe(error: Exception, phase: str) -> tuple[Outcome, Failure]:
+def describe_failure(error: Exception, phase: str) -> tuple[Outcome, Failure]:
+    """What a trial died of, as a record; `phase` is what it was doing."""
     message = str(error).strip() or type(error).__name__
     verdict = classify(types=[kind.__name__ for kind in type(error).__mro__], message=message)
     return verdict.outcome, Failure(
