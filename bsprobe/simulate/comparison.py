@@ -1,23 +1,20 @@
 """Predicted requests held against recorded ones: the same sizes, in the same order, for as long.
 
 The two sequences are aligned section by section, so that a request that one of them lacks does not
-make all that follow it different. Of neighbours of one size the first is taken for the one that is
-lacking: which of them it is, only their lifetimes can tell.
+make all that follow it different. Which of some neighbours of one size is lacking cannot be
+told from their sizes: then one of them is named, and others may seem to live longer or shorter.
 """
 
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from enum import StrEnum
 from itertools import zip_longest
 
+from bsprobe.simulate.alignment import Pair, common
 from bsprobe.simulate.requests import PredictedRequests, Request
 from bsprobe.simulate.timeline import Section
 from bsprobe.units import format_bytes
-
-Pair = tuple[int, int]
-"""Numbers of a predicted and a recorded request."""
 
 
 class Kind(StrEnum):
@@ -101,21 +98,23 @@ def _aligned(
 
     Where as many stand in place of others, they are taken for the same with another size.
     """
-    mine = [number for number, each in enumerate(ours) if each.section is section]
+    mine = [(n, each.size_bytes) for n, each in enumerate(ours) if each.section is section]
     theirs = [
-        number
-        for number, each in enumerate(recorded)
-        if each is not None and each.section is section
+        (n, each.size_bytes) for n, each in enumerate(recorded) if each and each.section is section
     ]
-    matcher = SequenceMatcher(
-        None, [_size(ours[i]) for i in mine], [_size(recorded[j]) for j in theirs], autojunk=False
-    )
-    for _, start, end, their_start, their_end in matcher.get_opcodes():
-        yield from zip_longest(mine[start:end], theirs[their_start:their_end])
+    start, their_start = 0, 0
+    for end, their_end in common([size for _, size in mine], [size for _, size in theirs]):
+        yield from _side_by_side(mine[start:end], theirs[their_start:their_end])
+        yield mine[end][0], theirs[their_end][0]
+        start, their_start = end + 1, their_end + 1
+    yield from _side_by_side(mine[start:], theirs[their_start:])
 
 
-def _size(request: Request | None) -> int:
-    return -1 if request is None else request.size_bytes
+def _side_by_side(
+    mine: Sequence[Pair], theirs: Sequence[Pair]
+) -> Iterator[tuple[int | None, int | None]]:
+    for one, other in zip_longest(mine, theirs):
+        yield None if one is None else one[0], None if other is None else other[0]
 
 
 def _is_same(mine: Request | None, theirs: Request | None) -> bool:
