@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -12,8 +11,10 @@ from truth_records import Machine, TruthTrial
 
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.errors import UsageError
+from bsprobe.failures import Outcome
 from bsprobe.gpus import Gpu, custom_gpu, find_gpu
-from bsprobe.records import Measurement
+from bsprobe.records import Boundary, Measurement, Run, TrialSpec
+from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.comparison import Comparison, compare
 from bsprobe.simulate.history import load_history
@@ -22,18 +23,20 @@ from bsprobe.simulate.requests import predicted_requests, recorded_requests
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
+from bsprobe.variants import Variant
+from bsprobe.worker import describe_failure
 
 _FIRST_WITHOUT_KEPT_CUBLAS = (2, 15)
 
 
 def gpu_of(machine: Machine) -> Gpu:
-    """The card of the catalogue that the machine has, with the memory that this one really has.
+    """The card of the catalogue that the machine has: what `--gpu NAME` would predict for.
 
-    A card that the catalogue lacks is a custom one, with what lies outside the allocator estimated.
+    One that the catalogue lacks is a custom card, with what lies outside the allocator estimated.
     """
     device = machine.device
     try:
-        return replace(find_gpu(device.name), total_bytes=device.total_bytes)
+        return find_gpu(device.name)
     except UsageError:
         capability = device.compute_capability
         assert capability is not None  # noqa: S101 - every CUDA device has one
@@ -48,6 +51,37 @@ def predicted_measurement(trial: TruthTrial, device: SimulatedDevice) -> Measure
     """
     with _allocator_settings(trial.allocator_settings):
         return device.run_trial(trial.spec, lambda _: None)
+
+
+def predicted_boundary(run: Run, variant: Variant, device: SimulatedDevice) -> Boundary:
+    """The boundary of one variant of a recorded run as the ordinary search predicts it."""
+    settings = run.settings
+
+    def measure(batch: int, process: Process) -> Probe:
+        del process  # a simulated card begins empty in every trial
+        spec = TrialSpec(
+            variant=variant,
+            batch_size=batch,
+            warmup_steps=settings.warmup_steps,
+            measured_steps=settings.measured_steps,
+            evaluation_resolution=settings.evaluation_resolution,
+        )
+        try:
+            measured = device.run_trial(spec, lambda _: None)
+        except (MemoryError, RuntimeError, ValueError) as error:
+            outcome, failure = describe_failure(error, "simulation")
+            return Probe(outcome=outcome, fresh=True, detail=failure.message)
+        has_retried = measured.allocator_retries > 0
+        return Probe(
+            outcome=Outcome.FITS_WITH_RETRIES if has_retried else Outcome.FITS,
+            peak_bytes=measured.peak_bytes,
+            fresh=True,
+        )
+
+    with _allocator_settings(run.environment.cuda_alloc_conf or ""):
+        return find_boundary(
+            measure, capacity_bytes=device.info.capacity_bytes, max_batch=settings.max_batch
+        )
 
 
 def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
@@ -113,7 +147,9 @@ def _sections(
 
 @contextmanager
 def _allocator_settings(settings: str) -> Iterator[None]:
-    with mock.patch.dict(os.environ, PYTORCH_CUDA_ALLOC_CONF=settings):
+    """Both names of PyTorch's variable, for the simulated card reads it as PyTorch does."""
+    both = {"PYTORCH_CUDA_ALLOC_CONF": settings, "PYTORCH_ALLOC_CONF": settings}
+    with mock.patch.dict(os.environ, both):
         yield
 
 
