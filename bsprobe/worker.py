@@ -217,7 +217,7 @@ def _attempt(
         raise  # nobody's bug, and no verdict on the batch: the run must stop and say so
     except Exception as error:  # noqa: BLE001 - the one place where any failure becomes data
         device.lift_limit()
-        outcome, failure = _describe(error, phase)
+        outcome, failure = describe_failure(error, phase)
         return _Failed(outcome=outcome, failure=failure)
 
 
@@ -229,7 +229,8 @@ def _is_clean(device: Device) -> bool:
         return False
 
 
-def _describe(error: Exception, phase: str) -> tuple[Outcome, Failure]:
+def describe_failure(error: Exception, phase: str) -> tuple[Outcome, Failure]:
+    """What a trial died of, as a record; `phase` is what it was doing."""
     message = str(error).strip() or type(error).__name__
     verdict = classify(types=[kind.__name__ for kind in type(error).__mro__], message=message)
     return verdict.outcome, Failure(

@@ -57,3 +57,8 @@ def test_the_example_was_made_by_the_readmes_first_command() -> None:
 def test_every_file_the_readme_links_to_exists() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_quotes_how_accurate_predictions_are() -> None:
+    report = (ROOT / "reports" / "accuracy.md").read_text(encoding="utf-8")
+    assert f"[{report.splitlines()[0].removeprefix('# ')}](reports/accuracy.md)" in README
