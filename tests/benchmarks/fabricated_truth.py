@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from builders import DEVICE, ENVIRONMENT, ran, settings
+from builders import DEVICE, ENVIRONMENT, broke, ran, settings
 from fabricated import fabricated
 from tiny_networks import VARIANT
 from truth_records import (
@@ -123,7 +123,7 @@ def write_boundary(folder: Path, largest: int) -> None:
         environment=replace(ENVIRONMENT, cuda_alloc_conf=None),
         device=replace(DEVICE, limit_bytes=LIMIT, capacity_bytes=LIMIT),
         settings=settings(VARIANT, max_batch=4096),
-        trials=(ran(largest, variant=VARIANT),),
+        trials=(ran(largest, variant=VARIANT), broke(largest + 1, variant=VARIANT)),
         results=(
             VariantResult(
                 variant=VARIANT,
