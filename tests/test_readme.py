@@ -10,7 +10,8 @@ from bsprobe.studyfile import load_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLE = ROOT / "reports" / "cpu-500mib-deeplabv2-resnet50-64x128"
+PREDICTED = ROOT / "reports" / "predicted-rtx-3090-deeplabv2-resnet101-512x1024"
+MEASURED = ROOT / "reports" / "cpu-500mib-deeplabv2-resnet50-64x128"
 STUDY = ROOT / "reports" / "study-cpu-deeplabv2-mini-64x128"
 
 
@@ -24,18 +25,19 @@ def test_ci_runs_the_readmes_test_command_as_it_stands() -> None:
 
 
 def examples() -> list[str]:
-    """What the two commands print, as the README shows it."""
+    """What commands print, as the README shows it."""
     return re.findall(r"```text\n(.*?)\n```", README, re.DOTALL)
 
 
-def test_the_example_is_what_its_run_prints() -> None:
-    assert examples()[0] == terminal.render(load_run(EXAMPLE)).rstrip("\n")
+def test_the_examples_are_what_their_runs_print() -> None:
+    printed = [terminal.render(load_run(folder)).rstrip("\n") for folder in (PREDICTED, MEASURED)]
+    assert examples()[:2] == printed
 
 
 def test_the_study_is_what_it_prints_without_its_notes() -> None:
     printed = study_terminal.render(load_study(STUDY))
 
-    assert examples()[1:] == [printed.partition("\n\nNote")[0]]
+    assert examples()[2:] == [printed.partition("\n\nNote")[0]]
 
 
 def test_the_study_was_made_by_the_readmes_command_and_learns() -> None:
@@ -49,9 +51,11 @@ def test_the_study_was_made_by_the_readmes_command_and_learns() -> None:
         assert last.mean_iou > 5 * training.result.chance.mean_iou
 
 
-def test_the_example_was_made_by_the_readmes_first_command() -> None:
-    typed = commands()[0].split(".venv/bin/bsprobe ")[1]
-    assert load_run(EXAMPLE).environment.command == f"bsprobe {typed}"
+def test_the_examples_were_made_by_the_commands_above_them() -> None:
+    first = commands()[0].split(".venv/bin/")[1]
+    made_by = [load_run(folder).environment.command for folder in (PREDICTED, MEASURED)]
+    assert made_by[0] == first
+    assert made_by[1] in commands()
 
 
 def test_every_file_the_readme_links_to_exists() -> None:

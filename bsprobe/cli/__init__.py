@@ -3,6 +3,7 @@
 import click
 
 from bsprobe import __version__
+from bsprobe.cli.ci import ci
 from bsprobe.cli.compare import compare
 from bsprobe.cli.data import data
 from bsprobe.cli.gpus import gpus
@@ -18,5 +19,5 @@ def bsprobe() -> None:
     """Find the batch size a GPU really trains with, and what to train with then."""
 
 
-for command in (run, gpus, study, report, compare, data, sample_data):
+for command in (run, gpus, study, report, compare, ci, data, sample_data):
     bsprobe.add_command(command)

@@ -42,14 +42,14 @@ def run(
     if dry_run:
         click.echo(_plan_text(asked, out))
         return
-    start = _resumed(ctx, asked, out) if resume else _Start(settings=asked, folder=out)
+    start = _resumed(ctx, asked, out) if resume else Start(settings=asked, folder=out)
     _warn(start.settings)
-    finished, folder = _probe(start)
+    finished, folder = probe(start)
     _write(finished, folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Start:
+class Start:
     """Where a run begins: from nothing, or from a journal."""
 
     settings: Settings
@@ -58,14 +58,14 @@ class _Start:
     """The open `journal.Journal` and its `journal.Contents`, or None."""
 
 
-def _resumed(ctx: click.Context, asked: Settings, out: Path | None) -> _Start:
+def _resumed(ctx: click.Context, asked: Settings, out: Path | None) -> Start:
     """Where to go on: with the journal's settings, if nothing typed contradicts them."""
     from bsprobe import journal
 
     folder = out or _newest_unfinished()
     resumed = journal.Journal.resume(folder)
     if resumed is None:
-        return _Start(settings=asked, folder=folder)
+        return Start(settings=asked, folder=folder)
     _, contents = resumed
     before = contents.header.settings
     for option, facet in FACETS.items():
@@ -79,7 +79,7 @@ def _resumed(ctx: click.Context, asked: Settings, out: Path | None) -> _Start:
     # A limit that was derived from what was free then must not move while the run goes on.
     limit = contents.header.device.limit_bytes
     fixed = replace(before, device=replace(before.device, memory_limit_bytes=limit))
-    return _Start(settings=fixed, folder=folder, resumed=resumed)
+    return Start(settings=fixed, folder=folder, resumed=resumed)
 
 
 def _newest_unfinished() -> Path:
@@ -97,7 +97,7 @@ def _newest_unfinished() -> Path:
     return max(found, key=lambda folder: (folder / journal.NAME).stat().st_mtime)
 
 
-def _probe(start: _Start) -> tuple[Run, Path]:
+def probe(start: Start) -> tuple[Run, Path]:
     """Open the device and make the run; whatever stops it leaves the journal behind."""
     from rich.console import Console
 

@@ -1,0 +1,65 @@
+"""`bsprobe ci`: predict the matrix of a baseline again, and compare."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from bsprobe.cli.comparing import compare_and_show, comparison_options
+from bsprobe.cli.run import Start, probe
+from bsprobe.errors import UsageError
+from bsprobe.gpus import DEFAULT_GPU, find_gpu
+from bsprobe.records import Run, Settings, Source
+from bsprobe.thresholds import Threshold
+
+
+@click.command()
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The run.json of a predicted run (or its folder): `bsprobe run --gpu NAME` makes one.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the report; new or empty.  [default: reports/predicted-DEVICE-MODEL-SIZE]",
+)
+@comparison_options
+@click.pass_context
+def ci(
+    ctx: click.Context,
+    baseline: Path,
+    out: Path | None,
+    thresholds: tuple[Threshold, ...],
+    output: str,
+) -> None:
+    """Predict what a baseline predicted, with the code as it is now, and compare.
+
+    Needs no GPU. Exits with 0 if nothing is worse than allowed, 1 if something is, and 2 if the two
+    cannot be compared: make the baseline anew when PyTorch's minor version changes.
+    """
+    from bsprobe.report.write import write_report
+    from bsprobe.runfile import load_run
+
+    def runs() -> tuple[Run, Run]:
+        before = load_run(baseline)
+        made, folder = probe(Start(settings=_settings_of(before, baseline), folder=out))
+        write_report(made, folder)
+        click.echo(f"Wrote {folder}/", err=True)
+        return before, made
+
+    ctx.exit(compare_and_show(runs, thresholds, output))
+
+
+def _settings_of(before: Run, path: Path) -> Settings:
+    """The baseline's settings, for its card even where this machine has a GPU."""
+    if before.device.source is not Source.PREDICTED:
+        raise UsageError(
+            f"--baseline: {path} was measured, and bsprobe ci predicts",
+            hint="measure again with bsprobe run, then bsprobe compare; or make a predicted "
+            "baseline with bsprobe run --gpu NAME",
+        )
+    device = before.settings.device
+    card = device.gpu or find_gpu(DEFAULT_GPU)
+    return replace(before.settings, device=replace(device, device=None, gpu=card))
