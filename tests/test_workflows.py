@@ -104,11 +104,12 @@ def test_a_runner_of_ones_own_is_not_open_to_forks() -> None:
     assert job["if"] == "github.event.pull_request.head.repo.full_name == github.repository"
 
 
-def test_the_readme_shows_the_steps_of_the_example() -> None:
+def test_the_readme_shows_the_steps_of_the_examples() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
-    example = (ROOT / ".github" / "examples" / "bsprobe-measure.yml").read_text(encoding="utf-8")
-    assert textwrap.indent(block, " " * 6) in example
+    blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    for block, name in zip(blocks, ("predict", "measure"), strict=True):
+        example = ROOT / ".github" / "examples" / f"bsprobe-{name}.yml"
+        assert textwrap.indent(block, " " * 6) in example.read_text(encoding="utf-8")
 
 
 def test_ci_runs_the_scripts_that_are_there() -> None:
