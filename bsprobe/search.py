@@ -3,6 +3,10 @@
 Memory is nearly affine in the batch, so the line through the measured peaks says where the
 boundary should be; the search goes there first and gallops away from it when it is wrong. It ends
 when batch B ran and B+1 failed, each in a process that had run nothing before.
+
+Where a prediction says where the boundary is, the search begins there instead of doubling. It
+believes nothing: a wrong prediction costs trials, at most two more than none would have where
+memory is affine.
 """
 
 from collections.abc import Callable, Sequence
@@ -73,6 +77,30 @@ def line_through(peaks: Sequence[tuple[int, int]]) -> Line | None:
     return Line(fixed_bytes=p1 - slope * b1, per_image_bytes=slope)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What is predicted of a search."""
+
+    largest: int
+    """The largest batch that should run, at least 1."""
+    line: Line | None
+    """Memory against batch as predicted; None where it is not known."""
+
+    @property
+    def half(self) -> int:
+        """Where the prediction is compared with a measurement, well within the memory."""
+        return max(1, self.largest // 2)
+
+    def corrected(self, peak_bytes: int | None) -> int:
+        """The largest batch that should run, given the measured peak of `half`."""
+        if self.line is None or peak_bytes is None or self.line.per_image_bytes <= 0:
+            return self.largest
+        too_high = peak_bytes - self.line.at(self.half)
+        return self.largest - round(too_high / self.line.per_image_bytes)
+
+
+_TRIALS_AFTER_THE_FIRST = 3
+"""With the first one four: as many as a prediction that is off by one may cost."""
 _LARGEST_MINIMUM = 8
 """A model that needs more images than this to run at all has another problem than batch size."""
 
@@ -89,6 +117,7 @@ def find_boundary(
     capacity_bytes: int,
     max_batch: int,
     out_of_time: Callable[[], bool] = lambda: False,
+    expected: Expected | None = None,
 ) -> Boundary:
     """Find the largest batch that runs.
 
@@ -97,10 +126,14 @@ def find_boundary(
         capacity_bytes: What a trial may hold; only steers the search, decides nothing.
         max_batch: The largest batch that may be tried, at least 1.
         out_of_time: Asked before every trial.
+        expected: A prediction to begin with; steers the search as well, and decides nothing.
     """
     ledger = _Ledger(measure, max_batch=max_batch, out_of_time=out_of_time)
     try:
-        _double(ledger)
+        if expected is not None:
+            _follow(ledger, expected, capacity_bytes)
+        if ledger.low is None or ledger.high is None:
+            _double(ledger)
         return _close_in(ledger, capacity_bytes)
     except _StopSearch as stop:
         return stop.boundary
@@ -147,14 +180,18 @@ class _Ledger:
         return batch in self.probes and self.probes[batch].fresh
 
     def line(self) -> Line | None:
-        """Memory against batch as measured so far."""
-        return line_through(
-            [
-                (batch, probe.peak_bytes)
-                for batch, probe in self.probes.items()
-                if probe.outcome is Outcome.FITS and probe.peak_bytes is not None
-            ]
-        )
+        """Memory against batch as measured so far, through points that lie apart.
+
+        Of two neighbours the allocator's rounding would decide about the slope.
+        """
+        peaks = [
+            (batch, probe.peak_bytes)
+            for batch, probe in self.probes.items()
+            if probe.outcome is Outcome.FITS and probe.peak_bytes is not None
+        ]
+        largest = max(peaks, default=(0, 0))
+        apart = [peak for peak in peaks if 2 * peak[0] <= largest[0]]
+        return line_through([*apart, largest] if apart else peaks)
 
     def stop(self, reason: StopReason, detail: str = "") -> _StopSearch:
         """The end of the search, with what is known by then."""
@@ -163,10 +200,48 @@ class _Ledger:
         )
 
 
+def _follow(ledger: _Ledger, expected: Expected, capacity_bytes: int) -> None:
+    """Try what is predicted, as corrected by the first two trials, and its neighbour.
+
+    One trial well below the boundary tells how far the prediction is off; after one at the
+    corrected boundary two measured peaks give the line. Up to two trials more then close the gap.
+    """
+    half = min(expected.half, ledger.max_batch)
+    outcome = ledger.try_batch(half, Process.ANY).outcome
+    if outcome is Outcome.BATCH_TOO_SMALL:
+        ledger.minimum = half + 1
+    if outcome not in RAN:
+        return
+    # Downwards only: from there the measured line leads up.
+    aim = min(expected.corrected(ledger.probes[half].peak_bytes), expected.largest)
+    if expected.largest > 1 and 2 * aim < 3 * half:
+        return  # it is off by a quarter or more: nothing to follow
+    for _ in range(_TRIALS_AFTER_THE_FIRST):
+        low, high = ledger.low, ledger.high
+        assert low is not None  # noqa: S101 - a trial ran
+        if low == ledger.max_batch or (high is not None and high - low == 1):
+            return
+        above = ledger.max_batch if high is None else high - 1
+        batch = min(max(aim, low + 1), above)
+        if ledger.try_batch(batch, Process.FRESH).outcome not in RAN:
+            aim = batch - 1
+            continue
+        line = ledger.line()
+        measured = line.largest_within(capacity_bytes) if line is not None else None
+        # A line is drawn no further beyond its two points than they lie apart.
+        aim = min(max(measured or 0, batch + 1), batch + (batch - low))
+
+
 def _double(ledger: _Ledger) -> None:
-    """Double from the smallest batch the model runs with until a trial fails."""
-    batch = 1
-    while True:
+    """Double from the smallest batch the model runs with until a trial fails.
+
+    What is known from before is not tried again.
+    """
+    low, high = ledger.low, ledger.high
+    if low == ledger.max_batch:
+        raise _max_batch_ran(ledger)
+    batch = ledger.minimum if low is None else min(2 * low, ledger.max_batch)
+    while high is None or batch < high:
         outcome = ledger.try_batch(batch, Process.ANY).outcome
         if outcome is Outcome.BATCH_TOO_SMALL:
             if batch == min(_LARGEST_MINIMUM, ledger.max_batch):
@@ -175,11 +250,14 @@ def _double(ledger: _Ledger) -> None:
         elif outcome not in RAN:
             return
         elif batch == ledger.max_batch:
-            raise ledger.stop(
-                StopReason.MAX_BATCH, f"batch {batch} ran; no larger one was asked for"
-            )
+            raise _max_batch_ran(ledger)
         else:
             batch = min(2 * batch, ledger.max_batch)
+
+
+def _max_batch_ran(ledger: _Ledger) -> _StopSearch:
+    detail = f"batch {ledger.max_batch} ran; no larger one was asked for"
+    return ledger.stop(StopReason.MAX_BATCH, detail)
 
 
 def _close_in(ledger: _Ledger, capacity_bytes: int) -> Boundary:
@@ -193,9 +271,7 @@ def _close_in(ledger: _Ledger, capacity_bytes: int) -> Boundary:
             # A fresh process ran what had failed in a used one: the boundary lies higher.
             assert low is not None  # noqa: S101 - the doubling ended with a failure, since retracted
             if low == ledger.max_batch:
-                raise ledger.stop(
-                    StopReason.MAX_BATCH, f"batch {low} ran; no larger one was asked for"
-                )
+                raise _max_batch_ran(ledger)
             ledger.try_batch(aim.upwards(low), Process.FRESH)
             continue
         floor = ledger.minimum - 1 if low is None else low

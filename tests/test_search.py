@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bsprobe.failures import RAN, Certainty, Outcome
 from bsprobe.records import Boundary, StopReason
-from bsprobe.search import Line, Probe, Process, find_boundary, line_through
+from bsprobe.search import Expected, Line, Probe, Process, find_boundary, line_through
 
 OOM = Outcome.OUT_OF_MEMORY
 ANY, FRESH = Process.ANY, Process.FRESH
@@ -460,3 +460,148 @@ def test_what_a_trial_raises_ends_the_search() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         find_boundary(measure, capacity_bytes=1, max_batch=8)
+
+
+# A search that begins with a prediction.
+
+
+@st.composite
+def cards(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    """(fixed bytes, bytes an image, the largest batch, capacity) of affine memory."""
+    fixed, per_image = draw(st.integers(0, 5000)), draw(st.integers(10, 1000))
+    largest, spare = draw(st.integers(1, 3000)), draw(st.floats(0, 1, exclude_max=True))
+    return fixed, per_image, largest, fixed + per_image * largest + int(per_image * spare)
+
+
+def machine_of(card: tuple[int, int, int, int], *, noise: float = 0.0, seed: int = 0) -> Machine:
+    fixed, per_image, largest, _ = card
+
+    def peak(batch: int) -> int:
+        wobble = random.Random(batch * 7919 + seed).uniform(-noise, noise) * per_image
+        return max(0, fixed + per_image * batch + int(wobble))
+
+    return Machine(up_to(largest), peak=peak)
+
+
+def guided(
+    machine: Machine, expected: Expected, *, capacity: int, max_batch: int = 4096
+) -> Boundary:
+    return find_boundary(machine, capacity_bytes=capacity, max_batch=max_batch, expected=expected)
+
+
+lines = st.none() | st.builds(
+    Line,
+    fixed_bytes=st.floats(0, 20_000),
+    per_image_bytes=st.floats(-10, 3000),
+)
+
+
+@given(
+    card=cards(),
+    expected=st.builds(Expected, largest=st.integers(1, 4096), line=lines),
+    noise=st.floats(0, 5),
+    seed=st.integers(0, 2**32),
+)
+def test_a_prediction_never_changes_the_boundary(
+    card: tuple[int, int, int, int], expected: Expected, noise: float, seed: int
+) -> None:
+    _, _, largest, capacity = card
+    machine = machine_of(card, noise=noise, seed=seed)
+    boundary = guided(machine, expected, capacity=capacity)
+    assert boundary == Boundary(stop=StopReason.PROVEN, largest=largest, first_failure=largest + 1)
+    assert_proven(machine, boundary)
+
+
+@given(
+    card=cards(),
+    off=st.sampled_from([-1, 0, 1]),
+    noise=st.floats(0, 0.1),
+    seed=st.integers(0, 2**32),
+)
+def test_a_prediction_that_is_off_by_one_at_most_takes_four_trials_at_most(
+    card: tuple[int, int, int, int], off: int, noise: float, seed: int
+) -> None:
+    fixed, per_image, largest, capacity = card
+    machine = machine_of(card, noise=noise, seed=seed)
+    line = Line(fixed_bytes=fixed, per_image_bytes=per_image)
+    expected = Expected(largest=max(1, largest + off), line=line)
+    assert_proven(machine, guided(machine, expected, capacity=capacity))
+    assert len(machine.probes) <= 4
+
+
+@given(
+    card=cards(),
+    expected=st.builds(Expected, largest=st.integers(1, 4096), line=lines),
+)
+def test_a_wrong_prediction_costs_two_trials_at_most(
+    card: tuple[int, int, int, int], expected: Expected
+) -> None:
+    *_, capacity = card
+    with_it, without = machine_of(card), machine_of(card)
+    guided(with_it, expected, capacity=capacity)
+    search(without, capacity=capacity)
+    assert len(with_it.probes) <= len(without.probes) + 2
+
+
+def test_a_prediction_is_corrected_by_what_the_first_trial_takes() -> None:
+    # 10 a image, as predicted, but 100 more whatever the batch: 10 images fewer of 100.
+    machine = Machine(up_to(90), peak=lambda batch: 100 + 10 * batch)
+    expected = Expected(largest=100, line=Line(fixed_bytes=0.0, per_image_bytes=10.0))
+    guided(machine, expected, capacity=1000)
+    assert machine.batches == [50, 90, 91]
+
+
+def test_the_slope_is_corrected_by_the_second_trial() -> None:
+    machine = Machine(up_to(120), peak=lambda batch: 10 * batch)
+    expected = Expected(largest=100, line=Line(fixed_bytes=-100.0, per_image_bytes=12.0))
+    guided(machine, expected, capacity=1200)
+    assert machine.batches == [50, 100, 120, 121]
+
+
+def test_a_right_prediction_takes_three_trials() -> None:
+    machine = Machine(up_to(11))
+    guided(machine, Expected(largest=11, line=None), capacity=11)
+    assert machine.batches == [5, 11, 12]
+
+
+def test_a_prediction_far_too_high_leaves_the_ordinary_search_to_it() -> None:
+    machine = Machine(up_to(3))
+    guided(machine, Expected(largest=100, line=None), capacity=3)
+    assert machine.batches[:4] == [50, 1, 2, 4]
+
+
+def test_a_prediction_obeys_the_largest_batch_that_may_be_tried() -> None:
+    for max_batch in (1, 3, 8, 9, 16):
+        machine = Machine(up_to(100))
+        boundary = guided(
+            machine, Expected(largest=16, line=None), capacity=100, max_batch=max_batch
+        )
+        assert (boundary.stop, boundary.largest) == (StopReason.MAX_BATCH, max_batch)
+        assert max(machine.batches) == max_batch
+
+
+def test_a_prediction_of_one_image_where_none_fits() -> None:
+    machine = Machine(up_to(0))
+    boundary = guided(machine, Expected(largest=1, line=None), capacity=1)
+    assert boundary.stop is StopReason.NOTHING_FITS
+    assert machine.batches == [1]
+
+
+def test_a_model_that_needs_two_images_is_found_with_a_prediction_too() -> None:
+    def outcome(batch: int, _: Process) -> Outcome:
+        if batch < 2:
+            return Outcome.BATCH_TOO_SMALL
+        return Outcome.FITS if batch <= 5 else OOM
+
+    for largest in (1, 2, 3, 5, 9):
+        machine = Machine(outcome)
+        boundary = guided(machine, Expected(largest=largest, line=None), capacity=5)
+        assert (boundary.stop, boundary.largest) == (StopReason.PROVEN, 5)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT])
+def test_a_bug_stops_a_predicted_search_as_any_other(outcome: Outcome) -> None:
+    machine = Machine(lambda batch, _: Outcome.FITS if batch < 10 else outcome)
+    boundary = guided(machine, Expected(largest=10, line=None), capacity=10)
+    assert boundary.stop in (StopReason.FAILED, StopReason.TIME)
+    assert boundary.largest == 5
