@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from string import Template
 
-from bsprobe.records import Recommendation, Run, Target, TrainingPlan
+from bsprobe.records import Recommendation, Run, Source, Target, TrainingPlan
 from bsprobe.variants import (
     CudnnBenchmark,
     MemoryFormat,
@@ -149,7 +149,7 @@ def render(run: Run, item: Recommendation) -> str:
         item.plan,
         title=f"{variant.model} at {variant.resolution}, {name}: what bsprobe recommends.",
         answer=f"{run.device.source.capitalize()} on {run.device.name}: the largest batch that "
-        f"ran is {item.largest}.",
+        f"{'ran' if run.device.source is Source.MEASURED else 'should run'} is {item.largest}.",
         target=run.settings.target,
         base_updates=str(run.settings.target.base_updates),
         device_kind=run.device.kind,
