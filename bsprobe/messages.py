@@ -1,8 +1,10 @@
 """What parent and worker say to each other: one JSON object a line."""
 
 import json
+import typing
 from dataclasses import dataclass
 
+from bsprobe.explanation import Explanation
 from bsprobe.failures import Outcome
 from bsprobe.records import DataSource, DeviceInfo, DeviceRequest, Failure, Measurement, TrialSpec
 from bsprobe.serialization import MalformedError, from_json, to_json
@@ -24,6 +26,22 @@ class RunTrial:
     """To the worker: run this."""
 
     spec: TrialSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explain:
+    """To the worker: say where the memory of this goes."""
+
+    spec: TrialSpec
+    snapshot: str | None = None
+    """An absolute path to write a memory snapshot to, for PyTorch's own viewer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """From the worker: where the memory goes."""
+
+    explanation: Explanation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +81,8 @@ class TrialDone:
     """Whether memory is back where it was, so that another trial may run in this process."""
 
 
-Message = OpenDevice | RunTrial | Ready | Refused | Progress | TrialDone
-_KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (OpenDevice, RunTrial, Ready, Refused, Progress, TrialDone)
-}
+Message = OpenDevice | RunTrial | Explain | Explained | Ready | Refused | Progress | TrialDone
+_KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}
 
 
 def encode(message: Message) -> bytes:

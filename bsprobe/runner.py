@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -18,8 +18,11 @@ from types import TracebackType
 from typing import Self
 
 from bsprobe.errors import DeviceError, WorkerError
+from bsprobe.explanation import Explanation
 from bsprobe.failures import Certainty, Outcome, classify
 from bsprobe.messages import (
+    Explain,
+    Explained,
     Message,
     OpenDevice,
     Progress,
@@ -67,6 +70,7 @@ class Worker:
         models: tuple[str, ...] = (),
         data: DataSource | None = None,
         command: tuple[str, ...] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
@@ -74,7 +78,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=_environment(),
+            env={**_environment(), **(environment or {})},
             # Its own session: Ctrl-C reaches the parent alone, and the whole group can be killed.
             start_new_session=True,
         )
@@ -126,6 +130,41 @@ class Worker:
                 phase,
                 certainty=verdict.certainty,
             )
+
+    def explain(self, asked: Explain, *, timeout: float, on_phase: ReportPhase) -> Explanation:
+        """Say where the memory of a trial goes.
+
+        Args:
+            asked: What to explain.
+            timeout: Seconds it may take.
+            on_phase: Told what the worker is doing.
+
+        Raises:
+            DeviceError: The worker refused: what was asked for does not run at all.
+            WorkerError: It died of it, or never came to an end.
+        """
+        deadline = time.monotonic() + timeout
+        try:
+            self._send(asked)
+            while True:
+                message = self._receive(deadline)
+                if isinstance(message, Progress):
+                    on_phase(message.phase)
+                elif isinstance(message, Explained):
+                    return message.explanation
+                elif isinstance(message, Refused):
+                    raise DeviceError(message.message, hint=message.hint)
+        except _TimedOutError:
+            self._kill_group()
+            raise WorkerError(
+                f"explaining took longer than {timeout:.0f} s", hint="give a smaller --resolution"
+            ) from None
+        except _WorkerDiedError as death:
+            last = death.last_words.strip().splitlines() or [str(death)]
+            raise WorkerError(
+                f"the worker died while it explained: {last[-1]}",
+                hint="does bsprobe run predict this network?",
+            ) from None
 
     def close(self) -> None:
         """End the worker and everything it started."""
@@ -245,8 +284,9 @@ class TrialRunner:
         timeout: float,
         models: tuple[str, ...] = (),
         data: DataSource | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._start = partial(Worker, request, models=models, data=data)
+        self._start = partial(Worker, request, models=models, data=data, environment=environment)
         self._timeout = timeout
         self._variant: object = None
         self._worker: Worker | None = self._start()
@@ -275,6 +315,12 @@ class TrialRunner:
         if not worker.is_clean:
             self.close()
         return trial
+
+    def explain(self, asked: Explain, *, on_phase: ReportPhase) -> Explanation:
+        """Say where the memory of a trial goes, in a worker of this device."""
+        if self._worker is None:
+            self._worker = self._start()
+        return self._worker.explain(asked, timeout=self._timeout, on_phase=on_phase)
 
     def close(self) -> None:
         """End the current worker, if there is one."""

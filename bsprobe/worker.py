@@ -14,9 +14,11 @@ from typing import BinaryIO
 
 from bsprobe.devices.base import Device
 from bsprobe.devices.selection import open_device
-from bsprobe.errors import BsprobeError
+from bsprobe.errors import BsprobeError, DeviceError
 from bsprobe.failures import Outcome, classify
 from bsprobe.messages import (
+    Explain,
+    Explained,
     Message,
     OpenDevice,
     Progress,
@@ -76,6 +78,8 @@ def main() -> None:
                 channel.send(_ready(device))
             elif isinstance(message, RunTrial) and device is not None:
                 channel.send(_run(device, message.spec, channel))
+            elif isinstance(message, Explain) and device is not None:
+                channel.send(_explain(device, message, channel))
         except BsprobeError as error:
             channel.send(Refused(message=str(error), hint=error.hint))
 
@@ -114,6 +118,30 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
         return TrialDone(outcome=outcome, failure=failure, clean=is_clean)
     outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
     return TrialDone(outcome=outcome, measurement=measurement, clean=device.is_clean())
+
+
+def _explain(device: Device, asked: Explain, channel: _Channel) -> Explained:
+    """Say where the memory of a trial goes."""
+    from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - real ones need none
+    from bsprobe.simulate.playback import KernelLimitError, NoPlanError  # noqa: PLC0415 - as above
+
+    if not isinstance(device, SimulatedDevice):
+        raise DeviceError(
+            f"where the memory goes is predicted, not recorded on {device.info.name}",
+            hint="name the card: bsprobe explain --gpu NAME",
+        )
+
+    def report(now: str) -> None:
+        channel.send(Progress(phase=now))
+
+    path = None if asked.snapshot is None else Path(asked.snapshot)
+    try:
+        return Explained(explanation=device.explain(asked.spec, report, path))
+    except (KernelLimitError, NoPlanError, ValueError) as error:
+        raise DeviceError(
+            f"batch {asked.spec.batch_size} does not run, whatever the memory: {error}",
+            hint="give another --batch",
+        ) from error
 
 
 def _describe(error: Exception, phase: str) -> tuple[Outcome, Failure]:

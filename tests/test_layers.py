@@ -12,10 +12,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
     5: "__main__ -> cli",
-    4: "probing -> runner | report | environment",
+    4: "explaining -> probing -> runner | report | environment",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
-    2: "caveats -> recommend | search | compare",
-    1: "journal | runfile | messages -> records -> variants | failures | gpus",
+    2: "caveats -> recommend | search | compare | remedies",
+    1: "journal | runfile | explanationfile | messages -> explanation -> records -> "
+    "variants | failures | gpus",
     0: "units | files | serialization -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""

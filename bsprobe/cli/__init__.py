@@ -4,6 +4,7 @@ import click
 
 from bsprobe import __version__
 from bsprobe.cli.data import data
+from bsprobe.cli.explain import explain
 from bsprobe.cli.gpus import gpus
 from bsprobe.cli.report import report
 from bsprobe.cli.run import run
@@ -16,5 +17,5 @@ def bsprobe() -> None:
     """Find the batch size a GPU really trains with, and what to train with then."""
 
 
-for command in (run, report, gpus, data, sample_data):
+for command in (run, explain, report, gpus, data, sample_data):
     bsprobe.add_command(command)

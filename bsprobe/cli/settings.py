@@ -22,7 +22,7 @@ from bsprobe.variants import AXES, matrix
 
 _LARGEST_BATCH = 2**20
 _COUNT = click.IntRange(min=1, max=_LARGEST_BATCH)
-_SUBJECT = (
+SUBJECT_OPTIONS = (
     click.option(
         "--model",
         "models",
@@ -189,7 +189,7 @@ _CIRCUMSTANCES = (
 
 def settings_options(command: Command) -> Command:
     """Give a command every option that `settings_from` reads."""
-    for option in reversed((*_SUBJECT, *axis_options(), *_CIRCUMSTANCES)):
+    for option in reversed((*SUBJECT_OPTIONS, *axis_options(), *_CIRCUMSTANCES)):
         command = option(command)
     return command
 
@@ -210,7 +210,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         device=DeviceRequest(
             device=given["device"],
             memory_limit_bytes=given["memory_limit"],
-            gpu=_gpu(given),
+            gpu=asked_gpu(given),
         ),
         target=Target(
             batch=given["target_batch"],
@@ -231,7 +231,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
     )
 
 
-def _gpu(given: Mapping[str, Any]) -> Gpu | None:
+def asked_gpu(given: Mapping[str, Any]) -> Gpu | None:
     """The card to predict for, or None where none is named."""
     name, capacity, capability = given["gpu"], given["capacity"], given["compute_capability"]
     if name is not None and given["device"] is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bsprobe.records import Run, Source, Trial, VariantResult
+from bsprobe.records import DeviceInfo, Environment, Run, Source, Trial, VariantResult
 from bsprobe.report import sentences
 from bsprobe.units import format_bytes, format_seconds
 from bsprobe.variants import labels
@@ -170,7 +170,11 @@ def _is_new_process(trial: Trial) -> bool:
 
 
 def _environment(run: Run) -> str:
-    environment, device = run.environment, run.device
+    return f"## Environment\n\n{environment_table(run.environment, run.device)}"
+
+
+def environment_table(environment: Environment, device: DeviceInfo) -> str:
+    """What is known of the machine and the card, and the command to type again."""
     rows = [
         ("device", device.name),
         (
@@ -191,7 +195,7 @@ def _environment(run: Run) -> str:
         ("started", environment.started_at),
     ]
     known = [(name, value) for name, value in rows if value]
-    return f"## Environment\n\n{table(('', ''), known)}\n\nAgain: `{environment.command}`"
+    return f"{table(('', ''), known)}\n\nAgain: `{environment.command}`"
 
 
 def _pair(one: bool | None, other: bool | None) -> str | None:  # noqa: FBT001 - two facts to print

@@ -21,7 +21,7 @@ from bsprobe.variants import labels
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito 2008: told apart by colour-blind readers, and in grey by the markers below."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -56,13 +56,13 @@ class _End:
 def write_plots(run: Run, folder: Path) -> list[str]:
     """Write the plots there is data for, as SVG and PNG; return their names without suffix."""
     written = []
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for name, figure in (
             ("memory", memory_figure(run)),
             ("throughput", throughput_figure(run)),
         ):
             if figure is not None:
-                _write(figure, folder / name)
+                write_figure(figure, folder / name)
                 written.append(name)
     return written
 
@@ -217,7 +217,8 @@ def _label_ends(axes: Axes, ends: Sequence[_End]) -> None:
         )
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG and PNG beside each other, the same bytes for the same figure."""
     for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": _DPI})):
         data = io.BytesIO()
         figure.savefig(data, format=suffix[1:], **options)

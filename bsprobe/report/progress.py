@@ -18,6 +18,36 @@ class _Status(Protocol):
     def update(self, status: str) -> None: ...
 
 
+class StageProgress:
+    """Shows the stages of something long: a live line in a terminal, a line a stage elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: _Status | None = None
+        self._now = ""
+
+    def on_stage(self, stage: str) -> None:
+        """Something begins that takes seconds."""
+        self.stop()
+        self._now = stage
+        if self._console.is_terminal:
+            self._status = self._console.status(stage, spinner="dots")
+            self._status.start()
+        else:
+            self._console.print(stage, highlight=False, markup=False, soft_wrap=True)
+
+    def on_phase(self, phase: str) -> None:
+        """Say what the worker is doing."""
+        if self._status is not None:
+            self._status.update(f"{self._now}  {phase}")
+
+    def stop(self) -> None:
+        """Take the live line away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
 class TrialProgress:
     """Shows a run as it goes."""
 

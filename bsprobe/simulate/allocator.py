@@ -174,6 +174,11 @@ class CachingAllocator:
         return self._allocated
 
     @property
+    def reserved_bytes(self) -> int:
+        """The memory that is taken from the driver now."""
+        return self._reserved
+
+    @property
     def free_blocks(self) -> Iterator[Block]:
         """The cached blocks, in no particular order."""
         pools = chain(self._large_pools.values(), self._small_pools.values())
