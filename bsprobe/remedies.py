@@ -10,6 +10,7 @@ from bsprobe.variants import (
     AXES,
     Checkpointing,
     CudnnBenchmark,
+    LossAt,
     MemoryFormat,
     Norm,
     OptimizerName,
@@ -39,6 +40,7 @@ _COSTS: dict[str, dict[StrEnum, str]] = {
         OptimizerName.SGD: "another recipe: learning rate and schedule",
         OptimizerName.ADAMW: "another recipe: learning rate and schedule",
     },
+    "loss_at": {LossAt.LOGITS: "another recipe: labels are thinned out to the logits"},
     "cudnn_benchmark": {CudnnBenchmark.OFF: "slower: not the fastest algorithms"},
 }
 """By axis the values that are worth a try, and what is paid for them."""

@@ -44,6 +44,12 @@ def write_explanation_plots(explanation: Explanation, folder: Path) -> list[str]
     return ["step-by-kind", "step-by-module"]
 
 
+def write_kinds_plot(explanation: Explanation, path: Path) -> None:
+    """Write the picture by kind alone, as SVG and PNG; the path is without suffix."""
+    with mpl.rc_context(STYLE):
+        write_figure(kinds_figure(explanation), path)
+
+
 def kinds_figure(explanation: Explanation) -> Figure:
     """Memory over one step by kind, with the phases, the capacity, and what comes next."""
     series = {each.name: each.sizes_bytes for each in explanation.timeline.by_kind}

@@ -1,5 +1,8 @@
 """What an explanation comes to, in the sentences that terminal and markdown share."""
 
+import shlex
+
+from bsprobe.errors import UsageError
 from bsprobe.explanation import (
     NO_MODULE,
     Explanation,
@@ -9,9 +12,10 @@ from bsprobe.explanation import (
     by_kind,
     by_module,
 )
-from bsprobe.records import DeviceInfo
+from bsprobe.gpus import find_gpu
+from bsprobe.records import DeviceInfo, Recommendation, Run
 from bsprobe.units import format_bytes
-from bsprobe.variants import labels
+from bsprobe.variants import AXES, labels
 
 _LEAST_SHARE = 0.01
 """Rows below this share of the peak are shown as one."""
@@ -121,9 +125,32 @@ def batch_words(result: RemedyResult) -> str:
     return f"{number} x N" if result.accumulation_steps > 1 else number
 
 
+def command(run: Run, item: Recommendation) -> str:
+    """The command that explains a recommended row."""
+    variant, device = item.variant, run.device
+    words = ["bsprobe", "explain", *_card(device), "--model", variant.model]
+    words += ["--resolution", str(variant.resolution)]
+    for axis in AXES:
+        value = getattr(variant, axis.field)
+        if value != axis.defaults[0]:
+            words += [axis.option, str(value)]
+    if device.limit_bytes is not None:
+        words += ["--memory-limit", str(device.limit_bytes)]
+    return shlex.join([*words, "--batch", str(item.plan.micro_batch)])
+
+
 def assumed(device: DeviceInfo) -> str:
     """What is added where nobody has named the card."""
     return " (no GPU was named; --gpu NAME for another)" if device.is_assumed else ""
+
+
+def _card(device: DeviceInfo) -> list[str]:
+    """The options that name a card, or describe it where the catalogue does not have it."""
+    try:
+        return ["--gpu", find_gpu(device.name).name]
+    except UsageError:
+        described = ["--gpu", "custom", "--capacity", str(device.total_bytes)]
+        return [*described, "--compute-capability", device.compute_capability or ""]
 
 
 def _together(rows: list[Row]) -> Row:

@@ -1,11 +1,13 @@
 """What happens now, on standard error: a live line in a terminal, a line a trial elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from rich.console import Console
 
+from bsprobe.explanation import Explanation
 from bsprobe.records import Settings, Trial, TrialSpec, VariantResult
 from bsprobe.report import sentences
 from bsprobe.units import format_bytes, format_seconds
@@ -46,6 +48,35 @@ class StageProgress:
         if self._status is not None:
             self._status.stop()
             self._status = None
+
+
+class ExplainedProgress:
+    """Passes everything on, and has each recommendation explained as soon as it is there.
+
+    Args:
+        progress: Who shows the run.
+        explain: Explains a trial, or answers None where it cannot.
+    """
+
+    def __init__(
+        self, progress: "TrialProgress", explain: Callable[[TrialSpec], Explanation | None]
+    ) -> None:
+        self._progress = progress
+        self._explain = explain
+        self.explanations: dict[Variant, Explanation] = {}
+        self.on_variant = progress.on_variant
+        self.on_trial_start = progress.on_trial_start
+        self.on_phase = progress.on_phase
+        self.on_trial = progress.on_trial
+
+    def on_result(self, result: VariantResult) -> None:
+        """Say what a variant came to, and have it explained."""
+        self._progress.on_result(result)
+        item = result.recommendation
+        if item is not None and item.trial is not None and item.trial.ran:
+            spec = replace(item.trial.spec, accumulation_steps=1, data=None)
+            if (found := self._explain(spec)) is not None:
+                self.explanations[result.variant] = found
 
 
 class TrialProgress:
