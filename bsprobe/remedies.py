@@ -73,7 +73,7 @@ def remedies_for(variant: Variant) -> tuple[Remedy, ...]:
             environment=EXPANDABLE,
         ),
         Remedy(
-            name="accumulate micro-batches",
+            name="accumulation",
             command="--target-batch N",
             cost="BatchNorm sees one micro-batch; gradients are held throughout",
             variant=variant,

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 from builders import DEVICE, VARIANT, failure, measurement
+from explanations import EXPLANATION
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bsprobe.failures import Outcome
 from bsprobe.messages import (
+    Explain,
+    Explained,
     Message,
     OpenDevice,
     Progress,
@@ -29,6 +32,8 @@ MESSAGES: tuple[Message, ...] = (
     Ready(device=DEVICE, torch="2.6.0", cuda="12.4", cudnn=None, cpu_threads=8),
     Refused(message='no GPU here: "none"\nat all', hint=None),
     Progress(phase="step 2 of 4 · ü"),
+    Explain(spec=TrialSpec(variant=VARIANT, batch_size=3), snapshot="/some/where/ü.pickle"),
+    Explained(explanation=EXPLANATION),
     TrialDone(outcome=Outcome.FITS, measurement=measurement(), clean=True),
     TrialDone(outcome=Outcome.OUT_OF_MEMORY, failure=failure(), clean=False),
 )
@@ -102,6 +107,8 @@ def test_the_kind_is_the_name_of_the_class() -> None:
         "Ready",
         "Refused",
         "Progress",
+        "Explain",
+        "Explained",
         "TrialDone",
         "TrialDone",
     ]

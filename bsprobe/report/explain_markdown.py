@@ -16,7 +16,14 @@ from bsprobe.report.markdown import environment_table, table
 from bsprobe.report.terminal import WIDTH, aligned
 from bsprobe.units import format_bytes
 
-_REMEDY_COLUMNS = ("change", "largest batch", "saved per image", "peak at batch {}", "cost")
+_REMEDY_COLUMNS = (
+    "change",
+    "largest batch",
+    "per image",
+    "saved per image",
+    "peak at batch {}",
+    "cost",
+)
 
 
 def render(report: ExplanationReport, *, depth: int, plots: Sequence[str]) -> str:
@@ -64,7 +71,7 @@ def render_terminal(report: ExplanationReport) -> str:
                 each.name,
                 sentences.batch_words(each),
                 sentences.saved_per_image(each, found),
-                textwrap.shorten(cost, 38, placeholder=" ..."),
+                textwrap.shorten(cost, 33, placeholder=" ..."),
             )
         )
     verdicts = (sentences.why(report), sentences.what(report), sentences.what_helps(report))
@@ -93,29 +100,32 @@ def _remedies(report: ExplanationReport) -> str:
     found = report.explanation
     batch = found.spec.batch_size
     header = [name.format(batch) for name in _REMEDY_COLUMNS]
-    each_now = format_bytes(found.per_image_bytes) + " an image" if found.scales else "-"
     rows = [
         (
             "as it is",
             f"**{report.boundary.largest or 'none'}**",
-            each_now,
+            format_bytes(found.per_image_bytes) if found.scales else "-",
+            "",
             format_bytes(found.peak_bytes),
             "",
         )
     ]
     for each in report.remedies:
         peak = "-" if each.peak_bytes is None else format_bytes(each.peak_bytes)
+        per_image = "-" if each.per_image_bytes is None else format_bytes(each.per_image_bytes)
         rows.append(
             (
                 f"`{each.command}`",
                 f"**{sentences.batch_words(each)}**",
+                per_image,
                 sentences.saved_per_image(each, found),
                 peak,
                 f"impossible: {each.impossible}" if each.impossible else each.cost,
             )
         )
     return (
-        table(header, rows)
+        # Words read better from the left.
+        table(header, rows).replace("--: |\n", "--- |\n", 1)
         + "\n\nEach change by itself. Where a peak exceeds the card it was played on one without "
         "end. *x N*: micro-batches that are accumulated, so that any multiple can be trained with."
     )

@@ -47,7 +47,18 @@ def why(report: ExplanationReport) -> str:
     if report.boundary.largest is not None and report.boundary.largest > batch:
         return f"{sentence}; {needs}, and runs by giving cached memory back in mid-step."
     missing = format_bytes(found.next_peak_bytes - capacity)
-    return f"{sentence}; {needs}, {missing} more than there is."
+    return f"{sentence}; {needs}, {missing} more than there is.{_fragmentation(found)}"
+
+
+def _fragmentation(found: Explanation) -> str:
+    """What is said of a next batch whose tensors alone would fit."""
+    used = max(found.timeline.next_allocated_bytes, default=0) + found.outside_allocator_bytes
+    if not 0 < used <= found.capacity_bytes:
+        return ""
+    return (
+        f" In use at once would be only {format_bytes(used)}: it fails because free memory lies in "
+        "pieces too small to use."
+    )
 
 
 def what(report: ExplanationReport) -> str:
@@ -82,25 +93,30 @@ def what_helps(report: ExplanationReport) -> str:
         return f"No single change gives a batch larger than {before}."
     free = [each for each in better if each.cost.startswith(_FREE)]
     chosen = {each.command: each for each in (*free[:1], *better[:1])}
-    words = [f"`{each.command}` gives {each.largest} ({each.cost})" for each in chosen.values()]
+    words = [
+        f"`{each.command}` gives {each.largest} ({_price(each.cost)})" for each in chosen.values()
+    ]
     return f"Instead of batch {before}, " + "; ".join(words) + "."
 
 
 def rows_shown(rows: list[Row], found: Explanation) -> list[Row]:
-    """Rows in their order, the small ones of each level and place as one, so that all adds up."""
+    """Rows in their order, the small ones of each level and place as one, so that all adds up.
+
+    The two rests at the end are always shown.
+    """
     shown: list[Row] = []
     small: list[Row] = []
-    for row in rows:
-        if small and row.depth != small[0].depth:
+    for row in rows[:-2]:
+        if small and row.depth > small[0].depth:
+            continue  # a part of a small row
+        if small and row.depth < small[0].depth:
             shown.append(_together(small))
             small = []
-        if row.size_bytes < _LEAST_SHARE * found.peak_bytes and row.name:
+        if row.size_bytes < _LEAST_SHARE * found.peak_bytes:
             small.append(row)
         else:
             shown.append(row)
-    if small:
-        shown.append(_together(small))
-    return shown
+    return [*shown, *([_together(small)] if small else []), *rows[-2:]]
 
 
 def share(row: Row, found: Explanation) -> str:
@@ -142,6 +158,10 @@ def command(run: Run, item: Recommendation) -> str:
 def assumed(device: DeviceInfo) -> str:
     """What is added where nobody has named the card."""
     return " (no GPU was named; --gpu NAME for another)" if device.is_assumed else ""
+
+
+def _price(cost: str) -> str:
+    return f"costs nothing{cost.removeprefix(_FREE)}" if cost.startswith(_FREE) else cost
 
 
 def _card(device: DeviceInfo) -> list[str]:
