@@ -3,12 +3,17 @@
 import re
 from pathlib import Path
 
-from bsprobe.report import terminal
+from bsprobe.explanationfile import load_explanation
+from bsprobe.report import explain_markdown, terminal
+from bsprobe.report.explain_sentences import what, what_helps, why
 from bsprobe.runfile import load_run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLE = ROOT / "reports" / "cpu-500mib-deeplabv2-resnet50-64x128"
+
+
+EXPLAINED = ROOT / "reports" / "explain-rtx-3060-12gb-deeplabv2-resnet101-512x1024-fp32-batch"
 
 
 def commands() -> list[str]:
@@ -28,6 +33,18 @@ def test_the_example_is_what_its_run_prints() -> None:
 def test_the_example_was_made_by_the_readmes_first_command() -> None:
     typed = commands()[0].split(".venv/bin/bsprobe ")[1]
     assert load_run(EXAMPLE).environment.command == f"bsprobe {typed}"
+
+
+def test_what_the_readme_says_of_the_explanation_is_what_its_file_renders() -> None:
+    report = load_explanation(EXPLAINED)
+    for sentence in (what_helps, what, why):
+        assert sentence(report) in README
+    text = explain_markdown.render(report, depth=2, plots=("step-by-kind", "step-by-module"))
+    assert text == (EXPLAINED / "explain.md").read_text(encoding="utf-8")
+
+
+def test_the_explanation_was_made_by_the_readmes_command() -> None:
+    assert load_explanation(EXPLAINED).environment.command in commands()
 
 
 def test_every_file_the_readme_links_to_exists() -> None:

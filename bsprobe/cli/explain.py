@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,10 @@ def _explain(
         for variant in variants:
             folder = out or new_folder(_BASE, explanation_name(explaining.device, variant))
             report = explaining.explain(variant, batch, environment, folder / _SNAPSHOT)
+            device = replace(report.device, is_assumed=named is None)
+            report = replace(report, device=device)
             progress.stop()
             save_explanation(report, folder)
             click.echo(render_terminal(report))
             write_explanation(report, folder, depth=depth)
-            click.echo(f"Wrote {folder}/   Next: read {folder}/explain.md")
+            click.echo(f"Wrote {folder}/\nNext: read explain.md there")

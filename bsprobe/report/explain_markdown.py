@@ -12,7 +12,7 @@ from bsprobe.explanation import (
     by_operator,
 )
 from bsprobe.report import explain_sentences as sentences
-from bsprobe.report.markdown import environment_table, table
+from bsprobe.report.markdown import environment_table, folded, table
 from bsprobe.report.terminal import WIDTH, aligned
 from bsprobe.units import format_bytes
 
@@ -46,7 +46,10 @@ def render(report: ExplanationReport, *, depth: int, plots: Sequence[str]) -> st
         f"## What would help, found by the search of `bsprobe run`\n\n{_remedies(report)}",
         f"## By kind, at the peak of batch {batch}\n\n{_rows(by_kind(found), found)}",
         _meaning(found),
-        f"## By module\n\n{_rows(by_module(found, depth), found)}",
+        f"## By module\n\n{_rows(by_module(found, 1), found)}",
+        folded(f"Down to depth {depth}", _rows(by_module(found, depth), found))
+        if depth > 1
+        else "",
         *[f"![Memory over one step by module]({name}.png)" for name in plots[1:2]],
         f"## By operator\n\n{_rows(by_operator(found), found)}",
         _snapshot(),
@@ -63,7 +66,7 @@ def render_terminal(report: ExplanationReport) -> str:
     for row in sentences.rows_shown(by_kind(found), found):
         cells = _cells(row, found)
         kinds.append((cells[0], cells[1], cells[2], cells[4]))
-    helps = [("change", "largest", "saved per image", "cost")]
+    helps = [("change", "largest", "saved/image", "cost")]
     for each in report.remedies:
         cost = each.impossible or each.cost
         helps.append(
@@ -71,7 +74,7 @@ def render_terminal(report: ExplanationReport) -> str:
                 each.name,
                 sentences.batch_words(each),
                 sentences.saved_per_image(each, found),
-                textwrap.shorten(cost, 33, placeholder=" ..."),
+                cost,
             )
         )
     verdicts = (sentences.why(report), sentences.what(report), sentences.what_helps(report))
@@ -89,11 +92,15 @@ def _question(found: Explanation) -> str:
 
 
 def _left_at_the_end(rows: Sequence[tuple[str, str, str, str]]) -> str:
-    """Columns as `aligned` makes them, the last one flush left."""
+    """Columns as `aligned` makes them, the last one flush left and cut off at the margin."""
     numbers = aligned([row[:3] for row in rows]).splitlines()
     width = max(len(line) for line in numbers)
     lines = zip(numbers, rows, strict=True)
-    return "\n".join(f"{line.ljust(width)}  {row[3]}" for line, row in lines)
+    room = WIDTH - width - 2
+    return "\n".join(
+        f"{line.ljust(width)}  {textwrap.shorten(row[3], room, placeholder=' ...')}"
+        for line, row in lines
+    )
 
 
 def _remedies(report: ExplanationReport) -> str:

@@ -30,7 +30,7 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         _memory(run, plots),
         _advice(run),
         _snippet(snippet),
-        _folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
+        folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
         _environment(run),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -144,7 +144,7 @@ def _snippet(snippet: str | None) -> str:
     if snippet is None:
         return ""
     code = f"```python\n{snippet}```"
-    return "## Train with it\n\nAlso in `snippet.py`.\n\n" + _folded(
+    return "## Train with it\n\nAlso in `snippet.py`.\n\n" + folded(
         "The starred row as Python", code
     )
 
@@ -224,5 +224,6 @@ def _pair(one: bool | None, other: bool | None) -> str | None:  # noqa: FBT001 -
     return f"{'on' if one else 'off'}, {'on' if other else 'off'}"
 
 
-def _folded(title: str, body: str) -> str:
+def folded(title: str, body: str) -> str:
+    """Something that is shown when its title is clicked."""
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
