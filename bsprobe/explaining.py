@@ -138,6 +138,8 @@ class Explaining:
                 return self._accumulated(remedy, batch, before)
             runner = self._runner(remedy.environment)
             boundary = self._boundary(remedy.variant, runner)
+            if boundary.stop is StopReason.FAILED:
+                return _result(remedy, impossible=boundary.detail)
             found = self._explanation(remedy.variant, batch, runner)
         except DeviceError as error:
             return _result(remedy, impossible=str(error))

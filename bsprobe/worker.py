@@ -123,7 +123,6 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
 def _explain(device: Device, asked: Explain, channel: _Channel) -> Explained:
     """Say where the memory of a trial goes."""
     from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - real ones need none
-    from bsprobe.simulate.playback import KernelLimitError, NoPlanError  # noqa: PLC0415 - as above
 
     if not isinstance(device, SimulatedDevice):
         raise DeviceError(
@@ -137,10 +136,13 @@ def _explain(device: Device, asked: Explain, channel: _Channel) -> Explained:
     path = None if asked.snapshot is None else Path(asked.snapshot)
     try:
         return Explained(explanation=device.explain(asked.spec, report, path))
-    except (KernelLimitError, NoPlanError, ValueError) as error:
+    except BsprobeError:
+        raise
+    except Exception as error:
+        # As in `_run`: a trial of the same batch says in full what it died of.
         raise DeviceError(
-            f"batch {asked.spec.batch_size} does not run, whatever the memory: {error}",
-            hint="give another --batch",
+            f"batch {asked.spec.batch_size} runs on no card: {type(error).__name__}: {error}",
+            hint="bsprobe run says more",
         ) from error
 
 

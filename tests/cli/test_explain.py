@@ -50,14 +50,14 @@ def test_wrong_input_gets_a_line_and_leaves_nothing(
 @pytest.mark.slow
 def test_a_small_network_is_explained_from_end_to_end(tmp_path: Path) -> None:
     done = bsprobe(
-        "explain", "--model=deeplabv2-resnet50", "--resolution=64x64", "--memory-limit=600MiB",
+        "explain", "--model=deeplabv2-resnet50", "--resolution=64x64", "--memory-limit=1500MiB",
         "--precision=amp-fp16", "--depth=1", cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
     assert "no GPU was named" in done.stdout
     (folder,) = (tmp_path / "reports").iterdir()
-    assert folder.name == "explain-rtx-3090-600mib-deeplabv2-resnet50-64x64-amp-fp16-batch"
+    assert folder.name == "explain-rtx-3090-1.46gib-deeplabv2-resnet50-64x64-amp-fp16-batch"
     assert sorted(path.name for path in folder.iterdir()) == [
         "explain.md",
         "explanation.json",
@@ -72,6 +72,6 @@ def test_a_small_network_is_explained_from_end_to_end(tmp_path: Path) -> None:
     ]
     report = load_explanation(folder)
     assert report.explanation.spec.batch_size == report.boundary.largest
-    assert report.explanation.peak_bytes <= 600 * 2**20
+    assert report.explanation.peak_bytes <= 1500 * 2**20
     rows = list(csv.DictReader((folder / "memory.csv").read_text(encoding="utf-8").splitlines()))
     assert sum(int(row["size_bytes"]) for row in rows) == report.explanation.peak_bytes
