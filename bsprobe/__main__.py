@@ -14,6 +14,7 @@ from bsprobe.errors import BsprobeError
 _USAGE = 2
 _OUR_BUG = 101
 _INTERRUPTED = 130
+_ROOM = "make room on this machine (disk, memory, processes), then try again"
 
 
 def main() -> None:
@@ -34,10 +35,8 @@ def _exit_code() -> int:
         return _complain(error.format_message(), hint, _USAGE)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", None, _INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not complain at exit about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:  # standard output, processes; about files, FileErrors are raised
+        return _refused_by_system(error)
     except Exception:  # noqa: BLE001 - the last place before a user would see a bare traceback
         traceback.print_exc()
         return _complain("this is a bug in bsprobe", "please report it with the above", _OUR_BUG)
@@ -49,6 +48,16 @@ def _complain(message: str, hint: str | None, code: int) -> int:
     if hint:
         click.echo(f"hint: {hint}", err=True)
     return code
+
+
+def _refused_by_system(error: OSError) -> int:
+    """Nobody reads what we print, or the machine has no room left, for output or processes."""
+    # Python must not try, and complain, again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 0  # whoever read our output has seen enough
+    what = f"{error.filename}: " if error.filename else ""
+    return _complain(f"{what}{error.strerror or error}", _ROOM, _USAGE)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -28,6 +28,10 @@ class FileError(BsprobeError):
     """A file or folder cannot be read, written, or is not what it should be."""
 
 
+class NotComparableError(BsprobeError):
+    """Two runs differ in more than what is compared, so that no comparison would mean anything."""
+
+
 class WorkerError(BsprobeError):
     """The process that runs the trials could not be started or spoke nonsense."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from bsprobe.errors import FileError
 from bsprobe.explanation import EXPLANATION_VERSION, ExplanationReport
 from bsprobe.files import file_errors, write_atomically
-from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
 
 NAME = "explanation.json"
 
@@ -31,7 +31,7 @@ def load_explanation(folder: Path) -> ExplanationReport:
     with file_errors(path):
         data = path.read_bytes()
     try:
-        value = json.loads(data)
+        value = parse_json(data)
         version = value.get("schema_version") if isinstance(value, dict) else None
         if version != EXPLANATION_VERSION:
             raise FileError(
@@ -39,7 +39,7 @@ def load_explanation(folder: Path) -> ExplanationReport:
                 hint="make it again with bsprobe explain",
             )
         return from_json(ExplanationReport, value)
-    except (ValueError, RecursionError, MalformedError) as error:
+    except MalformedError as error:
         raise FileError(
             f"{path} is damaged: {error}", hint="make it again with bsprobe explain"
         ) from error

@@ -1,13 +1,24 @@
 """What parent and worker say to each other: one JSON object a line."""
 
 import json
-import typing
 from dataclasses import dataclass
+from typing import get_args
 
 from bsprobe.explanation import Explanation
 from bsprobe.failures import Outcome
-from bsprobe.records import DataSource, DeviceInfo, DeviceRequest, Failure, Measurement, TrialSpec
-from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.gpus import Gpu
+from bsprobe.records import (
+    CardFit,
+    DataSource,
+    DeviceInfo,
+    DeviceRequest,
+    Failure,
+    Measurement,
+    TrialSpec,
+)
+from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
+from bsprobe.study_records import LoaderSpec, Loading, TrainingResult, TrainingSpec
+from bsprobe.variants import Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +49,35 @@ class Explain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Explained:
-    """From the worker: where the memory goes."""
+class FitCards:
+    """To the worker: say how large a batch of each variant each card runs."""
 
-    explanation: Explanation
+    variants: tuple[Variant, ...]
+    gpus: tuple[Gpu, ...]
+    max_batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """From the worker: one answer of as many as there are variants times cards."""
+
+    fit: CardFit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """To the worker: make a training, or go on with it from its checkpoint."""
+
+    spec: TrainingSpec
+    checkpoint: str
+    """The file that the training is kept in until it ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureLoading:
+    """To the worker: sweep the settings of the data loader."""
+
+    spec: LoaderSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +117,36 @@ class TrialDone:
     """Whether memory is back where it was, so that another trial may run in this process."""
 
 
-Message = OpenDevice | RunTrial | Explain | Explained | Ready | Refused | Progress | TrialDone
-_KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in typing.get_args(Message)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingDone:
+    """From the worker: how a training ended. Exactly one of result and failure is there."""
+
+    outcome: Outcome
+    result: TrainingResult | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadingDone:
+    """From the worker: what the sweep says. Exactly one of result and failure is there."""
+
+    outcome: Outcome
+    result: Loading | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """From the worker: where the memory goes. Exactly one of explanation and failure is there."""
+
+    explanation: Explanation | None = None
+    failure: Failure | None = None
+
+
+Request = OpenDevice | RunTrial | Explain | FitCards | Train | MeasureLoading
+Answer = TrialDone | Explained | TrainingDone | LoadingDone
+Message = Request | Answer | Fitted | Ready | Refused | Progress
+_KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:
@@ -98,9 +162,9 @@ def decode(line: bytes) -> Message:
         MalformedError: The line is no message.
     """
     try:
-        body = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"not JSON: {line[:80]!r}") from error
+        body = parse_json(line)
+    except MalformedError as error:
+        raise MalformedError(f"{error}: {line[:80]!r}") from error
     kind = body.pop("kind", None) if isinstance(body, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         raise MalformedError(f"not a message: {line[:80]!r}")

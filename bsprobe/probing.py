@@ -77,7 +77,9 @@ class Probing:
         self._device = device
         self._journal = journal
         self._listener = listener
-        self._known = list(known)
+        # A failure that is no verdict on the batch (a bug since mended, a GPU that was gone) is
+        # tried again.
+        self._known = [trial for trial in known if trial.outcome is not Outcome.FAILED]
         self._trials: list[Trial] = []
 
     def run(self, environment: Environment) -> Run:

@@ -320,6 +320,18 @@ class VariantResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CardFit:
+    """How large a batch of a variant one card runs, by prediction."""
+
+    gpu: Gpu
+    variant: Variant
+    largest: int | None
+    """None where not even the smallest batch fits."""
+    next_outcome: Outcome | None
+    """How the next batch ends; None where no larger one was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Everything about a run that decides which trials it makes: what `--resume` must match."""
 

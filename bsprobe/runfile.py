@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+from bsprobe.consistency import check_run
 from bsprobe.errors import FileError
 from bsprobe.files import file_errors, write_atomically
 from bsprobe.journal import NAME as JOURNAL_NAME
-from bsprobe.journal import check_version, damaged
-from bsprobe.records import Run
-from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.jsonlines import check_version, damaged
+from bsprobe.records import SCHEMA_VERSION, Run
+from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
 
 NAME = "run.json"
 
@@ -41,11 +42,10 @@ def load_run(path: Path) -> Run:
             path = path / NAME
         data = path.read_bytes()
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, "it is not JSON") from error
-    check_version(path, value)
-    try:
-        return from_json(Run, value)
+        value = parse_json(data)
+        check_version(path, value, SCHEMA_VERSION)
+        run = from_json(Run, value)
+        check_run(run)
     except MalformedError as error:
         raise damaged(path, str(error)) from error
+    return run

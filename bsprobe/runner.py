@@ -9,8 +9,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,22 +21,37 @@ from typing import Self
 from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.explanation import Explanation
 from bsprobe.failures import Certainty, Outcome, classify
+from bsprobe.gpus import Gpu
 from bsprobe.messages import (
+    Answer,
     Explain,
     Explained,
+    FitCards,
+    Fitted,
     Message,
     OpenDevice,
     Progress,
     Ready,
     Refused,
+    Request,
     RunTrial,
     TrialDone,
     decode,
     encode,
 )
-from bsprobe.records import DataSource, DeviceRequest, Failure, Purpose, Source, Trial, TrialSpec
+from bsprobe.records import (
+    CardFit,
+    DataSource,
+    DeviceRequest,
+    Failure,
+    Purpose,
+    Source,
+    Trial,
+    TrialSpec,
+)
 from bsprobe.search import Process
 from bsprobe.serialization import MalformedError
+from bsprobe.variants import Variant
 
 OPEN_TIMEOUT_SECONDS = 300.0
 """For importing torch and opening the device; a cold file cache on a network disk is slow."""
@@ -58,6 +74,14 @@ class _WorkerDiedError(Exception):
 
 class _TimedOutError(Exception):
     pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A worker that died or was killed instead of answering."""
+
+    outcome: Outcome
+    failure: Failure
 
 
 class Worker:
@@ -104,20 +128,37 @@ class Worker:
             DeviceError: The worker refused the trial: a value that only it could check is wrong.
         """
         self.trials_run += 1
+        answer = self.ask(RunTrial(spec=spec), timeout=timeout, on_phase=on_phase)
+        if isinstance(answer, Loss):
+            return TrialDone(outcome=answer.outcome, failure=answer.failure, clean=False)
+        assert isinstance(answer, TrialDone)  # noqa: S101 - what a trial is answered with
+        self.is_clean = answer.clean
+        return answer
+
+    def ask(self, request: Request, *, timeout: float, on_phase: ReportPhase) -> "Answer | Loss":
+        """Have the worker do something; its death, whatever the manner, is an answer too.
+
+        Args:
+            request: What to do.
+            timeout: Seconds it may take; then the worker is killed.
+            on_phase: Told what the worker is doing.
+
+        Raises:
+            DeviceError: The worker refused: a value that only it could check is wrong.
+        """
         phase = "building"
         deadline = time.monotonic() + timeout
         try:
-            self._send(RunTrial(spec=spec))
+            self._send(request)
             while True:
                 message = self._receive(deadline)
                 if isinstance(message, Progress):
                     phase = message.phase
                     on_phase(phase)
-                elif isinstance(message, TrialDone):
-                    self.is_clean = message.clean
-                    return message
                 elif isinstance(message, Refused):
                     raise DeviceError(message.message, hint=message.hint)
+                elif isinstance(message, Answer):
+                    return message
         except _TimedOutError:
             return self._lost(Outcome.TIMED_OUT, f"no end after {timeout:.0f} s", "time-out", phase)
         except _WorkerDiedError as death:
@@ -140,31 +181,42 @@ class Worker:
             on_phase: Told what the worker is doing.
 
         Raises:
-            DeviceError: The worker refused: what was asked for does not run at all.
-            WorkerError: It died of it, or never came to an end.
+            DeviceError: It cannot be said: the trial runs on no card, or not on a simulated one.
         """
-        deadline = time.monotonic() + timeout
+        answer = self.ask(asked, timeout=timeout, on_phase=on_phase)
+        if isinstance(answer, Explained) and answer.explanation is not None:
+            return answer.explanation
+        assert isinstance(answer, Explained | Loss)  # noqa: S101 - what it is answered with
+        why = "nothing was said" if answer.failure is None else answer.failure.message
+        raise DeviceError(
+            f"batch {asked.spec.batch_size} cannot be explained: {why}",
+            hint="bsprobe run predicts it with all details of the failure",
+        )
+
+    def fit(
+        self, variants: Sequence[Variant], gpus: Sequence[Gpu], *, max_batch: int
+    ) -> Iterator[CardFit]:
+        """Ask how large a batch of each variant each card runs; the answers come one by one.
+
+        Raises:
+            DeviceError: The worker refused: a network cannot be traced.
+            WorkerError: It died.
+        """
         try:
-            self._send(asked)
-            while True:
-                message = self._receive(deadline)
-                if isinstance(message, Progress):
-                    on_phase(message.phase)
-                elif isinstance(message, Explained):
-                    return message.explanation
-                elif isinstance(message, Refused):
+            self._send(FitCards(variants=tuple(variants), gpus=tuple(gpus), max_batch=max_batch))
+            for _ in range(len(variants) * len(gpus)):
+                message = self._receive(time.monotonic() + OPEN_TIMEOUT_SECONDS)
+                if isinstance(message, Refused):
                     raise DeviceError(message.message, hint=message.hint)
+                assert isinstance(message, Fitted)  # noqa: S101 - nothing else can come
+                yield message.fit
         except _TimedOutError:
-            self._kill_group()
             raise WorkerError(
-                f"explaining took longer than {timeout:.0f} s", hint="give a smaller --resolution"
+                f"no card was fitted for {OPEN_TIMEOUT_SECONDS:.0f} s", hint="try a smaller network"
             ) from None
         except _WorkerDiedError as death:
             last = death.last_words.strip().splitlines() or [str(death)]
-            raise WorkerError(
-                f"the worker died while it explained: {last[-1]}",
-                hint="does bsprobe run predict this network?",
-            ) from None
+            raise WorkerError(f"the prediction failed: {last[-1]}") from None
 
     def close(self) -> None:
         """End the worker and everything it started."""
@@ -259,11 +311,11 @@ class Worker:
         phase: str,
         *,
         certainty: Certainty = Certainty.CERTAIN,
-    ) -> TrialDone:
+    ) -> Loss:
         self.is_clean = False
         self._kill_group()
         failure = Failure(message=message, certainty=certainty, evidence=evidence, phase=phase)
-        return TrialDone(outcome=outcome, failure=failure, clean=False)
+        return Loss(outcome=outcome, failure=failure)
 
     def _kill_group(self) -> None:
         """Kill the worker's whole session: data-loader processes outlive a killed parent."""

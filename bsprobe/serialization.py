@@ -5,7 +5,9 @@ that have PyTorch but no package index, and none of those libraries is part of s
 """
 
 import dataclasses
+import json
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -18,6 +20,29 @@ T = TypeVar("T")
 
 class MalformedError(ValueError):
     """A JSON value is not what the type says; the message begins with the place."""
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse JSON, refusing an object that says something twice: which of the two is meant?
+
+    Raises:
+        MalformedError: It is not JSON, is nested beyond all sense, or has a field twice.
+    """
+    try:
+        return json.loads(data, object_pairs_hook=_distinct)
+    except MalformedError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MalformedError("it is not JSON") from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise MalformedError(f"field {reprlib.repr(key)} is there twice")
+        found[key] = value
+    return found
 
 
 def to_json(value: Any) -> Any:
@@ -56,7 +81,7 @@ def _decode(kind: Any, value: Any, place: str) -> Any:
         try:
             return kind(value)
         except ValueError:
-            raise MalformedError(f"{place}: {value!r} is no {kind.__name__}") from None
+            raise MalformedError(f"{place}: {reprlib.repr(value)} is no {kind.__name__}") from None
     if kind is float and type(value) in (int, float):
         return _decode_float(value, place)
     if type(value) is not kind:
@@ -100,7 +125,7 @@ def _decode_dataclass(kind: type, value: Any, place: str) -> Any:
         raise MalformedError(f"{place}: expected an object, found {_name(value)}")
     hints, required = _fields(kind)
     if unknown := value.keys() - hints.keys():
-        raise MalformedError(f"{place}: unknown field '{min(unknown)}'")
+        raise MalformedError(f"{place}: unknown field {reprlib.repr(min(unknown))}")
     if missing := required - value.keys():
         raise MalformedError(f"{place}: field '{min(missing)}' is missing")
     fields = {key: _decode(hints[key], item, f"{place}.{key}") for key, item in value.items()}

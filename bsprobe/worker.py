@@ -8,29 +8,40 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from bsprobe.devices.base import Device
+from bsprobe.devices.base import Device, ReportPhase
 from bsprobe.devices.selection import open_device
-from bsprobe.errors import BsprobeError, DeviceError
+from bsprobe.errors import BsprobeError, DeviceError, UsageError
 from bsprobe.failures import Outcome, classify
 from bsprobe.messages import (
     Explain,
     Explained,
+    FitCards,
+    Fitted,
+    LoadingDone,
+    MeasureLoading,
     Message,
     OpenDevice,
     Progress,
     Ready,
     Refused,
     RunTrial,
+    Train,
+    TrainingDone,
     TrialDone,
     decode,
     encode,
 )
 from bsprobe.models.factory import check_model_name
-from bsprobe.records import Failure, Source, TrialSpec
+from bsprobe.records import DeviceRequest, Failure, Source, TrialSpec
+from bsprobe.training.place import Meter, Place
+
+Result = TypeVar("Result")
 
 _ORPHANED = 3
 """Exit status when the parent is gone; nobody reads it."""
@@ -43,6 +54,12 @@ class _Channel:
         # Libraries print to standard output; the parent must only ever see our lines there.
         self._out: BinaryIO = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
+        # A pipe of our own: loading processes close their standard input when they are forked,
+        # and would wait for ever for the lock of a reader that was reading then.
+        self._in: BinaryIO = os.fdopen(os.dup(0), "rb")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
         self._inbox: queue.Queue[Message] = queue.Queue()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
@@ -55,7 +72,7 @@ class _Channel:
             yield self._inbox.get()
 
     def _read(self) -> None:
-        for line in sys.stdin.buffer:
+        for line in self._in:
             self._inbox.put(decode(line))
         # The parent closed the pipe or died. A step may be running for minutes: do not wait for it.
         os._exit(_ORPHANED)
@@ -65,23 +82,48 @@ def main() -> None:
     """Serve one parent until it goes away."""
     channel = _Channel()
     device: Device | None = None
+    request = DeviceRequest()
     for message in channel.messages():
         try:
             if isinstance(message, OpenDevice):
-                for name in message.models:
-                    check_model_name(name)
-                if message.data is not None:
-                    from bsprobe.training.images import check_images  # noqa: PLC0415 - torchvision
-
-                    check_images(message.data)
-                device = open_device(message.request)
+                request = message.request
+                device = _open(message)
                 channel.send(_ready(device))
-            elif isinstance(message, RunTrial) and device is not None:
-                channel.send(_run(device, message.spec, channel))
-            elif isinstance(message, Explain) and device is not None:
-                channel.send(_explain(device, message, channel))
+            elif device is not None:
+                for answer in _answers(message, device, request, channel):
+                    channel.send(answer)
         except BsprobeError as error:
             channel.send(Refused(message=str(error), hint=error.hint))
+
+
+def _open(message: OpenDevice) -> Device:
+    """Open the device, once everything that will be asked of it is known to be there."""
+    for name in message.models:
+        check_model_name(name)
+    if message.data is not None:
+        from bsprobe.training.images import check_images  # noqa: PLC0415 - imports torchvision
+
+        check_images(message.data)
+    return open_device(message.request)
+
+
+def _answers(
+    message: Message, device: Device, request: DeviceRequest, channel: _Channel
+) -> Iterator[Message]:
+    """Do what the parent asks for; most requests have one answer."""
+    if isinstance(message, RunTrial):
+        yield _run(device, message.spec, channel)
+    elif isinstance(message, Explain):
+        yield _explain(device, message, channel)
+    elif isinstance(message, FitCards):
+        from bsprobe.devices.fitting import fit_cards  # noqa: PLC0415 - real devices need none
+
+        for fit in fit_cards(message.variants, message.gpus, max_batch=message.max_batch):
+            yield Fitted(fit=fit)
+    elif isinstance(message, Train):
+        yield _train(device, _place(device, request), message, channel)
+    elif isinstance(message, MeasureLoading):
+        yield _measure_loading(device, _place(device, request), message, channel)
 
 
 def _ready(device: Device) -> Ready:
@@ -99,6 +141,93 @@ def _ready(device: Device) -> Ready:
 
 def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
     """Run one trial; whatever it dies of becomes a record."""
+    measurement = _attempt(device, channel, partial(device.run_trial, spec))
+    if isinstance(measurement, _Failed):
+        # A simulated failure leaves nothing behind; after a real one nobody can be sure.
+        is_clean = device.info.source is Source.PREDICTED
+        return TrialDone(outcome=measurement.outcome, failure=measurement.failure, clean=is_clean)
+    outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
+    return TrialDone(outcome=outcome, measurement=measurement, clean=_is_clean(device))
+
+
+def _explain(device: Device, message: Explain, channel: _Channel) -> Explained:
+    """Say where the memory of a trial goes; whatever that dies of becomes a record.
+
+    Raises:
+        DeviceError: The device is no simulated one.
+    """
+    from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - real ones need none
+
+    if not isinstance(device, SimulatedDevice):
+        raise DeviceError(
+            f"where the memory goes is predicted, not recorded on {device.info.name}",
+            hint="name the card: bsprobe explain --gpu NAME",
+        )
+    path = None if message.snapshot is None else Path(message.snapshot)
+    found = _attempt(device, channel, partial(device.explain, message.spec, snapshot=path))
+    if isinstance(found, _Failed):
+        return Explained(failure=found.failure)
+    return Explained(explanation=found)
+
+
+def _train(device: Device, place: Place, message: Train, channel: _Channel) -> TrainingDone:
+    """Make one training; whatever it dies of becomes a record."""
+    from bsprobe.training.learning import learn  # noqa: PLC0415 - imports torchvision
+
+    checkpoint = Path(message.checkpoint)
+    work = partial(learn, message.spec, checkpoint, place)
+    result = _attempt(device, channel, work)
+    if isinstance(result, _Failed):
+        return TrainingDone(outcome=result.outcome, failure=result.failure)
+    return TrainingDone(outcome=Outcome.FITS, result=result)
+
+
+def _measure_loading(
+    device: Device, place: Place, message: MeasureLoading, channel: _Channel
+) -> LoadingDone:
+    """Sweep the data loader; whatever that dies of becomes a record."""
+    from bsprobe.training.loading import measure_loading  # noqa: PLC0415 - as above
+
+    result = _attempt(device, channel, partial(measure_loading, message.spec, place))
+    if isinstance(result, _Failed):
+        return LoadingDone(outcome=result.outcome, failure=result.failure)
+    return LoadingDone(outcome=Outcome.FITS, result=result)
+
+
+def _place(device: Device, request: DeviceRequest) -> Place:
+    """The open device as a place to train on.
+
+    Raises:
+        UsageError: The device does not really train.
+    """
+    import torch  # noqa: PLC0415 - as in _ready
+
+    if not isinstance(device, Meter):
+        raise UsageError(
+            f"{device.info.name} does not really train", hint="give --device cpu, or a GPU"
+        )
+    where = torch.device(request.device or "cuda")
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if where.type == "cuda" and device.info.limit_bytes is not None:
+        # The allocator's share alone: what lies outside it is not known before it is used.
+        share = device.info.limit_bytes / device.info.total_bytes
+        torch.cuda.set_per_process_memory_fraction(share, where)
+    return Place(device=where, meter=device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failed:
+    """What some work died of."""
+
+    outcome: Outcome
+    failure: Failure
+
+
+def _attempt(
+    device: Device, channel: _Channel, work: Callable[[ReportPhase], Result]
+) -> Result | _Failed:
+    """Do something on the device; a failure, of whatever kind, comes back described."""
     phase = "building"
 
     def report(now: str) -> None:
@@ -107,46 +236,25 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
         channel.send(Progress(phase=now))
 
     try:
-        measurement = device.run_trial(spec, report)
+        return work(report)
     except BsprobeError:
         raise  # nobody's bug, and no verdict on the batch: the run must stop and say so
     except Exception as error:  # noqa: BLE001 - the one place where any failure becomes data
         device.lift_limit()
-        outcome, failure = _describe(error, phase)
-        # A simulated failure leaves nothing behind; after a real one nobody can be sure.
-        is_clean = device.info.source is Source.PREDICTED
-        return TrialDone(outcome=outcome, failure=failure, clean=is_clean)
-    outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
-    return TrialDone(outcome=outcome, measurement=measurement, clean=device.is_clean())
+        outcome, failure = describe_failure(error, phase)
+        return _Failed(outcome=outcome, failure=failure)
 
 
-def _explain(device: Device, asked: Explain, channel: _Channel) -> Explained:
-    """Say where the memory of a trial goes."""
-    from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - real ones need none
-
-    if not isinstance(device, SimulatedDevice):
-        raise DeviceError(
-            f"where the memory goes is predicted, not recorded on {device.info.name}",
-            hint="name the card: bsprobe explain --gpu NAME",
-        )
-
-    def report(now: str) -> None:
-        channel.send(Progress(phase=now))
-
-    path = None if asked.snapshot is None else Path(asked.snapshot)
+def _is_clean(device: Device) -> bool:
+    """Whether the device takes another trial; one that is gone by now has measured all the same."""
     try:
-        return Explained(explanation=device.explain(asked.spec, report, path))
-    except BsprobeError:
-        raise
-    except Exception as error:
-        # As in `_run`: a trial of the same batch says in full what it died of.
-        raise DeviceError(
-            f"batch {asked.spec.batch_size} runs on no card: {type(error).__name__}: {error}",
-            hint="bsprobe run says more",
-        ) from error
+        return device.is_clean()
+    except Exception:  # noqa: BLE001 - the worker's boundary: what was measured must not be lost
+        return False
 
 
-def _describe(error: Exception, phase: str) -> tuple[Outcome, Failure]:
+def describe_failure(error: Exception, phase: str) -> tuple[Outcome, Failure]:
+    """What a trial died of, as a record; `phase` is what it was doing."""
     message = str(error).strip() or type(error).__name__
     verdict = classify(types=[kind.__name__ for kind in type(error).__mro__], message=message)
     return verdict.outcome, Failure(

@@ -287,7 +287,7 @@ def probed_run(folder: Path, made_with: Settings | None = None) -> Run:
 
 def populated_run(folder: Path) -> Run:
     """A run in which every field of every record holds something at least once."""
-    run = probed_run(folder)
+    run = probed_run(folder, settings(VARIANT, AMP, GROUP, UNUSUAL))
     everything = replace(
         measurement(),
         evaluation=Peak(allocated_bytes=3 * GIB, reserved_bytes=None),

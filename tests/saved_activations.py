@@ -4,17 +4,14 @@ Fake tensors run every shape and dtype rule of PyTorch, CUDA's autocast included
 measured on a GPU can be held to without one.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
+from fake_cuda import AUTOCAST_DTYPES, autocast
 from torch._subclasses import FakeTensorMode
 
 from bsprobe.models.factory import build_model
 from bsprobe.training.losses import segmentation_loss, valid_pixels
-from bsprobe.variants import Precision, Variant
+from bsprobe.variants import Variant
 
-_AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
 _LEAST_DIMENSIONS = 3
 """Of activations and labels; the statistics that norms save have fewer."""
 
@@ -38,24 +35,7 @@ def saved_activation_bytes(variant: Variant, device: str) -> int:
         labels = torch.zeros((1, height, width), dtype=torch.int64)
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            _autocast(device, _AUTOCAST_DTYPES.get(variant.precision)),
+            autocast(device, AUTOCAST_DTYPES.get(variant.precision)),
         ):
             segmentation_loss(model(images), labels, valid_pixels(labels))
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-
-
-@contextmanager
-def _autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
-    """As `torch.autocast`, which turns itself off for "cuda" where there is no GPU."""
-    if dtype is None:
-        yield
-        return
-    before = torch.get_autocast_dtype(device)
-    torch.set_autocast_dtype(device, dtype)
-    torch.set_autocast_enabled(device, True)  # noqa: FBT003 - PyTorch's signature
-    try:
-        yield
-    finally:
-        torch.set_autocast_enabled(device, False)  # noqa: FBT003 - as above
-        torch.set_autocast_dtype(device, before)
-        torch.clear_autocast_cache()

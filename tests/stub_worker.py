@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 
 def say(kind: str, **body: object) -> None:
@@ -14,6 +16,7 @@ def say(kind: str, **body: object) -> None:
     sys.stdout.flush()
 
 
+CAPACITY_BYTES = 2**30
 READY = {
     "torch": "0",
     "cuda": None,
@@ -78,6 +81,63 @@ def babble() -> None:
     sys.stdout.flush()
 
 
+FIXED_BYTES, IMAGE_BYTES, ACCUMULATED_BYTES = 200 * 2**20, 120 * 2**20, 40 * 2**20
+LARGEST = 6
+"""The largest batch that such a device holds, of its 1 GiB."""
+
+
+def run_by_arithmetic(spec: dict[str, Any]) -> None:
+    """Memory affine in the batch."""
+    needed = needed_bytes(spec)
+    time.sleep(0.01)  # for others to kill us in
+    if needed > CAPACITY_BYTES:
+        failed("out of memory", "RuntimeError: DefaultCPUAllocator: can't allocate memory")
+    else:
+        peak = {"allocated_bytes": needed, "reserved_bytes": None}
+        body = {**MEASUREMENT, "first_step": peak, "steady": peak}
+        say("TrialDone", outcome="fits", measurement=body, failure=None, clean=True)
+
+
+def needed_bytes(spec: dict[str, Any]) -> int:
+    accumulated = ACCUMULATED_BYTES if spec["accumulation_steps"] > 1 else 0
+    return FIXED_BYTES + accumulated + int(spec["batch_size"]) * IMAGE_BYTES
+
+
+def failed(outcome: str, message: str) -> None:
+    failure = {"message": message, "certainty": "certain", "evidence": "", "phase": "step 1"}
+    say("TrialDone", outcome=outcome, measurement=None, failure=failure, clean=False)
+
+
+def be_killed_where_memory_ends(spec: dict[str, Any]) -> None:
+    """As the kernel does it: no word, only the signal."""
+    if spec["batch_size"] > LARGEST:
+        os.kill(os.getpid(), signal.SIGKILL)
+    run_by_arithmetic(spec)
+
+
+def lose_the_gpu(spec: dict[str, Any]) -> None:
+    """The third trial loses it; the file that counts trials is the GPU's, not the process's."""
+    count = len(gpu_log().read_text()) if gpu_log().exists() else 0
+    gpu_log().write_text("." * (count + 1))
+    if count == 2:
+        failed("failed", "AcceleratorError: CUDA error: unspecified launch failure")
+    else:
+        run_by_arithmetic(spec)
+
+
+def gpu_log() -> Path:
+    return Path(os.environ["STUB_GPU_LOG"])
+
+
+def gpu_is_lost() -> bool:
+    return "STUB_GPU_LOG" in os.environ and gpu_log().exists() and len(gpu_log().read_text()) > 2
+
+
+BY_SPEC: dict[str, Callable[[dict[str, Any]], None]] = {
+    "arithmetic": run_by_arithmetic,
+    "oom-killer": be_killed_where_memory_ends,
+    "gpu-lost": lose_the_gpu,
+}
 BEHAVIOURS: dict[str, Callable[[], object]] = {
     "succeed": succeed,
     "dirty": lambda: succeed(clean=False),
@@ -98,11 +158,19 @@ def main() -> None:
     if behaviour == "fail-to-start":
         sys.exit("ImportError: libcudart.so.13 not found")
     for line in sys.stdin:
-        kind = json.loads(line)["kind"]
+        message = json.loads(line)
+        kind = message["kind"]
         if kind == "OpenDevice" and behaviour == "refuse-device":
             say("Refused", message="no GPU", hint="buy one")
+        elif kind == "OpenDevice" and behaviour == "gpu-lost" and gpu_is_lost():
+            say("Refused", message="there is no GPU in this machine", hint="probe the CPU")
         elif kind == "OpenDevice":
             say("Ready", **READY, device=DEVICES.get(behaviour, CPU))
+        elif behaviour == "answer":
+            sys.stdout.write(sys.argv[2] + "\n")  # whatever was asked
+            sys.stdout.flush()
+        elif behaviour in BY_SPEC:
+            BY_SPEC[behaviour](message["spec"])
         else:
             BEHAVIOURS[behaviour]()
 

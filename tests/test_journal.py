@@ -117,11 +117,11 @@ def test_a_damaged_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"{", "is damaged: line 2 is not JSON"),
-        (b"", "is damaged: line 2 is not JSON"),
-        (b"\x00" * 50, "is damaged: line 2 is not JSON"),
-        (b"\xff\xfe", "is damaged: line 2 is not JSON"),
-        (b"[" * 100_000, "is damaged: line 2 is not JSON"),
+        (b"{", "is damaged: line 2: it is not JSON"),
+        (b"", "is damaged: line 2: it is not JSON"),
+        (b"\x00" * 50, "is damaged: line 2: it is not JSON"),
+        (b"\xff\xfe", "is damaged: line 2: it is not JSON"),
+        (b"[" * 100_000, "is damaged: line 2: it is not JSON"),
         (b"[]", "is damaged: line 2: expected an object, found list"),
         (b"{}", "is damaged: line 2: field 'failure' is missing"),
     ],

@@ -12,12 +12,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
     5: "__main__ -> cli",
-    4: "explaining -> probing -> runner | report | environment",
+    4: "explaining -> probing | studying -> study_runner -> runner | report | environment",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
-    2: "caveats -> recommend | search | compare | remedies",
-    1: "journal | runfile | explanationfile | messages -> explanation -> records -> "
-    "variants | failures | gpus",
-    0: "units | files | serialization -> errors",
+    2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies "
+    "| compare -> comparability | equal_trials -> thresholds",
+    1: "studyfile -> journal | study_journal | runfile | explanationfile | messages -> consistency "
+    "-> explanation | study_records -> records -> variants | failures | gpus",
+    0: "jsonlines -> units | files | serialization -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""
 SIDEWAYS = {
@@ -91,7 +92,9 @@ def test_imports_go_down_the_layers_alone() -> None:
         ("records", "from bsprobe import __version__", True),
         ("search", "def late():\n    import bsprobe.recommend", False),
         ("recommend", "from bsprobe.search import line_through", False),
-        ("runfile", "from bsprobe.journal import damaged", True),
+        ("runfile", "from bsprobe.journal import NAME", True),
+        ("records", "from bsprobe.study_records import Study", False),
+        ("verdict", "from bsprobe.study_plan import final_trainings", True),
         ("journal", "from bsprobe.runfile import NAME", False),
         ("compare", "from bsprobe.search import line_through", False),
         ("runner", "from bsprobe.report import tables", False),

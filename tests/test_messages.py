@@ -8,24 +8,58 @@ from builders import DEVICE, VARIANT, failure, measurement
 from explanations import EXPLANATION
 from hypothesis import given
 from hypothesis import strategies as st
+from study_builders import result
 
 from bsprobe.failures import Outcome
 from bsprobe.messages import (
     Explain,
     Explained,
+    LoadingDone,
+    MeasureLoading,
     Message,
     OpenDevice,
     Progress,
     Ready,
     Refused,
     RunTrial,
+    Train,
+    TrainingDone,
     TrialDone,
     decode,
     encode,
 )
-from bsprobe.records import DeviceRequest, TrialSpec
+from bsprobe.records import DataSource, DeviceRequest, TrainingPlan, TrialSpec
 from bsprobe.serialization import MalformedError
+from bsprobe.study_records import (
+    InputNormalisation,
+    LoaderRate,
+    LoaderSetting,
+    LoaderSpec,
+    Loading,
+    TrainingSpec,
+)
 
+SETTING = LoaderSetting(workers=2, prefetch_factor=2, pin_memory=True)
+SPEC = TrainingSpec(
+    variant=VARIANT,
+    plan=TrainingPlan(
+        micro_batch=2,
+        accumulation_steps=2,
+        effective_batch=4,
+        learning_rate=0.01,
+        group_learning_rates=(),
+        lr_rule="linear",
+        updates=10,
+        warmup_updates=1,
+    ),
+    seed=1,
+    validations=2,
+    noise_steps=3,
+    data=DataSource(root="D", subset=5),
+    workers=1,
+    weights="w.pth",
+    input_normalisation=InputNormalisation.CAFFE_BGR,
+)
 MESSAGES: tuple[Message, ...] = (
     OpenDevice(request=DeviceRequest(device="cuda:1", memory_limit_bytes=2**34), models=("a", "b")),
     RunTrial(spec=TrialSpec(variant=VARIANT, batch_size=3, accumulation_steps=2)),
@@ -36,6 +70,23 @@ MESSAGES: tuple[Message, ...] = (
     Explained(explanation=EXPLANATION),
     TrialDone(outcome=Outcome.FITS, measurement=measurement(), clean=True),
     TrialDone(outcome=Outcome.OUT_OF_MEMORY, failure=failure(), clean=False),
+    Train(spec=SPEC, checkpoint="out/batch-2.checkpoint"),
+    MeasureLoading(spec=LoaderSpec(training=SPEC, settings=(SETTING,))),
+    TrainingDone(outcome=Outcome.FITS, result=result(SPEC, diverged_at=3)),
+    TrainingDone(outcome=Outcome.OUT_OF_MEMORY, failure=failure()),
+    LoadingDone(
+        outcome=Outcome.FITS,
+        result=Loading(
+            effective_batch=4,
+            micro_batch=2,
+            step_images_per_second=9.5,
+            rates=(
+                LoaderRate(
+                    setting=SETTING, alone_images_per_second=20.0, fed_images_per_second=9.0
+                ),
+            ),
+        ),
+    ),
 )
 
 
@@ -111,4 +162,9 @@ def test_the_kind_is_the_name_of_the_class() -> None:
         "Explained",
         "TrialDone",
         "TrialDone",
+        "Train",
+        "MeasureLoading",
+        "TrainingDone",
+        "TrainingDone",
+        "LoadingDone",
     ]

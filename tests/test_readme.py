@@ -6,11 +6,14 @@ from pathlib import Path
 from bsprobe.explanationfile import load_explanation
 from bsprobe.report import explain_markdown, terminal
 from bsprobe.report.explain_sentences import what, what_helps, why
+from bsprobe.report.study import terminal as study_terminal
 from bsprobe.runfile import load_run
+from bsprobe.studyfile import load_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLE = ROOT / "reports" / "cpu-500mib-deeplabv2-resnet50-64x128"
+STUDY = ROOT / "reports" / "study-cpu-deeplabv2-mini-64x128"
 
 
 EXPLAINED = ROOT / "reports" / "explain-rtx-3060-12gb-deeplabv2-resnet101-512x1024-fp32-batch"
@@ -25,9 +28,30 @@ def test_ci_runs_the_readmes_test_command_as_it_stands() -> None:
     assert commands()[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
+def examples() -> list[str]:
+    """What the two commands print, as the README shows it."""
+    return re.findall(r"```text\n(.*?)\n```", README, re.DOTALL)
+
+
 def test_the_example_is_what_its_run_prints() -> None:
-    (example,) = re.findall(r"```text\n(.*?)\n```", README, re.DOTALL)
-    assert example == terminal.render(load_run(EXAMPLE)).rstrip("\n")
+    assert examples()[0] == terminal.render(load_run(EXAMPLE)).rstrip("\n")
+
+
+def test_the_study_is_what_it_prints_without_its_notes() -> None:
+    printed = study_terminal.render(load_study(STUDY))
+
+    assert examples()[1:] == [printed.partition("\n\nNote")[0]]
+
+
+def test_the_study_was_made_by_the_readmes_command_and_learns() -> None:
+    study = load_study(STUDY)
+
+    assert f"\n{study.environment.command}\n" in README
+    for training in study.trainings:
+        assert training.result is not None
+        first, last = training.result.curve[0], training.result.curve[-1]
+        assert (last.validation_loss or 9) < (first.validation_loss or 0)
+        assert last.mean_iou > 5 * training.result.chance.mean_iou
 
 
 def test_the_example_was_made_by_the_readmes_first_command() -> None:
@@ -50,3 +74,8 @@ def test_the_explanation_was_made_by_the_readmes_command() -> None:
 def test_every_file_the_readme_links_to_exists() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_quotes_how_accurate_predictions_are() -> None:
+    report = (ROOT / "reports" / "accuracy.md").read_text(encoding="utf-8")
+    assert f"[{report.splitlines()[0].removeprefix('# ')}](reports/accuracy.md)" in README

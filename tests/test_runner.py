@@ -104,7 +104,7 @@ def test_what_a_dead_worker_had_started_is_killed_too() -> None:
 
 
 def test_a_worker_that_speaks_nonsense_is_an_error_of_one_line() -> None:
-    with pytest.raises(WorkerError, match="the worker spoke nonsense: not JSON"):
+    with pytest.raises(WorkerError, match="the worker spoke nonsense: it is not JSON"):
         run_once("nonsense")
 
 

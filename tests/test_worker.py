@@ -12,7 +12,7 @@ def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
     try:
         torch.nn.Conv2d(3, 4, 3)(torch.zeros(1, 5, 8, 8))
     except RuntimeError as error:
-        outcome, failure = worker._describe(error, "step 1")
+        outcome, failure = worker.describe_failure(error, "step 1")
     assert (outcome, failure.certainty, failure.phase) == (
         Outcome.FAILED,
         Certainty.CERTAIN,

@@ -6,6 +6,7 @@ the image alone. Sizes are (height, width): `1024x512` as often written in notes
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -16,14 +17,32 @@ from torchvision.transforms import InterpolationMode, v2
 
 from bsprobe.cityscapes.labels import IGNORED_TRAIN_ID, to_train_ids
 from bsprobe.errors import UsageError
+from bsprobe.study_records import InputNormalisation
 from bsprobe.units import Resolution
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Red, green, blue; what torchvision's ImageNet weights were trained with."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)
+"""Red, green, blue from 0 to 255; what the weights converted from Caffe were trained with."""
 DEEPLAB_SCALES = (0.5, 1.5)
 """The range of random scales in the released DeepLabV2 recipe."""
 
+
+def _channels_reversed(image: torch.Tensor) -> torch.Tensor:
+    """Red, green, blue to blue, green, red; a function by name, for loaders that pickle it."""
+    return image.flip(-3)
+
+
+_NORMALISE = {
+    InputNormalisation.IMAGENET_RGB: (
+        v2.Normalize(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD)),
+    ),
+    InputNormalisation.CAFFE_BGR: (
+        v2.Normalize(mean=[mean / 255 for mean in CAFFE_MEAN], std=[1 / 255] * 3),
+        v2.Lambda(_channels_reversed, tv_tensors.Image),
+    ),
+}
 _MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 JointTransform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[torch.Tensor, torch.Tensor]]
@@ -63,8 +82,34 @@ def evaluation_transform(size: Resolution) -> JointTransform:
     return _composed(resize)
 
 
+def validation_transform(
+    crop: Resolution, *, normalisation: InputNormalisation = InputNormalisation.IMAGENET_RGB
+) -> JointTransform:
+    """Bring the image to scale 1 of `training_transform`, and leave the label as it is.
+
+    The image keeps its proportions; predictions are to be brought to the size of the label.
+    """
+    transform = _composed(
+        v2.Resize(
+            min(crop.height, crop.width), interpolation=InterpolationMode.BILINEAR, antialias=True
+        ),
+        normalisation=normalisation,
+    )
+    return partial(_image_alone, transform)
+
+
+def _image_alone(
+    transform: JointTransform, image: tv_tensors.Image, label: tv_tensors.Mask
+) -> tuple[torch.Tensor, torch.Tensor]:
+    transformed, _ = transform(image, tv_tensors.Mask(label[:1, :1]))
+    return transformed, label.as_subclass(torch.Tensor).long()
+
+
 def training_transform(
-    crop: Resolution, *, scales: tuple[float, float] = DEEPLAB_SCALES
+    crop: Resolution,
+    *,
+    scales: tuple[float, float] = DEEPLAB_SCALES,
+    normalisation: InputNormalisation = InputNormalisation.IMAGENET_RGB,
 ) -> JointTransform:
     """Scale at random, crop at random, flip half of the images, normalise.
 
@@ -96,16 +141,20 @@ def training_transform(
             fill={tv_tensors.Image: _MEAN_COLOUR, tv_tensors.Mask: IGNORED_TRAIN_ID},
         ),
         v2.RandomHorizontalFlip(p=0.5),
+        normalisation=normalisation,
     )
 
 
-def _composed(*geometry: Callable[..., object]) -> JointTransform:
+def _composed(
+    *geometry: Callable[..., object],
+    normalisation: InputNormalisation = InputNormalisation.IMAGENET_RGB,
+) -> JointTransform:
     """The given steps on uint8, which is a quarter of the bytes, and then to float."""
     steps = v2.Compose(
         [
             *geometry,
             v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True),
-            v2.Normalize(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD)),
+            *_NORMALISE[normalisation],
             v2.ToPureTensor(),  # the network's arithmetic is then spared the subclass's dispatch
         ]
     )

@@ -3,12 +3,14 @@
 import click
 
 from bsprobe import __version__
+from bsprobe.cli.compare import compare
 from bsprobe.cli.data import data
 from bsprobe.cli.explain import explain
 from bsprobe.cli.gpus import gpus
 from bsprobe.cli.report import report
 from bsprobe.cli.run import run
 from bsprobe.cli.sample_data import sample_data
+from bsprobe.cli.study import study
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -17,5 +19,5 @@ def bsprobe() -> None:
     """Find the batch size a GPU really trains with, and what to train with then."""
 
 
-for command in (run, explain, report, gpus, data, sample_data):
+for command in (run, explain, gpus, study, report, compare, data, sample_data):
     bsprobe.add_command(command)

@@ -10,13 +10,12 @@ from typing import Any
 import click
 
 from bsprobe.cli.options import axis_options, positive_number
-from bsprobe.cli.settings import SUBJECT_OPTIONS, asked_gpu
+from bsprobe.cli.settings import LARGEST_BATCH, SUBJECT_OPTIONS, asked_gpu, variants_from
 from bsprobe.errors import UsageError
 from bsprobe.units import parse_bytes
-from bsprobe.variants import AXES, Variant, matrix
+from bsprobe.variants import Variant
 
 _BASE = Path("reports")
-_LARGEST_BATCH = 2**20
 _SNAPSHOT = "snapshot.pickle"
 
 
@@ -48,7 +47,7 @@ def _model_options(command: Any) -> Any:
 )
 @click.option(
     "--batch",
-    type=click.IntRange(1, _LARGEST_BATCH),
+    type=click.IntRange(1, LARGEST_BATCH),
     metavar="B",
     help="Micro-batch to explain, whether it fits or not.  [default: the largest that fits]",
 )
@@ -62,7 +61,7 @@ def _model_options(command: Any) -> Any:
 )
 @click.option(
     "--max-batch",
-    type=click.IntRange(1, _LARGEST_BATCH),
+    type=click.IntRange(1, LARGEST_BATCH),
     metavar="N",
     default=4096,
     show_default=True,
@@ -88,11 +87,7 @@ def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) ->
     and for each change that may help the largest batch that it gives. Lists are explained one by
     one.
     """
-    variants = matrix(
-        models=given["models"],
-        resolutions=given["resolutions"],
-        choices={axis.field: given[axis.field] for axis in AXES},
-    )
+    variants = variants_from(given)
     if out is not None and len(variants) > 1:
         raise UsageError(
             f"--out is one folder, these are {len(variants)} variants",

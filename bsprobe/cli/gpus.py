@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from typing import TYPE_CHECKING
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from bsprobe.cli.settings import LARGEST_BATCH, subject_options, variants_from
 from bsprobe.errors import DeviceError, UsageError
 from bsprobe.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu
 from bsprobe.units import MIB, format_bytes
@@ -34,6 +38,25 @@ _TRIAL_TIMEOUT_SECONDS = 300.0
     help="Measure the GPU of this machine and print its line for the catalogue.  [default: off]",
 )
 @click.option(
+    "--fit",
+    is_flag=True,
+    help="Predict the largest batch of a network on every card: which one do I need?  "
+    "[default: off]",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, LARGEST_BATCH),
+    metavar="N",
+    help="With --fit: the batch that the card has to run.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="With --fit: folder for the results; new or empty.  "
+    "[default: reports/gpus-fit-MODEL-SIZE]",
+)
+@subject_options
+@click.option(
     "--format",
     "form",
     type=click.Choice(["text", "csv"]),
@@ -41,12 +64,32 @@ _TRIAL_TIMEOUT_SECONDS = 300.0
     show_default=True,
     help="csv has the source of every figure, and bytes.",
 )
-def gpus(*, this: bool, form: str) -> None:
+@click.pass_context
+def gpus(
+    ctx: click.Context,
+    /,
+    *,
+    this: bool,
+    fit: bool,
+    form: str,
+    batch: int | None,
+    out: Path | None,
+    **subject: Any,
+) -> None:
     """List the GPUs that are known: compute capability, memory, and what training can use of it.
 
     A name may be shortened wherever it is asked for, as long as it stays clear: 4090, a100-40gb.
     """
-    if this:
+    if this and fit:
+        raise UsageError("--this and --fit exclude each other", hint="give one of the two")
+    if not fit:
+        _require_fit(ctx)
+    if fit:
+        from bsprobe.cli.fit import fit as fit_catalogue
+
+        command = shlex.join(["bsprobe", *sys.argv[1:]])
+        fit_catalogue(variants_from(subject), batch, out, command)
+    elif this:
         worker = _open()
         try:
             print_this(worker)
@@ -59,6 +102,15 @@ def gpus(*, this: bool, form: str) -> None:
         click.echo(click.style(headings, bold=True))  # plain where the output is no terminal
         click.echo("\n".join(lines))
         click.echo(_LEGEND)
+
+
+def _require_fit(ctx: click.Context) -> None:
+    """Refuse options that only --fit reads."""
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        is_typed = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if is_typed and name not in ("this", "form"):
+            raise UsageError(f"{parameter.opts[0]} does nothing without --fit", hint="add --fit")
 
 
 def _open() -> Worker:

@@ -120,6 +120,7 @@ def _probe(start: _Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     from bsprobe.records import SCHEMA_VERSION
     from bsprobe.report.folder import given_folder, new_folder, run_name
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
+    from bsprobe.runfile import save_run
     from bsprobe.runner import TrialRunner
 
     settings = start.settings
@@ -163,6 +164,7 @@ def _probe(start: _Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
                     listener=listener,
                     known=known,
                 ).run(header.environment)
+                save_run(made, folder)  # while the journal is locked against a second run
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 "interrupted; every finished trial is kept",
@@ -194,9 +196,7 @@ def _write(finished: Run, folder: Path, explanations: Mapping[Variant, Explanati
     from bsprobe.report import markdown, terminal
     from bsprobe.report.explain_plots import write_kinds_plot
     from bsprobe.report.write import write_report
-    from bsprobe.runfile import save_run
 
-    save_run(finished, folder)
     click.echo(terminal.render(finished))
     found = (result.recommendation for result in finished.results)
     best = next((item for item in found if item is not None and item.starred), None)

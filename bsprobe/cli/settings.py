@@ -18,10 +18,10 @@ from bsprobe.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.recommend import LearningRateRule
 from bsprobe.records import DataSource, DeviceRequest, Settings, Target
 from bsprobe.units import parse_bytes, parse_resolution
-from bsprobe.variants import AXES, matrix
+from bsprobe.variants import AXES, Variant, matrix
 
-_LARGEST_BATCH = 2**20
-_COUNT = click.IntRange(min=1, max=_LARGEST_BATCH)
+LARGEST_BATCH = 2**20
+_COUNT = click.IntRange(min=1, max=LARGEST_BATCH)
 SUBJECT_OPTIONS = (
     click.option(
         "--model",
@@ -30,8 +30,8 @@ SUBJECT_OPTIONS = (
         metavar="LIST",
         default="deeplabv2-resnet101",
         show_default=True,
-        help="deeplabv2-resnet101, deeplabv2-resnet50, or torchvision:NAME for one of "
-        "torchvision's segmentation models.",
+        help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (a small one, for trying "
+        "things out), or torchvision:NAME for one of torchvision's segmentation models.",
     ),
     click.option(
         "--resolution",
@@ -187,11 +187,18 @@ _CIRCUMSTANCES = (
 """Where, towards what, and how long."""
 
 
-def settings_options(command: Command) -> Command:
-    """Give a command every option that `settings_from` reads."""
-    for option in reversed((*SUBJECT_OPTIONS, *axis_options(), *_CIRCUMSTANCES)):
+def subject_options(command: Command) -> Command:
+    """Give a command the options that `variants_from` reads."""
+    for option in reversed((*SUBJECT_OPTIONS, *axis_options())):
         command = option(command)
     return command
+
+
+def settings_options(command: Command) -> Command:
+    """Give a command every option that `settings_from` reads."""
+    for option in reversed(_CIRCUMSTANCES):
+        command = option(command)
+    return subject_options(command)
 
 
 def settings_from(given: Mapping[str, Any]) -> Settings:
@@ -202,11 +209,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         raise UsageError("--subset does nothing without --data", hint="add --data ROOT")
     native = parse_resolution("cityscapes") if given["evaluate"] else None
     return Settings(
-        variants=matrix(
-            models=given["models"],
-            resolutions=given["resolutions"],
-            choices={axis.field: given[axis.field] for axis in AXES},
-        ),
+        variants=variants_from(given),
         device=DeviceRequest(
             device=given["device"],
             memory_limit_bytes=given["memory_limit"],
@@ -228,6 +231,15 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         evaluation_resolution=given["evaluate_at"] or native,
         data=_data_source(given["data_root"], given["subset"]),
         seed=given["seed"],
+    )
+
+
+def variants_from(given: Mapping[str, Any]) -> tuple[Variant, ...]:
+    """The matrix that the options span."""
+    return matrix(
+        models=given["models"],
+        resolutions=given["resolutions"],
+        choices={axis.field: given[axis.field] for axis in AXES},
     )
 
 

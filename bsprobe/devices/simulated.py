@@ -2,7 +2,6 @@
 
 import os
 import re
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -32,12 +31,19 @@ _CUBLAS_PER_CALL: Final = (2, 15)
 """From this PyTorch on cuBLAS's workspace is taken for each call."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Subject:
-    """What decides about a trace, but for the batch."""
+class Tracers:
+    """The traced step of the variant that is asked for; whatever the card, it is the same."""
 
-    variant: Variant
-    evaluation_resolution: Resolution | None
+    def __init__(self) -> None:
+        self._known: dict[tuple[Variant, Resolution | None], StepTracer] = {}
+
+    def find(self, variant: Variant, evaluation_resolution: Resolution | None) -> StepTracer:
+        """The tracer of a variant, built where it is not the last one asked for."""
+        subject = (variant, evaluation_resolution)
+        if subject not in self._known:
+            self._known.clear()  # variants come one after the other, and a traced one is large
+            self._known[subject] = StepTracer(variant, evaluation_resolution)
+        return self._known[subject]
 
 
 class SimulatedDevice:
@@ -47,9 +53,19 @@ class SimulatedDevice:
         gpu: The card.
         limit_bytes: Let it answer as one with this much memory; None for all it has.
         is_assumed: Whether nobody named it, because there is no GPU here.
+        tracers: Shared between cards; its own if None.
+        workspaces: Of the card's compute capability; its own if None.
     """
 
-    def __init__(self, gpu: Gpu, limit_bytes: int | None, *, is_assumed: bool = False) -> None:
+    def __init__(
+        self,
+        gpu: Gpu,
+        limit_bytes: int | None,
+        *,
+        is_assumed: bool = False,
+        tracers: Tracers | None = None,
+        workspaces: Workspaces | None = None,
+    ) -> None:
         self._gpu = gpu
         self._capacity = gpu.total_bytes if limit_bytes is None else limit_bytes
         if self._capacity > gpu.total_bytes:
@@ -64,10 +80,9 @@ class SimulatedDevice:
                 f"which takes {format_bytes(gpu.outside_allocator_bytes)}",
                 hint="give a larger --memory-limit",
             )
-        major, minor = (int(part) for part in gpu.compute_capability.split("."))
-        self._capability = (major, minor)
-        self._workspaces = Workspaces(self._capability)
-        self._tracers: dict[_Subject, StepTracer] = {}
+        self._capability = capability_of(gpu)
+        self._workspaces = workspaces or Workspaces(self._capability)
+        self._tracers = tracers or Tracers()
         self._info = self._describe(limit_bytes, is_assumed=is_assumed)
 
     @property
@@ -78,7 +93,7 @@ class SimulatedDevice:
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         """Predict a trial; raises what the simulation raises where memory cannot be had."""
         report("tracing")
-        tracer = self._tracer(spec)
+        tracer = self._tracers.find(spec.variant, spec.evaluation_resolution)
         timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
         allocator = self._empty_card()
         playback = self._playback(spec.variant, timeline, spec.batch_size, allocator)
@@ -88,7 +103,7 @@ class SimulatedDevice:
         report("step 1")
         first = _peak_of(playback, allocator, Section.FIRST_STEP)
         report(f"step 2 of {steps}")
-        steady = _peak_of(playback, allocator, *[Section.LATER_STEP] * (steps - 1))
+        steady = _peak_of(playback, allocator, Section.LATER_STEP, times=steps - 1)
         evaluation = None
         if spec.evaluation_resolution is not None:
             report("evaluation")
@@ -120,7 +135,8 @@ class SimulatedDevice:
             Exception: Whatever the network raises at this batch size, as on a device.
         """
         report("tracing")
-        timeline = self._tracer(spec).growing_timeline(spec.batch_size)
+        tracer = self._tracers.find(spec.variant, spec.evaluation_resolution)
+        timeline = tracer.growing_timeline(spec.batch_size)
         card = Card(
             capacity_bytes=self._capacity,
             outside_allocator_bytes=self._gpu.outside_allocator_bytes,
@@ -142,13 +158,6 @@ class SimulatedDevice:
     def is_clean(self) -> bool:
         """Always: nothing of a trial is left."""
         return True
-
-    def _tracer(self, spec: TrialSpec) -> StepTracer:
-        subject = _Subject(variant=spec.variant, evaluation_resolution=spec.evaluation_resolution)
-        if subject not in self._tracers:
-            self._tracers.clear()  # variants come one after the other; a traced one is large
-            self._tracers[subject] = StepTracer(spec.variant, spec.evaluation_resolution)
-        return self._tracers[subject]
 
     def _empty_card(self) -> CachingAllocator:
         driver = SimulatedDriver(
@@ -199,10 +208,23 @@ class SimulatedDevice:
         )
 
 
-def _peak_of(playback: Playback, allocator: CachingAllocator, *sections: Section) -> Peak:
+def capability_of(gpu: Gpu) -> tuple[int, int]:
+    """A card's compute capability as two numbers."""
+    major, minor = gpu.compute_capability.split(".")
+    return int(major), int(minor)
+
+
+def _peak_of(
+    playback: Playback, allocator: CachingAllocator, section: Section, *, times: int = 1
+) -> Peak:
+    """The peak over some repetitions; one that ends as it began is like all that follow it."""
     allocator.reset_peaks()
-    for section in sections:
+    before = allocator.layout()
+    for _ in range(times):
         playback.play(section)
+        before, last = allocator.layout(), before
+        if before == last:
+            break
     statistics = allocator.statistics
     return Peak(
         allocated_bytes=statistics.peak_allocated_bytes,

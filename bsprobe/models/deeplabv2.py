@@ -14,7 +14,12 @@ from torch import nn
 from bsprobe.models.norms import NormLayer
 
 EXPANSION = 4
+WIDTH = 64
+"""Of a ResNet's first stage; each further one is twice as wide."""
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+MINI_BLOCKS = (1, 1, 1, 1)
+MINI_WIDTH = 16
+"""Of `deeplabv2-mini`: ours, no published network. A CPU trains it in minutes."""
 ASPP_DILATIONS = (6, 12, 18, 24)
 
 
@@ -68,7 +73,7 @@ class ASPP(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 2048, H, W) to (N, classes, H, W)."""
+        """(N, in_channels, H, W) to (N, classes, H, W)."""
         branches = iter(self.conv2d_list)
         y: torch.Tensor = next(branches)(x)
         for branch in branches:
@@ -79,17 +84,19 @@ class ASPP(nn.Module):
 class DeepLabV2(nn.Module):
     """ResNet with output stride 8 and an ASPP classifier; logits stay at an eighth."""
 
-    def __init__(self, blocks: Sequence[int], *, classes: int, norm: NormLayer) -> None:
+    def __init__(
+        self, blocks: Sequence[int], *, classes: int, norm: NormLayer, width: int = WIDTH
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = norm(64)
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
-        self.layer1 = _stage(64, 64, blocks[0], stride=1, dilation=1, norm=norm)
-        self.layer2 = _stage(256, 128, blocks[1], stride=2, dilation=1, norm=norm)
-        self.layer3 = _stage(512, 256, blocks[2], stride=1, dilation=2, norm=norm)
-        self.layer4 = _stage(1024, 512, blocks[3], stride=1, dilation=4, norm=norm)
-        self.layer5 = ASPP(2048, classes)
+        self.layer1 = _stage(width, width, blocks[0], stride=1, dilation=1, norm=norm)
+        self.layer2 = _stage(4 * width, 2 * width, blocks[1], stride=2, dilation=1, norm=norm)
+        self.layer3 = _stage(8 * width, 4 * width, blocks[2], stride=1, dilation=2, norm=norm)
+        self.layer4 = _stage(16 * width, 8 * width, blocks[3], stride=1, dilation=4, norm=norm)
+        self.layer5 = ASPP(32 * width, classes)
         self._initialise()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

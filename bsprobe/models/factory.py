@@ -9,12 +9,23 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from bsprobe.errors import UsageError
-from bsprobe.models.deeplabv2 import BLOCKS, Bottleneck, DeepLabV2
+from bsprobe.models.deeplabv2 import (
+    BLOCKS,
+    MINI_BLOCKS,
+    MINI_WIDTH,
+    WIDTH,
+    Bottleneck,
+    DeepLabV2,
+)
 from bsprobe.models.norms import LAYERS
 from bsprobe.variants import Checkpointing, Norm, Variant, unknown_value
 
 TORCHVISION = "torchvision:"
-_DEEPLABV2 = {f"deeplabv2-{backbone}": blocks for backbone, blocks in BLOCKS.items()}
+_DEEPLABV2 = {
+    **{f"deeplabv2-{backbone}": (blocks, WIDTH) for backbone, blocks in BLOCKS.items()},
+    "deeplabv2-mini": (MINI_BLOCKS, MINI_WIDTH),
+}
+"""Blocks and width of each."""
 
 
 def build_model(variant: Variant) -> nn.Module:
@@ -27,8 +38,9 @@ def build_model(variant: Variant) -> nn.Module:
     if variant.model.startswith(TORCHVISION):
         model = _torchvision_model(variant)
     else:
-        blocks = _DEEPLABV2[variant.model]
-        model = DeepLabV2(blocks, classes=variant.classes, norm=LAYERS[variant.norm])
+        blocks, width = _DEEPLABV2[variant.model]
+        norm = LAYERS[variant.norm]
+        model = DeepLabV2(blocks, classes=variant.classes, norm=norm, width=width)
     if variant.checkpointing is Checkpointing.ON:
         checkpoint_blocks(model)
     return model.train()

@@ -12,7 +12,7 @@ from bsprobe.explanation import (
     by_operator,
 )
 from bsprobe.report import explain_sentences as sentences
-from bsprobe.report.markdown import environment_table, folded, table
+from bsprobe.report.markdown import environment_section, folded, table
 from bsprobe.report.terminal import WIDTH, aligned
 from bsprobe.units import format_bytes
 
@@ -53,7 +53,7 @@ def render(report: ExplanationReport, *, depth: int, plots: Sequence[str]) -> st
         *[f"![Memory over one step by module]({name}.png)" for name in plots[1:2]],
         f"## By operator\n\n{_rows(by_operator(found), found)}",
         _snapshot(),
-        f"## Environment\n\n{environment_table(report.environment, report.device)}",
+        environment_section(report.device, report.environment),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

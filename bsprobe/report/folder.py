@@ -20,7 +20,7 @@ def run_name(device: DeviceInfo, settings: Settings) -> str:
     if device.limit_bytes is not None:
         name += "-" + format_bytes(device.limit_bytes).replace(" ", "")
     marks = [Source.PREDICTED] if device.source is Source.PREDICTED else []
-    return _slug("-".join([*marks, name, *models, *sizes]))
+    return slug("-".join([*marks, name, *models, *sizes]))
 
 
 def explanation_name(device: DeviceInfo, variant: Variant) -> str:
@@ -35,7 +35,7 @@ def explanation_name(device: DeviceInfo, variant: Variant) -> str:
         variant.resolution,
         name,
     )
-    return _slug("-".join(str(part) for part in parts if part))
+    return slug("-".join(str(part) for part in parts if part))
 
 
 def new_folder(base: Path, name: str) -> Path:
@@ -70,5 +70,6 @@ def given_folder(folder: Path) -> Path:
     return folder
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A name for a folder: small letters, digits and dots, hyphens between them."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")

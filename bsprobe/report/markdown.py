@@ -31,7 +31,7 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         _advice(run),
         _snippet(snippet),
         folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
-        _environment(run),
+        environment_section(run.device, run.environment),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -189,12 +189,8 @@ def _is_new_process(trial: Trial) -> bool:
     return trial.fresh_process and trial.source is Source.MEASURED
 
 
-def _environment(run: Run) -> str:
-    return f"## Environment\n\n{environment_table(run.environment, run.device)}"
-
-
-def environment_table(environment: Environment, device: DeviceInfo) -> str:
-    """What is known of the machine and the card, and the command to type again."""
+def environment_section(device: DeviceInfo, environment: Environment) -> str:
+    """Where and by what it was made, and the command to make it again."""
     rows = [
         ("device", device.name),
         (
@@ -225,5 +221,5 @@ def _pair(one: bool | None, other: bool | None) -> str | None:  # noqa: FBT001 -
 
 
 def folded(title: str, body: str) -> str:
-    """Something that is shown when its title is clicked."""
+    """Text behind a line that is clicked on."""
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"

@@ -218,7 +218,7 @@ def _label_ends(axes: Axes, ends: Sequence[_End]) -> None:
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as SVG and PNG beside each other, the same bytes for the same figure."""
+    """Write a picture as SVG and PNG, the same bytes every time."""
     for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": _DPI})):
         data = io.BytesIO()
         figure.savefig(data, format=suffix[1:], **options)

@@ -217,10 +217,9 @@ def amp_against_fp32(run: Run) -> list[str]:
         remedy = found.get(replace(variant, norm=Norm.GROUP_AMP))
         size = _per_image_bytes(run, remedy.variant) if remedy is not None else None
         lines.append(
-            f"{variant.precision} takes more memory than fp32 here: {amp} an image against {fp32}, "
-            f"because autocast runs GroupNorm in fp32 and keeps fp32 copies; --norm group-amp "
-            "keeps it in half precision"
-            + (f" and takes {format_bytes(size)}." if size is not None else ".")
+            f"With plain GroupNorm {variant.precision} takes {amp} an image, fp32 {fp32}: more "
+            "memory, not less"
+            + (f"; with group-amp it takes {format_bytes(size)}." if size is not None else ".")
         )
     return lines
 

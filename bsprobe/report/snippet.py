@@ -1,9 +1,18 @@
 """The recommendation as Python that can be pasted into a training script."""
 
+from dataclasses import dataclass
 from string import Template
 
-from bsprobe.records import Recommendation, Run
-from bsprobe.variants import CudnnBenchmark, LossAt, MemoryFormat, OptimizerName, Precision, labels
+from bsprobe.records import Recommendation, Run, Target, TrainingPlan
+from bsprobe.variants import (
+    CudnnBenchmark,
+    LossAt,
+    MemoryFormat,
+    OptimizerName,
+    Precision,
+    Variant,
+    labels,
+)
 
 _POLY_POWER = 0.9
 _DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloat16"}
@@ -107,7 +116,7 @@ def schedule(update):
 $logits
 
 
-def train(model, dataset, device="$device", updates=UPDATES, workers=4):
+def train(model, dataset, device="$device", updates=UPDATES, workers=$workers):
     """Train on (image, label) pairs: float (3, H, W) and int64 train ids (H, W)."""
 $benchmark    device = torch.device(device)
     model = model.to($to_arguments).train()
@@ -121,9 +130,9 @@ $benchmark    device = torch.device(device)
         shuffle=True,
         drop_last=True,  # a last, smaller batch would give BatchNorm other statistics
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=$pin_memory,
         persistent_workers=workers > 0,
-    )
+$prefetch    )
     endless = itertools.chain.from_iterable(itertools.repeat(loader))
     losses = []
     for _ in range(updates):
@@ -147,21 +156,67 @@ $loss            scaler.scale(loss).backward()
 ''')
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """How the snippet's data loader is run, in Python."""
+
+    workers: int = 4
+    pin_memory: str = 'device.type == "cuda"'
+    prefetch_factor: int | None = None
+    """None: PyTorch's own."""
+
+
 def render(run: Run, item: Recommendation) -> str:
     """The snippet of one recommendation.
 
     It depends on nothing but torch; where the model has one learning rate, so has the snippet.
     """
-    variant, plan, target = item.variant, item.plan, run.settings.target
+    variant = item.variant
     name = labels(run.settings.variants)[variant]
+    return fill(
+        variant,
+        item.plan,
+        title=f"{variant.model} at {variant.resolution}, {name}: what bsprobe recommends.",
+        answer=f"{run.device.source.capitalize()} on {run.device.name}: the largest batch that "
+        f"ran is {item.largest}.",
+        target=run.settings.target,
+        base_updates=str(run.settings.target.base_updates),
+        device_kind=run.device.kind,
+        loader=Loader(),
+    )
+
+
+def fill(
+    variant: Variant,
+    plan: TrainingPlan,
+    *,
+    title: str,
+    answer: str,
+    target: Target,
+    base_updates: str,
+    device_kind: str,
+    loader: Loader,
+) -> str:
+    """The snippet of a plan, whoever made it.
+
+    Args:
+        variant: What is trained.
+        plan: With its rates by group: their number decides between one group and DeepLab's three.
+        title: The first line of its docstring.
+        answer: What the docstring says beside.
+        target: Where the learning rate was scaled from.
+        base_updates: As many of its batches make the images seen.
+        device_kind: `cuda` or `cpu`.
+        loader: How the images are loaded.
+    """
     nhwc = variant.memory_format is MemoryFormat.NHWC
     layout = ", memory_format=torch.channels_last" if nhwc else ""
     benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
     three = len(plan.group_learning_rates) > 1
+    prefetch = f"        prefetch_factor={loader.prefetch_factor} if workers else None,\n"
     return _TEMPLATE.substitute(
-        title=f"{variant.model} at {variant.resolution}, {name}: what bsprobe recommends.",
-        answer=f"{run.device.source.capitalize()} on {run.device.name}: the largest batch that "
-        f"ran is {item.largest}.",
+        title=title,
+        answer=answer,
         micro_batch=plan.micro_batch,
         accumulation_steps=plan.accumulation_steps,
         effective_batch=plan.effective_batch,
@@ -169,13 +224,13 @@ def render(run: Run, item: Recommendation) -> str:
         lr_rule=plan.lr_rule,
         base_rate=f"{target.base_learning_rate:.6g}",
         base_batch=target.base_batch,
-        base_updates=target.base_updates,
+        base_updates=base_updates,
         weight_decay=_DECAYS[variant.optimizer],
         updates=plan.updates,
         warmup_updates=plan.warmup_updates,
         parameter_groups=_THREE_GROUPS if three else _ONE_GROUP,
         power=_POLY_POWER,
-        device="cuda" if run.device.kind == "cuda" else "cpu",
+        device="cuda" if device_kind == "cuda" else "cpu",
         loss=_LOSSES[variant.loss_at],
         logits=_LOGITS[variant.loss_at],
         benchmark="    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
@@ -185,4 +240,7 @@ def render(run: Run, item: Recommendation) -> str:
         image_format=layout,
         dtype=_DTYPES.get(variant.precision, "torch.bfloat16"),
         autocast=variant.precision is not Precision.FP32,
+        workers=loader.workers,
+        pin_memory=loader.pin_memory,
+        prefetch=prefetch if loader.prefetch_factor else "",
     )

@@ -33,7 +33,8 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)
 
 
-def _variant_columns(variant: Variant) -> dict[str, Any]:
+def variant_columns(variant: Variant) -> dict[str, Any]:
+    """What tells a variant from others, one column a setting."""
     return {
         "model": variant.model,
         "resolution": str(variant.resolution),
@@ -44,7 +45,7 @@ def _variant_columns(variant: Variant) -> dict[str, Any]:
 def _trial_row(trial: Trial) -> dict[str, Any]:
     return {
         "source": str(trial.source),
-        **_variant_columns(trial.spec.variant),
+        **variant_columns(trial.spec.variant),
         "batch_size": trial.spec.batch_size,
         "accumulation_steps": trial.spec.accumulation_steps,
         "purpose": str(trial.purpose),
@@ -93,7 +94,7 @@ def _result_row(run: Run, result: VariantResult) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "device": run.device.name,
         "source": str(run.device.source),
-        **_variant_columns(result.variant),
+        **variant_columns(result.variant),
         "largest": boundary.largest,
         "first_failure": boundary.first_failure,
         "boundary": str(boundary.stop),

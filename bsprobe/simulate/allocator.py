@@ -173,6 +173,11 @@ class CachingAllocator:
         """The blocks that are handed out now."""
         return self._allocated
 
+    def layout(self) -> tuple[tuple[int, ...], ...]:
+        """The free blocks of each pool: equal layouts answer equal requests with equal blocks."""
+        pools = (*self._large_pools.values(), *self._small_pools.values())
+        return tuple((*pool.keys, *(block.address for block in pool.unmapped)) for pool in pools)
+
     @property
     def reserved_bytes(self) -> int:
         """The memory that is taken from the driver now."""

@@ -7,6 +7,7 @@ CUDA's kernels allocate inside, where no trace can see it: `KERNELS` has a rule 
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,9 +33,9 @@ _INT32_MAX = 2**31 - 1
 LOWER_PRECISION = (
     *("_convolution", "_thnn_fused_gru_cell", "_thnn_fused_lstm_cell", "addmv", "addr"),
     *("chain_matmul", "convolution", "einsum", "gru_cell", "linalg_multi_dot", "lstm_cell", "mv"),
-    *("prelu", "rnn_relu_cell", "rnn_tanh_cell"),
+    *("rnn_relu_cell", "rnn_tanh_cell"),
 )
-"""Operators that CUDA's autocast runs in half precision and the CPU's does not, or elsewise."""
+"""Operators that CUDA's autocast runs in half precision and the CPU's does not."""
 FP32 = (
     *("acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log1p", "log2"),
     *("reciprocal", "rsqrt", "sinh", "tan", "softplus", "logsumexp", "renorm", "dist", "pdist"),
@@ -75,10 +76,13 @@ def cuda_dispatch() -> Iterator[None]:
     """
     library = Library("aten", "IMPL")
     try:
-        for name, kernel in _autocast_kernels():
-            library.impl(name, kernel, "AutocastCPU")
-        for name, kernel in _CHOICES.items():
-            library.impl(name, kernel, "AutogradCPU")
+        with warnings.catch_warnings():
+            # Older versions say once that a kernel takes the place of another.
+            warnings.filterwarnings("ignore", "Warning only once for all operators")
+            for name, kernel in _autocast_kernels():
+                library.impl(name, kernel, "AutocastCPU")
+            for name, kernel in _CHOICES.items():
+                library.impl(name, kernel, "AutogradCPU")
         yield
     finally:
         library._destroy()  # noqa: SLF001 - no public way to end an override
@@ -179,7 +183,10 @@ def _with_fp32_overload(name: str) -> Kernel:
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if _is_half(args[0]):
-            return _call(wider, args, {**kwargs, "dtype": torch.float32})
+            # Defaults are not passed on to kernels; the other overload has none.
+            left_out = operator._schema.arguments[len(args) :]  # type: ignore[attr-defined] # noqa: SLF001 - as above
+            given = (*args, *(argument.default_value for argument in left_out))
+            return _call(wider, given, {**kwargs, "dtype": torch.float32})
         return _call(operator, args, kwargs)
 
     return run
@@ -238,8 +245,9 @@ def _batch_norm(  # noqa: PLR0913, PLR0917 - PyTorch's signature
     if is_served:
         out = aten.cudnn_batch_norm(x, weight, bias, mean, variance, training, momentum, eps)
         return (*out, 1)
+    reserve = torch.empty(0, dtype=torch.uint8, device=x.device)
     out = aten.native_batch_norm(x, weight, bias, mean, variance, training, momentum, eps)
-    return (*out, torch.empty(0, dtype=torch.uint8, device=x.device), 0)
+    return (*out, reserve, 0)
 
 
 def _dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:  # noqa: FBT001 - as above
@@ -444,7 +452,24 @@ def _upsample(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def _upsample_backward(args: tuple[Any, ...], out: Any) -> Effects:
-    """A dense copy of the gradient where it is laid out otherwise, and the same 32-bit indices."""
+    """Dense copies of both gradients, and the same 32-bit indices.
+
+    Channels-last ones stay as they are where there are at least 4 channels
+    (`upsample_bilinear2d_backward_out_cuda_template` and its nearest sibling).
+    """
+    grad, *_ = args
+    is_channels_last = (
+        grad.shape[1] >= 4  # noqa: PLR2004 - PyTorch's heuristic
+        and suggest_memory_format(grad) is torch.channels_last
+        and out.is_contiguous(memory_format=torch.channels_last)
+    )
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
+    yield out
+    yield Inside(sizes=_copies((out, grad), layout), elements=grad.numel())
+
+
+def _bicubic_backward(args: tuple[Any, ...], out: Any) -> Effects:
+    """A dense copy of the output's gradient (cuda/UpSampleBicubic2d.cu)."""
     yield out
     yield Inside(sizes=_copies(args[:1], torch.contiguous_format), elements=args[0].numel())
 
@@ -484,5 +509,5 @@ KERNELS: dict[Kernel, Rule] = {
     aten.upsample_nearest2d.default: _upsample,
     aten.upsample_nearest2d_backward.default: _upsample_backward,
     aten.upsample_bicubic2d.default: _upsample,
-    aten.upsample_bicubic2d_backward.default: _upsample_backward,
+    aten.upsample_bicubic2d_backward.default: _bicubic_backward,
 }

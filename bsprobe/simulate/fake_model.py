@@ -101,7 +101,9 @@ class _WithoutRandomValues(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        is_fill = getattr(func, "__name__", "") in _RANDOM_FILLS
-        if is_fill and args and isinstance(args[0], torch.Tensor):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        # `torch.nn.init` passes its tensor by name.
+        filled = args[0] if args else kwargs.get("tensor")
+        if getattr(func, "__name__", "") in _RANDOM_FILLS and isinstance(filled, torch.Tensor):
+            return filled
+        return func(*args, **kwargs)

@@ -10,7 +10,6 @@ from bsprobe.variants import CudnnBenchmark
 
 if TYPE_CHECKING:
     from bsprobe.simulate.blocks import Block
-    from bsprobe.simulate.convolutions import Convolution
 
 _INT32_MAX: Final = 2**31 - 1
 _HOPPER: Final = (9, 0)
@@ -85,7 +84,6 @@ class Playback:
         self._sizes = [storage.size.at(batch) for storage in timeline.storages]
         self._live: dict[int, Block] = {}
         self._plans: dict[int, tuple[int, ...]] = {}
-        self._timed: set[Convolution] = set()
 
     @property
     def kept_bytes(self) -> int:
@@ -125,7 +123,7 @@ class Playback:
         taken = [allocator.malloc(size) for each in scratch.sizes if (size := each.at(self._batch))]
         inside = sum(block.size for block in taken)
         if scratch.convolution is not None:
-            inside += self._run_convolution(index)
+            inside += self._run_convolution(scratch.convolution)
         if scratch.uses_cublas:
             inside += self._run_matrix_product()
         for block in reversed(taken):
@@ -135,14 +133,11 @@ class Playback:
     def _run_convolution(self, index: int) -> int:
         plans, timing = self._plans.get(index), 0
         if plans is None:
-            scratch = self._timeline.scratches[index].convolution
-            assert scratch is not None  # noqa: S101 - the caller's condition
-            convolution = scratch.at(self._batch)
+            convolution = self._timeline.convolutions[index].at(self._batch)
             plans = self._workspaces.candidates(convolution)
             if not plans:
                 raise NoPlanError(f"cuDNN has no plan for {convolution}")
-            if self._benchmark is CudnnBenchmark.ON and convolution not in self._timed:
-                self._timed.add(convolution)
+            if self._benchmark is CudnnBenchmark.ON:
                 timing = self._time_plans(benchmarked(plans).timing_bytes)
             self._plans[index] = plans
         return max(timing, self._take_first(plans))

@@ -35,6 +35,8 @@ from bsprobe.simulate.timeline import (
 _aten = torch.ops.aten
 _READ = _aten._local_scalar_dense.default  # noqa: SLF001 - its name
 _CAST = _aten._to_copy.default  # noqa: SLF001 - its name
+_DEVICE = torch.ops.prim.device.default
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - no public name
 _FROM_HOST = "lift_fresh"
 """What `torch.tensor` calls: an optimizer makes its scalars with it, on the host."""
 _current_node: Callable[[], Node | None] = torch._C._current_autograd_node  # noqa: SLF001 - no public name
@@ -50,10 +52,17 @@ _UNTRACEABLE = (
 
 @functools.cache
 def _is_composite(operator: Any) -> bool:
-    if operator.namespace == "prim":  # attributes such as the device; no operators
-        return False
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001 - no public name
     return bool(has_kernel(operator.name(), "CompositeImplicitAutograd"))
+
+
+@functools.cache
+def _only_writes(operator: Any) -> bool:
+    """Whether an operator makes nothing, so that there is nothing to do: `_foreach_add_` and such.
+
+    An optimizer hands all its tensors to one of those, and fake tensors look at each.
+    """
+    return operator.namespace == "aten" and not operator._schema.returns  # noqa: SLF001 - its name
 
 
 class UntraceableModelError(BsprobeError):
@@ -96,7 +105,6 @@ class Recorder(TorchDispatchMode):
         self._sections: dict[Section, tuple[Event, ...]] = {}
         self._phase = Phase.SETUP
         self._is_updating = False
-        self._micro_batch_start = 0
         # Where in the network each stretch of sequence numbers of autograd nodes was made.
         self._numbers: list[int] = [0]
         self._modules: list[str] = [""]
@@ -131,7 +139,6 @@ class Recorder(TorchDispatchMode):
     def begin(self, phase: Phase) -> None:
         """Say what comes; forward, backward and optimizer then follow each other by themselves."""
         self._phase = phase
-        self._micro_batch_start = len(self._storages)
 
     def end(self, section: Section) -> None:
         """Make a section of everything since the last one."""
@@ -160,6 +167,11 @@ class Recorder(TorchDispatchMode):
             sections=sections,
         )
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do without the wrapper that new PyTorch puts around each call: nothing compiles here."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -168,12 +180,16 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func.namespace == "prim":  # attributes such as the device; no operators
+            return args[0].fake_device if func is _DEVICE else func(*args, **kwargs)
         self._note_phase()
         if func is _READ and self._phase is Phase.OPTIMIZER:
             return self._value_read(args[0])
         if _is_composite(func):  # inference mode does not take them apart before
-            with self:
-                return func.decompose(*args, **kwargs)
+            with self:  # not `decompose`, which prefers kernels for compilers
+                return func._op_dk(_COMPOSITE, *args, **kwargs)  # noqa: SLF001 - no public name
+        if _only_writes(func):
+            return None
         try:
             out = as_on_cuda(func, args, func(*args, **kwargs))
         except _UNTRACEABLE as error:
@@ -214,7 +230,7 @@ class Recorder(TorchDispatchMode):
         """What the forward pass made and what is still there is there for the backward pass."""
         for index in self._live.values():
             place, kind, size = self._storages[index]
-            if index >= self._micro_batch_start and kind is Kind.TEMPORARY:
+            if kind is Kind.TEMPORARY:
                 self._storages[index] = (place, Kind.SAVED_ACTIVATION, size)
 
     def _enter_module(self, name: str, *_: object) -> None:
@@ -245,8 +261,11 @@ class Recorder(TorchDispatchMode):
     def _kind_of_new(self, operator: Any, args: tuple[Any, ...]) -> Kind:
         if operator is _CAST:
             source = self._live.get(args[0].untyped_storage()._cdata)  # noqa: SLF001 - its identity
-            if source is not None and self._storages[source][1] is Kind.PARAMETER:
-                return Kind.PARAMETER if self._phase is Phase.SETUP else Kind.WEIGHT_COPY
+            kind = Kind.TEMPORARY if source is None else self._storages[source][1]
+            if self._phase is Phase.SETUP:
+                return kind
+            if kind is Kind.PARAMETER:
+                return Kind.WEIGHT_COPY
         return Kind.TEMPORARY
 
     def _born(self, tensor: torch.Tensor, place: Place, kind: Kind) -> None:
@@ -302,9 +321,10 @@ class Recorder(TorchDispatchMode):
 
     def _mark(self, tensors: Iterable[torch.Tensor], kind: Kind) -> None:
         for tensor in tensors:
-            index = self._live[tensor.untyped_storage()._cdata]  # noqa: SLF001 - as above
-            place, _, size = self._storages[index]
-            self._storages[index] = (place, kind, size)
+            index = self._live.get(tensor.untyped_storage()._cdata)  # noqa: SLF001 - as above
+            if index is not None:  # it has elements
+                place, _, size = self._storages[index]
+                self._storages[index] = (place, kind, size)
 
 
 def _in_canonical_order(events: Sequence[Event]) -> tuple[Event, ...]:

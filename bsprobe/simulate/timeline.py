@@ -102,8 +102,8 @@ class Scratch:
 
     place: Place
     sizes: tuple[Affine, ...]
-    convolution: "BatchedConvolution | None" = None
-    """Where cuDNN is asked how much more it takes."""
+    convolution: int | None = None
+    """Where cuDNN is asked how much more it takes: an index into the timeline's convolutions."""
     uses_cublas: bool = False
     """Where cuBLAS has a workspace, which lives on."""
     elements: Affine | None = None
@@ -129,6 +129,8 @@ class Timeline:
 
     storages: tuple[Storage, ...]
     scratches: tuple[Scratch, ...]
+    convolutions: tuple[BatchedConvolution, ...]
+    """Each once, however often it runs."""
     sections: dict[Section, tuple[Event, ...]]
     traced_at: tuple[int, ...]
     """The batch sizes it was traced at: two, or one where it does not hold for any other."""
@@ -172,7 +174,8 @@ def matched(one: Recording, other: Recording) -> Timeline:
     """One timeline from recordings at two batch sizes, event by event.
 
     Raises:
-        MismatchError: They differ in more than sizes, or a size falls as the batch grows.
+        MismatchError: They differ in more than sizes, or a size falls, or grows faster than the
+            batch.
     """
     if one.sections != other.sections:
         section = next(key for key in one.sections if one.sections[key] != other.sections.get(key))
@@ -181,6 +184,9 @@ def matched(one: Recording, other: Recording) -> Timeline:
 
 
 def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> Timeline:
+    convolutions: dict[tuple[Convolution, Convolution], int] = {}
+    batched: list[BatchedConvolution] = []
+
     def line(first: int, second: int, place: Place) -> Affine:
         return _line(first, second, traced_at, place)
 
@@ -190,6 +196,17 @@ def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> T
             raise MismatchError(f"{place} and {second[0]} do not match")
         return Storage(place=place, kind=kind, size=line(size, second[2], place))
 
+    def convolution(first: RecordedScratch, second: RecordedScratch) -> int | None:
+        if first.convolution is None or second.convolution is None:
+            if first.convolution is not second.convolution:
+                raise MismatchError(f"{first.place}: only one of the two is a convolution")
+            return None
+        pair = first.convolution, second.convolution
+        if pair not in convolutions:
+            convolutions[pair] = len(batched)
+            batched.append(_batched(*pair, traced_at, first.place))
+        return convolutions[pair]
+
     def scratch(first: RecordedScratch, second: RecordedScratch) -> Scratch:
         place = first.place
         if second.place != place or len(second.sizes) != len(first.sizes):
@@ -198,7 +215,7 @@ def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> T
         return Scratch(
             place=place,
             sizes=tuple(line(a, b, place) for a, b in sizes),
-            convolution=_batched(first.convolution, second.convolution, traced_at, place),
+            convolution=convolution(first, second),
             uses_cublas=first.uses_cublas,
             elements=_elements(first, second, traced_at),
         )
@@ -206,6 +223,7 @@ def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> T
     return Timeline(
         storages=tuple(map(storage, one.storages, other.storages)),
         scratches=tuple(map(scratch, one.scratches, other.scratches)),
+        convolutions=tuple(batched),
         sections=one.sections,
         traced_at=traced_at,
     )
@@ -216,18 +234,15 @@ def _line(first: int, second: int, traced_at: Sequence[int], place: Place) -> Af
         return Affine(fixed=first, per_image=0)
     step = traced_at[1] - traced_at[0]
     slope, rest = divmod(second - first, step)
-    if rest or slope < 0:
-        raise MismatchError(f"{place}: {first} and {second} are on no line that rises")
-    return Affine(fixed=first - slope * traced_at[0], per_image=slope)
+    fixed = first - slope * traced_at[0]
+    if rest or slope < 0 or fixed < 0:  # a line that starts below zero is a curve
+        raise MismatchError(f"{place}: {first} and {second} are on no line that rises from zero up")
+    return Affine(fixed=fixed, per_image=slope)
 
 
 def _batched(
-    first: Convolution | None, second: Convolution | None, traced_at: Sequence[int], place: Place
-) -> BatchedConvolution | None:
-    if first is None or second is None:
-        if first is not second:
-            raise MismatchError(f"{place}: only one of the two is a convolution")
-        return None
+    first: Convolution, second: Convolution, traced_at: Sequence[int], place: Place
+) -> BatchedConvolution:
     if replace(second, input_size=first.input_size) != first:
         raise MismatchError(f"{place}: {first} and {second} differ in more than the batch")
     sizes = zip(first.input_size, second.input_size, strict=True)

@@ -5,6 +5,7 @@
 
 import argparse
 import gc
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -40,6 +41,9 @@ _PAIRS = ((1, 2), (2, 3))
 """Batch sizes whose recordings make a timeline. The second pair serves networks that run otherwise,
 or not at all, with one image: BatchNorm on a 1x1 map, strides that turn ambiguous."""
 _MOST_MICRO_BATCHES = 3
+_evaluation_pass = inspect.unwrap(evaluation_pass)
+"""Without its inference mode, in which autocast does not see what composite operators call; it
+allocates what `no_grad` does."""
 
 
 class StepTracer:
@@ -101,7 +105,8 @@ class StepTracer:
                 if self._evaluation_resolution is not None:
                     recorder.begin(Phase.EVALUATION)
                     size = self._evaluation_resolution
-                    evaluation_pass(task, fed.images, (size.height, size.width))
+                    with torch.no_grad():
+                        _evaluation_pass(task, fed.images, (size.height, size.width))
                     recorder.end(Section.EVALUATION)
             return recorder.recording(batch)
 

@@ -125,8 +125,8 @@ def training_step(task: Task, micro_batches: Sequence[Batch]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def evaluation_pass(task: Task, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Predict train ids (N, height, width) at the size of the labels to be compared with.
+def evaluation_logits(task: Task, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Logits (N, classes, height, width) at the size of the labels to be compared with.
 
     Leaves the model in training mode, as it found it.
     """
@@ -134,6 +134,15 @@ def evaluation_pass(task: Task, images: torch.Tensor, size: tuple[int, int]) -> 
     with task.autocast():
         outputs = task.model(images)
         logits = outputs if isinstance(outputs, torch.Tensor) else outputs["out"]
-        predictions = upsample(logits, size).argmax(dim=1)
+        logits = upsample(logits, size)
     task.model.train()
-    return predictions
+    return logits
+
+
+@torch.inference_mode()
+def evaluation_pass(task: Task, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Predict train ids (N, height, width) at the size of the labels to be compared with.
+
+    Leaves the model in training mode, as it found it.
+    """
+    return evaluation_logits(task, images, size).argmax(dim=1)

@@ -6,6 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
+from bsprobe.cityscapes.labels import to_train_ids
 from bsprobe.cityscapes.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -13,8 +14,10 @@ from bsprobe.cityscapes.transforms import (
     evaluation_transform,
     tensor_to_train_ids,
     training_transform,
+    validation_transform,
 )
 from bsprobe.errors import UsageError
+from bsprobe.study_records import InputNormalisation
 from bsprobe.units import Resolution
 
 SIZE = Resolution(height=32, width=64)
@@ -163,6 +166,38 @@ def test_the_transforms_can_be_sent_to_worker_processes() -> None:
     for transform in (evaluation_transform(SIZE), training_transform(SIZE)):
         copy = pickle.loads(pickle.dumps(transform))  # noqa: S301 - our own bytes
         assert copy(*as_tv_tensors(image, label))[0].shape == (3, 32, 64)
+
+
+def test_caffes_input_is_blue_green_red_from_0_to_255_less_the_mean_colour() -> None:
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    image[:] = (200, 100, 50)
+    size = Resolution(height=64, width=64)
+    pair = as_tv_tensors(image, np.full((64, 64), 7, dtype=np.uint8))
+    wanted = torch.tensor([50 - 104.00698793, 100 - 116.66876762, 200 - 122.67891434])
+
+    for transform in (
+        validation_transform(size, normalisation=InputNormalisation.CAFFE_BGR),
+        training_transform(size, scales=(1.0, 1.0), normalisation=InputNormalisation.CAFFE_BGR),
+    ):
+        given, label = transform(*pair)
+        assert given.dtype == torch.float32
+        torch.testing.assert_close(given[:, 20, 20], wanted, rtol=0, atol=1e-3)
+        assert (label == 0).all()
+
+
+def test_validation_keeps_proportions_and_labels() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (60, 120, 3), dtype=np.uint8)
+    ids = rng.integers(0, 34, (60, 120), dtype=np.uint8)
+    transform = validation_transform(Resolution(height=40, width=40))
+
+    given, label = transform(*as_tv_tensors(image, ids))
+
+    assert given.shape == (3, 40, 80)
+    assert label.dtype == torch.int64
+    np.testing.assert_array_equal(label.numpy(), to_train_ids(ids))
+    whole, _ = evaluation_transform(Resolution(height=40, width=80))(*as_tv_tensors(image, ids))
+    assert torch.equal(given, whole)
 
 
 def test_tensors_map_to_train_ids_like_arrays() -> None:

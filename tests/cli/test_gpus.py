@@ -117,3 +117,35 @@ def test_a_gpu_that_cannot_run_the_step_is_an_error(capfd: pytest.CaptureFixture
     with pytest.raises(DeviceError, match="stub did not run a small training step") as refused:
         this("abort", capfd)
     assert refused.value.hint is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "4"], "error: --batch does nothing without --fit"),
+        (["--model", "deeplabv2-resnet50"], "error: --model does nothing without --fit"),
+        (["--fit", "--this"], "error: --this and --fit exclude each other"),
+        (["--fit", "--model", "deeplab"], "error: --model: 'deeplab' is unknown"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = bsprobe("gpus", *arguments, *(["--out", str(tmp_path / "out")] * ("--fit" in arguments)))
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, message)
+
+
+@pytest.mark.slow
+def test_every_card_of_the_catalogue_is_fitted(tmp_path: Path) -> None:
+    done = bsprobe(
+        *("gpus", "--fit", "--batch", "8", "--model", "deeplabv2-resnet50"),
+        *("--resolution", "128x256", "--precision", "amp-fp16", "--norm", "batch"),
+        *("--out", str(tmp_path / "out")),
+        XDG_CACHE_HOME=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    with (tmp_path / "out" / "fit.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["gpu"] for row in rows if int(row["largest"]) >= 8]
+    assert sorted(row["gpu"] for row in rows) == sorted(gpu.name for gpu in catalogue())

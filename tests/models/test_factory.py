@@ -9,6 +9,7 @@ from torch import nn
 from torchvision import models
 
 from bsprobe.errors import UsageError
+from bsprobe.models.deeplabv2 import DeepLabV2
 from bsprobe.models.factory import build_model, check_model_name, checkpoint_blocks
 from bsprobe.models.norms import LAYERS
 from bsprobe.training.losses import segmentation_loss, valid_pixels
@@ -25,7 +26,7 @@ TORCHVISION_MODELS = (
     "torchvision:fcn_resnet50",
     "torchvision:lraspp_mobilenet_v3_large",
 )
-DEEPLABV2 = ("deeplabv2-resnet50", "deeplabv2-resnet101")
+DEEPLABV2 = ("deeplabv2-resnet50", "deeplabv2-resnet101", "deeplabv2-mini")
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ def test_an_unknown_model_suggests_the_nearest() -> None:
         "--model: 'DeepLabV2-resnet11' is unknown",
         (
             "did you mean deeplabv2-resnet101? "
-            "Known: deeplabv2-resnet50, deeplabv2-resnet101, torchvision:NAME"
+            "Known: deeplabv2-resnet50, deeplabv2-resnet101, deeplabv2-mini, torchvision:NAME"
         ),
     )
 
@@ -151,6 +152,20 @@ def test_activations_of_a_frozen_net_without_loaded_weights_stay_far_inside_fp16
         model(torch.randn((2, 3, 32, 32)))
 
     assert max(largest) < 100
+
+
+def test_mini_is_the_same_network_with_one_block_a_stage_and_a_quarter_of_the_width() -> None:
+    variant = Variant(model="deeplabv2-mini", resolution=SMALL)
+    model = build_model(variant)
+
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.dim() > 1}
+
+    assert isinstance(model, DeepLabV2)
+    assert model(torch.zeros(1, 3, 64, 128)).shape == (1, 19, 9, 17)
+    assert sum(p.numel() for p in model.parameters()) == 856_668
+    assert shapes["conv1.weight"] == (16, 3, 7, 7)
+    assert shapes["layer4.0.conv3.weight"] == (512, 128, 1, 1)
+    assert [name for name in shapes if ".1.conv" in name] == []
 
 
 def blocks_recomputed(model: nn.Module) -> Iterator[str]:

@@ -1,0 +1,122 @@
+"""Errors of predictions: figures alone, for `accuracy_report.py` to write down."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from truth_records import TruthTrial
+
+from bsprobe.records import Measurement, Peak
+from bsprobe.simulate.comparison import Comparison
+from bsprobe.variants import Variant
+
+PeakOf = Callable[[Measurement], int | None]
+"""Which peak of a trial, in bytes."""
+
+
+def allocated(measurement: Measurement) -> int | None:
+    """The peak of allocated memory over all steps."""
+    return measurement.peak_allocated_bytes
+
+
+def reserved(measurement: Measurement) -> int | None:
+    """The peak of reserved memory over all steps."""
+    return measurement.peak_reserved_bytes
+
+
+PEAKS: dict[str, PeakOf] = {
+    "peak reserved": reserved,
+    "peak allocated": allocated,
+    "first step, reserved": lambda found: found.first_step.reserved_bytes,
+    "first step, allocated": lambda found: found.first_step.allocated_bytes,
+    "later steps, reserved": lambda found: found.steady.reserved_bytes,
+    "later steps, allocated": lambda found: found.steady.allocated_bytes,
+    "evaluation, reserved": lambda found: _reserved(found.evaluation),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedTrial:
+    """A recorded trial and its prediction."""
+
+    machine: str
+    trial: TruthTrial
+    predicted: Measurement | None
+    """None where it is predicted not to fit."""
+    requests: Comparison | None
+    """None where no history was recorded."""
+
+    @property
+    def is_judged_rightly(self) -> bool:
+        """Whether it is predicted to fit, or not to, as it did."""
+        return (self.predicted is not None) == (self.trial.measurement is not None)
+
+    def error(self, peak: PeakOf) -> float | None:
+        """(predicted - measured) / measured; None unless both sides have a figure."""
+        if self.predicted is None or self.trial.measurement is None:
+            return None
+        expected, found = peak(self.predicted), peak(self.trial.measurement)
+        return None if expected is None or not found else (expected - found) / found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedBoundary:
+    """A proven boundary and its prediction, in images."""
+
+    machine: str
+    variant: Variant
+    capacity_bytes: int
+    measured: int
+    predicted: int
+    """Zero where nothing is predicted to fit."""
+
+    @property
+    def difference(self) -> int:
+        """How many images too many are predicted."""
+        return self.predicted - self.measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Everything that was recorded beside everything that is predicted."""
+
+    trials: tuple[CheckedTrial, ...]
+    boundaries: tuple[CheckedBoundary, ...]
+
+    def errors(self, peak: PeakOf) -> tuple[float, ...]:
+        """The errors of one peak over all trials that have it."""
+        return errors_of(self.trials, peak)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Errors without their sign, as shares."""
+
+    count: int
+    median: float
+    ninetieth: float
+    """90 of 100 errors are no larger (interpolated linearly)."""
+    worst: float
+    """With its sign."""
+
+
+def errors_of(trials: Iterable[CheckedTrial], peak: PeakOf) -> tuple[float, ...]:
+    """The errors of one peak, of the trials that have it."""
+    return tuple(error for each in trials if (error := each.error(peak)) is not None)
+
+
+def spread(errors: Sequence[float]) -> Spread | None:
+    """Median, 90th percentile and the worst; None of no errors."""
+    if not errors:
+        return None
+    sizes = np.abs(errors)
+    return Spread(
+        count=len(errors),
+        median=float(np.median(sizes)),
+        ninetieth=float(np.percentile(sizes, 90)),
+        worst=max(errors, key=abs),
+    )
+
+
+def _reserved(peak: Peak | None) -> int | None:
+    return None if peak is None else peak.reserved_bytes

@@ -1,0 +1,157 @@
+"""Predictions for what was recorded: as trials on the simulated card, and request by request."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+from truth_records import Machine, TruthTrial
+
+from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.errors import UsageError
+from bsprobe.failures import Outcome
+from bsprobe.gpus import Gpu, custom_gpu, find_gpu
+from bsprobe.records import Boundary, Measurement, Run, TrialSpec
+from bsprobe.search import Probe, Process, find_boundary
+from bsprobe.simulate.allocator import CachingAllocator
+from bsprobe.simulate.comparison import Comparison, compare
+from bsprobe.simulate.history import load_history
+from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
+from bsprobe.simulate.requests import predicted_requests, recorded_requests
+from bsprobe.simulate.timeline import Section
+from bsprobe.simulate.trace import StepTracer
+from bsprobe.simulate.workspace import Workspaces
+from bsprobe.variants import Variant
+from bsprobe.worker import describe_failure
+
+_FIRST_WITHOUT_KEPT_CUBLAS = (2, 15)
+
+
+def gpu_of(machine: Machine) -> Gpu:
+    """The card of the catalogue that the machine has: what `--gpu NAME` would predict for.
+
+    One that the catalogue lacks is a custom card, with what lies outside the allocator estimated.
+    """
+    device = machine.device
+    try:
+        return find_gpu(device.name)
+    except UsageError:
+        capability = device.compute_capability
+        assert capability is not None  # noqa: S101 - every CUDA device has one
+        return custom_gpu(device.total_bytes, capability)
+
+
+def predicted_measurement(trial: TruthTrial, device: SimulatedDevice) -> Measurement:
+    """The trial as it is predicted.
+
+    Raises:
+        SimulatedOutOfMemoryError: It is predicted not to fit.
+    """
+    with _allocator_settings(trial.allocator_settings):
+        return device.run_trial(trial.spec, lambda _: None)
+
+
+def predicted_boundary(run: Run, variant: Variant, device: SimulatedDevice) -> Boundary:
+    """The boundary of one variant of a recorded run as the ordinary search predicts it."""
+    settings = run.settings
+
+    def measure(batch: int, process: Process) -> Probe:
+        del process  # a simulated card begins empty in every trial
+        spec = TrialSpec(
+            variant=variant,
+            batch_size=batch,
+            warmup_steps=settings.warmup_steps,
+            measured_steps=settings.measured_steps,
+            evaluation_resolution=settings.evaluation_resolution,
+        )
+        try:
+            measured = device.run_trial(spec, lambda _: None)
+        except (MemoryError, RuntimeError, ValueError) as error:
+            outcome, failure = describe_failure(error, "simulation")
+            return Probe(outcome=outcome, fresh=True, detail=failure.message)
+        has_retried = measured.allocator_retries > 0
+        return Probe(
+            outcome=Outcome.FITS_WITH_RETRIES if has_retried else Outcome.FITS,
+            peak_bytes=measured.peak_bytes,
+            fresh=True,
+        )
+
+    with _allocator_settings(run.environment.cuda_alloc_conf or ""):
+        return find_boundary(
+            measure, capacity_bytes=device.info.capacity_bytes, max_batch=settings.max_batch
+        )
+
+
+def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
+    """The requests of a recorded trial beside those that are predicted for it."""
+    history = load_history(path)
+    stretches = sections_of(trial)
+    recorded = recorded_requests(
+        history, stretches, [trial.places[place] for place in trial.place_of]
+    )
+    spec = trial.spec
+    tracer = StepTracer(spec.variant, spec.evaluation_resolution)
+    timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
+    with Workspaces(capability_of(machine)) as workspaces:
+
+        def playback(allocator: CachingAllocator) -> Playback:
+            return Playback(
+                timeline,
+                spec.batch_size,
+                allocator=allocator,
+                workspaces=workspaces,
+                benchmark=spec.variant.cudnn_benchmark,
+                cublas_bytes=cublas_workspace_bytes(capability_of(machine)),
+                keeps_cublas=_version(trial.torch) < _FIRST_WITHOUT_KEPT_CUBLAS,
+            )
+
+        sections = [section for _, section in stretches if section is not None]
+        predicted = predicted_requests(timeline, spec.batch_size, sections, playback)
+    return compare(predicted, recorded)
+
+
+def sections_of(trial: TruthTrial) -> tuple[tuple[int, Section | None], ...]:
+    """Where the sections of a timeline begin in a trial's history, in events.
+
+    A GradScaler skips updates in the first steps, if at all: those steps are not compared, for no
+    section is like them, and the first one that updates is the first step.
+    """
+    skipped = 0
+    if trial.measurement is not None:
+        skipped = trial.measurement.steps - trial.measurement.updates_applied
+    return tuple((start, section) for start, section in _sections(trial.marks, skipped))
+
+
+def capability_of(machine: Machine) -> tuple[int, int]:
+    """The compute capability of a machine's card."""
+    major, _, minor = (machine.device.compute_capability or "").partition(".")
+    return int(major), int(minor)
+
+
+def _sections(
+    marks: Sequence[tuple[int, str]], skipped: int
+) -> Iterator[tuple[int, Section | None]]:
+    for start, phase in marks:
+        step = re.match(r"step (\d+)", phase)
+        if step is None:
+            named = {"building": Section.SETUP, "evaluation": Section.EVALUATION}
+            if phase in named:
+                yield start, named[phase]
+        elif (number := int(step[1]) - skipped) < 1:
+            yield start, None
+        else:
+            yield start, Section.FIRST_STEP if number == 1 else Section.LATER_STEP
+
+
+@contextmanager
+def _allocator_settings(settings: str) -> Iterator[None]:
+    """Both names of PyTorch's variable, for the simulated card reads it as PyTorch does."""
+    both = {"PYTORCH_CUDA_ALLOC_CONF": settings, "PYTORCH_ALLOC_CONF": settings}
+    with mock.patch.dict(os.environ, both):
+        yield
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])

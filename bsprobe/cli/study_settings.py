@@ -1,0 +1,246 @@
+"""The options of a study: from the command line to `StudySettings`, and back."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bsprobe.cli.options import Command, positive_number
+from bsprobe.errors import UsageError
+from bsprobe.recommend import LearningRateRule
+from bsprobe.records import DataSource, DeviceRequest, Target
+from bsprobe.study_records import InputNormalisation, StudySettings
+from bsprobe.units import parse_bytes, parse_resolution
+from bsprobe.variants import AXES, Variant
+
+_LARGEST_BATCH = 2**20
+_COUNT = click.IntRange(min=1, max=_LARGEST_BATCH)
+_MANY = click.IntRange(min=1, max=10**9)
+
+
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """Parse a comma-separated list of effective batches; ascending, each once."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        if not part.isdecimal() or not 1 <= int(part) <= _LARGEST_BATCH:
+            raise UsageError(
+                f"--batches: '{part}' is no batch size",
+                hint="give whole numbers from 1 on, for example 2,4,8",
+            )
+    if not parts:
+        raise UsageError("--batches names nothing", hint="for example 2,4,8")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+_OPTIONS = (
+    click.option(
+        "--data",
+        "data_root",
+        type=click.Path(path_type=Path),
+        metavar="ROOT",
+        help="Images to train and validate on: a folder in Cityscapes' layout.  [required]",
+    ),
+    click.option(
+        "--batches",
+        type=batch_sizes,
+        metavar="LIST",
+        default="2,4,8,16",
+        show_default=True,
+        help="Effective batches to compare.",
+    ),
+    click.option(
+        "--seeds",
+        type=click.IntRange(1, 100),
+        metavar="N",
+        default=2,
+        show_default=True,
+        help="Trainings of each batch; without at least two no spread is known.",
+    ),
+    click.option(
+        "--images",
+        type=_MANY,
+        metavar="N",
+        default=960,
+        show_default=True,
+        help="Training images that each training sees, augmented; rounded up until every batch "
+        "divides it.",
+    ),
+    click.option(
+        "--validations",
+        type=click.IntRange(2, 1000),
+        metavar="N",
+        default=8,
+        show_default=True,
+        help="How often each network is validated while it trains.",
+    ),
+    click.option(
+        "--micro-batch",
+        type=_COUNT,
+        metavar="N",
+        help="The most images in one forward pass; larger batches are accumulated from the largest "
+        "equal parts up to it.  [default: the whole batch, or what fits of it]",
+    ),
+    click.option(
+        "--model",
+        metavar="NAME",
+        default="deeplabv2-resnet101",
+        show_default=True,
+        help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (a small one, for trying "
+        "things out), or torchvision:NAME for one of torchvision's segmentation models.",
+    ),
+    click.option(
+        "--resolution",
+        type=parse_resolution,
+        metavar="HEIGHTxWIDTH",
+        default="512x1024",
+        show_default=True,
+        help="Of the training crops, or cityscapes (1024x2048), cityscapes-half (512x1024).",
+    ),
+    *(
+        click.option(
+            axis.option,
+            axis.field,
+            type=click.Choice([str(value) for value in axis.kind]),
+            default=str(axis.defaults[0]),
+            show_default=True,
+            help=axis.description,
+        )
+        for axis in AXES
+    ),
+    click.option(
+        "--device",
+        metavar="cuda[:N]|cpu",
+        help="Where to train.  [default: the GPU of this machine]",
+    ),
+    click.option(
+        "--memory-limit",
+        type=parse_bytes,
+        metavar="SIZE",
+        help="Let the device answer as one with this much memory (on a GPU: what PyTorch may "
+        "reserve).  [default: all there is]",
+    ),
+    click.option(
+        "--base-lr",
+        type=positive_number("--base-lr"),
+        metavar="RATE",
+        default=2.5e-4,
+        show_default=True,
+        help="Learning rate of the recipe at --base-batch.",
+    ),
+    click.option(
+        "--base-batch",
+        type=_COUNT,
+        metavar="N",
+        default=10,
+        show_default=True,
+        help="Effective batch that --base-lr belongs to.",
+    ),
+    click.option(
+        "--lr-rule",
+        type=click.Choice([str(rule) for rule in LearningRateRule]),
+        help="How the learning rate follows the batch.  [default: linear for sgd, sqrt for adamw]",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Start from a state dict: a torchvision ResNet's, or a common DeepLab checkpoint.  "
+        "[default: from scratch]",
+    ),
+    click.option(
+        "--input-normalisation",
+        type=click.Choice([str(each) for each in InputNormalisation]),
+        help="What the weights expect of the images.  [default: what their names tell, else "
+        "imagenet-rgb without weights]",
+    ),
+    click.option(
+        "--subset",
+        type=_MANY,
+        metavar="N",
+        help="Train on the first N images only.  [default: all]",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(0, 1024),
+        metavar="N",
+        help="Processes that load images; they change no figure but the times.  [default: up to 4 "
+        "for a GPU, none for the CPU]",
+    ),
+    click.option(
+        "--training-timeout",
+        type=positive_number("--training-timeout"),
+        metavar="SECONDS",
+        default=86400,
+        show_default=True,
+        help="Give a training up after this long.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**31 - 1),
+        metavar="N",
+        default=0,
+        show_default=True,
+        help="The first seed; the others follow.",
+    ),
+)
+
+
+def study_options(command: Command) -> Command:
+    """Give a command every option that `study_settings_from` reads."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
+    """The options as settings; paths as they were typed, for reports are made to be shared."""
+    weights = given["weights"]
+    normalisation = given["input_normalisation"]
+    return StudySettings(
+        variant=Variant(
+            model=given["model"],
+            resolution=given["resolution"],
+            **{axis.field: axis.kind(given[axis.field]) for axis in AXES},  # type: ignore[arg-type] # each axis names the field of its own kind
+        ),
+        device=DeviceRequest(device=given["device"], memory_limit_bytes=given["memory_limit"]),
+        batches=given["batches"],
+        seeds=tuple(range(given["seed"], given["seed"] + given["seeds"])),
+        images=given["images"],
+        validations=given["validations"],
+        micro_batch=given["micro_batch"],
+        target=Target(
+            base_batch=given["base_batch"],
+            base_learning_rate=given["base_lr"],
+            lr_rule=given["lr_rule"],
+        ),
+        data=DataSource(root=str(given["data_root"] or ""), subset=given["subset"]),
+        workers=given["workers"],
+        training_timeout_seconds=given["training_timeout"],
+        weights=None if weights is None else str(weights),
+        input_normalisation=None if normalisation is None else InputNormalisation(normalisation),
+    )
+
+
+STUDY_FACETS: dict[str, Callable[[StudySettings], object]] = {
+    "data_root": lambda s: s.data.root,
+    "batches": lambda s: s.batches,
+    "seeds": lambda s: len(s.seeds),
+    "images": lambda s: s.images,
+    "validations": lambda s: s.validations,
+    "micro_batch": lambda s: s.micro_batch,
+    "model": lambda s: s.variant.model,
+    "resolution": lambda s: s.variant.resolution,
+    "device": lambda s: s.device.device,
+    "memory_limit": lambda s: s.device.memory_limit_bytes,
+    "base_lr": lambda s: s.target.base_learning_rate,
+    "base_batch": lambda s: s.target.base_batch,
+    "lr_rule": lambda s: s.target.lr_rule,
+    "weights": lambda s: s.weights,
+    "input_normalisation": lambda s: s.input_normalisation,
+    "subset": lambda s: s.data.subset,
+    "workers": lambda s: s.workers,
+    "training_timeout": lambda s: s.training_timeout_seconds,
+    "seed": lambda s: s.seeds[0],
+} | {axis.field: lambda s, field=axis.field: getattr(s.variant, field) for axis in AXES}
+"""What each option decides, for telling whether a resumed study was asked for the same."""

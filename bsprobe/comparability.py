@@ -1,0 +1,118 @@
+"""Whether two runs can be compared: what must be equal, and what may differ but must be said."""
+
+import re
+from collections.abc import Collection
+
+from bsprobe.errors import NotComparableError
+from bsprobe.records import Run
+from bsprobe.thresholds import BATCHES, Metric
+from bsprobe.units import format_bytes
+
+_ANEW = "make the baseline anew in this environment"
+
+
+def require_comparable(baseline: Run, run: Run, metrics: Collection[Metric]) -> None:
+    """Refuse two runs that differ in more than what is compared.
+
+    The torch minor always counts: kernels, the libraries they come with, and the operations that
+    a prediction replays all change between minors. The capacity counts only for metrics that it
+    decides, the threads of the CPU only for throughput.
+
+    Raises:
+        NotComparableError: They do.
+    """
+    for what, one, two, hint in _must_be_equal(baseline, run, metrics):
+        if one != two:
+            raise NotComparableError(
+                f"not comparable: {what} of the baseline is {one}, of the run {two}", hint=hint
+            )
+
+
+def _must_be_equal(
+    baseline: Run, run: Run, metrics: Collection[Metric]
+) -> list[tuple[str, object, object, str]]:
+    """(what, the baseline's, the run's, hint), the most fundamental difference first."""
+    old, new = baseline.device, run.device
+    facts: list[tuple[str, object, object, str]] = [
+        ("the source", old.source, new.source, "compare measured with measured alone"),
+        ("the device", old.name, new.name, "compare runs of one device alone"),
+        (
+            "the torch version",
+            _minor(baseline.environment.torch),
+            _minor(run.environment.torch),
+            _ANEW,
+        ),
+        ("the images", _images(baseline), _images(run), "give both --data, or neither"),
+        (
+            "the size of the evaluation",
+            baseline.settings.evaluation_resolution,
+            run.settings.evaluation_resolution,
+            "give both the same --evaluate-at, or neither",
+        ),
+    ]
+    if BATCHES & set(metrics):
+        facts.append(
+            (
+                "the memory",
+                _capacity(baseline),
+                _capacity(run),
+                "give both the same --memory-limit: what other processes hold then plays no part",
+            )
+        )
+    if Metric.SAFE_BATCH in metrics:
+        facts.append(
+            (
+                "--headroom",
+                baseline.settings.target.headroom,
+                run.settings.target.headroom,
+                "give both the same",
+            )
+        )
+    if Metric.THROUGHPUT in metrics and new.kind == "cpu":
+        threads = (baseline.environment.cpu_threads, run.environment.cpu_threads)
+        facts.append(("the number of threads", *threads, "set OMP_NUM_THREADS"))
+    return facts
+
+
+def differences(baseline: Run, run: Run) -> tuple[str, ...]:
+    """What else differs and may explain a change: sentences."""
+    old, new = baseline.environment, run.environment
+    pairs = (
+        ("PyTorch", old.torch, new.torch),
+        ("CUDA", old.cuda, new.cuda),
+        ("cuDNN", old.cudnn, new.cudnn),
+        ("the driver", baseline.device.driver, run.device.driver),
+        ("PYTORCH_CUDA_ALLOC_CONF", old.cuda_alloc_conf, new.cuda_alloc_conf),
+        ("bsprobe", old.bsprobe, new.bsprobe),
+        (
+            "TF32 convolutions",
+            baseline.device.tf32_convolutions,
+            run.device.tf32_convolutions,
+        ),
+        ("the seed", baseline.settings.seed, run.settings.seed),
+    )
+    return tuple(
+        f"{what} differs: {_shown(one)} in the baseline, {_shown(two)} in the run."
+        for what, one, two in pairs
+        if one != two
+    )
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _minor(version: str) -> str:
+    """`2.15` of `2.15.0+cu130`."""
+    match = re.match(r"\d+\.\d+", version)
+    return match[0] if match else version
+
+
+def _images(run: Run) -> str:
+    return "synthetic" if run.settings.data is None else "real"
+
+
+def _capacity(run: Run) -> str:
+    """Equal to the byte, or said with both."""
+    capacity = run.device.capacity_bytes
+    return f"{capacity} bytes ({format_bytes(capacity)})"

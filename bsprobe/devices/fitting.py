@@ -1,0 +1,143 @@
+"""Which cards run a variant, and how large a batch: many simulated cards, one traced step."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from bsprobe.devices.simulated import SimulatedDevice, Tracers, capability_of
+from bsprobe.failures import Outcome
+from bsprobe.gpus import Gpu, custom_gpu
+from bsprobe.records import CardFit, TrialSpec
+from bsprobe.search import Line, line_through
+from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.playback import KernelLimitError
+from bsprobe.simulate.workspace import Workspaces
+from bsprobe.units import GIB
+from bsprobe.variants import Variant
+
+_ROOMY_BYTES = 2**39
+"""A card on which the guessing never runs out."""
+_LARGEST_MINIMUM = 8
+"""As in the search: a network that needs more images than this to run at all has no batch."""
+
+
+def fit_cards(
+    variants: Sequence[Variant], gpus: Sequence[Gpu], *, max_batch: int
+) -> Iterator[CardFit]:
+    """Find a batch of each variant that runs on each card while the next one does not.
+
+    As a rule it is the one that a run finds. There may be several: with the batch cuDNN changes its
+    plans, and a larger batch can take less memory than a smaller one.
+
+    Args:
+        variants: What to train.
+        gpus: The cards.
+        max_batch: Look no further than this.
+
+    Yields:
+        One result for each pair, all cards of a variant after each other.
+
+    Raises:
+        Exception: Whatever a network raises that is neither memory nor a kernel limit.
+    """
+    tracers = Tracers()
+    capabilities = dict.fromkeys(gpu.compute_capability for gpu in gpus)
+    for variant in variants:
+        for capability in capabilities:
+            alike = [gpu for gpu in gpus if gpu.compute_capability == capability]
+            with Workspaces(capability_of(alike[0])) as workspaces:
+                yield from _fit_alike(variant, alike, tracers, workspaces, max_batch)
+
+
+def _fit_alike(
+    variant: Variant,
+    gpus: Sequence[Gpu],
+    tracers: Tracers,
+    workspaces: Workspaces,
+    max_batch: int,
+) -> Iterator[CardFit]:
+    """Fit cards of one compute capability: they differ in memory alone, one line aims for all."""
+
+    def device(gpu: Gpu) -> SimulatedDevice:
+        return SimulatedDevice(gpu, None, tracers=tracers, workspaces=workspaces)
+
+    minimum = _smallest_that_runs(device(_roomy(gpus[0])), variant)
+    line = _line(device(_roomy(gpus[0])), variant, minimum)
+    for gpu in gpus:
+        runs = _Trials(device(gpu), variant)
+        largest = _largest(runs, line.largest_within(gpu.usable_bytes) or 0, minimum, max_batch)
+        following = minimum if largest is None else largest + 1
+        yield CardFit(
+            gpu=gpu,
+            variant=variant,
+            largest=largest,
+            next_outcome=runs.outcomes.get(following),
+        )
+
+
+class _Trials:
+    """Which batches ran on one card; each is tried once."""
+
+    def __init__(self, device: SimulatedDevice, variant: Variant) -> None:
+        self._device = device
+        self._variant = variant
+        self.outcomes: dict[int, Outcome] = {}
+
+    def __call__(self, batch: int) -> bool:
+        if batch not in self.outcomes:
+            self.outcomes[batch] = self._outcome(batch)
+        return self.outcomes[batch] is Outcome.FITS
+
+    def _outcome(self, batch: int) -> Outcome:
+        try:
+            self._device.run_trial(_spec(self._variant, batch), lambda _: None)
+        except SimulatedOutOfMemoryError:
+            return Outcome.OUT_OF_MEMORY
+        except KernelLimitError:
+            return Outcome.KERNEL_LIMIT
+        return Outcome.FITS
+
+
+def _largest(runs: Callable[[int], bool], guess: int, minimum: int, max_batch: int) -> int | None:
+    """Gallop from a guess to the last batch that runs, None if there is none."""
+    low, high = minimum - 1, max_batch + 1
+    batch, step = min(max(guess, minimum), max_batch), 1
+    while high - low > 1:
+        if runs(batch):
+            low = batch
+            batch = low + step
+        else:
+            high = batch
+            batch = high - step
+        step *= 2
+        if not low < batch < high:
+            batch = (low + high) // 2
+    return low if low >= minimum else None
+
+
+def _smallest_that_runs(device: SimulatedDevice, variant: Variant) -> int:
+    """Mostly 1; 2 where BatchNorm has one value per channel with one image."""
+    for batch in range(1, _LARGEST_MINIMUM):
+        try:
+            device.run_trial(_spec(variant, batch), lambda _: None)
+        except ValueError:
+            continue
+        return batch
+    return _LARGEST_MINIMUM
+
+
+def _line(device: SimulatedDevice, variant: Variant, minimum: int) -> Line:
+    """Memory against batch: what it takes for certain, without what the cache holds beside."""
+    peaks = [
+        (batch, device.run_trial(_spec(variant, batch), lambda _: None).peak_allocated_bytes)
+        for batch in (2 * minimum, 4 * minimum)
+    ]
+    line = line_through(peaks)
+    assert line is not None  # noqa: S101 - two peaks make one
+    return line
+
+
+def _roomy(gpu: Gpu) -> Gpu:
+    return custom_gpu(_ROOMY_BYTES, gpu.compute_capability, GIB)
+
+
+def _spec(variant: Variant, batch: int) -> TrialSpec:
+    return TrialSpec(variant=variant, batch_size=batch)

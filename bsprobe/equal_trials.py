@@ -1,0 +1,151 @@
+"""Memory and throughput of two runs at trials that both made, and by how much equal trials differ.
+
+Two searches need not have tried the same batches, so figures are taken only where variant, batch
+and accumulation are the same on both sides.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bsprobe.records import DeviceInfo, Measurement, Purpose, Run, Source
+from bsprobe.thresholds import Metric
+from bsprobe.units import MIB
+from bsprobe.variants import Variant
+
+_CPU_MEMORY_NOISE_BYTES = 8 * MIB
+"""Equal trials on the CPU differed by up to 6 MiB in `benchmarks/repeatability.py`."""
+_CUDA_SEGMENT_BYTES = 20 * MIB
+"""What the allocator takes at once for blocks below 10 MiB (kLargeBuffer in PyTorch's
+c10/cuda/CUDACachingAllocator.cpp): a block that finds no hole by a hair costs one more."""
+
+Trials = Mapping[tuple[int, int], Sequence[Measurement]]
+"""By (micro-batch, accumulation steps): all measurements, in the order they were made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """A metric on both sides."""
+
+    at: str = ""
+    """The batch that the figures are of."""
+    baseline: float
+    run: float
+    noise: float = 0.0
+    """By how much equal trials may differ."""
+
+
+def trials_of(run: Run, variant: Variant) -> Trials:
+    """The trials of a variant that ran."""
+    found: dict[tuple[int, int], list[Measurement]] = {}
+    for trial in run.trials:
+        if (
+            trial.spec.variant == variant
+            and trial.measurement is not None
+            and trial.purpose is not Purpose.COMPARISON
+        ):
+            key = (trial.spec.batch_size, trial.spec.accumulation_steps)
+            found.setdefault(key, []).append(trial.measurement)
+    return found
+
+
+def has_figure(trials: Trials, metric: Metric) -> bool:
+    """Whether the trials of one run say anything of a metric."""
+    if metric is Metric.MEMORY_PER_IMAGE:
+        return len(_batches(trials)) > 1
+    return any(_value(m, metric) is not None for equal in trials.values() for m in equal)
+
+
+def figures(old: Trials, new: Trials, metric: Metric, device: DeviceInfo) -> tuple[Figures, ...]:
+    """The metric at every trial that both runs made; of throughput, at the largest alone.
+
+    Args:
+        old: Of the baseline.
+        new: Of the run.
+        metric: Any but the batches.
+        device: The device of both.
+    """
+    if metric is Metric.MEMORY_PER_IMAGE:
+        return _slopes(old, new, device)
+    keys = sorted(old.keys() & new.keys(), key=lambda key: (key[0] * key[1], key[0]))
+    if metric is Metric.THROUGHPUT:
+        # The most work for the clock to see, and what training does; the worst of many noisy
+        # ratios would look like a regression now and again by itself.
+        keys = keys[-1:]
+    found = [_at(key, old[key], new[key], metric, device) for key in keys]
+    return tuple(one for one in found if one is not None)
+
+
+def step_noise(seconds: Sequence[float]) -> float:
+    """The share by which a trial's median step exceeds its fastest: what other load has added."""
+    middle = statistics.median(seconds)
+    return (middle - min(seconds)) / middle
+
+
+def _at(
+    key: tuple[int, int],
+    old: Sequence[Measurement],
+    new: Sequence[Measurement],
+    metric: Metric,
+    device: DeviceInfo,
+) -> Figures | None:
+    """The metric at one trial, which either run may have made more than once.
+
+    The largest of equal trials counts: of memory it is what has to fit, and throughput is only
+    ever lessened by whatever else the machine does.
+    """
+    before = [value for m in old if (value := _value(m, metric)) is not None]
+    now = [value for m in new if (value := _value(m, metric)) is not None]
+    if not before or not now:
+        return None
+    batch, steps = key
+    noise = 0.0
+    if device.source is Source.MEASURED:
+        repeated = max(max(values) - min(values) for values in (before, now))
+        noise = max(repeated, _memory_noise(device, metric))
+        if metric is Metric.THROUGHPUT:
+            shares = [step_noise(m.step_seconds) for m in (*old, *new) if m.step_seconds]
+            noise = max(repeated, max(shares, default=0.0) * max(before))
+    return Figures(
+        at=str(batch) if steps == 1 else f"{batch} x {steps}",
+        baseline=max(before),
+        run=max(now),
+        noise=noise,
+    )
+
+
+def _slopes(old: Trials, new: Trials, device: DeviceInfo) -> tuple[Figures, ...]:
+    """What an image allocates, between the smallest and the largest batch that both ran."""
+    common = sorted(_batches(old) & _batches(new))
+    if len(common) < 2:  # noqa: PLR2004 - a slope takes two points
+        return ()
+    low, high = common[0], common[-1]
+
+    def slope(trials: Trials) -> float:
+        ends = (max(m.peak_allocated_bytes for m in trials[batch, 1]) for batch in (high, low))
+        return (next(ends) - next(ends)) / (high - low)
+
+    noise = 2 * _memory_noise(device, Metric.PEAK_ALLOCATED) / (high - low)
+    return (Figures(at=f"{low} to {high}", baseline=slope(old), run=slope(new), noise=noise),)
+
+
+def _batches(trials: Trials) -> set[int]:
+    """The batches that ran without accumulation."""
+    return {batch for batch, steps in trials if steps == 1}
+
+
+def _value(measured: Measurement, metric: Metric) -> float | None:
+    if metric is Metric.PEAK:
+        return measured.peak_bytes
+    if metric is Metric.PEAK_ALLOCATED:
+        return measured.peak_allocated_bytes
+    if metric is Metric.PEAK_RESERVED:
+        return measured.peak_reserved_bytes
+    return measured.images_per_second
+
+
+def _memory_noise(device: DeviceInfo, metric: Metric) -> float:
+    """What equal trials differ by at least; on CUDA the same allocations are made each time."""
+    if device.kind == "cpu":
+        return _CPU_MEMORY_NOISE_BYTES
+    return 0.0 if metric is Metric.PEAK_ALLOCATED else _CUDA_SEGMENT_BYTES

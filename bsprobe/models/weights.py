@@ -1,0 +1,230 @@
+"""Weights from a file into a network, every tensor accounted for.
+
+Read are the state dicts of torchvision's ResNets and of its segmentation networks, and the common
+ImageNet-initialised DeepLab checkpoints, whose names may begin with `Scale.` or `module.`. Only a
+classifier may be left out or left as it is; anything else without a counterpart is an error.
+"""
+
+import pickle
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bsprobe.errors import FileError, UsageError
+from bsprobe.files import file_errors
+from bsprobe.models.deeplabv2 import DeepLabV2
+from bsprobe.study_records import InputNormalisation
+
+LOAD_ERRORS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+)
+"""What `torch.load` raises for files that are damaged or no files of its own."""
+_PREFIXES = ("module.", "Scale.")
+_WRAPPERS = ("state_dict", "model")
+"""Under which a training script keeps the weights beside other things."""
+_IMAGENET_HEAD = ("fc.",)
+_DEEPLAB_HEAD = ("layer5.",)
+_TORCHVISION_HEADS = ("classifier.", "aux_classifier.")
+_HEADS = _IMAGENET_HEAD + _DEEPLAB_HEAD + _TORCHVISION_HEADS
+_BOOKKEEPING = "num_batches_tracked"
+"""BatchNorm's count of batches: older files have none, and no output depends on it."""
+_MOST_NAMED = 8
+_INPUT_WORDS = {
+    InputNormalisation.IMAGENET_RGB: "red, green, blue, ImageNet's mean and standard deviation",
+    InputNormalisation.CAFFE_BGR: "blue, green, red from 0 to 255 less the mean colour",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedWeights:
+    """What became of a file of weights."""
+
+    normalisation: InputNormalisation
+    """What the weights expect of the images."""
+    sentence: str
+    """What was loaded, left out, and left as it was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Match:
+    """Where each tensor of a file and each entry of a network has its counterpart."""
+
+    loaded: Mapping[str, torch.Tensor]
+    left_out: tuple[str, ...]
+    """Of the file: a classifier that is not this network's."""
+    fresh: tuple[str, ...]
+    """Of the network: a classifier that the file does not have."""
+    unplaced: tuple[str, ...]
+    """Of the file: nothing in the network is like it."""
+    missing: tuple[str, ...]
+    """Of the network: nothing in the file is like it."""
+
+
+def load_weights(
+    model: nn.Module, path: Path, *, stated: InputNormalisation | None
+) -> LoadedWeights:
+    """Load a file of weights into a network, in place.
+
+    Args:
+        model: Its classifier may have another number of classes than the file's.
+        path: A state dict, or a dict that holds one under `state_dict` or `model`.
+        stated: What the user says of the input; None: it is to be told from the names.
+
+    Raises:
+        FileError: The file cannot be read, or something beside a classifier does not match.
+        UsageError: What the weights expect of their input cannot be told.
+    """
+    entries = _read(path)
+    names = {_stripped(name): name for name in entries}
+    if len(names) != len(entries):
+        raise FileError(
+            f"{path} holds two tensors of one name once prefixes are taken off",
+            hint="give a file with one network in it",
+        )
+    normalisation = stated or _told_by(entries, path)
+    match = _match(model, {new: entries[old] for new, old in names.items()})
+    if match.unplaced or match.missing:
+        raise _mismatch(path, match)
+    # Frozen norms take entries out of the dict they are given.
+    model.load_state_dict(dict(match.loaded), strict=False)
+    return LoadedWeights(
+        normalisation=normalisation, sentence=_sentence(path, model, match, normalisation)
+    )
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    with file_errors(path):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except LOAD_ERRORS as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise FileError(
+                f"{path} is no file of weights that can be loaded safely: {reason[0]}",
+                hint="give a state dict saved with torch.save",
+            ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    _require_tensors(path, content)
+    return dict(content)
+
+
+def _require_tensors(path: Path, content: Any) -> None:
+    if not isinstance(content, Mapping) or not content:
+        raise FileError(
+            f"{path} holds no state dict", hint="give a state dict saved with torch.save"
+        )
+    for name, value in content.items():
+        if not isinstance(value, torch.Tensor):
+            raise FileError(
+                f"{path} holds a {type(value).__name__} under '{name}', not a tensor",
+                hint="give a state dict, not a whole model or a training's checkpoint",
+            )
+
+
+def _stripped(name: str) -> str:
+    """A name without the prefixes that wrappers put before it."""
+    for _ in _PREFIXES:
+        for prefix in _PREFIXES:
+            name = name.removeprefix(prefix)
+    return name
+
+
+def _told_by(names: Mapping[str, object], path: Path) -> InputNormalisation:
+    """What the names of a file say of the images that its weights were trained with."""
+    plain = [name.removeprefix("module.") for name in names]
+    if any(name.startswith("Scale.") for name in plain):
+        return InputNormalisation.CAFFE_BGR  # the wrapper of the networks converted from Caffe
+    if any(name.startswith((*_IMAGENET_HEAD, "backbone.")) for name in plain):
+        return InputNormalisation.IMAGENET_RGB
+    either = "; or ".join(_INPUT_WORDS.values())
+    raise UsageError(
+        f"{path} does not say which input its network wants: {either}",
+        hint="say it: --input-normalisation imagenet-rgb (torchvision) or caffe-bgr (weights "
+        "converted from Caffe, as the common DeepLab ones are)",
+    )
+
+
+def _match(model: nn.Module, entries: Mapping[str, torch.Tensor]) -> _Match:
+    own = model.state_dict()
+    head = _DEEPLAB_HEAD if isinstance(model, DeepLabV2) else _TORCHVISION_HEADS
+    if "backbone.conv1.weight" in own and not any(n.startswith("backbone.") for n in entries):
+        entries = {n if n.startswith(_HEADS) else f"backbone.{n}": t for n, t in entries.items()}
+    fits = {n for n, t in entries.items() if n in own and own[n].shape == t.shape}
+    heads_own = {n for n in own if n.startswith(head)}
+    if not heads_own <= fits:  # a classifier is taken whole or not at all
+        fits -= heads_own
+    rest = [name for name in entries if name not in fits and not name.endswith(_BOOKKEEPING)]
+    missing = [name for name in own if name not in fits and not name.endswith(_BOOKKEEPING)]
+    return _Match(
+        loaded={name: entries[name] for name in entries if name in fits},
+        left_out=tuple(name for name in rest if name.startswith(_HEADS)),
+        fresh=tuple(name for name in missing if name.startswith(head)),
+        unplaced=tuple(
+            _why(name, entries[name], own) for name in rest if not name.startswith(_HEADS)
+        ),
+        missing=tuple(name for name in missing if not name.startswith(head)),
+    )
+
+
+def _why(name: str, tensor: torch.Tensor, own: Mapping[str, torch.Tensor]) -> str:
+    if name not in own:
+        return name
+    return f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}"
+
+
+def _mismatch(path: Path, match: _Match) -> FileError:
+    parts = []
+    if match.unplaced:
+        parts.append(
+            f"{len(match.unplaced)} of its tensors have no place ({_listed(match.unplaced)})"
+        )
+    if match.missing:
+        parts.append(
+            f"{len(match.missing)} of the network's have no value ({_listed(match.missing)})"
+        )
+    statistics = any(name.endswith("running_mean") for name in match.unplaced)
+    return FileError(
+        f"{path} does not fit the network: {'; '.join(parts)}",
+        hint="BatchNorm's weights need --norm batch or frozen"
+        if statistics
+        else "is it of the same --model? Only the classifier may differ",
+    )
+
+
+def _sentence(
+    path: Path, model: nn.Module, match: _Match, normalisation: InputNormalisation
+) -> str:
+    total = len(match.loaded) + len(match.left_out)
+    text = f"{len(match.loaded)} of the {total} tensors of {path.name} were loaded"
+    if match.left_out:
+        text += f"; left out, as of another classifier: {', '.join(match.left_out)}"
+    if match.fresh:
+        text += f"; the network's own classifier starts afresh: {', '.join(match.fresh)}"
+    text += f". Images are given as {normalisation} ({_INPUT_WORDS[normalisation]})."
+    if isinstance(model, DeepLabV2) and any(n.startswith(_IMAGENET_HEAD) for n in match.left_out):
+        text += (
+            " torchvision's ResNets stride in the 3x3 convolution of a block, this network in the "
+            "first 1x1: where layer2 begins, the weights meet other features than they learnt."
+        )
+    return text
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more."""
+    shown = ", ".join(names[:_MOST_NAMED])
+    more = len(names) - _MOST_NAMED
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,0 +1,191 @@
+"""A comparison as text, as markdown, and as annotations of a pull request on GitHub."""
+
+import textwrap
+
+from bsprobe.compare import Check, Comparison, State
+from bsprobe.errors import BsprobeError
+from bsprobe.records import Environment
+from bsprobe.report.markdown import table
+from bsprobe.report.terminal import WIDTH, aligned
+from bsprobe.thresholds import BATCHES, Metric
+from bsprobe.units import format_bytes
+from bsprobe.variants import Variant, labels
+
+_COLUMNS = ("metric", "batch", "baseline", "run", "change", "allowed", "verdict")
+_MOST_ANNOTATIONS = 10
+"""Of each kind that GitHub shows for a step (docs.github.com, "Workflow commands")."""
+
+
+def render(comparison: Comparison) -> str:
+    """The comparison as plain text that fits 80 columns."""
+    device = comparison.device
+    head = [
+        f"{device.name} · {format_bytes(device.capacity_bytes)} usable  [{device.source}]",
+        f"baseline: {_made_by(comparison.baseline)}",
+        f"run:      {_made_by(comparison.run)}",
+    ]
+    parts = ["\n".join(head), _text_table(comparison)]
+    parts += [textwrap.fill(f"Note  {note}", WIDTH) for note in comparison.notes]
+    parts.append(textwrap.fill(verdict(comparison), WIDTH))
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown(comparison: Comparison) -> str:
+    """The comparison as markdown, for `$GITHUB_STEP_SUMMARY` or a comment."""
+    device = comparison.device
+    names = _names(comparison)
+    rows = [
+        (names[check.variant], *cells[:-1], _bold(cells[-1]) if check.fails else cells[-1])
+        for check in comparison.checks
+        for cells in [tuple(_plain(cell) for cell in _cells(check))]
+    ]
+    explained = [(names[c.variant], why) for c in comparison.checks if (why := _explanation(c))]
+    sentences = [f"- {name}: {_plain(why)}" for name, why in dict.fromkeys(explained)]
+    origin = (
+        f"{_plain(device.name)}, {format_bytes(device.capacity_bytes)} usable, "
+        f"**{device.source}**. Baseline: {_made_by(comparison.baseline)}. "
+        f"Run: {_made_by(comparison.run)}."
+    )
+    parts = [
+        f"## bsprobe: {verdict(comparison)}",
+        origin,
+        table(("variant", *_COLUMNS), rows),
+        "\n".join([*sentences, *[f"- {_plain(note)}" for note in comparison.notes]]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def annotations(comparison: Comparison) -> str:
+    """One workflow command a finding: errors for what fails, warnings for what noise hides."""
+    names = _names(comparison)
+    failing = comparison.failing
+    shown = failing if len(failing) <= _MOST_ANNOTATIONS else failing[: _MOST_ANNOTATIONS - 1]
+    lines = [_annotation("error", names, check) for check in shown]
+    if len(shown) < len(failing):
+        rest = f"{len(failing) - len(shown)} more; the job's summary has all of them"
+        lines.append(workflow_command("error", title="bsprobe", text=rest))
+    doubtful = [check for check in comparison.checks if check.state is State.WITHIN_NOISE]
+    lines += [_annotation("warning", names, check) for check in doubtful[:_MOST_ANNOTATIONS]]
+    if not failing:
+        lines.append(workflow_command("notice", title="bsprobe", text=verdict(comparison)))
+    return "\n".join(lines) + "\n"
+
+
+def error_annotation(error: BsprobeError) -> str:
+    """An error that kept the comparison from being made, as a workflow command."""
+    text = f"{error}\nhint: {error.hint}" if error.hint else str(error)
+    return workflow_command("error", title="bsprobe", text=text) + "\n"
+
+
+def workflow_command(kind: str, *, title: str, text: str) -> str:
+    """`::error title=…::…`, escaped as GitHub's own toolkit does (actions/toolkit, command.ts)."""
+    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    name = title.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    name = name.replace(":", "%3A").replace(",", "%2C")
+    return f"::{kind} title={name}::{escaped}"
+
+
+def verdict(comparison: Comparison) -> str:
+    """The whole in one sentence."""
+    count, failing = len(comparison.checks), len(comparison.failing)
+    checks = "1 check" if count == 1 else f"{count} checks"
+    if not failing:
+        return f"nothing regressed in {checks}"
+    missing = sum(check.state is State.MISSING for check in comparison.failing)
+    absent = f", {missing} of them because a figure is missing" if missing else ""
+    return f"{failing} of {checks} failed{absent}"
+
+
+def _text_table(comparison: Comparison) -> str:
+    """The checks under the name of their variant, all in the same columns."""
+    names = _names(comparison)
+    rows = [_COLUMNS, *[_cells(check) for check in comparison.checks]]
+    header, *lines = aligned([(f"  {first}", *rest) for first, *rest in rows]).splitlines()
+    text = [header]
+    variant = None
+    for check, line in zip(comparison.checks, lines, strict=True):
+        if check.variant != variant:
+            variant, said = check.variant, ""
+            text.append(names[variant])
+        text.append(line)
+        explanation = _explanation(check)
+        if explanation and explanation != said:
+            indent = " " * 6
+            text.append(
+                textwrap.fill(explanation, WIDTH, initial_indent=indent, subsequent_indent=indent)
+            )
+        said = explanation
+    return "\n".join(text)
+
+
+def _cells(check: Check) -> tuple[str, ...]:
+    metric = check.threshold.metric
+    return (
+        str(metric),
+        check.at or "-",
+        _figure(check.baseline, metric),
+        _figure(check.run, metric),
+        _change(check),
+        check.threshold.describe(),
+        str(check.state),
+    )
+
+
+def _figure(value: float | None, metric: Metric) -> str:
+    if value is None:
+        return "-"
+    if metric in BATCHES:
+        return f"{value:.0f}"
+    return f"{value:.3g}/s" if metric is Metric.THROUGHPUT else format_bytes(value)
+
+
+def _change(check: Check) -> str:
+    if check.baseline is None or check.run is None:
+        return "-"
+    change = check.run - check.baseline
+    if check.threshold.metric in BATCHES:
+        return f"{change:+.0f}"
+    return f"{change / check.baseline:+.1%}" if check.baseline else "-"
+
+
+def _explanation(check: Check) -> str:
+    if check.detail:
+        return check.detail
+    if check.state is State.WITHIN_NOISE:
+        noise = _figure(check.noise, check.threshold.metric)
+        return f"worse than allowed, but equal trials differ by up to {noise}"
+    return ""
+
+
+def _annotation(kind: str, names: dict[Variant, str], check: Check) -> str:
+    metric, name = check.threshold.metric, names[check.variant]
+    figures = ""
+    if check.baseline is not None and check.run is not None:
+        figures = (
+            f"{_figure(check.baseline, metric)} -> {_figure(check.run, metric)} "
+            f"({_change(check)}, allowed {check.threshold.describe()})"
+        )
+        figures += f" at batch {check.at}" if check.at else ""
+    text = "; ".join(part for part in (figures, _explanation(check)) if part)
+    return workflow_command(kind, title=f"bsprobe: {metric} {check.state}", text=f"{name}: {text}")
+
+
+def _names(comparison: Comparison) -> dict[Variant, str]:
+    return labels(list(dict.fromkeys(check.variant for check in comparison.checks)))
+
+
+def _made_by(environment: Environment) -> str:
+    commit = f"{environment.commit}, " if environment.commit else ""
+    return f"{commit}{environment.started_at}, PyTorch {environment.torch}"
+
+
+def _plain(text: str) -> str:
+    """Text that markdown leaves as it is: failures quote whatever a program has said."""
+    flat = " ".join(text.split())
+    for character in "\\`*_|<>[]":
+        flat = flat.replace(character, "\\" + character)
+    return flat
+
+
+def _bold(text: str) -> str:
+    return f"**{text}**"

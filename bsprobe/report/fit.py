@@ -1,0 +1,180 @@
+"""Which GPU do I need: the largest batch of each variant on each card, in text, files, picture."""
+
+import dataclasses
+import json
+import textwrap
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from bsprobe.files import write_atomically
+from bsprobe.gpus import Gpu
+from bsprobe.records import SCHEMA_VERSION, CardFit, Environment
+from bsprobe.report.markdown import table
+from bsprobe.report.plots import COLOURS, MARKERS, STYLE, write_figure
+from bsprobe.report.tables import to_csv, variant_columns
+from bsprobe.report.terminal import WIDTH, aligned
+from bsprobe.serialization import to_json
+from bsprobe.units import GIB, format_bytes
+from bsprobe.variants import Variant, labels
+
+_ROW_INCHES = 0.24
+_NOTHING = "-"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """Everything that `bsprobe gpus --fit` found; what is written to `fit.json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    environment: Environment
+    wanted_batch: int | None
+    """The batch that was asked for, or None."""
+    fits: tuple[CardFit, ...]
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The variants, in the order they were asked for."""
+        return tuple(dict.fromkeys(fit.variant for fit in self.fits))
+
+    @property
+    def cards(self) -> tuple[Gpu, ...]:
+        """The cards, the smallest first."""
+        cards = dict.fromkeys(fit.gpu for fit in self.fits)
+        return tuple(sorted(cards, key=lambda gpu: (gpu.usable_bytes, gpu.name)))
+
+    def largest(self, gpu: Gpu, variant: Variant) -> int | None:
+        """The largest batch of a variant on a card."""
+        return next(f.largest for f in self.fits if (f.gpu, f.variant) == (gpu, variant))
+
+
+def rows(found: Fitting) -> list[tuple[str, ...]]:
+    """One row a card: its name, what it offers, the largest batch of each variant."""
+    return [
+        (
+            card.name,
+            format_bytes(card.usable_bytes),
+            *(str(found.largest(card, v) or _NOTHING) for v in found.variants),
+        )
+        for card in found.cards
+    ]
+
+
+def render_text(found: Fitting) -> str:
+    """The table for a terminal: the variants' names stand above each other, to fit 80 columns."""
+    names = [label.split(" / ") for label in labels(found.variants).values()]
+    depth = max(len(parts) for parts in names)
+    head = [[""] * (depth - len(parts)) + parts for parts in (["GPU"], ["usable"], *names)]
+    lines = list(zip(*head, strict=True))
+    largest = "The largest batch:"
+    table = aligned([*lines, *rows(found)])
+    wrapped = [textwrap.fill(line, WIDTH, subsequent_indent="    ") for line in advice(found)]
+    return "\n".join([*titles(found), largest, "", table, "", *wrapped])
+
+
+def titles(found: Fitting) -> list[str]:
+    """What the table is of."""
+    one = found.variants[0]
+    models = ", ".join(dict.fromkeys(v.model for v in found.variants))
+    sizes = ", ".join(dict.fromkeys(v.resolution.describe() for v in found.variants))
+    return [f"{models} · {sizes} · {one.classes} classes  [predicted]"]
+
+
+def advice(found: Fitting) -> list[str]:
+    """The smallest card of each variant that runs the batch that was asked for, or any."""
+    batch = found.wanted_batch or 1
+    lines = []
+    for variant, name in labels(found.variants).items():
+        enough = [card for card in found.cards if (found.largest(card, variant) or 0) >= batch]
+        if not enough:
+            lines.append(f"{name}: no listed card runs batch {batch}.")
+            continue
+        card = enough[0]
+        lines.append(
+            f"{name}: batch {batch} runs from {card.name} ({format_bytes(card.usable_bytes)} "
+            f"usable) upwards, on {len(enough)} of {len(found.cards)} cards."
+        )
+    return lines
+
+
+def write_fitting(found: Fitting, folder: Path) -> None:
+    """Write `fit.json`, `fit.csv`, `fit.md` and the picture.
+
+    Raises:
+        FileError: The disk does not take it.
+    """
+    text = json.dumps(to_json(found), indent=1, allow_nan=False) + "\n"
+    write_atomically(folder / "fit.json", text.encode())
+    write_atomically(folder / "fit.csv", to_csv(_frame(found)))
+    with mpl.rc_context(STYLE):
+        write_figure(figure(found), folder / "fit")
+    write_atomically(folder / "fit.md", render_markdown(found).encode())
+
+
+def render_markdown(found: Fitting) -> str:
+    """The report."""
+    header = ("card", "usable", *labels(found.variants).values())
+    return (
+        f"# Which GPU do I need?\n\n{titles(found)[0]}\n\n"
+        + "\n".join(f"- {line}" for line in advice(found))
+        + "\n\nThe largest batch of each card, predicted without it:\n\n"
+        + table(header, rows(found))
+        + "\n\n![largest batch by card](fit.png)\n\n"
+        "*Usable* is the card's memory less what lies outside PyTorch's allocator; its sources are "
+        "in `bsprobe gpus --format csv`.\n\n"
+        f"PyTorch {found.environment.torch}, cuDNN {found.environment.cudnn}. "
+        f"Again: `{found.environment.command}`\n"
+    )
+
+
+def figure(found: Fitting) -> Figure:
+    """One row a card, the smallest at the bottom; one mark a variant, at its largest batch."""
+    cards, variants = found.cards, found.variants
+    drawn = Figure(figsize=(8.0, 1.4 + _ROW_INCHES * len(cards)), layout="constrained")
+    axes = drawn.subplots()
+    for index, (variant, name) in enumerate(labels(variants).items()):
+        points = [(found.largest(card, variant), row) for row, card in enumerate(cards)]
+        known = [(batch, row) for batch, row in points if batch is not None]
+        # Marks of equal batches lie beside, not upon, each other.
+        offset = (index - (len(variants) - 1) / 2) * 0.16
+        axes.plot(
+            [batch for batch, _ in known],
+            [row + offset for _, row in known],
+            linestyle="none",
+            marker=MARKERS[index % len(MARKERS)],
+            color=COLOURS[index % len(COLOURS)],
+            label=name,
+            ms=4.5,
+        )
+    if found.wanted_batch is not None:
+        axes.axvline(found.wanted_batch, color="#444444", lw=1.2)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_yticks(range(len(cards)), [f"{c.name}  {c.usable_bytes / GIB:.1f}" for c in cards])
+    axes.set_ylim(-0.7, len(cards) - 0.3)
+    axes.set_xlabel("largest batch, predicted")
+    axes.set_title("\n".join(titles(found)) + "\ncard and its usable GiB", fontsize=9, loc="left")
+    drawn.legend(loc="outside lower center", ncols=2, frameon=False)
+    return drawn
+
+
+def _frame(found: Fitting) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "source": "predicted",
+                "gpu": fit.gpu.name,
+                "compute_capability": fit.gpu.compute_capability,
+                "total_bytes": fit.gpu.total_bytes,
+                "usable_bytes": fit.gpu.usable_bytes,
+                **variant_columns(fit.variant),
+                "largest": fit.largest,
+                "next_outcome": None if fit.next_outcome is None else str(fit.next_outcome),
+            }
+            for fit in found.fits
+        ],
+        dtype=object,
+    )

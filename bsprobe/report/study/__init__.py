@@ -1,0 +1,1 @@
+"""A study to text, tables, pictures."""

@@ -1,0 +1,73 @@
+"""All files of a study's report, in one folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from bsprobe.files import write_atomically
+from bsprobe.records import DeviceInfo, TrainingPlan
+from bsprobe.report.folder import slug
+from bsprobe.report.snippet import Loader, fill
+from bsprobe.report.study import markdown, plots, sentences, tables
+from bsprobe.report.tables import to_csv
+from bsprobe.study_records import Study, StudySettings
+from bsprobe.verdict import Verdict, recommended_loading
+
+
+def study_name(device: DeviceInfo, settings: StudySettings) -> str:
+    """`study-cpu-deeplabv2-mini-64x128`."""
+    name = "cpu" if device.kind == "cpu" else device.name
+    return slug(f"study-{name}-{settings.variant.model}-{settings.variant.resolution}")
+
+
+def write_study_report(study: Study, folder: Path) -> None:
+    """Write everything but `study.json`: tables, plots, the snippet and the report.
+
+    Raises:
+        FileError: The disk does not take it.
+    """
+    write_atomically(folder / "trainings.csv", to_csv(tables.trainings_table(study)))
+    write_atomically(folder / "curves.csv", to_csv(tables.curves_table(study)))
+    if study.loading is not None:
+        write_atomically(folder / "loader.csv", to_csv(tables.loader_table(study)))
+    names = plots.write_study_plots(study, folder)
+    _, chosen = sentences.chosen_of(study)
+    code = None if chosen is None else study_snippet(study, chosen)
+    if code is not None:
+        write_atomically(folder / "snippet.py", code.encode())
+    text = markdown.render(study, plots=names, snippet=code)
+    write_atomically(folder / "report.md", text.encode())
+
+
+def study_snippet(study: Study, chosen: Verdict) -> str:
+    """The recommended training as Python, its data loader as the sweep recommends."""
+    settings, best = study.settings, chosen.best
+    target = settings.target
+    result = next(t.result for t in best.trainings if t.result is not None)
+    plan = _with_groups(best.trainings[0].spec.plan, result.model.groups)
+    return fill(
+        settings.variant,
+        plan,
+        title=f"{sentences.subject(settings)}: what bsprobe's study recommends.",
+        answer=f"{study.device.source.capitalize()} on {study.device.name}: mean IoU "
+        f"{sentences.spread(best.mean_iou)} after {settings.images_seen} images.",
+        target=target,
+        base_updates=f"{settings.images_seen / target.base_batch:g}",
+        device_kind=study.device.kind,
+        loader=_loader(study),
+    )
+
+
+def _with_groups(plan: TrainingPlan, groups: tuple[tuple[str, float], ...]) -> TrainingPlan:
+    rates = tuple((name, plan.learning_rate * factor) for name, factor in groups)
+    return replace(plan, group_learning_rates=rates)
+
+
+def _loader(study: Study) -> Loader:
+    if study.loading is None:
+        return Loader()
+    setting = recommended_loading(study.loading).setting
+    return Loader(
+        workers=setting.workers,
+        pin_memory=str(setting.pin_memory),
+        prefetch_factor=setting.prefetch_factor,
+    )

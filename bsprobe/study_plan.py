@@ -1,0 +1,126 @@
+"""Which trainings a study makes, so that they can be compared: pure arithmetic."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from bsprobe.recommend import WARMUP_SHARE, plan
+from bsprobe.records import TrainingPlan
+from bsprobe.study_records import (
+    Ending,
+    LoaderSetting,
+    StudySettings,
+    Training,
+    TrainingSpec,
+)
+
+NOISE_STEPS = 16
+"""Gradient-noise samples of each batch, all of them in its first seed's training."""
+_MOST_WORKERS = 4
+"""By default; the sweep at the end of a study says what would have been better."""
+_PREFETCH = 2
+"""PyTorch's default."""
+
+
+def largest_divisor(batch: int, most: int) -> int:
+    """The largest micro-batch up to `most` of which a whole number make the batch."""
+    return max(d for d in range(1, min(batch, most) + 1) if batch % d == 0)
+
+
+def training_plan(settings: StudySettings, batch: int, micro_batch: int) -> TrainingPlan:
+    """The numbers of one training: the learning rate as `recommend` scales it.
+
+    Its updates are what the images seen come to; warm-up, where the rule scales the rate up,
+    is the same share of them as in `recommend`.
+    """
+    scaled = plan(
+        settings.variant,
+        settings.target,
+        micro_batch=micro_batch,
+        steps=batch // micro_batch,
+        groups={},
+    )
+    updates = settings.images_seen // batch
+    warms_up = batch > settings.target.base_batch
+    return replace(
+        scaled,
+        updates=updates,
+        warmup_updates=round(updates * WARMUP_SHARE) if warms_up else 0,
+    )
+
+
+def next_training(
+    settings: StudySettings, done: Sequence[Training], *, on_gpu: bool, processors: int
+) -> TrainingSpec | None:
+    """The training to make after those that are done; None when the study is complete.
+
+    Batches ascend, seeds within them. Where a whole batch ran out of memory and no micro-batch
+    was asked for, the next smaller divisor is tried, for this batch and all that follow.
+    """
+    most = settings.micro_batch or max(settings.batches)
+    ended = {(t.spec.plan.effective_batch, t.spec.seed): t for t in done}
+    if settings.micro_batch is None:
+        failed = [t.spec.plan.micro_batch for t in done if t.ended is Ending.OUT_OF_MEMORY]
+        most = min([most, *(micro - 1 for micro in failed)])
+    for batch in settings.batches:
+        for seed in settings.seeds:
+            last = ended.get((batch, seed))
+            again = last is not None and _may_be_smaller(settings, last)
+            if last is None or again:
+                micro = largest_divisor(batch, max(1, most))
+                return _spec(settings, batch, micro, seed, on_gpu=on_gpu, processors=processors)
+    return None
+
+
+def final_trainings(trainings: Iterable[Training]) -> tuple[Training, ...]:
+    """The last training of each batch and seed, without those whose micro-batch did not fit."""
+    last = {(t.spec.plan.effective_batch, t.spec.seed): t for t in trainings}
+    return tuple(last.values())
+
+
+def loader_settings(*, on_gpu: bool, processors: int) -> tuple[LoaderSetting, ...]:
+    """The settings to sweep: workers by powers of two, then prefetching and pinning."""
+    counts = [2**power for power in range(processors.bit_length()) if 2**power <= processors]
+    most = max(counts)
+    swept = [
+        LoaderSetting(workers=0, prefetch_factor=None, pin_memory=on_gpu),
+        *(
+            LoaderSetting(workers=count, prefetch_factor=_PREFETCH, pin_memory=on_gpu)
+            for count in counts
+        ),
+        LoaderSetting(workers=most, prefetch_factor=2 * _PREFETCH, pin_memory=on_gpu),
+    ]
+    if on_gpu:
+        swept.append(LoaderSetting(workers=most, prefetch_factor=_PREFETCH, pin_memory=False))
+    return tuple(swept)
+
+
+def default_workers(*, on_gpu: bool, processors: int) -> int:
+    """Workers of the trainings; none on the CPU, where they and the step share the cores."""
+    return min(_MOST_WORKERS, processors) if on_gpu else 0
+
+
+def _may_be_smaller(settings: StudySettings, training: Training) -> bool:
+    return (
+        settings.micro_batch is None
+        and training.ended is Ending.OUT_OF_MEMORY
+        and training.spec.plan.micro_batch > 1
+    )
+
+
+def _spec(
+    settings: StudySettings, batch: int, micro: int, seed: int, *, on_gpu: bool, processors: int
+) -> TrainingSpec:
+    workers = settings.workers
+    if workers is None:
+        workers = default_workers(on_gpu=on_gpu, processors=processors)
+    return TrainingSpec(
+        variant=settings.variant,
+        plan=training_plan(settings, batch, micro),
+        seed=seed,
+        validations=settings.validations,
+        noise_steps=NOISE_STEPS if seed == settings.seeds[0] else 0,
+        data=settings.data,
+        workers=workers,
+        weights=settings.weights,
+        input_normalisation=settings.input_normalisation,
+    )

@@ -1,0 +1,91 @@
+"""The parent's side of a training: a worker for each, and always a record."""
+
+import time
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bsprobe.messages import LoadingDone, MeasureLoading, Train, TrainingDone
+from bsprobe.records import DataSource, DeviceRequest, Failure
+from bsprobe.runner import Loss, ReportPhase, Worker
+from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
+
+
+class StudyRunner:
+    """Makes trainings, each in a process of its own.
+
+    A fresh process for each makes a training the same whichever others were made before it.
+    """
+
+    def __init__(
+        self, request: DeviceRequest, *, model: str, data: DataSource, timeout: float
+    ) -> None:
+        self._start = partial(Worker, request, models=(model,), data=data)
+        self._timeout = timeout
+        self._worker: Worker | None = self._start()
+        self._is_used = False
+        self.ready = self._worker.ready
+
+    def train(self, spec: TrainingSpec, checkpoint: Path, *, on_phase: ReportPhase) -> Training:
+        """Make one training, or go on with it from its checkpoint.
+
+        Raises:
+            DeviceError: The worker refused it: an image is damaged, weights do not match …
+        """
+        worker = self._fresh_worker(on_phase)
+        started_at, start = datetime.now(UTC), time.monotonic()
+        answer = worker.ask(
+            Train(spec=spec, checkpoint=str(checkpoint)), timeout=self._timeout, on_phase=on_phase
+        )
+        assert isinstance(answer, TrainingDone | Loss)  # noqa: S101 - what training is answered with
+        result = None if isinstance(answer, Loss) else answer.result
+        return Training(
+            spec=spec,
+            ended=Ending.of(answer.outcome) if result is None else _ending(result.diverged_at),
+            result=result,
+            failure=answer.failure,
+            started_at=started_at.isoformat(timespec="seconds"),
+            wall_seconds=round(time.monotonic() - start, 3),
+        )
+
+    def measure_loading(self, spec: LoaderSpec, *, on_phase: ReportPhase) -> Loading | Failure:
+        """Sweep the settings of the data loader; a failure is what it died of."""
+        worker = self._fresh_worker(on_phase)
+        answer = worker.ask(MeasureLoading(spec=spec), timeout=self._timeout, on_phase=on_phase)
+        assert isinstance(answer, LoadingDone | Loss)  # noqa: S101 - as above
+        if isinstance(answer, LoadingDone) and answer.result is not None:
+            return answer.result
+        assert answer.failure is not None  # noqa: S101 - one of the two is there
+        return answer.failure
+
+    def close(self) -> None:
+        """End the current worker, if there is one."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _fresh_worker(self, on_phase: ReportPhase) -> Worker:
+        if self._is_used:
+            self.close()
+        if self._worker is None:
+            on_phase("starting a fresh process")
+            self._worker = self._start()
+        self._is_used = True
+        return self._worker
+
+
+def _ending(diverged_at: int | None) -> Ending:
+    return Ending.FINISHED if diverged_at is None else Ending.DIVERGED

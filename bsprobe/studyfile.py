@@ -1,0 +1,50 @@
+"""The file of a finished study: everything, versioned."""
+
+import json
+from pathlib import Path
+
+from bsprobe.errors import FileError
+from bsprobe.files import file_errors, write_atomically
+from bsprobe.jsonlines import check_version, damaged
+from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.study_journal import NAME as JOURNAL_NAME
+from bsprobe.study_records import SCHEMA_VERSION, Study
+
+NAME = "study.json"
+
+
+def save_study(study: Study, folder: Path) -> Path:
+    """Write `study.json` into a folder and return its path.
+
+    Raises:
+        FileError: The disk does not take it.
+    """
+    path = folder / NAME
+    text = json.dumps(to_json(study), indent=1, allow_nan=False) + "\n"
+    write_atomically(path, text.encode())
+    return path
+
+
+def load_study(folder: Path) -> Study:
+    """Read a study from its folder.
+
+    Raises:
+        FileError: There is none, it is unfinished, damaged, or of another version.
+    """
+    path = folder / NAME
+    with file_errors(path):
+        if not path.exists() and (folder / JOURNAL_NAME).exists():
+            raise FileError(
+                f"the study in {folder} is not finished",
+                hint=f"finish it: bsprobe study --resume --out {folder}",
+            )
+        data = path.read_bytes()
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, "it is not JSON") from error
+    check_version(path, value, SCHEMA_VERSION)
+    try:
+        return from_json(Study, value)
+    except MalformedError as error:
+        raise damaged(path, str(error)) from error

@@ -1,0 +1,119 @@
+"""What may become how much worse: the metrics of a comparison and the limits set on them."""
+
+import math
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bsprobe.errors import UsageError
+from bsprobe.units import format_bytes, parse_bytes
+from bsprobe.variants import unknown_value
+
+
+class Metric(StrEnum):
+    """What is compared."""
+
+    MAX_BATCH = "max-batch"
+    """The largest batch that runs."""
+    SAFE_BATCH = "safe-batch"
+    """The largest batch that leaves the headroom free."""
+    PEAK = "peak"
+    """All that a trial held of the device: reserved (else allocated), and outside PyTorch."""
+    PEAK_ALLOCATED = "peak-allocated"
+    PEAK_RESERVED = "peak-reserved"
+    """With PyTorch's cache; not on the CPU, which has none."""
+    MEMORY_PER_IMAGE = "memory-per-image"
+    """What one more image allocates: the slope between the smallest and the largest batch."""
+    THROUGHPUT = "throughput"
+    """Images per second; not for predictions."""
+
+
+BATCHES = frozenset({Metric.MAX_BATCH, Metric.SAFE_BATCH})
+MORE_IS_BETTER = BATCHES | {Metric.THROUGHPUT}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """How much worse a metric may become before that is a regression.
+
+    Exactly one of the two amounts is there.
+    """
+
+    metric: Metric
+    share: float | None = None
+    """Of the baseline's figure."""
+    absolute: float | None = None
+    """In bytes, images (of a batch) or images per second."""
+
+    def allowed(self, baseline: float) -> float:
+        """How much worse than a baseline's figure still passes, in the metric's own unit."""
+        if self.share is not None:
+            return abs(baseline) * self.share
+        assert self.absolute is not None  # noqa: S101 - one of the two is there
+        return self.absolute
+
+    def describe(self) -> str:
+        """The amount for people: `3%`, `200 MiB`, `1`."""
+        if self.share is not None:
+            return f"{self.share * 100:g}%"
+        assert self.absolute is not None  # noqa: S101 - one of the two is there
+        if not self.absolute or self.metric in MORE_IS_BETTER:
+            return f"{self.absolute:g}"
+        return format_bytes(self.absolute)
+
+
+DEFAULT_THRESHOLDS = (
+    Threshold(metric=Metric.MAX_BATCH, absolute=0),
+    Threshold(metric=Metric.PEAK, share=0.03),
+)
+"""Where none is asked for: not one image less, and a peak within the usual 5 % of headroom."""
+
+
+def parse_threshold(text: str) -> Threshold:
+    """Parse `METRIC:AMOUNT`: `peak:3%`, `peak-reserved:200MiB`, `max-batch:0`.
+
+    Raises:
+        UsageError: The metric is unknown, or the amount is none of that metric.
+    """
+    name, colon, amount = (part.strip() for part in text.partition(":"))
+    if name not in {str(metric) for metric in Metric}:
+        raise unknown_value("--fail-on", name, [str(metric) for metric in Metric])
+    metric = Metric(name)
+    if not colon or not amount:
+        raise UsageError(f"--fail-on: '{text}' names no amount", hint=f"for example {name}:3%")
+    if share := re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*%", amount):
+        return Threshold(metric=metric, share=float(share[1]) / 100)
+    if metric in MORE_IS_BETTER:
+        return Threshold(metric=metric, absolute=_number(text, amount))
+    if re.fullmatch(r"0+(\.0*)?\s*[A-Za-z]*", amount):
+        return Threshold(metric=metric, absolute=0)
+    if amount[-1].isdigit():  # 3 would mean 3 bytes, and was meant as 3 %
+        raise UsageError(
+            f"--fail-on: '{text}' lacks a unit", hint=f"write {text}% or {name}:{amount}MiB"
+        )
+    return Threshold(metric=metric, absolute=parse_bytes(amount))
+
+
+def require_distinct(thresholds: tuple[Threshold, ...]) -> None:
+    """Refuse two limits on one metric: which of them holds would be a guess.
+
+    Raises:
+        UsageError: A metric is named twice.
+    """
+    metrics = [threshold.metric for threshold in thresholds]
+    for metric in Metric:
+        if metrics.count(metric) > 1:
+            raise UsageError(f"--fail-on names {metric} twice", hint="keep the stricter one")
+
+
+def _number(text: str, amount: str) -> float:
+    try:
+        number = float(amount)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or number < 0:
+        raise UsageError(
+            f"--fail-on: '{text}' names no amount of that metric",
+            hint="write a share or a number from 0 up, for example 3% or 1",
+        )
+    return number

@@ -1,0 +1,67 @@
+"""A GPU and a recording of its allocator that are made of figures: nothing runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from builders import DEVICE, GROUPS
+from snapshots import AFTER, EMPTY, PEAK_ALLOCATED, PEAK_RESERVED
+
+from bsprobe.devices.base import ReportPhase
+from bsprobe.records import DeviceInfo, Measurement, ModelFacts, Peak, TrialSpec
+
+
+class StubGpu:
+    """Answers every trial with the figures of `snapshots`, or raises what it is told to."""
+
+    def __init__(
+        self, failures: Mapping[int, Exception] | None = None, *, clean: bool = True
+    ) -> None:
+        self.asked: list[TrialSpec] = []
+        self.clean = clean
+        self._failures = failures or {}
+
+    @property
+    def info(self) -> DeviceInfo:
+        return DEVICE
+
+    def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
+        self.asked.append(spec)
+        report("building")
+        report("step 1")
+        if spec.batch_size in self._failures:
+            raise self._failures[spec.batch_size]
+        peak = Peak(allocated_bytes=PEAK_ALLOCATED, reserved_bytes=PEAK_RESERVED)
+        return Measurement(
+            model=ModelFacts(parameters=1, groups=GROUPS),
+            first_step=peak,
+            steady=peak,
+            updates_applied=1,
+            steps=1,
+        )
+
+    def lift_limit(self) -> None:
+        pass
+
+    def is_clean(self) -> bool:
+        return self.clean
+
+
+class StubRecorder:
+    """Returns the canned snapshots."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def start(self) -> Mapping[str, Any]:
+        self.calls.append("start")
+        return EMPTY
+
+    def mark(self) -> None:
+        self.calls.append("mark")
+
+    def stop(self) -> Mapping[str, Any]:
+        self.calls.append("stop")
+        return AFTER
+
+    def peak(self) -> Peak:
+        return Peak(allocated_bytes=PEAK_ALLOCATED, reserved_bytes=PEAK_RESERVED)

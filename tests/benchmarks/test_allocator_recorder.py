@@ -1,0 +1,101 @@
+"""PyTorch's snapshots reduced to histories."""
+
+import inspect
+from typing import Any
+
+import allocator_recorder
+import pytest
+import torch
+from allocator_recorder import UnknownEventError, place_of, reduced
+from snapshots import AFTER, BASE, CONVOLUTION, EMPTY, EVENTS, SETTINGS, TRACE, entry, marked
+
+from bsprobe.units import MIB
+
+CONVOLUTION_PLACE = "torch/nn/modules/conv.py:548 forward < nets.py:7 forward"
+
+
+def traced(*entries: dict[str, Any]) -> dict[str, Any]:
+    return {**EMPTY, "device_traces": [list(entries)]}
+
+
+def test_a_snapshot_becomes_a_history_of_numbers_and_places() -> None:
+    found = reduced(EMPTY, AFTER, marks=2)
+    assert found.history == {
+        "format": 1,
+        "settings": SETTINGS,
+        "expandable": False,
+        "initial": {"segments": [], "blocks": []},
+        "events": EVENTS,
+        "release_runs": [[5, "empty_cache"]],
+        "cap_bounds_mib": None,
+        "final_blocks": [
+            [BASE, 1024, 1],
+            [BASE + 1024, 512, 1],
+            [BASE + 1536, 2 * MIB - 1536, 0],
+        ],
+        "final_reserved": 2 * MIB,
+    }
+    assert found.marks == (0, 2)
+    assert found.places == (CONVOLUTION_PLACE, "")
+    assert found.place_of == (0, 1, 0)
+
+
+def test_what_is_there_at_the_beginning_is_kept() -> None:
+    found = reduced(AFTER, {**AFTER, "device_traces": [[]]})
+    assert found.history["initial"] == {
+        "segments": [[BASE, 2 * MIB, 0, 1]],
+        "blocks": [[BASE, 1024, 600, 0], [BASE + 1024, 512, 512, 0]],
+    }
+
+
+def test_other_devices_are_left_out() -> None:
+    both = {**AFTER, "device_traces": [[entry("alloc", 1, 1)], TRACE]}
+    both["segments"] = [{**AFTER["segments"][0], "device": 1}]
+    assert reduced(EMPTY, both, index=1, marks=2) == reduced(EMPTY, AFTER, marks=2)
+    assert reduced(EMPTY, both, index=0).history["final_blocks"] == []
+
+
+def test_the_mark_of_the_last_snapshot_may_be_there_or_not() -> None:
+    assert reduced(EMPTY, traced(marked(), entry("alloc", 1, 1), marked()), marks=1).marks == (0,)
+    with pytest.raises(UnknownEventError, match="has 1 of 2 marks"):
+        reduced(EMPTY, traced(entry("alloc", 1, 1), marked()), marks=2)
+
+
+def test_an_event_that_is_not_known_is_refused() -> None:
+    with pytest.raises(UnknownEventError, match="'teleport'"):
+        reduced(EMPTY, traced(entry("teleport", 1, 1)))
+
+
+def test_expandable_segments_and_a_failure_have_their_codes() -> None:
+    failure = {"action": "oom", "device_free": 77, "size": 99, "stream": 3, "time_us": 1}
+    after = traced(entry("segment_map", 1, 2), failure, entry("segment_unmap", 1, 2))
+    after["allocator_settings"] = {"expandable_segments": True}
+    found = reduced(EMPTY, after).history
+    assert found["events"] == [["M", 1, 2, 0], ["o", 77, 99, 3], ["U", 1, 2, 0]]
+    assert found["expandable"]
+
+
+def test_released_segments_are_a_retrys_only_where_there_was_one() -> None:
+    flushed = [entry("segment_free", 1, 2), entry("segment_free", 5, 2)]
+    new = [entry("segment_alloc", 9, 4), entry("alloc", 9, 4)]
+    after = traced(*flushed, *new, entry("segment_free", 9, 4), entry("alloc", 1, 1))
+    causes = {retries: reduced(EMPTY, after, retries=retries) for retries in (0, 1)}
+    assert causes[0].history["release_runs"] == [[0, "empty_cache"], [4, "empty_cache"]]
+    assert causes[1].history["release_runs"] == [[0, "oom_retry"], [4, "empty_cache"]]
+
+
+def test_a_place_is_a_function_of_pytorch_and_who_called_it() -> None:
+    assert place_of(CONVOLUTION) == CONVOLUTION_PLACE
+    assert place_of(CONVOLUTION[1:]) == "nets.py:7 forward"
+    assert place_of([]) == ""
+
+
+def test_a_place_in_this_checkout_is_named_from_its_root() -> None:
+    frame = {"filename": allocator_recorder.__file__, "line": 3, "name": "f"}
+    assert place_of([frame]) == "benchmarks/allocator_recorder.py:3 f"
+
+
+def test_pytorch_takes_the_words_with_which_it_is_asked_to_record() -> None:
+    words = inspect.signature(torch.cuda.memory._record_memory_history).parameters
+    assert {"enabled", "context", "stacks"} <= words.keys()
+    assert "all" in inspect.getsource(torch.cuda.memory._record_memory_history)

@@ -1,0 +1,85 @@
+"""How large a batch each card runs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsprobe.devices.fitting import _largest, fit_cards
+from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.failures import Outcome
+from bsprobe.gpus import Gpu, custom_gpu
+from bsprobe.records import TrialSpec
+from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.units import GIB, MIB, Resolution
+from bsprobe.variants import Precision, Variant
+
+SMALL = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def card(capacity_bytes: int, capability: str = "8.6") -> Gpu:
+    return custom_gpu(capacity_bytes, capability, 300 * MIB)
+
+
+def runs(device: SimulatedDevice, variant: Variant, batch: int) -> bool:
+    """What `bsprobe run --gpu` would say of one batch."""
+    try:
+        device.run_trial(TrialSpec(variant=variant, batch_size=batch), lambda _: None)
+    except SimulatedOutOfMemoryError:
+        return False
+    return True
+
+
+def test_each_card_gets_a_batch_that_runs_there_while_the_next_one_does_not() -> None:
+    cards = [card(GIB), card(2 * GIB), card(3 * GIB, "7.5"), card(5 * GIB // 2)]
+    variants = [SMALL, replace(SMALL, precision=Precision.AMP_FP16)]
+    fits = list(fit_cards(variants, cards, max_batch=256))
+    assert {(fit.variant, fit.gpu) for fit in fits} == {(v, c) for v in variants for c in cards}
+    assert len(fits) == len(variants) * len(cards)
+    for fit in fits:
+        device = SimulatedDevice(fit.gpu, None)
+        assert fit.largest is not None
+        assert runs(device, fit.variant, fit.largest)
+        assert not runs(device, fit.variant, fit.largest + 1)
+        assert fit.next_outcome is Outcome.OUT_OF_MEMORY
+
+
+def test_a_card_that_runs_nothing_says_so() -> None:
+    (fit,) = fit_cards([SMALL], [card(500 * MIB)], max_batch=256)
+    assert (fit.largest, fit.next_outcome) == (None, Outcome.OUT_OF_MEMORY)
+
+
+def test_no_larger_batch_is_tried_than_was_asked_for() -> None:
+    (fit,) = fit_cards([SMALL], [card(60 * GIB)], max_batch=4)
+    assert (fit.largest, fit.next_outcome) == (4, None)
+
+
+@given(
+    boundary=st.integers(0, 60),
+    guess=st.integers(0, 200),
+    minimum=st.integers(1, 4),
+    max_batch=st.integers(4, 70),
+)
+def test_galloping_from_any_guess_ends_at_the_boundary(
+    boundary: int, guess: int, minimum: int, max_batch: int
+) -> None:
+    tried: list[int] = []
+
+    def runs(batch: int) -> bool:
+        assert minimum <= batch <= max_batch
+        tried.append(batch)
+        return batch <= boundary
+
+    expected = min(boundary, max_batch)
+    found = _largest(runs, guess, minimum, max_batch)
+    assert found == (expected if expected >= minimum else None)
+    assert len(tried) == len(set(tried))
+    if abs(min(max(guess, minimum), max_batch) - expected) <= 1:
+        assert len(tried) <= 4

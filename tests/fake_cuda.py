@@ -1,0 +1,103 @@
+"""Programs on fake CUDA tensors, which obey CUDA's rules for operators, dtypes and shapes.
+
+No GPU is needed. What these run is the truth that traces on CPU tensors are held to.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bsprobe.simulate.cuda_semantics import as_on_cuda, cuda_dispatch
+from bsprobe.simulate.fake_model import build_without_values, rearrange
+from bsprobe.training.batches import laid_out
+from bsprobe.training.losses import segmentation_loss, valid_pixels
+from bsprobe.variants import MemoryFormat, Precision, Variant
+
+AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
+
+Result = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]] | None
+Operators = list[tuple[str, tuple[Result, ...]]]
+"""Operators as they are dispatched, each with dtype, shape and strides of its results."""
+
+needs_fake_cuda = pytest.mark.skipif(
+    torch.__version__ < "2.7", reason="before 2.7 fake CUDA tensors need a CUDA driver"
+)
+
+
+@contextmanager
+def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
+    """As `torch.autocast`, which turns itself off for "cuda" where there is no GPU."""
+    if dtype is None:
+        yield
+        return
+    before = torch.get_autocast_dtype(device)
+    torch.set_autocast_dtype(device, dtype)
+    torch.set_autocast_enabled(device, True)  # noqa: FBT003 - PyTorch's signature
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled(device, False)  # noqa: FBT003 - as above
+        torch.set_autocast_dtype(device, before)
+        torch.clear_autocast_cache()
+
+
+def rules_of(device: str) -> AbstractContextManager[None]:
+    """What a device needs to behave as CUDA does."""
+    return cuda_dispatch() if device == "cpu" else nullcontext()
+
+
+def forward_operators(variant: Variant, device: str, batch: int = 2) -> Operators:
+    """The operators of a network's forward pass and loss."""
+    with FakeTensorMode(), torch.device(device):
+        model = build_without_values(variant)
+        if variant.memory_format is MemoryFormat.NHWC:
+            rearrange(model)
+        size = (variant.resolution.height, variant.resolution.width)
+        images = laid_out(torch.empty((batch, 3, *size)), variant.memory_format)
+        labels = torch.zeros((batch, *size), dtype=torch.int64)
+        dtype = AUTOCAST_DTYPES.get(variant.precision)
+        operators: Operators = []
+
+        def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
+            if operator.namespace != "prim":  # attributes such as the device
+                results = out if isinstance(out, tuple | list) else (out,)
+                operators.append((str(operator), tuple(map(_result, results))))
+
+        with rules_of(device), autocast(device, dtype), Dispatched(watch, device):
+            segmentation_loss(model(images), labels, valid_pixels(labels))
+    return operators
+
+
+class Dispatched(TorchDispatchMode):
+    """Calls back after each operator that is dispatched; on the CPU, with the types of CUDA."""
+
+    def __init__(
+        self, watch: Callable[[Any, tuple[Any, ...], Any], None], device: str = "cpu"
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
+        self._watch = watch
+        self._device = device
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self._device == "cpu":
+            out = as_on_cuda(func, args, out)
+        self._watch(func, args, out)
+        return out
+
+
+def _result(value: object) -> Result:
+    if not isinstance(value, torch.Tensor):
+        return None
+    return value.dtype, tuple(value.shape), value.stride()

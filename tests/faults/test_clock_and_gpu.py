@@ -1,0 +1,136 @@
+"""A clock that jumps, and a GPU that disappears."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+
+import pytest
+import torch
+from builders import DEVICE, VARIANT, measurement
+from stubbed_bsprobe import OPTIONS, ROOT, finish, start
+
+from bsprobe import runner, worker
+from bsprobe.devices.base import ReportPhase
+from bsprobe.failures import Outcome
+from bsprobe.journal import read_journal
+from bsprobe.messages import Message, Progress
+from bsprobe.records import DeviceInfo, DeviceRequest, Measurement, Purpose, TrialSpec
+from bsprobe.runfile import load_run
+from bsprobe.search import Process
+
+RUN = ("run", *OPTIONS, "--out=out")
+SPEC = TrialSpec(variant=VARIANT, batch_size=2)
+
+
+class _Backwards(datetime):
+    """Each look at the wall clock shows an earlier day."""
+
+    days = 0
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "datetime":  # type: ignore[override] # a plain one
+        cls.days += 1
+        return datetime(2026, 1, 31, 12, tzinfo=tz or UTC) - timedelta(days=cls.days)
+
+
+def test_a_clock_that_jumps_back_changes_no_duration(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = (sys.executable, str(ROOT / "tests" / "stub_worker.py"), "arithmetic")
+    monkeypatch.setattr(runner, "datetime", _Backwards)
+    real = runner.Worker
+    monkeypatch.setattr(
+        runner, "Worker", lambda request, **asked: real(request, command=command, **asked)
+    )
+    with runner.TrialRunner(DeviceRequest(), timeout=20) as trials:
+        one, two = (
+            trials.run(SPEC, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=lambda _: None)
+            for _ in range(2)
+        )
+    assert one.started_at > two.started_at
+    assert 0 <= one.wall_seconds < 20
+    assert 0 <= two.wall_seconds < 20
+
+
+def clock_calls() -> Iterator[tuple[str, str]]:
+    """(file, call) of every look at a clock in the package."""
+    for path in sorted((ROOT / "bsprobe").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if re.fullmatch(r"(time|datetime)\.\w+", called):
+                yield path.relative_to(ROOT / "bsprobe").as_posix(), called
+
+
+def test_only_the_dates_of_records_come_from_the_wall_clock() -> None:
+    wall = {(file, call) for file, call in clock_calls() if not call.startswith("time.")}
+    files = ("environment.py", "runner.py", "study_runner.py")
+    assert wall == {(file, "datetime.now") for file in files}
+    assert {call for _, call in clock_calls() if call.startswith("time.")} <= {
+        "time.monotonic",
+        "time.perf_counter",
+        "time.sleep",
+    }
+
+
+class _LosesItsGpu:
+    """A device whose GPU goes away in a trial, or right after it."""
+
+    info: DeviceInfo = DEVICE
+
+    def __init__(self, *, during_trial: bool) -> None:
+        self._during_trial = during_trial
+
+    def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:  # noqa: ARG002 - the interface
+        report("step 1")
+        if self._during_trial:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        return measurement()
+
+    def lift_limit(self) -> None:
+        """There is none."""
+
+    def is_clean(self) -> bool:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+
+class _Channel:
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+def test_a_gpu_that_goes_away_in_a_trial_is_a_failure_not_an_end_of_memory() -> None:
+    channel = _Channel()
+    done = worker._run(_LosesItsGpu(during_trial=True), SPEC, channel)  # type: ignore[arg-type] # all of a channel that is used
+    assert (done.outcome, done.clean, done.measurement) == (Outcome.FAILED, False, None)
+    assert done.failure is not None
+    assert done.failure.phase == "step 1"
+    assert channel.sent == [Progress(phase="step 1")]
+
+
+def test_a_gpu_that_goes_away_after_a_trial_does_not_take_what_was_measured() -> None:
+    done = worker._run(_LosesItsGpu(during_trial=False), SPEC, _Channel())  # type: ignore[arg-type] # as above
+    assert (done.outcome, done.clean) == (Outcome.FITS, False)
+    assert done.measurement == measurement()
+
+
+def test_a_run_whose_gpu_is_gone_stops_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    log = tmp_path / "gpu"
+    asked = {"cwd": tmp_path, "behaviour": "gpu-lost"}
+    code, _, complaints = finish(start(*RUN, STUB_GPU_LOG=str(log), **asked))  # type: ignore[arg-type] # as written above
+    assert (code, complaints.splitlines()[-2:]) == (
+        2,
+        ["error: there is no GPU in this machine", "hint: probe the CPU"],
+    )
+    lost = read_journal(tmp_path / "out").trials
+    assert [trial.outcome for trial in lost] == [Outcome.FITS, Outcome.FITS, Outcome.FAILED]
+
+    code, _, complaints = finish(start(*RUN, "--resume", cwd=tmp_path))
+    assert code == 0, complaints
+    run = load_run(tmp_path / "out")
+    assert [result.boundary.largest for result in run.results] == [6, 6]
+    assert {trial.outcome for trial in run.trials} == {Outcome.FITS, Outcome.OUT_OF_MEMORY}
+    assert run.trials[:2] == lost[:2]

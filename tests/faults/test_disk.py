@@ -1,0 +1,185 @@
+"""A disk that is full, a folder that is read-only, and two runs that want the same one."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from builders import header
+from stubbed_bsprobe import OPTIONS, ROOT, findings, finish, start
+
+from bsprobe.errors import FileError
+from bsprobe.journal import NAME, Journal, read_journal
+
+resource = pytest.importorskip("resource")
+
+RUN = ("run", *OPTIONS, "--out=out")
+_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
+"""linux/prctl.h and linux/capability.h: root without it obeys the permissions of files."""
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody disturbed."""
+    place = tmp_path_factory.mktemp("reference")
+    code, _, complaints = finish(start(*RUN, cwd=place))
+    assert code == 0, complaints
+    return place / "out"
+
+
+def files_end_at(size: int) -> Callable[[], None]:
+    """In the child, writing beyond a size fails, as on a full disk."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+def obey_permissions() -> None:
+    """In the child: as an ordinary user, who may not write where the permissions say so."""
+    if os.geteuid() == 0:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
+
+
+def complain_clearly(code: int, complaints: str, what: str) -> None:
+    last = complaints.splitlines()[-2:]
+    assert (code, "Traceback" in complaints) == (2, False), complaints
+    assert last[0].startswith("error: ")
+    assert what in last[0]
+    assert last[1].startswith("hint: ")
+
+
+@pytest.mark.parametrize(
+    "share",
+    [0.5, *[pytest.param(share, marks=pytest.mark.slow) for share in (0.0, 0.001, 0.1, 0.95)]],
+)
+def test_a_disk_that_fills_up_stops_the_run_and_freed_it_goes_on(
+    tmp_path: Path, reference: Path, share: float
+) -> None:
+    # A few bytes are left even so: without any there is not even a temporary file.
+    size = max(16, int(share * (reference / NAME).stat().st_size))
+    process = start(*RUN, cwd=tmp_path, before_exec=files_end_at(size))
+    code, _, complaints = finish(process)
+    complain_clearly(code, complaints, "File too large")
+    path = tmp_path / "out" / NAME
+    kept = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    code, _, complaints = finish(start(*RUN, "--resume", cwd=tmp_path))
+    assert code == 0, complaints
+    assert path.read_bytes().splitlines(keepends=True)[: len(kept)] == kept
+    assert findings(tmp_path / "out") == findings(reference)
+    specs = [(t.spec, t.fresh_process) for t in read_journal(tmp_path / "out").trials]
+    assert len(specs) == len(set(specs))
+
+
+@pytest.mark.slow
+def test_a_disk_too_full_for_the_report_keeps_the_run(tmp_path: Path, reference: Path) -> None:
+    size = (reference / "run.json").stat().st_size + 100
+    code, _, complaints = finish(start(*RUN, cwd=tmp_path, before_exec=files_end_at(size)))
+    complain_clearly(code, complaints, "memory.svg: File too large")
+    assert findings(tmp_path / "out") == findings(reference)
+    assert [path.name for path in (tmp_path / "out").glob(".*")] == []
+    assert finish(start("report", "out", cwd=tmp_path))[0] == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full device")
+def test_a_full_disk_behind_standard_output_is_one_clear_line(reference: Path) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bsprobe", "compare", reference, reference],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (
+        2,
+        (
+            "error: No space left on device\n"
+            "hint: make room on this machine (disk, memory, processes), then try again\n"
+        ),
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="root's override is Linux's")
+def test_a_read_only_folder_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    process = start(*RUN[:-1], "--out=locked/out", cwd=tmp_path, before_exec=obey_permissions)
+    code, _, complaints = finish(process)
+    complain_clearly(code, complaints, "locked/out: Permission denied")
+    assert "batch 1" not in complaints
+    assert list(locked.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="root's override is Linux's")
+def test_a_folder_that_became_read_only_is_resumed_once_it_is_not(
+    tmp_path: Path, reference: Path
+) -> None:
+    out = tmp_path / "out"
+    finish(start(*RUN, cwd=tmp_path, before_exec=files_end_at(6000)))
+    out.chmod(0o555)
+    resuming = (*RUN, "--resume")
+    code, _, complaints = finish(start(*resuming, cwd=tmp_path, before_exec=obey_permissions))
+    complain_clearly(code, complaints, "out/run.json: Permission denied")
+    (out / NAME).chmod(0o444)
+    code, _, complaints = finish(start(*resuming, cwd=tmp_path, before_exec=obey_permissions))
+    complain_clearly(code, complaints, f"out/{NAME}: Permission denied")
+    (out / NAME).chmod(0o644)
+    out.chmod(0o755)
+    assert finish(start(*resuming, cwd=tmp_path, before_exec=obey_permissions))[0] == 0
+    assert findings(out) == findings(reference)
+    # Reading needs no right to write.
+    out.chmod(0o555)
+    compare = start("compare", "out", str(reference), cwd=tmp_path, before_exec=obey_permissions)
+    assert finish(compare)[0] == 0
+    report = start("report", "out", cwd=tmp_path, before_exec=obey_permissions)
+    code, _, complaints = finish(report)
+    complain_clearly(code, complaints, "Permission denied")
+    elsewhere = start("report", "out", "--out=new", cwd=tmp_path, before_exec=obey_permissions)
+    assert finish(elsewhere)[0] == 0
+    out.chmod(0o755)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(4))
+def test_of_runs_into_one_folder_one_writes_and_the_others_say_so(
+    tmp_path: Path, reference: Path, round_: int
+) -> None:
+    resuming = [[], ["--resume"]]
+    started = [start(*RUN, *resuming[(number + round_) % 2], cwd=tmp_path) for number in range(6)]
+    ended = [finish(process) for process in started]
+    assert {code for code, _, _ in ended} <= {0, 2}
+    assert 0 in {code for code, _, _ in ended}
+    for code, _, complaints in ended:
+        assert "Traceback" not in complaints
+        if code:
+            assert any(
+                words in complaints
+                for words in ("another bsprobe run is writing", "exists", "is not an empty folder")
+            ), complaints
+    assert findings(tmp_path / "out") == findings(reference)
+    specs = [(t.spec, t.fresh_process) for t in read_journal(tmp_path / "out").trials]
+    assert len(specs) == len(set(specs))
+
+
+def test_a_journal_that_was_taken_away_before_it_was_locked_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run that resumes finds it empty, and removes it, between our opening and locking."""
+    lock = Journal._lock
+
+    def be_late(journal: Journal) -> None:
+        monkeypatch.setattr(Journal, "_lock", lock)
+        assert Journal.resume(tmp_path) is None
+        lock(journal)
+
+    monkeypatch.setattr(Journal, "_lock", be_late)
+    with pytest.raises(FileError, match="another bsprobe run is writing"):
+        Journal.create(tmp_path, header())

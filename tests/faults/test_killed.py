@@ -1,0 +1,108 @@
+"""A run that is killed: nothing that was finished is lost, and going on always ends the same."""
+
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stubbed_bsprobe import OPTIONS, findings, finish, start
+
+from bsprobe.journal import NAME, read_journal
+from bsprobe.records import StopReason
+from bsprobe.runfile import load_run
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+
+RUN = ("run", *OPTIONS, "--out=out")
+
+
+def whole_lines(folder: Path) -> list[bytes]:
+    """The journal's lines; one that was cut off is nobody's loss."""
+    path = folder / NAME
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that nobody disturbed, and how long it took."""
+    place = tmp_path_factory.mktemp("reference")
+    started = time.monotonic()
+    code, _, complaints = finish(start(*RUN, cwd=place))
+    assert code == 0, complaints
+    return place / "out", time.monotonic() - started
+
+
+def kill_after(seconds: float, place: Path) -> list[str]:
+    """Go on with the run, kill it, and return the trials that it had told people of."""
+    process = start(*RUN, "--resume", cwd=place)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    return [line for line in told.splitlines() if line.startswith("  batch")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_ten_random_moments_it_goes_on_to_the_same_end(
+    tmp_path: Path, reference: tuple[Path, float], seed: int
+) -> None:
+    """Five times ten kills, from the first import to the last plot."""
+    undisturbed, seconds = reference
+    chance = random.Random(seed)
+    out = tmp_path / "out"
+    for _ in range(10):
+        before = whole_lines(out)
+        told = kill_after(chance.uniform(0, seconds), tmp_path)
+        after = whole_lines(out)
+        assert after[: len(before)] == before
+        assert max(0, len(after) - 1) >= len(told), "a trial was shown and is not on the disk"
+        if (out / "run.json").exists():  # whole, however early the kill came
+            assert findings(out) == findings(undisturbed)
+            shutil.rmtree(out)
+    code, _, complaints = finish(start(*RUN, "--resume", cwd=tmp_path))
+    assert (code, "Traceback" in complaints) == (0, False), complaints
+    assert findings(out) == findings(undisturbed)
+    names = {path.name for path in out.iterdir()}
+    assert names == {path.name for path in undisturbed.iterdir()}
+    ran = [(t.spec, t.fresh_process) for t in read_journal(out).trials]
+    assert len(ran) == len(set(ran)), "a finished trial was repeated"
+
+
+@pytest.mark.slow
+def test_killed_while_its_files_are_written_it_leaves_whole_ones(
+    tmp_path: Path, reference: tuple[Path, float]
+) -> None:
+    process = start(*RUN, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / "trials.csv").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    process.communicate(timeout=60)
+    undisturbed, _ = reference
+    assert findings(tmp_path / "out") == findings(undisturbed)
+    assert finish(start("report", "out", cwd=tmp_path))[0] == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        path.name for path in undisturbed.iterdir()
+    }
+
+
+def test_the_kernels_out_of_memory_killer_ends_a_trial_not_the_run(
+    tmp_path: Path, reference: tuple[Path, float]
+) -> None:
+    code, printed, complaints = finish(start(*RUN, cwd=tmp_path, behaviour="oom-killer"))
+    assert code == 0, complaints
+    assert "8 out of memory  6 ok  7 out of memory" in printed
+    run = load_run(tmp_path / "out")
+    assert [(r.boundary.stop, r.boundary.largest) for r in run.results] == [
+        (StopReason.PROVEN, 6),
+        (StopReason.PROVEN, 6),
+    ]
+    failures = {t.failure.evidence for t in run.trials if t.failure is not None}
+    assert failures == {"killed by SIGKILL"}
+    undisturbed, _ = reference
+    assert findings(tmp_path / "out") == findings(undisturbed)

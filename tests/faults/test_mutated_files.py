@@ -1,0 +1,115 @@
+"""500 damaged run files and 500 damaged journals: refused in one clear line, or loaded right.
+
+What is loaded is rendered as well: a table that contradicts itself is worse than a refusal.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from builders import AMP, GROUP, VARIANT, probed_run, settings
+from mutations import mutated, says
+
+from bsprobe.compare import compare
+from bsprobe.errors import FileError, NotComparableError
+from bsprobe.journal import NAME as JOURNAL_NAME
+from bsprobe.journal import Journal, read_journal
+from bsprobe.records import Run
+from bsprobe.report import comparison, markdown, snippet, tables, terminal
+from bsprobe.runfile import NAME, load_run, save_run
+from bsprobe.serialization import to_json
+from bsprobe.thresholds import DEFAULT_THRESHOLDS
+
+SEEDS = range(500)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three variants, with its journal."""
+    place = tmp_path_factory.mktemp("run")
+    save_run(probed_run(place, settings(VARIANT, AMP, GROUP)), place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Run:
+    return load_run(folder)
+
+
+def render(run: Run) -> None:
+    """Everything a person may be shown of a run, but the plots, which take seconds."""
+    starred = [r.recommendation for r in run.results if r.recommendation is not None]
+    code = snippet.render(run, starred[0]) if starred else None
+    markdown.render(run, plots=(), snippet=code)
+    assert terminal.render(run).count("largest") >= 1
+    tables.to_csv(tables.trials_table(run))
+    tables.to_csv(tables.recommendation_table(run))
+
+
+def ran_by_trials(data: bytes) -> set[tuple[str, str, int | None]]:
+    """What the file's own trials say ran: nothing else may stand in a table."""
+    return {
+        (t["spec"]["variant"]["precision"], t["spec"]["variant"]["norm"], t["spec"]["batch_size"])
+        for t in json.loads(data)["trials"]
+        if t["measurement"] is not None
+    }
+
+
+def complain_clearly(error: FileError, path: Path) -> None:
+    assert str(error).startswith(str(path))
+    assert len(str(error)) < 1000
+    assert error.hint is not None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_mutated_run_is_loaded_right_or_refused(
+    tmp_path: Path, folder: Path, whole: Run, seed: int
+) -> None:
+    data = mutated((folder / NAME).read_bytes(), seed)
+    path = tmp_path / NAME
+    path.write_bytes(data)
+    try:
+        loaded = load_run(path)
+    except FileError as error:
+        complain_clearly(error, path)
+        return
+    assert says(to_json(loaded), json.loads(data))
+    render(loaded)
+    for row in tables.recommendation_table(loaded).to_dict("records"):
+        assert (row["precision"], row["norm"], row["largest"]) in ran_by_trials(data)
+    try:
+        comparison.render(compare(whole, loaded, DEFAULT_THRESHOLDS))
+    except NotComparableError as error:
+        assert error.hint is not None  # noqa: PT017 - a refusal is one of two fine ends
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_mutated_journal_is_read_right_or_refused_and_never_shortened(
+    tmp_path: Path, folder: Path, seed: int
+) -> None:
+    lines = (folder / JOURNAL_NAME).read_bytes().splitlines(keepends=True)
+    place = seed * 7919 % len(lines)
+    damaged = mutated(lines[place].rstrip(b"\n"), seed)
+    data = b"".join([*lines[:place], damaged, b"\n", *lines[place + 1 :]])
+    path = tmp_path / JOURNAL_NAME
+    path.write_bytes(data)
+    try:
+        contents = read_journal(tmp_path)
+    except FileError as error:
+        complain_clearly(error, path)
+        with pytest.raises(FileError):
+            Journal.resume(tmp_path)
+        assert path.read_bytes() == data
+        return
+    values = [json.loads(line) for line in data.splitlines()]
+    assert says(to_json(contents.header), values[0])
+    assert len(contents.trials) == len(values) - 1
+    assert all(says(*pair) for pair in zip(to_json(contents.trials), values[1:], strict=True))
+
+
+def test_a_journal_cut_off_anywhere_loses_its_last_line_alone(tmp_path: Path, folder: Path) -> None:
+    data = (folder / JOURNAL_NAME).read_bytes()
+    path = tmp_path / JOURNAL_NAME
+    for length in range(data.index(b"\n") + 1, len(data), 97):
+        path.write_bytes(data[:length])
+        assert len(read_journal(tmp_path).trials) == data[:length].count(b"\n") - 1

@@ -1,0 +1,250 @@
+"""Weights from files into networks: every tensor accounted for."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18, resnet50
+
+from bsprobe.errors import FileError, UsageError
+from bsprobe.models.factory import build_model
+from bsprobe.models.weights import load_weights
+from bsprobe.study_records import InputNormalisation
+from bsprobe.units import Resolution
+from bsprobe.variants import Norm, Variant
+
+RGB, BGR = InputNormalisation.IMAGENET_RGB, InputNormalisation.CAFFE_BGR
+Entries = Mapping[str, torch.Tensor]
+
+
+def network(
+    name: str = "deeplabv2-mini", *, classes: int = 19, norm: Norm = Norm.BATCH
+) -> nn.Module:
+    return build_model(
+        Variant(model=name, resolution=Resolution(height=64, width=64), classes=classes, norm=norm)
+    )
+
+
+def entries(model: nn.Module, *, seed: int = 1) -> dict[str, torch.Tensor]:
+    """A state dict in which no tensor is as any network begins with."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(value.shape, generator=generator) + 0.5
+        if value.is_floating_point()
+        else value.clone()
+        for name, value in model.state_dict().items()
+    }
+
+
+def saved(folder: Path, content: object) -> Path:
+    path = folder / "weights.pth"
+    torch.save(content, path)
+    return path
+
+
+def renamed(given: Entries, rename: Callable[[str], str]) -> dict[str, torch.Tensor]:
+    return {rename(name): value for name, value in given.items()}
+
+
+def differing(model: nn.Module, given: Entries) -> list[str]:
+    """The entries of a network that are not those given."""
+    own = model.state_dict()
+    return [n for n in own if n not in given or not torch.equal(own[n], given[n])]
+
+
+def test_a_torchvision_resnet_fills_all_but_the_classifier(tmp_path: Path) -> None:
+    given = entries(resnet50())
+    model = network("deeplabv2-resnet50")
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+
+    loaded = load_weights(model, saved(tmp_path, given), stated=None)
+
+    left = differing(model, given)
+    assert [name for name in left if not name.startswith("layer5.")] == []
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in left)
+    assert loaded.normalisation is RGB
+    assert loaded.sentence.startswith(
+        "318 of the 320 tensors of weights.pth were loaded; left out, as of another classifier: "
+        "fc.weight, fc.bias; the network's own classifier starts afresh: layer5.conv2d_list.0."
+    )
+    assert "Images are given as imagenet-rgb (red, green, blue," in loaded.sentence
+    assert "stride in the 3x3 convolution" in loaded.sentence
+
+
+@pytest.mark.parametrize("prefix", ["Scale.", "module.Scale.", "Scale.module."])
+def test_a_caffe_checkpoint_with_another_classifier_is_loaded_without_it(
+    tmp_path: Path, prefix: str
+) -> None:
+    given = entries(network(classes=21))
+    model = network()
+
+    loaded = load_weights(
+        model, saved(tmp_path, renamed(given, lambda name: prefix + name)), stated=None
+    )
+
+    assert {name.split(".")[0] for name in differing(model, given)} == {"layer5"}
+    assert loaded.normalisation is BGR
+    assert "layer5.conv2d_list.3.bias; the network's own classifier" in loaded.sentence
+    assert "caffe-bgr (blue, green, red from 0 to 255 less the mean colour)" in loaded.sentence
+
+
+def test_a_classifier_of_the_same_classes_is_loaded_too(tmp_path: Path) -> None:
+    given = entries(network())
+    model = network()
+
+    loaded = load_weights(model, saved(tmp_path, {"state_dict": given}), stated=RGB)
+
+    assert differing(model, given) == []
+    assert loaded.sentence.startswith("110 of the 110 tensors")
+
+
+def test_a_plain_deeplab_checkpoint_must_be_told_its_input(tmp_path: Path) -> None:
+    path = saved(tmp_path, entries(network()))
+
+    with pytest.raises(UsageError, match="does not say which input its network wants") as refused:
+        load_weights(network(), path, stated=None)
+
+    assert refused.value.hint is not None
+    assert "--input-normalisation imagenet-rgb (torchvision) or caffe-bgr" in refused.value.hint
+    assert load_weights(network(), path, stated=BGR).normalisation is BGR
+
+
+def test_what_is_stated_is_taken_over_what_the_names_tell(tmp_path: Path) -> None:
+    path = saved(tmp_path, renamed(entries(network()), lambda name: f"Scale.{name}"))
+
+    assert load_weights(network(), path, stated=RGB).normalisation is RGB
+
+
+def test_older_files_without_batch_norms_count_are_complete(tmp_path: Path) -> None:
+    given = {n: v for n, v in entries(network()).items() if not n.endswith("num_batches_tracked")}
+
+    load_weights(network(), saved(tmp_path, given), stated=RGB)
+
+
+def test_frozen_norms_take_batch_norms_statistics(tmp_path: Path) -> None:
+    given = entries(network())
+    model = network(norm=Norm.FROZEN)
+
+    load_weights(model, saved(tmp_path, given), stated=RGB)
+
+    assert differing(model, given) == []
+
+
+def test_torchvisions_segmentation_networks_take_a_resnet_as_their_backbone(
+    tmp_path: Path,
+) -> None:
+    given = entries(resnet50())
+    model = network("torchvision:fcn_resnet50")
+
+    loaded = load_weights(model, saved(tmp_path, given), stated=None)
+
+    left = differing(model, renamed(given, lambda name: f"backbone.{name}"))
+    assert {name.split(".")[0] for name in left} == {"classifier", "aux_classifier"}
+    assert loaded.normalisation is RGB
+    assert "stride" not in loaded.sentence
+
+
+def without(given: Entries, name: str) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in given.items() if key != name}
+
+
+BROKEN: dict[str, tuple[Callable[[], object], Norm, str]] = {
+    "a tensor too few": (
+        lambda: without(entries(network()), "layer3.0.conv2.weight"),
+        Norm.BATCH,
+        "1 of the network's have no value (layer3.0.conv2.weight)",
+    ),
+    "a tensor too many": (
+        lambda: entries(network()) | {"layer3.7.conv1.weight": torch.zeros(2)},
+        Norm.BATCH,
+        "1 of its tensors have no place (layer3.7.conv1.weight)",
+    ),
+    "a tensor of another shape": (
+        lambda: entries(network()) | {"conv1.weight": torch.zeros(8, 3, 7, 7)},
+        Norm.BATCH,
+        (
+            "1 of its tensors have no place (conv1.weight (8, 3, 7, 7) for (16, 3, 7, 7)); "
+            "1 of the network's have no value (conv1.weight)"
+        ),
+    ),
+    "statistics for a norm that has none": (
+        lambda: entries(network()),
+        Norm.GROUP,
+        (
+            "34 of its tensors have no place (bn1.running_mean, bn1.running_var, "
+            "layer1.0.bn1.running_mean, layer1.0.bn1.running_var, layer1.0.bn2.running_mean, "
+            "layer1.0.bn2.running_var, layer1.0.bn3.running_mean, layer1.0.bn3.running_var "
+            "and 26 more)"
+        ),
+    ),
+    "another network": (lambda: entries(resnet18()), Norm.BATCH, "of the network's have no value"),
+    "prefixes that are none of ours": (
+        lambda: renamed(entries(network()), lambda name: f"encoder.{name}"),
+        Norm.BATCH,
+        "of the network's have no value",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_anything_unmatched_beyond_the_classifier_is_an_error_that_names_it(
+    tmp_path: Path, case: str
+) -> None:
+    content, norm, words = BROKEN[case]
+    path = saved(tmp_path, content())
+    model = network(norm=norm)
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+
+    with pytest.raises(FileError) as refused:
+        load_weights(model, path, stated=RGB)
+
+    assert f"{path} does not fit the network: " in str(refused.value)
+    assert words in str(refused.value)
+    assert refused.value.hint is not None
+    assert differing(model, before) == []
+
+
+class Payload:
+    """What unpickling would run."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return (Path, ("harm",))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (Payload(), "is no file of weights that can be loaded safely"),
+        ({"epoch": 3}, "holds a int under 'epoch', not a tensor"),
+        ({}, "holds no state dict"),
+        ([torch.zeros(2)], "holds no state dict"),
+    ],
+    ids=["code", "a number", "nothing", "a list"],
+)
+def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object, words: str) -> None:
+    with pytest.raises(FileError, match=words):
+        load_weights(network(), saved(tmp_path, content), stated=RGB)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x02}", b"text"], ids=repr)
+def test_damaged_files_are_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(data)
+
+    with pytest.raises(FileError, match="is no file of weights that can be loaded safely"):
+        load_weights(network(), path, stated=RGB)
+
+
+def test_an_absent_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"absent\.pth does not exist"):
+        load_weights(network(), tmp_path / "absent.pth", stated=RGB)
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    given = entries(network())
+    path = saved(tmp_path, given | renamed(given, lambda name: f"module.{name}"))
+
+    with pytest.raises(FileError, match="two tensors of one name"):
+        load_weights(network(), path, stated=RGB)

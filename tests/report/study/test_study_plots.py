@@ -1,0 +1,117 @@
+"""The pictures of a study: what is drawn, and that it is drawn the same every time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from PIL import Image
+
+from bsprobe.report.study import sentences
+from bsprobe.report.study.plots import (
+    batches_figure,
+    curves_figure,
+    loader_figure,
+    write_study_plots,
+)
+from bsprobe.report.study.write import write_study_report
+from bsprobe.study_records import Chance, Study
+
+
+def chance_of(study: Study) -> Chance:
+    return next(t.result.chance for t in study.trainings if t.result is not None)
+
+
+def ends(axes: Axes) -> list[str]:
+    """The labels at line ends, from the lowest."""
+    notes = sorted(axes.texts, key=lambda note: note.xy[1])  # type: ignore[attr-defined] # annotations
+    return [note.get_text() for note in notes]
+
+
+def marked(axes: Axes) -> list[tuple[list[float], list[float]]]:
+    """The points of the lines that have markers."""
+    return [
+        (
+            np.asarray(line.get_xdata()).round(3).tolist(),
+            np.asarray(line.get_ydata()).round(3).tolist(),
+        )
+        for line in axes.lines
+        if line.get_marker() not in ("None", "", None)
+    ]
+
+
+def test_curves_are_the_mean_over_seeds_against_updates_images_and_seconds(study: Study) -> None:
+    found, _ = sentences.chosen_of(study)
+
+    figure = curves_figure(study, found, chance_of(study))
+
+    axes = figure.axes
+    assert [one.get_xlabel() for one in axes[3:]] == [
+        "updates",
+        "training images seen",
+        "seconds of training on cuda",
+    ]
+    iou = [0.01, 0.096, 0.182, 0.269, 0.355]
+    updates, means = marked(axes[0])[0]
+    assert updates == [0, 20, 40, 60, 80]
+    assert means == pytest.approx(iou, abs=2e-3)
+    assert marked(axes[1])[0][0] == [0, 40, 80, 120, 160]
+    assert marked(axes[4])[1][1] == pytest.approx([3.05, 2.55, 2.05, 1.55, 1.05])
+    assert ends(axes[0]) == ["8", "2", "4"]
+    assert [one.get_ylim()[0] for one in axes] == [0] * 6
+    dashed = [line for line in axes[0].lines if line.get_linestyle() == "--"]
+    assert [set(np.asarray(line.get_ydata()).tolist()) for line in dashed] == [{0.017}]
+
+
+def test_batches_show_every_seed_and_star_the_recommended(study: Study) -> None:
+    found, chosen = sentences.chosen_of(study)
+    assert chosen is not None
+
+    learnt, fast, memory = batches_figure(study, found, chosen, chance_of(study)).axes
+
+    dots, star = marked(learnt)
+    assert dots[0] == [2.0, 2.0, 4.0, 4.0, 8.0, 8.0]
+    assert star == ([4.0], [0.415])
+    assert marked(fast) == [([2.0, 4.0, 8.0], [22.0, 24.0, 28.0])]
+    assert marked(memory) == [([2.0, 4.0, 8.0], [1536.0, 2048.0, 3072.0])]
+
+
+def test_the_loader_stands_beside_the_step(study: Study) -> None:
+    (axes,) = loader_figure(study).axes
+
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[:4] == [
+        "0 workers, pinned",
+        "1 worker, prefetch 2, pinned",
+        "★ 2 workers, prefetch 2, pinned",
+        "4 workers, prefetch 2, pinned",
+    ]
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [set(np.asarray(line.get_xdata()).tolist()) for line in dashed] == [{100.0}]
+
+
+@pytest.mark.parametrize("name", ["study", "troubled"])
+def test_plots_are_the_same_every_time_and_open(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    made = request.getfixturevalue(name)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        assert write_study_plots(made, tmp_path / folder) == ["curves", "batches", "loader"]
+    for plot in ("curves", "batches", "loader"):
+        one, other = (tmp_path / folder / f"{plot}.svg" for folder in ("a", "b"))
+        assert one.read_bytes() == other.read_bytes()
+        with Image.open(tmp_path / "a" / f"{plot}.png") as picture:
+            assert picture.size[0] >= 1200
+
+
+def test_a_study_without_results_has_a_report_and_no_pictures(
+    hopeless: Study, tmp_path: Path
+) -> None:
+    write_study_report(hopeless, tmp_path)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "curves.csv",
+        "report.md",
+        "trainings.csv",
+    ]

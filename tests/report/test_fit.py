@@ -1,0 +1,76 @@
+"""Which GPU do I need: the table, the advice, the files."""
+
+import json
+from pathlib import Path
+
+from builders import header
+
+from bsprobe.failures import Outcome
+from bsprobe.gpus import custom_gpu
+from bsprobe.records import CardFit
+from bsprobe.report.fit import Fitting, advice, render_text, write_fitting
+from bsprobe.serialization import from_json
+from bsprobe.units import GIB, Resolution
+from bsprobe.variants import Norm, Precision, matrix
+
+FP32, AMP = matrix(
+    models=["deeplabv2-resnet101"],
+    resolutions=[Resolution(height=512, width=1024)],
+    choices={"precision": [Precision.FP32, Precision.AMP_FP16], "norm": [Norm.BATCH]},
+)
+LARGE, SMALL = custom_gpu(24 * GIB, "8.6", GIB), custom_gpu(8 * GIB, "7.5", GIB)
+
+
+def fitting(wanted_batch: int | None = None) -> Fitting:
+    answers = {(LARGE, FP32): 5, (SMALL, FP32): None, (LARGE, AMP): 11, (SMALL, AMP): 3}
+    return Fitting(
+        environment=header().environment,
+        wanted_batch=wanted_batch,
+        fits=tuple(
+            CardFit(gpu=gpu, variant=v, largest=largest, next_outcome=Outcome.OUT_OF_MEMORY)
+            for (gpu, v), largest in answers.items()
+        ),
+    )
+
+
+def test_the_table_lists_the_smallest_card_first_and_says_that_it_is_predicted() -> None:
+    assert render_text(fitting()).splitlines() == [
+        "deeplabv2-resnet101 · 512 high x 1024 wide · 19 classes  [predicted]",
+        "The largest batch:",
+        "",
+        "                                                    fp32  amp-fp16",
+        "GPU                                        usable  batch     batch",
+        "custom 8.00 GiB, compute capability 7.5  7.00 GiB      -         3",
+        "custom 24.0 GiB, compute capability 8.6  23.0 GiB      5        11",
+        "",
+        "fp32 / batch: batch 1 runs from custom 24.0 GiB, compute capability 8.6 (23.0",
+        "    GiB usable) upwards, on 1 of 2 cards.",
+        "amp-fp16 / batch: batch 1 runs from custom 8.00 GiB, compute capability 7.5",
+        "    (7.00 GiB usable) upwards, on 2 of 2 cards.",
+    ]
+
+
+def test_the_advice_names_the_smallest_card_that_runs_what_was_asked_for() -> None:
+    assert advice(fitting(8)) == [
+        "fp32 / batch: no listed card runs batch 8.",
+        (
+            "amp-fp16 / batch: batch 8 runs from custom 24.0 GiB, compute capability 8.6 (23.0 GiB "
+            "usable) upwards, on 1 of 2 cards."
+        ),
+    ]
+
+
+def test_the_files_hold_everything_and_are_the_same_every_time(tmp_path: Path) -> None:
+    found = fitting(8)
+    once, again = tmp_path / "once", tmp_path / "again"
+    for folder in (once, again):
+        folder.mkdir()
+        write_fitting(found, folder)
+    names = ["fit.csv", "fit.json", "fit.md", "fit.png", "fit.svg"]
+    assert sorted(path.name for path in once.iterdir()) == names
+    assert [(once / n).read_bytes() for n in names] == [(again / n).read_bytes() for n in names]
+    assert from_json(Fitting, json.loads((once / "fit.json").read_text())) == found
+    head, *lines = (once / "fit.csv").read_text().splitlines()
+    assert head.startswith("source,gpu,compute_capability,total_bytes,usable_bytes,model,")
+    assert [line.split(",")[0] for line in lines] == ["predicted"] * 4
+    assert "![largest batch by card](fit.png)" in (once / "fit.md").read_text()

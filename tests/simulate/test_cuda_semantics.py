@@ -1,0 +1,578 @@
+"""CPU tensors under CUDA's rules, held to fake CUDA tensors; and what kernels allocate inside."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from autocast_examples import ARGUMENTS, CPU_ALONE, Arguments
+from fake_cuda import Dispatched, autocast, forward_operators, needs_fake_cuda, rules_of
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
+
+from bsprobe.simulate.convolutions import Convolution, Direction
+from bsprobe.simulate.cuda_semantics import (
+    FP32,
+    FP32_OUTPUT,
+    FP32_OUTPUT_OVERLOADS,
+    KERNELS,
+    LOWER_PRECISION,
+    WIDEST,
+    Inside,
+    aten,
+    cuda_dispatch,
+    effects,
+    operators_cast,
+)
+from bsprobe.units import Resolution
+from bsprobe.variants import Checkpointing, MemoryFormat, Norm, Precision, Variant
+
+SMALL = Resolution(height=64, width=128)
+FP16, BF16 = torch.float16, torch.bfloat16
+OTHER_NETS = (
+    "torchvision:deeplabv3_mobilenet_v3_large",
+    "torchvision:deeplabv3_resnet101",
+    "torchvision:deeplabv3_resnet50",
+    "torchvision:fcn_resnet101",
+    "torchvision:fcn_resnet50",
+    "torchvision:lraspp_mobilenet_v3_large",
+)
+TABLES = {*LOWER_PRECISION, *FP32, *FP32_OUTPUT, *FP32_OUTPUT_OVERLOADS, *WIDEST}
+ONLY_ON_CUDA = {
+    *("_cudnn_rnn", "cudnn_convolution", "cudnn_convolution_transpose"),
+    *("_scaled_dot_product_flash_attention", "_thnn_fused_gru_cell", "_thnn_fused_lstm_cell"),
+}
+"""Operators that nothing calls on CPU tensors."""
+WITHOUT_EXAMPLE = ONLY_ON_CUDA | {
+    "binary_cross_entropy",  # an error under CUDA's autocast
+    "linalg_matrix_sqrth",  # new; the policies' lists do not name it
+}
+
+
+def without_names(operators: frozenset[str]) -> set[str]:
+    """Without the overloads for named dimensions, which newer versions have lost."""
+    return {name for name in operators if "name" not in name.lower()} - {"norm.names_ScalarOpt_dim"}
+
+
+# The forward pass of whole networks.
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize(
+    "checkpointing", [Checkpointing.OFF, pytest.param(Checkpointing.ON, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("norm", Norm)
+def test_deeplabv2_runs_the_operators_that_it_runs_on_cuda(
+    norm: Norm, precision: Precision, checkpointing: Checkpointing
+) -> None:
+    variant = Variant(
+        model="deeplabv2-resnet50",
+        resolution=SMALL,
+        norm=norm,
+        precision=precision,
+        checkpointing=checkpointing,
+    )
+
+    assert forward_operators(variant, "cpu") == forward_operators(variant, "cuda")
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.AMP_FP16])
+@pytest.mark.parametrize("model", ["deeplabv2-resnet50", "torchvision:lraspp_mobilenet_v3_large"])
+def test_networks_laid_out_channels_last_run_the_operators_that_they_run_on_cuda(
+    model: str, precision: Precision
+) -> None:
+    """Not in bfloat16: without a GPU fake CUDA tensors take cuDNN to be unable to convolve it
+    (`supportsBFloat16ConvolutionWithCuDNNv8` asks the device), and pick a kernel that answers in
+    another layout."""
+    variant = Variant(
+        model=model, resolution=SMALL, precision=precision, memory_format=MemoryFormat.NHWC
+    )
+
+    assert forward_operators(variant, "cpu") == forward_operators(variant, "cuda")
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize(
+    "precision",
+    [
+        Precision.AMP_FP16,
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (Precision.FP32, Precision.AMP_BF16)
+        ),
+    ],
+)
+@pytest.mark.parametrize("model", OTHER_NETS)
+def test_torchvisions_networks_run_the_operators_that_they_run_on_cuda(
+    model: str, precision: Precision
+) -> None:
+    variant = Variant(model=model, resolution=SMALL, precision=precision)
+
+    assert forward_operators(variant, "cpu") == forward_operators(variant, "cuda")
+
+
+# Autocast, operator by operator.
+
+
+def test_every_operator_that_cuda_casts_is_in_a_table_or_cast_alike_on_the_cpu() -> None:
+    on_cuda = without_names(operators_cast("AutocastCUDA"))
+    cast_by_pytorch = operators_cast("AutocastCPU") | ONLY_ON_CUDA
+
+    assert on_cuda - cast_by_pytorch <= TABLES
+    assert TABLES - on_cuda <= {"rms_norm"}  # cast from 2.7 on
+    assert on_cuda - set(ARGUMENTS) <= WITHOUT_EXAMPLE
+
+
+def result_types(
+    name: str, arguments: Arguments, device: str, dtypes: tuple[torch.dtype, ...], amp: torch.dtype
+) -> list[tuple[torch.dtype, torch.Size]]:
+    """What an operator answers under autocast, whose tensors have some dtypes in turn."""
+    packet, _, overload = name.partition(".")
+    operator = getattr(getattr(aten, packet), overload or "default")
+    turns = itertools.cycle(dtypes)
+    with FakeTensorMode(), torch.device(device):
+        given = arguments(lambda *shape: torch.ones(shape, dtype=next(turns)))
+        with rules_of(device), autocast(device, amp):
+            out = operator(*given)
+    return [(each.dtype, each.shape) for each in (out if isinstance(out, tuple) else (out,))]
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+@pytest.mark.filterwarnings("ignore:.*deprecated:UserWarning")
+def test_an_operator_answers_in_the_type_in_which_it_does_on_cuda(name: str) -> None:
+    full, double = torch.float32, torch.float64
+    cases = [(dtypes, FP16) for dtypes in ((full,), (FP16,), (full, FP16), (FP16, full), (double,))]
+    for dtypes, amp in (*cases, ((full, BF16), BF16)):
+        case = (name, ARGUMENTS[name])
+
+        assert result_types(*case, "cpu", dtypes, amp) == result_types(*case, "cuda", dtypes, amp)
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("name", sorted(CPU_ALONE))
+def test_an_operator_that_only_the_cpu_casts_answers_in_the_type_in_which_it_does_on_cuda(
+    name: str,
+) -> None:
+    for dtypes in ((torch.float32,), (torch.float32, FP16), (torch.float64,)):
+        case = (name, CPU_ALONE[name])
+
+        assert result_types(*case, "cpu", dtypes, FP16) == result_types(*case, "cuda", dtypes, FP16)
+
+
+# What is in force, and when.
+
+
+def in_force() -> tuple[object, ...]:
+    """Types under autocast, and operators, in which the CPU's and CUDA's rules differ."""
+    with FakeTensorMode():
+        half = torch.ones((1, 4, 4), dtype=FP16)
+        maps = torch.ones((2, 4, 4, 4), requires_grad=True)
+        with torch.autocast("cpu", dtype=FP16):
+            dtypes = (
+                F.group_norm(half, 2).dtype,
+                half.sum().dtype,
+                torch.norm(half).dtype,
+                torch.mv(half[0].float(), half[0, 0].float()).dtype,
+                torch.atan2(half, half.double()).dtype,
+            )
+        norm, dropout = nn.BatchNorm2d(4)(maps), F.dropout(maps)
+        return (*dtypes, type(norm.grad_fn).__name__, type(dropout.grad_fn).__name__)
+
+
+ON_CUDA = (
+    *(torch.float32, torch.float32, torch.float32, FP16, torch.float64),
+    *("CudnnBatchNormBackward0", "NativeDropoutBackward0"),
+)
+
+
+def test_cudas_rules_hold_inside_and_leave_nothing_behind() -> None:
+    before = in_force()
+
+    with cuda_dispatch():
+        inside = in_force()
+
+    assert inside == ON_CUDA
+    assert not {*before[:4]} & {*inside[5:]}
+    assert in_force() == before != ON_CUDA
+
+
+def test_cudas_rules_end_with_an_exception() -> None:
+    before = in_force()
+
+    with pytest.raises(ZeroDivisionError), cuda_dispatch():
+        raise ZeroDivisionError
+
+    assert in_force() == before
+
+
+@pytest.mark.skipif(
+    torch.__version__ < "2.7", reason="older PyTorch lets one library at a time override a kernel"
+)
+def test_cudas_rules_may_be_nested() -> None:
+    before = in_force()
+
+    with cuda_dispatch():
+        with cuda_dispatch():
+            assert in_force() == ON_CUDA
+        assert in_force() == ON_CUDA
+
+    assert in_force() == before
+
+
+def test_entering_cudas_rules_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    with cuda_dispatch():
+        pass
+
+    assert list(recwarn) == []
+
+
+# What kernels allocate inside.
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor that an operator makes."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+
+def effects_of(
+    program: Callable[..., torch.Tensor], *inputs: torch.Tensor
+) -> tuple[list[Output | Inside], list[Output | Inside]]:
+    """The effects of a program on CUDA, and those of its backward pass: what has a rule."""
+    passes: tuple[list[Output | Inside], ...] = ([], [])
+
+    def keep(seen: list[Output | Inside]) -> Dispatched:
+        def watch(operator: Any, args: tuple[Any, ...], out: Any) -> None:
+            for each in effects(operator, args, out) if operator in KERNELS else ():
+                if isinstance(each, torch.Tensor):
+                    seen.append(Output(tuple(each.shape), each.dtype))
+                else:
+                    seen.append(each)
+
+        return Dispatched(watch)
+
+    with cuda_dispatch():
+        with keep(passes[0]):
+            out = program(*inputs)
+        if out.requires_grad:
+            with keep(passes[1]):
+                out.backward(torch.ones_like(out))
+    return passes[0], passes[1]
+
+
+@pytest.fixture
+def fake() -> Iterator[None]:
+    """Tensors that are made in the test hold no data."""
+    with FakeTensorMode():
+        yield
+
+
+def learnt(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, requires_grad=True)
+
+
+def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+CONV = Convolution(
+    direction=Direction.FORWARD,
+    dtype="float32",
+    channels_last=False,
+    input_size=(2, 8, 16, 16),
+    weight_size=(4, 8, 3, 3),
+    padding=(2, 2),
+    stride=(1, 1),
+    dilation=(2, 2),
+    groups=1,
+)
+X, W, Y = Output((2, 8, 16, 16)), Output((4, 8, 3, 3)), Output((2, 4, 16, 16))
+X_BYTES, W_BYTES, Y_BYTES = 4 * 2 * 8 * 256, 4 * 4 * 8 * 9, 4 * 2 * 4 * 256
+OF_INPUT = Inside(convolution=replace(CONV, direction=Direction.DATA_GRADIENT))
+OF_WEIGHT = Inside(convolution=replace(CONV, direction=Direction.WEIGHT_GRADIENT))
+
+
+def dilated(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    return F.conv2d(x, weight, bias, padding=2, dilation=2)
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_convolution_takes_its_output_and_a_workspace_and_so_do_its_gradients() -> None:
+    forward, backward = effects_of(dilated, learnt(2, 8, 16, 16), learnt(4, 8, 3, 3), learnt(4))
+
+    assert forward == [Y, Inside(convolution=CONV)]
+    assert backward == [X, OF_INPUT, W, OF_WEIGHT, Output((4,))]
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("learns", "expected"),
+    [
+        ((False, True, True), [W, OF_WEIGHT, Output((4,))]),
+        ((True, False, True), [X, OF_INPUT, Output((4,))]),
+        ((True, True, False), [X, OF_INPUT, W, OF_WEIGHT]),
+        ((False, False, True), [Output((4,))]),
+        ((True, False, False), [X, OF_INPUT]),
+        ((False, True, False), [W, OF_WEIGHT]),
+    ],
+)
+def test_gradients_that_nobody_wants_take_nothing(
+    learns: tuple[bool, bool, bool], expected: list[Output | Inside]
+) -> None:
+    inputs = [torch.empty(2, 8, 16, 16), torch.empty(4, 8, 3, 3), torch.empty(4)]
+    for tensor, wanted in zip(inputs, learns, strict=True):
+        tensor.requires_grad_(wanted)
+
+    _, backward = effects_of(dilated, *inputs)
+
+    assert backward == expected
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_convolution_in_half_precision_says_so() -> None:
+    forward, _ = effects_of(
+        dilated, learnt(2, 8, 16, 16, dtype=FP16), learnt(4, 8, 3, 3, dtype=FP16)
+    )
+
+    assert forward == [
+        Output((2, 4, 16, 16), FP16),
+        Inside(convolution=replace(CONV, dtype="float16")),
+    ]
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_convolution_in_double_precision_is_left_to_itself() -> None:
+    double = torch.float64
+    inputs = (learnt(*size, dtype=double) for size in (CONV.input_size, CONV.weight_size))
+
+    forward, _ = effects_of(dilated, *inputs)
+
+    assert forward == [Output((2, 4, 16, 16), double), Inside()]
+
+
+@pytest.mark.usefixtures("fake")
+def test_channels_last_spreads_from_either_operand_and_the_other_is_copied() -> None:
+    x, weight = learnt(2, 8, 16, 16), learnt(4, 8, 3, 3)
+    laid_out = replace(CONV, channels_last=True)
+    both, _ = effects_of(dilated, channels_last(x), channels_last(weight))
+    of_x, _ = effects_of(dilated, channels_last(x), weight)
+    of_weight, _ = effects_of(dilated, x, channels_last(weight))
+
+    assert both == [Y, Inside(convolution=laid_out)]
+    assert of_x == [Y, Inside(sizes=(W_BYTES,), convolution=laid_out)]
+    assert of_weight == [Y, Inside(sizes=(X_BYTES,), convolution=laid_out)]
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_backward_pass_of_mixed_layouts_copies_what_is_laid_out_otherwise() -> None:
+    _, backward = effects_of(
+        lambda x, weight: dilated(x, weight).contiguous(),  # and so is the gradient
+        channels_last(learnt(2, 8, 16, 16)),
+        learnt(4, 8, 3, 3),
+    )
+
+    data, weight = (
+        replace(CONV, channels_last=True, direction=each)
+        for each in (Direction.DATA_GRADIENT, Direction.WEIGHT_GRADIENT)
+    )
+    assert backward == [
+        X,
+        Inside(sizes=(Y_BYTES, W_BYTES), convolution=data),
+        W,
+        Inside(sizes=(Y_BYTES,), convolution=weight),
+    ]
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_transposed_convolution_is_an_ordinary_ones_data_gradient() -> None:
+    forward, backward = effects_of(
+        lambda x, weight: F.conv_transpose2d(x, weight, stride=2, padding=1, output_padding=1),
+        learnt(2, 4, 8, 8),
+        learnt(4, 8, 3, 3),
+    )
+
+    ordinary = replace(CONV, padding=(1, 1), stride=(2, 2), dilation=(1, 1), is_transposed=True)
+    forward_conv, input_conv, weight_conv = (
+        replace(ordinary, direction=each)
+        for each in (Direction.DATA_GRADIENT, Direction.FORWARD, Direction.WEIGHT_GRADIENT)
+    )
+    assert forward == [X, Inside(convolution=forward_conv)]
+    assert backward == [
+        Output((2, 4, 8, 8)),
+        Inside(convolution=input_conv),
+        W,
+        Inside(convolution=weight_conv),
+    ]
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_grouped_convolutions_of_one_and_three_dimensions_are_described(dimensions: int) -> None:
+    conv = (F.conv1d, F.conv2d, F.conv3d)[dimensions - 1]
+    spatial = (16,) * dimensions
+
+    forward, _ = effects_of(
+        lambda x, weight: conv(x, weight, stride=2, groups=4),
+        learnt(2, 8, *spatial),
+        learnt(12, 2, *(3,) * dimensions),
+    )
+
+    assert forward == [
+        Output((2, 12, *(7,) * dimensions)),
+        Inside(
+            convolution=replace(
+                CONV,
+                input_size=(2, 8, *spatial),
+                weight_size=(12, 2, *(3,) * dimensions),
+                padding=(0,) * dimensions,
+                stride=(2,) * dimensions,
+                dilation=(1,) * dimensions,
+                groups=4,
+            )
+        ),
+    ]
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("dtype", [torch.float32, FP16])
+def test_group_norm_keeps_its_factors_in_full_precision(dtype: torch.dtype) -> None:
+    forward, backward = effects_of(
+        lambda x, weight, bias: F.group_norm(x, 4, weight, bias),
+        learnt(2, 8, 16, 16, dtype=dtype),
+        learnt(8, dtype=dtype),
+        learnt(8, dtype=dtype),
+    )
+
+    maps, vector, statistics = (Output(each, dtype) for each in ((2, 8, 16, 16), (8,), (2, 4)))
+    assert forward == [maps, statistics, statistics, Inside(sizes=(64, 64))]
+    assert backward == [maps, vector, vector, Inside(sizes=(64, 64, 32, 32, 64))]
+
+
+@pytest.mark.usefixtures("fake")
+def test_dropout_takes_a_mask_of_bytes_and_then_its_output() -> None:
+    forward, _ = effects_of(F.dropout, learnt(2, 8))
+
+    assert forward == [Output((2, 8), torch.bool), Output((2, 8))]
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("p", "training", "node"),
+    [
+        (0.5, False, "AccumulateGrad"),
+        (0.0, True, "AccumulateGrad"),
+        (1.0, True, "MulBackward0"),
+        (0.5, True, "NativeDropoutBackward0"),
+    ],
+)
+def test_dropout_that_drops_nothing_or_all_has_no_mask(p: float, training: bool, node: str) -> None:  # noqa: FBT001 - parametrized
+    x = learnt(2, 8)
+    with cuda_dispatch():
+        out = F.dropout(x, p, training)
+
+    assert (type(out.grad_fn).__name__ if out is not x else "AccumulateGrad") == node
+
+
+@pytest.mark.usefixtures("fake")
+def test_matrix_products_use_cublas() -> None:
+    matrix, stack, vector = torch.empty(4, 4), torch.empty(2, 4, 4), torch.empty(4)
+    products = [
+        effects_of(torch.mm, matrix, matrix)[0],
+        effects_of(torch.addmm, vector, matrix, matrix)[0],
+        effects_of(torch.bmm, stack, stack)[0],
+        effects_of(torch.baddbmm, matrix, stack, stack)[0],
+        effects_of(F.linear, stack, matrix)[0],
+    ]
+
+    uses = Inside(uses_cublas=True)
+    outputs = [Output(shape) for shape in ((4, 4), (4, 4), (2, 4, 4), (2, 4, 4), (8, 4))]
+    assert products == [[output, uses] for output in outputs]
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_loss_copies_what_is_not_contiguous() -> None:
+    labels = torch.zeros(2, 16, 16, dtype=torch.int64)
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, labels, reduction="sum")
+
+    logits = learnt(2, 8, 16, 16)
+    contiguous = effects_of(loss, logits)
+    copied = effects_of(loss, channels_last(logits))
+
+    scalar = Output(())
+    assert contiguous == ([X, scalar, scalar], [X, X])
+    assert copied[0][:2] == [X, Inside(sizes=(X_BYTES,))]
+    assert [each for each in copied[0] if isinstance(each, Output)] == [X, scalar, scalar]
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+def test_upsampling_counts_its_elements_in_32_bits(mode: str) -> None:
+    forward, backward = effects_of(
+        lambda x: F.interpolate(x, size=(32, 32), mode=mode), learnt(2, 8, 16, 16)
+    )
+
+    elements = 2 * 8 * 32 * 32
+    assert forward == [Output((2, 8, 32, 32)), Inside(elements=elements)]
+    assert backward == [X, Inside(elements=elements)]
+
+
+def upsampling_copies(
+    mode: str, channels: int, grad_format: torch.memory_format, out_format: torch.memory_format
+) -> tuple[int, ...]:
+    """What upsampling's backward copies, of gradients in some layouts."""
+    operator = getattr(aten, f"upsample_{mode}2d_backward").default
+    grad = torch.empty(2, channels, 4, 4).contiguous(memory_format=grad_format)
+    out = torch.empty(2, channels, 2, 2).contiguous(memory_format=out_format)
+    (inside,) = (each for each in effects(operator, (grad,), out) if isinstance(each, Inside))
+    return inside.sizes
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_upsampling_takes_channels_last_as_it_is_from_four_channels_on(mode: str) -> None:
+    last, flat = torch.channels_last, torch.contiguous_format
+    grad, out = 4 * 2 * 16, 4 * 2 * 4
+
+    assert upsampling_copies(mode, 4, last, last) == ()
+    assert upsampling_copies(mode, 3, last, last) == (3 * out, 3 * grad)
+    assert upsampling_copies(mode, 4, last, flat) == (4 * grad,)
+    assert upsampling_copies(mode, 4, flat, last) == (4 * out,)
+    assert upsampling_copies(mode, 4, flat, flat) == ()
+
+
+@pytest.mark.usefixtures("fake")
+def test_bicubic_upsampling_always_wants_the_outputs_gradient_contiguous() -> None:
+    last, flat = torch.channels_last, torch.contiguous_format
+
+    assert upsampling_copies("bicubic", 4, last, last) == (4 * 2 * 4 * 16,)
+    assert upsampling_copies("bicubic", 4, flat, last) == ()
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("dtype", [torch.float32, FP16, BF16])
+def test_norms_keep_statistics_of_half_precision_in_full(dtype: torch.dtype) -> None:
+    x, mean, variance = torch.empty(2, 8, 4, 4, dtype=dtype), torch.empty(8), torch.empty(8)
+    scale, shift = torch.empty(8), torch.empty(8)
+    seen: list[tuple[str, list[torch.dtype]]] = []
+
+    def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
+        if "norm" in str(operator):
+            seen.append((operator.__name__, [each.dtype for each in out[:3]]))
+
+    with cuda_dispatch(), Dispatched(watch):
+        F.batch_norm(x, mean, variance, scale, shift, training=True)
+
+    name = "native_batch_norm.default" if dtype is BF16 else "cudnn_batch_norm.default"
+    assert seen == [(name, [dtype, torch.float32, torch.float32])]

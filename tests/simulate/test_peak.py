@@ -1,0 +1,193 @@
+"""What is in memory at the peak: nothing missing, nothing twice."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from tiny_networks import TinyNet
+from traced_networks import tracer_of
+
+from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.convolutions import Convolution, upper_bound_bytes
+from bsprobe.simulate.driver import SimulatedDriver
+from bsprobe.simulate.peak import PeakContents, contents_at_peak
+from bsprobe.simulate.playback import Playback
+from bsprobe.simulate.timeline import (
+    Action,
+    Affine,
+    Kind,
+    Phase,
+    Place,
+    Scratch,
+    Section,
+    Storage,
+    Timeline,
+)
+from bsprobe.simulate.trace import StepTracer
+from bsprobe.units import MIB, Resolution
+from bsprobe.variants import AXES, Variant, matrix
+
+if TYPE_CHECKING:
+    from bsprobe.simulate.workspace import Workspaces
+
+CONV = Place(phase=Phase.FORWARD, module="conv", operator="convolution")
+HEAD = Place(phase=Phase.FORWARD, module="head", operator="convolution")
+STEP = Place(phase=Phase.OPTIMIZER, module="", operator="clone")
+
+
+class BoundedWorkspaces:
+    """The bound that stands in for cuDNN where it cannot be asked: the same everywhere."""
+
+    def candidates(self, convolution: Convolution) -> tuple[int, ...]:
+        return (upper_bound_bytes(convolution), 0)
+
+
+def peak_of(
+    timeline: Timeline, batch: int = 2, *, available_bytes: int | None = None
+) -> tuple[PeakContents, CachingAllocator]:
+    allocator = CachingAllocator(SimulatedDriver(available_bytes=available_bytes))
+    playback = Playback(
+        timeline,
+        batch,
+        allocator=allocator,
+        workspaces=cast("Workspaces", BoundedWorkspaces()),
+    )
+    return contents_at_peak(timeline, batch, playback, allocator), allocator
+
+
+def sized(place: Place, kind: Kind, per_image: int, fixed: int = 0) -> Storage:
+    return Storage(place=place, kind=kind, size=Affine(fixed=fixed, per_image=per_image))
+
+
+TIMELINE = Timeline(
+    storages=(
+        sized(CONV, Kind.PARAMETER, 0, fixed=MIB),
+        sized(CONV, Kind.SAVED_ACTIVATION, 4 * MIB),
+        sized(HEAD, Kind.TEMPORARY, MIB, fixed=100),
+        sized(STEP, Kind.OPTIMIZER_STATE, 0, fixed=MIB),
+    ),
+    scratches=(Scratch(place=HEAD, sizes=(Affine(fixed=0, per_image=3 * MIB),)),),
+    convolutions=(),
+    sections={
+        Section.SETUP: ((Action.ALLOCATE, 0),),
+        Section.FIRST_STEP: (
+            (Action.ALLOCATE, 1),
+            (Action.ALLOCATE, 2),
+            (Action.SCRATCH, 0),
+            (Action.FREE, 1),
+            (Action.FREE, 2),
+            (Action.ALLOCATE, 3),
+        ),
+        Section.LATER_STEP: (),
+    },
+    traced_at=(2, 3),
+)
+
+
+def test_a_kernels_own_memory_is_part_of_the_peak() -> None:
+    contents, _ = peak_of(TIMELINE)
+
+    assert contents.place == HEAD
+    assert contents.bytes_by(lambda piece: piece.kind) == {
+        Kind.SAVED_ACTIVATION: 8 * MIB,
+        Kind.WORKSPACE: 6 * MIB,
+        Kind.TEMPORARY: 2 * MIB + 100,
+        Kind.PARAMETER: MIB,
+    }
+    assert contents.bytes_by(lambda piece: piece.place.module) == {
+        "conv": 9 * MIB,
+        "head": 8 * MIB + 100,
+    }
+    assert contents.per_image_by(lambda piece: piece.place.module) == {
+        "conv": 4 * MIB,
+        "head": MIB,  # what a kernel takes need not grow along a line
+    }
+    assert contents.rounding_bytes == 512 - 100
+    assert contents.allocated_bytes == 17 * MIB + 512
+
+
+def test_the_peak_may_be_in_another_step_or_outside_the_network() -> None:
+    sections = {
+        Section.SETUP: ((Action.ALLOCATE, 0),),
+        Section.FIRST_STEP: ((Action.ALLOCATE, 1), (Action.FREE, 1)),
+        Section.LATER_STEP: ((Action.ALLOCATE, 3), (Action.ALLOCATE, 1)),
+    }
+    later, _ = peak_of(replace(TIMELINE, scratches=(), sections=sections))
+
+    assert later.allocated_bytes == 10 * MIB
+    assert [piece.kind for piece in later.pieces] == [
+        Kind.PARAMETER,
+        Kind.OPTIMIZER_STATE,
+        Kind.SAVED_ACTIVATION,
+    ]
+
+
+def test_what_is_reserved_may_be_more_than_what_is_allocated() -> None:
+    contents, allocator = peak_of(TIMELINE)
+
+    assert contents.reserved_bytes == allocator.statistics.peak_reserved_bytes
+    assert contents.reserved_bytes > contents.allocated_bytes
+
+
+def test_a_card_that_is_too_small_is_the_allocators_error() -> None:
+    with pytest.raises(SimulatedOutOfMemoryError):
+        peak_of(TIMELINE, available_bytes=16 * MIB)
+
+
+def is_complete(contents: PeakContents, allocator: CachingAllocator) -> bool:
+    """Whether the pieces and the rounding are what the allocator counts at its peak."""
+    pieces = sum(piece.size_bytes for piece in contents.pieces)
+    return (
+        pieces + contents.rounding_bytes
+        == contents.allocated_bytes
+        == allocator.statistics.peak_allocated_bytes
+        and sum(contents.bytes_by(lambda piece: piece.kind).values()) == pieces
+        and 0 <= contents.rounding_bytes < 512 * len(contents.pieces) + MIB * len(contents.pieces)
+    )
+
+
+def axes_of(variant: Variant) -> str:
+    return "-".join(str(getattr(variant, axis.field)) for axis in AXES)
+
+
+def tiny_variants(*fields: str) -> tuple[Variant, ...]:
+    """All values of some axes."""
+    return matrix(
+        models=["tiny"],
+        resolutions=[Resolution(height=32, width=48)],
+        choices={axis.field: tuple(axis.kind) for axis in AXES if axis.field in fields},
+    )
+
+
+DEFAULTS = tiny_variants("precision", "norm")
+OTHERS = tiny_variants("precision", "norm", "memory_format", "optimizer")
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        *DEFAULTS,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS if each not in DEFAULTS),
+    ],
+    ids=axes_of,
+)
+def test_the_pieces_are_all_that_is_allocated(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timeline = tracer_of(monkeypatch, TinyNet, variant).timeline(4)
+
+    assert is_complete(*peak_of(timeline, 4))
+
+
+@pytest.mark.parametrize(
+    "variant",
+    matrix(
+        models=["deeplabv2-resnet50"], resolutions=[Resolution(height=64, width=96)], choices={}
+    ),
+    ids=axes_of,
+)
+def test_the_pieces_are_all_that_is_allocated_by_a_whole_network(variant: Variant) -> None:
+    timeline = StepTracer(variant).timeline(4)
+
+    for batch in (4, 16):
+        assert is_complete(*peak_of(timeline, batch))

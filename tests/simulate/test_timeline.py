@@ -1,0 +1,119 @@
+"""Two recordings made into one timeline, or refused."""
+
+from dataclasses import replace
+
+import pytest
+from convolution_examples import PLAIN
+
+from bsprobe.simulate.convolutions import Convolution
+from bsprobe.simulate.timeline import (
+    Action,
+    Affine,
+    Kind,
+    MismatchError,
+    Phase,
+    Place,
+    RecordedScratch,
+    Recording,
+    Section,
+    at_one_batch,
+    matched,
+)
+
+PLACE = Place(phase=Phase.FORWARD, module="conv", operator="convolution")
+ELSEWHERE = replace(PLACE, module="head")
+EVENTS = ((Action.ALLOCATE, 0), (Action.SCRATCH, 0), (Action.FREE, 0))
+
+
+def conv(batch: int, **changes: tuple[int, ...]) -> Convolution:
+    return replace(PLAIN, input_size=(batch, *PLAIN.input_size[1:]), **changes)  # type: ignore[arg-type] # of the fields that are sizes
+
+
+def recording(
+    batch: int,
+    *,
+    place: Place = PLACE,
+    kind: Kind = Kind.TEMPORARY,
+    size: int | None = None,
+    scratch: RecordedScratch | None = None,
+    events: tuple[tuple[Action, int], ...] = EVENTS,
+) -> Recording:
+    """A storage of 100 bytes and 10 an image, and a convolution of 20 an image inside."""
+    usual = RecordedScratch(
+        place=PLACE, sizes=(20 * batch,), convolution=conv(batch), elements=7 * batch
+    )
+    return Recording(
+        batch=batch,
+        storages=((place, kind, 100 + 10 * batch if size is None else size),),
+        scratches=(usual if scratch is None else scratch,),
+        sections={Section.FIRST_STEP: events},
+    )
+
+
+@pytest.mark.parametrize(("one", "other"), [(2, 3), (2, 7), (1, 5)])
+def test_sizes_at_two_batch_sizes_make_lines(one: int, other: int) -> None:
+    timeline = matched(recording(one), recording(other))
+
+    assert timeline.traced_at == (one, other)
+    assert timeline.storages[0].size == Affine(fixed=100, per_image=10)
+    scratch = timeline.scratches[0]
+    assert scratch.sizes == (Affine(fixed=0, per_image=20),)
+    assert scratch.elements == Affine(fixed=0, per_image=7)
+    assert scratch.convolution == 0
+    assert [each.at(11) for each in timeline.convolutions] == [conv(11)]
+
+
+def test_a_recording_alone_holds_for_its_own_batch_size() -> None:
+    timeline = at_one_batch(recording(5))
+
+    assert timeline.traced_at == (5,)
+    assert timeline.storages[0].size == Affine(fixed=150, per_image=0)
+    assert timeline.scratches[0].convolution == 0
+    assert [each.at(5) for each in timeline.convolutions] == [conv(5)]
+
+
+def inside(
+    *,
+    place: Place = PLACE,
+    sizes: tuple[int, ...] = (60,),
+    convolution: Convolution | None = None,
+) -> RecordedScratch:
+    return RecordedScratch(place=place, sizes=sizes, convolution=convolution, elements=21)
+
+
+AT_3 = conv(3)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (recording(3, events=EVENTS[:1]), "the events of the first step differ"),
+        (recording(3, place=ELSEWHERE), "module='head'"),
+        (recording(3, kind=Kind.GRADIENT), "do not match"),
+        (recording(3, size=119), "120 and 119 are on no line"),
+        (recording(3, size=181), "120 and 181 are on no line"),
+        (recording(3, scratch=inside(place=ELSEWHERE, convolution=AT_3)), "module='head'"),
+        (recording(3, scratch=inside(sizes=(60, 1), convolution=AT_3)), "do not match"),
+        (recording(3, scratch=inside()), "only one of the two is a convolution"),
+        (
+            recording(3, scratch=inside(convolution=replace(AT_3, padding=(2, 2)))),
+            "differ in more than the batch",
+        ),
+        (
+            recording(3, scratch=inside(convolution=replace(AT_3, input_size=(3, 64, 32, 65)))),
+            "33 and 32 are on no line",
+        ),
+    ],
+)
+def test_what_differs_in_more_than_sizes_on_a_line_is_refused(
+    other: Recording, message: str
+) -> None:
+    with pytest.raises(MismatchError) as caught:
+        matched(recording(2), other)
+
+    assert message in str(caught.value)
+
+
+def test_sizes_between_which_no_whole_number_an_image_lies_are_refused() -> None:
+    with pytest.raises(MismatchError, match="120 and 131 are on no line"):
+        matched(recording(2), recording(4, size=131))

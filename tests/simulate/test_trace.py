@@ -1,0 +1,890 @@
+"""Two training steps on fake tensors: every birth and death, where, what for, at every batch."""
+
+import functools
+import gc
+import itertools
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_networks import VARIANT, TinyNet, TwoHeadedNet
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
+from torch.utils._python_dispatch import TorchDispatchMode
+from traced_networks import (
+    STEPS,
+    Build,
+    ExtraNet,
+    PlainNet,
+    at,
+    bytes_of,
+    live_at_the_end,
+    story,
+    tracer_of,
+)
+
+from bsprobe.simulate.recording import UntraceableModelError
+from bsprobe.simulate.timeline import (
+    Action,
+    Kind,
+    MismatchError,
+    Phase,
+    RecordedStorage,
+    Recording,
+    Section,
+    matched,
+)
+from bsprobe.simulate.trace import StepTracer, main
+from bsprobe.training.batches import synthetic_batch
+from bsprobe.training.step import task_for, training_step
+from bsprobe.units import GIB, Resolution
+from bsprobe.variants import (
+    Checkpointing,
+    MemoryFormat,
+    Norm,
+    OptimizerName,
+    Precision,
+    Variant,
+)
+
+HALF = Resolution(height=512, width=1024)
+RESNET50 = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=96))
+AMP = replace(VARIANT, precision=Precision.AMP_FP16)
+ADAMW = replace(VARIANT, optimizer=OptimizerName.ADAMW)
+
+
+# The whole step of a small network, by hand.
+
+STEP = """\
++ ne 3072 temporaries
++ sum 8 temporaries
+- ne 3072 temporaries
++ stack 8 temporaries
++ sum 8 temporaries
+- stack 8 temporaries
++ clamp 8 saved activations
+- sum 8 temporaries
+- sum 8 temporaries
++ zeros 4 saved activations
++ features convolution 6144 temporaries
+* features convolution forward
++ relu 6144 saved activations
+- features convolution 6144 temporaries
++ classifier convolution 3072 temporaries
+* classifier convolution forward
++ upsample_bilinear2d 49152 temporaries
+* upsample_bilinear2d
++ _log_softmax 49152 saved activations
++ nll_loss2d_forward 4 temporaries
++ nll_loss2d_forward 4 saved activations
+- upsample_bilinear2d 49152 temporaries
++ div 4 saved activations
+- classifier convolution 3072 temporaries
+- nll_loss2d_forward 4 temporaries
++ ones_like 4 saved activations
++ div 4 temporaries
++ nll_loss2d_backward 49152 temporaries
+- nll_loss2d_forward 4 saved activations
+- div 4 temporaries
++ _log_softmax_backward_data 49152 temporaries
+- _log_softmax 49152 saved activations
+- nll_loss2d_backward 49152 temporaries
++ upsample_bilinear2d_backward 3072 temporaries
+* upsample_bilinear2d_backward
+- _log_softmax_backward_data 49152 temporaries
++ classifier convolution_backward 6144 temporaries
+* classifier convolution_backward data gradient
++ classifier convolution_backward 128 gradients
+* classifier convolution_backward weight gradient
++ classifier convolution_backward 16 gradients
+- upsample_bilinear2d_backward 3072 temporaries
++ threshold_backward 6144 temporaries
+- relu 6144 saved activations
+- classifier convolution_backward 6144 temporaries
++ features convolution_backward 864 gradients
+* features convolution_backward weight gradient
++ features convolution_backward 32 gradients
+- ones_like 4 saved activations
+- threshold_backward 6144 temporaries
++ _foreach_add 864 temporaries
++ _foreach_add 32 temporaries
++ _foreach_add 128 temporaries
++ _foreach_add 16 temporaries
+""".splitlines()
+"""The step at batch 2 up to the update. Images of 32 x 48 become maps of 8 x 12, so (2, 8, 8, 12)
+floats are 6144 bytes, (2, 4, 8, 12) 3072, (2, 4, 32, 48) 49152; a byte for each pixel is 3072. SGD
+adds the weight decay to copies of the gradients."""
+UPDATE = """\
++ clone 864 optimizer state
++ clone 32 optimizer state
++ clone 128 optimizer state
++ clone 16 optimizer state
+""".splitlines()
+"""The first update makes the momentum out of these copies."""
+END = """\
+- clamp 8 saved activations
+- zeros 4 saved activations
+- div 4 saved activations
+- classifier convolution_backward 128 gradients
+- classifier convolution_backward 16 gradients
+- features convolution_backward 864 gradients
+- features convolution_backward 32 gradients
+- _foreach_add 864 temporaries
+- _foreach_add 32 temporaries
+- _foreach_add 128 temporaries
+- _foreach_add 16 temporaries
+""".splitlines()
+
+
+def test_every_event_of_a_small_networks_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = tracer_of(monkeypatch, PlainNet).record(2)
+
+    assert story(recording, Section.SETUP) == [
+        "+ features to 864 parameters",
+        "+ features to 32 parameters",
+        "+ classifier to 128 parameters",
+        "+ classifier to 16 parameters",
+        "+ to 36864 batch",
+        "+ to 24576 batch",
+    ]
+    assert story(recording, Section.FIRST_STEP) == [*STEP, *UPDATE, *END]
+    assert story(recording, Section.LATER_STEP) == [*STEP, *END]
+
+
+def test_setting_up_channels_last_lays_out_parameters_and_then_the_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variant = replace(VARIANT, memory_format=MemoryFormat.NHWC)
+    recording = tracer_of(monkeypatch, PlainNet, variant).record(2)
+
+    events = story(recording, Section.SETUP)
+    assert events[4:] == [
+        "+ _to_copy 864 parameters",
+        "- features to 864 parameters",
+        "+ _to_copy 128 parameters",
+        "- classifier to 128 parameters",
+        "+ to 36864 batch",
+        "+ to 24576 batch",
+        "+ clone 36864 batch",
+        "- to 36864 batch",
+    ]
+
+
+# The same order as with real tensors.
+
+
+class RealEvents(TorchDispatchMode):
+    """Births and deaths of the storages of a program on real tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
+        self.events: list[tuple[str, int]] = []
+        self._sizes: dict[int, int] = {}
+
+    def know(self, tensor: torch.Tensor) -> None:
+        """Leave a tensor out that was there before."""
+        self._sizes[tensor.untyped_storage()._cdata] = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: tuple[type, ...],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes():
+                self._meet(tensor.untyped_storage())
+        return out
+
+    def _meet(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._sizes:
+            return
+        self._sizes[key] = size
+        self.events.append(("+", size))
+
+        def end() -> None:
+            self.events.append(("-", self._sizes.pop(key)))
+
+        weakref.finalize(storage, end)
+
+
+def runs(events: list[tuple[str, int]]) -> list[tuple[str, list[int]]]:
+    """Events with what is freed at one moment sorted: its order means nothing."""
+    groups = itertools.groupby(events, key=lambda event: event[0])
+    sizes = [(sign, [size for _, size in group]) for sign, group in groups]
+    return [(sign, sorted(each) if sign == "-" else each) for sign, each in sizes]
+
+
+@pytest.mark.parametrize("norm", [Norm.BATCH, Norm.GROUP_AMP, Norm.FROZEN])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_births_and_deaths_are_those_of_a_real_step_on_the_cpu(
+    norm: Norm, accumulation_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without CUDA's rules, which a real CPU does not know."""
+    variant = replace(VARIANT, norm=norm)
+    task = task_for(TinyNet(variant), variant, torch.device("cpu"))
+    for group in task.optimizer.param_groups:
+        group["foreach"] = True
+    batch = synthetic_batch(variant, 2, device=torch.device("cpu"), seed=0)
+    watch = RealEvents()
+    for tensor in (*task.model.parameters(), *task.model.buffers(), batch.images, batch.labels):
+        watch.know(tensor)
+    with watch:
+        training_step(task, [batch] * accumulation_steps)
+
+    monkeypatch.setattr("bsprobe.simulate.trace.cuda_dispatch", nullcontext)
+    recording = tracer_of(monkeypatch, TinyNet, variant).record(2, accumulation_steps)
+
+    expected = [
+        ("+" if action is Action.ALLOCATE else "-", recording.storages[subject][2])
+        for action, subject in recording.sections[Section.FIRST_STEP]
+        if action is not Action.SCRATCH
+    ]
+    assert runs(watch.events) == runs(expected)
+    assert len(expected) > 60
+
+
+# What is there at the end, and what comes again.
+
+VARIANTS = (
+    VARIANT,
+    AMP,
+    replace(VARIANT, precision=Precision.AMP_BF16),
+    replace(VARIANT, memory_format=MemoryFormat.NHWC),
+    replace(AMP, memory_format=MemoryFormat.NHWC),
+    replace(VARIANT, norm=Norm.GROUP),
+    replace(AMP, norm=Norm.GROUP),
+    replace(AMP, norm=Norm.GROUP_AMP),
+    replace(AMP, norm=Norm.INSTANCE),
+    replace(AMP, norm=Norm.FROZEN),
+    ADAMW,
+    replace(AMP, optimizer=OptimizerName.ADAMW),
+)
+
+
+def name_of(variant: Variant) -> str:
+    axes = (variant.precision, variant.norm, variant.memory_format, variant.optimizer)
+    return "-".join(axes)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
+def test_only_the_network_its_optimizer_and_the_batch_outlive_a_step(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = tracer_of(monkeypatch, TinyNet, variant).record(2)
+
+    left = Counter[Kind]()
+    for subject, kind in live_at_the_end(recording).items():
+        left[kind] += recording.storages[subject][2]
+    model = TinyNet(variant)
+    parameters = 4 * sum(each.numel() for each in model.parameters())
+    states = 1 if variant.optimizer is OptimizerName.SGD else 2
+    scaler = 4 + 4 if variant.precision is Precision.AMP_FP16 else 0
+    assert left == Counter(
+        {
+            Kind.PARAMETER: parameters,
+            Kind.BUFFER: sum(each.nbytes for each in model.buffers()),
+            Kind.BATCH: 2 * 32 * 48 * (3 * 4 + 8),
+            Kind.OPTIMIZER_STATE: states * parameters + scaler,
+        }
+    )
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 3])
+@pytest.mark.parametrize("variant", [VARIANT, AMP, ADAMW], ids=name_of)
+def test_later_steps_can_be_repeated_without_end(
+    variant: Variant, accumulation_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = tracer_of(monkeypatch, TinyNet, variant).record(2, accumulation_steps)
+    live = set(live_at_the_end(recording))
+
+    for action, subject in recording.sections[Section.LATER_STEP] * 3:
+        if action is Action.ALLOCATE:
+            assert subject not in live
+            live.add(subject)
+        elif action is Action.FREE:
+            live.remove(subject)
+
+    assert live == set(live_at_the_end(recording))
+
+
+def test_the_second_step_only_lacks_what_makes_the_optimizers_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recording = tracer_of(monkeypatch, TinyNet).record(2)
+    first, later = (Counter(story(recording, section)) for section in STEPS)
+
+    parameters = [each.numel() * 4 for each in TinyNet(VARIANT).parameters()]
+    assert later - first == Counter()
+    assert first - later == Counter(f"+ clone {size} optimizer state" for size in parameters)
+
+
+# Any batch from two.
+
+
+def is_exact(tracer: StepTracer, batch: int, accumulation_steps: int = 1) -> bool:
+    """Whether a timeline at a batch size is what a recording there is."""
+    timeline = tracer.timeline(batch, accumulation_steps)
+    return at(timeline, batch) == tracer.record(batch, accumulation_steps)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=name_of)
+def test_a_timeline_from_two_batch_sizes_holds_at_others(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer = tracer_of(monkeypatch, TinyNet, variant)
+
+    # InstanceNorm repeats its weights for each image, which copies nothing for a single one.
+    pair = (2, 3) if variant.norm is Norm.INSTANCE and variant.precision != "fp32" else (1, 2)
+    assert tracer.timeline(4).traced_at == pair
+    assert is_exact(tracer, 4)
+    assert is_exact(tracer, 7)
+
+
+@pytest.mark.parametrize("accumulation_steps", [2, 3])
+@pytest.mark.parametrize("variant", [VARIANT, AMP], ids=name_of)
+def test_accumulated_steps_are_traced_at_the_batch_asked_for(
+    variant: Variant, accumulation_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer = tracer_of(monkeypatch, TwoHeadedNet, variant)
+
+    assert tracer.timeline(5, accumulation_steps).traced_at == (5,)
+    assert is_exact(tracer, 5, accumulation_steps)
+
+
+def test_a_single_image_is_traced_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracer = tracer_of(monkeypatch, TinyNet)
+
+    assert tracer.timeline(1).traced_at == (1,)
+    assert is_exact(tracer, 1)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        replace(RESNET50, checkpointing=Checkpointing.ON),
+        pytest.param(RESNET50, marks=pytest.mark.slow),
+        *(
+            pytest.param(replace(RESNET50, **changes), marks=pytest.mark.slow)
+            for changes in (
+                {"precision": Precision.AMP_FP16, "checkpointing": Checkpointing.ON},
+                {"precision": Precision.AMP_FP16, "norm": Norm.GROUP},
+                {"memory_format": MemoryFormat.NHWC},
+                {"optimizer": OptimizerName.ADAMW},
+                {"model": "torchvision:lraspp_mobilenet_v3_large"},
+                {"model": "torchvision:deeplabv3_resnet50"},
+                {
+                    "model": "torchvision:deeplabv3_resnet50",
+                    "precision": Precision.AMP_FP16,
+                    "memory_format": MemoryFormat.NHWC,
+                },
+            )
+        ),
+    ],
+    ids=lambda variant: f"{variant.model}-{name_of(variant)}-{variant.checkpointing}",
+)
+def test_timelines_of_whole_networks_hold_at_other_batch_sizes(variant: Variant) -> None:
+    tracer = StepTracer(variant)
+
+    # DeepLabV3 pools to one value per channel: with one image its BatchNorm does not run.
+    pair = (2, 3) if "deeplabv3" in variant.model else (1, 2)
+    assert tracer.timeline(4).traced_at == pair
+    assert is_exact(tracer, 4)
+
+
+def test_tracing_twice_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tracer_of(monkeypatch, TinyNet, AMP).timeline(2)
+    again = tracer_of(monkeypatch, TinyNet, AMP)
+    again.record(5, 2)  # what was traced before leaves no trace
+
+    assert again.timeline(2) == first
+
+
+@pytest.mark.parametrize("is_collecting", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(
+    is_collecting: bool,  # noqa: FBT001 - parametrized
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    during: list[bool] = []
+
+    def look(x: torch.Tensor) -> torch.Tensor:
+        during.append(gc.isenabled())
+        return x
+
+    tracer = tracer_of(monkeypatch, extra(look))
+    (gc.enable if is_collecting else gc.disable)()
+    try:
+        tracer.record(2)
+        after = gc.isenabled()
+    finally:
+        gc.enable()
+
+    assert (set(during), after) == ({False}, is_collecting)
+
+
+# Where two batch sizes do not match.
+
+
+def extra(function: Callable[[torch.Tensor], torch.Tensor]) -> Build:
+    return functools.partial(ExtraNet, extra=function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.relu() if len(x) % 2 else x,
+        lambda x: x.relu() if len(x) % 2 else x.sigmoid(),
+        lambda x: x + x.new_zeros(len(x) ** 2, *x.shape[1:])[: len(x)],
+        lambda x: x + x.new_zeros(9 - len(x), *x.shape[1:]).sum(),
+    ],
+    ids=["more operators", "another operator", "a square", "less and less"],
+)
+def test_a_network_that_changes_with_the_batch_is_traced_at_the_one_asked_for(
+    function: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer = tracer_of(monkeypatch, extra(function))
+
+    assert [tracer.timeline(batch).traced_at for batch in (2, 3, 5)] == [(2,), (3,), (5,)]
+    assert is_exact(tracer, 5)
+
+
+def test_a_network_that_runs_otherwise_with_one_image_is_matched_at_two_and_three(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracer = tracer_of(monkeypatch, extra(lambda x: x.relu() if len(x) > 1 else x))
+
+    assert [tracer.timeline(batch).traced_at for batch in (1, 2, 5)] == [(1,), (2, 3), (2, 3)]
+    assert is_exact(tracer, 1)
+    assert is_exact(tracer, 5)
+
+
+def test_a_mismatch_names_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def messages(function: Callable[[torch.Tensor], torch.Tensor]) -> str:
+        tracer = tracer_of(monkeypatch, extra(function))
+        with pytest.raises(MismatchError) as caught:
+            matched(tracer.record(2), tracer.record(3))
+        return str(caught.value)
+
+    assert (
+        messages(lambda x: x.relu() if len(x) > 2 else x) == "the events of the first step differ"
+    )
+    assert "operator='sigmoid'" in messages(lambda x: x.relu() if len(x) > 2 else x.sigmoid())
+    shrinking = messages(lambda x: x + x.new_zeros(9 - len(x), *x.shape[1:]).sum())
+    assert "module='between'" in shrinking
+    assert "are on no line that rises" in shrinking
+
+
+# Places, phases, kinds.
+
+
+def born(recording: Recording, section: Section = Section.FIRST_STEP) -> Iterator[RecordedStorage]:
+    for action, subject in recording.sections[section]:
+        if action is Action.ALLOCATE:
+            yield recording.storages[subject]
+
+
+def test_events_of_the_backward_pass_belong_to_the_module_that_made_the_forward() -> None:
+    recording = StepTracer(RESNET50).record(2)
+    places = {
+        (place.phase, place.module, place.operator, kind)
+        for place, kind, _ in born(recording)
+        if place.module.startswith("layer3.5.")
+    }
+
+    convolutions = ("layer3.5.conv1", "layer3.5.conv2", "layer3.5.conv3")
+    norms = ("layer3.5.bn1", "layer3.5.bn2", "layer3.5.bn3")
+    back = "cudnn_batch_norm_backward"
+    assert places == {
+        *((Phase.FORWARD, n, "convolution", Kind.SAVED_ACTIVATION) for n in convolutions),
+        *((Phase.FORWARD, n, "cudnn_batch_norm", Kind.SAVED_ACTIVATION) for n in norms),
+        *((Phase.BACKWARD, n, "convolution_backward", Kind.TEMPORARY) for n in convolutions),
+        *((Phase.BACKWARD, n, "convolution_backward", Kind.GRADIENT) for n in convolutions),
+        *((Phase.BACKWARD, n, back, Kind.TEMPORARY) for n in norms),
+        *((Phase.BACKWARD, n, back, Kind.GRADIENT) for n in norms),
+        (Phase.BACKWARD, "layer3.5.relu", "threshold_backward", Kind.TEMPORARY),
+        (Phase.BACKWARD, "layer3.5.conv1", "add", Kind.TEMPORARY),  # to the shortcut's gradient
+    }
+
+
+def test_what_checkpointing_recomputes_belongs_to_its_module_in_the_backward_pass() -> None:
+    recording = StepTracer(replace(RESNET50, checkpointing=Checkpointing.ON)).record(2)
+    phases = {
+        (place.phase, kind)
+        for place, kind, _ in born(recording)
+        if (place.module, place.operator) == ("layer3.5.conv2", "convolution")
+    }
+    modules = {
+        place.module
+        for place, _, _ in born(recording)
+        if place.phase is Phase.BACKWARD and place.module.startswith("layer3.5")
+    }
+
+    assert phases == {(Phase.FORWARD, Kind.TEMPORARY), (Phase.BACKWARD, Kind.TEMPORARY)}
+    assert {f"layer3.5.conv{i}" for i in (1, 2, 3)} < modules
+
+
+def test_gradients_belong_to_the_same_modules_with_checkpointing() -> None:
+    """Of a network whose recomputation stops inside a module: nothing more is needed."""
+    plain = replace(RESNET50, model="torchvision:lraspp_mobilenet_v3_large")
+
+    def gradients(variant: Variant) -> Counter[tuple[str, str, int]]:
+        return Counter(
+            (place.module, place.operator, size)
+            for place, kind, size in born(StepTracer(variant).record(2))
+            if kind is Kind.GRADIENT
+        )
+
+    assert gradients(replace(plain, checkpointing=Checkpointing.ON)) == gradients(plain)
+
+
+def test_phases_follow_each_other_through_accumulated_micro_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recording = tracer_of(monkeypatch, PlainNet).record(2, accumulation_steps=3)
+    phases = [place.phase for place, _, _ in born(recording) if place.module]
+
+    assert [phase for phase, _ in itertools.groupby(phases)] == [Phase.FORWARD, Phase.BACKWARD] * 3
+
+
+def test_gradients_are_summed_in_place_from_the_second_micro_batch_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracer = tracer_of(monkeypatch, PlainNet)
+    once, thrice = (
+        bytes_of(tracer.record(2, n), Kind.GRADIENT, Section.LATER_STEP) for n in (1, 3)
+    )
+
+    assert once == thrice == 864 + 32 + 128 + 16
+
+
+def test_autocasts_copies_of_weights_live_from_their_first_use_to_their_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recording = tracer_of(monkeypatch, PlainNet, AMP).record(2)
+
+    copies = [event for event in story(recording, Section.FIRST_STEP) if "copies" in event]
+    assert copies == [
+        "+ features _to_copy 16 weight copies",
+        "+ features _to_copy 432 weight copies",
+        "+ classifier _to_copy 8 weight copies",
+        "+ classifier _to_copy 64 weight copies",
+        "- features _to_copy 16 weight copies",
+        "- classifier _to_copy 8 weight copies",
+        "- classifier _to_copy 64 weight copies",
+        "- features _to_copy 432 weight copies",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "precision", "expected"),
+    [
+        (OptimizerName.SGD, Precision.FP32, Counter(clone=1, _foreach_add=1)),
+        (OptimizerName.ADAMW, Precision.FP32, Counter(zeros_like=2, _foreach_sqrt=1)),
+        (
+            OptimizerName.ADAMW,
+            Precision.AMP_FP16,
+            Counter(zeros_like=2, _foreach_sqrt=1),
+        ),
+    ],
+)
+def test_an_optimizer_updates_all_parameters_at_once_as_on_cuda(
+    optimizer: OptimizerName,
+    precision: Precision,
+    expected: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its copies are there together; what it counts on the host is not on the device."""
+    variant = replace(VARIANT, optimizer=optimizer, precision=precision)
+    recording = tracer_of(monkeypatch, PlainNet, variant).record(2)
+    parameters = [864, 32, 128, 16]
+
+    seen = Counter[str]()
+    small = Counter[str]()
+    for place, _, size in born(recording):
+        if place.phase is Phase.OPTIMIZER:
+            (small if size <= 8 else seen)[place.operator] += size
+    assert seen == {name: count * sum(parameters) for name, count in expected.items()}
+    is_scaled = precision is Precision.AMP_FP16
+    # The scale in double precision, its inverse, that in single precision, whether anything
+    # overflowed; and both of these again, as for each device.
+    scaling = {"_to_copy": 8 + 4 + 4 + 4, "reciprocal": 8, "full": 4}
+    assert small == (scaling if is_scaled else {})
+
+
+def test_a_gradient_scaler_keeps_its_scale_and_its_count_on_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recording = tracer_of(monkeypatch, PlainNet, AMP).record(2)
+
+    scaler = [
+        (place.operator, size)
+        for place, kind, size in born(recording)
+        if kind is Kind.OPTIMIZER_STATE and place.phase is not Phase.OPTIMIZER
+    ]
+    assert scaler == [("full", 4), ("full", 4)]
+
+
+def test_an_evaluation_pass_saves_nothing_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bsprobe.simulate.fake_model.build_model", PlainNet)
+    recording = StepTracer(VARIANT, Resolution(height=64, width=96)).record(2)
+
+    assert story(recording, Section.EVALUATION) == [
+        "+ features convolution 6144 temporaries",
+        "* features convolution forward",
+        "+ relu 6144 temporaries",
+        "- features convolution 6144 temporaries",
+        "+ classifier convolution 3072 temporaries",
+        "* classifier convolution forward",
+        "- relu 6144 temporaries",
+        "+ upsample_bilinear2d 196608 temporaries",
+        "* upsample_bilinear2d",
+        "+ argmax 98304 temporaries",
+        "- classifier convolution 3072 temporaries",
+        "- upsample_bilinear2d 196608 temporaries",
+        "- argmax 98304 temporaries",
+    ]
+
+
+@pytest.mark.parametrize("variant", [AMP, replace(AMP, norm=Norm.GROUP)], ids=name_of)
+def test_an_evaluation_pass_obeys_autocast_and_leaves_nothing(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bsprobe.simulate.fake_model.build_model", TinyNet)
+    recording = StepTracer(variant, Resolution(height=64, width=96)).record(2)
+
+    events = story(recording, Section.EVALUATION)
+    balance = Counter[str]()
+    for event in events:
+        balance[event[2:]] += {"+": 1, "-": -1, "*": 0}[event[0]]
+    assert "+ upsample_bilinear2d 196608 temporaries" in events  # in fp32
+    assert set(balance.values()) == {0}
+
+
+# Oddities of networks.
+
+
+def test_tensors_without_elements_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithNothing(PlainNet):
+        def __init__(self, variant: Variant) -> None:
+            super().__init__(variant)
+            self.register_buffer("nothing", torch.empty(0))
+            self.unused = nn.Parameter(torch.empty(0, 3))
+
+    without = tracer_of(monkeypatch, PlainNet).record(2)
+
+    assert tracer_of(monkeypatch, WithNothing).record(2).sections == without.sections
+
+
+def test_buffers_laid_out_channels_last_stay_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class WithBuffer(PlainNet):
+        def __init__(self, variant: Variant) -> None:
+            super().__init__(variant)
+            self.register_buffer("map", torch.zeros(2, 3, 4, 5))
+
+    variant = replace(VARIANT, memory_format=MemoryFormat.NHWC)
+    recording = tracer_of(monkeypatch, WithBuffer, variant).record(2)
+
+    assert "+ _to_copy 480 buffers" in story(recording, Section.SETUP)
+
+
+def test_shared_parameters_are_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tied(PlainNet):
+        def __init__(self, variant: Variant) -> None:
+            super().__init__(variant)
+            self.again = nn.Conv2d(8, variant.classes, 1)
+            self.again.weight = self.classifier.weight
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            features = torch.relu(self.features(images))
+            logits: torch.Tensor = self.classifier(features) + self.again(features)
+            return logits
+
+    recording = tracer_of(monkeypatch, Tied).record(2)
+
+    assert bytes_of(recording, Kind.PARAMETER, Section.SETUP) == 864 + 32 + 128 + 16 + 16
+    kept = live_at_the_end(recording)
+    states = sum(
+        recording.storages[i][2] for i, kind in kept.items() if kind is Kind.OPTIMIZER_STATE
+    )
+    assert states == 864 + 32 + 128 + 16 + 16
+
+
+def test_a_frozen_parameter_has_neither_gradient_nor_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build(variant: Variant) -> nn.Module:
+        model = PlainNet(variant)
+        model.features.requires_grad_(False)  # noqa: FBT003 - PyTorch's signature
+        return model
+
+    recording = tracer_of(monkeypatch, build).record(2)
+
+    assert bytes_of(recording, Kind.PARAMETER, Section.SETUP) == 864 + 32 + 128 + 16
+    assert bytes_of(recording, Kind.GRADIENT, Section.FIRST_STEP) == 128 + 16
+    assert bytes_of(recording, Kind.OPTIMIZER_STATE, Section.FIRST_STEP) == 128 + 16
+
+
+# Networks that cannot be traced, or cannot run.
+
+
+def branching_on_data(x: torch.Tensor) -> torch.Tensor:
+    return x.relu() if x.sum().item() > 0 else x
+
+
+def shaped_by_data(x: torch.Tensor) -> torch.Tensor:
+    return x + x[x > 0].sum()
+
+
+def counting(x: torch.Tensor) -> torch.Tensor:
+    return x + len(torch.nonzero(x))
+
+
+@pytest.fixture(scope="module")
+def unknown_operator() -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """An operator of somebody's extension, of which PyTorch knows a CPU kernel and no more."""
+    library = torch.library.Library("bsprobe_tests", "DEF")
+    library.define("double_it(Tensor x) -> Tensor")
+    library.impl("double_it", lambda x: x * 2, "CPU")
+    yield torch.ops.bsprobe_tests.double_it
+    library._destroy()
+
+
+@pytest.mark.parametrize(
+    ("function", "operator", "why"),
+    [
+        (branching_on_data, "aten::_local_scalar_dense", "needs the values of tensors"),
+        (shaped_by_data, "aten::index.Tensor", "makes a tensor whose size depends on values"),
+        (counting, "aten::nonzero", "makes a tensor whose size depends on values"),
+    ],
+)
+def test_a_network_that_depends_on_data_is_refused_by_operator_and_module(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    operator: str,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracer = tracer_of(monkeypatch, extra(function))
+
+    with pytest.raises(UntraceableModelError) as caught:
+        tracer.timeline(2)
+
+    assert str(caught.value) == (
+        f"this network cannot be traced: {operator} in module between {why}"
+    )
+    assert caught.value.hint is not None
+    assert "--device" in caught.value.hint
+
+
+def test_an_operator_without_a_fake_kernel_is_named(
+    unknown_operator: Callable[[torch.Tensor], torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer = tracer_of(monkeypatch, extra(unknown_operator))
+
+    with pytest.raises(UntraceableModelError) as caught:
+        tracer.timeline(2)
+
+    assert str(caught.value) == (
+        "this network cannot be traced: bsprobe_tests::double_it in module between has no fake "
+        "kernel"
+    )
+    assert caught.value.hint is not None
+    assert "torch.library.register_fake" in caught.value.hint
+
+
+def test_a_refused_network_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracer = tracer_of(monkeypatch, extra(branching_on_data))
+    with pytest.raises(UntraceableModelError):
+        tracer.timeline(2)
+
+    assert gc.isenabled()
+    assert torch.ones(2).sum().item() == 2  # real tensors again
+    with torch.autocast("cpu", dtype=torch.float16):
+        half = F.group_norm(torch.ones(1, 4, 4, dtype=torch.float16), 2)
+    assert half.dtype is torch.float16  # the CPU's autocast again
+    model = tracer._model
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+def test_batch_norm_on_one_pixel_fails_at_batch_1_as_on_a_device() -> None:
+    variant = replace(RESNET50, model="torchvision:deeplabv3_resnet50")
+    tracer = StepTracer(variant)
+
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+        tracer.timeline(1)
+
+
+# Figures of the real networks.
+
+
+def saved_gib_per_image(tracer: StepTracer, precision: Precision) -> float:
+    """As the table counts: with the labels, and with the images where no copy stands for them."""
+    timeline = tracer.timeline(4)
+    first = {i for action, i in timeline.sections[Section.FIRST_STEP] if action is Action.ALLOCATE}
+    saved = sum(
+        storage.size.per_image
+        for index, storage in enumerate(timeline.storages)
+        if index in first
+        and storage.kind is Kind.SAVED_ACTIVATION
+        and storage.place.phase is Phase.FORWARD
+    )
+    pixels = HALF.height * HALF.width
+    images = 12 * pixels if precision is Precision.FP32 else 0
+    return (saved + 8 * pixels + images) / GIB
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("norm", "precision", "gib"),
+    [
+        (Norm.BATCH, Precision.FP32, 3.54),
+        pytest.param(Norm.GROUP, Precision.FP32, 3.54, marks=slow),
+        pytest.param(Norm.GROUP_AMP, Precision.FP32, 3.54, marks=slow),
+        pytest.param(Norm.INSTANCE, Precision.FP32, 3.54, marks=slow),
+        pytest.param(Norm.FROZEN, Precision.FP32, 1.73, marks=slow),
+        pytest.param(Norm.BATCH, Precision.AMP_FP16, 1.80, marks=slow),
+        (Norm.GROUP, Precision.AMP_FP16, 4.48),
+        pytest.param(Norm.GROUP_AMP, Precision.AMP_FP16, 1.80, marks=slow),
+        pytest.param(Norm.INSTANCE, Precision.AMP_FP16, 1.80, marks=slow),
+        pytest.param(Norm.FROZEN, Precision.AMP_FP16, 0.89, marks=slow),
+    ],
+)
+def test_an_image_saves_for_the_backward_pass_what_was_measured(
+    norm: Norm, precision: Precision, gib: float
+) -> None:
+    variant = Variant(model="deeplabv2-resnet101", resolution=HALF, norm=norm, precision=precision)
+    tracer = StepTracer(variant)
+
+    assert saved_gib_per_image(tracer, precision) == pytest.approx(gib, abs=0.01)
+    parameters = 43_901_068 - (105_344 if norm is Norm.FROZEN else 0)
+    recording = at(tracer.timeline(4), 4)
+    assert bytes_of(recording, Kind.PARAMETER, Section.SETUP) == 4 * parameters
+    trained = [kind for kind in live_at_the_end(recording).values() if kind is Kind.PARAMETER]
+    assert len(trained) == len(list(tracer._model.parameters()))
+
+
+def test_the_program_prints_where_the_peak_is_by_kind_and_module(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(
+        [
+            *("--model", "deeplabv2-resnet50", "--resolution", "64x128"),
+            *("--precision", "amp-fp16", "--norm", "group", "--batch", "4"),
+        ]
+    )
+
+    out = capsys.readouterr().out
+    assert out.startswith("Peak at batch 4: ")
+    for word in ("saved activations", "parameters", "layer3", "layer5", "(rounding)"):
+        assert word in out
+    assert max(map(len, out.splitlines())) <= 80

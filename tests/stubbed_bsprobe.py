@@ -1,0 +1,76 @@
+"""The whole command line over a worker without torch: `python stubbed_bsprobe.py BEHAVIOUR run …`.
+
+Everything but the trials is real: processes, pipes, journal, reports.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = ("--precision=fp32", "--norm=batch,group", "--target-batch=12")
+
+
+def start(
+    *arguments: str,
+    cwd: Path,
+    behaviour: str = "arithmetic",
+    before_exec: Callable[[], None] | None = None,
+    **environment: str,
+) -> "subprocess.Popen[str]":
+    """Start `bsprobe ARGUMENTS`."""
+    return subprocess.Popen(
+        [sys.executable, __file__, behaviour, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=before_exec,  # noqa: PLW1509 - limits of the child; no threads run here
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def findings(folder: Path) -> dict[str, Any]:
+    """What a finished run came to, without its times and processes."""
+    run = json.loads((folder / "run.json").read_text())
+    results = []
+    for result in run["results"]:
+        item = dict(result["recommendation"] or {})
+        trial = item.pop("trial", None)
+        results.append((result["variant"], result["boundary"], item, trial and trial["spec"]))
+    tried = sorted(json.dumps([t["spec"], t["outcome"]]) for t in run["trials"])
+    return {"results": results, "tried": list(dict.fromkeys(tried))}
+
+
+def _main() -> None:
+    from bsprobe import __main__, runner  # noqa: PLC0415 - only the child needs it
+    from bsprobe.records import DataSource, DeviceRequest  # noqa: PLC0415 - as above
+
+    stub = (sys.executable, str(Path(__file__).with_name("stub_worker.py")), sys.argv.pop(1))
+
+    class StubbedWorker(runner.Worker):
+        def __init__(
+            self,
+            request: DeviceRequest,
+            *,
+            models: tuple[str, ...] = (),
+            data: DataSource | None = None,
+        ) -> None:
+            super().__init__(request, models=models, data=data, command=stub)
+
+    runner.Worker = StubbedWorker  # type: ignore[assignment, misc] # the one seam: which program is started
+    __main__.main()
+
+
+if __name__ == "__main__":
+    _main()

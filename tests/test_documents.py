@@ -1,0 +1,56 @@
+"""What the documents say of the code is what the code says of itself."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsprobe import models
+from bsprobe.cli import bsprobe
+from bsprobe.models.norms import LAYERS
+from bsprobe.variants import AXES, Norm, Variant
+
+ROOT = Path(__file__).parents[1]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "commands.py"), "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", sorted(bsprobe.commands))
+def test_the_readme_shows_every_command(command: str) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"bsprobe {command}" in readme
+
+
+def test_every_file_that_contributing_names_exists() -> None:
+    named = re.findall(r"`((?:\w+/)*\w+\.(?:py|md|toml)|(?:\w+/)+|\.ci/\w+)`", CONTRIBUTING)
+    missing = [
+        name
+        for name in named
+        if not (ROOT / name).exists() and not (ROOT / "bsprobe" / name).exists()
+    ]
+    assert (missing, len(named) > 10) == ([], True)
+
+
+def test_the_recipes_of_contributing_name_what_is_there() -> None:
+    assert {axis.field for axis in AXES} <= set(Variant.__dataclass_fields__)
+    assert set(LAYERS) == set(Norm)
+    assert models.__name__ == "bsprobe.models"
+    for name in ("Variant", "Axis", "LAYERS", "Norm", "Metric"):
+        sources = "".join(
+            path.read_text(encoding="utf-8") for path in (ROOT / "bsprobe").rglob("*.py")
+        )
+        assert f"`{name}`" in CONTRIBUTING
+        assert re.search(rf"^(class )?{name}\b", sources, re.MULTILINE)

@@ -1,0 +1,164 @@
+"""What is released: it declares what it imports, and runs away from its repository."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+IMPORTED_AS = {"nvidia-cudnn-frontend": "cudnn", "nvidia-ml-py": "pynvml", "pillow": "PIL"}
+"""Where a package has another name than its module."""
+
+
+def declared() -> set[str]:
+    """The modules of the declared dependencies."""
+    names = {re.split(r"[<>=!~; \[]", text)[0] for text in PROJECT["project"]["dependencies"]}
+    return {IMPORTED_AS.get(name, name) for name in names}
+
+
+def imported() -> set[str]:
+    """The modules from elsewhere that the package imports, wherever in it."""
+    found = set()
+    for path in (ROOT / "bsprobe").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"bsprobe"}
+
+
+def test_what_is_imported_is_declared_and_nothing_else_is() -> None:
+    assert imported() == declared()
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A wheel and an sdist of this checkout."""
+    pytest.importorskip("hatchling")
+    place = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "hatchling", "build", "--directory", place, cwd=ROOT)
+    (wheel,), (sdist,) = list(place.glob("*.whl")), list(place.glob("*.tar.gz"))
+    return wheel, sdist
+
+
+def package_files(root: Path) -> set[str]:
+    """Everything in the package that is not made by running it."""
+    return {
+        path.relative_to(root).as_posix()
+        for path in (root / "bsprobe").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_its_types_and_its_licence(built: tuple[Path, Path]) -> None:
+    wheel, _ = built
+    names = set(zipfile.ZipFile(wheel).namelist())
+    inside = {name for name in names if name.startswith("bsprobe/")}
+    assert inside == package_files(ROOT)
+    assert "bsprobe/py.typed" in inside
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {name.partition("/")[0] for name in names - inside} == {
+        next(name for name in names - inside).partition("/")[0]
+    }
+
+
+@pytest.mark.slow
+def test_the_sdist_builds_the_same_wheel_and_holds_what_its_tests_look_at(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    wheel, sdist = built
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (folder,) = tmp_path.iterdir()
+    run(
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "-t",
+        "wheel",
+        "--directory",
+        tmp_path,
+        cwd=folder,
+    )
+    (again,) = tmp_path.glob("*.whl")
+    assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+    tests = ("tests/test_readme.py", "tests/test_documents.py", "tests/test_layers.py")
+    run(sys.executable, "-m", "pytest", "-q", *tests, cwd=folder, PYTHONPATH=str(folder))
+
+
+def installed(wheel: Path, target: Path) -> None:
+    """Install a wheel alone: its dependencies are this environment's."""
+    has_pip = shutil.which("uv") is None
+    installer = [sys.executable, "-m", "pip"] if has_pip else ["uv", "pip"]
+    chosen = [] if has_pip else ["--python", sys.executable]
+    run(*installer, "install", *chosen, "--no-deps", "--target", target, wheel, cwd=target.parent)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
+def test_the_installed_wheel_runs_outside_the_repository(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    wheel, _ = built
+    target = tmp_path / "site"
+    target.mkdir()
+    installed(wheel, target)
+
+    def bsprobe(*arguments: str) -> str:
+        return run(
+            sys.executable, "-m", "bsprobe", *arguments, cwd=tmp_path, PYTHONPATH=str(target)
+        )
+
+    where = "import bsprobe; print(bsprobe.__file__)"
+    found = run(sys.executable, "-c", where, cwd=tmp_path, PYTHONPATH=str(target)).strip()
+    assert found == str(target / "bsprobe" / "__init__.py")
+    (script,) = [path for path in (target / "bin").iterdir() if path.name == "bsprobe"]
+    version = run(script, "--version", cwd=tmp_path, PYTHONPATH=str(target))
+    assert version.strip() == f"bsprobe, version {wheel.name.split('-')[1]}"
+    printed = bsprobe(
+        "run", "--device=cpu", "--memory-limit=400MiB", "--model=deeplabv2-resnet50",
+        "--resolution=64x64", "--precision=fp32", "--norm=batch", "--max-batch=1", "--out=out",
+    )  # fmt: skip
+    assert "at least 1 (--max-batch)" in printed
+    assert "nothing regressed" in bsprobe("compare", "out", "out")
+    assert "Wrote out/" in bsprobe("report", "out")
+
+
+@pytest.mark.slow
+def test_the_metadata_declares_what_pyproject_does(built: tuple[Path, Path]) -> None:
+    wheel, _ = built
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
+        told = metadata.PathDistribution(zipfile.Path(archive, name.removesuffix("METADATA")))
+        required = [text for text in told.requires or [] if "extra ==" not in text]
+    assert {text.replace(" ", "") for text in required} == {
+        text.replace(" ", "") for text in PROJECT["project"]["dependencies"]
+    }
