@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import get_args
 
+from bsprobe.explanation import Explanation
 from bsprobe.failures import Outcome
 from bsprobe.gpus import Gpu
 from bsprobe.records import (
@@ -36,6 +37,15 @@ class RunTrial:
     """To the worker: run this."""
 
     spec: TrialSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explain:
+    """To the worker: say where the memory of this goes."""
+
+    spec: TrialSpec
+    snapshot: str | None = None
+    """An absolute path to write a memory snapshot to, for PyTorch's own viewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +135,16 @@ class LoadingDone:
     failure: Failure | None = None
 
 
-Request = OpenDevice | RunTrial | FitCards | Train | MeasureLoading
-Answer = TrialDone | TrainingDone | LoadingDone
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """From the worker: where the memory goes. Exactly one of explanation and failure is there."""
+
+    explanation: Explanation | None = None
+    failure: Failure | None = None
+
+
+Request = OpenDevice | RunTrial | Explain | FitCards | Train | MeasureLoading
+Answer = TrialDone | Explained | TrainingDone | LoadingDone
 Message = Request | Answer | Fitted | Ready | Refused | Progress
 _KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 

@@ -107,7 +107,7 @@ class Probing:
     def _find_boundary(self, variant: Variant) -> Boundary:
         def measure(batch: int, process: Process) -> Probe:
             purpose = Purpose.PROOF if process is Process.FRESH else Purpose.SEARCH
-            return _as_probe(self._trial(self._spec(variant, batch), process, purpose))
+            return as_probe(self._trial(self._spec(variant, batch), process, purpose))
 
         def out_of_time() -> bool:
             limit = self._settings.time_limit_seconds
@@ -210,7 +210,8 @@ class Probing:
         return trial
 
 
-def _as_probe(trial: Trial) -> Probe:
+def as_probe(trial: Trial) -> Probe:
+    """What the search needs to know of a trial."""
     measured, failure = trial.measurement, trial.failure
     return Probe(
         outcome=trial.outcome,

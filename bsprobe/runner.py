@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +19,13 @@ from types import TracebackType
 from typing import Self
 
 from bsprobe.errors import DeviceError, WorkerError
+from bsprobe.explanation import Explanation
 from bsprobe.failures import Certainty, Outcome, classify
 from bsprobe.gpus import Gpu
 from bsprobe.messages import (
     Answer,
+    Explain,
+    Explained,
     FitCards,
     Fitted,
     Message,
@@ -91,6 +94,7 @@ class Worker:
         models: tuple[str, ...] = (),
         data: DataSource | None = None,
         command: tuple[str, ...] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
@@ -98,7 +102,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=_environment(),
+            env={**_environment(), **(environment or {})},
             # Its own session: Ctrl-C reaches the parent alone, and the whole group can be killed.
             start_new_session=True,
         )
@@ -167,6 +171,27 @@ class Worker:
                 phase,
                 certainty=verdict.certainty,
             )
+
+    def explain(self, asked: Explain, *, timeout: float, on_phase: ReportPhase) -> Explanation:
+        """Say where the memory of a trial goes.
+
+        Args:
+            asked: What to explain.
+            timeout: Seconds it may take.
+            on_phase: Told what the worker is doing.
+
+        Raises:
+            DeviceError: It cannot be said: the trial runs on no card, or not on a simulated one.
+        """
+        answer = self.ask(asked, timeout=timeout, on_phase=on_phase)
+        if isinstance(answer, Explained) and answer.explanation is not None:
+            return answer.explanation
+        assert isinstance(answer, Explained | Loss)  # noqa: S101 - what it is answered with
+        why = "nothing was said" if answer.failure is None else answer.failure.message
+        raise DeviceError(
+            f"batch {asked.spec.batch_size} cannot be explained: {why}",
+            hint="bsprobe run predicts it with all details of the failure",
+        )
 
     def fit(
         self, variants: Sequence[Variant], gpus: Sequence[Gpu], *, max_batch: int
@@ -311,8 +336,9 @@ class TrialRunner:
         timeout: float,
         models: tuple[str, ...] = (),
         data: DataSource | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._start = partial(Worker, request, models=models, data=data)
+        self._start = partial(Worker, request, models=models, data=data, environment=environment)
         self._timeout = timeout
         self._variant: object = None
         self._worker: Worker | None = self._start()
@@ -341,6 +367,12 @@ class TrialRunner:
         if not worker.is_clean:
             self.close()
         return trial
+
+    def explain(self, asked: Explain, *, on_phase: ReportPhase) -> Explanation:
+        """Say where the memory of a trial goes, in a worker of this device."""
+        if self._worker is None:
+            self._worker = self._start()
+        return self._worker.explain(asked, timeout=self._timeout, on_phase=on_phase)
 
     def close(self) -> None:
         """End the current worker, if there is one."""

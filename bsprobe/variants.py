@@ -59,6 +59,15 @@ class CudnnBenchmark(StrEnum):
     ON = "on"
 
 
+class LossAt(StrEnum):
+    """The resolution at which logits and labels are compared."""
+
+    LABELS = "labels"
+    """Logits are upsampled to the labels."""
+    LOGITS = "logits"
+    """Labels are thinned out to the logits, as DeepLabV2's own training does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One way to train: everything that decides about memory, except the batch size."""
@@ -71,6 +80,7 @@ class Variant:
     memory_format: MemoryFormat = MemoryFormat.NCHW
     optimizer: OptimizerName = OptimizerName.SGD
     cudnn_benchmark: CudnnBenchmark = CudnnBenchmark.OFF
+    loss_at: LossAt = LossAt.LABELS
     classes: int = 19
 
 
@@ -131,6 +141,14 @@ AXES = (
         defaults=(CudnnBenchmark.OFF,),
         description="Let cuDNN time its algorithms on first use.",
         label_prefix="cudnn-benchmark ",
+    ),
+    Axis(
+        field="loss_at",
+        kind=LossAt,
+        defaults=(LossAt.LABELS,),
+        description="Resolution of the loss: logits upsampled to the labels, or labels thinned out "
+        "to the logits.",
+        label_prefix="loss at ",
     ),
 )
 _LABELLED_ALWAYS = ("precision", "norm")

@@ -16,9 +16,11 @@ from typing import BinaryIO, TypeVar
 
 from bsprobe.devices.base import Device, ReportPhase
 from bsprobe.devices.selection import open_device
-from bsprobe.errors import BsprobeError, UsageError
+from bsprobe.errors import BsprobeError, DeviceError, UsageError
 from bsprobe.failures import Outcome, classify
 from bsprobe.messages import (
+    Explain,
+    Explained,
     FitCards,
     Fitted,
     LoadingDone,
@@ -111,6 +113,8 @@ def _answers(
     """Do what the parent asks for; most requests have one answer."""
     if isinstance(message, RunTrial):
         yield _run(device, message.spec, channel)
+    elif isinstance(message, Explain):
+        yield _explain(device, message, channel)
     elif isinstance(message, FitCards):
         from bsprobe.devices.fitting import fit_cards  # noqa: PLC0415 - real devices need none
 
@@ -144,6 +148,26 @@ def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
         return TrialDone(outcome=measurement.outcome, failure=measurement.failure, clean=is_clean)
     outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
     return TrialDone(outcome=outcome, measurement=measurement, clean=_is_clean(device))
+
+
+def _explain(device: Device, message: Explain, channel: _Channel) -> Explained:
+    """Say where the memory of a trial goes; whatever that dies of becomes a record.
+
+    Raises:
+        DeviceError: The device is no simulated one.
+    """
+    from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - real ones need none
+
+    if not isinstance(device, SimulatedDevice):
+        raise DeviceError(
+            f"where the memory goes is predicted, not recorded on {device.info.name}",
+            hint="name the card: bsprobe explain --gpu NAME",
+        )
+    path = None if message.snapshot is None else Path(message.snapshot)
+    found = _attempt(device, channel, partial(device.explain, message.spec, snapshot=path))
+    if isinstance(found, _Failed):
+        return Explained(failure=found.failure)
+    return Explained(explanation=found)
 
 
 def _train(device: Device, place: Place, message: Train, channel: _Channel) -> TrainingDone:

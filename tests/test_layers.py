@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
     5: "__main__ -> cli",
-    4: "probing | studying -> study_runner -> runner | report | environment",
+    4: "explaining -> probing | studying -> study_runner -> runner | report | environment",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
-    2: "verdict -> study_plan | noise_scale | caveats -> recommend | search "
+    2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies "
     "| compare -> comparability | equal_trials -> thresholds",
-    1: "studyfile -> journal | study_journal | runfile | messages -> consistency -> study_records "
-    "-> records -> variants | failures | gpus",
+    1: "studyfile -> journal | study_journal | runfile | explanationfile | messages -> consistency "
+    "-> explanation | study_records -> records -> variants | failures | gpus",
     0: "jsonlines -> units | files | serialization -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""

@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import pytest
 from builders import DEVICE, VARIANT, failure, measurement
+from explanations import EXPLANATION
 from hypothesis import given
 from hypothesis import strategies as st
 from study_builders import result
 
 from bsprobe.failures import Outcome
 from bsprobe.messages import (
+    Explain,
+    Explained,
     LoadingDone,
     MeasureLoading,
     Message,
@@ -63,6 +66,8 @@ MESSAGES: tuple[Message, ...] = (
     Ready(device=DEVICE, torch="2.6.0", cuda="12.4", cudnn=None, cpu_threads=8),
     Refused(message='no GPU here: "none"\nat all', hint=None),
     Progress(phase="step 2 of 4 · ü"),
+    Explain(spec=TrialSpec(variant=VARIANT, batch_size=3), snapshot="/some/where/ü.pickle"),
+    Explained(explanation=EXPLANATION),
     TrialDone(outcome=Outcome.FITS, measurement=measurement(), clean=True),
     TrialDone(outcome=Outcome.OUT_OF_MEMORY, failure=failure(), clean=False),
     Train(spec=SPEC, checkpoint="out/batch-2.checkpoint"),
@@ -153,6 +158,8 @@ def test_the_kind_is_the_name_of_the_class() -> None:
         "Ready",
         "Refused",
         "Progress",
+        "Explain",
+        "Explained",
         "TrialDone",
         "TrialDone",
         "Train",

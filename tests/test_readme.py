@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from bsprobe.report import terminal
+from bsprobe.explanationfile import load_explanation
+from bsprobe.report import explain_markdown, terminal
+from bsprobe.report.explain_sentences import what, what_helps, why
 from bsprobe.report.study import terminal as study_terminal
 from bsprobe.runfile import load_run
 from bsprobe.studyfile import load_study
@@ -13,6 +15,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PREDICTED = ROOT / "reports" / "predicted-rtx-3090-deeplabv2-resnet101-512x1024"
 MEASURED = ROOT / "reports" / "cpu-500mib-deeplabv2-resnet50-64x128"
 STUDY = ROOT / "reports" / "study-cpu-deeplabv2-mini-64x128"
+
+
+EXPLAINED = ROOT / "reports" / "explain-rtx-3060-12gb-deeplabv2-resnet101-512x1024-fp32-batch"
 
 
 def commands() -> list[str]:
@@ -56,6 +61,18 @@ def test_the_examples_were_made_by_the_commands_above_them() -> None:
     made_by = [load_run(folder).environment.command for folder in (PREDICTED, MEASURED)]
     assert made_by[0] == first
     assert made_by[1] in commands()
+
+
+def test_what_the_readme_says_of_the_explanation_is_what_its_file_renders() -> None:
+    report = load_explanation(EXPLAINED)
+    for sentence in (what_helps, what, why):
+        assert sentence(report) in README
+    text = explain_markdown.render(report, depth=2, plots=("step-by-kind", "step-by-module"))
+    assert text == (EXPLAINED / "explain.md").read_text(encoding="utf-8")
+
+
+def test_the_explanation_was_made_by_the_readmes_command() -> None:
+    assert load_explanation(EXPLAINED).environment.command in commands()
 
 
 def test_every_file_the_readme_links_to_exists() -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -139,10 +140,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             *,
             models: tuple[str, ...] = (),
             data: DataSource | None = None,
+            environment: Mapping[str, str] | None = None,
         ) -> None:
             behaviour = "dirty" if request.memory_limit_bytes == 1 else "succeed"
             started.append(behaviour)
-            super().__init__(request, models=models, data=data, command=stub(behaviour))
+            super().__init__(
+                request,
+                models=models,
+                data=data,
+                command=stub(behaviour),
+                environment=environment,
+            )
 
     monkeypatch.setattr(runner, "Worker", Stub)
     return started

@@ -70,6 +70,7 @@ def test_options_are_spelled_with_dashes() -> None:
         "--memory-format",
         "--optimizer",
         "--cudnn-benchmark",
+        "--loss-at",
     ]
 
 

@@ -6,6 +6,7 @@ from bsprobe import __version__
 from bsprobe.cli.ci import ci
 from bsprobe.cli.compare import compare
 from bsprobe.cli.data import data
+from bsprobe.cli.explain import explain
 from bsprobe.cli.gpus import gpus
 from bsprobe.cli.report import report
 from bsprobe.cli.run import run
@@ -19,5 +20,5 @@ def bsprobe() -> None:
     """Find the batch size a GPU really trains with, and what to train with then."""
 
 
-for command in (run, gpus, study, report, compare, ci, data, sample_data):
+for command in (run, explain, gpus, study, report, compare, ci, data, sample_data):
     bsprobe.add_command(command)

@@ -44,7 +44,7 @@ def ci(
 
     def runs() -> tuple[Run, Run]:
         before = load_run(baseline)
-        made, folder = probe(Start(settings=_settings_of(before, baseline), folder=out))
+        made, folder, _ = probe(Start(settings=_settings_of(before, baseline), folder=out))
         write_report(made, folder)
         click.echo(f"Wrote {folder}/", err=True)
         return before, made

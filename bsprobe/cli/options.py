@@ -1,8 +1,9 @@
 """The types of options: text to values, with errors that name the nearest known value."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import click
@@ -42,15 +43,17 @@ def positive_number(option: str, *, below: float = math.inf) -> Callable[[str], 
     return parse
 
 
-def axis_options() -> list[Callable[[Command], Command]]:
-    """One option for each axis of the matrix."""
+def axis_options(
+    defaults: Callable[[Axis], Sequence[StrEnum]] = attrgetter("defaults"),
+) -> list[Callable[[Command], Command]]:
+    """One option for each axis of the matrix; by default with the axis's own default values."""
     return [
         click.option(
             axis.option,
             axis.field,
             type=_axis_values(axis),
             metavar="LIST",
-            default=",".join(str(value) for value in axis.defaults),
+            default=",".join(str(value) for value in defaults(axis)),
             show_default=True,
             help=f"{axis.description} Any of: {', '.join(str(value) for value in axis.kind)}.",
         )

@@ -1,16 +1,26 @@
 """`bsprobe run`: probe a matrix of variants and write what to train with."""
 
+from __future__ import annotations
+
 import shlex
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bsprobe.cli.settings import FACETS, settings_from, settings_options
 from bsprobe.errors import FileError, InterruptedRunError, UsageError
-from bsprobe.records import Run, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bsprobe.explanation import Explanation
+    from bsprobe.records import Run, Settings, TrialSpec
+    from bsprobe.runner import TrialRunner
+    from bsprobe.variants import Variant
 
 _BASE = Path("reports")
 
@@ -44,8 +54,8 @@ def run(
         return
     start = _resumed(ctx, asked, out) if resume else Start(settings=asked, folder=out)
     _warn(start.settings)
-    finished, folder = probe(start)
-    _write(finished, folder)
+    finished, folder, explanations = probe(start)
+    _write(finished, folder, explanations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +107,19 @@ def _newest_unfinished() -> Path:
     return max(found, key=lambda folder: (folder / journal.NAME).stat().st_mtime)
 
 
-def probe(start: Start) -> tuple[Run, Path]:
-    """Open the device and make the run; whatever stops it leaves the journal behind."""
+def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
+    """Open the device and make the run; whatever stops it leaves the journal behind.
+
+    Returns:
+        The run, its folder, and where the memory of each predicted recommendation goes.
+    """
     from rich.console import Console
 
     from bsprobe import journal, probing
     from bsprobe.environment import describe_environment
     from bsprobe.records import SCHEMA_VERSION
     from bsprobe.report.folder import given_folder, new_folder, run_name
-    from bsprobe.report.progress import TrialProgress
+    from bsprobe.report.progress import ExplainedProgress, TrialProgress
     from bsprobe.runfile import save_run
     from bsprobe.runner import TrialRunner
 
@@ -138,6 +152,8 @@ def probe(start: Start) -> tuple[Run, Path]:
             log, contents = start.resumed
             header, known = contents.header, contents.trials
             _require_same_device(header.device, device, folder)
+        # At once, while the worker still has what it traced for the variant.
+        listener = ExplainedProgress(progress, partial(_explain, runner))
         try:
             with log:
                 made = probing.Probing(
@@ -145,7 +161,7 @@ def probe(start: Start) -> tuple[Run, Path]:
                     run_trial=runner.run,
                     device=header.device,
                     journal=log,
-                    listener=progress,
+                    listener=listener,
                     known=known,
                 ).run(header.environment)
                 save_run(made, folder)  # while the journal is locked against a second run
@@ -154,7 +170,17 @@ def probe(start: Start) -> tuple[Run, Path]:
                 "interrupted; every finished trial is kept",
                 hint=f"go on with: bsprobe run --resume --out {shlex.quote(str(folder))}",
             ) from None
-    return made, folder
+    return made, folder, listener.explanations
+
+
+def _explain(runner: TrialRunner, spec: TrialSpec) -> Explanation | None:
+    """Where the memory of a trial goes; None where it is measured, not predicted."""
+    from bsprobe.messages import Explain
+    from bsprobe.records import Source
+
+    if runner.ready.device.source is Source.MEASURED:
+        return None
+    return runner.explain(Explain(spec=spec), on_phase=lambda _: None)
 
 
 def _require_same_device(before: Any, now: Any, folder: Path) -> None:
@@ -166,11 +192,16 @@ def _require_same_device(before: Any, now: Any, folder: Path) -> None:
         )
 
 
-def _write(finished: Run, folder: Path) -> None:
-    from bsprobe.report import terminal
+def _write(finished: Run, folder: Path, explanations: Mapping[Variant, Explanation]) -> None:
+    from bsprobe.report import markdown, terminal
+    from bsprobe.report.explain_plots import write_kinds_plot
     from bsprobe.report.write import write_report
 
     click.echo(terminal.render(finished))
+    found = (result.recommendation for result in finished.results)
+    best = next((item for item in found if item is not None and item.starred), None)
+    if best is not None and best.variant in explanations:
+        write_kinds_plot(explanations[best.variant], folder / markdown.EXPLAINED)
     write_report(finished, folder)
     click.echo(f"Wrote {folder}/   Next: read {folder}/report.md")
 

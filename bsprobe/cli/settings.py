@@ -22,7 +22,7 @@ from bsprobe.variants import AXES, Variant, matrix
 
 LARGEST_BATCH = 2**20
 _COUNT = click.IntRange(min=1, max=LARGEST_BATCH)
-_SUBJECT = (
+SUBJECT_OPTIONS = (
     click.option(
         "--model",
         "models",
@@ -189,7 +189,7 @@ _CIRCUMSTANCES = (
 
 def subject_options(command: Command) -> Command:
     """Give a command the options that `variants_from` reads."""
-    for option in reversed((*_SUBJECT, *axis_options())):
+    for option in reversed((*SUBJECT_OPTIONS, *axis_options())):
         command = option(command)
     return command
 
@@ -213,7 +213,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         device=DeviceRequest(
             device=given["device"],
             memory_limit_bytes=given["memory_limit"],
-            gpu=_gpu(given),
+            gpu=asked_gpu(given),
         ),
         target=Target(
             batch=given["target_batch"],
@@ -243,7 +243,7 @@ def variants_from(given: Mapping[str, Any]) -> tuple[Variant, ...]:
     )
 
 
-def _gpu(given: Mapping[str, Any]) -> Gpu | None:
+def asked_gpu(given: Mapping[str, Any]) -> Gpu | None:
     """The card to predict for, or None where none is named."""
     name, capacity, capability = given["gpu"], given["capacity"], given["compute_capability"]
     if name is not None and given["device"] is not None:

@@ -2,19 +2,25 @@
 
 import os
 import re
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import torch
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.errors import DeviceError
+from bsprobe.explanation import Explanation
+from bsprobe.files import write_atomically
 from bsprobe.gpus import ESTIMATE, Gpu
 from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
 from bsprobe.simulate.allocator import CachingAllocator
-from bsprobe.simulate.driver import SimulatedDriver
+from bsprobe.simulate.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.expandable import ExpandableAllocator
-from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
-from bsprobe.simulate.timeline import Section
+from bsprobe.simulate.explain import Card, explain
+from bsprobe.simulate.explain import snapshot as snapshot_of
+from bsprobe.simulate.playback import Memory, Playback, cublas_workspace_bytes
+from bsprobe.simulate.timeline import Section, Timeline
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
 from bsprobe.units import Resolution, format_bytes
@@ -90,15 +96,7 @@ class SimulatedDevice:
         tracer = self._tracers.find(spec.variant, spec.evaluation_resolution)
         timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
         allocator = self._empty_card()
-        playback = Playback(
-            timeline,
-            spec.batch_size,
-            allocator=allocator,
-            workspaces=self._workspaces,
-            benchmark=spec.variant.cudnn_benchmark,
-            cublas_bytes=cublas_workspace_bytes(self._capability),
-            keeps_cublas=_torch_version() < _CUBLAS_PER_CALL,
-        )
+        playback = self._playback(spec.variant, timeline, spec.batch_size, allocator)
         steps = spec.warmup_steps + spec.measured_steps
         report("building")
         playback.play(Section.SETUP)
@@ -125,6 +123,35 @@ class SimulatedDevice:
             steps=steps,
         )
 
+    def explain(self, spec: TrialSpec, report: ReportPhase, snapshot: Path | None) -> Explanation:
+        """Say where the memory of a trial goes, and write it down for PyTorch's own viewer.
+
+        Args:
+            spec: The trial, without accumulation.
+            report: Told what happens now.
+            snapshot: The file to write, or None.
+
+        Raises:
+            Exception: Whatever the network raises at this batch size, as on a device.
+        """
+        report("tracing")
+        tracer = self._tracers.find(spec.variant, spec.evaluation_resolution)
+        timeline = tracer.growing_timeline(spec.batch_size)
+        card = Card(
+            capacity_bytes=self._capacity,
+            outside_allocator_bytes=self._gpu.outside_allocator_bytes,
+            total_bytes=self._gpu.total_bytes,
+            new_allocator=_new_allocator,
+            new_playback=partial(self._playback, spec.variant),
+        )
+        report("explaining")
+        explanation = explain(timeline, spec, card)
+        if snapshot is not None:
+            report("writing the snapshot")
+            write_atomically(snapshot, snapshot_of(timeline, spec.batch_size, card))
+        self._workspaces.save()
+        return explanation
+
     def lift_limit(self) -> None:
         """Nothing to do: the limit is the simulated card's, not ours."""
 
@@ -137,7 +164,20 @@ class SimulatedDevice:
             available_bytes=self._capacity - self._gpu.outside_allocator_bytes,
             total_bytes=self._gpu.total_bytes,
         )
-        return ExpandableAllocator(driver) if _wants_expandable() else CachingAllocator(driver)
+        return _new_allocator(driver)
+
+    def _playback(
+        self, variant: Variant, timeline: Timeline, batch: int, memory: Memory
+    ) -> Playback:
+        return Playback(
+            timeline,
+            batch,
+            allocator=memory,
+            workspaces=self._workspaces,
+            benchmark=variant.cudnn_benchmark,
+            cublas_bytes=cublas_workspace_bytes(self._capability),
+            keeps_cublas=_torch_version() < _CUBLAS_PER_CALL,
+        )
 
     def _describe(self, limit_bytes: int | None, *, is_assumed: bool) -> DeviceInfo:
         gpu = self._gpu
@@ -190,6 +230,10 @@ def _peak_of(
         allocated_bytes=statistics.peak_allocated_bytes,
         reserved_bytes=statistics.peak_reserved_bytes,
     )
+
+
+def _new_allocator(driver: MemoryDriver) -> CachingAllocator:
+    return ExpandableAllocator(driver) if _wants_expandable() else CachingAllocator(driver)
 
 
 def _wants_expandable() -> bool:

@@ -7,6 +7,7 @@ from bsprobe.errors import FileError
 from bsprobe.files import file_errors
 from bsprobe.records import DeviceInfo, Settings, Source
 from bsprobe.units import format_bytes
+from bsprobe.variants import Variant, labels
 
 _MOST_NUMBERED = 1000
 
@@ -20,6 +21,21 @@ def run_name(device: DeviceInfo, settings: Settings) -> str:
         name += "-" + format_bytes(device.limit_bytes).replace(" ", "")
     marks = [Source.PREDICTED] if device.source is Source.PREDICTED else []
     return slug("-".join([*marks, name, *models, *sizes]))
+
+
+def explanation_name(device: DeviceInfo, variant: Variant) -> str:
+    """`explain-rtx-3060-12gb-deeplabv2-resnet101-512x1024-fp32-batch`."""
+    name = labels([variant])[variant]
+    limit = "" if device.limit_bytes is None else format_bytes(device.limit_bytes)
+    parts = (
+        "explain",
+        device.name,
+        limit.replace(" ", ""),
+        variant.model,
+        variant.resolution,
+        name,
+    )
+    return slug("-".join(str(part) for part in parts if part))
 
 
 def new_folder(base: Path, name: str) -> Path:

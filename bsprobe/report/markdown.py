@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 from bsprobe.records import DeviceInfo, Environment, Run, Source, Trial, VariantResult
-from bsprobe.report import sentences
+from bsprobe.report import explain_sentences, sentences
 from bsprobe.units import format_bytes, format_seconds
 from bsprobe.variants import labels
+
+EXPLAINED = "step-by-kind"
+"""The picture of memory over one step of the starred row, where there is one."""
 
 
 def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
@@ -23,7 +26,8 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         *[f"> {warning}" for warning in sentences.portrait_warnings(run.settings.variants)],
         _recommendation(run),
         _caveats(run),
-        *[f"![{name}]({name}.png)" for name in plots],
+        *[f"![{name}]({name}.png)" for name in plots if name != EXPLAINED],
+        _memory(run, plots),
         _advice(run),
         _snippet(snippet),
         folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
@@ -111,6 +115,22 @@ def _caveats(run: Run) -> str:
     return "## What to know\n\n" + "\n".join(lines)
 
 
+def _memory(run: Run, plots: Sequence[str]) -> str:
+    """Where the memory of the starred row goes, or how to find out; of a GPU alone."""
+    found = (result.recommendation for result in run.results)
+    item = next((each for each in found if each is not None and each.starred), None)
+    if item is None or run.device.kind == "cpu":
+        return ""
+    name = labels(run.settings.variants)[item.variant]
+    shown = f"![One step of {name}]({EXPLAINED}.png)\n\n" if EXPLAINED in plots else ""
+    accumulated = ", without its accumulation" if item.plan.accumulation_steps > 1 else ""
+    return (
+        f"## Where the memory goes\n\n{shown}What fills the memory of {name} at micro-batch "
+        f"{item.plan.micro_batch}{accumulated}, and what would give a larger batch, is "
+        f"predicted by:\n\n```sh\n{explain_sentences.command(run, item)}\n```"
+    )
+
+
 def _advice(run: Run) -> str:
     rows = sentences.common_advice(run)
     return (
@@ -191,7 +211,7 @@ def environment_section(device: DeviceInfo, environment: Environment) -> str:
         ("started", environment.started_at),
     ]
     known = [(name, value) for name, value in rows if value]
-    return f"## Environment\n\n{table(('', ''), known)}\n\nAgain: `{environment.command}`"
+    return f"{table(('', ''), known)}\n\nAgain: `{environment.command}`"
 
 
 def _pair(one: bool | None, other: bool | None) -> str | None:  # noqa: FBT001 - two facts to print

@@ -1,11 +1,13 @@
 """What happens now, on standard error: a live line in a terminal, a line a trial elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from rich.console import Console
 
+from bsprobe.explanation import Explanation
 from bsprobe.records import Settings, Trial, TrialSpec, VariantResult
 from bsprobe.report import sentences
 from bsprobe.units import format_bytes, format_seconds
@@ -16,6 +18,65 @@ class _Status(Protocol):
     def start(self) -> None: ...
     def stop(self) -> None: ...
     def update(self, status: str) -> None: ...
+
+
+class StageProgress:
+    """Shows the stages of something long: a live line in a terminal, a line a stage elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: _Status | None = None
+        self._now = ""
+
+    def on_stage(self, stage: str) -> None:
+        """Something begins that takes seconds."""
+        self.stop()
+        self._now = stage
+        if self._console.is_terminal:
+            self._status = self._console.status(stage, spinner="dots")
+            self._status.start()
+        else:
+            self._console.print(stage, highlight=False, markup=False, soft_wrap=True)
+
+    def on_phase(self, phase: str) -> None:
+        """Say what the worker is doing."""
+        if self._status is not None:
+            self._status.update(f"{self._now}  {phase}")
+
+    def stop(self) -> None:
+        """Take the live line away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+class ExplainedProgress:
+    """Passes everything on, and has each recommendation explained as soon as it is there.
+
+    Args:
+        progress: Who shows the run.
+        explain: Explains a trial, or answers None where it cannot.
+    """
+
+    def __init__(
+        self, progress: "TrialProgress", explain: Callable[[TrialSpec], Explanation | None]
+    ) -> None:
+        self._progress = progress
+        self._explain = explain
+        self.explanations: dict[Variant, Explanation] = {}
+        self.on_variant = progress.on_variant
+        self.on_trial_start = progress.on_trial_start
+        self.on_phase = progress.on_phase
+        self.on_trial = progress.on_trial
+
+    def on_result(self, result: VariantResult) -> None:
+        """Say what a variant came to, and have it explained."""
+        self._progress.on_result(result)
+        item = result.recommendation
+        if item is not None and item.trial is not None and item.trial.ran:
+            spec = replace(item.trial.spec, accumulation_steps=1, data=None)
+            if (found := self._explain(spec)) is not None:
+                self.explanations[result.variant] = found
 
 
 class TrialProgress:

@@ -6,6 +6,7 @@ from string import Template
 from bsprobe.records import Recommendation, Run, Source, Target, TrainingPlan
 from bsprobe.variants import (
     CudnnBenchmark,
+    LossAt,
     MemoryFormat,
     OptimizerName,
     Precision,
@@ -50,6 +51,39 @@ def parameter_groups(model):
     return [{"params": parameters, "lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}]
 '''
 
+_LOSSES = {
+    LossAt.LABELS: """\
+                logits = logits_of(model(images), labels.shape[-2:])
+                loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / valid
+""",
+    LossAt.LOGITS: """\
+                logits = logits_of(model(images))
+                few = thin_out(labels, logits.shape[-2:])
+                loss = F.cross_entropy(logits, few, ignore_index=IGNORE, reduction="sum") / valid
+                loss = loss * labels[0].numel() / few[0].numel()  # each counts for its pixels
+""",
+}
+_LOGITS = {
+    LossAt.LABELS: '''\
+def logits_of(outputs, size):
+    """The main logits of a net, at the size of the labels."""
+    logits = outputs["out"] if isinstance(outputs, dict) else outputs
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)''',
+    LossAt.LOGITS: '''\
+def logits_of(outputs):
+    """The main logits of a net, at their own size."""
+    return outputs["out"] if isinstance(outputs, dict) else outputs
+
+
+def thin_out(labels, size):
+    """Labels (N, H, W) at the size of the logits: of each cell the one in its middle."""
+    rows, columns = (
+        ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
+        for count, whole in zip(size, labels.shape[-2:])
+    )
+    return labels[:, rows[:, None], columns]''',
+}
+
 _TEMPLATE = Template('''\
 """$title
 
@@ -79,10 +113,7 @@ def schedule(update):
     return max(0.0, 1 - update / UPDATES) ** $power
 
 
-def logits_of(outputs, size):
-    """The main logits of a net, at the size of the labels."""
-    logits = outputs["out"] if isinstance(outputs, dict) else outputs
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+$logits
 
 
 def train(model, dataset, device="$device", updates=UPDATES, workers=$workers):
@@ -114,9 +145,7 @@ $prefetch    )
             images = images.to(device, non_blocking=True$image_format)
             labels = labels.to(device, non_blocking=True)
             with torch.autocast(device.type, dtype=$dtype, enabled=$autocast):
-                logits = logits_of(model(images), labels.shape[-2:])
-                loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / valid
-            scaler.scale(loss).backward()
+$loss            scaler.scale(loss).backward()
             total += loss.detach()
         scaler.step(optimizer)
         scaler.update()
@@ -202,6 +231,8 @@ def fill(
         parameter_groups=_THREE_GROUPS if three else _ONE_GROUP,
         power=_POLY_POWER,
         device="cuda" if device_kind == "cuda" else "cpu",
+        loss=_LOSSES[variant.loss_at],
+        logits=_LOGITS[variant.loss_at],
         benchmark="    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
         to_arguments=f"device{layout}",
         optimizer=_OPTIMIZERS[variant.optimizer],

@@ -16,6 +16,8 @@ def write_report(run: Run, folder: Path) -> None:
     write_atomically(folder / "trials.csv", tables.to_csv(tables.trials_table(run)))
     write_atomically(folder / "recommendation.csv", tables.to_csv(tables.recommendation_table(run)))
     names = plots.write_plots(run, folder)
+    if (folder / f"{markdown.EXPLAINED}.png").exists():  # drawn when the run was made
+        names.append(markdown.EXPLAINED)
     best = _first_starred(run)
     code = None if best is None else snippet.render(run, best)
     if code is not None:

@@ -179,6 +179,11 @@ class CachingAllocator:
         return tuple((*pool.keys, *(block.address for block in pool.unmapped)) for pool in pools)
 
     @property
+    def reserved_bytes(self) -> int:
+        """The memory that is taken from the driver now."""
+        return self._reserved
+
+    @property
     def free_blocks(self) -> Iterator[Block]:
         """The cached blocks, in no particular order."""
         pools = chain(self._large_pools.values(), self._small_pools.values())

@@ -164,9 +164,14 @@ def _in_fp32(name: str) -> Kernel:
 
 def _with_fp32_output(name: str) -> Kernel:
     operator = _operator(name)
+    schema = operator._schema  # type: ignore[attr-defined] # noqa: SLF001 - no public name
+    positional = [each.name for each in schema.arguments if not each.kwarg_only]
+    position = positional.index("dtype") if "dtype" in positional else len(positional)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        if _is_half(args[0]) and kwargs.get("dtype") is None:
+        # One that is given stays (`set_opt_dtype` in ATen/autocast_mode.h).
+        is_given = len(args) > position or kwargs.get("dtype") is not None
+        if _is_half(args[0]) and not is_given:
             kwargs = {**kwargs, "dtype": torch.float32}
         return _call(operator, args, kwargs)
 

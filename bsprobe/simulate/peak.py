@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.playback import Playback
@@ -50,13 +50,67 @@ class PeakContents:
         return _totals((key(piece), piece.per_image_bytes) for piece in self.pieces)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Moment:
-    """An event, by its number in the playing, and what its kernel took inside."""
+class Moment(NamedTuple):
+    """The state after an event of a playing; a plain tuple, for there are many."""
 
-    number: int
+    part: int
+    """The number of the section that is played: 0 is the set-up, 1 the first step."""
+    action: Action
+    subject: int
     inside: int
-    allocated_bytes: int
+    """What a kernel held inside while it ran, given back already."""
+    kept: int
+    """What cuBLAS keeps."""
+    allocated: int
+    reserved: int
+
+    @property
+    def level(self) -> int:
+        """The most that was allocated during the event."""
+        return self.allocated + self.inside
+
+
+def play_watched(
+    timeline: Timeline,
+    playback: Playback,
+    allocator: CachingAllocator,
+    sections: Sequence[Section],
+    on_event: Callable[[Place, Kind], None] | None = None,
+) -> list[Moment]:
+    """Play the set-up and then some sections, writing down every event.
+
+    Args:
+        timeline: What is played.
+        playback: Plays it; fresh.
+        allocator: The one that the playback's memory comes from in the end.
+        sections: What follows the set-up.
+        on_event: Told after each event where in the program it was, and of what kind.
+
+    Raises:
+        SimulatedOutOfMemoryError: The allocator's card is too small for it.
+    """
+    moments: list[Moment] = []
+    part = 0
+
+    def watch(action: Action, subject: int, inside: int) -> None:
+        kept, allocated = playback.kept_bytes, allocator.allocated_bytes
+        moments.append(
+            Moment(part, action, subject, inside, kept, allocated, allocator.reserved_bytes)
+        )
+        if on_event is not None:
+            scratch = action is Action.SCRATCH
+            kind = Kind.WORKSPACE if scratch else timeline.storages[subject].kind
+            on_event(place_of(timeline, action, subject), kind)
+
+    for part, section in enumerate((Section.SETUP, *sections)):  # noqa: B007 - `watch` reads it
+        playback.play(section, watch)
+    return moments
+
+
+def place_of(timeline: Timeline, action: Action, subject: int) -> Place:
+    """Where in the program an event's memory belongs."""
+    holder = timeline.scratches if action is Action.SCRATCH else timeline.storages
+    return holder[subject].place
 
 
 def contents_at_peak(
@@ -78,31 +132,41 @@ def contents_at_peak(
     Raises:
         SimulatedOutOfMemoryError: The allocator's card is too small for it.
     """
-    played: list[tuple[Action, int]] = []
-    peak = _Moment(number=0, inside=0, allocated_bytes=0)
+    moments = play_watched(timeline, playback, allocator, sections)
+    reserved = allocator.statistics.peak_reserved_bytes
+    return contents_of(timeline, batch, moments, reserved)
 
-    def watch(action: Action, subject: int, inside: int) -> None:
-        nonlocal peak
-        level = allocator.allocated_bytes + inside
-        if level > peak.allocated_bytes:
-            peak = _Moment(number=len(played), inside=inside, allocated_bytes=level)
-        played.append((action, subject))
 
-    for section in (Section.SETUP, *sections):
-        playback.play(section, watch)
-    action, subject = played[peak.number]
-    holder = timeline.scratches if action is Action.SCRATCH else timeline.storages
-    place = holder[subject].place
-    pieces = list(_pieces(timeline, batch, played[: peak.number + 1]))
+def contents_of(
+    timeline: Timeline, batch: int, moments: Sequence[Moment], reserved_bytes: int
+) -> PeakContents:
+    """What is allocated at the fullest moment of a playing.
+
+    Args:
+        timeline: What was played.
+        batch: At which batch size.
+        moments: From `play_watched`.
+        reserved_bytes: The most that was taken from the card.
+    """
+    number = max(range(len(moments)), key=lambda each: moments[each].level)
+    peak = moments[number]
+    place = place_of(timeline, peak.action, peak.subject)
+    played = ((each.action, each.subject) for each in moments[: number + 1])
+    pieces = list(_pieces(timeline, batch, played))
     if peak.inside:
         pieces.append(
             Piece(place=place, kind=Kind.WORKSPACE, size_bytes=peak.inside, per_image_bytes=0)
         )
+    if peak.kept:
+        kept = Place(phase=place.phase, module="", operator="cuBLAS")
+        pieces.append(
+            Piece(place=kept, kind=Kind.WORKSPACE, size_bytes=peak.kept, per_image_bytes=0)
+        )
     return PeakContents(
         place=place,
         pieces=tuple(pieces),
-        allocated_bytes=peak.allocated_bytes,
-        reserved_bytes=allocator.statistics.peak_reserved_bytes,
+        allocated_bytes=peak.level,
+        reserved_bytes=reserved_bytes,
     )
 
 

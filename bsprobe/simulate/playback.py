@@ -1,9 +1,9 @@
 """Plays a timeline on an allocator: the step's memory as a card would see it, batch by batch."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
 from bsprobe.simulate.timeline import Action, Section, Timeline
 from bsprobe.simulate.workspace import Workspaces, benchmarked
 from bsprobe.variants import CudnnBenchmark
@@ -16,6 +16,19 @@ _HOPPER: Final = (9, 0)
 
 Watch = Callable[[Action, int, int], None]
 """Called after an event with its action, its subject and the bytes it takes inside a kernel."""
+
+
+class Memory(Protocol):
+    """What a program does to the allocator: `CachingAllocator`, or one that takes notes."""
+
+    def malloc(self, size: int) -> "Block":
+        """Allocate."""
+
+    def free(self, block: "Block") -> None:
+        """Give back what `malloc` returned."""
+
+    def empty_cache(self) -> None:
+        """Return all wholly free segments to the driver."""
 
 
 class KernelLimitError(RuntimeError):
@@ -54,7 +67,7 @@ class Playback:
         timeline: Timeline,
         batch: int,
         *,
-        allocator: CachingAllocator,
+        allocator: Memory,
         workspaces: Workspaces,
         benchmark: CudnnBenchmark = CudnnBenchmark.OFF,
         cublas_bytes: int = cublas_workspace_bytes((8, 0)),
@@ -67,10 +80,15 @@ class Playback:
         self._benchmark = benchmark
         self._cublas_bytes = cublas_bytes
         self._keeps_cublas = keeps_cublas
-        self._has_cublas = False
+        self._cublas: Block | None = None
         self._sizes = [storage.size.at(batch) for storage in timeline.storages]
         self._live: dict[int, Block] = {}
         self._plans: dict[int, tuple[int, ...]] = {}
+
+    @property
+    def kept_bytes(self) -> int:
+        """What cuBLAS keeps of the allocator from its first matrix product on."""
+        return 0 if self._cublas is None else self._cublas.size
 
     def play(self, section: Section, watch: Watch | None = None) -> None:
         """Play one section; a later step may be played again and again.
@@ -94,7 +112,7 @@ class Playback:
                 watch(action, subject, inside)
 
     def _run_kernel(self, index: int) -> int:
-        """Take what a kernel takes inside, and give it back; returns its bytes."""
+        """Take what a kernel takes inside, and give it back; returns the most it held at once."""
         scratch = self._timeline.scratches[index]
         if scratch.elements is not None and scratch.elements.at(self._batch) > _INT32_MAX:
             raise KernelLimitError(
@@ -113,16 +131,16 @@ class Playback:
         return inside
 
     def _run_convolution(self, index: int) -> int:
-        plans = self._plans.get(index)
+        plans, timing = self._plans.get(index), 0
         if plans is None:
             convolution = self._timeline.convolutions[index].at(self._batch)
             plans = self._workspaces.candidates(convolution)
             if not plans:
                 raise NoPlanError(f"cuDNN has no plan for {convolution}")
             if self._benchmark is CudnnBenchmark.ON:
-                self._time_plans(benchmarked(plans).timing_bytes)
+                timing = self._time_plans(benchmarked(plans).timing_bytes)
             self._plans[index] = plans
-        return self._take_first(plans)
+        return max(timing, self._take_first(plans))
 
     def _take_first(self, plans: tuple[int, ...]) -> int:
         """Run the first plan whose workspace can be had: what out of memory means to PyTorch."""
@@ -135,29 +153,35 @@ class Playback:
             except SimulatedOutOfMemoryError as error:
                 refused = error
                 continue
-            taken = block.size  # freed, it becomes part of a larger one
-            self._allocator.free(block)
-            return taken
+            return self._give_back(block)
         assert refused is not None  # noqa: S101 - there is at least one plan
         raise refused
 
-    def _time_plans(self, size: int) -> None:
+    def _time_plans(self, size: int) -> int:
         """Take the largest workspace, halving it until it is there, then empty the cache."""
+        taken = 0
         while size > 0:
             try:
-                self._allocator.free(self._allocator.malloc(size))
-                break
+                block = self._allocator.malloc(size)
             except SimulatedOutOfMemoryError:
                 size //= 2
+                continue
+            taken = self._give_back(block)
+            break
         self._allocator.empty_cache()
+        return taken
 
     def _run_matrix_product(self) -> int:
-        if self._has_cublas:
+        if self._cublas is not None:
             return 0
         block = self._allocator.malloc(self._cublas_bytes)
-        taken = block.size
         if self._keeps_cublas:
-            self._has_cublas = True
-        else:
-            self._allocator.free(block)
-        return taken
+            self._cublas = block
+            return 0  # it is among what is allocated from now on
+        return self._give_back(block)
+
+    def _give_back(self, block: "Block") -> int:
+        """Free a block and return its size: free neighbours grow it as soon as it is free."""
+        size = block.size
+        self._allocator.free(block)
+        return size

@@ -79,6 +79,16 @@ class StepTracer:
             return self._at_any_batch
         return at_one_batch(self._recorded(batch))
 
+    def growing_timeline(self, batch: int) -> Timeline:
+        """As `timeline`, but one that says what each image adds, also at its smallest batch.
+
+        Where the operators differ from batch to batch there is none: then it is for this one.
+        """
+        growing = self._at_any_batch
+        if growing is not None and batch >= growing.traced_at[0]:
+            return growing
+        return self.timeline(batch)
+
     def record(self, batch: int, accumulation_steps: int = 1) -> Recording:
         """Run two steps at one batch size, and an evaluation pass where one is wanted."""
         with _tracing(self._mode):

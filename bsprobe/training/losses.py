@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.variants import LossAt
+
 IGNORE = 255
 """The Cityscapes train id of everything that is not evaluated."""
 AUXILIARY_WEIGHT = 0.5
@@ -21,7 +23,10 @@ def valid_pixels(*labels: torch.Tensor) -> torch.Tensor:
 
 
 def segmentation_loss(
-    outputs: torch.Tensor | Mapping[str, torch.Tensor], labels: torch.Tensor, valid: torch.Tensor
+    outputs: torch.Tensor | Mapping[str, torch.Tensor],
+    labels: torch.Tensor,
+    valid: torch.Tensor,
+    at: LossAt = LossAt.LABELS,
 ) -> torch.Tensor:
     """Sum of the pixels' cross-entropies over the valid pixels of the *effective* batch.
 
@@ -30,17 +35,19 @@ def segmentation_loss(
 
     Args:
         outputs: Logits (N, classes, h, w), or torchvision's dict with "out" and perhaps "aux".
-        labels: Train ids (N, H, W), int64, 255 where ignored. Logits are upsampled to this size.
+        labels: Train ids (N, H, W), int64, 255 where ignored.
         valid: The number of valid pixels in the effective batch.
+        at: Where the two are compared. At the logits' size each logit counts for all the pixels
+            that it stands for, so that the loss stays a mean over pixels of the same scale.
 
     Returns:
         A scalar; over the micro-batches of an update these add up to the mean loss.
     """
     if isinstance(outputs, torch.Tensor):
-        return _cross_entropy(outputs, labels) / valid
-    loss = _cross_entropy(outputs["out"], labels)
+        return _cross_entropy(outputs, labels, at) / valid
+    loss = _cross_entropy(outputs["out"], labels, at)
     if "aux" in outputs:
-        loss = loss + AUXILIARY_WEIGHT * _cross_entropy(outputs["aux"], labels)
+        loss = loss + AUXILIARY_WEIGHT * _cross_entropy(outputs["aux"], labels, at)
     return loss / valid
 
 
@@ -51,8 +58,22 @@ def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def thin_out(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Labels (N, H, W) at (height, width): of each cell of a grid the one in its middle."""
+    height, width = size
+    rows, columns = (
+        ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
+        for count, whole in ((height, labels.shape[-2]), (width, labels.shape[-1]))
+    )
+    return labels[:, rows[:, None], columns]
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, at: LossAt) -> torch.Tensor:
     height, width = labels.shape[-2:]
+    if at is LossAt.LOGITS:
+        thinned = thin_out(labels, (logits.shape[-2], logits.shape[-1]))
+        loss = F.cross_entropy(logits, thinned, ignore_index=IGNORE, reduction="sum")
+        return loss * (height * width / thinned[0].numel())
     return F.cross_entropy(
         upsample(logits, (height, width)), labels, ignore_index=IGNORE, reduction="sum"
     )

@@ -11,7 +11,7 @@ from bsprobe.models.factory import build_model
 from bsprobe.records import ModelFacts
 from bsprobe.training.losses import segmentation_loss, upsample, valid_pixels
 from bsprobe.training.optimizers import build_optimizer, parameter_groups
-from bsprobe.variants import MemoryFormat, Precision, Variant
+from bsprobe.variants import LossAt, MemoryFormat, Precision, Variant
 
 LEARNING_RATE = 1e-5
 """Of the trials: memory does not depend on it, and a small one lets no short trial diverge."""
@@ -47,6 +47,7 @@ class Task:
     device: torch.device
     layout: torch.memory_format
     autocast_dtype: torch.dtype | None
+    loss_at: LossAt = LossAt.LABELS
     updates_applied: int = field(default=0)
     """Optimizer updates so far; a GradScaler skips those whose gradients overflowed."""
 
@@ -82,6 +83,7 @@ def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
         device=device,
         layout=_LAYOUTS[variant.memory_format],
         autocast_dtype=_AUTOCAST_DTYPES.get(variant.precision),
+        loss_at=variant.loss_at,
     )
 
     def count(*_: object) -> None:
@@ -113,7 +115,7 @@ def training_step(task: Task, micro_batches: Sequence[Batch]) -> torch.Tensor:
     for waiting in micro_batches:
         batch = waiting.to(task.device, task.layout)
         with task.autocast():
-            loss = segmentation_loss(task.model(batch.images), batch.labels, valid)
+            loss = segmentation_loss(task.model(batch.images), batch.labels, valid, task.loss_at)
         task.scaler.scale(loss).backward()
         total += loss.detach()
     task.scaler.step(task.optimizer)

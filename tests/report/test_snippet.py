@@ -13,6 +13,7 @@ from bsprobe.records import Recommendation, Run
 from bsprobe.report import snippet
 from bsprobe.variants import (
     CudnnBenchmark,
+    LossAt,
     MemoryFormat,
     OptimizerName,
     Precision,
@@ -23,6 +24,7 @@ ALL = [
     {"precision": Precision.AMP_BF16, "memory_format": MemoryFormat.NHWC},
     {"precision": Precision.AMP_FP16, "optimizer": OptimizerName.ADAMW},
     {"precision": Precision.FP32, "cudnn_benchmark": CudnnBenchmark.ON},
+    {"precision": Precision.FP32, "loss_at": LossAt.LOGITS},
 ]
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
-from bsprobe.training.losses import IGNORE, segmentation_loss, upsample, valid_pixels
+from bsprobe.training.losses import IGNORE, segmentation_loss, thin_out, upsample, valid_pixels
+from bsprobe.variants import LossAt
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,25 @@ def test_logits_are_brought_to_the_size_of_the_labels(labels: torch.Tensor) -> N
 
     torch.testing.assert_close(loss, F.cross_entropy(large, labels, ignore_index=255))
     torch.testing.assert_close(upsample(logits, (6, 8)), large)
+
+
+def test_at_the_logits_size_labels_are_thinned_out_to_the_middle_of_each_cell() -> None:
+    labels = torch.arange(6 * 9).reshape(1, 6, 9)
+    assert thin_out(labels, (2, 3)).tolist() == [[[10, 13, 16], [37, 40, 43]]]
+    assert thin_out(labels, (6, 9)).tolist() == labels.tolist()
+    assert thin_out(labels, (5, 4)).shape == (1, 5, 4)
+
+
+def test_the_loss_at_the_logits_size_is_a_mean_over_pixels_of_the_same_scale() -> None:
+    labels = torch.randint(0, 5, (2, 3, 4))
+    logits = torch.randn((2, 5, 3, 4))
+    enlarged = labels.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+
+    loss = segmentation_loss(logits, enlarged, valid_pixels(enlarged), LossAt.LOGITS)
+
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels))
+    whole = segmentation_loss(logits, labels, valid_pixels(labels), LossAt.LOGITS)
+    torch.testing.assert_close(whole, F.cross_entropy(logits, labels))
 
 
 def test_logits_of_the_right_size_are_left_alone() -> None:

@@ -1,0 +1,148 @@
+"""`bsprobe explain`: where the memory of a training step goes, and what would help."""
+
+import shlex
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bsprobe.cli.options import axis_options, positive_number
+from bsprobe.cli.settings import LARGEST_BATCH, SUBJECT_OPTIONS, asked_gpu, variants_from
+from bsprobe.errors import UsageError
+from bsprobe.units import parse_bytes
+from bsprobe.variants import Variant
+
+_BASE = Path("reports")
+_SNAPSHOT = "snapshot.pickle"
+
+
+def _model_options(command: Any) -> Any:
+    """The options of `run` that say what is trained; every axis by default at its first value."""
+    axes = axis_options(lambda axis: axis.defaults[:1])
+    for option in reversed((*SUBJECT_OPTIONS, *axes)):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_model_options
+@click.option(
+    "--gpu",
+    metavar="NAME",
+    help="The card to explain for; `bsprobe gpus` lists them, custom is one that you describe.  "
+    "[default: the card that bsprobe run predicts for where there is no GPU]",
+)
+@click.option("--capacity", type=parse_bytes, metavar="SIZE", help="With --gpu custom: its memory.")
+@click.option(
+    "--compute-capability", metavar="X.Y", help="With --gpu custom: its compute capability."
+)
+@click.option(
+    "--memory-limit",
+    type=parse_bytes,
+    metavar="SIZE",
+    help="Let the card answer as one with this much memory.  [default: all there is]",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, LARGEST_BATCH),
+    metavar="B",
+    help="Micro-batch to explain, whether it fits or not.  [default: the largest that fits]",
+)
+@click.option(
+    "--depth",
+    type=click.IntRange(1, 20),
+    metavar="N",
+    default=2,
+    show_default=True,
+    help="Of the tree of modules.",
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1, LARGEST_BATCH),
+    metavar="N",
+    default=4096,
+    show_default=True,
+    help="Never try a larger batch than this.",
+)
+@click.option(
+    "--trial-timeout",
+    type=positive_number("--trial-timeout"),
+    metavar="SECONDS",
+    default=900,
+    show_default=True,
+    help="Give up a trial, or an explanation, after this long.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the results; new or empty.  [default: reports/explain-GPU-MODEL-SIZE-...]",
+)
+def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) -> None:
+    """Say where the memory of a training step goes, and what would give a larger batch.
+
+    Everything is predicted, on any machine: at the peak the bytes by kind, module and operator,
+    and for each change that may help the largest batch that it gives. Lists are explained one by
+    one.
+    """
+    variants = variants_from(given)
+    if out is not None and len(variants) > 1:
+        raise UsageError(
+            f"--out is one folder, these are {len(variants)} variants",
+            hint="leave it out, or give one value for each option",
+        )
+    _explain(variants, batch, depth, out, given)
+
+
+def _explain(
+    variants: tuple[Variant, ...],
+    batch: int | None,
+    depth: int,
+    out: Path | None,
+    given: dict[str, Any],
+) -> None:
+    from rich.console import Console
+
+    from bsprobe.environment import describe_environment
+    from bsprobe.explaining import Explaining
+    from bsprobe.explanationfile import save_explanation
+    from bsprobe.gpus import DEFAULT_GPU, find_gpu
+    from bsprobe.records import DeviceRequest
+    from bsprobe.report.explain_markdown import render_terminal
+    from bsprobe.report.explain_write import write_explanation
+    from bsprobe.report.folder import explanation_name, given_folder, new_folder
+    from bsprobe.report.progress import StageProgress
+    from bsprobe.runner import TrialRunner
+
+    named = asked_gpu({**given, "device": None, "data_root": None})
+    request = DeviceRequest(
+        gpu=named or find_gpu(DEFAULT_GPU), memory_limit_bytes=given["memory_limit"]
+    )
+    progress = StageProgress(Console(stderr=True))
+    start = partial(
+        TrialRunner,
+        request,
+        models=tuple(dict.fromkeys(variant.model for variant in variants)),
+        timeout=given["trial_timeout"],
+    )
+    if out is not None:
+        given_folder(out)
+    progress.on_stage("opening the card")
+    with Explaining(
+        lambda environment: start(environment=environment),
+        max_batch=given["max_batch"],
+        listener=progress,
+    ) as explaining:
+        environment = describe_environment(explaining.ready, shlex.join(["bsprobe", *sys.argv[1:]]))
+        for variant in variants:
+            folder = out or new_folder(_BASE, explanation_name(explaining.device, variant))
+            report = explaining.explain(variant, batch, environment, folder / _SNAPSHOT)
+            device = replace(report.device, is_assumed=named is None)
+            report = replace(report, device=device)
+            progress.stop()
+            save_explanation(report, folder)
+            click.echo(render_terminal(report))
+            write_explanation(report, folder, depth=depth)
+            click.echo(f"Wrote {folder}/\nNext: read explain.md there")

@@ -1,0 +1,223 @@
+"""Where the memory of a training step goes: the records, and the ways to add them up.
+
+Everything that is held at the peak is a `Holding`; each view (by kind, by module, by operator)
+groups the same holdings and ends with the same two rests, so that all add up to the peak.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from bsprobe.records import Boundary, DeviceInfo, Environment, Source, TrialSpec
+from bsprobe.variants import Variant
+
+EXPLANATION_VERSION = 1
+"""The version of `explanation.json`."""
+ROUNDING = "rounding and fragmentation"
+"""Reserved by PyTorch's allocator, but asked for by nobody."""
+OUTSIDE = "outside the allocator"
+"""The CUDA context, kernels and libraries."""
+NO_MODULE = "batch, loss, optimizer"
+"""What belongs to no module of the network."""
+OTHER_MODULES = "other modules"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What one operator of one module holds of one kind at the peak."""
+
+    module: str
+    """Dotted path in the network; empty for what belongs to no module."""
+    kind: str
+    operator: str
+    phase: str
+    """The phase in which it was allocated."""
+    size_bytes: int
+    """As asked for, before the allocator rounds."""
+    per_image_bytes: int
+    """How much of it grows with each image; zero throughout where `Explanation.scales` is false."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Where a phase begins on the time line."""
+
+    phase: str
+    event: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One area of a stacked picture: bytes at each sample."""
+
+    name: str
+    sizes_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTimeline:
+    """Memory over one step, at the fullest moment of each of some hundred stretches."""
+
+    events: int
+    """Allocations, frees and kernels with memory of their own in the step."""
+    marks: tuple[Mark, ...]
+    at: tuple[int, ...]
+    """The event of each sample."""
+    reserved_bytes: tuple[int, ...]
+    by_kind: tuple[Series, ...]
+    by_module: tuple[Series, ...]
+    next_allocated_bytes: tuple[int, ...] = ()
+    """What one image more would have allocated at the same events; empty where not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The memory of one variant at one batch size."""
+
+    spec: TrialSpec
+    source: Source
+    fits: bool
+    """False: it does not fit, and was played on a card without end."""
+    capacity_bytes: int
+    """What a trial may hold."""
+    outside_allocator_bytes: int
+    phase: str
+    """Where the step was at the peak."""
+    module: str
+    operator: str
+    holdings: tuple[Holding, ...]
+    """What is allocated at the peak, by module, kind, operator and phase; the largest first."""
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    scales: bool
+    """Whether the parts per image are known: the step's operators are the same at other batches."""
+    next_peak_bytes: int | None = None
+    """What one image more would take on a card without end; None where it cannot be played."""
+    timeline: StepTimeline
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most the step holds of the card: reserved, and outside the allocator."""
+        return self.peak_reserved_bytes + self.outside_allocator_bytes
+
+    @property
+    def rounding_bytes(self) -> int:
+        """Reserved at the most, less what was asked for at the peak."""
+        return self.peak_reserved_bytes - sum(each.size_bytes for each in self.holdings)
+
+    @property
+    def per_image_bytes(self) -> int:
+        """What one image more adds to what is asked for at the peak."""
+        return sum(each.per_image_bytes for each in self.holdings)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """The peak without the part that grows: rounding, fragmentation and outside included."""
+        return self.peak_bytes - self.spec.batch_size * self.per_image_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemedyResult:
+    """What one change would bring, found by the search that `bsprobe run` makes."""
+
+    name: str
+    command: str
+    """What to add to a command line, or to put before it."""
+    cost: str
+    """What is paid for it, in a few words; `none` where nothing is."""
+    variant: Variant
+    accumulation_steps: int = 1
+    """More than one: the largest batch is the micro-batch that still runs accumulated."""
+    boundary: Boundary | None = None
+    """None where the change is impossible."""
+    peak_bytes: int | None = None
+    """At the batch that is explained, on a card without end where it would not fit."""
+    per_image_bytes: int | None = None
+    impossible: str = ""
+    """Why it cannot be done with this network; else empty."""
+
+    @property
+    def largest(self) -> int:
+        """The largest batch it gives; zero where none runs."""
+        return 0 if self.boundary is None else self.boundary.largest or 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplanationReport:
+    """All that `bsprobe explain` finds out about one variant: the content of its JSON file."""
+
+    schema_version: int
+    environment: Environment
+    device: DeviceInfo
+    variant: Variant
+    boundary: Boundary
+    """Of the variant as it is."""
+    explanation: Explanation
+    remedies: tuple[RemedyResult, ...]
+    """Best first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A group of holdings, or one of the two rests."""
+
+    name: str
+    size_bytes: int
+    per_image_bytes: int
+    depth: int = 0
+    """How deep in the tree it stands; the parts of a row follow it, one deeper."""
+
+
+def by_kind(explanation: Explanation) -> list[Row]:
+    """What each kind of memory takes, largest first, and the two rests: together the peak."""
+    return [
+        *_grouped(explanation.holdings, lambda each: each.kind),
+        *_rests(explanation),
+    ]
+
+
+def by_operator(explanation: Explanation) -> list[Row]:
+    """What each operator's results and kernels take, and the two rests: together the peak."""
+    return [
+        *_grouped(explanation.holdings, lambda each: each.operator),
+        *_rests(explanation),
+    ]
+
+
+def by_module(explanation: Explanation, depth: int) -> list[Row]:
+    """The tree of modules down to a depth, largest first; its top level adds up to the peak."""
+    return [*_branches(explanation.holdings, 1, depth), *_rests(explanation)]
+
+
+def module_at(module: str, depth: int) -> str:
+    """The part of a module's path down to a depth: `layer3.4` of `layer3.4.conv1` at 2."""
+    return ".".join(module.split(".")[:depth]) or NO_MODULE
+
+
+def _branches(holdings: Sequence[Holding], level: int, depth: int) -> list[Row]:
+    rows = []
+    for row in _grouped(holdings, lambda each: module_at(each.module, level)):
+        rows.append(replace(row, depth=level - 1))
+        inside = [each for each in holdings if module_at(each.module, level) == row.name]
+        if level < depth and any(each.module.count(".") >= level for each in inside):
+            rows += _branches(inside, level + 1, depth)
+    return rows
+
+
+def _grouped(holdings: Sequence[Holding], key: Callable[[Holding], str]) -> list[Row]:
+    rows: dict[str, Row] = {}
+    for each in holdings:
+        name = key(each)
+        row = rows.get(name) or Row(name=name, size_bytes=0, per_image_bytes=0)
+        rows[name] = replace(
+            row,
+            size_bytes=row.size_bytes + each.size_bytes,
+            per_image_bytes=row.per_image_bytes + each.per_image_bytes,
+        )
+    return sorted(rows.values(), key=lambda row: -row.size_bytes)
+
+
+def _rests(explanation: Explanation) -> list[Row]:
+    return [
+        Row(name=ROUNDING, size_bytes=explanation.rounding_bytes, per_image_bytes=0),
+        Row(name=OUTSIDE, size_bytes=explanation.outside_allocator_bytes, per_image_bytes=0),
+    ]

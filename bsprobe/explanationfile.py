@@ -1,0 +1,45 @@
+"""The file of an explanation: everything, versioned."""
+
+import json
+from pathlib import Path
+
+from bsprobe.errors import FileError
+from bsprobe.explanation import EXPLANATION_VERSION, ExplanationReport
+from bsprobe.files import file_errors, write_atomically
+from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
+
+NAME = "explanation.json"
+
+
+def save_explanation(report: ExplanationReport, folder: Path) -> None:
+    """Write `explanation.json` into a folder.
+
+    Raises:
+        FileError: The disk does not take it.
+    """
+    text = json.dumps(to_json(report), allow_nan=False) + "\n"
+    write_atomically(folder / NAME, text.encode())
+
+
+def load_explanation(folder: Path) -> ExplanationReport:
+    """Read the explanation in a folder.
+
+    Raises:
+        FileError: There is none, or it is damaged, or of another version.
+    """
+    path = folder / NAME
+    with file_errors(path):
+        data = path.read_bytes()
+    try:
+        value = parse_json(data)
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version != EXPLANATION_VERSION:
+            raise FileError(
+                f"{path} is of version {version}; this bsprobe reads {EXPLANATION_VERSION}",
+                hint="make it again with bsprobe explain",
+            )
+        return from_json(ExplanationReport, value)
+    except MalformedError as error:
+        raise FileError(
+            f"{path} is damaged: {error}", hint="make it again with bsprobe explain"
+        ) from error

@@ -1,0 +1,155 @@
+"""Memory over one step as stacked areas: by kind and by module."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bsprobe.explanation import OTHER_MODULES, OUTSIDE, Explanation, Series
+from bsprobe.report.plots import COLOURS, STYLE, write_figure
+from bsprobe.units import GIB, format_bytes
+
+_OUTSIDE_COLOUR = "#555555"
+_CACHED_COLOUR = "#dddddd"
+_OTHER_COLOUR = "#999999"
+KIND_COLOURS = {
+    "parameters": "#0072B2",
+    "buffers": "#004766",
+    "optimizer state": "#56B4E9",
+    "gradients": "#009E73",
+    "weight copies": "#CC79A7",
+    "batch": "#F0E442",
+    "saved activations": "#E69F00",
+    "temporaries": "#D55E00",
+    "workspace": "#000000",
+}
+"""From the bottom up, what stays first; Okabe & Ito's colours, as `plots.COLOURS`."""
+_SIZE_INCHES = (9.0, 4.8)
+
+_Area = tuple[str, str, Sequence[int]]
+"""A name, a colour, bytes at each sample."""
+
+
+def write_explanation_plots(explanation: Explanation, folder: Path) -> list[str]:
+    """Write both pictures as SVG and PNG; return their names without suffix."""
+    with mpl.rc_context(STYLE):
+        for name, figure in (
+            ("step-by-kind", kinds_figure(explanation)),
+            ("step-by-module", modules_figure(explanation)),
+        ):
+            write_figure(figure, folder / name)
+    return ["step-by-kind", "step-by-module"]
+
+
+def write_kinds_plot(explanation: Explanation, path: Path) -> None:
+    """Write the picture by kind alone, as SVG and PNG; the path is without suffix."""
+    with mpl.rc_context(STYLE):
+        write_figure(kinds_figure(explanation), path)
+
+
+def kinds_figure(explanation: Explanation) -> Figure:
+    """Memory over one step by kind, with the phases, the capacity, and what comes next."""
+    series = {each.name: each.sizes_bytes for each in explanation.timeline.by_kind}
+    areas = [
+        (name, colour, series[name]) for name, colour in KIND_COLOURS.items() if name in series
+    ]
+    return _figure(explanation, areas, "kind")
+
+
+def modules_figure(explanation: Explanation) -> Figure:
+    """The same by module."""
+    series = explanation.timeline.by_module
+    named = [each for each in series if each.name != OTHER_MODULES]
+    others = [each for each in series if each.name == OTHER_MODULES]
+    areas = [
+        (each.name, colour, each.sizes_bytes)
+        for each, colour in zip(named, itertools.cycle(COLOURS), strict=False)
+    ]
+    areas += [(each.name, _OTHER_COLOUR, each.sizes_bytes) for each in others]
+    return _figure(explanation, areas, "module")
+
+
+def _figure(explanation: Explanation, inside: Sequence[_Area], what: str) -> Figure:
+    timeline, spec = explanation.timeline, explanation.spec
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    figure.suptitle(
+        f"Memory over one step by {what}: {spec.variant.model}, {spec.variant.resolution}, batch "
+        f"{spec.batch_size}  [{explanation.source}]",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
+    outside = [explanation.outside_allocator_bytes] * len(timeline.at)
+    areas = [(OUTSIDE, _OUTSIDE_COLOUR, outside), *inside, _cached(explanation, timeline.by_kind)]
+    _stack(axes, timeline.at, areas)
+    top = [sum(column) / GIB for column in zip(*(sizes for _, _, sizes in areas), strict=True)]
+    highest = max(*top, explanation.capacity_bytes / GIB)
+    if timeline.next_allocated_bytes:
+        following = [
+            (size + explanation.outside_allocator_bytes) / GIB
+            for size in timeline.next_allocated_bytes
+        ]
+        axes.plot(
+            timeline.at,
+            following,
+            color="#444444",
+            lw=1.0,
+            ls=(0, (3, 2)),
+            label=f"in use at batch {spec.batch_size + 1}",
+        )
+        highest = max(highest, *following)
+    axes.axhline(explanation.capacity_bytes / GIB, color="#B00020", lw=1.6)
+    axes.set_title(
+        f"red line: {format_bytes(explanation.capacity_bytes)} usable; the peak is "
+        f"{format_bytes(explanation.peak_bytes)}, in the {explanation.phase} pass",
+        loc="left",
+        fontsize=8,
+        color="#444444",
+    )
+    axes.set_ylim(0, highest * 1.12)
+    axes.set_xlim(0, timeline.events)
+    axes.set_xlabel("allocations, frees and kernels of one training step, in order")
+    axes.set_ylabel("GiB")
+    _mark_phases(axes, explanation)
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(
+        handles[::-1], names[::-1], loc="outside right center", fontsize=8.5, frameon=False
+    )
+    return figure
+
+
+def _cached(explanation: Explanation, series: Iterable[Series]) -> _Area:
+    """What is reserved and in nobody's use."""
+    used = [sum(column) for column in zip(*(each.sizes_bytes for each in series), strict=True)]
+    reserved = explanation.timeline.reserved_bytes
+    rest = [max(0, all_ - part) for all_, part in zip(reserved, used, strict=True)]
+    return "reserved, not in use", _CACHED_COLOUR, rest
+
+
+def _stack(axes: Axes, at: Sequence[int], areas: Sequence[_Area]) -> None:
+    axes.stackplot(
+        at,
+        *[[size / GIB for size in sizes] for _, _, sizes in areas],
+        colors=[colour for _, colour, _ in areas],
+        labels=[name for name, _, _ in areas],
+        linewidth=0,
+    )
+
+
+def _mark_phases(axes: Axes, explanation: Explanation) -> None:
+    """A line where each phase begins, its name above."""
+    top = axes.get_ylim()[1]
+    for mark in explanation.timeline.marks:
+        axes.axvline(mark.event, color="#444444", lw=0.8, ls=":")
+        axes.annotate(
+            mark.phase,
+            xy=(mark.event, top),
+            xytext=(3, -11),
+            textcoords="offset points",
+            fontsize=9,
+            color="#444444",
+        )

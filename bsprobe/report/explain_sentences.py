@@ -1,0 +1,188 @@
+"""What an explanation comes to, in the sentences that terminal and markdown share."""
+
+import shlex
+
+from bsprobe.errors import UsageError
+from bsprobe.explanation import (
+    NO_MODULE,
+    Explanation,
+    ExplanationReport,
+    RemedyResult,
+    Row,
+    by_kind,
+    by_module,
+)
+from bsprobe.gpus import find_gpu
+from bsprobe.records import DeviceInfo, Recommendation, Run
+from bsprobe.units import format_bytes
+from bsprobe.variants import AXES, labels
+
+_LEAST_SHARE = 0.01
+"""Rows below this share of the peak are shown as one."""
+_FREE = "none"
+"""How the cost of a remedy begins that changes nothing a person would mind."""
+
+
+def subject(report: ExplanationReport) -> str:
+    """`deeplabv2-resnet101, 512x1024, fp32 / batch on RTX 3060 12GB`."""
+    variant = report.variant
+    name = labels([variant])[variant]
+    return f"{variant.model}, {variant.resolution}, {name} on {report.device.name}"
+
+
+def why(report: ExplanationReport) -> str:
+    """Why the next batch does not fit, or why this one does not."""
+    found, capacity = report.explanation, report.device.capacity_bytes
+    batch = found.spec.batch_size
+    takes = f"Batch {batch} takes {format_bytes(found.peak_bytes)}"
+    if not found.fits:
+        missing = format_bytes(found.peak_bytes - capacity)
+        return f"{takes}: {missing} more than the {format_bytes(capacity)} there are."
+    sentence = f"{takes} of {format_bytes(capacity)}"
+    if found.next_peak_bytes is None:
+        return f"{sentence}."
+    needs = f"batch {batch + 1} would take {format_bytes(found.next_peak_bytes)}"
+    if found.next_peak_bytes <= capacity:
+        return f"{sentence}; {needs}, which fits as well."
+    if report.boundary.largest is not None and report.boundary.largest > batch:
+        return f"{sentence}; {needs}, and runs by giving cached memory back in mid-step."
+    missing = format_bytes(found.next_peak_bytes - capacity)
+    return f"{sentence}; {needs}, {missing} more than there is.{_fragmentation(found)}"
+
+
+def _fragmentation(found: Explanation) -> str:
+    """What is said of a next batch whose tensors alone would fit."""
+    used = max(found.timeline.next_allocated_bytes, default=0) + found.outside_allocator_bytes
+    if not 0 < used <= found.capacity_bytes:
+        return ""
+    return (
+        f" In use at once would be only {format_bytes(used)}: it fails because free memory lies in "
+        "pieces too small to use."
+    )
+
+
+def what(report: ExplanationReport) -> str:
+    """What fills the card."""
+    found = report.explanation
+    kind = by_kind(found)[0]
+    module = next(row for row in by_module(found, 1) if row.name != NO_MODULE)
+    sentence = (
+        f"{_share(kind, found)} of the peak are {kind.name}, {_share(module, found)} belong to "
+        f"{module.name}; it comes in the {found.phase} pass, in {found.module or 'no module'} "
+        f"({found.operator})."
+    )
+    return f"{sentence} {arithmetic(found)}"
+
+
+def arithmetic(found: Explanation) -> str:
+    """The sum that anybody can do by hand."""
+    if not found.scales:
+        return "What each image adds is not known: the step runs other operators at other batches."
+    batch, each = found.spec.batch_size, found.per_image_bytes
+    return (
+        f"Each image adds {format_bytes(each)}: {format_bytes(found.fixed_bytes)} fixed + {batch} "
+        f"x {format_bytes(each)} = {format_bytes(found.peak_bytes)}."
+    )
+
+
+def what_helps(report: ExplanationReport) -> str:
+    """The best change that costs nothing, and the best of all."""
+    before = report.boundary.largest or 0
+    better = [each for each in report.remedies if each.largest > before]
+    if not better:
+        return f"No single change gives a batch larger than {before}."
+    free = [each for each in better if each.cost.startswith(_FREE)]
+    chosen = {each.command: each for each in (*free[:1], *better[:1])}
+    words = [
+        f"`{each.command}` gives {each.largest} ({_price(each.cost)})" for each in chosen.values()
+    ]
+    return f"Instead of batch {before}, " + "; ".join(words) + "."
+
+
+def rows_shown(rows: list[Row], found: Explanation) -> list[Row]:
+    """Rows in their order, the small ones of each level and place as one, so that all adds up.
+
+    The two rests at the end are always shown.
+    """
+    shown: list[Row] = []
+    small: list[Row] = []
+    for row in rows[:-2]:
+        if small and row.depth > small[0].depth:
+            continue  # a part of a small row
+        if small and row.depth < small[0].depth:
+            shown.append(_together(small))
+            small = []
+        if row.size_bytes < _LEAST_SHARE * found.peak_bytes:
+            small.append(row)
+        else:
+            shown.append(row)
+    return [*shown, *([_together(small)] if small else []), *rows[-2:]]
+
+
+def share(row: Row, found: Explanation) -> str:
+    """A row's share of the peak."""
+    return _share(row, found)
+
+
+def saved_per_image(result: RemedyResult, found: Explanation) -> str:
+    """What a change saves with each image: `1.20 GiB`, `-33 MiB`, or `-` where not known."""
+    if result.per_image_bytes is None or not found.scales:
+        return "-"
+    return format_bytes(found.per_image_bytes - result.per_image_bytes)
+
+
+def batch_words(result: RemedyResult) -> str:
+    """The largest batch of a change: `5`, `2 x N` accumulated."""
+    if result.boundary is None:
+        return "-"
+    if result.boundary.largest is None:
+        return "none"
+    number = str(result.largest) if result.boundary.is_exact else f"≥ {result.largest}"
+    return f"{number} x N" if result.accumulation_steps > 1 else number
+
+
+def command(run: Run, item: Recommendation) -> str:
+    """The command that explains a recommended row."""
+    variant, device = item.variant, run.device
+    words = ["bsprobe", "explain", *_card(device), "--model", variant.model]
+    words += ["--resolution", str(variant.resolution)]
+    for axis in AXES:
+        value = getattr(variant, axis.field)
+        if value != axis.defaults[0]:
+            words += [axis.option, str(value)]
+    if device.limit_bytes is not None:
+        words += ["--memory-limit", str(device.limit_bytes)]
+    return shlex.join([*words, "--batch", str(item.plan.micro_batch)])
+
+
+def assumed(device: DeviceInfo) -> str:
+    """What is added where nobody has named the card."""
+    return " (no GPU was named; --gpu NAME for another)" if device.is_assumed else ""
+
+
+def _price(cost: str) -> str:
+    return f"costs nothing{cost.removeprefix(_FREE)}" if cost.startswith(_FREE) else cost
+
+
+def _card(device: DeviceInfo) -> list[str]:
+    """The options that name a card, or describe it where the catalogue does not have it."""
+    try:
+        return ["--gpu", find_gpu(device.name).name]
+    except UsageError:
+        described = ["--gpu", "custom", "--capacity", str(device.total_bytes)]
+        return [*described, "--compute-capability", device.compute_capability or ""]
+
+
+def _together(rows: list[Row]) -> Row:
+    if len(rows) == 1:
+        return rows[0]
+    return Row(
+        name=f"{len(rows)} smaller",
+        size_bytes=sum(row.size_bytes for row in rows),
+        per_image_bytes=sum(row.per_image_bytes for row in rows),
+        depth=rows[0].depth,
+    )
+
+
+def _share(row: Row, found: Explanation) -> str:
+    return f"{row.size_bytes / found.peak_bytes:.0%}"

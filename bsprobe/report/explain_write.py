@@ -1,0 +1,84 @@
+"""All files of an explanation, in one folder."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from bsprobe.explanation import OUTSIDE, ROUNDING, Explanation, ExplanationReport
+from bsprobe.files import write_atomically
+from bsprobe.report import explain_markdown
+from bsprobe.report.explain_plots import write_explanation_plots
+from bsprobe.report.tables import to_csv
+from bsprobe.variants import AXES
+
+
+def write_explanation(report: ExplanationReport, folder: Path, *, depth: int) -> None:
+    """Write everything but `explanation.json` and the snapshot.
+
+    Raises:
+        FileError: The disk does not take it.
+    """
+    write_atomically(folder / "memory.csv", to_csv(memory_table(report.explanation)))
+    write_atomically(folder / "timeline.csv", to_csv(timeline_table(report.explanation)))
+    write_atomically(folder / "remedies.csv", to_csv(remedies_table(report)))
+    names = write_explanation_plots(report.explanation, folder)
+    text = explain_markdown.render(report, depth=depth, plots=names)
+    write_atomically(folder / "explain.md", text.encode())
+
+
+def memory_table(found: Explanation) -> pd.DataFrame:
+    """What is held at the peak, and the two rests: the bytes add up to the peak."""
+    rows = [
+        {
+            "source": str(found.source),
+            "module": each.module,
+            "kind": each.kind,
+            "operator": each.operator,
+            "phase": each.phase,
+            "size_bytes": each.size_bytes,
+            "per_image_bytes": each.per_image_bytes if found.scales else None,
+        }
+        for each in found.holdings
+    ]
+    for kind, size in (
+        (ROUNDING, found.rounding_bytes),
+        (OUTSIDE, found.outside_allocator_bytes),
+    ):
+        rows.append({"source": str(found.source), "kind": kind, "size_bytes": size})
+    return pd.DataFrame(rows, dtype=object)
+
+
+def timeline_table(found: Explanation) -> pd.DataFrame:
+    """One row a sample of the step, one column a kind."""
+    timeline = found.timeline
+    columns: dict[str, tuple[int, ...]] = {"event": timeline.at}
+    columns |= {
+        f"{each.name} bytes".replace(" ", "_"): each.sizes_bytes for each in timeline.by_kind
+    }
+    columns["reserved_bytes"] = timeline.reserved_bytes
+    return pd.DataFrame(columns, dtype=object)
+
+
+def remedies_table(report: ExplanationReport) -> pd.DataFrame:
+    """One row a remedy, best first."""
+    return pd.DataFrame(
+        [
+            {
+                "source": str(report.explanation.source),
+                "device": report.device.name,
+                "change": each.name,
+                "command": each.command,
+                **{axis.field: str(getattr(each.variant, axis.field)) for axis in AXES},
+                "accumulation_steps": each.accumulation_steps,
+                "largest": each.boundary and each.boundary.largest,
+                "boundary": each.boundary and str(each.boundary.stop),
+                "batch": report.explanation.spec.batch_size,
+                "peak_bytes": each.peak_bytes,
+                "per_image_bytes": each.per_image_bytes,
+                "cost": each.cost,
+                "impossible": each.impossible or None,
+            }
+            for each in report.remedies
+        ],
+        dtype=object,
+    )

@@ -1,0 +1,77 @@
+"""`bsprobe explain` as its users run it."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsprobe.explanationfile import load_explanation
+
+ROOT = Path(__file__).parents[2]
+
+
+def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "bsprobe", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cwd / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--gpu 4O90", "error: --gpu: '4O90' is unknown"),
+        ("--norm batch,group --out x", "error: --out is one folder, these are 2 variants"),
+        ("--capacity 20GiB", "error: --capacity and --compute-capability describe a card"),
+        ("--batch 0", "error: Invalid value for '--batch'"),
+        ("--model deeplabv3", "error: --model: 'deeplabv3' is unknown"),
+        ("--memory-limit 1MiB", "error: a memory limit of 1 MiB is used up by the CUDA context"),
+    ],
+)
+def test_wrong_input_gets_a_line_and_leaves_nothing(
+    arguments: str, complaint: str, tmp_path: Path
+) -> None:
+    done = bsprobe("explain", *arguments.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hint: " in done.stderr
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.slow
+def test_a_small_network_is_explained_from_end_to_end(tmp_path: Path) -> None:
+    done = bsprobe(
+        "explain", "--model=deeplabv2-resnet50", "--resolution=64x64", "--memory-limit=1500MiB",
+        "--precision=amp-fp16", "--depth=1", cwd=tmp_path,
+    )  # fmt: skip
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+    assert "no GPU was named" in done.stdout
+    (folder,) = (tmp_path / "reports").iterdir()
+    assert folder.name == "explain-rtx-3090-1.46gib-deeplabv2-resnet50-64x64-amp-fp16-batch"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "explain.md",
+        "explanation.json",
+        "memory.csv",
+        "remedies.csv",
+        "snapshot.pickle",
+        "step-by-kind.png",
+        "step-by-kind.svg",
+        "step-by-module.png",
+        "step-by-module.svg",
+        "timeline.csv",
+    ]
+    report = load_explanation(folder)
+    assert report.explanation.spec.batch_size == report.boundary.largest
+    assert report.explanation.peak_bytes <= 1500 * 2**20
+    rows = list(csv.DictReader((folder / "memory.csv").read_text(encoding="utf-8").splitlines()))
+    assert sum(int(row["size_bytes"]) for row in rows) == report.explanation.peak_bytes

@@ -1,0 +1,144 @@
+"""An invented explanation, small enough to add up by eye."""
+
+from dataclasses import replace
+
+from bsprobe.explanation import (
+    EXPLANATION_VERSION,
+    Explanation,
+    ExplanationReport,
+    Holding,
+    Mark,
+    RemedyResult,
+    Series,
+    StepTimeline,
+)
+from bsprobe.records import (
+    Boundary,
+    DeviceInfo,
+    Environment,
+    Source,
+    StopReason,
+    TrialSpec,
+)
+from bsprobe.units import GIB, MIB, Resolution
+from bsprobe.variants import Checkpointing, OptimizerName, Precision, Variant
+
+VARIANT = Variant(model="deeplabv2-resnet101", resolution=Resolution(height=512, width=1024))
+
+
+def holding(module: str, kind: str, operator: str, mib: int, per_image_mib: int = 0) -> Holding:
+    return Holding(
+        module=module,
+        kind=kind,
+        operator=operator,
+        phase="forward",
+        size_bytes=mib * MIB,
+        per_image_bytes=per_image_mib * MIB,
+    )
+
+
+EXPLANATION = Explanation(
+    spec=TrialSpec(variant=VARIANT, batch_size=2),
+    source=Source.PREDICTED,
+    fits=True,
+    capacity_bytes=12 * GIB,
+    outside_allocator_bytes=256 * MIB,
+    phase="backward",
+    module="layer2.0.conv1",
+    operator="convolution_backward",
+    holdings=(
+        holding("layer2.0.conv1", "saved activations", "convolution", 4096, 2048),
+        holding("layer2.1", "saved activations", "add", 2048, 1024),
+        holding("layer1.0", "saved activations", "convolution", 1024, 512),
+        holding("layer1", "parameters", "to", 512),
+        holding("", "batch", "to", 128, 64),
+        holding("layer2.0.conv1", "workspace", "convolution_backward", 64),
+    ),
+    peak_allocated_bytes=7900 * MIB,
+    peak_reserved_bytes=8192 * MIB,
+    scales=True,
+    next_peak_bytes=13 * GIB,
+    timeline=StepTimeline(
+        events=40,
+        marks=(
+            Mark(phase="forward", event=0),
+            Mark(phase="backward", event=15),
+            Mark(phase="optimizer", event=35),
+        ),
+        at=(0, 10, 20, 39),
+        reserved_bytes=(8192 * MIB,) * 4,
+        by_kind=(
+            Series(name="parameters", sizes_bytes=(512 * MIB,) * 4),
+            Series(name="saved activations", sizes_bytes=(0, 4096 * MIB, 7168 * MIB, 0)),
+        ),
+        by_module=(
+            Series(name="layer2", sizes_bytes=(0, 4096 * MIB, 6144 * MIB, 0)),
+            Series(name="other modules", sizes_bytes=(512 * MIB, 512 * MIB, 1536 * MIB, 512 * MIB)),
+        ),
+        next_allocated_bytes=(512 * MIB, 6144 * MIB, 12288 * MIB, 512 * MIB),
+    ),
+)
+REMEDIES = (
+    RemedyResult(
+        name="checkpointing on",
+        command="--checkpointing on",
+        cost="slower: every residual block runs forward twice",
+        variant=replace(VARIANT, checkpointing=Checkpointing.ON),
+        boundary=Boundary(stop=StopReason.PROVEN, largest=7, first_failure=8),
+        peak_bytes=4 * GIB,
+        per_image_bytes=1024 * MIB,
+    ),
+    RemedyResult(
+        name="amp-fp16",
+        command="--precision amp-fp16",
+        cost="none: faster on tensor cores",
+        variant=replace(VARIANT, precision=Precision.AMP_FP16),
+        boundary=Boundary(stop=StopReason.PROVEN, largest=5, first_failure=6),
+        peak_bytes=5 * GIB,
+        per_image_bytes=2048 * MIB,
+    ),
+    RemedyResult(
+        name="accumulation",
+        command="--target-batch N",
+        cost="BatchNorm sees one micro-batch",
+        variant=VARIANT,
+        accumulation_steps=2,
+        boundary=Boundary(stop=StopReason.PROVEN, largest=2, first_failure=3),
+    ),
+    RemedyResult(
+        name="adamw",
+        command="--optimizer adamw",
+        cost="another recipe",
+        variant=replace(VARIANT, optimizer=OptimizerName.ADAMW),
+        impossible="no such thing here",
+    ),
+)
+REPORT = ExplanationReport(
+    schema_version=EXPLANATION_VERSION,
+    environment=Environment(
+        bsprobe="0.1.0",
+        commit="abc1234",
+        command="bsprobe explain --gpu 'Invented 12'",
+        started_at="2026-01-02T03:04:05+00:00",
+        python="3.11.7",
+        platform="Linux-6.1-x86_64",
+        torch="2.11.0",
+        torchvision="0.26.0",
+        cuda="13.0",
+        cudnn="91500",
+        cuda_alloc_conf=None,
+        cpu_threads=16,
+    ),
+    device=DeviceInfo(
+        kind="simulated",
+        name="Invented 12",
+        source=Source.PREDICTED,
+        total_bytes=12 * GIB,
+        capacity_bytes=12 * GIB,
+        compute_capability="8.6",
+    ),
+    variant=VARIANT,
+    boundary=Boundary(stop=StopReason.PROVEN, largest=2, first_failure=3),
+    explanation=EXPLANATION,
+    remedies=REMEDIES,
+)

@@ -1,0 +1,190 @@
+"""What a person reads of an explanation: texts against agreed copies, pictures by their content."""
+
+import csv
+import dataclasses
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from explanations import EXPLANATION, REPORT
+from PIL import Image
+
+from bsprobe.explanation import NO_MODULE, OUTSIDE, ROUNDING, by_kind, by_module
+from bsprobe.records import Boundary, Run, StopReason
+from bsprobe.report import explain_markdown, explain_sentences, markdown
+from bsprobe.report.explain_plots import kinds_figure, modules_figure, write_kinds_plot
+from bsprobe.report.explain_write import write_explanation
+from bsprobe.report.write import write_report
+from bsprobe.units import GIB, MIB
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def check(name: str, text: str) -> None:
+
+    path = GOLDEN / name
+    if os.environ.get("BSPROBE_UPDATE_GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def test_the_report_of_an_explanation_is_as_agreed() -> None:
+    plots = ("step-by-kind", "step-by-module")
+    check("explain.md", explain_markdown.render(REPORT, depth=2, plots=plots))
+
+
+def test_the_terminal_output_of_an_explanation_is_as_agreed() -> None:
+    text = explain_markdown.render_terminal(REPORT)
+    check("explain.txt", text)
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+def changed(**fields: object) -> str:
+    found = dataclasses.replace(EXPLANATION, **fields)  # type: ignore[arg-type] # named by the test
+    return explain_sentences.why(dataclasses.replace(REPORT, explanation=found))
+
+
+def test_why_the_next_batch_does_not_fit_is_said_as_it_is() -> None:
+    assert changed() == (
+        "Batch 2 takes 8.25 GiB of 12.0 GiB; batch 3 would take 13.0 GiB, 1.00 GiB more than there "
+        "is."
+    )
+    assert changed(fits=False, peak_reserved_bytes=14 * GIB).endswith(
+        "takes 14.2 GiB: 2.25 GiB more than the 12.0 GiB there are."
+    )
+    assert changed(next_peak_bytes=11 * GIB).endswith("would take 11.0 GiB, which fits as well.")
+    assert changed(next_peak_bytes=None) == "Batch 2 takes 8.25 GiB of 12.0 GiB."
+
+
+def test_a_next_batch_that_fails_for_fragmentation_alone_is_called_so() -> None:
+    timeline = dataclasses.replace(EXPLANATION.timeline, next_allocated_bytes=(11 * GIB,) * 4)
+    assert changed(timeline=timeline).endswith(
+        "In use at once would be only 11.2 GiB: it fails because free memory lies in pieces too "
+        "small to use."
+    )
+
+
+def test_a_next_batch_that_runs_with_retries_is_called_so() -> None:
+    found = dataclasses.replace(
+        REPORT, boundary=Boundary(stop=StopReason.PROVEN, largest=3, first_failure=4)
+    )
+    assert explain_sentences.why(found).endswith("runs by giving cached memory back in mid-step.")
+
+
+def test_where_nothing_helps_it_is_said() -> None:
+    found = dataclasses.replace(REPORT, remedies=())
+    assert explain_sentences.what_helps(found) == "No single change gives a batch larger than 2."
+
+
+def test_small_rows_are_shown_as_one_so_that_all_still_adds_up() -> None:
+    rows = by_module(EXPLANATION, 2)
+    large = dataclasses.replace(EXPLANATION, peak_reserved_bytes=60_000 * MIB)
+    shown = explain_sentences.rows_shown(rows, large)
+    assert [(row.name, row.depth) for row in shown] == [
+        ("layer2", 0),
+        ("layer2.0", 1),
+        ("layer2.1", 1),
+        ("layer1", 0),
+        ("layer1.0", 1),
+        ("layer1", 1),
+        (NO_MODULE, 0),
+        (ROUNDING, 0),
+        (OUTSIDE, 0),
+    ]
+    kinds = explain_sentences.rows_shown(by_kind(EXPLANATION), large)
+    assert [row.name for row in kinds] == ["saved activations", "3 smaller", ROUNDING, OUTSIDE]
+    for all_, few in ((rows, shown), (by_kind(EXPLANATION), kinds)):
+        assert sum(row.size_bytes for row in few if not row.depth) == sum(
+            row.size_bytes for row in all_ if not row.depth
+        )
+
+
+def test_the_tables_have_every_byte(tmp_path: Path) -> None:
+    write_explanation(REPORT, tmp_path, depth=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "explain.md",
+        "memory.csv",
+        "remedies.csv",
+        "step-by-kind.png",
+        "step-by-kind.svg",
+        "step-by-module.png",
+        "step-by-module.svg",
+        "timeline.csv",
+    ]
+    tables = {
+        name: list(csv.DictReader(io.StringIO((tmp_path / name).read_text(encoding="utf-8"))))
+        for name in ("memory.csv", "remedies.csv", "timeline.csv")
+    }
+    memory = tables["memory.csv"]
+    assert sum(int(row["size_bytes"]) for row in memory) == EXPLANATION.peak_bytes
+    assert {row["source"] for row in memory} == {"predicted"}
+    assert [(row["command"], row["largest"]) for row in tables["remedies.csv"]] == [
+        ("--checkpointing on", "7"),
+        ("--precision amp-fp16", "5"),
+        ("--target-batch N", "2"),
+        ("--optimizer adamw", ""),
+    ]
+    assert [row["saved_activations_bytes"] for row in tables["timeline.csv"]] == [
+        "0", str(4096 * MIB), str(7168 * MIB), "0",
+    ]  # fmt: skip
+
+
+def test_the_pictures_show_the_phases_the_capacity_and_the_next_batch() -> None:
+    for figure, names in (
+        (kinds_figure(EXPLANATION), ["parameters", "saved activations"]),
+        (modules_figure(EXPLANATION), ["layer2", "other modules"]),
+    ):
+        (axes,) = figure.axes
+        _, labels = axes.get_legend_handles_labels()
+        assert labels == [
+            "outside the allocator",
+            *names,
+            "reserved, not in use",
+            "in use at batch 3",
+        ]
+        assert [text.get_text() for text in axes.texts] == ["forward", "backward", "optimizer"]
+        assert any(np.array_equal(line.get_ydata(), [12.0, 12.0]) for line in axes.lines)
+        assert axes.get_ylim()[0] == 0
+        assert axes.get_ylim()[1] > 12.25
+
+
+def test_the_same_explanation_gives_the_same_pictures(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_kinds_plot(EXPLANATION, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (1350, 720)
+
+
+def test_the_report_of_a_run_shows_the_step_where_it_was_drawn(run: Run, tmp_path: Path) -> None:
+    write_report(run, tmp_path)
+    link = f"]({markdown.EXPLAINED}.png)"
+    assert link not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    write_kinds_plot(EXPLANATION, tmp_path / markdown.EXPLAINED)
+    write_report(run, tmp_path)
+    assert link in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_report_of_a_run_on_a_cpu_says_nothing_of_it(run: Run) -> None:
+    on_cpu = dataclasses.replace(run, device=dataclasses.replace(run.device, kind="cpu"))
+    assert "bsprobe explain" not in markdown.render(on_cpu, plots=(), snippet=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("NVIDIA GeForce RTX 4090", "--gpu 'RTX 4090'"),
+        ("NVIDIA Invented 24", "--gpu custom --capacity 25769803776 --compute-capability 9.0"),
+    ],
+)
+def test_the_command_in_a_runs_report_names_the_card(run: Run, name: str, options: str) -> None:
+    on_card = dataclasses.replace(
+        run, device=dataclasses.replace(run.device, name=name, limit_bytes=12 * GIB)
+    )
+    item = next(r.recommendation for r in run.results if r.recommendation is not None)
+    assert explain_sentences.command(on_card, item) == (
+        f"bsprobe explain {options} --model deeplabv2-resnet101 --resolution 512x1024 "
+        f"--memory-limit {12 * GIB} --batch 5"
+    )

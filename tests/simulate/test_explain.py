@@ -1,0 +1,215 @@
+"""Explanations of simulated steps: they add up, and agree with what a trial predicts."""
+
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.cuda import _memory_viz
+
+from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.explanation import Explanation, by_kind, by_module, by_operator
+from bsprobe.gpus import custom_gpu
+from bsprobe.records import TrialSpec
+from bsprobe.report.explain_plots import KIND_COLOURS
+from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
+from bsprobe.simulate.timeline import Kind
+from bsprobe.units import GIB, MIB, Resolution
+from bsprobe.variants import (
+    AXES,
+    Checkpointing,
+    CudnnBenchmark,
+    LossAt,
+    MemoryFormat,
+    Norm,
+    Precision,
+    Variant,
+    matrix,
+)
+
+SIZE = Resolution(height=64, width=128)
+SMALL = Variant(model="deeplabv2-resnet50", resolution=SIZE)
+CARD = custom_gpu(2 * GIB, "8.6", 300 * MIB)
+DEFAULTS = matrix(models=(SMALL.model,), resolutions=(SIZE,), choices={})
+OTHERS = [
+    replace(SMALL, precision=Precision.AMP_FP16, norm=Norm.GROUP_AMP),
+    replace(SMALL, checkpointing=Checkpointing.ON, norm=Norm.FROZEN),
+    replace(SMALL, memory_format=MemoryFormat.NHWC, precision=Precision.AMP_BF16),
+    replace(SMALL, cudnn_benchmark=CudnnBenchmark.ON),
+    replace(SMALL, loss_at=LossAt.LOGITS),
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+
+
+@pytest.fixture(scope="module")
+def device() -> SimulatedDevice:
+    """One card for all tests: it keeps what it traced last."""
+    return SimulatedDevice(CARD, None)
+
+
+def silent(_: str) -> None: ...
+
+
+def explained(device: SimulatedDevice, variant: Variant, batch: int) -> Explanation:
+    return device.explain(TrialSpec(variant=variant, batch_size=batch), silent, None)
+
+
+@pytest.mark.parametrize(
+    "variant", [*DEFAULTS, *OTHERS], ids=lambda v: "-".join(getattr(v, a.field) for a in AXES)
+)
+def test_kinds_modules_and_operators_add_up_to_the_peak_that_a_trial_predicts(
+    device: SimulatedDevice, variant: Variant
+) -> None:
+    found = explained(device, variant, 3)
+    trial = device.run_trial(found.spec, silent)
+    assert (found.peak_bytes, found.peak_allocated_bytes) == (
+        trial.peak_bytes,
+        trial.peak_allocated_bytes,
+    )
+    for rows in (by_kind(found), by_operator(found), by_module(found, 1), by_module(found, 3)):
+        assert sum(row.size_bytes for row in rows if row.depth == 0) == trial.peak_bytes
+    assert found.rounding_bytes >= 0
+    assert found.fits
+    assert found.scales
+
+
+def test_what_each_image_adds_is_what_the_next_one_adds(device: SimulatedDevice) -> None:
+    def in_tensors(found: Explanation) -> int:
+        return sum(each.size_bytes for each in found.holdings if each.kind != Kind.WORKSPACE)
+
+    three, four = (explained(device, SMALL, batch) for batch in (3, 4))
+    assert (three.phase, three.module) == (four.phase, four.module)
+    assert in_tensors(four) - in_tensors(three) == three.per_image_bytes == four.per_image_bytes
+
+
+def test_the_part_of_each_image_is_known_at_batch_one_too(device: SimulatedDevice) -> None:
+    found = explained(device, SMALL, 1)
+    assert found.scales
+    assert found.per_image_bytes == explained(device, SMALL, 3).per_image_bytes
+
+
+def test_the_next_batch_is_played_on_a_card_without_end(device: SimulatedDevice) -> None:
+    batch = 20
+    while explained(device, SMALL, batch + 1).fits:
+        batch += 1
+    last, beyond = (explained(device, SMALL, each) for each in (batch, batch + 1))
+    assert last.next_peak_bytes == beyond.peak_bytes > CARD.total_bytes >= last.peak_bytes
+
+
+def test_the_step_is_sampled_at_its_fullest_moments(device: SimulatedDevice) -> None:
+    found = explained(device, SMALL, 3)
+    timeline = found.timeline
+    assert [mark.phase for mark in timeline.marks] == ["forward", "backward", "optimizer"]
+    assert timeline.marks[0].event == 0
+    assert len(timeline.at) <= 400
+    assert list(timeline.at) == sorted(set(timeline.at))
+    requested = sum(each.size_bytes for each in found.holdings)
+    for series in (timeline.by_kind, timeline.by_module):
+        levels = [sum(sizes) for sizes in zip(*(s.sizes_bytes for s in series), strict=True)]
+        assert max(levels) == requested
+        assert all(
+            level <= reserved
+            for level, reserved in zip(levels, timeline.reserved_bytes, strict=True)
+        )
+    assert max(timeline.reserved_bytes) == found.peak_reserved_bytes
+    following = explained(device, SMALL, 4)
+    assert max(timeline.next_allocated_bytes) == following.peak_allocated_bytes
+
+
+def test_every_kind_has_its_colour() -> None:
+    assert set(KIND_COLOURS) == {str(kind) for kind in Kind}
+
+
+def test_what_cublas_keeps_is_workspace_and_not_rounding(
+    device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until PyTorch 2.14; a DeepLab has no matrix product, so one is made of a kernel."""
+    found = explained(device, SMALL, 2)
+    kept = cublas_workspace_bytes((8, 6))
+    monkeypatch.setattr(Playback, "kept_bytes", property(lambda _: kept))
+    again = explained(device, SMALL, 2)
+    assert again.rounding_bytes == found.rounding_bytes - kept
+    assert any(each.operator == "cuBLAS" and each.size_bytes == kept for each in again.holdings)
+
+
+@pytest.fixture(params=["segments", "expandable segments"])
+def snapshot(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    if request.param == "expandable segments":
+        monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    path = tmp_path / "snapshot.pickle"
+    spec = TrialSpec(variant=SMALL, batch_size=2)
+    SimulatedDevice(CARD, None).explain(spec, silent, path)
+    return path
+
+
+def loaded(path: Path) -> Any:
+    return pickle.loads(path.read_bytes())  # noqa: S301 - written by ourselves a moment ago
+
+
+def test_pytorchs_own_tool_reads_the_snapshot(snapshot: Path) -> None:
+    data = loaded(snapshot)
+    # `segsum` itself checks that blocks fill their segments.
+    assert "total_reserved" in _memory_viz.segsum(data)
+    text = _memory_viz.trace(data)
+    assert text.count("cudaMalloc") + text.count("segment_map") > 0
+    places = _memory_viz.memory(data, lambda lines: lines)
+    assert "setup:0:parameters;layer1.0.conv1:0:to" in places
+    assert "optimizer:0:optimizer state" in places
+    for plot in (_memory_viz.trace_plot, _memory_viz.segment_plot):
+        assert "MemoryViz.js" in plot(data)
+
+
+def test_pytorchs_own_command_makes_a_page_of_the_snapshot(snapshot: Path) -> None:
+    page = snapshot.with_suffix(".html")
+    subprocess.run(
+        [sys.executable, "-m", "torch.cuda._memory_viz", "trace_plot", snapshot, "-o", page],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert page.stat().st_size > snapshot.stat().st_size
+
+
+def test_the_trace_leads_to_the_segments_and_never_exceeds_its_peak(snapshot: Path) -> None:
+    data = loaded(snapshot)
+    live: dict[int, int] = {}
+    reserved = peak = 0
+    for entry in data["device_traces"][0]:
+        match entry["action"]:
+            case "alloc":
+                assert entry["addr"] not in live
+                live[entry["addr"]] = entry["size"]
+            case "free_completed":
+                assert live.pop(entry["addr"]) == entry["size"]
+            case "segment_alloc" | "segment_map":
+                reserved += entry["size"]
+            case "segment_free" | "segment_unmap":
+                reserved -= entry["size"]
+        peak = max(peak, sum(live.values()))
+    blocks = {
+        block["address"]: block["requested_size"]
+        for segment in data["segments"]
+        for block in segment["blocks"]
+        if block["state"] == "active_allocated"
+    }
+    assert blocks == live
+    assert sum(segment["total_size"] for segment in data["segments"]) == reserved
+    assert peak <= reserved
+
+
+def test_the_viewer_can_unpickle_and_colour_the_snapshot(snapshot: Path) -> None:
+    """It reads protocols 2 to 4, and wants the category `unknown` where there are any."""
+    assert snapshot.read_bytes()[:2] == b"\x80\x04"
+    categories = {entry["category"] for entry in loaded(snapshot)["device_traces"][0]}
+    assert {"unknown", "parameters", "saved activations", "workspace"} <= categories

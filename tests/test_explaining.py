@@ -1,0 +1,248 @@
+"""A whole explanation in real worker processes, held against what a run finds."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Self, cast
+
+import pytest
+from builders import failure, measurement
+from explanations import EXPLANATION, REPORT
+
+from bsprobe.errors import DeviceError
+from bsprobe.explaining import Explaining
+from bsprobe.explanation import Explanation, ExplanationReport
+from bsprobe.failures import Outcome
+from bsprobe.gpus import custom_gpu
+from bsprobe.journal import Header, Journal
+from bsprobe.messages import Explain, Ready
+from bsprobe.probing import Probing
+from bsprobe.records import (
+    SCHEMA_VERSION,
+    Boundary,
+    DeviceRequest,
+    Peak,
+    Purpose,
+    Run,
+    Settings,
+    Source,
+    StopReason,
+    Target,
+    Trial,
+    TrialSpec,
+    VariantResult,
+)
+from bsprobe.remedies import EXPANDABLE, remedies_for
+from bsprobe.runner import TrialRunner
+from bsprobe.search import Process
+from bsprobe.units import GIB, MIB, Resolution
+from bsprobe.variants import Checkpointing, Precision, Variant
+
+VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
+REQUEST = DeviceRequest(gpu=custom_gpu(500 * MIB, "8.6", 50 * MIB))
+START = partial(TrialRunner, REQUEST, timeout=300.0)
+
+
+class Silent:
+    """Hears everything, says nothing."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def on_stage(self, stage: str) -> None:
+        self.stages.append(stage)
+
+    def on_phase(self, phase: str) -> None: ...
+    def on_variant(self, variant: Variant) -> None: ...
+    def on_trial_start(self, spec: TrialSpec) -> None: ...
+    def on_trial(self, trial: Trial) -> None: ...
+    def on_result(self, result: VariantResult) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def explaining() -> Iterator[Explaining]:
+    with Explaining(
+        lambda environment: START(environment=environment), max_batch=4096, listener=Silent()
+    ) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def report(explaining: Explaining) -> ExplanationReport:
+    return explaining.explain(VARIANT, None, REPORT.environment, None)
+
+
+def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Path) -> Run:
+    settings = Settings(
+        variants=variants,
+        device=REQUEST,
+        target=Target(batch=4),
+        max_batch=4096,
+        trial_timeout_seconds=300.0,
+    )
+    device = runner.ready.device
+    header = Header(
+        schema_version=SCHEMA_VERSION,
+        environment=REPORT.environment,
+        device=device,
+        settings=settings,
+    )
+    with Journal.create(folder, header) as journal:
+        return Probing(
+            settings, run_trial=runner.run, device=device, journal=journal, listener=Silent()
+        ).run(header.environment)
+
+
+@pytest.mark.slow
+def test_each_remedy_gives_the_largest_batch_that_a_run_with_it_finds(
+    report: ExplanationReport, tmp_path: Path
+) -> None:
+    remedies = remedies_for(VARIANT)
+    changed = tuple(each.variant for each in remedies if each.variant != VARIANT)
+    with START() as runner:
+        run = found_by_run(runner, (VARIANT, *changed), tmp_path / "plain")
+    with START(environment=EXPANDABLE) as runner:
+        expandable = found_by_run(runner, (VARIANT,), tmp_path / "expandable")
+    boundaries = {result.variant: result.boundary for result in run.results}
+    assert report.boundary == boundaries[VARIANT]
+    by_name = {each.name: each for each in report.remedies}
+    for remedy in remedies:
+        found = by_name[remedy.name]
+        if remedy.environment:
+            assert found.boundary == expandable.results[0].boundary
+        elif remedy.accumulation_steps == 1:
+            assert found.boundary == boundaries[remedy.variant], remedy.name
+
+
+@pytest.mark.slow
+def test_accumulation_gives_the_micro_batch_that_runs_accumulated_and_no_larger_one(
+    report: ExplanationReport,
+) -> None:
+    (found,) = (each for each in report.remedies if each.accumulation_steps > 1)
+    with START() as runner:
+        ran = [
+            micro
+            for micro in range(1, (report.boundary.largest or 0) + 1)
+            if runner.run(
+                TrialSpec(variant=VARIANT, batch_size=micro, accumulation_steps=2),
+                process=Process.ANY,
+                purpose=Purpose.SEARCH,
+                on_phase=lambda _: None,
+            ).ran
+        ]
+    assert found.largest == max(ran)
+
+
+@pytest.mark.slow
+def test_a_remedy_is_listed_with_what_it_takes_at_the_batch_that_is_explained(
+    report: ExplanationReport, explaining: Explaining
+) -> None:
+    batch = report.explanation.spec.batch_size
+    assert batch == report.boundary.largest
+    for each in report.remedies[:3]:
+        if each.name != "expandable segments":
+            again = explaining.explain(each.variant, batch, REPORT.environment, None).explanation
+            assert (each.peak_bytes, each.per_image_bytes) == (
+                again.peak_bytes,
+                again.per_image_bytes,
+            )
+
+
+class InventedRunner:
+    """Memory affine in the batch, half as steep with half precision; no network has blocks."""
+
+    def __init__(self, per_image: int = 3 * GIB, smallest: int = 1) -> None:
+        self.ready = Ready(
+            device=REPORT.device, torch="2.11.0", cuda=None, cudnn=None, cpu_threads=1
+        )
+        self.asked: list[Explain] = []
+        self._per_image = per_image
+        self._smallest = smallest
+
+    def run(self, spec: TrialSpec, *, purpose: Purpose, **_: object) -> Trial:
+        if spec.variant.checkpointing is Checkpointing.ON:
+            raise DeviceError("this model has no residual blocks to checkpoint")
+        peak = self._peak(spec) + (spec.accumulation_steps - 1) * 4 * GIB + 256 * MIB
+        fits = peak <= REPORT.device.capacity_bytes and spec.batch_size >= self._smallest
+        too_small = spec.batch_size < self._smallest
+        no = Outcome.BATCH_TOO_SMALL if too_small else Outcome.OUT_OF_MEMORY
+        return Trial(
+            spec=spec,
+            outcome=Outcome.FITS if fits else no,
+            source=Source.PREDICTED,
+            purpose=purpose,
+            fresh_process=True,
+            measurement=replace(measurement(), steady=Peak(allocated_bytes=1, reserved_bytes=peak))
+            if fits
+            else None,
+            failure=None if fits else failure(),
+            started_at="2026-01-02T03:04:05+00:00",
+            wall_seconds=0.1,
+        )
+
+    def explain(self, asked: Explain, **_: object) -> Explanation:
+        self.asked.append(asked)
+        return replace(EXPLANATION, spec=asked.spec, peak_reserved_bytes=self._peak(asked.spec))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def _peak(self, spec: TrialSpec) -> int:
+        half = spec.variant.precision is not Precision.FP32
+        return spec.batch_size * self._per_image // (2 if half else 1)
+
+
+def explained(runner: InventedRunner, batch: int | None = None) -> ExplanationReport:
+    with Explaining(
+        lambda _: cast("TrialRunner", runner), max_batch=64, listener=Silent()
+    ) as explaining:
+        return explaining.explain(VARIANT, batch, REPORT.environment, Path("snapshot.pickle"))
+
+
+def test_by_default_the_largest_batch_is_explained_and_its_snapshot_written() -> None:
+    runner = InventedRunner()
+    made = explained(runner)
+    assert made.boundary == Boundary(stop=StopReason.PROVEN, largest=3, first_failure=4)
+    assert made.explanation.spec == TrialSpec(variant=VARIANT, batch_size=3)
+    first, *others = runner.asked
+    assert first.snapshot == str(Path("snapshot.pickle").resolve())
+    assert {each.snapshot for each in others} == {None}
+
+
+def test_the_batch_that_is_asked_for_is_explained_though_it_does_not_fit() -> None:
+    made = explained(InventedRunner(), 7)
+    assert made.explanation.spec.batch_size == 7
+    assert made.boundary.largest == 3
+    assert {each.peak_bytes for each in made.remedies if each.accumulation_steps == 1} == {
+        None,
+        21 * GIB + 256 * MIB,
+        21 * GIB // 2 + 256 * MIB,
+    }
+
+
+def test_where_nothing_fits_the_smallest_batch_is_explained() -> None:
+    made = explained(InventedRunner(per_image=13 * GIB, smallest=2))
+    assert made.boundary.stop is StopReason.NOTHING_FITS
+    assert made.explanation.spec.batch_size == 2
+    assert made.remedies[-1].impossible
+
+
+def test_each_change_is_listed_with_what_it_gives_and_what_is_impossible_says_why() -> None:
+    made = explained(InventedRunner())
+    found = {each.name: each for each in made.remedies}
+    assert made.remedies[0].name == "amp-fp16"
+    assert found["amp-fp16"].largest == 7
+    assert found["nhwc"].largest == 3
+    # Here accumulation takes more than the last image did.
+    assert found["accumulation"].largest == 2
+    assert found["accumulation"].boundary == Boundary(
+        stop=StopReason.PROVEN, largest=2, first_failure=3
+    )
+    assert found["checkpointing on"].boundary is None
+    assert found["checkpointing on"].impossible == (
+        "this model has no residual blocks to checkpoint"
+    )
+    assert made.remedies[-1] == found["checkpointing on"]
