@@ -16,7 +16,7 @@ LAYERS = {
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
     2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | compare",
     1: "studyfile -> journal | study_journal | runfile | messages -> study_records -> records "
-    "-> variants | failures | gpus",
+    "-> variants -> model_names | failures | gpus",
     0: "jsonlines -> units | files | serialization -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""
