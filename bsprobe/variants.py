@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bsprobe.errors import UsageError
+from bsprobe.model_names import CLASSES, keeps_own_norm, problem_of
 from bsprobe.units import Resolution
 
 
@@ -166,12 +167,23 @@ def matrix(
         models: Names of models.
         resolutions: Image sizes.
         choices: For axes that do not keep their default: field name to values.
+
+    Raises:
+        UsageError: A model that keeps its own norm is to be built in another.
     """
+    norms = choices.get("norm", (Norm.BATCH, Norm.GROUP))
+    for model in models:
+        if keeps_own_norm(model) and set(norms) != {Norm.BATCH}:
+            raise UsageError(
+                f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
+                hint="add --norm batch, which leaves it alone",
+            )
     lists = [choices.get(axis.field, axis.defaults) for axis in AXES]
     variants = [
         Variant(
             model=model,
             resolution=resolution,
+            classes=CLASSES[problem_of(model)],
             **{axis.field: value for axis, value in zip(AXES, values, strict=True)},  # type: ignore[arg-type] # each axis names the field of its own kind
         )
         for model in models

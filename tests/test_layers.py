@@ -17,7 +17,7 @@ LAYERS = {
     2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies "
     "| compare -> comparability | equal_trials -> thresholds",
     1: "studyfile -> journal | study_journal | runfile | explanationfile | messages -> consistency "
-    "-> explanation | study_records -> records -> variants | failures | gpus",
+    "-> explanation | study_records -> records -> variants -> model_names | failures | gpus",
     0: "jsonlines -> units | files | serialization -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""

@@ -54,6 +54,29 @@ def test_the_matrix_goes_through_models_then_sizes_then_axes_without_repetitions
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "classes"),
+    [("deeplabv2-mini", 19), ("torchvision:fcn_resnet50", 19), ("torchvision:resnet18", 1000)],
+)
+def test_a_model_has_as_many_classes_as_its_problem(model: str, classes: int) -> None:
+    made = matrix(models=[model], resolutions=[SIZE], choices={})
+
+    assert {variant.classes for variant in made} == {classes}
+
+
+@pytest.mark.parametrize("model", ["timm:resnet18", "nets:mine"])
+def test_a_model_that_keeps_its_norm_is_not_built_in_another(model: str) -> None:
+    kept = matrix(models=[model], resolutions=[SIZE], choices={"norm": [Norm.BATCH]})
+
+    assert [variant.norm for variant in kept] == [Norm.BATCH, Norm.BATCH]
+    with pytest.raises(UsageError) as caught:
+        matrix(models=["deeplabv2-mini", model], resolutions=[SIZE], choices={})
+    assert (str(caught.value), caught.value.hint) == (
+        f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
+        "add --norm batch, which leaves it alone",
+    )
+
+
 def test_every_axis_is_a_field_of_the_variant_with_its_own_kind_of_value() -> None:
     kinds = {field.name: field.type for field in fields(Variant)}
     assert {axis.field: axis.kind for axis in AXES} == {

@@ -31,7 +31,8 @@ SUBJECT_OPTIONS = (
         default="deeplabv2-resnet101",
         show_default=True,
         help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (a small one, for trying "
-        "things out), or torchvision:NAME for one of torchvision's segmentation models.",
+        "things out), torchvision:NAME or timm:NAME for their segmentation and classification "
+        "models, or PACKAGE.MODULE:FACTORY for your own: a callable that returns an nn.Module.",
     ),
     click.option(
         "--resolution",

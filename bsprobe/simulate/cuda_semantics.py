@@ -164,15 +164,16 @@ def _in_fp32(name: str) -> Kernel:
 
 def _with_fp32_output(name: str) -> Kernel:
     operator = _operator(name)
-    schema = operator._schema  # type: ignore[attr-defined] # noqa: SLF001 - no public name
-    positional = [each.name for each in schema.arguments if not each.kwarg_only]
-    position = positional.index("dtype") if "dtype" in positional else len(positional)
+    schema = operator._schema  # type: ignore[attr-defined] # noqa: SLF001 - as above
+    place = [argument.name for argument in schema.arguments].index("dtype")
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        # One that is given stays (`set_opt_dtype` in ATen/autocast_mode.h).
-        is_given = len(args) > position or kwargs.get("dtype") is not None
-        if _is_half(args[0]) and not is_given:
-            kwargs = {**kwargs, "dtype": torch.float32}
+        # Defaults are passed on where the caller names a later argument: a dtype may be there, as
+        # the last of them, and be None.
+        takes_dtype_by_name = len(args) <= place
+        dtype = kwargs.get("dtype") if takes_dtype_by_name else args[place]
+        if _is_half(args[0]) and dtype is None:
+            args, kwargs = args[:place], {**kwargs, "dtype": torch.float32}
         return _call(operator, args, kwargs)
 
     return run

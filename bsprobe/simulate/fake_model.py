@@ -51,6 +51,7 @@ def make_fake(
         on_move: Told of each tensor that has been moved, and the module it belongs to.
     """
     moved: dict[int, torch.Tensor] = {}  # shared tensors are moved once
+    real: list[torch.Tensor] = []  # kept until the end: another one could take its identity
     for name, module in _children_first(model):
         holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001 - as `_apply` does
         for tensors in holders:
@@ -58,6 +59,7 @@ def make_fake(
                 if tensor is None:
                     continue
                 if id(tensor) not in moved:
+                    real.append(tensor)
                     moved[id(tensor)] = _faked(tensor, mode)
                     on_move(moved[id(tensor)], name)
                 tensors[key] = moved[id(tensor)]

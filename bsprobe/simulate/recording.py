@@ -52,8 +52,13 @@ _UNTRACEABLE = (
 
 @functools.cache
 def _is_composite(operator: Any) -> bool:
+    """Whether an operator is made of others; some are so only where a device has no kernel.
+
+    Of those, such as `silu_backward`, the CPU has one wherever CUDA has one.
+    """
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001 - no public name
-    return bool(has_kernel(operator.name(), "CompositeImplicitAutograd"))
+    name = operator.name()
+    return has_kernel(name, "CompositeImplicitAutograd") and not has_kernel(name, "CPU")
 
 
 @functools.cache

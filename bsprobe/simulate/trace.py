@@ -32,7 +32,7 @@ from bsprobe.simulate.timeline import (
     matched,
 )
 from bsprobe.simulate.workspace import Workspaces
-from bsprobe.training.batches import laid_out
+from bsprobe.training.batches import label_shape, laid_out
 from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
 from bsprobe.units import Resolution, format_bytes, parse_resolution
 from bsprobe.variants import AXES, MemoryFormat, Variant
@@ -125,9 +125,8 @@ class StepTracer:
     def _batch(self, size: int, recorder: Recorder) -> Batch:
         """What `synthetic_batch` leaves on the device, and what it does there."""
         resolution = self._variant.resolution
-        shape = (size, resolution.height, resolution.width)
-        labels = torch.zeros(shape, dtype=torch.int64)
-        images = torch.zeros((size, 3, *shape[1:]))
+        labels = torch.zeros(label_shape(self._variant, size), dtype=torch.int64)
+        images = torch.zeros((size, 3, resolution.height, resolution.width))
         for tensor in (images, labels):
             recorder.adopt(tensor, Kind.BATCH)
         with recorder.watching():

@@ -2,10 +2,11 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from bsprobe.model_names import Problem, problem_of
 from bsprobe.records import TrialSpec
 from bsprobe.training.losses import IGNORE
 from bsprobe.training.step import Batch
@@ -18,7 +19,9 @@ _BLOCK = 16
 
 
 def synthetic_batch(variant: Variant, size: int, *, device: torch.device, seed: int) -> Batch:
-    """Normally distributed images and blocky labels over all classes, 255 among them.
+    """Normally distributed images, and labels over all classes: of pixels or of images.
+
+    Those of pixels are blocky and have 255 among them.
 
     Args:
         variant: Gives resolution, classes and memory format.
@@ -29,13 +32,29 @@ def synthetic_batch(variant: Variant, size: int, *, device: torch.device, seed: 
     generator = torch.Generator().manual_seed(seed)
     height, width = variant.resolution.height, variant.resolution.width
     images = torch.randn((size, 3, height, width), generator=generator)
-    rows, columns = -(-height // _BLOCK), -(-width // _BLOCK)
-    blocks = torch.randint(0, variant.classes + 1, (size, rows, columns), generator=generator)
-    blocks[blocks == variant.classes] = IGNORE
-    labels = blocks.repeat_interleave(_BLOCK, dim=1).repeat_interleave(_BLOCK, dim=2)
-    labels = labels[:, :height, :width].contiguous()
+    shape = label_shape(variant, size)
+    if len(shape) == 1:
+        labels = torch.randint(0, variant.classes, shape, generator=generator)
+    else:
+        labels = _blocky(shape, variant.classes, generator)
     images, labels = images.to(device), labels.to(device)
     return Batch(images=laid_out(images, variant.memory_format), labels=labels)
+
+
+def label_shape(variant: Variant, size: int) -> tuple[int, ...]:
+    """The shape of a batch's labels: (N, H, W) for pixels, (N,) for images."""
+    if problem_of(variant.model) is Problem.CLASSIFICATION:
+        return (size,)
+    return (size, variant.resolution.height, variant.resolution.width)
+
+
+def _blocky(shape: Sequence[int], classes: int, generator: torch.Generator) -> torch.Tensor:
+    size, height, width = shape
+    rows, columns = -(-height // _BLOCK), -(-width // _BLOCK)
+    blocks = torch.randint(0, classes + 1, (size, rows, columns), generator=generator)
+    blocks[blocks == classes] = IGNORE
+    labels = blocks.repeat_interleave(_BLOCK, dim=1).repeat_interleave(_BLOCK, dim=2)
+    return labels[:, :height, :width].contiguous()
 
 
 def laid_out(images: torch.Tensor, memory_format: MemoryFormat) -> torch.Tensor:

@@ -1,10 +1,12 @@
-"""Cross-entropy over the valid pixels of an effective batch."""
+"""Cross-entropy over an effective batch: of its valid pixels, or of its images."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.model_names import Problem
 from bsprobe.variants import LossAt
 
 IGNORE = 255
@@ -49,6 +51,42 @@ def segmentation_loss(
     if "aux" in outputs:
         loss = loss + AUXILIARY_WEIGHT * _cross_entropy(outputs["aux"], labels, at)
     return loss / valid
+
+
+def classification_loss(
+    outputs: torch.Tensor, labels: torch.Tensor, images: torch.Tensor
+) -> torch.Tensor:
+    """Sum of the images' cross-entropies over the number of images in the *effective* batch.
+
+    Args:
+        outputs: Logits (N, classes).
+        labels: Classes (N,), int64; none is ignored.
+        images: The number of images in the effective batch.
+
+    Returns:
+        A scalar; over the micro-batches of an update these add up to the mean loss.
+    """
+    return F.cross_entropy(outputs, labels, reduction="sum") / images
+
+
+def counted(problem: Problem, *labels: torch.Tensor) -> torch.Tensor:
+    """What a loss is divided by: the valid pixels of some micro-batches, or their images."""
+    if problem is Problem.SEGMENTATION:
+        return valid_pixels(*labels)
+    return torch.full((), sum(len(each) for each in labels), device=labels[0].device)
+
+
+def loss_of(
+    problem: Problem,
+    outputs: Any,
+    labels: torch.Tensor,
+    count: torch.Tensor,
+    at: LossAt = LossAt.LABELS,
+) -> torch.Tensor:
+    """The loss of a micro-batch, `count` being what `counted` says of the effective batch."""
+    if problem is Problem.SEGMENTATION:
+        return segmentation_loss(outputs, labels, count, at)
+    return classification_loss(outputs, labels, count)
 
 
 def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from bsprobe.model_names import Problem, problem_of
 from bsprobe.models.factory import build_model
 from bsprobe.records import ModelFacts
-from bsprobe.training.losses import segmentation_loss, upsample, valid_pixels
+from bsprobe.training.losses import counted, loss_of, upsample
 from bsprobe.training.optimizers import build_optimizer, parameter_groups
 from bsprobe.variants import LossAt, MemoryFormat, Precision, Variant
 
@@ -24,7 +25,7 @@ _AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Images (N, 3, H, W), float32, and train ids (N, H, W), int64."""
+    """Images (N, 3, H, W), float32, and int64 labels: train ids (N, H, W) or classes (N,)."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -42,6 +43,7 @@ class Task:
     """A network in training: everything that a step changes."""
 
     model: nn.Module
+    problem: Problem
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
@@ -78,6 +80,7 @@ def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
     )
     task = Task(
         model=model,
+        problem=problem_of(variant.model),
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=variant.precision is Precision.AMP_FP16),
         device=device,
@@ -108,14 +111,15 @@ def training_step(task: Task, micro_batches: Sequence[Batch]) -> torch.Tensor:
     A micro-batch is moved to the device when its turn comes: only one is ever there.
 
     Returns:
-        The mean loss over the effective batch's valid pixels, a detached scalar.
+        The mean loss over the effective batch's valid pixels or images, a detached scalar.
     """
-    valid = valid_pixels(*(batch.labels for batch in micro_batches))
+    count = counted(task.problem, *(batch.labels for batch in micro_batches))
     total = torch.zeros((), device=task.device)
     for waiting in micro_batches:
         batch = waiting.to(task.device, task.layout)
         with task.autocast():
-            loss = segmentation_loss(task.model(batch.images), batch.labels, valid, task.loss_at)
+            outputs = task.model(batch.images)
+            loss = loss_of(task.problem, outputs, batch.labels, count, task.loss_at)
         task.scaler.scale(loss).backward()
         total += loss.detach()
     task.scaler.step(task.optimizer)

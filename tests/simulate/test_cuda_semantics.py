@@ -191,6 +191,19 @@ ON_CUDA = (
 )
 
 
+def test_a_dtype_given_by_its_place_is_taken_as_one() -> None:
+    x = torch.randn(2, 3).bfloat16()
+
+    with cuda_dispatch(), torch.autocast("cpu", dtype=torch.bfloat16):
+        dtypes = [
+            aten.softmax.int(x, 1, None).dtype,
+            aten.softmax.int(x, 1, torch.float64).dtype,
+            F.log_softmax(x, 1).dtype,
+        ]
+
+    assert dtypes == [torch.float32, torch.float64, torch.float32]
+
+
 def test_cudas_rules_hold_inside_and_leave_nothing_behind() -> None:
     before = in_force()
 

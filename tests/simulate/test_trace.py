@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_networks import VARIANT, TinyNet, TwoHeadedNet
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 from torch.utils._python_dispatch import TorchDispatchMode
 from traced_networks import (
@@ -27,6 +28,7 @@ from traced_networks import (
     tracer_of,
 )
 
+from bsprobe.simulate.fake_model import make_fake
 from bsprobe.simulate.recording import UntraceableModelError
 from bsprobe.simulate.timeline import (
     Action,
@@ -670,6 +672,27 @@ def test_an_evaluation_pass_obeys_autocast_and_leaves_nothing(
 
 
 # Oddities of networks.
+
+
+def test_parameters_keep_their_shapes_where_identities_are_used_again() -> None:
+    model = nn.Sequential(*(nn.Linear(width, width) for width in range(1, 300)))
+    shapes = [parameter.shape for parameter in model.parameters()]
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        make_fake(model, mode, lambda *_: None)
+
+    assert [parameter.shape for parameter in model.parameters()] == shapes
+
+
+def test_an_operator_that_cuda_has_a_kernel_for_is_not_taken_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build = functools.partial(ExtraNet, extra=F.silu)
+
+    recording = tracer_of(monkeypatch, build).record(2)
+
+    operators = Counter(place.operator for place, _, _ in recording.storages)
+    assert (operators["silu"], operators["silu_backward"], operators["sigmoid"]) == (2, 2, 0)
 
 
 def test_tensors_without_elements_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

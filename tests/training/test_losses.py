@@ -2,7 +2,16 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
-from bsprobe.training.losses import IGNORE, segmentation_loss, thin_out, upsample, valid_pixels
+from bsprobe.model_names import Problem
+from bsprobe.training.losses import (
+    IGNORE,
+    counted,
+    loss_of,
+    segmentation_loss,
+    thin_out,
+    upsample,
+    valid_pixels,
+)
 from bsprobe.variants import LossAt
 
 
@@ -129,3 +138,16 @@ def test_the_loss_of_half_precision_logits_is_summed_in_full_precision(
         loss = segmentation_loss(logits, labels, valid)
 
     torch.testing.assert_close(loss, segmentation_loss(logits.float(), labels, valid))
+
+
+def test_losses_of_classified_images_add_up_to_the_mean_and_ignore_no_class() -> None:
+    logits, classes = torch.randn((3, 300)), torch.tensor([255, 7, 255])
+    count = counted(Problem.CLASSIFICATION, classes[:1], classes[1:])
+
+    parts = [
+        loss_of(Problem.CLASSIFICATION, logits[part], classes[part], count)
+        for part in (slice(0, 1), slice(1, 3))
+    ]
+
+    assert int(count) == 3
+    torch.testing.assert_close(sum(parts), F.cross_entropy(logits, classes))

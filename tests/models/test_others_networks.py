@@ -1,0 +1,140 @@
+"""Networks that are not ours: torchvision's classifiers, timm's, and your own factories."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bsprobe.errors import UsageError
+from bsprobe.models.factory import build_model, check_model_name
+from bsprobe.units import Resolution
+from bsprobe.variants import Checkpointing, Norm, Variant
+
+SMALL = Resolution(height=64, width=96)
+SQUARE = Resolution(height=64, width=64)
+
+
+def variant_of(model: str, size: Resolution = SMALL, **others: Any) -> Variant:
+    return Variant(model=model, resolution=size, classes=7, **others)
+
+
+def shape_of_logits(variant: Variant) -> tuple[int, ...]:
+    with torch.device("meta"):
+        model = build_model(variant)
+        size = variant.resolution
+        return tuple(model(torch.empty((2, 3, size.height, size.width))).shape)
+
+
+def two_layers(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, num_classes, 1))
+
+
+def no_arguments() -> nn.Module:
+    return two_layers(3)
+
+
+def no_network() -> str:
+    return "ResNet"
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ("torchvision:resnet18", SMALL),
+        ("torchvision:mobilenet_v3_small", SMALL),
+        ("torchvision:vit_b_16", SQUARE),
+        ("torchvision:swin_t", SMALL),
+        ("torchvision:maxvit_t", Resolution(height=224, width=224)),
+        ("torchvision:googlenet", SMALL),
+        ("torchvision:inception_v3", Resolution(height=96, width=96)),
+        ("timm:resnet18", SMALL),
+        ("timm:vit_tiny_patch16_224", SMALL),
+        ("timm:swin_tiny_patch4_window7_224", Resolution(height=224, width=224)),
+    ],
+)
+def test_a_classifier_is_built_for_its_resolution_and_classes(model: str, size: Resolution) -> None:
+    assert shape_of_logits(variant_of(model, size)) == (2, 7)
+
+
+def test_a_classifier_of_torchvision_is_built_in_another_norm() -> None:
+    model = build_model(variant_of("torchvision:resnet18", norm=Norm.GROUP))
+
+    norms = [type(module).__name__ for module in model.modules() if "Norm" in type(module).__name__]
+    assert norms == ["GroupNorm"] * 20
+
+
+@pytest.mark.parametrize("name", ["torchvision:vgg11", "torchvision:convnext_tiny"])
+def test_a_classifier_without_batch_norm_has_none_to_exchange(name: str) -> None:
+    with torch.device("meta"), pytest.raises(UsageError) as caught:
+        build_model(variant_of(name, norm=Norm.GROUP))
+
+    assert (str(caught.value), caught.value.hint) == (
+        f"--norm group: {name} has other norms than BatchNorm2d, or none",
+        "add --norm batch, which leaves it alone",
+    )
+
+
+def test_a_vision_transformer_of_torchvision_wants_square_images() -> None:
+    with pytest.raises(UsageError, match="--resolution 64x96: torchvision:vit_b_16 takes square"):
+        build_model(variant_of("torchvision:vit_b_16"))
+
+
+def test_an_unknown_network_of_timm_suggests_the_nearest() -> None:
+    with pytest.raises(UsageError) as caught:
+        check_model_name("timm:resnet5")
+
+    assert str(caught.value) == "--model: 'timm:resnet5' is unknown"
+    assert str(caught.value.hint).startswith("did you mean timm:resnet")
+
+
+def test_timm_is_asked_for_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+
+    with pytest.raises(UsageError) as caught:
+        check_model_name("timm:resnet18")
+
+    assert (str(caught.value), caught.value.hint) == (
+        "--model timm:NAME needs the package timm, which is not installed",
+        "pip install timm",
+    )
+
+
+@pytest.mark.parametrize(
+    ("factory", "channels"), [(two_layers, 7), (no_arguments, 3)], ids=["classes", "nothing"]
+)
+def test_a_factory_is_told_the_classes_where_it_takes_them(
+    factory: Callable[..., nn.Module], channels: int
+) -> None:
+    name = f"{factory.__module__}:{factory.__name__}"
+
+    assert shape_of_logits(variant_of(name))[:2] == (2, channels)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such_module:build", "No module named 'no_such_module'"),
+        (f"{__name__}:missing", "has no attribute 'missing'"),
+        (":build", "Empty module name"),
+        (f"{__name__}:SMALL", "it is a Resolution and cannot be called"),
+    ],
+)
+def test_a_factory_that_is_not_there_is_an_error_in_words(name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        check_model_name(name)
+
+
+def test_a_factory_must_make_a_network() -> None:
+    with pytest.raises(UsageError, match=r"it made a str, not an nn\.Module"):
+        build_model(variant_of(f"{__name__}:no_network"))
+
+
+def test_a_network_whose_blocks_are_unknown_cannot_be_checkpointed() -> None:
+    with pytest.raises(UsageError, match="no residual blocks to checkpoint"):
+        build_model(variant_of(f"{__name__}:two_layers", checkpointing=Checkpointing.ON))

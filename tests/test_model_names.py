@@ -1,0 +1,37 @@
+"""What a model's name says."""
+
+import pytest
+from torchvision import models
+
+from bsprobe.model_names import Problem, is_factory, keeps_own_norm, problem_of
+
+
+def test_every_segmentation_network_of_torchvision_is_known_as_one_and_no_other_is() -> None:
+    segmenting = set(models.list_models(module=models.segmentation))
+    others = set(models.list_models(module=models))
+
+    assert {problem_of(f"torchvision:{name}") for name in segmenting} == {Problem.SEGMENTATION}
+    assert {problem_of(f"torchvision:{name}") for name in others} == {Problem.CLASSIFICATION}
+
+
+@pytest.mark.parametrize(
+    ("model", "problem", "factory", "own_norm"),
+    [
+        ("deeplabv2-resnet101", Problem.SEGMENTATION, False, False),
+        ("torchvision:fcn_resnet50", Problem.SEGMENTATION, False, False),
+        ("torchvision:resnet50", Problem.CLASSIFICATION, False, False),
+        ("timm:resnet50", Problem.CLASSIFICATION, False, True),
+        ("nets.mine:build", Problem.SEGMENTATION, True, True),
+    ],
+)
+def test_a_name_says_problem_source_and_norm(
+    model: str,
+    problem: Problem,
+    factory: bool,  # noqa: FBT001 - an expected value
+    own_norm: bool,  # noqa: FBT001 - as above
+) -> None:
+    assert (problem_of(model), is_factory(model), keeps_own_norm(model)) == (
+        problem,
+        factory,
+        own_norm,
+    )
