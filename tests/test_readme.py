@@ -57,7 +57,7 @@ def test_the_study_was_made_by_the_readmes_command_and_learns() -> None:
 
 
 def test_the_examples_were_made_by_the_commands_above_them() -> None:
-    first = commands()[0].split(".venv/bin/")[1]
+    first = commands()[0].split(".venv/bin/")[-1]
     made_by = [load_run(folder).environment.command for folder in (PREDICTED, MEASURED)]
     assert made_by[0] == first
     assert made_by[1] in commands()
