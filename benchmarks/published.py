@@ -5,8 +5,8 @@ checkout, with timm installed; it takes minutes, and --resume goes on with the r
 
     python benchmarks/published.py --out reports/published [--resume]
 
-The folder gets `timm.csv`, `mmseg.csv`, `report.md`, `memory.png` and `results.json`. cuDNN's answers
-are those of the version that is installed, not of the version then: that cannot be had.
+The folder gets `timm.csv`, `mmseg.csv`, `report.md`, `memory.png` and `results.json`. Answers of
+cuDNN are those of the version that is installed, not of the version then: that cannot be had.
 """
 
 import argparse
