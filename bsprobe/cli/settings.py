@@ -1,6 +1,6 @@
 """The options that say what a run makes: from the command line to `Settings`, and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bsprobe.cli.options import (
 )
 from bsprobe.errors import UsageError
 from bsprobe.gpus import Gpu, custom_gpu, find_gpu
+from bsprobe.model_names import Problem, problem_of
 from bsprobe.recommend import LearningRateRule
 from bsprobe.records import DataSource, DeviceRequest, Settings, Target
 from bsprobe.units import parse_bytes, parse_resolution
@@ -208,6 +209,9 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         raise UsageError("--evaluate-at does nothing without --evaluate", hint="add --evaluate")
     if given["subset"] is not None and given["data_root"] is None:
         raise UsageError("--subset does nothing without --data", hint="add --data ROOT")
+    for option, is_given in (("--evaluate", given["evaluate"]), ("--data", given["data_root"])):
+        if is_given:
+            require_segmentation(given["models"], option)
     native = parse_resolution("cityscapes") if given["evaluate"] else None
     return Settings(
         variants=variants_from(given),
@@ -233,6 +237,16 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         data=_data_source(given["data_root"], given["subset"]),
         seed=given["seed"],
     )
+
+
+def require_segmentation(models: Sequence[str], what: str) -> None:
+    """Refuse networks that classify images where labels of pixels are needed."""
+    for model in models:
+        if problem_of(model) is not Problem.SEGMENTATION:
+            raise UsageError(
+                f"{what} needs a segmentation network; {model} classifies images",
+                hint="leave one of the two out",
+            )
 
 
 def variants_from(given: Mapping[str, Any]) -> tuple[Variant, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from bsprobe.cli.options import Command, positive_number
+from bsprobe.cli.settings import require_segmentation
 from bsprobe.errors import UsageError
 from bsprobe.recommend import LearningRateRule
 from bsprobe.records import DataSource, DeviceRequest, Target
@@ -195,6 +196,7 @@ def study_options(command: Command) -> Command:
 
 def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
     """The options as settings; paths as they were typed, for reports are made to be shared."""
+    require_segmentation([given["model"]], "bsprobe study")
     weights = given["weights"]
     normalisation = given["input_normalisation"]
     return StudySettings(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from string import Template
 
+from bsprobe.model_names import Problem, problem_of
 from bsprobe.records import Recommendation, Run, Source, Target, TrainingPlan
 from bsprobe.variants import (
     CudnnBenchmark,
@@ -83,6 +84,16 @@ def thin_out(labels, size):
     )
     return labels[:, rows[:, None], columns]''',
 }
+_CLASSIFIER_LOGITS = '''\
+def logits_of(outputs, _):
+    """The logits of a net that classifies images: they have no size."""
+    return outputs'''
+_LABELS = {
+    Problem.SEGMENTATION: "int64 train ids (H, W)",
+    Problem.CLASSIFICATION: "an int64 class",
+}
+_IGNORE = {Problem.SEGMENTATION: 255, Problem.CLASSIFICATION: -100}
+"""Cityscapes' train id of what is not evaluated; PyTorch's own default, which is no class."""
 
 _TEMPLATE = Template('''\
 """$title
@@ -102,7 +113,7 @@ LEARNING_RATE = $learning_rate  # $lr_rule rule from $base_rate at batch $base_b
 WEIGHT_DECAY = $weight_decay
 UPDATES = $updates  # as many images as $base_updates updates of $base_batch
 WARMUP_UPDATES = $warmup_updates
-IGNORE = 255
+IGNORE = $ignore
 
 $parameter_groups
 
@@ -117,7 +128,7 @@ $logits
 
 
 def train(model, dataset, device="$device", updates=UPDATES, workers=$workers):
-    """Train on (image, label) pairs: float (3, H, W) and int64 train ids (H, W)."""
+    """Train on (image, label) pairs: float (3, H, W) and $labels."""
 $benchmark    device = torch.device(device)
     model = model.to($to_arguments).train()
     groups = parameter_groups(model)
@@ -212,6 +223,7 @@ def fill(
     nhwc = variant.memory_format is MemoryFormat.NHWC
     layout = ", memory_format=torch.channels_last" if nhwc else ""
     benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
+    problem = problem_of(variant.model)
     three = len(plan.group_learning_rates) > 1
     prefetch = f"        prefetch_factor={loader.prefetch_factor} if workers else None,\n"
     return _TEMPLATE.substitute(
@@ -229,10 +241,14 @@ def fill(
         updates=plan.updates,
         warmup_updates=plan.warmup_updates,
         parameter_groups=_THREE_GROUPS if three else _ONE_GROUP,
+        ignore=_IGNORE[problem],
+        labels=_LABELS[problem],
         power=_POLY_POWER,
         device="cuda" if device_kind == "cuda" else "cpu",
         loss=_LOSSES[variant.loss_at],
-        logits=_LOGITS[variant.loss_at],
+        logits=_CLASSIFIER_LOGITS
+        if problem is Problem.CLASSIFICATION
+        else _LOGITS[variant.loss_at],
         benchmark="    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
         to_arguments=f"device{layout}",
         optimizer=_OPTIMIZERS[variant.optimizer],

@@ -134,13 +134,7 @@ def evaluation_logits(task: Task, images: torch.Tensor, size: tuple[int, int]) -
 
     Leaves the model in training mode, as it found it.
     """
-    task.model.eval()
-    with task.autocast():
-        outputs = task.model(images)
-        logits = outputs if isinstance(outputs, torch.Tensor) else outputs["out"]
-        logits = upsample(logits, size)
-    task.model.train()
-    return logits
+    return _logits(task, images, size)
 
 
 @torch.inference_mode()
@@ -149,4 +143,15 @@ def evaluation_pass(task: Task, images: torch.Tensor, size: tuple[int, int]) -> 
 
     Leaves the model in training mode, as it found it.
     """
-    return evaluation_logits(task, images, size).argmax(dim=1)
+    # Not by way of `evaluation_logits`: a trace runs this function without its inference mode.
+    return _logits(task, images, size).argmax(dim=1)
+
+
+def _logits(task: Task, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    task.model.eval()
+    with task.autocast():
+        outputs = task.model(images)
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs["out"]
+        logits = upsample(logits, size)
+    task.model.train()
+    return logits

@@ -22,6 +22,27 @@ def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 
 
 WRONG = {
+    "another norm for a network that keeps its own": (
+        "run --model timm:resnet18",
+        (
+            "error: --norm: timm:resnet18 keeps the norm it is built with; it cannot be exchanged\n"
+            "hint: add --norm batch, which leaves it alone\n"
+        ),
+    ),
+    "an evaluation of a classifier": (
+        "run --model torchvision:resnet18 --evaluate",
+        (
+            "error: --evaluate needs a segmentation network; torchvision:resnet18 classifies "
+            "images\nhint: leave one of the two out\n"
+        ),
+    ),
+    "a study of a classifier": (
+        "study --model torchvision:resnet18",
+        (
+            "error: bsprobe study needs a segmentation network; torchvision:resnet18 classifies "
+            "images\nhint: leave one of the two out\n"
+        ),
+    ),
     "an unknown norm": (
         "run --norm grup",
         (
