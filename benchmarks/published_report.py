@@ -20,8 +20,8 @@ EXPLANATIONS: Final = {
     "that we do not know; what is traced is the CPU's kernel.",
     "resnetv2_50d_evos": "EvoNorm: elementwise operators and a variance, no cuDNN. Which of them "
     "took more than today's code does was not found.",
-    "mixnet_l": "Within 5 % of the limit. Convolutions of split channels; what cuDNN then took inside "
-    "them cannot be asked.",
+    "mixnet_l": "Within 5 % of the limit. Convolutions of split channels; what cuDNN then took "
+    "inside them cannot be asked.",
     "seresnetaa50d": "Within 2 % of the limit, on one side or the other.",
 }
 """What looking at the misses gave, for those that a run may have."""
@@ -167,9 +167,9 @@ def draw(rows: Sequence[Mapping[str, Any]], outside_bytes: int, folder: Path) ->
         axes.set_ylim(-1, len(ordered))
         axes.set_xlim(left=0)
         axes.set_xlabel("predicted peak allocated, GiB")
-        axes.set_title(
-            f"o ran on the RTX 3090, x was out of memory; line: the {capacity:.1f} GiB left to the "
-            "allocator; orange: another rung predicted",
+        figure.suptitle(
+            "o ran on the RTX 3090, x was out of memory; orange: another rung predicted\n"
+            f"line: the {capacity:.1f} GiB left to the allocator",
             fontsize=7,
         )
         figure.savefig(folder / "memory.png", dpi=150)
