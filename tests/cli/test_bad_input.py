@@ -188,7 +188,8 @@ def test_an_unknown_model_is_refused_before_anything_is_measured(tmp_path: Path)
         2,
         (
             "error: --model: 'deeplab-resnet50' is unknown\nhint: did you mean deeplabv2-resnet50? "
-            "Known: deeplabv2-resnet50, deeplabv2-resnet101, deeplabv2-mini, torchvision:NAME\n"
+            "Known: deeplabv2-resnet50, deeplabv2-resnet101, deeplabv2-mini, torchvision:NAME, "
+            "timm:NAME, PACKAGE.MODULE:FACTORY\n"
         ),
     )
     assert not (tmp_path / "reports").exists()
