@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,11 @@ def _main() -> None:
             *,
             models: tuple[str, ...] = (),
             data: DataSource | None = None,
+            environment: Mapping[str, str] | None = None,
         ) -> None:
-            super().__init__(request, models=models, data=data, command=stub)
+            super().__init__(
+                request, models=models, data=data, command=stub, environment=environment
+            )
 
     runner.Worker = StubbedWorker  # type: ignore[assignment, misc] # the one seam: which program is started
     __main__.main()
