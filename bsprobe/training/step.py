@@ -118,8 +118,10 @@ def training_step(task: Task, micro_batches: Sequence[Batch]) -> torch.Tensor:
     for waiting in micro_batches:
         batch = waiting.to(task.device, task.layout)
         with task.autocast():
-            outputs = task.model(batch.images)
-            loss = loss_of(task.problem, outputs, batch.labels, count, task.loss_at)
+            # No name for the logits: it would keep them through the backward pass.
+            loss = loss_of(
+                task.problem, task.model(batch.images), batch.labels, count, task.loss_at
+            )
         task.scaler.scale(loss).backward()
         total += loss.detach()
     task.scaler.step(task.optimizer)
