@@ -40,7 +40,7 @@ from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import Checkpointing, Precision, Variant
 
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
-REQUEST = DeviceRequest(gpu=custom_gpu(500 * MIB, "8.6", 50 * MIB))
+REQUEST = DeviceRequest(gpu=custom_gpu(900 * MIB, "8.6", 50 * MIB))
 START = partial(TrialRunner, REQUEST, timeout=300.0)
 
 
@@ -88,6 +88,7 @@ def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Pat
         device=device,
         settings=settings,
     )
+    folder.mkdir()
     with Journal.create(folder, header) as journal:
         return Probing(
             settings, run_trial=runner.run, device=device, journal=journal, listener=Silent()
