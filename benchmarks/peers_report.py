@@ -121,10 +121,10 @@ def _verdicts(found: list[Entry]) -> str:
     for entry in others:
         name = _NAMES[entry["tool"]]
         if entry["answer"] is None:
+            left = format_bytes(entry["held_bytes"][-1] - entry["held_bytes"][0])
             lines.append(
-                f"{name} found nothing: {_code(entry['end'])}. Its process held "
-                f"{format_bytes(entry['held_bytes'][-1])} when the last trial began, and "
-                f"{format_bytes(entry['held_bytes'][0])} when the first did."
+                f"{name} found nothing: {_code(entry['end'])}. When its last trial began, earlier "
+                f"ones had left {left} in its process."
             )
             continue
         if not entry["ran_answer"]:
@@ -153,7 +153,7 @@ def _amount(entry: Entry, key: str) -> str:
 
 
 def _code(text: str) -> str:
-    return "`" + text.replace("`", "'")[:200] + "`"
+    return "`" + text.replace("`", "'")[:200].rstrip(".") + "`"
 
 
 _DEFINITIONS = """\
