@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from bsprobe.errors import FileError
 
@@ -14,11 +15,22 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         FileError: The disk is full, the folder is read-only …; an older file is left as it was.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """As `write_atomically`, for content that is written piece by piece.
+
+    Yields:
+        The file under its temporary name; it gets its real one if nothing was raised.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     with file_errors(path):
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

@@ -79,6 +79,12 @@ class Gpu:
     """Where that was published, or `estimate`."""
 
     @property
+    def capability(self) -> tuple[int, int]:
+        """The compute capability as two numbers."""
+        major, minor = self.compute_capability.split(".")
+        return int(major), int(minor)
+
+    @property
     def usable_bytes(self) -> int:
         """What PyTorch's allocator can reserve where no other process holds memory."""
         return self.total_bytes - self.outside_allocator_bytes

@@ -101,7 +101,7 @@ class Expected:
 
 _TRIALS_AFTER_THE_FIRST = 3
 """With the first one four: as many as a prediction that is off by one may cost."""
-_LARGEST_MINIMUM = 8
+LARGEST_MINIMUM = 8
 """A model that needs more images than this to run at all has another problem than batch size."""
 
 
@@ -244,7 +244,7 @@ def _double(ledger: _Ledger) -> None:
     while high is None or batch < high:
         outcome = ledger.try_batch(batch, Process.ANY).outcome
         if outcome is Outcome.BATCH_TOO_SMALL:
-            if batch == min(_LARGEST_MINIMUM, ledger.max_batch):
+            if batch == min(LARGEST_MINIMUM, ledger.max_batch):
                 raise ledger.stop(StopReason.FAILED, f"the model does not run at batch {batch}")
             batch = ledger.minimum = batch + 1
         elif outcome not in RAN:

@@ -13,8 +13,9 @@ from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.stepping import run_steps
 from bsprobe.errors import DeviceError
 from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
+from bsprobe.training.step import AUTOCAST_DTYPES
 from bsprobe.units import format_bytes
-from bsprobe.variants import Precision, Variant
+from bsprobe.variants import Variant
 
 _CLEAN_WITHIN = 0
 """Bytes of tensors that may be left after a trial: none."""
@@ -117,11 +118,10 @@ class CudaDevice:
 
     def _load_kernels(self, variant: Variant) -> None:
         """Run a small step: what loading the libraries takes must be held before it is counted."""
-        half = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
         net = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3), torch.nn.BatchNorm2d(64))
         net = net.to(self._device)
         images = torch.zeros(2, 64, 64, 64, device=self._device)
-        dtype = half.get(variant.precision)
+        dtype = AUTOCAST_DTYPES.get(variant.precision)
         with torch.autocast("cuda", dtype=dtype or torch.float16, enabled=dtype is not None):
             net(images).sum().backward()
         del net, images

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from bsprobe.devices.simulated import SimulatedDevice, Tracers, capability_of
+from bsprobe.devices.simulated import SimulatedDevice, Tracers
 from bsprobe.failures import Outcome
 from bsprobe.gpus import Gpu, custom_gpu
 from bsprobe.records import CardFit, TrialSpec
-from bsprobe.search import Line, line_through
+from bsprobe.search import LARGEST_MINIMUM, Line, line_through
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
 from bsprobe.simulate.playback import KernelLimitError
 from bsprobe.simulate.workspace import Workspaces
@@ -15,8 +15,6 @@ from bsprobe.variants import Variant
 
 _ROOMY_BYTES = 2**39
 """A card on which the guessing never runs out."""
-_LARGEST_MINIMUM = 8
-"""As in the search: a network that needs more images than this to run at all has no batch."""
 
 
 def fit_cards(
@@ -43,7 +41,7 @@ def fit_cards(
     for variant in variants:
         for capability in capabilities:
             alike = [gpu for gpu in gpus if gpu.compute_capability == capability]
-            with Workspaces(capability_of(alike[0])) as workspaces:
+            with Workspaces(alike[0].capability) as workspaces:
                 yield from _fit_alike(variant, alike, tracers, workspaces, max_batch)
 
 
@@ -115,13 +113,13 @@ def _largest(runs: Callable[[int], bool], guess: int, minimum: int, max_batch: i
 
 def _smallest_that_runs(device: SimulatedDevice, variant: Variant) -> int:
     """Mostly 1; 2 where BatchNorm has one value per channel with one image."""
-    for batch in range(1, _LARGEST_MINIMUM):
+    for batch in range(1, LARGEST_MINIMUM):
         try:
             device.run_trial(_spec(variant, batch), lambda _: None)
         except ValueError:
             continue
         return batch
-    return _LARGEST_MINIMUM
+    return LARGEST_MINIMUM
 
 
 def _line(device: SimulatedDevice, variant: Variant, minimum: int) -> Line:

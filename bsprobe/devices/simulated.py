@@ -80,8 +80,10 @@ class SimulatedDevice:
                 f"which takes {format_bytes(gpu.outside_allocator_bytes)}",
                 hint="give a larger --memory-limit",
             )
-        self._capability = capability_of(gpu)
+        self._capability = gpu.capability
         self._workspaces = workspaces or Workspaces(self._capability)
+        # Shared ones are written to the disk by whoever shares them: once, not once a trial.
+        self._keeps_answers = workspaces is None
         self._tracers = tracers or Tracers()
         self._info = self._describe(limit_bytes, is_assumed=is_assumed)
 
@@ -108,7 +110,7 @@ class SimulatedDevice:
         if spec.evaluation_resolution is not None:
             report("evaluation")
             evaluation = _peak_of(playback, allocator, Section.EVALUATION)
-        self._workspaces.save()
+        self._keep_answers()
         statistics = allocator.statistics
         return Measurement(
             model=tracer.facts,
@@ -149,7 +151,7 @@ class SimulatedDevice:
         if snapshot is not None:
             report("writing the snapshot")
             write_atomically(snapshot, snapshot_of(timeline, spec.batch_size, card))
-        self._workspaces.save()
+        self._keep_answers()
         return explanation
 
     def lift_limit(self) -> None:
@@ -158,6 +160,10 @@ class SimulatedDevice:
     def is_clean(self) -> bool:
         """Always: nothing of a trial is left."""
         return True
+
+    def _keep_answers(self) -> None:
+        if self._keeps_answers:
+            self._workspaces.save()
 
     def _empty_card(self) -> CachingAllocator:
         driver = SimulatedDriver(
@@ -206,12 +212,6 @@ class SimulatedDevice:
             tf32_matmuls=False,
             notes=(*notes, *self._workspaces.notes),
         )
-
-
-def capability_of(gpu: Gpu) -> tuple[int, int]:
-    """A card's compute capability as two numbers."""
-    major, minor = gpu.compute_capability.split(".")
-    return int(major), int(minor)
 
 
 def _peak_of(

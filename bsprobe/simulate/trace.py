@@ -110,7 +110,7 @@ class StepTracer:
                     recorder.end(Section.EVALUATION)
             return recorder.recording(batch)
 
-    @property
+    @cached_property
     def facts(self) -> ModelFacts:
         """What the recommendation needs to know of the network."""
         with _tracing(self._mode):

@@ -1,7 +1,6 @@
 """A training on disk while it runs, so that it goes on to the figures it would have come to."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from bsprobe.errors import FileError
-from bsprobe.files import file_errors
+from bsprobe.files import file_errors, replacing
 from bsprobe.models.weights import LOAD_ERRORS
 from bsprobe.serialization import from_json, to_json
 from bsprobe.study_records import Chance, CurvePoint, NoiseSample, TrainingSpec
@@ -52,17 +51,9 @@ def save_checkpoint(path: Path, spec: TrainingSpec, task: Task, reached: Reached
         "random_state": torch.get_rng_state(),
         "gpu_random_state": torch.cuda.get_rng_state(task.device) if on_gpu else None,
     }
-    temporary = path.with_name(f".{path.name}.partial")
-    with file_errors(path):
-        try:
-            # Straight to the file: beside a large network there may be no room for a copy.
-            with temporary.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    # Straight to the file: beside a large network there may be no room for a copy.
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def restore_checkpoint(path: Path, spec: TrainingSpec, task: Task) -> Reached | None:

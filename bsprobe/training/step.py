@@ -20,7 +20,7 @@ _LAYOUTS = {
     MemoryFormat.NCHW: torch.contiguous_format,
     MemoryFormat.NHWC: torch.channels_last,
 }
-_AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
+AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
         scaler=torch.amp.GradScaler(device.type, enabled=variant.precision is Precision.AMP_FP16),
         device=device,
         layout=_LAYOUTS[variant.memory_format],
-        autocast_dtype=_AUTOCAST_DTYPES.get(variant.precision),
+        autocast_dtype=AUTOCAST_DTYPES.get(variant.precision),
         loss_at=variant.loss_at,
     )
 
