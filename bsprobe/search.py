@@ -93,7 +93,8 @@ class Expected:
 
     def corrected(self, peak_bytes: int | None) -> int:
         """The largest batch that should run, given the measured peak of `half`."""
-        if self.line is None or peak_bytes is None or self.line.per_image_bytes <= 0:
+        # A line that rises by less than a byte an image says nothing, and dividing by it overflows.
+        if self.line is None or peak_bytes is None or self.line.per_image_bytes < 1:
             return self.largest
         too_high = peak_bytes - self.line.at(self.half)
         return self.largest - round(too_high / self.line.per_image_bytes)
