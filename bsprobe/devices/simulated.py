@@ -27,7 +27,7 @@ from bsprobe.units import Resolution, format_bytes
 from bsprobe.variants import Variant
 
 _FIRST_TF32: Final = (8, 0)
-_CUBLAS_PER_CALL: Final = (2, 15)
+_CUBLAS_PER_CALL: Final = "2.15"
 """From this PyTorch on cuBLAS's workspace is taken for each call."""
 
 
@@ -182,7 +182,7 @@ class SimulatedDevice:
             workspaces=self._workspaces,
             benchmark=variant.cudnn_benchmark,
             cublas_bytes=cublas_workspace_bytes(self._capability),
-            keeps_cublas=_torch_version() < _CUBLAS_PER_CALL,
+            keeps_cublas=torch.__version__ < _CUBLAS_PER_CALL,
         )
 
     def _describe(self, limit_bytes: int | None, *, is_assumed: bool) -> DeviceInfo:
@@ -240,7 +240,3 @@ def _wants_expandable() -> bool:
     """Whether PyTorch's own setting asks for expandable segments."""
     settings = os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF", "")
     return re.search(r"expandable_segments\s*:\s*true", settings, re.IGNORECASE) is not None
-
-
-def _torch_version() -> tuple[int, ...]:
-    return tuple(int(part) for part in torch.__version__.split(".")[:2])

@@ -123,7 +123,7 @@ def wait_for_checkpoint(out: Path, process: "subprocess.Popen[str]") -> None:
 def test_a_study_that_was_killed_and_one_that_was_interrupted_go_on_to_the_same_figures(
     folder: Path,
 ) -> None:
-    longer = [*SMALL[:-1], "--batches=2,4", "--images=96"]
+    longer = [*SMALL[:-1], "--batches=2,4", "--images=384"]
     killed = start(*longer, "--out=out", cwd=folder)
     wait_for_checkpoint(folder / "out", killed)
     killed.send_signal(signal.SIGKILL)
