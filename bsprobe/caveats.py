@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from bsprobe.failures import Outcome
-from bsprobe.model_names import keeps_own_norm
-from bsprobe.recommend import Limits
+from bsprobe.model_names import may_keep_own_norm
+from bsprobe.recommendation import Limits
 from bsprobe.records import DeviceInfo, Recommendation, Target, Trial
 from bsprobe.units import format_bytes
 from bsprobe.variants import Norm, Precision, Variant
@@ -60,7 +60,7 @@ def _target_caveat(item: Recommendation, target: Target) -> str:
 def _norm_caveats(item: Recommendation) -> list[str]:
     norm, micro = item.variant.norm, item.plan.micro_batch
     sentences = []
-    if keeps_own_norm(item.variant.model):
+    if norm is Norm.BATCH and may_keep_own_norm(item.variant.model):
         sentence = (
             "The network keeps the norm it is built with. Where that is BatchNorm, its statistics "
             f"see the {micro} images of a micro-batch, whatever the accumulation."

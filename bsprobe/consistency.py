@@ -15,9 +15,9 @@ from bsprobe.serialization import MalformedError
 _AT_LEAST_ONE = frozenset(
     {
         "accumulation_steps", "base_batch", "base_updates", "batch", "batch_size", "best",
-        "capacity_bytes", "classes", "cpu_threads", "effective_batch", "first_failure", "height",
-        "largest", "max_batch", "measured_steps", "micro_batch", "parameters", "safe", "steps",
-        "total_bytes", "updates", "width",
+        "capacity_bytes", "channels", "classes", "cpu_threads", "effective_batch", "first_failure",
+        "height", "largest", "max_batch", "measured_steps", "micro_batch", "parameters", "safe",
+        "steps", "total_bytes", "updates", "width",
     }
 )  # fmt: skip
 _ABOVE_ZERO = frozenset(

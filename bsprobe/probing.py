@@ -7,7 +7,7 @@ from typing import Protocol
 from bsprobe.caveats import caveats_of
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.journal import Journal
-from bsprobe.recommend import Limits, limits, recommend, search_trials, starred
+from bsprobe.recommendation import Limits, limits, recommend, search_trials, starred
 from bsprobe.records import (
     SCHEMA_VERSION,
     Boundary,

@@ -91,7 +91,7 @@ class Worker:
         self,
         request: DeviceRequest,
         *,
-        models: tuple[str, ...] = (),
+        variants: tuple[Variant, ...] = (),
         data: DataSource | None = None,
         command: tuple[str, ...] | None = None,
         environment: Mapping[str, str] | None = None,
@@ -111,7 +111,7 @@ class Worker:
         self.trials_run = 0
         self.is_clean = True
         try:
-            self.ready = self._open(OpenDevice(request=request, models=models, data=data))
+            self.ready = self._open(OpenDevice(request=request, variants=variants, data=data))
         except BaseException:
             self.close()
             raise
@@ -334,11 +334,13 @@ class TrialRunner:
         request: DeviceRequest,
         *,
         timeout: float,
-        models: tuple[str, ...] = (),
+        variants: tuple[Variant, ...] = (),
         data: DataSource | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._start = partial(Worker, request, models=models, data=data, environment=environment)
+        self._start = partial(
+            Worker, request, variants=variants, data=data, environment=environment
+        )
         self._timeout = timeout
         self._variant: object = None
         self._worker: Worker | None = self._start()

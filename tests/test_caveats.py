@@ -7,7 +7,7 @@ from builders import DEVICE, GROUP, GROUPS, VARIANT, broke, failure, ran
 
 from bsprobe import caveats
 from bsprobe.failures import Outcome
-from bsprobe.recommend import Limits, recommend
+from bsprobe.recommendation import Limits, recommend
 from bsprobe.records import DeviceInfo, Recommendation, Target, Trial
 from bsprobe.units import GIB
 from bsprobe.variants import Norm, Precision, Variant

@@ -14,10 +14,11 @@ LAYERS = {
     5: "__main__ -> cli",
     4: "explaining -> probing | studying -> study_runner -> runner | report | environment",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
-    2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies "
+    2: "verdict -> study_plan | noise_scale | caveats -> recommendation | search | remedies "
     "| compare -> comparability | equal_trials -> thresholds",
     1: "studyfile -> journal | study_journal | runfile | explanationfile | messages -> consistency "
-    "-> explanation | study_records -> records -> variants -> model_names | failures | gpus",
+    "-> explanation | study_records -> records -> variants -> own_parts -> model_names | failures "
+    "| gpus",
     0: "jsonlines -> units | files | serialization -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""
@@ -90,8 +91,8 @@ def test_imports_go_down_the_layers_alone() -> None:
         ("records", "from bsprobe.search import Process", False),
         ("records", "from bsprobe import search", False),
         ("records", "from bsprobe import __version__", True),
-        ("search", "def late():\n    import bsprobe.recommend", False),
-        ("recommend", "from bsprobe.search import line_through", False),
+        ("search", "def late():\n    import bsprobe.recommendation", False),
+        ("recommendation", "from bsprobe.search import line_through", False),
         ("runfile", "from bsprobe.journal import NAME", True),
         ("records", "from bsprobe.study_records import Study", False),
         ("verdict", "from bsprobe.study_plan import final_trainings", True),

@@ -138,7 +138,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             self,
             request: DeviceRequest,
             *,
-            models: tuple[str, ...] = (),
+            variants: tuple[Variant, ...] = (),
             data: DataSource | None = None,
             environment: Mapping[str, str] | None = None,
         ) -> None:
@@ -146,7 +146,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             started.append(behaviour)
             super().__init__(
                 request,
-                models=models,
+                variants=variants,
                 data=data,
                 command=stub(behaviour),
                 environment=environment,

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from bsprobe.cli.options import axis_options, positive_number
-from bsprobe.cli.settings import LARGEST_BATCH, SUBJECT_OPTIONS, asked_gpu, variants_from
+from bsprobe.cli.options import LARGEST_BATCH, axis_options, positive_number
+from bsprobe.cli.settings import asked_gpu
+from bsprobe.cli.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.errors import UsageError
 from bsprobe.units import parse_bytes
 from bsprobe.variants import Variant
@@ -124,7 +125,7 @@ def _explain(
     start = partial(
         TrialRunner,
         request,
-        models=tuple(dict.fromkeys(variant.model for variant in variants)),
+        variants=variants,
         timeout=given["trial_timeout"],
     )
     if out is not None:

@@ -132,7 +132,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         progress.opening(),
         TrialRunner(
             settings.device,
-            models=tuple(dict.fromkeys(v.model for v in settings.variants)),
+            variants=settings.variants,
             data=settings.data,
             timeout=settings.trial_timeout_seconds,
         ) as runner,

@@ -77,7 +77,7 @@ def _figure(explanation: Explanation, inside: Sequence[_Area], what: str) -> Fig
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     figure.suptitle(
-        f"Memory over one step by {what}: {spec.variant.model}, {spec.variant.resolution}, batch "
+        f"Memory over one step by {what}: {spec.variant.network}, {spec.variant.inputs}, batch "
         f"{spec.batch_size}  [{explanation.source}]",
         x=0.01,
         ha="left",

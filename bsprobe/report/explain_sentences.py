@@ -15,7 +15,7 @@ from bsprobe.explanation import (
 from bsprobe.gpus import find_gpu
 from bsprobe.records import DeviceInfo, Recommendation, Run
 from bsprobe.units import format_bytes
-from bsprobe.variants import AXES, labels
+from bsprobe.variants import AXES, RGB, Variant, labels
 
 _LEAST_SHARE = 0.01
 """Rows below this share of the peak are shown as one."""
@@ -27,7 +27,7 @@ def subject(report: ExplanationReport) -> str:
     """`deeplabv2-resnet101, 512x1024, fp32 / batch on RTX 3060 12GB`."""
     variant = report.variant
     name = labels([variant])[variant]
-    return f"{variant.model}, {variant.resolution}, {name} on {report.device.name}"
+    return f"{variant.network}, {variant.inputs}, {name} on {report.device.name}"
 
 
 def why(report: ExplanationReport) -> str:
@@ -145,7 +145,7 @@ def command(run: Run, item: Recommendation) -> str:
     """The command that explains a recommended row."""
     variant, device = item.variant, run.device
     words = ["bsprobe", "explain", *_card(device), "--model", variant.model]
-    words += ["--resolution", str(variant.resolution)]
+    words += _inputs(variant) + variant.own.options()
     for axis in AXES:
         value = getattr(variant, axis.field)
         if value != axis.defaults[0]:
@@ -153,6 +153,15 @@ def command(run: Run, item: Recommendation) -> str:
     if device.limit_bytes is not None:
         words += ["--memory-limit", str(device.limit_bytes)]
     return shlex.join([*words, "--batch", str(item.plan.micro_batch)])
+
+
+def _inputs(variant: Variant) -> list[str]:
+    """The option that says what the network is fed, where that is not in the batches' name."""
+    if variant.resolution is None:
+        return []
+    if variant.channels == RGB:
+        return ["--resolution", str(variant.resolution)]
+    return ["--input", variant.inputs]
 
 
 def assumed(device: DeviceInfo) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from string import Template
 
-from bsprobe.model_names import Problem, problem_of
+from bsprobe.model_names import Problem
 from bsprobe.records import Recommendation, Run, Source, Target, TrainingPlan
 from bsprobe.variants import (
     CudnnBenchmark,
@@ -187,7 +187,7 @@ def render(run: Run, item: Recommendation) -> str:
     return fill(
         variant,
         item.plan,
-        title=f"{variant.model} at {variant.resolution}, {name}: what bsprobe recommends.",
+        title=f"{variant.subject}, {name}: what bsprobe recommends.",
         answer=f"{run.device.source.capitalize()} on {run.device.name}: the largest batch that "
         f"{'ran' if run.device.source is Source.MEASURED else 'should run'} is {item.largest}.",
         target=run.settings.target,
@@ -223,7 +223,7 @@ def fill(
     nhwc = variant.memory_format is MemoryFormat.NHWC
     layout = ", memory_format=torch.channels_last" if nhwc else ""
     benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
-    problem = problem_of(variant.model)
+    problem = variant.problem
     three = len(plan.group_learning_rates) > 1
     prefetch = f"        prefetch_factor={loader.prefetch_factor} if workers else None,\n"
     return _TEMPLATE.substitute(

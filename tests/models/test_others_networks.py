@@ -24,7 +24,7 @@ def variant_of(model: str, size: Resolution = SMALL, **others: Any) -> Variant:
 def shape_of_logits(variant: Variant) -> tuple[int, ...]:
     with torch.device("meta"):
         model = build_model(variant)
-        size = variant.resolution
+        size = variant.size
         return tuple(model(torch.empty((2, 3, size.height, size.width))).shape)
 
 
