@@ -29,6 +29,7 @@ def caveats_of(
             _target_caveat(item, target),
             *_norm_caveats(item),
             _rate_caveat(item.variant, target),
+            _rule_caveat(item.variant, target),
             _headroom_caveat(item, found, target, device),
             _retry_caveat(trials),
             *_data_sentences(item),
@@ -95,6 +96,15 @@ def _rate_caveat(variant: Variant, target: Target) -> str:
     return (
         "The reference rate 2.5e-04 stems from a recipe whose BatchNorm was frozen; "
         "take it as a starting point."
+    )
+
+
+def _rule_caveat(variant: Variant, target: Target) -> str:
+    if variant.own.optimizer is None or target.lr_rule is not None:
+        return ""
+    return (
+        f"What optimizer {variant.own.optimizer} makes is not asked: the learning rate follows the "
+        "linear rule, SGD's; for Adam's kind choose the sqrt rule."
     )
 
 
