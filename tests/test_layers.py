@@ -11,14 +11,15 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
-    5: "__main__ -> cli",
-    4: "explaining -> probing | studying -> study_runner -> runner | report | environment",
+    5: "__main__ -> cli | executable_batch -> api",
+    4: "explaining | running -> probing | studying -> study_runner -> runner | report "
+    "| environment",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
     2: "verdict -> study_plan | noise_scale | caveats -> recommendation | search | remedies "
     "| compare -> comparability | equal_trials -> thresholds",
-    1: "studyfile -> journal | study_journal | runfile | explanationfile | messages -> consistency "
-    "-> explanation | study_records -> records -> variants -> own_parts -> model_names | failures "
-    "| gpus",
+    1: "studyfile -> journal | study_journal | runfile | explanationfile | batch_cache | messages "
+    "-> consistency -> explanation | study_records -> records -> variants -> own_parts "
+    "-> model_names | failures | gpus",
     0: "jsonlines -> units | files | serialization -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""

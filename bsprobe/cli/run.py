@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bsprobe.explanation import Explanation
+    from bsprobe.journal import Contents, Journal
     from bsprobe.records import Run, Settings, TrialSpec
     from bsprobe.runner import TrialRunner
     from bsprobe.variants import Variant
@@ -115,62 +116,51 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     """
     from rich.console import Console
 
-    from bsprobe import journal, probing
-    from bsprobe.environment import describe_environment
-    from bsprobe.records import SCHEMA_VERSION
-    from bsprobe.report.folder import given_folder, new_folder, run_name
+    from bsprobe.report.folder import given_folder
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
-    from bsprobe.runfile import save_run
-    from bsprobe.runner import TrialRunner
+    from bsprobe.running import make_run, start_runner
 
     settings = start.settings
-    console = Console(stderr=True)
-    progress = TrialProgress(settings, console)
+    progress = TrialProgress(settings, Console(stderr=True))
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
-    with (
-        progress.opening(),
-        TrialRunner(
-            settings.device,
-            variants=settings.variants,
-            data=settings.data,
-            timeout=settings.trial_timeout_seconds,
-        ) as runner,
-    ):
-        device = runner.ready.device
-        folder = start.folder or new_folder(_BASE, run_name(device, settings))
-        known = ()
-        if start.resumed is None:
-            header = journal.Header(
-                schema_version=SCHEMA_VERSION,
-                environment=describe_environment(runner.ready, _command()),
-                device=device,
-                settings=settings,
-            )
-            log = journal.Journal.create(folder, header)
-        else:
-            log, contents = start.resumed
-            header, known = contents.header, contents.trials
-            _require_same_device(header.device, device, folder)
+    with progress.opening(), start_runner(settings) as runner:
+        folder, log, contents = _opened(start, runner)
         # At once, while the worker still has what it traced for the variant.
         listener = ExplainedProgress(progress, partial(_explain, runner))
         try:
-            with log:
-                made = probing.Probing(
-                    settings,
-                    run_trial=runner.run,
-                    device=header.device,
-                    journal=log,
-                    listener=listener,
-                    known=known,
-                ).run(header.environment)
-                save_run(made, folder)  # while the journal is locked against a second run
+            made = make_run(
+                settings,
+                runner,
+                log,
+                contents.header,
+                folder=folder,
+                listener=listener,
+                known=contents.trials,
+            )
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 "interrupted; every finished trial is kept",
                 hint=f"go on with: bsprobe run --resume --out {shlex.quote(str(folder))}",
             ) from None
     return made, folder, listener.explanations
+
+
+def _opened(start: Start, runner: TrialRunner) -> tuple[Path, Journal, Contents]:
+    """The folder and the journal of a run, a new one or the one to go on with."""
+    from bsprobe.journal import Contents, Journal
+    from bsprobe.report.folder import new_folder, run_name
+    from bsprobe.running import header_of
+
+    device = runner.ready.device
+    folder = start.folder or new_folder(_BASE, run_name(device, start.settings))
+    if start.resumed is not None:
+        log, contents = start.resumed
+        _require_same_device(contents.header.device, device, folder)
+        return folder, log, contents
+    header = header_of(start.settings, runner.ready, _command())
+    empty = Contents(header=header, trials=(), complete_bytes=0)
+    return folder, Journal.create(folder, header), empty
 
 
 def _explain(runner: TrialRunner, spec: TrialSpec) -> Explanation | None:
@@ -198,8 +188,7 @@ def _write(finished: Run, folder: Path, explanations: Mapping[Variant, Explanati
     from bsprobe.report.write import write_report
 
     click.echo(terminal.render(finished))
-    found = (result.recommendation for result in finished.results)
-    best = next((item for item in found if item is not None and item.starred), None)
+    best = finished.best
     if best is not None and best.variant in explanations:
         write_kinds_plot(explanations[best.variant], folder / markdown.EXPLAINED)
     write_report(finished, folder)
