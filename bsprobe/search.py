@@ -12,10 +12,10 @@ memory is affine.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, Self
 
 from bsprobe.failures import RAN, Certainty, Outcome
-from bsprobe.records import Boundary, StopReason
+from bsprobe.records import Boundary, Prediction, StopReason, Trial
 
 
 class Process(Enum):
@@ -37,6 +37,18 @@ class Probe:
     """Whether its process had run nothing before."""
     certainty: Certainty = Certainty.CERTAIN
     detail: str = ""
+
+    @classmethod
+    def of(cls, trial: Trial) -> Self:
+        """What the search needs to know of a recorded trial."""
+        measured, failure = trial.measurement, trial.failure
+        return cls(
+            outcome=trial.outcome,
+            peak_bytes=measured.peak_bytes if measured is not None else None,
+            fresh=trial.fresh_process,
+            certainty=failure.certainty if failure is not None else Certainty.CERTAIN,
+            detail=failure.message if failure is not None else "",
+        )
 
 
 class Measure(Protocol):
@@ -77,6 +89,11 @@ def line_through(peaks: Sequence[tuple[int, int]]) -> Line | None:
     return Line(fixed_bytes=p1 - slope * b1, per_image_bytes=slope)
 
 
+def half_of(largest: int) -> int:
+    """The batch at which a search compares a predicted peak with a measured one."""
+    return max(1, largest // 2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """What is predicted of a search."""
@@ -86,10 +103,20 @@ class Expected:
     line: Line | None
     """Memory against batch as predicted; None where it is not known."""
 
+    @classmethod
+    def of(cls, prediction: Prediction) -> Self | None:
+        """What a prediction says of a search; None where it says nothing."""
+        if not prediction.largest:
+            return None
+        peaks = dict(prediction.peaks)
+        ends = {half_of(prediction.largest), max(peaks, default=0)} & peaks.keys()
+        line = line_through([(batch, peaks[batch]) for batch in ends])
+        return cls(largest=prediction.largest, line=line)
+
     @property
     def half(self) -> int:
         """Where the prediction is compared with a measurement, well within the memory."""
-        return max(1, self.largest // 2)
+        return half_of(self.largest)
 
     def corrected(self, peak_bytes: int | None) -> int:
         """The largest batch that should run, given the measured peak of `half`."""

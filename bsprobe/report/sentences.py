@@ -99,6 +99,36 @@ def verdict(boundary: Boundary) -> str:
     return "failed"
 
 
+def predicted_beside_measured(run: Run, result: VariantResult) -> str | None:
+    """What guided a variant's search beside what came of it; None where nothing did."""
+    prediction = result.prediction
+    if prediction is None:
+        return None
+    if prediction.largest is None:
+        why = prediction.detail.rstrip(".") or "nothing is predicted to fit"
+        return f"No prediction guided the search: {why}."
+    text = f"Predicted largest {prediction.largest}, measured {_measured_largest(result.boundary)}"
+    measured = {
+        trial.spec.batch_size: trial.measurement.peak_bytes
+        for trial in search_trials(run.trials, result.variant)
+        if trial.measurement is not None and trial.outcome is Outcome.FITS
+    }
+    predicted = dict(prediction.peaks)
+    for batch in sorted(measured.keys() & predicted.keys())[-1:]:
+        error = (predicted[batch] - measured[batch]) / measured[batch]
+        text += (
+            f"; at batch {batch} {format_bytes(predicted[batch])} predicted, "
+            f"{format_bytes(measured[batch])} measured ({error:+.1%})"
+        )
+    return text + "."
+
+
+def _measured_largest(boundary: Boundary) -> str:
+    if boundary.is_exact:
+        return str(boundary.largest)
+    return "none" if boundary.largest is None else f"at least {boundary.largest}"
+
+
 def advice_where_nothing_fits(result: VariantResult) -> str:
     """What to try when not even the smallest batch fits."""
     variant = result.variant
