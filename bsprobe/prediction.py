@@ -1,11 +1,12 @@
 """Where the boundary on the GPU at hand should be: predicted, to guide what measures it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from bsprobe.errors import DeviceError, UsageError, WorkerError
 from bsprobe.gpus import Gpu, compute_capabilities, custom_gpu, find_gpu
+from bsprobe.probing import RunTrial
 from bsprobe.records import (
     DeviceInfo,
     DeviceRequest,
@@ -17,13 +18,16 @@ from bsprobe.records import (
     Trial,
     TrialSpec,
 )
-from bsprobe.runner import TrialRunner
+from bsprobe.runner import ReportPhase, TrialRunner
 from bsprobe.search import Probe, Process, find_boundary, half_of
 from bsprobe.variants import Variant
 
+_WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""For the process that predicts: a context of its own would take memory that is being measured."""
+
 
 class Predictor:
-    """Predicts boundaries on one card, in a process of its own that never touches the GPU.
+    """Predicts boundaries on one card.
 
     Args:
         run_trial: Runs a trial on the simulated card; `TrialRunner.run`.
@@ -31,36 +35,31 @@ class Predictor:
         settings: Of the run.
     """
 
-    def __init__(
-        self, run_trial: Callable[..., Trial], device: DeviceInfo, settings: Settings
-    ) -> None:
+    def __init__(self, run_trial: RunTrial, device: DeviceInfo, settings: Settings) -> None:
         self._run_trial = run_trial
         self._device = device
         self._settings = settings
 
-    def __call__(self, variant: Variant) -> Prediction:
+    def __call__(self, variant: Variant, *, on_phase: ReportPhase) -> Prediction:
         """Predict a variant's boundary, or say why it cannot be; then nothing guides the search."""
-        trials: dict[int, Trial] = {}
+        trials: list[Trial] = []
 
-        def trial(batch: int) -> Trial:
-            if batch not in trials:
-                trials[batch] = self._run_trial(
-                    self._spec(variant, batch),
-                    process=Process.ANY,
-                    purpose=Purpose.SEARCH,
-                    on_phase=lambda _: None,
-                )
-            return trials[batch]
+        def measure(batch: int, process: Process) -> Probe:
+            spec = self._spec(variant, batch)
+            trial = self._run_trial(
+                spec, process=process, purpose=Purpose.SEARCH, on_phase=on_phase
+            )
+            trials.append(trial)
+            return Probe.of(trial)
 
         try:
             boundary = find_boundary(
-                # A simulated card begins empty in every trial.
-                lambda batch, _: replace(Probe.of(trial(batch)), fresh=True),
+                measure,
                 capacity_bytes=self._device.capacity_bytes,
                 max_batch=self._settings.max_batch,
             )
             if boundary.largest is not None:
-                trial(half_of(boundary.largest))
+                measure(half_of(boundary.largest), Process.ANY)
         except (DeviceError, WorkerError) as error:
             return Prediction(largest=None, detail=str(error))
         if boundary.stop in (StopReason.FAILED, StopReason.TIME):
@@ -81,6 +80,9 @@ class Predictor:
 def predictor_for(settings: Settings, device: DeviceInfo) -> Iterator[Predictor | None]:
     """A predictor for the device that will be measured; None where the search needs none.
 
+    It works in a process of its own. The models are not checked again there: what cannot be
+    predicted does not keep it from being measured.
+
     Raises:
         UsageError: The search is to be guided, and nothing can be predicted of this device.
     """
@@ -90,8 +92,8 @@ def predictor_for(settings: Settings, device: DeviceInfo) -> Iterator[Predictor 
     check_can_guide(device.kind)
     with TrialRunner(
         DeviceRequest(gpu=card_of(device), memory_limit_bytes=device.capacity_bytes),
-        models=tuple(dict.fromkeys(variant.model for variant in settings.variants)),
         timeout=settings.trial_timeout_seconds,
+        environment=_WITHOUT_GPU,
     ) as runner:
         yield Predictor(runner.run, device, settings)
 
@@ -117,28 +119,29 @@ def check_can_guide(kind: str) -> None:
 def card_of(device: DeviceInfo) -> Gpu:
     """The card of the catalogue that a device is, with the memory that it really has.
 
-    One that the catalogue lacks is a custom card.
+    One that the catalogue lacks, or has several of by that name, is a custom card.
 
     Raises:
         UsageError: No card of its compute capability is known.
     """
-    try:
-        return replace(find_gpu(device.name), total_bytes=device.total_bytes)
-    except UsageError:
-        pass
     capability = device.compute_capability or "unknown"
     if capability not in compute_capabilities():
         raise UsageError(
             f"--search guided: nothing is known of {device.name}, compute capability {capability}",
             hint="leave it out",
         )
-    return custom_gpu(device.total_bytes, capability)
+    try:
+        listed = find_gpu(device.name)
+    except UsageError:
+        return custom_gpu(device.total_bytes, capability)
+    return replace(listed, total_bytes=device.total_bytes)
 
 
-def _peaks(trials: dict[int, Trial]) -> tuple[tuple[int, int], ...]:
+def _peaks(trials: Sequence[Trial]) -> tuple[tuple[int, int], ...]:
     """The peaks of what fits without retries: a retried trial's is the capacity."""
-    return tuple(
-        (batch, trial.measurement.peak_bytes)
-        for batch, trial in sorted(trials.items())
+    peaks = {
+        trial.spec.batch_size: trial.measurement.peak_bytes
+        for trial in trials
         if trial.measurement is not None and not trial.measurement.allocator_retries
-    )
+    }
+    return tuple(sorted(peaks.items()))

@@ -33,6 +33,12 @@ class Listener(Protocol):
     def on_variant(self, variant: Variant) -> None:
         """A variant's search begins."""
 
+    def on_predicting(self) -> None:
+        """The variant's boundary is being predicted, to guide the search."""
+
+    def on_prediction(self, prediction: Prediction) -> None:
+        """It has been."""
+
     def on_trial_start(self, spec: TrialSpec) -> None:
         """A trial begins."""
 
@@ -60,8 +66,11 @@ class RunTrial(Protocol):
         """Return its record."""
 
 
-Predict = Callable[[Variant], Prediction]
-"""Says where a variant's boundary should be; `prediction.Predictor`."""
+class Predict(Protocol):
+    """Says where a variant's boundary should be; `prediction.Predictor`."""
+
+    def __call__(self, variant: Variant, *, on_phase: Callable[[str], None]) -> Prediction:
+        """Return what is predicted, or why nothing is."""
 
 
 class Probing:
@@ -103,7 +112,7 @@ class Probing:
 
     def _probe_variant(self, variant: Variant) -> VariantResult:
         self._listener.on_variant(variant)
-        prediction = None if self._predict is None else self._predict(variant)
+        prediction = self._prediction(variant)
         boundary = self._find_boundary(variant, prediction)
         recommendation = None
         if boundary.largest is not None and boundary.stop is not StopReason.FAILED:
@@ -116,6 +125,15 @@ class Probing:
         )
         self._listener.on_result(result)
         return result
+
+    def _prediction(self, variant: Variant) -> Prediction | None:
+        """What guides the search, or None where nothing is to."""
+        if self._predict is None:
+            return None
+        self._listener.on_predicting()
+        prediction = self._predict(variant, on_phase=self._listener.on_phase)
+        self._listener.on_prediction(prediction)
+        return prediction
 
     def _find_boundary(self, variant: Variant, prediction: Prediction | None) -> Boundary:
         def measure(batch: int, process: Process) -> Probe:

@@ -108,10 +108,11 @@ class Expected:
         """What a prediction says of a search; None where it says nothing."""
         if not prediction.largest:
             return None
-        peaks = dict(prediction.peaks)
-        ends = {half_of(prediction.largest), max(peaks, default=0)} & peaks.keys()
-        line = line_through([(batch, peaks[batch]) for batch in ends])
-        return cls(largest=prediction.largest, line=line)
+        half = half_of(prediction.largest)
+        at_half = [peak for peak in prediction.peaks if peak[0] == half]
+        # Of two that lie close the allocator's rounding would decide about the slope.
+        apart = [peak for peak in prediction.peaks if not half < 2 * peak[0] < 3 * half]
+        return cls(largest=prediction.largest, line=line_through([*at_half, *apart[-1:]]))
 
     @property
     def half(self) -> int:
@@ -160,7 +161,7 @@ def find_boundary(
     try:
         if expected is not None:
             _follow(ledger, expected, capacity_bytes)
-        if ledger.low is None or ledger.high is None:
+        if ledger.low is None or (ledger.high is None and not ledger.is_at_the_end()):
             _double(ledger)
         return _close_in(ledger, capacity_bytes)
     except _StopSearch as stop:
@@ -203,6 +204,11 @@ class _Ledger:
         failed = (b for b, p in self.probes.items() if p.outcome not in RAN and b > floor)
         return min((b for b in failed if b >= self.minimum), default=None)
 
+    def is_at_the_end(self) -> bool:
+        """Whether the largest batch that ran needed all memory: the boundary is near."""
+        low = self.low
+        return low is not None and self.probes[low].outcome is Outcome.FITS_WITH_RETRIES
+
     def is_proven(self, batch: int) -> bool:
         """Whether the last word on a batch was spoken by a fresh process."""
         return batch in self.probes and self.probes[batch].fresh
@@ -240,9 +246,8 @@ def _follow(ledger: _Ledger, expected: Expected, capacity_bytes: int) -> None:
         ledger.minimum = half + 1
     if outcome not in RAN:
         return
-    # Downwards only: from there the measured line leads up.
-    aim = min(expected.corrected(ledger.probes[half].peak_bytes), expected.largest)
-    if expected.largest > 1 and 2 * aim < 3 * half:
+    aim = expected.corrected(ledger.probes[half].peak_bytes)
+    if expected.largest > 1 and not 3 * expected.largest <= 4 * aim <= 5 * expected.largest:
         return  # it is off by a quarter or more: nothing to follow
     for _ in range(_TRIALS_AFTER_THE_FIRST):
         low, high = ledger.low, ledger.high
@@ -252,7 +257,8 @@ def _follow(ledger: _Ledger, expected: Expected, capacity_bytes: int) -> None:
         above = ledger.max_batch if high is None else high - 1
         batch = min(max(aim, low + 1), above)
         if ledger.try_batch(batch, Process.FRESH).outcome not in RAN:
-            aim = batch - 1
+            # A correction upwards that was wrong leaves what was predicted.
+            aim = min(batch - 1, expected.largest)
             continue
         line = ledger.line()
         measured = line.largest_within(capacity_bytes) if line is not None else None

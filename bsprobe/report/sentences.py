@@ -9,6 +9,7 @@ from bsprobe.recommend import search_trials
 from bsprobe.records import (
     Boundary,
     DeviceInfo,
+    Prediction,
     Purpose,
     Recommendation,
     Run,
@@ -99,15 +100,25 @@ def verdict(boundary: Boundary) -> str:
     return "failed"
 
 
+def guided_by(prediction: Prediction, settings: Settings) -> str:
+    """What a search begins with."""
+    if prediction.largest is not None:
+        # Where the most that may be tried is predicted to run, more was not predicted.
+        least = "at least " if prediction.largest == settings.max_batch else ""
+        return f"Predicted largest {least}{prediction.largest}"
+    why = prediction.detail.rstrip(".") or "nothing is predicted to fit"
+    return f"No prediction guided the search: {why}"
+
+
 def predicted_beside_measured(run: Run, result: VariantResult) -> str | None:
     """What guided a variant's search beside what came of it; None where nothing did."""
     prediction = result.prediction
     if prediction is None:
         return None
+    text = guided_by(prediction, run.settings)
     if prediction.largest is None:
-        why = prediction.detail.rstrip(".") or "nothing is predicted to fit"
-        return f"No prediction guided the search: {why}."
-    text = f"Predicted largest {prediction.largest}, measured {_measured_largest(result.boundary)}"
+        return f"{text}."
+    text += f", measured {_measured_largest(result.boundary)}"
     measured = {
         trial.spec.batch_size: trial.measurement.peak_bytes
         for trial in search_trials(run.trials, result.variant)
