@@ -22,6 +22,7 @@ from bsprobe.journal import Journal
 from bsprobe.own_parts import LOSSES, OwnParts
 from bsprobe.records import (
     DeviceRequest,
+    Prediction,
     Recommendation,
     Run,
     Settings,
@@ -277,6 +278,12 @@ class _Log:
 
     def on_variant(self, variant: Variant) -> None:
         _LOG.debug("probing %s, %s", variant.subject, variant.precision)
+
+    def on_predicting(self) -> None:
+        pass
+
+    def on_prediction(self, prediction: Prediction) -> None:
+        pass
 
     def on_trial_start(self, spec: TrialSpec) -> None:
         pass

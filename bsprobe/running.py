@@ -6,7 +6,7 @@ from pathlib import Path
 from bsprobe.environment import describe_environment
 from bsprobe.journal import Header, Journal
 from bsprobe.messages import Ready
-from bsprobe.probing import Listener, Probing
+from bsprobe.probing import Listener, Predict, Probing
 from bsprobe.records import SCHEMA_VERSION, Run, Settings, Trial
 from bsprobe.runfile import save_run
 from bsprobe.runner import TrialRunner
@@ -46,6 +46,7 @@ def make_run(
     folder: Path,
     listener: Listener,
     known: Sequence[Trial] = (),
+    predict: Predict | None = None,
 ) -> Run:
     """Make every trial that is not known yet, and write the run beside its journal.
 
@@ -57,6 +58,7 @@ def make_run(
         folder: Where `run.json` is written.
         listener: Told what happens.
         known: The trials that the journal holds.
+        predict: Says where the search should look first, or None.
     """
     with journal:
         made = Probing(
@@ -66,6 +68,7 @@ def make_run(
             journal=journal,
             listener=listener,
             known=known,
+            predict=predict,
         ).run(header.environment)
         save_run(made, folder)  # while the journal is locked against a second run
     return made

@@ -116,6 +116,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     """
     from rich.console import Console
 
+    from bsprobe.prediction import predictor_for
     from bsprobe.report.folder import given_folder
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
     from bsprobe.running import make_run, start_runner
@@ -124,7 +125,11 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     progress = TrialProgress(settings, Console(stderr=True))
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
-    with progress.opening(), start_runner(settings) as runner:
+    with (
+        progress.opening(),
+        start_runner(settings) as runner,
+        predictor_for(settings, runner.ready.device) as predict,
+    ):
         folder, log, contents = _opened(start, runner)
         # At once, while the worker still has what it traced for the variant.
         listener = ExplainedProgress(progress, partial(_explain, runner))
@@ -137,6 +142,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
                 folder=folder,
                 listener=listener,
                 known=contents.trials,
+                predict=predict,
             )
         except KeyboardInterrupt:
             raise InterruptedRunError(
