@@ -136,11 +136,11 @@ def recommend(
     else:
         run = probe(workload, device=device or "cuda", **options)
     if run.best is None:
-        raise nothing_ran(run)
+        raise _nothing_ran(run)
     return run.best
 
 
-def nothing_ran(run: Run) -> DeviceError:
+def _nothing_ran(run: Run) -> DeviceError:
     """The error for a run without any recommendation."""
     boundary = run.results[0].boundary
     return DeviceError(

@@ -13,13 +13,12 @@ from bsprobe import __version__
 from bsprobe.api import (
     Options,
     Workload,
-    nothing_ran,
     run_on,
     settings_for,
     start_worker,
 )
 from bsprobe.batch_cache import ProvenBatch, Question, find_batch, keep_batch
-from bsprobe.errors import UsageError
+from bsprobe.errors import DeviceError, UsageError
 from bsprobe.records import DeviceRequest, Run, Settings, StopReason
 from bsprobe.simulate.workspace_cache import default_folder
 
@@ -117,7 +116,11 @@ def _answer(run: Run, question: Question) -> ProvenBatch:
     """
     boundary = run.results[0].boundary
     if boundary.largest is None or boundary.stop not in _CERTAIN:
-        raise nothing_ran(run)
+        raise DeviceError(
+            f"no batch size is known to be the largest on {run.device.name}: "
+            f"{boundary.detail or boundary.stop}",
+            hint="out=FOLDER keeps every trial and what it died of",
+        )
     return ProvenBatch(
         question=question,
         batch=boundary.largest,

@@ -122,7 +122,17 @@ def test_the_walk_sees_what_is_forbidden(
     assert (trespasses(path, importer) == []) is is_allowed
 
 
-@pytest.mark.parametrize("module", ["bsprobe.cli", "bsprobe.__main__", "bsprobe.probing"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "bsprobe",
+        "bsprobe.api",
+        "bsprobe.cli",
+        "bsprobe.executable_batch",
+        "bsprobe.__main__",
+        "bsprobe.probing",
+    ],
+)
 def test_the_parent_process_loads_nothing_slow(module: str) -> None:
     script = f"import sys, {module}; print([m for m in {SLOW_TO_IMPORT} if m in sys.modules])"
     done = subprocess.run(

@@ -26,22 +26,24 @@ class OwnBatch:
     targets: Any
 
     def to(self, device: torch.device, layout: torch.memory_format) -> "OwnBatch":
-        """The batch on a device, tensors of four dimensions in a memory layout, each moved once."""
-        moved: dict[int, torch.Tensor] = {}
+        """The batch on a device, tensors of four dimensions in a memory layout."""
 
-        def arranged(tensor: torch.Tensor) -> torch.Tensor:
-            if id(tensor) not in moved:
-                kept = layout if tensor.dim() == _WITH_LAYOUT else torch.preserve_format
-                moved[id(tensor)] = tensor.to(device, memory_format=kept, non_blocking=True)
-            return moved[id(tensor)]
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            kept = layout if tensor.dim() == _WITH_LAYOUT else torch.preserve_format
+            return tensor.to(device, memory_format=kept, non_blocking=True)
 
-        return self.mapped(arranged)
+        return self.mapped(moved)
 
     def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "OwnBatch":
-        """The batch with another tensor in the place of each."""
-        return OwnBatch(
-            inputs=_mapped(self.inputs, function), targets=_mapped(self.targets, function)
-        )
+        """The batch with another tensor in the place of each; one that is there twice stays one."""
+        made: dict[int, torch.Tensor] = {}
+
+        def once(tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) not in made:
+                made[id(tensor)] = function(tensor)
+            return made[id(tensor)]
+
+        return OwnBatch(inputs=_mapped(self.inputs, once), targets=_mapped(self.targets, once))
 
     def outputs_of(self, model: nn.Module) -> Any:
         """What a network makes of the inputs."""
