@@ -17,7 +17,7 @@ MEASURED, PREDICTED = (
         r"```sh\n(.*?)```", (ROOT / "docs" / "networks.md").read_text(encoding="utf-8"), re.DOTALL
     )
 )
-PREDICTED_BY_DEFAULT = ("torchvision:resnet18", "timm:vit_tiny_patch16_224")
+PREDICTED_BY_DEFAULT = ("torchvision:resnet18",)
 
 
 def model_of(command: str) -> str:

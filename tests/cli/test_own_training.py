@@ -73,6 +73,7 @@ def test_a_prediction_records_the_parts_and_goes_on_with_them(folder: Path) -> N
     assert (same.returncode, load_run(folder / "out").trials) == (0, run.trials), same.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 def test_a_measured_run_of_own_parts_ends_in_a_proven_boundary(folder: Path) -> None:
     done = bsprobe(
@@ -85,7 +86,8 @@ def test_a_measured_run_of_own_parts_ends_in_a_proven_boundary(folder: Path) -> 
     assert re.search(r"-> largest \d+", " ".join(done.stdout.split()))
 
 
-def test_cards_are_fitted_and_explained_with_own_parts(folder: Path) -> None:
+@pytest.mark.slow
+def test_a_step_is_explained_with_own_parts(folder: Path) -> None:
     explained = bsprobe(
         "explain", "--gpu=RTX 3090", *PARTS, "--max-batch=4", "--out=explained", cwd=folder
     )
@@ -96,38 +98,3 @@ def test_cards_are_fitted_and_explained_with_own_parts(folder: Path) -> None:
     # The optimizer and the loss are the user's: no other one of ours is a remedy.
     assert "adamw" not in text
     assert "loss at logits" not in text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        (
-            ["--model=parts.py:Named", "--norm=group"],
-            "error: --norm group: parts.py:Named keeps the norm it is built with: it takes no "
-            "norm_layer\n",
-        ),
-        (
-            ["--model=parts.py:network", "--model-arg=wdth=3", "--norm=batch"],
-            "error: --model parts.py:network(wdth=3): got an unexpected keyword argument 'wdth'\n",
-        ),
-        (
-            ["--model=parts.py:network", "--batch-from=parts.py:no_batch", "--norm=batch"],
-            "error: --batch-from parts.py:no_batch: module 'bsprobe file ",
-        ),
-        (
-            ["--model=deeplabv2-mini", "--input=4x64x64"],
-            "error: --input: deeplabv2-mini takes images of 3 channels, not 4\n",
-        ),
-        (
-            ["--model=deeplabv2-mini", "--model-arg=depth=3"],
-            "error: --model-arg: deeplabv2-mini takes num_classes alone\n",
-        ),
-    ],
-)
-def test_what_only_the_worker_can_see_is_refused_in_words(
-    arguments: list[str], why: str, folder: Path
-) -> None:
-    done = bsprobe("run", "--gpu=RTX 3090", *arguments, cwd=folder)
-
-    assert done.returncode == 2
-    assert done.stderr.startswith(why)
