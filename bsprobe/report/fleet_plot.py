@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bsprobe.fleet import Fleet, Member, Row, Subject
 from bsprobe.records import Source, StopReason, VariantResult
 from bsprobe.report.line_ends import LineEnd, label_ends
-from bsprobe.report.plots import COLOURS, MARKERS, STYLE, write_figure
+from bsprobe.report.plots import COLOURS, GREY, MARKERS, STYLE, write_figure
 from bsprobe.units import GIB
 from bsprobe.variants import labels
 
@@ -25,7 +25,6 @@ _NAME_WIDTH = 15
 """Characters of a machine's name on one line."""
 _DODGE = 0.07
 """Of the distance between machines: equal values of several variants lie beside each other."""
-_GREY = "#444444"
 
 _FigureOf = Callable[[VariantResult], float | None]
 
@@ -60,7 +59,7 @@ def fleet_figure(fleet: Fleet) -> Figure:
     for (axes,), (subject, what, figure_of) in zip(grid, panels, strict=True):
         _draw(axes, fleet, subject, figure_of)
         axes.set_ylabel(what)
-        axes.set_title(subject.describe(), loc="left", fontsize=9, color=_GREY)
+        axes.set_title(subject.describe(), loc="left", fontsize=9, color=GREY)
     figure.suptitle(
         f"{len(fleet.members)} runs beside each other; below each machine its usable memory\n"
         "filled: measured; hollow and dashed: predicted",

@@ -20,6 +20,8 @@ from bsprobe.variants import labels
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito 2008: told apart by colour-blind readers, and in grey by the markers below."""
+GREY = "#444444"
+"""Of whatever is no variant's own: limits, references, explanations."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
@@ -74,15 +76,15 @@ def memory_figure(run: Run) -> Figure | None:
         ends += _end(run, result, points, colour)
     if not ends:
         return None
-    axes.axhline(capacity, color="#444444", lw=1.2)
-    axes.axhspan(capacity * (1 - headroom), capacity, color="#444444", alpha=0.12, lw=0)
+    axes.axhline(capacity, color=GREY, lw=1.2)
+    axes.axhspan(capacity * (1 - headroom), capacity, color=GREY, alpha=0.12, lw=0)
     axes.set_ylim(0, capacity * (1.04 + _CROSS_GAP * (len(ends) + 1)))
     axes.set_title(
         f"line: {format_bytes(run.device.capacity_bytes)} usable; shaded: {headroom:.0%} headroom; "
         "cross: ran out of memory",
         loc="left",
         fontsize=8,
-        color="#444444",
+        color=GREY,
     )
     label_ends(axes, ends)
     return figure
