@@ -15,7 +15,7 @@ from bsprobe.report import sentences
 from bsprobe.report.fleet_plot import write_fleet_plot
 from bsprobe.report.markdown import table
 from bsprobe.report.tables import result_columns, to_csv, variant_columns
-from bsprobe.report.terminal import WIDTH, aligned
+from bsprobe.report.terminal import WIDTH, aligned, fitted
 from bsprobe.serialization import to_json
 from bsprobe.units import format_bytes
 from bsprobe.variants import Variant, labels
@@ -108,20 +108,15 @@ def _asked(fleet: Fleet, subject: Subject) -> str:
 def _text_table(fleet: Fleet, subject: Subject) -> str:
     """The runs under the name of each variant, all in the same columns."""
     rows = fleet.rows_of(subject)
-    cells = [_text_cells(fleet, row) for row in rows]
-    taken = sum(2 + max(map(len, column)) for column in zip(_COLUMNS, *cells, strict=True))
-    lines: list[tuple[str, ...]] = [("", *_COLUMNS)]
-    of: list[Variant] = []
-    for row, figures in zip(rows, cells, strict=True):
-        first, *rest = textwrap.wrap(row.member, WIDTH - taken - len("* "))
-        lines.append((f"{_star(row)} {first}", *figures))
-        lines += [(f"  {part}", *[""] * len(figures)) for part in rest]
-        of += [row.variant] * (1 + len(rest))
-    text, *body = aligned(lines).splitlines()
+    names = _names(rows)
+    lines = [(f"{_star(row)} {row.member}", *_text_cells(fleet, row)) for row in rows]
+    text, *texts = fitted([("", *_COLUMNS), *lines])
     variant = None
-    for line, its in zip(body, of, strict=True):
-        text += f"\n{line}" if its == variant else f"\n{_names(rows)[its]}\n{line}"
-        variant = its
+    for row, line in zip(rows, texts, strict=True):
+        if row.variant != variant:
+            variant = row.variant
+            text += "\n" + textwrap.fill(names[variant], WIDTH, subsequent_indent="    ")
+        text += "\n" + line
     return text
 
 
