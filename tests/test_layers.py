@@ -15,8 +15,8 @@ LAYERS = {
     4: "explaining | prediction -> probing | studying -> study_runner -> runner | report "
     "| environment",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
-    2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies | compare "
-    "-> expectation | comparability | equal_trials -> memory_line | thresholds",
+    2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies | fleet "
+    "| compare -> expectation | comparability | equal_trials -> memory_line | thresholds",
     1: "studyfile -> journal | study_journal | runfile | explanationfile | messages -> consistency "
     "-> explanation | study_records -> records -> variants -> model_names | failures | gpus",
     0: "jsonlines -> units | files | serialization -> errors",
