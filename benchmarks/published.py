@@ -26,8 +26,8 @@ import torch
 from published_report import write_report
 
 from bsprobe.gpus import find_gpu
-from bsprobe.simulate import cuda_semantics
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.cuda_semantics import autocast
 from bsprobe.simulate.driver import SimulatedDriver
 from bsprobe.simulate.playback import KernelLimitError, Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Section
@@ -232,8 +232,8 @@ def main() -> None:
     kept = given.out / "results.json"
     known = json.loads(kept.read_text()) if given.resume and kept.exists() else {}
     # Autocast left interpolation in half precision until 2.4 (pytorch/pytorch#121072).
-    then = tuple(name for name in cuda_semantics.FP32 if "upsample" not in name)
-    setattr(cuda_semantics, "FP32", then)  # noqa: B010 - mypy knows the table's length
+    then = tuple(name for name in autocast.FP32 if "upsample" not in name)
+    setattr(autocast, "FP32", then)  # noqa: B010 - mypy knows the table's length
     with Workspaces((8, 6)) as ampere, Workspaces((7, 0), allow_tf32=False) as volta:
         tables = (
             ("mmseg.csv", partial(mmseg_row, workspaces=volta)),
