@@ -1,4 +1,19 @@
-"""What CUDA's kernels allocate inside, where no trace can see it: a rule for each operator."""
+"""What CUDA's kernels allocate inside, where no trace can see it: a rule for each operator.
+
+Left out, because they are small or nobody says how large they are:
+
+- What reductions hand from block to block (`global_reduce` in cuda/Reduce.cuh) and what sorting
+  indices takes (cuda/Indexing.cu): below 1 MiB.
+- LayerNorm's backward sums its weights' gradients in parts from 65 537 rows on
+  (`LaunchGammaBetaBackwardCUDAKernel`, cuda/layer_norm_kernel.cu, PyTorch 2.8): 8 MiB at the most,
+  32 768 rows of 32 floats for weight and bias, and no line over the batch.
+- cuDNN's BatchNorm: workspace and reserve are asked for with a handle
+  (`cudnnGetBatchNormalizationTrainingExReserveSpaceSize`), which needs a GPU. Contiguous tensors
+  and fp32 need neither: the function then is the one that takes none (cuDNN API reference,
+  `cudnnBatchNormalizationForwardTrainingEx`). For half precision in channels last its persistent
+  kernels have some, of unpublished size: sums over each channel, not maps.
+- cuDNN's LSTM: its workspace (see `_lstm_reserve_bytes` in choices.py).
+"""
 
 from typing import Any
 
@@ -35,10 +50,40 @@ def _dropout_kernel(args: tuple[Any, ...], out: Any) -> Effects:
     yield output
 
 
-def _matrix_product(args: tuple[Any, ...], out: Any) -> Effects:
-    del args
+def _matrix_product(*operands: int) -> Rule:
+    """The workspace of cuBLAS, and dense copies of the operands that it cannot read.
+
+    It can where rows or columns are dense and do not overlap: `prepare_matrix_for_cublas` and
+    `prepare_batch_matrix_for_cublas` in cuda/Blas.cpp.
+    """
+
+    def rule(args: tuple[Any, ...], out: Any) -> Effects:
+        yield out
+        unreadable = [args[index] for index in operands if not _is_readable_by_cublas(args[index])]
+        yield Inside(sizes=tuple(map(_bytes_of, unreadable)), uses_cublas=True)
+
+    return rule
+
+
+def _is_readable_by_cublas(matrix: torch.Tensor) -> bool:
+    rows, columns = matrix.shape[-2:]
+    row_stride, column_stride = matrix.stride()[-2:]
+    return (
+        (row_stride == 1 and column_stride >= max(1, rows))
+        or (column_stride == 1 and row_stride >= max(1, columns))
+        or (matrix.is_contiguous() and 0 not in (row_stride, column_stride))
+    )
+
+
+def _softmax_backward(args: tuple[Any, ...], out: Any) -> Effects:
+    """The product of gradient and result (`softmax_backward_cuda_out`, cuda/SoftMax.cu)."""
+    grad, result, *_ = args
     yield out
-    yield Inside(uses_cublas=True)
+    yield Inside(sizes=(_bytes_of(grad), *copies((result,), torch.contiguous_format)))
+
+
+def _bytes_of(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _dense_inputs(*which: int) -> Rule:
@@ -50,6 +95,38 @@ def _dense_inputs(*which: int) -> Rule:
             yield Inside(sizes=sizes)
 
     return rule
+
+
+def _inputs_laid_out_as(like: int, *which: int) -> Rule:
+    """Kernels that begin with `contiguous()` of some arguments, in the layout of one of them."""
+
+    def rule(args: tuple[Any, ...], out: Any) -> Effects:
+        yield from (each for each in tensors_of(out))
+        layout = suggest_memory_format(args[like])
+        if sizes := copies((args[index] for index in which), layout):
+            yield Inside(sizes=sizes)
+
+    return rule
+
+
+def _lstm(args: tuple[Any, ...], out: Any) -> Effects:
+    """A dense copy of the input, steps first (`_cudnn_rnn`, cudnn/RNN.cpp)."""
+    yield from tensors_of(out)
+    yield Inside(sizes=copies(_steps_first(args[10], args[0]), torch.contiguous_format))
+
+
+def _lstm_backward(args: tuple[Any, ...], out: Any) -> Effects:
+    """Of input and gradient, then of the input again (`_cudnn_rnn_backward`, cudnn/RNN.cpp)."""
+    *of_data, of_weights = out
+    inputs = _steps_first(args[14], *(each for each in (args[0], args[7]) if each is not None))
+    yield from tensors_of(tuple(of_data))
+    yield Inside(sizes=copies(inputs, torch.contiguous_format))
+    yield from tensors_of(of_weights)
+    yield Inside(sizes=copies(inputs[:1], torch.contiguous_format))
+
+
+def _steps_first(batch_first: object, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(each.transpose(0, 1) if batch_first else each for each in tensors)
 
 
 def _upsample(args: tuple[Any, ...], out: Any) -> Effects:
@@ -94,11 +171,24 @@ KERNELS: dict[Kernel, Rule] = {
     aten.native_group_norm.default: _group_norm,
     aten.native_group_norm_backward.default: _group_norm_backward,
     aten.native_dropout.default: _dropout_kernel,
-    aten.mm.default: _matrix_product,
-    aten.addmm.default: _matrix_product,
-    aten.bmm.default: _matrix_product,
-    aten.baddbmm.default: _matrix_product,
+    aten.mm.default: _matrix_product(0, 1),
+    aten.addmm.default: _matrix_product(1, 2),
+    aten.bmm.default: _matrix_product(0, 1),
+    aten.baddbmm.default: _matrix_product(1, 2),
+    aten._cudnn_rnn.default: _lstm,  # noqa: SLF001 - its name
+    aten._cudnn_rnn_backward.default: _lstm_backward,  # noqa: SLF001 - its name
+    # cudnn/BatchNorm.cpp; ATen/native/cuda: layer_norm_kernel.cu, AveragePool2d.cu,
+    # DilatedMaxPool2d.cu.
+    aten.cudnn_batch_norm_backward.default: _inputs_laid_out_as(0, 1),
+    aten.native_layer_norm.default: _dense_inputs(0),
+    aten.native_layer_norm_backward.default: _dense_inputs(0, 1),
+    aten.avg_pool2d.default: _inputs_laid_out_as(0, 0),
+    aten.avg_pool2d_backward.default: _inputs_laid_out_as(1, 0, 1),
+    aten.max_pool2d_with_indices.default: _inputs_laid_out_as(0, 0),
+    aten.max_pool2d_with_indices_backward.default: _inputs_laid_out_as(1, 0, 1),
     # ATen/native/cuda: SoftMax.cu, NLLLoss2d.cu.
+    aten._softmax.default: _dense_inputs(0),  # noqa: SLF001 - its name
+    aten._softmax_backward_data.default: _softmax_backward,  # noqa: SLF001 - its name
     aten._log_softmax.default: _dense_inputs(0),  # noqa: SLF001 - its name
     aten._log_softmax_backward_data.default: _dense_inputs(0, 1),  # noqa: SLF001 - its name
     aten.nll_loss2d_forward.default: _dense_inputs(0, 1),
