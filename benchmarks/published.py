@@ -113,7 +113,49 @@ class OlderTracer(StepTracer):
         return task
 
 
-def timm_tracer(model: str, size: int) -> OlderTracer:
+class AutocastUntilUpdate:
+    """Autocast as timm's benchmark uses it: the backward pass runs inside it as well.
+
+    `TrainBenchmarkRunner.run` in timm's benchmark.py leaves it just before the optimizer's step.
+    """
+
+    def __init__(self) -> None:
+        self._autocast = torch.autocast("cpu", dtype=torch.float16)
+
+    def __enter__(self) -> None:
+        self._autocast.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        """Stay inside."""
+
+    def close(self, *_: object) -> None:
+        """Leave it: a hook before the optimizer's step."""
+        self._autocast.__exit__(None, None, None)
+
+
+@dataclass(slots=True, kw_only=True)
+class TimmTask(Task):
+    """A task with that autocast."""
+
+    inside: AutocastUntilUpdate
+
+    def autocast(self) -> AutocastUntilUpdate:
+        """Of the forward pass, the loss and the backward pass."""
+        return self.inside
+
+
+class TimmTracer(OlderTracer):
+    """The step of timm's benchmark."""
+
+    def _task(self) -> Task:
+        task = super()._task()
+        fields = {each.name: getattr(task, each.name) for each in dataclasses.fields(task)}
+        inside = AutocastUntilUpdate()
+        task.optimizer.register_step_pre_hook(inside.close)
+        return TimmTask(**fields, inside=inside)
+
+
+def timm_tracer(model: str, size: int) -> TimmTracer:
     """Timm's TrainBenchmarkRunner: SGD with Nesterov momentum, no decay, no GradScaler."""
     variant = Variant(
         model=f"timm:{RENAMED.get(model, model)}",
@@ -122,7 +164,7 @@ def timm_tracer(model: str, size: int) -> OlderTracer:
         cudnn_benchmark=CudnnBenchmark.ON,
         classes=1000,
     )
-    return OlderTracer(variant, partial(torch.optim.SGD, lr=1e-4, momentum=0.9, nesterov=True))
+    return TimmTracer(variant, partial(torch.optim.SGD, lr=1e-4, momentum=0.9, nesterov=True))
 
 
 def peak_bytes(
