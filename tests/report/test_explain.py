@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from explanations import EXPLANATION, REPORT
+from explanations import EXPLANATION, GPU, MEASURED, MEASURED_REPORT, REPORT
 from PIL import Image
 
-from bsprobe.explanation import NO_MODULE, OUTSIDE, ROUNDING, by_kind, by_module
+from bsprobe.explanation import NO_MODULE, OUTSIDE, ROUNDING, MeasuredSide, by_kind, by_module
 from bsprobe.records import Boundary, Run, StopReason
 from bsprobe.report import explain_markdown, explain_sentences, markdown
 from bsprobe.report.explain_plots import kinds_figure, modules_figure, write_kinds_plot
@@ -39,6 +39,38 @@ def test_the_terminal_output_of_an_explanation_is_as_agreed() -> None:
     text = explain_markdown.render_terminal(REPORT)
     check("explain.txt", text)
     assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+def test_what_was_measured_stands_beside_the_prediction_as_agreed() -> None:
+    plots = ("step-by-kind", "step-by-module")
+    measured = tuple(f"measured-{name}" for name in plots)
+    text = explain_markdown.render(MEASURED_REPORT, depth=2, plots=plots, measured=measured)
+    check("explain-measured.md", text)
+    text = explain_markdown.render_terminal(MEASURED_REPORT)
+    check("explain-measured.txt", text)
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+def test_each_row_has_both_figures_and_both_columns_add_up_to_their_peaks() -> None:
+    for rows in (by_kind(MEASURED, EXPLANATION), by_module(MEASURED, 2, EXPLANATION)):
+        top = [row for row in rows if row.depth == 0]
+        assert sum(row.size_bytes for row in top) == MEASURED.peak_bytes
+        assert sum(row.predicted_bytes for row in top) == EXPLANATION.peak_bytes
+        assert sum(row.per_image_bytes for row in top) == EXPLANATION.per_image_bytes
+
+
+def test_a_batch_that_does_not_run_on_the_gpu_is_said_to_have_no_measurement() -> None:
+    side = MeasuredSide(device=GPU, failure="OutOfMemoryError: CUDA out of memory (step 1)")
+    report = dataclasses.replace(REPORT, measured=side)
+    for text in (
+        explain_markdown.render_terminal(report).replace("\n", " "),
+        explain_markdown.render(report, depth=2, plots=("a", "b")),
+    ):
+        assert (
+            "Batch 2 has no measurement on NVIDIA Invented 12: OutOfMemoryError: CUDA out of "
+            "memory (step 1). All that follows is predicted."
+        ) in text
+        assert "recorded-snapshot" not in text
 
 
 def changed(**fields: object) -> str:
@@ -129,6 +161,29 @@ def test_the_tables_have_every_byte(tmp_path: Path) -> None:
     assert [row["saved_activations_bytes"] for row in tables["timeline.csv"]] == [
         "0", str(4096 * MIB), str(7168 * MIB), "0",
     ]  # fmt: skip
+
+
+def test_measured_and_predicted_tables_and_pictures_are_told_apart(tmp_path: Path) -> None:
+    write_explanation(MEASURED_REPORT, tmp_path, depth=2)
+    names = {path.name for path in tmp_path.iterdir()}
+    pictures = {
+        f"step-by-{what}.{suffix}" for what in ("kind", "module") for suffix in ("png", "svg")
+    }
+    assert names == {
+        *pictures,
+        *(f"measured-{name}" for name in pictures),
+        "explain.md",
+        "memory.csv",
+        "remedies.csv",
+        "timeline.csv",
+        "measured-timeline.csv",
+    }
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "memory.csv").read_text(encoding="utf-8"))))
+    assert {
+        source: sum(int(row["size_bytes"]) for row in rows if row["source"] == source)
+        for source in ("measured", "predicted")
+    } == {"measured": MEASURED.peak_bytes, "predicted": EXPLANATION.peak_bytes}
+    assert {row["source"] for row in rows} == {"measured", "predicted"}
 
 
 def test_the_pictures_show_the_phases_the_capacity_and_the_next_batch() -> None:
