@@ -1,46 +1,51 @@
-"""An explanation beside a GPU that is invented: its trials are figures, its record is fabricated."""
+"""Explanations beside a GPU that is invented: its trials are figures, its records are fabricated.
+
+What predicts, and what tells the record in the words of the prediction, are real workers.
+"""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import pytest
+from builders import broke, failure, ran
 from explanations import GPU, REPORT
-from recorded_steps import OUTSIDE, recorded
+from recorded_steps import recorded
 
-from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe import explaining
 from bsprobe.errors import DeviceError, UsageError
 from bsprobe.explaining import Explaining
-from bsprobe.explanation import RECORDED_SNAPSHOT, SNAPSHOT, ExplanationReport, by_kind
-from bsprobe.explanationfile import load_explanation, save_explanation
-from bsprobe.failures import Certainty, Outcome
-from bsprobe.gpus import custom_gpu
-from bsprobe.messages import Ready, Record, Recorded
-from bsprobe.records import (
-    Boundary,
-    DeviceRequest,
-    Failure,
-    Peak,
-    Purpose,
-    Source,
-    StopReason,
-    Trial,
-    TrialSpec,
+from bsprobe.explanation import (
+    NOT_ATTRIBUTED,
+    RECORDED_SNAPSHOT,
+    SNAPSHOT,
+    ExplanationReport,
+    MeasuredSide,
+    RecordedTrial,
 )
-from bsprobe.report.explain_write import write_explanation
+from bsprobe.explanationfile import load_explanation, save_explanation
+from bsprobe.failures import Outcome
+from bsprobe.messages import Ready, Record, Recorded
+from bsprobe.records import Boundary, DeviceRequest, Source, StopReason, Trial, TrialSpec
 from bsprobe.runner import TrialRunner
+from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.trace import StepTracer
-from bsprobe.units import GIB, MIB, Resolution
+from bsprobe.simulate.workspace import Workspaces
+from bsprobe.units import GIB, Resolution
 from bsprobe.variants import Variant
 
-VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=64, width=64))
-LARGEST = 3
-CAPACITY = 700 * MIB
-DEVICE = replace(GPU, capacity_bytes=CAPACITY, total_bytes=CAPACITY)
-HERE = DeviceRequest()
+VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=32, width=32))
+LARGEST = 2
+MOST = 4
+"""The largest batch that may be tried: nothing here depends on more."""
+
+
+@pytest.fixture(autouse=True)
+def _without_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are predicted as ever, which takes long."""
+    monkeypatch.setattr(explaining, "remedies_for", lambda _: ())
 
 
 class Silent:
@@ -49,35 +54,194 @@ class Silent:
 
 
 class InventedGpu:
-    """Runs every batch up to three; what it records is what the simulation does."""
+    """Runs two images and no more; what it records is what the simulation does, on 8.6.
 
-    def __init__(self, capability: str = "8.6", bug: str = "") -> None:
-        self.ready = Ready(
-            device=replace(DEVICE, compute_capability=capability),
-            torch="2.11.0",
-            cuda="13.0",
-            cudnn="91500",
-            cpu_threads=1,
-        )
-        self.tried: list[int] = []
-        self._bug = bug
+    Args:
+        outcome: Of what does not run.
+        spoil: Does something to the record.
+    """
 
-    def run(self, spec: TrialSpec, *, purpose: Purpose, **_: object) -> Trial:
-        self.tried.append(spec.batch_size)
-        fits = spec.batch_size <= LARGEST and not self._bug
-        trial = self._recorded(spec)[1]
-        return Trial(
-            spec=spec,
-            outcome=Outcome.FITS
-            if fits
-            else Outcome.FAILED
-            if self._bug
-            else Outcome.OUT_OF_MEMORY,
-            source=Source.MEASURED,
-            purpose=purpose,
-            fresh_process=True,
-            measurement=trial.measurement if fits else None,
-            failure=None if fits else self._failure(),
-            started_at="2026-01-02T03:04:05+00:00",
-            wall_seconds=0.1,
+    def __init__(
+        self,
+        outcome: Outcome = Outcome.OUT_OF_MEMORY,
+        spoil: Callable[[Any], None] = lambda _: None,
+        largest: int = LARGEST,
+    ) -> None:
+        self.ready = Ready(device=GPU, torch="2.11.0", cuda="13.0", cudnn="91500", cpu_threads=1)
+        self.asked: list[Record] = []
+        self._outcome = outcome
+        self._spoil = spoil
+        self._largest = largest
+
+    def run(self, spec: TrialSpec, **_: object) -> Trial:
+        if spec.batch_size <= self._largest:
+            return replace(ran(spec.batch_size, variant=spec.variant), spec=spec)
+        return replace(broke(spec.batch_size, self._outcome, variant=spec.variant), spec=spec)
+
+    def record(self, asked: Record, **_: object) -> Recorded:
+        self.asked.append(asked)
+        if asked.spec.batch_size > self._largest:
+            return Recorded(failure=failure())
+        snapshot, trial = fabricated(asked.spec)
+        self._spoil(snapshot)
+        Path(asked.snapshot).write_bytes(pickle.dumps(snapshot))
+        return Recorded(trial=trial)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def fabricated(spec: TrialSpec) -> tuple[dict[str, Any], RecordedTrial]:
+    timeline = StepTracer(spec.variant).timeline(spec.batch_size)
+    with Workspaces((8, 6)) as workspaces:
+        return recorded(
+            timeline,
+            spec,
+            lambda memory: Playback(
+                timeline, spec.batch_size, allocator=memory, workspaces=workspaces
+            ),
         )
+
+
+class Kept:
+    """Lends one real runner to explanation after explanation."""
+
+    def __init__(self, runner: TrialRunner) -> None:
+        self._runner = runner
+        self.ready = runner.ready
+        self.run = runner.run
+        self.explain = runner.explain
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+Start = Callable[[InventedGpu], Callable[[DeviceRequest, Mapping[str, str]], TrialRunner]]
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """What starts the invented GPU where no card is named, and real workers that predict else."""
+    started: list[tuple[DeviceRequest, Mapping[str, str], TrialRunner]] = []
+
+    def start_on(gpu: InventedGpu) -> Callable[[DeviceRequest, Mapping[str, str]], TrialRunner]:
+        def start(request: DeviceRequest, variables: Mapping[str, str]) -> TrialRunner:
+            if request.gpu is None:
+                return cast("TrialRunner", gpu)
+            assert variables["CUDA_VISIBLE_DEVICES"] == ""
+            for asked, under, runner in started:
+                if (asked, under) == (request, variables):
+                    return cast("TrialRunner", Kept(runner))
+            runner = TrialRunner(request, timeout=300.0, environment=variables)
+            started.append((request, variables, runner))
+            return cast("TrialRunner", Kept(runner))
+
+        return start
+
+    yield start_on
+    for _, _, runner in started:
+        runner.close()
+
+
+def measured(
+    start: Start, gpu: InventedGpu, folder: Path, batch: int | None = None
+) -> ExplanationReport:
+    with Explaining(start(gpu), DeviceRequest(), max_batch=MOST, listener=Silent()) as made:
+        return made.explain(VARIANT, batch, REPORT.environment, folder)
+
+
+def side_of(report: ExplanationReport) -> MeasuredSide:
+    assert report.measured is not None
+    return report.measured
+
+
+def test_the_largest_batch_that_ran_is_recorded_and_stands_beside_the_prediction_for_it(
+    start: Start, tmp_path: Path
+) -> None:
+    gpu = InventedGpu()
+    report = measured(start, gpu, tmp_path)
+    spec = TrialSpec(variant=VARIANT, batch_size=LARGEST)
+    assert gpu.asked == [Record(spec=spec, snapshot=str(tmp_path / RECORDED_SNAPSHOT))]
+    side = side_of(report)
+    assert side.device == GPU
+    assert side.boundary == Boundary(stop=StopReason.PROVEN, largest=2, first_failure=3)
+    # The prediction is for a card with the same memory, and found a boundary of its own.
+    assert (report.device.source, report.device.total_bytes) == (Source.PREDICTED, 12 * GIB)
+    assert (report.boundary.stop, report.boundary.largest) == (StopReason.MAX_BATCH, MOST)
+    found, predicted = side.explanation, report.explanation
+    assert found is not None
+    assert (found.source, predicted.source) == (Source.MEASURED, Source.PREDICTED)
+    assert found.spec == predicted.spec == spec
+    # The record is what was predicted, so both say the same; but each image's part is no record's.
+    assert {replace(each, per_image_bytes=0) for each in predicted.holdings} == set(found.holdings)
+    assert found.peak_reserved_bytes == predicted.peak_reserved_bytes
+    assert {path.name for path in tmp_path.iterdir()} == {SNAPSHOT, RECORDED_SNAPSHOT}
+    save_explanation(report, tmp_path)
+    assert load_explanation(tmp_path) == report
+
+
+def test_the_batch_that_is_asked_for_is_recorded_without_a_search(
+    start: Start, tmp_path: Path
+) -> None:
+    report = measured(start, InventedGpu(), tmp_path, 1)
+    side = side_of(report)
+    assert side.boundary is None
+    assert side.explanation is not None
+    assert side.explanation.spec.batch_size == report.explanation.spec.batch_size == 1
+
+
+def test_a_batch_that_does_not_run_says_why_and_is_explained_by_prediction(
+    start: Start, tmp_path: Path
+) -> None:
+    report = measured(start, InventedGpu(), tmp_path, 3)
+    assert side_of(report) == MeasuredSide(
+        device=GPU, failure=f"{failure().message} ({failure().phase})"
+    )
+    assert report.explanation.spec.batch_size == 3
+
+
+def test_where_nothing_runs_the_smallest_batch_is_explained_by_prediction(
+    start: Start, tmp_path: Path
+) -> None:
+    report = measured(start, InventedGpu(largest=0), tmp_path)
+    side = side_of(report)
+    assert side.boundary is not None
+    assert (side.boundary.stop, side.boundary.first_failure) == (StopReason.NOTHING_FITS, 1)
+    assert side.explanation is None
+    assert report.explanation.spec.batch_size == 1
+
+
+def test_a_record_that_cannot_be_read_leaves_the_prediction(start: Start, tmp_path: Path) -> None:
+    def spoil(snapshot: Any) -> None:
+        snapshot["device_traces"][0].append({"action": "teleport"})
+
+    side = side_of(measured(start, InventedGpu(spoil=spoil), tmp_path, 2))
+    assert side.explanation is None
+    assert "records the event 'teleport', which is not known" in side.failure
+
+
+def test_what_was_asked_for_besides_is_not_attributed(start: Start, tmp_path: Path) -> None:
+    def spoil(snapshot: Any) -> None:
+        trace = snapshot["device_traces"][0]
+        trace.insert(5, {"action": "alloc", "addr": 4096, "size": 99_999, "stream": 0})
+
+    found = side_of(measured(start, InventedGpu(spoil=spoil), tmp_path, 2)).explanation
+    assert found is not None
+    unknown = [each for each in found.holdings if each.kind == NOT_ATTRIBUTED]
+    assert [each.size_bytes for each in unknown] == [99_999]
+
+
+def test_a_bug_on_the_gpu_stops_the_explanation(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="does not run on NVIDIA Invented 12: OutOfMemoryError"):
+        measured(start, InventedGpu(Outcome.FAILED, largest=0), tmp_path)
+
+
+def test_a_gpu_of_which_nothing_is_known_is_refused(start: Start, tmp_path: Path) -> None:
+    gpu = InventedGpu()
+    gpu.ready = replace(gpu.ready, device=replace(GPU, compute_capability="99.0"))
+    with pytest.raises(UsageError, match="nothing is known of NVIDIA Invented 12"):
+        measured(start, gpu, tmp_path)
