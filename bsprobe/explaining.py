@@ -35,7 +35,7 @@ from bsprobe.runner import TrialRunner
 from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.variants import Variant
 
-_WITHOUT_GPU: Final = {"CUDA_VISIBLE_DEVICES": ""}
+WITHOUT_GPU: Final = {"CUDA_VISIBLE_DEVICES": ""}
 """For processes that predict: a context of their own would take memory that is being measured."""
 
 
@@ -83,7 +83,7 @@ class Explaining:
                 self._runners[()] = opened
             else:
                 self._recorder = opened
-                self._request, self._variables = _alike(self.ready.device), _WITHOUT_GPU
+                self._request, self._variables = card_like(self.ready.device), WITHOUT_GPU
             self._stack = stack.pop_all()
 
     @property
@@ -116,7 +116,15 @@ class Explaining:
         explanation = self._explanation(spec, self._runner({}), folder / SNAPSHOT)
         measured = None
         if self._recorder is not None:
-            measured = self._measured(spec, self._recorder, proven, folder / RECORDED_SNAPSHOT)
+            self._listener.on_stage(f"recording batch {chosen}")
+            measured = recorded_side(
+                spec,
+                recorder=self._recorder,
+                predictor=self._runner({}),
+                snapshot=folder / RECORDED_SNAPSHOT,
+                on_phase=self._listener.on_phase,
+            )
+            measured = replace(measured, boundary=proven)
         results = [self._try(remedy, chosen, boundary) for remedy in remedies_for(variant)]
         return ExplanationReport(
             schema_version=EXPLANATION_VERSION,
@@ -170,25 +178,6 @@ class Explaining:
                 hint="bsprobe run shows all details of the failure",
             )
         return boundary
-
-    def _measured(
-        self, spec: TrialSpec, recorder: TrialRunner, proven: Boundary | None, snapshot: Path
-    ) -> MeasuredSide:
-        """The trial itself, recorded; one that does not run, or not as is known, says why."""
-        device = recorder.ready.device
-        self._listener.on_stage(f"recording batch {spec.batch_size} on {device.name}")
-        path = str(snapshot.resolve())
-        found = recorder.record(Record(spec=spec, snapshot=path), on_phase=self._listener.on_phase)
-        if found.trial is None:
-            assert found.failure is not None  # noqa: S101 - one of the two is there
-            why = f"{found.failure.message} ({found.failure.phase})"
-            return MeasuredSide(device=device, boundary=proven, failure=why)
-        asked = Attribute(trial=found.trial, snapshot=path)
-        try:
-            explanation = self._runner({}).explain(asked, on_phase=self._listener.on_phase)
-        except DeviceError as error:
-            return MeasuredSide(device=device, boundary=proven, failure=str(error))
-        return MeasuredSide(device=device, boundary=proven, explanation=explanation)
 
     def _explanation(
         self, spec: TrialSpec, runner: TrialRunner, snapshot: Path | None = None
@@ -245,8 +234,44 @@ class Explaining:
         )
 
 
-def _alike(device: DeviceInfo) -> DeviceRequest:
-    """The simulated card that is like a GPU: as the catalogue has it, but with its memory."""
+def recorded_side(
+    spec: TrialSpec,
+    *,
+    recorder: TrialRunner,
+    predictor: TrialRunner,
+    snapshot: Path,
+    on_phase: Callable[[str], None],
+) -> MeasuredSide:
+    """Record a trial on a GPU and say where its memory went, or why that cannot be said.
+
+    Args:
+        spec: The trial, without accumulation.
+        recorder: Of the GPU.
+        predictor: Of a simulated card that is like it: `card_like`.
+        snapshot: Where to write what PyTorch records.
+        on_phase: Told what the workers are doing.
+    """
+    device, path = recorder.ready.device, str(snapshot.resolve())
+    found = recorder.record(Record(spec=spec, snapshot=path), on_phase=on_phase)
+    if found.trial is None:
+        assert found.failure is not None  # noqa: S101 - one of the two is there
+        return MeasuredSide(
+            device=device, failure=f"{found.failure.message} ({found.failure.phase})"
+        )
+    try:
+        asked = Attribute(trial=found.trial, snapshot=path)
+        explanation = predictor.explain(asked, on_phase=on_phase)
+    except DeviceError as error:
+        return MeasuredSide(device=device, failure=str(error))
+    return MeasuredSide(device=device, explanation=explanation)
+
+
+def card_like(device: DeviceInfo) -> DeviceRequest:
+    """The simulated card that is like a GPU: as the catalogue has it, but with its memory.
+
+    Raises:
+        UsageError: Nothing is known of it.
+    """
     limit = None if device.capacity_bytes == device.total_bytes else device.capacity_bytes
     return DeviceRequest(gpu=_card_of(device), memory_limit_bytes=limit)
 

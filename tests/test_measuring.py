@@ -4,23 +4,25 @@ What predicts, and what tells the record in the words of the prediction, are rea
 """
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
 import pytest
-from builders import broke, failure, ran
+from builders import ENVIRONMENT, broke, failure, ran, settings
 from explanations import GPU, REPORT
 from recorded_steps import recorded
 
-from bsprobe import explaining
+from bsprobe import explaining, runner
 from bsprobe.errors import DeviceError, UsageError
 from bsprobe.explaining import Explaining
 from bsprobe.explanation import (
     NOT_ATTRIBUTED,
     RECORDED_SNAPSHOT,
     SNAPSHOT,
+    Explanation,
     ExplanationReport,
     MeasuredSide,
     RecordedTrial,
@@ -28,7 +30,19 @@ from bsprobe.explanation import (
 from bsprobe.explanationfile import load_explanation, save_explanation
 from bsprobe.failures import Outcome
 from bsprobe.messages import Ready, Record, Recorded
-from bsprobe.records import Boundary, DeviceRequest, Source, StopReason, Trial, TrialSpec
+from bsprobe.records import (
+    SCHEMA_VERSION,
+    Boundary,
+    DeviceRequest,
+    Recommendation,
+    Run,
+    Source,
+    StopReason,
+    TrainingPlan,
+    Trial,
+    TrialSpec,
+    VariantResult,
+)
 from bsprobe.runner import TrialRunner
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.trace import StepTracer
@@ -133,18 +147,18 @@ def start() -> Iterator[Start]:
             if request.gpu is None:
                 return cast("TrialRunner", gpu)
             assert variables["CUDA_VISIBLE_DEVICES"] == ""
-            for asked, under, runner in started:
+            for asked, under, known in started:
                 if (asked, under) == (request, variables):
-                    return cast("TrialRunner", Kept(runner))
-            runner = TrialRunner(request, timeout=300.0, environment=variables)
-            started.append((request, variables, runner))
-            return cast("TrialRunner", Kept(runner))
+                    return cast("TrialRunner", Kept(known))
+            new = TrialRunner(request, timeout=300.0, environment=variables)
+            started.append((request, variables, new))
+            return cast("TrialRunner", Kept(new))
 
         return start
 
     yield start_on
-    for _, _, runner in started:
-        runner.close()
+    for _, _, each in started:
+        each.close()
 
 
 def measured(
@@ -245,3 +259,73 @@ def test_a_gpu_of_which_nothing_is_known_is_refused(start: Start, tmp_path: Path
     gpu.ready = replace(gpu.ready, device=replace(GPU, compute_capability="99.0"))
     with pytest.raises(UsageError, match="nothing is known of NVIDIA Invented 12"):
         measured(start, gpu, tmp_path)
+
+
+def finished() -> Run:
+    """A run on the invented GPU that recommends two images, accumulated."""
+    plan = TrainingPlan(
+        micro_batch=LARGEST,
+        accumulation_steps=2,
+        effective_batch=4,
+        learning_rate=1e-3,
+        group_learning_rates=(),
+        lr_rule="linear",
+        updates=10,
+        warmup_updates=0,
+    )
+    item = Recommendation(
+        variant=VARIANT,
+        largest=LARGEST,
+        safe=LARGEST,
+        best=LARGEST,
+        best_is_measured=True,
+        plan=plan,
+        without_accumulation=plan,
+        trial=ran(LARGEST, variant=VARIANT, accumulation_steps=2),
+        starred=True,
+    )
+    boundary = Boundary(stop=StopReason.PROVEN, largest=LARGEST, first_failure=LARGEST + 1)
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        environment=ENVIRONMENT,
+        device=GPU,
+        settings=settings(VARIANT),
+        trials=(),
+        results=(VariantResult(variant=VARIANT, boundary=boundary, recommendation=item),),
+    )
+
+
+def without_timeout(begin: Any) -> Any:
+    def begun(request: DeviceRequest, *, environment: Mapping[str, str], **_: object) -> Any:
+        return begin(request, environment)
+
+    return begun
+
+
+def recorded_by_run(made: Run, gpu: InventedGpu) -> Mapping[Variant, Explanation]:
+    module: Any = sys.modules["bsprobe.cli.run"]  # its package has the command by the same name
+    found: Mapping[Variant, Explanation] = module._recorded(made, gpu)
+    return found
+
+
+def test_a_run_on_a_gpu_records_the_step_of_its_starred_row(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = InventedGpu()
+    monkeypatch.setattr(runner, "TrialRunner", without_timeout(start(gpu)))
+    found = recorded_by_run(finished(), gpu)
+    assert [asked.spec for asked in gpu.asked] == [TrialSpec(variant=VARIANT, batch_size=LARGEST)]
+    assert list(found) == [VARIANT]
+    assert found[VARIANT].source is Source.MEASURED
+
+
+def test_a_run_whose_step_cannot_be_recorded_says_so_and_is_none_the_worse(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu = InventedGpu(largest=0)
+    monkeypatch.setattr(runner, "TrialRunner", without_timeout(start(gpu)))
+    assert recorded_by_run(finished(), gpu) == {}
+    assert "warning: no picture of the step: OutOfMemoryError" in capsys.readouterr().err
+    unknown = replace(finished(), device=replace(GPU, compute_capability="99.0"))
+    assert recorded_by_run(unknown, gpu) == {}
+    assert "warning: no picture of the step: nothing is known of" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from bsprobe.explanation import (
     by_module,
 )
 from bsprobe.gpus import find_gpu
-from bsprobe.records import DeviceInfo, Recommendation, Run
+from bsprobe.records import DeviceInfo, Recommendation, Run, Source
 from bsprobe.units import format_bytes
 from bsprobe.variants import AXES, labels
 
@@ -191,9 +191,12 @@ def batch_words(result: RemedyResult) -> str:
 
 
 def command(run: Run, item: Recommendation) -> str:
-    """The command that explains a recommended row."""
+    """The command that explains a recommended row; on a GPU, one that records there."""
     variant, device = item.variant, run.device
-    words = ["bsprobe", "explain", *_card(device), "--model", variant.model]
+    named = run.settings.device.device
+    here = [] if named is None else ["--device", named]
+    card = here if device.source is Source.MEASURED else _card(device)
+    words = ["bsprobe", "explain", *card, "--model", variant.model]
     words += ["--resolution", str(variant.resolution)]
     for axis in AXES:
         value = getattr(variant, axis.field)

@@ -12,7 +12,7 @@ from explanations import EXPLANATION, GPU, MEASURED, MEASURED_REPORT, REPORT
 from PIL import Image
 
 from bsprobe.explanation import NO_MODULE, OUTSIDE, ROUNDING, MeasuredSide, by_kind, by_module
-from bsprobe.records import Boundary, Run, StopReason
+from bsprobe.records import Boundary, Run, Source, StopReason
 from bsprobe.report import explain_markdown, explain_sentences, markdown
 from bsprobe.report.explain_plots import kinds_figure, modules_figure, write_kinds_plot
 from bsprobe.report.explain_write import write_explanation
@@ -234,12 +234,30 @@ def test_the_report_of_a_run_on_a_cpu_says_nothing_of_it(run: Run) -> None:
         ("NVIDIA Invented 24", "--gpu custom --capacity 25769803776 --compute-capability 9.0"),
     ],
 )
-def test_the_command_in_a_runs_report_names_the_card(run: Run, name: str, options: str) -> None:
-    on_card = dataclasses.replace(
-        run, device=dataclasses.replace(run.device, name=name, limit_bytes=12 * GIB)
-    )
-    item = next(r.recommendation for r in run.results if r.recommendation is not None)
-    assert explain_sentences.command(on_card, item) == (
+def test_the_command_in_a_predicted_runs_report_names_the_card(
+    run: Run, name: str, options: str
+) -> None:
+    card = dataclasses.replace(run.device, source=Source.PREDICTED, name=name, limit_bytes=12 * GIB)
+    assert command(dataclasses.replace(run, device=card)) == (
         f"bsprobe explain {options} --model deeplabv2-resnet101 --resolution 512x1024 "
         f"--memory-limit {12 * GIB} --batch 5"
     )
+
+
+@pytest.mark.parametrize(
+    ("named", "option"), [(None, ""), ("cuda", "--device cuda "), ("cuda:1", "--device cuda:1 ")]
+)
+def test_the_command_in_a_measured_runs_report_records_on_the_same_gpu(
+    run: Run, named: str | None, option: str
+) -> None:
+    asked = dataclasses.replace(run.settings.device, device=named)
+    settings = dataclasses.replace(run.settings, device=asked)
+    card = dataclasses.replace(run.device, limit_bytes=None)
+    assert command(dataclasses.replace(run, settings=settings, device=card)) == (
+        f"bsprobe explain {option}--model deeplabv2-resnet101 --resolution 512x1024 --batch 5"
+    )
+
+
+def command(run: Run) -> str:
+    item = next(r.recommendation for r in run.results if r.recommendation is not None)
+    return explain_sentences.command(run, item)
