@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
-from bsprobe.errors import DeviceError, UsageError
+from bsprobe.errors import DeviceError
 from bsprobe.explanation import (
     EXPLANATION_VERSION,
     RECORDED_SNAPSHOT,
@@ -16,9 +16,8 @@ from bsprobe.explanation import (
     MeasuredSide,
     RemedyResult,
 )
-from bsprobe.gpus import Gpu, compute_capabilities, custom_gpu, find_gpu
 from bsprobe.messages import Attribute, Explain, Record
-from bsprobe.probing import as_probe
+from bsprobe.prediction import WITHOUT_GPU, card_of
 from bsprobe.records import (
     Boundary,
     DeviceInfo,
@@ -34,9 +33,6 @@ from bsprobe.remedies import Remedy, ranked, remedies_for
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.variants import Variant
-
-WITHOUT_GPU: Final = {"CUDA_VISIBLE_DEVICES": ""}
-"""For processes that predict: a context of their own would take memory that is being measured."""
 
 
 class Listener(Protocol):
@@ -157,7 +153,7 @@ class Explaining:
 
         def measure(batch: int, process: Process) -> Probe:
             spec = TrialSpec(variant=variant, batch_size=batch)
-            return as_probe(self._trial(spec, runner, process))
+            return Probe.of(self._trial(spec, runner, process))
 
         return find_boundary(
             measure,
@@ -273,20 +269,7 @@ def card_like(device: DeviceInfo) -> DeviceRequest:
         UsageError: Nothing is known of it.
     """
     limit = None if device.capacity_bytes == device.total_bytes else device.capacity_bytes
-    return DeviceRequest(gpu=_card_of(device), memory_limit_bytes=limit)
-
-
-def _card_of(device: DeviceInfo) -> Gpu:
-    capability = device.compute_capability or "unknown"
-    if capability not in compute_capabilities():
-        raise UsageError(
-            f"nothing is known of {device.name}, compute capability {capability}",
-            hint="bsprobe explain --gpu NAME predicts for another card; bsprobe gpus lists them",
-        )
-    try:
-        return replace(find_gpu(device.name), total_bytes=device.total_bytes)
-    except UsageError:
-        return custom_gpu(device.total_bytes, capability)
+    return DeviceRequest(gpu=card_of(device), memory_limit_bytes=limit)
 
 
 def _smallest(boundary: Boundary) -> int:

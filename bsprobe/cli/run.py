@@ -118,6 +118,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
 
     from bsprobe import journal, probing
     from bsprobe.environment import describe_environment
+    from bsprobe.prediction import predictor_for
     from bsprobe.records import SCHEMA_VERSION
     from bsprobe.report.folder import given_folder, new_folder, run_name
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
@@ -137,6 +138,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
             data=settings.data,
             timeout=settings.trial_timeout_seconds,
         ) as runner,
+        predictor_for(settings, runner.ready.device) as predict,
     ):
         device = runner.ready.device
         folder = start.folder or new_folder(_BASE, run_name(device, settings))
@@ -164,6 +166,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
                     journal=log,
                     listener=listener,
                     known=known,
+                    predict=predict,
                 ).run(header.environment)
                 save_run(made, folder)  # while the journal is locked against a second run
             if device.kind == "cuda":
@@ -193,8 +196,9 @@ def _recorded(finished: Run, runner: TrialRunner) -> dict[Variant, Explanation]:
     """
     from tempfile import TemporaryDirectory
 
-    from bsprobe.explaining import WITHOUT_GPU, card_like, recorded_side
+    from bsprobe.explaining import card_like, recorded_side
     from bsprobe.explanation import RECORDED_SNAPSHOT
+    from bsprobe.prediction import WITHOUT_GPU
     from bsprobe.runner import TrialRunner
 
     best = _starred(finished)
