@@ -59,7 +59,7 @@ def render(
         f"**{mark}{_question(found)}** {sentences.why(report)}",
         f"**{mark}What fills the card.** {sentences.what(report)}",
         f"**{mark}What to change.** {sentences.what_helps(report)}",
-        *[f"> {note}" for note in (*(side.device.notes if side else ()), *report.device.notes)],
+        *[f"> {note}" for note in sentences.notes(report)],
         *_pictures("kind", plots[:1], measured[:1]),
         f"## What would help, {helps} by the search of `bsprobe run`\n\n{_remedies(report)}",
         f"## By kind, at the peak of batch {batch}\n\n{_rows(by_kind, report)}",

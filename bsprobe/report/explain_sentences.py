@@ -207,6 +207,15 @@ def command(run: Run, item: Recommendation) -> str:
     return shlex.join([*words, "--batch", str(item.plan.micro_batch)])
 
 
+def notes(report: ExplanationReport) -> list[str]:
+    """What a reader must know of the card, or cards."""
+    device = report.device
+    found = [] if report.measured is None else list(report.measured.device.notes)
+    if device.is_assumed:
+        found.append(f"No GPU was named: {device.name} is assumed; `--gpu NAME` for another.")
+    return [*found, *device.notes]
+
+
 def assumed(device: DeviceInfo) -> str:
     """What is added where nobody has named the card."""
     return " (no GPU was named; --gpu NAME for another)" if device.is_assumed else ""

@@ -105,6 +105,14 @@ def test_a_next_batch_that_runs_with_retries_is_called_so() -> None:
     assert explain_sentences.why(found).endswith("runs by giving cached memory back in mid-step.")
 
 
+def test_a_card_that_nobody_named_is_called_assumed() -> None:
+    device = dataclasses.replace(REPORT.device, is_assumed=True, notes=("A note.",))
+    report = dataclasses.replace(REPORT, device=device)
+    said = "> No GPU was named: Invented 12 is assumed; `--gpu NAME` for another.\n\n> A note.\n"
+    assert said in explain_markdown.render(report, depth=2, plots=("a", "b"))
+    assert "(no GPU was named" in explain_markdown.render_terminal(report).replace("\n", " ")
+
+
 def test_where_nothing_helps_it_is_said() -> None:
     found = dataclasses.replace(REPORT, remedies=())
     assert explain_sentences.what_helps(found) == "No single change gives a batch larger than 2."
