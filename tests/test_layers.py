@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
     5: "__main__ -> cli",
-    4: "explaining | prediction -> probing | studying -> study_runner -> runner | report "
+    4: "explaining -> prediction -> probing | studying -> study_runner -> runner | report "
     "| environment",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
     2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies | fleet "
