@@ -131,7 +131,7 @@ def test_around_parts_of_ones_own_the_snippet_is_handed_them(
     made, item = item_with(run, {"own": own, "precision": precision})
     names = execute(snippet.render(made, item))
     model = Net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     images, labels = Stripes()[1]
     labels[0, 0] = 0
     pairs = itertools.repeat((images[None].repeat(4, 1, 1, 1), labels[None].repeat(4, 1, 1)))
@@ -143,5 +143,5 @@ def test_around_parts_of_ones_own_the_snippet_is_handed_them(
 
     assert names["MICRO_BATCH"] == item.plan.micro_batch
     rate = item.plan.learning_rate / made.settings.target.base_learning_rate
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * rate)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * rate)
     assert losses[-1] < 0.5 * losses[0]
