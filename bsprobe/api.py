@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from bsprobe.consistency import check_figures
 from bsprobe.errors import DeviceError, UsageError
 from bsprobe.files import file_errors
 from bsprobe.gpus import find_gpu
+from bsprobe.importable import name_of
 from bsprobe.journal import Journal
 from bsprobe.own_parts import LOSSES, OwnParts
 from bsprobe.records import (
@@ -33,15 +34,12 @@ from bsprobe.records import (
 )
 from bsprobe.runner import TrialRunner
 from bsprobe.running import header_of, make_run, start_runner
+from bsprobe.serialization import MalformedError
 from bsprobe.units import parse_bytes
 from bsprobe.variants import AXES, Variant, matrix, parse_choices
 
 _LOG = logging.getLogger("bsprobe")
 _WORKER = "bsprobe.worker"
-_TOP_LEVEL = (
-    "trials run in processes of their own, which import it by name: define it with def or class at "
-    "the top level of a module or of the script you run"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +160,7 @@ def settings_for(workload: Workload, device: DeviceRequest, options: Options) ->
     limit = options.get("memory_limit")
     if isinstance(limit, str):
         limit = parse_bytes(limit)
-    return Settings(
+    settings = Settings(
         variants=_variants(workload, options),
         device=DeviceRequest(device=device.device, gpu=device.gpu, memory_limit_bytes=limit),
         target=options.get("target", Target()),
@@ -173,6 +171,11 @@ def settings_for(workload: Workload, device: DeviceRequest, options: Options) ->
         measured_steps=options.get("steps", 3),
         seed=options.get("seed", 0),
     )
+    try:
+        check_figures(settings, place="settings")
+    except MalformedError as error:
+        raise UsageError(str(error), hint="see bsprobe.api.Options") from error
+    return settings
 
 
 def start_worker(settings: Settings) -> TrialRunner:
@@ -210,48 +213,6 @@ def _run(workload: Workload, device: DeviceRequest, options: Options) -> Run:
     settings = settings_for(workload, device, options)
     with start_worker(settings) as runner:
         return run_on(runner, settings, options)
-
-
-def name_of(part: object, what: str) -> str:
-    """The name by which a worker can import a function or class.
-
-    Raises:
-        UsageError: It has none: a lambda, something local, defined in a notebook …
-    """
-    module, name = getattr(part, "__module__", None), getattr(part, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise UsageError(
-            f"{what}: a {type(part).__name__} object has no name to import it by", hint=_TOP_LEVEL
-        )
-    for mark, kind in (("<lambda>", "a lambda"), ("<locals>", "local to a function")):
-        if mark in name:
-            raise UsageError(f"{what}: {name} is {kind}", hint=_TOP_LEVEL)
-    try:
-        is_there = attrgetter(name)(sys.modules[module]) == part
-    except (KeyError, AttributeError):
-        is_there = False
-    if not is_there:
-        raise UsageError(
-            f"{what}: {module} has something else, or nothing, under the name {name}",
-            hint=_TOP_LEVEL,
-        )
-    return f"{_place_of_main(what) if module == '__main__' else module}:{name}"
-
-
-def _place_of_main(what: str) -> str:
-    """Where the program that runs can be imported from, as multiprocessing's spawn finds it."""
-    main = sys.modules["__main__"]
-    if main.__spec__ is not None:  # python -m package.module
-        return main.__spec__.name
-    path = Path(getattr(main, "__file__", None) or "")
-    if path.suffix != ".py" or not path.is_file():
-        raise UsageError(
-            f"{what}: it is defined in a notebook or typed in, not in a file",
-            hint=_TOP_LEVEL,
-        )
-    whole = path.resolve()
-    here = Path.cwd()
-    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
 
 def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:

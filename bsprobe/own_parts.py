@@ -45,11 +45,6 @@ class OwnParts:
         """Whether the loss, the optimizer or the batches are not ours."""
         return any((self.own_loss, self.optimizer, self.batches))
 
-    def described(self) -> tuple[str, ...]:
-        """What is not ours, in a few words each, but for the network."""
-        named = (("loss", self.loss), ("batches of", self.batches))
-        return tuple(f"{what} {name}" for what, name in named if name is not None)
-
     def options(self) -> list[str]:
         """The words of a command line that say the same."""
         words = [

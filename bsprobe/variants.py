@@ -88,7 +88,7 @@ class Variant:
     cudnn_benchmark: CudnnBenchmark = CudnnBenchmark.OFF
     loss_at: LossAt = LossAt.LABELS
     classes: int = 19
-    channels: int = 3
+    channels: int = RGB
     """Of the images."""
     own: OwnParts = NOTHING_OWN
 
@@ -222,13 +222,8 @@ def matrix(
         UsageError: A model that keeps its own norm is to be built in another, a part of the
             user's own leaves an axis or a model without meaning.
     """
-    norms = choices.get("norm", (Norm.BATCH, Norm.GROUP))
     for model in models:
-        if model.startswith(TIMM) and set(norms) != {Norm.BATCH}:
-            raise UsageError(
-                f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
-                hint="add --norm batch, which leaves it alone",
-            )
+        _require_norm_for(model, choices.get("norm", (Norm.BATCH, Norm.GROUP)))
         _require_loss_for(model, own.loss)
     _require_meaning(choices, own)
     lists = [choices.get(axis.field, axis.defaults) for axis in AXES]
@@ -246,6 +241,15 @@ def matrix(
         for values in itertools.product(*lists)
     ]
     return tuple(dict.fromkeys(variants))
+
+
+def _require_norm_for(model: str, norms: Sequence[StrEnum]) -> None:
+    """Refuse other norms for networks whose norm nobody can exchange; of yours, they say so."""
+    if model.startswith(TIMM) and set(norms) != {Norm.BATCH}:
+        raise UsageError(
+            f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
+            hint="add --norm batch, which leaves it alone",
+        )
 
 
 def _require_loss_for(model: str, loss: str | None) -> None:

@@ -15,6 +15,7 @@ import bsprobe
 from bsprobe import api
 from bsprobe.cli.subject import variants_from
 from bsprobe.errors import DeviceError, UsageError
+from bsprobe.importable import name_of
 from bsprobe.own_parts import OwnParts
 from bsprobe.records import DeviceRequest, Source
 from bsprobe.runfile import load_run
@@ -106,7 +107,7 @@ def test_what_has_no_name_to_import_it_by_is_refused_with_a_hint() -> None:
     }
     for why, model in refused.items():
         with pytest.raises(UsageError) as caught:
-            api.name_of(model, "model")
+            name_of(model, "model")
         assert str(caught.value) == why
         assert "top level of a module" in str(caught.value.hint)
 
@@ -116,6 +117,10 @@ def test_an_option_or_a_loss_that_does_not_exist_is_refused() -> None:
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_btach=4)  # type: ignore[call-arg] # as a slip would
     with pytest.raises(UsageError, match="--precision: 'fp64' is unknown"):
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", precision="fp64")
+    with pytest.raises(UsageError, match=r"settings\.max_batch: 0 is less than 1"):
+        bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_batch=0)
+    with pytest.raises(UsageError, match=r"settings\.target\.batch: 0 is less than 1"):
+        bsprobe.predict(WORKLOAD, gpu="RTX 3090", target=bsprobe.Target(batch=0))
     wrong = bsprobe.Workload(
         model=own_training.network,
         optimizer=own_training.adam,

@@ -20,7 +20,7 @@ LAYERS = {
     1: "studyfile -> journal | study_journal | runfile | explanationfile | batch_cache | messages "
     "-> consistency -> explanation | study_records -> records -> variants -> own_parts "
     "-> model_names | failures | gpus",
-    0: "jsonlines -> units | files | serialization -> errors",
+    0: "jsonlines -> units | files | serialization | importable -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""
 SIDEWAYS = {

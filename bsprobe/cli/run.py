@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from bsprobe.cli.settings import FACETS, settings_from, settings_options
 from bsprobe.errors import BsprobeError, FileError, InterruptedRunError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from bsprobe.explanation import Explanation
     from bsprobe.journal import Contents, Journal
@@ -134,7 +135,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         folder, log, contents = _opened(start, runner)
         # At once, while the worker still has what it traced for the variant.
         listener = ExplainedProgress(progress, partial(_explain, runner))
-        try:
+        with _resumable(folder):
             made = make_run(
                 settings,
                 runner,
@@ -147,12 +148,19 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
             )
             if runner.ready.device.kind == "cuda":
                 listener.explanations |= _recorded(made, runner)
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                "interrupted; every finished trial is kept",
-                hint=f"go on with: bsprobe run --resume --out {shlex.quote(str(folder))}",
-            ) from None
     return made, folder, listener.explanations
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say, where the user interrupts, how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "interrupted; every finished trial is kept",
+            hint=f"go on with: bsprobe run --resume --out {shlex.quote(str(folder))}",
+        ) from None
 
 
 def _opened(start: Start, runner: TrialRunner) -> tuple[Path, Journal, Contents]:
