@@ -24,6 +24,7 @@ from bsprobe.failures import Certainty, Outcome, classify
 from bsprobe.gpus import Gpu
 from bsprobe.messages import (
     Answer,
+    Attribute,
     Explain,
     Explained,
     FitCards,
@@ -32,6 +33,8 @@ from bsprobe.messages import (
     OpenDevice,
     Progress,
     Ready,
+    Record,
+    Recorded,
     Refused,
     Request,
     RunTrial,
@@ -172,8 +175,10 @@ class Worker:
                 certainty=verdict.certainty,
             )
 
-    def explain(self, asked: Explain, *, timeout: float, on_phase: ReportPhase) -> Explanation:
-        """Say where the memory of a trial goes.
+    def explain(
+        self, asked: Explain | Attribute, *, timeout: float, on_phase: ReportPhase
+    ) -> Explanation:
+        """Say where the memory of a trial goes, or went.
 
         Args:
             asked: What to explain.
@@ -188,8 +193,9 @@ class Worker:
             return answer.explanation
         assert isinstance(answer, Explained | Loss)  # noqa: S101 - what it is answered with
         why = "nothing was said" if answer.failure is None else answer.failure.message
+        spec = asked.trial.spec if isinstance(asked, Attribute) else asked.spec
         raise DeviceError(
-            f"batch {asked.spec.batch_size} cannot be explained: {why}",
+            f"batch {spec.batch_size} cannot be explained: {why}",
             hint="bsprobe run predicts it with all details of the failure",
         )
 
@@ -368,11 +374,28 @@ class TrialRunner:
             self.close()
         return trial
 
-    def explain(self, asked: Explain, *, on_phase: ReportPhase) -> Explanation:
+    def explain(self, asked: Explain | Attribute, *, on_phase: ReportPhase) -> Explanation:
         """Say where the memory of a trial goes, in a worker of this device."""
         if self._worker is None:
             self._worker = self._start()
         return self._worker.explain(asked, timeout=self._timeout, on_phase=on_phase)
+
+    def record(self, asked: Record, *, on_phase: ReportPhase) -> Recorded:
+        """Run a trial and record it, as the first and the last of a process.
+
+        Raises:
+            DeviceError: The device does not record.
+        """
+        if self._worker is not None and self._worker.trials_run > 0:
+            self.close()
+        if self._worker is None:
+            self._worker = self._start()
+        answer = self._worker.ask(asked, timeout=self._timeout, on_phase=on_phase)
+        self.close()
+        if isinstance(answer, Loss):
+            return Recorded(failure=answer.failure)
+        assert isinstance(answer, Recorded)  # noqa: S101 - what it is answered with
+        return answer
 
     def close(self) -> None:
         """End the current worker, if there is one."""

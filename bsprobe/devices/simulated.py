@@ -1,6 +1,7 @@
 """A GPU that is not in this machine: the same step, traced and played on a simulated allocator."""
 
 import os
+import pickle
 import re
 from functools import partial
 from pathlib import Path
@@ -8,11 +9,12 @@ from typing import Final
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.errors import DeviceError
-from bsprobe.explanation import Explanation
+from bsprobe.explanation import Explanation, RecordedTrial
 from bsprobe.files import write_atomically
 from bsprobe.gpus import ESTIMATE, Gpu
 from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
 from bsprobe.simulate.allocator import CachingAllocator
+from bsprobe.simulate.attribution import explain_recorded
 from bsprobe.simulate.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.expandable import ExpandableAllocator
 from bsprobe.simulate.explain import Card, explain
@@ -149,6 +151,31 @@ class SimulatedDevice:
             write_atomically(snapshot, snapshot_of(timeline, spec.batch_size, card))
         self._keep_answers()
         return explanation
+
+    def attribute(self, trial: RecordedTrial, report: ReportPhase, snapshot: Path) -> Explanation:
+        """Say where the memory of a trial went that a real GPU has run.
+
+        Args:
+            trial: Without accumulation.
+            report: Told what happens now.
+            snapshot: The file that was recorded; only one that we have written is to be trusted.
+
+        Raises:
+            UnknownEventError: It has events that are not known, or lacks some.
+        """
+        report("tracing")
+        variant, batch = trial.spec.variant, trial.spec.batch_size
+        tracer = self._tracers.find(variant, trial.spec.evaluation_resolution)
+        timeline = tracer.timeline(batch)
+        report("attributing")
+        found = explain_recorded(
+            pickle.loads(snapshot.read_bytes()),  # noqa: S301 - our other worker has written it
+            trial,
+            timeline,
+            partial(self._playback, variant, timeline, batch),
+        )
+        self._keep_answers()
+        return found
 
     def lift_limit(self) -> None:
         """Nothing to do: the limit is the simulated card's, not ours."""
