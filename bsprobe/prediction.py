@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from bsprobe.errors import DeviceError, UsageError, WorkerError
+from bsprobe.expectation import half_of
 from bsprobe.gpus import Gpu, compute_capabilities, custom_gpu, find_gpu
 from bsprobe.probing import RunTrial
 from bsprobe.records import (
@@ -19,7 +20,7 @@ from bsprobe.records import (
     TrialSpec,
 )
 from bsprobe.runner import ReportPhase, TrialRunner
-from bsprobe.search import Probe, Process, find_boundary, half_of
+from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.variants import Variant
 
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}

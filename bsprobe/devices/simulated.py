@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from bsprobe.devices.base import ReportPhase
 from bsprobe.errors import DeviceError
 from bsprobe.explanation import Explanation, RecordedTrial
@@ -21,7 +19,7 @@ from bsprobe.simulate.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.expandable import ExpandableAllocator
 from bsprobe.simulate.explain import Card, explain
 from bsprobe.simulate.explain import snapshot as snapshot_of
-from bsprobe.simulate.playback import Memory, Playback, cublas_workspace_bytes
+from bsprobe.simulate.playback import Memory, Playback, playback_on
 from bsprobe.simulate.timeline import Section, Timeline
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
@@ -29,8 +27,6 @@ from bsprobe.units import Resolution, format_bytes
 from bsprobe.variants import Variant
 
 _FIRST_TF32: Final = (8, 0)
-_CUBLAS_PER_CALL: Final = "2.15"
-"""From this PyTorch on cuBLAS's workspace is taken for each call."""
 
 
 class Tracers:
@@ -202,14 +198,13 @@ class SimulatedDevice:
     def _playback(
         self, variant: Variant, timeline: Timeline, batch: int, memory: Memory
     ) -> Playback:
-        return Playback(
+        return playback_on(
+            self._capability,
             timeline,
             batch,
             allocator=memory,
             workspaces=self._workspaces,
             benchmark=variant.cudnn_benchmark,
-            cublas_bytes=cublas_workspace_bytes(self._capability),
-            keeps_cublas=torch.__version__ < _CUBLAS_PER_CALL,
         )
 
     def _describe(self, limit_bytes: int | None, *, is_assumed: bool) -> DeviceInfo:
