@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
     5: "__main__ -> cli",
-    4: "explaining -> probing | studying -> study_runner -> runner | report | environment",
+    4: "explaining -> probing | studying -> study_runner -> runner | report | environment "
+    "-> worker_process",
     3: "worker -> devices -> simulate -> training -> models | cityscapes",
     2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies "
     "| compare -> comparability | equal_trials -> thresholds",

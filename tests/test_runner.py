@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from bsprobe import runner
+from bsprobe import worker_process
 from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.messages import TrialDone
 from bsprobe.records import DataSource, DeviceRequest, Failure, Purpose, TrialSpec
-from bsprobe.runner import TrialRunner, Worker
+from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
 from bsprobe.units import Resolution
 from bsprobe.variants import Norm, Variant
+from bsprobe.worker_process import Worker
 
 STUB = str(Path(__file__).parent / "stub_worker.py")
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
@@ -152,7 +153,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 environment=environment,
             )
 
-    monkeypatch.setattr(runner, "Worker", Stub)
+    monkeypatch.setattr(worker_process, "Worker", Stub)
     return started
 
 

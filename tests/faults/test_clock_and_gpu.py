@@ -12,7 +12,7 @@ import torch
 from builders import DEVICE, VARIANT, measurement
 from stubbed_bsprobe import OPTIONS, ROOT, finish, start
 
-from bsprobe import runner, worker
+from bsprobe import runner, worker, worker_process
 from bsprobe.devices.base import ReportPhase
 from bsprobe.failures import Outcome
 from bsprobe.journal import read_journal
@@ -39,9 +39,9 @@ class _Backwards(datetime):
 def test_a_clock_that_jumps_back_changes_no_duration(monkeypatch: pytest.MonkeyPatch) -> None:
     command = (sys.executable, str(ROOT / "tests" / "stub_worker.py"), "arithmetic")
     monkeypatch.setattr(runner, "datetime", _Backwards)
-    real = runner.Worker
+    real = worker_process.Worker
     monkeypatch.setattr(
-        runner, "Worker", lambda request, **asked: real(request, command=command, **asked)
+        worker_process, "Worker", lambda request, **asked: real(request, command=command, **asked)
     )
     with runner.TrialRunner(DeviceRequest(), timeout=20) as trials:
         one, two = (
