@@ -9,10 +9,10 @@ from typing import Self
 
 from bsprobe import worker_process
 from bsprobe.explanation import Explanation
-from bsprobe.messages import Explain
+from bsprobe.messages import Explain, Group
 from bsprobe.records import DataSource, DeviceRequest, Purpose, Source, Trial, TrialSpec
 from bsprobe.search import Process
-from bsprobe.worker_process import ReportPhase
+from bsprobe.worker_process import ReportPhase, Watch
 
 
 class TrialRunner:
@@ -26,9 +26,15 @@ class TrialRunner:
         models: tuple[str, ...] = (),
         data: DataSource | None = None,
         environment: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._start = partial(
-            worker_process.Worker, request, models=models, data=data, environment=environment
+            worker_process.Worker,
+            request,
+            models=models,
+            data=data,
+            environment=environment,
+            watch=watch,
         )
         self._timeout = timeout
         self._variant: object = None
@@ -40,11 +46,34 @@ class TrialRunner:
         self, spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: ReportPhase
     ) -> Trial:
         """Run one trial, in a fresh process where that is asked for or the old one is spoilt."""
+        trial = self.attempt(spec, process=process, purpose=purpose, on_phase=on_phase)
+        if self._worker is not None and not self._worker.is_clean:
+            self.close()
+        return trial
+
+    def attempt(
+        self,
+        spec: TrialSpec,
+        *,
+        process: Process,
+        purpose: Purpose,
+        on_phase: ReportPhase,
+        group: Group | None = None,
+    ) -> Trial:
+        """As `run`, but a worker that is spoilt then is left as it is, its connections open.
+
+        Args:
+            spec: What to run.
+            process: In which process.
+            purpose: Why.
+            on_phase: Told what the worker is doing.
+            group: With whom, where the trial has several processes.
+        """
         worker = self._worker_for(spec, process, on_phase)
         fresh = worker.trials_run == 0 or self._is_predicting
         started_at, start = datetime.now(UTC), time.monotonic()
-        done = worker.run(spec, timeout=self._timeout, on_phase=on_phase)
-        trial = Trial(
+        done = worker.run(spec, timeout=self._timeout, on_phase=on_phase, group=group)
+        return Trial(
             spec=spec,
             outcome=done.outcome,
             source=self.ready.device.source,
@@ -55,9 +84,6 @@ class TrialRunner:
             started_at=started_at.isoformat(timespec="seconds"),
             wall_seconds=round(time.monotonic() - start, 3),
         )
-        if not worker.is_clean:
-            self.close()
-        return trial
 
     def explain(self, asked: Explain, *, on_phase: ReportPhase) -> Explanation:
         """Say where the memory of a trial goes, in a worker of this device."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.explanation import Explanation
-from bsprobe.failures import Certainty, Outcome, classify
+from bsprobe.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome, classify
 from bsprobe.gpus import Gpu
 from bsprobe.messages import (
     Answer,
@@ -24,6 +24,7 @@ from bsprobe.messages import (
     Explained,
     FitCards,
     Fitted,
+    Group,
     Message,
     OpenDevice,
     Progress,
@@ -49,6 +50,12 @@ _WORKER_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """For the CPU device; glibc reads it once, when the process starts, so it is set for all."""
 
 ReportPhase = Callable[[str], None]
+Watch = Callable[[], None]
+"""Called again and again while a worker is waited for; what it raises ends the wait."""
+
+
+class InVainError(Exception):
+    """Raised by a `Watch`: the worker waits for another process that will not come any more."""
 
 
 class _WorkerDiedError(Exception):
@@ -81,7 +88,9 @@ class Worker:
         data: DataSource | None = None,
         command: tuple[str, ...] | None = None,
         environment: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
             command or (sys.executable, "-m", "bsprobe.worker"),
@@ -102,19 +111,27 @@ class Worker:
             self.close()
             raise
 
-    def run(self, spec: TrialSpec, *, timeout: float, on_phase: ReportPhase) -> TrialDone:
+    def run(
+        self,
+        spec: TrialSpec,
+        *,
+        timeout: float,
+        on_phase: ReportPhase,
+        group: Group | None = None,
+    ) -> TrialDone:
         """Run one trial; its death, whatever the manner, becomes its outcome.
 
         Args:
             spec: What to run.
             timeout: Seconds it may take.
             on_phase: Told what the worker is doing.
+            group: With whom to run it, where it has several processes.
 
         Raises:
             DeviceError: The worker refused the trial: a value that only it could check is wrong.
         """
         self.trials_run += 1
-        answer = self.ask(RunTrial(spec=spec), timeout=timeout, on_phase=on_phase)
+        answer = self.ask(RunTrial(spec=spec, group=group), timeout=timeout, on_phase=on_phase)
         if isinstance(answer, Loss):
             return TrialDone(outcome=answer.outcome, failure=answer.failure, clean=False)
         assert isinstance(answer, TrialDone)  # noqa: S101 - what a trial is answered with
@@ -145,6 +162,8 @@ class Worker:
                     return message
         except _TimedOutError:
             return self._lost(Outcome.TIMED_OUT, f"no end after {timeout:.0f} s", "time-out", phase)
+        except InVainError:
+            return self._lost(Outcome.FAILED, STOPPED_WITH_ITS_PEERS, "peers", phase)
         except _WorkerDiedError as death:
             verdict = classify(message=death.last_words, exit_status=death.exit_status)
             last = death.last_words.strip().splitlines()
@@ -255,6 +274,8 @@ class Worker:
         """
         while (left := deadline - time.monotonic()) > 0:
             died = self._process.poll() is not None
+            if self._watch is not None:
+                self._watch()
             try:
                 return self._inbox.get(timeout=min(left, _POLL_SECONDS))
             except queue.Empty:
@@ -319,6 +340,8 @@ def _endings_as_errors(*, silent: _Words, died: _Words) -> Iterator[None]:
     except _TimedOutError:
         what, hint = silent
         raise WorkerError(f"{what} within {OPEN_TIMEOUT_SECONDS:.0f} s", hint=hint) from None
+    except InVainError:
+        raise WorkerError(STOPPED_WITH_ITS_PEERS) from None
     except _WorkerDiedError as death:
         what, hint = died
         last = death.last_words.strip().splitlines() or [str(death)]

@@ -66,9 +66,15 @@ def _main() -> None:
             models: tuple[str, ...] = (),
             data: DataSource | None = None,
             environment: Mapping[str, str] | None = None,
+            watch: worker_process.Watch | None = None,
         ) -> None:
             super().__init__(
-                request, models=models, data=data, command=stub, environment=environment
+                request,
+                models=models,
+                data=data,
+                command=stub,
+                environment=environment,
+                watch=watch,
             )
 
     worker_process.Worker = StubbedWorker  # type: ignore[assignment, misc] # the one seam: which program is started

@@ -142,6 +142,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             models: tuple[str, ...] = (),
             data: DataSource | None = None,
             environment: Mapping[str, str] | None = None,
+            watch: worker_process.Watch | None = None,
         ) -> None:
             behaviour = "dirty" if request.memory_limit_bytes == 1 else "succeed"
             started.append(behaviour)
@@ -151,6 +152,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 data=data,
                 command=stub(behaviour),
                 environment=environment,
+                watch=watch,
             )
 
     monkeypatch.setattr(worker_process, "Worker", Stub)
