@@ -47,7 +47,31 @@ WRONG = {
         "run --norm grup",
         (
             "error: --norm: 'grup' is unknown\n"
-            "hint: did you mean group? Known: batch, group, group-amp, instance, frozen\n"
+            "hint: did you mean group? Known: batch, sync-batch, group, group-amp, instance, "
+            "frozen\n"
+        ),
+    ),
+    "several processes that nobody started": (
+        "run --processes 4",
+        (
+            "error: --processes 4: bsprobe starts no processes that train together\n"
+            "hint: torchrun --nproc-per-node 4 -m bsprobe run, on the GPUs of this machine; or "
+            "predict: add --gpu NAME\n"
+        ),
+    ),
+    "statistics of nobody else": (
+        "run --norm sync-batch",
+        (
+            "error: --norm sync-batch: one process has nobody to share statistics with\n"
+            "hint: torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME "
+            "--processes N; else --norm batch\n"
+        ),
+    ),
+    "limits for more processes than there are": (
+        "run --device cpu --memory-limit 2GiB,1GiB",
+        (
+            "error: --memory-limit: 2 limits are for 2 processes under torchrun, and there is 1\n"
+            "hint: give one limit for all\n"
         ),
     ),
     "an unknown precision": (
@@ -61,7 +85,7 @@ WRONG = {
         "run --norm ,",
         (
             "error: --norm names no value\n"
-            "hint: choose among batch, group, group-amp, instance, frozen\n"
+            "hint: choose among batch, sync-batch, group, group-amp, instance, frozen\n"
         ),
     ),
     "a tiny resolution": (

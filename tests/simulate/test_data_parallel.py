@@ -11,7 +11,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined] # document
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bsprobe.simulate.data_parallel import SimulatedReplica
+from bsprobe.simulate.data_parallel import SimulatedReplica, synchronise_norms
 from bsprobe.training.step import Replica
 
 _MADE_BY = ("empty", "new_empty", "cat")
@@ -98,3 +98,31 @@ def test_the_stand_in_allocates_what_the_real_one_does(micro_batches: int) -> No
     expected = births(real, micro_batches)
     assert births(simulated, micro_batches) == expected
     assert len(expected[2]) > len(expected[3]) > 0, "the second step has made buckets"
+
+
+def test_a_network_with_parameters_that_get_no_gradient_is_refused_as_torch_does() -> None:
+    model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+    replica = SimulatedReplica(model, lambda _: None)
+    model[0](torch.ones(1, 4)).sum().backward()
+    with pytest.raises(RuntimeError, match="Expected to have finished reduction"):
+        replica.rebuild_buckets()
+
+
+def test_a_released_network_tells_no_more() -> None:
+    model = nn.Linear(4, 4)
+    SimulatedReplica(model, lambda _: None).release()
+    assert all(not parameter._post_accumulate_grad_hooks for parameter in model.parameters())  # type: ignore[attr-defined]
+
+
+def test_synchronised_norms_have_gradients_of_the_right_shapes_and_are_plain_when_evaluating() -> (
+    None
+):
+    norm = nn.SyncBatchNorm(8)
+    plain = norm.eval()(torch.ones(2, 8, 4, 4))
+    synchronise_norms(norm, 4)
+    assert torch.equal(norm(torch.ones(2, 8, 4, 4)), plain)
+    images = torch.ones(2, 8, 4, 4, requires_grad=True)
+    norm.train()(images).sum().backward()
+    assert images.grad is not None
+    assert norm.weight.grad is not None
+    assert (images.grad.shape, norm.weight.grad.shape) == ((2, 8, 4, 4), (8,))
