@@ -95,6 +95,7 @@ def differences(baseline: Run, run: Run) -> tuple[str, ...]:
             baseline.device.tf32_convolutions,
             run.device.tf32_convolutions,
         ),
+        ("the search", baseline.settings.search, run.settings.search),
         ("the seed", baseline.settings.seed, run.settings.seed),
     )
     return tuple(

@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Iterator
 from typing import Any
 
-from bsprobe.records import Recommendation, Run, Trial, VariantResult
+from bsprobe.records import Recommendation, Run, SearchMethod, Trial, VariantResult
 from bsprobe.serialization import MalformedError
 
 _AT_LEAST_ONE = frozenset(
@@ -67,6 +67,8 @@ def check_run(run: Run) -> None:
 
 def _complaints(run: Run, result: VariantResult) -> Iterator[str]:
     boundary, item = result.boundary, result.recommendation
+    if (result.prediction is not None) is not (run.settings.search is SearchMethod.GUIDED):
+        yield "a prediction without a guided search, or none with one"
     tried = [
         trial
         for trial in run.trials

@@ -13,7 +13,6 @@ from bsprobe.explanation import (
     RemedyResult,
 )
 from bsprobe.messages import Explain
-from bsprobe.probing import as_probe
 from bsprobe.records import (
     Boundary,
     DeviceInfo,
@@ -117,7 +116,7 @@ class Explaining:
 
         def measure(batch: int, process: Process) -> Probe:
             spec = TrialSpec(variant=variant, batch_size=batch)
-            return as_probe(self._trial(spec, runner, process))
+            return Probe.of(self._trial(spec, runner, process))
 
         return find_boundary(
             measure, capacity_bytes=self.device.capacity_bytes, max_batch=self._max_batch

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from bsprobe.caveats import caveats_of
-from bsprobe.failures import Certainty, Outcome
+from bsprobe.failures import Outcome
 from bsprobe.journal import Journal
 from bsprobe.recommend import Limits, limits, recommend, search_trials, starred
 from bsprobe.records import (
@@ -13,6 +13,7 @@ from bsprobe.records import (
     Boundary,
     DeviceInfo,
     Environment,
+    Prediction,
     Purpose,
     Recommendation,
     Run,
@@ -22,7 +23,7 @@ from bsprobe.records import (
     TrialSpec,
     VariantResult,
 )
-from bsprobe.search import Probe, Process, find_boundary
+from bsprobe.search import Expected, Probe, Process, find_boundary
 from bsprobe.variants import Variant
 
 
@@ -31,6 +32,12 @@ class Listener(Protocol):
 
     def on_variant(self, variant: Variant) -> None:
         """A variant's search begins."""
+
+    def on_predicting(self) -> None:
+        """The variant's boundary is being predicted, to guide the search."""
+
+    def on_prediction(self, prediction: Prediction) -> None:
+        """It has been."""
 
     def on_trial_start(self, spec: TrialSpec) -> None:
         """A trial begins."""
@@ -59,6 +66,13 @@ class RunTrial(Protocol):
         """Return its record."""
 
 
+class Predict(Protocol):
+    """Says where a variant's boundary should be; `prediction.Predictor`."""
+
+    def __call__(self, variant: Variant, *, on_phase: Callable[[str], None]) -> Prediction:
+        """Return what is predicted, or why nothing is."""
+
+
 class Probing:
     """Makes a run out of settings, going on from trials that an earlier one has left."""
 
@@ -71,6 +85,7 @@ class Probing:
         journal: Journal,
         listener: Listener,
         known: Sequence[Trial] = (),
+        predict: Predict | None = None,
     ) -> None:
         self._settings = settings
         self._run_trial = run_trial
@@ -80,6 +95,7 @@ class Probing:
         # A failure that is no verdict on the batch (a bug since mended, a GPU that was gone) is
         # tried again.
         self._known = [trial for trial in known if trial.outcome is not Outcome.FAILED]
+        self._predict = predict
         self._trials: list[Trial] = []
 
     def run(self, environment: Environment) -> Run:
@@ -96,18 +112,33 @@ class Probing:
 
     def _probe_variant(self, variant: Variant) -> VariantResult:
         self._listener.on_variant(variant)
-        boundary = self._find_boundary(variant)
+        prediction = self._prediction(variant)
+        boundary = self._find_boundary(variant, prediction)
         recommendation = None
         if boundary.largest is not None and boundary.stop is not StopReason.FAILED:
             recommendation = self._recommend(variant, boundary.largest)
-        result = VariantResult(variant=variant, boundary=boundary, recommendation=recommendation)
+        result = VariantResult(
+            variant=variant,
+            boundary=boundary,
+            recommendation=recommendation,
+            prediction=prediction,
+        )
         self._listener.on_result(result)
         return result
 
-    def _find_boundary(self, variant: Variant) -> Boundary:
+    def _prediction(self, variant: Variant) -> Prediction | None:
+        """What guides the search, or None where nothing is to."""
+        if self._predict is None:
+            return None
+        self._listener.on_predicting()
+        prediction = self._predict(variant, on_phase=self._listener.on_phase)
+        self._listener.on_prediction(prediction)
+        return prediction
+
+    def _find_boundary(self, variant: Variant, prediction: Prediction | None) -> Boundary:
         def measure(batch: int, process: Process) -> Probe:
             purpose = Purpose.PROOF if process is Process.FRESH else Purpose.SEARCH
-            return as_probe(self._trial(self._spec(variant, batch), process, purpose))
+            return Probe.of(self._trial(self._spec(variant, batch), process, purpose))
 
         def out_of_time() -> bool:
             limit = self._settings.time_limit_seconds
@@ -119,6 +150,7 @@ class Probing:
             capacity_bytes=self._device.capacity_bytes,
             max_batch=self._settings.max_batch,
             out_of_time=out_of_time,
+            expected=None if prediction is None else Expected.of(prediction),
         )
 
     def _recommend(self, variant: Variant, largest: int) -> Recommendation:
@@ -216,18 +248,6 @@ class Probing:
         self._trials.append(trial)
         self._listener.on_trial(trial)
         return trial
-
-
-def as_probe(trial: Trial) -> Probe:
-    """What the search needs to know of a trial."""
-    measured, failure = trial.measurement, trial.failure
-    return Probe(
-        outcome=trial.outcome,
-        peak_bytes=measured.peak_bytes if measured is not None else None,
-        fresh=trial.fresh_process,
-        certainty=failure.certainty if failure is not None else Certainty.CERTAIN,
-        detail=failure.message if failure is not None else "",
-    )
 
 
 def _with_stars(results: Sequence[VariantResult]) -> list[VariantResult]:

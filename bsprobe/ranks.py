@@ -52,15 +52,13 @@ def joined_device(devices: Sequence[DeviceInfo]) -> DeviceInfo:
         devices: By rank.
     """
     weakest = min(range(len(devices)), key=lambda rank: (devices[rank].capacity_bytes, rank))
-    names = list(dict.fromkeys(device.name for device in devices))
-    counts = [sum(device.name == name for device in devices) for name in names]
     notes = [note for device in devices for note in device.notes]
     if len({device.capacity_bytes for device in devices}) > 1:
         capacity = format_bytes(devices[weakest].capacity_bytes)
         notes.insert(0, f"Rank {weakest} has the least memory, {capacity}: it decides for all.")
     return replace(
         devices[weakest],
-        name=" + ".join(f"{count} x {name}" for count, name in zip(counts, names, strict=True)),
+        name=" + ".join(dict.fromkeys(device.name for device in devices)),
         notes=tuple(dict.fromkeys(notes)),
     )
 

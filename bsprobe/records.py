@@ -34,6 +34,15 @@ class Purpose(StrEnum):
     """As recommended, but on synthetic batches: real images should take no more memory."""
 
 
+class SearchMethod(StrEnum):
+    """How the boundary is looked for; what proves it is the same."""
+
+    ORDINARY = "ordinary"
+    """Doubling until it fails, then closing in."""
+    GUIDED = "guided"
+    """Where a prediction for the GPU says that it is."""
+
+
 class StopReason(StrEnum):
     """Why the search for a variant's largest batch ended."""
 
@@ -319,12 +328,26 @@ class Recommendation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What was predicted of a boundary before it was measured."""
+
+    largest: int | None
+    """The largest batch predicted to run; None where nothing is predicted, or nothing to fit."""
+    peaks: tuple[tuple[int, int], ...] = ()
+    """Batches predicted to run, ascending, each with the most bytes it should hold."""
+    detail: str = ""
+    """Why there is no prediction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
     """One row of the final table."""
 
     variant: Variant
     boundary: Boundary
     recommendation: Recommendation | None = None
+    prediction: Prediction | None = None
+    """What the search began with, where a prediction guided it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,6 +371,7 @@ class Settings:
     target: Target
     max_batch: int
     trial_timeout_seconds: float
+    search: SearchMethod = SearchMethod.ORDINARY
     time_limit_seconds: float | None = None
     """For the search of each variant."""
     warmup_steps: int = 1

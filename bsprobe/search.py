@@ -12,10 +12,10 @@ memory is affine.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, Self
 
 from bsprobe.failures import RAN, Certainty, Outcome
-from bsprobe.records import Boundary, StopReason
+from bsprobe.records import Boundary, Prediction, StopReason, Trial
 
 
 class Process(Enum):
@@ -37,6 +37,18 @@ class Probe:
     """Whether its process had run nothing before."""
     certainty: Certainty = Certainty.CERTAIN
     detail: str = ""
+
+    @classmethod
+    def of(cls, trial: Trial) -> Self:
+        """What the search needs to know of a recorded trial."""
+        measured, failure = trial.measurement, trial.failure
+        return cls(
+            outcome=trial.outcome,
+            peak_bytes=measured.peak_bytes if measured is not None else None,
+            fresh=trial.fresh_process,
+            certainty=failure.certainty if failure is not None else Certainty.CERTAIN,
+            detail=failure.message if failure is not None else "",
+        )
 
 
 class Measure(Protocol):
@@ -77,6 +89,11 @@ def line_through(peaks: Sequence[tuple[int, int]]) -> Line | None:
     return Line(fixed_bytes=p1 - slope * b1, per_image_bytes=slope)
 
 
+def half_of(largest: int) -> int:
+    """The batch at which a search compares a predicted peak with a measured one."""
+    return max(1, largest // 2)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """What is predicted of a search."""
@@ -86,10 +103,21 @@ class Expected:
     line: Line | None
     """Memory against batch as predicted; None where it is not known."""
 
+    @classmethod
+    def of(cls, prediction: Prediction) -> Self | None:
+        """What a prediction says of a search; None where it says nothing."""
+        if not prediction.largest:
+            return None
+        half = half_of(prediction.largest)
+        at_half = [peak for peak in prediction.peaks if peak[0] == half]
+        # Of two that lie close the allocator's rounding would decide about the slope.
+        apart = [peak for peak in prediction.peaks if not half < 2 * peak[0] < 3 * half]
+        return cls(largest=prediction.largest, line=line_through([*at_half, *apart[-1:]]))
+
     @property
     def half(self) -> int:
         """Where the prediction is compared with a measurement, well within the memory."""
-        return max(1, self.largest // 2)
+        return half_of(self.largest)
 
     def corrected(self, peak_bytes: int | None) -> int:
         """The largest batch that should run, given the measured peak of `half`."""
@@ -133,7 +161,7 @@ def find_boundary(
     try:
         if expected is not None:
             _follow(ledger, expected, capacity_bytes)
-        if ledger.low is None or ledger.high is None:
+        if ledger.low is None or (ledger.high is None and not ledger.is_at_the_end()):
             _double(ledger)
         return _close_in(ledger, capacity_bytes)
     except _StopSearch as stop:
@@ -176,6 +204,11 @@ class _Ledger:
         failed = (b for b, p in self.probes.items() if p.outcome not in RAN and b > floor)
         return min((b for b in failed if b >= self.minimum), default=None)
 
+    def is_at_the_end(self) -> bool:
+        """Whether the largest batch that ran needed all memory: the boundary is near."""
+        low = self.low
+        return low is not None and self.probes[low].outcome is Outcome.FITS_WITH_RETRIES
+
     def is_proven(self, batch: int) -> bool:
         """Whether the last word on a batch was spoken by a fresh process."""
         return batch in self.probes and self.probes[batch].fresh
@@ -213,9 +246,8 @@ def _follow(ledger: _Ledger, expected: Expected, capacity_bytes: int) -> None:
         ledger.minimum = half + 1
     if outcome not in RAN:
         return
-    # Downwards only: from there the measured line leads up.
-    aim = min(expected.corrected(ledger.probes[half].peak_bytes), expected.largest)
-    if expected.largest > 1 and 2 * aim < 3 * half:
+    aim = expected.corrected(ledger.probes[half].peak_bytes)
+    if expected.largest > 1 and not 3 * expected.largest <= 4 * aim <= 5 * expected.largest:
         return  # it is off by a quarter or more: nothing to follow
     for _ in range(_TRIALS_AFTER_THE_FIRST):
         low, high = ledger.low, ledger.high
@@ -225,7 +257,8 @@ def _follow(ledger: _Ledger, expected: Expected, capacity_bytes: int) -> None:
         above = ledger.max_batch if high is None else high - 1
         batch = min(max(aim, low + 1), above)
         if ledger.try_batch(batch, Process.FRESH).outcome not in RAN:
-            aim = batch - 1
+            # A correction upwards that was wrong leaves what was predicted.
+            aim = min(batch - 1, expected.largest)
             continue
         line = ledger.line()
         measured = line.largest_within(capacity_bytes) if line is not None else None

@@ -16,6 +16,7 @@ from bsprobe.records import (
     Measurement,
     ModelFacts,
     Peak,
+    Prediction,
     Purpose,
     Run,
     Settings,
@@ -251,6 +252,7 @@ class Silence:
 
     def __init__(self) -> None:
         self.variants: list[Variant] = []
+        self.predictions: list[Prediction] = []
         self.started: list[TrialSpec] = []
         self.phases: list[str] = []
         self.trials: list[Trial] = []
@@ -258,6 +260,12 @@ class Silence:
 
     def on_variant(self, variant: Variant) -> None:
         self.variants.append(variant)
+
+    def on_predicting(self) -> None:
+        pass
+
+    def on_prediction(self, prediction: Prediction) -> None:
+        self.predictions.append(prediction)
 
     def on_trial_start(self, spec: TrialSpec) -> None:
         self.started.append(spec)

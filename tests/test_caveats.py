@@ -169,15 +169,10 @@ def test_with_several_processes_the_statistics_are_of_one_or_of_all() -> None:
         found[norm] = caveats.caveats_of(
             made, found=FOUND, trials=(), target=Target(base_learning_rate=1e-3), device=DEVICE
         )
+    one = "BatchNorm statistics see the 8 images of one process's micro-batch"
+    everyone = "SyncBatchNorm statistics see the 32 images of all 4 processes' micro-batches"
     ending = "; accumulation does not change that."
-    assert found == {
-        Norm.BATCH: (
-            "BatchNorm statistics see the 8 images of one process's micro-batch" + ending,
-        ),
-        Norm.SYNC_BATCH: (
-            "SyncBatchNorm statistics see the 32 images of all 4 processes' micro-batches" + ending,
-        ),
-    }
+    assert found == {Norm.BATCH: (one + ending,), Norm.SYNC_BATCH: (everyone + ending,)}
 
 
 def test_a_prediction_for_several_processes_says_what_it_assumes_of_nccl() -> None:

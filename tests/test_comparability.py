@@ -8,7 +8,7 @@ from builders import VARIANT, probed_run, settings
 
 from bsprobe.comparability import differences, require_comparable
 from bsprobe.errors import NotComparableError
-from bsprobe.records import DataSource, Run, Source
+from bsprobe.records import DataSource, Run, SearchMethod, Source
 from bsprobe.thresholds import Metric
 from bsprobe.units import GIB, Resolution
 
@@ -106,6 +106,7 @@ def test_what_may_differ_is_said(run: Run) -> None:
         environment_cuda="12.6",
         environment_cuda_alloc_conf=None,
         device_driver="580.1",
+        settings_search=SearchMethod.GUIDED,
     )
     assert differences(run, changed) == (
         "PyTorch differs: 2.6.0+cu124 in the baseline, 2.6.1+cu126 in the run.",
@@ -115,5 +116,6 @@ def test_what_may_differ_is_said(run: Run) -> None:
             "PYTORCH_CUDA_ALLOC_CONF differs: expandable_segments:True in the baseline, "
             "not set in the run."
         ),
+        "the search differs: ordinary in the baseline, guided in the run.",
     )
     require_comparable(run, changed, list(Metric))

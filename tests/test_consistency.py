@@ -8,7 +8,7 @@ import pytest
 from builders import AMP, DEVICE, VARIANT, measurement, populated_run, probed_run, ran, settings
 
 from bsprobe.consistency import check_figures, check_run
-from bsprobe.records import Boundary, Run, Source, StopReason
+from bsprobe.records import Boundary, Prediction, Run, Source, StopReason
 from bsprobe.serialization import MalformedError
 
 
@@ -65,6 +65,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Run], Run], str]] = {
     "a measured trial in a prediction": (
         lambda run: replace(run, device=replace(DEVICE, source=Source.PREDICTED)),
         "$.trials[0]: measured, but the device predicted",
+    ),
+    "a prediction where none was to guide": (
+        lambda run: with_first(run, prediction=Prediction(largest=3)),
+        "$.results[0]: a prediction without a guided search, or none with one",
     ),
     "a largest batch that nobody ran": (
         lambda run: with_first(

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
     5: "__main__ -> cli",
-    4: "explaining -> probing | studying -> study_runner "
+    4: "explaining | prediction -> probing | studying -> study_runner "
     "-> world_runner -> runner | report | environment -> worker_process",
     3: "worker -> world | devices -> simulate -> training -> models | cityscapes",
     2: "ranks | verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies "

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsprobe.failures import RAN, Certainty, Outcome
-from bsprobe.records import Boundary, StopReason
+from bsprobe.records import Boundary, Prediction, StopReason
 from bsprobe.search import Expected, Line, Probe, Process, find_boundary, line_through
 
 OOM = Outcome.OUT_OF_MEMORY
@@ -551,6 +551,14 @@ def test_a_prediction_is_corrected_by_what_the_first_trial_takes() -> None:
     assert machine.batches == [50, 90, 91]
 
 
+def test_a_correction_upwards_that_was_wrong_leaves_what_was_predicted() -> None:
+    # 10 an image, as predicted, and 50 less at 50 images, but not at 100.
+    machine = Machine(up_to(100), peak=lambda batch: 450 if batch == 50 else 10 * batch)
+    expected = Expected(largest=100, line=Line(fixed_bytes=0.0, per_image_bytes=10.0))
+    guided(machine, expected, capacity=1000)
+    assert machine.batches == [50, 105, 100, 101]
+
+
 def test_the_slope_is_corrected_by_the_second_trial() -> None:
     machine = Machine(up_to(120), peak=lambda batch: 10 * batch)
     expected = Expected(largest=100, line=Line(fixed_bytes=-100.0, per_image_bytes=12.0))
@@ -605,3 +613,36 @@ def test_a_bug_stops_a_predicted_search_as_any_other(outcome: Outcome) -> None:
     boundary = guided(machine, Expected(largest=10, line=None), capacity=10)
     assert boundary.stop in (StopReason.FAILED, StopReason.TIME)
     assert boundary.largest == 5
+
+
+def test_where_the_cache_was_emptied_the_boundary_is_near_and_nothing_is_doubled() -> None:
+    def outcome(batch: int, _: Process) -> Outcome:
+        if batch > 104:
+            return OOM
+        return Outcome.FITS_WITH_RETRIES if batch > 80 else Outcome.FITS
+
+    machine = Machine(outcome, peak=lambda batch: min(100, batch))
+    expected = Expected(largest=100, line=Line(fixed_bytes=0.0, per_image_bytes=1.0))
+    assert_proven(machine, guided(machine, expected, capacity=100))
+    assert machine.batches == [50, 100, 101, 102, 103, 105, 104]
+
+
+# What a prediction says of a search.
+
+
+@pytest.mark.parametrize(
+    ("peaks", "line"),
+    [
+        # The far end, where it lies apart from the half; else the near one; never without the half.
+        (((1, 30), (5, 70), (6, 80), (12, 140)), Line(fixed_bytes=20.0, per_image_bytes=10.0)),
+        (((1, 30), (3, 49), (6, 80), (7, 95)), Line(fixed_bytes=18.0, per_image_bytes=31 / 3)),
+        (((5, 70), (6, 80), (7, 95)), None),
+        (((1, 30), (12, 140)), None),
+        ((), None),
+    ],
+)
+def test_the_predicted_line_goes_through_the_half_and_what_lies_apart(
+    peaks: tuple[tuple[int, int], ...], line: Line | None
+) -> None:
+    found = Expected.of(Prediction(largest=12, peaks=peaks))
+    assert found == Expected(largest=12, line=line)

@@ -56,7 +56,7 @@ def test_the_weakest_rank_decides_while_the_other_would_wait_for_ever(tmp_path: 
         (6, 1, 12),
     ]
     assert {t.measurement.images_per_second for t in run.trials if t.measurement} == {20.0}
-    assert run.device.name == "2 x stub"
+    assert (run.device.name, run.settings.processes) == ("stub", 2)
     assert run.environment.command.startswith("torchrun --nproc-per-node 2 -m bsprobe run ")
     assert printed.count("7 out of memory on rank 1") == 2
     assert printed.count("For an effective batch of 12 (use x 2 processes):") == 1, "rank 1 spoke"

@@ -139,6 +139,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
 
     from bsprobe import journal, probing
     from bsprobe.environment import describe_environment
+    from bsprobe.prediction import predictor_for
     from bsprobe.records import SCHEMA_VERSION
     from bsprobe.report.folder import given_folder, new_folder, run_name
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
@@ -152,6 +153,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     with (
         progress.opening(),
         _runner(settings) as runner,
+        predictor_for(settings, runner.ready.device) as predict,
     ):
         device = runner.ready.device
         folder = start.folder or new_folder(_BASE, run_name(device, settings))
@@ -179,6 +181,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
                     journal=log,
                     listener=listener,
                     known=known,
+                    predict=predict,
                 ).run(header.environment)
                 save_run(made, folder)  # while the journal is locked against a second run
         except KeyboardInterrupt:

@@ -20,7 +20,7 @@ from bsprobe.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.launch import launched
 from bsprobe.model_names import Problem, problem_of
 from bsprobe.recommend import LearningRateRule
-from bsprobe.records import DataSource, DeviceRequest, Settings, Target
+from bsprobe.records import DataSource, DeviceRequest, SearchMethod, Settings, Target
 from bsprobe.units import parse_bytes, parse_resolution
 from bsprobe.variants import AXES, Norm, Variant, matrix
 
@@ -138,6 +138,14 @@ _CIRCUMSTANCES = (
         help="Never try a larger batch than this.",
     ),
     click.option(
+        "--search",
+        type=click.Choice([str(method) for method in SearchMethod]),
+        default=str(SearchMethod.ORDINARY),
+        show_default=True,
+        help="How to look for the boundary: by doubling, or, on a GPU, where a prediction says "
+        "that it is. The proof is the same.",
+    ),
+    click.option(
         "--steps",
         type=click.IntRange(3, 1000),
         metavar="N",
@@ -226,6 +234,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         if is_given:
             require_segmentation(given["models"], option)
     native = parse_resolution("cityscapes") if given["evaluate"] else None
+    _check_search(given)
     processes = _processes(given)
     variants = variants_from(given, processes)
     require_synchronisable(variants, given["device"])
@@ -242,6 +251,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         ),
         max_batch=given["max_batch"],
         trial_timeout_seconds=given["trial_timeout"],
+        search=SearchMethod(given["search"]),
         time_limit_seconds=given["time_limit"],
         warmup_steps=given["warmup_steps"],
         measured_steps=given["steps"],
@@ -354,6 +364,17 @@ def asked_gpu(given: Mapping[str, Any]) -> Gpu | None:
     return custom_gpu(capacity, capability)
 
 
+def _check_search(given: Mapping[str, Any]) -> None:
+    """Refuse now what the device, once it is open, would be refused for."""
+    from bsprobe.prediction import check_can_guide
+
+    if given["search"] == SearchMethod.GUIDED:
+        if given["gpu"] is not None:
+            check_can_guide("simulated")
+        elif given["device"] is not None:
+            check_can_guide(given["device"])
+
+
 def _data_source(root: Path | None, subset: int | None) -> DataSource | None:
     """Where the images are; absolute, for a resumed run may be started elsewhere."""
     return None if root is None else DataSource(root=str(root.resolve()), subset=subset)
@@ -375,6 +396,7 @@ FACETS: dict[str, Callable[[Settings], object]] = {
     "lr_rule": lambda s: s.target.lr_rule,
     "headroom": lambda s: s.target.headroom,
     "max_batch": lambda s: s.max_batch,
+    "search": lambda s: s.search,
     "steps": lambda s: s.measured_steps,
     "warmup_steps": lambda s: s.warmup_steps,
     "evaluate": lambda s: s.evaluation_resolution is not None,

@@ -25,6 +25,7 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         f"**{sentences.answer(run)}**",
         *[f"> {warning}" for warning in sentences.portrait_warnings(run.settings.variants)],
         _recommendation(run),
+        _predictions(run),
         _caveats(run),
         *[f"![{name}]({name}.png)" for name in plots if name != EXPLAINED],
         _memory(run, plots),
@@ -103,6 +104,14 @@ def _row(run: Run, result: VariantResult, name: str) -> tuple[str, ...]:
         sentences.throughput(item),
         f"{alone.micro_batch} at {alone.learning_rate:.2e}, {alone.updates} updates",
     )
+
+
+def _predictions(run: Run) -> str:
+    """Where predictions guided the search: each beside what was measured."""
+    names = labels(run.settings.variants)
+    said = {r.variant: sentences.predicted_beside_measured(run, r) for r in run.results}
+    lines = [f"- **{names[variant]}**: {text}" for variant, text in said.items() if text]
+    return "## Predicted and measured\n\n" + "\n".join(lines) if lines else ""
 
 
 def _caveats(run: Run) -> str:

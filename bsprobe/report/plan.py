@@ -3,10 +3,15 @@
 from pathlib import Path
 
 from bsprobe.gpus import DEFAULT_GPU
-from bsprobe.records import Settings
+from bsprobe.records import SearchMethod, Settings
 from bsprobe.report.sentences import portrait_warnings
 from bsprobe.units import format_bytes, format_seconds
 from bsprobe.variants import labels
+
+_SEARCHES = {
+    SearchMethod.ORDINARY: "batch 1, 2, 4 ... until one fails or {most} ran; then the exact",
+    SearchMethod.GUIDED: "half the predicted batch, then what it points to; then the exact",
+}
 
 
 def render(settings: Settings, out: Path | None) -> str:
@@ -32,7 +37,7 @@ def render(settings: Settings, out: Path | None) -> str:
         f"{len(names)} variant{'s' if len(names) > 1 else ''}:",
         *[f"  {name}" for name in names.values()],
         "",
-        f"For each: batch 1, 2, 4 ... until one fails or {settings.max_batch} ran; then the exact",
+        "For each: " + _SEARCHES[settings.search].format(most=settings.max_batch),
         "boundary, both sides in fresh processes; then the recommended micro-batch and",
         f"accumulation for an effective batch of {settings.target.batch}, run as they stand.",
         f"A trial is {warm} warm-up and {steps} measured training steps;",

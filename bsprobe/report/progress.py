@@ -8,7 +8,7 @@ from typing import Protocol
 from rich.console import Console
 
 from bsprobe.explanation import Explanation
-from bsprobe.records import Settings, Trial, TrialSpec, VariantResult
+from bsprobe.records import Prediction, Settings, Trial, TrialSpec, VariantResult
 from bsprobe.report import sentences
 from bsprobe.units import format_bytes, format_seconds
 from bsprobe.variants import Variant, labels
@@ -65,6 +65,8 @@ class ExplainedProgress:
         self._explain = explain
         self.explanations: dict[Variant, Explanation] = {}
         self.on_variant = progress.on_variant
+        self.on_predicting = progress.on_predicting
+        self.on_prediction = progress.on_prediction
         self.on_trial_start = progress.on_trial_start
         self.on_phase = progress.on_phase
         self.on_trial = progress.on_trial
@@ -84,6 +86,7 @@ class TrialProgress:
 
     def __init__(self, settings: Settings, console: Console) -> None:
         self._console = console
+        self._settings = settings
         self._names = labels(settings.variants)
         self._count = len(settings.variants)
         self._started = 0
@@ -107,14 +110,20 @@ class TrialProgress:
         self._started += 1
         self._print(f"[{self._started}/{self._count}] {self._names[variant]}")
 
+    def on_predicting(self) -> None:
+        """Begin the live line of a prediction."""
+        self._begin("  predicting")
+
+    def on_prediction(self, prediction: Prediction) -> None:
+        """Say where the search will begin."""
+        self.stop()
+        self._print(f"  {sentences.guided_by(prediction, self._settings)}")
+
     def on_trial_start(self, spec: TrialSpec) -> None:
         """Begin the live line of a trial."""
         steps = spec.accumulation_steps
         accumulated = f" x {steps} accumulation steps" if steps > 1 else ""
-        self._now = f"  batch {spec.batch_size}{accumulated}"
-        if self._console.is_terminal:
-            self._status = self._console.status(self._now, spinner="dots")
-            self._status.start()
+        self._begin(f"  batch {spec.batch_size}{accumulated}")
 
     def on_phase(self, phase: str) -> None:
         """Say what the worker is doing."""
@@ -145,6 +154,12 @@ class TrialProgress:
         if self._status is not None:
             self._status.stop()
             self._status = None
+
+    def _begin(self, now: str) -> None:
+        self._now = now
+        if self._console.is_terminal:
+            self._status = self._console.status(now, spinner="dots")
+            self._status.start()
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

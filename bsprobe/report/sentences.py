@@ -9,6 +9,7 @@ from bsprobe.recommend import search_trials
 from bsprobe.records import (
     Boundary,
     DeviceInfo,
+    Prediction,
     Purpose,
     Recommendation,
     Run,
@@ -107,6 +108,46 @@ def verdict(boundary: Boundary) -> str:
     if boundary.stop is StopReason.TIME:
         return f"at least {largest} (time ran out)" if largest else "nothing known (time ran out)"
     return "failed"
+
+
+def guided_by(prediction: Prediction, settings: Settings) -> str:
+    """What a search begins with."""
+    if prediction.largest is not None:
+        # Where the most that may be tried is predicted to run, more was not predicted.
+        least = "at least " if prediction.largest == settings.max_batch else ""
+        return f"Predicted largest {least}{prediction.largest}"
+    why = prediction.detail.rstrip(".") or "nothing is predicted to fit"
+    return f"No prediction guided the search: {why}"
+
+
+def predicted_beside_measured(run: Run, result: VariantResult) -> str | None:
+    """What guided a variant's search beside what came of it; None where nothing did."""
+    prediction = result.prediction
+    if prediction is None:
+        return None
+    text = guided_by(prediction, run.settings)
+    if prediction.largest is None:
+        return f"{text}."
+    text += f", measured {_measured_largest(result.boundary)}"
+    measured = {
+        trial.spec.batch_size: trial.measurement.peak_bytes
+        for trial in search_trials(run.trials, result.variant)
+        if trial.measurement is not None and trial.outcome is Outcome.FITS
+    }
+    predicted = dict(prediction.peaks)
+    for batch in sorted(measured.keys() & predicted.keys())[-1:]:
+        error = (predicted[batch] - measured[batch]) / measured[batch]
+        text += (
+            f"; at batch {batch} {format_bytes(predicted[batch])} predicted, "
+            f"{format_bytes(measured[batch])} measured ({error:+.1%})"
+        )
+    return text + "."
+
+
+def _measured_largest(boundary: Boundary) -> str:
+    if boundary.is_exact:
+        return str(boundary.largest)
+    return "none" if boundary.largest is None else f"at least {boundary.largest}"
 
 
 def advice_where_nothing_fits(result: VariantResult) -> str:

@@ -7,13 +7,23 @@ from typing import Any
 
 import pandas as pd
 
-from bsprobe.records import Run, Trial, VariantResult
+from bsprobe.records import Prediction, Run, Trial, VariantResult
 from bsprobe.variants import AXES, Variant
 
 
 def trials_table(run: Run) -> pd.DataFrame:
     """One row a trial, in the order they ran. Bytes and seconds, as in the records."""
-    return _frame([{"device": run.device.name, **_trial_row(trial)} for trial in run.trials])
+    guides = {result.variant: result.prediction for result in run.results}
+    return _frame(
+        [
+            {
+                "device": run.device.name,
+                **_trial_row(trial),
+                "predicted_peak_bytes": _predicted_peak_bytes(trial, guides[trial.spec.variant]),
+            }
+            for trial in run.trials
+        ]
+    )
 
 
 def recommendation_table(run: Run) -> pd.DataFrame:
@@ -61,6 +71,16 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
     }
 
 
+def _predicted_peak_bytes(trial: Trial, guide: Prediction | None) -> int | None:
+    """What was predicted of a measured trial's `peak_bytes`, where a prediction guided the search.
+
+    It knows nothing of accumulated gradients.
+    """
+    if guide is None or trial.spec.accumulation_steps > 1:
+        return None
+    return dict(guide.peaks).get(trial.spec.batch_size)
+
+
 def _measurement_columns(trial: Trial) -> dict[str, Any]:
     """The figures of a trial that ran; a trial that did not has the same columns, empty."""
     measured = trial.measurement
@@ -101,6 +121,7 @@ def _result_row(run: Run, result: VariantResult) -> dict[str, Any]:
         "largest": boundary.largest,
         "first_failure": boundary.first_failure,
         "boundary": str(boundary.stop),
+        "predicted_largest": result.prediction and result.prediction.largest,
         "safe": item and item.safe,
         "best": item and item.best,
         "best_is_measured": item and item.best_is_measured,

@@ -75,7 +75,7 @@ def _notes(run: Run) -> list[str]:
     names = labels(run.settings.variants)
     notes: dict[str, list[str]] = {}
     for result in run.results:
-        for sentence in _sentences(result):
+        for sentence in (*_sentences(result), *_prediction(run, result)):
             notes.setdefault(sentence, []).append(names[result.variant])
     lines = [
         _wrapped(f"Note  {sentence}", indent="      ")
@@ -85,6 +85,11 @@ def _notes(run: Run) -> list[str]:
         whom = "" if len(of) == len(run.results) else f"{', '.join(of)}: "
         lines.append(_wrapped(f"Note  {whom}{sentence}", indent="      "))
     return lines
+
+
+def _prediction(run: Run, result: VariantResult) -> list[str]:
+    sentence = sentences.predicted_beside_measured(run, result)
+    return [] if sentence is None else [sentence]
 
 
 def _sentences(result: VariantResult) -> tuple[str, ...]:

@@ -182,6 +182,18 @@ def test_a_workspace_where_none_was_predicted_counts_against_the_convolution(
     assert (found.workspaces_equal, found.convolutions) == (9, 10)
 
 
+def test_what_lives_on_beside_a_convolution_is_no_workspace(
+    predict: Predict, tmp_path: Path
+) -> None:
+    predicted = predict(0)
+    number = predicted.convolutions[3].before
+    requests = with_one_more(predicted.requests, number, 5_000_000)
+    requests[number] = replace(requests[number], ends_before=None)
+    found = held_against(predicted, requests, tmp_path)
+    assert [each.kind for each in found.differences] == [Kind.NOT_PREDICTED]
+    assert (found.workspaces_equal, found.convolutions) == (10, 10)
+
+
 @pytest.mark.parametrize(("later", "kind"), [(4, Kind.LIVES_LONGER), (-1, Kind.LIVES_SHORTER)])
 def test_what_is_given_back_at_another_moment_is_found(
     predict: Predict, tmp_path: Path, later: int, kind: Kind

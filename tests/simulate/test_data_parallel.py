@@ -111,7 +111,8 @@ def test_a_network_with_parameters_that_get_no_gradient_is_refused_as_torch_does
 def test_a_released_network_tells_no_more() -> None:
     model = nn.Linear(4, 4)
     SimulatedReplica(model, lambda _: None).release()
-    assert all(not parameter._post_accumulate_grad_hooks for parameter in model.parameters())  # type: ignore[attr-defined]
+    hooks = [parameter._post_accumulate_grad_hooks for parameter in model.parameters()]
+    assert not any(hooks)
 
 
 def test_synchronised_norms_have_gradients_of_the_right_shapes_and_are_plain_when_evaluating() -> (

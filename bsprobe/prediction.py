@@ -1,0 +1,149 @@
+"""Where the boundary on the GPU at hand should be: predicted, to guide what measures it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from bsprobe.errors import DeviceError, UsageError, WorkerError
+from bsprobe.gpus import Gpu, compute_capabilities, custom_gpu, find_gpu
+from bsprobe.probing import RunTrial
+from bsprobe.records import (
+    DeviceInfo,
+    DeviceRequest,
+    Prediction,
+    Purpose,
+    SearchMethod,
+    Settings,
+    StopReason,
+    Trial,
+    TrialSpec,
+)
+from bsprobe.runner import TrialRunner
+from bsprobe.search import Probe, Process, find_boundary, half_of
+from bsprobe.variants import Variant
+from bsprobe.worker_process import ReportPhase
+
+_WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""For the process that predicts: a context of its own would take memory that is being measured."""
+
+
+class Predictor:
+    """Predicts boundaries on one card.
+
+    Args:
+        run_trial: Runs a trial on the simulated card; `TrialRunner.run`.
+        device: The device that will be measured.
+        settings: Of the run.
+    """
+
+    def __init__(self, run_trial: RunTrial, device: DeviceInfo, settings: Settings) -> None:
+        self._run_trial = run_trial
+        self._device = device
+        self._settings = settings
+
+    def __call__(self, variant: Variant, *, on_phase: ReportPhase) -> Prediction:
+        """Predict a variant's boundary, or say why it cannot be; then nothing guides the search."""
+        trials: list[Trial] = []
+
+        def measure(batch: int, process: Process) -> Probe:
+            spec = self._spec(variant, batch)
+            trial = self._run_trial(
+                spec, process=process, purpose=Purpose.SEARCH, on_phase=on_phase
+            )
+            trials.append(trial)
+            return Probe.of(trial)
+
+        try:
+            boundary = find_boundary(
+                measure,
+                capacity_bytes=self._device.capacity_bytes,
+                max_batch=self._settings.max_batch,
+            )
+            if boundary.largest is not None:
+                measure(half_of(boundary.largest), Process.ANY)
+        except (DeviceError, WorkerError) as error:
+            return Prediction(largest=None, detail=str(error))
+        if boundary.stop in (StopReason.FAILED, StopReason.TIME):
+            return Prediction(largest=None, detail=boundary.detail)
+        return Prediction(largest=boundary.largest, peaks=_peaks(trials))
+
+    def _spec(self, variant: Variant, batch: int) -> TrialSpec:
+        return TrialSpec(
+            variant=variant,
+            batch_size=batch,
+            processes=self._settings.processes,
+            warmup_steps=self._settings.warmup_steps,
+            measured_steps=self._settings.measured_steps,
+            evaluation_resolution=self._settings.evaluation_resolution,
+        )
+
+
+@contextmanager
+def predictor_for(settings: Settings, device: DeviceInfo) -> Iterator[Predictor | None]:
+    """A predictor for the device that will be measured; None where the search needs none.
+
+    It works in a process of its own. The models are not checked again there: what cannot be
+    predicted does not keep it from being measured.
+
+    Raises:
+        UsageError: The search is to be guided, and nothing can be predicted of this device.
+    """
+    if settings.search is not SearchMethod.GUIDED:
+        yield None
+        return
+    check_can_guide(device.kind)
+    with TrialRunner(
+        DeviceRequest(gpu=card_of(device), memory_limit_bytes=device.capacity_bytes),
+        timeout=settings.trial_timeout_seconds,
+        environment=_WITHOUT_GPU,
+    ) as runner:
+        yield Predictor(runner.run, device, settings)
+
+
+def check_can_guide(kind: str) -> None:
+    """Refuse to guide a search on a kind of device: `cuda`, `cpu` or `simulated`.
+
+    Raises:
+        UsageError: Only GPUs that run trials can be predicted for and measured.
+    """
+    if kind == "cpu":
+        raise UsageError(
+            "--search guided needs a prediction, and nothing predicts the memory of a CPU",
+            hint="leave it out, or probe a GPU: --device cuda",
+        )
+    if kind == "simulated":
+        raise UsageError(
+            "--search guided measures on a GPU; without one, all of it is predicted anyway",
+            hint="leave it out",
+        )
+
+
+def card_of(device: DeviceInfo) -> Gpu:
+    """The card of the catalogue that a device is, with the memory that it really has.
+
+    One that the catalogue lacks, or has several of by that name, is a custom card.
+
+    Raises:
+        UsageError: No card of its compute capability is known.
+    """
+    capability = device.compute_capability or "unknown"
+    if capability not in compute_capabilities():
+        raise UsageError(
+            f"--search guided: nothing is known of {device.name}, compute capability {capability}",
+            hint="leave it out",
+        )
+    try:
+        listed = find_gpu(device.name)
+    except UsageError:
+        return custom_gpu(device.total_bytes, capability)
+    return replace(listed, total_bytes=device.total_bytes)
+
+
+def _peaks(trials: Sequence[Trial]) -> tuple[tuple[int, int], ...]:
+    """The peaks of what fits without retries: a retried trial's is the capacity."""
+    peaks = {
+        trial.spec.batch_size: trial.measurement.peak_bytes
+        for trial in trials
+        if trial.measurement is not None and not trial.measurement.allocator_retries
+    }
+    return tuple(sorted(peaks.items()))
