@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed import _compute_bucket_assignment_by_size  # type: ignore[attr-defined] # no public name
 
 from bsprobe.units import MIB
 
@@ -126,6 +125,10 @@ def _assigned(
     tensors: Sequence[torch.Tensor], limits: Sequence[int], order: Sequence[int] = ()
 ) -> list[list[int]]:
     """PyTorch's own distribution of tensors to buckets of one type that are full beyond a limit."""
+    from torch.distributed import (  # type: ignore[attr-defined] # no public name  # noqa: PLC0415 - not every build has it
+        _compute_bucket_assignment_by_size,
+    )
+
     if not tensors:
         return []
     indices, _ = _compute_bucket_assignment_by_size(list(tensors), list(limits), [], list(order))
