@@ -26,8 +26,8 @@ import torch
 from published_report import write_report
 
 from bsprobe.gpus import find_gpu
-from bsprobe.simulate import cuda_semantics
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.cuda_semantics import autocast
 from bsprobe.simulate.driver import SimulatedDriver
 from bsprobe.simulate.playback import KernelLimitError, Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Section
@@ -113,7 +113,49 @@ class OlderTracer(StepTracer):
         return task
 
 
-def timm_tracer(model: str, size: int) -> OlderTracer:
+class AutocastUntilUpdate:
+    """Autocast as timm's benchmark uses it: the backward pass runs inside it as well.
+
+    `TrainBenchmarkRunner.run` in timm's benchmark.py leaves it just before the optimizer's step.
+    """
+
+    def __init__(self) -> None:
+        self._autocast = torch.autocast("cpu", dtype=torch.float16)
+
+    def __enter__(self) -> None:
+        self._autocast.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        """Stay inside."""
+
+    def close(self, *_: object) -> None:
+        """Leave it: a hook before the optimizer's step."""
+        self._autocast.__exit__(None, None, None)
+
+
+@dataclass(slots=True, kw_only=True)
+class TimmTask(Task):
+    """A task with that autocast."""
+
+    inside: AutocastUntilUpdate
+
+    def autocast(self) -> AutocastUntilUpdate:
+        """Of the forward pass, the loss and the backward pass."""
+        return self.inside
+
+
+class TimmTracer(OlderTracer):
+    """The step of timm's benchmark."""
+
+    def _task(self) -> Task:
+        task = super()._task()
+        fields = {each.name: getattr(task, each.name) for each in dataclasses.fields(task)}
+        inside = AutocastUntilUpdate()
+        task.optimizer.register_step_pre_hook(inside.close)
+        return TimmTask(**fields, inside=inside)
+
+
+def timm_tracer(model: str, size: int) -> TimmTracer:
     """Timm's TrainBenchmarkRunner: SGD with Nesterov momentum, no decay, no GradScaler."""
     variant = Variant(
         model=f"timm:{RENAMED.get(model, model)}",
@@ -122,7 +164,7 @@ def timm_tracer(model: str, size: int) -> OlderTracer:
         cudnn_benchmark=CudnnBenchmark.ON,
         classes=1000,
     )
-    return OlderTracer(variant, partial(torch.optim.SGD, lr=1e-4, momentum=0.9, nesterov=True))
+    return TimmTracer(variant, partial(torch.optim.SGD, lr=1e-4, momentum=0.9, nesterov=True))
 
 
 def peak_bytes(
@@ -232,8 +274,8 @@ def main() -> None:
     kept = given.out / "results.json"
     known = json.loads(kept.read_text()) if given.resume and kept.exists() else {}
     # Autocast left interpolation in half precision until 2.4 (pytorch/pytorch#121072).
-    then = tuple(name for name in cuda_semantics.FP32 if "upsample" not in name)
-    setattr(cuda_semantics, "FP32", then)  # noqa: B010 - mypy knows the table's length
+    then = tuple(name for name in autocast.FP32 if "upsample" not in name)
+    setattr(autocast, "FP32", then)  # noqa: B010 - mypy knows the table's length
     with Workspaces((8, 6)) as ampere, Workspaces((7, 0), allow_tf32=False) as volta:
         tables = (
             ("mmseg.csv", partial(mmseg_row, workspaces=volta)),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from allocator_recorder import CudaRecorder, Recorder, reduced
 from truth_plan import Configuration
 from truth_records import (
     SCHEMA_VERSION,
@@ -25,11 +24,13 @@ from truth_records import (
 )
 
 from bsprobe.devices.base import Device
+from bsprobe.devices.recorder import CudaRecorder, Recorder
 from bsprobe.environment import describe_environment
 from bsprobe.errors import BsprobeError, FileError
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.messages import Ready
 from bsprobe.records import Failure, Measurement, Peak
+from bsprobe.simulate.reduction import reduced
 from bsprobe.worker import describe_failure
 
 START_AGAIN = 3

@@ -2,22 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
 
 from bsprobe.errors import DeviceError
 from bsprobe.explanation import (
     EXPLANATION_VERSION,
+    RECORDED_SNAPSHOT,
+    SNAPSHOT,
     Explanation,
     ExplanationReport,
+    MeasuredSide,
     RemedyResult,
 )
-from bsprobe.messages import Explain
+from bsprobe.messages import Attribute, Explain, Record
+from bsprobe.prediction import WITHOUT_GPU, card_of
 from bsprobe.records import (
     Boundary,
     DeviceInfo,
+    DeviceRequest,
     Environment,
     Purpose,
+    Source,
     StopReason,
     Trial,
     TrialSpec,
@@ -39,35 +46,49 @@ class Listener(Protocol):
 
 
 class Explaining:
-    """Explains variants on one simulated card.
+    """Explains variants on one card: simulated, and beside it the GPU itself where that is here.
 
     Args:
-        start: Starts a runner under some environment variables.
+        start: Starts a runner on a device under some environment variables.
+        request: The device. A GPU that is here is recorded, and predicted for.
         max_batch: The largest batch that may be tried.
         listener: Told what happens.
+
+    Raises:
+        UsageError: Nothing is known of this GPU.
     """
 
     def __init__(
         self,
-        start: Callable[[Mapping[str, str]], TrialRunner],
+        start: Callable[[DeviceRequest, Mapping[str, str]], TrialRunner],
+        request: DeviceRequest,
         *,
         max_batch: int,
         listener: Listener,
     ) -> None:
         self._start = start
+        self._request, self._variables = request, dict[str, str]()
         self._max_batch = max_batch
         self._listener = listener
-        self._stack = ExitStack()
         self._runners: dict[tuple[tuple[str, str], ...], TrialRunner] = {}
-        self.ready = self._runner({}).ready
+        self._recorder: TrialRunner | None = None
+        with ExitStack() as stack:
+            opened = stack.enter_context(start(request, {}))
+            self.ready = opened.ready
+            if self.ready.device.source is Source.PREDICTED:
+                self._runners[()] = opened
+            else:
+                self._recorder = opened
+                self._request, self._variables = card_like(self.ready.device), WITHOUT_GPU
+            self._stack = stack.pop_all()
 
     @property
     def device(self) -> DeviceInfo:
-        """The card."""
-        return self.ready.device
+        """The card that is predicted for."""
+        return self._runner({}).ready.device
 
     def explain(
-        self, variant: Variant, batch: int | None, environment: Environment, snapshot: Path | None
+        self, variant: Variant, batch: int | None, environment: Environment, folder: Path
     ) -> ExplanationReport:
         """Explain one variant.
 
@@ -76,17 +97,30 @@ class Explaining:
             batch: The micro-batch to explain; None: the largest that fits, or the smallest that
                 runs where none fits.
             environment: Where this is done.
-            snapshot: Where to write the memory snapshot, or None.
+            folder: Where to write the memory snapshots.
 
         Raises:
             DeviceError: The variant does not run at any batch size, or not at this one.
         """
         self._listener.on_stage("looking for the largest batch")
         boundary = self._boundary(variant, self._runner({}))
-        chosen = batch or boundary.largest or _smallest(boundary)
+        proven = None if batch is not None else self._proven(variant)
+        known = proven or boundary
+        chosen = batch or known.largest or _smallest(known)
         self._listener.on_stage(f"explaining batch {chosen}")
-        path = None if snapshot is None else str(snapshot.resolve())
-        explanation = self._explanation(variant, chosen, self._runner({}), path)
+        spec = TrialSpec(variant=variant, batch_size=chosen)
+        explanation = self._explanation(spec, self._runner({}), folder / SNAPSHOT)
+        measured = None
+        if self._recorder is not None:
+            self._listener.on_stage(f"recording batch {chosen}")
+            measured = recorded_side(
+                spec,
+                recorder=self._recorder,
+                predictor=self._runner({}),
+                snapshot=folder / RECORDED_SNAPSHOT,
+                on_phase=self._listener.on_phase,
+            )
+            measured = replace(measured, boundary=proven)
         results = [self._try(remedy, chosen, boundary) for remedy in remedies_for(variant)]
         return ExplanationReport(
             schema_version=EXPLANATION_VERSION,
@@ -96,6 +130,7 @@ class Explaining:
             boundary=boundary,
             explanation=explanation,
             remedies=ranked(results),
+            measured=measured,
         )
 
     def __enter__(self) -> Self:
@@ -108,7 +143,9 @@ class Explaining:
         """The runner of an environment: its worker keeps what it has traced."""
         key = tuple(sorted(environment.items()))
         if key not in self._runners:
-            self._runners[key] = self._stack.enter_context(self._start(environment))
+            self._runners[key] = self._stack.enter_context(
+                self._start(self._request, {**self._variables, **environment})
+            )
         return self._runners[key]
 
     def _boundary(self, variant: Variant, runner: TrialRunner) -> Boundary:
@@ -119,15 +156,30 @@ class Explaining:
             return Probe.of(self._trial(spec, runner, process))
 
         return find_boundary(
-            measure, capacity_bytes=self.device.capacity_bytes, max_batch=self._max_batch
+            measure,
+            capacity_bytes=runner.ready.device.capacity_bytes,
+            max_batch=self._max_batch,
         )
 
+    def _proven(self, variant: Variant) -> Boundary | None:
+        """The boundary on the GPU itself; None where there is none."""
+        if self._recorder is None:
+            return None
+        self._listener.on_stage(f"trying batches on {self._recorder.ready.device.name}")
+        boundary = self._boundary(variant, self._recorder)
+        if boundary.stop is StopReason.FAILED:
+            raise DeviceError(
+                f"this network does not run on {self._recorder.ready.device.name}: "
+                f"{boundary.detail}",
+                hint="bsprobe run shows all details of the failure",
+            )
+        return boundary
+
     def _explanation(
-        self, variant: Variant, batch: int, runner: TrialRunner, snapshot: str | None = None
+        self, spec: TrialSpec, runner: TrialRunner, snapshot: Path | None = None
     ) -> Explanation:
-        spec = TrialSpec(variant=variant, batch_size=batch)
-        asked = Explain(spec=spec, snapshot=snapshot)
-        return runner.explain(asked, on_phase=self._listener.on_phase)
+        path = None if snapshot is None else str(snapshot.resolve())
+        return runner.explain(Explain(spec=spec, snapshot=path), on_phase=self._listener.on_phase)
 
     def _try(self, remedy: Remedy, batch: int, before: Boundary) -> RemedyResult:
         """What one change brings; one that is impossible says why."""
@@ -139,7 +191,8 @@ class Explaining:
             boundary = self._boundary(remedy.variant, runner)
             if boundary.stop is StopReason.FAILED:
                 return _result(remedy, impossible=boundary.detail)
-            found = self._explanation(remedy.variant, batch, runner)
+            spec = TrialSpec(variant=remedy.variant, batch_size=batch)
+            found = self._explanation(spec, runner)
         except DeviceError as error:
             return _result(remedy, impossible=str(error))
         return _result(
@@ -175,6 +228,48 @@ class Explaining:
             purpose=Purpose.SEARCH,
             on_phase=self._listener.on_phase,
         )
+
+
+def recorded_side(
+    spec: TrialSpec,
+    *,
+    recorder: TrialRunner,
+    predictor: TrialRunner,
+    snapshot: Path,
+    on_phase: Callable[[str], None],
+) -> MeasuredSide:
+    """Record a trial on a GPU and say where its memory went, or why that cannot be said.
+
+    Args:
+        spec: The trial, without accumulation.
+        recorder: Of the GPU.
+        predictor: Of a simulated card that is like it: `card_like`.
+        snapshot: Where to write what PyTorch records.
+        on_phase: Told what the workers are doing.
+    """
+    device, path = recorder.ready.device, str(snapshot.resolve())
+    found = recorder.record(Record(spec=spec, snapshot=path), on_phase=on_phase)
+    if found.trial is None:
+        assert found.failure is not None  # noqa: S101 - one of the two is there
+        return MeasuredSide(
+            device=device, failure=f"{found.failure.message} ({found.failure.phase})"
+        )
+    try:
+        asked = Attribute(trial=found.trial, snapshot=path)
+        explanation = predictor.explain(asked, on_phase=on_phase)
+    except DeviceError as error:
+        return MeasuredSide(device=device, failure=str(error))
+    return MeasuredSide(device=device, explanation=explanation)
+
+
+def card_like(device: DeviceInfo) -> DeviceRequest:
+    """The simulated card that is like a GPU: as the catalogue has it, but with its memory.
+
+    Raises:
+        UsageError: Nothing is known of it.
+    """
+    limit = None if device.capacity_bytes == device.total_bytes else device.capacity_bytes
+    return DeviceRequest(gpu=card_of(device), memory_limit_bytes=limit)
 
 
 def _smallest(boundary: Boundary) -> int:

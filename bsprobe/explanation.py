@@ -4,14 +4,26 @@ Everything that is held at the peak is a `Holding`; each view (by kind, by modul
 groups the same holdings and ends with the same two rests, so that all add up to the peak.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from bsprobe.records import Boundary, DeviceInfo, Environment, Source, TrialSpec
+from bsprobe.records import (
+    Boundary,
+    DeviceInfo,
+    Environment,
+    Measurement,
+    Source,
+    TrialSpec,
+)
 from bsprobe.variants import Variant
 
 EXPLANATION_VERSION = 1
 """The version of `explanation.json`."""
+SNAPSHOT = "snapshot.pickle"
+"""The simulated step, for PyTorch's own viewer."""
+RECORDED_SNAPSHOT = "recorded-snapshot.pickle"
+"""What PyTorch recorded on a GPU, for its own viewer."""
 ROUNDING = "rounding and fragmentation"
 """Reserved by PyTorch's allocator, but asked for by nobody."""
 OUTSIDE = "outside the allocator"
@@ -19,6 +31,8 @@ OUTSIDE = "outside the allocator"
 NO_MODULE = "batch, loss, optimizer"
 """What belongs to no module of the network."""
 OTHER_MODULES = "other modules"
+NOT_ATTRIBUTED = "not attributed"
+"""Module and kind of what a GPU was asked for where nothing like it was predicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +130,31 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedTrial:
+    """A trial that ran on a GPU while PyTorch recorded what its allocator did."""
+
+    spec: TrialSpec
+    measurement: Measurement
+    phases: tuple[str, ...]
+    """What it reported, in order; the snapshot has a mark for each."""
+    device_index: int
+    capacity_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredSide:
+    """What the GPU in the machine says, beside the prediction for it."""
+
+    device: DeviceInfo
+    boundary: Boundary | None = None
+    """Found by trials; None where the batch was named."""
+    explanation: Explanation | None = None
+    """Of a recorded trial; None where it did not run."""
+    failure: str = ""
+    """Why it did not run; else empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemedyResult:
     """What one change would bring, found by the search that `bsprobe run` makes."""
 
@@ -143,7 +182,10 @@ class RemedyResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplanationReport:
-    """All that `bsprobe explain` finds out about one variant: the content of its JSON file."""
+    """All that `bsprobe explain` finds out about one variant: the content of its JSON file.
+
+    All of it is predicted but `measured`.
+    """
 
     schema_version: int
     environment: Environment
@@ -154,6 +196,8 @@ class ExplanationReport:
     explanation: Explanation
     remedies: tuple[RemedyResult, ...]
     """Best first."""
+    measured: MeasuredSide | None = None
+    """None where there is no GPU, or a card was named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,29 +207,34 @@ class Row:
     name: str
     size_bytes: int
     per_image_bytes: int
+    """Of the prediction, where one stands beside what was measured."""
     depth: int = 0
     """How deep in the tree it stands; the parts of a row follow it, one deeper."""
+    predicted_bytes: int = 0
+    """Of a measured row: what was predicted for it."""
 
 
-def by_kind(explanation: Explanation) -> list[Row]:
-    """What each kind of memory takes, largest first, and the two rests: together the peak."""
+def by_kind(explanation: Explanation, beside: Explanation | None = None) -> list[Row]:
+    """What each kind of memory takes, largest first, and the two rests: together the peak.
+
+    Args:
+        explanation: What is added up.
+        beside: The prediction for it, where it is measured; each row then has both.
+    """
+    return _view(explanation, beside, lambda each: each.kind)
+
+
+def by_operator(explanation: Explanation, beside: Explanation | None = None) -> list[Row]:
+    """What each operator's results and kernels take, and the two rests, as `by_kind`."""
+    return _view(explanation, beside, lambda each: each.operator)
+
+
+def by_module(explanation: Explanation, depth: int, beside: Explanation | None = None) -> list[Row]:
+    """The tree of modules down to a depth, as `by_kind`; its top level adds up to the peak."""
     return [
-        *_grouped(explanation.holdings, lambda each: each.kind),
-        *_rests(explanation),
+        *_branches(explanation.holdings, _holdings(beside), 1, depth),
+        *_rests(explanation, beside),
     ]
-
-
-def by_operator(explanation: Explanation) -> list[Row]:
-    """What each operator's results and kernels take, and the two rests: together the peak."""
-    return [
-        *_grouped(explanation.holdings, lambda each: each.operator),
-        *_rests(explanation),
-    ]
-
-
-def by_module(explanation: Explanation, depth: int) -> list[Row]:
-    """The tree of modules down to a depth, largest first; its top level adds up to the peak."""
-    return [*_branches(explanation.holdings, 1, depth), *_rests(explanation)]
 
 
 def module_at(module: str, depth: int) -> str:
@@ -193,31 +242,69 @@ def module_at(module: str, depth: int) -> str:
     return ".".join(module.split(".")[:depth]) or NO_MODULE
 
 
-def _branches(holdings: Sequence[Holding], level: int, depth: int) -> list[Row]:
+def _view(
+    explanation: Explanation, beside: Explanation | None, key: Callable[[Holding], str]
+) -> list[Row]:
+    return [
+        *_grouped(explanation.holdings, _holdings(beside), key),
+        *_rests(explanation, beside),
+    ]
+
+
+def _holdings(explanation: Explanation | None) -> tuple[Holding, ...]:
+    return () if explanation is None else explanation.holdings
+
+
+def _branches(
+    holdings: Sequence[Holding], beside: Sequence[Holding], level: int, depth: int
+) -> list[Row]:
     rows = []
-    for row in _grouped(holdings, lambda each: module_at(each.module, level)):
+    for row in _grouped(holdings, beside, lambda each: module_at(each.module, level)):
         rows.append(replace(row, depth=level - 1))
-        inside = [each for each in holdings if module_at(each.module, level) == row.name]
-        if level < depth and any(each.module.count(".") >= level for each in inside):
-            rows += _branches(inside, level + 1, depth)
+        inside, beside_it = (
+            [each for each in every if module_at(each.module, level) == row.name]
+            for every in (holdings, beside)
+        )
+        if level < depth and any(each.module.count(".") >= level for each in (*inside, *beside_it)):
+            rows += _branches(inside, beside_it, level + 1, depth)
     return rows
 
 
-def _grouped(holdings: Sequence[Holding], key: Callable[[Holding], str]) -> list[Row]:
-    rows: dict[str, Row] = {}
+def _grouped(
+    holdings: Sequence[Holding], beside: Sequence[Holding], key: Callable[[Holding], str]
+) -> list[Row]:
+    sizes: Counter[str] = Counter()
+    slopes: Counter[str] = Counter()
+    predicted: Counter[str] = Counter()
     for each in holdings:
-        name = key(each)
-        row = rows.get(name) or Row(name=name, size_bytes=0, per_image_bytes=0)
-        rows[name] = replace(
-            row,
-            size_bytes=row.size_bytes + each.size_bytes,
-            per_image_bytes=row.per_image_bytes + each.per_image_bytes,
+        sizes[key(each)] += each.size_bytes
+        slopes[key(each)] += each.per_image_bytes
+    for each in beside:
+        predicted[key(each)] += each.size_bytes
+        slopes[key(each)] += each.per_image_bytes
+    rows = [
+        Row(
+            name=name,
+            size_bytes=sizes[name],
+            per_image_bytes=slopes[name],
+            predicted_bytes=predicted[name],
         )
-    return sorted(rows.values(), key=lambda row: -row.size_bytes)
+        for name in dict.fromkeys((*sizes, *predicted))
+    ]
+    return sorted(rows, key=lambda row: (-row.size_bytes, -row.predicted_bytes))
 
 
-def _rests(explanation: Explanation) -> list[Row]:
+def _rests(explanation: Explanation, beside: Explanation | None) -> list[Row]:
+    def row(name: str, size_bytes: int, predicted_bytes: int) -> Row:
+        return Row(
+            name=name, size_bytes=size_bytes, per_image_bytes=0, predicted_bytes=predicted_bytes
+        )
+
     return [
-        Row(name=ROUNDING, size_bytes=explanation.rounding_bytes, per_image_bytes=0),
-        Row(name=OUTSIDE, size_bytes=explanation.outside_allocator_bytes, per_image_bytes=0),
+        row(ROUNDING, explanation.rounding_bytes, beside.rounding_bytes if beside else 0),
+        row(
+            OUTSIDE,
+            explanation.outside_allocator_bytes,
+            beside.outside_allocator_bytes if beside else 0,
+        ),
     ]

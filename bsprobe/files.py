@@ -26,16 +26,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Yields:
         The file under its temporary name; it gets its real one if nothing was raised.
     """
+    with file_errors(path), written_whole(path) as file:
+        yield file
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """As `replacing`, for callers with a better hint for what the operating system says.
+
+    Raises:
+        OSError: The disk is full, the folder is read-only …; an older file is left as it was.
+    """
     temporary = path.with_name(f".{path.name}.partial")
-    with file_errors(path):
-        try:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

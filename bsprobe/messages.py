@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import get_args
 
-from bsprobe.explanation import Explanation
+from bsprobe.explanation import Explanation, RecordedTrial
 from bsprobe.failures import Outcome
 from bsprobe.gpus import Gpu
 from bsprobe.records import (
@@ -62,6 +62,24 @@ class Explain:
     spec: TrialSpec
     snapshot: str | None = None
     """An absolute path to write a memory snapshot to, for PyTorch's own viewer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """To the worker: run this while PyTorch records what its allocator does."""
+
+    spec: TrialSpec
+    snapshot: str
+    """An absolute path to write the record to: PyTorch's own memory snapshot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribute:
+    """To the worker, which predicts: say where the memory of a recorded trial went."""
+
+    trial: RecordedTrial
+    snapshot: str
+    """An absolute path: what `Record` has written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +177,16 @@ class Explained:
     failure: Failure | None = None
 
 
-Request = OpenDevice | RunTrial | Explain | FitCards | Train | MeasureLoading
-Answer = TrialDone | Explained | TrainingDone | LoadingDone
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """From the worker: what was recorded. Exactly one of trial and failure is there."""
+
+    trial: RecordedTrial | None = None
+    failure: Failure | None = None
+
+
+Request = OpenDevice | RunTrial | Explain | Record | Attribute | FitCards | Train | MeasureLoading
+Answer = TrialDone | Explained | Recorded | TrainingDone | LoadingDone
 Message = Request | Answer | Fitted | Ready | Refused | Progress
 _KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 

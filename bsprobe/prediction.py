@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from bsprobe.errors import DeviceError, UsageError, WorkerError
+from bsprobe.expectation import half_of
 from bsprobe.gpus import Gpu, compute_capabilities, custom_gpu, find_gpu
 from bsprobe.probing import RunTrial
 from bsprobe.records import (
@@ -19,11 +20,11 @@ from bsprobe.records import (
     TrialSpec,
 )
 from bsprobe.runner import TrialRunner
-from bsprobe.search import Probe, Process, find_boundary, half_of
+from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.variants import Variant
 from bsprobe.worker_process import ReportPhase
 
-_WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 """For the process that predicts: a context of its own would take memory that is being measured."""
 
 
@@ -95,7 +96,7 @@ def predictor_for(settings: Settings, device: DeviceInfo) -> Iterator[Predictor 
     with TrialRunner(
         DeviceRequest(gpu=card_of(device), memory_limit_bytes=device.capacity_bytes),
         timeout=settings.trial_timeout_seconds,
-        environment=_WITHOUT_GPU,
+        environment=WITHOUT_GPU,
     ) as runner:
         yield Predictor(runner.run, device, settings)
 
@@ -129,8 +130,9 @@ def card_of(device: DeviceInfo) -> Gpu:
     capability = device.compute_capability or "unknown"
     if capability not in compute_capabilities():
         raise UsageError(
-            f"--search guided: nothing is known of {device.name}, compute capability {capability}",
-            hint="leave it out",
+            f"nothing is known of {device.name}, compute capability {capability}: nothing can be "
+            "predicted for it",
+            hint="leave --search guided out; bsprobe explain --gpu NAME is about another card",
         )
     try:
         listed = find_gpu(device.name)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from bsprobe.caveats import caveats_of
+from bsprobe.expectation import Expected
 from bsprobe.failures import Outcome
 from bsprobe.journal import Journal
 from bsprobe.recommend import Limits, limits, recommend, search_trials, starred
@@ -23,7 +24,7 @@ from bsprobe.records import (
     TrialSpec,
     VariantResult,
 )
-from bsprobe.search import Expected, Probe, Process, find_boundary
+from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.variants import Variant
 
 

@@ -1,7 +1,9 @@
 """The file of a finished run: everything, versioned."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from bsprobe.consistency import check_run
 from bsprobe.errors import FileError
@@ -30,22 +32,44 @@ def load_run(path: Path) -> Run:
     """Read a run from its folder or its file.
 
     Raises:
-        FileError: There is none, it is unfinished, damaged, or of another version.
+        FileError: There is none, it is unfinished, damaged, of another version, or something else.
     """
     with file_errors(path):
         if path.is_dir():
-            if not (path / NAME).exists() and (path / JOURNAL_NAME).exists():
-                raise FileError(
-                    f"the run in {path} is not finished",
-                    hint=f"finish it: bsprobe run --resume --out {path}",
-                )
+            if not (path / NAME).exists():
+                raise _no_run_in(path)
             path = path / NAME
         data = path.read_bytes()
     try:
         value = parse_json(data)
+        _require_run(path, value)
         check_version(path, value, SCHEMA_VERSION)
         run = from_json(Run, value)
         check_run(run)
     except MalformedError as error:
         raise damaged(path, str(error)) from error
     return run
+
+
+def _no_run_in(folder: Path) -> FileError:
+    """What a folder without `run.json` is, and what to type instead."""
+    if (folder / JOURNAL_NAME).exists():
+        return FileError(
+            f"the run in {folder} is not finished",
+            hint=f"finish it: bsprobe run --resume --out {folder}",
+        )
+    hint = "is this the folder of a run?"
+    if any(folder.glob(f"*/{NAME}")):
+        hint = f"it holds folders of runs; name them: {folder / '*' / NAME}"
+    return FileError(f"there is no {NAME} in {folder}", hint=hint)
+
+
+def _require_run(path: Path, value: Any) -> None:
+    """Refuse the file of something else: a study, an explanation, anybody's JSON."""
+    known = {field.name for field in dataclasses.fields(Run)}
+    if (
+        isinstance(value, dict)
+        and value.keys() - known
+        and value.keys().isdisjoint({"trials", "results"})
+    ):
+        raise FileError(f"{path} is not the file of a run", hint=f"bsprobe run writes {NAME}")

@@ -9,10 +9,10 @@ from typing import Self
 
 from bsprobe import worker_process
 from bsprobe.explanation import Explanation
-from bsprobe.messages import Explain, Group
+from bsprobe.messages import Attribute, Explain, Group, Record, Recorded
 from bsprobe.records import DataSource, DeviceRequest, Purpose, Source, Trial, TrialSpec
 from bsprobe.search import Process
-from bsprobe.worker_process import ReportPhase, Watch
+from bsprobe.worker_process import Loss, ReportPhase, Watch
 
 
 class TrialRunner:
@@ -85,11 +85,28 @@ class TrialRunner:
             wall_seconds=round(time.monotonic() - start, 3),
         )
 
-    def explain(self, asked: Explain, *, on_phase: ReportPhase) -> Explanation:
+    def explain(self, asked: Explain | Attribute, *, on_phase: ReportPhase) -> Explanation:
         """Say where the memory of a trial goes, in a worker of this device."""
         if self._worker is None:
             self._worker = self._start()
         return self._worker.explain(asked, timeout=self._timeout, on_phase=on_phase)
+
+    def record(self, asked: Record, *, on_phase: ReportPhase) -> Recorded:
+        """Run a trial and record it, as the first and the last of a process.
+
+        Raises:
+            DeviceError: The device does not record.
+        """
+        if self._worker is not None and self._worker.trials_run > 0:
+            self.close()
+        if self._worker is None:
+            self._worker = self._start()
+        answer = self._worker.ask(asked, timeout=self._timeout, on_phase=on_phase)
+        self.close()
+        if isinstance(answer, Loss):
+            return Recorded(failure=answer.failure)
+        assert isinstance(answer, Recorded)  # noqa: S101 - what it is answered with
+        return answer
 
     def close(self) -> None:
         """End the current worker, if there is one."""

@@ -9,13 +9,15 @@ believes nothing: a wrong prediction costs trials, at most two more than none wo
 memory is affine.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, Self
 
+from bsprobe.expectation import Expected
 from bsprobe.failures import RAN, Certainty, Outcome
-from bsprobe.records import Boundary, Prediction, StopReason, Trial
+from bsprobe.memory_line import Line, line_through
+from bsprobe.records import Boundary, StopReason, Trial
 
 
 class Process(Enum):
@@ -56,76 +58,6 @@ class Measure(Protocol):
 
     def __call__(self, batch: int, process: Process) -> Probe:
         """Return what came of it; raise only to abandon the whole search."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """Memory as `fixed + per_image * batch`, in bytes."""
-
-    fixed_bytes: float
-    per_image_bytes: float
-
-    def at(self, batch: int) -> float:
-        """The bytes that a batch should take."""
-        return self.fixed_bytes + self.per_image_bytes * batch
-
-    def largest_within(self, budget_bytes: float) -> int | None:
-        """The largest batch that should stay within a budget, None where any would."""
-        if self.per_image_bytes <= 0:
-            return None
-        return max(0, int((budget_bytes - self.fixed_bytes) // self.per_image_bytes))
-
-
-def line_through(peaks: Sequence[tuple[int, int]]) -> Line | None:
-    """The line through the two largest batches of (batch, peak bytes), None with fewer than two.
-
-    The two largest, not all: small batches run other kernels, and it is the far end that counts.
-    """
-    points = sorted(dict(peaks).items())[-2:]
-    if len(points) < 2:  # noqa: PLR2004 - a line takes two points
-        return None
-    (b0, p0), (b1, p1) = points
-    slope = (p1 - p0) / (b1 - b0)
-    return Line(fixed_bytes=p1 - slope * b1, per_image_bytes=slope)
-
-
-def half_of(largest: int) -> int:
-    """The batch at which a search compares a predicted peak with a measured one."""
-    return max(1, largest // 2)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """What is predicted of a search."""
-
-    largest: int
-    """The largest batch that should run, at least 1."""
-    line: Line | None
-    """Memory against batch as predicted; None where it is not known."""
-
-    @classmethod
-    def of(cls, prediction: Prediction) -> Self | None:
-        """What a prediction says of a search; None where it says nothing."""
-        if not prediction.largest:
-            return None
-        half = half_of(prediction.largest)
-        at_half = [peak for peak in prediction.peaks if peak[0] == half]
-        # Of two that lie close the allocator's rounding would decide about the slope.
-        apart = [peak for peak in prediction.peaks if not half < 2 * peak[0] < 3 * half]
-        return cls(largest=prediction.largest, line=line_through([*at_half, *apart[-1:]]))
-
-    @property
-    def half(self) -> int:
-        """Where the prediction is compared with a measurement, well within the memory."""
-        return half_of(self.largest)
-
-    def corrected(self, peak_bytes: int | None) -> int:
-        """The largest batch that should run, given the measured peak of `half`."""
-        # A line that rises by less than a byte an image says nothing, and dividing by it overflows.
-        if self.line is None or peak_bytes is None or self.line.per_image_bytes < 1:
-            return self.largest
-        too_high = peak_bytes - self.line.at(self.half)
-        return self.largest - round(too_high / self.line.per_image_bytes)
 
 
 _TRIALS_AFTER_THE_FIRST = 3

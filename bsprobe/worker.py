@@ -19,6 +19,7 @@ from bsprobe.devices.selection import open_device
 from bsprobe.errors import BsprobeError, DeviceError, UsageError
 from bsprobe.failures import Outcome, classify
 from bsprobe.messages import (
+    Attribute,
     Explain,
     Explained,
     FitCards,
@@ -30,6 +31,8 @@ from bsprobe.messages import (
     OpenDevice,
     Progress,
     Ready,
+    Record,
+    Recorded,
     Refused,
     RunTrial,
     Train,
@@ -114,8 +117,10 @@ def _answers(
     """Do what the parent asks for; most requests have one answer."""
     if isinstance(message, RunTrial):
         yield _run(device, request, message, channel)
-    elif isinstance(message, Explain):
+    elif isinstance(message, Explain | Attribute):
         yield _explain(device, message, channel)
+    elif isinstance(message, Record):
+        yield _record(device, message, channel)
     elif isinstance(message, FitCards):
         from bsprobe.devices.fitting import fit_cards  # noqa: PLC0415 - real devices need none
 
@@ -170,7 +175,7 @@ def _join(group: Group, request: DeviceRequest) -> None:
     join(group, where)
 
 
-def _explain(device: Device, message: Explain, channel: _Channel) -> Explained:
+def _explain(device: Device, message: Explain | Attribute, channel: _Channel) -> Explained:
     """Say where the memory of a trial goes; whatever that dies of becomes a record.
 
     Raises:
@@ -180,14 +185,38 @@ def _explain(device: Device, message: Explain, channel: _Channel) -> Explained:
 
     if not isinstance(device, SimulatedDevice):
         raise DeviceError(
-            f"where the memory goes is predicted, not recorded on {device.info.name}",
+            f"where the memory goes is predicted, not known to {device.info.name}",
             hint="name the card: bsprobe explain --gpu NAME",
         )
     path = None if message.snapshot is None else Path(message.snapshot)
-    found = _attempt(device, channel, partial(device.explain, message.spec, snapshot=path))
+    if isinstance(message, Explain):
+        work = partial(device.explain, message.spec, snapshot=path)
+    else:
+        work = partial(device.attribute, message.trial, snapshot=Path(message.snapshot))
+    found = _attempt(device, channel, work)
     if isinstance(found, _Failed):
         return Explained(failure=found.failure)
     return Explained(explanation=found)
+
+
+def _record(device: Device, message: Record, channel: _Channel) -> Recorded:
+    """Run a trial and record it; whatever it dies of becomes a record.
+
+    Raises:
+        DeviceError: The device is no GPU.
+    """
+    from bsprobe.devices.cuda import CudaDevice  # noqa: PLC0415 - others need none
+
+    if not isinstance(device, CudaDevice):
+        raise DeviceError(
+            f"{device.info.name} has no allocator that records what it does",
+            hint="name a card to predict for: bsprobe explain --gpu NAME",
+        )
+    snapshot = Path(message.snapshot)
+    found = _attempt(device, channel, partial(device.record_trial, message.spec, snapshot=snapshot))
+    if isinstance(found, _Failed):
+        return Recorded(failure=found.failure)
+    return Recorded(trial=found)
 
 
 def _train(device: Device, place: Place, message: Train, channel: _Channel) -> TrainingDone:

@@ -20,6 +20,7 @@ from bsprobe.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome, classif
 from bsprobe.gpus import Gpu
 from bsprobe.messages import (
     Answer,
+    Attribute,
     Explain,
     Explained,
     FitCards,
@@ -175,8 +176,10 @@ class Worker:
                 certainty=verdict.certainty,
             )
 
-    def explain(self, asked: Explain, *, timeout: float, on_phase: ReportPhase) -> Explanation:
-        """Say where the memory of a trial goes.
+    def explain(
+        self, asked: Explain | Attribute, *, timeout: float, on_phase: ReportPhase
+    ) -> Explanation:
+        """Say where the memory of a trial goes, or went.
 
         Args:
             asked: What to explain.
@@ -191,8 +194,9 @@ class Worker:
             return answer.explanation
         assert isinstance(answer, Explained | Loss)  # noqa: S101 - what it is answered with
         why = "nothing was said" if answer.failure is None else answer.failure.message
+        spec = asked.trial.spec if isinstance(asked, Attribute) else asked.spec
         raise DeviceError(
-            f"batch {asked.spec.batch_size} cannot be explained: {why}",
+            f"batch {spec.batch_size} cannot be explained: {why}",
             hint="bsprobe run predicts it with all details of the failure",
         )
 

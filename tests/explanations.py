@@ -4,10 +4,12 @@ from dataclasses import replace
 
 from bsprobe.explanation import (
     EXPLANATION_VERSION,
+    NOT_ATTRIBUTED,
     Explanation,
     ExplanationReport,
     Holding,
     Mark,
+    MeasuredSide,
     RemedyResult,
     Series,
     StepTimeline,
@@ -142,3 +144,38 @@ REPORT = ExplanationReport(
     explanation=EXPLANATION,
     remedies=REMEDIES,
 )
+MEASURED = replace(
+    EXPLANATION,
+    source=Source.MEASURED,
+    outside_allocator_bytes=300 * MIB,
+    module="layer2.1",
+    operator="add",
+    holdings=(
+        holding("layer2.0.conv1", "saved activations", "convolution", 4096),
+        holding("layer2.1", "saved activations", "add", 2048),
+        holding("layer1.0", "saved activations", "convolution", 1024),
+        holding("layer1", "parameters", "to", 512),
+        holding("", "batch", "to", 128),
+        holding(NOT_ATTRIBUTED, NOT_ATTRIBUTED, f"{NOT_ATTRIBUTED}: nets.py:9 forward", 150),
+    ),
+    peak_allocated_bytes=8000 * MIB,
+    peak_reserved_bytes=8400 * MIB,
+    scales=False,
+    next_peak_bytes=None,
+    timeline=replace(
+        EXPLANATION.timeline,
+        by_kind=(
+            *EXPLANATION.timeline.by_kind,
+            Series(name=NOT_ATTRIBUTED, sizes_bytes=(0, 0, 150 * MIB, 0)),
+        ),
+        next_allocated_bytes=(),
+    ),
+)
+GPU = replace(
+    REPORT.device, kind="cuda", name="NVIDIA Invented 12", source=Source.MEASURED, driver="600.1"
+)
+MEASURED_REPORT = replace(
+    REPORT,
+    measured=MeasuredSide(device=GPU, boundary=REPORT.boundary, explanation=MEASURED),
+)
+"""The same with a GPU in the machine."""

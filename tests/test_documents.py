@@ -9,6 +9,7 @@ import pytest
 
 from bsprobe import models
 from bsprobe.cli import bsprobe
+from bsprobe.gpus import catalogue
 from bsprobe.models.norms import LAYERS
 from bsprobe.variants import AXES, Norm, Variant
 
@@ -32,6 +33,11 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
 def test_the_readme_shows_every_command(command: str) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"bsprobe {command}" in readme
+
+
+def test_the_readme_counts_the_gpus_of_the_catalogue() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`bsprobe gpus` lists {len(catalogue())} of them" in readme
 
 
 def test_every_file_that_contributing_names_exists() -> None:

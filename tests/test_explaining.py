@@ -1,6 +1,6 @@
 """A whole explanation in real worker processes, held against what a run finds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,10 @@ REQUEST = DeviceRequest(gpu=custom_gpu(900 * MIB, "8.6", 50 * MIB))
 START = partial(TrialRunner, REQUEST, timeout=300.0)
 
 
+def start(request: DeviceRequest, environment: Mapping[str, str]) -> TrialRunner:
+    return TrialRunner(request, timeout=300.0, environment=environment)
+
+
 class Silent:
     """Hears everything, says nothing."""
 
@@ -65,15 +69,14 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def explaining() -> Iterator[Explaining]:
-    with Explaining(
-        lambda environment: START(environment=environment), max_batch=4096, listener=Silent()
-    ) as made:
+    with Explaining(start, REQUEST, max_batch=4096, listener=Silent()) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def report(explaining: Explaining) -> ExplanationReport:
-    return explaining.explain(VARIANT, None, REPORT.environment, None)
+def report(explaining: Explaining, tmp_path_factory: pytest.TempPathFactory) -> ExplanationReport:
+    folder = tmp_path_factory.mktemp("explained")
+    return explaining.explain(VARIANT, None, REPORT.environment, folder)
 
 
 def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Path) -> Run:
@@ -140,13 +143,14 @@ def test_accumulation_gives_the_micro_batch_that_runs_accumulated_and_no_larger_
 
 @pytest.mark.slow
 def test_a_remedy_is_listed_with_what_it_takes_at_the_batch_that_is_explained(
-    report: ExplanationReport, explaining: Explaining
+    report: ExplanationReport, explaining: Explaining, tmp_path: Path
 ) -> None:
     batch = report.explanation.spec.batch_size
     assert batch == report.boundary.largest
     for each in report.remedies[:3]:
         if each.name != "expandable segments":
-            again = explaining.explain(each.variant, batch, REPORT.environment, None).explanation
+            made = explaining.explain(each.variant, batch, REPORT.environment, tmp_path)
+            again = made.explanation
             assert (each.peak_bytes, each.per_image_bytes) == (
                 again.peak_bytes,
                 again.per_image_bytes,
@@ -201,9 +205,12 @@ class InventedRunner:
 
 def explained(runner: InventedRunner, batch: int | None = None) -> ExplanationReport:
     with Explaining(
-        lambda _: cast("TrialRunner", runner), max_batch=64, listener=Silent()
+        lambda _request, _environment: cast("TrialRunner", runner),
+        REQUEST,
+        max_batch=64,
+        listener=Silent(),
     ) as explaining:
-        return explaining.explain(VARIANT, batch, REPORT.environment, Path("snapshot.pickle"))
+        return explaining.explain(VARIANT, batch, REPORT.environment, Path("folder"))
 
 
 def test_by_default_the_largest_batch_is_explained_and_its_snapshot_written() -> None:
@@ -212,7 +219,7 @@ def test_by_default_the_largest_batch_is_explained_and_its_snapshot_written() ->
     assert made.boundary == Boundary(stop=StopReason.PROVEN, largest=3, first_failure=4)
     assert made.explanation.spec == TrialSpec(variant=VARIANT, batch_size=3)
     first, *others = runner.asked
-    assert first.snapshot == str(Path("snapshot.pickle").resolve())
+    assert first.snapshot == str(Path("folder/snapshot.pickle").resolve())
     assert {each.snapshot for each in others} == {None}
 
 

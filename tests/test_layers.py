@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
     5: "__main__ -> cli",
-    4: "explaining | prediction -> probing | studying -> study_runner "
-    "-> world_runner -> runner | report | environment -> worker_process",
+    4: "explaining -> prediction -> probing | studying -> study_runner -> world_runner "
+    "-> runner | report | environment -> worker_process",
     3: "worker -> world | devices -> simulate -> training -> models | cityscapes",
     2: "ranks | verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies "
-    "| compare -> comparability | equal_trials -> thresholds",
+    "| fleet | compare -> expectation | comparability | equal_trials -> memory_line | thresholds",
     1: "studyfile -> journal | study_journal | runfile | explanationfile | messages -> consistency "
     "-> explanation | study_records -> records -> variants -> model_names | failures | gpus "
     "| launch",
@@ -93,12 +93,12 @@ def test_imports_go_down_the_layers_alone() -> None:
         ("records", "from bsprobe import search", False),
         ("records", "from bsprobe import __version__", True),
         ("search", "def late():\n    import bsprobe.recommend", False),
-        ("recommend", "from bsprobe.search import line_through", False),
+        ("recommend", "from bsprobe.search import find_boundary", False),
         ("runfile", "from bsprobe.journal import NAME", True),
         ("records", "from bsprobe.study_records import Study", False),
         ("verdict", "from bsprobe.study_plan import final_trainings", True),
         ("journal", "from bsprobe.runfile import NAME", False),
-        ("compare", "from bsprobe.search import line_through", False),
+        ("compare", "from bsprobe.search import find_boundary", False),
         ("runner", "from bsprobe.report import tables", False),
         ("report", "from bsprobe.environment import describe_environment", False),
         ("models", "from bsprobe.cityscapes import labels", False),

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_builders import result
 
+from bsprobe.explanation import RecordedTrial
 from bsprobe.failures import Outcome
 from bsprobe.messages import (
+    Attribute,
     Explain,
     Explained,
     LoadingDone,
@@ -20,6 +22,8 @@ from bsprobe.messages import (
     OpenDevice,
     Progress,
     Ready,
+    Record,
+    Recorded,
     Refused,
     RunTrial,
     Train,
@@ -60,6 +64,13 @@ SPEC = TrainingSpec(
     weights="w.pth",
     input_normalisation=InputNormalisation.CAFFE_BGR,
 )
+RECORDED = RecordedTrial(
+    spec=TrialSpec(variant=VARIANT, batch_size=3),
+    measurement=measurement(),
+    phases=("opening", "building", "step 1"),
+    device_index=1,
+    capacity_bytes=2**34,
+)
 MESSAGES: tuple[Message, ...] = (
     OpenDevice(request=DeviceRequest(device="cuda:1", memory_limit_bytes=2**34), models=("a", "b")),
     RunTrial(spec=TrialSpec(variant=VARIANT, batch_size=3, accumulation_steps=2)),
@@ -68,6 +79,10 @@ MESSAGES: tuple[Message, ...] = (
     Progress(phase="step 2 of 4 · ü"),
     Explain(spec=TrialSpec(variant=VARIANT, batch_size=3), snapshot="/some/where/ü.pickle"),
     Explained(explanation=EXPLANATION),
+    Record(spec=TrialSpec(variant=VARIANT, batch_size=3), snapshot="/some/where/ü.pickle"),
+    Attribute(trial=RECORDED, snapshot="/some/where/ü.pickle"),
+    Recorded(trial=RECORDED),
+    Recorded(failure=failure()),
     TrialDone(outcome=Outcome.FITS, measurement=measurement(), clean=True),
     TrialDone(outcome=Outcome.OUT_OF_MEMORY, failure=failure(), clean=False),
     Train(spec=SPEC, checkpoint="out/batch-2.checkpoint"),
@@ -160,6 +175,10 @@ def test_the_kind_is_the_name_of_the_class() -> None:
         "Progress",
         "Explain",
         "Explained",
+        "Record",
+        "Attribute",
+        "Recorded",
+        "Recorded",
         "TrialDone",
         "TrialDone",
         "Train",

@@ -26,9 +26,11 @@ from rich.console import Console
 from bsprobe import worker_process
 from bsprobe.cli.settings import settings_from, settings_options
 from bsprobe.errors import DeviceError, UsageError
+from bsprobe.expectation import Expected
 from bsprobe.failures import Outcome
 from bsprobe.gpus import find_gpu
 from bsprobe.journal import Journal
+from bsprobe.memory_line import Line
 from bsprobe.prediction import Predictor, card_of, check_can_guide, predictor_for
 from bsprobe.probing import Probing, RunTrial
 from bsprobe.records import (
@@ -46,7 +48,7 @@ from bsprobe.report.progress import TrialProgress
 from bsprobe.report.tables import recommendation_table, trials_table
 from bsprobe.runfile import load_run, save_run
 from bsprobe.runner import TrialRunner
-from bsprobe.search import Expected, Line, Process
+from bsprobe.search import Process
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import Variant
 

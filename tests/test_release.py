@@ -154,6 +154,33 @@ def test_the_installed_wheel_runs_outside_the_repository(
 
 
 @pytest.mark.slow
+def test_whoever_installs_the_wheel_gets_its_types(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("mypy")
+    wheel, _ = built
+    run(sys.executable, "-m", "venv", "--without-pip", "theirs", cwd=tmp_path)
+    (site,) = (tmp_path / "theirs").glob("lib/*/site-packages")
+    installed(wheel, site)
+    (tmp_path / "script.py").write_text(
+        "from pathlib import Path\n"
+        "from bsprobe.runfile import load_run\n"
+        "for result in load_run(Path('run.json')).results:\n"
+        "    batch: int | None = result.boundary.largest\n"
+        "    reveal_type(result.recommendation)\n",
+        encoding="utf-8",
+    )
+    python = tmp_path / "theirs" / "bin" / "python"
+    found = run(
+        *(sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "script.py"),
+        cwd=tmp_path,
+        PYTHONPATH="",
+    )
+    assert 'Revealed type is "bsprobe.records.Recommendation | None"' in found
+    assert "no issues found" in found
+
+
+@pytest.mark.slow
 def test_the_metadata_declares_what_pyproject_does(built: tuple[Path, Path]) -> None:
     wheel, _ = built
     with zipfile.ZipFile(wheel) as archive:

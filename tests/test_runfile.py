@@ -56,7 +56,21 @@ def test_an_unfinished_run_says_how_to_finish_it(tmp_path: Path) -> None:
     assert refused.value.hint == f"finish it: bsprobe run --resume --out {tmp_path}"
 
 
-@pytest.mark.parametrize("name", ["", "absent", "run.json"])
+def test_a_folder_without_a_run_says_what_it_lacks_and_what_it_holds(
+    tmp_path: Path, run: Run
+) -> None:
+    with pytest.raises(FileError) as refused:
+        load_run(tmp_path)
+    assert str(refused.value) == f"there is no run.json in {tmp_path}"
+    assert refused.value.hint == "is this the folder of a run?"
+    (tmp_path / "one").mkdir()
+    save_run(run, tmp_path / "one")
+    with pytest.raises(FileError) as refused:
+        load_run(tmp_path)
+    assert refused.value.hint == f"it holds folders of runs; name them: {tmp_path}/*/run.json"
+
+
+@pytest.mark.parametrize("name", ["absent", "run.json"])
 def test_an_absent_run_is_a_clear_refusal(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileError, match="does not exist"):
         load_run(tmp_path / name)
@@ -69,6 +83,8 @@ def test_an_absent_run_is_a_clear_refusal(tmp_path: Path, name: str) -> None:
         (b"\x80\x81", "is damaged: it is not JSON"),
         (b"[" * 100_000, "is damaged: it is not JSON"),
         (b"[]", "has schema version None; this bsprobe reads 1"),
+        (b'{"schema_version": 1, "trainings": []}', "is not the file of a run"),
+        (b'{"name": "someone else"}', "is not the file of a run"),
         (b'{"schema_version": 2}', "has schema version 2; this bsprobe reads 1"),
         (b'{"schema_version": 1}', "is damaged: $: field 'device' is missing"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from bsprobe import worker_process
 from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.failures import Certainty, Outcome
-from bsprobe.messages import TrialDone
+from bsprobe.messages import Record, TrialDone
 from bsprobe.records import DataSource, DeviceRequest, Failure, Purpose, TrialSpec
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
@@ -205,3 +205,40 @@ def test_a_process_whose_memory_did_not_come_back_is_not_used_again(counted: lis
         ]
     assert [trial.fresh_process for trial in made] == [True, True]
     assert counted == ["dirty", "dirty"]
+
+
+def test_a_recording_whose_worker_dies_has_a_failure_and_leaves_no_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[Worker] = []
+
+    def start(request: DeviceRequest, **asked: object) -> Worker:
+        del asked
+        started.append(Worker(request, command=stub("kill")))
+        return started[-1]
+
+    monkeypatch.setattr(worker_process, "Worker", start)
+    with TrialRunner(DeviceRequest(), timeout=20) as trials:
+        for _ in range(2):
+            found = trials.record(Record(spec=SPEC, snapshot="x"), on_phase=lambda _: None)
+            assert found.trial is None
+            assert found.failure is not None
+            assert found.failure.evidence == "killed by SIGKILL"
+    assert [worker.trials_run for worker in started] == [0, 0]  # each its own, and no trial before
+
+
+def test_a_recording_is_never_made_in_a_process_that_has_run_a_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    behaviours = iter(("succeed", "refuse"))
+
+    def start(request: DeviceRequest, **asked: object) -> Worker:
+        del asked
+        return Worker(request, command=stub(next(behaviours)))
+
+    monkeypatch.setattr(worker_process, "Worker", start)
+    with TrialRunner(DeviceRequest(), timeout=20) as trials:
+        trials.run(SPEC, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=lambda _: None)
+        with pytest.raises(DeviceError, match="no such thing"):
+            trials.record(Record(spec=SPEC, snapshot="x"), on_phase=lambda _: None)
+    assert next(behaviours, None) is None

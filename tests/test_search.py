@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bsprobe.expectation import Expected
 from bsprobe.failures import RAN, Certainty, Outcome
-from bsprobe.records import Boundary, Prediction, StopReason
-from bsprobe.search import Expected, Line, Probe, Process, find_boundary, line_through
+from bsprobe.memory_line import Line
+from bsprobe.records import Boundary, StopReason
+from bsprobe.search import Probe, Process, find_boundary
 
 OOM = Outcome.OUT_OF_MEMORY
 ANY, FRESH = Process.ANY, Process.FRESH
@@ -82,28 +84,6 @@ def assert_proven(machine: Machine, boundary: Boundary) -> None:
 
 def search(machine: Machine, *, capacity: int = 2**40, max_batch: int = 4096) -> Boundary:
     return find_boundary(machine, capacity_bytes=capacity, max_batch=max_batch)
-
-
-# The line.
-
-
-def test_the_line_goes_through_the_two_largest_batches() -> None:
-    assert line_through([(8, 180), (1, 500), (4, 100)]) == Line(
-        fixed_bytes=20.0, per_image_bytes=20.0
-    )
-
-
-@pytest.mark.parametrize("peaks", [[], [(4, 100)], [(4, 100), (4, 120)]])
-def test_fewer_than_two_batches_make_no_line(peaks: list[tuple[int, int]]) -> None:
-    assert line_through(peaks) is None
-
-
-def test_the_line_says_what_a_batch_takes_and_which_batch_a_budget_gives() -> None:
-    line = Line(fixed_bytes=20.0, per_image_bytes=20.0)
-    assert [line.at(0), line.at(3)] == [20.0, 80.0]
-    assert [line.largest_within(budget) for budget in (80, 79, 20, 5)] == [3, 2, 0, 0]
-    assert Line(fixed_bytes=20.0, per_image_bytes=0.0).largest_within(50) is None
-    assert Line(fixed_bytes=20.0, per_image_bytes=-1.0).largest_within(50) is None
 
 
 # The boundary of memory.
@@ -625,24 +605,3 @@ def test_where_the_cache_was_emptied_the_boundary_is_near_and_nothing_is_doubled
     expected = Expected(largest=100, line=Line(fixed_bytes=0.0, per_image_bytes=1.0))
     assert_proven(machine, guided(machine, expected, capacity=100))
     assert machine.batches == [50, 100, 101, 102, 103, 105, 104]
-
-
-# What a prediction says of a search.
-
-
-@pytest.mark.parametrize(
-    ("peaks", "line"),
-    [
-        # The far end, where it lies apart from the half; else the near one; never without the half.
-        (((1, 30), (5, 70), (6, 80), (12, 140)), Line(fixed_bytes=20.0, per_image_bytes=10.0)),
-        (((1, 30), (3, 49), (6, 80), (7, 95)), Line(fixed_bytes=18.0, per_image_bytes=31 / 3)),
-        (((5, 70), (6, 80), (7, 95)), None),
-        (((1, 30), (12, 140)), None),
-        ((), None),
-    ],
-)
-def test_the_predicted_line_goes_through_the_half_and_what_lies_apart(
-    peaks: tuple[tuple[int, int], ...], line: Line | None
-) -> None:
-    found = Expected.of(Prediction(largest=12, peaks=peaks))
-    assert found == Expected(largest=12, line=line)

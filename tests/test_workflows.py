@@ -1,7 +1,10 @@
 """The workflows, as far as they can be checked without GitHub: their form, and what they run."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,17 @@ import click
 import pytest
 
 from bsprobe.cli import bsprobe
-from bsprobe.cli.comparing import comparison_options
+from bsprobe.runfile import load_run
+from bsprobe.thresholds import Metric, parse_threshold
+from bsprobe.units import GIB, MIB
 
 yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github").glob("*/*.yml"))
 EXAMPLES = [path for path in WORKFLOWS if path.parent.name == "examples"]
+OWN = ROOT / ".github" / "workflows" / "memory.yml"
+"""This project's own job that compares with its baseline."""
 
 
 def jobs_of(path: Path) -> dict[str, dict[str, Any]]:
@@ -39,24 +46,10 @@ def commands(path: Path) -> list[list[str]]:
     return [words for step in steps_of(path) for words in bsprobe_lines(step.get("run", ""))]
 
 
-def command_named(name: str) -> click.Command:
-    """A command; of `ci`, which is not there yet, the options that it is to share."""
-    if name in bsprobe.commands or name != "ci":
-        return bsprobe.commands[name]
-
-    @click.command("ci")
-    @click.option("--baseline", required=True)
-    @comparison_options
-    def ci(**_: object) -> None:
-        """Its part is to parse."""
-
-    return ci
-
-
 def parse(words: list[str]) -> None:
     """Parse a command line as bsprobe would; nothing is run."""
     name, *arguments = words
-    command_named(name).make_context(name, arguments)
+    bsprobe.commands[name].make_context(name, arguments)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -73,8 +66,8 @@ def test_a_workflow_has_the_form_that_github_asks_for(path: Path) -> None:
         assert re.fullmatch(r"actions/[\w-]+@v\d+", step.get("uses", "actions/none@v1"))
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_every_bsprobe_command_of_an_example_parses(path: Path) -> None:
+@pytest.mark.parametrize("path", [*EXAMPLES, OWN], ids=lambda path: path.name)
+def test_every_bsprobe_command_of_a_workflow_parses(path: Path) -> None:
     found = commands(path)
     assert found
     for words in found:
@@ -109,7 +102,33 @@ def test_the_readme_shows_the_steps_of_the_examples() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
     for block, name in zip(blocks, ("predict", "measure"), strict=True):
         example = ROOT / ".github" / "examples" / f"bsprobe-{name}.yml"
-        assert textwrap.indent(block, " " * 6) in example.read_text(encoding="utf-8")
+        assert example.read_text(encoding="utf-8").endswith(textwrap.indent(block, " " * 6))
+
+
+@pytest.mark.parametrize("path", [*EXAMPLES, OWN], ids=lambda path: path.name)
+def test_the_report_is_kept_as_an_artefact_whatever_the_comparison_says(path: Path) -> None:
+    *_, upload = steps_of(path)
+    (out,) = [words[words.index("--out") + 1] for words in commands(path) if "--out" in words]
+    assert upload["uses"].startswith("actions/upload-artifact@")
+    assert (upload["if"], upload["with"]["path"]) == ("always()", out)
+
+
+def test_the_examples_fail_what_takes_200_mib_more() -> None:
+    for path in EXAMPLES:
+        (words,) = [words for words in commands(path) if words[0] in ("compare", "ci")]
+        limits = [parse_threshold(words[i + 1]) for i, w in enumerate(words) if w == "--fail-on"]
+        (reserved,) = [each for each in limits if each.metric is Metric.PEAK_RESERVED]
+        # A measured figure counts only beyond a noise of one segment more, 20 MiB.
+        assert reserved.allowed(80 * GIB) + 20 * MIB < 200 * MIB
+
+
+def test_our_own_job_installs_the_pytorch_of_our_own_baseline() -> None:
+    environment = load_run(ROOT / "benchmarks" / "baseline.json").environment
+    pinned = (ROOT / "benchmarks" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert pinned == [
+        f"torch=={environment.torch.partition('+')[0]}",
+        f"torchvision=={str(environment.torchvision).partition('+')[0]}",
+    ]
 
 
 def test_ci_runs_the_scripts_that_are_there() -> None:
@@ -118,3 +137,78 @@ def test_ci_runs_the_scripts_that_are_there() -> None:
     ]
     assert run == ["bash .ci/run", "bash .ci/oldest"]
     assert [line for line in run if not (ROOT / line.split()[1]).exists()] == []
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Network(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.append(nn.Conv2d(8, num_classes, 1))
+        self.register_buffer("table", torch.zeros(ENTRIES))
+"""
+"""Somebody else's, with a buffer that takes four bytes an entry."""
+PREPARE = (
+    *("bsprobe", "run", "--model", "net:Network", "--norm", "batch", "--precision", "fp32"),
+    *("--gpu", "custom", "--capacity", "4GiB", "--compute-capability", "8.6"),
+    *("--resolution", "128x128", "--out", "first"),
+)
+
+
+def as_a_job(step: str, folder: Path) -> int:
+    """Run a step as GitHub does: bash stops at the first command that fails."""
+    (folder / "bin").mkdir(exist_ok=True)
+    script = folder / "bin" / "bsprobe"
+    # As an installed script, which has the folder it is in on its path, not the current one.
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom bsprobe.__main__ import main\nmain()\n",
+        encoding="utf-8",
+    )
+    script.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PATH": f"{script.parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    (folder / "output.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
+    return done.returncode
+
+
+@pytest.mark.slow
+def test_a_network_that_grows_by_200_mib_fails_the_job_and_one_that_does_not_passes_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "net.py").write_text(NETWORK.replace("ENTRIES", "1"), encoding="utf-8")
+    prepared = as_a_job(shlex.join(PREPARE), tmp_path)
+    assert prepared == 0, (tmp_path / "output.txt").read_text()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "first" / "run.json").rename(tmp_path / "benchmarks" / "baseline.json")
+    (step,) = [
+        step["run"]
+        for step in steps_of(ROOT / ".github" / "examples" / "bsprobe-predict.yml")
+        if step.get("run", "").startswith("bsprobe")
+    ]
+    assert as_a_job(step.replace("bsprobe-run", "unchanged"), tmp_path) == 0
+    grown = NETWORK.replace("ENTRIES", str(200 * MIB // 4))
+    (tmp_path / "net.py").write_text(grown, encoding="utf-8")
+    assert as_a_job(step, tmp_path) == 1
+    assert "::error title=bsprobe%3A peak-reserved regressed::fp32 / batch" in (
+        tmp_path / "output.txt"
+    ).read_text(encoding="utf-8")
+    summaries = re.findall(r"^## .*", (tmp_path / "summary.md").read_text(), re.MULTILINE)
+    assert summaries[0] == "## bsprobe: nothing regressed in 2 checks"
+    assert "failed" in summaries[1]
+    assert (tmp_path / "bsprobe-run" / "report.md").exists()

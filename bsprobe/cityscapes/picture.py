@@ -1,6 +1,5 @@
 """A picture to judge a data set by: an image, its label ids and what is trained on, in colour."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from bsprobe.cityscapes.labels import (
 )
 from bsprobe.cityscapes.samples import Problem, Sample, load_pair
 from bsprobe.errors import FileError
+from bsprobe.files import written_whole
 
 _WIDTH_INCHES = 15.0
 _DOTS_PER_INCH = 120
@@ -44,14 +44,10 @@ def write_picture(sample: Sample, path: Path) -> None:
     if isinstance(pair, Problem):
         raise pair.as_error()
     figure = draw_picture(*pair, title=sample.stem)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(temporary, format="png", dpi=_DOTS_PER_INCH)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_whole(path) as file:
+            figure.savefig(file, format="png", dpi=_DOTS_PER_INCH)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise FileError(

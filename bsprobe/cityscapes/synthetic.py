@@ -4,7 +4,6 @@ The scenes are made to be learned by a small net within minutes and to be looked
 stand for real photographs: an accuracy on them says nothing about Cityscapes.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from bsprobe.cityscapes.samples import Sample, Split, image_path, label_path
 from bsprobe.cityscapes.scene.street import draw_street
 from bsprobe.cityscapes.scene.themes import THEMES
 from bsprobe.errors import FileError, UsageError
+from bsprobe.files import written_whole
 from bsprobe.units import Resolution
 
 _CITIES = {
@@ -139,15 +139,10 @@ def _refuse_used(root: Path) -> None:
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8], about: PngInfo) -> None:
-    """Write under a temporary name and rename, so that no half-written file has a real name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=about)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_whole(path) as file:
+            Image.fromarray(pixels).save(file, format="PNG", pnginfo=about)
     except OSError as error:
         raise _unwritable(path, error) from error
 

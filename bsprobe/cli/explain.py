@@ -2,8 +2,7 @@
 
 import shlex
 import sys
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from bsprobe.units import parse_bytes
 from bsprobe.variants import Variant
 
 _BASE = Path("reports")
-_SNAPSHOT = "snapshot.pickle"
 
 
 def _model_options(command: Any) -> Any:
@@ -32,8 +30,14 @@ def _model_options(command: Any) -> Any:
 @click.option(
     "--gpu",
     metavar="NAME",
-    help="The card to explain for; `bsprobe gpus` lists them, custom is one that you describe.  "
-    "[default: the card that bsprobe run predicts for where there is no GPU]",
+    help="Predict for this card; `bsprobe gpus` lists them, custom is one that you describe.  "
+    "[default: the GPU of this machine, recorded and predicted; without one, the card that "
+    "bsprobe run predicts for]",
+)
+@click.option(
+    "--device",
+    metavar="cuda[:N]",
+    help="The GPU to record on and to predict for.  [default: the first, if there is one]",
 )
 @click.option("--capacity", type=parse_bytes, metavar="SIZE", help="With --gpu custom: its memory.")
 @click.option(
@@ -49,7 +53,8 @@ def _model_options(command: Any) -> Any:
     "--batch",
     type=click.IntRange(1, LARGEST_BATCH),
     metavar="B",
-    help="Micro-batch to explain, whether it fits or not.  [default: the largest that fits]",
+    help="Micro-batch to explain, whether it fits or not.  [default: the largest that fits; on a "
+    "GPU found as by bsprobe run]",
 )
 @click.option(
     "--depth",
@@ -83,10 +88,16 @@ def _model_options(command: Any) -> Any:
 def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) -> None:
     """Say where the memory of a training step goes, and what would give a larger batch.
 
-    Everything is predicted, on any machine: at the peak the bytes by kind, module and operator,
-    and for each change that may help the largest batch that it gives. Lists are explained one by
-    one.
+    At the peak the bytes by kind, module and operator, and for each change that may help the
+    largest batch that it gives. All is predicted, on any machine; with a GPU in it and no --gpu,
+    real steps are recorded besides, and what was measured stands beside the prediction. Lists are
+    explained one by one.
     """
+    if given["device"] == "cpu":
+        raise UsageError(
+            "--device cpu: only a GPU's allocator records where the memory goes",
+            hint="leave it out: bsprobe explain predicts on any machine",
+        )
     variants = variants_from(given)
     if out is not None and len(variants) > 1:
         raise UsageError(
@@ -108,7 +119,6 @@ def _explain(
     from bsprobe.environment import describe_environment
     from bsprobe.explaining import Explaining
     from bsprobe.explanationfile import save_explanation
-    from bsprobe.gpus import DEFAULT_GPU, find_gpu
     from bsprobe.records import DeviceRequest
     from bsprobe.report.explain_markdown import render_terminal
     from bsprobe.report.explain_write import write_explanation
@@ -116,31 +126,26 @@ def _explain(
     from bsprobe.report.progress import StageProgress
     from bsprobe.runner import TrialRunner
 
-    named = asked_gpu({**given, "device": None, "data_root": None})
     request = DeviceRequest(
-        gpu=named or find_gpu(DEFAULT_GPU), memory_limit_bytes=given["memory_limit"]
+        device=given["device"],
+        gpu=asked_gpu({**given, "data_root": None}),
+        memory_limit_bytes=given["memory_limit"],
     )
     progress = StageProgress(Console(stderr=True))
-    start = partial(
-        TrialRunner,
-        request,
-        models=tuple(dict.fromkeys(variant.model for variant in variants)),
-        timeout=given["trial_timeout"],
-    )
+
+    def start(asked: DeviceRequest, environment: Mapping[str, str]) -> TrialRunner:
+        models = tuple(dict.fromkeys(variant.model for variant in variants))
+        timeout = given["trial_timeout"]
+        return TrialRunner(asked, models=models, timeout=timeout, environment=environment)
+
     if out is not None:
         given_folder(out)
     progress.on_stage("opening the card")
-    with Explaining(
-        lambda environment: start(environment=environment),
-        max_batch=given["max_batch"],
-        listener=progress,
-    ) as explaining:
+    with Explaining(start, request, max_batch=given["max_batch"], listener=progress) as explaining:
         environment = describe_environment(explaining.ready, shlex.join(["bsprobe", *sys.argv[1:]]))
         for variant in variants:
             folder = out or new_folder(_BASE, explanation_name(explaining.device, variant))
-            report = explaining.explain(variant, batch, environment, folder / _SNAPSHOT)
-            device = replace(report.device, is_assumed=named is None)
-            report = replace(report, device=device)
+            report = explaining.explain(variant, batch, environment, folder)
             progress.stop()
             save_explanation(report, folder)
             click.echo(render_terminal(report))

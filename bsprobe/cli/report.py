@@ -1,22 +1,37 @@
-"""`bsprobe report`: render a finished run again."""
+"""`bsprobe report`: render a finished run again, or several beside each other."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from bsprobe.fleet import Fleet
+
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for the files.  [default: the folder of the run]",
+    help="Folder for the files.  [default: the folder of the run; of several runs: "
+    "reports/fleet-MODEL-SIZE]",
 )
-def report(run: Path, out: Path | None) -> None:
+def report(run: tuple[Path, ...], out: Path | None) -> None:
     """Render RUN (the folder of a run, or its run.json) again: tables, plots, report.
 
-    Nothing is measured.
+    Of several runs, from any number of machines, it makes one table: what each of them trains each
+    variant with, measured or predicted, and what is missing where. Nothing is measured.
     """
+    if len(run) == 1:
+        _again(run[0], out)
+    else:
+        _beside_each_other(run, out)
+
+
+def _again(run: Path, out: Path | None) -> None:
     from bsprobe.files import file_errors
     from bsprobe.report import terminal
     from bsprobe.report.write import write_report
@@ -29,3 +44,26 @@ def report(run: Path, out: Path | None) -> None:
     click.echo(terminal.render(loaded))
     write_report(loaded, folder)
     click.echo(f"Wrote {folder}/   Next: read {folder}/report.md")
+
+
+def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
+    from bsprobe.files import file_errors
+    from bsprobe.fleet import make_fleet
+    from bsprobe.report.fleet import render_text, write_fleet
+    from bsprobe.runfile import load_run
+
+    fleet = make_fleet([(str(path), load_run(path)) for path in paths])
+    folder = out or _new_folder(fleet)
+    with file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    click.echo(render_text(fleet))
+    write_fleet(fleet, folder)
+    click.echo(f"Wrote {folder}/   Next: read {folder}/fleet.md")
+
+
+def _new_folder(fleet: Fleet) -> Path:
+    from bsprobe.report.folder import new_folder, slug
+
+    models = dict.fromkeys(subject.model for subject in fleet.subjects)
+    sizes = dict.fromkeys(str(subject.resolution) for subject in fleet.subjects)
+    return new_folder(Path("reports"), slug("-".join(["fleet", *models, *sizes])))

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bsprobe.cli.settings import FACETS, settings_from, settings_options
-from bsprobe.errors import FileError, InterruptedRunError, UsageError
+from bsprobe.errors import BsprobeError, FileError, InterruptedRunError, UsageError
 from bsprobe.launch import Launch, launched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bsprobe.explanation import Explanation
-    from bsprobe.records import Run, Settings, TrialSpec
+    from bsprobe.records import Recommendation, Run, Settings, TrialSpec
     from bsprobe.runner import TrialRunner
     from bsprobe.variants import Variant
     from bsprobe.world_runner import WorldRunner
@@ -133,7 +133,8 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     """Open the device and make the run; whatever stops it leaves the journal behind.
 
     Returns:
-        The run, its folder, and where the memory of each predicted recommendation goes.
+        The run, its folder, and where the memory goes: of each predicted recommendation, or of
+        the starred one as it was recorded.
     """
     from rich.console import Console
 
@@ -184,6 +185,8 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
                     predict=predict,
                 ).run(header.environment)
                 save_run(made, folder)  # while the journal is locked against a second run
+            if device.kind == "cuda":
+                listener.explanations |= _recorded(made, runner)
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 "interrupted; every finished trial is kept",
@@ -220,6 +223,52 @@ def _explain(runner: TrialRunner | WorldRunner, spec: TrialSpec) -> Explanation 
     return runner.explain(Explain(spec=spec), on_phase=lambda _: None)
 
 
+def _recorded(finished: Run, runner: TrialRunner | WorldRunner) -> dict[Variant, Explanation]:
+    """Where the memory of the starred row goes, from one more trial that the GPU records.
+
+    Nothing where that cannot be had: the run is finished without it.
+    """
+    from tempfile import TemporaryDirectory
+
+    from bsprobe.explaining import card_like, recorded_side
+    from bsprobe.explanation import RECORDED_SNAPSHOT
+    from bsprobe.prediction import WITHOUT_GPU
+    from bsprobe.runner import TrialRunner
+
+    best = _starred(finished)
+    if best is None or best.trial is None or not isinstance(runner, TrialRunner):
+        return {}
+    spec = replace(best.trial.spec, accumulation_steps=1, evaluation_resolution=None, data=None)
+    timeout = finished.settings.trial_timeout_seconds
+    click.echo("recording one step of the starred row", err=True)
+    try:
+        with (
+            TrialRunner(
+                card_like(finished.device), timeout=timeout, environment=WITHOUT_GPU
+            ) as predictor,
+            TemporaryDirectory() as folder,
+        ):
+            side = recorded_side(
+                spec,
+                recorder=runner,
+                predictor=predictor,
+                snapshot=Path(folder) / RECORDED_SNAPSHOT,
+                on_phase=lambda _: None,
+            )
+    except BsprobeError as error:
+        click.echo(f"warning: no picture of the step: {error}", err=True)
+        return {}
+    if side.explanation is None:
+        click.echo(f"warning: no picture of the step: {side.failure}", err=True)
+        return {}
+    return {best.variant: side.explanation}
+
+
+def _starred(finished: Run) -> Recommendation | None:
+    found = (result.recommendation for result in finished.results)
+    return next((item for item in found if item is not None and item.starred), None)
+
+
 def _require_same_device(before: Any, now: Any, folder: Path) -> None:
     if (before.name, before.capacity_bytes) != (now.name, now.capacity_bytes):
         raise FileError(
@@ -235,8 +284,7 @@ def _write(finished: Run, folder: Path, explanations: Mapping[Variant, Explanati
     from bsprobe.report.write import write_report
 
     click.echo(terminal.render(finished))
-    found = (result.recommendation for result in finished.results)
-    best = next((item for item in found if item is not None and item.starred), None)
+    best = _starred(finished)
     if best is not None and best.variant in explanations:
         write_kinds_plot(explanations[best.variant], folder / markdown.EXPLAINED)
     write_report(finished, folder)

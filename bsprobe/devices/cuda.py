@@ -1,17 +1,22 @@
 """A CUDA GPU as PyTorch sees it, whole or capped to answer as a smaller one."""
 
 import gc
+import pickle
 import platform
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pynvml
 import torch
 
 from bsprobe.devices.base import ReportPhase
+from bsprobe.devices.recorder import CudaRecorder
 from bsprobe.devices.stepping import run_steps
 from bsprobe.errors import DeviceError
+from bsprobe.explanation import RecordedTrial
+from bsprobe.files import write_atomically
 from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
 from bsprobe.training.step import AUTOCAST_DTYPES
 from bsprobe.units import format_bytes
@@ -19,6 +24,8 @@ from bsprobe.variants import Variant
 
 _CLEAN_WITHIN = 0
 """Bytes of tensors that may be left after a trial: none."""
+_SNAPSHOT_PROTOCOL = 4
+"""As `torch.cuda.memory._dump_snapshot` pickles; the viewer unpickles by itself, 2 to 4."""
 
 
 class CudaDevice:
@@ -71,6 +78,41 @@ class CudaDevice:
             others=self._others,
             retries=stats["num_alloc_retries"],
             ooms=stats["num_ooms"],
+        )
+
+    def record_trial(self, spec: TrialSpec, report: ReportPhase, snapshot: Path) -> RecordedTrial:
+        """Run a trial, as the first of its process, while PyTorch records what its allocator does.
+
+        Args:
+            spec: What to run.
+            report: Told what happens now; each phase leaves a mark in the record.
+            snapshot: The file to write PyTorch's memory snapshot to, record included.
+
+        Raises:
+            Exception: Whatever the trial died of; then nothing is written.
+        """
+        torch.cuda.set_device(self._device)
+        recorder = CudaRecorder()
+        phases: list[str] = []
+
+        def report_and_mark(phase: str) -> None:
+            report(phase)
+            phases.append(phase)
+            recorder.mark()
+
+        recorder.start()
+        try:
+            measured = self.run_trial(spec, report_and_mark)
+        finally:
+            found = recorder.stop()
+        report("writing the snapshot")
+        write_atomically(snapshot, pickle.dumps(found, protocol=_SNAPSHOT_PROTOCOL))
+        return RecordedTrial(
+            spec=spec,
+            measurement=measured,
+            phases=tuple(phases),
+            device_index=self._device.index,
+            capacity_bytes=self._info.capacity_bytes,
         )
 
     def lift_limit(self) -> None:

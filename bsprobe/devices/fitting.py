@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from bsprobe.devices.simulated import SimulatedDevice, Tracers
 from bsprobe.failures import Outcome
 from bsprobe.gpus import Gpu, custom_gpu
+from bsprobe.memory_line import Line, line_through
 from bsprobe.records import CardFit, TrialSpec
-from bsprobe.search import LARGEST_MINIMUM, Line, line_through
+from bsprobe.search import LARGEST_MINIMUM
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
 from bsprobe.simulate.playback import KernelLimitError
 from bsprobe.simulate.workspace import Workspaces

@@ -1,25 +1,25 @@
 """A GPU that is not in this machine: the same step, traced and played on a simulated allocator."""
 
 import os
+import pickle
 import re
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from bsprobe.devices.base import ReportPhase
 from bsprobe.errors import DeviceError
-from bsprobe.explanation import Explanation
+from bsprobe.explanation import Explanation, RecordedTrial
 from bsprobe.files import write_atomically
 from bsprobe.gpus import ESTIMATE, Gpu, nccl_bytes
 from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
 from bsprobe.simulate.allocator import CachingAllocator
+from bsprobe.simulate.attribution import explain_recorded
 from bsprobe.simulate.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.expandable import ExpandableAllocator
 from bsprobe.simulate.explain import Card, explain
 from bsprobe.simulate.explain import snapshot as snapshot_of
-from bsprobe.simulate.playback import Memory, Playback, cublas_workspace_bytes
+from bsprobe.simulate.playback import Memory, Playback, playback_on
 from bsprobe.simulate.timeline import Section, Timeline
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
@@ -27,8 +27,6 @@ from bsprobe.units import Resolution, format_bytes
 from bsprobe.variants import Variant
 
 _FIRST_TF32: Final = (8, 0)
-_CUBLAS_PER_CALL: Final = "2.15"
-"""From this PyTorch on cuBLAS's workspace is taken for each call."""
 
 
 class Tracers:
@@ -155,6 +153,31 @@ class SimulatedDevice:
         self._keep_answers()
         return explanation
 
+    def attribute(self, trial: RecordedTrial, report: ReportPhase, snapshot: Path) -> Explanation:
+        """Say where the memory of a trial went that a real GPU has run.
+
+        Args:
+            trial: Without accumulation.
+            report: Told what happens now.
+            snapshot: The file that was recorded; only one that we have written is to be trusted.
+
+        Raises:
+            UnknownEventError: It has events that are not known, or lacks some.
+        """
+        report("tracing")
+        variant, batch = trial.spec.variant, trial.spec.batch_size
+        tracer = self._tracers.find(trial.spec)
+        timeline = tracer.timeline(batch)
+        report("attributing")
+        found = explain_recorded(
+            pickle.loads(snapshot.read_bytes()),  # noqa: S301 - our other worker has written it
+            trial,
+            timeline,
+            partial(self._playback, variant, timeline, batch),
+        )
+        self._keep_answers()
+        return found
+
     def lift_limit(self) -> None:
         """Nothing to do: the limit is the simulated card's, not ours."""
 
@@ -180,14 +203,13 @@ class SimulatedDevice:
     def _playback(
         self, variant: Variant, timeline: Timeline, batch: int, memory: Memory
     ) -> Playback:
-        return Playback(
+        return playback_on(
+            self._capability,
             timeline,
             batch,
             allocator=memory,
             workspaces=self._workspaces,
             benchmark=variant.cudnn_benchmark,
-            cublas_bytes=cublas_workspace_bytes(self._capability),
-            keeps_cublas=torch.__version__ < _CUBLAS_PER_CALL,
         )
 
     def _describe(self, limit_bytes: int | None, *, is_assumed: bool) -> DeviceInfo:

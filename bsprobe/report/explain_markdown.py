@@ -2,8 +2,13 @@
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
 
 from bsprobe.explanation import (
+    NOT_ATTRIBUTED,
+    RECORDED_SNAPSHOT,
+    SNAPSHOT,
     Explanation,
     ExplanationReport,
     Row,
@@ -26,47 +31,62 @@ _REMEDY_COLUMNS = (
 )
 
 
-def render(report: ExplanationReport, *, depth: int, plots: Sequence[str]) -> str:
+class _View(Protocol):
+    """A way to add up an explanation: by kind, by operator, by module."""
+
+    def __call__(self, explanation: Explanation, *, beside: Explanation | None) -> list[Row]:
+        """The rows."""
+
+
+def render(
+    report: ExplanationReport, *, depth: int, plots: Sequence[str], measured: Sequence[str] = ()
+) -> str:
     """The whole report.
 
     Args:
         report: What is reported.
         depth: Of the tree of modules.
-        plots: Names, without suffix, of the pictures beside the report.
+        plots: Names, without suffix, of the predicted pictures beside the report: by kind, then by
+            module.
+        measured: Those of the measured ones.
     """
-    found = report.explanation
+    found, side = report.explanation, report.measured
     batch = found.spec.batch_size
+    mark, helps = ("", "found") if side is None else ("Predicted: ", "predicted")
     parts = [
-        f"# Where the memory goes: {sentences.subject(report)} ({found.source})",
-        f"**{_question(found)}** {sentences.why(report)}",
-        f"**What fills the card.** {sentences.what(report)}",
-        f"**What to change.** {sentences.what_helps(report)}",
-        *[f"> {note}" for note in report.device.notes],
-        f"![Memory over one step by kind]({plots[0]}.png)" if plots else "",
-        f"## What would help, found by the search of `bsprobe run`\n\n{_remedies(report)}",
-        f"## By kind, at the peak of batch {batch}\n\n{_rows(by_kind(found), found)}",
-        _meaning(found),
-        f"## By module\n\n{_rows(by_module(found, 1), found)}",
-        folded(f"Down to depth {depth}", _rows(by_module(found, depth), found))
+        f"# Where the memory goes: {sentences.subject(report)} ({sentences.source(report)})",
+        f"**Measured.** {sentences.measured(side, found)}" if side is not None else "",
+        f"**{mark}{_question(found)}** {sentences.why(report)}",
+        f"**{mark}What fills the card.** {sentences.what(report)}",
+        f"**{mark}What to change.** {sentences.what_helps(report)}",
+        *[f"> {note}" for note in sentences.notes(report)],
+        *_pictures("kind", plots[:1], measured[:1]),
+        f"## What would help, {helps} by the search of `bsprobe run`\n\n{_remedies(report)}",
+        f"## By kind, at the peak of batch {batch}\n\n{_rows(by_kind, report)}",
+        _meaning(report),
+        f"## By module\n\n{_rows(partial(by_module, depth=1), report)}",
+        folded(f"Down to depth {depth}", _rows(partial(by_module, depth=depth), report))
         if depth > 1
         else "",
-        *[f"![Memory over one step by module]({name}.png)" for name in plots[1:2]],
-        f"## By operator\n\n{_rows(by_operator(found), found)}",
-        _snapshot(),
-        environment_section(report.device, report.environment),
+        *_pictures("module", plots[1:2], measured[1:2]),
+        f"## By operator\n\n{_rows(by_operator, report)}",
+        _snapshots(report),
+        environment_section(side.device if side else report.device, report.environment),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def render_terminal(report: ExplanationReport) -> str:
     """The essence as text that fits 80 columns."""
-    found = report.explanation
-    head = f"{sentences.subject(report)}  [{found.source}{sentences.assumed(report.device)}]"
-    kinds = [("at the peak", "bytes", "share", "per image")]
-    for row in sentences.rows_shown(by_kind(found), found):
-        cells = _cells(row, found)
-        kinds.append((cells[0], cells[1], cells[2], cells[4]))
-    helps = [("change", "largest", "saved/image", "cost")]
+    found, side = report.explanation, report.measured
+    shown, beside = _sides(report)
+    marks = f"{sentences.source(report)}{sentences.assumed(report.device)}"
+    fourth = "per image" if beside is None else "predicted"
+    kinds = [("at the peak", "bytes" if beside is None else "measured", "share", fourth)]
+    for row in sentences.rows_shown(by_kind(shown, beside), shown):
+        cells = _cells(row, shown, beside)
+        kinds.append((cells[0], cells[1], cells[2], cells[-1] if beside is None else cells[3]))
+    helps = [("change" if side is None else "change (predicted)", "largest", "saved/image", "cost")]
     for each in report.remedies:
         cost = each.impossible or each.cost
         helps.append(
@@ -77,14 +97,32 @@ def render_terminal(report: ExplanationReport) -> str:
                 cost,
             )
         )
-    verdicts = (sentences.why(report), sentences.what(report), sentences.what_helps(report))
+    mark = "" if side is None else "Predicted: "
+    predictions = (sentences.why, sentences.what, sentences.what_helps)
+    verdicts = [] if side is None else [f"Measured: {sentences.measured(side, found)}"]
+    verdicts += [f"{mark}{say(report)}" for say in predictions]
     parts = [
-        textwrap.fill(head, WIDTH),
+        textwrap.fill(f"{sentences.subject(report)}  [{marks}]", WIDTH),
         "\n".join(textwrap.fill(each, WIDTH, break_long_words=False) for each in verdicts),
         aligned(kinds),
         _left_at_the_end(helps),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _sides(report: ExplanationReport) -> tuple[Explanation, Explanation | None]:
+    """What is shown first, and the prediction beside it where that was measured."""
+    found = sentences.recorded(report)
+    return (report.explanation, None) if found is None else (found, report.explanation)
+
+
+def _pictures(what: str, predicted: Sequence[str], measured: Sequence[str]) -> list[str]:
+    """The measured picture first; marked only where there are two."""
+    named = [("measured", name) for name in measured] + [("predicted", name) for name in predicted]
+    return [
+        f"![Memory over one step by {what}{f', {source}' if measured else ''}]({name}.png)"
+        for source, name in named
+    ]
 
 
 def _question(found: Explanation) -> str:
@@ -138,44 +176,70 @@ def _remedies(report: ExplanationReport) -> str:
     )
 
 
-def _rows(rows: list[Row], found: Explanation) -> str:
-    header = ("", "bytes", "share", "= fixed", f"+ {found.spec.batch_size} x per image")
-    shown = [_cells(row, found) for row in sentences.rows_shown(rows, found)]
-    total = (
-        "**peak**",
-        f"**{format_bytes(found.peak_bytes)}**",
-        "100%",
-        format_bytes(found.fixed_bytes) if found.scales else "-",
-        format_bytes(found.per_image_bytes) if found.scales else "-",
+def _rows(view: _View, report: ExplanationReport) -> str:
+    found, beside = _sides(report)
+    predicted = report.explanation
+    arithmetic = ("= fixed", f"+ {found.spec.batch_size} x per image")
+    total = (f"**{format_bytes(found.peak_bytes)}**", "100%")
+    slope = (
+        format_bytes(predicted.fixed_bytes) if predicted.scales else "-",
+        format_bytes(predicted.per_image_bytes) if predicted.scales else "-",
     )
-    return table(header, [*shown, total])
+    shown = [
+        _cells(row, found, beside)
+        for row in sentences.rows_shown(view(found, beside=beside), found)
+    ]
+    if beside is None:
+        header: tuple[str, ...] = ("", "bytes", "share", *arithmetic)
+        return table(header, [*shown, ("**peak**", *total, *slope)])
+    header = ("", "measured", "share", "predicted", *arithmetic)
+    return table(header, [*shown, ("**peak**", *total, format_bytes(beside.peak_bytes), *slope)])
 
 
-def _cells(row: Row, found: Explanation) -> tuple[str, str, str, str, str]:
-    fixed = row.size_bytes - found.spec.batch_size * row.per_image_bytes
+def _cells(row: Row, found: Explanation, beside: Explanation | None) -> tuple[str, ...]:
+    predicted = found if beside is None else beside
+    size = row.size_bytes if beside is None else row.predicted_bytes
+    fixed = size - predicted.spec.batch_size * row.per_image_bytes
     return (
         "&nbsp;" * 4 * row.depth + row.name,
         format_bytes(row.size_bytes),
         sentences.share(row, found),
-        format_bytes(fixed) if found.scales else "-",
-        format_bytes(row.per_image_bytes) if found.scales else "-",
+        *(() if beside is None else (format_bytes(row.predicted_bytes),)),
+        format_bytes(fixed) if predicted.scales else "-",
+        format_bytes(row.per_image_bytes) if predicted.scales else "-",
     )
 
 
-def _meaning(found: Explanation) -> str:
-    return (
+def _meaning(report: ExplanationReport) -> str:
+    found, beside = _sides(report)
+    words = (
         "*Saved activations* are made in the forward pass and needed in the backward pass; "
         "*workspace* is what a kernel takes while it runs, such as cuDNN's; *rounding and "
         f"fragmentation* is what PyTorch has reserved ({format_bytes(found.peak_reserved_bytes)} "
         "at the most) beyond what was asked for at the peak. Workspace and fragmentation count as "
         "fixed here, but change from batch to batch: cuDNN chooses among its algorithms anew."
     )
-
-
-def _snapshot() -> str:
+    if beside is None:
+        return words
     return (
-        "## In PyTorch's own viewer\n\n`snapshot.pickle` holds the set-up and two steps as a "
-        "memory snapshot, each allocation with its module, operator, phase and kind. Drop it on "
+        f"{words}\n\nThe sizes that were measured are those of the requests that PyTorch recorded "
+        "on the GPU. Each has the kind, module and operator of the predicted request that it "
+        f"stands beside in the order of the step; *{NOT_ATTRIBUTED}* is what stands beside none. "
+        "The last two columns split the prediction."
+    )
+
+
+def _snapshots(report: ExplanationReport) -> str:
+    words = (
+        f"## In PyTorch's own viewer\n\n`{SNAPSHOT}` holds the set-up and two steps as a memory "
+        "snapshot, each allocation with its module, operator, phase and kind. Drop it on "
         "<https://pytorch.org/memory_viz>, or make a page of it:\n\n"
-        "```sh\npython -m torch.cuda._memory_viz trace_plot snapshot.pickle -o snapshot.html\n```"
+        f"```sh\npython -m torch.cuda._memory_viz trace_plot {SNAPSHOT} -o snapshot.html\n```"
+    )
+    if sentences.recorded(report) is None:
+        return words
+    return (
+        f"{words}\n\nThat one is predicted. `{RECORDED_SNAPSHOT}` is what PyTorch recorded on the "
+        "GPU: all steps of the trial, each allocation with the Python functions that made it "
+        "(in the backward pass none runs)."
     )

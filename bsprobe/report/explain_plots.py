@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bsprobe.explanation import OTHER_MODULES, OUTSIDE, Explanation, Series
+from bsprobe.explanation import NOT_ATTRIBUTED, OTHER_MODULES, OUTSIDE, Explanation, Series
 from bsprobe.report.plots import COLOURS, STYLE, write_figure
 from bsprobe.units import GIB, format_bytes
 
@@ -26,6 +26,7 @@ KIND_COLOURS = {
     "saved activations": "#E69F00",
     "temporaries": "#D55E00",
     "workspace": "#000000",
+    NOT_ATTRIBUTED: _OTHER_COLOUR,
 }
 """From the bottom up, what stays first; Okabe & Ito's colours, as `plots.COLOURS`."""
 _SIZE_INCHES = (9.0, 4.8)
@@ -34,15 +35,18 @@ _Area = tuple[str, str, Sequence[int]]
 """A name, a colour, bytes at each sample."""
 
 
-def write_explanation_plots(explanation: Explanation, folder: Path) -> list[str]:
+def write_explanation_plots(
+    explanation: Explanation, folder: Path, *, prefix: str = ""
+) -> list[str]:
     """Write both pictures as SVG and PNG; return their names without suffix."""
+    figures = {
+        f"{prefix}step-by-kind": kinds_figure(explanation),
+        f"{prefix}step-by-module": modules_figure(explanation),
+    }
     with mpl.rc_context(STYLE):
-        for name, figure in (
-            ("step-by-kind", kinds_figure(explanation)),
-            ("step-by-module", modules_figure(explanation)),
-        ):
+        for name, figure in figures.items():
             write_figure(figure, folder / name)
-    return ["step-by-kind", "step-by-module"]
+    return list(figures)
 
 
 def write_kinds_plot(explanation: Explanation, path: Path) -> None:

@@ -5,15 +5,17 @@ import shlex
 from bsprobe.errors import UsageError
 from bsprobe.explanation import (
     NO_MODULE,
+    NOT_ATTRIBUTED,
     Explanation,
     ExplanationReport,
+    MeasuredSide,
     RemedyResult,
     Row,
     by_kind,
     by_module,
 )
 from bsprobe.gpus import find_gpu
-from bsprobe.records import DeviceInfo, Recommendation, Run
+from bsprobe.records import DeviceInfo, Recommendation, Run, Source
 from bsprobe.units import format_bytes
 from bsprobe.variants import AXES, labels
 
@@ -61,17 +63,64 @@ def _fragmentation(found: Explanation) -> str:
     )
 
 
+def source(report: ExplanationReport) -> str:
+    """`predicted`, or that there is more: what the whole report is marked with."""
+    return "predicted" if recorded(report) is None else "measured, and predicted beside it"
+
+
+def recorded(report: ExplanationReport) -> Explanation | None:
+    """The explanation of what was really measured; None where all is predicted."""
+    return None if report.measured is None else report.measured.explanation
+
+
+def measured(side: MeasuredSide, predicted: Explanation) -> str:
+    """What the GPU itself says, beside what was predicted for it."""
+    batch, found = predicted.spec.batch_size, side.explanation
+    if found is None:
+        return (
+            f"Batch {batch} has no measurement on {side.device.name}: {side.failure}. "
+            "All that follows is predicted."
+        )
+    error = predicted.peak_bytes / found.peak_bytes - 1
+    takes = (
+        f"On {side.device.name} batch {batch} takes {format_bytes(found.peak_bytes)} of "
+        f"{format_bytes(found.capacity_bytes)}; predicted are "
+        f"{format_bytes(predicted.peak_bytes)} ({error:+.1%})."
+    )
+    sentences = (takes, _proof(side), _fills(found), _attribution(found))
+    return " ".join(each for each in sentences if each)
+
+
+def _proof(side: MeasuredSide) -> str:
+    if side.boundary is None or side.boundary.first_failure is None:
+        return ""
+    return f"Batch {side.boundary.first_failure} did not run there."
+
+
+def _attribution(found: Explanation) -> str:
+    """How much of what was recorded is known by the prediction."""
+    unknown = sum(each.size_bytes for each in found.holdings if each.kind == NOT_ATTRIBUTED)
+    if not unknown:
+        return "Everything that was recorded at the peak stands beside something predicted."
+    return (
+        f"{format_bytes(unknown)} of it ({unknown / found.peak_bytes:.1%}) stand beside nothing "
+        f"predicted: {NOT_ATTRIBUTED}."
+    )
+
+
 def what(report: ExplanationReport) -> str:
-    """What fills the card."""
-    found = report.explanation
+    """What fills the card, as predicted."""
+    return f"{_fills(report.explanation)} {arithmetic(report.explanation)}"
+
+
+def _fills(found: Explanation) -> str:
     kind = by_kind(found)[0]
     module = next(row for row in by_module(found, 1) if row.name != NO_MODULE)
-    sentence = (
+    return (
         f"{_share(kind, found)} of the peak are {kind.name}, {_share(module, found)} belong to "
         f"{module.name}; it comes in the {found.phase} pass, in {found.module or 'no module'} "
         f"({found.operator})."
     )
-    return f"{sentence} {arithmetic(found)}"
 
 
 def arithmetic(found: Explanation) -> str:
@@ -112,7 +161,7 @@ def rows_shown(rows: list[Row], found: Explanation) -> list[Row]:
         if small and row.depth < small[0].depth:
             shown.append(_together(small))
             small = []
-        if row.size_bytes < _LEAST_SHARE * found.peak_bytes:
+        if max(row.size_bytes, row.predicted_bytes) < _LEAST_SHARE * found.peak_bytes:
             small.append(row)
         else:
             shown.append(row)
@@ -142,9 +191,12 @@ def batch_words(result: RemedyResult) -> str:
 
 
 def command(run: Run, item: Recommendation) -> str:
-    """The command that explains a recommended row."""
+    """The command that explains a recommended row; on a GPU, one that records there."""
     variant, device = item.variant, run.device
-    words = ["bsprobe", "explain", *_card(device), "--model", variant.model]
+    named = run.settings.device.device
+    here = [] if named is None else ["--device", named]
+    card = here if device.source is Source.MEASURED else _card(device)
+    words = ["bsprobe", "explain", *card, "--model", variant.model]
     words += ["--resolution", str(variant.resolution)]
     for axis in AXES:
         value = getattr(variant, axis.field)
@@ -153,6 +205,15 @@ def command(run: Run, item: Recommendation) -> str:
     if device.limit_bytes is not None:
         words += ["--memory-limit", str(device.limit_bytes)]
     return shlex.join([*words, "--batch", str(item.plan.micro_batch)])
+
+
+def notes(report: ExplanationReport) -> list[str]:
+    """What a reader must know of the card, or cards."""
+    device = report.device
+    found = [] if report.measured is None else list(report.measured.device.notes)
+    if device.is_assumed:
+        found.append(f"No GPU was named: {device.name} is assumed; `--gpu NAME` for another.")
+    return [*found, *device.notes]
 
 
 def assumed(device: DeviceInfo) -> str:
@@ -181,6 +242,7 @@ def _together(rows: list[Row]) -> Row:
         size_bytes=sum(row.size_bytes for row in rows),
         per_image_bytes=sum(row.per_image_bytes for row in rows),
         depth=rows[0].depth,
+        predicted_bytes=sum(row.predicted_bytes for row in rows),
     )
 
 

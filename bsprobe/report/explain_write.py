@@ -8,21 +8,29 @@ from bsprobe.explanation import OUTSIDE, ROUNDING, Explanation, ExplanationRepor
 from bsprobe.files import write_atomically
 from bsprobe.report import explain_markdown
 from bsprobe.report.explain_plots import write_explanation_plots
+from bsprobe.report.explain_sentences import recorded
 from bsprobe.report.tables import to_csv
 from bsprobe.variants import AXES
 
 
 def write_explanation(report: ExplanationReport, folder: Path, *, depth: int) -> None:
-    """Write everything but `explanation.json` and the snapshot.
+    """Write everything but `explanation.json` and the snapshots.
 
     Raises:
         FileError: The disk does not take it.
     """
-    write_atomically(folder / "memory.csv", to_csv(memory_table(report.explanation)))
+    found = recorded(report)
+    sides = [report.explanation] if found is None else [found, report.explanation]
+    memory = pd.concat([memory_table(each) for each in sides])
+    write_atomically(folder / "memory.csv", to_csv(memory))
     write_atomically(folder / "timeline.csv", to_csv(timeline_table(report.explanation)))
     write_atomically(folder / "remedies.csv", to_csv(remedies_table(report)))
     names = write_explanation_plots(report.explanation, folder)
-    text = explain_markdown.render(report, depth=depth, plots=names)
+    measured: list[str] = []
+    if found is not None:
+        write_atomically(folder / "measured-timeline.csv", to_csv(timeline_table(found)))
+        measured = write_explanation_plots(found, folder, prefix="measured-")
+    text = explain_markdown.render(report, depth=depth, plots=names, measured=measured)
     write_atomically(folder / "explain.md", text.encode())
 
 

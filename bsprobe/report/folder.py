@@ -30,7 +30,7 @@ def explanation_name(device: DeviceInfo, variant: Variant) -> str:
     limit = "" if device.limit_bytes is None else format_bytes(device.limit_bytes)
     parts = (
         "explain",
-        device.name,
+        re.sub(r"NVIDIA|GeForce", "", device.name),
         limit.replace(" ", ""),
         variant.model,
         variant.resolution,

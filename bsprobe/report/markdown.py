@@ -142,6 +142,8 @@ def _memory(run: Run, plots: Sequence[str]) -> str:
     if item is None or run.device.kind == "cpu":
         return ""
     name = labels(run.settings.variants)[item.variant]
+    is_here = run.device.source is Source.MEASURED
+    how = "measured, and predicted beside it," if is_here else "predicted"
     shown = f"![One step of {name}]({EXPLAINED}.png)\n\n" if EXPLAINED in plots else ""
     if run.settings.processes > 1:  # `bsprobe explain` is about one process that trains alone
         return f"## Where the memory goes\n\n{shown}".rstrip() if shown else ""
@@ -149,7 +151,7 @@ def _memory(run: Run, plots: Sequence[str]) -> str:
     return (
         f"## Where the memory goes\n\n{shown}What fills the memory of {name} at micro-batch "
         f"{item.plan.micro_batch}{accumulated}, and what would give a larger batch, is "
-        f"predicted by:\n\n```sh\n{explain_sentences.command(run, item)}\n```"
+        f"{how} by:\n\n```sh\n{explain_sentences.command(run, item)}\n```"
     )
 
 

@@ -3,7 +3,6 @@
 import io
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,14 @@ from matplotlib.ticker import MaxNLocator
 from bsprobe.failures import Outcome
 from bsprobe.files import write_atomically
 from bsprobe.records import Purpose, Run, Source, Trial, VariantResult
+from bsprobe.report.line_ends import LineEnd, label_ends
 from bsprobe.units import GIB, format_bytes
 from bsprobe.variants import labels
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito 2008: told apart by colour-blind readers, and in grey by the markers below."""
+GREY = "#444444"
+"""Of whatever is no variant's own: limits, references, explanations."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
@@ -34,23 +36,10 @@ STYLE: dict[Any, Any] = {
 }
 _SIZE_INCHES = (8.0, 4.5)
 _DPI = 150
-_LABEL_GAP = 0.05
-"""Of the height of the axes: labels at line ends stay this far apart."""
-
 _CROSS_GAP = 0.03
 """Of the capacity: the distance between the rows of crosses above it."""
 
 _FigureOf = Callable[[Trial], float | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _End:
-    """The last point of a line and its label."""
-
-    value: float
-    batch: int
-    name: str
-    colour: str
 
 
 def write_plots(run: Run, folder: Path) -> list[str]:
@@ -72,7 +61,7 @@ def memory_figure(run: Run) -> Figure | None:
     capacity = run.device.capacity_bytes / GIB
     headroom = run.settings.target.headroom
     figure, axes = _figure(run, f"Peak memory on {run.device.name}", "GiB")
-    ends: list[_End] = []
+    ends: list[LineEnd] = []
     for result, colour, marker in _styled(run):
         points = _points(run, result, _peak_gib)
         _line(axes, run, points, colour, marker)
@@ -87,24 +76,24 @@ def memory_figure(run: Run) -> Figure | None:
         ends += _end(run, result, points, colour)
     if not ends:
         return None
-    axes.axhline(capacity, color="#444444", lw=1.2)
-    axes.axhspan(capacity * (1 - headroom), capacity, color="#444444", alpha=0.12, lw=0)
+    axes.axhline(capacity, color=GREY, lw=1.2)
+    axes.axhspan(capacity * (1 - headroom), capacity, color=GREY, alpha=0.12, lw=0)
     axes.set_ylim(0, capacity * (1.04 + _CROSS_GAP * (len(ends) + 1)))
     axes.set_title(
         f"line: {format_bytes(run.device.capacity_bytes)} usable; shaded: {headroom:.0%} headroom; "
         "cross: ran out of memory",
         loc="left",
         fontsize=8,
-        color="#444444",
+        color=GREY,
     )
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     return figure
 
 
 def throughput_figure(run: Run) -> Figure | None:
     """Images per second against batch; None where nothing was timed."""
     figure, axes = _figure(run, f"Throughput on {run.device.name}", "images / s")
-    ends: list[_End] = []
+    ends: list[LineEnd] = []
     highest = 0.0
     for result, colour, marker in _styled(run):
         points = _points(run, result, _rate)
@@ -114,7 +103,7 @@ def throughput_figure(run: Run) -> Figure | None:
     if not ends:
         return None
     axes.set_ylim(0, highest * 1.1)
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     return figure
 
 
@@ -183,38 +172,19 @@ def _line(
 
 def _end(
     run: Run, result: VariantResult, points: Sequence[tuple[int, float]], colour: str
-) -> list[_End]:
+) -> list[LineEnd]:
     """Where a line ends and what it is called; nothing for a line without points."""
     if not points:
         return []
     batch, value = points[-1]
     return [
-        _End(
+        LineEnd(
             value=value,
-            batch=batch,
+            place=batch,
             name=labels(run.settings.variants)[result.variant],
             colour=colour,
         )
     ]
-
-
-def _label_ends(axes: Axes, ends: Sequence[_End]) -> None:
-    """Name each line at its end, labels pushed apart where they would overlap."""
-    bottom, top = axes.get_ylim()
-    gap = (top - bottom) * _LABEL_GAP
-    at = -float("inf")
-    for end in sorted(ends, key=lambda end: end.value):
-        at = max(end.value, at + gap)
-        axes.annotate(
-            end.name,
-            xy=(end.batch, at),
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=end.colour,
-            annotation_clip=False,
-        )
 
 
 def write_figure(figure: Figure, path: Path) -> None:

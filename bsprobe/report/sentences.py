@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bsprobe.failures import Outcome
+from bsprobe.memory_line import line_through
 from bsprobe.recommend import search_trials
 from bsprobe.records import (
     Boundary,
@@ -20,7 +21,6 @@ from bsprobe.records import (
     Trial,
     VariantResult,
 )
-from bsprobe.search import line_through
 from bsprobe.units import GIB, format_bytes
 from bsprobe.variants import Norm, OptimizerName, Precision, Variant, labels
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bsprobe.records import Prediction, Run, Trial, VariantResult
+from bsprobe.records import DeviceInfo, Prediction, Run, Trial, VariantResult
 from bsprobe.variants import AXES, Variant
 
 
@@ -28,7 +28,7 @@ def trials_table(run: Run) -> pd.DataFrame:
 
 def recommendation_table(run: Run) -> pd.DataFrame:
     """One row a variant."""
-    return _frame([_result_row(run, result) for result in run.results])
+    return _frame([result_columns(run.device, result) for result in run.results])
 
 
 def to_csv(table: pd.DataFrame) -> bytes:
@@ -110,14 +110,15 @@ def _measurement_columns(trial: Trial) -> dict[str, Any]:
     return columns
 
 
-def _result_row(run: Run, result: VariantResult) -> dict[str, Any]:
+def result_columns(device: DeviceInfo, result: VariantResult) -> dict[str, Any]:
+    """A variant's result on a device, one column a figure."""
     boundary, item = result.boundary, result.recommendation
     measured = item.trial.measurement if item and item.trial else None
     columns: dict[str, Any] = {
-        "device": run.device.name,
-        "source": str(run.device.source),
+        "device": device.name,
+        "source": str(device.source),
         **variant_columns(result.variant),
-        "processes": run.settings.processes,
+        "processes": item and item.plan.processes,
         "largest": boundary.largest,
         "first_failure": boundary.first_failure,
         "boundary": str(boundary.stop),
@@ -144,7 +145,7 @@ def _result_row(run: Run, result: VariantResult) -> dict[str, Any]:
             )
         }
     columns["peak_bytes"] = measured and measured.peak_bytes
-    columns["capacity_bytes"] = run.device.capacity_bytes
+    columns["capacity_bytes"] = device.capacity_bytes
     columns["images_per_second"] = measured and measured.images_per_second
     columns["recommended_outcome"] = str(item.trial.outcome) if item and item.trial else None
     columns["starred"] = bool(item and item.starred)

@@ -1,5 +1,6 @@
 """The result on standard output: plain text that fits 80 columns and survives a pipe."""
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 
@@ -46,7 +47,20 @@ def recommendation_table(run: Run) -> str:
                 sentences.throughput(item),
             )
         )
-    return aligned(rows)
+    return "\n".join(fitted(rows))
+
+
+def fitted(rows: Sequence[Sequence[str]]) -> list[str]:
+    """As `aligned`, one text a row; a first cell that is too long for the width goes on below."""
+    others = list(zip(*rows, strict=True))[1:]
+    room = WIDTH - sum(2 + max(map(len, column)) for column in others)
+    lines, heights = [], []
+    for first, *rest in rows:
+        head, *more = textwrap.wrap(first, room, subsequent_indent="  ") or [""]
+        lines += [(head, *rest), *[(part, *[""] * len(rest)) for part in more]]
+        heights.append(1 + len(more))
+    done = iter(aligned(lines).splitlines())
+    return ["\n".join(itertools.islice(done, height)) for height in heights]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -1,11 +1,12 @@
 """Memory over one step as a few hundred samples: by kind and by module, for a stacked picture."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from bsprobe.explanation import OTHER_MODULES, Mark, Series, StepTimeline, module_at
 from bsprobe.simulate.peak import Moment, PeakContents, place_of
-from bsprobe.simulate.timeline import Action, Kind, Phase, Timeline
+from bsprobe.simulate.timeline import Action, Kind, Timeline
 
 _MOST_SAMPLES = 400
 """Half a sample for each pixel of a picture's width."""
@@ -14,6 +15,24 @@ _MOST_MODULES = 7
 
 _Key = tuple[str, str]
 """A kind and a group of modules."""
+
+
+class Change(NamedTuple):
+    """An event of a step, played or recorded: what it changes, and the state after it."""
+
+    phase: str
+    """Empty where something is freed: an earlier phase may have allocated it."""
+    kind: str
+    module: str
+    held_bytes: int
+    """What is held from now on; negative where it is given back."""
+    inside_bytes: int
+    """What is held while the event lasts."""
+    kept_bytes: int
+    """What cuBLAS keeps."""
+    level: int
+    """The most that was allocated during the event."""
+    reserved_bytes: int
 
 
 def step_timeline(
@@ -33,21 +52,44 @@ def step_timeline(
         following: The same playing with one image more, or nothing.
     """
     first, last = _step_of_peak(moments)
+    changes = _changes(timeline, batch, moments[:last])
+    sizes = contents.bytes_by(lambda piece: piece.place.module)
+    levels = [moment.level for moment in following[first:last]]
+    return sampled(list(changes), first, sizes, following=levels)
+
+
+def sampled(
+    changes: Sequence[Change],
+    first: int,
+    sizes: Mapping[str, int],
+    *,
+    following: Sequence[int] = (),
+) -> StepTimeline:
+    """A step at the fullest moment of each of its stretches.
+
+    Args:
+        changes: Every event from the very first to the last of the step.
+        first: The number of the step's first event.
+        sizes: Bytes of each module at the peak: the largest get an area of their own.
+        following: Levels of the same step with one image more, or nothing.
+    """
+    last = len(changes)
     stretch = -(-(last - first) // _MOST_SAMPLES)
     at = [
-        max(range(start, min(start + stretch, last)), key=lambda number: moments[number].level)
+        max(range(start, min(start + stretch, last)), key=lambda number: changes[number].level)
         for start in range(first, last, stretch)
     ]
-    group = _module_groups(contents)
-    totals = list(_totals(timeline, batch, moments, at, group))
+    group = _module_groups(sizes)
+    totals = list(_totals(changes, at, group))
+    kinds = dict.fromkeys([*map(str, Kind), *(change.kind for change in changes)])
     return StepTimeline(
         events=last - first,
-        marks=tuple(_marks(timeline, moments[first:last])),
+        marks=tuple(_marks(changes[first:])),
         at=tuple(number - first for number in at),
-        reserved_bytes=tuple(moments[number].reserved for number in at),
-        by_kind=_series(totals, 0, [str(kind) for kind in Kind]),
+        reserved_bytes=tuple(changes[number].reserved_bytes for number in at),
+        by_kind=_series(totals, 0, list(kinds)),
         by_module=_series(totals, 1, [*dict.fromkeys(group.values()), OTHER_MODULES]),
-        next_allocated_bytes=tuple(following[number].level for number in at) if following else (),
+        next_allocated_bytes=tuple(following[number - first] for number in at) if following else (),
     )
 
 
@@ -59,20 +101,36 @@ def _step_of_peak(moments: Sequence[Moment]) -> tuple[int, int]:
     return numbers[0], numbers[-1] + 1
 
 
-def _marks(timeline: Timeline, moments: Iterable[Moment]) -> Iterable[Mark]:
-    now: Phase | None = None
-    for number, moment in enumerate(moments):
-        if moment.action is Action.FREE:
-            continue  # it may free what an earlier phase has allocated
-        phase = place_of(timeline, moment.action, moment.subject).phase
-        if phase is not now:
-            now = phase
-            yield Mark(phase=str(phase), event=number)
+def _changes(timeline: Timeline, batch: int, moments: Iterable[Moment]) -> Iterator[Change]:
+    for moment in moments:
+        place = place_of(timeline, moment.action, moment.subject)
+        kind, held = Kind.WORKSPACE, 0
+        if moment.action is not Action.SCRATCH:
+            storage = timeline.storages[moment.subject]
+            sign = 1 if moment.action is Action.ALLOCATE else -1
+            kind, held = storage.kind, sign * storage.size.at(batch)
+        yield Change(
+            phase="" if moment.action is Action.FREE else str(place.phase),
+            kind=str(kind),
+            module=place.module,
+            held_bytes=held,
+            inside_bytes=moment.inside,
+            kept_bytes=moment.kept,
+            level=moment.level,
+            reserved_bytes=moment.reserved,
+        )
 
 
-def _module_groups(contents: PeakContents) -> dict[str, str]:
+def _marks(changes: Iterable[Change]) -> Iterator[Mark]:
+    now = ""
+    for number, change in enumerate(changes):
+        if change.phase not in ("", now):
+            now = change.phase
+            yield Mark(phase=now, event=number)
+
+
+def _module_groups(sizes: Mapping[str, int]) -> dict[str, str]:
     """Module to the name of its area: top-level modules, the largest split while names suffice."""
-    sizes = contents.bytes_by(lambda piece: piece.place.module)
     depth = 1
     while True:
         totals: Counter[str] = Counter()
@@ -87,29 +145,18 @@ def _module_groups(contents: PeakContents) -> dict[str, str]:
 
 
 def _totals(
-    timeline: Timeline,
-    batch: int,
-    moments: Sequence[Moment],
-    at: Sequence[int],
-    group: dict[str, str],
-) -> Iterable[Counter[_Key]]:
+    changes: Sequence[Change], at: Sequence[int], group: Mapping[str, str]
+) -> Iterator[Counter[_Key]]:
     """The bytes that are held at each sampled event."""
     held: Counter[_Key] = Counter()
     wanted = set(at)
-
-    def key(moment: Moment, kind: Kind) -> _Key:
-        module = place_of(timeline, moment.action, moment.subject).module
-        return str(kind), group.get(module, OTHER_MODULES)
-
-    for number, moment in enumerate(moments[: at[-1] + 1]):
-        if moment.action is not Action.SCRATCH:
-            storage = timeline.storages[moment.subject]
-            sign = 1 if moment.action is Action.ALLOCATE else -1
-            held[key(moment, storage.kind)] += sign * storage.size.at(batch)
+    for number, change in enumerate(changes[: at[-1] + 1]):
+        key = change.kind, group.get(change.module, OTHER_MODULES)
+        held[key] += change.held_bytes
         if number in wanted:
             now = Counter(held)
-            now[key(moment, Kind.WORKSPACE)] += moment.inside
-            now[str(Kind.WORKSPACE), group.get("", OTHER_MODULES)] += moment.kept
+            now[key] += change.inside_bytes
+            now[str(Kind.WORKSPACE), group.get("", OTHER_MODULES)] += change.kept_bytes
             yield now
 
 

@@ -1,10 +1,9 @@
 """Writes down which memory a program takes, and when, while it runs on fake tensors."""
 
-import bisect
 import functools
 import itertools
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,11 +14,11 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     UnsupportedOperatorException,
 )
-from torch.autograd.graph import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bsprobe.errors import BsprobeError
 from bsprobe.simulate.cuda_semantics import Inside, as_on_cuda, effects
+from bsprobe.simulate.modules import ModuleTracker
 from bsprobe.simulate.timeline import (
     Action,
     Event,
@@ -39,9 +38,7 @@ _DEVICE = torch.ops.prim.device.default
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - no public name
 _FROM_HOST = "lift_fresh"
 """What `torch.tensor` calls: an optimizer makes its scalars with it, on the host."""
-_current_node: Callable[[], Node | None] = torch._C._current_autograd_node  # noqa: SLF001 - no public name
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 - as above
-_sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined] # noqa: SLF001 - as above
 _UNTRACEABLE = (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -99,8 +96,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, model: nn.Module, *, after: "Recorder | None" = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
         self._model = model
-        self._owners = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
-        self._stack: list[str] = []
+        self._modules = ModuleTracker(model)
         self._live: dict[int, int] = {}
         self._deaths: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._storages: list[RecordedStorage] = []
@@ -110,26 +106,14 @@ class Recorder(TorchDispatchMode):
         self._sections: dict[Section, tuple[Event, ...]] = {}
         self._phase = Phase.SETUP
         self._is_updating = False
-        # Where in the network each stretch of sequence numbers of autograd nodes was made.
-        self._numbers: list[int] = [0]
-        self._modules: list[str] = [""]
         if after is not None:
             self._go_on_from(after)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """See what runs; may be entered again, to go on."""
-        hooks = []
-        for name, module in self._model.named_modules():
-            enter = functools.partial(self._enter_module, name)
-            hooks.append(module.register_forward_pre_hook(enter))
-            hooks.append(module.register_forward_hook(self._leave_module, always_call=True))
-        try:
-            with self:
-                yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with self._modules.watching(self._before_forward), self:
+            yield
 
     def adopt(self, tensor: torch.Tensor, kind: Kind, module: str = "") -> None:
         """Say what a tensor is for, and count it from now on where no operator made it."""
@@ -198,12 +182,14 @@ class Recorder(TorchDispatchMode):
         try:
             out = as_on_cuda(func, args, func(*args, **kwargs))
         except _UNTRACEABLE as error:
-            raise UntraceableModelError(func.name(), self._module(), error) from error
+            raise UntraceableModelError(func.name(), self._modules.current(), error) from error
         place, kind = None, Kind.TEMPORARY
         for effect in effects(func, args, out):
             if place is None:
                 place = Place(
-                    phase=self._phase, module=self._module(), operator=func.overloadpacket.__name__
+                    phase=self._phase,
+                    module=self._modules.current(),
+                    operator=func.overloadpacket.__name__,
                 )
                 kind = self._kind_of_new(func, args)
             if isinstance(effect, Inside):
@@ -238,30 +224,9 @@ class Recorder(TorchDispatchMode):
             if kind is Kind.TEMPORARY:
                 self._storages[index] = (place, Kind.SAVED_ACTIVATION, size)
 
-    def _enter_module(self, name: str, *_: object) -> None:
-        if not name and self._phase is Phase.OPTIMIZER:  # the next micro-batch
+    def _before_forward(self) -> None:
+        if self._phase is Phase.OPTIMIZER:  # the next micro-batch
             self.begin(Phase.FORWARD)
-        self._stack.append(name)
-        self._note_place()
-
-    def _leave_module(self, *_: object) -> None:
-        self._stack.pop()
-        self._note_place()
-
-    def _note_place(self) -> None:
-        self._numbers.append(_sequence_number())
-        self._modules.append(self._stack[-1] if self._stack else "")
-
-    def _module(self) -> str:
-        """The module whose forward runs, or whose part of the backward pass does."""
-        if self._stack:
-            return self._stack[-1]
-        node = _current_node()
-        if node is None:
-            return ""
-        if hasattr(node, "variable"):  # it adds up a parameter's gradient
-            return self._owners.get(id(node.variable), "")
-        return self._modules[bisect.bisect_right(self._numbers, node._sequence_nr()) - 1]  # noqa: SLF001 - no public name
 
     def _kind_of_new(self, operator: Any, args: tuple[Any, ...]) -> Kind:
         if operator is _CAST:

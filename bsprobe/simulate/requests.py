@@ -1,14 +1,14 @@
 """What a program asks of the allocator, in order: as predicted, and as recorded on a GPU."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.blocks import Block
 from bsprobe.simulate.history import Action as Recorded
 from bsprobe.simulate.history import History
 from bsprobe.simulate.playback import Playback
-from bsprobe.simulate.timeline import Action, Place, Section, Timeline
+from bsprobe.simulate.timeline import Action, Kind, Place, Section, Timeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,8 @@ class Request:
     """How many requests had been made when it was given back; None if it lives to the end."""
     is_workspace: bool = False
     """Whether it is a convolution's; known of predicted ones alone."""
+    origin: tuple[Place, Kind] | None = None
+    """Where in the program it was made and what for; known of predicted ones alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class ConvolutionUse:
     """A convolution that is predicted to run."""
 
     place: str
+    origin: Place
     before: int
     """How many requests come before its workspace."""
     workspace_bytes: int
@@ -81,25 +84,32 @@ def predicted_requests(
     """
     ledger = _Ledger()
     playback = make_playback(ledger)
-    labels: list[tuple[Section, str, bool]] = []
+    labels: list[tuple[Section, str, bool, tuple[Place, Kind]]] = []
     uses: list[ConvolutionUse] = []
     section = Section.SETUP
 
     def watch(action: Action, subject: int, _inside: int) -> None:
         fresh = len(ledger.sizes) - len(labels)
         if action is not Action.SCRATCH:
-            labels.extend([(section, _text(timeline.storages[subject].place), False)] * fresh)
+            storage = timeline.storages[subject]
+            label = section, _text(storage.place), False, (storage.place, storage.kind)
+            labels.extend([label] * fresh)
             return
         scratch = timeline.scratches[subject]
         copies = sum(size.at(batch) > 0 for size in scratch.sizes)
         place, is_convolution = _text(scratch.place), scratch.convolution is not None
-        labels.extend([(section, f"{place}, inside", False)] * copies)
+        origin = scratch.place, Kind.WORKSPACE
+        labels.extend([(section, f"{place}, inside", False, origin)] * copies)
         if is_convolution:
             size = ledger.sizes[-1] if fresh > copies else 0
             last = len(ledger.sizes) - 1 if size else len(labels)  # after what is timed, if it is
-            uses.append(ConvolutionUse(place=place, before=last, workspace_bytes=size))
+            uses.append(
+                ConvolutionUse(place=place, origin=scratch.place, before=last, workspace_bytes=size)
+            )
+        elif len(ledger.sizes) - 1 not in ledger.ends:  # it lives on: no module's own
+            origin = replace(scratch.place, module="", operator="cuBLAS"), Kind.WORKSPACE
         words = f"{place}, {'workspace' if is_convolution else 'cuBLAS'}"
-        labels.extend([(section, words, is_convolution)] * (fresh - copies))
+        labels.extend([(section, words, is_convolution, origin)] * (fresh - copies))
 
     for section in sections:
         playback.play(section, watch)
@@ -110,8 +120,9 @@ def predicted_requests(
             place=place,
             ends_before=_end(ledger.ends.get(number), len(ledger.sizes)),
             is_workspace=is_workspace,
+            origin=origin,
         )
-        for number, (size, (where, place, is_workspace)) in enumerate(
+        for number, (size, (where, place, is_workspace, origin)) in enumerate(
             zip(ledger.sizes, labels, strict=True)
         )
     )

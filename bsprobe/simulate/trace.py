@@ -20,7 +20,7 @@ from bsprobe.simulate.cuda_semantics import cuda_dispatch
 from bsprobe.simulate.data_parallel import SimulatedReplica, synchronise_norms
 from bsprobe.simulate.fake_model import build_without_values, make_fake, rearrange
 from bsprobe.simulate.peak import PeakContents, Piece, contents_at_peak
-from bsprobe.simulate.playback import Playback
+from bsprobe.simulate.playback import playback_on
 from bsprobe.simulate.recording import Recorder
 from bsprobe.simulate.timeline import (
     Kind,
@@ -221,10 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **{axis.field: given[axis.field] for axis in AXES},
     )
     major, _, minor = given["capability"].partition(".")
+    capability = (int(major), int(minor or 0))
     allocator = CachingAllocator()
     timeline = StepTracer(variant).timeline(given["batch"])
-    with Workspaces((int(major), int(minor or 0))) as workspaces:
-        playback = Playback(
+    with Workspaces(capability) as workspaces:
+        playback = playback_on(
+            capability,
             timeline,
             given["batch"],
             allocator=allocator,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bsprobe.explanationfile import load_explanation
 
@@ -33,6 +34,9 @@ def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
         ("--capacity 20GiB", "error: --capacity and --compute-capability describe a card"),
         ("--batch 0", "error: Invalid value for '--batch'"),
         ("--model deeplabv3", "error: --model: 'deeplabv3' is unknown"),
+        ("--device cpu", "error: --device cpu: only a GPU's allocator records"),
+        ("--device tpu", "error: --device: 'tpu' is unknown"),
+        ("--device cuda --gpu A100", "error: --gpu predicts and --device runs"),
         ("--memory-limit 1MiB", "error: a memory limit of 1 MiB is used up by the CUDA context"),
     ],
 )
@@ -44,6 +48,13 @@ def test_wrong_input_gets_a_line_and_leaves_nothing(
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
     assert "hint: " in done.stderr
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_asked_for_and_absent_is_missed(tmp_path: Path) -> None:
+    done = bsprobe("explain", "--device", "cuda", cwd=tmp_path)
+    assert (done.returncode, "there is no GPU in this machine" in done.stderr) == (2, True)
     assert not (tmp_path / "reports").exists()
 
 

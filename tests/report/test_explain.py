@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from explanations import EXPLANATION, REPORT
+from explanations import EXPLANATION, GPU, MEASURED, MEASURED_REPORT, REPORT
 from PIL import Image
 
-from bsprobe.explanation import NO_MODULE, OUTSIDE, ROUNDING, by_kind, by_module
-from bsprobe.records import Boundary, Run, StopReason
+from bsprobe.explanation import NO_MODULE, OUTSIDE, ROUNDING, MeasuredSide, by_kind, by_module
+from bsprobe.records import Boundary, Run, Source, StopReason
 from bsprobe.report import explain_markdown, explain_sentences, markdown
 from bsprobe.report.explain_plots import kinds_figure, modules_figure, write_kinds_plot
 from bsprobe.report.explain_write import write_explanation
@@ -39,6 +39,38 @@ def test_the_terminal_output_of_an_explanation_is_as_agreed() -> None:
     text = explain_markdown.render_terminal(REPORT)
     check("explain.txt", text)
     assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+def test_what_was_measured_stands_beside_the_prediction_as_agreed() -> None:
+    plots = ("step-by-kind", "step-by-module")
+    measured = tuple(f"measured-{name}" for name in plots)
+    text = explain_markdown.render(MEASURED_REPORT, depth=2, plots=plots, measured=measured)
+    check("explain-measured.md", text)
+    text = explain_markdown.render_terminal(MEASURED_REPORT)
+    check("explain-measured.txt", text)
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+def test_each_row_has_both_figures_and_both_columns_add_up_to_their_peaks() -> None:
+    for rows in (by_kind(MEASURED, EXPLANATION), by_module(MEASURED, 2, EXPLANATION)):
+        top = [row for row in rows if row.depth == 0]
+        assert sum(row.size_bytes for row in top) == MEASURED.peak_bytes
+        assert sum(row.predicted_bytes for row in top) == EXPLANATION.peak_bytes
+        assert sum(row.per_image_bytes for row in top) == EXPLANATION.per_image_bytes
+
+
+def test_a_batch_that_does_not_run_on_the_gpu_is_said_to_have_no_measurement() -> None:
+    side = MeasuredSide(device=GPU, failure="OutOfMemoryError: CUDA out of memory (step 1)")
+    report = dataclasses.replace(REPORT, measured=side)
+    for text in (
+        explain_markdown.render_terminal(report).replace("\n", " "),
+        explain_markdown.render(report, depth=2, plots=("a", "b")),
+    ):
+        assert (
+            "Batch 2 has no measurement on NVIDIA Invented 12: OutOfMemoryError: CUDA out of "
+            "memory (step 1). All that follows is predicted."
+        ) in text
+        assert "recorded-snapshot" not in text
 
 
 def changed(**fields: object) -> str:
@@ -71,6 +103,14 @@ def test_a_next_batch_that_runs_with_retries_is_called_so() -> None:
         REPORT, boundary=Boundary(stop=StopReason.PROVEN, largest=3, first_failure=4)
     )
     assert explain_sentences.why(found).endswith("runs by giving cached memory back in mid-step.")
+
+
+def test_a_card_that_nobody_named_is_called_assumed() -> None:
+    device = dataclasses.replace(REPORT.device, is_assumed=True, notes=("A note.",))
+    report = dataclasses.replace(REPORT, device=device)
+    said = "> No GPU was named: Invented 12 is assumed; `--gpu NAME` for another.\n\n> A note.\n"
+    assert said in explain_markdown.render(report, depth=2, plots=("a", "b"))
+    assert "(no GPU was named" in explain_markdown.render_terminal(report).replace("\n", " ")
 
 
 def test_where_nothing_helps_it_is_said() -> None:
@@ -131,6 +171,29 @@ def test_the_tables_have_every_byte(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_measured_and_predicted_tables_and_pictures_are_told_apart(tmp_path: Path) -> None:
+    write_explanation(MEASURED_REPORT, tmp_path, depth=2)
+    names = {path.name for path in tmp_path.iterdir()}
+    pictures = {
+        f"step-by-{what}.{suffix}" for what in ("kind", "module") for suffix in ("png", "svg")
+    }
+    assert names == {
+        *pictures,
+        *(f"measured-{name}" for name in pictures),
+        "explain.md",
+        "memory.csv",
+        "remedies.csv",
+        "timeline.csv",
+        "measured-timeline.csv",
+    }
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "memory.csv").read_text(encoding="utf-8"))))
+    assert {
+        source: sum(int(row["size_bytes"]) for row in rows if row["source"] == source)
+        for source in ("measured", "predicted")
+    } == {"measured": MEASURED.peak_bytes, "predicted": EXPLANATION.peak_bytes}
+    assert {row["source"] for row in rows} == {"measured", "predicted"}
+
+
 def test_the_pictures_show_the_phases_the_capacity_and_the_next_batch() -> None:
     for figure, names in (
         (kinds_figure(EXPLANATION), ["parameters", "saved activations"]),
@@ -179,12 +242,30 @@ def test_the_report_of_a_run_on_a_cpu_says_nothing_of_it(run: Run) -> None:
         ("NVIDIA Invented 24", "--gpu custom --capacity 25769803776 --compute-capability 9.0"),
     ],
 )
-def test_the_command_in_a_runs_report_names_the_card(run: Run, name: str, options: str) -> None:
-    on_card = dataclasses.replace(
-        run, device=dataclasses.replace(run.device, name=name, limit_bytes=12 * GIB)
-    )
-    item = next(r.recommendation for r in run.results if r.recommendation is not None)
-    assert explain_sentences.command(on_card, item) == (
+def test_the_command_in_a_predicted_runs_report_names_the_card(
+    run: Run, name: str, options: str
+) -> None:
+    card = dataclasses.replace(run.device, source=Source.PREDICTED, name=name, limit_bytes=12 * GIB)
+    assert command(dataclasses.replace(run, device=card)) == (
         f"bsprobe explain {options} --model deeplabv2-resnet101 --resolution 512x1024 "
         f"--memory-limit {12 * GIB} --batch 5"
     )
+
+
+@pytest.mark.parametrize(
+    ("named", "option"), [(None, ""), ("cuda", "--device cuda "), ("cuda:1", "--device cuda:1 ")]
+)
+def test_the_command_in_a_measured_runs_report_records_on_the_same_gpu(
+    run: Run, named: str | None, option: str
+) -> None:
+    asked = dataclasses.replace(run.settings.device, device=named)
+    settings = dataclasses.replace(run.settings, device=asked)
+    card = dataclasses.replace(run.device, limit_bytes=None)
+    assert command(dataclasses.replace(run, settings=settings, device=card)) == (
+        f"bsprobe explain {option}--model deeplabv2-resnet101 --resolution 512x1024 --batch 5"
+    )
+
+
+def command(run: Run) -> str:
+    item = next(r.recommendation for r in run.results if r.recommendation is not None)
+    return explain_sentences.command(run, item)

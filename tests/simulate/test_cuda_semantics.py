@@ -14,19 +14,16 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
 from bsprobe.simulate.convolutions import Convolution, Direction
-from bsprobe.simulate.cuda_semantics import (
+from bsprobe.simulate.cuda_semantics import Inside, cuda_dispatch, effects
+from bsprobe.simulate.cuda_semantics.autocast import (
     FP32,
     FP32_OUTPUT,
     FP32_OUTPUT_OVERLOADS,
-    KERNELS,
     LOWER_PRECISION,
     WIDEST,
-    Inside,
-    aten,
-    cuda_dispatch,
-    effects,
     operators_cast,
 )
+from bsprobe.simulate.cuda_semantics.buffers import KERNELS, aten
 from bsprobe.units import Resolution
 from bsprobe.variants import Checkpointing, MemoryFormat, Norm, Precision, Variant
 

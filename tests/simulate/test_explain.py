@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from torch.cuda import _memory_viz
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.explanation import Explanation, by_kind, by_module, by_operator
+from bsprobe.explanation import NOT_ATTRIBUTED, Explanation, Row, by_kind, by_module, by_operator
 from bsprobe.gpus import custom_gpu
 from bsprobe.records import TrialSpec
 from bsprobe.report.explain_plots import KIND_COLOURS
@@ -69,6 +70,12 @@ def explained(device: SimulatedDevice, variant: Variant, batch: int) -> Explanat
 def test_kinds_modules_and_operators_add_up_to_the_peak_that_a_trial_predicts(
     device: SimulatedDevice, variant: Variant
 ) -> None:
+    found = assert_adds_up(device, variant)
+    assert found.fits
+    assert found.scales
+
+
+def assert_adds_up(device: SimulatedDevice, variant: Variant) -> Explanation:
     found = explained(device, variant, 3)
     trial = device.run_trial(found.spec, silent)
     assert (found.peak_bytes, found.peak_allocated_bytes) == (
@@ -77,9 +84,47 @@ def test_kinds_modules_and_operators_add_up_to_the_peak_that_a_trial_predicts(
     )
     for rows in (by_kind(found), by_operator(found), by_module(found, 1), by_module(found, 3)):
         assert sum(row.size_bytes for row in rows if row.depth == 0) == trial.peak_bytes
+    for parent, inside in families(by_module(found, 4)):
+        assert parent.size_bytes == sum(row.size_bytes for row in inside), parent.name
     assert found.rounding_bytes >= 0
-    assert found.fits
-    assert found.scales
+    return found
+
+
+def families(rows: list[Row]) -> Iterator[tuple[Row, list[Row]]]:
+    """Each row that has parts, and those."""
+    for number, row in enumerate(rows):
+        inside = []
+        for each in rows[number + 1 :]:
+            if each.depth <= row.depth:
+                break
+            if each.depth == row.depth + 1:
+                inside.append(each)
+        if inside:
+            yield row, inside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("norm", Norm)
+def test_they_add_up_over_every_variant(
+    device: SimulatedDevice, norm: Norm, precision: Precision
+) -> None:
+    """Every norm in every precision, with each other axis changed alone, and all together."""
+    plain = Variant(
+        model="deeplabv2-mini",
+        resolution=Resolution(height=32, width=64),
+        norm=norm,
+        precision=precision,
+    )
+    others = {
+        axis.field: value
+        for axis in AXES
+        if axis.field not in ("norm", "precision")
+        for value in list(axis.kind)[1:]
+    }
+    changes: list[dict[str, Any]] = [{}, others, *({name: others[name]} for name in others)]
+    for changed in changes:
+        assert_adds_up(device, replace(plain, **changed))
 
 
 def test_what_each_image_adds_is_what_the_next_one_adds(device: SimulatedDevice) -> None:
@@ -126,7 +171,7 @@ def test_the_step_is_sampled_at_its_fullest_moments(device: SimulatedDevice) -> 
 
 
 def test_every_kind_has_its_colour() -> None:
-    assert set(KIND_COLOURS) == {str(kind) for kind in Kind}
+    assert set(KIND_COLOURS) == {*map(str, Kind), NOT_ATTRIBUTED}
 
 
 def test_what_cublas_keeps_is_workspace_and_not_rounding(

@@ -8,12 +8,10 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from bsprobe.report.study import sentences
-from bsprobe.report.study.plots import (
-    batches_figure,
-    curves_figure,
-    loader_figure,
-    write_study_plots,
-)
+from bsprobe.report.study.batches_plot import batches_figure
+from bsprobe.report.study.curves_plot import curves_figure
+from bsprobe.report.study.loader_plot import loader_figure
+from bsprobe.report.study.plots import write_study_plots
 from bsprobe.report.study.write import write_study_report
 from bsprobe.study_records import Chance, Study
 

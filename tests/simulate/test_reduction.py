@@ -3,12 +3,12 @@
 import inspect
 from typing import Any
 
-import allocator_recorder
 import pytest
 import torch
-from allocator_recorder import UnknownEventError, place_of, reduced
 from snapshots import AFTER, BASE, CONVOLUTION, EMPTY, EVENTS, SETTINGS, TRACE, entry, marked
 
+from bsprobe.simulate import reduction
+from bsprobe.simulate.reduction import UnknownEventError, place_of, reduced
 from bsprobe.units import MIB
 
 CONVOLUTION_PLACE = "torch/nn/modules/conv.py:548 forward < nets.py:7 forward"
@@ -91,8 +91,8 @@ def test_a_place_is_a_function_of_pytorch_and_who_called_it() -> None:
 
 
 def test_a_place_in_this_checkout_is_named_from_its_root() -> None:
-    frame = {"filename": allocator_recorder.__file__, "line": 3, "name": "f"}
-    assert place_of([frame]) == "benchmarks/allocator_recorder.py:3 f"
+    frame = {"filename": reduction.__file__, "line": 3, "name": "f"}
+    assert place_of([frame]) == "bsprobe/simulate/reduction.py:3 f"
 
 
 def test_pytorch_takes_the_words_with_which_it_is_asked_to_record() -> None:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from bsprobe.errors import BsprobeError
-from bsprobe.records import Peak
+from bsprobe.simulate.timeline import Phase
 
 _CODES = {
     "alloc": "a",
@@ -28,62 +28,22 @@ _CODES = {
 }
 """The actions of a snapshot (torch/csrc/cuda/memory_snapshot.cpp) and their codes in a history."""
 _MARK = "snapshot"
-_LEFT_OUT = frozenset({_MARK, "free_requested"})
-"""A freed block is free once every stream is done with it: `free_completed`. Trials use one."""
+_LEFT_OUT = frozenset({_MARK, "free_requested", "annotate"})
+"""A freed block is free once every stream is done with it: `free_completed`. Trials use one. An
+annotation (PyTorch 2.15) changes nothing."""
 _RELEASES = "FU"
 _WAYS_THROUGH = ("torch/nn/modules/module.py", "torch/nn/modules/container.py", "torch/utils/")
 """Files of PyTorch whose functions are on every stack and say nothing."""
-_ROOT = str(Path(__file__).resolve().parents[1]) + "/"
+_STEP = ("bsprobe/training/step.py", "training_step")
+_UPDATES = ("torch/optim/", "torch/amp/grad_scaler.py")
+"""Files of PyTorch that allocate while weights are updated."""
+_SCALES_LOSS = "scale"
+"""The function of GradScaler that belongs to the forward pass."""
+_ROOT = str(Path(__file__).resolve().parents[2]) + "/"
 
 
 class UnknownEventError(BsprobeError):
     """This PyTorch records events that are not known here."""
-
-
-class Recorder(Protocol):
-    """Records what the allocator of one device does."""
-
-    def start(self) -> Mapping[str, Any]:
-        """Begin, with a snapshot of what is there."""
-
-    def mark(self) -> None:
-        """Leave a mark in the history."""
-
-    def stop(self) -> Mapping[str, Any]:
-        """End, with a snapshot that has the history."""
-
-    def peak(self) -> Peak:
-        """The most that was held since the peaks were last reset."""
-
-
-class CudaRecorder:
-    """PyTorch's own recording, private but unchanged from 2.6 to 2.15."""
-
-    def start(self) -> Mapping[str, Any]:
-        """Begin; what earlier recordings saw is forgotten."""
-        before: Mapping[str, Any] = torch.cuda.memory._snapshot()  # noqa: SLF001 - no public name
-        torch.cuda.memory._record_memory_history("all", context="alloc", stacks="python")  # noqa: SLF001 - as above
-        return before
-
-    def mark(self) -> None:
-        """Take a snapshot: the allocator notes that one was taken, and does nothing else.
-
-        Source: `DeviceCachingAllocator::snapshot` (c10/cuda/CUDACachingAllocator.cpp).
-        """
-        torch.cuda.memory_snapshot()
-
-    def stop(self) -> Mapping[str, Any]:
-        """End; PyTorch forgets the history."""
-        after: Mapping[str, Any] = torch.cuda.memory._snapshot()  # noqa: SLF001 - no public name
-        torch.cuda.memory._record_memory_history(None)  # noqa: SLF001 - as above
-        return after
-
-    def peak(self) -> Peak:
-        """Peaks of allocated and reserved since the last reset."""
-        return Peak(
-            allocated_bytes=torch.cuda.max_memory_allocated(),
-            reserved_bytes=torch.cuda.max_memory_reserved(),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +58,8 @@ class Reduced:
     """Python functions that allocated, each once."""
     place_of: tuple[int, ...]
     """For each allocation, in order: an index into `places`."""
+    phases: tuple[Phase, ...]
+    """For each allocation, in order: the phase of the step, if it was made in a step."""
 
 
 def reduced(
@@ -125,13 +87,14 @@ def reduced(
     if unknown := actions - _CODES.keys() - _LEFT_OUT:
         raise UnknownEventError(
             f"PyTorch {torch.__version__} records the event '{min(unknown)}', which is not known",
-            hint="benchmarks/allocator_recorder.py lists those that are",
+            hint="bsprobe/simulate/reduction.py lists those that are; --gpu predicts without",
         )
     kept = [entry for entry in trace if entry["action"] in _CODES]
     found = tuple(_marks(trace))[:marks]  # the snapshot that ends it may or may not be in it
     if len(found) < marks:
         raise UnknownEventError(f"the allocator's history has {len(found)} of {marks} marks")
-    texts = [place_of(entry.get("frames", ())) for entry in kept if entry["action"] == "alloc"]
+    stacks = [entry.get("frames", ()) for entry in kept if entry["action"] == "alloc"]
+    texts = [place_of(frames) for frames in stacks]
     places = tuple(dict.fromkeys(texts))
     number = {text: number for number, text in enumerate(places)}
     events = [_event(entry) for entry in kept]
@@ -151,6 +114,7 @@ def reduced(
         marks=found,
         places=places,
         place_of=tuple(number[text] for text in texts),
+        phases=tuple(phase_of(frames) for frames in stacks),
     )
 
 
@@ -167,6 +131,23 @@ def place_of(frames: Sequence[Mapping[str, Any]]) -> str:
         f"{name}:{frame['line']} {frame['name']}" for name, frame in (*speaking[:1], *outside[:1])
     )
     return " < ".join(chosen)
+
+
+def phase_of(frames: Sequence[Mapping[str, Any]]) -> Phase:
+    """The phase of a training step in which these functions were running.
+
+    Threads of the autograd engine do not run under the function that makes the step.
+
+    Args:
+        frames: As PyTorch gives them, innermost first.
+    """
+    running = [(_short(each["filename"]), each["name"]) for each in frames]
+    if _STEP not in running:
+        return Phase.BACKWARD
+    is_update = any(
+        name.startswith(_UPDATES) and function != _SCALES_LOSS for name, function in running
+    )
+    return Phase.OPTIMIZER if is_update else Phase.FORWARD
 
 
 def _short(filename: str) -> str:

@@ -1,0 +1,250 @@
+"""Run beside run: the finished runs of several machines as one table.
+
+`compare` holds a run against a baseline of the same machine; here the machines are what differs.
+Nothing is computed anew: each figure is the run's own, and says whether it was measured or
+predicted.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from bsprobe.records import (
+    SCHEMA_VERSION,
+    DeviceInfo,
+    Environment,
+    Run,
+    Settings,
+    Source,
+    VariantResult,
+)
+from bsprobe.units import Resolution, format_bytes
+from bsprobe.variants import Variant, labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One run of the fleet."""
+
+    name: str
+    """The device in short, and whatever tells it from the fleet's other devices and runs."""
+    path: str
+    """Of the run, as it was given."""
+    device: DeviceInfo
+    environment: Environment
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one run says of one variant."""
+
+    variant: Variant
+    member: str
+    """The member's name."""
+    source: Source
+    result: VariantResult | None
+    """None where this machine has not been asked for the variant."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What variants must share to be put beside each other: the network and its images."""
+
+    model: str
+    resolution: Resolution
+    classes: int
+
+    def describe(self) -> str:
+        """`deeplabv2-resnet101 · 512 high x 1024 wide · 19 classes`."""
+        return f"{self.model} · {self.resolution.describe()} · {self.classes} classes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """All runs beside each other; what is written to `fleet.json`."""
+
+    schema_version: int = SCHEMA_VERSION
+    members: tuple[Member, ...]
+    """The smallest memory first."""
+    rows: tuple[Row, ...]
+    """By subject, then by variant, then in the order of the members."""
+    notes: tuple[str, ...]
+    """Sentences: what is missing where, and what differs between the runs besides the machine."""
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The networks and sizes, in the order of the rows."""
+        return tuple(dict.fromkeys(subject_of(row.variant) for row in self.rows))
+
+    def rows_of(self, subject: Subject) -> tuple[Row, ...]:
+        """The rows of one subject."""
+        return tuple(row for row in self.rows if subject_of(row.variant) == subject)
+
+    def member(self, name: str) -> Member:
+        """A run by its name."""
+        return next(member for member in self.members if member.name == name)
+
+
+def subject_of(variant: Variant) -> Subject:
+    """What a variant is a variant of."""
+    return Subject(model=variant.model, resolution=variant.resolution, classes=variant.classes)
+
+
+def make_fleet(runs: Sequence[tuple[str, Run]]) -> Fleet:
+    """Put runs beside each other.
+
+    Args:
+        runs: Each with the path it was read from. A run that is there twice, as a copy or by two
+            paths, counts once.
+    """
+    distinct: dict[str, Run] = {}
+    notes: list[str] = []
+    for path, run in runs:
+        twin = next((known for known, other in distinct.items() if other == run), None)
+        if twin is None:
+            distinct[path] = run
+        else:
+            notes.append(f"{path} is the same run as {twin}; it counts once.")
+    ordered = sorted(distinct.items(), key=lambda item: _order(item[1]))
+    names = _names([run for _, run in ordered])
+    found = [(name, run) for name, (_, run) in zip(names, ordered, strict=True)]
+    rows = tuple(_rows(found))
+    return Fleet(
+        members=tuple(
+            Member(
+                name=name,
+                path=path,
+                device=run.device,
+                environment=run.environment,
+                settings=run.settings,
+            )
+            for name, (path, run) in zip(names, ordered, strict=True)
+        ),
+        rows=rows,
+        notes=(*_absences(found, rows), *_differences(found), *notes),
+    )
+
+
+_Named = Sequence[tuple[str, Run]]
+"""The runs in the order of the members, each with its member's name."""
+
+
+def _order(run: Run) -> tuple[int, str, str]:
+    return run.device.capacity_bytes, run.device.name, run.environment.started_at
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """A short name each: the card, the limit where one was set, a number where that is not all."""
+    plain = [_short(run) for run in runs]
+    counts, seen = Counter(plain), Counter[str]()
+    names = []
+    for name in plain:
+        seen[name] += 1
+        names.append(f"{name} ({seen[name]})" if counts[name] > 1 else name)
+    return names
+
+
+def _short(run: Run) -> str:
+    device, processes = run.device, run.settings.processes
+    name = " ".join(re.sub(r"NVIDIA|GeForce", " ", device.name).split()) or device.name
+    name = f"{processes} x {name}" if processes > 1 else name
+    limit = "" if device.limit_bytes is None else f", {format_bytes(device.limit_bytes)}"
+    return name + limit
+
+
+def _rows(found: _Named) -> Iterable[Row]:
+    variants = dict.fromkeys(result.variant for _, run in found for result in run.results)
+    for subject in dict.fromkeys(map(subject_of, variants)):
+        for variant in (each for each in variants if subject_of(each) == subject):
+            yield from _rows_of_variant(found, variant)
+
+
+def _rows_of_variant(found: _Named, variant: Variant) -> Iterable[Row]:
+    """One row a run that has it, one empty row a machine that has been asked for others alone."""
+    have = {_machine(run) for _, run in found if _result(run, variant) is not None}
+    for name, run in found:
+        result = _result(run, variant)
+        is_asked = subject_of(variant) in map(subject_of, run.settings.variants)
+        if result is None and (_machine(run) in have or not is_asked):
+            continue
+        have.add(_machine(run))
+        yield Row(variant=variant, member=name, source=run.device.source, result=result)
+
+
+def _machine(run: Run) -> tuple[object, ...]:
+    """What makes two runs of one machine: one of them may have what the other lacks."""
+    device = run.device
+    return device.name, device.source, device.limit_bytes, run.settings.processes
+
+
+def _result(run: Run, variant: Variant) -> VariantResult | None:
+    return next((result for result in run.results if result.variant == variant), None)
+
+
+def _absences(found: _Named, rows: Sequence[Row]) -> list[str]:
+    """Which variants are missing where, and which networks."""
+    lines = []
+    subjects = dict.fromkeys(subject_of(row.variant) for row in rows)
+    for subject in subjects:
+        here = [row for row in rows if subject_of(row.variant) == subject]
+        names = labels(list(dict.fromkeys(row.variant for row in here)))
+        of = "" if len(subjects) == 1 else f" of {subject.model} at {subject.resolution}"
+        for variant, name in names.items():
+            lacking = [row.member for row in here if row.variant == variant and row.result is None]
+            if lacking:
+                lines.append(f"{name}{of} was not probed on {', '.join(lacking)}.")
+        machines = {_machine(run) for _, run in found if _has(run, subject)}
+        others = [name for name, run in found if _machine(run) not in machines]
+        if others:
+            lines.append(
+                f"{subject.model} at {subject.resolution} was not probed on {', '.join(others)}."
+            )
+    return lines
+
+
+def _has(run: Run, subject: Subject) -> bool:
+    return subject in map(subject_of, run.settings.variants)
+
+
+_FACTS: tuple[tuple[str, Callable[[Run], object], str], ...] = (
+    ("Source", lambda run: run.device.source, "A predicted row is not a measurement."),
+    (
+        "Effective batch asked for",
+        lambda run: run.settings.target.batch,
+        "Use and LR are each run's own, and not to be compared.",
+    ),
+    (
+        "Reference rate",
+        lambda run: (
+            f"{run.settings.target.base_learning_rate:g} at {run.settings.target.base_batch}"
+        ),
+        "Rates are each run's own, and not to be compared.",
+    ),
+    ("Rule for the rate", lambda run: run.settings.target.lr_rule or "the optimizer's", ""),
+    (
+        "Headroom",
+        lambda run: f"{run.settings.target.headroom:.0%}",
+        "Safe batches leave unequal shares of the memory free.",
+    ),
+    ("Images", lambda run: "synthetic" if run.settings.data is None else "real", ""),
+    ("Size of the evaluation", lambda run: run.settings.evaluation_resolution or "none", ""),
+    ("PyTorch", lambda run: run.environment.torch, "Another version may need other memory."),
+    ("cuDNN", lambda run: run.environment.cudnn or "none", ""),
+    ("bsprobe", lambda run: run.environment.bsprobe, ""),
+)
+"""What may differ between the runs besides the machine, and what follows from it."""
+
+
+def _differences(found: _Named) -> list[str]:
+    """A sentence each fact that is not the same in all runs."""
+    lines = []
+    for what, fact, consequence in _FACTS:
+        members: dict[str, list[str]] = {}
+        for name, run in found:
+            members.setdefault(str(fact(run)), []).append(name)
+        if len(members) > 1:
+            told = "; ".join(f"{value} on {', '.join(names)}" for value, names in members.items())
+            lines.append(f"{what} differs: {told}. {consequence}".strip())
+    return lines

@@ -1,0 +1,35 @@
+"""Memory against batch: nearly affine, so two measured peaks say where a third should be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Memory as `fixed + per_image * batch`, in bytes."""
+
+    fixed_bytes: float
+    per_image_bytes: float
+
+    def at(self, batch: int) -> float:
+        """The bytes that a batch should take."""
+        return self.fixed_bytes + self.per_image_bytes * batch
+
+    def largest_within(self, budget_bytes: float) -> int | None:
+        """The largest batch that should stay within a budget, None where any would."""
+        if self.per_image_bytes <= 0:
+            return None
+        return max(0, int((budget_bytes - self.fixed_bytes) // self.per_image_bytes))
+
+
+def line_through(peaks: Sequence[tuple[int, int]]) -> Line | None:
+    """The line through the two largest batches of (batch, peak bytes), None with fewer than two.
+
+    The two largest, not all: small batches run other kernels, and it is the far end that counts.
+    """
+    points = sorted(dict(peaks).items())[-2:]
+    if len(points) < 2:  # noqa: PLR2004 - a line takes two points
+        return None
+    (b0, p0), (b1, p1) = points
+    slope = (p1 - p0) / (b1 - b0)
+    return Line(fixed_bytes=p1 - slope * b1, per_image_bytes=slope)

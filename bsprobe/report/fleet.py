@@ -1,0 +1,197 @@
+"""The runs of a fleet beside each other: in text, in markdown, as files."""
+
+import json
+import shlex
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from bsprobe.files import write_atomically
+from bsprobe.fleet import Fleet, Row, Subject
+from bsprobe.records import Boundary, StopReason
+from bsprobe.report import sentences
+from bsprobe.report.fleet_plot import write_fleet_plot
+from bsprobe.report.markdown import table
+from bsprobe.report.tables import result_columns, to_csv, variant_columns
+from bsprobe.report.terminal import WIDTH, aligned, fitted
+from bsprobe.serialization import to_json
+from bsprobe.units import format_bytes
+from bsprobe.variants import Variant, labels
+
+NAME = "fleet"
+"""Of all files, without suffix."""
+_COLUMNS = ("figures", "largest", "safe", "use", "LR", "peak", "images/s")
+_NOT_PROBED = "not probed"
+_MEANING = (
+    "*Largest* is the largest batch, of which one image more does not fit. *Safe* leaves the "
+    "headroom free. *Use* is each run's own recommendation. *Peak* and images/s are of that step, "
+    "the peak as a share of what is usable. The star marks the best setting of its norm on that "
+    "machine. A prediction has no images/s. The picture shows what more than one machine was asked "
+    "for."
+)
+
+
+def render_text(fleet: Fleet) -> str:
+    """The fleet as plain text that fits 80 columns."""
+    tables = [
+        f"{subject.describe()}\nFor {_asked(fleet, subject)}:\n{_text_table(fleet, subject)}"
+        for subject in fleet.subjects
+    ]
+    notes = [textwrap.fill(f"Note  {n}", WIDTH, subsequent_indent="      ") for n in fleet.notes]
+    return "\n\n".join([*tables, _text_runs(fleet), *["\n".join(notes)] * bool(notes)]) + "\n"
+
+
+def render_markdown(fleet: Fleet) -> str:
+    """The fleet as markdown, with the picture."""
+    header = (
+        "variant", "machine", "figures", "largest", "safe", "use: micro x accumulation",
+        "effective", "learning rate", "peak", "images/s per GPU",
+    )  # fmt: skip
+    parts = ["# The same training on several machines"]
+    for subject in fleet.subjects:
+        names = _names(fleet.rows_of(subject))
+        rows = [_markdown_row(fleet, row, names) for row in fleet.rows_of(subject)]
+        parts.append(f"## {subject.describe()}\n\nFor {_asked(fleet, subject)}:")
+        parts.append(table(header, rows))
+    parts += [f"![largest batch by machine]({NAME}.png)", _MEANING]
+    if fleet.notes:
+        parts.append("## What to know\n\n" + "\n".join(f"- {note}" for note in fleet.notes))
+    parts.append("## The runs\n\n" + _markdown_runs(fleet))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_fleet(fleet: Fleet, folder: Path) -> None:
+    """Write `fleet.json`, `fleet.csv`, `fleet.md` and the picture.
+
+    Raises:
+        FileError: The disk does not take it.
+    """
+    text = json.dumps(to_json(fleet), indent=1, allow_nan=False) + "\n"
+    write_atomically(folder / f"{NAME}.json", text.encode())
+    write_atomically(folder / f"{NAME}.csv", to_csv(fleet_table(fleet)))
+    write_fleet_plot(fleet, folder / NAME)
+    write_atomically(folder / f"{NAME}.md", render_markdown(fleet).encode())
+
+
+def fleet_table(fleet: Fleet) -> pd.DataFrame:
+    """One row a variant and run, in bytes and seconds; empty but for its name where missing."""
+    rows = []
+    for row in fleet.rows:
+        member = fleet.member(row.member)
+        columns = (
+            {
+                "device": member.device.name,
+                "source": str(row.source),
+                **variant_columns(row.variant),
+            }
+            if row.result is None
+            else result_columns(member.device, row.result)
+        )
+        facts = {"torch": member.environment.torch, "run": member.path}
+        rows.append({"machine": row.member, "probed": row.result is not None, **columns, **facts})
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _asked(fleet: Fleet, subject: Subject) -> str:
+    """What the plans of a subject's runs aim at."""
+    members = {row.member for row in fleet.rows_of(subject)}
+    batches = dict.fromkeys(
+        str(m.settings.target.batch) for m in fleet.members if m.name in members
+    )
+    if len(batches) == 1:
+        return f"an effective batch of {next(iter(batches))}"
+    return f"the effective batch that each run was asked for ({', '.join(batches)})"
+
+
+def _text_table(fleet: Fleet, subject: Subject) -> str:
+    """The runs under the name of each variant, all in the same columns."""
+    rows = fleet.rows_of(subject)
+    names = _names(rows)
+    lines = [(f"{_star(row)} {row.member}", *_text_cells(fleet, row)) for row in rows]
+    text, *texts = fitted([("", *_COLUMNS), *lines])
+    variant = None
+    for row, line in zip(rows, texts, strict=True):
+        if row.variant != variant:
+            variant = row.variant
+            text += "\n" + textwrap.fill(names[variant], WIDTH, subsequent_indent="    ")
+        text += "\n" + line
+    return text
+
+
+def _text_cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
+    largest, safe, plan, _, rate, peak, images = _cells(fleet, row)
+    source = _NOT_PROBED if row.result is None else str(row.source)
+    return source, largest, safe, plan, rate, peak, images
+
+
+def _markdown_row(fleet: Fleet, row: Row, names: dict[Variant, str]) -> tuple[str, ...]:
+    source = _NOT_PROBED if row.result is None else str(row.source)
+    starred = _star(row).replace("*", "★ ").strip(" ")
+    return names[row.variant], f"{starred} {row.member}".strip(), source, *_cells(fleet, row)
+
+
+def _cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
+    """Largest, safe, plan, effective batch, rate, peak and images/s, as text."""
+    item = None if row.result is None else row.result.recommendation
+    largest = "-" if row.result is None else _largest_words(row.result.boundary)
+    if item is None:
+        return (largest, *["-"] * 6)
+    return (
+        largest,
+        str(item.safe),
+        sentences.plan_words(item.plan),
+        str(item.plan.effective_batch),
+        f"{item.plan.learning_rate:.2e}",
+        sentences.peak_share(item, fleet.member(row.member).device),
+        sentences.throughput(item),
+    )
+
+
+def _largest_words(boundary: Boundary) -> str:
+    if boundary.largest is not None:
+        return f"{boundary.largest}" if boundary.is_exact else f">={boundary.largest}"
+    if boundary.stop is StopReason.NOTHING_FITS:
+        return "none"
+    return "failed" if boundary.stop is StopReason.FAILED else "unknown"
+
+
+def _star(row: Row) -> str:
+    item = None if row.result is None else row.result.recommendation
+    return "*" if item is not None and item.starred else " "
+
+
+def _names(rows: Sequence[Row]) -> dict[Variant, str]:
+    return labels(list(dict.fromkeys(row.variant for row in rows)))
+
+
+def _text_runs(fleet: Fleet) -> str:
+    """Each run with its memory and PyTorch, its path below."""
+    rows = [("The runs", "usable", "PyTorch")]
+    rows += [
+        (m.name, format_bytes(m.device.capacity_bytes), m.environment.torch) for m in fleet.members
+    ]
+    head, *lines = aligned(rows).splitlines()
+    paths = [f"{line}\n    {m.path}" for line, m in zip(lines, fleet.members, strict=True)]
+    return "\n".join([head, *paths])
+
+
+def _markdown_runs(fleet: Fleet) -> str:
+    """Where and by what each run was made."""
+    header = ("machine", "usable", "figures", "PyTorch", "cuDNN", "bsprobe", "started", "run")
+    rows = [
+        (
+            member.name,
+            format_bytes(member.device.capacity_bytes),
+            str(member.device.source),
+            member.environment.torch,
+            member.environment.cudnn or "-",
+            " ".join(filter(None, [member.environment.bsprobe, member.environment.commit])),
+            member.environment.started_at,
+            f"`{member.path}`",
+        )
+        for member in fleet.members
+    ]
+    again = shlex.join(["bsprobe", "report", *(member.path for member in fleet.members)])
+    return f"{table(header, rows)}\n\nAgain: `{again}`"

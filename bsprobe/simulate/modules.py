@@ -1,0 +1,72 @@
+"""Which module of a network runs: in the forward pass, and in the backward pass its part of it."""
+
+import bisect
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.autograd.graph import Node
+
+_current_node: Callable[[], Node | None] = torch._C._current_autograd_node  # noqa: SLF001 - no public name
+_sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined] # noqa: SLF001 - as above
+
+
+class ModuleTracker:
+    """Follows a network's modules by hooks, and its backward pass by the numbers of its nodes.
+
+    Args:
+        model: Whose modules, by their dotted paths.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._owners = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
+        self._stack: list[str] = []
+        # Where in the network each stretch of sequence numbers of autograd nodes was made.
+        self._numbers: list[int] = [0]
+        self._modules: list[str] = [""]
+
+    @contextmanager
+    def watching(self, before_forward: Callable[[], None]) -> Iterator[None]:
+        """Follow what runs; may be entered again, to go on.
+
+        Args:
+            before_forward: Called whenever the whole network is about to run.
+        """
+        hooks = []
+        for name, module in self._model.named_modules():
+            enter = functools.partial(self._enter, name, before_forward)
+            hooks.append(module.register_forward_pre_hook(enter))
+            hooks.append(module.register_forward_hook(self._leave, always_call=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def current(self) -> str:
+        """The module whose forward runs, or whose part of the backward pass does; else empty."""
+        if self._stack:
+            return self._stack[-1]
+        node = _current_node()
+        if node is None:
+            return ""
+        if hasattr(node, "variable"):  # it adds up a parameter's gradient
+            return self._owners.get(id(node.variable), "")
+        return self._modules[bisect.bisect_right(self._numbers, node._sequence_nr()) - 1]  # noqa: SLF001 - no public name
+
+    def _enter(self, name: str, before_forward: Callable[[], None], *_: object) -> None:
+        if not name:
+            before_forward()
+        self._stack.append(name)
+        self._note_place()
+
+    def _leave(self, *_: object) -> None:
+        self._stack.pop()
+        self._note_place()
+
+    def _note_place(self) -> None:
+        self._numbers.append(_sequence_number())
+        self._modules.append(self._stack[-1] if self._stack else "")

@@ -1,0 +1,92 @@
+"""`bsprobe report` as its users run it: one run again, several beside each other."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsprobe.fleet import make_fleet
+from bsprobe.report.fleet import render_markdown
+from bsprobe.runfile import load_run
+
+ROOT = Path(__file__).parents[2]
+RUNS = ROOT / "reports"
+CARDS = tuple(sorted(RUNS.glob("predicted-*")))
+STUDY = RUNS / "study-cpu-deeplabv2-mini-64x128"
+
+
+def report(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "bsprobe", "report", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_several_runs_become_one_table_in_a_new_folder(tmp_path: Path) -> None:
+    done = report(*CARDS, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = "reports/fleet-deeplabv2-resnet101-512x1024"
+    assert done.stdout.splitlines()[-1] == f"Wrote {folder}/   Next: read {folder}/fleet.md"
+    members = json.loads((tmp_path / folder / "fleet.json").read_text())["members"]
+    names = ["RTX 3060 12GB", "RTX 3090", "A100-SXM4-80GB"]
+    assert [member["name"] for member in members] == names
+    for name in names:
+        assert done.stdout.count(f"{name} ") == 5  # four variants, and the list of the runs
+
+
+def test_the_fleet_in_the_repository_is_what_its_runs_render() -> None:
+    fleet = make_fleet([(str(path.relative_to(ROOT)), load_run(path)) for path in CARDS])
+    written = RUNS / "fleet-deeplabv2-resnet101-512x1024" / "fleet.md"
+    assert render_markdown(fleet) == written.read_text(encoding="utf-8")
+
+
+def test_files_and_folders_may_be_mixed_and_out_names_the_folder(tmp_path: Path) -> None:
+    done = report(CARDS[0], CARDS[1] / "run.json", "--out", "a/b", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "a" / "b" / "fleet.png").exists()
+
+
+def test_one_run_is_rendered_again_as_before(tmp_path: Path) -> None:
+    done = report(CARDS[0], "--out", "again", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "again" / "report.md").exists()
+    assert not (tmp_path / "again" / "fleet.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "message", "hint"),
+    [
+        (STUDY, f"there is no run.json in {STUDY}", "is this the folder of a run?"),
+        (
+            STUDY / "study.json",
+            f"{STUDY / 'study.json'} is not the file of a run",
+            "bsprobe run writes run.json",
+        ),
+        (
+            RUNS,
+            f"there is no run.json in {RUNS}",
+            f"it holds folders of runs; name them: {RUNS}/*/run.json",
+        ),
+        (
+            RUNS / "peers.png",
+            f"{RUNS / 'peers.png'} is damaged: it is not JSON",
+            "restore it from a copy, or run again",
+        ),
+        (Path("nowhere"), "nowhere does not exist", "is this the folder of a run?"),
+    ],
+)
+def test_what_is_no_run_is_refused_and_nothing_is_written(
+    path: Path, message: str, hint: str, tmp_path: Path
+) -> None:
+    done = report(CARDS[0], path, "--out", "out", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {message}\nhint: {hint}\n"
+    assert list(tmp_path.iterdir()) == []
