@@ -206,7 +206,7 @@ def run_on(runner: TrialRunner, settings: Settings, options: Options) -> Run:
             folder.mkdir(parents=True, exist_ok=True)
         header = header_of(settings, runner.ready, shlex.join(["python", *sys.orig_argv[1:]]))
         log = Journal.create(folder, header)
-        return make_run(settings, runner, log, header, folder=folder, listener=_Log())
+        return make_run(settings, runner.run, log, header, folder=folder, listener=_Log())
 
 
 def _run(workload: Workload, device: DeviceRequest, options: Options) -> Run:

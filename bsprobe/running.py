@@ -6,7 +6,7 @@ from pathlib import Path
 from bsprobe.environment import describe_environment
 from bsprobe.journal import Header, Journal
 from bsprobe.messages import Ready
-from bsprobe.probing import Listener, Predict, Probing
+from bsprobe.probing import Listener, Predict, Probing, RunTrial
 from bsprobe.records import SCHEMA_VERSION, Run, Settings, Trial
 from bsprobe.runfile import save_run
 from bsprobe.runner import TrialRunner
@@ -39,7 +39,7 @@ def header_of(settings: Settings, ready: Ready, command: str) -> Header:
 
 def make_run(
     settings: Settings,
-    runner: TrialRunner,
+    run_trial: RunTrial,
     journal: Journal,
     header: Header,
     *,
@@ -52,7 +52,7 @@ def make_run(
 
     Args:
         settings: Which trials are made.
-        runner: Where.
+        run_trial: Runs one.
         journal: Open; it is closed in the end, whatever comes.
         header: Its first line.
         folder: Where `run.json` is written.
@@ -63,7 +63,7 @@ def make_run(
     with journal:
         made = Probing(
             settings,
-            run_trial=runner.run,
+            run_trial=run_trial,
             device=header.device,
             journal=journal,
             listener=listener,

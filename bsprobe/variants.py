@@ -24,6 +24,8 @@ class Norm(StrEnum):
     """The normalisation layer that the network is built with."""
 
     BATCH = "batch"
+    SYNC_BATCH = "sync-batch"
+    """BatchNorm whose statistics see the micro-batches of all processes."""
     GROUP = "group"
     """GroupNorm as autocast runs it: in fp32."""
     GROUP_AMP = "group-amp"
@@ -206,6 +208,7 @@ def matrix(
     models: Sequence[str],
     resolutions: Sequence[Resolution | None],
     choices: Mapping[str, Sequence[StrEnum]],
+    processes: int = 1,
     channels: int = RGB,
     own: OwnParts = NOTHING_OWN,
 ) -> tuple[Variant, ...]:
@@ -215,15 +218,19 @@ def matrix(
         models: Names of models.
         resolutions: Image sizes; None for batches of your own.
         choices: For axes that do not keep their default: field name to values.
+        processes: How many train together.
         channels: Of the images.
         own: What is not ours.
 
     Raises:
-        UsageError: A model that keeps its own norm is to be built in another, a part of the
-            user's own leaves an axis or a model without meaning.
+        UsageError: A model that keeps its own norm is to be built in another, one process is to
+            synchronise its statistics, or a part of the user's own leaves an axis or a model
+            without meaning.
     """
+    norms = choices.get("norm", (Norm.BATCH, Norm.GROUP))
+    _require_others(norms, processes)
     for model in models:
-        _require_norm_for(model, choices.get("norm", (Norm.BATCH, Norm.GROUP)))
+        _require_norm_for(model, norms)
         _require_loss_for(model, own.loss)
     _require_meaning(choices, own)
     lists = [choices.get(axis.field, axis.defaults) for axis in AXES]
@@ -243,9 +250,19 @@ def matrix(
     return tuple(dict.fromkeys(variants))
 
 
+def _require_others(norms: Sequence[StrEnum], processes: int) -> None:
+    """Refuse statistics that one process cannot share."""
+    if Norm.SYNC_BATCH in norms and processes == 1:
+        raise UsageError(
+            "--norm sync-batch: one process has nobody to share statistics with",
+            hint="torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME "
+            "--processes N; else --norm batch",
+        )
+
+
 def _require_norm_for(model: str, norms: Sequence[StrEnum]) -> None:
     """Refuse other norms for networks whose norm nobody can exchange; of yours, they say so."""
-    if model.startswith(TIMM) and set(norms) != {Norm.BATCH}:
+    if model.startswith(TIMM) and not set(norms) <= {Norm.BATCH, Norm.SYNC_BATCH}:
         raise UsageError(
             f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
             hint="add --norm batch, which leaves it alone",

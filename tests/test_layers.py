@@ -12,14 +12,15 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
     5: "__main__ -> cli | executable_batch -> api",
-    4: "explaining | running -> prediction -> probing | studying -> study_runner -> runner "
-    "| report | environment",
-    3: "worker -> devices -> simulate -> training -> models | cityscapes",
-    2: "verdict -> study_plan | noise_scale | caveats -> recommendation | search | remedies "
-    "| fleet | compare -> expectation | comparability | equal_trials -> memory_line | thresholds",
+    4: "explaining | running -> prediction -> probing | studying -> study_runner -> world_runner "
+    "-> runner | report | environment -> worker_process",
+    3: "worker -> world | devices -> simulate -> training -> models | cityscapes",
+    2: "ranks | verdict -> study_plan | noise_scale | caveats -> recommendation | search "
+    "| remedies | fleet | compare -> expectation | comparability | equal_trials -> memory_line "
+    "| thresholds",
     1: "studyfile -> journal | study_journal | runfile | explanationfile | batch_cache | messages "
     "-> consistency -> explanation | study_records -> records -> variants -> own_parts "
-    "-> model_names | failures | gpus",
+    "-> model_names | failures | gpus | launch",
     0: "jsonlines -> units | files | serialization | importable -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""

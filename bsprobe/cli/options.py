@@ -10,7 +10,7 @@ import click
 
 from bsprobe.errors import UsageError
 from bsprobe.own_parts import LOSSES
-from bsprobe.units import Resolution, parse_resolution
+from bsprobe.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.variants import AXES, Axis, parse_choices, unknown_value
 
 LARGEST_BATCH = 2**20
@@ -71,6 +71,11 @@ def callable_name(option: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def byte_sizes(text: str) -> tuple[int, ...]:
+    """Parse a comma-separated list of sizes in bytes; equal ones count as often as they stand."""
+    return tuple(parse_bytes(part) for part in text.split(","))
 
 
 def positive_number(option: str, *, below: float = math.inf) -> Callable[[str], float]:

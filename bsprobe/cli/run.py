@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import click
 
 from bsprobe.cli.settings import FACETS, settings_from, settings_options
 from bsprobe.errors import BsprobeError, FileError, InterruptedRunError, UsageError
+from bsprobe.launch import Launch, launched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from bsprobe.records import Run, Settings, TrialSpec
     from bsprobe.runner import TrialRunner
     from bsprobe.variants import Variant
+    from bsprobe.world_runner import WorldRunner
 
 _BASE = Path("reports")
 
@@ -51,13 +54,25 @@ def run(
     processes, and scales the learning rate. Lists make a matrix: every combination is probed.
     """
     asked = settings_from(given)
+    launch = launched(os.environ)
+    is_first = launch is None or launch.leads
     if dry_run:
-        click.echo(_plan_text(asked, out))
-        return
-    start = _resumed(ctx, asked, out) if resume else Start(settings=asked, folder=out)
-    _warn(start.settings)
-    finished, folder, explanations = probe(start)
-    _write(finished, folder, explanations)
+        click.echo(_plan_text(asked, out) if is_first else "", nl=is_first)
+    elif launch is not None and not launch.leads:
+        _follow(asked, launch)
+    else:
+        start = _resumed(ctx, asked, out) if resume else Start(settings=asked, folder=out)
+        _warn(start.settings)
+        finished, folder, explanations = probe(start)
+        _write(finished, folder, explanations)
+
+
+def _follow(asked: Settings, launch: Launch) -> None:
+    """Run this rank's part of what rank 0 searches; rank 0 says and writes everything."""
+    from bsprobe.world_runner import WorldRunner
+
+    with WorldRunner(asked, launch) as runner:
+        runner.follow()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +103,13 @@ def _resumed(ctx: click.Context, asked: Settings, out: Path | None) -> Start:
                 f"{names[option]} differs from the run in {folder}",
                 hint="leave it out to go on with that run, or start a new one without --resume",
             )
+    if before.processes != asked.processes:
+        raise UsageError(
+            f"the run in {folder} is of {before.processes} processes, not {asked.processes}",
+            hint="start as many, or start a new run without --resume",
+        )
+    if before.processes > 1:  # every rank has its limit from the command line
+        return Start(settings=before, folder=folder, resumed=resumed)
     # A limit that was derived from what was free then must not move while the run goes on.
     limit = contents.header.device.limit_bytes
     fixed = replace(before, device=replace(before.device, memory_limit_bytes=limit))
@@ -121,7 +143,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     from bsprobe.prediction import predictor_for
     from bsprobe.report.folder import given_folder
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
-    from bsprobe.running import make_run, start_runner
+    from bsprobe.running import make_run
 
     settings = start.settings
     progress = TrialProgress(settings, Console(stderr=True))
@@ -129,7 +151,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         given_folder(start.folder)
     with (
         progress.opening(),
-        start_runner(settings) as runner,
+        _runner(settings) as runner,
         predictor_for(settings, runner.ready.device) as predict,
     ):
         folder, log, contents = _opened(start, runner)
@@ -138,7 +160,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         with _resumable(folder):
             made = make_run(
                 settings,
-                runner,
+                runner.run,
                 log,
                 contents.header,
                 folder=folder,
@@ -159,11 +181,11 @@ def _resumable(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted; every finished trial is kept",
-            hint=f"go on with: bsprobe run --resume --out {shlex.quote(str(folder))}",
+            hint=f"go on with: {_resuming(folder)}",
         ) from None
 
 
-def _opened(start: Start, runner: TrialRunner) -> tuple[Path, Journal, Contents]:
+def _opened(start: Start, runner: TrialRunner | WorldRunner) -> tuple[Path, Journal, Contents]:
     """The folder and the journal of a run, a new one or the one to go on with."""
     from bsprobe.journal import Contents, Journal
     from bsprobe.report.folder import new_folder, run_name
@@ -180,17 +202,30 @@ def _opened(start: Start, runner: TrialRunner) -> tuple[Path, Journal, Contents]
     return folder, Journal.create(folder, header), empty
 
 
-def _explain(runner: TrialRunner, spec: TrialSpec) -> Explanation | None:
+def _runner(settings: Settings) -> TrialRunner | WorldRunner:
+    """What runs the trials: here alone, or together with the processes that torchrun started."""
+    launch = launched(os.environ)
+    if launch is not None:
+        from bsprobe.world_runner import WorldRunner
+
+        return WorldRunner(settings, launch)
+    from bsprobe.running import start_runner
+
+    return start_runner(settings)
+
+
+def _explain(runner: TrialRunner | WorldRunner, spec: TrialSpec) -> Explanation | None:
     """Where the memory of a trial goes; None where it is measured, not predicted."""
     from bsprobe.messages import Explain
     from bsprobe.records import Source
+    from bsprobe.runner import TrialRunner
 
-    if runner.ready.device.source is Source.MEASURED:
+    if runner.ready.device.source is Source.MEASURED or not isinstance(runner, TrialRunner):
         return None
     return runner.explain(Explain(spec=spec), on_phase=lambda _: None)
 
 
-def _recorded(finished: Run, runner: TrialRunner) -> dict[Variant, Explanation]:
+def _recorded(finished: Run, runner: TrialRunner | WorldRunner) -> dict[Variant, Explanation]:
     """Where the memory of the starred row goes, from one more trial that the GPU records.
 
     Nothing where that cannot be had: the run is finished without it.
@@ -203,7 +238,7 @@ def _recorded(finished: Run, runner: TrialRunner) -> dict[Variant, Explanation]:
     from bsprobe.runner import TrialRunner
 
     best = finished.best
-    if best is None or best.trial is None:
+    if best is None or best.trial is None or not isinstance(runner, TrialRunner):
         return {}
     spec = replace(best.trial.spec, accumulation_steps=1, evaluation_resolution=None, data=None)
     timeout = finished.settings.trial_timeout_seconds
@@ -266,5 +301,14 @@ def _plan_text(settings: Settings, out: Path | None) -> str:
     return render(settings, out)
 
 
+def _resuming(folder: Path) -> str:
+    """The command that goes on with a run."""
+    launch = launched(os.environ)
+    arguments = f"run --resume --out {shlex.quote(str(folder))}"
+    return f"bsprobe {arguments}" if launch is None else launch.command(arguments)
+
+
 def _command() -> str:
-    return shlex.join(["bsprobe", *sys.argv[1:]])
+    launch = launched(os.environ)
+    arguments = shlex.join(sys.argv[1:])
+    return f"bsprobe {arguments}".rstrip() if launch is None else launch.command(arguments)

@@ -93,8 +93,8 @@ def subject_options(command: Command) -> Command:
     return command
 
 
-def variants_from(given: Mapping[str, Any]) -> tuple[Variant, ...]:
-    """The matrix that the options span."""
+def variants_from(given: Mapping[str, Any], processes: int = 1) -> tuple[Variant, ...]:
+    """The matrix that the options span, to be trained by so many processes together."""
     own = OwnParts(
         model_args=_each_once(given["model_args"]),
         loss=given["loss"],
@@ -106,6 +106,7 @@ def variants_from(given: Mapping[str, Any]) -> tuple[Variant, ...]:
         models=given["models"],
         resolutions=sizes,
         choices={axis.field: given[axis.field] for axis in AXES},
+        processes=processes,
         channels=channels,
         own=own,
     )

@@ -52,6 +52,8 @@ def build_model(variant: Variant) -> nn.Module:
     else:
         build = _timm_model if variant.model.startswith(TIMM) else _torchvision_model
         model = _with_arguments(build, variant)
+    if variant.norm is Norm.SYNC_BATCH:
+        model = _synchronised(model, variant)
     if variant.checkpointing is Checkpointing.ON:
         checkpoint_blocks(model)
     return model.train()
@@ -86,6 +88,17 @@ def check_variant(variant: Variant) -> None:
             f"--input: {variant.model} takes images of {RGB} channels, not {variant.channels}",
             hint="timm:NAME takes any number, and so may your own package.module:factory",
         )
+
+
+def _synchronised(model: nn.Module, variant: Variant) -> nn.Module:
+    """Convert BatchNorm as PyTorch does, whatever the network."""
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if not any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules()):
+        raise UsageError(
+            f"--norm {variant.norm}: {variant.model} has no BatchNorm",
+            hint="add --norm batch, which leaves it alone",
+        )
+    return converted
 
 
 def check_model_name(name: str) -> None:
@@ -131,7 +144,8 @@ def _torchvision_model(variant: Variant) -> nn.Module:
     with _batch_norm_replaced(variant.norm):
         model = models.get_model(name, weights=None, **arguments)
     assert isinstance(model, nn.Module)  # noqa: S101 - torchvision is not typed
-    if variant.norm is not Norm.BATCH and not _is_built_in(model, variant.norm):
+    is_batch_norm = variant.norm in (Norm.BATCH, Norm.SYNC_BATCH)
+    if not is_batch_norm and not _is_built_in(model, variant.norm):
         raise UsageError(
             f"--norm {variant.norm}: {variant.model} has other norms than BatchNorm2d, or none",
             hint="add --norm batch, which leaves it alone",
@@ -217,7 +231,7 @@ def _own_arguments(variant: Variant) -> dict[str, Any]:
     offered: dict[str, Any] = {}
     if variant.own.batches is None:
         offered = {"num_classes": variant.classes, "in_channels": variant.channels}
-    if variant.norm is not Norm.BATCH:
+    if variant.norm not in (Norm.BATCH, Norm.SYNC_BATCH):
         offered["norm_layer"] = LAYERS[variant.norm]
         if "norm_layer" not in signature.parameters:
             raise UsageError(

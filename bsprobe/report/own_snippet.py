@@ -6,6 +6,9 @@ from bsprobe.records import Target, TrainingPlan
 from bsprobe.variants import CudnnBenchmark, MemoryFormat, Precision, Variant
 
 _DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloat16"}
+_TOGETHER = """
+# In each of {} processes: hand over the network wrapped in DistributedDataParallel, its own batches
+# and its own device. Gradients are averaged over the processes."""
 _TEMPLATE = Template('''\
 """$title
 
@@ -17,7 +20,7 @@ import itertools
 import torch
 
 MICRO_BATCH = $micro_batch  # what each of your batches holds
-ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch
+ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch$together
 RATE_FACTOR = $factor  # $lr_rule rule: of the learning rates that you train batch $base_batch with
 
 
@@ -64,6 +67,7 @@ def fill(
         micro_batch=plan.micro_batch,
         accumulation_steps=plan.accumulation_steps,
         effective_batch=plan.effective_batch,
+        together=_TOGETHER.format(plan.processes) if plan.processes > 1 else "",
         factor=f"{plan.learning_rate / target.base_learning_rate:.6g}",
         lr_rule=plan.lr_rule,
         base_batch=target.base_batch,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from bsprobe.errors import UsageError
 from bsprobe.models.callables import load_callable
@@ -45,7 +44,7 @@ class OwnBatch:
 
         return OwnBatch(inputs=_mapped(self.inputs, once), targets=_mapped(self.targets, once))
 
-    def outputs_of(self, model: nn.Module) -> Any:
+    def outputs_of(self, model: Callable[..., Any]) -> Any:
         """What a network makes of the inputs."""
         if isinstance(self.inputs, Mapping):
             return model(**self.inputs)

@@ -1,9 +1,9 @@
 """One training step: the only place that runs one, on every device, real or simulated."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -49,9 +49,22 @@ class Batch:
         """What the loss compares the outputs with."""
         return self.labels
 
-    def outputs_of(self, model: nn.Module) -> Any:
+    def outputs_of(self, model: Callable[..., Any]) -> Any:
         """What a network makes of the images."""
         return model(self.images)
+
+
+class Replica(Protocol):
+    """A network that averages its gradients with those of other processes.
+
+    `DistributedDataParallel`, or what stands for it where no others are there.
+    """
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """The forward pass of the network; the backward pass then averages."""
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """The context of forward and backward passes that leave the average to a later one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +78,8 @@ class Task:
     device: torch.device
     layout: torch.memory_format
     autocast_dtype: torch.dtype | None
+    replica: Replica | None = None
+    """The network as it is trained together with other processes; None: alone."""
     updates_applied: int = field(default=0)
     """Optimizer updates so far; a GradScaler skips those whose gradients overflowed."""
 
@@ -73,6 +88,15 @@ class Task:
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    @property
+    def trained(self) -> Callable[..., Any]:
+        """What a training step runs forward: the network, or its replica."""
+        return self.model if self.replica is None else self.replica
+
+    def without_average(self) -> AbstractContextManager[None]:
+        """The context of a micro-batch that is not the last of its step."""
+        return nullcontext() if self.replica is None else self.replica.no_sync()
 
 
 def build_task(variant: Variant, device: torch.device) -> Task:
@@ -144,12 +168,14 @@ def training_step(task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> torc
     """
     count = task.loss.counted([batch.targets for batch in micro_batches])
     total = torch.zeros((), device=task.device)
-    for waiting in micro_batches:
+    for number, waiting in enumerate(micro_batches, start=1):
+        is_last = number == len(micro_batches)
         batch = waiting.to(task.device, task.layout)
-        with task.autocast():
-            # No name for the outputs: it would keep them through the backward pass.
-            loss = task.loss(batch.outputs_of(task.model), batch.targets, count)
-        task.scaler.scale(loss).backward()
+        with nullcontext() if is_last else task.without_average():
+            with task.autocast():
+                # No name for the outputs: it would keep them through the backward pass.
+                loss = task.loss(batch.outputs_of(task.trained), batch.targets, count)
+            task.scaler.scale(loss).backward()
         total += loss.detach()
     task.scaler.step(task.optimizer)
     task.scaler.update()

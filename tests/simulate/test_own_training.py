@@ -87,3 +87,17 @@ def test_a_network_is_told_channels_and_classes_of_images_that_are_ours() -> Non
     )
 
     assert StepTracer(variant).facts.parameters == (4 * 8 * 9 + 8) + 2 * 8 + (8 * 7 + 7)
+
+
+def test_inputs_by_name_go_through_the_replica_of_several_processes() -> None:
+    variant = Variant(
+        model="own_training:Named",
+        resolution=None,
+        own=OwnParts(batches="own_training:named_batch", loss="own_training:named_loss"),
+    )
+
+    together = StepTracer(variant, processes=2).record(2)
+
+    # The buckets hold the gradients: as many bytes as the parameters.
+    parameters = 4 * (3 * 5 + 5)
+    assert bytes_of(together, Kind.BUCKET, Section.SETUP) >= parameters
