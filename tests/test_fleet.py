@@ -10,7 +10,6 @@ from bsprobe.records import Environment, Run, Source, Target
 from bsprobe.units import GIB
 from bsprobe.variants import Variant
 
-
 TOGETHER = "4 x One: batches, peaks and images/s are of one GPU, the effective batch and LR of all."
 
 
