@@ -79,7 +79,7 @@ def fleet_table(fleet: Fleet) -> pd.DataFrame:
     rows = []
     for row in fleet.rows:
         member = fleet.member(row.member)
-        columns = {"device": member.device.name, "source": str(row.source)}
+        columns: dict[str, object] = {"device": member.device.name, "source": str(row.source)}
         columns |= variant_columns(row.variant)
         if row.result is not None:
             columns |= result_columns(member.device, row.result)
