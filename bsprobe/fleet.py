@@ -47,6 +47,19 @@ class Row:
     result: VariantResult | None
     """None where this machine has not been asked for the variant."""
 
+    @property
+    def images_per_second_per_gpu(self) -> float | None:
+        """What one GPU takes in the recommended step: a run of several counts what all of them do.
+
+        None for predictions, and where nothing is recommended.
+        """
+        item = None if self.result is None else self.result.recommendation
+        trial = None if item is None else item.trial
+        if trial is None or trial.measurement is None:
+            return None
+        rate = trial.measurement.images_per_second
+        return None if rate is None else rate / trial.spec.processes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
@@ -131,7 +144,7 @@ def make_fleet(runs: Sequence[tuple[str, Run]]) -> Fleet:
             for name, (path, run) in zip(names, ordered, strict=True)
         ),
         rows=rows,
-        notes=(*_absences(found, rows), *_differences(found), *notes),
+        notes=(*_absences(found, rows), *_differences(found), *_together(found), *notes),
     )
 
 
@@ -212,6 +225,15 @@ def _absences(found: _Named, rows: Sequence[Row]) -> list[str]:
 
 def _has(run: Run, subject: Subject) -> bool:
     return subject in map(subject_of, run.settings.variants)
+
+
+def _together(found: _Named) -> list[str]:
+    """What the figures of machines count whose GPUs train together."""
+    several = [name for name, run in found if run.settings.processes > 1]
+    if not several:
+        return []
+    what = "batches, peaks and images/s are of one GPU, the effective batch and LR of all"
+    return [f"{', '.join(several)}: {what}."]
 
 
 _FACTS: tuple[tuple[str, Callable[[Run], object], str], ...] = (
