@@ -71,7 +71,8 @@ class StepTracer:
         self._processes = processes
         self._evaluation_resolution = evaluation_resolution
         self._model = build_without_values(variant)
-        synchronise_norms(self._model, processes)
+        if processes > 1:
+            synchronise_norms(self._model, processes)
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._recordings: dict[int, Recording] = {}
         self._setup = self._record_setup()
