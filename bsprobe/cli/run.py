@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import threading
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -128,6 +129,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     settings = start.settings
     console = Console(stderr=True)
     progress = TrialProgress(settings, console)
+    threading.Thread(target=_import_report, name="report").start()
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
     with (
@@ -177,6 +179,13 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
                 hint=f"go on with: bsprobe run --resume --out {shlex.quote(str(folder))}",
             ) from None
     return made, folder, listener.explanations
+
+
+def _import_report() -> None:
+    """Import what renders the report, two seconds of pandas and matplotlib, while trials run."""
+    from bsprobe.report import explain_plots, markdown, terminal, write
+
+    del explain_plots, markdown, terminal, write
 
 
 def _explain(runner: TrialRunner, spec: TrialSpec) -> Explanation | None:
