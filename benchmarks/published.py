@@ -126,8 +126,10 @@ class AutocastUntilUpdate:
     def __enter__(self) -> None:
         self._autocast.__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        """Stay inside."""
+    def __exit__(self, error: object, *_: object) -> None:
+        """Stay inside, unless the forward pass failed: BatchNorm's does on one value a channel."""
+        if error is not None:
+            self.close()
 
     def close(self, *_: object) -> None:
         """Leave it: a hook before the optimizer's step."""

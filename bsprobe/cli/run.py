@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -147,6 +148,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
 
     settings = start.settings
     progress = TrialProgress(settings, Console(stderr=True))
+    threading.Thread(target=_import_report, name="report").start()
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
     with (
@@ -200,6 +202,13 @@ def _opened(start: Start, runner: TrialRunner | WorldRunner) -> tuple[Path, Jour
     header = header_of(start.settings, runner.ready, _command())
     empty = Contents(header=header, trials=(), complete_bytes=0)
     return folder, Journal.create(folder, header), empty
+
+
+def _import_report() -> None:
+    """Import what renders the report, pandas and matplotlib among it, while trials run."""
+    from bsprobe.report import explain_plots, markdown, terminal, write
+
+    del explain_plots, markdown, terminal, write
 
 
 def _runner(settings: Settings) -> TrialRunner | WorldRunner:
