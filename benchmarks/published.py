@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -290,6 +291,8 @@ def main() -> None:
         known,
         outside_bytes=OUTSIDE_BYTES,
         others=OTHER_OUTSIDE_BYTES,
+        software=f"PyTorch {torch.__version__}, cuDNN {ampere.cudnn_version or 'unasked'} and "
+        f"timm {version('timm')}",
         notes=(*ampere.notes, *volta.notes),
     )
 

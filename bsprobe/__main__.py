@@ -9,7 +9,8 @@ from types import FrameType
 import click
 
 from bsprobe.cli import bsprobe
-from bsprobe.errors import BsprobeError
+from bsprobe.errors import BsprobeError, OutOfReachError
+from bsprobe.launch import follows
 
 _USAGE = 2
 _OUR_BUG = 101
@@ -28,19 +29,25 @@ def _exit_code() -> int:
         code = bsprobe.main(prog_name="bsprobe", standalone_mode=False)
         sys.stdout.flush()
     except BsprobeError as error:
-        return _complain(str(error), error.hint, error.exit_code)
+        complain = _complain if isinstance(error, OutOfReachError) else _complain_first
+        return complain(str(error), error.hint, error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"see {context.command_path} --help" if context else None
-        return _complain(error.format_message(), hint, _USAGE)
+        return _complain_first(error.format_message(), hint, _USAGE)
     except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted", None, _INTERRUPTED)
+        return _complain_first("interrupted", None, _INTERRUPTED)
     except OSError as error:  # standard output, processes; about files, FileErrors are raised
         return _refused_by_system(error)
     except Exception:  # noqa: BLE001 - the last place before a user would see a bare traceback
         traceback.print_exc()
         return _complain("this is a bug in bsprobe", "please report it with the above", _OUR_BUG)
     return code if isinstance(code, int) else 0
+
+
+def _complain_first(message: str, hint: str | None, code: int) -> int:
+    """Complain of what all processes of a run meet, or hear of each other: once, in the first."""
+    return code if follows(os.environ) else _complain(message, hint, code)
 
 
 def _complain(message: str, hint: str | None, code: int) -> int:

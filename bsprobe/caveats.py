@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 from bsprobe.failures import Outcome
+from bsprobe.gpus import nccl_bytes
 from bsprobe.model_names import keeps_own_norm
 from bsprobe.recommend import Limits
-from bsprobe.records import DeviceInfo, Recommendation, Target, Trial
+from bsprobe.records import DeviceInfo, Recommendation, Source, Target, Trial
 from bsprobe.units import format_bytes
 from bsprobe.variants import Norm, Precision, Variant
 
 _REFERENCE_RATE = 2.5e-4
-_PRETRAINED_NORMS = (Norm.BATCH, Norm.FROZEN)
+_PRETRAINED_NORMS = (Norm.BATCH, Norm.SYNC_BATCH, Norm.FROZEN)
 
 
 def caveats_of(
@@ -31,6 +32,7 @@ def caveats_of(
             _rate_caveat(item.variant, target),
             _headroom_caveat(item, found, target, device),
             _retry_caveat(trials),
+            _nccl_caveat(item, device),
             *_data_sentences(item),
             _spill_caveat(device),
         )
@@ -58,22 +60,30 @@ def _target_caveat(item: Recommendation, target: Target) -> str:
 
 
 def _norm_caveats(item: Recommendation) -> list[str]:
-    norm, micro = item.variant.norm, item.plan.micro_batch
+    norm, micro, processes = item.variant.norm, item.plan.micro_batch, item.plan.processes
+    one = "a micro-batch" if processes == 1 else "one process's micro-batch"
     sentences = []
+    if norm is Norm.SYNC_BATCH:
+        sentence = (
+            f"SyncBatchNorm statistics see the {micro * processes} images of all {processes} "
+            "processes' micro-batches; accumulation does not change that."
+        )
+        return [sentence]
     if keeps_own_norm(item.variant.model):
         sentence = (
             "The network keeps the norm it is built with. Where that is BatchNorm, its statistics "
-            f"see the {micro} images of a micro-batch, whatever the accumulation."
+            f"see the {micro} images of {one}, whatever the accumulation."
         )
         return [sentence]
     if norm is Norm.BATCH and micro == 1:
         sentences.append(
             "Micro-batch 1: BatchNorm normalises each image by itself, as InstanceNorm would, "
-            "and accumulation does not change that; consider group or frozen."
+            "and accumulation does not change that; consider "
+            + ("group or frozen." if processes == 1 else "sync-batch, group or frozen.")
         )
     elif norm is Norm.BATCH:
         sentences.append(
-            f"BatchNorm statistics see the {micro} images of a micro-batch"
+            f"BatchNorm statistics see the {micro} images of {one}"
             + ("; accumulation does not change that." if item.plan.accumulation_steps > 1 else ".")
         )
     if norm is Norm.GROUP and item.variant.precision is not Precision.FP32:
@@ -123,6 +133,16 @@ def _retry_caveat(trials: Sequence[Trial]) -> str:
     return (
         f"Batch {min(retried)} and up ran only after the allocator had emptied its cache "
         "and tried again, which is slow: stay below."
+    )
+
+
+def _nccl_caveat(item: Recommendation, device: DeviceInfo) -> str:
+    processes = item.plan.processes
+    if processes == 1 or device.source is not Source.PREDICTED:
+        return ""
+    return (
+        f"Predicted with an estimated {format_bytes(nccl_bytes(processes))} for NCCL, which is "
+        "what A100s over NVLink took; slower links take less."
     )
 
 

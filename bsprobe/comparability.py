@@ -44,6 +44,12 @@ def _must_be_equal(
         ),
         ("the images", _images(baseline), _images(run), "give both --data, or neither"),
         (
+            "the number of processes",
+            baseline.settings.processes,
+            run.settings.processes,
+            "give both the same, by torchrun or by --processes",
+        ),
+        (
             "the size of the evaluation",
             baseline.settings.evaluation_resolution,
             run.settings.evaluation_resolution,

@@ -16,8 +16,8 @@ _AT_LEAST_ONE = frozenset(
     {
         "accumulation_steps", "base_batch", "base_updates", "batch", "batch_size", "best",
         "capacity_bytes", "classes", "cpu_threads", "effective_batch", "first_failure", "height",
-        "largest", "max_batch", "measured_steps", "micro_batch", "parameters", "safe", "steps",
-        "total_bytes", "updates", "width",
+        "largest", "max_batch", "measured_steps", "micro_batch", "parameters", "processes", "safe",
+        "steps", "total_bytes", "updates", "width",
     }
 )  # fmt: skip
 _ABOVE_ZERO = frozenset(
@@ -92,7 +92,8 @@ def _complaints_of_plan(result: VariantResult, item: Recommendation) -> Iterator
     if not max(item.safe, item.best, item.plan.micro_batch) <= item.largest:
         yield "more is recommended than runs"
     for plan in (item.plan, item.without_accumulation):
-        if plan.effective_batch != plan.micro_batch * plan.accumulation_steps:
+        parts = plan.micro_batch * plan.accumulation_steps * plan.processes
+        if plan.effective_batch != parts:
             yield f"an effective batch of {plan.effective_batch} is not what its parts make"
     if item.trial is not None:
         spec = item.trial.spec

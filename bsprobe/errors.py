@@ -36,6 +36,10 @@ class WorkerError(BsprobeError):
     """The process that runs the trials could not be started or spoke nonsense."""
 
 
+class OutOfReachError(WorkerError):
+    """The other processes of a run cannot be reached: nobody else can say so."""
+
+
 class InterruptedRunError(BsprobeError):
     """The user stopped the command; what was measured is on the disk."""
 

@@ -107,6 +107,25 @@ _PROBABLE = (
     "could not execute a primitive",
     "can't start new thread",
 )
+STOPPED_WITH_ITS_PEERS = "stopped: another process had failed"
+"""What is said of a process that waited for one that would not come any more."""
+_LOST_PEERS = (
+    STOPPED_WITH_ITS_PEERS,
+    # Gloo, over TCP.
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Application timeout caused pair closure",
+    "Timed out waiting",
+    # NCCL, and PyTorch's watchdog over it.
+    "ncclRemoteError",
+    "ncclSystemError",
+    "NCCL communicator was aborted",
+    "Watchdog caught collective operation timeout",
+    # The store at which a group meets.
+    "failed to recv, got 0 bytes",
+    "wait timeout after",
+    "Broken pipe",
+)
 _PROBABLE_SIGNALS = (signal.SIGABRT, signal.SIGSEGV, signal.Signals(9))
 """An unhandled bad_alloc aborts, an unchecked allocation crashes, the kernel's killer kills."""
 _SHELL_SIGNAL_OFFSET = 128
@@ -144,6 +163,11 @@ def classify(
         )
     evidence = f"exit status {exit_status}" if exit_status is not None else (types or ("",))[0]
     return Verdict(outcome=Outcome.FAILED, evidence=evidence)
+
+
+def is_loss_of_peer(message: str) -> bool:
+    """Whether a process failed only because another one, with which it worked, was gone."""
+    return _first_in(message, _LOST_PEERS) is not None
 
 
 def _first_in(message: str, phrases: Sequence[str]) -> str | None:

@@ -137,7 +137,7 @@ def _order(run: Run) -> tuple[int, str, str]:
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """A short name each: the card, the limit where one was set, a number where that is not all."""
-    plain = [_short(run.device) for run in runs]
+    plain = [_short(run) for run in runs]
     counts, seen = Counter(plain), Counter[str]()
     names = []
     for name in plain:
@@ -146,8 +146,10 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _short(device: DeviceInfo) -> str:
+def _short(run: Run) -> str:
+    device, processes = run.device, run.settings.processes
     name = " ".join(re.sub(r"NVIDIA|GeForce", " ", device.name).split()) or device.name
+    name = f"{processes} x {name}" if processes > 1 else name
     limit = "" if device.limit_bytes is None else f", {format_bytes(device.limit_bytes)}"
     return name + limit
 
@@ -174,7 +176,7 @@ def _rows_of_variant(found: _Named, variant: Variant) -> Iterable[Row]:
 def _machine(run: Run) -> tuple[object, ...]:
     """What makes two runs of one machine: one of them may have what the other lacks."""
     device = run.device
-    return device.name, device.source, device.limit_bytes
+    return device.name, device.source, device.limit_bytes, run.settings.processes
 
 
 def _result(run: Run, variant: Variant) -> VariantResult | None:

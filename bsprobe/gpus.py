@@ -172,6 +172,20 @@ def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None
     )
 
 
+_NCCL_TWO_BYTES = 544 * MIB
+_NCCL_MORE_BYTES = 688 * MIB
+"""What NCCL took for an all-reduce among two A100 and among more of them, over NVLink
+(github.com/NVIDIA/nccl/issues/964). It grows with the number of channels, which faster links have
+more of (issue 986), and hardly with the number of GPUs: for slower links it is too much."""
+
+
+def nccl_bytes(processes: int) -> int:
+    """What NCCL holds of each GPU outside PyTorch's allocator; an estimate for all cards."""
+    if processes == 1:
+        return 0
+    return _NCCL_TWO_BYTES if processes == 2 else _NCCL_MORE_BYTES  # noqa: PLR2004 - a pair
+
+
 def compute_capabilities() -> tuple[str, ...]:
     """Those of the catalogue, ascending."""
     return tuple(sorted({gpu.compute_capability for gpu in catalogue()}, key=float))

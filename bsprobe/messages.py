@@ -33,10 +33,26 @@ class OpenDevice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The process group of one trial: where its members meet, and which of them one is."""
+
+    host: str
+    port: int
+    name: str
+    """Of this trial alone: what an earlier group has left at the meeting place is not met again."""
+    rank: int
+    processes: int
+    timeout_seconds: float
+    """For each of its collectives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunTrial:
     """To the worker: run this."""
 
     spec: TrialSpec
+    group: Group | None = None
+    """With whom to run it, where the trial has several processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

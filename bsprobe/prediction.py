@@ -19,9 +19,10 @@ from bsprobe.records import (
     Trial,
     TrialSpec,
 )
-from bsprobe.runner import ReportPhase, TrialRunner
+from bsprobe.runner import TrialRunner
 from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.variants import Variant
+from bsprobe.worker_process import ReportPhase
 
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 """For the process that predicts: a context of its own would take memory that is being measured."""
@@ -71,6 +72,7 @@ class Predictor:
         return TrialSpec(
             variant=variant,
             batch_size=batch,
+            processes=self._settings.processes,
             warmup_steps=self._settings.warmup_steps,
             measured_steps=self._settings.measured_steps,
             evaluation_resolution=self._settings.evaluation_resolution,

@@ -190,7 +190,14 @@ class Probing:
         beyond_headroom: tuple[Recommendation, Trial] | None = None
         most: int | None = None
         while True:
-            item = recommend(variant, found, target, groups=groups, most_accumulated=most)
+            item = recommend(
+                variant,
+                found,
+                target,
+                groups=groups,
+                most_accumulated=most,
+                processes=self._settings.processes,
+            )
             micro, steps = item.plan.micro_batch, item.plan.accumulation_steps
             spec = self._spec(variant, micro, accumulation_steps=steps)
             trial = self._trial(spec, Process.FRESH, Purpose.RECOMMENDED)
@@ -218,6 +225,7 @@ class Probing:
             variant=variant,
             batch_size=batch,
             accumulation_steps=accumulation_steps,
+            processes=self._settings.processes,
             warmup_steps=self._settings.warmup_steps,
             measured_steps=self._settings.measured_steps,
             evaluation_resolution=self._settings.evaluation_resolution,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 from bsprobe.failures import Outcome
 from bsprobe.records import (
@@ -160,7 +161,13 @@ def scaled_rate(target: Target, effective_batch: int, rule: LearningRateRule) ->
 
 
 def plan(
-    variant: Variant, target: Target, *, micro_batch: int, steps: int, groups: Mapping[str, float]
+    variant: Variant,
+    target: Target,
+    *,
+    micro_batch: int,
+    steps: int,
+    groups: Mapping[str, float],
+    processes: int = 1,
 ) -> TrainingPlan:
     """The numbers to train with at a micro-batch and a number of accumulation steps.
 
@@ -170,8 +177,9 @@ def plan(
         micro_batch: Images per forward pass.
         steps: Micro-batches per update.
         groups: The learning-rate multiplier of each parameter group of the model, by name.
+        processes: How many train together, each with its own micro-batches.
     """
-    effective = micro_batch * steps
+    effective = micro_batch * steps * processes
     rule = rule_for(target, variant.optimizer)
     rate = scaled_rate(target, effective, rule)
     updates = max(1, round(target.base_updates * target.base_batch / effective))
@@ -184,6 +192,7 @@ def plan(
         lr_rule=rule,
         updates=updates,
         warmup_updates=round(updates * WARMUP_SHARE) if effective > target.base_batch else 0,
+        processes=processes,
     )
 
 
@@ -194,6 +203,7 @@ def recommend(
     *,
     groups: Mapping[str, float],
     most_accumulated: int | None = None,
+    processes: int = 1,
 ) -> Recommendation:
     """What to use for one variant.
 
@@ -205,12 +215,14 @@ def recommend(
         most_accumulated: The largest micro-batch that may still be accumulated, where larger ones
             were seen to fail: accumulated gradients live through the forward pass. None where
             none has failed, zero where all have: then the plan does without.
+        processes: How many train together: each takes its share of the effective batch.
     """
-    alone = plan(variant, target, micro_batch=found.best, steps=1, groups=groups)
+    planned = partial(plan, variant, target, groups=groups, processes=processes)
+    alone = planned(micro_batch=found.best, steps=1)
     most = found.safe if most_accumulated is None else min(found.safe, most_accumulated)
     if most > 0:
-        micro, steps = split(target.batch, most)
-        chosen = plan(variant, target, micro_batch=micro, steps=steps, groups=groups)
+        micro, steps = split(math.ceil(target.batch / processes), most)
+        chosen = planned(micro_batch=micro, steps=steps)
     return Recommendation(
         variant=variant,
         largest=found.largest,

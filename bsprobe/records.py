@@ -65,6 +65,8 @@ class DeviceRequest:
     memory_limit_bytes: int | None = None
     gpu: Gpu | None = None
     """The card to predict for; None: none is named."""
+    rank_limits_bytes: tuple[int, ...] = ()
+    """With several processes: the memory limit of each, by rank, where they were given apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,8 @@ class TrialSpec:
     """The micro-batch: images in one forward pass."""
     accumulation_steps: int = 1
     """Micro-batches per optimizer update."""
+    processes: int = 1
+    """How many train together under DistributedDataParallel, each with its own micro-batch."""
     warmup_steps: int = 1
     measured_steps: int = 3
     evaluation_resolution: Resolution | None = None
@@ -231,6 +235,8 @@ class Trial:
     failure: Failure | None
     started_at: str
     wall_seconds: float
+    rank: int | None = None
+    """With several processes: whose failure this is, or whose peak; images/s are of all."""
 
     def __post_init__(self) -> None:
         """Refuse a record that contradicts itself.
@@ -294,6 +300,8 @@ class TrainingPlan:
     updates: int
     """Optimizer updates that keep the images seen constant."""
     warmup_updates: int
+    processes: int = 1
+    """How many take part; the effective batch counts them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,6 +379,8 @@ class Settings:
     evaluation_resolution: Resolution | None = None
     data: DataSource | None = None
     seed: int = 0
+    processes: int = 1
+    """How many train together: started by torchrun, or predicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

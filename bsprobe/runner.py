@@ -1,335 +1,18 @@
-"""The parent's side of a trial: spawn, wait, time out, kill, and always come back with a record."""
+"""Trials in worker processes: a fresh one where it is asked for, and always a record."""
 
-import os
-import queue
-import signal
-import site
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bsprobe.errors import DeviceError, WorkerError
+from bsprobe import worker_process
 from bsprobe.explanation import Explanation
-from bsprobe.failures import Certainty, Outcome, classify
-from bsprobe.gpus import Gpu
-from bsprobe.messages import (
-    Answer,
-    Attribute,
-    Explain,
-    Explained,
-    FitCards,
-    Fitted,
-    Message,
-    OpenDevice,
-    Progress,
-    Ready,
-    Record,
-    Recorded,
-    Refused,
-    Request,
-    RunTrial,
-    TrialDone,
-    decode,
-    encode,
-)
-from bsprobe.records import (
-    CardFit,
-    DataSource,
-    DeviceRequest,
-    Failure,
-    Purpose,
-    Source,
-    Trial,
-    TrialSpec,
-)
+from bsprobe.messages import Attribute, Explain, Group, Record, Recorded
+from bsprobe.records import DataSource, DeviceRequest, Purpose, Source, Trial, TrialSpec
 from bsprobe.search import Process
-from bsprobe.serialization import MalformedError
-from bsprobe.variants import Variant
-
-OPEN_TIMEOUT_SECONDS = 300.0
-"""For importing torch and opening the device; a cold file cache on a network disk is slow."""
-_GRACE_SECONDS = 5.0
-_POLL_SECONDS = 0.5
-"""How often a silent worker is looked after."""
-_LAST_WORDS_BYTES = 4000
-_WORKER_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""For the CPU device; glibc reads it once, when the process starts, so it is set for all."""
-
-ReportPhase = Callable[[str], None]
-
-
-class _WorkerDiedError(Exception):
-    def __init__(self, exit_status: int, last_words: str) -> None:
-        super().__init__(f"worker exited with status {exit_status}")
-        self.exit_status = exit_status
-        self.last_words = last_words
-
-
-class _TimedOutError(Exception):
-    pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
-    """A worker that died or was killed instead of answering."""
-
-    outcome: Outcome
-    failure: Failure
-
-
-class Worker:
-    """One child process with an open device."""
-
-    def __init__(
-        self,
-        request: DeviceRequest,
-        *,
-        models: tuple[str, ...] = (),
-        data: DataSource | None = None,
-        command: tuple[str, ...] | None = None,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
-        self._process = subprocess.Popen(
-            command or (sys.executable, "-m", "bsprobe.worker"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env={**_environment(), **(environment or {})},
-            # Its own session: Ctrl-C reaches the parent alone, and the whole group can be killed.
-            start_new_session=True,
-        )
-        self._inbox: queue.Queue[Message | MalformedError | None] = queue.Queue()
-        threading.Thread(target=self._read, name="worker output", daemon=True).start()
-        self.trials_run = 0
-        self.is_clean = True
-        try:
-            self.ready = self._open(OpenDevice(request=request, models=models, data=data))
-        except BaseException:
-            self.close()
-            raise
-
-    def run(self, spec: TrialSpec, *, timeout: float, on_phase: ReportPhase) -> TrialDone:
-        """Run one trial; its death, whatever the manner, becomes its outcome.
-
-        Args:
-            spec: What to run.
-            timeout: Seconds it may take.
-            on_phase: Told what the worker is doing.
-
-        Raises:
-            DeviceError: The worker refused the trial: a value that only it could check is wrong.
-        """
-        self.trials_run += 1
-        answer = self.ask(RunTrial(spec=spec), timeout=timeout, on_phase=on_phase)
-        if isinstance(answer, Loss):
-            return TrialDone(outcome=answer.outcome, failure=answer.failure, clean=False)
-        assert isinstance(answer, TrialDone)  # noqa: S101 - what a trial is answered with
-        self.is_clean = answer.clean
-        return answer
-
-    def ask(self, request: Request, *, timeout: float, on_phase: ReportPhase) -> "Answer | Loss":
-        """Have the worker do something; its death, whatever the manner, is an answer too.
-
-        Args:
-            request: What to do.
-            timeout: Seconds it may take; then the worker is killed.
-            on_phase: Told what the worker is doing.
-
-        Raises:
-            DeviceError: The worker refused: a value that only it could check is wrong.
-        """
-        phase = "building"
-        deadline = time.monotonic() + timeout
-        try:
-            self._send(request)
-            while True:
-                message = self._receive(deadline)
-                if isinstance(message, Progress):
-                    phase = message.phase
-                    on_phase(phase)
-                elif isinstance(message, Refused):
-                    raise DeviceError(message.message, hint=message.hint)
-                elif isinstance(message, Answer):
-                    return message
-        except _TimedOutError:
-            return self._lost(Outcome.TIMED_OUT, f"no end after {timeout:.0f} s", "time-out", phase)
-        except _WorkerDiedError as death:
-            verdict = classify(message=death.last_words, exit_status=death.exit_status)
-            last = death.last_words.strip().splitlines()
-            return self._lost(
-                verdict.outcome,
-                f"the process died ({verdict.evidence})" + (f": {last[-1]}" if last else ""),
-                verdict.evidence,
-                phase,
-                certainty=verdict.certainty,
-            )
-
-    def explain(
-        self, asked: Explain | Attribute, *, timeout: float, on_phase: ReportPhase
-    ) -> Explanation:
-        """Say where the memory of a trial goes, or went.
-
-        Args:
-            asked: What to explain.
-            timeout: Seconds it may take.
-            on_phase: Told what the worker is doing.
-
-        Raises:
-            DeviceError: It cannot be said: the trial runs on no card, or not on a simulated one.
-        """
-        answer = self.ask(asked, timeout=timeout, on_phase=on_phase)
-        if isinstance(answer, Explained) and answer.explanation is not None:
-            return answer.explanation
-        assert isinstance(answer, Explained | Loss)  # noqa: S101 - what it is answered with
-        why = "nothing was said" if answer.failure is None else answer.failure.message
-        spec = asked.trial.spec if isinstance(asked, Attribute) else asked.spec
-        raise DeviceError(
-            f"batch {spec.batch_size} cannot be explained: {why}",
-            hint="bsprobe run predicts it with all details of the failure",
-        )
-
-    def fit(
-        self, variants: Sequence[Variant], gpus: Sequence[Gpu], *, max_batch: int
-    ) -> Iterator[CardFit]:
-        """Ask how large a batch of each variant each card runs; the answers come one by one.
-
-        Raises:
-            DeviceError: The worker refused: a network cannot be traced.
-            WorkerError: It died.
-        """
-        try:
-            self._send(FitCards(variants=tuple(variants), gpus=tuple(gpus), max_batch=max_batch))
-            for _ in range(len(variants) * len(gpus)):
-                message = self._receive(time.monotonic() + OPEN_TIMEOUT_SECONDS)
-                if isinstance(message, Refused):
-                    raise DeviceError(message.message, hint=message.hint)
-                assert isinstance(message, Fitted)  # noqa: S101 - nothing else can come
-                yield message.fit
-        except _TimedOutError:
-            raise WorkerError(
-                f"no card was fitted for {OPEN_TIMEOUT_SECONDS:.0f} s", hint="try a smaller network"
-            ) from None
-        except _WorkerDiedError as death:
-            last = death.last_words.strip().splitlines() or [str(death)]
-            raise WorkerError(f"the prediction failed: {last[-1]}") from None
-
-    def close(self) -> None:
-        """End the worker and everything it started."""
-        if self._process.stdin is not None:
-            with suppress(OSError):  # it is dead already, and its pipe with it
-                self._process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=_GRACE_SECONDS)
-        self._kill_group()
-        self._process.wait()
-        self._stderr.close()
-
-    def _open(self, opening: OpenDevice) -> Ready:
-        try:
-            self._send(opening)
-            message = self._receive(time.monotonic() + OPEN_TIMEOUT_SECONDS)
-        except _TimedOutError:
-            raise WorkerError(
-                f"the worker did not open its device within {OPEN_TIMEOUT_SECONDS:.0f} s",
-                hint="is the GPU hanging? nvidia-smi shows it",
-            ) from None
-        except _WorkerDiedError as death:
-            last = death.last_words.strip().splitlines() or [str(death)]
-            raise WorkerError(
-                f"the worker could not start: {last[-1]}",
-                hint="does `python -c 'import torch, torchvision'` work here?",
-            ) from None
-        if isinstance(message, Refused):
-            raise DeviceError(message.message, hint=message.hint)
-        assert isinstance(message, Ready)  # noqa: S101 - the worker's first answer is one of two
-        return message
-
-    def _send(self, message: Message) -> None:
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
-        try:
-            self._process.stdin.write(encode(message))
-            self._process.stdin.flush()
-        except OSError:
-            raise self._death() from None
-
-    def _receive(self, deadline: float) -> Message:
-        message = self._next_in_inbox(deadline)
-        if isinstance(message, MalformedError):
-            self._kill_group()
-            raise WorkerError(f"the worker spoke nonsense: {message}") from message
-        if message is None:
-            raise self._death()
-        return message
-
-    def _next_in_inbox(self, deadline: float) -> Message | MalformedError | None:
-        """The next message, or None once the worker is dead and everything it said is read.
-
-        The end of the pipe alone does not tell: a process that the worker had started and that
-        outlives it holds the pipe open.
-        """
-        while (left := deadline - time.monotonic()) > 0:
-            died = self._process.poll() is not None
-            try:
-                return self._inbox.get(timeout=min(left, _POLL_SECONDS))
-            except queue.Empty:
-                if died:
-                    return None
-        raise _TimedOutError
-
-    def _read(self) -> None:
-        """Put every message, then None at the end of the pipe, into the inbox."""
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
-        for line in self._process.stdout:
-            try:
-                self._inbox.put(decode(line))
-            except MalformedError as error:
-                # A worker that is killed while it writes leaves half a line: that is its death.
-                if line.endswith(b"\n"):
-                    self._inbox.put(error)
-        self._inbox.put(None)
-
-    def _death(self) -> _WorkerDiedError:
-        try:
-            status = self._process.wait(timeout=_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:  # it closed its pipe and lives on
-            self._kill_group()
-            status = self._process.wait()
-        end = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, end - _LAST_WORDS_BYTES))
-        return _WorkerDiedError(status, self._stderr.read().decode(errors="replace"))
-
-    def _lost(
-        self,
-        outcome: Outcome,
-        message: str,
-        evidence: str,
-        phase: str,
-        *,
-        certainty: Certainty = Certainty.CERTAIN,
-    ) -> Loss:
-        self.is_clean = False
-        self._kill_group()
-        failure = Failure(message=message, certainty=certainty, evidence=evidence, phase=phase)
-        return Loss(outcome=outcome, failure=failure)
-
-    def _kill_group(self) -> None:
-        """Kill the worker's whole session: data-loader processes outlive a killed parent."""
-        if hasattr(os, "killpg"):
-            with suppress(ProcessLookupError, PermissionError):  # nobody left
-                os.killpg(self._process.pid, signal.SIGKILL)
-        else:
-            self._process.kill()
+from bsprobe.worker_process import Loss, ReportPhase, Watch
 
 
 class TrialRunner:
@@ -343,11 +26,19 @@ class TrialRunner:
         models: tuple[str, ...] = (),
         data: DataSource | None = None,
         environment: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        self._start = partial(Worker, request, models=models, data=data, environment=environment)
+        self._start = partial(
+            worker_process.Worker,
+            request,
+            models=models,
+            data=data,
+            environment=environment,
+            watch=watch,
+        )
         self._timeout = timeout
         self._variant: object = None
-        self._worker: Worker | None = self._start()
+        self._worker: worker_process.Worker | None = self._start()
         self.ready = self._worker.ready
         self._is_predicting = self.ready.device.source is Source.PREDICTED
 
@@ -355,11 +46,34 @@ class TrialRunner:
         self, spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: ReportPhase
     ) -> Trial:
         """Run one trial, in a fresh process where that is asked for or the old one is spoilt."""
+        trial = self.attempt(spec, process=process, purpose=purpose, on_phase=on_phase)
+        if self._worker is not None and not self._worker.is_clean:
+            self.close()
+        return trial
+
+    def attempt(
+        self,
+        spec: TrialSpec,
+        *,
+        process: Process,
+        purpose: Purpose,
+        on_phase: ReportPhase,
+        group: Group | None = None,
+    ) -> Trial:
+        """As `run`, but a worker that is spoilt then is left as it is, its connections open.
+
+        Args:
+            spec: What to run.
+            process: In which process.
+            purpose: Why.
+            on_phase: Told what the worker is doing.
+            group: With whom, where the trial has several processes.
+        """
         worker = self._worker_for(spec, process, on_phase)
         fresh = worker.trials_run == 0 or self._is_predicting
         started_at, start = datetime.now(UTC), time.monotonic()
-        done = worker.run(spec, timeout=self._timeout, on_phase=on_phase)
-        trial = Trial(
+        done = worker.run(spec, timeout=self._timeout, on_phase=on_phase, group=group)
+        return Trial(
             spec=spec,
             outcome=done.outcome,
             source=self.ready.device.source,
@@ -370,9 +84,6 @@ class TrialRunner:
             started_at=started_at.isoformat(timespec="seconds"),
             wall_seconds=round(time.monotonic() - start, 3),
         )
-        if not worker.is_clean:
-            self.close()
-        return trial
 
     def explain(self, asked: Explain | Attribute, *, on_phase: ReportPhase) -> Explanation:
         """Say where the memory of a trial goes, in a worker of this device."""
@@ -414,7 +125,9 @@ class TrialRunner:
     ) -> None:
         self.close()
 
-    def _worker_for(self, spec: TrialSpec, process: Process, on_phase: ReportPhase) -> Worker:
+    def _worker_for(
+        self, spec: TrialSpec, process: Process, on_phase: ReportPhase
+    ) -> worker_process.Worker:
         worker = self._worker
         used = worker is not None and worker.trials_run > 0
         wants_another = process is Process.FRESH or spec.variant != self._variant
@@ -426,12 +139,3 @@ class TrialRunner:
             self._worker = self._start()
         self._variant = spec.variant
         return self._worker
-
-
-def _environment() -> dict[str, str]:
-    """The worker's environment: ours, with the package importable as it is here."""
-    package_root = str(Path(__file__).resolve().parent.parent)
-    paths = [os.environ.get("PYTHONPATH", "")]
-    if package_root not in site.getsitepackages():
-        paths.insert(0, package_root)
-    return {**os.environ, **_WORKER_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -9,8 +9,8 @@ from typing import Self
 
 from bsprobe.messages import LoadingDone, MeasureLoading, Train, TrainingDone
 from bsprobe.records import DataSource, DeviceRequest, Failure
-from bsprobe.runner import Loss, ReportPhase, Worker
 from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
+from bsprobe.worker_process import Loss, ReportPhase, Worker
 
 
 class StudyRunner:

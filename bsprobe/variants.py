@@ -23,6 +23,8 @@ class Norm(StrEnum):
     """The normalisation layer that the network is built with."""
 
     BATCH = "batch"
+    SYNC_BATCH = "sync-batch"
+    """BatchNorm whose statistics see the micro-batches of all processes."""
     GROUP = "group"
     """GroupNorm as autocast runs it: in fp32."""
     GROUP_AMP = "group-amp"
@@ -160,6 +162,7 @@ def matrix(
     models: Sequence[str],
     resolutions: Sequence[Resolution],
     choices: Mapping[str, Sequence[StrEnum]],
+    processes: int = 1,
 ) -> tuple[Variant, ...]:
     """The product of all lists, in the order of the axes, without repetitions.
 
@@ -167,13 +170,21 @@ def matrix(
         models: Names of models.
         resolutions: Image sizes.
         choices: For axes that do not keep their default: field name to values.
+        processes: How many train together.
 
     Raises:
-        UsageError: A model that keeps its own norm is to be built in another.
+        UsageError: A model that keeps its own norm is to be built in another, or one process is to
+            synchronise its statistics.
     """
     norms = choices.get("norm", (Norm.BATCH, Norm.GROUP))
+    if Norm.SYNC_BATCH in norms and processes == 1:
+        raise UsageError(
+            "--norm sync-batch: one process has nobody to share statistics with",
+            hint="torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME "
+            "--processes N; else --norm batch",
+        )
     for model in models:
-        if keeps_own_norm(model) and set(norms) != {Norm.BATCH}:
+        if keeps_own_norm(model) and not set(norms) <= {Norm.BATCH, Norm.SYNC_BATCH}:
             raise UsageError(
                 f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
                 hint="add --norm batch, which leaves it alone",

@@ -24,6 +24,7 @@ from bsprobe.messages import (
     Explained,
     FitCards,
     Fitted,
+    Group,
     LoadingDone,
     MeasureLoading,
     Message,
@@ -41,7 +42,7 @@ from bsprobe.messages import (
     encode,
 )
 from bsprobe.models.factory import check_model_name
-from bsprobe.records import DeviceRequest, Failure, Source, TrialSpec
+from bsprobe.records import DeviceRequest, Failure, Measurement, Source
 from bsprobe.training.place import Meter, Place
 
 Result = TypeVar("Result")
@@ -115,7 +116,7 @@ def _answers(
 ) -> Iterator[Message]:
     """Do what the parent asks for; most requests have one answer."""
     if isinstance(message, RunTrial):
-        yield _run(device, message.spec, channel)
+        yield _run(device, request, message, channel)
     elif isinstance(message, Explain | Attribute):
         yield _explain(device, message, channel)
     elif isinstance(message, Record):
@@ -144,15 +145,34 @@ def _ready(device: Device) -> Ready:
     )
 
 
-def _run(device: Device, spec: TrialSpec, channel: _Channel) -> TrialDone:
-    """Run one trial; whatever it dies of becomes a record."""
-    measurement = _attempt(device, channel, partial(device.run_trial, spec))
+def _run(device: Device, request: DeviceRequest, message: RunTrial, channel: _Channel) -> TrialDone:
+    """Run one trial, alone or in a group; whatever it dies of becomes a record."""
+
+    def work(report: ReportPhase) -> Measurement:
+        if message.group is not None:
+            report("joining the others")
+            _join(message.group, request)
+        return device.run_trial(message.spec, report)
+
+    measurement = _attempt(device, channel, work)
     if isinstance(measurement, _Failed):
         # A simulated failure leaves nothing behind; after a real one nobody can be sure.
         is_clean = device.info.source is Source.PREDICTED
         return TrialDone(outcome=measurement.outcome, failure=measurement.failure, clean=is_clean)
     outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
     return TrialDone(outcome=outcome, measurement=measurement, clean=_is_clean(device))
+
+
+def _join(group: Group, request: DeviceRequest) -> None:
+    """Enter the process group of a trial, by way of this process's own device."""
+    import torch  # noqa: PLC0415 - as in _ready
+
+    from bsprobe.world import join  # noqa: PLC0415 - one process needs none of it
+
+    where = torch.device(request.device or "cuda")
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    join(group, where)
 
 
 def _explain(device: Device, message: Explain | Attribute, channel: _Channel) -> Explained:

@@ -63,11 +63,11 @@ def _serve(added_bytes: int) -> None:
 
 def _main() -> None:
     """Be the parent: what is asked for without a card's name is the GPU of this machine."""
-    from bsprobe import __main__, runner  # noqa: PLC0415 - only the parent needs it
+    from bsprobe import __main__, worker_process  # noqa: PLC0415 - only the parent needs it
 
     gpu = (sys.executable, str(Path(__file__)), AS_WORKER, os.environ["ADDED_BYTES"])
 
-    class Worker(runner.Worker):
+    class Worker(worker_process.Worker):
         def __init__(
             self,
             request: DeviceRequest,
@@ -75,6 +75,7 @@ def _main() -> None:
             models: tuple[str, ...] = (),
             data: DataSource | None = None,
             environment: Mapping[str, str] | None = None,
+            watch: worker_process.Watch | None = None,
         ) -> None:
             super().__init__(
                 request,
@@ -82,9 +83,10 @@ def _main() -> None:
                 data=data,
                 command=gpu if request.gpu is None else None,
                 environment=environment,
+                watch=watch,
             )
 
-    runner.Worker = Worker  # type: ignore[assignment, misc] # the one seam: which program is started
+    worker_process.Worker = Worker  # type: ignore[assignment, misc] # the one seam: which program is started
     __main__.main()
 
 

@@ -115,6 +115,23 @@ def be_killed_where_memory_ends(spec: dict[str, Any]) -> None:
     run_by_arithmetic(spec)
 
 
+def train_together(spec: dict[str, Any]) -> None:
+    """Rank 1 holds less than rank 0, which then waits for it for ever, as in a collective."""
+    if spec["batch_size"] <= LARGEST:
+        run_by_arithmetic(spec)
+    elif os.environ["RANK"] == "1":
+        failed("out of memory", "RuntimeError: DefaultCPUAllocator: can't allocate memory")
+    else:
+        hang()
+
+
+def wait_from_the_third_on(spec: dict[str, Any]) -> None:
+    """Long enough for a test to do something to the parents meanwhile."""
+    if spec["batch_size"] > 2:
+        hang()
+    run_by_arithmetic(spec)
+
+
 def lose_the_gpu(spec: dict[str, Any]) -> None:
     """The third trial loses it; the file that counts trials is the GPU's, not the process's."""
     count = len(gpu_log().read_text()) if gpu_log().exists() else 0
@@ -137,6 +154,8 @@ BY_SPEC: dict[str, Callable[[dict[str, Any]], None]] = {
     "arithmetic": run_by_arithmetic,
     "oom-killer": be_killed_where_memory_ends,
     "gpu-lost": lose_the_gpu,
+    "together": train_together,
+    "hang-at-4": wait_from_the_third_on,
 }
 BEHAVIOURS: dict[str, Callable[[], object]] = {
     "succeed": succeed,
@@ -162,6 +181,8 @@ def main() -> None:
         kind = message["kind"]
         if kind == "OpenDevice" and behaviour == "refuse-device":
             say("Refused", message="no GPU", hint="buy one")
+        elif kind == "OpenDevice" and behaviour == "refuse-rank-1" and os.environ["RANK"] == "1":
+            say("Refused", message="there is no GPU 1", hint="start fewer processes")
         elif kind == "OpenDevice" and behaviour == "gpu-lost" and gpu_is_lost():
             say("Refused", message="there is no GPU in this machine", hint="probe the CPU")
         elif kind == "OpenDevice":

@@ -53,12 +53,12 @@ def findings(folder: Path) -> dict[str, Any]:
 
 
 def _main() -> None:
-    from bsprobe import __main__, runner  # noqa: PLC0415 - only the child needs it
+    from bsprobe import __main__, worker_process  # noqa: PLC0415 - only the child needs it
     from bsprobe.records import DataSource, DeviceRequest  # noqa: PLC0415 - as above
 
     stub = (sys.executable, str(Path(__file__).with_name("stub_worker.py")), sys.argv.pop(1))
 
-    class StubbedWorker(runner.Worker):
+    class StubbedWorker(worker_process.Worker):
         def __init__(
             self,
             request: DeviceRequest,
@@ -66,12 +66,18 @@ def _main() -> None:
             models: tuple[str, ...] = (),
             data: DataSource | None = None,
             environment: Mapping[str, str] | None = None,
+            watch: worker_process.Watch | None = None,
         ) -> None:
             super().__init__(
-                request, models=models, data=data, command=stub, environment=environment
+                request,
+                models=models,
+                data=data,
+                command=stub,
+                environment=environment,
+                watch=watch,
             )
 
-    runner.Worker = StubbedWorker  # type: ignore[assignment, misc] # the one seam: which program is started
+    worker_process.Worker = StubbedWorker  # type: ignore[assignment, misc] # the one seam: which program is started
     __main__.main()
 
 

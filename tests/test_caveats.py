@@ -8,7 +8,7 @@ from builders import DEVICE, GROUP, GROUPS, VARIANT, broke, failure, ran
 from bsprobe import caveats
 from bsprobe.failures import Outcome
 from bsprobe.recommend import Limits, recommend
-from bsprobe.records import DeviceInfo, Recommendation, Target, Trial
+from bsprobe.records import DeviceInfo, Recommendation, Source, Target, Trial
 from bsprobe.units import GIB
 from bsprobe.variants import Norm, Precision, Variant
 
@@ -86,7 +86,7 @@ def test_group_norm_under_autocast_is_told_to_take_more_memory(
     assert any("Autocast runs GroupNorm in fp32" in one for one in sentences) is is_costly
 
 
-@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("norm", [norm for norm in Norm if norm is not Norm.SYNC_BATCH])
 def test_a_norm_without_pretrained_weights_is_told_to_be_another_model(norm: Norm) -> None:
     sentences = caveats_of(replace(VARIANT, norm=norm))
     is_told = f"A network with {norm} norm is another model" in " ".join(sentences)
@@ -159,3 +159,32 @@ def test_a_plan_that_did_not_run_is_told(outcome: Outcome, words: str) -> None:
     assert caveats_of(FROZEN, safe=5, trial=trial) == (
         f"As recommended, 5 x 2, it did not run ({words}): RuntimeError: it broke",
     )
+
+
+def test_with_several_processes_the_statistics_are_of_one_or_of_all() -> None:
+    found = {}
+    for norm in (Norm.BATCH, Norm.SYNC_BATCH):
+        variant = replace(VARIANT, norm=norm)
+        made = recommend(variant, FOUND, Target(batch=64), groups=dict(GROUPS), processes=4)
+        found[norm] = caveats.caveats_of(
+            made, found=FOUND, trials=(), target=Target(base_learning_rate=1e-3), device=DEVICE
+        )
+    one = "BatchNorm statistics see the 8 images of one process's micro-batch"
+    everyone = "SyncBatchNorm statistics see the 32 images of all 4 processes' micro-batches"
+    ending = "; accumulation does not change that."
+    assert found == {Norm.BATCH: (one + ending,), Norm.SYNC_BATCH: (everyone + ending,)}
+
+
+def test_a_prediction_for_several_processes_says_what_it_assumes_of_nccl() -> None:
+    made = recommend(VARIANT, FOUND, Target(), groups=dict(GROUPS), processes=2)
+    sentences = caveats.caveats_of(
+        made,
+        found=FOUND,
+        trials=(),
+        target=Target(base_learning_rate=1e-3),
+        device=replace(DEVICE, source=Source.PREDICTED),
+    )
+    assert (
+        "Predicted with an estimated 544 MiB for NCCL, which is what A100s over NVLink took; "
+        "slower links take less."
+    ) in sentences

@@ -91,6 +91,14 @@ def test_two_runs_of_one_machine_complete_each_other(run: Run) -> None:
     assert (fleet.member("One (1)").path, fleet.notes) == ("earlier", ())
 
 
+def test_what_none_of_a_machines_runs_was_asked_for_is_said_once(run: Run) -> None:
+    earlier = only(on(run, "One", started_at="2025-01-01T00:00:00+00:00"), VARIANT)
+    runs = [("a", earlier), ("b", only(on(run, "One"), GROUP)), ("c", on(run, "Two"))]
+    fleet = make_fleet(runs)
+    assert [row.member for row in fleet.rows if row.result is None] == ["One (1)"]
+    assert fleet.notes == ("amp-fp16 / batch was not probed on One (1).",)
+
+
 def test_a_limit_makes_another_machine_and_is_in_its_name(run: Run) -> None:
     fleet = make_fleet(
         [("a", on(run, "One")), ("b", on(run, "One", capacity_gib=8, limit_bytes=8 * GIB))]

@@ -12,13 +12,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
     5: "__main__ -> cli",
-    4: "explaining -> prediction -> probing | studying -> study_runner -> runner | report "
-    "| environment",
-    3: "worker -> devices -> simulate -> training -> models | cityscapes",
-    2: "verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies | fleet "
-    "| compare -> expectation | comparability | equal_trials -> memory_line | thresholds",
+    4: "explaining -> prediction -> probing | studying -> study_runner -> world_runner "
+    "-> runner | report | environment -> worker_process",
+    3: "worker -> world | devices -> simulate -> training -> models | cityscapes",
+    2: "ranks | verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies "
+    "| fleet | compare -> expectation | comparability | equal_trials -> memory_line | thresholds",
     1: "studyfile -> journal | study_journal | runfile | explanationfile | messages -> consistency "
-    "-> explanation | study_records -> records -> variants -> model_names | failures | gpus",
+    "-> explanation | study_records -> records -> variants -> model_names | failures | gpus "
+    "| launch",
     0: "jsonlines -> units | files | serialization -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""

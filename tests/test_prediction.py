@@ -23,7 +23,7 @@ from builders import (
 )
 from rich.console import Console
 
-from bsprobe import runner
+from bsprobe import worker_process
 from bsprobe.cli.settings import settings_from, settings_options
 from bsprobe.errors import DeviceError, UsageError
 from bsprobe.expectation import Expected
@@ -306,14 +306,14 @@ def test_an_unguided_run_says_nothing_of_predictions(tmp_path: Path) -> None:
 def test_a_measured_gpu_is_guided_by_another_worker(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    real = runner.Worker
+    real = worker_process.Worker
     environments: list[object] = []
 
-    def stub(request: object, **options: object) -> runner.Worker:
+    def stub(request: object, **options: object) -> worker_process.Worker:
         environments.append(options["environment"])
         return real(request, command=(sys.executable, str(STUB), "gpu"))  # type: ignore[arg-type] # as the runner passes it
 
-    monkeypatch.setattr(runner, "Worker", stub)
+    monkeypatch.setattr(worker_process, "Worker", stub)
     chosen = replace(GUIDED, max_batch=4)
     with (
         TrialRunner(chosen.device, timeout=20) as measuring,

@@ -367,3 +367,16 @@ def test_a_plan_that_failed_never_beats_one_that_ran(rate: float | None) -> None
 
 def test_nothing_to_choose_from_gets_no_star() -> None:
     assert starred([]) == []
+
+
+def test_each_process_takes_its_share_of_the_effective_batch() -> None:
+    item = recommend(VARIANT, FOUND, Target(batch=64), groups=dict(GROUPS), processes=4)
+    assert (item.plan.micro_batch, item.plan.accumulation_steps) == (8, 2)
+    assert (item.plan.processes, item.plan.effective_batch) == (4, 64)
+    assert item.plan.learning_rate == pytest.approx(64 / 10 * 2.5e-4)
+    assert item.without_accumulation.effective_batch == 8 * 4
+
+
+def test_an_effective_batch_that_cannot_be_shared_out_is_exceeded() -> None:
+    item = recommend(VARIANT, FOUND, Target(batch=10), groups=dict(GROUPS), processes=4)
+    assert (item.plan.micro_batch, item.plan.effective_batch) == (3, 12)

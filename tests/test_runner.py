@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from bsprobe import runner
+from bsprobe import worker_process
 from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.messages import Record, TrialDone
 from bsprobe.records import DataSource, DeviceRequest, Failure, Purpose, TrialSpec
-from bsprobe.runner import TrialRunner, Worker
+from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
 from bsprobe.units import Resolution
 from bsprobe.variants import Norm, Variant
+from bsprobe.worker_process import Worker
 
 STUB = str(Path(__file__).parent / "stub_worker.py")
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
@@ -141,6 +142,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             models: tuple[str, ...] = (),
             data: DataSource | None = None,
             environment: Mapping[str, str] | None = None,
+            watch: worker_process.Watch | None = None,
         ) -> None:
             behaviour = "dirty" if request.memory_limit_bytes == 1 else "succeed"
             started.append(behaviour)
@@ -150,9 +152,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 data=data,
                 command=stub(behaviour),
                 environment=environment,
+                watch=watch,
             )
 
-    monkeypatch.setattr(runner, "Worker", Stub)
+    monkeypatch.setattr(worker_process, "Worker", Stub)
     return started
 
 
@@ -214,7 +217,7 @@ def test_a_recording_whose_worker_dies_has_a_failure_and_leaves_no_worker(
         started.append(Worker(request, command=stub("kill")))
         return started[-1]
 
-    monkeypatch.setattr(runner, "Worker", start)
+    monkeypatch.setattr(worker_process, "Worker", start)
     with TrialRunner(DeviceRequest(), timeout=20) as trials:
         for _ in range(2):
             found = trials.record(Record(spec=SPEC, snapshot="x"), on_phase=lambda _: None)
@@ -233,7 +236,7 @@ def test_a_recording_is_never_made_in_a_process_that_has_run_a_trial(
         del asked
         return Worker(request, command=stub(next(behaviours)))
 
-    monkeypatch.setattr(runner, "Worker", start)
+    monkeypatch.setattr(worker_process, "Worker", start)
     with TrialRunner(DeviceRequest(), timeout=20) as trials:
         trials.run(SPEC, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=lambda _: None)
         with pytest.raises(DeviceError, match="no such thing"):

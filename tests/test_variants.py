@@ -139,7 +139,7 @@ def test_a_label_names_whatever_differs_and_says_what_is_on() -> None:
 def test_no_two_variants_of_a_matrix_share_a_label(
     choices: dict[str, list[Norm]], models: list[str]
 ) -> None:
-    variants = matrix(models=models, resolutions=[SIZE, SMALL], choices=choices)
+    variants = matrix(models=models, resolutions=[SIZE, SMALL], choices=choices, processes=2)
     named = labels(variants)
     assert list(named) == list(variants)
     assert len(set(named.values())) == len(variants)

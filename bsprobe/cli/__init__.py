@@ -1,5 +1,7 @@
 """The command line: one file per command; each computes and prints, nothing else does."""
 
+import os
+
 import click
 
 from bsprobe import __version__
@@ -12,12 +14,20 @@ from bsprobe.cli.report import report
 from bsprobe.cli.run import run
 from bsprobe.cli.sample_data import sample_data
 from bsprobe.cli.study import study
+from bsprobe.errors import UsageError
+from bsprobe.launch import launched
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="bsprobe")
-def bsprobe() -> None:
+@click.pass_context
+def bsprobe(ctx: click.Context) -> None:
     """Find the batch size a GPU really trains with, and what to train with then."""
+    if ctx.invoked_subcommand != run.name and launched(os.environ) is not None:
+        raise UsageError(
+            f"torchrun started several processes, and bsprobe {ctx.invoked_subcommand} is one",
+            hint=f"without torchrun: bsprobe {ctx.invoked_subcommand}",
+        )
 
 
 for command in (run, explain, gpus, study, report, compare, ci, data, sample_data):

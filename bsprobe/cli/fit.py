@@ -39,7 +39,7 @@ def _fitting(variants: tuple[Variant, ...], batch: int | None, command: str) -> 
     from bsprobe.gpus import catalogue
     from bsprobe.records import DeviceRequest
     from bsprobe.report.fit import Fitting
-    from bsprobe.runner import Worker
+    from bsprobe.worker_process import Worker
 
     cards = catalogue()
     models = tuple(dict.fromkeys(variant.model for variant in variants))

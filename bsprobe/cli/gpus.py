@@ -20,7 +20,7 @@ from bsprobe.units import MIB, format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bsprobe.runner import Worker
+    from bsprobe.worker_process import Worker
 
 _HEADINGS = ("GPU", "capability", "total", "outside", "usable", "figures")
 _LEGEND = """
@@ -116,7 +116,7 @@ def _require_fit(ctx: click.Context) -> None:
 def _open() -> Worker:
     """A worker with this machine's GPU; the device's own hint is about runs."""
     from bsprobe.records import DeviceRequest
-    from bsprobe.runner import Worker
+    from bsprobe.worker_process import Worker
 
     try:
         return Worker(DeviceRequest(device="cuda"))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from bsprobe.errors import UsageError
-from bsprobe.units import Resolution, parse_resolution
+from bsprobe.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.variants import AXES, Axis, parse_choices
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -23,6 +23,11 @@ def resolutions(text: str) -> tuple[Resolution, ...]:
 def model_names(text: str) -> tuple[str, ...]:
     """Parse a comma-separated list of models; whether they exist is the worker's to say."""
     return _parts(text, "--model", "deeplabv2-resnet101")
+
+
+def byte_sizes(text: str) -> tuple[int, ...]:
+    """Parse a comma-separated list of sizes in bytes; equal ones count as often as they stand."""
+    return tuple(parse_bytes(part) for part in text.split(","))
 
 
 def positive_number(option: str, *, below: float = math.inf) -> Callable[[str], float]:

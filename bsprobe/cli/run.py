@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import click
 
 from bsprobe.cli.settings import FACETS, settings_from, settings_options
 from bsprobe.errors import BsprobeError, FileError, InterruptedRunError, UsageError
+from bsprobe.launch import Launch, launched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from bsprobe.records import Recommendation, Run, Settings, TrialSpec
     from bsprobe.runner import TrialRunner
     from bsprobe.variants import Variant
+    from bsprobe.world_runner import WorldRunner
 
 _BASE = Path("reports")
 
@@ -49,13 +52,25 @@ def run(
     processes, and scales the learning rate. Lists make a matrix: every combination is probed.
     """
     asked = settings_from(given)
+    launch = launched(os.environ)
+    is_first = launch is None or launch.leads
     if dry_run:
-        click.echo(_plan_text(asked, out))
-        return
-    start = _resumed(ctx, asked, out) if resume else Start(settings=asked, folder=out)
-    _warn(start.settings)
-    finished, folder, explanations = probe(start)
-    _write(finished, folder, explanations)
+        click.echo(_plan_text(asked, out) if is_first else "", nl=is_first)
+    elif launch is not None and not launch.leads:
+        _follow(asked, launch)
+    else:
+        start = _resumed(ctx, asked, out) if resume else Start(settings=asked, folder=out)
+        _warn(start.settings)
+        finished, folder, explanations = probe(start)
+        _write(finished, folder, explanations)
+
+
+def _follow(asked: Settings, launch: Launch) -> None:
+    """Run this rank's part of what rank 0 searches; rank 0 says and writes everything."""
+    from bsprobe.world_runner import WorldRunner
+
+    with WorldRunner(asked, launch) as runner:
+        runner.follow()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +101,13 @@ def _resumed(ctx: click.Context, asked: Settings, out: Path | None) -> Start:
                 f"{names[option]} differs from the run in {folder}",
                 hint="leave it out to go on with that run, or start a new one without --resume",
             )
+    if before.processes != asked.processes:
+        raise UsageError(
+            f"the run in {folder} is of {before.processes} processes, not {asked.processes}",
+            hint="start as many, or start a new run without --resume",
+        )
+    if before.processes > 1:  # every rank has its limit from the command line
+        return Start(settings=before, folder=folder, resumed=resumed)
     # A limit that was derived from what was free then must not move while the run goes on.
     limit = contents.header.device.limit_bytes
     fixed = replace(before, device=replace(before.device, memory_limit_bytes=limit))
@@ -123,7 +145,6 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     from bsprobe.report.folder import given_folder, new_folder, run_name
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
     from bsprobe.runfile import save_run
-    from bsprobe.runner import TrialRunner
 
     settings = start.settings
     console = Console(stderr=True)
@@ -132,12 +153,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         given_folder(start.folder)
     with (
         progress.opening(),
-        TrialRunner(
-            settings.device,
-            models=tuple(dict.fromkeys(v.model for v in settings.variants)),
-            data=settings.data,
-            timeout=settings.trial_timeout_seconds,
-        ) as runner,
+        _runner(settings) as runner,
         predictor_for(settings, runner.ready.device) as predict,
     ):
         device = runner.ready.device
@@ -174,22 +190,40 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 "interrupted; every finished trial is kept",
-                hint=f"go on with: bsprobe run --resume --out {shlex.quote(str(folder))}",
+                hint=f"go on with: {_resuming(folder)}",
             ) from None
     return made, folder, listener.explanations
 
 
-def _explain(runner: TrialRunner, spec: TrialSpec) -> Explanation | None:
+def _runner(settings: Settings) -> TrialRunner | WorldRunner:
+    """What runs the trials: here alone, or together with the processes that torchrun started."""
+    launch = launched(os.environ)
+    if launch is not None:
+        from bsprobe.world_runner import WorldRunner
+
+        return WorldRunner(settings, launch)
+    from bsprobe.runner import TrialRunner
+
+    return TrialRunner(
+        settings.device,
+        models=tuple(dict.fromkeys(v.model for v in settings.variants)),
+        data=settings.data,
+        timeout=settings.trial_timeout_seconds,
+    )
+
+
+def _explain(runner: TrialRunner | WorldRunner, spec: TrialSpec) -> Explanation | None:
     """Where the memory of a trial goes; None where it is measured, not predicted."""
     from bsprobe.messages import Explain
     from bsprobe.records import Source
+    from bsprobe.runner import TrialRunner
 
-    if runner.ready.device.source is Source.MEASURED:
+    if runner.ready.device.source is Source.MEASURED or not isinstance(runner, TrialRunner):
         return None
     return runner.explain(Explain(spec=spec), on_phase=lambda _: None)
 
 
-def _recorded(finished: Run, runner: TrialRunner) -> dict[Variant, Explanation]:
+def _recorded(finished: Run, runner: TrialRunner | WorldRunner) -> dict[Variant, Explanation]:
     """Where the memory of the starred row goes, from one more trial that the GPU records.
 
     Nothing where that cannot be had: the run is finished without it.
@@ -202,7 +236,7 @@ def _recorded(finished: Run, runner: TrialRunner) -> dict[Variant, Explanation]:
     from bsprobe.runner import TrialRunner
 
     best = _starred(finished)
-    if best is None or best.trial is None:
+    if best is None or best.trial is None or not isinstance(runner, TrialRunner):
         return {}
     spec = replace(best.trial.spec, accumulation_steps=1, evaluation_resolution=None, data=None)
     timeout = finished.settings.trial_timeout_seconds
@@ -270,5 +304,14 @@ def _plan_text(settings: Settings, out: Path | None) -> str:
     return render(settings, out)
 
 
+def _resuming(folder: Path) -> str:
+    """The command that goes on with a run."""
+    launch = launched(os.environ)
+    arguments = f"run --resume --out {shlex.quote(str(folder))}"
+    return f"bsprobe {arguments}" if launch is None else launch.command(arguments)
+
+
 def _command() -> str:
-    return shlex.join(["bsprobe", *sys.argv[1:]])
+    launch = launched(os.environ)
+    arguments = shlex.join(sys.argv[1:])
+    return f"bsprobe {arguments}".rstrip() if launch is None else launch.command(arguments)

@@ -1,5 +1,6 @@
 """The options that say what a run makes: from the command line to `Settings`, and back."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,23 @@ import click
 from bsprobe.cli.options import (
     Command,
     axis_options,
+    byte_sizes,
     model_names,
     positive_number,
     resolutions,
 )
 from bsprobe.errors import UsageError
 from bsprobe.gpus import Gpu, custom_gpu, find_gpu
+from bsprobe.launch import launched
 from bsprobe.model_names import Problem, problem_of
 from bsprobe.recommend import LearningRateRule
 from bsprobe.records import DataSource, DeviceRequest, SearchMethod, Settings, Target
 from bsprobe.units import parse_bytes, parse_resolution
-from bsprobe.variants import AXES, Variant, matrix
+from bsprobe.variants import AXES, Norm, Variant, matrix
 
 LARGEST_BATCH = 2**20
 _COUNT = click.IntRange(min=1, max=LARGEST_BATCH)
+_PROCESSES = click.IntRange(min=1, max=2**16)
 SUBJECT_OPTIONS = (
     click.option(
         "--model",
@@ -66,10 +70,19 @@ _CIRCUMSTANCES = (
     ),
     click.option(
         "--memory-limit",
-        type=parse_bytes,
+        "memory_limits",
+        type=byte_sizes,
         metavar="SIZE",
         help="Let the device answer as one with this much memory, for example 11GiB: it caps the "
-        "capacity, not the architecture.  [default: all there is]",
+        "capacity, not the architecture. Under torchrun also one for each process, for example "
+        "11GiB,8GiB.  [default: all there is]",
+    ),
+    click.option(
+        "--processes",
+        type=_PROCESSES,
+        metavar="N",
+        help="With --gpu: predict one of N processes that train together, each on such a card. "
+        "Where they are to run, torchrun starts them.  [default: 1]",
     ),
     click.option(
         "--target-batch",
@@ -222,13 +235,12 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
             require_segmentation(given["models"], option)
     native = parse_resolution("cityscapes") if given["evaluate"] else None
     _check_search(given)
+    processes = _processes(given)
+    variants = variants_from(given, processes)
+    require_synchronisable(variants, given["device"])
     return Settings(
-        variants=variants_from(given),
-        device=DeviceRequest(
-            device=given["device"],
-            memory_limit_bytes=given["memory_limit"],
-            gpu=asked_gpu(given),
-        ),
+        variants=variants,
+        device=_device(given, processes),
         target=Target(
             batch=given["target_batch"],
             base_batch=given["base_batch"],
@@ -246,7 +258,63 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         evaluation_resolution=given["evaluate_at"] or native,
         data=_data_source(given["data_root"], given["subset"]),
         seed=given["seed"],
+        processes=processes,
     )
+
+
+def _processes(given: Mapping[str, Any]) -> int:
+    """How many processes train together: those that torchrun started, or that are predicted."""
+    launch = launched(os.environ)
+    wanted: int | None = given["processes"]
+    if launch is None and wanted in (None, 1):
+        return 1
+    if launch is None and given["gpu"] is None:
+        raise UsageError(
+            f"--processes {wanted}: bsprobe starts no processes that train together",
+            hint=f"torchrun --nproc-per-node {wanted} -m bsprobe run, on the GPUs of this machine; "
+            "or predict: add --gpu NAME",
+        )
+    if launch is None:
+        assert wanted is not None  # noqa: S101 - seen above
+        return wanted
+    if given["gpu"] is not None:
+        raise UsageError(
+            "--gpu predicts, and torchrun starts processes that run",
+            hint=f"without torchrun: bsprobe run --gpu NAME --processes {launch.processes}",
+        )
+    if wanted not in (None, launch.processes):
+        raise UsageError(
+            f"--processes {wanted}: torchrun started {launch.processes}", hint="leave it out"
+        )
+    return launch.processes
+
+
+def _device(given: Mapping[str, Any], processes: int) -> DeviceRequest:
+    """The device, with one memory limit for all processes or one for each."""
+    limits: tuple[int, ...] = given["memory_limits"] or ()
+    gpu = asked_gpu(given)
+    if len(limits) > 1 and (gpu is not None or len(limits) != processes):
+        raise UsageError(
+            f"--memory-limit: {len(limits)} limits are for {len(limits)} processes under torchrun, "
+            f"and there {'are' if processes > 1 else 'is'} {processes}",
+            hint="give one limit for all",
+        )
+    differ = len(set(limits)) > 1
+    return DeviceRequest(
+        device=given["device"],
+        memory_limit_bytes=None if differ or not limits else limits[0],
+        gpu=gpu,
+        rank_limits_bytes=limits if differ else (),
+    )
+
+
+def require_synchronisable(variants: Sequence[Variant], device: str | None) -> None:
+    """Refuse SyncBatchNorm where PyTorch has none."""
+    if device == "cpu" and any(variant.norm is Norm.SYNC_BATCH for variant in variants):
+        raise UsageError(
+            "--norm sync-batch: PyTorch's SyncBatchNorm runs on GPUs alone",
+            hint="leave it out with --device cpu, or predict: bsprobe run --gpu NAME --processes N",
+        )
 
 
 def require_segmentation(models: Sequence[str], what: str) -> None:
@@ -259,12 +327,13 @@ def require_segmentation(models: Sequence[str], what: str) -> None:
             )
 
 
-def variants_from(given: Mapping[str, Any]) -> tuple[Variant, ...]:
-    """The matrix that the options span."""
+def variants_from(given: Mapping[str, Any], processes: int = 1) -> tuple[Variant, ...]:
+    """The matrix that the options span, to be trained by so many processes together."""
     return matrix(
         models=given["models"],
         resolutions=given["resolutions"],
         choices={axis.field: given[axis.field] for axis in AXES},
+        processes=processes,
     )
 
 
@@ -318,7 +387,8 @@ FACETS: dict[str, Callable[[Settings], object]] = {
     "gpu": lambda s: s.device.gpu,
     "capacity": lambda s: s.device.gpu,
     "compute_capability": lambda s: s.device.gpu,
-    "memory_limit": lambda s: s.device.memory_limit_bytes,
+    "memory_limits": lambda s: (s.device.memory_limit_bytes, s.device.rank_limits_bytes),
+    "processes": lambda s: s.processes,
     "target_batch": lambda s: s.target.batch,
     "base_batch": lambda s: s.target.base_batch,
     "base_lr": lambda s: s.target.base_learning_rate,

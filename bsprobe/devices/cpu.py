@@ -52,12 +52,10 @@ class CpuDevice:
                 hint="give less: beyond it the kernel would kill processes, perhaps others",
             )
         _, self._hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
-        self._baseline = _status_bytes("VmRSS")
         # Mapped and counted by the limit, but never touched: oneDNN's room for compiled kernels.
         self._unused_bytes = 0
-        self._resting_data = _status_bytes("VmData")
         self._info = _describe(limit, available, asked=limit_bytes)
-        self._set_limit(self._resting_data + limit)
+        self._rest()
 
     @property
     def info(self) -> DeviceInfo:
@@ -67,6 +65,8 @@ class CpuDevice:
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         """Run a trial; raises what PyTorch raises when memory cannot be had."""
         self._unused_bytes = 0
+        if spec.processes > 1:
+            self._rest()  # the process group's threads are there by now, as those of torch are
         measured = run_steps(
             spec, device=torch.device("cpu"), meter=self, new_clock=_WallClock, report=report
         )
@@ -99,7 +99,11 @@ class CpuDevice:
         peak = _status_bytes("VmHWM") - self._baseline
         return Peak(allocated_bytes=max(0, peak), reserved_bytes=None)
 
-    def _set_limit(self, limit: int) -> None:
+    def _rest(self) -> None:
+        """Take what the process holds now for what it holds anyway: the limit counts from here."""
+        self._baseline = _status_bytes("VmRSS")
+        self._resting_data = _status_bytes("VmData")
+        limit = self._resting_data + self._info.capacity_bytes
         if self._hard_limit != resource.RLIM_INFINITY:
             limit = min(limit, self._hard_limit)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, self._hard_limit))

@@ -11,7 +11,7 @@ from bsprobe.devices.base import ReportPhase
 from bsprobe.errors import DeviceError
 from bsprobe.explanation import Explanation, RecordedTrial
 from bsprobe.files import write_atomically
-from bsprobe.gpus import ESTIMATE, Gpu
+from bsprobe.gpus import ESTIMATE, Gpu, nccl_bytes
 from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.attribution import explain_recorded
@@ -33,14 +33,15 @@ class Tracers:
     """The traced step of the variant that is asked for; whatever the card, it is the same."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Variant, Resolution | None], StepTracer] = {}
+        self._known: dict[tuple[Variant, Resolution | None, int], StepTracer] = {}
 
-    def find(self, variant: Variant, evaluation_resolution: Resolution | None) -> StepTracer:
-        """The tracer of a variant, built where it is not the last one asked for."""
-        subject = (variant, evaluation_resolution)
+    def find(self, spec: TrialSpec) -> StepTracer:
+        """The tracer of a trial's variant, built where it is not the last one asked for."""
+        subject = (spec.variant, spec.evaluation_resolution, spec.processes)
         if subject not in self._known:
             self._known.clear()  # variants come one after the other, and a traced one is large
-            self._known[subject] = StepTracer(variant, evaluation_resolution)
+            variant, resolution, processes = subject
+            self._known[subject] = StepTracer(variant, resolution, processes=processes)
         return self._known[subject]
 
 
@@ -93,9 +94,9 @@ class SimulatedDevice:
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         """Predict a trial; raises what the simulation raises where memory cannot be had."""
         report("tracing")
-        tracer = self._tracers.find(spec.variant, spec.evaluation_resolution)
+        tracer = self._tracers.find(spec)
         timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
-        allocator = self._empty_card()
+        allocator = self._empty_card(self._outside_bytes(spec))
         playback = self._playback(spec.variant, timeline, spec.batch_size, allocator)
         steps = spec.warmup_steps + spec.measured_steps
         report("building")
@@ -115,7 +116,7 @@ class SimulatedDevice:
             first_step=first,
             steady=steady,
             evaluation=evaluation,
-            outside_allocator_bytes=self._gpu.outside_allocator_bytes,
+            outside_allocator_bytes=self._outside_bytes(spec),
             other_processes_bytes=0,
             allocator_retries=statistics.num_alloc_retries,
             allocator_ooms=statistics.num_ooms,
@@ -135,11 +136,11 @@ class SimulatedDevice:
             Exception: Whatever the network raises at this batch size, as on a device.
         """
         report("tracing")
-        tracer = self._tracers.find(spec.variant, spec.evaluation_resolution)
+        tracer = self._tracers.find(spec)
         timeline = tracer.growing_timeline(spec.batch_size)
         card = Card(
             capacity_bytes=self._capacity,
-            outside_allocator_bytes=self._gpu.outside_allocator_bytes,
+            outside_allocator_bytes=self._outside_bytes(spec),
             total_bytes=self._gpu.total_bytes,
             new_allocator=_new_allocator,
             new_playback=partial(self._playback, spec.variant),
@@ -165,7 +166,7 @@ class SimulatedDevice:
         """
         report("tracing")
         variant, batch = trial.spec.variant, trial.spec.batch_size
-        tracer = self._tracers.find(variant, trial.spec.evaluation_resolution)
+        tracer = self._tracers.find(trial.spec)
         timeline = tracer.timeline(batch)
         report("attributing")
         found = explain_recorded(
@@ -188,9 +189,13 @@ class SimulatedDevice:
         if self._keeps_answers:
             self._workspaces.save()
 
-    def _empty_card(self) -> CachingAllocator:
+    def _outside_bytes(self, spec: TrialSpec) -> int:
+        """What one process holds of the card outside PyTorch's allocator."""
+        return self._gpu.outside_allocator_bytes + nccl_bytes(spec.processes)
+
+    def _empty_card(self, outside_bytes: int) -> CachingAllocator:
         driver = SimulatedDriver(
-            available_bytes=self._capacity - self._gpu.outside_allocator_bytes,
+            available_bytes=max(0, self._capacity - outside_bytes),
             total_bytes=self._gpu.total_bytes,
         )
         return _new_allocator(driver)

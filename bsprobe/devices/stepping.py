@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.records import Measurement, Peak, TrialSpec
@@ -62,6 +63,8 @@ def run_steps(
     report("building")
     torch.backends.cudnn.benchmark = spec.variant.cudnn_benchmark is CudnnBenchmark.ON
     task = build_task(spec.variant, device)
+    if spec.processes > 1:
+        task.replica = replicated(task)
     stream = batches(spec, device)
     steps = _Steps(task, stream, spec.accumulation_steps, report)
     meter.reset_peak()
@@ -89,6 +92,12 @@ def run_steps(
         images_per_second=images / statistics.median(seconds),
         loader_images_per_second=None if spec.data is None else images_per_second(stream),
     )
+
+
+def replicated(task: Task) -> DistributedDataParallel:
+    """A task's network under DistributedDataParallel as it is by default, in the default group."""
+    index = None if task.device.type == "cpu" else [task.device]
+    return DistributedDataParallel(task.model, device_ids=index)
 
 
 class _Steps:

@@ -51,9 +51,22 @@ def build_model(variant: Variant) -> nn.Module:
         blocks, width = _DEEPLABV2[variant.model]
         norm = LAYERS[variant.norm]
         model = DeepLabV2(blocks, classes=variant.classes, norm=norm, width=width)
+    if variant.norm is Norm.SYNC_BATCH:
+        model = _synchronised(model, variant)
     if variant.checkpointing is Checkpointing.ON:
         checkpoint_blocks(model)
     return model.train()
+
+
+def _synchronised(model: nn.Module, variant: Variant) -> nn.Module:
+    """Convert BatchNorm as PyTorch does, whatever the network."""
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if not any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules()):
+        raise UsageError(
+            f"--norm {variant.norm}: {variant.model} has no BatchNorm",
+            hint="add --norm batch, which leaves it alone",
+        )
+    return converted
 
 
 def check_model_name(name: str) -> None:
@@ -97,7 +110,8 @@ def _torchvision_model(variant: Variant) -> nn.Module:
     with _batch_norm_replaced(variant.norm):
         model = models.get_model(name, weights=None, num_classes=variant.classes, **arguments)
     assert isinstance(model, nn.Module)  # noqa: S101 - torchvision is not typed
-    if variant.norm is not Norm.BATCH and not _is_built_in(model, variant.norm):
+    is_batch_norm = variant.norm in (Norm.BATCH, Norm.SYNC_BATCH)
+    if not is_batch_norm and not _is_built_in(model, variant.norm):
         raise UsageError(
             f"--norm {variant.norm}: {variant.model} has other norms than BatchNorm2d, or none",
             hint="add --norm batch, which leaves it alone",

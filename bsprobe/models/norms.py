@@ -94,6 +94,7 @@ class FrozenBatchNorm(nn.Module):
 
 LAYERS: dict[Norm, type[nn.Module]] = {
     Norm.BATCH: nn.BatchNorm2d,
+    Norm.SYNC_BATCH: nn.BatchNorm2d,  # converted once the network is built
     Norm.GROUP: GroupNorm,
     Norm.GROUP_AMP: GroupNormAmp,
     Norm.INSTANCE: InstanceNorm,

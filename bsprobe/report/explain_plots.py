@@ -20,6 +20,7 @@ KIND_COLOURS = {
     "parameters": "#0072B2",
     "buffers": "#004766",
     "optimizer state": "#56B4E9",
+    "gradient buckets": "#004D38",
     "gradients": "#009E73",
     "weight copies": "#CC79A7",
     "batch": "#F0E442",

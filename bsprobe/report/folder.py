@@ -20,7 +20,8 @@ def run_name(device: DeviceInfo, settings: Settings) -> str:
     if device.limit_bytes is not None:
         name += "-" + format_bytes(device.limit_bytes).replace(" ", "")
     marks = [Source.PREDICTED] if device.source is Source.PREDICTED else []
-    return slug("-".join([*marks, name, *models, *sizes]))
+    together = [f"{settings.processes}-processes"] if settings.processes > 1 else []
+    return slug("-".join([*marks, name, *together, *models, *sizes]))
 
 
 def explanation_name(device: DeviceInfo, variant: Variant) -> str:

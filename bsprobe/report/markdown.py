@@ -51,7 +51,7 @@ def _recommendation(run: Run) -> str:
     )  # fmt: skip
     rows = [_row(run, result, names[result.variant]) for result in run.results]
     return (
-        f"## For an effective batch of {run.settings.target.batch}"
+        f"## {sentences.wanted(run.settings)}"
         f"{sentences.of_whom(run.device)}\n\n{table(header, rows)}\n\n"
         f"{_meaning(run)}"
     )
@@ -72,7 +72,18 @@ def _meaning(run: Run) -> str:
         "interpolated where it was not run itself. *Best* is the smallest batch "
         f"within 2 % of the best throughput up to safe. *Use* was {plan} before it was written "
         "here. The star marks the best setting within one norm: another norm is another model, not "
-        "a speed-up."
+        "a speed-up." + _together(run)
+    )
+
+
+def _together(run: Run) -> str:
+    """What several processes add to the meaning of the columns."""
+    if run.settings.processes == 1:
+        return ""
+    images = ", *images/s* are of all" if run.device.source is Source.MEASURED else ""
+    return (
+        f" *Largest*, *safe*, *best* and *peak* are of one of the {run.settings.processes} "
+        f"processes, the one that takes most, against the smallest capacity{images}."
     )
 
 
@@ -134,6 +145,8 @@ def _memory(run: Run, plots: Sequence[str]) -> str:
     is_here = run.device.source is Source.MEASURED
     how = "measured, and predicted beside it," if is_here else "predicted"
     shown = f"![One step of {name}]({EXPLAINED}.png)\n\n" if EXPLAINED in plots else ""
+    if run.settings.processes > 1:  # `bsprobe explain` is about one process that trains alone
+        return f"## Where the memory goes\n\n{shown}".rstrip() if shown else ""
     accumulated = ", without its accumulation" if item.plan.accumulation_steps > 1 else ""
     return (
         f"## Where the memory goes\n\n{shown}What fills the memory of {name} at micro-batch "
@@ -168,7 +181,7 @@ def _trial_log(run: Run) -> str:
     )  # fmt: skip
     rows = [_log_row(trial, names[trial.spec.variant]) for trial in run.trials]
     failures = [
-        f"- {names[t.spec.variant]}, batch {t.spec.batch_size}, {t.failure.phase}: "
+        f"- {names[t.spec.variant]}, batch {t.spec.batch_size}{_of_rank(t)}, {t.failure.phase}: "
         f"`{t.failure.message}`"
         for t in run.trials
         if t.failure is not None
@@ -187,13 +200,17 @@ def _log_row(trial: Trial, name: str) -> tuple[str, ...]:
         name,
         batch,
         str(trial.purpose) + (", fresh process" if _is_new_process(trial) else ""),
-        sentences.outcome_words(trial.outcome),
-        format_bytes(measured.peak_allocated_bytes) if measured else "-",
+        sentences.trial_words(trial),
+        format_bytes(measured.peak_allocated_bytes) + _of_rank(trial) if measured else "-",
         format_bytes(reserved) if reserved else "-",
         format_bytes(measured.first_step.allocated_bytes) if measured else "-",
         f"{rate:.3g}" if rate else "-",
         format_seconds(trial.wall_seconds),
     )
+
+
+def _of_rank(trial: Trial) -> str:
+    return "" if trial.rank is None else f" (rank {trial.rank})"
 
 
 def _is_new_process(trial: Trial) -> bool:

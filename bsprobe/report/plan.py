@@ -24,11 +24,15 @@ def render(settings: Settings, out: Path | None) -> str:
     device = device or f"the GPU of this machine; without one, predicted for {DEFAULT_GPU}"
     limit = settings.device.memory_limit_bytes
     capped = f", with {format_bytes(limit)}" if limit is not None else ""
+    if limits := settings.device.rank_limits_bytes:
+        capped = f", with {', '.join(format_bytes(each) for each in limits)} by rank"
+    count = settings.processes
+    together = f", {count} processes that train together" if count > 1 else ""
     warm, steps = settings.warmup_steps, settings.measured_steps
     lines = [
         *[f"Warning: {warning}" for warning in portrait_warnings(settings.variants)],
         f"{', '.join(models)} at {', '.join(sizes)}",
-        f"on {device}{capped}",
+        f"on {device}{capped}{together}",
         "",
         f"{len(names)} variant{'s' if len(names) > 1 else ''}:",
         *[f"  {name}" for name in names.values()],

@@ -135,7 +135,7 @@ class TrialProgress:
         self.stop()
         steps = trial.spec.accumulation_steps
         batch = f"batch {trial.spec.batch_size}" + (f" x {steps}" if steps > 1 else "")
-        words = [f"  {batch:<11}", f"{sentences.outcome_words(trial.outcome):<14}"]
+        words = [f"  {batch:<11}", f"{sentences.trial_words(trial):<14}"]
         if trial.measurement is not None:
             words.append(f"{format_bytes(trial.measurement.peak_bytes):>9}")
             rate = trial.measurement.images_per_second

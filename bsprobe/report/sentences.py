@@ -46,6 +46,10 @@ def headline(device: DeviceInfo, settings: Settings) -> list[str]:
         ]
     )
     lines = [first, second]
+    if settings.processes > 1:
+        lines.append(
+            f"{settings.processes} processes under DistributedDataParallel; batches are of one."
+        )
     if device.tf32_convolutions:
         lines.append("fp32 convolutions run in TF32, PyTorch's default on this GPU.")
     lines += device.notes
@@ -80,8 +84,14 @@ def ladder(trials: Sequence[Trial]) -> list[str]:
         batch = str(trial.spec.batch_size) + (f"x{steps}" if steps > 1 else "")
         if trial.purpose is Purpose.COMPARISON:
             batch += " synthetic"
-        words.append(f"{batch} {outcome_words(trial.outcome)}")
+        words.append(f"{batch} {trial_words(trial)}")
     return words
+
+
+def trial_words(trial: Trial) -> str:
+    """How a trial ended, and where one of several processes failed: which."""
+    words = outcome_words(trial.outcome)
+    return words if trial.ran or trial.rank is None else f"{words} on rank {trial.rank}"
 
 
 def verdict(boundary: Boundary) -> str:
@@ -160,6 +170,12 @@ def plan_words(plan: TrainingPlan) -> str:
     return f"{plan.micro_batch} x {plan.accumulation_steps}"
 
 
+def wanted(settings: Settings) -> str:
+    """What the table of recommendations is for, and what its parts make."""
+    together = f" (use x {settings.processes} processes)" if settings.processes > 1 else ""
+    return f"For an effective batch of {settings.target.batch}{together}"
+
+
 def peak_share(item: Recommendation, device: DeviceInfo) -> str:
     """The recommended trial's peak as a share of what the device has to give."""
     measured = item.trial.measurement if item.trial else None
@@ -187,6 +203,8 @@ def answer(run: Run) -> str:
     plan = best.recommendation.plan
     steps = plan.accumulation_steps
     accumulated = f" with {steps} accumulation steps" if steps > 1 else " without accumulation"
+    if plan.processes > 1:
+        accumulated += f" in each of {plan.processes} processes"
     return (
         f"On {run.device.name} ({format_bytes(run.device.capacity_bytes)} usable, "
         f"{run.device.source}), train {best.variant.model} at {best.variant.resolution} as "

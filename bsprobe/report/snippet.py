@@ -5,6 +5,7 @@ from string import Template
 
 from bsprobe.model_names import Problem, problem_of
 from bsprobe.records import Recommendation, Run, Source, Target, TrainingPlan
+from bsprobe.report.snippet_processes import micro_step, pieces
 from bsprobe.variants import (
     CudnnBenchmark,
     LossAt,
@@ -99,17 +100,13 @@ _TEMPLATE = Template('''\
 """$title
 
 $answer
-"""
+$start"""
 
-import itertools
-
-import torch
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
-
+${imports}from torch.nn import functional as F
+$loader_imports
 MICRO_BATCH = $micro_batch
 ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch
-LEARNING_RATE = $learning_rate  # $lr_rule rule from $base_rate at batch $base_batch
+${processes}LEARNING_RATE = $learning_rate  # $lr_rule rule from $base_rate at batch $base_batch
 WEIGHT_DECAY = $weight_decay
 UPDATES = $updates  # as many images as $base_updates updates of $base_batch
 WARMUP_UPDATES = $warmup_updates
@@ -127,44 +124,44 @@ def schedule(update):
 $logits
 
 
-def train(model, dataset, device="$device", updates=UPDATES, workers=$workers):
+${epochs}def train(model, dataset, device="$device", updates=UPDATES, workers=$workers):
     """Train on (image, label) pairs: float (3, H, W) and $labels."""
-$benchmark    device = torch.device(device)
-    model = model.to($to_arguments).train()
+$benchmark$device_setup$convert    model = model.to($to_arguments).train()
     groups = parameter_groups(model)
-    optimizer = $optimizer
+$replicate    optimizer = $optimizer
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     scaler = torch.amp.GradScaler(device.type, enabled=$scaler)
     loader = DataLoader(
         dataset,
         batch_size=MICRO_BATCH,
-        shuffle=True,
+        $shuffle,
         drop_last=True,  # a last, smaller batch would give BatchNorm other statistics
         num_workers=workers,
         pin_memory=$pin_memory,
         persistent_workers=workers > 0,
 $prefetch    )
-    endless = itertools.chain.from_iterable(itertools.repeat(loader))
+    endless = $endless
     losses = []
     for _ in range(updates):
         micro_batches = list(itertools.islice(endless, ACCUMULATION_STEPS))
         # Divide by the valid pixels of the whole effective batch: the mean of the micro-batches'
         # means would weigh pixels unequally, and is NaN where one has no valid pixel.
         valid = max(1, sum(int((labels != IGNORE).sum()) for _, labels in micro_batches))
-        total = torch.zeros((), device=device)
-        for images, labels in micro_batches:
+$share        total = torch.zeros((), device=device)
+$micro_step        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        scheduler.step()
+$note    return [loss.item() for loss in losses]
+''')
+
+_MICRO_STEP = Template("""\
             images = images.to(device, non_blocking=True$image_format)
             labels = labels.to(device, non_blocking=True)
             with torch.autocast(device.type, dtype=$dtype, enabled=$autocast):
 $loss            scaler.scale(loss).backward()
             total += loss.detach()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        scheduler.step()
-        losses.append(total)
-    return [loss.item() for loss in losses]
-''')
+""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +222,13 @@ def fill(
     benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
     problem = problem_of(variant.model)
     three = len(plan.group_learning_rates) > 1
+    parts = pieces(plan.processes, variant.norm)
+    body = _MICRO_STEP.substitute(
+        image_format=layout,
+        dtype=_DTYPES.get(variant.precision, "torch.bfloat16"),
+        autocast=variant.precision is not Precision.FP32,
+        loss=_LOSSES[variant.loss_at],
+    )
     prefetch = f"        prefetch_factor={loader.prefetch_factor} if workers else None,\n"
     return _TEMPLATE.substitute(
         title=title,
@@ -245,7 +249,6 @@ def fill(
         labels=_LABELS[problem],
         power=_POLY_POWER,
         device="cuda" if device_kind == "cuda" else "cpu",
-        loss=_LOSSES[variant.loss_at],
         logits=_CLASSIFIER_LOGITS
         if problem is Problem.CLASSIFICATION
         else _LOGITS[variant.loss_at],
@@ -253,10 +256,9 @@ def fill(
         to_arguments=f"device{layout}",
         optimizer=_OPTIMIZERS[variant.optimizer],
         scaler=variant.precision is Precision.AMP_FP16,
-        image_format=layout,
-        dtype=_DTYPES.get(variant.precision, "torch.bfloat16"),
-        autocast=variant.precision is not Precision.FP32,
+        micro_step=micro_step(body, plan.processes),
         workers=loader.workers,
         pin_memory=loader.pin_memory,
         prefetch=prefetch if loader.prefetch_factor else "",
+        **parts,
     )

@@ -17,8 +17,7 @@ def render(run: Run) -> str:
     parts = ["\n".join(_wrapped(line) for line in sentences.headline(run.device, run.settings))]
     names = labels(run.settings.variants)
     parts.append("\n".join(_ladder(run, result, names[result.variant]) for result in run.results))
-    target = run.settings.target.batch
-    title = f"For an effective batch of {target}{sentences.of_whom(run.device)}:"
+    title = f"{sentences.wanted(run.settings)}{sentences.of_whom(run.device)}:"
     parts.append(_wrapped(title) + "\n" + recommendation_table(run))
     if notes := _notes(run):
         parts.append("\n".join(notes))

@@ -30,6 +30,8 @@ class Kind(StrEnum):
     BATCH = "batch"
     """Images and labels."""
     GRADIENT = "gradients"
+    BUCKET = "gradient buckets"
+    """Flat copies of gradients that several processes average (DistributedDataParallel)."""
     OPTIMIZER_STATE = "optimizer state"
     SAVED_ACTIVATION = "saved activations"
     """Made in the forward pass and still there when it ends."""

@@ -17,6 +17,7 @@ from torch._subclasses import FakeTensorMode
 from bsprobe.records import ModelFacts
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.cuda_semantics import cuda_dispatch
+from bsprobe.simulate.data_parallel import SimulatedReplica, synchronise_norms
 from bsprobe.simulate.fake_model import build_without_values, make_fake, rearrange
 from bsprobe.simulate.peak import PeakContents, Piece, contents_at_peak
 from bsprobe.simulate.playback import playback_on
@@ -52,15 +53,24 @@ class StepTracer:
     Args:
         variant: What to train.
         evaluation_resolution: Where given, an evaluation pass follows the steps.
+        processes: How many train together; one of them is traced.
 
     Raises:
         UsageError: The variant names something unknown.
     """
 
-    def __init__(self, variant: Variant, evaluation_resolution: Resolution | None = None) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        evaluation_resolution: Resolution | None = None,
+        *,
+        processes: int = 1,
+    ) -> None:
         self._variant = variant
+        self._processes = processes
         self._evaluation_resolution = evaluation_resolution
         self._model = build_without_values(variant)
+        synchronise_norms(self._model, processes)
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._recordings: dict[int, Recording] = {}
         self._setup = self._record_setup()
@@ -95,12 +105,17 @@ class StepTracer:
             recorder = Recorder(self._model, after=self._setup)
             task = self._task()
             recorder.watch(task.optimizer)
+            replica = self._replica(recorder)
+            task.replica = replica
             fed = self._batch(batch, recorder)
             recorder.end(Section.SETUP)
             with recorder.watching():
                 for section in (Section.FIRST_STEP, Section.LATER_STEP):
                     recorder.begin(Phase.FORWARD)
                     training_step(task, [fed] * accumulation_steps)
+                    if replica is not None and section is Section.FIRST_STEP:
+                        # It belongs to the beginning of the second step; the third has none.
+                        replica.rebuild_buckets()
                     recorder.end(section)
                 if self._evaluation_resolution is not None:
                     recorder.begin(Phase.EVALUATION)
@@ -108,6 +123,8 @@ class StepTracer:
                     with torch.no_grad():
                         _evaluation_pass(task, fed.images, (size.height, size.width))
                     recorder.end(Section.EVALUATION)
+            if replica is not None:
+                replica.release()
             return recorder.recording(batch)
 
     @cached_property
@@ -121,6 +138,13 @@ class StepTracer:
         for group in task.optimizer.param_groups:
             group["foreach"] = True  # CUDA's default, which fake tensors turn off
         return task
+
+    def _replica(self, recorder: Recorder) -> SimulatedReplica | None:
+        """The network as one of several processes trains it."""
+        if self._processes == 1:
+            return None
+        with recorder.watching():
+            return SimulatedReplica(self._model, lambda bucket: recorder.adopt(bucket, Kind.BUCKET))
 
     def _batch(self, size: int, recorder: Recorder) -> Batch:
         """What `synthetic_batch` leaves on the device, and what it does there."""

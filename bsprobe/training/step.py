@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -38,6 +39,19 @@ class Batch:
         )
 
 
+class Replica(Protocol):
+    """A network that averages its gradients with those of other processes.
+
+    `DistributedDataParallel`, or what stands for it where no others are there.
+    """
+
+    def __call__(self, images: torch.Tensor) -> Any:
+        """The forward pass of the network; the backward pass then averages."""
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """The context of forward and backward passes that leave the average to a later one."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Task:
     """A network in training: everything that a step changes."""
@@ -50,6 +64,8 @@ class Task:
     layout: torch.memory_format
     autocast_dtype: torch.dtype | None
     loss_at: LossAt = LossAt.LABELS
+    replica: Replica | None = None
+    """The network as it is trained together with other processes; None: alone."""
     updates_applied: int = field(default=0)
     """Optimizer updates so far; a GradScaler skips those whose gradients overflowed."""
 
@@ -58,6 +74,14 @@ class Task:
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """The forward pass of a training step."""
+        return self.model(images) if self.replica is None else self.replica(images)
+
+    def without_average(self) -> AbstractContextManager[None]:
+        """The context of a micro-batch that is not the last of its step."""
+        return nullcontext() if self.replica is None else self.replica.no_sync()
 
 
 def build_task(variant: Variant, device: torch.device) -> Task:
@@ -115,14 +139,16 @@ def training_step(task: Task, micro_batches: Sequence[Batch]) -> torch.Tensor:
     """
     count = counted(task.problem, *(batch.labels for batch in micro_batches))
     total = torch.zeros((), device=task.device)
-    for waiting in micro_batches:
+    for number, waiting in enumerate(micro_batches, start=1):
+        is_last = number == len(micro_batches)
         batch = waiting.to(task.device, task.layout)
-        with task.autocast():
-            # No name for the logits: it would keep them through the backward pass.
-            loss = loss_of(
-                task.problem, task.model(batch.images), batch.labels, count, task.loss_at
-            )
-        task.scaler.scale(loss).backward()
+        with nullcontext() if is_last else task.without_average():
+            with task.autocast():
+                # No name for the logits: it would keep them through the backward pass.
+                loss = loss_of(
+                    task.problem, task.forward(batch.images), batch.labels, count, task.loss_at
+                )
+            task.scaler.scale(loss).backward()
         total += loss.detach()
     task.scaler.step(task.optimizer)
     task.scaler.update()

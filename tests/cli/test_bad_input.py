@@ -47,7 +47,31 @@ WRONG = {
         "run --norm grup",
         (
             "error: --norm: 'grup' is unknown\n"
-            "hint: did you mean group? Known: batch, group, group-amp, instance, frozen\n"
+            "hint: did you mean group? Known: batch, sync-batch, group, group-amp, instance, "
+            "frozen\n"
+        ),
+    ),
+    "several processes that nobody started": (
+        "run --processes 4",
+        (
+            "error: --processes 4: bsprobe starts no processes that train together\n"
+            "hint: torchrun --nproc-per-node 4 -m bsprobe run, on the GPUs of this machine; or "
+            "predict: add --gpu NAME\n"
+        ),
+    ),
+    "statistics of nobody else": (
+        "run --norm sync-batch",
+        (
+            "error: --norm sync-batch: one process has nobody to share statistics with\n"
+            "hint: torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME "
+            "--processes N; else --norm batch\n"
+        ),
+    ),
+    "limits for more processes than there are": (
+        "run --device cpu --memory-limit 2GiB,1GiB",
+        (
+            "error: --memory-limit: 2 limits are for 2 processes under torchrun, and there is 1\n"
+            "hint: give one limit for all\n"
         ),
     ),
     "an unknown precision": (
@@ -61,7 +85,7 @@ WRONG = {
         "run --norm ,",
         (
             "error: --norm names no value\n"
-            "hint: choose among batch, group, group-amp, instance, frozen\n"
+            "hint: choose among batch, sync-batch, group, group-amp, instance, frozen\n"
         ),
     ),
     "a tiny resolution": (
@@ -193,3 +217,38 @@ def test_an_unknown_model_is_refused_before_anything_is_measured(tmp_path: Path)
         ),
     )
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_what_torchrun_starts_wrongly_is_said_once(
+    rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = {
+        "TORCHELASTIC_RUN_ID": "a",
+        "RANK": rank,
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": rank,
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_PORT": "1",
+    }
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    wrong = {
+        "study": "torchrun started several processes, and bsprobe study is one",
+        "run --gpu H100": "--gpu predicts, and torchrun starts processes that run",
+        "run --processes 3": "--processes 3: torchrun started 2",
+        "run --device cuda:1": "--device cuda:1: torchrun's processes cannot share a GPU",
+        "run --device cpu": (
+            "--device cpu needs --memory-limit where several processes share the memory"
+        ),
+        "run --device cpu --norm sync-batch": (
+            "--norm sync-batch: PyTorch's SyncBatchNorm runs on GPUs alone"
+        ),
+        "run --device cpu --memory-limit 1GiB,2GiB,1GiB": (
+            "--memory-limit: 3 limits are for 3 processes under torchrun, and there are 2"
+        ),
+    }
+    for arguments, complaint in wrong.items():
+        done = bsprobe(*arguments.split(), cwd=tmp_path)
+        said = done.stderr.splitlines()
+        assert (done.returncode, said[:1]) == (2, [f"error: {complaint}"] if rank == "0" else [])

@@ -14,7 +14,7 @@ from bsprobe.cli.gpus import gpus, print_this
 from bsprobe.errors import DeviceError
 from bsprobe.gpus import COLUMNS, catalogue
 from bsprobe.records import DeviceRequest
-from bsprobe.runner import Worker
+from bsprobe.worker_process import Worker
 
 ROOT = Path(__file__).parents[2]
 STUB = ROOT / "tests" / "stub_worker.py"

@@ -8,9 +8,9 @@ import pytest
 from bsprobe.errors import DeviceError
 from bsprobe.failures import Outcome
 from bsprobe.records import DeviceRequest, TrialSpec
-from bsprobe.runner import Worker
 from bsprobe.units import MIB, Resolution
 from bsprobe.variants import Variant
+from bsprobe.worker_process import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
 

@@ -9,9 +9,9 @@ from bsprobe.errors import DeviceError
 from bsprobe.failures import Outcome
 from bsprobe.messages import TrialDone
 from bsprobe.records import DeviceRequest, TrialSpec
-from bsprobe.runner import Worker
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import MemoryFormat, Norm, Precision, Variant
+from bsprobe.worker_process import Worker
 
 pytestmark = pytest.mark.gpu
 

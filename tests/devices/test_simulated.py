@@ -173,3 +173,31 @@ def test_limits_that_make_no_sense_are_refused(limit: int, message: str) -> None
 def test_an_unknown_model_is_refused_as_everywhere() -> None:
     with pytest.raises(UsageError, match="unknown"):
         predict(replace(SMALL, model="deeplab"), 1)
+
+
+def predict_together(
+    processes: int, *, norm: Norm = Norm.BATCH, batch: int = 2, steps: int = 1
+) -> Measurement:
+    spec = TrialSpec(
+        variant=replace(SMALL, norm=norm),
+        batch_size=batch,
+        accumulation_steps=steps,
+        processes=processes,
+    )
+    return SimulatedDevice(find_gpu("RTX 3090"), None).run_trial(spec, lambda _: None)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_one_of_several_processes_holds_its_gradients_twice(steps: int) -> None:
+    alone, together = predict_together(1, steps=steps), predict_together(4, steps=steps)
+    gradients = 4 * alone.model.parameters
+    beside = together.steady.allocated_bytes - alone.steady.allocated_bytes
+    assert gradients <= beside < 1.05 * gradients  # what is left of a block stays with it
+    assert together.outside_allocator_bytes == alone.outside_allocator_bytes + 688 * MIB
+    assert together.model == alone.model
+
+
+def test_shared_statistics_take_next_to_nothing_beside_batch_norms() -> None:
+    norms = (Norm.BATCH, Norm.SYNC_BATCH)
+    batch, sync = (predict_together(8, norm=norm, batch=32).peak_allocated_bytes for norm in norms)
+    assert 0 < abs(sync - batch) < MIB

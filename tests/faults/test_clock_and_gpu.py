@@ -12,17 +12,18 @@ import torch
 from builders import DEVICE, VARIANT, measurement
 from stubbed_bsprobe import OPTIONS, ROOT, finish, start
 
-from bsprobe import runner, worker
+from bsprobe import runner, worker, worker_process
 from bsprobe.devices.base import ReportPhase
 from bsprobe.failures import Outcome
 from bsprobe.journal import read_journal
-from bsprobe.messages import Message, Progress
+from bsprobe.messages import Message, Progress, RunTrial
 from bsprobe.records import DeviceInfo, DeviceRequest, Measurement, Purpose, TrialSpec
 from bsprobe.runfile import load_run
 from bsprobe.search import Process
 
 RUN = ("run", *OPTIONS, "--out=out")
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
+ASKED = RunTrial(spec=SPEC)
 
 
 class _Backwards(datetime):
@@ -39,9 +40,9 @@ class _Backwards(datetime):
 def test_a_clock_that_jumps_back_changes_no_duration(monkeypatch: pytest.MonkeyPatch) -> None:
     command = (sys.executable, str(ROOT / "tests" / "stub_worker.py"), "arithmetic")
     monkeypatch.setattr(runner, "datetime", _Backwards)
-    real = runner.Worker
+    real = worker_process.Worker
     monkeypatch.setattr(
-        runner, "Worker", lambda request, **asked: real(request, command=command, **asked)
+        worker_process, "Worker", lambda request, **asked: real(request, command=command, **asked)
     )
     with runner.TrialRunner(DeviceRequest(), timeout=20) as trials:
         one, two = (
@@ -104,7 +105,7 @@ class _Channel:
 
 def test_a_gpu_that_goes_away_in_a_trial_is_a_failure_not_an_end_of_memory() -> None:
     channel = _Channel()
-    done = worker._run(_LosesItsGpu(during_trial=True), SPEC, channel)  # type: ignore[arg-type] # all of a channel that is used
+    done = worker._run(_LosesItsGpu(during_trial=True), DeviceRequest(), ASKED, channel)  # type: ignore[arg-type] # all of a channel that is used
     assert (done.outcome, done.clean, done.measurement) == (Outcome.FAILED, False, None)
     assert done.failure is not None
     assert done.failure.phase == "step 1"
@@ -112,7 +113,7 @@ def test_a_gpu_that_goes_away_in_a_trial_is_a_failure_not_an_end_of_memory() -> 
 
 
 def test_a_gpu_that_goes_away_after_a_trial_does_not_take_what_was_measured() -> None:
-    done = worker._run(_LosesItsGpu(during_trial=False), SPEC, _Channel())  # type: ignore[arg-type] # as above
+    done = worker._run(_LosesItsGpu(during_trial=False), DeviceRequest(), ASKED, _Channel())  # type: ignore[arg-type] # as above
     assert (done.outcome, done.clean) == (Outcome.FITS, False)
     assert done.measurement == measurement()
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.utils.data import Dataset
+from snippet_training import Net, Stripes, execute
 
 from bsprobe.records import Recommendation, Run
 from bsprobe.report import snippet
@@ -26,39 +25,6 @@ ALL = [
     {"precision": Precision.FP32, "cudnn_benchmark": CudnnBenchmark.ON},
     {"precision": Precision.FP32, "loss_at": LossAt.LOGITS},
 ]
-
-
-class Stripes(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Two classes told apart by brightness, with different numbers of ignored pixels."""
-
-    def __len__(self) -> int:
-        return 40
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        labels = torch.zeros(8, 8, dtype=torch.int64)
-        labels[:, 4:] = 1
-        images = (labels.float() - 0.5).expand(3, 8, 8).clone()
-        labels[: index % 8] = 255
-        return images, labels
-
-
-class Net(nn.Module):
-    """A backbone and a classifier under the names that the snippet looks for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.layer5 = nn.Conv2d(8, 2, 1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.layer5(torch.relu(self.conv1(images)))
-        return logits
-
-
-def execute(text: str) -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    exec(compile(text, "snippet.py", "exec"), names)  # noqa: S102 - it is our own text
-    return names
 
 
 def item_with(run: Run, changes: dict[str, Any]) -> tuple[Run, Recommendation]:

@@ -1,6 +1,7 @@
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -348,3 +349,31 @@ def test_a_checkpointed_network_trains_and_is_evaluated(
 
     assert loss.isfinite()
     assert (task.updates_applied, predictions.shape) == (1, (2, 64, 96))
+
+
+class Together:
+    """Notes which forward passes are to be followed by an average."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._averages = True
+        self.averaged: list[bool] = []
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.averaged.append(self._averages)
+        out: torch.Tensor = self._model(images)
+        return out
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        self._averages = False
+        yield
+        self._averages = True
+
+
+def test_only_the_last_micro_batch_of_a_step_averages_gradients() -> None:
+    task = build_task(VARIANT, CPU)
+    task.replica = together = Together(task.model)
+    for count in (3, 1):
+        training_step(task, [batch_of(2)] * count)
+    assert together.averaged == [False, False, True, True]

@@ -177,9 +177,7 @@ KERNELS: dict[Kernel, Rule] = {
     aten.baddbmm.default: _matrix_product(1, 2),
     aten._cudnn_rnn.default: _lstm,  # noqa: SLF001 - its name
     aten._cudnn_rnn_backward.default: _lstm_backward,  # noqa: SLF001 - its name
-    # cudnn/BatchNorm.cpp; ATen/native/cuda: layer_norm_kernel.cu, AveragePool2d.cu,
-    # DilatedMaxPool2d.cu.
-    aten.cudnn_batch_norm_backward.default: _inputs_laid_out_as(0, 1),
+    # ATen/native/cuda: layer_norm_kernel.cu, AveragePool2d.cu, DilatedMaxPool2d.cu.
     aten.native_layer_norm.default: _dense_inputs(0),
     aten.native_layer_norm_backward.default: _dense_inputs(0, 1),
     aten.avg_pool2d.default: _inputs_laid_out_as(0, 0),

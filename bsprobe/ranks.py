@@ -1,0 +1,86 @@
+"""One answer from many processes: the weakest one's, and which of them that was."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bsprobe.failures import Certainty, Outcome, is_loss_of_peer
+from bsprobe.records import DeviceInfo, Measurement, Trial
+from bsprobe.units import format_bytes
+
+_GRAVITY = (
+    (Outcome.OUT_OF_MEMORY, Certainty.CERTAIN),
+    (Outcome.KERNEL_LIMIT, Certainty.CERTAIN),
+    (Outcome.BATCH_TOO_SMALL, Certainty.CERTAIN),
+    (Outcome.OUT_OF_MEMORY, Certainty.PROBABLE),
+    (Outcome.FAILED, Certainty.CERTAIN),
+    (Outcome.TIMED_OUT, Certainty.CERTAIN),
+)
+"""What is likelier the cause comes before what it may have led to in other processes."""
+
+
+def joined_trial(trials: Sequence[Trial]) -> Trial:
+    """The record of a trial that several processes ran together.
+
+    Where one failed, it is the record of the one that failed by itself: the others were stopped,
+    or lost their connection to it. Where all ran, it is the record of the one that took the most
+    memory, with the images of all.
+
+    Args:
+        trials: Of all processes, by rank.
+    """
+    failed = [rank for rank, trial in enumerate(trials) if not trial.ran]
+    if failed:
+        rank = min(failed, key=lambda each: (_gravity(trials[each]), each))
+        return replace(_of_all(trials[rank], trials), rank=rank)
+    rank = max(range(len(trials)), key=lambda each: (_measured(trials[each]).peak_bytes, -each))
+    measured = [_measured(trial) for trial in trials]
+    joined = replace(
+        measured[rank],
+        allocator_retries=max(each.allocator_retries for each in measured),
+        images_per_second=_sum([each.images_per_second for each in measured]),
+        loader_images_per_second=_sum([each.loader_images_per_second for each in measured]),
+    )
+    retried = any(trial.outcome is Outcome.FITS_WITH_RETRIES for trial in trials)
+    outcome = Outcome.FITS_WITH_RETRIES if retried else Outcome.FITS
+    return replace(_of_all(trials[rank], trials), outcome=outcome, measurement=joined, rank=rank)
+
+
+def joined_device(devices: Sequence[DeviceInfo]) -> DeviceInfo:
+    """The devices of all processes as one: the smallest capacity counts.
+
+    Args:
+        devices: By rank.
+    """
+    weakest = min(range(len(devices)), key=lambda rank: (devices[rank].capacity_bytes, rank))
+    notes = [note for device in devices for note in device.notes]
+    if len({device.capacity_bytes for device in devices}) > 1:
+        capacity = format_bytes(devices[weakest].capacity_bytes)
+        notes.insert(0, f"Rank {weakest} has the least memory, {capacity}: it decides for all.")
+    return replace(
+        devices[weakest],
+        name=" + ".join(dict.fromkeys(device.name for device in devices)),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _of_all(trial: Trial, trials: Sequence[Trial]) -> Trial:
+    """A record with the times of rank 0, whose search counts them."""
+    return replace(trial, started_at=trials[0].started_at, wall_seconds=trials[0].wall_seconds)
+
+
+def _gravity(trial: Trial) -> tuple[bool, int]:
+    failure = trial.failure
+    assert failure is not None  # noqa: S101 - it did not run
+    kind = (trial.outcome, failure.certainty)
+    place = _GRAVITY.index(kind) if kind in _GRAVITY else len(_GRAVITY)
+    return is_loss_of_peer(failure.message), place
+
+
+def _measured(trial: Trial) -> Measurement:
+    assert trial.measurement is not None  # noqa: S101 - it ran
+    return trial.measurement
+
+
+def _sum(rates: Sequence[float | None]) -> float | None:
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if len(known) == len(rates) else None

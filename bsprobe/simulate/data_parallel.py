@@ -1,0 +1,224 @@
+"""What training together with other processes allocates on a card: buckets, broadcasts, statistics.
+
+The processes that would be the others are not there, so `DistributedDataParallel` itself cannot
+run; `SimulatedReplica` stands for it and allocates what it does. A test holds it, allocation by
+allocation, to the real one in a group of one (tests/simulate/test_data_parallel.py). Sources:
+torch/nn/parallel/distributed.py, torch/csrc/distributed/c10d/reducer.cpp, comm.cpp, and
+torch/nn/modules/_functions.py for SyncBatchNorm; the same from 2.6 to 2.15.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from bsprobe.units import MIB
+
+_FIRST_BUCKET_BYTES = 1 * MIB
+"""`kDefaultFirstBucketBytes` in reducer.hpp: small, so that the first average starts early."""
+_BUCKET_BYTES = 25 * MIB
+"""`bucket_cap_mb` by default."""
+_BROADCAST_BYTES = 250 * MIB
+"""`DistributedDataParallel.broadcast_bucket_size`."""
+_IN_FLIGHT = 2
+"""`max_in_flight` in `broadcast_coalesced`, comm.cpp."""
+
+OnBucket = Callable[[torch.Tensor], None]
+
+
+class SimulatedReplica:
+    """`DistributedDataParallel` as it is by default, without its traffic.
+
+    Gradients live beside the buckets that they are copied to (`gradient_as_bucket_view=False`).
+    Until the first backward pass has shown the order in which gradients are ready, one bucket
+    holds all (`_BucketCapacityConfig`, or `_ddp_init_helper` in older versions).
+
+    Args:
+        model: The network, on its device.
+        on_bucket: Told of every bucket.
+    """
+
+    def __init__(self, model: nn.Module, on_bucket: OnBucket) -> None:
+        self._model = model
+        self._on_bucket = on_bucket
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._ready: list[int] = []
+        self._is_rebuilt = False
+        self._averages = True
+        self._sends_buffers = True
+        states = [*model.parameters(), *model.buffers()]
+        _broadcast([state.detach() for state in states])
+        indices = _assigned(self._parameters, [sys.maxsize])
+        self._buckets = self._new_buckets(reversed(indices))
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(functools.partial(self._note, index))
+            for index, parameter in enumerate(self._parameters)
+        ]
+
+    def __call__(self, images: torch.Tensor) -> Any:
+        """The forward pass, after the buffers of rank 0 were received."""
+        if self._sends_buffers:
+            _broadcast(list(self._model.buffers()))
+        outputs = self._model(images)
+        self._sends_buffers = self._averages
+        return outputs
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Neither average gradients, nor receive buffers before the next forward pass."""
+        self._averages = False
+        try:
+            yield
+        finally:
+            self._averages = True
+
+    def rebuild_buckets(self) -> None:
+        """Make buckets anew in the order in which gradients were ready.
+
+        The reducer does this where the second step begins.
+
+        Raises:
+            RuntimeError: Some have none, as DistributedDataParallel complains by default.
+        """
+        if len(self._ready) < len(self._parameters):
+            raise RuntimeError(
+                "Expected to have finished reduction in the prior iteration: "
+                f"{len(self._parameters) - len(self._ready)} parameters had no gradient"
+            )
+        parameters = [self._parameters[index] for index in self._ready]
+        limits = [_FIRST_BUCKET_BYTES, _BUCKET_BYTES]
+        indices = _assigned(parameters, limits, self._ready)
+        # `sync_bucket_indices`: all processes must have the same ones.
+        count = sum(len(each) for each in indices) + 1
+        device = self._parameters[0].device
+        sent = [torch.empty(n, dtype=torch.int32, device=device) for n in (count, len(indices))]
+        del sent
+        self._buckets.clear()
+        self._buckets = self._new_buckets(indices)
+        self._is_rebuilt = True
+
+    def release(self) -> None:
+        """Leave the network as it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _note(self, index: int, _: torch.Tensor) -> None:
+        if self._averages and not self._is_rebuilt:
+            self._ready.append(index)
+
+    def _new_buckets(self, indices: Iterator[list[int]] | Sequence[list[int]]) -> list[Any]:
+        """`Reducer::initialize_buckets`: a flat tensor for the gradients of each bucket."""
+        buckets = []
+        for bucket in indices:
+            members = [self._parameters[index] for index in bucket]
+            flat = members[0].detach().new_empty(sum(each.numel() for each in members))
+            self._on_bucket(flat)
+            buckets.append(flat)
+        return buckets
+
+
+def _assigned(
+    tensors: Sequence[torch.Tensor], limits: Sequence[int], order: Sequence[int] = ()
+) -> list[list[int]]:
+    """PyTorch's own distribution of tensors to buckets of one type that are full beyond a limit."""
+    from torch.distributed import (  # type: ignore[attr-defined] # no public name  # noqa: PLC0415 - not every build has it
+        _compute_bucket_assignment_by_size,
+    )
+
+    if not tensors:
+        return []
+    indices, _ = _compute_bucket_assignment_by_size(list(tensors), list(limits), [], list(order))
+    return [list(each) for each in indices]
+
+
+def _broadcast(tensors: Sequence[torch.Tensor]) -> None:
+    """`broadcast_coalesced`: flat copies, at most two at a time; what comes is copied back."""
+    in_flight: list[torch.Tensor] = []
+    for bucket in _assigned(tensors, [_BROADCAST_BYTES]):
+        if len(in_flight) == _IN_FLIGHT:
+            del in_flight[0]
+        in_flight.append(_flattened([tensors[index] for index in bucket]))
+
+
+def _flattened(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`flatten_dense_tensors` (torch/csrc/utils/tensor_flatten.h): one alone is not copied."""
+    if len(tensors) == 1:
+        return tensors[0].reshape(-1)
+    return torch.cat([tensor.contiguous().view(-1) for tensor in tensors])
+
+
+def synchronise_norms(model: nn.Module, processes: int) -> None:
+    """Let the SyncBatchNorms of a network allocate what they do among so many processes."""
+    for module in model.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.forward = functools.partial(  # type: ignore[method-assign] # of this one alone
+                _sync_batch_norm, module, module.forward, processes
+            )
+
+
+def _sync_batch_norm(
+    module: nn.SyncBatchNorm,
+    alone: Callable[[torch.Tensor], torch.Tensor],
+    processes: int,
+    x: torch.Tensor,
+) -> torch.Tensor:
+    if not module.training:
+        return alone(x)
+    out: torch.Tensor = _SyncBatchNorm.apply(x, module.weight, module.bias, processes)
+    return out
+
+
+class _SyncBatchNorm(torch.autograd.Function):
+    """The tensors of `torch.nn.modules._functions.SyncBatchNorm` over NCCL, without their values.
+
+    Statistics are fp32 whatever the input is. Left out is what its kernels stage inside for
+    channels-last maps: some KiB for each layer.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, processes: int
+    ) -> torch.Tensor:
+        """Local statistics, everyone's, the common ones, the output."""
+        del bias
+        x = _dense(x)
+        new = functools.partial(x.new_empty, dtype=torch.float32)
+        channels = x.shape[1]
+        mean, deviation, count = new(channels), new(channels), new(1)
+        combined = new(2 * channels + 1)
+        gathered = new((1, processes * (2 * channels + 1)))
+        del combined
+        mask = x.new_empty(processes, dtype=torch.bool)
+        counts = new((processes, 1))
+        means, deviations = new((processes, channels)), new((processes, channels))
+        common, common_deviation = new(channels), new(channels)
+        del mean, deviation
+        as_integers = counts.to(torch.int32)
+        ctx.save_for_backward(x, weight, common, common_deviation, as_integers)
+        out = torch.empty_like(x)
+        del count, gathered, mask, means, deviations
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Local sums and the affine's gradients, everyone's sums, the input's gradient."""
+        grad = _dense(grads[0])
+        x, weight, *_ = ctx.saved_tensors
+        new = functools.partial(x.new_empty, dtype=torch.float32)
+        channels = x.shape[1]
+        sums, products = new(channels), new(channels)
+        grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(weight)
+        combined = new(2 * channels)
+        del sums, products
+        grad_input = torch.empty_like(grad)
+        del combined
+        return grad_input, grad_weight, grad_bias, None
+
+
+def _dense(x: torch.Tensor) -> torch.Tensor:
+    is_channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)  # noqa: PLR2004 - NCHW
+    return x if is_channels_last else x.contiguous()

@@ -1,0 +1,361 @@
+"""One worker, from its parent's side: spawn, ask, time out, kill, and always an answer."""
+
+import os
+import queue
+import signal
+import site
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bsprobe.errors import DeviceError, WorkerError
+from bsprobe.explanation import Explanation
+from bsprobe.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome, classify
+from bsprobe.gpus import Gpu
+from bsprobe.messages import (
+    Answer,
+    Attribute,
+    Explain,
+    Explained,
+    FitCards,
+    Fitted,
+    Group,
+    Message,
+    OpenDevice,
+    Progress,
+    Ready,
+    Refused,
+    Request,
+    RunTrial,
+    TrialDone,
+    decode,
+    encode,
+)
+from bsprobe.records import CardFit, DataSource, DeviceRequest, Failure, TrialSpec
+from bsprobe.serialization import MalformedError
+from bsprobe.variants import Variant
+
+OPEN_TIMEOUT_SECONDS = 300.0
+"""For importing torch and opening the device; a cold file cache on a network disk is slow."""
+_GRACE_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+"""How often a silent worker is looked after."""
+_LAST_WORDS_BYTES = 4000
+_WORKER_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""For the CPU device; glibc reads it once, when the process starts, so it is set for all."""
+
+ReportPhase = Callable[[str], None]
+Watch = Callable[[], None]
+"""Called again and again while a worker is waited for; what it raises ends the wait."""
+
+
+class InVainError(Exception):
+    """Raised by a `Watch`: the worker waits for another process that will not come any more."""
+
+
+class _WorkerDiedError(Exception):
+    def __init__(self, exit_status: int, last_words: str) -> None:
+        super().__init__(f"worker exited with status {exit_status}")
+        self.exit_status = exit_status
+        self.last_words = last_words
+
+
+class _TimedOutError(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A worker that died or was killed instead of answering."""
+
+    outcome: Outcome
+    failure: Failure
+
+
+class Worker:
+    """One child process with an open device."""
+
+    def __init__(
+        self,
+        request: DeviceRequest,
+        *,
+        models: tuple[str, ...] = (),
+        data: DataSource | None = None,
+        command: tuple[str, ...] | None = None,
+        environment: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self._watch = watch
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._process = subprocess.Popen(
+            command or (sys.executable, "-m", "bsprobe.worker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env={**_environment(), **(environment or {})},
+            # Its own session: Ctrl-C reaches the parent alone, and the whole group can be killed.
+            start_new_session=True,
+        )
+        self._inbox: queue.Queue[Message | MalformedError | None] = queue.Queue()
+        threading.Thread(target=self._read, name="worker output", daemon=True).start()
+        self.trials_run = 0
+        self.is_clean = True
+        try:
+            self.ready = self._open(OpenDevice(request=request, models=models, data=data))
+        except BaseException:
+            self.close()
+            raise
+
+    def run(
+        self,
+        spec: TrialSpec,
+        *,
+        timeout: float,
+        on_phase: ReportPhase,
+        group: Group | None = None,
+    ) -> TrialDone:
+        """Run one trial; its death, whatever the manner, becomes its outcome.
+
+        Args:
+            spec: What to run.
+            timeout: Seconds it may take.
+            on_phase: Told what the worker is doing.
+            group: With whom to run it, where it has several processes.
+
+        Raises:
+            DeviceError: The worker refused the trial: a value that only it could check is wrong.
+        """
+        self.trials_run += 1
+        answer = self.ask(RunTrial(spec=spec, group=group), timeout=timeout, on_phase=on_phase)
+        if isinstance(answer, Loss):
+            return TrialDone(outcome=answer.outcome, failure=answer.failure, clean=False)
+        assert isinstance(answer, TrialDone)  # noqa: S101 - what a trial is answered with
+        self.is_clean = answer.clean
+        return answer
+
+    def ask(self, request: Request, *, timeout: float, on_phase: ReportPhase) -> "Answer | Loss":
+        """Have the worker do something; its death, whatever the manner, is an answer too.
+
+        Args:
+            request: What to do.
+            timeout: Seconds it may take; then the worker is killed.
+            on_phase: Told what the worker is doing.
+
+        Raises:
+            DeviceError: The worker refused: a value that only it could check is wrong.
+        """
+        phase = "building"
+        deadline = time.monotonic() + timeout
+        try:
+            self._send(request)
+            while True:
+                message = self._accepted(deadline)
+                if isinstance(message, Progress):
+                    phase = message.phase
+                    on_phase(phase)
+                elif isinstance(message, Answer):
+                    return message
+        except _TimedOutError:
+            return self._lost(Outcome.TIMED_OUT, f"no end after {timeout:.0f} s", "time-out", phase)
+        except InVainError:
+            return self._lost(Outcome.FAILED, STOPPED_WITH_ITS_PEERS, "peers", phase)
+        except _WorkerDiedError as death:
+            verdict = classify(message=death.last_words, exit_status=death.exit_status)
+            last = death.last_words.strip().splitlines()
+            return self._lost(
+                verdict.outcome,
+                f"the process died ({verdict.evidence})" + (f": {last[-1]}" if last else ""),
+                verdict.evidence,
+                phase,
+                certainty=verdict.certainty,
+            )
+
+    def explain(
+        self, asked: Explain | Attribute, *, timeout: float, on_phase: ReportPhase
+    ) -> Explanation:
+        """Say where the memory of a trial goes, or went.
+
+        Args:
+            asked: What to explain.
+            timeout: Seconds it may take.
+            on_phase: Told what the worker is doing.
+
+        Raises:
+            DeviceError: It cannot be said: the trial runs on no card, or not on a simulated one.
+        """
+        answer = self.ask(asked, timeout=timeout, on_phase=on_phase)
+        if isinstance(answer, Explained) and answer.explanation is not None:
+            return answer.explanation
+        assert isinstance(answer, Explained | Loss)  # noqa: S101 - what it is answered with
+        why = "nothing was said" if answer.failure is None else answer.failure.message
+        spec = asked.trial.spec if isinstance(asked, Attribute) else asked.spec
+        raise DeviceError(
+            f"batch {spec.batch_size} cannot be explained: {why}",
+            hint="bsprobe run predicts it with all details of the failure",
+        )
+
+    def fit(
+        self, variants: Sequence[Variant], gpus: Sequence[Gpu], *, max_batch: int
+    ) -> Iterator[CardFit]:
+        """Ask how large a batch of each variant each card runs; the answers come one by one.
+
+        Raises:
+            DeviceError: The worker refused: a network cannot be traced.
+            WorkerError: It died.
+        """
+        with _endings_as_errors(
+            silent=("no card was fitted", "try a smaller network"),
+            died=("the prediction failed", None),
+        ):
+            self._send(FitCards(variants=tuple(variants), gpus=tuple(gpus), max_batch=max_batch))
+            for _ in range(len(variants) * len(gpus)):
+                message = self._accepted(time.monotonic() + OPEN_TIMEOUT_SECONDS)
+                assert isinstance(message, Fitted)  # noqa: S101 - nothing else can come
+                yield message.fit
+
+    def close(self) -> None:
+        """End the worker and everything it started."""
+        if self._process.stdin is not None:
+            with suppress(OSError):  # it is dead already, and its pipe with it
+                self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_GRACE_SECONDS)
+        self._kill_group()
+        self._process.wait()
+        self._stderr.close()
+
+    def _open(self, opening: OpenDevice) -> Ready:
+        with _endings_as_errors(
+            silent=(
+                "the worker did not open its device",
+                "is the GPU hanging? nvidia-smi shows it",
+            ),
+            died=(
+                "the worker could not start",
+                "does `python -c 'import torch, torchvision'` work here?",
+            ),
+        ):
+            self._send(opening)
+            message = self._accepted(time.monotonic() + OPEN_TIMEOUT_SECONDS)
+        assert isinstance(message, Ready)  # noqa: S101 - the worker's first answer is one of two
+        return message
+
+    def _accepted(self, deadline: float) -> Message:
+        """The next message; a refusal is an error."""
+        message = self._receive(deadline)
+        if isinstance(message, Refused):
+            raise DeviceError(message.message, hint=message.hint)
+        return message
+
+    def _send(self, message: Message) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        try:
+            self._process.stdin.write(encode(message))
+            self._process.stdin.flush()
+        except OSError:
+            raise self._death() from None
+
+    def _receive(self, deadline: float) -> Message:
+        message = self._next_in_inbox(deadline)
+        if isinstance(message, MalformedError):
+            self._kill_group()
+            raise WorkerError(f"the worker spoke nonsense: {message}") from message
+        if message is None:
+            raise self._death()
+        return message
+
+    def _next_in_inbox(self, deadline: float) -> Message | MalformedError | None:
+        """The next message, or None once the worker is dead and everything it said is read.
+
+        The end of the pipe alone does not tell: a process that the worker had started and that
+        outlives it holds the pipe open.
+        """
+        while (left := deadline - time.monotonic()) > 0:
+            died = self._process.poll() is not None
+            if self._watch is not None:
+                self._watch()
+            try:
+                return self._inbox.get(timeout=min(left, _POLL_SECONDS))
+            except queue.Empty:
+                if died:
+                    return None
+        raise _TimedOutError
+
+    def _read(self) -> None:
+        """Put every message, then None at the end of the pipe, into the inbox."""
+        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        for line in self._process.stdout:
+            try:
+                self._inbox.put(decode(line))
+            except MalformedError as error:
+                # A worker that is killed while it writes leaves half a line: that is its death.
+                if line.endswith(b"\n"):
+                    self._inbox.put(error)
+        self._inbox.put(None)
+
+    def _death(self) -> _WorkerDiedError:
+        try:
+            status = self._process.wait(timeout=_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:  # it closed its pipe and lives on
+            self._kill_group()
+            status = self._process.wait()
+        end = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, end - _LAST_WORDS_BYTES))
+        return _WorkerDiedError(status, self._stderr.read().decode(errors="replace"))
+
+    def _lost(
+        self,
+        outcome: Outcome,
+        message: str,
+        evidence: str,
+        phase: str,
+        *,
+        certainty: Certainty = Certainty.CERTAIN,
+    ) -> Loss:
+        self.is_clean = False
+        self._kill_group()
+        failure = Failure(message=message, certainty=certainty, evidence=evidence, phase=phase)
+        return Loss(outcome=outcome, failure=failure)
+
+    def _kill_group(self) -> None:
+        """Kill the worker's whole session: data-loader processes outlive a killed parent."""
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):  # nobody left
+                os.killpg(self._process.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+
+
+_Words = tuple[str, str | None]
+"""What happened, and a hint."""
+
+
+@contextmanager
+def _endings_as_errors(*, silent: _Words, died: _Words) -> Iterator[None]:
+    """Let a worker that ends where no trial runs be an error: there is no record to make of it."""
+    try:
+        yield
+    except _TimedOutError:
+        what, hint = silent
+        raise WorkerError(f"{what} within {OPEN_TIMEOUT_SECONDS:.0f} s", hint=hint) from None
+    except InVainError:
+        raise WorkerError(STOPPED_WITH_ITS_PEERS) from None
+    except _WorkerDiedError as death:
+        what, hint = died
+        last = death.last_words.strip().splitlines() or [str(death)]
+        raise WorkerError(f"{what}: {last[-1]}", hint=hint) from None
+
+
+def _environment() -> dict[str, str]:
+    """The worker's environment: ours, with the package importable as it is here."""
+    package_root = str(Path(__file__).resolve().parent.parent)
+    paths = [os.environ.get("PYTHONPATH", "")]
+    if package_root not in site.getsitepackages():
+        paths.insert(0, package_root)
+    return {**os.environ, **_WORKER_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -1,0 +1,219 @@
+"""The processes that torchrun started, and the store at which they meet.
+
+The parents of all ranks agree here on what to run, and tell each other what came of it; their
+workers meet here for one trial at a time. A parent that waits looks after those it waits for: one
+that has ended, or has fallen silent, ends the wait.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined] # documented, but not marked as exported
+
+from bsprobe.errors import BsprobeError, OutOfReachError, WorkerError
+from bsprobe.launch import Launch
+from bsprobe.messages import Group
+
+_CONNECT_TIMEOUT = timedelta(seconds=60)
+_POLL_SECONDS = 0.1
+_BEAT_SECONDS = 1.0
+_SILENCE_SECONDS = 30.0
+"""After so long without a beat a process is dead, or its machine is out of reach."""
+_FAREWELL_SECONDS = 5.0
+_ENDED = "ended"
+_NOBODY = ""
+_DONE = "done"
+
+
+class World:
+    """This process among those that run the trials together, as its parent sees them.
+
+    Args:
+        launch: What torchrun says.
+
+    Raises:
+        OutOfReachError: The store cannot be reached.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        hosts = launch.leads and not launch.agent_has_store
+        try:
+            server = TCPStore(
+                launch.host,
+                launch.port,
+                is_master=hosts,
+                timeout=_CONNECT_TIMEOUT,
+                wait_for_workers=False,
+            )
+        except RuntimeError as error:
+            raise OutOfReachError(
+                f"rank {launch.rank} does not reach {launch.host}:{launch.port}: "
+                f"{str(error).splitlines()[0]}",
+                hint="torchrun says where to meet: --rdzv-endpoint, or --master-addr and "
+                "--master-port",
+            ) from error
+        self._store = PrefixStore(launch.name, server)
+        self._seen: dict[int, tuple[str, float]] = {}
+        self._stopped = threading.Event()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def group(self, trial: int, *, timeout: float) -> Group:
+        """The process group of one trial, for this rank's worker."""
+        launch = self.launch
+        return Group(
+            host=launch.host,
+            port=launch.port,
+            name=f"{launch.name}/group/{trial}",
+            rank=launch.rank,
+            processes=launch.processes,
+            timeout_seconds=timeout,
+        )
+
+    def say(self, topic: str, text: str) -> None:
+        """Say something that the others may wait for.
+
+        Raises:
+            OutOfReachError: The store is gone.
+        """
+        with _store_errors():
+            self._store.set(f"{topic}/{self.launch.rank}", text)
+
+    def hear(self, topic: str, rank: int) -> str:
+        """Wait for what one process says.
+
+        Raises:
+            WorkerError: It, or the process that leads, is gone.
+        """
+        key = f"{topic}/{rank}"
+        while not self._has(key):
+            self.check()
+            time.sleep(_POLL_SECONDS)
+        return self._text(key)
+
+    def hear_all(self, topic: str) -> tuple[str, ...]:
+        """Wait for what every process says, this one included; by rank.
+
+        Raises:
+            WorkerError: One is gone.
+        """
+        return tuple(self.hear(topic, rank) for rank in range(self.launch.processes))
+
+    def say_first(self, topic: str) -> None:
+        """Note that something has happened here; who notes it first is remembered."""
+        with _store_errors():
+            self._store.compare_set(topic, _NOBODY, str(self.launch.rank))
+
+    def has_happened(self, topic: str) -> bool:
+        """Whether any process has noted it."""
+        return self._has(topic)
+
+    def check(self) -> None:
+        """Make sure that those who are waited for are still there.
+
+        The process that leads looks after all, the others after it alone: if it ends, all do.
+
+        Raises:
+            WorkerError: One has ended.
+            OutOfReachError: One has fallen silent.
+        """
+        if self._has(_ENDED):
+            who, _, reason = self._text(_ENDED).partition(":")
+            raise WorkerError(f"rank {who} ended: {reason}")
+        for rank in self._looked_after():
+            if self._silence(rank) > _SILENCE_SECONDS:
+                raise OutOfReachError(
+                    f"rank {rank} has not been heard of for {_SILENCE_SECONDS:.0f} s",
+                    hint="was it killed, or has its machine gone? go on with --resume",
+                )
+
+    def close(self, reason: str | None) -> None:
+        """Take leave, with the reason if it is not that everything is done."""
+        farewell = f"farewell/{self.launch.rank}"
+        with suppress(RuntimeError):  # the store is gone, and everyone with it
+            if reason is not None:
+                self._store.compare_set(_ENDED, _NOBODY, f"{self.launch.rank}:{reason}")
+            self._store.set(farewell, _DONE)
+            # A store that this process hosts must outlive the others' last words, and torchrun
+            # stops all processes as soon as one has failed: the one that leads must have its say.
+            keys = [f"farewell/{rank}" for rank in self._looked_after()]
+            deadline = time.monotonic() + _FAREWELL_SECONDS
+            while not self._store.check(keys) and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+        self._stopped.set()
+
+    def _looked_after(self) -> range:
+        return range(1, self.launch.processes) if self.launch.leads else range(1)
+
+    def _has(self, key: str) -> bool:
+        with _store_errors():
+            return bool(self._store.check([key]))
+
+    def _text(self, key: str) -> str:
+        with _store_errors():
+            return self._store.get(key).decode()
+
+    def _silence(self, rank: int) -> float:
+        """Seconds since a process was last heard of."""
+        key = f"beat/{rank}"
+        beat, now = self._text(key) if self._has(key) else "", time.monotonic()
+        last, since = self._seen.get(rank, (None, now))
+        if beat != last:
+            since = now
+        self._seen[rank] = (beat, since)
+        return now - since
+
+    def _beat(self) -> None:
+        """Be heard, whatever the main thread is doing."""
+        number = 0
+        with suppress(RuntimeError):  # the store is gone, as the main thread will find
+            while not self._stopped.wait(_BEAT_SECONDS):
+                number += 1
+                self._store.set(f"beat/{self.launch.rank}", str(number))
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise OutOfReachError(
+            f"the processes have lost their meeting place: {str(error).splitlines()[0]}",
+            hint="did torchrun end, or the machine of rank 0?",
+        ) from error
+
+
+def join(group: Group, device: torch.device) -> None:
+    """Make this process a member of the process group of a trial; waits for all members.
+
+    Args:
+        group: Where to meet.
+        device: Decides the backend: NCCL on a GPU, Gloo on the CPU.
+
+    Raises:
+        RuntimeError: A member did not come in time, or was lost.
+    """
+    timeout = timedelta(seconds=group.timeout_seconds)
+    server = TCPStore(group.host, group.port, is_master=False, timeout=timeout)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=PrefixStore(group.name, server),
+        rank=group.rank,
+        world_size=group.processes,
+        timeout=timeout,
+    )
+    # The first collective makes the connections, which take memory that no trial must be blamed
+    # for, and shows that everyone is there.
+    dist.all_reduce(torch.zeros(1, device=device))
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in the words that other processes pass on."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return str(error) if isinstance(error, BsprobeError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,62 @@
+"""The snippet of several processes, started by torchrun, trains as one process would."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from snippet_training import trained
+from torchrun import ROOT, torchrun
+
+from bsprobe.records import Recommendation, Run
+from bsprobe.report import snippet
+from bsprobe.variants import Norm
+
+SCRIPT = """\
+import json, sys
+sys.path.insert(0, "{root}/tests")
+from snippet_training import trained
+text = open("snippet.py").read()
+losses, weights = trained(text, accumulation=2)
+import torch.distributed as dist
+with open(f"rank{{dist.get_rank()}}.json", "w") as file:
+    json.dump([losses, weights], file)
+dist.destroy_process_group()
+"""
+
+
+def rendered(run: Run, processes: int, norm: Norm = Norm.BATCH) -> str:
+    """The snippet of a recommendation for so many processes, in fp32."""
+    item: Recommendation | None = run.results[0].recommendation
+    assert item is not None
+    variant = dataclasses.replace(item.variant, norm=norm)
+    plan = dataclasses.replace(item.plan, processes=processes)
+    settings = dataclasses.replace(run.settings, variants=(variant,), processes=processes)
+    return snippet.render(
+        dataclasses.replace(run, settings=settings),
+        dataclasses.replace(item, variant=variant, plan=plan),
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_with_twice_the_accumulation(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "snippet.py").write_text(rendered(run, 2), encoding="utf-8")
+    (tmp_path / "script.py").write_text(SCRIPT.format(root=ROOT), encoding="utf-8")
+    started = torchrun("script.py", cwd=tmp_path)
+    code, _, complaints = started.finish()
+    assert code == 0, complaints
+    losses, weights = trained(rendered(run, 1), accumulation=4)
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8"))
+        assert found == [pytest.approx(losses, rel=1e-4), pytest.approx(weights, rel=1e-4)]
+    assert losses[-1] < losses[0]
+
+
+def test_the_snippet_converts_norms_where_statistics_are_shared(run: Run) -> None:
+    converted = [
+        "convert_sync_batchnorm(model)" in rendered(run, 2, norm)
+        for norm in (Norm.BATCH, Norm.SYNC_BATCH)
+    ]
+    assert converted == [False, True]
