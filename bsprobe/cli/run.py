@@ -216,9 +216,9 @@ def _explain(runner: TrialRunner | WorldRunner, spec: TrialSpec) -> Explanation 
     """Where the memory of a trial goes; None where it is measured, not predicted."""
     from bsprobe.messages import Explain
     from bsprobe.records import Source
-    from bsprobe.runner import TrialRunner
+    from bsprobe.world_runner import WorldRunner
 
-    if runner.ready.device.source is Source.MEASURED or not isinstance(runner, TrialRunner):
+    if runner.ready.device.source is Source.MEASURED or isinstance(runner, WorldRunner):
         return None
     return runner.explain(Explain(spec=spec), on_phase=lambda _: None)
 
@@ -234,9 +234,10 @@ def _recorded(finished: Run, runner: TrialRunner | WorldRunner) -> dict[Variant,
     from bsprobe.explanation import RECORDED_SNAPSHOT
     from bsprobe.prediction import WITHOUT_GPU
     from bsprobe.runner import TrialRunner
+    from bsprobe.world_runner import WorldRunner
 
     best = _starred(finished)
-    if best is None or best.trial is None or not isinstance(runner, TrialRunner):
+    if best is None or best.trial is None or isinstance(runner, WorldRunner):
         return {}
     spec = replace(best.trial.spec, accumulation_steps=1, evaluation_resolution=None, data=None)
     timeout = finished.settings.trial_timeout_seconds
