@@ -29,7 +29,8 @@ def subject(report: ExplanationReport) -> str:
     """`deeplabv2-resnet101, 512x1024, fp32 / batch on RTX 3060 12GB`."""
     variant = report.variant
     name = labels([variant])[variant]
-    return f"{variant.network}, {variant.inputs}, {name} on {report.device.name}"
+    device = report.device if report.measured is None else report.measured.device
+    return f"{variant.network}, {variant.inputs}, {name} on {device.name}"
 
 
 def why(report: ExplanationReport) -> str:
