@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -125,8 +126,10 @@ class AutocastUntilUpdate:
     def __enter__(self) -> None:
         self._autocast.__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        """Stay inside."""
+    def __exit__(self, error: object, *_: object) -> None:
+        """Stay inside, unless the forward pass failed: BatchNorm's does on one value a channel."""
+        if error is not None:
+            self.close()
 
     def close(self, *_: object) -> None:
         """Leave it: a hook before the optimizer's step."""
@@ -290,6 +293,8 @@ def main() -> None:
         known,
         outside_bytes=OUTSIDE_BYTES,
         others=OTHER_OUTSIDE_BYTES,
+        software=f"PyTorch {torch.__version__}, cuDNN {ampere.cudnn_version or 'unasked'} and "
+        f"timm {version('timm')}",
         notes=(*ampere.notes, *volta.notes),
     )
 

@@ -105,6 +105,27 @@ def test_the_readme_shows_the_steps_of_the_examples() -> None:
         assert example.read_text(encoding="utf-8").endswith(textwrap.indent(block, " " * 6))
 
 
+def test_what_the_readme_prepares_parses_and_is_what_the_example_installs() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = [b for b in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "pip wheel" in b]
+    for words in bsprobe_lines(block):
+        parse(words)
+    made = {
+        words[words.index("--wheel-dir") + 1]
+        for words in map(shlex.split, block.splitlines())
+        if "--wheel-dir" in words
+    }
+    installs = steps_of(ROOT / ".github" / "examples" / "bsprobe-predict.yml")[2]["run"]
+    assert (made, installs) == (
+        {"benchmarks"},
+        "pip install benchmarks/bsprobe-*.whl -r benchmarks/requirements.txt",
+    )
+    for name in ("benchmarks/baseline.json", "benchmarks/requirements.txt"):
+        assert name in block
+    copied = re.findall(r"^cp PATH/TO/bsprobe/(\S+)", block, re.MULTILINE)
+    assert [name for name in copied if (ROOT / name).exists()] == copied != []
+
+
 @pytest.mark.parametrize("path", [*EXAMPLES, OWN], ids=lambda path: path.name)
 def test_the_report_is_kept_as_an_artefact_whatever_the_comparison_says(path: Path) -> None:
     *_, upload = steps_of(path)

@@ -23,7 +23,6 @@ from bsprobe.variants import Variant, labels
 NAME = "fleet"
 """Of all files, without suffix."""
 _COLUMNS = ("figures", "largest", "safe", "use", "LR", "peak", "images/s")
-_NOT_PROBED = "not probed"
 _MEANING = (
     "*Largest* is the largest batch, of which one image more does not fit. *Safe* leaves the "
     "headroom free. *Use* is each run's own recommendation. *Peak* and images/s are of that step, "
@@ -76,19 +75,15 @@ def write_fleet(fleet: Fleet, folder: Path) -> None:
 
 
 def fleet_table(fleet: Fleet) -> pd.DataFrame:
-    """One row a variant and run, in bytes and seconds; empty but for its name where missing."""
+    """One row a variant and run, in bytes and seconds; without figures where it is missing."""
     rows = []
     for row in fleet.rows:
         member = fleet.member(row.member)
-        columns = (
-            {
-                "device": member.device.name,
-                "source": str(row.source),
-                **variant_columns(row.variant),
-            }
-            if row.result is None
-            else result_columns(member.device, row.result)
-        )
+        columns: dict[str, object] = {"device": member.device.name, "source": str(row.source)}
+        columns |= variant_columns(row.variant)
+        if row.result is not None:
+            columns |= result_columns(member.device, row.result)
+            columns["images_per_second_per_gpu"] = row.images_per_second_per_gpu
         facts = {"torch": member.environment.torch, "run": member.path}
         rows.append({"machine": row.member, "probed": row.result is not None, **columns, **facts})
     return pd.DataFrame(rows, dtype=object)
@@ -109,7 +104,10 @@ def _text_table(fleet: Fleet, subject: Subject) -> str:
     """The runs under the name of each variant, all in the same columns."""
     rows = fleet.rows_of(subject)
     names = _names(rows)
-    lines = [(f"{_star(row)} {row.member}", *_text_cells(fleet, row)) for row in rows]
+    lines = [
+        (("* " if _is_starred(row) else "  ") + row.member, *_text_cells(fleet, row))
+        for row in rows
+    ]
     text, *texts = fitted([("", *_COLUMNS), *lines])
     variant = None
     for row, line in zip(rows, texts, strict=True):
@@ -122,22 +120,25 @@ def _text_table(fleet: Fleet, subject: Subject) -> str:
 
 def _text_cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
     largest, safe, plan, _, rate, peak, images = _cells(fleet, row)
-    source = _NOT_PROBED if row.result is None else str(row.source)
-    return source, largest, safe, plan, rate, peak, images
+    return _source_words(row), largest, safe, plan, rate, peak, images
 
 
 def _markdown_row(fleet: Fleet, row: Row, names: dict[Variant, str]) -> tuple[str, ...]:
-    source = _NOT_PROBED if row.result is None else str(row.source)
-    starred = _star(row).replace("*", "★ ").strip(" ")
-    return names[row.variant], f"{starred} {row.member}".strip(), source, *_cells(fleet, row)
+    machine = ("★ " if _is_starred(row) else "") + row.member
+    return names[row.variant], machine, _source_words(row), *_cells(fleet, row)
+
+
+def _source_words(row: Row) -> str:
+    return "not probed" if row.result is None else str(row.source)
 
 
 def _cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
-    """Largest, safe, plan, effective batch, rate, peak and images/s, as text."""
+    """Largest, safe, plan, effective batch, learning rate, peak and images/s a GPU, as text."""
     item = None if row.result is None else row.result.recommendation
     largest = "-" if row.result is None else _largest_words(row.result.boundary)
     if item is None:
         return (largest, *["-"] * 6)
+    rate = row.images_per_second_per_gpu
     return (
         largest,
         str(item.safe),
@@ -145,7 +146,7 @@ def _cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
         str(item.plan.effective_batch),
         f"{item.plan.learning_rate:.2e}",
         sentences.peak_share(item, fleet.member(row.member).device),
-        sentences.throughput(item),
+        "-" if rate is None else f"{rate:.3g}",
     )
 
 
@@ -157,9 +158,9 @@ def _largest_words(boundary: Boundary) -> str:
     return "failed" if boundary.stop is StopReason.FAILED else "unknown"
 
 
-def _star(row: Row) -> str:
+def _is_starred(row: Row) -> bool:
     item = None if row.result is None else row.result.recommendation
-    return "*" if item is not None and item.starred else " "
+    return item is not None and item.starred
 
 
 def _names(rows: Sequence[Row]) -> dict[Variant, str]:

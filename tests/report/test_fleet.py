@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from bsprobe.fleet import Fleet, make_fleet
-from bsprobe.records import Run, Source
+from bsprobe.records import Boundary, Run, Source, StopReason
 from bsprobe.report.fleet import render_markdown, render_text, write_fleet
 from bsprobe.report.fleet_plot import fleet_figure
+from bsprobe.report.plots import COLOURS
 from bsprobe.serialization import from_json
 from bsprobe.units import GIB
 
@@ -52,14 +53,12 @@ def fleet(run: Run, predicted: Run) -> Fleet:
         name="NVIDIA RTX Invented 6000 Workstation Edition",
         capacity_bytes=40 * GIB,
     )
-    kept = tuple(result for result in run.results if result.variant.precision == "fp32")
-    variants = tuple(result.variant for result in kept)
-    without_amp = dataclasses.replace(
-        run,
-        device=dataclasses.replace(run.device, limit_bytes=22 * GIB, capacity_bytes=22 * GIB),
-        settings=dataclasses.replace(run.settings, variants=variants),
-        trials=tuple(trial for trial in run.trials if trial.spec.variant in variants),
-        results=kept,
+    without_amp = without(
+        dataclasses.replace(
+            run,
+            device=dataclasses.replace(run.device, limit_bytes=22 * GIB, capacity_bytes=22 * GIB),
+        ),
+        "amp-fp16",
     )
     return make_fleet(
         [
@@ -68,6 +67,23 @@ def fleet(run: Run, predicted: Run) -> Fleet:
             ("runs/three", without_amp),
         ]
     )
+
+
+def without(run: Run, precision: str) -> Run:
+    """The run as if one precision had not been asked for."""
+    kept = tuple(result for result in run.results if result.variant.precision != precision)
+    variants = tuple(result.variant for result in kept)
+    return dataclasses.replace(
+        run,
+        settings=dataclasses.replace(run.settings, variants=variants),
+        trials=tuple(trial for trial in run.trials if trial.spec.variant in variants),
+        results=kept,
+    )
+
+
+def named(run: Run, name: str, capacity_gib: int) -> Run:
+    device = dataclasses.replace(run.device, name=name, capacity_bytes=capacity_gib * GIB)
+    return dataclasses.replace(run, device=device)
 
 
 def test_the_text_is_as_agreed(fleet: Fleet) -> None:
@@ -131,3 +147,43 @@ def test_the_picture_has_hollow_marks_for_predictions_and_no_line_over_a_gap(fle
     ]
     labels = [text.get_text() for text in batches.texts]
     assert "fp32 / batch: 5" in labels
+
+
+def test_no_line_passes_over_a_machine_of_which_nothing_is_known(run: Run, predicted: Run) -> None:
+    fleet = make_fleet(
+        [
+            ("a", named(run, "A", 23)),
+            ("b", without(named(run, "B", 24), "amp-fp16")),
+            ("c", without_times(named(predicted, "C", 25))),
+            ("d", without_times(named(predicted, "D", 26))),
+        ]
+    )
+    batches, _ = fleet_figure(fleet).axes
+    stretches = {
+        colour: [
+            (round(float(np.asarray(line.get_xdata())[0])), line.get_linestyle())
+            for line in batches.lines
+            if line.get_marker() == "None" and line.get_color() == colour
+        ]
+        for colour in COLOURS[:3]
+    }
+    fp32 = [(0, "-"), (1, "--"), (2, "--")]
+    assert stretches == {COLOURS[0]: fp32, COLOURS[1]: fp32, COLOURS[2]: [(2, "--")]}
+
+
+def test_a_boundary_that_is_not_exact_or_not_there_says_so(run: Run) -> None:
+    first, second, third, *_ = run.results
+    open_ended = Boundary(stop=StopReason.MAX_BATCH, largest=5)
+    timed_out = Boundary(stop=StopReason.TIME)
+    failed = Boundary(stop=StopReason.FAILED, detail="a bug")
+    changed = dataclasses.replace(
+        run,
+        results=(
+            dataclasses.replace(first, boundary=open_ended),
+            dataclasses.replace(second, boundary=timed_out, recommendation=None),
+            dataclasses.replace(third, boundary=failed, recommendation=None),
+        ),
+    )
+    text = render_text(make_fleet([("a", changed)]))
+    rows = [line.split() for line in text.splitlines() if " measured " in line]
+    assert [row[row.index("measured") + 1] for row in rows] == [">=5", "unknown", "failed"]

@@ -173,6 +173,60 @@ def test_what_nobody_predicted_is_counted_under_a_name_of_its_own(
         assert_adds_up(found, trial)
 
 
+def test_a_stray_request_marks_no_phase(
+    timeline: Timeline, with_workspaces: Callable[[int], NewPlayback]
+) -> None:
+    plan = with_workspaces(WORKSPACE)
+    snapshot, trial = recorded(timeline, SPEC, plan)
+    before = explain_recorded(snapshot, trial, timeline, plan)
+    changed = with_allocation(snapshot, first_step_convolution(snapshot), 77_777, [])
+    found = explain_recorded(changed, trial, timeline, plan)
+    assert [each.phase for each in not_attributed(found)] == ["backward"]  # for no Python ran
+    assert [mark.phase for mark in found.timeline.marks] == [
+        mark.phase for mark in before.timeline.marks
+    ]
+
+
+def first_step_convolution(snapshot: dict[str, Any]) -> int:
+    """How many allocations there are up to the output of the first convolution, with it."""
+    trace = snapshot["device_traces"][0]
+    marks = [n for n, entry in enumerate(trace) if entry["action"] == "snapshot"]
+    output = 2 * 8 * 8 * 12 * 4  # 2 maps of 8 channels at a quarter of 32 x 48, fp32
+    at = next(n for n in range(marks[2], len(trace)) if trace[n]["size"] == output)
+    return sum(entry["action"] == "alloc" for entry in trace[: at + 1])
+
+
+def test_what_lives_on_is_no_kernels_workspace(
+    timeline: Timeline, with_workspaces: Callable[[int], NewPlayback]
+) -> None:
+    for planned in (0, WORKSPACE):
+        plan = with_workspaces(planned)
+        snapshot, trial = recorded(timeline, SPEC, plan)
+        number = first_step_convolution(snapshot)
+        if planned:  # the workspace of this one convolution is not taken
+            trace = snapshot["device_traces"][0]
+            allocations = [n for n, entry in enumerate(trace) if entry["action"] == "alloc"]
+            start = allocations[number]
+            assert [entry["size"] for entry in trace[start : start + 3]] == [WORKSPACE] * 3
+            del trace[start : start + 3]
+        changed = with_allocation(snapshot, number, 3 * WORKSPACE, [])
+        found = explain_recorded(changed, trial, timeline, plan)
+        assert [each.size_bytes for each in not_attributed(found)] == [3 * WORKSPACE]
+
+
+def test_the_peak_is_that_of_the_steps_as_it_is_measured(
+    timeline: Timeline, with_workspaces: Callable[[int], NewPlayback]
+) -> None:
+    plan = with_workspaces(WORKSPACE)
+    snapshot, trial = recorded(timeline, SPEC, plan)
+    expected = explain_recorded(snapshot, trial, timeline, plan)
+    trace = with_allocation(snapshot, 1, 900 * MIB, [])["device_traces"][0]
+    at = next(n for n, entry in enumerate(trace) if entry["size"] == 900 * MIB)
+    trace.insert(at + 1, {**trace[at], "action": "free_completed"})
+    found = explain_recorded({**snapshot, "device_traces": [trace]}, trial, timeline, plan)
+    assert found == expected
+
+
 def test_what_was_there_before_the_recording_is_not_attributed(
     timeline: Timeline, with_workspaces: Callable[[int], NewPlayback]
 ) -> None:

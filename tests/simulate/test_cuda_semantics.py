@@ -588,3 +588,131 @@ def test_norms_keep_statistics_of_half_precision_in_full(dtype: torch.dtype) -> 
 
     name = "native_batch_norm.default" if dtype is BF16 else "cudnn_batch_norm.default"
     assert seen == [(name, [dtype, torch.float32, torch.float32])]
+
+
+# Softmax, norms, matrix products and LSTMs.
+
+
+def softmax_operators(device: str, dtype: torch.dtype) -> list[str]:
+    """What a softmax and a log-softmax of half precision dispatch under autocast."""
+    seen: list[str] = []
+    with FakeTensorMode(), torch.device(device):
+        x = torch.empty((2, 8), dtype=dtype)
+
+        def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
+            if operator.namespace != "prim":  # attributes such as the device
+                seen.append(f"{operator} {out.dtype}")
+
+        with rules_of(device), autocast(device, dtype), Dispatched(watch, device):
+            F.softmax(x, 1)
+            F.log_softmax(x, 1)
+    return seen
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("dtype", [FP16, BF16])
+def test_softmax_widens_half_precision_as_on_cuda(dtype: torch.dtype) -> None:
+    operators = softmax_operators("cpu", dtype)
+
+    assert operators == softmax_operators("cuda", dtype)
+    assert ("aten._to_copy.default torch.float32" in operators) == (dtype is BF16)
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_backward_pass_of_softmax_holds_gradient_times_result() -> None:
+    forward, backward = effects_of(
+        lambda x: F.softmax(x, 1, dtype=torch.float32), learnt(2, 8, dtype=FP16)
+    )
+
+    assert forward == [Output((2, 8))]
+    assert backward == [Output((2, 8), FP16), Inside(sizes=(4 * 2 * 8,))]
+
+
+@pytest.mark.usefixtures("fake")
+def test_layer_norm_copies_what_is_not_contiguous() -> None:
+    def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x.transpose(1, 2), (4,), weight).transpose(1, 2).contiguous()
+
+    forward, backward = effects_of(norm, learnt(2, 4, 8), learnt(4))
+
+    copied = Inside(sizes=(4 * 2 * 8 * 4,))
+    maps, statistics = Output((2, 8, 4)), Output((2, 8, 1))
+    assert forward == [maps, statistics, statistics, copied]
+    assert backward[:2] == [maps, Output((4,))]
+    assert backward[-1] == Inside(sizes=(4 * 2 * 8 * 4,) * 2)  # gradient and input
+
+
+@pytest.mark.usefixtures("fake")
+def test_batch_norm_copies_a_view_and_keeps_the_copy() -> None:
+    view = torch.empty(2, 8, 4, 4, requires_grad=True)[:, :4]
+    with cuda_dispatch():
+        out = F.batch_norm(view, None, None, torch.empty(4), torch.empty(4), training=True)
+        saved = out.grad_fn._saved_input  # type: ignore[union-attr] # it has one
+
+    assert not view.is_contiguous()
+    assert saved.is_contiguous()
+
+
+@pytest.mark.usefixtures("fake")
+def test_operands_that_cublas_cannot_read_are_copied() -> None:
+    dense, every_second = torch.empty(4, 4), torch.empty(4, 8)[:, ::2]
+    repeated = torch.empty(1, 1, 4).expand(2, 4, 4)
+
+    def inside(operator: Callable[..., torch.Tensor], *operands: torch.Tensor) -> object:
+        return effects_of(operator, *operands)[0][-1]
+
+    assert inside(torch.mm, dense, dense.t()) == Inside(uses_cublas=True)
+    assert inside(torch.mm, dense, every_second) == Inside(sizes=(64,), uses_cublas=True)
+    assert inside(torch.mm, every_second, every_second) == Inside(sizes=(64, 64), uses_cublas=True)
+    assert inside(torch.bmm, repeated, torch.empty(2, 4, 4)) == Inside(
+        sizes=(128,), uses_cublas=True
+    )
+    assert inside(torch.addmm, torch.empty(4), dense[:, :2], dense[:2]) == Inside(uses_cublas=True)
+
+
+@pytest.mark.usefixtures("fake")
+def test_pooling_copies_views_in_the_layout_that_they_suggest() -> None:
+    maps = torch.empty(2, 8, 4, 4)
+    last = maps.contiguous(memory_format=torch.channels_last)
+
+    def insides(x: torch.Tensor) -> list[Inside]:
+        both = effects_of(lambda x: F.avg_pool2d(F.max_pool2d(x, 2), 2), x)[0]
+        return [each for each in both if isinstance(each, Inside)]
+
+    assert insides(maps) == insides(last) == []
+    assert insides(maps[:, :4]) == [Inside(sizes=(4 * 2 * 4 * 16,))]
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("amp", [False, True])
+def test_an_lstm_is_cudnns_and_keeps_its_gates_and_cells(amp: bool) -> None:  # noqa: FBT001 - parametrized
+    lstm = nn.LSTM(6, 8, batch_first=True, bidirectional=True)
+    dtype, size = (FP16, 2) if amp else (torch.float32, 4)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", FP16, enabled=amp):
+            out: torch.Tensor = lstm(x)[0]
+        return out
+
+    forward, backward = effects_of(run, learnt(3, 5, 6))
+
+    steps_first = Inside(sizes=(size * 3 * 5 * 6,))
+    hidden = Output((2, 3, 8), dtype)
+    kept = Output((5 * 5 * 3 * 2 * 8 * size,), torch.uint8)
+    empty = Output((0,), dtype)  # where the flat weights would be
+    assert forward == [Output((3, 5, 16), dtype), hidden, hidden, kept, empty, steps_first]
+    assert backward[:3] == [Output((3, 5, 6), dtype), hidden, hidden]
+    assert backward[3] == Inside(sizes=(size * 3 * 5 * 6, size * 3 * 5 * 16))
+    assert [each.shape for each in backward[4:-1] if isinstance(each, Output)] == [
+        tuple(weight.shape) for weight in lstm.parameters()
+    ]
+    assert backward[-1] == steps_first
+
+
+@pytest.mark.usefixtures("fake")
+def test_an_lstm_that_is_not_trained_keeps_nothing() -> None:
+    lstm = nn.LSTM(6, 8).eval()
+
+    forward, _ = effects_of(lambda x: lstm(x)[0], torch.empty(5, 3, 6))
+
+    assert forward[3] == Output((0,), torch.uint8)

@@ -8,7 +8,9 @@ import torch
 from snapshots import AFTER, BASE, CONVOLUTION, EMPTY, EVENTS, SETTINGS, TRACE, entry, marked
 
 from bsprobe.simulate import reduction
-from bsprobe.simulate.reduction import UnknownEventError, place_of, reduced
+from bsprobe.simulate.reduction import UnknownEventError, phase_of, place_of, reduced
+from bsprobe.simulate.timeline import Phase
+from bsprobe.training.step import training_step
 from bsprobe.units import MIB
 
 CONVOLUTION_PLACE = "torch/nn/modules/conv.py:548 forward < nets.py:7 forward"
@@ -93,6 +95,40 @@ def test_a_place_is_a_function_of_pytorch_and_who_called_it() -> None:
 def test_a_place_in_this_checkout_is_named_from_its_root() -> None:
     frame = {"filename": reduction.__file__, "line": 3, "name": "f"}
     assert place_of([frame]) == "bsprobe/simulate/reduction.py:3 f"
+
+
+def frame(filename: str, name: str) -> dict[str, Any]:
+    return {"filename": filename, "line": 1, "name": name}
+
+
+STEP = frame("/x/site-packages/bsprobe/training/step.py", "training_step")
+
+
+@pytest.mark.parametrize(
+    ("frames", "phase"),
+    [
+        ([frame("/x/site-packages/torch/nn/modules/conv.py", "forward"), STEP], Phase.FORWARD),
+        ([frame("/x/site-packages/torch/amp/grad_scaler.py", "scale"), STEP], Phase.FORWARD),
+        ([frame("/x/site-packages/torch/amp/grad_scaler.py", "update"), STEP], Phase.OPTIMIZER),
+        ([frame("/x/site-packages/torch/optim/sgd.py", "step"), STEP], Phase.OPTIMIZER),
+        ([], Phase.BACKWARD),
+        ([frame("/x/site-packages/torch/utils/checkpoint.py", "backward")], Phase.BACKWARD),
+    ],
+)
+def test_the_phase_of_a_step_is_told_by_the_functions_that_run(
+    frames: list[dict[str, Any]], phase: Phase
+) -> None:
+    assert phase_of(frames) is phase
+
+
+def test_the_function_that_makes_a_step_is_where_it_is_looked_for() -> None:
+    code = inspect.unwrap(training_step).__code__
+    assert phase_of([frame(code.co_filename, code.co_name)]) is Phase.FORWARD
+
+
+def test_an_annotation_is_left_out() -> None:
+    found = reduced(EMPTY, traced(entry("alloc", 1, 2), entry("annotate", 1, 2)))
+    assert found.history["events"] == [["a", 1, 2, 0]]
 
 
 def test_pytorch_takes_the_words_with_which_it_is_asked_to_record() -> None:

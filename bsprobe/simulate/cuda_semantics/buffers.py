@@ -2,16 +2,15 @@
 
 Left out, because they are small or nobody says how large they are:
 
-- What reductions hand from block to block (`global_reduce` in cuda/Reduce.cuh) and what sorting
-  indices takes (cuda/Indexing.cu): below 1 MiB.
-- LayerNorm's backward sums its weights' gradients in parts from 65 537 rows on
-  (`LaunchGammaBetaBackwardCUDAKernel`, cuda/layer_norm_kernel.cu, PyTorch 2.8): 8 MiB at the most,
-  32 768 rows of 32 floats for weight and bias, and no line over the batch.
-- cuDNN's BatchNorm: workspace and reserve are asked for with a handle
-  (`cudnnGetBatchNormalizationTrainingExReserveSpaceSize`), which needs a GPU. Contiguous tensors
-  and fp32 need neither: the function then is the one that takes none (cuDNN API reference,
-  `cudnnBatchNormalizationForwardTrainingEx`). For half precision in channels last its persistent
-  kernels have some, of unpublished size: sums over each channel, not maps.
+- What reductions hand from block to block (`global_memory_size` in cuda/Reduce.cuh): one value for
+  each block of a grid that just fills the card, a few MiB at the most.
+- LayerNorm's backward pass sums its weights' gradients in parts from 65 537 rows on
+  (`LaunchGammaBetaBackwardCUDAKernel` in newer versions of cuda/layer_norm_kernel.cu): 8 MiB at the
+  most, 32 768 rows of 32 floats for weight and bias, and no line over the batch.
+- What cuDNN's BatchNorm keeps and takes. It serves the kernels for half precision in channels last;
+  all other tensors run as in the older function, which has neither (cuDNN API reference,
+  `cudnnBatchNormalizationForwardTrainingEx`). For those kernels the sizes are not published, and
+  asking (`cudnnGetBatchNormalizationTrainingExReserveSpaceSize`) takes a handle, and so a GPU.
 - cuDNN's LSTM: its workspace (see `_lstm_reserve_bytes` in choices.py).
 """
 
@@ -177,9 +176,7 @@ KERNELS: dict[Kernel, Rule] = {
     aten.baddbmm.default: _matrix_product(1, 2),
     aten._cudnn_rnn.default: _lstm,  # noqa: SLF001 - its name
     aten._cudnn_rnn_backward.default: _lstm_backward,  # noqa: SLF001 - its name
-    # cudnn/BatchNorm.cpp; ATen/native/cuda: layer_norm_kernel.cu, AveragePool2d.cu,
-    # DilatedMaxPool2d.cu.
-    aten.cudnn_batch_norm_backward.default: _inputs_laid_out_as(0, 1),
+    # ATen/native/cuda: layer_norm_kernel.cu, AveragePool2d.cu, DilatedMaxPool2d.cu.
     aten.native_layer_norm.default: _dense_inputs(0),
     aten.native_layer_norm_backward.default: _dense_inputs(0, 1),
     aten.avg_pool2d.default: _inputs_laid_out_as(0, 0),

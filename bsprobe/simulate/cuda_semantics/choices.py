@@ -140,8 +140,8 @@ def _lstm(  # noqa: PLR0913, PLR0917 - PyTorch's signature
         hidden,
         cell,
         _CUDNN_LSTM,
-        hidden.shape[2] if cell.shape == hidden.shape else cell.shape[2],
-        0 if cell.shape == hidden.shape else hidden.shape[2],
+        cell.shape[2],
+        0 if cell.shape == hidden.shape else hidden.shape[2],  # its projection
         layers,
         batch_first,
         dropout,
