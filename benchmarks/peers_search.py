@@ -272,7 +272,7 @@ def autobatch_answer(peaks: dict[int, int], free_bytes: int) -> int:
 
 
 def _sides(variant: Variant) -> tuple[int, int]:
-    return variant.resolution.height, variant.resolution.width
+    return variant.size.height, variant.size.width
 
 
 SEARCHES: dict[str, Callable[[Bench], int]] = {

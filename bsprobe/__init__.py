@@ -1,3 +1,35 @@
 """bsprobe: what batch size fits a GPU, and what to train with then."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from bsprobe.api import Workload, predict, probe, recommend
+    from bsprobe.executable_batch import find_executable_batch_size
+    from bsprobe.records import Recommendation, Run, Target
+
+__all__ = (
+    "Recommendation",
+    "Run",
+    "Target",
+    "Workload",
+    "find_executable_batch_size",
+    "predict",
+    "probe",
+    "recommend",
+)
+_MODULES = {
+    "Recommendation": "records",
+    "Run": "records",
+    "Target": "records",
+    "find_executable_batch_size": "executable_batch",
+}
+"""Where the public names are that are not in `api`; each is imported when it is first used."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'api')}"), name)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from bsprobe.failures import Outcome
 from bsprobe.gpus import nccl_bytes
-from bsprobe.model_names import keeps_own_norm
-from bsprobe.recommend import Limits
+from bsprobe.model_names import may_keep_own_norm
+from bsprobe.recommendation import Limits
 from bsprobe.records import DeviceInfo, Recommendation, Source, Target, Trial
 from bsprobe.units import format_bytes
 from bsprobe.variants import Norm, Precision, Variant
@@ -30,6 +30,7 @@ def caveats_of(
             _target_caveat(item, target),
             *_norm_caveats(item),
             _rate_caveat(item.variant, target),
+            _rule_caveat(item.variant, target),
             _headroom_caveat(item, found, target, device),
             _retry_caveat(trials),
             _nccl_caveat(item, device),
@@ -69,7 +70,7 @@ def _norm_caveats(item: Recommendation) -> list[str]:
             "processes' micro-batches; accumulation does not change that."
         )
         return [sentence]
-    if keeps_own_norm(item.variant.model):
+    if norm is Norm.BATCH and may_keep_own_norm(item.variant.model):
         sentence = (
             "The network keeps the norm it is built with. Where that is BatchNorm, its statistics "
             f"see the {micro} images of {one}, whatever the accumulation."
@@ -105,6 +106,15 @@ def _rate_caveat(variant: Variant, target: Target) -> str:
     return (
         "The reference rate 2.5e-04 stems from a recipe whose BatchNorm was frozen; "
         "take it as a starting point."
+    )
+
+
+def _rule_caveat(variant: Variant, target: Target) -> str:
+    if variant.own.optimizer is None or target.lr_rule is not None:
+        return ""
+    return (
+        f"What optimizer {variant.own.optimizer} makes is not asked: the learning rate follows the "
+        "linear rule, SGD's; for Adam's kind choose the sqrt rule."
     )
 
 

@@ -15,8 +15,9 @@ from bsprobe.serialization import MalformedError
 _AT_LEAST_ONE = frozenset(
     {
         "accumulation_steps", "base_batch", "base_updates", "batch", "batch_size", "best",
-        "capacity_bytes", "classes", "cpu_threads", "effective_batch", "first_failure", "height",
-        "largest", "max_batch", "measured_steps", "micro_batch", "parameters", "processes", "safe",
+        "capacity_bytes", "channels", "classes", "cpu_threads", "effective_batch", "first_failure",
+        "height", "largest", "max_batch", "measured_steps", "micro_batch", "parameters",
+        "processes", "safe",
         "steps", "total_bytes", "updates", "width",
     }
 )  # fmt: skip

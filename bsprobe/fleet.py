@@ -19,7 +19,7 @@ from bsprobe.records import (
     Source,
     VariantResult,
 )
-from bsprobe.units import Resolution, format_bytes
+from bsprobe.units import format_bytes
 from bsprobe.variants import Variant, labels
 
 
@@ -47,18 +47,34 @@ class Row:
     result: VariantResult | None
     """None where this machine has not been asked for the variant."""
 
+    @property
+    def images_per_second_per_gpu(self) -> float | None:
+        """What one GPU takes in the recommended step: a run of several counts what all of them do.
+
+        None for predictions, and where nothing is recommended.
+        """
+        item = None if self.result is None else self.result.recommendation
+        trial = None if item is None else item.trial
+        if trial is None or trial.measurement is None:
+            return None
+        rate = trial.measurement.images_per_second
+        return None if rate is None else rate / trial.spec.processes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What variants must share to be put beside each other: the network and its images."""
 
-    model: str
-    resolution: Resolution
+    network: str
+    inputs: str
+    """As `Variant.described_inputs`."""
     classes: int
+    name: str
+    """Both in short: `deeplabv2-resnet101 at 512x1024`."""
 
     def describe(self) -> str:
         """`deeplabv2-resnet101 · 512 high x 1024 wide · 19 classes`."""
-        return f"{self.model} · {self.resolution.describe()} · {self.classes} classes"
+        return f"{self.network} · {self.inputs} · {self.classes} classes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +105,12 @@ class Fleet:
 
 def subject_of(variant: Variant) -> Subject:
     """What a variant is a variant of."""
-    return Subject(model=variant.model, resolution=variant.resolution, classes=variant.classes)
+    return Subject(
+        network=variant.network,
+        inputs=variant.described_inputs,
+        classes=variant.classes,
+        name=variant.subject,
+    )
 
 
 def make_fleet(runs: Sequence[tuple[str, Run]]) -> Fleet:
@@ -123,7 +144,7 @@ def make_fleet(runs: Sequence[tuple[str, Run]]) -> Fleet:
             for name, (path, run) in zip(names, ordered, strict=True)
         ),
         rows=rows,
-        notes=(*_absences(found, rows), *_differences(found), *notes),
+        notes=(*_absences(found, rows), *_differences(found), *_together(found), *notes),
     )
 
 
@@ -190,7 +211,7 @@ def _absences(found: _Named, rows: Sequence[Row]) -> list[str]:
     for subject in subjects:
         here = [row for row in rows if subject_of(row.variant) == subject]
         names = labels(list(dict.fromkeys(row.variant for row in here)))
-        of = "" if len(subjects) == 1 else f" of {subject.model} at {subject.resolution}"
+        of = "" if len(subjects) == 1 else f" of {subject.name}"
         for variant, name in names.items():
             lacking = [row.member for row in here if row.variant == variant and row.result is None]
             if lacking:
@@ -198,14 +219,21 @@ def _absences(found: _Named, rows: Sequence[Row]) -> list[str]:
         machines = {_machine(run) for _, run in found if _has(run, subject)}
         others = [name for name, run in found if _machine(run) not in machines]
         if others:
-            lines.append(
-                f"{subject.model} at {subject.resolution} was not probed on {', '.join(others)}."
-            )
+            lines.append(f"{subject.name} was not probed on {', '.join(others)}.")
     return lines
 
 
 def _has(run: Run, subject: Subject) -> bool:
     return subject in map(subject_of, run.settings.variants)
+
+
+def _together(found: _Named) -> list[str]:
+    """What the figures of machines count whose GPUs train together."""
+    several = [name for name, run in found if run.settings.processes > 1]
+    if not several:
+        return []
+    what = "batches, peaks and images/s are of one GPU, the effective batch and LR of all"
+    return [f"{', '.join(several)}: {what}."]
 
 
 _FACTS: tuple[tuple[str, Callable[[Run], object], str], ...] = (

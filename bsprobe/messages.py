@@ -26,8 +26,8 @@ class OpenDevice:
     """To the worker, first: the device to run everything on."""
 
     request: DeviceRequest
-    models: tuple[str, ...] = ()
-    """Models that will be asked for: their names are checked, and their libraries loaded, now."""
+    variants: tuple[Variant, ...] = ()
+    """What will be asked for: what it names is looked up, and its libraries are loaded, now."""
     data: DataSource | None = None
     """Images that will be asked for: looked at, and their libraries loaded, now."""
 

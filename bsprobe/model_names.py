@@ -32,10 +32,10 @@ def problem_of(model: str) -> Problem:
 
 
 def is_factory(model: str) -> bool:
-    """Whether a name is `package.module:factory`."""
+    """Whether a name is `package.module:factory` or `file.py:factory`."""
     return ":" in model and not model.startswith((TORCHVISION, TIMM))
 
 
-def keeps_own_norm(model: str) -> bool:
-    """Whether a model is built in the norm that it names itself: timm's and your own are."""
+def may_keep_own_norm(model: str) -> bool:
+    """Whether a model may be built in the norm that it names itself: timm's and your own."""
     return model.startswith(TIMM) or is_factory(model)

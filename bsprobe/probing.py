@@ -8,7 +8,7 @@ from bsprobe.caveats import caveats_of
 from bsprobe.expectation import Expected
 from bsprobe.failures import Outcome
 from bsprobe.journal import Journal
-from bsprobe.recommend import Limits, limits, recommend, search_trials, starred
+from bsprobe.recommendation import Limits, limits, recommend, search_trials, starred
 from bsprobe.records import (
     SCHEMA_VERSION,
     Boundary,

@@ -393,3 +393,9 @@ class Run:
     settings: Settings
     trials: tuple[Trial, ...]
     results: tuple[VariantResult, ...]
+
+    @property
+    def best(self) -> Recommendation | None:
+        """The first recommendation with a star, None where nothing ran."""
+        found = (result.recommendation for result in self.results)
+        return next((item for item in found if item is not None and item.starred), None)

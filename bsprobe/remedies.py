@@ -102,7 +102,10 @@ def ranked(results: list[RemedyResult]) -> tuple[RemedyResult, ...]:
 
 def _settings(variant: Variant) -> Iterator[Remedy]:
     """One axis changed at a time."""
+    decided = {"optimizer": variant.own.optimizer, "loss_at": variant.own.own_loss}
     for axis in AXES:
+        if decided.get(axis.field) is not None:  # by a part of the user's own
+            continue
         for value, cost in _COSTS.get(axis.field, {}).items():
             if value != getattr(variant, axis.field):
                 yield Remedy(

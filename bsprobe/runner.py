@@ -12,6 +12,7 @@ from bsprobe.explanation import Explanation
 from bsprobe.messages import Attribute, Explain, Group, Record, Recorded
 from bsprobe.records import DataSource, DeviceRequest, Purpose, Source, Trial, TrialSpec
 from bsprobe.search import Process
+from bsprobe.variants import Variant
 from bsprobe.worker_process import Loss, ReportPhase, Watch
 
 
@@ -23,7 +24,7 @@ class TrialRunner:
         request: DeviceRequest,
         *,
         timeout: float,
-        models: tuple[str, ...] = (),
+        variants: tuple[Variant, ...] = (),
         data: DataSource | None = None,
         environment: Mapping[str, str] | None = None,
         watch: Watch | None = None,
@@ -31,7 +32,7 @@ class TrialRunner:
         self._start = partial(
             worker_process.Worker,
             request,
-            models=models,
+            variants=variants,
             data=data,
             environment=environment,
             watch=watch,

@@ -10,6 +10,7 @@ from typing import Self
 from bsprobe.messages import LoadingDone, MeasureLoading, Train, TrainingDone
 from bsprobe.records import DataSource, DeviceRequest, Failure
 from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
+from bsprobe.variants import Variant
 from bsprobe.worker_process import Loss, ReportPhase, Worker
 
 
@@ -20,9 +21,9 @@ class StudyRunner:
     """
 
     def __init__(
-        self, request: DeviceRequest, *, model: str, data: DataSource, timeout: float
+        self, request: DeviceRequest, *, variant: Variant, data: DataSource, timeout: float
     ) -> None:
-        self._start = partial(Worker, request, models=(model,), data=data)
+        self._start = partial(Worker, request, variants=(variant,), data=data)
         self._timeout = timeout
         self._worker: Worker | None = self._start()
         self._is_used = False

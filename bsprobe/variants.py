@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bsprobe.errors import UsageError
-from bsprobe.model_names import CLASSES, keeps_own_norm, problem_of
+from bsprobe.model_names import CLASSES, TIMM, Problem, is_factory, problem_of
+from bsprobe.own_parts import LOSSES, NOTHING_OWN, OwnParts
 from bsprobe.units import Resolution
 
 
@@ -71,12 +72,16 @@ class LossAt(StrEnum):
     """Labels are thinned out to the logits, as DeepLabV2's own training does."""
 
 
+RGB = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One way to train: everything that decides about memory, except the batch size."""
 
     model: str
-    resolution: Resolution
+    resolution: Resolution | None
+    """None where the batches are your own: then they say what they measure."""
     precision: Precision = Precision.FP32
     norm: Norm = Norm.BATCH
     checkpointing: Checkpointing = Checkpointing.OFF
@@ -85,6 +90,47 @@ class Variant:
     cudnn_benchmark: CudnnBenchmark = CudnnBenchmark.OFF
     loss_at: LossAt = LossAt.LABELS
     classes: int = 19
+    channels: int = RGB
+    """Of the images."""
+    own: OwnParts = NOTHING_OWN
+
+    @property
+    def problem(self) -> Problem:
+        """What the network predicts: what the loss says, else its name."""
+        return LOSSES.get(self.own.loss or "") or problem_of(self.model)
+
+    @property
+    def network(self) -> str:
+        """The model and its arguments: `package.module:factory(width=32)`."""
+        arguments = ", ".join(f"{name}={text}" for name, text in self.own.model_args)
+        return f"{self.model}({arguments})" if arguments else self.model
+
+    @property
+    def inputs(self) -> str:
+        """What it is fed: `512x1024`, `4x512x1024`, or the name of your own batches."""
+        if self.resolution is None:
+            return self.own.batches or "-"
+        channels = "" if self.channels == RGB else f"{self.channels}x"
+        return f"{channels}{self.resolution}"
+
+    @property
+    def described_inputs(self) -> str:
+        """As `inputs`, saying which number is which."""
+        if self.resolution is None:
+            return f"batches of {self.inputs}"
+        channels = "" if self.channels == RGB else f"{self.channels} channels · "
+        return f"{channels}{self.resolution.describe()}"
+
+    @property
+    def subject(self) -> str:
+        """What is trained on what: `deeplabv2-resnet101 at 512x1024`."""
+        return f"{self.network} {'on' if self.resolution is None else 'at'} {self.inputs}"
+
+    @property
+    def size(self) -> Resolution:
+        """The resolution, where the images are ours or come from a data set."""
+        assert self.resolution is not None, "own batches have no resolution"  # noqa: S101 - ours to see to
+        return self.resolution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,41 +206,41 @@ _LABELLED_ALWAYS = ("precision", "norm")
 def matrix(
     *,
     models: Sequence[str],
-    resolutions: Sequence[Resolution],
+    resolutions: Sequence[Resolution | None],
     choices: Mapping[str, Sequence[StrEnum]],
     processes: int = 1,
+    channels: int = RGB,
+    own: OwnParts = NOTHING_OWN,
 ) -> tuple[Variant, ...]:
     """The product of all lists, in the order of the axes, without repetitions.
 
     Args:
         models: Names of models.
-        resolutions: Image sizes.
+        resolutions: Image sizes; None for batches of your own.
         choices: For axes that do not keep their default: field name to values.
         processes: How many train together.
+        channels: Of the images.
+        own: What is not ours.
 
     Raises:
-        UsageError: A model that keeps its own norm is to be built in another, or one process is to
-            synchronise its statistics.
+        UsageError: A model that keeps its own norm is to be built in another, one process is to
+            synchronise its statistics, or a part of the user's own leaves an axis or a model
+            without meaning.
     """
     norms = choices.get("norm", (Norm.BATCH, Norm.GROUP))
-    if Norm.SYNC_BATCH in norms and processes == 1:
-        raise UsageError(
-            "--norm sync-batch: one process has nobody to share statistics with",
-            hint="torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME "
-            "--processes N; else --norm batch",
-        )
+    _require_others(norms, processes)
     for model in models:
-        if keeps_own_norm(model) and not set(norms) <= {Norm.BATCH, Norm.SYNC_BATCH}:
-            raise UsageError(
-                f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
-                hint="add --norm batch, which leaves it alone",
-            )
+        _require_norm_for(model, norms)
+        _require_loss_for(model, own.loss)
+    _require_meaning(choices, own)
     lists = [choices.get(axis.field, axis.defaults) for axis in AXES]
     variants = [
         Variant(
             model=model,
             resolution=resolution,
-            classes=CLASSES[problem_of(model)],
+            classes=_classes(model, own),
+            channels=channels,
+            own=own,
             **{axis.field: value for axis, value in zip(AXES, values, strict=True)},  # type: ignore[arg-type] # each axis names the field of its own kind
         )
         for model in models
@@ -202,6 +248,61 @@ def matrix(
         for values in itertools.product(*lists)
     ]
     return tuple(dict.fromkeys(variants))
+
+
+def _require_others(norms: Sequence[StrEnum], processes: int) -> None:
+    """Refuse statistics that one process cannot share."""
+    if Norm.SYNC_BATCH in norms and processes == 1:
+        raise UsageError(
+            "--norm sync-batch: one process has nobody to share statistics with",
+            hint="torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME "
+            "--processes N; else --norm batch",
+        )
+
+
+def _require_norm_for(model: str, norms: Sequence[StrEnum]) -> None:
+    """Refuse other norms for networks whose norm nobody can exchange; of yours, they say so."""
+    if model.startswith(TIMM) and not set(norms) <= {Norm.BATCH, Norm.SYNC_BATCH}:
+        raise UsageError(
+            f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
+            hint="add --norm batch, which leaves it alone",
+        )
+
+
+def _require_loss_for(model: str, loss: str | None) -> None:
+    """Refuse a built-in loss whose labels are of another kind than a model's own."""
+    wanted = LOSSES.get(loss or "")
+    if wanted is not None and not is_factory(model) and wanted is not problem_of(model):
+        raise UsageError(
+            f"--loss {loss}: {model} is a network for {problem_of(model)}",
+            hint="leave --loss out: its name says which loss it takes",
+        )
+
+
+def _require_meaning(choices: Mapping[str, Sequence[StrEnum]], own: OwnParts) -> None:
+    """Refuse values of axes that decide about parts of ours where the user's own stand."""
+    for axis, option, part in (
+        ("optimizer", "--optimizer-from", own.optimizer),
+        ("loss_at", "--loss", own.own_loss),
+    ):
+        (field,) = (each for each in AXES if each.field == axis)
+        if part is not None and tuple(choices.get(axis, field.defaults)) != field.defaults:
+            raise UsageError(
+                f"{field.option} does nothing with {option} {part}",
+                hint="leave one of the two out",
+            )
+
+
+def _classes(model: str, own: OwnParts) -> int:
+    """How many classes a network is built for: what its arguments say, else what its kind has."""
+    problem = LOSSES.get(own.loss or "") or problem_of(model)
+    given = own.arguments.get("num_classes", CLASSES[problem])
+    if not isinstance(given, int) or given < 1:
+        raise UsageError(
+            f"--model-arg num_classes={given}: it is no number of classes",
+            hint="for example --model-arg num_classes=19",
+        )
+    return given
 
 
 def labels(variants: Sequence[Variant]) -> dict[Variant, str]:

@@ -41,7 +41,7 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.models.factory import check_model_name
+from bsprobe.models.factory import check_variant
 from bsprobe.records import DeviceRequest, Failure, Measurement, Source
 from bsprobe.training.place import Meter, Place
 
@@ -102,8 +102,8 @@ def main() -> None:
 
 def _open(message: OpenDevice) -> Device:
     """Open the device, once everything that will be asked of it is known to be there."""
-    for name in message.models:
-        check_model_name(name)
+    for variant in message.variants:
+        check_variant(variant)
     if message.data is not None:
         from bsprobe.training.images import check_images  # noqa: PLC0415 - imports torchvision
 

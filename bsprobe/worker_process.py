@@ -85,7 +85,7 @@ class Worker:
         self,
         request: DeviceRequest,
         *,
-        models: tuple[str, ...] = (),
+        variants: tuple[Variant, ...] = (),
         data: DataSource | None = None,
         command: tuple[str, ...] | None = None,
         environment: Mapping[str, str] | None = None,
@@ -107,7 +107,7 @@ class Worker:
         self.trials_run = 0
         self.is_clean = True
         try:
-            self.ready = self._open(OpenDevice(request=request, models=models, data=data))
+            self.ready = self._open(OpenDevice(request=request, variants=variants, data=data))
         except BaseException:
             self.close()
             raise

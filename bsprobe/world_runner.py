@@ -76,7 +76,7 @@ class WorldRunner:
             self._runner = TrialRunner(
                 request,
                 timeout=self._timeout,
-                models=tuple(dict.fromkeys(v.model for v in asked.variants)),
+                variants=asked.variants,
                 data=asked.data,
                 watch=self._watch,
             )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.journal import Header, Journal
+from bsprobe.own_parts import OwnParts
 from bsprobe.probing import Probing
 from bsprobe.records import (
     SCHEMA_VERSION,
@@ -53,6 +54,13 @@ UNUSUAL = Variant(
     optimizer=OptimizerName.ADAMW,
     cudnn_benchmark=CudnnBenchmark.ON,
     classes=7,
+    channels=4,
+    own=OwnParts(
+        model_args=(("depth", "[2, 3]"), ("stem", "deep")),
+        loss="parts:loss",
+        optimizer="parts:optimizer",
+        batches="parts:batches",
+    ),
 )
 """No axis has its default."""
 GROUPS = (("backbone", 1.0), ("head weights", 10.0), ("head biases", 20.0))

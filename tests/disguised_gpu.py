@@ -16,6 +16,7 @@ from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.errors import DeviceError
 from bsprobe.gpus import find_gpu
 from bsprobe.records import DataSource, DeviceInfo, DeviceRequest, Measurement, Source, TrialSpec
+from bsprobe.variants import Variant
 
 AS_WORKER = "as-worker"
 NAME = "NVIDIA GeForce RTX 3090"
@@ -72,14 +73,14 @@ def _main() -> None:
             self,
             request: DeviceRequest,
             *,
-            models: tuple[str, ...] = (),
+            variants: tuple[Variant, ...] = (),
             data: DataSource | None = None,
             environment: Mapping[str, str] | None = None,
             watch: worker_process.Watch | None = None,
         ) -> None:
             super().__init__(
                 request,
-                models=models,
+                variants=variants,
                 data=data,
                 command=gpu if request.gpu is None else None,
                 environment=environment,

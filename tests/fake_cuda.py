@@ -57,7 +57,7 @@ def forward_operators(variant: Variant, device: str, batch: int = 2) -> Operator
         model = build_without_values(variant)
         if variant.memory_format is MemoryFormat.NHWC:
             rearrange(model)
-        size = (variant.resolution.height, variant.resolution.width)
+        size = (variant.size.height, variant.size.width)
         images = laid_out(torch.empty((batch, 3, *size)), variant.memory_format)
         labels = torch.zeros((batch, *size), dtype=torch.int64)
         dtype = AUTOCAST_DTYPES.get(variant.precision)

@@ -30,7 +30,7 @@ def saved_activation_bytes(variant: Variant, device: str) -> int:
 
     with FakeTensorMode(), torch.device(device):
         model = build_model(variant)
-        height, width = variant.resolution.height, variant.resolution.width
+        height, width = variant.size.height, variant.size.width
         images = torch.empty((1, 3, height, width))
         labels = torch.zeros((1, height, width), dtype=torch.int64)
         with (

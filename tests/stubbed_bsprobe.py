@@ -55,6 +55,7 @@ def findings(folder: Path) -> dict[str, Any]:
 def _main() -> None:
     from bsprobe import __main__, worker_process  # noqa: PLC0415 - only the child needs it
     from bsprobe.records import DataSource, DeviceRequest  # noqa: PLC0415 - as above
+    from bsprobe.variants import Variant  # noqa: PLC0415 - as above
 
     stub = (sys.executable, str(Path(__file__).with_name("stub_worker.py")), sys.argv.pop(1))
 
@@ -63,14 +64,14 @@ def _main() -> None:
             self,
             request: DeviceRequest,
             *,
-            models: tuple[str, ...] = (),
+            variants: tuple[Variant, ...] = (),
             data: DataSource | None = None,
             environment: Mapping[str, str] | None = None,
             watch: worker_process.Watch | None = None,
         ) -> None:
             super().__init__(
                 request,
-                models=models,
+                variants=variants,
                 data=data,
                 command=stub,
                 environment=environment,

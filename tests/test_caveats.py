@@ -7,7 +7,8 @@ from builders import DEVICE, GROUP, GROUPS, VARIANT, broke, failure, ran
 
 from bsprobe import caveats
 from bsprobe.failures import Outcome
-from bsprobe.recommend import Limits, recommend
+from bsprobe.own_parts import OwnParts
+from bsprobe.recommendation import Limits, recommend
 from bsprobe.records import DeviceInfo, Recommendation, Source, Target, Trial
 from bsprobe.units import GIB
 from bsprobe.variants import Norm, Precision, Variant
@@ -99,6 +100,20 @@ def test_the_reference_rate_is_told_to_stem_from_frozen_norms() -> None:
     own = Target(base_learning_rate=1e-3)
     assert not any(words in one for one in caveats_of(GROUP, target=own))
     assert not any(words in one for one in caveats_of(FROZEN, target=Target()))
+
+
+def test_the_rate_of_an_optimizer_of_ones_own_is_told_to_follow_sgds_rule() -> None:
+    own = replace(FROZEN, own=OwnParts(optimizer="m:adam"))
+    words = "the learning rate follows the linear rule, SGD's"
+    assert [words in one for one in caveats_of(own)] == [True]
+    assert caveats_of(own, target=Target(base_learning_rate=1e-3, lr_rule="sqrt")) == ()
+
+
+@pytest.mark.parametrize("norm", [Norm.BATCH, Norm.GROUP])
+def test_a_factory_keeps_its_norm_under_batch_alone(norm: Norm) -> None:
+    found = " ".join(caveats_of(replace(VARIANT, model="m:net", norm=norm)))
+    assert ("keeps the norm it is built with" in found) is (norm is Norm.BATCH)
+    assert ("another model than the one" in found) is (norm is Norm.GROUP)
 
 
 def test_a_missing_headroom_is_told() -> None:

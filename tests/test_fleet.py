@@ -10,6 +10,8 @@ from bsprobe.records import Environment, Run, Source, Target
 from bsprobe.units import GIB
 from bsprobe.variants import Variant
 
+TOGETHER = "4 x One: batches, peaks and images/s are of one GPU, the effective batch and LR of all."
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
@@ -133,7 +135,33 @@ def test_another_network_is_a_table_of_its_own_and_its_absence_is_said(
     assert {row.member for row in fleet.rows_of(subject_of(UNUSUAL))} == {"Two"}
     assert fleet.notes == (
         "deeplabv2-resnet101 at 512x1024 was not probed on Two.",
-        "deeplabv3-resnet50 at 1024x2048 was not probed on One.",
+        f"{UNUSUAL.subject} was not probed on One.",
+    )
+
+
+def test_images_per_second_are_of_one_gpu_where_several_train_together(
+    run: Run,
+) -> None:
+    alone = make_fleet([("a", run)]).rows[0].images_per_second_per_gpu
+    assert alone is not None
+    result = run.results[0]
+    item = result.recommendation
+    assert item is not None
+    assert item.trial is not None
+    trial = replace(item.trial, spec=replace(item.trial.spec, processes=4))
+    together = replace(
+        on(run, "One"),
+        settings=replace(run.settings, processes=4),
+        results=(
+            replace(result, recommendation=replace(item, trial=trial)),
+            *run.results[1:],
+        ),
+    )
+    fleet = make_fleet([("a", together)])
+    assert fleet.rows[0].images_per_second_per_gpu == alone / 4
+    assert (fleet.rows[0].member, fleet.notes) == (
+        "4 x One",
+        (TOGETHER,),
     )
 
 

@@ -11,16 +11,17 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "bsprobe"
 
 LAYERS = {
-    5: "__main__ -> cli",
-    4: "explaining -> prediction -> probing | studying -> study_runner -> world_runner "
+    5: "__main__ -> cli | executable_batch -> api",
+    4: "explaining | running -> prediction -> probing | studying -> study_runner -> world_runner "
     "-> runner | report | environment -> worker_process",
     3: "worker -> world | devices -> simulate -> training -> models | cityscapes",
-    2: "ranks | verdict -> study_plan | noise_scale | caveats -> recommend | search | remedies "
-    "| fleet | compare -> expectation | comparability | equal_trials -> memory_line | thresholds",
-    1: "studyfile -> journal | study_journal | runfile | explanationfile | messages -> consistency "
-    "-> explanation | study_records -> records -> variants -> model_names | failures | gpus "
-    "| launch",
-    0: "jsonlines -> units | files | serialization -> errors",
+    2: "ranks | verdict -> study_plan | noise_scale | caveats -> recommendation | search "
+    "| remedies | fleet | compare -> expectation | comparability | equal_trials -> memory_line "
+    "| thresholds",
+    1: "studyfile -> journal | study_journal | runfile | explanationfile | batch_cache | messages "
+    "-> consistency -> explanation | study_records -> records -> variants -> own_parts "
+    "-> model_names | failures | gpus | launch",
+    0: "jsonlines -> units | files | serialization | importable -> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""
 SIDEWAYS = {
@@ -92,8 +93,8 @@ def test_imports_go_down_the_layers_alone() -> None:
         ("records", "from bsprobe.search import Process", False),
         ("records", "from bsprobe import search", False),
         ("records", "from bsprobe import __version__", True),
-        ("search", "def late():\n    import bsprobe.recommend", False),
-        ("recommend", "from bsprobe.search import find_boundary", False),
+        ("search", "def late():\n    import bsprobe.recommendation", False),
+        ("recommendation", "from bsprobe.search import find_boundary", False),
         ("runfile", "from bsprobe.journal import NAME", True),
         ("records", "from bsprobe.study_records import Study", False),
         ("verdict", "from bsprobe.study_plan import final_trainings", True),
@@ -122,7 +123,17 @@ def test_the_walk_sees_what_is_forbidden(
     assert (trespasses(path, importer) == []) is is_allowed
 
 
-@pytest.mark.parametrize("module", ["bsprobe.cli", "bsprobe.__main__", "bsprobe.probing"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "bsprobe",
+        "bsprobe.api",
+        "bsprobe.cli",
+        "bsprobe.executable_batch",
+        "bsprobe.__main__",
+        "bsprobe.probing",
+    ],
+)
 def test_the_parent_process_loads_nothing_slow(module: str) -> None:
     script = f"import sys, {module}; print([m for m in {SLOW_TO_IMPORT} if m in sys.modules])"
     done = subprocess.run(

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from builders import DEVICE, VARIANT, failure, measurement
+from builders import DEVICE, UNUSUAL, VARIANT, failure, measurement
 from explanations import EXPLANATION
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,7 +72,9 @@ RECORDED = RecordedTrial(
     capacity_bytes=2**34,
 )
 MESSAGES: tuple[Message, ...] = (
-    OpenDevice(request=DeviceRequest(device="cuda:1", memory_limit_bytes=2**34), models=("a", "b")),
+    OpenDevice(
+        request=DeviceRequest(device="cuda:1", memory_limit_bytes=2**34), variants=(UNUSUAL,)
+    ),
     RunTrial(spec=TrialSpec(variant=VARIANT, batch_size=3, accumulation_steps=2)),
     Ready(device=DEVICE, torch="2.6.0", cuda="12.4", cudnn=None, cpu_threads=8),
     Refused(message='no GPU here: "none"\nat all', hint=None),

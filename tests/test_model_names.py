@@ -3,7 +3,7 @@
 import pytest
 from torchvision import models
 
-from bsprobe.model_names import Problem, is_factory, keeps_own_norm, problem_of
+from bsprobe.model_names import Problem, is_factory, may_keep_own_norm, problem_of
 
 
 def test_every_segmentation_network_of_torchvision_is_known_as_one_and_no_other_is() -> None:
@@ -30,7 +30,7 @@ def test_a_name_says_problem_source_and_norm(
     factory: bool,  # noqa: FBT001 - an expected value
     own_norm: bool,  # noqa: FBT001 - as above
 ) -> None:
-    assert (problem_of(model), is_factory(model), keeps_own_norm(model)) == (
+    assert (problem_of(model), is_factory(model), may_keep_own_norm(model)) == (
         problem,
         factory,
         own_norm,

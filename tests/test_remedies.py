@@ -6,6 +6,7 @@ import pytest
 from explanations import REMEDIES, VARIANT
 
 from bsprobe.explanation import RemedyResult
+from bsprobe.own_parts import OwnParts
 from bsprobe.records import Boundary, StopReason
 from bsprobe.remedies import EXPANDABLE, ranked, remedies_for
 from bsprobe.variants import (
@@ -73,3 +74,11 @@ def test_the_best_change_comes_first_and_the_impossible_last() -> None:
     best, lean, fat, plain = result(9, 5), result(4, 3), result(4, 8), result(4, 8, steps=2)
     none, worst = result(None), result(1, 1)
     assert ranked([none, plain, worst, fat, best, lean]) == (best, lean, fat, plain, worst, none)
+
+
+def test_parts_of_ones_own_are_not_exchanged_for_ours() -> None:
+    own = OwnParts(loss="m:loss", optimizer="m:adam")
+
+    names = {each.name for each in remedies_for(replace(VARIANT, own=own))}
+
+    assert {each.name for each in remedies_for(VARIANT)} - names == {"adamw", "loss at logits"}

@@ -139,7 +139,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             self,
             request: DeviceRequest,
             *,
-            models: tuple[str, ...] = (),
+            variants: tuple[Variant, ...] = (),
             data: DataSource | None = None,
             environment: Mapping[str, str] | None = None,
             watch: worker_process.Watch | None = None,
@@ -148,7 +148,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             started.append(behaviour)
             super().__init__(
                 request,
-                models=models,
+                variants=variants,
                 data=data,
                 command=stub(behaviour),
                 environment=environment,

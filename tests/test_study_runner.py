@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import failure
+from builders import VARIANT, failure
 from study_builders import result, study_settings
 
 from bsprobe import study_runner
@@ -46,7 +46,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def runner(behaviour: str) -> StudyRunner:
     return StudyRunner(
-        DeviceRequest(device=behaviour), model="m", data=DataSource(root="D"), timeout=10
+        DeviceRequest(device=behaviour), variant=VARIANT, data=DataSource(root="D"), timeout=10
     )
 
 

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsprobe.errors import UsageError
+from bsprobe.model_names import CLASSES, Problem
+from bsprobe.own_parts import OwnParts
 from bsprobe.units import Resolution
 from bsprobe.variants import (
     AXES,
@@ -64,8 +66,8 @@ def test_a_model_has_as_many_classes_as_its_problem(model: str, classes: int) ->
     assert {variant.classes for variant in made} == {classes}
 
 
-@pytest.mark.parametrize("model", ["timm:resnet18", "nets:mine"])
-def test_a_model_that_keeps_its_norm_is_not_built_in_another(model: str) -> None:
+def test_a_model_that_keeps_its_norm_is_not_built_in_another() -> None:
+    model = "timm:resnet18"
     kept = matrix(models=[model], resolutions=[SIZE], choices={"norm": [Norm.BATCH]})
 
     assert [variant.norm for variant in kept] == [Norm.BATCH, Norm.BATCH]
@@ -80,7 +82,9 @@ def test_a_model_that_keeps_its_norm_is_not_built_in_another(model: str) -> None
 def test_every_axis_is_a_field_of_the_variant_with_its_own_kind_of_value() -> None:
     kinds = {field.name: field.type for field in fields(Variant)}
     assert {axis.field: axis.kind for axis in AXES} == {
-        name: kind for name, kind in kinds.items() if name not in ("model", "resolution", "classes")
+        name: kind
+        for name, kind in kinds.items()
+        if name not in ("model", "resolution", "classes", "channels", "own")
     }
     assert all(isinstance(value, axis.kind) for axis in AXES for value in axis.defaults)
 
@@ -167,3 +171,41 @@ def test_a_mistyped_value_is_refused_and_the_nearest_suggested() -> None:
 def test_a_value_near_to_nothing_gets_the_whole_list() -> None:
     error = unknown_value("--norm", "zzz", ["batch", "group"])
     assert (str(error), error.hint) == ("--norm: 'zzz' is unknown", "choose among batch, group")
+
+
+def test_parts_of_ones_own_are_the_same_in_all_variants() -> None:
+    own = OwnParts(model_args=(("num_classes", "4"),), optimizer="m:adam", batches="m:batch")
+
+    made = matrix(models=["nets:mine"], resolutions=[None], choices={}, own=own)
+
+    assert {(v.own, v.classes, v.resolution) for v in made} == {(own, 4, None)}
+    assert {v.norm for v in made} == {Norm.BATCH, Norm.GROUP}
+    assert made[0].subject == "nets:mine(num_classes=4) on m:batch"
+    assert made[0].described_inputs == "batches of m:batch"
+
+
+def test_inputs_say_their_channels_where_they_are_not_three() -> None:
+    plain = Variant(model="m:n", resolution=SIZE)
+    four = Variant(model="m:n", resolution=SIZE, channels=4)
+
+    assert (plain.inputs, plain.subject) == (str(SIZE), f"m:n at {SIZE}")
+    assert four.inputs == f"4x{SIZE}"
+    assert four.described_inputs == f"4 channels · {SIZE.describe()}"
+
+
+@pytest.mark.parametrize(
+    ("loss", "problem"),
+    [
+        (None, Problem.SEGMENTATION),
+        ("image-cross-entropy", Problem.CLASSIFICATION),
+        ("m:loss", Problem.SEGMENTATION),
+    ],
+)
+def test_the_loss_says_what_a_network_of_ones_own_predicts(
+    loss: str | None, problem: Problem
+) -> None:
+    (variant, *_) = matrix(
+        models=["nets:mine"], resolutions=[SIZE], choices={}, own=OwnParts(loss=loss)
+    )
+
+    assert (variant.problem, variant.classes) == (problem, CLASSES[problem])

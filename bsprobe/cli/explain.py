@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from bsprobe.cli.options import axis_options, positive_number
-from bsprobe.cli.settings import LARGEST_BATCH, SUBJECT_OPTIONS, asked_gpu, variants_from
+from bsprobe.cli.options import LARGEST_BATCH, axis_options, positive_number
+from bsprobe.cli.settings import asked_gpu
+from bsprobe.cli.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.errors import UsageError
 from bsprobe.units import parse_bytes
 from bsprobe.variants import Variant
@@ -134,9 +135,8 @@ def _explain(
     progress = StageProgress(Console(stderr=True))
 
     def start(asked: DeviceRequest, environment: Mapping[str, str]) -> TrialRunner:
-        models = tuple(dict.fromkeys(variant.model for variant in variants))
         timeout = given["trial_timeout"]
-        return TrialRunner(asked, models=models, timeout=timeout, environment=environment)
+        return TrialRunner(asked, variants=variants, timeout=timeout, environment=environment)
 
     if out is not None:
         given_folder(out)

@@ -24,7 +24,7 @@ def fit(variants: tuple[Variant, ...], batch: int | None, out: Path | None, comm
         given_folder(out)
     found = _fitting(variants, batch, command)
     parts = ["gpus-fit", *dict.fromkeys(variant.model for variant in variants)]
-    parts += dict.fromkeys(str(variant.resolution) for variant in variants)
+    parts += dict.fromkeys(variant.inputs for variant in variants)
     folder = out or new_folder(Path("reports"), slug("-".join(parts)))
     click.echo(render_text(found))
     write_fitting(found, folder)
@@ -42,11 +42,10 @@ def _fitting(variants: tuple[Variant, ...], batch: int | None, command: str) -> 
     from bsprobe.worker_process import Worker
 
     cards = catalogue()
-    models = tuple(dict.fromkeys(variant.model for variant in variants))
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("opening", total=len(cards) * len(variants))
-        worker = Worker(DeviceRequest(gpu=cards[0]), models=models)
+        worker = Worker(DeviceRequest(gpu=cards[0]), variants=variants)
         with closing(worker):
             found = []
             for each in worker.fit(variants, cards, max_batch=max(_MAX_BATCH, batch or 0)):

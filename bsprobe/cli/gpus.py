@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bsprobe.cli.settings import LARGEST_BATCH, subject_options, variants_from
+from bsprobe.cli.options import LARGEST_BATCH
+from bsprobe.cli.subject import subject_options, variants_from
 from bsprobe.errors import DeviceError, UsageError
 from bsprobe.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu
 from bsprobe.units import MIB, format_bytes

@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 import click
 
 from bsprobe.errors import UsageError
+from bsprobe.own_parts import LOSSES
 from bsprobe.units import Resolution, parse_bytes, parse_resolution
-from bsprobe.variants import AXES, Axis, parse_choices
+from bsprobe.variants import AXES, Axis, parse_choices, unknown_value
 
+LARGEST_BATCH = 2**20
+_MOST_CHANNELS = 4096
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -23,6 +26,51 @@ def resolutions(text: str) -> tuple[Resolution, ...]:
 def model_names(text: str) -> tuple[str, ...]:
     """Parse a comma-separated list of models; whether they exist is the worker's to say."""
     return _parts(text, "--model", "deeplabv2-resnet101")
+
+
+def input_size(text: str) -> tuple[int, Resolution]:
+    """Parse CHANNELSxHEIGHTxWIDTH: `3x512x1024`."""
+    channels, times, size = text.strip().replace("×", "x").replace("X", "x").partition("x")  # noqa: RUF001 - people paste the sign
+    if not channels.isdecimal() or not times or "x" not in size:
+        raise UsageError(
+            f"--input: '{text}' is not CHANNELSxHEIGHTxWIDTH", hint="for example 3x512x1024"
+        )
+    if not 1 <= int(channels) <= _MOST_CHANNELS:
+        raise UsageError(
+            f"--input: {channels} channels are out of range", hint=f"give 1 to {_MOST_CHANNELS}"
+        )
+    return int(channels), parse_resolution(size)
+
+
+def argument(text: str) -> tuple[str, str]:
+    """Parse NAME=VALUE; what the value means is read where it is used."""
+    name, equals, value = text.partition("=")
+    name = name.strip()
+    if not equals or not name.isidentifier():
+        raise UsageError(f"--model-arg: '{text}' is not NAME=VALUE", hint="for example width=64")
+    return name, value
+
+
+def loss_name(text: str) -> str:
+    """Parse the name of a loss: a built-in one, or the name of a callable."""
+    if ":" not in text and text not in LOSSES:
+        raise unknown_value("--loss", text, [*LOSSES, "PACKAGE.MODULE:CALLABLE"])
+    return text
+
+
+def callable_name(option: str) -> Callable[[str], str]:
+    """A parser for the name of a callable; whether it exists is the worker's to say."""
+
+    def parse(text: str) -> str:
+        where, colon, what = text.partition(":")
+        if not (where and colon and what):
+            raise UsageError(
+                f"{option}: '{text}' is not PACKAGE.MODULE:CALLABLE",
+                hint="for example training.parts:build, or train.py:build",
+            )
+        return text
+
+    return parse
 
 
 def byte_sizes(text: str) -> tuple[int, ...]:

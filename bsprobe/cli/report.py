@@ -64,6 +64,6 @@ def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
 def _new_folder(fleet: Fleet) -> Path:
     from bsprobe.report.folder import new_folder, slug
 
-    models = dict.fromkeys(subject.model for subject in fleet.subjects)
-    sizes = dict.fromkeys(str(subject.resolution) for subject in fleet.subjects)
+    models = dict.fromkeys(row.variant.model for row in fleet.rows)
+    sizes = dict.fromkeys(row.variant.inputs for row in fleet.rows)
     return new_folder(Path("reports"), slug("-".join(["fleet", *models, *sizes])))

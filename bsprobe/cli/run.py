@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,11 @@ from bsprobe.errors import BsprobeError, FileError, InterruptedRunError, UsageEr
 from bsprobe.launch import Launch, launched
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from bsprobe.explanation import Explanation
-    from bsprobe.records import Recommendation, Run, Settings, TrialSpec
+    from bsprobe.journal import Contents, Journal
+    from bsprobe.records import Run, Settings, TrialSpec
     from bsprobe.runner import TrialRunner
     from bsprobe.variants import Variant
     from bsprobe.world_runner import WorldRunner
@@ -139,17 +141,13 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     """
     from rich.console import Console
 
-    from bsprobe import journal, probing
-    from bsprobe.environment import describe_environment
     from bsprobe.prediction import predictor_for
-    from bsprobe.records import SCHEMA_VERSION
-    from bsprobe.report.folder import given_folder, new_folder, run_name
+    from bsprobe.report.folder import given_folder
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
-    from bsprobe.runfile import save_run
+    from bsprobe.running import make_run
 
     settings = start.settings
-    console = Console(stderr=True)
-    progress = TrialProgress(settings, console)
+    progress = TrialProgress(settings, Console(stderr=True))
     threading.Thread(target=_import_report, name="report").start()
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
@@ -158,43 +156,52 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         _runner(settings) as runner,
         predictor_for(settings, runner.ready.device) as predict,
     ):
-        device = runner.ready.device
-        folder = start.folder or new_folder(_BASE, run_name(device, settings))
-        known = ()
-        if start.resumed is None:
-            header = journal.Header(
-                schema_version=SCHEMA_VERSION,
-                environment=describe_environment(runner.ready, _command()),
-                device=device,
-                settings=settings,
-            )
-            log = journal.Journal.create(folder, header)
-        else:
-            log, contents = start.resumed
-            header, known = contents.header, contents.trials
-            _require_same_device(header.device, device, folder)
+        folder, log, contents = _opened(start, runner)
         # At once, while the worker still has what it traced for the variant.
         listener = ExplainedProgress(progress, partial(_explain, runner))
-        try:
-            with log:
-                made = probing.Probing(
-                    settings,
-                    run_trial=runner.run,
-                    device=header.device,
-                    journal=log,
-                    listener=listener,
-                    known=known,
-                    predict=predict,
-                ).run(header.environment)
-                save_run(made, folder)  # while the journal is locked against a second run
-            if device.kind == "cuda":
+        with _resumable(folder):
+            made = make_run(
+                settings,
+                runner.run,
+                log,
+                contents.header,
+                folder=folder,
+                listener=listener,
+                known=contents.trials,
+                predict=predict,
+            )
+            if runner.ready.device.kind == "cuda":
                 listener.explanations |= _recorded(made, runner)
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                "interrupted; every finished trial is kept",
-                hint=f"go on with: {_resuming(folder)}",
-            ) from None
     return made, folder, listener.explanations
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say, where the user interrupts, how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "interrupted; every finished trial is kept",
+            hint=f"go on with: {_resuming(folder)}",
+        ) from None
+
+
+def _opened(start: Start, runner: TrialRunner | WorldRunner) -> tuple[Path, Journal, Contents]:
+    """The folder and the journal of a run, a new one or the one to go on with."""
+    from bsprobe.journal import Contents, Journal
+    from bsprobe.report.folder import new_folder, run_name
+    from bsprobe.running import header_of
+
+    device = runner.ready.device
+    folder = start.folder or new_folder(_BASE, run_name(device, start.settings))
+    if start.resumed is not None:
+        log, contents = start.resumed
+        _require_same_device(contents.header.device, device, folder)
+        return folder, log, contents
+    header = header_of(start.settings, runner.ready, _command())
+    empty = Contents(header=header, trials=(), complete_bytes=0)
+    return folder, Journal.create(folder, header), empty
 
 
 def _import_report() -> None:
@@ -211,23 +218,18 @@ def _runner(settings: Settings) -> TrialRunner | WorldRunner:
         from bsprobe.world_runner import WorldRunner
 
         return WorldRunner(settings, launch)
-    from bsprobe.runner import TrialRunner
+    from bsprobe.running import start_runner
 
-    return TrialRunner(
-        settings.device,
-        models=tuple(dict.fromkeys(v.model for v in settings.variants)),
-        data=settings.data,
-        timeout=settings.trial_timeout_seconds,
-    )
+    return start_runner(settings)
 
 
 def _explain(runner: TrialRunner | WorldRunner, spec: TrialSpec) -> Explanation | None:
     """Where the memory of a trial goes; None where it is measured, not predicted."""
     from bsprobe.messages import Explain
     from bsprobe.records import Source
-    from bsprobe.runner import TrialRunner
+    from bsprobe.world_runner import WorldRunner
 
-    if runner.ready.device.source is Source.MEASURED or not isinstance(runner, TrialRunner):
+    if runner.ready.device.source is Source.MEASURED or isinstance(runner, WorldRunner):
         return None
     return runner.explain(Explain(spec=spec), on_phase=lambda _: None)
 
@@ -243,9 +245,10 @@ def _recorded(finished: Run, runner: TrialRunner | WorldRunner) -> dict[Variant,
     from bsprobe.explanation import RECORDED_SNAPSHOT
     from bsprobe.prediction import WITHOUT_GPU
     from bsprobe.runner import TrialRunner
+    from bsprobe.world_runner import WorldRunner
 
-    best = _starred(finished)
-    if best is None or best.trial is None or not isinstance(runner, TrialRunner):
+    best = finished.best
+    if best is None or best.trial is None or isinstance(runner, WorldRunner):
         return {}
     spec = replace(best.trial.spec, accumulation_steps=1, evaluation_resolution=None, data=None)
     timeout = finished.settings.trial_timeout_seconds
@@ -273,11 +276,6 @@ def _recorded(finished: Run, runner: TrialRunner | WorldRunner) -> dict[Variant,
     return {best.variant: side.explanation}
 
 
-def _starred(finished: Run) -> Recommendation | None:
-    found = (result.recommendation for result in finished.results)
-    return next((item for item in found if item is not None and item.starred), None)
-
-
 def _require_same_device(before: Any, now: Any, folder: Path) -> None:
     if (before.name, before.capacity_bytes) != (now.name, now.capacity_bytes):
         raise FileError(
@@ -293,7 +291,7 @@ def _write(finished: Run, folder: Path, explanations: Mapping[Variant, Explanati
     from bsprobe.report.write import write_report
 
     click.echo(terminal.render(finished))
-    best = _starred(finished)
+    best = finished.best
     if best is not None and best.variant in explanations:
         write_kinds_plot(explanations[best.variant], folder / markdown.EXPLAINED)
     write_report(finished, folder)

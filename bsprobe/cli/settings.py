@@ -7,49 +7,23 @@ from typing import Any
 
 import click
 
-from bsprobe.cli.options import (
-    Command,
-    axis_options,
-    byte_sizes,
-    model_names,
-    positive_number,
-    resolutions,
+from bsprobe.cli.options import LARGEST_BATCH, Command, byte_sizes, positive_number
+from bsprobe.cli.subject import (
+    SUBJECT_FACETS,
+    require_segmentation,
+    subject_options,
+    variants_from,
 )
 from bsprobe.errors import UsageError
 from bsprobe.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.launch import launched
-from bsprobe.model_names import Problem, problem_of
-from bsprobe.recommend import LearningRateRule
+from bsprobe.recommendation import LearningRateRule
 from bsprobe.records import DataSource, DeviceRequest, SearchMethod, Settings, Target
 from bsprobe.units import parse_bytes, parse_resolution
-from bsprobe.variants import AXES, Norm, Variant, matrix
+from bsprobe.variants import Norm, Variant
 
-LARGEST_BATCH = 2**20
 _COUNT = click.IntRange(min=1, max=LARGEST_BATCH)
 _PROCESSES = click.IntRange(min=1, max=2**16)
-SUBJECT_OPTIONS = (
-    click.option(
-        "--model",
-        "models",
-        type=model_names,
-        metavar="LIST",
-        default="deeplabv2-resnet101",
-        show_default=True,
-        help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (a small one, for trying "
-        "things out), torchvision:NAME or timm:NAME for their segmentation and classification "
-        "models, or PACKAGE.MODULE:FACTORY for your own: a callable that returns an nn.Module.",
-    ),
-    click.option(
-        "--resolution",
-        "resolutions",
-        type=resolutions,
-        metavar="LIST",
-        default="512x1024",
-        show_default=True,
-        help="Image sizes as HEIGHTxWIDTH, or cityscapes (1024x2048), cityscapes-half (512x1024).",
-    ),
-)
-"""What is trained."""
 _CIRCUMSTANCES = (
     click.option(
         "--device",
@@ -210,13 +184,6 @@ _CIRCUMSTANCES = (
 """Where, towards what, and how long."""
 
 
-def subject_options(command: Command) -> Command:
-    """Give a command the options that `variants_from` reads."""
-    for option in reversed((*SUBJECT_OPTIONS, *axis_options())):
-        command = option(command)
-    return command
-
-
 def settings_options(command: Command) -> Command:
     """Give a command every option that `settings_from` reads."""
     for option in reversed(_CIRCUMSTANCES):
@@ -230,13 +197,13 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         raise UsageError("--evaluate-at does nothing without --evaluate", hint="add --evaluate")
     if given["subset"] is not None and given["data_root"] is None:
         raise UsageError("--subset does nothing without --data", hint="add --data ROOT")
-    for option, is_given in (("--evaluate", given["evaluate"]), ("--data", given["data_root"])):
-        if is_given:
-            require_segmentation(given["models"], option)
-    native = parse_resolution("cityscapes") if given["evaluate"] else None
-    _check_search(given)
     processes = _processes(given)
     variants = variants_from(given, processes)
+    for option, is_given in (("--evaluate", given["evaluate"]), ("--data", given["data_root"])):
+        if is_given:
+            require_segmentation(variants, option)
+    native = parse_resolution("cityscapes") if given["evaluate"] else None
+    _check_search(given)
     require_synchronisable(variants, given["device"])
     return Settings(
         variants=variants,
@@ -317,26 +284,6 @@ def require_synchronisable(variants: Sequence[Variant], device: str | None) -> N
         )
 
 
-def require_segmentation(models: Sequence[str], what: str) -> None:
-    """Refuse networks that classify images where labels of pixels are needed."""
-    for model in models:
-        if problem_of(model) is not Problem.SEGMENTATION:
-            raise UsageError(
-                f"{what} needs a segmentation network; {model} classifies images",
-                hint="leave one of the two out",
-            )
-
-
-def variants_from(given: Mapping[str, Any], processes: int = 1) -> tuple[Variant, ...]:
-    """The matrix that the options span, to be trained by so many processes together."""
-    return matrix(
-        models=given["models"],
-        resolutions=given["resolutions"],
-        choices={axis.field: given[axis.field] for axis in AXES},
-        processes=processes,
-    )
-
-
 def asked_gpu(given: Mapping[str, Any]) -> Gpu | None:
     """The card to predict for, or None where none is named."""
     name, capacity, capability = given["gpu"], given["capacity"], given["compute_capability"]
@@ -381,8 +328,6 @@ def _data_source(root: Path | None, subset: int | None) -> DataSource | None:
 
 
 FACETS: dict[str, Callable[[Settings], object]] = {
-    "models": lambda s: {v.model for v in s.variants},
-    "resolutions": lambda s: {v.resolution for v in s.variants},
     "device": lambda s: s.device.device,
     "gpu": lambda s: s.device.gpu,
     "capacity": lambda s: s.device.gpu,
@@ -406,7 +351,5 @@ FACETS: dict[str, Callable[[Settings], object]] = {
     "data_root": lambda s: s.data and s.data.root,
     "subset": lambda s: s.data and s.data.subset,
     "seed": lambda s: s.seed,
-} | {
-    axis.field: lambda s, field=axis.field: {getattr(v, field) for v in s.variants} for axis in AXES
-}
+} | {name: lambda s, facet=facet: facet(s.variants) for name, facet in SUBJECT_FACETS.items()}
 """What each option decides, for telling whether a resumed run was asked for the same."""

@@ -99,7 +99,7 @@ def _study(start: _Start) -> tuple[Study, Path]:
         progress.opening(),
         StudyRunner(
             _request(start),
-            model=settings.variant.model,
+            variant=settings.variant,
             data=settings.data,
             timeout=settings.training_timeout_seconds,
         ) as trainer,

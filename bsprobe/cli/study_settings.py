@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from bsprobe.cli.options import Command, positive_number
-from bsprobe.cli.settings import require_segmentation
+from bsprobe.cli.subject import require_segmentation
 from bsprobe.errors import UsageError
-from bsprobe.recommend import LearningRateRule
+from bsprobe.recommendation import LearningRateRule
 from bsprobe.records import DataSource, DeviceRequest, Target
 from bsprobe.study_records import InputNormalisation, StudySettings
 from bsprobe.units import parse_bytes, parse_resolution
@@ -196,15 +196,16 @@ def study_options(command: Command) -> Command:
 
 def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
     """The options as settings; paths as they were typed, for reports are made to be shared."""
-    require_segmentation([given["model"]], "bsprobe study")
+    variant = Variant(
+        model=given["model"],
+        resolution=given["resolution"],
+        **{axis.field: axis.kind(given[axis.field]) for axis in AXES},  # type: ignore[arg-type] # each axis names the field of its own kind
+    )
+    require_segmentation((variant,), "bsprobe study")
     weights = given["weights"]
     normalisation = given["input_normalisation"]
     return StudySettings(
-        variant=Variant(
-            model=given["model"],
-            resolution=given["resolution"],
-            **{axis.field: axis.kind(given[axis.field]) for axis in AXES},  # type: ignore[arg-type] # each axis names the field of its own kind
-        ),
+        variant=variant,
         device=DeviceRequest(device=given["device"], memory_limit_bytes=given["memory_limit"]),
         batches=given["batches"],
         seeds=tuple(range(given["seed"], given["seed"] + given["seeds"])),

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bsprobe.devices.base import ReportPhase
 from bsprobe.records import Measurement, Peak, TrialSpec
 from bsprobe.training.batches import batches, images_per_second
+from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, facts_of, training_step
 from bsprobe.variants import CudnnBenchmark
 
@@ -82,7 +83,7 @@ def run_steps(
     steady = meter.peak()
     images = spec.batch_size * spec.accumulation_steps
     return Measurement(
-        model=facts_of(task),
+        model=facts_of(task, spec.variant),
         first_step=first,
         steady=steady,
         evaluation=_evaluate(spec, task, next(stream), meter, report),
@@ -104,7 +105,11 @@ class _Steps:
     """Runs steps, counts them, and gives up where they do not train."""
 
     def __init__(
-        self, task: Task, stream: Iterator[Batch], accumulation_steps: int, report: ReportPhase
+        self,
+        task: Task,
+        stream: Iterator[Batch | OwnBatch],
+        accumulation_steps: int,
+        report: ReportPhase,
     ) -> None:
         self._task = task
         self._stream = stream
@@ -130,10 +135,11 @@ class _Steps:
 
 
 def _evaluate(
-    spec: TrialSpec, task: Task, batch: Batch, meter: Meter, report: ReportPhase
+    spec: TrialSpec, task: Task, batch: Batch | OwnBatch, meter: Meter, report: ReportPhase
 ) -> Peak | None:
     if spec.evaluation_resolution is None:
         return None
+    assert isinstance(batch, Batch), "own batches are not evaluated"  # noqa: S101 - refused before
     report("evaluation")
     size = spec.evaluation_resolution
     meter.reset_peak()

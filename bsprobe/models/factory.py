@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bsprobe.errors import UsageError
 from bsprobe.model_names import TIMM, TORCHVISION, Problem, is_factory, problem_of
+from bsprobe.models.callables import load_callable
 from bsprobe.models.deeplabv2 import (
     BLOCKS,
     MINI_BLOCKS,
@@ -23,13 +24,14 @@ from bsprobe.models.deeplabv2 import (
     DeepLabV2,
 )
 from bsprobe.models.norms import LAYERS
-from bsprobe.variants import Checkpointing, Norm, Variant, unknown_value
+from bsprobe.variants import RGB, Checkpointing, Norm, Variant, unknown_value
 
 _DEEPLABV2 = {
     **{f"deeplabv2-{backbone}": (blocks, WIDTH) for backbone, blocks in BLOCKS.items()},
     "deeplabv2-mini": (MINI_BLOCKS, MINI_WIDTH),
 }
 """Blocks and width of each."""
+_WITH_AUXILIARY = ("googlenet", "inception_v3")
 _ELSEWHERE = (f"{TORCHVISION}NAME", f"{TIMM}NAME", "PACKAGE.MODULE:FACTORY")
 
 
@@ -37,25 +39,55 @@ def build_model(variant: Variant) -> nn.Module:
     """Build the network of a variant, in fp32 on the CPU, in training mode.
 
     Raises:
-        UsageError: No model has this name, it has no norm to exchange, or no residual blocks to
-            checkpoint.
+        UsageError: No model has this name, it has no norm to exchange, no residual blocks to
+            checkpoint, or does not take its arguments.
     """
-    check_model_name(variant.model)
-    if variant.model.startswith(TORCHVISION):
-        model = _torchvision_model(variant)
-    elif variant.model.startswith(TIMM):
-        model = _timm_model(variant)
-    elif is_factory(variant.model):
+    check_variant(variant)
+    if is_factory(variant.model):
         model = _own_model(variant)
-    else:
+    elif variant.model in _DEEPLABV2:
         blocks, width = _DEEPLABV2[variant.model]
         norm = LAYERS[variant.norm]
         model = DeepLabV2(blocks, classes=variant.classes, norm=norm, width=width)
+    else:
+        build = _timm_model if variant.model.startswith(TIMM) else _torchvision_model
+        model = _with_arguments(build, variant)
     if variant.norm is Norm.SYNC_BATCH:
         model = _synchronised(model, variant)
     if variant.checkpointing is Checkpointing.ON:
         checkpoint_blocks(model)
     return model.train()
+
+
+def check_variant(variant: Variant) -> None:
+    """Make sure that all that a variant names is there, and load what building it needs.
+
+    Raises:
+        UsageError: Something is not there, or not with these arguments, channels or this norm.
+    """
+    check_model_name(variant.model)
+    own = variant.own
+    named = (
+        ("--loss", own.own_loss),
+        ("--optimizer-from", own.optimizer),
+        ("--batch-from", own.batches),
+    )
+    for option, name in named:
+        if name is not None:
+            load_callable(option, name)
+    if is_factory(variant.model):
+        _own_arguments(variant)
+        return
+    if variant.model in _DEEPLABV2 and set(own.arguments) - {"num_classes"}:
+        raise UsageError(
+            f"--model-arg: {variant.model} takes num_classes alone",
+            hint="give --model package.module:factory for a network of your own",
+        )
+    if variant.channels != RGB and not variant.model.startswith(TIMM):
+        raise UsageError(
+            f"--input: {variant.model} takes images of {RGB} channels, not {variant.channels}",
+            hint="timm:NAME takes any number, and so may your own package.module:factory",
+        )
 
 
 def _synchronised(model: nn.Module, variant: Variant) -> nn.Module:
@@ -76,7 +108,7 @@ def check_model_name(name: str) -> None:
         UsageError: No model has this name; the nearest one is suggested.
     """
     if is_factory(name):
-        _factory(name)
+        load_callable("--model", name)
         return
     if name.startswith(TORCHVISION):
         known = _torchvision_names()
@@ -103,12 +135,14 @@ def _torchvision_model(variant: Variant) -> nn.Module:
     from torchvision import models  # noqa: PLC0415 - as above
 
     name = variant.model.removeprefix(TORCHVISION)
+    arguments: dict[str, Any]
     if problem_of(variant.model) is Problem.SEGMENTATION:
         arguments = {"weights_backbone": None, **_auxiliary(name)}
     else:
         arguments = _classifier_arguments(name, variant)
+    arguments |= {"num_classes": variant.classes, **variant.own.arguments}
     with _batch_norm_replaced(variant.norm):
-        model = models.get_model(name, weights=None, num_classes=variant.classes, **arguments)
+        model = models.get_model(name, weights=None, **arguments)
     assert isinstance(model, nn.Module)  # noqa: S101 - torchvision is not typed
     is_batch_norm = variant.norm in (Norm.BATCH, Norm.SYNC_BATCH)
     if not is_batch_norm and not _is_built_in(model, variant.norm):
@@ -126,6 +160,10 @@ def _auxiliary(name: str) -> dict[str, Any]:
 
 def _classifier_arguments(name: str, variant: Variant) -> dict[str, Any]:
     """What some classification networks must be told: the image size, and to have one output."""
+    if name in _WITH_AUXILIARY:
+        return {"aux_logits": False, "init_weights": True}
+    if variant.resolution is None:
+        return {}
     height, width = variant.resolution.height, variant.resolution.width
     if name.startswith("vit_"):
         if height != width:
@@ -136,8 +174,6 @@ def _classifier_arguments(name: str, variant: Variant) -> dict[str, Any]:
         return {"image_size": height}
     if name == "maxvit_t":
         return {"input_size": (height, width)}
-    if name in ("googlenet", "inception_v3"):
-        return {"aux_logits": False, "init_weights": True}
     return {}
 
 
@@ -159,41 +195,64 @@ def _timm() -> ModuleType:
 
 def _timm_model(variant: Variant) -> nn.Module:
     """Build for the resolution, which networks with fixed positions must know."""
-    size = (3, variant.resolution.height, variant.resolution.width)
-    model = _timm().create_model(
-        variant.model.removeprefix(TIMM),
-        pretrained=False,
-        num_classes=variant.classes,
-        pretrained_cfg_overlay={"input_size": size},
-    )
+    arguments: dict[str, Any] = {"num_classes": variant.classes}
+    if variant.channels != RGB:
+        arguments["in_chans"] = variant.channels
+    if variant.resolution is not None:
+        size = (variant.channels, variant.resolution.height, variant.resolution.width)
+        arguments["pretrained_cfg_overlay"] = {"input_size": size}
+    arguments |= variant.own.arguments
+    model = _timm().create_model(variant.model.removeprefix(TIMM), pretrained=False, **arguments)
     assert isinstance(model, nn.Module)  # noqa: S101 - imported by name, so not typed
     return model
 
 
-def _factory(name: str) -> Callable[..., Any]:
-    """Your callable, by `package.module:factory`."""
-    where, _, what = name.partition(":")
+def _with_arguments(build: Callable[[Variant], nn.Module], variant: Variant) -> nn.Module:
+    """Build by name; a complaint about arguments that were given is the user's to read."""
     try:
-        found = getattr(importlib.import_module(where), what)
-    except (ImportError, AttributeError, ValueError) as error:
+        return build(variant)
+    except TypeError as error:
+        if not variant.own.model_args:
+            raise
         raise UsageError(
-            f"--model {name}: {error}",
-            hint="give package.module:factory, importable from the folder you are in",
+            f"--model-arg: {variant.network}: {error}", hint="see what the network's own page says"
         ) from error
-    if not callable(found):
+
+
+def _own_arguments(variant: Variant) -> dict[str, Any]:
+    """What your factory is called with: what it is told where it takes it, then what was given.
+
+    Of batches of your own nobody knows what they hold, so that it is not told either.
+
+    Raises:
+        UsageError: It takes no such arguments, or has no norm to exchange.
+    """
+    signature = inspect.signature(load_callable("--model", variant.model))
+    offered: dict[str, Any] = {}
+    if variant.own.batches is None:
+        offered = {"num_classes": variant.classes, "in_channels": variant.channels}
+    if variant.norm not in (Norm.BATCH, Norm.SYNC_BATCH):
+        offered["norm_layer"] = LAYERS[variant.norm]
+        if "norm_layer" not in signature.parameters:
+            raise UsageError(
+                f"--norm {variant.norm}: {variant.model} keeps the norm it is built with: it takes "
+                "no norm_layer",
+                hint="add --norm batch, which leaves it alone, or give it an argument norm_layer",
+            )
+    told = {name: value for name, value in offered.items() if name in signature.parameters}
+    arguments = told | variant.own.arguments
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
         raise UsageError(
-            f"--model {name}: it is a {type(found).__name__} and cannot be called",
-            hint="give a function or a class that makes an nn.Module",
-        )
-    factory: Callable[..., Any] = found
-    return factory
+            f"--model {variant.network}: {error}", hint="its arguments are --model-arg NAME=VALUE"
+        ) from error
+    return arguments
 
 
 def _own_model(variant: Variant) -> nn.Module:
-    """Call the factory; where it takes `num_classes`, it is told."""
-    factory = _factory(variant.model)
-    takes_classes = "num_classes" in inspect.signature(factory).parameters
-    model = factory(**({"num_classes": variant.classes} if takes_classes else {}))
+    """Call your factory."""
+    model = load_callable("--model", variant.model)(**_own_arguments(variant))
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"--model {variant.model}: it made a {type(model).__name__}, not an nn.Module",

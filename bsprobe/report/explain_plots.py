@@ -15,6 +15,7 @@ from bsprobe.units import GIB, format_bytes
 _OUTSIDE_COLOUR = "#555555"
 _CACHED_COLOUR = "#dddddd"
 _OTHER_COLOUR = "#999999"
+_UNKNOWN_COLOUR = "#8C564B"
 KIND_COLOURS = {
     "parameters": "#0072B2",
     "buffers": "#004766",
@@ -26,7 +27,7 @@ KIND_COLOURS = {
     "saved activations": "#E69F00",
     "temporaries": "#D55E00",
     "workspace": "#000000",
-    NOT_ATTRIBUTED: _OTHER_COLOUR,
+    NOT_ATTRIBUTED: _UNKNOWN_COLOUR,
 }
 """From the bottom up, what stays first; Okabe & Ito's colours, as `plots.COLOURS`."""
 _SIZE_INCHES = (9.0, 4.8)
@@ -66,14 +67,11 @@ def kinds_figure(explanation: Explanation) -> Figure:
 
 def modules_figure(explanation: Explanation) -> Figure:
     """The same by module."""
-    series = explanation.timeline.by_module
-    named = [each for each in series if each.name != OTHER_MODULES]
-    others = [each for each in series if each.name == OTHER_MODULES]
-    areas = [
-        (each.name, colour, each.sizes_bytes)
-        for each, colour in zip(named, itertools.cycle(COLOURS), strict=False)
-    ]
-    areas += [(each.name, _OTHER_COLOUR, each.sizes_bytes) for each in others]
+    apart = {NOT_ATTRIBUTED: _UNKNOWN_COLOUR, OTHER_MODULES: _OTHER_COLOUR}
+    series = {each.name: each.sizes_bytes for each in explanation.timeline.by_module}
+    named = [name for name in series if name not in apart]
+    colours = dict(zip(named, itertools.cycle(COLOURS), strict=False)) | apart
+    areas = [(name, colour, series[name]) for name, colour in colours.items() if name in series]
     return _figure(explanation, areas, "module")
 
 
@@ -82,7 +80,7 @@ def _figure(explanation: Explanation, inside: Sequence[_Area], what: str) -> Fig
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     figure.suptitle(
-        f"Memory over one step by {what}: {spec.variant.model}, {spec.variant.resolution}, batch "
+        f"Memory over one step by {what}: {spec.variant.network}, {spec.variant.inputs}, batch "
         f"{spec.batch_size}  [{explanation.source}]",
         x=0.01,
         ha="left",

@@ -17,7 +17,7 @@ from bsprobe.explanation import (
 from bsprobe.gpus import find_gpu
 from bsprobe.records import DeviceInfo, Recommendation, Run, Source
 from bsprobe.units import format_bytes
-from bsprobe.variants import AXES, labels
+from bsprobe.variants import AXES, RGB, Variant, labels
 
 _LEAST_SHARE = 0.01
 """Rows below this share of the peak are shown as one."""
@@ -29,7 +29,8 @@ def subject(report: ExplanationReport) -> str:
     """`deeplabv2-resnet101, 512x1024, fp32 / batch on RTX 3060 12GB`."""
     variant = report.variant
     name = labels([variant])[variant]
-    return f"{variant.model}, {variant.resolution}, {name} on {report.device.name}"
+    device = report.device if report.measured is None else report.measured.device
+    return f"{variant.network}, {variant.inputs}, {name} on {device.name}"
 
 
 def why(report: ExplanationReport) -> str:
@@ -197,7 +198,7 @@ def command(run: Run, item: Recommendation) -> str:
     here = [] if named is None else ["--device", named]
     card = here if device.source is Source.MEASURED else _card(device)
     words = ["bsprobe", "explain", *card, "--model", variant.model]
-    words += ["--resolution", str(variant.resolution)]
+    words += _inputs(variant) + variant.own.options()
     for axis in AXES:
         value = getattr(variant, axis.field)
         if value != axis.defaults[0]:
@@ -205,6 +206,15 @@ def command(run: Run, item: Recommendation) -> str:
     if device.limit_bytes is not None:
         words += ["--memory-limit", str(device.limit_bytes)]
     return shlex.join([*words, "--batch", str(item.plan.micro_batch)])
+
+
+def _inputs(variant: Variant) -> list[str]:
+    """The option that says what the network is fed, where that is not in the batches' name."""
+    if variant.resolution is None:
+        return []
+    if variant.channels == RGB:
+        return ["--resolution", str(variant.resolution)]
+    return ["--input", variant.inputs]
 
 
 def notes(report: ExplanationReport) -> list[str]:

@@ -78,9 +78,10 @@ def render_text(found: Fitting) -> str:
 def titles(found: Fitting) -> list[str]:
     """What the table is of."""
     one = found.variants[0]
-    models = ", ".join(dict.fromkeys(v.model for v in found.variants))
-    sizes = ", ".join(dict.fromkeys(v.resolution.describe() for v in found.variants))
-    return [f"{models} · {sizes} · {one.classes} classes  [predicted]"]
+    models = ", ".join(dict.fromkeys(v.network for v in found.variants))
+    sizes = ", ".join(dict.fromkeys(v.described_inputs for v in found.variants))
+    classes = "" if one.own.batches else f" · {one.classes} classes"
+    return [f"{models} · {sizes}{classes}  [predicted]"]
 
 
 def advice(found: Fitting) -> list[str]:

@@ -79,10 +79,11 @@ def fleet_table(fleet: Fleet) -> pd.DataFrame:
     rows = []
     for row in fleet.rows:
         member = fleet.member(row.member)
-        columns = {"device": member.device.name, "source": str(row.source)}
+        columns: dict[str, object] = {"device": member.device.name, "source": str(row.source)}
         columns |= variant_columns(row.variant)
         if row.result is not None:
             columns |= result_columns(member.device, row.result)
+            columns["images_per_second_per_gpu"] = row.images_per_second_per_gpu
         facts = {"torch": member.environment.torch, "run": member.path}
         rows.append({"machine": row.member, "probed": row.result is not None, **columns, **facts})
     return pd.DataFrame(rows, dtype=object)
@@ -132,11 +133,12 @@ def _source_words(row: Row) -> str:
 
 
 def _cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
-    """Largest, safe, plan, effective batch, rate, peak and images/s, as text."""
+    """Largest, safe, plan, effective batch, learning rate, peak and images/s a GPU, as text."""
     item = None if row.result is None else row.result.recommendation
     largest = "-" if row.result is None else _largest_words(row.result.boundary)
     if item is None:
         return (largest, *["-"] * 6)
+    rate = row.images_per_second_per_gpu
     return (
         largest,
         str(item.safe),
@@ -144,7 +146,7 @@ def _cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
         str(item.plan.effective_batch),
         f"{item.plan.learning_rate:.2e}",
         sentences.peak_share(item, fleet.member(row.member).device),
-        sentences.throughput(item),
+        "-" if rate is None else f"{rate:.3g}",
     )
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bsprobe.fleet import Fleet, Member, Row, Subject
-from bsprobe.records import Source, StopReason, VariantResult
+from bsprobe.records import Source, StopReason
 from bsprobe.report.line_ends import LineEnd, label_ends
 from bsprobe.report.plots import COLOURS, GREY, MARKERS, STYLE, write_figure
 from bsprobe.units import GIB
@@ -26,7 +26,7 @@ _NAME_WIDTH = 15
 _DODGE = 0.07
 """Of the distance between machines: equal values of several variants lie beside each other."""
 
-_FigureOf = Callable[[VariantResult], float | None]
+_FigureOf = Callable[[Row], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,20 +76,20 @@ def _comparable(fleet: Fleet) -> list[Subject]:
     return several or list(fleet.subjects)
 
 
-def _largest(result: VariantResult) -> float | None:
-    if result.boundary.stop is StopReason.NOTHING_FITS:
+def _largest(row: Row) -> float | None:
+    if row.result is None:
+        return None
+    if row.result.boundary.stop is StopReason.NOTHING_FITS:
         return 0.0
-    return result.boundary.largest
+    return row.result.boundary.largest
 
 
-def _rate(result: VariantResult) -> float | None:
-    trial = None if result.recommendation is None else result.recommendation.trial
-    return trial.measurement.images_per_second if trial and trial.measurement else None
+def _rate(row: Row) -> float | None:
+    return row.images_per_second_per_gpu
 
 
 def _is_known(fleet: Fleet, subject: Subject, figure_of: _FigureOf) -> bool:
-    rows = fleet.rows_of(subject)
-    return any(row.result is not None and figure_of(row.result) is not None for row in rows)
+    return any(figure_of(row) is not None for row in fleet.rows_of(subject))
 
 
 def _members(fleet: Fleet, subject: Subject) -> list[Member]:
@@ -123,7 +123,7 @@ def _draw(axes: Axes, fleet: Fleet, subject: Subject, figure_of: _FigureOf) -> N
     axes.set_xticks(range(len(members)), ticks, fontsize=8.5)
     axes.set_xlim(-0.4, len(members) - 0.6)
     axes.grid(visible=False, axis="x")
-    axes.set_ylim(0, max(highest, 1.0) * 1.1)  # before the labels, which are placed by it
+    axes.set_ylim(0, highest * 1.1 or 1)  # before the labels, which are placed by it
     label_ends(axes, ends)
 
 
@@ -135,7 +135,7 @@ def _points(
     return [
         _Point(place=places[row.member] + offset, value=value, source=row.source)
         for row in rows
-        if row.result is not None and (value := figure_of(row.result)) is not None
+        if (value := figure_of(row)) is not None
     ]
 
 

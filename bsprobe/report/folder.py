@@ -15,7 +15,7 @@ _MOST_NUMBERED = 1000
 def run_name(device: DeviceInfo, settings: Settings) -> str:
     """`rtx-4090-deeplabv2-resnet101-512x1024`, `predicted-…`; a capped device says its limit."""
     models = dict.fromkeys(variant.model for variant in settings.variants)
-    sizes = dict.fromkeys(str(variant.resolution) for variant in settings.variants)
+    sizes = dict.fromkeys(variant.inputs for variant in settings.variants)
     name = "cpu" if device.kind == "cpu" else re.sub(r"NVIDIA|GeForce", "", device.name)
     if device.limit_bytes is not None:
         name += "-" + format_bytes(device.limit_bytes).replace(" ", "")
@@ -33,7 +33,7 @@ def explanation_name(device: DeviceInfo, variant: Variant) -> str:
         re.sub(r"NVIDIA|GeForce", "", device.name),
         limit.replace(" ", ""),
         variant.model,
-        variant.resolution,
+        variant.inputs,
         name,
     )
     return slug("-".join(str(part) for part in parts if part))

@@ -17,8 +17,9 @@ _SEARCHES = {
 def render(settings: Settings, out: Path | None) -> str:
     """The matrix and the plan as text that fits 80 columns."""
     names = labels(settings.variants)
-    sizes = dict.fromkeys(v.resolution.describe() for v in settings.variants)
-    models = dict.fromkeys(v.model for v in settings.variants)
+    sizes = dict.fromkeys(v.described_inputs for v in settings.variants)
+    models = dict.fromkeys(v.network for v in settings.variants)
+    own = settings.variants[0].own
     gpu = settings.device.gpu
     device = f"{gpu.name}, predicted" if gpu is not None else settings.device.device
     device = device or f"the GPU of this machine; without one, predicted for {DEFAULT_GPU}"
@@ -31,7 +32,9 @@ def render(settings: Settings, out: Path | None) -> str:
     warm, steps = settings.warmup_steps, settings.measured_steps
     lines = [
         *[f"Warning: {warning}" for warning in portrait_warnings(settings.variants)],
-        f"{', '.join(models)} at {', '.join(sizes)}",
+        f"{', '.join(models)} {'on' if own.batches else 'at'} {', '.join(sizes)}",
+        *([f"with loss {own.loss}"] if own.loss else []),
+        *([f"with the optimizer of {own.optimizer}"] if own.optimizer else []),
         f"on {device}{capped}{together}",
         "",
         f"{len(names)} variant{'s' if len(names) > 1 else ''}:",

@@ -120,7 +120,7 @@ def _figure(run: Run, title: str, unit: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     variant = run.settings.variants[0]
     figure.suptitle(
-        f"{title}: {variant.model}, {variant.resolution}  [{run.device.source}]",
+        f"{title}: {variant.network}, {variant.inputs}  [{run.device.source}]",
         x=0.01,
         ha="left",
         fontsize=11,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bsprobe.failures import Outcome
 from bsprobe.memory_line import line_through
-from bsprobe.recommend import search_trials
+from bsprobe.recommendation import search_trials
 from bsprobe.records import (
     Boundary,
     DeviceInfo,
@@ -34,14 +34,15 @@ _OPTIMIZER_NAMES = {OptimizerName.SGD: "SGD", OptimizerName.ADAMW: "AdamW"}
 def headline(device: DeviceInfo, settings: Settings) -> list[str]:
     """What is probed, on what; two lines that fit 80 columns."""
     variants = settings.variants
-    resolutions = dict.fromkeys(variant.resolution.describe() for variant in variants)
-    optimizers = dict.fromkeys(_OPTIMIZER_NAMES[variant.optimizer] for variant in variants)
+    one = variants[0]
+    optimizers = dict.fromkeys(optimizer_name(variant) for variant in variants)
     first = f"{device.name} · {format_bytes(device.capacity_bytes)} usable  [{origin(device)}]"
     second = " · ".join(
         [
-            ", ".join(dict.fromkeys(variant.model for variant in variants)),
-            ", ".join(resolutions),
-            f"{variants[0].classes} classes",
+            ", ".join(dict.fromkeys(variant.network for variant in variants)),
+            ", ".join(dict.fromkeys(variant.described_inputs for variant in variants)),
+            *([] if one.own.batches else [f"{one.classes} classes"]),
+            *([f"loss {one.own.loss}"] if one.own.loss else []),
             ", ".join(optimizers),
         ]
     )
@@ -54,6 +55,11 @@ def headline(device: DeviceInfo, settings: Settings) -> list[str]:
         lines.append("fp32 convolutions run in TF32, PyTorch's default on this GPU.")
     lines += device.notes
     return lines
+
+
+def optimizer_name(variant: Variant) -> str:
+    """The optimizer, for people: SGD, AdamW, or the name of what builds your own."""
+    return variant.own.optimizer or _OPTIMIZER_NAMES[variant.optimizer]
 
 
 def origin(device: DeviceInfo) -> str:
@@ -160,8 +166,8 @@ def advice_where_nothing_fits(result: VariantResult) -> str:
         ways.append("--precision amp-fp16")
     if variant.norm == "group":
         ways.append("--norm group-amp")
-    half = f"{variant.resolution.height // 2}x{variant.resolution.width // 2}"
-    ways.append(f"--resolution {half}")
+    if (size := variant.resolution) is not None:
+        ways.append(f"--resolution {size.height // 2}x{size.width // 2}")
     return f"Not even batch {result.boundary.first_failure} fits. Try {', '.join(ways)}."
 
 
@@ -207,7 +213,7 @@ def answer(run: Run) -> str:
         accumulated += f" in each of {plan.processes} processes"
     return (
         f"On {run.device.name} ({format_bytes(run.device.capacity_bytes)} usable, "
-        f"{run.device.source}), train {best.variant.model} at {best.variant.resolution} as "
+        f"{run.device.source}), train {best.variant.subject} as "
         f"{names[best.variant]} with micro-batch {plan.micro_batch}{accumulated} (effective "
         f"batch {plan.effective_batch}) and learning rate {plan.learning_rate:.2e}; "
         f"{_boundary_clause(best.boundary, run.device.source)}."
@@ -296,9 +302,10 @@ def _per_image_bytes(run: Run, variant: Variant) -> int | None:
 
 def portrait_warnings(variants: Sequence[Variant]) -> list[str]:
     """A portrait resolution is nearly always a width written first."""
-    portrait = dict.fromkeys(v.resolution for v in variants if v.resolution.is_portrait)
+    sizes = dict.fromkeys(v.resolution for v in variants if v.resolution is not None)
     return [
         f"{size} is {size.describe()}, a portrait image; if you meant width first, "
         f"write {size.width}x{size.height}"
-        for size in portrait
+        for size in sizes
+        if size.is_portrait
     ]

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from string import Template
 
-from bsprobe.model_names import Problem, problem_of
+from bsprobe.model_names import Problem
 from bsprobe.records import Recommendation, Run, Source, Target, TrainingPlan
+from bsprobe.report import own_snippet
 from bsprobe.report.snippet_processes import micro_step, pieces
 from bsprobe.variants import (
     CudnnBenchmark,
@@ -177,17 +178,32 @@ class Loader:
 def render(run: Run, item: Recommendation) -> str:
     """The snippet of one recommendation.
 
-    It depends on nothing but torch; where the model has one learning rate, so has the snippet.
+    It depends on nothing but torch; where the model has one learning rate, so has the snippet, and
+    where loss, optimizer or batches are not ours it is handed them.
     """
     variant = item.variant
     name = labels(run.settings.variants)[variant]
+    title = f"{variant.subject}, {name}: what bsprobe recommends."
+    answer = (
+        f"{run.device.source.capitalize()} on {run.device.name}: the largest batch that "
+        f"{'ran' if run.device.source is Source.MEASURED else 'should run'} is {item.largest}."
+    )
+    target = run.settings.target
+    if variant.own.changes_the_step:
+        return own_snippet.fill(
+            variant,
+            item.plan,
+            title=title,
+            answer=answer,
+            target=target,
+            device_kind=run.device.kind,
+        )
     return fill(
         variant,
         item.plan,
-        title=f"{variant.model} at {variant.resolution}, {name}: what bsprobe recommends.",
-        answer=f"{run.device.source.capitalize()} on {run.device.name}: the largest batch that "
-        f"{'ran' if run.device.source is Source.MEASURED else 'should run'} is {item.largest}.",
-        target=run.settings.target,
+        title=title,
+        answer=answer,
+        target=target,
         base_updates=str(run.settings.target.base_updates),
         device_kind=run.device.kind,
         loader=Loader(),
@@ -220,7 +236,7 @@ def fill(
     nhwc = variant.memory_format is MemoryFormat.NHWC
     layout = ", memory_format=torch.channels_last" if nhwc else ""
     benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
-    problem = problem_of(variant.model)
+    problem = variant.problem
     three = len(plan.group_learning_rates) > 1
     parts = pieces(plan.processes, variant.norm)
     body = _MICRO_STEP.substitute(

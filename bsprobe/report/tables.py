@@ -46,8 +46,8 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def variant_columns(variant: Variant) -> dict[str, Any]:
     """What tells a variant from others, one column a setting."""
     return {
-        "model": variant.model,
-        "resolution": str(variant.resolution),
+        "model": variant.network,
+        "resolution": variant.inputs,
         **{axis.field: str(getattr(variant, axis.field)) for axis in AXES},
     }
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bsprobe.files import write_atomically
-from bsprobe.records import Recommendation, Run
+from bsprobe.records import Run
 from bsprobe.report import markdown, plots, snippet, tables
 
 
@@ -18,14 +18,9 @@ def write_report(run: Run, folder: Path) -> None:
     names = plots.write_plots(run, folder)
     if (folder / f"{markdown.EXPLAINED}.png").exists():  # drawn when the run was made
         names.append(markdown.EXPLAINED)
-    best = _first_starred(run)
+    best = run.best
     code = None if best is None else snippet.render(run, best)
     if code is not None:
         write_atomically(folder / "snippet.py", code.encode())
     text = markdown.render(run, plots=names, snippet=code)
     write_atomically(folder / "report.md", text.encode())
-
-
-def _first_starred(run: Run) -> Recommendation | None:
-    found = (result.recommendation for result in run.results)
-    return next((item for item in found if item is not None and item.starred), None)

@@ -211,8 +211,10 @@ def _timeline(
 def _changes(events: Sequence[Event], origins: Mapping[int, _Origin]) -> Iterator[Change]:
     for each in events:
         origin = origins[each.allocation]
+        # The phases of what is known follow each other as predicted; a stray request marks none.
+        is_known = origin.kind != NOT_ATTRIBUTED
         yield Change(
-            phase=origin.phase if each.held_bytes > 0 else "",
+            phase=origin.phase if is_known and each.held_bytes > 0 else "",
             kind=origin.kind,
             module=origin.module,
             held_bytes=each.held_bytes,

@@ -59,11 +59,11 @@ class SimulatedReplica:
             for index, parameter in enumerate(self._parameters)
         ]
 
-    def __call__(self, images: torch.Tensor) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """The forward pass, after the buffers of rank 0 were received."""
         if self._sends_buffers:
             _broadcast(list(self._model.buffers()))
-        outputs = self._model(images)
+        outputs = self._model(*inputs, **named)
         self._sends_buffers = self._averages
         return outputs
 

@@ -282,10 +282,13 @@ class Recorder(TorchDispatchMode):
 
     def _after_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self._is_updating = False
+        # Adam counts its steps on the host, unless it is fused or captured in a graph.
+        on_device = any(
+            group.get("fused") or group.get("capturable") for group in optimizer.param_groups
+        )
         for state in optimizer.state.values():
             tensors = {name: each for name, each in state.items() if torch.is_tensor(each)}
-            # Adam counts its steps on the host, unless it is fused or captured in a graph.
-            if (count := tensors.pop("step", None)) is not None:
+            if not on_device and (count := tensors.pop("step", None)) is not None:
                 self._on_host.add(self._live[count.untyped_storage()._cdata])  # noqa: SLF001 - as above
             self._mark(tensors.values(), Kind.OPTIMIZER_STATE)
 

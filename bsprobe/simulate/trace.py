@@ -8,7 +8,7 @@ import gc
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import nn
@@ -33,7 +33,8 @@ from bsprobe.simulate.timeline import (
     matched,
 )
 from bsprobe.simulate.workspace import Workspaces
-from bsprobe.training.batches import label_shape, laid_out
+from bsprobe.training.batches import image_shape, label_shape, laid_out, placed
+from bsprobe.training.own_batches import OwnBatch, own_batch
 from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
 from bsprobe.units import Resolution, format_bytes, parse_resolution
 from bsprobe.variants import AXES, MemoryFormat, Variant
@@ -70,7 +71,8 @@ class StepTracer:
         self._processes = processes
         self._evaluation_resolution = evaluation_resolution
         self._model = build_without_values(variant)
-        synchronise_norms(self._model, processes)
+        if processes > 1:
+            synchronise_norms(self._model, processes)
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._recordings: dict[int, Recording] = {}
         self._setup = self._record_setup()
@@ -101,13 +103,15 @@ class StepTracer:
 
     def record(self, batch: int, accumulation_steps: int = 1) -> Recording:
         """Run two steps at one batch size, and an evaluation pass where one is wanted."""
+        own = self._own_batch(batch)
         with _tracing(self._mode):
             recorder = Recorder(self._model, after=self._setup)
             task = self._task()
             recorder.watch(task.optimizer)
             replica = self._replica(recorder)
             task.replica = replica
-            fed = self._batch(batch, recorder)
+            fed = self._batch(batch, recorder) if own is None else self._faked(own, recorder)
+            del own
             recorder.end(Section.SETUP)
             with recorder.watching():
                 for section in (Section.FIRST_STEP, Section.LATER_STEP):
@@ -120,6 +124,7 @@ class StepTracer:
                 if self._evaluation_resolution is not None:
                     recorder.begin(Phase.EVALUATION)
                     size = self._evaluation_resolution
+                    assert isinstance(fed, Batch), "own batches are not evaluated"  # noqa: S101 - refused before
                     with torch.no_grad():
                         _evaluation_pass(task, fed.images, (size.height, size.width))
                     recorder.end(Section.EVALUATION)
@@ -131,12 +136,13 @@ class StepTracer:
     def facts(self) -> ModelFacts:
         """What the recommendation needs to know of the network."""
         with _tracing(self._mode):
-            return facts_of(self._task())
+            return facts_of(self._task(), self._variant)
 
     def _task(self) -> Task:
         task = task_for(self._model, self._variant, torch.device("cpu"))
         for group in task.optimizer.param_groups:
-            group["foreach"] = True  # CUDA's default, which fake tensors turn off
+            if group.get("foreach", False) is None and not group.get("fused"):
+                group["foreach"] = True  # CUDA's default, which fake tensors turn off
         return task
 
     def _replica(self, recorder: Recorder) -> SimulatedReplica | None:
@@ -148,9 +154,8 @@ class StepTracer:
 
     def _batch(self, size: int, recorder: Recorder) -> Batch:
         """What `synthetic_batch` leaves on the device, and what it does there."""
-        resolution = self._variant.resolution
         labels = torch.zeros(label_shape(self._variant, size), dtype=torch.int64)
-        images = torch.zeros((size, 3, resolution.height, resolution.width))
+        images = torch.zeros(image_shape(self._variant, size))
         for tensor in (images, labels):
             recorder.adopt(tensor, Kind.BATCH)
         with recorder.watching():
@@ -158,6 +163,26 @@ class StepTracer:
             recorder.adopt(arranged, Kind.BATCH)
             del images, tensor
         return Batch(images=arranged, labels=labels)
+
+    def _own_batch(self, size: int) -> OwnBatch | None:
+        """A batch of your own, made for real: your callable knows nothing of fake tensors."""
+        name = self._variant.own.batches
+        return None if name is None else own_batch(name, size, seed=0)
+
+    def _faked(self, own: OwnBatch, recorder: Recorder) -> OwnBatch:
+        """What `placed` leaves on the device of such a batch, and what it does there."""
+
+        def faked(tensor: torch.Tensor) -> torch.Tensor:
+            fake = self._mode.from_tensor(tensor.detach())
+            recorder.adopt(fake, Kind.BATCH)
+            return fake
+
+        there = own.mapped(faked)
+        with recorder.watching():
+            arranged = placed(there, self._variant, torch.device("cpu"))
+            arranged.mapped(partial(_adopted, recorder))
+            del there
+        return arranged
 
     @cached_property
     def _at_any_batch(self) -> Timeline | None:
@@ -187,6 +212,11 @@ class StepTracer:
                 with recorder.watching():
                     rearrange(self._model)
             return recorder
+
+
+def _adopted(recorder: Recorder, tensor: torch.Tensor) -> torch.Tensor:
+    recorder.adopt(tensor, Kind.BATCH)
+    return tensor
 
 
 @contextmanager

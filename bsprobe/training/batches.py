@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from bsprobe.model_names import Problem, problem_of
+from bsprobe.model_names import Problem
 from bsprobe.records import TrialSpec
 from bsprobe.training.losses import IGNORE
-from bsprobe.training.step import Batch
+from bsprobe.training.own_batches import OwnBatch, own_batch
+from bsprobe.training.step import LAYOUTS, Batch
 from bsprobe.variants import MemoryFormat, Variant
 
 _TIMED_SECONDS = 2.0
@@ -24,14 +25,13 @@ def synthetic_batch(variant: Variant, size: int, *, device: torch.device, seed: 
     Those of pixels are blocky and have 255 among them.
 
     Args:
-        variant: Gives resolution, classes and memory format.
+        variant: Gives resolution, channels, classes and memory format.
         size: Images in the batch.
         device: Where the batch is to live.
         seed: Equal seeds give equal batches on every device.
     """
     generator = torch.Generator().manual_seed(seed)
-    height, width = variant.resolution.height, variant.resolution.width
-    images = torch.randn((size, 3, height, width), generator=generator)
+    images = torch.randn(image_shape(variant, size), generator=generator)
     shape = label_shape(variant, size)
     if len(shape) == 1:
         labels = torch.randint(0, variant.classes, shape, generator=generator)
@@ -41,11 +41,16 @@ def synthetic_batch(variant: Variant, size: int, *, device: torch.device, seed: 
     return Batch(images=laid_out(images, variant.memory_format), labels=labels)
 
 
+def image_shape(variant: Variant, size: int) -> tuple[int, int, int, int]:
+    """The shape of a batch's images: (N, C, H, W)."""
+    return (size, variant.channels, variant.size.height, variant.size.width)
+
+
 def label_shape(variant: Variant, size: int) -> tuple[int, ...]:
     """The shape of a batch's labels: (N, H, W) for pixels, (N,) for images."""
-    if problem_of(variant.model) is Problem.CLASSIFICATION:
+    if variant.problem is Problem.CLASSIFICATION:
         return (size,)
-    return (size, variant.resolution.height, variant.resolution.width)
+    return (size, variant.size.height, variant.size.width)
 
 
 def _blocky(shape: Sequence[int], classes: int, generator: torch.Generator) -> torch.Tensor:
@@ -58,34 +63,45 @@ def _blocky(shape: Sequence[int], classes: int, generator: torch.Generator) -> t
 
 
 def laid_out(images: torch.Tensor, memory_format: MemoryFormat) -> torch.Tensor:
-    """Images (N, 3, H, W) in the memory layout of a variant; themselves where they are so."""
+    """Images (N, C, H, W) in the memory layout of a variant; themselves where they are so."""
     if memory_format is MemoryFormat.NHWC:
         return images.contiguous(memory_format=torch.channels_last)
     return images
 
 
-def batches(spec: TrialSpec, device: torch.device) -> Iterator[Batch]:
+def batches(spec: TrialSpec, device: torch.device) -> Iterator[Batch | OwnBatch]:
     """An endless stream of micro-batches for a trial.
 
-    Synthetic ones are one batch, over and over, on the device; real ones come from a data loader
-    and are on the host.
+    Synthetic ones and your own are one batch, over and over, on the device; real images come from
+    a data loader and are on the host.
 
     Raises:
         FileError: The folder is not what it should be, or a file in it is damaged.
+        UsageError: Your callable made no batch.
     """
+    variant = spec.variant
+    if variant.own.batches is not None:
+        own = own_batch(variant.own.batches, spec.batch_size, seed=spec.seed)
+        return itertools.repeat(placed(own, variant, device))
     if spec.data is None:
         return itertools.repeat(
-            synthetic_batch(spec.variant, spec.batch_size, device=device, seed=spec.seed)
+            synthetic_batch(variant, spec.batch_size, device=device, seed=spec.seed)
         )
     from bsprobe.training.images import image_batches  # noqa: PLC0415 - imports torchvision
 
     return image_batches(spec, spec.data, pin_memory=device.type == "cuda")
 
 
-def images_per_second(stream: Iterator[Batch]) -> float:
-    """What a stream delivers when nothing else is done."""
+def placed(batch: OwnBatch, variant: Variant, device: torch.device) -> OwnBatch:
+    """A batch of your own on the device, then in the memory layout of the variant."""
+    there = batch.to(device, torch.contiguous_format)
+    return there.to(device, LAYOUTS[variant.memory_format])
+
+
+def images_per_second(stream: Iterator[Batch | OwnBatch]) -> float:
+    """What a stream of images delivers when nothing else is done."""
     next(stream)  # what was prefetched while the last step ran costs nothing now
     start, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - start < _TIMED_SECONDS:
-        count += len(next(stream).images)
+        count += len(next(stream).targets)
     return count / (time.perf_counter() - start)

@@ -41,7 +41,7 @@ def image_batches(spec: TrialSpec, source: DataSource, *, pin_memory: bool) -> I
     Raises:
         FileError: The folder is not what it should be, or a file in it is damaged.
     """
-    images = _images(source, spec.variant.resolution)
+    images = _images(source, spec.variant.size)
     generator = torch.Generator().manual_seed(spec.seed)
     loader = DataLoader(
         images,

@@ -102,7 +102,7 @@ class _Learning:
 
     def run(self) -> TrainingResult:
         spec, plan = self._spec, self._spec.plan
-        crop = spec.variant.resolution
+        crop = spec.variant.size
         images = training_images(spec.data, crop, self._normalisation, seed=spec.seed)
         validation = validation_images(spec.data, crop, self._normalisation)
         restored = restore_checkpoint(self._checkpoint, spec, self._task)

@@ -35,7 +35,7 @@ def measure_loading(spec: LoaderSpec, place: Place, report: ReportPhase) -> Load
     task = build_task(training.variant, place.device)
     images = training_images(
         training.data,
-        training.variant.resolution,
+        training.variant.size,
         training.input_normalisation or InputNormalisation.IMAGENET_RGB,
         seed=training.seed,
     )

@@ -1,7 +1,8 @@
-"""Cross-entropy over an effective batch: of its valid pixels, or of its images."""
+"""Losses over an effective batch: cross-entropy of its valid pixels or images, or your own."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
@@ -69,24 +70,49 @@ def classification_loss(
     return F.cross_entropy(outputs, labels, reduction="sum") / images
 
 
-def counted(problem: Problem, *labels: torch.Tensor) -> torch.Tensor:
-    """What a loss is divided by: the valid pixels of some micro-batches, or their images."""
-    if problem is Problem.SEGMENTATION:
-        return valid_pixels(*labels)
-    return torch.full((), sum(len(each) for each in labels), device=labels[0].device)
+class Loss(Protocol):
+    """A loss whose parts, one for each micro-batch, add up to that of the effective batch."""
+
+    def counted(self, targets: Sequence[Any]) -> Any:
+        """What each part is divided by, from the targets of all micro-batches."""
+
+    def __call__(self, outputs: Any, targets: Any, count: Any) -> torch.Tensor:
+        """The part of one micro-batch, a scalar; `count` is what `counted` says."""
 
 
-def loss_of(
-    problem: Problem,
-    outputs: Any,
-    labels: torch.Tensor,
-    count: torch.Tensor,
-    at: LossAt = LossAt.LABELS,
-) -> torch.Tensor:
-    """The loss of a micro-batch, `count` being what `counted` says of the effective batch."""
-    if problem is Problem.SEGMENTATION:
-        return segmentation_loss(outputs, labels, count, at)
-    return classification_loss(outputs, labels, count)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossEntropy:
+    """Ours: of pixels or of images."""
+
+    problem: Problem
+    at: LossAt = LossAt.LABELS
+
+    def counted(self, targets: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The valid pixels of all micro-batches, or their images."""
+        if self.problem is Problem.SEGMENTATION:
+            return valid_pixels(*targets)
+        return torch.full((), sum(len(each) for each in targets), device=targets[0].device)
+
+    def __call__(self, outputs: Any, targets: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        """The loss of a micro-batch, over all that counts in the effective batch."""
+        if self.problem is Problem.SEGMENTATION:
+            return segmentation_loss(outputs, targets, count, self.at)
+        return classification_loss(outputs, targets, count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnLoss:
+    """Yours: the mean over the micro-batches of what it returns."""
+
+    function: Callable[[Any, Any], torch.Tensor]
+
+    def counted(self, targets: Sequence[Any]) -> int:
+        """The number of micro-batches."""
+        return len(targets)
+
+    def __call__(self, outputs: Any, targets: Any, count: int) -> torch.Tensor:
+        """What your function says, over the number of micro-batches."""
+        return self.function(outputs, targets) / count
 
 
 def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

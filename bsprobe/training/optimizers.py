@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from bsprobe.errors import UsageError
+from bsprobe.models.callables import load_callable
 from bsprobe.models.deeplabv2 import DeepLabV2
 from bsprobe.variants import OptimizerName
 
@@ -70,6 +72,34 @@ def build_optimizer(
     if name is OptimizerName.SGD:
         return torch.optim.SGD(settings, lr=learning_rate, momentum=MOMENTUM)
     return torch.optim.AdamW(settings, lr=learning_rate)
+
+
+def own_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    """Have your callable build the optimizer of a network.
+
+    Raises:
+        UsageError: It made something else.
+    """
+    made = load_callable("--optimizer-from", name)(model)
+    if not isinstance(made, torch.optim.Optimizer):
+        raise UsageError(
+            f"--optimizer-from {name}: it made a {type(made).__name__}, no torch optimizer",
+            hint="it is called with the network and returns a torch.optim.Optimizer",
+        )
+    return made
+
+
+def group_factors(optimizer: torch.optim.Optimizer) -> tuple[tuple[str, float], ...]:
+    """Name and multiple of the first group's learning rate of each group of an optimizer."""
+    groups = optimizer.param_groups
+    base = float(groups[0]["lr"])
+    names = [str(group.get("name", f"group {number}")) for number, group in enumerate(groups, 1)]
+    if len(groups) == 1:
+        return (("all", 1.0),)
+    return tuple(
+        (name, float(group["lr"]) / base if base else 1.0)
+        for name, group in zip(names, groups, strict=True)
+    )
 
 
 def _trainable(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -1,6 +1,6 @@
 """One training step: the only place that runs one, on every device, real or simulated."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -8,16 +8,22 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from bsprobe.model_names import Problem, problem_of
+from bsprobe.models.callables import load_callable
 from bsprobe.models.factory import build_model
 from bsprobe.records import ModelFacts
-from bsprobe.training.losses import counted, loss_of, upsample
-from bsprobe.training.optimizers import build_optimizer, parameter_groups
-from bsprobe.variants import LossAt, MemoryFormat, Precision, Variant
+from bsprobe.training.losses import CrossEntropy, Loss, OwnLoss, upsample
+from bsprobe.training.optimizers import (
+    build_optimizer,
+    group_factors,
+    own_optimizer,
+    parameter_groups,
+)
+from bsprobe.training.own_batches import OwnBatch
+from bsprobe.variants import MemoryFormat, Precision, Variant
 
 LEARNING_RATE = 1e-5
 """Of the trials: memory does not depend on it, and a small one lets no short trial diverge."""
-_LAYOUTS = {
+LAYOUTS = {
     MemoryFormat.NCHW: torch.contiguous_format,
     MemoryFormat.NHWC: torch.channels_last,
 }
@@ -26,7 +32,7 @@ AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Images (N, 3, H, W), float32, and int64 labels: train ids (N, H, W) or classes (N,)."""
+    """Images (N, C, H, W), float32, and int64 labels: train ids (N, H, W) or classes (N,)."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -38,6 +44,15 @@ class Batch:
             labels=self.labels.to(device, non_blocking=True),
         )
 
+    @property
+    def targets(self) -> torch.Tensor:
+        """What the loss compares the outputs with."""
+        return self.labels
+
+    def outputs_of(self, model: Callable[..., Any]) -> Any:
+        """What a network makes of the images."""
+        return model(self.images)
+
 
 class Replica(Protocol):
     """A network that averages its gradients with those of other processes.
@@ -45,7 +60,7 @@ class Replica(Protocol):
     `DistributedDataParallel`, or what stands for it where no others are there.
     """
 
-    def __call__(self, images: torch.Tensor) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """The forward pass of the network; the backward pass then averages."""
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -57,13 +72,12 @@ class Task:
     """A network in training: everything that a step changes."""
 
     model: nn.Module
-    problem: Problem
+    loss: Loss
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     device: torch.device
     layout: torch.memory_format
     autocast_dtype: torch.dtype | None
-    loss_at: LossAt = LossAt.LABELS
     replica: Replica | None = None
     """The network as it is trained together with other processes; None: alone."""
     updates_applied: int = field(default=0)
@@ -75,9 +89,10 @@ class Task:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
 
-    def forward(self, images: torch.Tensor) -> Any:
-        """The forward pass of a training step."""
-        return self.model(images) if self.replica is None else self.replica(images)
+    @property
+    def trained(self) -> Callable[..., Any]:
+        """What a training step runs forward: the network, or its replica."""
+        return self.model if self.replica is None else self.replica
 
     def without_average(self) -> AbstractContextManager[None]:
         """The context of a micro-batch that is not the last of its step."""
@@ -91,7 +106,7 @@ def build_task(variant: Variant, device: torch.device) -> Task:
         UsageError: The variant names something unknown.
     """
     model = build_model(variant).to(device=device)
-    layout = _LAYOUTS[variant.memory_format]
+    layout = LAYOUTS[variant.memory_format]
     if layout is torch.channels_last:
         model = model.to(memory_format=layout)
     return task_for(model, variant, device)
@@ -99,55 +114,67 @@ def build_task(variant: Variant, device: torch.device) -> Task:
 
 def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
     """Make a network that is on its device and in its layout ready to train."""
-    optimizer = build_optimizer(
-        variant.optimizer, parameter_groups(model), learning_rate=LEARNING_RATE
-    )
     task = Task(
         model=model,
-        problem=problem_of(variant.model),
-        optimizer=optimizer,
+        loss=_loss_of(variant),
+        optimizer=_optimizer_of(variant, model),
         scaler=torch.amp.GradScaler(device.type, enabled=variant.precision is Precision.AMP_FP16),
         device=device,
-        layout=_LAYOUTS[variant.memory_format],
+        layout=LAYOUTS[variant.memory_format],
         autocast_dtype=AUTOCAST_DTYPES.get(variant.precision),
-        loss_at=variant.loss_at,
     )
 
     def count(*_: object) -> None:
         task.updates_applied += 1
 
     # The scaler calls the optimizer only when it does not skip: this counts without a sync.
-    optimizer.register_step_post_hook(count)
+    task.optimizer.register_step_post_hook(count)
     return task
 
 
-def facts_of(task: Task) -> ModelFacts:
-    """What the recommendation needs to know of the network."""
+def _loss_of(variant: Variant) -> Loss:
+    name = variant.own.own_loss
+    if name is None:
+        return CrossEntropy(problem=variant.problem, at=variant.loss_at)
+    return OwnLoss(function=load_callable("--loss", name))
+
+
+def _optimizer_of(variant: Variant, model: nn.Module) -> torch.optim.Optimizer:
+    if variant.own.optimizer is not None:
+        return own_optimizer(variant.own.optimizer, model)
+    return build_optimizer(variant.optimizer, parameter_groups(model), learning_rate=LEARNING_RATE)
+
+
+def facts_of(task: Task, variant: Variant) -> ModelFacts:
+    """What the recommendation needs to know of the network and its optimizer."""
+    groups = (
+        tuple((group.name, group.factor) for group in parameter_groups(task.model))
+        if variant.own.optimizer is None
+        else group_factors(task.optimizer)
+    )
     return ModelFacts(
-        parameters=sum(parameter.numel() for parameter in task.model.parameters()),
-        groups=tuple((group.name, group.factor) for group in parameter_groups(task.model)),
+        parameters=sum(parameter.numel() for parameter in task.model.parameters()), groups=groups
     )
 
 
-def training_step(task: Task, micro_batches: Sequence[Batch]) -> torch.Tensor:
+def training_step(task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> torch.Tensor:
     """One optimizer update over the micro-batches of an effective batch.
 
     A micro-batch is moved to the device when its turn comes: only one is ever there.
 
     Returns:
-        The mean loss over the effective batch's valid pixels or images, a detached scalar.
+        The loss of the effective batch, a detached scalar: ours is the mean over its valid pixels
+        or images, your own the mean over its micro-batches.
     """
-    count = counted(task.problem, *(batch.labels for batch in micro_batches))
+    count = task.loss.counted([batch.targets for batch in micro_batches])
     total = torch.zeros((), device=task.device)
     for number, waiting in enumerate(micro_batches, start=1):
         is_last = number == len(micro_batches)
         batch = waiting.to(task.device, task.layout)
         with nullcontext() if is_last else task.without_average():
             with task.autocast():
-                # No name for the logits: it would keep them through the backward pass.
-                loss = loss_of(
-                    task.problem, task.forward(batch.images), batch.labels, count, task.loss_at
-                )
+                # No name for the outputs: it would keep them through the backward pass.
+                loss = task.loss(batch.outputs_of(task.trained), batch.targets, count)
             task.scaler.scale(loss).backward()
         total += loss.detach()
     task.scaler.step(task.optimizer)

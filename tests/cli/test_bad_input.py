@@ -43,6 +43,83 @@ WRONG = {
             "images\nhint: leave one of the two out\n"
         ),
     ),
+    "an input that contradicts the resolution": (
+        "run --input 3x64x96 --resolution 64x64",
+        "error: --input says 64x96, --resolution 64x64\nhint: give one of the two\n",
+    ),
+    "an input that is none": (
+        "run --input 512x1024",
+        ("error: --input: '512x1024' is not CHANNELSxHEIGHTxWIDTH\nhint: for example 3x512x1024\n"),
+    ),
+    "an input without channels": (
+        "run --input 0x64x64",
+        "error: --input: 0 channels are out of range\nhint: give 1 to 4096\n",
+    ),
+    "a size for batches that have their own": (
+        "run --batch-from parts:batch --input 3x64x64",
+        (
+            "error: --input says what images are made, and --batch-from makes them\n"
+            "hint: leave one of the two out\n"
+        ),
+    ),
+    "real images for batches of one's own": (
+        "run --batch-from parts:batch --data D",
+        (
+            "error: --data needs images and labels; --batch-from parts:batch makes its own\n"
+            "hint: leave one of the two out\n"
+        ),
+    ),
+    "real images of four channels": (
+        "run --input 4x64x64 --data D",
+        (
+            "error: --data has images of 3 channels, --input says 4\n"
+            "hint: leave one of the two out\n"
+        ),
+    ),
+    "an argument without a value": (
+        "run --model-arg width",
+        "error: --model-arg: 'width' is not NAME=VALUE\nhint: for example width=64\n",
+    ),
+    "an argument twice": (
+        "run --model-arg a=1 --model-arg a=2",
+        "error: --model-arg: a is given twice\nhint: give it once\n",
+    ),
+    "classes that are none": (
+        "run --model-arg num_classes=few",
+        (
+            "error: --model-arg num_classes=few: it is no number of classes\n"
+            "hint: for example --model-arg num_classes=19\n"
+        ),
+    ),
+    "an unknown loss": (
+        "run --loss pixel-crossentropy",
+        (
+            "error: --loss: 'pixel-crossentropy' is unknown\n"
+            "hint: did you mean pixel-cross-entropy? Known: pixel-cross-entropy, "
+            "image-cross-entropy, PACKAGE.MODULE:CALLABLE\n"
+        ),
+    ),
+    "a loss of pixels for a classifier": (
+        "run --model torchvision:resnet18 --loss pixel-cross-entropy",
+        (
+            "error: --loss pixel-cross-entropy: torchvision:resnet18 is a network for "
+            "classification\nhint: leave --loss out: its name says which loss it takes\n"
+        ),
+    ),
+    "two optimizers": (
+        "run --optimizer-from parts:adam --optimizer adamw",
+        (
+            "error: --optimizer does nothing with --optimizer-from parts:adam\n"
+            "hint: leave one of the two out\n"
+        ),
+    ),
+    "an optimizer without a module": (
+        "run --optimizer-from adam",
+        (
+            "error: --optimizer-from: 'adam' is not PACKAGE.MODULE:CALLABLE\n"
+            "hint: for example training.parts:build, or train.py:build\n"
+        ),
+    ),
     "an unknown norm": (
         "run --norm grup",
         (

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from bsprobe.errors import UsageError
-from bsprobe.models.factory import build_model, check_model_name
+from bsprobe.models.factory import build_model, check_model_name, check_variant
+from bsprobe.models.norms import LAYERS
+from bsprobe.own_parts import OwnParts
 from bsprobe.units import Resolution
 from bsprobe.variants import Checkpointing, Norm, Variant
 
@@ -24,7 +26,7 @@ def variant_of(model: str, size: Resolution = SMALL, **others: Any) -> Variant:
 def shape_of_logits(variant: Variant) -> tuple[int, ...]:
     with torch.device("meta"):
         model = build_model(variant)
-        size = variant.resolution
+        size = variant.size
         return tuple(model(torch.empty((2, 3, size.height, size.width))).shape)
 
 
@@ -138,3 +140,84 @@ def test_a_factory_must_make_a_network() -> None:
 def test_a_network_whose_blocks_are_unknown_cannot_be_checkpointed() -> None:
     with pytest.raises(UsageError, match="no residual blocks to checkpoint"):
         build_model(variant_of(f"{__name__}:two_layers", checkpointing=Checkpointing.ON))
+
+
+OWN = "own_training:network"
+
+
+@pytest.mark.parametrize(
+    ("variant", "why"),
+    [
+        (
+            variant_of("own_training:Named", norm=Norm.GROUP),
+            (
+                "--norm group: own_training:Named keeps the norm it is built with: it takes no "
+                "norm_layer"
+            ),
+        ),
+        (
+            variant_of(OWN, own=OwnParts(model_args=(("wdth", "3"),))),
+            "--model own_training:network(wdth=3): got an unexpected keyword argument 'wdth'",
+        ),
+        (
+            variant_of(OWN, own=OwnParts(batches="own_training:none")),
+            "--batch-from own_training:none: module 'own_training' has no attribute 'none'",
+        ),
+        (
+            variant_of("deeplabv2-mini", channels=4),
+            "--input: deeplabv2-mini takes images of 3 channels, not 4",
+        ),
+        (
+            variant_of("torchvision:resnet18", channels=4),
+            "--input: torchvision:resnet18 takes images of 3 channels, not 4",
+        ),
+        (
+            variant_of("deeplabv2-mini", own=OwnParts(model_args=(("depth", "3"),))),
+            "--model-arg: deeplabv2-mini takes num_classes alone",
+        ),
+    ],
+)
+def test_what_a_variant_names_must_fit_together(variant: Variant, why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_variant(variant)
+
+    assert str(caught.value) == why
+
+
+def test_arguments_go_before_what_is_told() -> None:
+    own = OwnParts(model_args=(("in_channels", "1"), ("num_classes", "2"), ("width", "4")))
+
+    model = build_model(variant_of(OWN, own=own))
+
+    assert [tuple(p.shape)[:2] for p in model.parameters()] == [
+        (4, 1), (4,), (4,), (4,), (2, 4), (2,),
+    ]  # fmt: skip
+
+
+def test_norms_are_exchanged_through_norm_layer_and_batch_leaves_them_alone() -> None:
+    kinds = [
+        type(list(build_model(variant_of(OWN, norm=norm)).children())[1])
+        for norm in (Norm.BATCH, Norm.GROUP)
+    ]
+
+    assert kinds == [nn.BatchNorm2d, LAYERS[Norm.GROUP]]
+
+
+def test_arguments_reach_the_networks_of_torchvision_and_of_timm() -> None:
+    with torch.device("meta"):
+        seen = [
+            shape_of_logits(variant_of(name, own=OwnParts(model_args=(("num_classes", "11"),))))
+            for name in ("torchvision:resnet18", "timm:resnet18")
+        ]
+        wrong = variant_of("torchvision:resnet18", own=OwnParts(model_args=(("foo", "1"),)))
+        with pytest.raises(UsageError, match=r"--model-arg: torchvision:resnet18\(foo=1\): "):
+            build_model(wrong)
+
+    assert seen == [(2, 11), (2, 11)]
+
+
+def test_a_network_of_timm_is_built_for_other_channels() -> None:
+    with torch.device("meta"):
+        model = build_model(variant_of("timm:resnet18", channels=5))
+
+    assert next(model.parameters()).shape[1] == 5

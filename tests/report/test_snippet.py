@@ -1,13 +1,16 @@
 """The snippet is run as it was written, on a tiny net."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
 import pytest
 import torch
 from snippet_training import Net, Stripes, execute
+from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.own_parts import OwnParts
 from bsprobe.records import Recommendation, Run
 from bsprobe.report import snippet
 from bsprobe.variants import (
@@ -83,3 +86,33 @@ def test_the_snippets_groups_are_those_of_the_trials(run: Run) -> None:
         (1, pytest.approx(10 * rate), 5e-4),
         (1, pytest.approx(20 * rate), 0.0),
     ]
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.AMP_BF16])
+def test_around_parts_of_ones_own_the_snippet_is_handed_them(
+    run: Run, precision: Precision
+) -> None:
+    torch.manual_seed(0)
+    own = OwnParts(loss="m:loss", optimizer="m:adam", batches="m:batch")
+    made, item = item_with(run, {"own": own, "precision": precision})
+    names = execute(snippet.render(made, item))
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    images, labels = Stripes()[1]
+    labels[0, 0] = 0
+    pairs = itertools.repeat((images[None].repeat(4, 1, 1, 1), labels[None].repeat(4, 1, 1)))
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs, targets[:, ::2, ::2], ignore_index=255)
+
+    losses = names["train"](model, optimizer, loss, pairs, updates=30, device="cpu")
+
+    assert "processes" not in snippet.render(made, item)
+    plan = dataclasses.replace(item.plan, processes=2)
+    together = snippet.render(made, dataclasses.replace(item, plan=plan))
+    assert "In each of 2 processes: hand over the network wrapped in" in together
+    execute(together)
+    assert names["MICRO_BATCH"] == item.plan.micro_batch
+    rate = item.plan.learning_rate / made.settings.target.base_learning_rate
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * rate)
+    assert losses[-1] < 0.5 * losses[0]

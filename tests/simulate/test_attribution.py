@@ -173,6 +173,20 @@ def test_what_nobody_predicted_is_counted_under_a_name_of_its_own(
         assert_adds_up(found, trial)
 
 
+def test_a_stray_request_marks_no_phase(
+    timeline: Timeline, with_workspaces: Callable[[int], NewPlayback]
+) -> None:
+    plan = with_workspaces(WORKSPACE)
+    snapshot, trial = recorded(timeline, SPEC, plan)
+    before = explain_recorded(snapshot, trial, timeline, plan)
+    changed = with_allocation(snapshot, first_step_convolution(snapshot), 77_777, [])
+    found = explain_recorded(changed, trial, timeline, plan)
+    assert [each.phase for each in not_attributed(found)] == ["backward"]  # for no Python ran
+    assert [mark.phase for mark in found.timeline.marks] == [
+        mark.phase for mark in before.timeline.marks
+    ]
+
+
 def first_step_convolution(snapshot: dict[str, Any]) -> int:
     """How many allocations there are up to the output of the first convolution, with it."""
     trace = snapshot["device_traces"][0]

@@ -25,7 +25,7 @@ from bsprobe.simulate.timeline import (
 )
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.units import MIB, Resolution
-from bsprobe.variants import AXES, Variant, matrix
+from bsprobe.variants import AXES, Norm, Variant, matrix
 
 if TYPE_CHECKING:
     from bsprobe.simulate.workspace import Workspaces
@@ -151,12 +151,13 @@ def axes_of(variant: Variant) -> str:
 
 
 def tiny_variants(*fields: str) -> tuple[Variant, ...]:
-    """All values of some axes."""
-    return matrix(
-        models=["tiny"],
-        resolutions=[Resolution(height=32, width=48)],
-        choices={axis.field: tuple(axis.kind) for axis in AXES if axis.field in fields},
-    )
+    """All values of some axes that one process can train with."""
+    choices = {
+        axis.field: tuple(value for value in axis.kind if value is not Norm.SYNC_BATCH)
+        for axis in AXES
+        if axis.field in fields
+    }
+    return matrix(models=["tiny"], resolutions=[Resolution(height=32, width=48)], choices=choices)
 
 
 DEFAULTS = tiny_variants("precision", "norm")

@@ -5,8 +5,8 @@ from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code
 from bsprobe.model_names import Problem
 from bsprobe.training.losses import (
     IGNORE,
-    counted,
-    loss_of,
+    CrossEntropy,
+    OwnLoss,
     segmentation_loss,
     thin_out,
     upsample,
@@ -142,12 +142,20 @@ def test_the_loss_of_half_precision_logits_is_summed_in_full_precision(
 
 def test_losses_of_classified_images_add_up_to_the_mean_and_ignore_no_class() -> None:
     logits, classes = torch.randn((3, 300)), torch.tensor([255, 7, 255])
-    count = counted(Problem.CLASSIFICATION, classes[:1], classes[1:])
+    loss = CrossEntropy(problem=Problem.CLASSIFICATION)
+    count = loss.counted([classes[:1], classes[1:]])
 
-    parts = [
-        loss_of(Problem.CLASSIFICATION, logits[part], classes[part], count)
-        for part in (slice(0, 1), slice(1, 3))
-    ]
+    parts = [loss(logits[part], classes[part], count) for part in (slice(0, 1), slice(1, 3))]
 
     assert int(count) == 3
     torch.testing.assert_close(sum(parts), F.cross_entropy(logits, classes))
+
+
+def test_a_loss_of_your_own_is_the_mean_over_the_micro_batches() -> None:
+    outputs, targets = torch.randn((4, 3)), torch.randn((4, 3))
+    loss = OwnLoss(function=F.mse_loss)
+
+    count = loss.counted([targets[:2], targets[2:]])
+    parts = [loss(outputs[part], targets[part], count) for part in (slice(0, 2), slice(2, 4))]
+
+    torch.testing.assert_close(sum(parts), F.mse_loss(outputs, targets))

@@ -59,7 +59,7 @@ def shown(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The images and labels at some positions of a training."""
     spec = spec_of(root, micro_batch=micro_batch, seed=seed)
-    images = training_images(spec.data, spec.variant.resolution, RGB, seed=seed)
+    images = training_images(spec.data, spec.variant.size, RGB, seed=seed)
     stream = training_loader(images, spec, setting, start=start)
     taken = list(itertools.islice(stream, count // micro_batch))
     return torch.cat([b.images for b in taken]), torch.cat([b.labels for b in taken])
@@ -106,7 +106,7 @@ def test_batches_run_across_the_ends_of_epochs() -> None:
 
 def test_one_image_is_drawn_differently_at_each_position(root: Path) -> None:
     spec = spec_of(root, micro_batch=1)
-    images = training_images(spec.data, spec.variant.resolution, RGB, seed=0)
+    images = training_images(spec.data, spec.variant.size, RGB, seed=0)
 
     first, second, again = (images[position, 2][0] for position in (0, 1, 0))
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsprobe.failures import Outcome
-from bsprobe.recommend import (
+from bsprobe.recommendation import (
     LearningRateRule,
     Limits,
     limits,

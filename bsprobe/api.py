@@ -1,0 +1,260 @@
+"""The library: probe, predict and recommend for a training of your own, from Python.
+
+What it returns are the records that `bsprobe run` writes.
+"""
+
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from bsprobe.consistency import check_figures
+from bsprobe.errors import DeviceError, UsageError
+from bsprobe.files import file_errors
+from bsprobe.gpus import find_gpu
+from bsprobe.importable import name_of
+from bsprobe.journal import Journal
+from bsprobe.own_parts import LOSSES, OwnParts
+from bsprobe.records import (
+    DeviceRequest,
+    Prediction,
+    Recommendation,
+    Run,
+    Settings,
+    Target,
+    Trial,
+    TrialSpec,
+    VariantResult,
+)
+from bsprobe.runner import TrialRunner
+from bsprobe.running import header_of, make_run, start_runner
+from bsprobe.serialization import MalformedError
+from bsprobe.units import parse_bytes
+from bsprobe.variants import AXES, Variant, matrix, parse_choices
+
+_LOG = logging.getLogger("bsprobe")
+_WORKER = "bsprobe.worker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What is trained: four functions or classes at the top level of a module or script."""
+
+    model: Callable[..., Any]
+    """Called without arguments, returns an `nn.Module` on the CPU; where it takes `norm_layer`,
+    as torchvision's networks do, norms other than `batch` are exchanged through it."""
+    optimizer: Callable[[Any], Any]
+    """The network in, its `torch.optim.Optimizer` out."""
+    batch: Callable[[int], tuple[Any, Any]]
+    """The number of images in, inputs and targets out: tensors on the CPU, alone or in tuples,
+    lists and dicts. A dict of inputs is passed to the network by name, a tuple by place."""
+    loss: Callable[[Any, Any], Any] | str = "pixel-cross-entropy"
+    """Outputs and targets in, a scalar tensor out; or `pixel-cross-entropy`, of logits (N, C, h, w)
+    and int64 labels (N, H, W), or `image-cross-entropy`, of logits (N, C) and labels (N,)."""
+
+
+class Options(TypedDict, total=False):
+    """What may be given to `probe`, `predict` and `recommend`; lists are `fp32,amp-fp16`."""
+
+    memory_limit: int | str
+    """Bytes, or text such as `11GiB`."""
+    precision: str
+    """By default `fp32`."""
+    norm: str
+    """By default `batch`, which leaves the network as it is built."""
+    checkpointing: str
+    memory_format: str
+    cudnn_benchmark: str
+    target: Target
+    """The recipe that batch and learning rate are scaled from."""
+    max_batch: int
+    steps: int
+    warmup_steps: int
+    trial_timeout: float
+    """Seconds."""
+    time_limit: float
+    """Seconds for the search of each variant."""
+    seed: int
+    out: str | os.PathLike[str]
+    """An empty or new folder for `journal.jsonl` and `run.json`; by default neither is kept."""
+
+
+def probe(workload: Workload, *, device: str = "cuda", **options: Unpack[Options]) -> Run:
+    """Find the largest batch with real training steps, and what to train with then.
+
+    Args:
+        workload: What is trained.
+        device: `cuda`, `cuda:N` or `cpu`.
+        options: See `Options`.
+
+    Raises:
+        UsageError: A part of the workload cannot be imported, or an option is wrong.
+        DeviceError: There is no such device, or a part of the workload cannot be built there.
+    """
+    return _run(workload, DeviceRequest(device=device), options)
+
+
+def predict(workload: Workload, *, gpu: str, **options: Unpack[Options]) -> Run:
+    """Predict for a card what `probe` would find there; no GPU is needed.
+
+    Args:
+        workload: What is trained.
+        gpu: A name that `bsprobe gpus` lists.
+        options: See `Options`.
+
+    Raises:
+        UsageError: As `probe`; or no card has this name.
+    """
+    return _run(workload, DeviceRequest(gpu=find_gpu(gpu)), options)
+
+
+def recommend(
+    workload: Workload,
+    *,
+    device: str | None = None,
+    gpu: str | None = None,
+    **options: Unpack[Options],
+) -> Recommendation:
+    """What to train with: the best of what `probe` finds, or `predict` where a card is named.
+
+    Raises:
+        UsageError: As `probe`; or both a device and a card are named.
+        DeviceError: As `probe`; or nothing ran at any batch size.
+    """
+    if gpu is not None and device is not None:
+        raise UsageError("gpu predicts and device runs", hint="give one of the two")
+    if gpu is not None:
+        run = predict(workload, gpu=gpu, **options)
+    else:
+        run = probe(workload, device=device or "cuda", **options)
+    if run.best is None:
+        raise _nothing_ran(run)
+    return run.best
+
+
+def _nothing_ran(run: Run) -> DeviceError:
+    """The error for a run without any recommendation."""
+    boundary = run.results[0].boundary
+    return DeviceError(
+        f"no batch size ran on {run.device.name}: {boundary.detail or boundary.stop}",
+        hint="probe(..., out=FOLDER) keeps every trial and what it died of",
+    )
+
+
+def settings_for(workload: Workload, device: DeviceRequest, options: Options) -> Settings:
+    """What the command line calls a run of these options.
+
+    Raises:
+        UsageError: A part of the workload cannot be imported, or an option is wrong.
+        TypeError: There is no such option.
+    """
+    known = Options.__annotations__
+    if unknown := options.keys() - known.keys():
+        raise TypeError(f"no option {min(unknown)!r}; there are {', '.join(known)}")
+    limit = options.get("memory_limit")
+    if isinstance(limit, str):
+        limit = parse_bytes(limit)
+    settings = Settings(
+        variants=_variants(workload, options),
+        device=DeviceRequest(device=device.device, gpu=device.gpu, memory_limit_bytes=limit),
+        target=options.get("target", Target()),
+        max_batch=options.get("max_batch", 4096),
+        trial_timeout_seconds=options.get("trial_timeout", 900.0),
+        time_limit_seconds=options.get("time_limit"),
+        warmup_steps=options.get("warmup_steps", 1),
+        measured_steps=options.get("steps", 3),
+        seed=options.get("seed", 0),
+    )
+    try:
+        check_figures(settings, place="settings")
+    except MalformedError as error:
+        raise UsageError(str(error), hint="see bsprobe.api.Options") from error
+    return settings
+
+
+def start_worker(settings: Settings) -> TrialRunner:
+    """Open the device in a process that finds the modules that this one finds.
+
+    Raises:
+        UsageError: This is such a process.
+        DeviceError: As `probe`.
+    """
+    main = sys.modules["__main__"].__spec__
+    if main is not None and main.name == _WORKER:
+        raise UsageError(
+            "the script probes whenever it is imported, and trials import it",
+            hint='put what it does under: if __name__ == "__main__":',
+        )
+    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    return start_runner(settings, {"PYTHONPATH": path})
+
+
+def run_on(runner: TrialRunner, settings: Settings, options: Options) -> Run:
+    """Make a run, its files in the folder that was asked for, else in one that does not stay."""
+    out = options.get("out")
+    with ExitStack() as stack:
+        if out is None:
+            out = stack.enter_context(tempfile.TemporaryDirectory(prefix="bsprobe-"))
+        folder = Path(out)
+        with file_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        header = header_of(settings, runner.ready, shlex.join(["python", *sys.orig_argv[1:]]))
+        log = Journal.create(folder, header)
+        return make_run(settings, runner.run, log, header, folder=folder, listener=_Log())
+
+
+def _run(workload: Workload, device: DeviceRequest, options: Options) -> Run:
+    settings = settings_for(workload, device, options)
+    with start_worker(settings) as runner:
+        return run_on(runner, settings, options)
+
+
+def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:
+    loss = workload.loss
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise UsageError(f"loss: '{loss}' is unknown", hint=f"choose among {', '.join(LOSSES)}")
+    own = OwnParts(
+        loss=loss if isinstance(loss, str) else name_of(loss, "loss"),
+        optimizer=name_of(workload.optimizer, "optimizer"),
+        batches=name_of(workload.batch, "batch"),
+    )
+    given: dict[str, Any] = dict(options)
+    choices = {
+        axis.field: parse_choices(axis, given.get(axis.field, str(axis.defaults[0])))
+        for axis in AXES
+    }
+    return matrix(
+        models=(name_of(workload.model, "model"),), resolutions=(None,), choices=choices, own=own
+    )
+
+
+class _Log:
+    """Says in the log what happens, to whoever wants to know so much."""
+
+    def on_variant(self, variant: Variant) -> None:
+        _LOG.debug("probing %s, %s", variant.subject, variant.precision)
+
+    def on_predicting(self) -> None:
+        pass
+
+    def on_prediction(self, prediction: Prediction) -> None:
+        pass
+
+    def on_trial_start(self, spec: TrialSpec) -> None:
+        pass
+
+    def on_phase(self, phase: str) -> None:
+        pass
+
+    def on_trial(self, trial: Trial) -> None:
+        _LOG.debug("batch %d: %s", trial.spec.batch_size, trial.outcome)
+
+    def on_result(self, result: VariantResult) -> None:
+        boundary = result.boundary
+        _LOG.debug("largest batch %s (%s)", boundary.largest, boundary.stop)

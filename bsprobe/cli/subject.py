@@ -1,0 +1,179 @@
+"""The options that say what is trained: from the command line to the matrix of variants."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from bsprobe.cli.options import (
+    Command,
+    argument,
+    axis_options,
+    callable_name,
+    input_size,
+    loss_name,
+    model_names,
+    resolutions,
+)
+from bsprobe.errors import UsageError
+from bsprobe.model_names import Problem
+from bsprobe.own_parts import OwnParts
+from bsprobe.units import Resolution
+from bsprobe.variants import AXES, RGB, Variant, matrix
+
+_DEFAULT_RESOLUTION = Resolution(height=512, width=1024)
+SUBJECT_OPTIONS = (
+    click.option(
+        "--model",
+        "models",
+        type=model_names,
+        metavar="LIST",
+        default="deeplabv2-resnet101",
+        show_default=True,
+        help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (a small one, for trying "
+        "things out), torchvision:NAME or timm:NAME for their segmentation and classification "
+        "models, or PACKAGE.MODULE:FACTORY (FILE.py:FACTORY) for your own: a callable that returns "
+        "an nn.Module.",
+    ),
+    click.option(
+        "--model-arg",
+        "model_args",
+        type=argument,
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="An argument of what builds the network, its value a literal of Python or JSON, else "
+        "text; may be repeated.",
+    ),
+    click.option(
+        "--resolution",
+        "resolutions",
+        type=resolutions,
+        metavar="LIST",
+        help="Image sizes as HEIGHTxWIDTH, or cityscapes (1024x2048), cityscapes-half (512x1024).  "
+        f"[default: {_DEFAULT_RESOLUTION}]",
+    ),
+    click.option(
+        "--input",
+        "input_size",
+        type=input_size,
+        metavar="CxHxW",
+        help="Channels and size of the images in one, for example 4x512x1024; in place of "
+        "--resolution.  [default: 3 channels]",
+    ),
+    click.option(
+        "--loss",
+        type=loss_name,
+        metavar="NAME",
+        help="pixel-cross-entropy, image-cross-entropy, or PACKAGE.MODULE:CALLABLE that makes a "
+        "scalar of outputs and targets.  [default: the cross-entropy that the model is made for]",
+    ),
+    click.option(
+        "--optimizer-from",
+        type=callable_name("--optimizer-from"),
+        metavar="NAME",
+        help="PACKAGE.MODULE:CALLABLE that makes the optimizer of the network it is given, in "
+        "place of --optimizer.",
+    ),
+    click.option(
+        "--batch-from",
+        type=callable_name("--batch-from"),
+        metavar="NAME",
+        help="PACKAGE.MODULE:CALLABLE that makes inputs and targets for a batch size, in place of "
+        "images of --resolution.",
+    ),
+)
+"""What is trained."""
+
+
+def subject_options(command: Command) -> Command:
+    """Give a command the options that `variants_from` reads."""
+    for option in reversed((*SUBJECT_OPTIONS, *axis_options())):
+        command = option(command)
+    return command
+
+
+def variants_from(given: Mapping[str, Any], processes: int = 1) -> tuple[Variant, ...]:
+    """The matrix that the options span, to be trained by so many processes together."""
+    own = OwnParts(
+        model_args=_each_once(given["model_args"]),
+        loss=given["loss"],
+        optimizer=given["optimizer_from"],
+        batches=given["batch_from"],
+    )
+    channels, sizes = _images(given, own)
+    return matrix(
+        models=given["models"],
+        resolutions=sizes,
+        choices={axis.field: given[axis.field] for axis in AXES},
+        processes=processes,
+        channels=channels,
+        own=own,
+    )
+
+
+def require_segmentation(variants: Sequence[Variant], what: str) -> None:
+    """Refuse what works on images with labels of pixels where there are none."""
+    for variant in variants:
+        if variant.own.batches is not None:
+            raise UsageError(
+                f"{what} needs images and labels; --batch-from {variant.own.batches} makes its own",
+                hint="leave one of the two out",
+            )
+        if variant.problem is not Problem.SEGMENTATION:
+            raise UsageError(
+                f"{what} needs a segmentation network; {variant.model} classifies images",
+                hint="leave one of the two out",
+            )
+        if what == "--data" and variant.channels != RGB:
+            raise UsageError(
+                f"--data has images of {RGB} channels, --input says {variant.channels}",
+                hint="leave one of the two out",
+            )
+
+
+def _each_once(arguments: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Arguments in the order of their names: the order they were typed in says nothing."""
+    for name, count in Counter(name for name, _ in arguments).items():
+        if count > 1:
+            raise UsageError(f"--model-arg: {name} is given twice", hint="give it once")
+    return tuple(sorted(arguments))
+
+
+def _images(
+    given: Mapping[str, Any], own: OwnParts
+) -> tuple[int, tuple[Resolution, ...] | tuple[None]]:
+    """Channels and sizes of the images; no size where batches are your own."""
+    sizes: tuple[Resolution, ...] | None = given["resolutions"]
+    channels, size = given["input_size"] or (RGB, None)
+    if own.batches is not None:
+        if sizes is not None or size is not None:
+            option = "--resolution" if size is None else "--input"
+            raise UsageError(
+                f"{option} says what images are made, and --batch-from makes them",
+                hint="leave one of the two out",
+            )
+        return RGB, (None,)
+    if size is None:
+        return channels, sizes or (_DEFAULT_RESOLUTION,)
+    if sizes is not None and set(sizes) != {size}:
+        raise UsageError(
+            f"--input says {size}, --resolution {','.join(str(each) for each in sizes)}",
+            hint="give one of the two",
+        )
+    return channels, (size,)
+
+
+SUBJECT_FACETS: dict[str, Callable[[Sequence[Variant]], object]] = {
+    "models": lambda variants: {v.model for v in variants},
+    "model_args": lambda variants: variants[0].own.model_args,
+    "resolutions": lambda variants: {v.resolution for v in variants},
+    "input_size": lambda variants: {(v.channels, v.resolution) for v in variants},
+    "loss": lambda variants: variants[0].own.loss,
+    "optimizer_from": lambda variants: variants[0].own.optimizer,
+    "batch_from": lambda variants: variants[0].own.batches,
+} | {
+    axis.field: lambda variants, field=axis.field: {getattr(v, field) for v in variants}
+    for axis in AXES
+}
+"""What each option decides, for telling whether a resumed run was asked for the same."""

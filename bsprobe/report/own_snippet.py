@@ -1,0 +1,80 @@
+"""The recommendation as Python around a loss, an optimizer or batches of your own."""
+
+from string import Template
+
+from bsprobe.records import Target, TrainingPlan
+from bsprobe.variants import CudnnBenchmark, MemoryFormat, Precision, Variant
+
+_DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloat16"}
+_TOGETHER = """
+# In each of {} processes: hand over the network wrapped in DistributedDataParallel, its own batches
+# and its own device. Gradients are averaged over the processes."""
+_TEMPLATE = Template('''\
+"""$title
+
+$answer
+"""
+
+import itertools
+
+import torch
+
+MICRO_BATCH = $micro_batch  # what each of your batches holds
+ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch$together
+RATE_FACTOR = $factor  # $lr_rule rule: of the learning rates that you train batch $base_batch with
+
+
+def train(model, optimizer, loss, batches, updates, device="$device"):
+    """Train on (inputs, targets), tensors of MICRO_BATCH each; the optimizer is the model's."""
+$benchmark    device = torch.device(device)
+    for group in optimizer.param_groups:
+        group["lr"] *= RATE_FACTOR
+    scaler = torch.amp.GradScaler(device.type, enabled=$scaler)
+    stream = iter(batches)
+    losses = []
+    for _ in range(updates):
+        total = torch.zeros((), device=device)
+        for inputs, targets in itertools.islice(stream, ACCUMULATION_STEPS):
+            inputs = inputs.to(device, non_blocking=True$layout)
+            targets = targets.to(device, non_blocking=True)
+            with torch.autocast(device.type, dtype=$dtype, enabled=$autocast):
+                part = loss(model(inputs), targets) / ACCUMULATION_STEPS
+            scaler.scale(part).backward()
+            total += part.detach()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(total)
+    return [total.item() for total in losses]
+''')
+
+
+def fill(
+    variant: Variant,
+    plan: TrainingPlan,
+    *,
+    title: str,
+    answer: str,
+    target: Target,
+    device_kind: str,
+) -> str:
+    """The snippet of a plan for parts that are not ours; arguments as of `snippet.fill`."""
+    nhwc = variant.memory_format is MemoryFormat.NHWC
+    benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
+    return _TEMPLATE.substitute(
+        title=title,
+        answer=answer,
+        micro_batch=plan.micro_batch,
+        accumulation_steps=plan.accumulation_steps,
+        effective_batch=plan.effective_batch,
+        together=_TOGETHER.format(plan.processes) if plan.processes > 1 else "",
+        factor=f"{plan.learning_rate / target.base_learning_rate:.6g}",
+        lr_rule=plan.lr_rule,
+        base_batch=target.base_batch,
+        device="cuda" if device_kind == "cuda" else "cpu",
+        benchmark="    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
+        scaler=variant.precision is Precision.AMP_FP16,
+        layout=", memory_format=torch.channels_last" if nhwc else "",
+        dtype=_DTYPES.get(variant.precision, "torch.bfloat16"),
+        autocast=variant.precision is not Precision.FP32,
+    )

@@ -1,0 +1,82 @@
+"""Ten networks that are not ours, probed on this CPU and predicted, by the commands of the docs."""
+
+import csv
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MEASURED, PREDICTED = (
+    block.splitlines()
+    for block in re.findall(
+        r"```sh\n(.*?)```", (ROOT / "docs" / "networks.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+)
+PREDICTED_BY_DEFAULT = ("torchvision:resnet18",)
+
+
+def model_of(command: str) -> str:
+    words = shlex.split(command)
+    return words[words.index("--model") + 1]
+
+
+def run(command: str, folder: Path) -> list[dict[str, str]]:
+    """Run a command of the docs; its trials."""
+    done = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command), "--out=out"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out" / "snippet.py").exists()
+    with (folder / "out" / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_docs_name_ten_networks_six_of_torchvision_four_of_timm() -> None:
+    models = [model_of(command) for command in MEASURED]
+
+    assert [model_of(command) for command in PREDICTED] == models
+    assert len(set(models)) == 10
+    assert sum(model.startswith("torchvision:") for model in models) == 6
+    assert sum(model.startswith("timm:") for model in models) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
+@pytest.mark.parametrize("command", MEASURED, ids=model_of)
+def test_a_network_of_others_is_probed_on_the_cpu(command: str, tmp_path: Path) -> None:
+    trials = run(command, tmp_path)
+
+    assert {trial["source"] for trial in trials} == {"measured"}
+    assert ("4", "fits") in {(trial["batch_size"], trial["outcome"]) for trial in trials}
+    assert [t["outcome"] for t in trials if t["purpose"] == "recommended"] == ["fits"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(
+            command,
+            id=model_of(command),
+            marks=[] if model_of(command) in PREDICTED_BY_DEFAULT else [pytest.mark.slow],
+        )
+        for command in PREDICTED
+    ],
+)
+def test_a_network_of_others_is_predicted_for_a_named_gpu(command: str, tmp_path: Path) -> None:
+    trials = run(command, tmp_path)
+
+    assert {trial["source"] for trial in trials} == {"predicted"}
+    assert ("64", "fits") in {(trial["batch_size"], trial["outcome"]) for trial in trials}
+    peaks = {int(t["batch_size"]): int(t["peak_bytes"]) for t in trials if t["peak_bytes"]}
+    assert peaks[64] > peaks[2]

@@ -1,0 +1,100 @@
+"""`bsprobe` with parts of a training that are the user's own: alike measured and predicted."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsprobe.own_parts import OwnParts
+from bsprobe.runfile import load_run
+from bsprobe.variants import Norm, Variant
+
+ROOT = Path(__file__).parents[2]
+PARTS = [
+    "--model=parts.py:network", "--model-arg=width=16", "--batch-from=parts.py:batch",
+    "--loss=parts.py:loss", "--optimizer-from=parts.py:adam", "--precision=fp32",
+]  # fmt: skip
+OWN = OwnParts(
+    model_args=(("width", "16"),),
+    loss="parts.py:loss",
+    optimizer="parts.py:adam",
+    batches="parts.py:batch",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "tests" / "own_training.py", tmp_path / "parts.py")
+    return tmp_path
+
+
+def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "bsprobe", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+def test_a_prediction_records_the_parts_and_goes_on_with_them(folder: Path) -> None:
+    command = ["run", "--gpu=RTX 3090", *PARTS, "--norm=batch,group", "--max-batch=4"]
+    done = bsprobe(*command, "--out=out", cwd=folder)
+
+    assert done.returncode == 0, done.stderr
+    run = load_run(folder / "out")
+    assert run.settings.variants == tuple(
+        Variant(model="parts.py:network", resolution=None, norm=norm, own=OWN)
+        for norm in (Norm.BATCH, Norm.GROUP)
+    )
+    words = " ".join(done.stdout.split())
+    assert (
+        "parts.py:network(width=16) · batches of parts.py:batch · loss parts.py:loss · "
+        "parts.py:adam"
+    ) in words
+    assert "The network keeps the norm it is built with" in words
+    group = {result.variant.norm: result for result in run.results}[Norm.GROUP].recommendation
+    assert group is not None
+    assert any("A network with group norm is another model" in text for text in group.caveats)
+    snippet = (folder / "out" / "snippet.py").read_text()
+    assert "def train(model, optimizer, loss, batches, updates" in snippet
+
+    (folder / "out" / "run.json").unlink()
+    other = bsprobe("run", "--resume", "--out=out", "--model-arg=width=8", cwd=folder)
+    assert other.stderr.startswith("error: --model-arg differs from the run in out\n")
+    same = bsprobe("run", "--resume", "--out=out", "--loss=parts.py:loss", cwd=folder)
+    assert (same.returncode, load_run(folder / "out").trials) == (0, run.trials), same.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
+def test_a_measured_run_of_own_parts_ends_in_a_proven_boundary(folder: Path) -> None:
+    done = bsprobe(
+        "run", "--device=cpu", "--memory-limit=64MiB", "--model=parts.py:Named",
+        "--batch-from=parts.py:named_batch", "--loss=parts.py:named_loss", "--precision=fp32",
+        "--norm=batch", "--out=out", cwd=folder,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"-> largest \d+", " ".join(done.stdout.split()))
+
+
+@pytest.mark.slow
+def test_a_step_is_explained_with_own_parts(folder: Path) -> None:
+    explained = bsprobe(
+        "explain", "--gpu=RTX 3090", *PARTS, "--max-batch=4", "--out=explained", cwd=folder
+    )
+
+    assert explained.returncode == 0, explained.stderr
+    text = (folder / "explained" / "explain.md").read_text()
+    assert "parts.py:network(width=16)" in text
+    # The optimizer and the loss are the user's: no other one of ours is a remedy.
+    assert "adamw" not in text
+    assert "loss at logits" not in text

@@ -1,0 +1,103 @@
+"""A training of the user's own is traced with the optimizer, the loss and the batches it has."""
+
+from dataclasses import replace
+
+import pytest
+from traced_networks import bytes_of
+
+from bsprobe.own_parts import OwnParts
+from bsprobe.simulate.timeline import Kind, Recording, Section
+from bsprobe.simulate.trace import StepTracer
+from bsprobe.units import Resolution
+from bsprobe.variants import MemoryFormat, Norm, Variant
+
+OWN = OwnParts(
+    model_args=(("width", "16"),),
+    loss="own_training:loss",
+    optimizer="own_training:adam",
+    batches="own_training:batch",
+)
+VARIANT = Variant(model="own_training:network", resolution=None, own=OWN)
+PARAMETERS = (3 * 16 * 9 + 16) + 2 * 16 + (16 * 5 + 5)
+PARAMETER_BYTES = 4 * PARAMETERS
+
+
+def recording(variant: Variant, batch: int = 2) -> Recording:
+    return StepTracer(variant).record(batch)
+
+
+def test_the_batch_is_the_one_that_was_made() -> None:
+    assert bytes_of(recording(VARIANT), Kind.BATCH, Section.SETUP) == 2 * (3 + 5) * 64 * 64 * 4
+
+
+def test_the_optimizer_keeps_the_state_that_it_really_keeps() -> None:
+    sgd = replace(VARIANT, own=replace(OWN, optimizer=None))
+
+    states = [
+        bytes_of(recording(each), Kind.OPTIMIZER_STATE, Section.FIRST_STEP)
+        for each in (VARIANT, sgd)
+    ]
+
+    # Beside them stands what the gradient scaler and the loss leave: the same for both.
+    assert states[0] - states[1] == PARAMETER_BYTES
+
+
+def test_inputs_by_name_are_laid_out_as_on_a_device() -> None:
+    variant = Variant(
+        model="own_training:Named",
+        resolution=None,
+        memory_format=MemoryFormat.NHWC,
+        own=OwnParts(batches="own_training:named_batch", loss="own_training:named_loss"),
+    )
+    images = 2 * 3 * 64 * 64 * 4
+
+    # As it came, and laid out anew.
+    assert bytes_of(recording(variant), Kind.BATCH, Section.SETUP) == 2 * (images + 2 * 4)
+
+
+def test_a_timeline_made_of_two_batches_holds_at_others() -> None:
+    tracer = StepTracer(VARIANT)
+
+    at_nine = tracer.timeline(9)
+
+    sizes = [each.size.at(9) for each in at_nine.storages]
+    assert sizes == [size for _, _, size in tracer.record(9).storages]
+
+
+@pytest.mark.parametrize("norm", [Norm.GROUP, Norm.FROZEN])
+def test_norms_are_exchanged_through_the_networks_own_argument(norm: Norm) -> None:
+    facts = StepTracer(replace(VARIANT, norm=norm)).facts
+
+    affine = 0 if norm is Norm.FROZEN else 2 * 16
+    assert facts.parameters == PARAMETERS - 2 * 16 + affine
+
+
+def test_groups_of_ones_own_optimizer_have_the_factors_of_its_rates() -> None:
+    own = replace(OWN, optimizer="own_training:two_rates")
+
+    assert StepTracer(replace(VARIANT, own=own)).facts.groups == (("stem", 1.0), ("group 2", 4.0))
+
+
+def test_a_network_is_told_channels_and_classes_of_images_that_are_ours() -> None:
+    variant = Variant(
+        model="own_training:network",
+        resolution=Resolution(height=32, width=64),
+        channels=4,
+        classes=7,
+    )
+
+    assert StepTracer(variant).facts.parameters == (4 * 8 * 9 + 8) + 2 * 8 + (8 * 7 + 7)
+
+
+def test_inputs_by_name_go_through_the_replica_of_several_processes() -> None:
+    variant = Variant(
+        model="own_training:Named",
+        resolution=None,
+        own=OwnParts(batches="own_training:named_batch", loss="own_training:named_loss"),
+    )
+
+    together = StepTracer(variant, processes=2).record(2)
+
+    # The buckets hold the gradients: as many bytes as the parameters.
+    parameters = 4 * (3 * 5 + 5)
+    assert bytes_of(together, Kind.BUCKET, Section.SETUP) >= parameters

@@ -1,0 +1,218 @@
+"""The library: the same records from Python, and clear words for what cannot be imported."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import own_training
+import pytest
+import torch
+from torch import nn
+
+import bsprobe
+from bsprobe import api
+from bsprobe.cli.subject import variants_from
+from bsprobe.errors import DeviceError, UsageError
+from bsprobe.importable import name_of
+from bsprobe.own_parts import OwnParts
+from bsprobe.records import DeviceRequest, Source
+from bsprobe.runfile import load_run
+from bsprobe.variants import AXES, Norm, Precision, Variant
+
+ROOT = Path(__file__).parents[1]
+WORKLOAD = bsprobe.Workload(
+    model=own_training.network,
+    optimizer=own_training.adam,
+    batch=own_training.batch,
+    loss=own_training.loss,
+)
+
+
+def replaced() -> nn.Module:
+    return own_training.network()
+
+
+ORIGINAL = replaced
+
+
+def replaced() -> nn.Module:  # type: ignore[no-redef]
+    return own_training.network()
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert [getattr(bsprobe, name).__name__ for name in bsprobe.__all__] == list(bsprobe.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'prob'"):
+        _ = bsprobe.prob
+
+
+def test_a_workload_is_what_the_command_line_would_say() -> None:
+    settings = api.settings_for(
+        WORKLOAD,
+        DeviceRequest(device="cpu"),
+        {"norm": "batch,group", "memory_limit": "100MiB", "max_batch": 7},
+    )
+
+    typed = {
+        "models": ("own_training:network",),
+        "model_args": (),
+        "resolutions": None,
+        "input_size": None,
+        "loss": "own_training:loss",
+        "optimizer_from": "own_training:adam",
+        "batch_from": "own_training:batch",
+        **{axis.field: axis.defaults[:1] for axis in AXES},
+        "norm": (Norm.BATCH, Norm.GROUP),
+    }
+    assert settings.variants == variants_from(typed)
+    assert settings.device == DeviceRequest(device="cpu", memory_limit_bytes=100 * 2**20)
+    assert settings.max_batch == 7
+
+
+def test_a_class_and_a_function_of_pytorch_can_be_parts() -> None:
+    workload = bsprobe.Workload(
+        model=own_training.Named,
+        optimizer=own_training.adam,
+        batch=own_training.batch,
+        loss=torch.nn.functional.mse_loss,
+    )
+
+    (variant,) = api.settings_for(workload, DeviceRequest(), {}).variants
+
+    assert variant == Variant(
+        model="own_training:Named",
+        resolution=None,
+        own=OwnParts(
+            loss="torch.nn.functional:mse_loss",
+            optimizer="own_training:adam",
+            batches="own_training:batch",
+        ),
+    )
+
+
+def test_what_has_no_name_to_import_it_by_is_refused_with_a_hint() -> None:
+    def local() -> nn.Module:
+        return own_training.network()
+
+    refused = {
+        "model: test_what_has_no_name_to_import_it_by_is_refused_with_a_hint.<locals>.local is "
+        "local to a function": local,
+        "model: test_what_has_no_name_to_import_it_by_is_refused_with_a_hint.<locals>.<lambda> is "
+        "a lambda": lambda: own_training.network(),  # noqa: PLW0108 - that is what is tried
+        "model: a partial object has no name to import it by": functools.partial(
+            own_training.network
+        ),
+        f"model: {__name__} has something else, or nothing, under the name replaced": ORIGINAL,
+    }
+    for why, model in refused.items():
+        with pytest.raises(UsageError) as caught:
+            name_of(model, "model")
+        assert str(caught.value) == why
+        assert "top level of a module" in str(caught.value.hint)
+
+
+def test_an_option_or_a_loss_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(TypeError, match="no option 'max_btach'; there are memory_limit, precision"):
+        bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_btach=4)  # type: ignore[call-arg] # as a slip would
+    with pytest.raises(UsageError, match="--precision: 'fp64' is unknown"):
+        bsprobe.predict(WORKLOAD, gpu="RTX 3090", precision="fp64")
+    with pytest.raises(UsageError, match=r"settings\.max_batch: 0 is less than 1"):
+        bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_batch=0)
+    with pytest.raises(UsageError, match=r"settings\.target\.batch: 0 is less than 1"):
+        bsprobe.predict(WORKLOAD, gpu="RTX 3090", target=bsprobe.Target(batch=0))
+    wrong = bsprobe.Workload(
+        model=own_training.network,
+        optimizer=own_training.adam,
+        batch=own_training.batch,
+        loss="mse",
+    )
+    with pytest.raises(UsageError, match="loss: 'mse' is unknown"):
+        bsprobe.predict(wrong, gpu="RTX 3090")
+    with pytest.raises(UsageError, match="gpu predicts and device runs"):
+        bsprobe.recommend(WORKLOAD, gpu="RTX 3090", device="cpu")
+
+
+def test_a_prediction_is_a_run_and_the_optimizer_is_really_used(tmp_path: Path) -> None:
+    run = bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_batch=8, out=tmp_path / "out")
+
+    assert load_run(tmp_path / "out") == run
+    assert run.device.source is Source.PREDICTED
+    assert {trial.spec.variant.precision for trial in run.trials} == {Precision.FP32}
+    assert run.best is not None
+    assert run.best.largest == 8
+    assert run.best.plan.group_learning_rates == (("all", 2.5e-4),)
+    assert any("linear rule, SGD's" in sentence for sentence in run.best.caveats)
+
+
+def test_a_part_that_is_wrong_is_an_error_not_a_small_batch() -> None:
+    wrong = bsprobe.Workload(
+        model=own_training.network,
+        optimizer=own_training.no_optimizer,
+        batch=own_training.batch,
+        loss=own_training.loss,
+    )
+    with pytest.raises(DeviceError, match="no_optimizer: it made a str, no torch optimizer"):
+        bsprobe.predict(wrong, gpu="RTX 3090", max_batch=2)
+
+
+SCRIPT = """
+import bsprobe
+import torch
+
+
+def model():
+    return torch.nn.Conv2d(3, 2, 1)
+
+
+def optimizer(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def batch(size):
+    return torch.zeros(size, 3, 32, 32), torch.zeros(size, 32, 32, dtype=torch.int64)
+
+
+WORKLOAD = bsprobe.Workload(model=model, optimizer=optimizer, batch=batch)
+"""
+GO = """
+{guard}
+    run = bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_batch=2)
+    print(run.settings.variants[0].subject, run.results[0].boundary.largest)
+"""
+
+
+def python(*arguments: str, cwd: Path, text: str = "") -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        input=text,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_a_script_hands_over_what_it_defines_itself(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT + GO.format(guard='if __name__ == "__main__":'))
+
+    done = python("train.py", cwd=tmp_path)
+
+    assert (done.stdout, done.returncode) == ("train.py:model on train.py:batch 2\n", 0), done
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT + GO.format(guard="if True:"))
+
+    done = python("train.py", cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert "the script probes whenever it is imported, and trials import it" in done.stderr
+
+
+def test_what_was_typed_in_cannot_be_probed(tmp_path: Path) -> None:
+    done = python("-", cwd=tmp_path, text=SCRIPT + GO.format(guard="if True:"))
+
+    assert "it is defined in a notebook or typed in, not in a file" in done.stderr

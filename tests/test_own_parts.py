@@ -1,0 +1,55 @@
+"""What of a training is the user's own, as the command line says it."""
+
+import pytest
+
+from bsprobe.own_parts import NOTHING_OWN, OwnParts, value_of
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-3", 1e-3),
+        ("[3, 4, 6]", [3, 4, 6]),
+        ("(2,)", (2,)),
+        ("True", True),
+        ("true", True),
+        ("None", None),
+        ("null", None),
+        ('{"a": false}', {"a": False}),
+        ("'3'", "3"),
+        ("resnet50", "resnet50"),
+        ("", ""),
+        ("a b", "a b"),
+        ("(" * 5000, "(" * 5000),
+    ],
+)
+def test_a_value_is_a_literal_of_python_or_json_else_text(text: str, value: object) -> None:
+    assert value_of(text) == value
+    assert type(value_of(text)) is type(value)
+
+
+def test_the_options_say_all_of_it_again() -> None:
+    own = OwnParts(
+        model_args=(("a", "1"), ("b", "x y")), loss="m:loss", optimizer="m:adam", batches="m:batch"
+    )
+
+    assert own.options() == [
+        "--model-arg", "a=1", "--model-arg", "b=x y", "--loss", "m:loss",
+        "--optimizer-from", "m:adam", "--batch-from", "m:batch",
+    ]  # fmt: skip
+    assert NOTHING_OWN.options() == []
+
+
+@pytest.mark.parametrize(
+    ("own", "changes"),
+    [
+        (NOTHING_OWN, False),
+        (OwnParts(model_args=(("a", "1"),), loss="image-cross-entropy"), False),
+        (OwnParts(loss="m:loss"), True),
+        (OwnParts(optimizer="m:adam"), True),
+        (OwnParts(batches="m:batch"), True),
+    ],
+)
+def test_only_what_is_not_ours_changes_the_step(own: OwnParts, *, changes: bool) -> None:
+    assert own.changes_the_step is changes

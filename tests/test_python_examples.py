@@ -1,0 +1,66 @@
+"""The examples of docs/api.md, run as they stand there, on this machine's CPU."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def run(*command: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "XDG_CACHE_HOME": str(cwd / "cache"),
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_the_script_probes_predicts_recommends_and_trains(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
+
+    done = run(sys.executable, "train.py", cwd=tmp_path)
+
+    measured, predicted, plan, trained = done.stdout.splitlines()
+    largest = re.fullmatch(r"largest (\d+) exact True", measured)
+    assert largest is not None
+    assert predicted == "[64, 64] predicted"
+    assert plan == f"24 x 1 {1e-3 * 3**0.5}"
+    # What a search of its own found, not much beside the first one's.
+    batch = int(trained.removeprefix("trained with "))
+    assert abs(batch - int(largest[1])) <= 1
+    (line,) = done.stderr.splitlines()
+    assert re.match(rf"INFO:bsprobe:batch {batch} for train.py:Net on .*: it ran, ", line)
+
+
+@pytest.mark.slow
+def test_the_command_says_the_same(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
+    ((command,),) = (block.splitlines() for block in blocks("sh"))
+
+    done = run(sys.executable, "-m", *shlex.split(command), cwd=tmp_path)
+
+    assert "train.py:Net · batches of train.py:batch · loss train.py:loss" in done.stdout
+    assert "-> at least 64 (--max-batch)" in " ".join(done.stdout.split())
