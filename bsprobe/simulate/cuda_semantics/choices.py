@@ -87,29 +87,18 @@ def _dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:  # noqa: F
     return out
 
 
-def _softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """CUDA reads half precision and writes fp32 in one kernel (ATen/native/SoftMax.cpp).
+def _widening(kernel: Kernel) -> Kernel:
+    """CUDA's softmaxes read half precision and write fp32 in one kernel (ATen/native/SoftMax.cpp).
 
     Not bfloat16, which is cast first, as everything is on the CPU.
     """
-    out: torch.Tensor
-    if x.dtype is torch.float16 and dtype is torch.float32:
-        out = aten._softmax(x, dim, True)  # noqa: FBT003, SLF001 - PyTorch's signature and name
-        return out
-    converted = x if dtype is None else x.to(dtype)
-    out = aten._softmax(converted, dim, False)  # noqa: FBT003, SLF001 - as above
-    return out
 
+    def run(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
+        if x.dtype is torch.float16 and dtype is torch.float32:
+            return kernel(x, dim, True)  # noqa: FBT003 - PyTorch's signature, here and below
+        return kernel(x if dtype is None else x.to(dtype), dim, False)  # noqa: FBT003
 
-def _log_softmax(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """As `_softmax`."""
-    out: torch.Tensor
-    if x.dtype is torch.float16 and dtype is torch.float32:
-        out = aten._log_softmax(x, dim, True)  # noqa: FBT003, SLF001 - PyTorch's signature and name
-        return out
-    converted = x if dtype is None else x.to(dtype)
-    out = aten._log_softmax(converted, dim, False)  # noqa: FBT003, SLF001 - as above
-    return out
+    return run
 
 
 def _lstm(  # noqa: PLR0913, PLR0917 - PyTorch's signature
@@ -168,8 +157,8 @@ def _lstm_backward(x: torch.Tensor, weights: Sequence[torch.Tensor], *rest: Any)
 _CHOICES: dict[str, Kernel] = {
     "_batch_norm_impl_index": _batch_norm,
     "dropout": _dropout,
-    "softmax.int": _softmax,
-    "log_softmax.int": _log_softmax,
+    "softmax.int": _widening(aten._softmax),  # noqa: SLF001 - its name
+    "log_softmax.int": _widening(aten._log_softmax),  # noqa: SLF001 - its name
     "lstm.input": _lstm,
 }
 
