@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -148,7 +148,6 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
 
     settings = start.settings
     progress = TrialProgress(settings, Console(stderr=True))
-    threading.Thread(target=_import_report, name="report").start()
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
     with (
@@ -157,6 +156,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         predictor_for(settings, runner.ready.device) as predict,
     ):
         folder, log, contents = _opened(start, runner)
+        threading.Thread(target=_import_report, name="report").start()
         # At once, while the worker still has what it traced for the variant.
         listener = ExplainedProgress(progress, partial(_explain, runner))
         with _resumable(folder):
@@ -206,9 +206,10 @@ def _opened(start: Start, runner: TrialRunner | WorldRunner) -> tuple[Path, Jour
 
 def _import_report() -> None:
     """Import what renders the report, pandas and matplotlib among it, while trials run."""
-    from bsprobe.report import explain_plots, markdown, terminal, write
+    with suppress(RuntimeError):  # the interpreter is ending: nobody will render anything
+        from bsprobe.report import explain_plots, markdown, terminal, write
 
-    del explain_plots, markdown, terminal, write
+        del explain_plots, markdown, terminal, write
 
 
 def _runner(settings: Settings) -> TrialRunner | WorldRunner:
