@@ -148,10 +148,10 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
 
     settings = start.settings
     progress = TrialProgress(settings, Console(stderr=True))
-    threading.Thread(target=_import_report, name="report").start()
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
     with (
+        _importing_report(),
         progress.opening(),
         _runner(settings) as runner,
         predictor_for(settings, runner.ready.device) as predict,
@@ -204,8 +204,22 @@ def _opened(start: Start, runner: TrialRunner | WorldRunner) -> tuple[Path, Jour
     return folder, Journal.create(folder, header), empty
 
 
+@contextmanager
+def _importing_report() -> Iterator[None]:
+    """Import what renders the report while trials run, also where they end at once.
+
+    An import that the end of the interpreter overtakes would say so with a traceback.
+    """
+    thread = threading.Thread(target=_import_report, name="report")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def _import_report() -> None:
-    """Import what renders the report, pandas and matplotlib among it, while trials run."""
+    """Import what renders the report, pandas and matplotlib among it."""
     from bsprobe.report import explain_plots, markdown, terminal, write
 
     del explain_plots, markdown, terminal, write
