@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -156,7 +155,6 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         predictor_for(settings, runner.ready.device) as predict,
     ):
         folder, log, contents = _opened(start, runner)
-        threading.Thread(target=_import_report, name="report").start()
         # At once, while the worker still has what it traced for the variant.
         listener = ExplainedProgress(progress, partial(_explain, runner))
         with _resumable(folder):
@@ -202,14 +200,6 @@ def _opened(start: Start, runner: TrialRunner | WorldRunner) -> tuple[Path, Jour
     header = header_of(start.settings, runner.ready, _command())
     empty = Contents(header=header, trials=(), complete_bytes=0)
     return folder, Journal.create(folder, header), empty
-
-
-def _import_report() -> None:
-    """Import what renders the report, pandas and matplotlib among it, while trials run."""
-    with suppress(RuntimeError):  # the interpreter is ending: nobody will render anything
-        from bsprobe.report import explain_plots, markdown, terminal, write
-
-        del explain_plots, markdown, terminal, write
 
 
 def _runner(settings: Settings) -> TrialRunner | WorldRunner:
