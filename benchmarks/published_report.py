@@ -36,9 +36,9 @@ _OUTSIDE: Final = (
     "middle is assumed, as it was before any row was seen. The first run gave 52 right, 5 too high "
     "and 2 too low; since then two rules changed that: the layers of ecaresnext50t, and "
     "interpolation, which autocast did not yet run in fp32 then. Others were read in the sources "
-    "since, and stay whatever they do to the score: softmax, LSTM and copies inside kernels as CUDA "
-    "has them changed no verdict; the backward pass inside autocast, as timm's benchmark has it, "
-    "made one too low. The aim, 95 % right and at most 2 % too high, is missed."
+    "since, and stay whatever they do to the score: softmax, LSTM and copies inside kernels as "
+    "CUDA has them changed no verdict; the backward pass inside autocast, as timm's benchmark has "
+    "it, made one too low. The aim, 95 % right and at most 2 % too high, is missed."
 )
 _ZOO: Final = (
     "Two images a GPU, fp32. DDP's flat copy of the gradients is added by rule. Whether their GB "
