@@ -24,6 +24,8 @@ _POLL_SECONDS = 0.1
 _BEAT_SECONDS = 1.0
 _SILENCE_SECONDS = 30.0
 """After so long without a beat a process is dead, or its machine is out of reach."""
+_FIRST_BEAT_SECONDS = 300.0
+"""Until the first one: importing torch from a network disk with a cold cache is slow."""
 _FAREWELL_SECONDS = 5.0
 _ENDED = "ended"
 _NOBODY = ""
@@ -126,9 +128,10 @@ class World:
             who, _, reason = self._text(_ENDED).partition(":")
             raise WorkerError(f"rank {who} ended: {reason}")
         for rank in self._looked_after():
-            if self._silence(rank) > _SILENCE_SECONDS:
+            limit = _SILENCE_SECONDS if self._has(f"beat/{rank}") else _FIRST_BEAT_SECONDS
+            if self._silence(rank) > limit:
                 raise OutOfReachError(
-                    f"rank {rank} has not been heard of for {_SILENCE_SECONDS:.0f} s",
+                    f"rank {rank} has not been heard of for {limit:.0f} s",
                     hint="was it killed, or has its machine gone? go on with --resume",
                 )
 

@@ -21,7 +21,8 @@ from bsprobe.simulate.requests import (
     predicted_requests,
     recorded_requests,
 )
-from bsprobe.simulate.timeline import Section
+from bsprobe.simulate.timeline import Kind as Memory
+from bsprobe.simulate.timeline import Phase, Place, Section
 from bsprobe.simulate.trace import StepTracer
 
 SECTIONS = (Section.SETUP, Section.FIRST_STEP, Section.LATER_STEP)
@@ -90,6 +91,10 @@ def test_requests_are_in_order_with_their_places_and_ends(predict: Predict) -> N
         place="forward: convolution in features.0, workspace",
         ends_before=convolution + 1,
         is_workspace=True,
+        origin=(
+            Place(phase=Phase.FORWARD, module="features.0", operator="convolution"),
+            Memory.WORKSPACE,
+        ),
     )
     # The output comes before its workspace: 2 maps of 8 channels at a quarter of 32 x 48, fp32.
     assert found.requests[convolution - 1].size_bytes == 2 * 8 * 8 * 12 * 4
