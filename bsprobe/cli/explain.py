@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from bsprobe.cli.device import asked_gpu
 from bsprobe.cli.options import LARGEST_BATCH, axis_options, positive_number
-from bsprobe.cli.settings import asked_gpu
 from bsprobe.cli.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.errors import UsageError
 from bsprobe.units import parse_bytes

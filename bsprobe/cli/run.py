@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -151,7 +150,6 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
     with (
-        _importing_report(),
         progress.opening(),
         _runner(settings) as runner,
         predictor_for(settings, runner.ready.device) as predict,
@@ -202,27 +200,6 @@ def _opened(start: Start, runner: TrialRunner | WorldRunner) -> tuple[Path, Jour
     header = header_of(start.settings, runner.ready, _command())
     empty = Contents(header=header, trials=(), complete_bytes=0)
     return folder, Journal.create(folder, header), empty
-
-
-@contextmanager
-def _importing_report() -> Iterator[None]:
-    """Import what renders the report while trials run, also where they end at once.
-
-    An import that the end of the interpreter overtakes would say so with a traceback.
-    """
-    thread = threading.Thread(target=_import_report, name="report")
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-
-
-def _import_report() -> None:
-    """Import what renders the report, pandas and matplotlib among it."""
-    from bsprobe.report import explain_plots, markdown, terminal, write
-
-    del explain_plots, markdown, terminal, write
 
 
 def _runner(settings: Settings) -> TrialRunner | WorldRunner:

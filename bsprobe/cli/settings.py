@@ -1,12 +1,12 @@
 """The options that say what a run makes: from the command line to `Settings`, and back."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bsprobe.cli.device import asked_device, asked_processes, require_synchronisable
 from bsprobe.cli.options import LARGEST_BATCH, Command, byte_sizes, positive_number
 from bsprobe.cli.subject import (
     SUBJECT_FACETS,
@@ -15,12 +15,9 @@ from bsprobe.cli.subject import (
     variants_from,
 )
 from bsprobe.errors import UsageError
-from bsprobe.gpus import Gpu, custom_gpu, find_gpu
-from bsprobe.launch import launched
 from bsprobe.recommendation import LearningRateRule
-from bsprobe.records import DataSource, DeviceRequest, SearchMethod, Settings, Target
+from bsprobe.records import DataSource, SearchMethod, Settings, Target
 from bsprobe.units import parse_bytes, parse_resolution
-from bsprobe.variants import Norm, Variant
 
 _COUNT = click.IntRange(min=1, max=LARGEST_BATCH)
 _PROCESSES = click.IntRange(min=1, max=2**16)
@@ -197,7 +194,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         raise UsageError("--evaluate-at does nothing without --evaluate", hint="add --evaluate")
     if given["subset"] is not None and given["data_root"] is None:
         raise UsageError("--subset does nothing without --data", hint="add --data ROOT")
-    processes = _processes(given)
+    processes = asked_processes(given)
     variants = variants_from(given, processes)
     for option, is_given in (("--evaluate", given["evaluate"]), ("--data", given["data_root"])):
         if is_given:
@@ -207,7 +204,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
     require_synchronisable(variants, given["device"])
     return Settings(
         variants=variants,
-        device=_device(given, processes),
+        device=asked_device(given, processes),
         target=Target(
             batch=given["target_batch"],
             base_batch=given["base_batch"],
@@ -227,88 +224,6 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         seed=given["seed"],
         processes=processes,
     )
-
-
-def _processes(given: Mapping[str, Any]) -> int:
-    """How many processes train together: those that torchrun started, or that are predicted."""
-    launch = launched(os.environ)
-    wanted: int | None = given["processes"]
-    if launch is None and wanted in (None, 1):
-        return 1
-    if launch is None and given["gpu"] is None:
-        raise UsageError(
-            f"--processes {wanted}: bsprobe starts no processes that train together",
-            hint=f"torchrun --nproc-per-node {wanted} -m bsprobe run, on the GPUs of this machine; "
-            "or predict: add --gpu NAME",
-        )
-    if launch is None:
-        assert wanted is not None  # noqa: S101 - seen above
-        return wanted
-    if given["gpu"] is not None:
-        raise UsageError(
-            "--gpu predicts, and torchrun starts processes that run",
-            hint=f"without torchrun: bsprobe run --gpu NAME --processes {launch.processes}",
-        )
-    if wanted not in (None, launch.processes):
-        raise UsageError(
-            f"--processes {wanted}: torchrun started {launch.processes}", hint="leave it out"
-        )
-    return launch.processes
-
-
-def _device(given: Mapping[str, Any], processes: int) -> DeviceRequest:
-    """The device, with one memory limit for all processes or one for each."""
-    limits: tuple[int, ...] = given["memory_limits"] or ()
-    gpu = asked_gpu(given)
-    if len(limits) > 1 and (gpu is not None or len(limits) != processes):
-        raise UsageError(
-            f"--memory-limit: {len(limits)} limits are for {len(limits)} processes under torchrun, "
-            f"and there {'are' if processes > 1 else 'is'} {processes}",
-            hint="give one limit for all",
-        )
-    differ = len(set(limits)) > 1
-    return DeviceRequest(
-        device=given["device"],
-        memory_limit_bytes=None if differ or not limits else limits[0],
-        gpu=gpu,
-        rank_limits_bytes=limits if differ else (),
-    )
-
-
-def require_synchronisable(variants: Sequence[Variant], device: str | None) -> None:
-    """Refuse SyncBatchNorm where PyTorch has none."""
-    if device == "cpu" and any(variant.norm is Norm.SYNC_BATCH for variant in variants):
-        raise UsageError(
-            "--norm sync-batch: PyTorch's SyncBatchNorm runs on GPUs alone",
-            hint="leave it out with --device cpu, or predict: bsprobe run --gpu NAME --processes N",
-        )
-
-
-def asked_gpu(given: Mapping[str, Any]) -> Gpu | None:
-    """The card to predict for, or None where none is named."""
-    name, capacity, capability = given["gpu"], given["capacity"], given["compute_capability"]
-    if name is not None and given["device"] is not None:
-        raise UsageError(
-            "--gpu predicts and --device runs: they exclude each other", hint="give one of the two"
-        )
-    if name is not None and given["data_root"] is not None:
-        raise UsageError(
-            "--data needs a device that runs; --gpu predicts", hint="leave one of the two out"
-        )
-    is_custom = name is not None and name.lower() == "custom"
-    if not is_custom and (capacity is not None or capability is not None):
-        raise UsageError(
-            "--capacity and --compute-capability describe a card that is not listed",
-            hint="add --gpu custom",
-        )
-    if not is_custom:
-        return None if name is None else find_gpu(name)
-    if capacity is None or capability is None:
-        raise UsageError(
-            "--gpu custom needs --capacity and --compute-capability",
-            hint="for example --gpu custom --capacity 20GiB --compute-capability 8.6",
-        )
-    return custom_gpu(capacity, capability)
 
 
 def _check_search(given: Mapping[str, Any]) -> None:
