@@ -65,7 +65,7 @@ def clock_calls() -> Iterator[tuple[str, str]]:
 
 def test_only_the_dates_of_records_come_from_the_wall_clock() -> None:
     wall = {(file, call) for file, call in clock_calls() if not call.startswith("time.")}
-    files = ("environment.py", "runner.py", "study_runner.py")
+    files = ("environment.py", "executable_batch.py", "runner.py", "study_runner.py")
     assert wall == {(file, "datetime.now") for file in files}
     assert {call for _, call in clock_calls() if call.startswith("time.")} <= {
         "time.monotonic",
