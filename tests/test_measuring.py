@@ -4,9 +4,9 @@ What predicts, and what tells the record in the words of the prediction, are rea
 """
 
 import pickle
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -303,7 +303,7 @@ def without_timeout(begin: Any) -> Any:
 
 
 def recorded_by_run(made: Run, gpu: InventedGpu) -> Mapping[Variant, Explanation]:
-    module: Any = sys.modules["bsprobe.cli.run"]  # its package has the command by the same name
+    module: Any = import_module("bsprobe.cli.run")  # its package has the command by the same name
     found: Mapping[Variant, Explanation] = module._recorded(made, gpu)
     return found
 

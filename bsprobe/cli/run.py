@@ -143,6 +143,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     from bsprobe.prediction import predictor_for
     from bsprobe.report.folder import given_folder
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
+    from bsprobe.runner import TrialRunner
     from bsprobe.running import make_run
 
     settings = start.settings
@@ -155,8 +156,10 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         predictor_for(settings, runner.ready.device) as predict,
     ):
         folder, log, contents = _opened(start, runner)
+        # What several processes ran together is not taken apart.
+        alone = runner if isinstance(runner, TrialRunner) else None
         # At once, while the worker still has what it traced for the variant.
-        listener = ExplainedProgress(progress, partial(_explain, runner))
+        listener = ExplainedProgress(progress, partial(_explain, alone))
         with _resumable(folder):
             made = make_run(
                 settings,
@@ -168,8 +171,8 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
                 known=contents.trials,
                 predict=predict,
             )
-            if runner.ready.device.kind == "cuda":
-                listener.explanations |= _recorded(made, runner)
+            if alone is not None and alone.ready.device.kind == "cuda":
+                listener.explanations |= _recorded(made, alone)
     return made, folder, listener.explanations
 
 
@@ -214,18 +217,17 @@ def _runner(settings: Settings) -> TrialRunner | WorldRunner:
     return start_runner(settings)
 
 
-def _explain(runner: TrialRunner | WorldRunner, spec: TrialSpec) -> Explanation | None:
+def _explain(runner: TrialRunner | None, spec: TrialSpec) -> Explanation | None:
     """Where the memory of a trial goes; None where it is measured, not predicted."""
     from bsprobe.messages import Explain
     from bsprobe.records import Source
-    from bsprobe.world_runner import WorldRunner
 
-    if runner.ready.device.source is Source.MEASURED or isinstance(runner, WorldRunner):
+    if runner is None or runner.ready.device.source is Source.MEASURED:
         return None
     return runner.explain(Explain(spec=spec), on_phase=lambda _: None)
 
 
-def _recorded(finished: Run, runner: TrialRunner | WorldRunner) -> dict[Variant, Explanation]:
+def _recorded(finished: Run, runner: TrialRunner) -> dict[Variant, Explanation]:
     """Where the memory of the starred row goes, from one more trial that the GPU records.
 
     Nothing where that cannot be had: the run is finished without it.
@@ -236,10 +238,9 @@ def _recorded(finished: Run, runner: TrialRunner | WorldRunner) -> dict[Variant,
     from bsprobe.explanation import RECORDED_SNAPSHOT
     from bsprobe.prediction import WITHOUT_GPU
     from bsprobe.runner import TrialRunner
-    from bsprobe.world_runner import WorldRunner
 
     best = finished.best
-    if best is None or best.trial is None or isinstance(runner, WorldRunner):
+    if best is None or best.trial is None:
         return {}
     spec = replace(best.trial.spec, accumulation_steps=1, evaluation_resolution=None, data=None)
     timeout = finished.settings.trial_timeout_seconds
