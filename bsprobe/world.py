@@ -5,6 +5,7 @@ workers meet here for one trial at a time. A parent that waits looks after those
 that has ended, or has fallen silent, ends the wait.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -172,12 +173,12 @@ class World:
         return now - since
 
     def _beat(self) -> None:
-        """Be heard, whatever the main thread is doing."""
-        number = 0
+        """Be heard, at once and whatever the main thread is doing."""
         with suppress(RuntimeError):  # the store is gone, as the main thread will find
-            while not self._stopped.wait(_BEAT_SECONDS):
-                number += 1
+            for number in itertools.count():
                 self._store.set(f"beat/{self.launch.rank}", str(number))
+                if self._stopped.wait(_BEAT_SECONDS):
+                    return
 
 
 @contextmanager
