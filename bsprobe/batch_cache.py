@@ -12,7 +12,7 @@ from bsprobe.errors import FileError
 from bsprobe.files import file_errors, write_atomically
 from bsprobe.jsonlines import check_version
 from bsprobe.records import Settings
-from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
+from bsprobe.serialization import MalformedError, from_json, parse_json, to_json, to_text
 
 SCHEMA_VERSION: Final = 1
 _LOG = logging.getLogger("bsprobe")
@@ -71,10 +71,9 @@ def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
 def keep_batch(folder: Path, found: ProvenBatch) -> None:
     """Write an answer down; a disk that does not take it is warned of."""
     path = found.question.path(folder)
-    text = json.dumps(to_json(found), indent=1, allow_nan=False) + "\n"
     try:
         with file_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+        write_atomically(path, to_text(found))
     except FileError as error:
         _LOG.warning("the batch is not kept for the next time: %s", error)

@@ -9,7 +9,6 @@ import os
 import reprlib
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
 from bsprobe.errors import FileError
@@ -131,12 +130,7 @@ class JsonLines(Generic[Header, Entry, Contents]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with file_errors(self._path):  # closing writes again what a full disk has refused
             self._file.close()
 

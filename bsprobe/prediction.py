@@ -17,7 +17,6 @@ from bsprobe.records import (
     Settings,
     StopReason,
     Trial,
-    TrialSpec,
 )
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Probe, Process, find_boundary
@@ -47,7 +46,7 @@ class Predictor:
         trials: list[Trial] = []
 
         def measure(batch: int, process: Process) -> Probe:
-            spec = self._spec(variant, batch)
+            spec = replace(self._settings.trial(variant, batch), data=None)
             trial = self._run_trial(
                 spec, process=process, purpose=Purpose.SEARCH, on_phase=on_phase
             )
@@ -67,16 +66,6 @@ class Predictor:
         if boundary.stop in (StopReason.FAILED, StopReason.TIME):
             return Prediction(largest=None, detail=boundary.detail)
         return Prediction(largest=boundary.largest, peaks=_peaks(trials))
-
-    def _spec(self, variant: Variant, batch: int) -> TrialSpec:
-        return TrialSpec(
-            variant=variant,
-            batch_size=batch,
-            processes=self._settings.processes,
-            warmup_steps=self._settings.warmup_steps,
-            measured_steps=self._settings.measured_steps,
-            evaluation_resolution=self._settings.evaluation_resolution,
-        )
 
 
 @contextmanager

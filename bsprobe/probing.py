@@ -139,7 +139,7 @@ class Probing:
     def _find_boundary(self, variant: Variant, prediction: Prediction | None) -> Boundary:
         def measure(batch: int, process: Process) -> Probe:
             purpose = Purpose.PROOF if process is Process.FRESH else Purpose.SEARCH
-            return Probe.of(self._trial(self._spec(variant, batch), process, purpose))
+            return Probe.of(self._trial(self._settings.trial(variant, batch), process, purpose))
 
         def out_of_time() -> bool:
             limit = self._settings.time_limit_seconds
@@ -199,7 +199,7 @@ class Probing:
                 processes=self._settings.processes,
             )
             micro, steps = item.plan.micro_batch, item.plan.accumulation_steps
-            spec = self._spec(variant, micro, accumulation_steps=steps)
+            spec = self._settings.trial(variant, micro, accumulation_steps=steps)
             trial = self._trial(spec, Process.FRESH, Purpose.RECOMMENDED)
             if trial.measurement is not None:
                 fits = trial.measurement.peak_bytes <= budget
@@ -219,19 +219,6 @@ class Probing:
             return None
         spec = replace(trial.spec, data=None)
         return self._trial(spec, Process.FRESH, Purpose.COMPARISON)
-
-    def _spec(self, variant: Variant, batch: int, *, accumulation_steps: int = 1) -> TrialSpec:
-        return TrialSpec(
-            variant=variant,
-            batch_size=batch,
-            accumulation_steps=accumulation_steps,
-            processes=self._settings.processes,
-            warmup_steps=self._settings.warmup_steps,
-            measured_steps=self._settings.measured_steps,
-            evaluation_resolution=self._settings.evaluation_resolution,
-            data=self._settings.data,
-            seed=self._settings.seed,
-        )
 
     def _trial(self, spec: TrialSpec, process: Process, purpose: Purpose) -> Trial:
         """Run a trial, or take it from what is known already."""

@@ -382,6 +382,20 @@ class Settings:
     processes: int = 1
     """How many train together: started by torchrun, or predicted."""
 
+    def trial(self, variant: Variant, batch: int, *, accumulation_steps: int = 1) -> TrialSpec:
+        """What a trial of such a run does."""
+        return TrialSpec(
+            variant=variant,
+            batch_size=batch,
+            accumulation_steps=accumulation_steps,
+            processes=self.processes,
+            warmup_steps=self.warmup_steps,
+            measured_steps=self.measured_steps,
+            evaluation_resolution=self.evaluation_resolution,
+            data=self.data,
+            seed=self.seed,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:

@@ -1,7 +1,6 @@
 """The file of a finished run: everything, versioned."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from bsprobe.files import file_errors, write_atomically
 from bsprobe.journal import NAME as JOURNAL_NAME
 from bsprobe.jsonlines import check_version, damaged
 from bsprobe.records import SCHEMA_VERSION, Run
-from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
+from bsprobe.serialization import MalformedError, from_json, parse_json, to_text
 
 NAME = "run.json"
 
@@ -23,8 +22,7 @@ def save_run(run: Run, folder: Path) -> Path:
         FileError: The disk does not take it.
     """
     path = folder / NAME
-    text = json.dumps(to_json(run), indent=1, allow_nan=False) + "\n"
-    write_atomically(path, text.encode())
+    write_atomically(path, to_text(run))
     return path
 
 

@@ -45,6 +45,11 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def to_text(value: Any) -> bytes:
+    """The JSON of a file that people may look into."""
+    return (json.dumps(to_json(value), indent=1, allow_nan=False) + "\n").encode()
+
+
 def to_json(value: Any) -> Any:
     """Turn dataclasses, enums, tuples and mappings into what `json.dumps` accepts."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

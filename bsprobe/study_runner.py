@@ -4,7 +4,6 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from bsprobe.messages import LoadingDone, MeasureLoading, Train, TrainingDone
@@ -70,12 +69,7 @@ class StudyRunner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _fresh_worker(self, on_phase: ReportPhase) -> Worker:

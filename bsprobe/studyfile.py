@@ -6,7 +6,7 @@ from pathlib import Path
 from bsprobe.errors import FileError
 from bsprobe.files import file_errors, write_atomically
 from bsprobe.jsonlines import check_version, damaged
-from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.serialization import MalformedError, from_json, to_text
 from bsprobe.study_journal import NAME as JOURNAL_NAME
 from bsprobe.study_records import SCHEMA_VERSION, Study
 
@@ -20,8 +20,7 @@ def save_study(study: Study, folder: Path) -> Path:
         FileError: The disk does not take it.
     """
     path = folder / NAME
-    text = json.dumps(to_json(study), indent=1, allow_nan=False) + "\n"
-    write_atomically(path, text.encode())
+    write_atomically(path, to_text(study))
     return path
 
 

@@ -97,7 +97,7 @@ class Variant:
     @property
     def problem(self) -> Problem:
         """What the network predicts: what the loss says, else its name."""
-        return LOSSES.get(self.own.loss or "") or problem_of(self.model)
+        return _problem(self.model, self.own)
 
     @property
     def network(self) -> str:
@@ -293,10 +293,13 @@ def _require_meaning(choices: Mapping[str, Sequence[StrEnum]], own: OwnParts) ->
             )
 
 
+def _problem(model: str, own: OwnParts) -> Problem:
+    return LOSSES.get(own.loss or "") or problem_of(model)
+
+
 def _classes(model: str, own: OwnParts) -> int:
     """How many classes a network is built for: what its arguments say, else what its kind has."""
-    problem = LOSSES.get(own.loss or "") or problem_of(model)
-    given = own.arguments.get("num_classes", CLASSES[problem])
+    given = own.arguments.get("num_classes", CLASSES[_problem(model, own)])
     if not isinstance(given, int) or given < 1:
         raise UsageError(
             f"--model-arg num_classes={given}: it is no number of classes",

@@ -55,16 +55,17 @@ def run(
     """
     asked = settings_from(given)
     launch = launched(os.environ)
-    is_first = launch is None or launch.leads
+    if launch is not None and not launch.leads:
+        if not dry_run:
+            _follow(asked, launch)
+        return
     if dry_run:
-        click.echo(_plan_text(asked, out) if is_first else "", nl=is_first)
-    elif launch is not None and not launch.leads:
-        _follow(asked, launch)
-    else:
-        start = _resumed(ctx, asked, out) if resume else Start(settings=asked, folder=out)
-        _warn(start.settings)
-        finished, folder, explanations = probe(start)
-        _write(finished, folder, explanations)
+        click.echo(_plan_text(asked, out))
+        return
+    start = _resumed(ctx, asked, out) if resume else Start(settings=asked, folder=out)
+    _warn(start.settings)
+    finished, folder, explanations = probe(start)
+    _write(finished, folder, explanations)
 
 
 def _follow(asked: Settings, launch: Launch) -> None:

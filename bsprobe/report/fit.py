@@ -1,7 +1,6 @@
 """Which GPU do I need: the largest batch of each variant on each card, in text, files, picture."""
 
 import dataclasses
-import json
 import textwrap
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from bsprobe.report.markdown import table
 from bsprobe.report.plots import COLOURS, MARKERS, STYLE, write_figure
 from bsprobe.report.tables import to_csv, variant_columns
 from bsprobe.report.terminal import WIDTH, aligned
-from bsprobe.serialization import to_json
+from bsprobe.serialization import to_text
 from bsprobe.units import GIB, format_bytes
 from bsprobe.variants import Variant, labels
 
@@ -107,8 +106,7 @@ def write_fitting(found: Fitting, folder: Path) -> None:
     Raises:
         FileError: The disk does not take it.
     """
-    text = json.dumps(to_json(found), indent=1, allow_nan=False) + "\n"
-    write_atomically(folder / "fit.json", text.encode())
+    write_atomically(folder / "fit.json", to_text(found))
     write_atomically(folder / "fit.csv", to_csv(_frame(found)))
     with mpl.rc_context(STYLE):
         write_figure(figure(found), folder / "fit")

@@ -1,6 +1,5 @@
 """The runs of a fleet beside each other: in text, in markdown, as files."""
 
-import json
 import shlex
 import textwrap
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from bsprobe.report.fleet_plot import write_fleet_plot
 from bsprobe.report.markdown import table
 from bsprobe.report.tables import result_columns, to_csv, variant_columns
 from bsprobe.report.terminal import WIDTH, aligned, fitted
-from bsprobe.serialization import to_json
+from bsprobe.serialization import to_text
 from bsprobe.units import format_bytes
 from bsprobe.variants import Variant, labels
 
@@ -67,8 +66,7 @@ def write_fleet(fleet: Fleet, folder: Path) -> None:
     Raises:
         FileError: The disk does not take it.
     """
-    text = json.dumps(to_json(fleet), indent=1, allow_nan=False) + "\n"
-    write_atomically(folder / f"{NAME}.json", text.encode())
+    write_atomically(folder / f"{NAME}.json", to_text(fleet))
     write_atomically(folder / f"{NAME}.csv", to_csv(fleet_table(fleet)))
     write_fleet_plot(fleet, folder / NAME)
     write_atomically(folder / f"{NAME}.md", render_markdown(fleet).encode())

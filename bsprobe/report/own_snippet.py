@@ -3,9 +3,9 @@
 from string import Template
 
 from bsprobe.records import Target, TrainingPlan
-from bsprobe.variants import CudnnBenchmark, MemoryFormat, Precision, Variant
+from bsprobe.report.snippet_settings import settings
+from bsprobe.variants import Variant
 
-_DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloat16"}
 _TOGETHER = """
 # In each of {} processes: hand over the network wrapped in DistributedDataParallel, its own batches
 # and its own device. Gradients are averaged over the processes."""
@@ -59,22 +59,11 @@ def fill(
     device_kind: str,
 ) -> str:
     """The snippet of a plan for parts that are not ours; arguments as of `snippet.fill`."""
-    nhwc = variant.memory_format is MemoryFormat.NHWC
-    benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
     return _TEMPLATE.substitute(
         title=title,
         answer=answer,
-        micro_batch=plan.micro_batch,
-        accumulation_steps=plan.accumulation_steps,
-        effective_batch=plan.effective_batch,
         together=_TOGETHER.format(plan.processes) if plan.processes > 1 else "",
         factor=f"{plan.learning_rate / target.base_learning_rate:.6g}",
-        lr_rule=plan.lr_rule,
         base_batch=target.base_batch,
-        device="cuda" if device_kind == "cuda" else "cpu",
-        benchmark="    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
-        scaler=variant.precision is Precision.AMP_FP16,
-        layout=", memory_format=torch.channels_last" if nhwc else "",
-        dtype=_DTYPES.get(variant.precision, "torch.bfloat16"),
-        autocast=variant.precision is not Precision.FP32,
+        **settings(variant, plan, device_kind),
     )

@@ -7,18 +7,15 @@ from bsprobe.model_names import Problem
 from bsprobe.records import Recommendation, Run, Source, Target, TrainingPlan
 from bsprobe.report import own_snippet
 from bsprobe.report.snippet_processes import micro_step, pieces
+from bsprobe.report.snippet_settings import settings
 from bsprobe.variants import (
-    CudnnBenchmark,
     LossAt,
-    MemoryFormat,
     OptimizerName,
-    Precision,
     Variant,
     labels,
 )
 
 _POLY_POWER = 0.9
-_DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloat16"}
 _OPTIMIZERS = {
     OptimizerName.SGD: "torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.9)",
     OptimizerName.ADAMW: "torch.optim.AdamW(groups, lr=LEARNING_RATE)",
@@ -127,7 +124,7 @@ $logits
 
 ${epochs}def train(model, dataset, device="$device", updates=UPDATES, workers=$workers):
     """Train on (image, label) pairs: float (3, H, W) and $labels."""
-$benchmark$device_setup$convert    model = model.to($to_arguments).train()
+$benchmark$device_setup$convert    model = model.to(device$layout).train()
     groups = parameter_groups(model)
 $replicate    optimizer = $optimizer
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
@@ -157,7 +154,7 @@ $note    return [loss.item() for loss in losses]
 ''')
 
 _MICRO_STEP = Template("""\
-            images = images.to(device, non_blocking=True$image_format)
+            images = images.to(device, non_blocking=True$layout)
             labels = labels.to(device, non_blocking=True)
             with torch.autocast(device.type, dtype=$dtype, enabled=$autocast):
 $loss            scaler.scale(loss).backward()
@@ -233,27 +230,16 @@ def fill(
         device_kind: `cuda` or `cpu`.
         loader: How the images are loaded.
     """
-    nhwc = variant.memory_format is MemoryFormat.NHWC
-    layout = ", memory_format=torch.channels_last" if nhwc else ""
-    benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
+    common = settings(variant, plan, device_kind)
     problem = variant.problem
     three = len(plan.group_learning_rates) > 1
     parts = pieces(plan.processes, variant.norm)
-    body = _MICRO_STEP.substitute(
-        image_format=layout,
-        dtype=_DTYPES.get(variant.precision, "torch.bfloat16"),
-        autocast=variant.precision is not Precision.FP32,
-        loss=_LOSSES[variant.loss_at],
-    )
+    body = _MICRO_STEP.substitute(common, loss=_LOSSES[variant.loss_at])
     prefetch = f"        prefetch_factor={loader.prefetch_factor} if workers else None,\n"
     return _TEMPLATE.substitute(
         title=title,
         answer=answer,
-        micro_batch=plan.micro_batch,
-        accumulation_steps=plan.accumulation_steps,
-        effective_batch=plan.effective_batch,
         learning_rate=f"{plan.learning_rate:.6g}",
-        lr_rule=plan.lr_rule,
         base_rate=f"{target.base_learning_rate:.6g}",
         base_batch=target.base_batch,
         base_updates=base_updates,
@@ -264,17 +250,14 @@ def fill(
         ignore=_IGNORE[problem],
         labels=_LABELS[problem],
         power=_POLY_POWER,
-        device="cuda" if device_kind == "cuda" else "cpu",
         logits=_CLASSIFIER_LOGITS
         if problem is Problem.CLASSIFICATION
         else _LOGITS[variant.loss_at],
-        benchmark="    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
-        to_arguments=f"device{layout}",
         optimizer=_OPTIMIZERS[variant.optimizer],
-        scaler=variant.precision is Precision.AMP_FP16,
         micro_step=micro_step(body, plan.processes),
         workers=loader.workers,
         pin_memory=loader.pin_memory,
         prefetch=prefetch if loader.prefetch_factor else "",
+        **common,
         **parts,
     )

@@ -1,0 +1,24 @@
+"""The parts of a snippet that a plan and a variant decide, whoever makes loss and batches."""
+
+from bsprobe.records import TrainingPlan
+from bsprobe.variants import CudnnBenchmark, MemoryFormat, Precision, Variant
+
+_DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloat16"}
+
+
+def settings(variant: Variant, plan: TrainingPlan, device_kind: str) -> dict[str, object]:
+    """The fields that all templates have in common."""
+    nhwc = variant.memory_format is MemoryFormat.NHWC
+    benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
+    return {
+        "micro_batch": plan.micro_batch,
+        "accumulation_steps": plan.accumulation_steps,
+        "effective_batch": plan.effective_batch,
+        "lr_rule": plan.lr_rule,
+        "device": "cuda" if device_kind == "cuda" else "cpu",
+        "benchmark": "    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
+        "layout": ", memory_format=torch.channels_last" if nhwc else "",
+        "scaler": variant.precision is Precision.AMP_FP16,
+        "dtype": _DTYPES.get(variant.precision, "torch.bfloat16"),
+        "autocast": variant.precision is not Precision.FP32,
+    }
