@@ -7,16 +7,15 @@ disguise adds outside the allocator, as a context that is larger than the catalo
 
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.errors import DeviceError
 from bsprobe.gpus import find_gpu
-from bsprobe.records import DataSource, DeviceInfo, DeviceRequest, Measurement, Source, TrialSpec
-from bsprobe.variants import Variant
+from bsprobe.records import DeviceInfo, DeviceRequest, Measurement, Source, TrialSpec
 
 AS_WORKER = "as-worker"
 NAME = "NVIDIA GeForce RTX 3090"
@@ -69,25 +68,10 @@ def _main() -> None:
     gpu = (sys.executable, str(Path(__file__)), AS_WORKER, os.environ["ADDED_BYTES"])
 
     class Worker(worker_process.Worker):
-        def __init__(
-            self,
-            request: DeviceRequest,
-            *,
-            variants: tuple[Variant, ...] = (),
-            data: DataSource | None = None,
-            environment: Mapping[str, str] | None = None,
-            watch: worker_process.Watch | None = None,
-        ) -> None:
-            super().__init__(
-                request,
-                variants=variants,
-                data=data,
-                command=gpu if request.gpu is None else None,
-                environment=environment,
-                watch=watch,
-            )
+        def __init__(self, request: DeviceRequest, **options: Any) -> None:
+            super().__init__(request, command=gpu if request.gpu is None else None, **options)
 
-    worker_process.Worker = Worker  # type: ignore[assignment, misc] # the one seam: which program is started
+    worker_process.Worker = Worker  # type: ignore[misc] # the one seam: which program is started
     __main__.main()
 
 

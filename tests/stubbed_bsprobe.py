@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,31 +54,15 @@ def findings(folder: Path) -> dict[str, Any]:
 
 def _main() -> None:
     from bsprobe import __main__, worker_process  # noqa: PLC0415 - only the child needs it
-    from bsprobe.records import DataSource, DeviceRequest  # noqa: PLC0415 - as above
-    from bsprobe.variants import Variant  # noqa: PLC0415 - as above
+    from bsprobe.records import DeviceRequest  # noqa: PLC0415 - as above
 
     stub = (sys.executable, str(Path(__file__).with_name("stub_worker.py")), sys.argv.pop(1))
 
     class StubbedWorker(worker_process.Worker):
-        def __init__(
-            self,
-            request: DeviceRequest,
-            *,
-            variants: tuple[Variant, ...] = (),
-            data: DataSource | None = None,
-            environment: Mapping[str, str] | None = None,
-            watch: worker_process.Watch | None = None,
-        ) -> None:
-            super().__init__(
-                request,
-                variants=variants,
-                data=data,
-                command=stub,
-                environment=environment,
-                watch=watch,
-            )
+        def __init__(self, request: DeviceRequest, **options: Any) -> None:
+            super().__init__(request, command=stub, **options)
 
-    worker_process.Worker = StubbedWorker  # type: ignore[assignment, misc] # the one seam: which program is started
+    worker_process.Worker = StubbedWorker  # type: ignore[misc] # the one seam: which program is started
     __main__.main()
 
 

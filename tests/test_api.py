@@ -1,11 +1,10 @@
 """The library: the same records from Python, and clear words for what cannot be imported."""
 
 import functools
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import own_training
 import pytest
 import torch
@@ -21,7 +20,6 @@ from bsprobe.records import DeviceRequest, Source
 from bsprobe.runfile import load_run
 from bsprobe.variants import AXES, Norm, Precision, Variant
 
-ROOT = Path(__file__).parents[1]
 WORKLOAD = bsprobe.Workload(
     model=own_training.network,
     optimizer=own_training.adam,
@@ -183,16 +181,7 @@ GO = """
 
 
 def python(*arguments: str, cwd: Path, text: str = "") -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        input=text,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return commands.python(*arguments, cwd=cwd, text=text, timeout=300)
 
 
 def test_a_script_hands_over_what_it_defines_itself(tmp_path: Path) -> None:

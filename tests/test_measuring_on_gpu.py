@@ -1,11 +1,9 @@
 """What `bsprobe explain` records on a GPU, on a machine that has one: `pytest -m gpu`."""
 
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 from torch.cuda import _memory_viz
 
@@ -21,7 +19,6 @@ from bsprobe.variants import Precision, Variant
 
 pytestmark = pytest.mark.gpu
 
-ROOT = Path(__file__).parents[1]
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=128, width=256))
 
 
@@ -53,15 +50,7 @@ def test_a_network_is_explained_from_what_was_recorded_beside_its_prediction(
     tmp_path: Path,
 ) -> None:
     options = ("--model=deeplabv2-resnet50", "--resolution=128x256", "--memory-limit=4GiB")
-    done = subprocess.run(
-        [sys.executable, "-m", "bsprobe", "explain", *options, "--out=out"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1800,
-    )
+    done = commands.bsprobe("explain", *options, "--out=out", cwd=tmp_path, timeout=1800)
     assert done.returncode == 0, done.stderr
     assert "[measured, and" in done.stdout
     report = load_explanation(tmp_path / "out")

@@ -3,8 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +12,7 @@ from bsprobe import worker_process
 from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.messages import Record, TrialDone
-from bsprobe.records import DataSource, DeviceRequest, Failure, Purpose, TrialSpec
+from bsprobe.records import DeviceRequest, Failure, Purpose, TrialSpec
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
 from bsprobe.units import Resolution
@@ -135,25 +135,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     started: list[str] = []
 
     class Stub(Worker):
-        def __init__(
-            self,
-            request: DeviceRequest,
-            *,
-            variants: tuple[Variant, ...] = (),
-            data: DataSource | None = None,
-            environment: Mapping[str, str] | None = None,
-            watch: worker_process.Watch | None = None,
-        ) -> None:
+        def __init__(self, request: DeviceRequest, **options: Any) -> None:
             behaviour = "dirty" if request.memory_limit_bytes == 1 else "succeed"
             started.append(behaviour)
-            super().__init__(
-                request,
-                variants=variants,
-                data=data,
-                command=stub(behaviour),
-                environment=environment,
-                watch=watch,
-            )
+            super().__init__(request, command=stub(behaviour), **options)
 
     monkeypatch.setattr(worker_process, "Worker", Stub)
     return started

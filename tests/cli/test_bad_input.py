@@ -1,24 +1,14 @@
 """Whatever is typed wrong gets one clear line, a hint, and exit code 2."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 
 def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    root = Path(__file__).parents[2]
-    return subprocess.run(
-        [sys.executable, "-m", "bsprobe", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return commands.bsprobe(*arguments, cwd=cwd, timeout=120)
 
 
 WRONG = {

@@ -1,19 +1,17 @@
 """`bsprobe ci`: a network that grows fails its own pull request."""
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import commands
 import pytest
 from builders import probed_run
 
 from bsprobe.records import Run
 from bsprobe.runfile import load_run, save_run
 
-ROOT = Path(__file__).parents[2]
 SMALL = (
     *("--model", "deeplabv2-resnet50", "--resolution", "64x128"),
     *("--precision", "fp32", "--norm", "batch"),
@@ -22,15 +20,7 @@ SMALL = (
 
 
 def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "bsprobe", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cwd / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    return commands.bsprobe(*arguments, cwd=cwd, timeout=300, XDG_CACHE_HOME=str(cwd / "cache"))
 
 
 def with_smaller_peaks(run: Run) -> Run:

@@ -1,19 +1,16 @@
 """`bsprobe compare` as it is typed: what it prints, and how it exits."""
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import commands
 import pytest
 from builders import AMP, VARIANT, probed_run, settings
 
 from bsprobe.records import Run
 from bsprobe.runfile import save_run
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -35,14 +32,7 @@ def runs(tmp_path: Path) -> tuple[Path, Path, Run]:
 
 
 def bsprobe(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "bsprobe", "compare", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    return commands.bsprobe("compare", *arguments, timeout=60, **environment)
 
 
 def test_a_run_and_its_baseline_are_named_by_folder_or_by_file(

@@ -1,29 +1,18 @@
 """`bsprobe explain` as its users run it."""
 
 import csv
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 
 from bsprobe.explanationfile import load_explanation
 
-ROOT = Path(__file__).parents[2]
-
 
 def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "bsprobe", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cwd / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    return commands.bsprobe(*arguments, cwd=cwd, timeout=600, XDG_CACHE_HOME=str(cwd / "cache"))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """`bsprobe gpus` as its users run it, and `--this` before a GPU that is played by a stub."""
 
 import csv
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import click
+import commands
 import pytest
 from click.testing import CliRunner
 
@@ -21,14 +21,7 @@ STUB = ROOT / "tests" / "stub_worker.py"
 
 
 def bsprobe(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "bsprobe", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return commands.bsprobe(*arguments, timeout=120, **environment)
 
 
 def this(behaviour: str, capfd: pytest.CaptureFixture[str]) -> tuple[str, str]:

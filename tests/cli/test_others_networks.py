@@ -1,13 +1,12 @@
 """Ten networks that are not ours, probed on this CPU and predicted, by the commands of the docs."""
 
 import csv
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -27,15 +26,7 @@ def model_of(command: str) -> str:
 
 def run(command: str, folder: Path) -> list[dict[str, str]]:
     """Run a command of the docs; its trials."""
-    done = subprocess.run(
-        [sys.executable, "-m", *shlex.split(command), "--out=out"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    done = commands.python("-m", *shlex.split(command), "--out=out", cwd=folder, timeout=600)
     assert done.returncode == 0, done.stderr
     assert (folder / "out" / "snippet.py").exists()
     with (folder / "out" / "trials.csv").open() as file:

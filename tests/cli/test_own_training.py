@@ -1,12 +1,12 @@
 """`bsprobe` with parts of a training that are the user's own: alike measured and predicted."""
 
-import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 from bsprobe.own_parts import OwnParts
@@ -33,15 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "bsprobe", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    return commands.bsprobe(*arguments, cwd=cwd, timeout=600, OMP_NUM_THREADS="1")
 
 
 def test_a_prediction_records_the_parts_and_goes_on_with_them(folder: Path) -> None:

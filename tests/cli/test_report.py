@@ -1,11 +1,10 @@
 """`bsprobe report` as its users run it: one run again, several beside each other."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 from bsprobe.fleet import make_fleet
@@ -19,15 +18,7 @@ STUDY = RUNS / "study-cpu-deeplabv2-mini-64x128"
 
 
 def report(*arguments: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "bsprobe", "report", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return commands.bsprobe("report", *arguments, cwd=cwd, timeout=120)
 
 
 def test_several_runs_become_one_table_in_a_new_folder(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """A comparison as text, as markdown, and as annotations on GitHub."""
 
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import golden
 import pytest
 
 from bsprobe.compare import Comparison, State, compare
@@ -48,10 +48,7 @@ def comparison(run: Run, worse: Run) -> Comparison:
 
 
 def check(name: str, text: str) -> None:
-    path = GOLDEN / name
-    if os.environ.get("BSPROBE_UPDATE_GOLDEN"):
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    golden.check(GOLDEN / name, text)
 
 
 def test_the_text_is_as_agreed(comparison: Comparison) -> None:

@@ -3,9 +3,9 @@
 import csv
 import dataclasses
 import io
-import os
 from pathlib import Path
 
+import golden
 import numpy as np
 import pytest
 from explanations import EXPLANATION, GPU, MEASURED, MEASURED_REPORT, REPORT
@@ -23,11 +23,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def check(name: str, text: str) -> None:
-
-    path = GOLDEN / name
-    if os.environ.get("BSPROBE_UPDATE_GOLDEN"):
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    golden.check(GOLDEN / name, text)
 
 
 def test_the_report_of_an_explanation_is_as_agreed() -> None:

@@ -6,9 +6,9 @@ After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then 
 import csv
 import dataclasses
 import json
-import os
 from pathlib import Path
 
+import golden
 import numpy as np
 import pytest
 
@@ -24,10 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def check(name: str, text: str) -> None:
-    path = GOLDEN / name
-    if os.environ.get("BSPROBE_UPDATE_GOLDEN"):
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    golden.check(GOLDEN / name, text)
 
 
 def without_times(run: Run) -> Run:

@@ -3,9 +3,9 @@
 After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
 """
 
-import os
 from pathlib import Path
 
+import golden
 import pytest
 
 from bsprobe.records import Run
@@ -16,11 +16,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def check(name: str, text: str) -> None:
-    path = GOLDEN / name
-    if os.environ.get("BSPROBE_UPDATE_GOLDEN"):
-        GOLDEN.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    golden.check(GOLDEN / name, text)
 
 
 def starred_snippet(run: Run) -> str:

@@ -3,9 +3,9 @@
 After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
 """
 
-import os
 from pathlib import Path
 
+import golden
 import pytest
 
 from bsprobe.report.study import markdown, sentences, tables, terminal
@@ -18,11 +18,7 @@ PLOTS = ("batches", "curves", "loader")
 
 
 def check(name: str, text: str) -> None:
-    path = GOLDEN / name
-    if os.environ.get("BSPROBE_UPDATE_GOLDEN"):
-        GOLDEN.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+    golden.check(GOLDEN / name, text)
 
 
 def snippet_of(study: Study) -> str:
