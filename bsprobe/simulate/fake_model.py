@@ -1,6 +1,7 @@
 """A real network without its data: fake tensors know shape, type and layout, and hold nothing."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ _RANDOM_FILLS = frozenset(
     {
         "normal_",
         "uniform_",
-        "trunc_normal_",
         "kaiming_normal_",
         "kaiming_uniform_",
         "xavier_normal_",
@@ -36,7 +36,7 @@ def build_without_values(variant: Variant) -> nn.Module:
     Raises:
         UsageError: The variant names something unknown.
     """
-    with _WithoutRandomValues():
+    with _WithoutRandomValues(), _without_truncation():
         return build_model(variant)
 
 
@@ -109,3 +109,22 @@ class _WithoutRandomValues(TorchFunctionMode):
         if getattr(func, "__name__", "") in _RANDOM_FILLS and isinstance(filled, torch.Tensor):
             return filled
         return func(*args, **kwargs)
+
+
+@contextmanager
+def _without_truncation() -> Iterator[None]:
+    """Leave `torch.nn.init.trunc_normal_` out as a whole: no mode sees it.
+
+    From PyTorch 2.15 on it draws until all values are within its bounds, and where drawing is left
+    out whatever lies in the memory may never be.
+    """
+    draw = torch.nn.init._no_grad_trunc_normal_
+    torch.nn.init._no_grad_trunc_normal_ = _left_as_it_is
+    try:
+        yield
+    finally:
+        torch.nn.init._no_grad_trunc_normal_ = draw
+
+
+def _left_as_it_is(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return tensor
