@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -17,7 +18,8 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bsprobe.errors import BsprobeError
-from bsprobe.simulate.cuda_semantics import Inside, as_on_cuda, effects
+from bsprobe.simulate.cuda_semantics import Inside, effects
+from bsprobe.simulate.fake_kernels import run_fake
 from bsprobe.simulate.modules import ModuleTracker
 from bsprobe.simulate.timeline import (
     Action,
@@ -90,12 +92,16 @@ class Recorder(TorchDispatchMode):
 
     Args:
         model: Whose modules name the places.
+        mode: Whose fake tensors it runs on.
         after: A recorder that has seen the set-up, to go on from.
     """
 
-    def __init__(self, model: nn.Module, *, after: "Recorder | None" = None) -> None:
+    def __init__(
+        self, model: nn.Module, mode: FakeTensorMode, *, after: "Recorder | None" = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
         self._model = model
+        self._mode = mode
         self._modules = ModuleTracker(model)
         self._live: dict[int, int] = {}
         self._deaths: dict[int, weakref.ref[torch.UntypedStorage]] = {}
@@ -180,7 +186,7 @@ class Recorder(TorchDispatchMode):
         if _only_writes(func):
             return None
         try:
-            out = as_on_cuda(func, args, func(*args, **kwargs))
+            out = run_fake(self._mode, func, args, kwargs)
         except _UNTRACEABLE as error:
             raise UntraceableModelError(func.name(), self._modules.current(), error) from error
         place, kind = None, Kind.TEMPORARY

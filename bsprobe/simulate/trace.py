@@ -105,7 +105,7 @@ class StepTracer:
         """Run two steps at one batch size, and an evaluation pass where one is wanted."""
         own = self._own_batch(batch)
         with _tracing(self._mode):
-            recorder = Recorder(self._model, after=self._setup)
+            recorder = Recorder(self._model, self._mode, after=self._setup)
             task = self._task()
             recorder.watch(task.optimizer)
             replica = self._replica(recorder)
@@ -201,7 +201,7 @@ class StepTracer:
     def _record_setup(self) -> Recorder:
         """Move the network to the device: the same at every batch size."""
         with _tracing(self._mode):
-            recorder = Recorder(self._model)
+            recorder = Recorder(self._model, self._mode)
 
             def adopt(tensor: torch.Tensor, module: str) -> None:
                 is_parameter = isinstance(tensor, nn.Parameter)

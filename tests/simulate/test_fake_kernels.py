@@ -1,0 +1,239 @@
+"""What fake kernels answer the second time is what they answered the first time."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from bsprobe.simulate import fake_kernels, recording
+from bsprobe.simulate.cuda_semantics import as_on_cuda
+from bsprobe.simulate.fake_kernels import run_fake
+from bsprobe.simulate.timeline import Recording
+from bsprobe.simulate.trace import StepTracer
+from bsprobe.units import Resolution
+from bsprobe.variants import MemoryFormat, Norm, OptimizerName, Precision, Variant
+
+aten = torch.ops.aten
+
+Arguments = Callable[[], tuple[Any, ...]]
+
+
+@pytest.fixture
+def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
+    """Fake tensors, and nothing remembered."""
+    monkeypatch.setattr(fake_kernels, "_known", {})
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        yield mode
+
+
+def _looks(out: Any, arguments: tuple[Any, ...]) -> Any:
+    """All that can be seen of an output: also whose storage it is, and whether it is new."""
+    if isinstance(out, list | tuple):
+        return type(out), [_looks(each, arguments) for each in out]
+    if not isinstance(out, torch.Tensor):
+        return type(out), out
+    storage = out.untyped_storage()
+    owners = [
+        place
+        for place, each in enumerate(arguments)
+        if isinstance(each, torch.Tensor) and each.untyped_storage()._cdata == storage._cdata
+    ]
+    return {
+        "type": type(out),
+        "shape": out.shape,
+        "stride": out.stride(),
+        "offset": out.storage_offset(),
+        "dtype": out.dtype,
+        "device": out.device,
+        "bytes": storage.nbytes(),
+        "is an argument": [each is out for each in arguments],
+        "storage of": owners,
+        "requires grad": out.requires_grad,
+    }
+
+
+def _image() -> torch.Tensor:
+    return torch.empty(2, 3, 8, 8).to(memory_format=torch.channels_last)
+
+
+REMEMBERED: dict[str, tuple[Any, Arguments]] = {
+    "a new tensor": (aten.relu.default, lambda: (_image(),)),
+    "of another type": (aten._to_copy.default, lambda: (_image().half(),)),
+    "several": (
+        aten.native_batch_norm.default,
+        lambda: (_image(), *torch.empty(4, 3).unbind(), True, 0.1, 1e-5),
+    ),
+    "some of them none": (
+        aten.convolution_backward.default,
+        lambda: (
+            _image(),
+            _image(),
+            torch.empty(3, 3, 1, 1),
+            [0],
+            *([1, 1], [0, 0], [1, 1]),
+            False,
+            [0, 0],
+            1,
+            [True, True, False],
+        ),
+    ),
+    "a list": (aten._foreach_add.List, lambda: ([_image(), torch.empty(2)],) * 2),
+    "the argument, changed in place": (aten.add_.Tensor, lambda: (_image(), _image())),
+    "a view": (aten.slice.Tensor, lambda: (_image(), 1, 1, 3)),
+    "a view of a view": (aten.t.default, lambda: (torch.empty(4, 6)[1:, 2:],)),
+    "the whole as a view": (aten.detach.default, lambda: (_image(),)),
+    "nothing in it": (aten.relu.default, lambda: (torch.empty(0, 3),)),
+    "gaps in it": (aten.empty_strided.default, lambda: ((2, 3), (8, 2))),
+    "no tensor among the arguments": (aten.zeros.default, lambda: ([2, 3],)),
+}
+
+
+@pytest.mark.parametrize("case", REMEMBERED)
+def test_what_was_answered_once_is_answered_again_without_asking(
+    case: str, mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, arguments = REMEMBERED[case]
+    first = arguments()
+    expected = _looks(run_fake(mode, operator, first, {}), first)
+    monkeypatch.setattr(fake_kernels, "as_on_cuda", None)  # fails where it is asked
+
+    again = arguments()
+    assert _looks(run_fake(mode, operator, again, {}), again) == expected
+
+
+NOT_REMEMBERED: dict[str, tuple[Any, Arguments]] = {
+    "views that share a storage": (aten.split.Tensor, lambda: (torch.empty(4), 2)),
+    "the argument, laid out anew": (aten.t_.default, lambda: (torch.empty(2, 3),)),
+    "known values": (aten.add.Tensor, lambda: (torch.tensor(3.0), torch.tensor(4.0))),
+    "a number": (aten.sym_size.int, lambda: (torch.empty(2, 3), 1)),
+    "complex numbers": (aten.abs.default, lambda: (torch.empty(3, dtype=torch.complex64),)),
+}
+
+
+@pytest.mark.parametrize("case", NOT_REMEMBERED)
+def test_what_cannot_be_made_again_is_asked_again(case: str, mode: FakeTensorMode) -> None:
+    operator, arguments = NOT_REMEMBERED[case]
+    first, again = arguments(), arguments()
+    plain = arguments()
+
+    expected = _looks(operator(*plain), plain)
+    assert _looks(run_fake(mode, operator, first, {}), first) == expected
+    assert _looks(run_fake(mode, operator, again, {}), again) == expected
+    assert not any(fake_kernels._known.values())
+
+
+def test_equal_arguments_of_different_types_have_answers_of_their_own(
+    mode: FakeTensorMode,
+) -> None:
+    counts = torch.empty(3, dtype=torch.int64)
+
+    results = [run_fake(mode, aten.add.Tensor, (counts, one), {}) for one in (1, 1.0, True, 1)]
+
+    assert [result.dtype for result in results] == [
+        torch.int64,
+        torch.float32,
+        torch.int64,
+        torch.int64,
+    ]
+
+
+def test_the_default_type_of_the_moment_counts(mode: FakeTensorMode) -> None:
+    def ones() -> torch.Tensor:
+        made: torch.Tensor = run_fake(mode, aten.ones.default, ([2],), {})
+        return made
+
+    before = ones()
+    torch.set_default_dtype(torch.float64)
+    try:
+        between = ones()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+    assert [each.dtype for each in (before, between, ones())] == [
+        torch.float32,
+        torch.float64,
+        torch.float32,
+    ]
+
+
+def test_named_arguments_count(mode: FakeTensorMode) -> None:
+    image = _image()
+    dtypes = (torch.float16, torch.bfloat16, torch.float16)
+
+    cast = [run_fake(mode, aten._to_copy.default, (image,), {"dtype": each}) for each in dtypes]
+
+    assert [each.dtype for each in cast] == list(dtypes)
+
+
+def test_an_operator_of_your_own_is_asked_each_time(mode: FakeTensorMode) -> None:
+    sizes = iter((2, 3))
+
+    @torch.library.custom_op("bsprobe_test::growing", mutates_args=())
+    def growing(x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @growing.register_fake
+    def _(x: torch.Tensor) -> torch.Tensor:
+        return x.new_empty(next(sizes))
+
+    operator = torch.ops.bsprobe_test.growing.default
+    results = [run_fake(mode, operator, (torch.empty(1),), {}) for _ in range(2)]
+
+    assert [result.numel() for result in results] == [2, 3]
+
+
+def test_what_an_operator_refuses_it_refuses_again(mode: FakeTensorMode) -> None:
+    def run() -> None:
+        run_fake(mode, aten.mm.default, (torch.empty(2, 3), torch.empty(2, 3)), {})
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="reduction dim"):
+            run()
+
+
+SMALL = Resolution(height=64, width=96)
+VARIANTS = (
+    Variant(model="deeplabv2-resnet50", resolution=SMALL),
+    Variant(
+        model="torchvision:deeplabv3_resnet50",
+        resolution=SMALL,
+        precision=Precision.AMP_FP16,
+        memory_format=MemoryFormat.NHWC,
+    ),
+    Variant(
+        model="torchvision:lraspp_mobilenet_v3_large",
+        resolution=SMALL,
+        precision=Precision.AMP_BF16,
+        norm=Norm.GROUP,
+        optimizer=OptimizerName.ADAMW,
+    ),
+    Variant(
+        model="torchvision:swin_t",
+        resolution=SMALL,
+        classes=1000,
+        precision=Precision.AMP_FP16,
+    ),
+)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.model)
+def test_a_recording_is_the_same_with_and_without_what_is_remembered(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked_each_time(
+        _mode: FakeTensorMode, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return as_on_cuda(operator, args, operator(*args, **kwargs))
+
+    def record() -> Recording:
+        return StepTracer(variant).record(2, 2)
+
+    first, again = record(), record()
+    monkeypatch.setattr(recording, "run_fake", asked_each_time)
+    asked = record()
+
+    # Told apart here: pytest would look for hours for where they differ.
+    is_same = first == asked, again == asked
+    assert is_same == (True, True)
