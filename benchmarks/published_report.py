@@ -81,11 +81,19 @@ def write_report(
         row["predicted_gib"] = round(row["predicted_bytes"] / GIB, 2)
         row["error"] = row["predicted_bytes"] / GIB / row["measured_gb"] - 1
         row["error_in_10e9"] = row["predicted_bytes"] / 1e9 / row["measured_gb"] - 1
-    pd.DataFrame(ladder).to_csv(folder / "timm.csv", index=False)
+    flat = [_with_a_column_for_each(row, others) for row in ladder]
+    pd.DataFrame(flat).to_csv(folder / "timm.csv", index=False)
     pd.DataFrame(zoo).to_csv(folder / "mmseg.csv", index=False)
     draw(ladder, outside_bytes, folder)
     parts = [*_head(software, notes), *_timm(ladder, outside_bytes, others), *_mmseg(zoo)]
     (folder / "report.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _with_a_column_for_each(row: Mapping[str, Any], others: Sequence[int]) -> dict[str, Any]:
+    """A row of timm's table, flat: whatever reads a CSV expects one number a cell."""
+    flat = dict(row)
+    otherwise = zip(others, flat.pop("predicted_otherwise"), strict=True)
+    return flat | {f"predicted_with_{other / GIB:.2f}_gib": rung for other, rung in otherwise}
 
 
 def _head(software: str, notes: Sequence[str]) -> list[str]:
