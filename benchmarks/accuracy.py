@@ -16,8 +16,8 @@ from truth_prediction import compared, gpu_of, predicted_boundary, predicted_mea
 from truth_records import ROOT, Truth, TruthTrial, load_all
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.records import Measurement
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.trials import Measurement
 
 REPORTS = Path(__file__).parents[1] / "reports"
 

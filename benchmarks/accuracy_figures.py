@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from truth_records import TruthTrial
 
-from bsprobe.records import Measurement, Peak
 from bsprobe.simulate.comparison import Comparison
+from bsprobe.trials import Measurement, Peak
 from bsprobe.variants import Variant
 
 PeakOf = Callable[[Measurement], int | None]

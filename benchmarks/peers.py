@@ -30,11 +30,12 @@ from peers_messages import recognitions
 from peers_report import write_raw, write_reports
 
 from bsprobe import __version__
-from bsprobe.records import DeviceRequest, Purpose, TrialSpec
+from bsprobe.records import DeviceRequest
 from bsprobe.runfile import load_run
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
 from bsprobe.serialization import to_json
+from bsprobe.trials import Purpose, TrialSpec
 from bsprobe.units import parse_bytes, parse_resolution
 from bsprobe.variants import Variant
 

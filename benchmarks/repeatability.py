@@ -10,9 +10,10 @@ import argparse
 import statistics
 
 from bsprobe.equal_trials import step_noise
-from bsprobe.records import DeviceRequest, Measurement, Purpose, TrialSpec
+from bsprobe.records import DeviceRequest
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
+from bsprobe.trials import Measurement, Purpose, TrialSpec
 from bsprobe.units import MIB, format_bytes, parse_bytes, parse_resolution
 from bsprobe.variants import Variant
 

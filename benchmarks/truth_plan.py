@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import product
 
-from bsprobe.records import TrialSpec
+from bsprobe.trials import TrialSpec
 from bsprobe.units import GIB, Resolution
 from bsprobe.variants import (
     AXES,

@@ -13,7 +13,7 @@ from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.errors import UsageError
 from bsprobe.failures import Outcome
 from bsprobe.gpus import Gpu, custom_gpu, find_gpu
-from bsprobe.records import Boundary, Measurement, Run, TrialSpec
+from bsprobe.records import Boundary, Run
 from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.comparison import Comparison, compare
@@ -23,6 +23,7 @@ from bsprobe.simulate.requests import predicted_requests, recorded_requests
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
+from bsprobe.trials import Measurement, TrialSpec
 from bsprobe.variants import Variant
 from bsprobe.worker import describe_failure
 

@@ -24,9 +24,10 @@ from typing import Any, TypeVar
 from bsprobe.errors import FileError
 from bsprobe.failures import Outcome
 from bsprobe.files import file_errors, write_atomically
-from bsprobe.records import DeviceInfo, Environment, Failure, Measurement, Run, TrialSpec
+from bsprobe.records import DeviceInfo, Environment, Run
 from bsprobe.runfile import load_run
 from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.trials import Failure, Measurement, TrialSpec
 
 SCHEMA_VERSION = 1
 ROOT = Path(__file__).parents[1] / "tests" / "data" / "truth"

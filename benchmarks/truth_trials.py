@@ -29,8 +29,8 @@ from bsprobe.environment import describe_environment
 from bsprobe.errors import BsprobeError, FileError
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.messages import Ready
-from bsprobe.records import Failure, Measurement, Peak
 from bsprobe.simulate.reduction import reduced
+from bsprobe.trials import Failure, Measurement, Peak
 from bsprobe.worker import describe_failure
 
 START_AGAIN = 3

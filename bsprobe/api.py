@@ -28,13 +28,12 @@ from bsprobe.records import (
     Run,
     Settings,
     Target,
-    Trial,
-    TrialSpec,
     VariantResult,
 )
 from bsprobe.runner import TrialRunner
 from bsprobe.running import header_of, make_run, start_runner
 from bsprobe.serialization import MalformedError
+from bsprobe.trials import Trial, TrialSpec
 from bsprobe.units import parse_bytes
 from bsprobe.variants import AXES, Variant, matrix, parse_choices
 

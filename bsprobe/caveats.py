@@ -6,7 +6,8 @@ from bsprobe.failures import Outcome
 from bsprobe.gpus import nccl_bytes
 from bsprobe.model_names import may_keep_own_norm
 from bsprobe.recommendation import Limits
-from bsprobe.records import DeviceInfo, Recommendation, Source, Target, Trial
+from bsprobe.records import DeviceInfo, Recommendation, Target
+from bsprobe.trials import Source, Trial
 from bsprobe.units import format_bytes
 from bsprobe.variants import Norm, Precision, Variant
 

@@ -9,8 +9,9 @@ import reprlib
 from collections.abc import Iterator
 from typing import Any
 
-from bsprobe.records import Recommendation, Run, SearchMethod, Trial, VariantResult
+from bsprobe.records import Recommendation, Run, SearchMethod, VariantResult
 from bsprobe.serialization import MalformedError
+from bsprobe.trials import Trial
 
 _AT_LEAST_ONE = frozenset(
     {

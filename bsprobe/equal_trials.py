@@ -8,8 +8,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bsprobe.records import DeviceInfo, Measurement, Purpose, Run, Source
+from bsprobe.records import DeviceInfo, Run
 from bsprobe.thresholds import Metric
+from bsprobe.trials import Measurement, Purpose, Source
 from bsprobe.units import MIB
 from bsprobe.variants import Variant
 

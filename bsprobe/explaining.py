@@ -18,20 +18,11 @@ from bsprobe.explanation import (
 )
 from bsprobe.messages import Attribute, Explain, Record
 from bsprobe.prediction import WITHOUT_GPU, card_of
-from bsprobe.records import (
-    Boundary,
-    DeviceInfo,
-    DeviceRequest,
-    Environment,
-    Purpose,
-    Source,
-    StopReason,
-    Trial,
-    TrialSpec,
-)
+from bsprobe.records import Boundary, DeviceInfo, DeviceRequest, Environment, StopReason
 from bsprobe.remedies import Remedy, ranked, remedies_for
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Probe, Process, find_boundary
+from bsprobe.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.variants import Variant
 
 

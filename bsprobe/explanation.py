@@ -8,14 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from bsprobe.records import (
-    Boundary,
-    DeviceInfo,
-    Environment,
-    Measurement,
-    Source,
-    TrialSpec,
-)
+from bsprobe.records import Boundary, DeviceInfo, Environment
+from bsprobe.trials import Measurement, Source, TrialSpec
 from bsprobe.variants import Variant
 
 EXPLANATION_VERSION = 1

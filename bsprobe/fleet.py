@@ -10,15 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bsprobe.records import (
-    SCHEMA_VERSION,
-    DeviceInfo,
-    Environment,
-    Run,
-    Settings,
-    Source,
-    VariantResult,
-)
+from bsprobe.records import SCHEMA_VERSION, DeviceInfo, Environment, Run, Settings, VariantResult
+from bsprobe.trials import Source
 from bsprobe.units import format_bytes
 from bsprobe.variants import Variant, labels
 

@@ -7,17 +7,10 @@ from typing import get_args
 from bsprobe.explanation import Explanation, RecordedTrial
 from bsprobe.failures import Outcome
 from bsprobe.gpus import Gpu
-from bsprobe.records import (
-    CardFit,
-    DataSource,
-    DeviceInfo,
-    DeviceRequest,
-    Failure,
-    Measurement,
-    TrialSpec,
-)
+from bsprobe.records import CardFit, DeviceInfo, DeviceRequest
 from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
 from bsprobe.study_records import LoaderSpec, Loading, TrainingResult, TrainingSpec
+from bsprobe.trials import DataSource, Failure, Measurement, TrialSpec
 from bsprobe.variants import Variant
 
 

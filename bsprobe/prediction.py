@@ -12,14 +12,13 @@ from bsprobe.records import (
     DeviceInfo,
     DeviceRequest,
     Prediction,
-    Purpose,
     SearchMethod,
     Settings,
     StopReason,
-    Trial,
 )
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Probe, Process, find_boundary
+from bsprobe.trials import Purpose, Trial
 from bsprobe.variants import Variant
 from bsprobe.worker_process import ReportPhase
 

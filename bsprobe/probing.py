@@ -15,16 +15,14 @@ from bsprobe.records import (
     DeviceInfo,
     Environment,
     Prediction,
-    Purpose,
     Recommendation,
     Run,
     Settings,
     StopReason,
-    Trial,
-    TrialSpec,
     VariantResult,
 )
 from bsprobe.search import Probe, Process, find_boundary
+from bsprobe.trials import Purpose, Trial, TrialSpec
 from bsprobe.variants import Variant
 
 

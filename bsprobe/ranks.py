@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bsprobe.failures import Certainty, Outcome, is_loss_of_peer
-from bsprobe.records import DeviceInfo, Measurement, Trial
+from bsprobe.records import DeviceInfo
+from bsprobe.trials import Measurement, Trial
 from bsprobe.units import format_bytes
 
 _GRAVITY = (

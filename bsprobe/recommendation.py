@@ -11,13 +11,8 @@ from enum import StrEnum
 from functools import partial
 
 from bsprobe.failures import Outcome
-from bsprobe.records import (
-    Purpose,
-    Recommendation,
-    Target,
-    TrainingPlan,
-    Trial,
-)
+from bsprobe.records import Recommendation, Target, TrainingPlan
+from bsprobe.trials import Purpose, Trial
 from bsprobe.variants import OptimizerName, Variant
 
 

@@ -17,7 +17,8 @@ from typing import Protocol, Self
 from bsprobe.expectation import Expected
 from bsprobe.failures import RAN, Certainty, Outcome
 from bsprobe.memory_line import Line, line_through
-from bsprobe.records import Boundary, StopReason, Trial
+from bsprobe.records import Boundary, StopReason
+from bsprobe.trials import Trial
 
 
 class Process(Enum):

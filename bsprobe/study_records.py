@@ -5,16 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bsprobe.failures import Outcome
-from bsprobe.records import (
-    DataSource,
-    DeviceInfo,
-    DeviceRequest,
-    Environment,
-    Failure,
-    ModelFacts,
-    Target,
-    TrainingPlan,
-)
+from bsprobe.records import DeviceInfo, DeviceRequest, Environment, Target, TrainingPlan
+from bsprobe.trials import DataSource, Failure, ModelFacts
 from bsprobe.variants import Variant
 
 SCHEMA_VERSION = 1

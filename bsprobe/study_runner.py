@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Self
 
 from bsprobe.messages import LoadingDone, MeasureLoading, Train, TrainingDone
-from bsprobe.records import DataSource, DeviceRequest, Failure
+from bsprobe.records import DeviceRequest
 from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
+from bsprobe.trials import DataSource, Failure
 from bsprobe.variants import Variant
 from bsprobe.worker_process import Loss, ReportPhase, Worker
 

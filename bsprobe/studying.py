@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from bsprobe.records import DeviceInfo, Environment, Failure
+from bsprobe.records import DeviceInfo, Environment
 from bsprobe.study_journal import StudyJournal
 from bsprobe.study_plan import loader_settings, next_training
 from bsprobe.study_records import (
@@ -17,6 +17,7 @@ from bsprobe.study_records import (
     Training,
     TrainingSpec,
 )
+from bsprobe.trials import Failure
 from bsprobe.verdict import summaries, verdict
 
 ReportPhase = Callable[[str], None]

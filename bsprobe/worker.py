@@ -42,8 +42,9 @@ from bsprobe.messages import (
     encode,
 )
 from bsprobe.models.factory import check_variant
-from bsprobe.records import DeviceRequest, Failure, Measurement, Source
+from bsprobe.records import DeviceRequest
 from bsprobe.training.place import Meter, Place
+from bsprobe.trials import Failure, Measurement, Source
 
 Result = TypeVar("Result")
 

@@ -37,8 +37,9 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.records import CardFit, DataSource, DeviceRequest, Failure, TrialSpec
+from bsprobe.records import CardFit, DeviceRequest
 from bsprobe.serialization import MalformedError
+from bsprobe.trials import DataSource, Failure, TrialSpec
 from bsprobe.variants import Variant
 
 OPEN_TIMEOUT_SECONDS = 300.0

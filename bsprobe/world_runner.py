@@ -15,10 +15,11 @@ from bsprobe.errors import UsageError, WorkerError
 from bsprobe.launch import Launch
 from bsprobe.messages import Ready
 from bsprobe.ranks import joined_device, joined_trial
-from bsprobe.records import DeviceInfo, DeviceRequest, Purpose, Settings, Trial, TrialSpec
+from bsprobe.records import DeviceInfo, DeviceRequest, Settings
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
 from bsprobe.serialization import from_json, to_json
+from bsprobe.trials import Purpose, Trial, TrialSpec
 from bsprobe.worker_process import InVainError, ReportPhase
 from bsprobe.world import World, reason_of
 

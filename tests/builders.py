@@ -13,21 +13,14 @@ from bsprobe.records import (
     DeviceInfo,
     DeviceRequest,
     Environment,
-    Failure,
-    Measurement,
-    ModelFacts,
-    Peak,
     Prediction,
-    Purpose,
     Run,
     Settings,
-    Source,
     Target,
-    Trial,
-    TrialSpec,
     VariantResult,
 )
 from bsprobe.search import Process
+from bsprobe.trials import Failure, Measurement, ModelFacts, Peak, Purpose, Source, Trial, TrialSpec
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import (
     Checkpointing,

@@ -15,7 +15,8 @@ from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.errors import DeviceError
 from bsprobe.gpus import find_gpu
-from bsprobe.records import DeviceInfo, DeviceRequest, Measurement, Source, TrialSpec
+from bsprobe.records import DeviceInfo, DeviceRequest
+from bsprobe.trials import Measurement, Source, TrialSpec
 
 AS_WORKER = "as-worker"
 NAME = "NVIDIA GeForce RTX 3090"

@@ -14,14 +14,8 @@ from bsprobe.explanation import (
     Series,
     StepTimeline,
 )
-from bsprobe.records import (
-    Boundary,
-    DeviceInfo,
-    Environment,
-    Source,
-    StopReason,
-    TrialSpec,
-)
+from bsprobe.records import Boundary, DeviceInfo, Environment, StopReason
+from bsprobe.trials import Source, TrialSpec
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import Checkpointing, OptimizerName, Precision, Variant
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from builders import DEVICE, ENVIRONMENT, STARTED_AT, failure
 
-from bsprobe.records import DataSource, DeviceRequest, Failure, ModelFacts, Target
+from bsprobe.records import DeviceRequest, Target
 from bsprobe.study_journal import StudyHeader, StudyJournal
 from bsprobe.study_records import (
     SCHEMA_VERSION,
@@ -25,6 +25,7 @@ from bsprobe.study_records import (
     TrainingSpec,
 )
 from bsprobe.studying import Studying
+from bsprobe.trials import DataSource, Failure, ModelFacts
 from bsprobe.units import GIB, Resolution
 from bsprobe.variants import Variant
 

@@ -16,8 +16,9 @@ from bsprobe.cli.subject import variants_from
 from bsprobe.errors import DeviceError, UsageError
 from bsprobe.importable import name_of
 from bsprobe.own_parts import OwnParts
-from bsprobe.records import DeviceRequest, Source
+from bsprobe.records import DeviceRequest
 from bsprobe.runfile import load_run
+from bsprobe.trials import Source
 from bsprobe.variants import AXES, Norm, Precision, Variant
 
 WORKLOAD = bsprobe.Workload(

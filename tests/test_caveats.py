@@ -9,7 +9,8 @@ from bsprobe import caveats
 from bsprobe.failures import Outcome
 from bsprobe.own_parts import OwnParts
 from bsprobe.recommendation import Limits, recommend
-from bsprobe.records import DeviceInfo, Recommendation, Source, Target, Trial
+from bsprobe.records import DeviceInfo, Recommendation, Target
+from bsprobe.trials import Source, Trial
 from bsprobe.units import GIB
 from bsprobe.variants import Norm, Precision, Variant
 

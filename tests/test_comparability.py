@@ -8,8 +8,9 @@ from builders import VARIANT, probed_run, settings
 
 from bsprobe.comparability import differences, require_comparable
 from bsprobe.errors import NotComparableError
-from bsprobe.records import DataSource, Run, SearchMethod, Source
+from bsprobe.records import Run, SearchMethod
 from bsprobe.thresholds import Metric
+from bsprobe.trials import DataSource, Source
 from bsprobe.units import GIB, Resolution
 
 

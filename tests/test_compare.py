@@ -9,17 +9,9 @@ from builders import AMP, VARIANT, probed_run, ran, settings
 from bsprobe.compare import Check, State, compare
 from bsprobe.equal_trials import step_noise
 from bsprobe.errors import NotComparableError
-from bsprobe.records import (
-    Boundary,
-    Measurement,
-    Peak,
-    Purpose,
-    Run,
-    Source,
-    StopReason,
-    Trial,
-)
+from bsprobe.records import Boundary, Run, StopReason
 from bsprobe.thresholds import DEFAULT_THRESHOLDS, Metric, parse_threshold
+from bsprobe.trials import Measurement, Peak, Purpose, Source, Trial
 from bsprobe.units import MIB
 from bsprobe.variants import Variant
 

@@ -22,21 +22,17 @@ from bsprobe.records import (
     SCHEMA_VERSION,
     Boundary,
     DeviceRequest,
-    Peak,
     Prediction,
-    Purpose,
     Run,
     Settings,
-    Source,
     StopReason,
     Target,
-    Trial,
-    TrialSpec,
     VariantResult,
 )
 from bsprobe.remedies import EXPANDABLE, remedies_for
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
+from bsprobe.trials import Peak, Purpose, Source, Trial, TrialSpec
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import Checkpointing, Precision, Variant
 

@@ -6,7 +6,8 @@ import pytest
 from builders import AMP, GROUP, UNUSUAL, VARIANT, probed_run, settings
 
 from bsprobe.fleet import Fleet, make_fleet, subject_of
-from bsprobe.records import Environment, Run, Source, Target
+from bsprobe.records import Environment, Run, Target
+from bsprobe.trials import Source
 from bsprobe.units import GIB
 from bsprobe.variants import Variant
 

@@ -11,7 +11,7 @@ from builders import broke, header, ran
 
 from bsprobe.errors import FileError
 from bsprobe.journal import NAME, Contents, Journal, read_journal
-from bsprobe.records import Trial
+from bsprobe.trials import Trial
 
 TRIALS = (ran(1), ran(2, accumulation_steps=5), broke(4))
 

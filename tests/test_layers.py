@@ -19,7 +19,7 @@ LAYERS = {
     "| remedies | fleet | compare -> expectation | comparability | equal_trials -> memory_line "
     "| thresholds",
     1: "studyfile -> journal | study_journal | runfile | explanationfile | batch_cache | messages "
-    "-> consistency -> explanation | study_records -> records -> variants -> own_parts "
+    "-> consistency -> explanation | study_records -> records -> trials -> variants -> own_parts "
     "-> model_names | failures | gpus | launch",
     0: "jsonlines -> units | files | serialization | importable -> errors",
 }

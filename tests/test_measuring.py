@@ -36,17 +36,15 @@ from bsprobe.records import (
     DeviceRequest,
     Recommendation,
     Run,
-    Source,
     StopReason,
     TrainingPlan,
-    Trial,
-    TrialSpec,
     VariantResult,
 )
 from bsprobe.runner import TrialRunner
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
+from bsprobe.trials import Source, Trial, TrialSpec
 from bsprobe.units import GIB, Resolution
 from bsprobe.variants import Variant
 

@@ -10,10 +10,11 @@ from torch.cuda import _memory_viz
 from bsprobe.explanation import NOT_ATTRIBUTED, RECORDED_SNAPSHOT, by_kind, by_module
 from bsprobe.explanationfile import load_explanation
 from bsprobe.messages import Record
-from bsprobe.records import DeviceRequest, Source, TrialSpec
+from bsprobe.records import DeviceRequest
 from bsprobe.runner import TrialRunner
 from bsprobe.simulate.recorded_events import walked
 from bsprobe.simulate.reduction import reduced
+from bsprobe.trials import Source, TrialSpec
 from bsprobe.units import GIB, Resolution
 from bsprobe.variants import Precision, Variant
 

@@ -32,7 +32,7 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.records import DataSource, DeviceRequest, TrainingPlan, TrialSpec
+from bsprobe.records import DeviceRequest, TrainingPlan
 from bsprobe.serialization import MalformedError
 from bsprobe.study_records import (
     InputNormalisation,
@@ -42,6 +42,7 @@ from bsprobe.study_records import (
     Loading,
     TrainingSpec,
 )
+from bsprobe.trials import DataSource, TrialSpec
 
 SETTING = LoaderSetting(workers=2, prefetch_factor=2, pin_memory=True)
 SPEC = TrainingSpec(

@@ -33,22 +33,14 @@ from bsprobe.journal import Journal
 from bsprobe.memory_line import Line
 from bsprobe.prediction import Predictor, card_of, check_can_guide, predictor_for
 from bsprobe.probing import Probing, RunTrial
-from bsprobe.records import (
-    Prediction,
-    Purpose,
-    Run,
-    SearchMethod,
-    Settings,
-    Source,
-    Trial,
-    TrialSpec,
-)
+from bsprobe.records import Prediction, Run, SearchMethod, Settings
 from bsprobe.report import markdown, plan, terminal
 from bsprobe.report.progress import TrialProgress
 from bsprobe.report.tables import recommendation_table, trials_table
 from bsprobe.runfile import load_run, save_run
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
+from bsprobe.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import Variant
 

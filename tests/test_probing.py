@@ -22,8 +22,9 @@ from builders import (
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.journal import Journal, read_journal
 from bsprobe.probing import Probing
-from bsprobe.records import Boundary, Purpose, Run, Settings, StopReason, Target, Trial, TrialSpec
+from bsprobe.records import Boundary, Run, Settings, StopReason, Target
 from bsprobe.search import Process
+from bsprobe.trials import Purpose, Trial, TrialSpec
 from bsprobe.units import GIB, MIB
 
 ANY, FRESH = Process.ANY, Process.FRESH

@@ -8,7 +8,7 @@ from builders import measurement as measured
 
 from bsprobe.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome
 from bsprobe.ranks import joined_device, joined_trial
-from bsprobe.records import Trial
+from bsprobe.trials import Trial
 from bsprobe.units import GIB
 
 LOST = failure("RuntimeError: [/pytorch/gloo/pair.cc:537] Connection closed by peer [10.0.0.2]:1")

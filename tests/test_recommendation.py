@@ -21,14 +21,8 @@ from bsprobe.recommendation import (
     split,
     starred,
 )
-from bsprobe.records import (
-    Boundary,
-    Recommendation,
-    StopReason,
-    Target,
-    TrainingPlan,
-    Trial,
-)
+from bsprobe.records import Boundary, Recommendation, StopReason, Target, TrainingPlan
+from bsprobe.trials import Trial
 from bsprobe.units import GIB, Resolution
 from bsprobe.variants import Norm, OptimizerName, Variant
 

@@ -12,9 +12,10 @@ from bsprobe import worker_process
 from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.messages import Record, TrialDone
-from bsprobe.records import DeviceRequest, Failure, Purpose, TrialSpec
+from bsprobe.records import DeviceRequest
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
+from bsprobe.trials import Failure, Purpose, TrialSpec
 from bsprobe.units import Resolution
 from bsprobe.variants import Norm, Variant
 from bsprobe.worker_process import Worker

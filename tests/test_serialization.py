@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bsprobe.failures import RAN, Outcome
-from bsprobe.records import Failure, Measurement, Run, Trial
+from bsprobe.records import Run
 from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.trials import Failure, Measurement, Trial
 
 Place = tuple[str | int, ...]
 

@@ -12,10 +12,11 @@ from bsprobe import study_runner
 from bsprobe.errors import DeviceError
 from bsprobe.failures import Outcome
 from bsprobe.messages import LoadingDone, TrainingDone, encode
-from bsprobe.records import DataSource, DeviceRequest, Failure
+from bsprobe.records import DeviceRequest
 from bsprobe.study_plan import next_training
 from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
 from bsprobe.study_runner import StudyRunner
+from bsprobe.trials import DataSource, Failure
 from bsprobe.worker_process import Worker
 
 STUB = str(Path(__file__).parent / "stub_worker.py")

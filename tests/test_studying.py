@@ -9,11 +9,11 @@ from study_builders import FormulaTrainer, Quiet, made_study, study_header, stud
 
 from bsprobe.errors import DeviceError, FileError
 from bsprobe.failures import Certainty
-from bsprobe.records import Failure
 from bsprobe.study_journal import StudyJournal
 from bsprobe.study_records import Ending, LoaderSpec, Loading, Study, Training, TrainingSpec
 from bsprobe.studyfile import load_study, save_study
 from bsprobe.studying import Studying, checkpoint_name
+from bsprobe.trials import Failure
 
 
 def test_a_study_makes_every_training_and_sweeps_the_loader_for_the_best(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from torchrun import Started, by_hand, free_port, stubbed, torchrun
 
 from bsprobe.failures import Outcome
 from bsprobe.journal import read_journal
-from bsprobe.records import Purpose, Run, StopReason
+from bsprobe.records import Run, StopReason
 from bsprobe.runfile import load_run
+from bsprobe.trials import Purpose
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

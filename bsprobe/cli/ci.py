@@ -9,8 +9,9 @@ from bsprobe.cli.comparing import compare_and_show, comparison_options
 from bsprobe.cli.run import Start, probe
 from bsprobe.errors import UsageError
 from bsprobe.gpus import DEFAULT_GPU, find_gpu
-from bsprobe.records import Run, Settings, Source
+from bsprobe.records import Run, Settings
 from bsprobe.thresholds import Threshold
+from bsprobe.trials import Source
 
 
 @click.command()

@@ -168,7 +168,7 @@ def print_this(worker: Worker) -> None:
 def _outside_bytes(worker: Worker) -> int:
     """What a real training step holds outside the allocator: the libraries must be loaded."""
     from bsprobe.failures import RAN
-    from bsprobe.records import TrialSpec
+    from bsprobe.trials import TrialSpec
     from bsprobe.units import Resolution
     from bsprobe.variants import Precision, Variant
 

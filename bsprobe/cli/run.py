@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from bsprobe.explanation import Explanation
     from bsprobe.journal import Contents, Journal
-    from bsprobe.records import Run, Settings, TrialSpec
+    from bsprobe.records import Run, Settings
     from bsprobe.runner import TrialRunner
+    from bsprobe.trials import TrialSpec
     from bsprobe.variants import Variant
     from bsprobe.world_runner import WorldRunner
 
@@ -221,7 +222,7 @@ def _runner(settings: Settings) -> TrialRunner | WorldRunner:
 def _explain(runner: TrialRunner | None, spec: TrialSpec) -> Explanation | None:
     """Where the memory of a trial goes; None where it is measured, not predicted."""
     from bsprobe.messages import Explain
-    from bsprobe.records import Source
+    from bsprobe.trials import Source
 
     if runner is None or runner.ready.device.source is Source.MEASURED:
         return None

@@ -16,7 +16,8 @@ from bsprobe.cli.subject import (
 )
 from bsprobe.errors import UsageError
 from bsprobe.recommendation import LearningRateRule
-from bsprobe.records import DataSource, SearchMethod, Settings, Target
+from bsprobe.records import SearchMethod, Settings, Target
+from bsprobe.trials import DataSource
 from bsprobe.units import parse_bytes, parse_resolution
 
 _COUNT = click.IntRange(min=1, max=LARGEST_BATCH)

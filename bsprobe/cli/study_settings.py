@@ -10,8 +10,9 @@ from bsprobe.cli.options import Command, positive_number
 from bsprobe.cli.subject import require_segmentation
 from bsprobe.errors import UsageError
 from bsprobe.recommendation import LearningRateRule
-from bsprobe.records import DataSource, DeviceRequest, Target
+from bsprobe.records import DeviceRequest, Target
 from bsprobe.study_records import InputNormalisation, StudySettings
+from bsprobe.trials import DataSource
 from bsprobe.units import parse_bytes, parse_resolution
 from bsprobe.variants import AXES, Variant
 

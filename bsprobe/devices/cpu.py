@@ -21,7 +21,8 @@ import torch
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.stepping import run_steps
 from bsprobe.errors import DeviceError
-from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
+from bsprobe.records import DeviceInfo
+from bsprobe.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.units import KIB, MIB, format_bytes
 
 _DEFAULT_SHARE = 0.8

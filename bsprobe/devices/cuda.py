@@ -17,8 +17,9 @@ from bsprobe.devices.stepping import run_steps
 from bsprobe.errors import DeviceError
 from bsprobe.explanation import RecordedTrial
 from bsprobe.files import write_atomically
-from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
+from bsprobe.records import DeviceInfo
 from bsprobe.training.step import AUTOCAST_DTYPES
+from bsprobe.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.units import format_bytes
 from bsprobe.variants import Variant
 

@@ -6,11 +6,12 @@ from bsprobe.devices.simulated import SimulatedDevice, Tracers
 from bsprobe.failures import Outcome
 from bsprobe.gpus import Gpu, custom_gpu
 from bsprobe.memory_line import Line, line_through
-from bsprobe.records import CardFit, TrialSpec
+from bsprobe.records import CardFit
 from bsprobe.search import LARGEST_MINIMUM
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
 from bsprobe.simulate.playback import KernelLimitError
 from bsprobe.simulate.workspace import Workspaces
+from bsprobe.trials import TrialSpec
 from bsprobe.units import GIB
 from bsprobe.variants import Variant
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from bsprobe.records import Peak
+from bsprobe.trials import Peak
 
 
 class Recorder(Protocol):

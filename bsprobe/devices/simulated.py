@@ -12,7 +12,7 @@ from bsprobe.errors import DeviceError
 from bsprobe.explanation import Explanation, RecordedTrial
 from bsprobe.files import write_atomically
 from bsprobe.gpus import ESTIMATE, Gpu, nccl_bytes
-from bsprobe.records import DeviceInfo, Measurement, Peak, Source, TrialSpec
+from bsprobe.records import DeviceInfo
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.attribution import explain_recorded
 from bsprobe.simulate.driver import MemoryDriver, SimulatedDriver
@@ -23,6 +23,7 @@ from bsprobe.simulate.playback import Memory, Playback, playback_on
 from bsprobe.simulate.timeline import Section, Timeline
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
+from bsprobe.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.units import Resolution, format_bytes
 from bsprobe.variants import Variant
 

@@ -9,10 +9,10 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from bsprobe.devices.base import ReportPhase
-from bsprobe.records import Measurement, Peak, TrialSpec
 from bsprobe.training.batches import batches, images_per_second
 from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, facts_of, training_step
+from bsprobe.trials import Measurement, Peak, TrialSpec
 from bsprobe.variants import CudnnBenchmark
 
 REQUIRED_UPDATES = 2

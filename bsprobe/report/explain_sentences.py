@@ -15,7 +15,8 @@ from bsprobe.explanation import (
     by_module,
 )
 from bsprobe.gpus import find_gpu
-from bsprobe.records import DeviceInfo, Recommendation, Run, Source
+from bsprobe.records import DeviceInfo, Recommendation, Run
+from bsprobe.trials import Source
 from bsprobe.units import format_bytes
 from bsprobe.variants import AXES, RGB, Variant, labels
 

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bsprobe.fleet import Fleet, Member, Row, Subject
-from bsprobe.records import Source, StopReason
+from bsprobe.records import StopReason
 from bsprobe.report.line_ends import LineEnd, label_ends
 from bsprobe.report.plots import COLOURS, GREY, MARKERS, STYLE, write_figure
+from bsprobe.trials import Source
 from bsprobe.units import GIB
 from bsprobe.variants import labels
 

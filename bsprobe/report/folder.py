@@ -5,7 +5,8 @@ from pathlib import Path
 
 from bsprobe.errors import FileError
 from bsprobe.files import file_errors
-from bsprobe.records import DeviceInfo, Settings, Source
+from bsprobe.records import DeviceInfo, Settings
+from bsprobe.trials import Source
 from bsprobe.units import format_bytes
 from bsprobe.variants import Variant, labels
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from bsprobe.records import DeviceInfo, Environment, Run, Source, Trial, VariantResult
+from bsprobe.records import DeviceInfo, Environment, Run, VariantResult
 from bsprobe.report import explain_sentences, sentences
+from bsprobe.trials import Source, Trial
 from bsprobe.units import format_bytes, format_seconds
 from bsprobe.variants import labels
 

@@ -13,8 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from bsprobe.failures import Outcome
 from bsprobe.files import write_atomically
-from bsprobe.records import Purpose, Run, Source, Trial, VariantResult
+from bsprobe.records import Run, VariantResult
 from bsprobe.report.line_ends import LineEnd, label_ends
+from bsprobe.trials import Purpose, Source, Trial
 from bsprobe.units import GIB, format_bytes
 from bsprobe.variants import labels
 

@@ -8,8 +8,9 @@ from typing import Protocol
 from rich.console import Console
 
 from bsprobe.explanation import Explanation
-from bsprobe.records import Prediction, Settings, Trial, TrialSpec, VariantResult
+from bsprobe.records import Prediction, Settings, VariantResult
 from bsprobe.report import sentences
+from bsprobe.trials import Trial, TrialSpec
 from bsprobe.units import format_bytes, format_seconds
 from bsprobe.variants import Variant, labels
 

@@ -11,16 +11,14 @@ from bsprobe.records import (
     Boundary,
     DeviceInfo,
     Prediction,
-    Purpose,
     Recommendation,
     Run,
     Settings,
-    Source,
     StopReason,
     TrainingPlan,
-    Trial,
     VariantResult,
 )
+from bsprobe.trials import Purpose, Source, Trial
 from bsprobe.units import GIB, format_bytes
 from bsprobe.variants import Norm, OptimizerName, Precision, Variant, labels
 

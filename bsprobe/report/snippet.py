@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from string import Template
 
 from bsprobe.model_names import Problem
-from bsprobe.records import Recommendation, Run, Source, Target, TrainingPlan
+from bsprobe.records import Recommendation, Run, Target, TrainingPlan
 from bsprobe.report import own_snippet
 from bsprobe.report.snippet_processes import micro_step, pieces
 from bsprobe.report.snippet_settings import settings
+from bsprobe.trials import Source
 from bsprobe.variants import (
     LossAt,
     OptimizerName,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from bsprobe.records import DeviceInfo, Prediction, Run, Trial, VariantResult
+from bsprobe.records import DeviceInfo, Prediction, Run, VariantResult
+from bsprobe.trials import Trial
 from bsprobe.variants import AXES, Variant
 
 

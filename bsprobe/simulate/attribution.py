@@ -18,7 +18,6 @@ from bsprobe.explanation import (
     RecordedTrial,
     StepTimeline,
 )
-from bsprobe.records import Source
 from bsprobe.simulate.alignment import common
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.levels import Change, sampled
@@ -27,6 +26,7 @@ from bsprobe.simulate.recorded_events import Event, RecordedEvents, walked
 from bsprobe.simulate.reduction import Reduced, reduced
 from bsprobe.simulate.requests import PredictedRequests, Request, predicted_requests
 from bsprobe.simulate.timeline import Kind, Phase, Section, Timeline
+from bsprobe.trials import Source
 
 _NOTHING: Final[Mapping[str, Any]] = {"segments": []}
 _STEPS: Final = (Section.FIRST_STEP, Section.LATER_STEP)

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from bsprobe.records import ModelFacts
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.cuda_semantics import cuda_dispatch
 from bsprobe.simulate.data_parallel import SimulatedReplica, synchronise_norms
@@ -36,6 +35,7 @@ from bsprobe.simulate.workspace import Workspaces
 from bsprobe.training.batches import image_shape, label_shape, laid_out, placed
 from bsprobe.training.own_batches import OwnBatch, own_batch
 from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
+from bsprobe.trials import ModelFacts
 from bsprobe.units import Resolution, format_bytes, parse_resolution
 from bsprobe.variants import AXES, MemoryFormat, Variant
 

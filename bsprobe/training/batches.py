@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from bsprobe.model_names import Problem
-from bsprobe.records import TrialSpec
 from bsprobe.training.losses import IGNORE
 from bsprobe.training.own_batches import OwnBatch, own_batch
 from bsprobe.training.step import LAYOUTS, Batch
+from bsprobe.trials import TrialSpec
 from bsprobe.variants import MemoryFormat, Variant
 
 _TIMED_SECONDS = 2.0

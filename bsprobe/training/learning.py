@@ -11,7 +11,6 @@ import torch
 from bsprobe.cityscapes.evaluation import best_constant_prediction, class_name, scores
 from bsprobe.errors import FileError
 from bsprobe.models.weights import LoadedWeights, load_weights
-from bsprobe.records import ModelFacts
 from bsprobe.study_records import (
     Chance,
     CurvePoint,
@@ -35,6 +34,7 @@ from bsprobe.training.seeded_images import (
 )
 from bsprobe.training.step import Batch, Task, build_task, training_step
 from bsprobe.training.validation import validate
+from bsprobe.trials import ModelFacts
 from bsprobe.variants import CudnnBenchmark
 
 ReportPhase = Callable[[str], None]

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from bsprobe.records import Peak
+from bsprobe.trials import Peak
 
 
 @runtime_checkable

@@ -18,9 +18,9 @@ from bsprobe.cityscapes.dataset import CityscapesDataset
 from bsprobe.cityscapes.samples import Split
 from bsprobe.cityscapes.transforms import training_transform, validation_transform
 from bsprobe.errors import BsprobeError, FileError
-from bsprobe.records import DataSource
 from bsprobe.study_records import InputNormalisation, LoaderSetting, TrainingSpec
 from bsprobe.training.step import Batch
+from bsprobe.trials import DataSource
 from bsprobe.units import Resolution
 
 Pair = tuple[torch.Tensor, torch.Tensor]

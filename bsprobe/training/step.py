@@ -10,7 +10,6 @@ from torch import nn
 
 from bsprobe.models.callables import load_callable
 from bsprobe.models.factory import build_model
-from bsprobe.records import ModelFacts
 from bsprobe.training.losses import CrossEntropy, Loss, OwnLoss, upsample
 from bsprobe.training.optimizers import (
     build_optimizer,
@@ -19,6 +18,7 @@ from bsprobe.training.optimizers import (
     parameter_groups,
 )
 from bsprobe.training.own_batches import OwnBatch
+from bsprobe.trials import ModelFacts
 from bsprobe.variants import MemoryFormat, Precision, Variant
 
 LEARNING_RATE = 1e-5

@@ -13,9 +13,9 @@ from truth_trials import START_AGAIN, died, machine_of, note_machine, record, re
 
 from bsprobe.errors import FileError, UsageError
 from bsprobe.failures import Outcome
-from bsprobe.records import TrialSpec
 from bsprobe.simulate.history import load_history
 from bsprobe.simulate.replay import replay_addresses
+from bsprobe.trials import TrialSpec
 
 PLAN = tuple(
     Configuration(name=f"b{batch}", spec=TrialSpec(variant=VARIANT, batch_size=batch))

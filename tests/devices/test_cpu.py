@@ -7,7 +7,8 @@ import pytest
 
 from bsprobe.errors import DeviceError
 from bsprobe.failures import Outcome
-from bsprobe.records import DeviceRequest, TrialSpec
+from bsprobe.records import DeviceRequest
+from bsprobe.trials import TrialSpec
 from bsprobe.units import MIB, Resolution
 from bsprobe.variants import Variant
 from bsprobe.worker_process import Worker

@@ -8,7 +8,8 @@ import pytest
 from bsprobe.errors import DeviceError
 from bsprobe.failures import Outcome
 from bsprobe.messages import TrialDone
-from bsprobe.records import DeviceRequest, TrialSpec
+from bsprobe.records import DeviceRequest
+from bsprobe.trials import TrialSpec
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import MemoryFormat, Norm, Precision, Variant
 from bsprobe.worker_process import Worker

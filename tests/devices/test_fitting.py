@@ -11,8 +11,8 @@ from bsprobe.devices.fitting import _largest, fit_cards
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.failures import Outcome
 from bsprobe.gpus import Gpu, custom_gpu
-from bsprobe.records import TrialSpec
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.trials import TrialSpec
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import Precision, Variant
 

@@ -18,7 +18,7 @@ from bsprobe.errors import DeviceError
 from bsprobe.explanation import RecordedTrial
 from bsprobe.gpus import find_gpu
 from bsprobe.messages import Record, Recorded
-from bsprobe.records import Measurement, TrialSpec
+from bsprobe.trials import Measurement, TrialSpec
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 SNAPSHOT = {"segments": [], "device_traces": [[], [{"action": "alloc"}]]}

@@ -7,7 +7,8 @@ from bsprobe.devices import cuda
 from bsprobe.devices.selection import open_device
 from bsprobe.errors import DeviceError, UsageError
 from bsprobe.gpus import find_gpu
-from bsprobe.records import DeviceRequest, Source
+from bsprobe.records import DeviceRequest
+from bsprobe.trials import Source
 
 
 def test_an_unknown_device_is_refused_with_the_known_ones() -> None:

@@ -9,8 +9,8 @@ from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.errors import DeviceError, UsageError
 from bsprobe.failures import Outcome, classify
 from bsprobe.gpus import Gpu, custom_gpu, find_gpu
-from bsprobe.records import Measurement, Peak, Source, TrialSpec
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import CudnnBenchmark, Norm, Precision, Variant
 

@@ -7,8 +7,8 @@ import torch
 from tiny_networks import VARIANT, OverflowingNet, TinyNet
 
 from bsprobe.devices.stepping import TooFewUpdatesError, run_steps
-from bsprobe.records import Measurement, ModelFacts, Peak, TrialSpec
 from bsprobe.training import step
+from bsprobe.trials import Measurement, ModelFacts, Peak, TrialSpec
 from bsprobe.units import Resolution
 from bsprobe.variants import CudnnBenchmark, Precision
 

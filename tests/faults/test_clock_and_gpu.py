@@ -17,9 +17,10 @@ from bsprobe.devices.base import ReportPhase
 from bsprobe.failures import Outcome
 from bsprobe.journal import read_journal
 from bsprobe.messages import Message, Progress, RunTrial
-from bsprobe.records import DeviceInfo, DeviceRequest, Measurement, Purpose, TrialSpec
+from bsprobe.records import DeviceInfo, DeviceRequest
 from bsprobe.runfile import load_run
 from bsprobe.search import Process
+from bsprobe.trials import Measurement, Purpose, TrialSpec
 
 RUN = ("run", *OPTIONS, "--out=out")
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)

@@ -12,11 +12,12 @@ from explanations import EXPLANATION, GPU, MEASURED, MEASURED_REPORT, REPORT
 from PIL import Image
 
 from bsprobe.explanation import NO_MODULE, OUTSIDE, ROUNDING, MeasuredSide, by_kind, by_module
-from bsprobe.records import Boundary, Run, Source, StopReason
+from bsprobe.records import Boundary, Run, StopReason
 from bsprobe.report import explain_markdown, explain_sentences, markdown
 from bsprobe.report.explain_plots import kinds_figure, modules_figure, write_kinds_plot
 from bsprobe.report.explain_write import write_explanation
 from bsprobe.report.write import write_report
+from bsprobe.trials import Source
 from bsprobe.units import GIB, MIB
 
 GOLDEN = Path(__file__).parent / "golden"

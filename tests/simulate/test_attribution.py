@@ -19,7 +19,6 @@ from bsprobe.explanation import (
     by_module,
     by_operator,
 )
-from bsprobe.records import Source, TrialSpec
 from bsprobe.simulate import fake_model
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.attribution import explain_recorded, section_of
@@ -27,6 +26,7 @@ from bsprobe.simulate.explain import Card, explain
 from bsprobe.simulate.playback import Memory, Playback
 from bsprobe.simulate.timeline import Kind, Section, Timeline
 from bsprobe.simulate.trace import StepTracer
+from bsprobe.trials import Source, TrialSpec
 from bsprobe.units import MIB
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)

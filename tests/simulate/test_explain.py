@@ -14,10 +14,10 @@ from torch.cuda import _memory_viz
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.explanation import NOT_ATTRIBUTED, Explanation, Row, by_kind, by_module, by_operator
 from bsprobe.gpus import custom_gpu
-from bsprobe.records import TrialSpec
 from bsprobe.report.explain_plots import KIND_COLOURS
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Kind
+from bsprobe.trials import TrialSpec
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import (
     AXES,

@@ -9,10 +9,10 @@ import torch
 
 from bsprobe.cityscapes.synthetic import write_sample_data
 from bsprobe.errors import FileError
-from bsprobe.records import DataSource, TrialSpec
 from bsprobe.training.batches import batches, images_per_second
 from bsprobe.training.images import check_images
 from bsprobe.training.step import Batch
+from bsprobe.trials import DataSource, TrialSpec
 from bsprobe.units import Resolution
 from bsprobe.variants import Variant
 

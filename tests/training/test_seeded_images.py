@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 from bsprobe.cityscapes.samples import Split
 from bsprobe.cityscapes.synthetic import write_sample_data
 from bsprobe.errors import FileError
-from bsprobe.records import DataSource
 from bsprobe.study_plan import next_training
 from bsprobe.study_records import InputNormalisation, LoaderSetting, TrainingSpec
 from bsprobe.training.seeded_images import (
@@ -24,6 +23,7 @@ from bsprobe.training.seeded_images import (
     validation_images,
     validation_loader,
 )
+from bsprobe.trials import DataSource
 from bsprobe.units import Resolution
 
 ALONE = LoaderSetting(workers=0, prefetch_factor=None, pin_memory=False)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bsprobe.records import Failure
 from bsprobe.study_records import LoaderSpec, Loading, StudySettings, Training, TrainingSpec
+from bsprobe.trials import Failure
 from bsprobe.units import format_seconds
 
 if TYPE_CHECKING:

@@ -1,0 +1,169 @@
+"""One trial: what is asked of it, and what came of it; frozen, JSON-able.
+
+Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bsprobe.failures import RAN, Certainty, Outcome
+from bsprobe.units import Resolution
+from bsprobe.variants import Variant
+
+
+class Source(StrEnum):
+    """Where figures come from; the two are never mixed in one table without saying so."""
+
+    MEASURED = "measured"
+    PREDICTED = "predicted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """Real images to make the batches of."""
+
+    root: str
+    """A folder in Cityscapes' layout; its train split is used."""
+    subset: int | None = None
+    """Only so many images, the first ones; None: all."""
+
+
+class Purpose(StrEnum):
+    """Why a trial was run."""
+
+    SEARCH = "search"
+    PROOF = "proof"
+    """In a fresh process, to prove one side of the boundary."""
+    RECOMMENDED = "recommended"
+    """As training will run it: with the recommended micro-batch and accumulation."""
+    COMPARISON = "comparison"
+    """As recommended, but on synthetic batches: real images should take no more memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSpec:
+    """One trial: a variant at one batch size. Equal specs are the same trial."""
+
+    variant: Variant
+    batch_size: int
+    """The micro-batch: images in one forward pass."""
+    accumulation_steps: int = 1
+    """Micro-batches per optimizer update."""
+    processes: int = 1
+    """How many train together under DistributedDataParallel, each with its own micro-batch."""
+    warmup_steps: int = 1
+    measured_steps: int = 3
+    evaluation_resolution: Resolution | None = None
+    """Where given, an evaluation pass with predictions at this size follows the training steps."""
+    data: DataSource | None = None
+    """None: synthetic batches."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """The most memory held during some steps."""
+
+    allocated_bytes: int
+    reserved_bytes: int | None
+    """With PyTorch's cache; None on devices that have no caching allocator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What the recommendation needs to know of a built network."""
+
+    parameters: int
+    groups: tuple[tuple[str, float], ...]
+    """Per parameter group: its name and its multiple of the base learning rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What a trial that ran says."""
+
+    model: ModelFacts
+    first_step: Peak
+    steady: Peak
+    """Over all steps after the first."""
+    evaluation: Peak | None = None
+    outside_allocator_bytes: int = 0
+    """Held by the process on the device but not by PyTorch: context, kernels, libraries."""
+    other_processes_bytes: int | None = None
+    allocator_retries: int = 0
+    allocator_ooms: int = 0
+    updates_applied: int
+    """Optimizer updates that changed the weights; a GradScaler skips some."""
+    steps: int
+    step_seconds: tuple[float, ...] = ()
+    """Seconds of each measured step (all of its micro-batches); empty for predictions."""
+    images_per_second: float | None = None
+    """From the median step; None for predictions."""
+    loader_images_per_second: float | None = None
+    """What the data loader delivers by itself; None for synthetic batches."""
+
+    @property
+    def peak_allocated_bytes(self) -> int:
+        """The most that tensors took in any phase."""
+        return max(peak.allocated_bytes for peak in self._peaks())
+
+    @property
+    def peak_reserved_bytes(self) -> int | None:
+        """The most that PyTorch's allocator took from the device in any phase."""
+        reserved = [p.reserved_bytes for p in self._peaks() if p.reserved_bytes is not None]
+        return max(reserved, default=None)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most the trial held of the device: reserved (else allocated), and outside."""
+        reserved = self.peak_reserved_bytes
+        inside = self.peak_allocated_bytes if reserved is None else reserved
+        return inside + self.outside_allocator_bytes
+
+    def _peaks(self) -> tuple[Peak, ...]:
+        phases = (self.first_step, self.steady, self.evaluation)
+        return tuple(peak for peak in phases if peak is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a trial did not run to its end."""
+
+    message: str
+    certainty: Certainty
+    evidence: str
+    phase: str
+    """What the worker was doing: `building`, `step 1`, `evaluation` …"""
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A finished trial. Exactly one of measurement and failure is there."""
+
+    spec: TrialSpec
+    outcome: Outcome
+    source: Source
+    purpose: Purpose
+    fresh_process: bool
+    """Whether nothing ran before it in its process; always so for predictions."""
+    measurement: Measurement | None
+    failure: Failure | None
+    started_at: str
+    wall_seconds: float
+    rank: int | None = None
+    """With several processes: whose failure this is, or whose peak; images/s are of all."""
+
+    def __post_init__(self) -> None:
+        """Refuse a record that contradicts itself.
+
+        Raises:
+            ValueError: Figures of a trial that did not run, or none of one that did.
+        """
+        if self.ran != (self.measurement is not None) or self.ran == (self.failure is not None):
+            raise ValueError(f"a trial that ended '{self.outcome}' with the wrong figures")
+
+    @property
+    def ran(self) -> bool:
+        """Whether all of its steps ran."""
+        return self.outcome in RAN
