@@ -21,11 +21,32 @@ def require_comparable(baseline: Run, run: Run, metrics: Collection[Metric]) -> 
     Raises:
         NotComparableError: They do.
     """
-    for what, one, two, hint in _must_be_equal(baseline, run, metrics):
-        if one != two:
-            raise NotComparableError(
-                f"not comparable: {what} of the baseline is {one}, of the run {two}", hint=hint
-            )
+    for fact in _must_be_equal(baseline, run, metrics):
+        _require_equal(*fact)
+
+
+def require_comparable_torch(baseline: Run, torch: str) -> None:
+    """Refuse, before anything is run, a PyTorch whose runs could not be compared.
+
+    Args:
+        baseline: What is to be compared with.
+        torch: The version that is installed.
+
+    Raises:
+        NotComparableError: It is of another minor version.
+    """
+    _require_equal(*_torch(baseline, torch))
+
+
+def _require_equal(what: str, one: object, two: object, hint: str) -> None:
+    if one != two:
+        raise NotComparableError(
+            f"not comparable: {what} of the baseline is {one}, of the run {two}", hint=hint
+        )
+
+
+def _torch(baseline: Run, torch: str) -> tuple[str, object, object, str]:
+    return "the torch version", _minor(baseline.environment.torch), _minor(torch), _ANEW
 
 
 def _must_be_equal(
@@ -36,12 +57,7 @@ def _must_be_equal(
     facts: list[tuple[str, object, object, str]] = [
         ("the source", old.source, new.source, "compare measured with measured alone"),
         ("the device", old.name, new.name, "compare runs of one device alone"),
-        (
-            "the torch version",
-            _minor(baseline.environment.torch),
-            _minor(run.environment.torch),
-            _ANEW,
-        ),
+        _torch(baseline, run.environment.torch),
         ("the images", _images(baseline), _images(run), "give both --data, or neither"),
         (
             "the number of processes",

@@ -27,7 +27,7 @@ def describe_environment(ready: Ready, command: str) -> Environment:
         python=platform.python_version(),
         platform=platform.platform(),
         torch=ready.torch,
-        torchvision=_version("torchvision"),
+        torchvision=installed_version("torchvision"),
         cuda=ready.cuda,
         cudnn=ready.cudnn,
         # PyTorch is renaming the variable; whichever is set is the one it read.
@@ -37,7 +37,8 @@ def describe_environment(ready: Ready, command: str) -> Environment:
     )
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of a package, told without importing it; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

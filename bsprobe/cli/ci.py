@@ -40,12 +40,17 @@ def ci(
     Needs no GPU. Exits with 0 if nothing is worse than allowed, 1 if something is, and 2 if the two
     cannot be compared: make the baseline anew when PyTorch's minor version changes.
     """
+    from bsprobe.comparability import require_comparable_torch
+    from bsprobe.environment import installed_version
     from bsprobe.report.write import write_report
     from bsprobe.runfile import load_run
 
     def runs() -> tuple[Run, Run]:
         before = load_run(baseline)
-        made, folder, _ = probe(Start(settings=_settings_of(before, baseline), folder=out))
+        settings = _settings_of(before, baseline)
+        if torch := installed_version("torch"):
+            require_comparable_torch(before, torch)
+        made, folder, _ = probe(Start(settings=settings, folder=out))
         write_report(made, folder)
         click.echo(f"Wrote {folder}/", err=True)
         return before, made

@@ -12,6 +12,7 @@ from builders import probed_run
 from bsprobe.records import Run
 from bsprobe.runfile import load_run, save_run
 
+BASELINE = Path(__file__).parents[2] / "benchmarks" / "baseline.json"
 SMALL = (
     *("--model", "deeplabv2-resnet50", "--resolution", "64x128"),
     *("--precision", "fp32", "--norm", "batch"),
@@ -82,6 +83,23 @@ def test_a_measured_baseline_is_refused_with_the_way_to_go(tmp_path: Path) -> No
     assert done.stderr.splitlines()[0] == (
         "error: --baseline: measured was measured, and bsprobe ci predicts"
     )
+
+
+def test_a_baseline_of_another_pytorch_is_refused_before_anything_is_predicted(
+    tmp_path: Path,
+) -> None:
+    run = load_run(BASELINE)
+    older = replace(run, environment=replace(run.environment, torch="1.13.1+cu117"))
+    (tmp_path / "older").mkdir()
+    save_run(older, tmp_path / "older")
+
+    done = bsprobe("ci", "--baseline", "older", "--out", "now", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: not comparable: the torch version of the baseline is 1.13, of the run "
+    )
+    assert not (tmp_path / "now").exists()
 
 
 @pytest.mark.parametrize("baseline", ["nowhere", "nowhere/run.json"])
