@@ -22,6 +22,9 @@ from bsprobe.importable import name_of
 from bsprobe.journal import Journal
 from bsprobe.own_parts import LOSSES, OwnParts
 from bsprobe.records import (
+    MAX_BATCH,
+    REFERENCE,
+    TRIAL_TIMEOUT_SECONDS,
     DeviceRequest,
     Prediction,
     Recommendation,
@@ -162,9 +165,9 @@ def settings_for(workload: Workload, device: DeviceRequest, options: Options) ->
     settings = Settings(
         variants=_variants(workload, options),
         device=DeviceRequest(device=device.device, gpu=device.gpu, memory_limit_bytes=limit),
-        target=options.get("target", Target()),
-        max_batch=options.get("max_batch", 4096),
-        trial_timeout_seconds=options.get("trial_timeout", 900.0),
+        target=options.get("target", REFERENCE),
+        max_batch=options.get("max_batch", MAX_BATCH),
+        trial_timeout_seconds=options.get("trial_timeout", TRIAL_TIMEOUT_SECONDS),
         time_limit_seconds=options.get("time_limit"),
         warmup_steps=options.get("warmup_steps", 1),
         measured_steps=options.get("steps", 3),

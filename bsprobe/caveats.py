@@ -6,12 +6,11 @@ from bsprobe.failures import Outcome
 from bsprobe.gpus import nccl_bytes
 from bsprobe.model_names import may_keep_own_norm
 from bsprobe.recommendation import Limits
-from bsprobe.records import DeviceInfo, Recommendation, Target
+from bsprobe.records import REFERENCE, DeviceInfo, Recommendation, Target
 from bsprobe.trials import Source, Trial
 from bsprobe.units import format_bytes
 from bsprobe.variants import Norm, Precision, Variant
 
-_REFERENCE_RATE = 2.5e-4
 _PRETRAINED_NORMS = (Norm.BATCH, Norm.SYNC_BATCH, Norm.FROZEN)
 
 
@@ -102,7 +101,7 @@ def _norm_caveats(item: Recommendation) -> list[str]:
 
 
 def _rate_caveat(variant: Variant, target: Target) -> str:
-    if variant.norm is Norm.FROZEN or target.base_learning_rate != _REFERENCE_RATE:
+    if variant.norm is Norm.FROZEN or target.base_learning_rate != REFERENCE.base_learning_rate:
         return ""
     return (
         "The reference rate 2.5e-04 stems from a recipe whose BatchNorm was frozen; "

@@ -19,7 +19,7 @@ from bsprobe.api import (
 )
 from bsprobe.batch_cache import ProvenBatch, Question, find_batch, keep_batch
 from bsprobe.errors import DeviceError, UsageError
-from bsprobe.records import DeviceRequest, Run, Settings, StopReason
+from bsprobe.records import MAX_BATCH, DeviceRequest, Run, Settings, StopReason
 from bsprobe.simulate.workspace_cache import default_folder
 
 _LOG = logging.getLogger("bsprobe")
@@ -31,7 +31,7 @@ _CERTAIN = (StopReason.PROVEN, StopReason.KERNEL_LIMIT, StopReason.MAX_BATCH)
 def find_executable_batch_size(
     workload: Workload,
     *,
-    starting_batch_size: int = 4096,
+    starting_batch_size: int = MAX_BATCH,
     device: str = "cuda",
     **options: Unpack[Options],
 ) -> Callable[[Callable[Concatenate[int, _P], _R]], Callable[_P, _R]]:

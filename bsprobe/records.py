@@ -14,6 +14,10 @@ from bsprobe.variants import Variant
 
 SCHEMA_VERSION = 1
 """The version of run files and journals; loaders reject any other."""
+MAX_BATCH = 4096
+"""No larger batch is tried unless one is asked for."""
+TRIAL_TIMEOUT_SECONDS = 900.0
+"""A trial that takes longer has failed, unless more is asked for."""
 
 
 class SearchMethod(StrEnum):
@@ -129,6 +133,10 @@ class Target:
     """Share of the capacity in bytes that "safe" leaves free."""
 
 
+REFERENCE = Target()
+"""DeepLabV2's recipe on Cityscapes, for fine-tuning ImageNet weights with frozen BatchNorm."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
     """Numbers to train with."""
@@ -212,8 +220,8 @@ class Settings:
     variants: tuple[Variant, ...]
     device: DeviceRequest
     target: Target
-    max_batch: int
-    trial_timeout_seconds: float
+    max_batch: int = MAX_BATCH
+    trial_timeout_seconds: float = TRIAL_TIMEOUT_SECONDS
     search: SearchMethod = SearchMethod.ORDINARY
     time_limit_seconds: float | None = None
     """For the search of each variant."""

@@ -12,6 +12,7 @@ from bsprobe.cli.device import asked_gpu
 from bsprobe.cli.options import LARGEST_BATCH, axis_options, positive_number
 from bsprobe.cli.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.errors import UsageError
+from bsprobe.records import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.units import parse_bytes
 from bsprobe.variants import Variant
 
@@ -69,7 +70,7 @@ def _model_options(command: Any) -> Any:
     "--max-batch",
     type=click.IntRange(1, LARGEST_BATCH),
     metavar="N",
-    default=4096,
+    default=MAX_BATCH,
     show_default=True,
     help="Never try a larger batch than this.",
 )
@@ -77,7 +78,7 @@ def _model_options(command: Any) -> Any:
     "--trial-timeout",
     type=positive_number("--trial-timeout"),
     metavar="SECONDS",
-    default=900,
+    default=f"{TRIAL_TIMEOUT_SECONDS:g}",
     show_default=True,
     help="Give up a trial, or an explanation, after this long.",
 )
@@ -120,7 +121,6 @@ def _explain(
     from bsprobe.environment import describe_environment
     from bsprobe.explaining import Explaining
     from bsprobe.explanationfile import save_explanation
-    from bsprobe.records import DeviceRequest
     from bsprobe.report.explain_markdown import render_terminal
     from bsprobe.report.explain_write import write_explanation
     from bsprobe.report.folder import explanation_name, given_folder, new_folder

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from bsprobe.report.fit import Fitting
     from bsprobe.variants import Variant
 
-_MAX_BATCH = 4096
-
 
 def fit(variants: tuple[Variant, ...], batch: int | None, out: Path | None, command: str) -> None:
     """Predict for every card of the catalogue, print the table and write the report."""
@@ -37,7 +35,7 @@ def _fitting(variants: tuple[Variant, ...], batch: int | None, command: str) -> 
 
     from bsprobe.environment import describe_environment
     from bsprobe.gpus import catalogue
-    from bsprobe.records import DeviceRequest
+    from bsprobe.records import MAX_BATCH, DeviceRequest
     from bsprobe.report.fit import Fitting
     from bsprobe.worker_process import Worker
 
@@ -48,7 +46,7 @@ def _fitting(variants: tuple[Variant, ...], batch: int | None, command: str) -> 
         worker = Worker(DeviceRequest(gpu=cards[0]), variants=variants)
         with closing(worker):
             found = []
-            for each in worker.fit(variants, cards, max_batch=max(_MAX_BATCH, batch or 0)):
+            for each in worker.fit(variants, cards, max_batch=max(MAX_BATCH, batch or 0)):
                 found.append(each)
                 progress.update(bar, advance=1, description=each.gpu.name)
     environment = describe_environment(worker.ready, command)

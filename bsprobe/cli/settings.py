@@ -16,7 +16,14 @@ from bsprobe.cli.subject import (
 )
 from bsprobe.errors import UsageError
 from bsprobe.recommendation import LearningRateRule
-from bsprobe.records import SearchMethod, Settings, Target
+from bsprobe.records import (
+    MAX_BATCH,
+    REFERENCE,
+    TRIAL_TIMEOUT_SECONDS,
+    SearchMethod,
+    Settings,
+    Target,
+)
 from bsprobe.trials import DataSource
 from bsprobe.units import parse_bytes, parse_resolution
 
@@ -60,7 +67,7 @@ _CIRCUMSTANCES = (
         "--target-batch",
         type=_COUNT,
         metavar="N",
-        default=10,
+        default=REFERENCE.batch,
         show_default=True,
         help="Effective batch to train with; reached by accumulation where it does not fit.",
     ),
@@ -68,7 +75,7 @@ _CIRCUMSTANCES = (
         "--base-lr",
         type=positive_number("--base-lr"),
         metavar="RATE",
-        default=2.5e-4,
+        default=REFERENCE.base_learning_rate,
         show_default=True,
         help="Learning rate of the recipe at --base-batch.",
     ),
@@ -76,7 +83,7 @@ _CIRCUMSTANCES = (
         "--base-batch",
         type=_COUNT,
         metavar="N",
-        default=10,
+        default=REFERENCE.base_batch,
         show_default=True,
         help="Effective batch that --base-lr belongs to.",
     ),
@@ -84,7 +91,7 @@ _CIRCUMSTANCES = (
         "--base-updates",
         type=click.IntRange(1, 10**9),
         metavar="N",
-        default=20_000,
+        default=REFERENCE.base_updates,
         show_default=True,
         help="Optimizer updates of the recipe; scaled so that the images seen stay constant.",
     ),
@@ -97,7 +104,7 @@ _CIRCUMSTANCES = (
         "--headroom",
         type=positive_number("--headroom", below=1),
         metavar="SHARE",
-        default=0.05,
+        default=REFERENCE.headroom,
         show_default=True,
         help="Share of the memory, in bytes, that the safe batch leaves free.",
     ),
@@ -105,7 +112,7 @@ _CIRCUMSTANCES = (
         "--max-batch",
         type=_COUNT,
         metavar="N",
-        default=4096,
+        default=MAX_BATCH,
         show_default=True,
         help="Never try a larger batch than this.",
     ),
@@ -160,7 +167,7 @@ _CIRCUMSTANCES = (
         "--trial-timeout",
         type=positive_number("--trial-timeout"),
         metavar="SECONDS",
-        default=900,
+        default=f"{TRIAL_TIMEOUT_SECONDS:g}",
         show_default=True,
         help="Give a trial up after this long.",
     ),

@@ -10,7 +10,7 @@ from bsprobe.cli.options import Command, positive_number
 from bsprobe.cli.subject import require_segmentation
 from bsprobe.errors import UsageError
 from bsprobe.recommendation import LearningRateRule
-from bsprobe.records import DeviceRequest, Target
+from bsprobe.records import REFERENCE, DeviceRequest, Target
 from bsprobe.study_records import InputNormalisation, StudySettings
 from bsprobe.trials import DataSource
 from bsprobe.units import parse_bytes, parse_resolution
@@ -126,7 +126,7 @@ _OPTIONS = (
         "--base-lr",
         type=positive_number("--base-lr"),
         metavar="RATE",
-        default=2.5e-4,
+        default=REFERENCE.base_learning_rate,
         show_default=True,
         help="Learning rate of the recipe at --base-batch.",
     ),
@@ -134,7 +134,7 @@ _OPTIONS = (
         "--base-batch",
         type=_COUNT,
         metavar="N",
-        default=10,
+        default=REFERENCE.base_batch,
         show_default=True,
         help="Effective batch that --base-lr belongs to.",
     ),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bsprobe.noise_scale import CONFIDENCE, NoiseScale
-from bsprobe.records import DeviceInfo
+from bsprobe.records import REFERENCE, DeviceInfo
 from bsprobe.study_records import Ending, LoaderRate, Loading, Study, StudySettings, Training
 from bsprobe.variants import Norm, labels
 from bsprobe.verdict import (
@@ -16,9 +16,6 @@ from bsprobe.verdict import (
     summaries,
     verdict,
 )
-
-_FINE_TUNING_RATE = 2.5e-4
-"""DeepLabV2's, at batch 10, from ImageNet weights."""
 
 _WHOLE_FROM = 10
 
@@ -207,10 +204,11 @@ def _training_caveats(trainings: Sequence[Training]) -> list[str]:
 
 
 def _rate_caveat(settings: StudySettings) -> str:
-    if settings.weights is not None or settings.target.base_learning_rate != _FINE_TUNING_RATE:
+    rate = settings.target.base_learning_rate
+    if settings.weights is not None or rate != REFERENCE.base_learning_rate:
         return ""
     return (
-        f"The reference rate {_FINE_TUNING_RATE:.1e} is for fine-tuning ImageNet weights, and here "
+        f"The reference rate {rate:.1e} is for fine-tuning ImageNet weights, and here "
         "the network learnt from scratch: it wants a larger --base-lr, or --weights."
     )
 
