@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from bsprobe.errors import DeviceError, WorkerError
 from bsprobe.explanation import Explanation
 from bsprobe.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome, classify
 from bsprobe.gpus import Gpu
+from bsprobe.interruption import undisturbed
 from bsprobe.messages import (
     Answer,
     Attribute,
@@ -94,24 +95,25 @@ class Worker:
     ) -> None:
         self._watch = watch
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
-        self._process = subprocess.Popen(
-            command or (sys.executable, "-m", "bsprobe.worker"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env={**_environment(), **(environment or {})},
-            # Its own session: Ctrl-C reaches the parent alone, and the whole group can be killed.
-            start_new_session=True,
-        )
         self._inbox: queue.Queue[Message | MalformedError | None] = queue.Queue()
-        threading.Thread(target=self._read, name="worker output", daemon=True).start()
         self.trials_run = 0
         self.is_clean = True
-        try:
+        with ExitStack() as undo:
+            with undisturbed():
+                self._process = subprocess.Popen(
+                    command or (sys.executable, "-m", "bsprobe.worker"),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._stderr,
+                    env={**_environment(), **(environment or {})},
+                    # Its own session: Ctrl-C reaches the parent alone, and the whole group can be
+                    # killed.
+                    start_new_session=True,
+                )
+                undo.callback(self.close)
+            threading.Thread(target=self._read, name="worker output", daemon=True).start()
             self.ready = self._open(OpenDevice(request=request, variants=variants, data=data))
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
 
     def run(
         self,

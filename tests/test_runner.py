@@ -1,6 +1,8 @@
 """The parent survives whatever a worker does, and writes it down."""
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -45,6 +47,28 @@ def is_alive(pid: int) -> bool:
         return False
     status = Path(f"/proc/{pid}/status")
     return not status.exists() or "State:\tZ" not in status.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_a_worker_is_being_started_leaves_none(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            started.append(self)
+            signal.raise_signal(number)
+
+    started: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Worker(DeviceRequest(), command=stub("succeed"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert [process.poll() is not None for process in started] == [True]
 
 
 def test_a_trial_that_ends_well_comes_back_as_it_was_sent() -> None:
