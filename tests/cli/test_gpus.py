@@ -21,7 +21,7 @@ STUB = ROOT / "tests" / "stub_worker.py"
 
 
 def bsprobe(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return commands.bsprobe(*arguments, timeout=120, **environment)
+    return commands.bsprobe(*arguments, timeout=300, **environment)
 
 
 def this(behaviour: str, capfd: pytest.CaptureFixture[str]) -> tuple[str, str]:

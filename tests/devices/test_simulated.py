@@ -132,8 +132,9 @@ def test_autocast_takes_less_with_batch_norm_and_more_with_plain_group_norm() ->
 
 
 def test_timing_plans_takes_more_in_the_first_step() -> None:
-    timed = predict(replace(SMALL, cudnn_benchmark=CudnnBenchmark.ON), 4)
-    assert timed.first_step.allocated_bytes >= predict(SMALL, 4).first_step.allocated_bytes
+    # At smaller batches blocks of another size, rounded another way, make up for it.
+    timed = predict(replace(SMALL, cudnn_benchmark=CudnnBenchmark.ON), 8)
+    assert timed.first_step.allocated_bytes > predict(SMALL, 8).first_step.allocated_bytes
 
 
 def test_pytorchs_own_setting_of_expandable_segments_is_obeyed(
