@@ -220,8 +220,8 @@ class Settings:
     variants: tuple[Variant, ...]
     device: DeviceRequest
     target: Target
-    max_batch: int = MAX_BATCH
-    trial_timeout_seconds: float = TRIAL_TIMEOUT_SECONDS
+    max_batch: int
+    trial_timeout_seconds: float
     search: SearchMethod = SearchMethod.ORDINARY
     time_limit_seconds: float | None = None
     """For the search of each variant."""

@@ -108,3 +108,13 @@ def test_an_older_record_without_later_fields_takes_their_defaults(
     path = tmp_path / NAME
     path.write_text(json.dumps(body), encoding="utf-8")
     assert {result.boundary.detail for result in load_run(path).results} == {""}
+
+
+@pytest.mark.parametrize("field", ["max_batch", "trial_timeout_seconds"])
+def test_what_every_record_has_is_not_made_up(field: str, tmp_path: Path, run: Run) -> None:
+    body = to_json(run)
+    del body["settings"][field]
+    path = tmp_path / NAME
+    path.write_text(json.dumps(body), encoding="utf-8")
+    with pytest.raises(FileError, match=f"field '{field}' is missing"):
+        load_run(path)
