@@ -8,6 +8,8 @@ from bsprobe.records import Run
 from bsprobe.thresholds import BATCHES, Metric
 from bsprobe.units import format_bytes
 
+_Fact = tuple[str, object, object, str]
+"""What, the baseline's, the run's, hint."""
 _ANEW = "make the baseline anew in this environment"
 
 
@@ -45,16 +47,14 @@ def _require_equal(what: str, one: object, two: object, hint: str) -> None:
         )
 
 
-def _torch(baseline: Run, torch: str) -> tuple[str, object, object, str]:
+def _torch(baseline: Run, torch: str) -> _Fact:
     return "the torch version", _minor(baseline.environment.torch), _minor(torch), _ANEW
 
 
-def _must_be_equal(
-    baseline: Run, run: Run, metrics: Collection[Metric]
-) -> list[tuple[str, object, object, str]]:
-    """(what, the baseline's, the run's, hint), the most fundamental difference first."""
+def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list[_Fact]:
+    """All that counts, the most fundamental first."""
     old, new = baseline.device, run.device
-    facts: list[tuple[str, object, object, str]] = [
+    facts: list[_Fact] = [
         ("the source", old.source, new.source, "compare measured with measured alone"),
         ("the device", old.name, new.name, "compare runs of one device alone"),
         _torch(baseline, run.environment.torch),

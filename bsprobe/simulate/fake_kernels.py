@@ -4,13 +4,14 @@ Fake tensors have a memory of their own, but describing an operator's arguments 
 than all else in a trace.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch._subclasses.fake_tensor import in_kernel_invocation_manager
+from torch.utils._pytree import tree_leaves
 
 from bsprobe.simulate.cuda_semantics import as_on_cuda
 
@@ -61,6 +62,12 @@ _known: dict[Any, _Answer | None] = {}
 fake tensors' own: what an operator answers is the same in every network."""
 
 
+def storage_of(tensor: torch.Tensor) -> int:
+    """The identity of what a tensor lies in: views share it."""
+    identity: int = tensor.untyped_storage()._cdata  # noqa: SLF001 - no public name
+    return identity
+
+
 def run_fake(
     mode: FakeTensorMode, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
@@ -68,12 +75,12 @@ def run_fake(
     try:
         key = _key(operator, args, kwargs)
     except _NotDescribableError:
-        return as_on_cuda(operator, args, operator(*args, **kwargs))
+        key = None
     answer = _known.get(key)
     if answer is not None:
         return _made(answer, mode, args)
     out = as_on_cuda(operator, args, operator(*args, **kwargs))
-    if key not in _known:
+    if key is not None and key not in _known:
         try:
             has_changed = _key(operator, args, kwargs) != key  # such as by `resize_`
             _known[key] = None if has_changed else _described(out, args, kwargs)
@@ -114,10 +121,11 @@ def _looks(value: Any) -> Any:
 def _described(out: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Answer:
     collection = type(out) if isinstance(out, tuple | list) else None
     outputs = (out,) if collection is None else tuple(out)
-    owners: dict[int, int | None] = {_storage(tensor): None for tensor in _tensors((args, kwargs))}
-    owners |= {_storage(each): place for place, each in enumerate(args) if _is_fake(each)}
+    leaves = (each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor))
+    owners: dict[int, int | None] = dict.fromkeys(map(storage_of, leaves))
+    owners |= {storage_of(each): place for place, each in enumerate(args) if _is_fake(each)}
     described = tuple(_output(each, args, owners) for each in outputs)
-    storages = [_storage(each) for each in outputs if each is not None]
+    storages = [storage_of(each) for each in outputs if each is not None]
     if len(set(storages)) < len(storages):
         raise _NotDescribableError
     return _Answer(outputs=described, collection=collection)
@@ -137,9 +145,9 @@ def _output(out: Any, args: tuple[Any, ...], owners: Mapping[int, int | None]) -
         dtype=out.dtype,
         device=out.fake_device,
         offset=out.storage_offset(),
-        view_of=owners.get(_storage(out)),
+        view_of=owners.get(storage_of(out)),
     )
-    if looks.view_of is None and (_storage(out) in owners or not _fills_its_storage(out)):
+    if looks.view_of is None and (storage_of(out) in owners or not _fills_its_storage(out)):
         raise _NotDescribableError
     return looks
 
@@ -164,20 +172,5 @@ def _output_again(output: _Output, mode: FakeTensorMode, args: tuple[Any, ...]) 
     return None if output is None else args[output]
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(tuple(value.values()))
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _tensors(each)
-
-
 def _is_fake(value: Any) -> bool:
     return type(value) is FakeTensor
-
-
-def _storage(tensor: torch.Tensor) -> int:
-    identity: int = tensor.untyped_storage()._cdata  # noqa: SLF001 - no public name
-    return identity

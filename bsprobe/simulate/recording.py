@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bsprobe.errors import BsprobeError
 from bsprobe.simulate.cuda_semantics import Inside, effects
-from bsprobe.simulate.fake_kernels import run_fake
+from bsprobe.simulate.fake_kernels import run_fake, storage_of
 from bsprobe.simulate.modules import ModuleTracker
 from bsprobe.simulate.timeline import (
     Action,
@@ -236,7 +236,7 @@ class Recorder(TorchDispatchMode):
 
     def _kind_of_new(self, operator: Any, args: tuple[Any, ...]) -> Kind:
         if operator is _CAST:
-            source = self._live.get(args[0].untyped_storage()._cdata)  # noqa: SLF001 - its identity
+            source = self._live.get(storage_of(args[0]))
             kind = Kind.TEMPORARY if source is None else self._storages[source][1]
             if self._phase is Phase.SETUP:
                 return kind
@@ -246,7 +246,7 @@ class Recorder(TorchDispatchMode):
 
     def _born(self, tensor: torch.Tensor, place: Place, kind: Kind) -> None:
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()  # noqa: SLF001 - its identity
+        key, size = storage_of(tensor), storage.nbytes()
         if key in self._live or size == 0:
             return
         index = len(self._storages)
@@ -295,12 +295,12 @@ class Recorder(TorchDispatchMode):
         for state in optimizer.state.values():
             tensors = {name: each for name, each in state.items() if torch.is_tensor(each)}
             if not on_device and (count := tensors.pop("step", None)) is not None:
-                self._on_host.add(self._live[count.untyped_storage()._cdata])  # noqa: SLF001 - as above
+                self._on_host.add(self._live[storage_of(count)])
             self._mark(tensors.values(), Kind.OPTIMIZER_STATE)
 
     def _mark(self, tensors: Iterable[torch.Tensor], kind: Kind) -> None:
         for tensor in tensors:
-            index = self._live.get(tensor.untyped_storage()._cdata)  # noqa: SLF001 - as above
+            index = self._live.get(storage_of(tensor))
             if index is not None:  # it has elements
                 place, _, size = self._storages[index]
                 self._storages[index] = (place, kind, size)
