@@ -1,12 +1,17 @@
-"""A worker without torch: it does to its parent whatever a real one might, as its argument says."""
+"""A worker without torch: it does to its parent whatever a real one might, as its argument says.
+
+Like a real one it ends with its standard input, whatever it is doing.
+"""
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +131,9 @@ def train_together(spec: dict[str, Any]) -> None:
 
 
 def wait_from_the_third_on(spec: dict[str, Any]) -> None:
-    """Long enough for a test to do something to the parents meanwhile."""
+    """Long enough for a test to do something to the parents meanwhile; a file says when."""
     if spec["batch_size"] > 2:
+        Path(f"waiting-{os.environ['RANK']}").touch()
         hang()
     run_by_arithmetic(spec)
 
@@ -172,12 +178,24 @@ BEHAVIOURS: dict[str, Callable[[], object]] = {
 }
 
 
+def requests() -> Iterator[dict[str, Any]]:
+    inbox: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            inbox.put(line)
+        os._exit(3)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield json.loads(inbox.get())
+
+
 def main() -> None:
     behaviour = sys.argv[1]
     if behaviour == "fail-to-start":
         sys.exit("ImportError: libcudart.so.13 not found")
-    for line in sys.stdin:
-        message = json.loads(line)
+    for message in requests():
         kind = message["kind"]
         if kind == "OpenDevice" and behaviour == "refuse-device":
             say("Refused", message="no GPU", hint="buy one")

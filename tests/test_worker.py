@@ -1,11 +1,18 @@
-"""What the worker says of a failure."""
+"""What the worker says of a failure, and when it ends."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
 from bsprobe import worker
 from bsprobe.failures import Certainty, Outcome
+from bsprobe.messages import OpenDevice, Progress, Ready, RunTrial, decode, encode
+from bsprobe.records import DeviceRequest
+from bsprobe.trials import TrialSpec
+from bsprobe.units import Resolution
+from bsprobe.variants import Variant
 
 
 def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
@@ -23,3 +30,30 @@ def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
     assert 'File "torch/nn/modules/conv.py"' in failure.traceback
     for folder in (Path(torch.__file__).parents[1], Path(__file__).parents[1]):
         assert str(folder) not in failure.traceback
+
+
+def test_a_worker_in_the_middle_of_a_step_ends_with_its_parent() -> None:
+    """The end of its input is all that it gets to know of a parent that was killed."""
+    variant = Variant(model="deeplabv2-mini", resolution=Resolution(height=512, width=1024))
+    spec = TrialSpec(variant=variant, batch_size=16, measured_steps=1000)
+    with subprocess.Popen(
+        [sys.executable, "-m", "bsprobe.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as started:
+        assert started.stdin is not None
+        assert started.stdout is not None
+        opening = OpenDevice(request=DeviceRequest(device="cpu", memory_limit_bytes=2**33))
+        started.stdin.write(encode(opening))
+        started.stdin.flush()
+        assert isinstance(decode(started.stdout.readline()), Ready)
+        started.stdin.write(encode(RunTrial(spec=spec)))
+        started.stdin.flush()
+        while True:
+            said = decode(started.stdout.readline())
+            assert isinstance(said, Progress)
+            if said.phase.startswith("step"):
+                break
+        started.stdin.close()
+        try:
+            assert started.wait(timeout=10) == 3
+        finally:
+            started.kill()

@@ -77,12 +77,10 @@ def test_a_rank_that_cannot_open_its_device_ends_the_run_and_rank_0_says_why(
     assert started.all_gone()
 
 
-def wait_for_trials(folder: Path, count: int) -> None:
+def wait_for_both_workers_to_wait(folder: Path) -> None:
+    """Until the third trial, batch 4, hangs on both ranks."""
     deadline = time.monotonic() + 120
-    while not folder.exists() or len(list(folder.glob("journal.jsonl"))) == 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    while len(read_journal(folder).trials) < count:
+    while not all((folder / f"waiting-{rank}").exists() for rank in (0, 1)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -99,7 +97,7 @@ def parent_of_rank(started: Started, rank: int) -> int:
 @pytest.mark.slow
 def test_a_killed_parent_leaves_no_process_behind_and_nobody_waiting(tmp_path: Path) -> None:
     started = torchrun(*stubbed("hang-at-4", *RUN), cwd=tmp_path)
-    wait_for_trials(tmp_path / "out", 2)
+    wait_for_both_workers_to_wait(tmp_path)
     os.kill(parent_of_rank(started, 1), signal.SIGKILL)
     code, _, complaints = started.finish(timeout=60)
     assert code != 0
@@ -111,7 +109,7 @@ def test_a_killed_parent_leaves_no_process_behind_and_nobody_waiting(tmp_path: P
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     started = torchrun(*stubbed("hang-at-4", *RUN), cwd=tmp_path)
-    wait_for_trials(tmp_path / "out", 2)
+    wait_for_both_workers_to_wait(tmp_path)
     started.process.send_signal(signal.SIGINT)
     started.finish(timeout=60)
     assert started.all_gone()
@@ -130,7 +128,7 @@ def test_without_torchruns_store_rank_0_opens_one_and_a_silent_machine_ends_the_
 ) -> None:
     port, program = free_port(), stubbed("hang-at-4", *RUN)
     ranks = [by_hand(rank, port, *program, cwd=tmp_path, mark=uuid.uuid4().hex) for rank in (0, 1)]
-    wait_for_trials(tmp_path / "out", 2)
+    wait_for_both_workers_to_wait(tmp_path)
     ranks[1].process.kill()
     for worker in ranks[1].alive():  # a machine that is gone takes everything along
         with suppress(ProcessLookupError):  # it went by itself
