@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from published_card import CARD_BYTES, DATA, OTHER_OUTSIDE_BYTES, outside_bytes
 from published_report import write_report
 
-from bsprobe.gpus import find_gpu
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.cuda_semantics import autocast
 from bsprobe.simulate.driver import SimulatedDriver
@@ -35,17 +35,11 @@ from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
 from bsprobe.training.step import Task
-from bsprobe.units import GIB, Resolution
+from bsprobe.units import MIB, Resolution
 from bsprobe.variants import CudnnBenchmark, Precision, Variant
 
-DATA: Final = Path(__file__).resolve().parent / "data" / "published"
 LADDER: Final = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 """The batch sizes that timm's benchmark tries, until one runs."""
-OUTSIDE_BYTES: Final = GIB * 5 // 4
-"""Context and libraries of the timm rows. Until CUDA 11.7 all kernels are loaded with their library
-(pytorch/pytorch#86509); for CUDA 11.3 that makes 1.0 to 1.5 GiB: the middle."""
-OTHER_OUTSIDE_BYTES: Final = (GIB, GIB * 3 // 2)
-"""What else could be argued; shown beside it."""
 RENAMED: Final = {
     "convnext_tiny_hnfd": "convnext_tiny_hnf",  # timm 0.8 dropped one of two alike
     # The 50 had the layers of the 26 until timm 0.8: [2, 2, 2, 2] in resnet.py.
@@ -73,6 +67,10 @@ class TimmRow:
     allocated_at_fits: int
     """Bytes, on a card that is large enough."""
     allocated_at_next: int
+    needed_at_fits: int
+    """The least that the allocator can be left with for the steps to run, to 16 MiB: what it must
+    reserve is among it."""
+    needed_at_next: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,14 +196,22 @@ def peak_bytes(
     return allocator.statistics.peak_allocated_bytes
 
 
+def needed_bytes(peak: Callable[..., int | None], batch: int) -> int:
+    """The least memory that the steps run in, to 16 MiB."""
+    allocated = peak(batch) or 0
+    tried = range(allocated, allocated * 2, 16 * MIB)
+    place = bisect.bisect(tried, 0, key=lambda size: peak(batch, available_bytes=size) is not None)
+    return tried[place]
+
+
 def timm_row(row: dict[str, str], workspaces: Workspaces) -> TimmRow:
     """Walk down the ladder; by halves, for what runs on a rung runs on those below."""
     fits, following = int(row["fits"]), int(row["next_rung_failed"])
     tracer = timm_tracer(row["model"], int(row["image_size"]))
     peak = partial(peak_bytes, tracer, workspaces=workspaces, benchmark=CudnnBenchmark.ON)
 
-    def rung(outside_bytes: int) -> int | None:
-        available = find_gpu("RTX 3090").total_bytes - outside_bytes
+    def rung(outside: int) -> int | None:
+        available = CARD_BYTES - outside
         place = bisect.bisect(
             LADDER, 0, key=lambda batch: peak(batch, available_bytes=available) is not None
         )
@@ -216,10 +222,12 @@ def timm_row(row: dict[str, str], workspaces: Workspaces) -> TimmRow:
         image_size=int(row["image_size"]),
         fits=fits,
         next_rung_failed=following,
-        predicted=rung(OUTSIDE_BYTES),
+        predicted=rung(outside_bytes()),
         predicted_otherwise=tuple(rung(each) for each in OTHER_OUTSIDE_BYTES),
         allocated_at_fits=peak(fits) or 0,
         allocated_at_next=peak(following) or 0,
+        needed_at_fits=needed_bytes(peak, fits),
+        needed_at_next=needed_bytes(peak, following),
     )
 
 
@@ -291,8 +299,6 @@ def main() -> None:
     write_report(
         given.out,
         known,
-        outside_bytes=OUTSIDE_BYTES,
-        others=OTHER_OUTSIDE_BYTES,
         software=f"PyTorch {torch.__version__}, cuDNN {ampere.cudnn_version or 'unasked'} and "
         f"timm {version('timm')}",
         notes=(*ampere.notes, *volta.notes),
