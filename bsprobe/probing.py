@@ -157,13 +157,12 @@ class Probing:
         target = self._settings.target
         ran = search_trials(self._trials, variant)
         groups = dict(ran[0].measurement.model.groups) if ran[0].measurement else {}
-        found = limits(
-            ran,
-            largest=largest,
-            capacity_bytes=self._device.capacity_bytes,
-            headroom=target.headroom,
-        )
+        found = self._limits(variant, largest)
         item, trial = self._proven_plan(variant, found, groups)
+        # What is safe may be interpolated, and running it says that it is not.
+        while (now := self._limits(variant, largest)).safe < found.safe:
+            found = now
+            item, trial = self._proven_plan(variant, found, groups)
         item = replace(item, trial=trial, synthetic_trial=self._synthetic_counterpart(trial))
         sentences = caveats_of(
             item,
@@ -173,6 +172,15 @@ class Probing:
             device=self._device,
         )
         return replace(item, caveats=sentences)
+
+    def _limits(self, variant: Variant, largest: int) -> Limits:
+        """Largest, safe and best, by all trials so far."""
+        return limits(
+            search_trials(self._trials, variant),
+            largest=largest,
+            capacity_bytes=self._device.capacity_bytes,
+            headroom=self._settings.target.headroom,
+        )
 
     def _proven_plan(
         self, variant: Variant, found: Limits, groups: Mapping[str, float]

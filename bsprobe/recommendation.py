@@ -87,17 +87,26 @@ def _largest_within(trials: Sequence[Trial], largest: int, budget: float) -> int
     and a line through them would carry what the allocator rounds a long way down. A batch that ran
     with allocator retries alone had no room left: it is never safe.
     """
-    peaks = {
-        trial.spec.batch_size: trial.measurement.peak_bytes
-        for trial in trials
-        if trial.measurement is not None and trial.outcome is Outcome.FITS
+    peaks = _peaks(trials, Outcome.FITS)
+    short = {
+        batch: peak
+        for batch, peak in _peaks(trials, Outcome.FITS_WITH_RETRIES).items()
+        if batch not in peaks
     }
-    retried = {trial.spec.batch_size for trial in trials} - peaks.keys()
-    for batch in range(min(largest, max(peaks, default=0)), 0, -1):
-        needed = _interpolated(peaks, batch)
-        if needed is not None and needed <= budget and batch not in retried:
+    for batch in range(largest, 0, -1):
+        needed = _interpolated(peaks, batch) or _towards_a_short_one(peaks, short, batch)
+        if needed is not None and needed <= budget and batch not in short:
             return batch
     return None
+
+
+def _peaks(trials: Sequence[Trial], outcome: Outcome) -> dict[int, int]:
+    """Bytes by batch, of the trials with this outcome."""
+    return {
+        trial.spec.batch_size: trial.measurement.peak_bytes
+        for trial in trials
+        if trial.measurement is not None and trial.outcome is outcome
+    }
 
 
 def _interpolated(peaks: Mapping[int, int], batch: int) -> float | None:
@@ -110,6 +119,25 @@ def _interpolated(peaks: Mapping[int, int], batch: int) -> float | None:
         return peaks[batch]
     share = (batch - below) / (above - below)
     return peaks[below] + share * (peaks[above] - peaks[below])
+
+
+def _towards_a_short_one(
+    peaks: Mapping[int, int], short: Mapping[int, int], batch: int
+) -> float | None:
+    """The bytes that a batch takes between the last with room and one that ran short of memory.
+
+    The one that ran short would have taken more than it got, so the line towards it is too low;
+    the line that leads up to the last with room goes on, and the higher of both counts.
+    """
+    known = sorted(peaks)
+    above = [other for other in short if other > batch]
+    if not known or not above or batch < known[-1]:
+        return None
+    last, nearest = known[-1], min(above)
+    slopes = [(short[nearest] - peaks[last]) / (nearest - last)]
+    if len(known) > 1:
+        slopes.append((peaks[last] - peaks[known[-2]]) / (last - known[-2]))
+    return peaks[last] + (batch - last) * max(slopes)
 
 
 def _fastest(trials: Sequence[Trial]) -> int | None:

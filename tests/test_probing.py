@@ -202,6 +202,25 @@ def test_a_plan_that_eats_the_headroom_gives_way_to_a_smaller_one(bench: Bench) 
     assert item.trial.measurement.peak_bytes <= 0.95 * DEVICE.capacity_bytes
 
 
+def test_a_safe_batch_that_was_interpolated_is_safe_no_more_once_it_ran_without_the_headroom(
+    bench: Bench,
+) -> None:
+    # Between 8 at 14 GiB and 12 at 20 batch 11 seems to take 18.5; it takes 19.5 of the 19 allowed.
+    def needed(spec: TrialSpec) -> int:
+        bump = GIB if spec.batch_size == 11 else 0
+        return affine_need(spec) + bump
+
+    gpu = ArithmeticGpu(needed)
+    item = bench.probe(gpu, settings(VARIANT, target=Target(batch=11))).results[0].recommendation
+    assert item is not None
+    assert (11, 1, FRESH) in asked(gpu)
+    assert (item.largest, item.safe) == (12, 10)
+    assert (item.plan.micro_batch, item.plan.accumulation_steps) == (6, 2)
+    assert item.trial is not None
+    assert item.trial.measurement is not None
+    assert item.trial.measurement.peak_bytes <= 0.95 * DEVICE.capacity_bytes
+
+
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.KERNEL_LIMIT])
 def test_a_plan_that_fails_otherwise_is_told_and_not_shrunk(bench: Bench, outcome: Outcome) -> None:
     class Brittle(ArithmeticGpu):

@@ -101,6 +101,22 @@ def test_safe_is_never_a_batch_that_ran_with_retries_alone() -> None:
     assert limits_of([slow, *curve((4, 6), (12, 13))], capacity=16).safe == 12
 
 
+@pytest.mark.parametrize(
+    ("before", "safe"),
+    [
+        (9, 10),  # 2 GiB an image before, 2.2 towards 11: batch 10 takes 21.4 of 22.4
+        (5, 9),  # 3 an image before: 9 takes 20 and 10 takes 23, whatever 11 got
+        (16.9, 10),
+    ],
+)
+def test_safe_lies_between_the_last_with_room_and_one_that_ran_with_retries(
+    before: float, safe: int
+) -> None:
+    short = ran(11, int(23.6 * GIB), outcome=Outcome.FITS_WITH_RETRIES)
+    trials = [*curve((4, before), (8, 17)), short]
+    assert limits_of(trials, capacity=23.6).safe == safe
+
+
 def test_where_all_ran_with_retries_alone_nothing_leaves_headroom() -> None:
     slow = Outcome.FITS_WITH_RETRIES
     assert limits_of([ran(2, outcome=slow), ran(3, outcome=slow)]) == Limits(
