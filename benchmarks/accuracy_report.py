@@ -1,5 +1,6 @@
 """The accuracy of predictions as markdown and a plot."""
 
+import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from bsprobe.simulate.replay import replay_addresses
 from bsprobe.units import GIB, format_bytes
 
 NAME = "accuracy"
+_PUBLISHED_REPORT = Path(__file__).parents[1] / "reports" / "published"
 _TRACES = Path(__file__).parents[1] / "tests" / "data" / "traces"
 _COMMAND = "PYTHONPATH=. python benchmarks/accuracy.py"
 _WORST_SHOWN = 10
@@ -120,6 +122,20 @@ def _known() -> Iterator[str]:
     yield (
         "**Memory outside the allocator.** What people with the card have published, or an "
         "estimate that says so: `bsprobe gpus`."
+    )
+    yield _ladder()
+
+
+def _ladder() -> str:
+    """How the batches that timm's benchmark ran compare, as published.py found."""
+    with (_PUBLISHED_REPORT / "timm.csv").open(encoding="utf-8", newline="") as file:
+        verdicts = [row["verdict"] for row in csv.DictReader(file) if row["verdict"]]
+    right = verdicts.count("right") / len(verdicts)
+    return (
+        f"**What others measured.** Of {len(verdicts)} networks whose training batch timm lowered "
+        f"on an RTX 3090 until it ran, the same batch is predicted for {right:.0%}, a larger one "
+        f"for {verdicts.count('too high') / len(verdicts):.0%}: "
+        "[reports/published](published/report.md)."
     )
 
 

@@ -11,9 +11,6 @@ DATA: Final = Path(__file__).resolve().parent / "data" / "published"
 CARD_BYTES: Final = 24268 * MIB
 """What PyTorch said of the card then: 23.70 GiB (huggingface/transformers, docs of DeepSpeed).
 Newer drivers leave less: gpus.csv has the least that was seen."""
-OTHER_OUTSIDE_BYTES: Final = (GIB * 5 // 4, GIB * 3 // 2)
-"""Shown beside it: the middle and the end of the 1.0 to 1.5 GiB that the kernels of CUDA 11.3 take,
-which until CUDA 11.7 are all loaded with their library (pytorch/pytorch#86509)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
