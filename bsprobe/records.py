@@ -264,3 +264,11 @@ class Run:
         """The first recommendation with a star, None where nothing ran."""
         found = (result.recommendation for result in self.results)
         return next((item for item in found if item is not None and item.starred), None)
+
+    @property
+    def has_only_failed(self) -> bool:
+        """Whether every variant met a failure that says nothing of its memory, and none ran."""
+        return all(
+            result.boundary.stop is StopReason.FAILED and result.boundary.largest is None
+            for result in self.results
+        )

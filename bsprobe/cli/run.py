@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bsprobe.cli.settings import FACETS, settings_from, settings_options
-from bsprobe.errors import BsprobeError, FileError, InterruptedRunError, UsageError
+from bsprobe.errors import BsprobeError, DeviceError, FileError, InterruptedRunError, UsageError
 from bsprobe.launch import Launch, launched
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ def run(
     _warn(start.settings)
     finished, folder, explanations = probe(start)
     _write(finished, folder, explanations)
+    if finished.has_only_failed:
+        raise DeviceError(
+            "every variant failed, and not for want of memory",
+            hint=f"the tracebacks are in {folder}/report.md",
+        )
 
 
 def _follow(asked: Settings, launch: Launch) -> None:

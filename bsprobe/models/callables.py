@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from bsprobe.errors import UsageError
 
 _HINT = "give package.module:callable, importable from the folder you are in, or file.py:callable"
+_FAILED = "the module is there, and fails while it is imported"
 
 
 def load_callable(option: str, name: str) -> Callable[..., Any]:
@@ -27,8 +29,13 @@ def load_callable(option: str, name: str) -> Callable[..., Any]:
     where, _, what = name.partition(":")
     try:
         module = _file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{option} {name}: {error}", hint=_HINT) from error
+    except Exception as error:
+        raise _failed_import(option, name, where, error) from error
+    try:
         found = attrgetter(what)(module)
-    except (ImportError, AttributeError, ValueError, OSError, SyntaxError) as error:
+    except AttributeError as error:
         raise UsageError(f"{option} {name}: {error}", hint=_HINT) from error
     if not callable(found):
         raise UsageError(
@@ -37,6 +44,18 @@ def load_callable(option: str, name: str) -> Callable[..., Any]:
         )
     loaded: Callable[..., Any] = found
     return loaded
+
+
+def _failed_import(option: str, name: str, where: str, error: Exception) -> UsageError:
+    """What to say of a module that is not there, or that is and fails."""
+    if isinstance(error, ModuleNotFoundError) and where.startswith(error.name or ""):
+        return UsageError(f"{option} {name}: {error}", hint=_HINT)
+    if isinstance(error, SyntaxError):  # which says where itself
+        return UsageError(f"{option} {name}: {error}", hint=_FAILED)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(frame.filename).name}, line {frame.lineno}"
+    what = f"{type(error).__name__}: {error} ({place})"
+    return UsageError(f"{option} {name}: {what}", hint=_FAILED)
 
 
 def _file(path: Path) -> ModuleType:

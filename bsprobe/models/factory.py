@@ -241,6 +241,10 @@ def _own_arguments(variant: Variant) -> dict[str, Any]:
             )
     told = {name: value for name, value in offered.items() if name in signature.parameters}
     arguments = told | variant.own.arguments
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
+    if "num_classes" not in signature.parameters and not takes_any:
+        # Then it says how many classes the labels have, for a network that has them fixed.
+        arguments.pop("num_classes", None)
     try:
         signature.bind(**arguments)
     except TypeError as error:

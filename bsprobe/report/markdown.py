@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bsprobe.failures import Outcome
 from bsprobe.records import DeviceInfo, Environment, Run, VariantResult
 from bsprobe.report import explain_sentences, sentences
 from bsprobe.trials import Source, Trial
@@ -187,7 +188,18 @@ def _trial_log(run: Run) -> str:
         for t in run.trials
         if t.failure is not None
     ]
-    return table(header, rows) + ("\n\n" + "\n".join(failures) if failures else "")
+    parts = [table(header, rows), "\n".join(failures), *_tracebacks(run)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _tracebacks(run: Run) -> list[str]:
+    """Where in the code each bug showed; running out of memory is none."""
+    found = [
+        trial.failure.traceback.rstrip()
+        for trial in run.trials
+        if trial.outcome is Outcome.FAILED and trial.failure is not None and trial.failure.traceback
+    ]
+    return [f"```text\n{text}\n```" for text in dict.fromkeys(found)]
 
 
 def _log_row(trial: Trial, name: str) -> tuple[str, ...]:

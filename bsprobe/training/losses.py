@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.errors import UsageError
 from bsprobe.model_names import Problem
 from bsprobe.variants import LossAt
 
@@ -86,6 +87,8 @@ class CrossEntropy:
 
     problem: Problem
     at: LossAt = LossAt.LABELS
+    classes: int | None = None
+    """How many the labels have, where that is known: fewer logits could not tell them apart."""
 
     def counted(self, targets: Sequence[torch.Tensor]) -> torch.Tensor:
         """The valid pixels of all micro-batches, or their images."""
@@ -94,10 +97,28 @@ class CrossEntropy:
         return torch.full((), sum(len(each) for each in targets), device=targets[0].device)
 
     def __call__(self, outputs: Any, targets: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        """The loss of a micro-batch, over all that counts in the effective batch."""
+        """The loss of a micro-batch, over all that counts in the effective batch.
+
+        Raises:
+            UsageError: The network tells fewer classes apart than there are. On a GPU that would
+                be an assertion in a kernel, and nothing at all in a prediction.
+        """
+        for logits in outputs.values() if isinstance(outputs, Mapping) else (outputs,):
+            if self.classes is not None and _channels(logits) < self.classes:
+                raise UsageError(
+                    f"the network makes {_channels(logits)} logits, and there are {self.classes} "
+                    "classes",
+                    hint="let the network have as many, or give --model-arg num_classes=N",
+                )
         if self.problem is Problem.SEGMENTATION:
             return segmentation_loss(outputs, targets, count, self.at)
         return classification_loss(outputs, targets, count)
+
+
+def _channels(logits: Any) -> float:
+    """How many classes logits tell apart; what has no such dimension is for PyTorch to refuse."""
+    is_logits = isinstance(logits, torch.Tensor) and logits.dim() > 1
+    return logits.shape[1] if is_logits else float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,7 +135,9 @@ def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
 def _loss_of(variant: Variant) -> Loss:
     name = variant.own.own_loss
     if name is None:
-        return CrossEntropy(problem=variant.problem, at=variant.loss_at)
+        # What labels your own batches have is not known here.
+        classes = variant.classes if variant.own.batches is None else None
+        return CrossEntropy(problem=variant.problem, at=variant.loss_at, classes=classes)
     return OwnLoss(function=load_callable("--loss", name))
 
 

@@ -319,3 +319,34 @@ def test_what_torchrun_starts_wrongly_is_said_once(
         done = bsprobe(*arguments.split(), cwd=tmp_path)
         said = done.stderr.splitlines()
         assert (done.returncode, said[:1]) == (2, [f"error: {complaint}"] if rank == "0" else [])
+
+
+BUGGY = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 19, 1)
+        self.second = nn.Linear(5, 5)
+
+    def forward(self, images):
+        return self.second(self.first(images))
+"""
+
+
+def test_a_run_in_which_all_failed_says_so_and_its_report_where(tmp_path: Path) -> None:
+    (tmp_path / "buggy.py").write_text(BUGGY)
+    done = bsprobe(
+        *("run", "--gpu=RTX 3090", "--model=buggy.py:Net", "--resolution=64x64"),
+        *("--norm=batch", "--precision=fp32", "--out=out"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "error: every variant failed, and not for want of memory\n"
+        "hint: the tracebacks are in out/report.md\n"
+    )
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert 'File "buggy.py", line 11, in forward' in report
+    assert (tmp_path / "out" / "run.json").exists()

@@ -57,3 +57,23 @@ def test_what_is_not_there_is_an_error_in_words(
 
     with pytest.raises(UsageError, match=f"--loss {name}: .*{why}"):
         load_callable("--loss", name)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("\nraise RuntimeError('no licence')", r"RuntimeError: no licence \(mine\.py, line 2\)"),
+        ("undefined", r"NameError: name 'undefined' is not defined \(mine\.py, line 1\)"),
+        ("import not_installed", r"ModuleNotFoundError: .*'not_installed' \(mine\.py, line 1\)"),
+        ("def def", r"invalid syntax"),
+    ],
+)
+def test_a_module_that_fails_while_it_is_imported_says_where(
+    code: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(code)
+
+    with pytest.raises(UsageError, match=f"--model mine.py:f: {why}") as caught:
+        load_callable("--model", "mine.py:f")
+    assert caught.value.hint == "the module is there, and fails while it is imported"

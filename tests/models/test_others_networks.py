@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -116,6 +117,13 @@ def test_a_factory_is_told_the_classes_where_it_takes_them(
     name = f"{factory.__module__}:{factory.__name__}"
 
     assert shape_of_logits(variant_of(name))[:2] == (2, channels)
+
+
+def test_classes_that_a_factory_does_not_take_are_those_of_the_labels() -> None:
+    own = OwnParts(model_args=(("num_classes", "3"),))
+    fixed = replace(variant_of(f"{__name__}:no_arguments", own=own), classes=3)
+
+    assert shape_of_logits(fixed)[:2] == (2, 3)
 
 
 @pytest.mark.parametrize(

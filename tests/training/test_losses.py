@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.errors import UsageError
 from bsprobe.model_names import Problem
 from bsprobe.training.losses import (
     IGNORE,
@@ -149,6 +150,28 @@ def test_losses_of_classified_images_add_up_to_the_mean_and_ignore_no_class() ->
 
     assert int(count) == 3
     torch.testing.assert_close(sum(parts), F.cross_entropy(logits, classes))
+
+
+@pytest.mark.parametrize("problem", [Problem.SEGMENTATION, Problem.CLASSIFICATION])
+def test_a_network_that_cannot_tell_all_classes_apart_is_refused(problem: Problem) -> None:
+    # PyTorch says nothing of it on fake tensors, and asserts in a kernel on a GPU.
+    size = (4, 6) if problem is Problem.SEGMENTATION else ()
+    labels = torch.zeros((2, *size), dtype=torch.int64)
+    loss = CrossEntropy(problem=problem, classes=5)
+    count = loss.counted([labels])
+
+    assert loss(torch.randn((2, 6, *size)), labels, count).isfinite()
+    with pytest.raises(UsageError, match="the network makes 4 logits, and there are 5 classes"):
+        loss(torch.randn((2, 4, *size)), labels, count)
+
+
+def test_an_auxiliary_head_must_tell_all_classes_apart_too() -> None:
+    labels = torch.zeros((2, 4, 6), dtype=torch.int64)
+    loss = CrossEntropy(problem=Problem.SEGMENTATION, classes=5)
+    outputs = {"out": torch.randn((2, 5, 4, 6)), "aux": torch.randn((2, 3, 4, 6))}
+
+    with pytest.raises(UsageError, match="makes 3 logits"):
+        loss(outputs, labels, loss.counted([labels]))
 
 
 def test_a_loss_of_your_own_is_the_mean_over_the_micro_batches() -> None:
