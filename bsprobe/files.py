@@ -62,5 +62,6 @@ def file_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise FileError(
             f"{path}: {error.strerror or error}",
-            hint="what was measured is kept; free the disk or its permissions, then add --resume",
+            hint="free the disk or its permissions; what was measured before is kept, and a run "
+            "goes on with --resume",
         ) from error

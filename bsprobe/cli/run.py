@@ -148,7 +148,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     from rich.console import Console
 
     from bsprobe.prediction import predictor_for
-    from bsprobe.report.folder import given_folder
+    from bsprobe.report.folder import given_folder, withdrawn_if_refused
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
     from bsprobe.runner import TrialRunner
     from bsprobe.running import make_run
@@ -167,7 +167,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         alone = runner if isinstance(runner, TrialRunner) else None
         # At once, while the worker still has what it traced for the variant.
         listener = ExplainedProgress(progress, partial(_explain, alone))
-        with _resumable(folder):
+        with _resumable(folder), withdrawn_if_refused(folder):
             made = make_run(
                 settings,
                 runner.run,

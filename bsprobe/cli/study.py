@@ -83,7 +83,7 @@ def _study(start: _Start) -> tuple[Study, Path]:
     from rich.console import Console
 
     from bsprobe.environment import describe_environment
-    from bsprobe.report.folder import given_folder, new_folder
+    from bsprobe.report.folder import given_folder, new_folder, withdrawn_if_refused
     from bsprobe.report.study.progress import StudyProgress
     from bsprobe.report.study.write import study_name
     from bsprobe.study_journal import StudyHeader, StudyJournal
@@ -120,7 +120,7 @@ def _study(start: _Start) -> tuple[Study, Path]:
             header, known = contents.header, contents.trainings
             _require_same_device(header.device, device, folder)
         try:
-            with log:
+            with withdrawn_if_refused(folder), log:
                 made = Studying(
                     settings,
                     trainer=trainer,

@@ -1,11 +1,17 @@
 """Where a run's files go: a name that says what they are about."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bsprobe.errors import FileError
+from bsprobe.errors import DeviceError, FileError, UsageError
 from bsprobe.files import file_errors
+from bsprobe.journal import NAME as JOURNAL
 from bsprobe.records import DeviceInfo, Settings
+from bsprobe.runfile import NAME as RUN
+from bsprobe.study_journal import NAME as STUDY_JOURNAL
+from bsprobe.studyfile import NAME as STUDY
 from bsprobe.trials import Source
 from bsprobe.units import format_bytes
 from bsprobe.variants import Variant, labels
@@ -65,11 +71,35 @@ def given_folder(folder: Path) -> Path:
     with file_errors(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileError(
-                f"--out {folder} exists and is not an empty folder",
-                hint="go on with the run in it by adding --resume, or give another --out",
+                f"--out {folder} exists and is not an empty folder", hint=_what_to_do_with(folder)
             )
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _what_to_do_with(folder: Path) -> str:
+    journals = (folder / JOURNAL, folder / STUDY_JOURNAL)
+    results = (folder / RUN, folder / STUDY)
+    begun = any(path.exists() for path in journals)
+    if begun and not any(path.exists() for path in results):
+        return "go on with what was begun in it by adding --resume, or give another --out"
+    return "give another --out"
+
+
+@contextmanager
+def withdrawn_if_refused(folder: Path) -> Iterator[None]:
+    """Take back a journal that has nothing but its first line where the work is refused.
+
+    Nothing is lost with it, and the corrected command finds the folder empty.
+    """
+    try:
+        yield
+    except (UsageError, DeviceError):
+        with suppress(OSError):
+            for path in (folder / JOURNAL, folder / STUDY_JOURNAL):
+                if path.exists() and len(path.read_bytes().splitlines()) <= 1:
+                    path.unlink()
+        raise
 
 
 def slug(text: str) -> str:

@@ -226,18 +226,43 @@ def test_what_click_refuses_is_shown_the_same_way(arguments: str, tmp_path: Path
     assert lines[1].startswith("hint: see bsprobe")
 
 
-def test_a_folder_that_holds_something_is_refused_with_a_hint_at_resume(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("held", "hint"),
+    [
+        (["notes.txt"], "give another --out"),
+        (
+            ["journal.jsonl"],
+            "go on with what was begun in it by adding --resume, or give another --out",
+        ),
+        (["journal.jsonl", "run.json"], "give another --out"),
+    ],
+)
+def test_a_folder_that_holds_something_is_refused_and_resume_named_where_it_helps(
+    held: list[str], hint: str, tmp_path: Path
+) -> None:
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "notes.txt").write_text("mine")
+    for name in held:
+        (tmp_path / "full" / name).write_text("mine")
     done = bsprobe("run", "--device", "cpu", "--out", "full", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
-        (
-            "error: --out full exists and is not an empty folder\n"
-            "hint: go on with the run in it by adding --resume, or give another --out\n"
-        ),
+        f"error: --out full exists and is not an empty folder\nhint: {hint}\n",
     )
-    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+    assert {path.read_text() for path in (tmp_path / "full").iterdir()} == {"mine"}
+
+
+def test_a_run_that_is_refused_before_its_first_trial_leaves_its_folder_empty(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "few.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 5, 1)\n")
+    done = bsprobe(
+        *("run", "--gpu=RTX 3090", "--model=few.py:net", "--resolution=64x64"),
+        *("--norm=batch", "--precision=fp32", "--out=out"),
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: the network makes 5 logits, and there are 19 classes\n" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
