@@ -137,11 +137,14 @@ def _headroom_caveat(
 
 
 def _retry_caveat(trials: Sequence[Trial]) -> str:
-    retried = [t.spec.batch_size for t in trials if t.outcome is Outcome.FITS_WITH_RETRIES]
+    retried = {t.spec.batch_size for t in trials if t.outcome is Outcome.FITS_WITH_RETRIES}
     if not retried:
         return ""
+    batches = ("Batch " if len(retried) == 1 else "Batches ") + " and ".join(
+        map(str, sorted(retried))
+    )
     return (
-        f"Batch {min(retried)} and up ran only after the allocator had emptied its cache "
+        f"{batches} ran only after the allocator had emptied its cache "
         "and tried again, which is slow: stay below."
     )
 

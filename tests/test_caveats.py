@@ -127,11 +127,14 @@ def test_a_missing_headroom_is_told() -> None:
     )
 
 
-def test_retries_are_told_from_the_smallest_batch_on() -> None:
-    slow = Outcome.FITS_WITH_RETRIES
-    trials = (ran(8), ran(12, outcome=slow), ran(11, outcome=slow))
-    (sentence,) = caveats_of(FROZEN, trials=trials)
-    assert sentence.startswith("Batch 11 and up ran only after the allocator had emptied its cache")
+@pytest.mark.parametrize(
+    ("batches", "named"),
+    [((11,), "Batch 11"), ((12, 11), "Batches 11 and 12"), ((11, 12, 11), "Batches 11 and 12")],
+)
+def test_retries_are_told_by_their_batches(batches: tuple[int, ...], named: str) -> None:
+    slow = [ran(batch, outcome=Outcome.FITS_WITH_RETRIES) for batch in batches]
+    (sentence,) = caveats_of(FROZEN, trials=(ran(8), *slow))
+    assert sentence.startswith(f"{named} ran only after the allocator had emptied its cache and")
 
 
 def test_a_plan_that_eats_the_headroom_is_told() -> None:

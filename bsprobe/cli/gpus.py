@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bsprobe.worker_process import Worker
 
-_HEADINGS = ("GPU", "capability", "total", "outside", "usable", "figures")
+_HEADINGS = ("GPU", "capability", "total", "outside", "allocator", "figures")
 _LEGEND = """
 total    memory as PyTorch reports it
 outside  memory that training holds outside PyTorch's allocator

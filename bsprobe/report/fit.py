@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from bsprobe.failures import Outcome
 from bsprobe.files import write_atomically
 from bsprobe.gpus import Gpu
 from bsprobe.records import SCHEMA_VERSION, CardFit, Environment
@@ -66,7 +67,7 @@ def render_text(found: Fitting) -> str:
     """The table for a terminal: the variants' names stand above each other, to fit 80 columns."""
     names = [label.split(" / ") for label in labels(found.variants).values()]
     depth = max(len(parts) for parts in names)
-    head = [[""] * (depth - len(parts)) + parts for parts in (["GPU"], ["usable"], *names)]
+    head = [[""] * (depth - len(parts)) + parts for parts in (["GPU"], ["allocator"], *names)]
     lines = list(zip(*head, strict=True))
     largest = "The largest batch:"
     table = aligned([*lines, *rows(found)])
@@ -95,8 +96,26 @@ def advice(found: Fitting) -> list[str]:
         card = enough[0]
         lines.append(
             f"{name}: batch {batch} runs from {card.name} ({format_bytes(card.usable_bytes)} "
-            f"usable) upwards, on {len(enough)} of {len(found.cards)} cards."
+            f"for the allocator) upwards, on {len(enough)} of {len(found.cards)} cards."
         )
+    return [*lines, *_kernel_limits(found)]
+
+
+def _kernel_limits(found: Fitting) -> list[str]:
+    """Where no memory would help: a kernel counts with 32 bits."""
+    lines = []
+    for variant, name in labels(found.variants).items():
+        limited = [
+            fit
+            for fit in found.fits
+            if fit.variant == variant and fit.next_outcome is Outcome.KERNEL_LIMIT
+        ]
+        if limited:
+            cards = "card" if len(limited) == 1 else "cards"
+            lines.append(
+                f"{name}: on {len(limited)} {cards} batch {limited[0].largest} is the last for "
+                "another reason than memory: a kernel counts no further (2^31 elements)."
+            )
     return lines
 
 
@@ -115,15 +134,15 @@ def write_fitting(found: Fitting, folder: Path) -> None:
 
 def render_markdown(found: Fitting) -> str:
     """The report."""
-    header = ("card", "usable", *labels(found.variants).values())
+    header = ("card", "allocator", *labels(found.variants).values())
     return (
         f"# Which GPU do I need?\n\n{titles(found)[0]}\n\n"
         + "\n".join(f"- {line}" for line in advice(found))
         + "\n\nThe largest batch of each card, predicted without it:\n\n"
         + table(header, rows(found))
         + "\n\n![largest batch by card](fit.png)\n\n"
-        "*Usable* is the card's memory less what lies outside PyTorch's allocator; its sources are "
-        "in `bsprobe gpus --format csv`.\n\n"
+        "*Allocator* is what is left to PyTorch's: the card's memory less what lies outside; its "
+        "sources are in `bsprobe gpus --format csv`.\n\n"
         f"PyTorch {found.environment.torch}, cuDNN {found.environment.cudnn}. "
         f"Again: `{found.environment.command}`\n"
     )
@@ -155,7 +174,9 @@ def figure(found: Fitting) -> Figure:
     axes.set_yticks(range(len(cards)), [f"{c.name}  {c.usable_bytes / GIB:.1f}" for c in cards])
     axes.set_ylim(-0.7, len(cards) - 0.3)
     axes.set_xlabel("largest batch, predicted")
-    axes.set_title("\n".join(titles(found)) + "\ncard and its usable GiB", fontsize=9, loc="left")
+    axes.set_title(
+        "\n".join(titles(found)) + "\ncard, and GiB for the allocator", fontsize=9, loc="left"
+    )
     drawn.legend(loc="outside lower center", ncols=2, frameon=False)
     return drawn
 

@@ -39,7 +39,7 @@ def test_the_table_is_plain_fits_80_columns_and_has_every_card() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert [line for line in lines if len(line) > 80 or not line.isascii() or "\x1b" in line] == []
-    assert lines[0].split() == ["GPU", "capability", "total", "outside", "usable", "figures"]
+    assert lines[0].split() == ["GPU", "capability", "total", "outside", "allocator", "figures"]
     names = [card.name for card in catalogue()]
     assert [line[: len(name)] for line, name in zip(lines[1:], names, strict=False)] == names
     assert lines[1 + len(names)] == ""

@@ -1,5 +1,6 @@
 """Which GPU do I need: the table, the advice, the files."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -38,15 +39,15 @@ def test_the_table_lists_the_smallest_card_first_and_says_that_it_is_predicted()
         "deeplabv2-resnet101 · 512 high x 1024 wide · 19 classes  [predicted]",
         "The largest batch:",
         "",
-        "                                                    fp32  amp-fp16",
-        "GPU                                        usable  batch     batch",
-        "custom 8.00 GiB, compute capability 7.5  7.00 GiB      -         3",
-        "custom 24.0 GiB, compute capability 8.6  23.0 GiB      5        11",
+        "                                                     fp32  amp-fp16",
+        "GPU                                      allocator  batch     batch",
+        "custom 8.00 GiB, compute capability 7.5   7.00 GiB      -         3",
+        "custom 24.0 GiB, compute capability 8.6   23.0 GiB      5        11",
         "",
         "fp32 / batch: batch 1 runs from custom 24.0 GiB, compute capability 8.6 (23.0",
-        "    GiB usable) upwards, on 1 of 2 cards.",
+        "    GiB for the allocator) upwards, on 1 of 2 cards.",
         "amp-fp16 / batch: batch 1 runs from custom 8.00 GiB, compute capability 7.5",
-        "    (7.00 GiB usable) upwards, on 2 of 2 cards.",
+        "    (7.00 GiB for the allocator) upwards, on 2 of 2 cards.",
     ]
 
 
@@ -55,7 +56,21 @@ def test_the_advice_names_the_smallest_card_that_runs_what_was_asked_for() -> No
         "fp32 / batch: no listed card runs batch 8.",
         (
             "amp-fp16 / batch: batch 8 runs from custom 24.0 GiB, compute capability 8.6 (23.0 GiB "
-            "usable) upwards, on 1 of 2 cards."
+            "for the allocator) upwards, on 1 of 2 cards."
+        ),
+    ]
+
+
+def test_cards_whose_memory_is_not_what_ends_the_search_are_counted() -> None:
+    found = fitting(400)
+    (large, *rest) = found.fits
+    limited = dataclasses.replace(large, largest=215, next_outcome=Outcome.KERNEL_LIMIT)
+    assert advice(dataclasses.replace(found, fits=(limited, *rest))) == [
+        "fp32 / batch: no listed card runs batch 400.",
+        "amp-fp16 / batch: no listed card runs batch 400.",
+        (
+            "fp32 / batch: on 1 card batch 215 is the last for another reason than memory: a "
+            "kernel counts no further (2^31 elements)."
         ),
     ]
 
