@@ -264,9 +264,6 @@ def starred(recommendations: Sequence[Recommendation]) -> list[Recommendation]:
     Variants of different model, resolution or norm are different models and never compete.
     """
 
-    def class_of(item: Recommendation) -> tuple[object, ...]:
-        return item.variant.model, item.variant.resolution, item.variant.norm
-
     def merit(item: Recommendation) -> tuple[bool, float, float, int]:
         measured = item.trial.measurement if item.trial else None
         rate = measured.images_per_second if measured else None
@@ -275,8 +272,8 @@ def starred(recommendations: Sequence[Recommendation]) -> list[Recommendation]:
 
     best: dict[tuple[object, ...], Recommendation] = {}
     for item in recommendations:
-        rival = best.get(class_of(item))
+        rival = best.get(item.variant.contest)
         if rival is None or merit(item) > merit(rival):
-            best[class_of(item)] = item
+            best[item.variant.contest] = item
     winners = {id(item) for item in best.values()}
     return [replace(item, starred=id(item) in winners) for item in recommendations]

@@ -261,9 +261,19 @@ class Run:
 
     @property
     def best(self) -> Recommendation | None:
-        """The first recommendation with a star, None where nothing ran."""
-        found = (result.recommendation for result in self.results)
-        return next((item for item in found if item is not None and item.starred), None)
+        """The starred recommendation of the norm that was asked for first, None if nothing ran.
+
+        Where that norm has none, the next one's: each norm has its own star, and which norm to
+        train with is not for us to say.
+        """
+        stars = [
+            r.recommendation for r in self.results if r.recommendation and r.recommendation.starred
+        ]
+        for result in self.results:
+            for item in stars:
+                if item.variant.contest == result.variant.contest:
+                    return item
+        return None
 
     @property
     def has_only_failed(self) -> bool:

@@ -127,6 +127,11 @@ class Variant:
         return f"{self.network} {'on' if self.resolution is None else 'at'} {self.inputs}"
 
     @property
+    def contest(self) -> tuple[str, Resolution | None, Norm]:
+        """What variants have in common that can be compared: others are other networks."""
+        return self.model, self.resolution, self.norm
+
+    @property
     def size(self) -> Resolution:
         """The resolution, where the images are ours or come from a data set."""
         assert self.resolution is not None, "own batches have no resolution"  # noqa: S101 - ours to see to

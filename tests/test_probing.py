@@ -143,6 +143,19 @@ def test_the_star_is_given_within_one_norm_over_the_whole_run(bench: Bench) -> N
     assert stars == [False, True, True]
 
 
+def test_the_best_of_a_run_is_the_starred_one_of_the_norm_that_was_asked_for_first(
+    bench: Bench,
+) -> None:
+    run = bench.probe(ArithmeticGpu(), settings(VARIANT, GROUP, AMP))
+    stars = [r.variant for r in run.results if r.recommendation and r.recommendation.starred]
+    assert stars == [GROUP, AMP], "each norm has one, and AMP is faster than fp32"
+    assert run.best is not None
+    assert run.best.variant == AMP
+    other = bench.probe(ArithmeticGpu(), settings(GROUP, VARIANT, AMP)).best
+    assert other is not None
+    assert other.variant == GROUP
+
+
 def test_a_plan_that_was_a_trial_of_the_search_is_not_run_again(bench: Bench) -> None:
     # 11 is the largest, safe, and the target; the search has run it in a fresh process.
     gpu = ArithmeticGpu(lambda spec: 3 * GIB + spec.batch_size * 1472 * MIB)

@@ -49,7 +49,10 @@ def why(report: ExplanationReport) -> str:
     if found.next_peak_bytes <= capacity:
         return f"{sentence}; {needs}, which fits as well."
     if report.boundary.largest is not None and report.boundary.largest > batch:
-        return f"{sentence}; {needs}, and runs by giving cached memory back in mid-step."
+        return (
+            f"{sentence}; {needs} with what the allocator caches, and runs by giving cached memory "
+            "back in mid-step."
+        )
     missing = format_bytes(found.next_peak_bytes - capacity)
     return f"{sentence}; {needs}, {missing} more than there is.{_fragmentation(found)}"
 

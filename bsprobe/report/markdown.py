@@ -32,7 +32,7 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         *[f"![{name}]({name}.png)" for name in plots if name != EXPLAINED],
         _memory(run, plots),
         _advice(run),
-        _snippet(snippet),
+        _snippet(run, snippet),
         folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
         environment_section(run.device, run.environment),
     ]
@@ -166,12 +166,12 @@ def _advice(run: Run) -> str:
     )
 
 
-def _snippet(snippet: str | None) -> str:
-    if snippet is None:
+def _snippet(run: Run, snippet: str | None) -> str:
+    if snippet is None or run.best is None:
         return ""
     code = f"```python\n{snippet}```"
     return "## Train with it\n\nAlso in `snippet.py`.\n\n" + folded(
-        "The starred row as Python", code
+        f"{labels(run.settings.variants)[run.best.variant]} as Python", code
     )
 
 
