@@ -101,7 +101,9 @@ def _norm_caveats(item: Recommendation) -> list[str]:
 
 
 def _rate_caveat(variant: Variant, target: Target) -> str:
-    if variant.norm is Norm.FROZEN or target.base_learning_rate != REFERENCE.base_learning_rate:
+    is_its_own = variant.own.optimizer is not None  # and its rate with it: a factor is shown
+    is_given = target.base_learning_rate != REFERENCE.base_learning_rate
+    if variant.norm is Norm.FROZEN or is_given or is_its_own:
         return ""
     return (
         "The reference rate 2.5e-04 stems from a recipe whose BatchNorm was frozen; "
@@ -113,8 +115,9 @@ def _rule_caveat(variant: Variant, target: Target) -> str:
     if variant.own.optimizer is None or target.lr_rule is not None:
         return ""
     return (
-        f"What optimizer {variant.own.optimizer} makes is not asked: the learning rate follows the "
-        "linear rule, SGD's; for Adam's kind choose the sqrt rule."
+        f"What optimizer {variant.own.optimizer} makes is not asked: LR is a factor for the rates "
+        "that it has at the reference batch, by the linear rule, SGD's; for Adam's kind choose the "
+        "sqrt rule."
     )
 
 

@@ -101,11 +101,16 @@ def test_the_reference_rate_is_told_to_stem_from_frozen_norms() -> None:
     own = Target(base_learning_rate=1e-3)
     assert not any(words in one for one in caveats_of(GROUP, target=own))
     assert not any(words in one for one in caveats_of(FROZEN, target=Target()))
+    adam = replace(GROUP, own=OwnParts(optimizer="m:adam"))
+    assert not any(words in one for one in caveats_of(adam, target=Target()))
 
 
 def test_the_rate_of_an_optimizer_of_ones_own_is_told_to_follow_sgds_rule() -> None:
     own = replace(FROZEN, own=OwnParts(optimizer="m:adam"))
-    words = "the learning rate follows the linear rule, SGD's"
+    words = (
+        "What optimizer m:adam makes is not asked: LR is a factor for the rates that it has at the "
+        "reference batch, by the linear rule, SGD's"
+    )
     assert [words in one for one in caveats_of(own)] == [True]
     assert caveats_of(own, target=Target(base_learning_rate=1e-3, lr_rule="sqrt")) == ()
 

@@ -93,7 +93,8 @@ def _row(run: Run, result: VariantResult, name: str) -> tuple[str, ...]:
     item, boundary = result.recommendation, result.boundary
     if item is None:
         return (f"{name}: {sentences.verdict(boundary)}", *["-"] * 9)
-    alone = item.without_accumulation
+    alone, target = item.without_accumulation, run.settings.target
+    rate, rate_alone = (sentences.rate_words(p, item.variant, target) for p in (item.plan, alone))
     return (
         ("★ " if item.starred else "") + name,
         str(item.largest) if boundary.is_exact else f"≥ {item.largest} ({boundary.stop})",
@@ -101,10 +102,10 @@ def _row(run: Run, result: VariantResult, name: str) -> tuple[str, ...]:
         str(item.best) + ("" if item.best_is_measured else " (= safe: no throughput)"),
         sentences.plan_words(item.plan),
         str(item.plan.effective_batch),
-        f"{item.plan.learning_rate:.2e}",
+        rate,
         sentences.peak_share(item, run.device),
         sentences.throughput(item),
-        f"{alone.micro_batch} at {alone.learning_rate:.2e}, {alone.updates} updates",
+        f"{alone.micro_batch} at {rate_alone}, {alone.updates} updates",
     )
 
 

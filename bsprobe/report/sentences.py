@@ -15,6 +15,7 @@ from bsprobe.records import (
     Run,
     Settings,
     StopReason,
+    Target,
     TrainingPlan,
     VariantResult,
 )
@@ -213,9 +214,17 @@ def answer(run: Run) -> str:
         f"On {run.device.name} ({format_bytes(run.device.capacity_bytes)} usable, "
         f"{run.device.source}), train {best.variant.subject} as "
         f"{names[best.variant]} with micro-batch {plan.micro_batch}{accumulated} (effective "
-        f"batch {plan.effective_batch}) and learning rate {plan.learning_rate:.2e}; "
+        f"batch {plan.effective_batch}) and learning rate "
+        f"{rate_words(plan, best.variant, run.settings.target)}; "
         f"{_boundary_clause(best.boundary, run.device.source)}."
     )
+
+
+def rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:
+    """The learning rate: `2.50e-04`; of an optimizer of your own what to multiply its rate by."""
+    if variant.own.optimizer is None:
+        return f"{plan.learning_rate:.2e}"
+    return f"x {plan.learning_rate / target.base_learning_rate:.2f}"
 
 
 def _boundary_clause(boundary: Boundary, source: Source) -> str:

@@ -42,7 +42,7 @@ def recommendation_table(run: Run) -> str:
                 f"{item.safe}",
                 sentences.plan_words(item.plan),
                 f"{item.plan.effective_batch}",
-                f"{item.plan.learning_rate:.2e}",
+                sentences.rate_words(item.plan, item.variant, run.settings.target),
                 sentences.peak_share(item, run.device),
                 sentences.throughput(item),
             )

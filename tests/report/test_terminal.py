@@ -1,5 +1,13 @@
 """Columns for a terminal."""
 
+from dataclasses import replace
+
+from builders import VARIANT
+
+from bsprobe.own_parts import OwnParts
+from bsprobe.recommendation import plan
+from bsprobe.records import Target
+from bsprobe.report import sentences
 from bsprobe.report.terminal import WIDTH, fitted
 
 
@@ -20,3 +28,11 @@ def test_a_table_that_fits_is_left_alone() -> None:
     rows = fitted([("", "largest"), ("  a name of some length", "1")])
     assert rows == [f"{'largest':>32}", f"  a name of some length{'1':>9}"]
     assert max(map(len, rows)) < WIDTH
+
+
+def test_the_rate_of_an_optimizer_of_ones_own_is_a_factor() -> None:
+    target = Target(batch=20, base_batch=10, base_learning_rate=2.5e-4)
+    scaled = plan(VARIANT, target, micro_batch=4, steps=5, groups={})
+    own = replace(VARIANT, own=OwnParts(optimizer="m:adam"))
+    assert sentences.rate_words(scaled, VARIANT, target) == "5.00e-04"
+    assert sentences.rate_words(scaled, own, target) == "x 2.00"
