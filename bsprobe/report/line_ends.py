@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,4 +44,6 @@ def label_ends(
             fontsize=9,
             color=end.colour,
             annotation_clip=False,
+            zorder=5,  # above the marks of other lines, with an edge that keeps the name readable
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )

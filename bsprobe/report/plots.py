@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ STYLE: dict[Any, Any] = {
 }
 _SIZE_INCHES = (8.0, 4.5)
 _DPI = 150
+_HIDES = 0.01
+"""Lines this close, relative, hide each other."""
 _CROSS_GAP = 0.03
 """Of the capacity: the distance between the rows of crosses above it."""
 
@@ -65,7 +68,7 @@ def memory_figure(run: Run) -> Figure | None:
     ends: list[LineEnd] = []
     for result, colour, marker in _styled(run):
         points = _points(run, result, _peak_gib)
-        _line(axes, run, points, colour, marker)
+        _line(axes, run, points, colour, marker, is_covered=_is_covered(run, result, _peak_gib))
         failed = [
             t.spec.batch_size
             for t in _of(run, result)
@@ -98,7 +101,7 @@ def throughput_figure(run: Run) -> Figure | None:
     highest = 0.0
     for result, colour, marker in _styled(run):
         points = _points(run, result, _rate)
-        _line(axes, run, points, colour, marker)
+        _line(axes, run, points, colour, marker, is_covered=_is_covered(run, result, _rate))
         highest = max([highest, *(rate for _, rate in points)])
         ends += _end(run, result, points, colour)
     if not ends:
@@ -156,9 +159,27 @@ def _points(run: Run, result: VariantResult, figure_of: _FigureOf) -> list[tuple
     return sorted((batch, value) for batch, value in values.items() if value is not None)
 
 
+def _is_covered(run: Run, result: VariantResult, figure_of: _FigureOf) -> bool:
+    """Whether a line that is drawn later hides this one."""
+    points = dict(_points(run, result, figure_of))
+    later = run.results[run.results.index(result) + 1 :]
+    return any(
+        points.keys() <= others.keys()
+        and all(math.isclose(points[batch], others[batch], rel_tol=_HIDES) for batch in points)
+        for others in (dict(_points(run, other, figure_of)) for other in later)
+    )
+
+
 def _line(
-    axes: Axes, run: Run, points: Sequence[tuple[int, float]], colour: str, marker: str
+    axes: Axes,
+    run: Run,
+    points: Sequence[tuple[int, float]],
+    colour: str,
+    marker: str,
+    *,
+    is_covered: bool,
 ) -> None:
+    """A line and its marks; wide where a later one covers it, to be seen around that one."""
     dashed = "--" if run.device.source is Source.PREDICTED else "-"
     axes.plot(
         [batch for batch, _ in points],
@@ -166,8 +187,8 @@ def _line(
         linestyle=dashed,
         marker=marker,
         color=colour,
-        ms=5,
-        lw=1.6,
+        ms=10 if is_covered else 5,
+        lw=4.5 if is_covered else 1.6,
     )
 
 

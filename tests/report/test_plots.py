@@ -10,6 +10,7 @@ from PIL import Image
 
 from bsprobe.records import Run
 from bsprobe.report.plots import memory_figure, throughput_figure, write_plots
+from bsprobe.trials import Trial
 from bsprobe.units import GIB
 
 
@@ -81,3 +82,20 @@ def test_the_capacity_is_where_memory_ends(run: Run) -> None:
     for trial in run.trials:
         if trial.measurement is not None:
             assert trial.measurement.peak_bytes <= 23 * GIB
+
+
+def test_a_line_that_a_later_one_covers_is_wide_enough_to_be_seen(run: Run) -> None:
+    first, second, *_ = run.results
+
+    def as_of_first(trial: Trial) -> Trial:
+        return dataclasses.replace(
+            trial, spec=dataclasses.replace(trial.spec, variant=second.variant)
+        )
+
+    own = [trial for trial in run.trials if trial.spec.variant == first.variant]
+    twins = dataclasses.replace(run, results=(first, second), trials=(*own, *map(as_of_first, own)))
+    figure = memory_figure(twins)
+    assert figure is not None
+    lines = [line for line in figure.axes[0].lines if line.get_linestyle() in ("-", "--")]
+    widths = [line.get_linewidth() for line in lines if len(np.atleast_1d(line.get_xdata())) > 2]
+    assert widths == [4.5, 1.6]
