@@ -24,7 +24,7 @@ def main() -> None:
     sys.exit(_exit_code())
 
 
-def _exit_code() -> int:
+def _exit_code() -> int:  # noqa: PLR0911 - one for each way in which a command ends
     try:
         code = bsprobe.main(prog_name="bsprobe", standalone_mode=False)
         sys.stdout.flush()
@@ -39,6 +39,10 @@ def _exit_code() -> int:
         return _complain_first("interrupted", None, _INTERRUPTED)
     except OSError as error:  # standard output, processes; about files, FileErrors are raised
         return _refused_by_system(error)
+    except SystemExit:
+        if sys.stdout is sys.__stdout__:
+            raise
+        return 0  # click put something else there: whoever read our output has seen enough
     except Exception:  # noqa: BLE001 - the last place before a user would see a bare traceback
         traceback.print_exc()
         return _complain("this is a bug in bsprobe", "please report it with the above", _OUR_BUG)

@@ -1,6 +1,8 @@
 """Whatever is typed wrong gets one clear line, a hint, and exit code 2."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import commands
@@ -344,6 +346,18 @@ def test_what_torchrun_starts_wrongly_is_said_once(
         done = bsprobe(*arguments.split(), cwd=tmp_path)
         said = done.stderr.splitlines()
         assert (done.returncode, said[:1]) == (2, [f"error: {complaint}"] if rank == "0" else [])
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_whoever_reads_only_the_beginning_makes_no_failure(tmp_path: Path, unbuffered: str) -> None:
+    command = f"{sys.executable} -m bsprobe gpus | head -1; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(commands.ROOT), "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        ["/bin/bash", "-c", command],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[1:] == ["0"]
+    assert done.stderr == ""
 
 
 BUGGY = """
