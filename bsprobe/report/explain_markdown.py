@@ -130,15 +130,15 @@ def _question(found: Explanation) -> str:
 
 
 def _left_at_the_end(rows: Sequence[tuple[str, str, str, str]]) -> str:
-    """Columns as `aligned` makes them, the last one flush left and cut off at the margin."""
+    """Columns as `aligned` makes them, the last one flush left, going on below itself."""
     numbers = aligned([row[:3] for row in rows]).splitlines()
     width = max(len(line) for line in numbers)
-    lines = zip(numbers, rows, strict=True)
-    room = WIDTH - width - 2
-    return "\n".join(
-        f"{line.ljust(width)}  {textwrap.shorten(row[3], room, placeholder=' ...')}"
-        for line, row in lines
-    )
+    lines: list[str] = []
+    for line, row in zip(numbers, rows, strict=True):
+        first, *more = textwrap.wrap(row[3], WIDTH - width - 2) or [""]
+        lines.append(f"{line.ljust(width)}  {first}".rstrip())
+        lines += [f"{'':{width}}  {part}" for part in more]
+    return "\n".join(lines)
 
 
 def _remedies(report: ExplanationReport) -> str:
