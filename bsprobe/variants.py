@@ -347,11 +347,20 @@ def parse_choices(axis: Axis, text: str) -> tuple[StrEnum, ...]:
     return tuple(dict.fromkeys(axis.kind(name) for name in names))
 
 
+_MOST_CHOICES = 20
+"""More than these are not listed: networks of a library, for example."""
+_MOST_NEAR = 6
+
+
 def unknown_value(what: str, value: str, known: Sequence[str]) -> UsageError:
     """The error for a value that is none of the known ones, suggesting the nearest."""
-    near = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.5)
-    choices = ", ".join(known)
-    hint = f"did you mean {near[0]}? Known: {choices}" if near else f"choose among {choices}"
+    near = difflib.get_close_matches(value.lower(), known, n=_MOST_NEAR, cutoff=0.5)
+    if len(known) > _MOST_CHOICES:
+        choices = f"there are {len(known)}, such as {', '.join(near[1:] or known[:_MOST_NEAR])}"
+        hint = f"did you mean {near[0]}? {choices[0].upper()}{choices[1:]}" if near else choices
+    else:
+        choices = ", ".join(known)
+        hint = f"did you mean {near[0]}? Known: {choices}" if near else f"choose among {choices}"
     return UsageError(f"{what}: '{value}' is unknown", hint=hint)
 
 

@@ -173,6 +173,15 @@ def test_a_value_near_to_nothing_gets_the_whole_list() -> None:
     assert (str(error), error.hint) == ("--norm: 'zzz' is unknown", "choose among batch, group")
 
 
+def test_of_very_many_known_values_a_few_are_named() -> None:
+    known = [f"net{number}" for number in range(40)]
+    hints = [unknown_value("--model", name, known).hint for name in ("net41", "xyz")]
+    assert hints == [
+        "did you mean net4? There are 40, such as net1, net34, net31, net24, net21",
+        "there are 40, such as net0, net1, net2, net3, net4, net5",
+    ]
+
+
 def test_parts_of_ones_own_are_the_same_in_all_variants() -> None:
     own = OwnParts(model_args=(("num_classes", "4"),), optimizer="m:adam", batches="m:batch")
 

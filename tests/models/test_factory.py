@@ -129,7 +129,8 @@ def test_an_unknown_torchvision_model_suggests_the_nearest(name: str) -> None:
     hint = caught.value.hint
     assert str(caught.value) == f"--model: '{name}' is unknown"
     assert hint is not None
-    assert hint.startswith("did you mean torchvision:fcn_resnet50? Known: torchvision:alexnet, ")
+    assert hint.startswith("did you mean torchvision:fcn_resnet50? There are ")
+    assert ", such as torchvision:fcn_resnet101, torchvision:" in hint
 
 
 @pytest.mark.parametrize("name", ["torchvision:raft_small", "torchvision:r3d_18"])
