@@ -45,6 +45,7 @@ def render(settings: Settings, out: Path | None) -> str:
         f"accumulation for an effective batch of {settings.target.batch}, run as they stand.",
         f"A trial is {warm} warm-up and {steps} measured training steps;",
         f"it is given up after {format_seconds(settings.trial_timeout_seconds)}.",
+        *(["Here a trial is predicted from a trace; nothing runs on a GPU."] if gpu else []),
     ]
     if settings.evaluation_resolution is not None:
         size = settings.evaluation_resolution.describe()

@@ -3,11 +3,13 @@
 After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import golden
 import pytest
 
+from bsprobe.gpus import find_gpu
 from bsprobe.records import Run
 from bsprobe.report import markdown, snippet, tables, terminal
 from bsprobe.report.plan import render as render_plan
@@ -51,6 +53,15 @@ def test_the_snippet_is_as_agreed(run: Run) -> None:
 
 def test_the_plan_is_as_agreed(run: Run) -> None:
     check("plan.txt", render_plan(run.settings, None))
+
+
+def test_the_plan_of_a_prediction_says_that_nothing_runs(run: Run) -> None:
+    device = replace(run.settings.device, gpu=find_gpu("RTX 3090"), device=None)
+    said = render_plan(replace(run.settings, device=device), None).splitlines()
+    assert said[-2:] == [
+        "Here a trial is predicted from a trace; nothing runs on a GPU.",
+        "Results go to reports/DEVICE-MODEL-SIZE/.",
+    ]
 
 
 @pytest.mark.parametrize("name", ["terminal", "markdown"])
