@@ -8,14 +8,14 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from bsprobe.consistency import check_figures
-from bsprobe.errors import DeviceError, UsageError
+from bsprobe.errors import BsprobeError, DeviceError, UsageError
 from bsprobe.files import file_errors
 from bsprobe.gpus import find_gpu
 from bsprobe.importable import name_of
@@ -87,6 +87,19 @@ class Options(TypedDict, total=False):
     """An empty or new folder for `journal.jsonl` and `run.json`; by default neither is kept."""
 
 
+@contextmanager
+def hints_in_tracebacks() -> Iterator[None]:
+    """Let a traceback of what is raised inside end with the error's hint."""
+    try:
+        yield
+    except BsprobeError as error:
+        note = f"hint: {error.hint}"
+        if error.hint is not None and note not in getattr(error, "__notes__", []):
+            error.add_note(note)
+        raise
+
+
+@hints_in_tracebacks()
 def probe(workload: Workload, *, device: str = "cuda", **options: Unpack[Options]) -> Run:
     """Find the largest batch with real training steps, and what to train with then.
 
@@ -102,6 +115,7 @@ def probe(workload: Workload, *, device: str = "cuda", **options: Unpack[Options
     return _run(workload, DeviceRequest(device=device), options)
 
 
+@hints_in_tracebacks()
 def predict(workload: Workload, *, gpu: str, **options: Unpack[Options]) -> Run:
     """Predict for a card what `probe` would find there; no GPU is needed.
 
@@ -116,6 +130,7 @@ def predict(workload: Workload, *, gpu: str, **options: Unpack[Options]) -> Run:
     return _run(workload, DeviceRequest(gpu=find_gpu(gpu)), options)
 
 
+@hints_in_tracebacks()
 def recommend(
     workload: Workload,
     *,

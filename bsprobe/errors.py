@@ -14,8 +14,6 @@ class BsprobeError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
-        if hint is not None:
-            self.add_note(f"hint: {hint}")  # for those who call us and see a traceback
 
 
 class UsageError(BsprobeError):

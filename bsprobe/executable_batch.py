@@ -13,6 +13,7 @@ from bsprobe import __version__
 from bsprobe.api import (
     Options,
     Workload,
+    hints_in_tracebacks,
     run_on,
     settings_for,
     start_worker,
@@ -69,6 +70,7 @@ def find_executable_batch_size(
     return decorate
 
 
+@hints_in_tracebacks()
 def _proven(
     settings: Settings, options: Options, sources: tuple[tuple[str, str], ...]
 ) -> ProvenBatch:

@@ -2,6 +2,7 @@
 
 import functools
 import subprocess
+import traceback
 from pathlib import Path
 
 import commands
@@ -88,6 +89,14 @@ def test_a_class_and_a_function_of_pytorch_can_be_parts() -> None:
             batches="own_training:batch",
         ),
     )
+
+
+def test_a_traceback_ends_with_the_hint() -> None:
+    with pytest.raises(UsageError) as caught:
+        bsprobe.recommend(WORKLOAD, gpu="RTX 3900")
+    shown = "".join(traceback.format_exception(caught.value)).splitlines()
+    assert shown[-2] == "bsprobe.errors.UsageError: --gpu: 'RTX 3900' is unknown"
+    assert shown[-1].startswith("hint: did you mean RTX 3090?")
 
 
 def test_what_has_no_name_to_import_it_by_is_refused_with_a_hint() -> None:
