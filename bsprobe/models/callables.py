@@ -29,8 +29,6 @@ def load_callable(option: str, name: str) -> Callable[..., Any]:
     where, _, what = name.partition(":")
     try:
         module = _file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{option} {name}: {error}", hint=_HINT) from error
     except Exception as error:
         raise _failed_import(option, name, where, error) from error
     try:
@@ -48,11 +46,12 @@ def load_callable(option: str, name: str) -> Callable[..., Any]:
 
 def _failed_import(option: str, name: str, where: str, error: Exception) -> UsageError:
     """What to say of a module that is not there, or that is and fails."""
-    if isinstance(error, ModuleNotFoundError) and where.startswith(error.name or ""):
-        return UsageError(f"{option} {name}: {error}", hint=_HINT)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    is_missing = isinstance(error, ModuleNotFoundError) and f"{where}.".startswith(f"{error.name}.")
     if isinstance(error, SyntaxError):  # which says where itself
         return UsageError(f"{option} {name}: {error}", hint=_FAILED)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if is_missing or "importlib" in frame.filename:
+        return UsageError(f"{option} {name}: {error}", hint=_HINT)
     place = f"{Path(frame.filename).name}, line {frame.lineno}"
     what = f"{type(error).__name__}: {error} ({place})"
     return UsageError(f"{option} {name}: {what}", hint=_FAILED)

@@ -63,6 +63,8 @@ def test_what_is_not_there_is_an_error_in_words(
     ("code", "why"),
     [
         ("\nraise RuntimeError('no licence')", r"RuntimeError: no licence \(mine\.py, line 2\)"),
+        ("open('gone.txt')", r"FileNotFoundError: .*'gone\.txt' \(mine\.py, line 1\)"),
+        ("int('x')", r"ValueError: invalid literal .* \(mine\.py, line 1\)"),
         ("undefined", r"NameError: name 'undefined' is not defined \(mine\.py, line 1\)"),
         ("import not_installed", r"ModuleNotFoundError: .*'not_installed' \(mine\.py, line 1\)"),
         ("def def", r"invalid syntax"),
