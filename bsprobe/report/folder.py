@@ -17,6 +17,8 @@ from bsprobe.units import format_bytes
 from bsprobe.variants import Variant, labels
 
 _MOST_NUMBERED = 1000
+_JOURNALS = {JOURNAL, STUDY_JOURNAL}
+_RESULTS = {RUN, STUDY}
 
 
 def run_name(device: DeviceInfo, settings: Settings) -> str:
@@ -78,10 +80,8 @@ def given_folder(folder: Path) -> Path:
 
 
 def _what_to_do_with(folder: Path) -> str:
-    journals = (folder / JOURNAL, folder / STUDY_JOURNAL)
-    results = (folder / RUN, folder / STUDY)
-    begun = any(path.exists() for path in journals)
-    if begun and not any(path.exists() for path in results):
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held & _JOURNALS and not held & _RESULTS:
         return "go on with what was begun in it by adding --resume, or give another --out"
     return "give another --out"
 
@@ -96,7 +96,7 @@ def withdrawn_if_refused(folder: Path) -> Iterator[None]:
         yield
     except (UsageError, DeviceError):
         with suppress(OSError):
-            for path in (folder / JOURNAL, folder / STUDY_JOURNAL):
+            for path in map(folder.joinpath, _JOURNALS):
                 if path.exists() and len(path.read_bytes().splitlines()) <= 1:
                     path.unlink()
         raise

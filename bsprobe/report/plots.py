@@ -3,7 +3,7 @@
 import io
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ _CROSS_GAP = 0.03
 """Of the capacity: the distance between the rows of crosses above it."""
 
 _FigureOf = Callable[[Trial], float | None]
+_PointList = list[tuple[int, float]]
+"""(batch, figure), by batch."""
 
 
 def write_plots(run: Run, folder: Path) -> list[str]:
@@ -66,9 +68,7 @@ def memory_figure(run: Run) -> Figure | None:
     headroom = run.settings.target.headroom
     figure, axes = _figure(run, f"Peak memory on {run.device.name}", "GiB")
     ends: list[LineEnd] = []
-    for result, colour, marker in _styled(run):
-        points = _points(run, result, _peak_gib)
-        _line(axes, run, points, colour, marker, is_covered=_is_covered(run, result, _peak_gib))
+    for result, colour, points in _lines(axes, run, _peak_gib):
         failed = [
             t.spec.batch_size
             for t in _of(run, result)
@@ -99,9 +99,7 @@ def throughput_figure(run: Run) -> Figure | None:
     figure, axes = _figure(run, f"Throughput on {run.device.name}", "images / s")
     ends: list[LineEnd] = []
     highest = 0.0
-    for result, colour, marker in _styled(run):
-        points = _points(run, result, _rate)
-        _line(axes, run, points, colour, marker, is_covered=_is_covered(run, result, _rate))
+    for result, colour, points in _lines(axes, run, _rate):
         highest = max([highest, *(rate for _, rate in points)])
         ends += _end(run, result, points, colour)
     if not ends:
@@ -137,10 +135,6 @@ def _figure(run: Run, title: str, unit: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _styled(run: Run) -> list[tuple[VariantResult, str, str]]:
-    return list(zip(run.results, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False))
-
-
 def _of(run: Run, result: VariantResult) -> list[Trial]:
     return [
         trial
@@ -149,7 +143,7 @@ def _of(run: Run, result: VariantResult) -> list[Trial]:
     ]
 
 
-def _points(run: Run, result: VariantResult, figure_of: _FigureOf) -> list[tuple[int, float]]:
+def _points(run: Run, result: VariantResult, figure_of: _FigureOf) -> _PointList:
     """(batch, figure) of the trials without accumulation; the last trial of a batch counts."""
     values = {
         trial.spec.batch_size: figure_of(trial)
@@ -159,14 +153,24 @@ def _points(run: Run, result: VariantResult, figure_of: _FigureOf) -> list[tuple
     return sorted((batch, value) for batch, value in values.items() if value is not None)
 
 
-def _is_covered(run: Run, result: VariantResult, figure_of: _FigureOf) -> bool:
-    """Whether a line that is drawn later hides this one."""
-    points = dict(_points(run, result, figure_of))
-    later = run.results[run.results.index(result) + 1 :]
-    return any(
-        points.keys() <= others.keys()
-        and all(math.isclose(points[batch], others[batch], rel_tol=_HIDES) for batch in points)
-        for others in (dict(_points(run, other, figure_of)) for other in later)
+def _lines(
+    axes: Axes, run: Run, figure_of: _FigureOf
+) -> Iterator[tuple[VariantResult, str, _PointList]]:
+    """Draw the variants' lines one by one; yield each with its colour and its points."""
+    series = [_points(run, result, figure_of) for result in run.results]
+    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+    for place, (result, points, style) in enumerate(zip(run.results, series, styles, strict=False)):
+        is_covered = any(_hides(later, points) for later in series[place + 1 :])
+        _line(axes, run, points, *style, is_covered=is_covered)
+        yield result, style[0], points
+
+
+def _hides(upper: _PointList, lower: _PointList) -> bool:
+    """Whether a line that is drawn later leaves nothing to see of another."""
+    above = dict(upper)
+    return all(
+        batch in above and math.isclose(value, above[batch], rel_tol=_HIDES)
+        for batch, value in lower
     )
 
 
