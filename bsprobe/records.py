@@ -260,20 +260,24 @@ class Run:
     results: tuple[VariantResult, ...]
 
     @property
-    def best(self) -> Recommendation | None:
-        """The starred recommendation of the norm that was asked for first, None if nothing ran.
+    def best_result(self) -> VariantResult | None:
+        """The starred variant of the norm that was asked for first, None if nothing ran.
 
         Where that norm has none, the next one's: each norm has its own star, and which norm to
         train with is not for us to say.
         """
-        stars = [
-            r.recommendation for r in self.results if r.recommendation and r.recommendation.starred
-        ]
-        for result in self.results:
-            for item in stars:
-                if item.variant.contest == result.variant.contest:
-                    return item
+        stars = [r for r in self.results if r.recommendation and r.recommendation.starred]
+        for first in self.results:
+            for result in stars:
+                if result.variant.contest == first.variant.contest:
+                    return result
         return None
+
+    @property
+    def best(self) -> Recommendation | None:
+        """What it recommends."""
+        result = self.best_result
+        return None if result is None else result.recommendation
 
     @property
     def has_only_failed(self) -> bool:

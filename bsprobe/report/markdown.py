@@ -140,8 +140,7 @@ def _caveats(run: Run) -> str:
 
 def _memory(run: Run, plots: Sequence[str]) -> str:
     """Where the memory of the starred row goes, or how to find out; of a GPU alone."""
-    found = (result.recommendation for result in run.results)
-    item = next((each for each in found if each is not None and each.starred), None)
+    item = run.best
     if item is None or run.device.kind == "cpu":
         return ""
     name = labels(run.settings.variants)[item.variant]

@@ -200,9 +200,7 @@ def throughput(item: Recommendation) -> str:
 def answer(run: Run) -> str:
     """The run in one sentence."""
     names = labels(run.settings.variants)
-    best = next(
-        (r for r in run.results if r.recommendation is not None and r.recommendation.starred), None
-    )
+    best = run.best_result
     if best is None or best.recommendation is None:
         return f"On {run.device.name} no variant ran at any batch size ({run.device.source})."
     plan = best.recommendation.plan

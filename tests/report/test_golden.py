@@ -13,6 +13,7 @@ from bsprobe.gpus import find_gpu
 from bsprobe.records import Run
 from bsprobe.report import markdown, snippet, tables, terminal
 from bsprobe.report.plan import render as render_plan
+from bsprobe.variants import labels
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -73,3 +74,13 @@ def test_a_prediction_says_so_and_never_says_measured(predicted: Run, name: str)
     )
     assert "predicted" in text
     assert "measured" not in text.replace("batches measured", "")
+
+
+def test_all_parts_of_a_report_speak_of_the_same_setting(predicted: Run) -> None:
+    best = predicted.best
+    assert best is not None
+    name = labels(predicted.settings.variants)[best.variant]
+    text = markdown.render(predicted, plots=(), snippet=snippet.render(predicted, best))
+    assert f" as {name} with micro-batch {best.plan.micro_batch} " in text
+    assert f"What fills the memory of {name} at micro-batch {best.plan.micro_batch}" in text
+    assert f"<summary>{name} as Python</summary>" in text
