@@ -4,48 +4,71 @@
 
 Run it at the root of a checkout; what bsprobe depends on must be installed, bsprobe need not.
 What is in DIR already is left as it is: started again, it goes on where it stopped, so short
-sessions add up. To record something anew, delete its file. DIR is `tests/data/truth` unless it is
-given. `--archive FILE` keeps a tar archive of DIR, written anew after every configuration.
+sessions add up; what came to nothing is tried again, once a session and last. To record something
+anew, delete its file. DIR is `tests/data/truth` unless it is given. `--archive FILE.tar` keeps tar
+archives of DIR, FILE-1.tar and on, written anew after every configuration.
 
-1. Peaks and the allocator's whole history of a training step: 40 configurations at two batch sizes,
-   the most valuable first, in one process; meant for 8 minutes on a large GPU and 16 MiB.
-2. Exact boundaries, by `bsprobe run` under memory limits: 40 searches of a minute or so.
+1. Peaks and the allocator's whole history of a training step: 40 variants at two batch sizes.
+2. Exact boundaries, by `bsprobe run --search guided` under memory limits: 25 runs of minutes.
 3. What is off by default (cudnn.benchmark, checkpointing, AdamW, accumulation, evaluation,
-   expandable segments) and images per second against the batch; each in a process of its own.
+   expandable segments), and images per second against the batch.
+
+Everything is recorded in the order of its value per second: the first half of tier 1, the memory of
+tier 3, the rest of tier 1, tier 2, the times of tier 3. Configurations share a process as far as
+they can. `--rehearse` records a small network instead, to see that all of it works here.
 
 Where `nvidia-cudnn-frontend` is installed, it also says how cuDNN describes the card. What becomes
-of it all: `python benchmarks/accuracy.py`.
+of it all: `benchmarks/judge.sh`.
 """
 
 import argparse
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 
 import torch
-from truth_plan import BoundarySearch, Configuration, tier_1, tier_2, tier_3
-from truth_records import ROOT, boundary_folder, folder_of, save_trial, trial_path
-from truth_trials import START_AGAIN, died, record_here
+from truth_archive import pack
+from truth_plan import BoundarySearch, Configuration, in_order, rehearsed
+from truth_records import (
+    ROOT,
+    boundary_folder,
+    folder_of,
+    save_trial,
+    trial_path,
+    unfinished_folder,
+)
+from truth_trials import (
+    MOST_IN_A_ROW,
+    START_AGAIN,
+    STOPPED,
+    being_recorded,
+    died,
+    record_here,
+    waiting,
+)
 
 from bsprobe.errors import BsprobeError, DeviceError, WorkerError
+from bsprobe.journal import NAME as JOURNAL
 from bsprobe.runfile import NAME as RUN
 from bsprobe.units import GIB
 
 TIERS = ("1", "2", "3", "all")
-TIER_1 = "tier-1"
+BROKEN = 2
+"""Exit status of a process that met something that concerns more than one trial."""
 _GRACE_SECONDS = 20.0
 """For a child to end by itself after its time is up."""
 _LEAST_SECONDS = 30.0
 """With less time left than this nothing is started."""
 _LAST_WORDS = 3000
+_TRIAL_TIMEOUT_SECONDS = 120
 
 Spawn = Callable[[Sequence[str], dict[str, str], float], "Ended"]
 
@@ -67,8 +90,11 @@ class Session:
     folder: Path
     deadline: float
     """By `time.monotonic()`."""
+    since: str
+    """When it began, ISO 8601 in UTC."""
     archive: Path | None
     spawn: Spawn
+    is_rehearsal: bool = False
 
     @property
     def seconds_left(self) -> float:
@@ -79,71 +105,52 @@ class Session:
         """Whether to start something."""
         return self.seconds_left > _LEAST_SECONDS
 
-    def run_this(self, what: str, environment: dict[str, str]) -> Ended:
-        """Run this script in a process of its own, to record one tier or configuration."""
-        command = [sys.executable, __file__, "--out", str(self.root), "--child", what]
-        command += ["--minutes", f"{self.seconds_left / 60:.3f}"]
+    def waiting(self, plan: Sequence[Configuration]) -> tuple[Configuration, ...]:
+        """The configurations that are still to be recorded."""
+        return waiting(self.folder, plan, since=self.since)
+
+    def record_in_a_process(self, plan: Sequence[Configuration]) -> Ended:
+        """Run this script in a process of its own, to record configurations that share one."""
+        names = [each.name for each in plan]
+        command = [sys.executable, __file__, "--out", str(self.root), "--since", self.since]
+        command += ["--minutes", f"{self.seconds_left / 60:.3f}", "--child", ",".join(names)]
         if self.archive is not None:
             command += ["--archive", str(self.archive)]
-        return self.spawn(command, environment, self.seconds_left + _GRACE_SECONDS)
+        if self.is_rehearsal:
+            command += ["--rehearse"]
+        return self.spawn(command, dict(plan[0].environment), self.seconds_left + _GRACE_SECONDS)
 
 
-def record_tier_1(session: Session, plan: Sequence[Configuration]) -> None:
-    """Histories, one after the other in one process, as long as nothing is left behind in it."""
-    while _missing(session, plan) and session.has_time():
-        ended = session.run_this(TIER_1, {})
-        if not ended.in_time or ended.status == 0:
-            return
-        if ended.status < 0:  # a signal ended it, in the first configuration that has no file
-            for configuration in _missing(session, plan)[:1]:
-                _note_death(session, configuration, ended)
-        elif ended.status != START_AGAIN:
-            raise _broken(ended)
+def record_trials(session: Session, plan: Sequence[Configuration]) -> None:
+    """Record configurations, those that share a process one after the other in one."""
+    for _, sharing in groupby(plan, key=lambda each: each.process):
+        _record_sharing(session, tuple(sharing))
 
 
-def record_tier_2(session: Session, plan: Sequence[BoundarySearch]) -> None:
+def record_boundaries(session: Session, plan: Sequence[BoundarySearch]) -> None:
     """Boundaries; an unfinished search is kept beside the others and gone on with."""
     for search in plan:
-        target = boundary_folder(session.folder, search.name)
-        if (target / RUN).exists():
+        if (boundary_folder(session.folder, search.name) / RUN).exists():
             continue
         if not session.has_time():
             return
-        unfinished = session.folder / "unfinished" / search.name
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        ended = session.spawn(run_command(search, unfinished), {}, session.seconds_left)
-        print(f"{search.name}: {'done' if ended.status == 0 else 'not finished'}", flush=True)
+        try:
+            ended = _search(session, search)
+        finally:
+            pack(session.root, session.archive)
         if not ended.in_time:
             return
-        target.mkdir(parents=True, exist_ok=True)
-        if ended.status == 0:
-            (unfinished / RUN).replace(target / RUN)
-        else:  # tried again in the next session
-            (target / "failed.txt").write_text(ended.last_words, encoding="utf-8")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        pack(session.root, session.archive)
-
-
-def record_tier_3(session: Session, plan: Sequence[Configuration]) -> None:
-    """What needs a process of its own."""
-    for configuration in _missing(session, plan):
-        if not session.has_time():
-            return
-        ended = session.run_this(configuration.name, dict(configuration.environment))
-        if ended.in_time and ended.status < 0:
-            _note_death(session, configuration, ended)
-        elif ended.in_time and ended.status not in (0, START_AGAIN):
-            raise _broken(ended)
 
 
 def run_command(search: BoundarySearch, folder: Path) -> list[str]:
-    """The `bsprobe run` that finds a boundary, or goes on with finding it."""
+    """The `bsprobe run` that finds boundaries, or goes on with finding them."""
     variant = search.variant
     return [
         *(sys.executable, "-m", "bsprobe", "run", "--resume", "--out", str(folder)),
         *("--device", "cuda", "--memory-limit", f"{search.limit_bytes // GIB}GiB"),
+        *("--search", "guided", "--trial-timeout", str(_TRIAL_TIMEOUT_SECONDS)),
         *("--model", variant.model, "--resolution", str(variant.resolution)),
-        *("--precision", variant.precision, "--norm", variant.norm),
+        *("--precision", ",".join(search.precisions), "--norm", ",".join(search.norms)),
         *("--memory-format", variant.memory_format),
     ]
 
@@ -156,6 +163,7 @@ def spawn(command: Sequence[str], environment: dict[str, str], seconds: float) -
         env={**os.environ, **environment},
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
     ) as process:
         in_time = True
         try:
@@ -171,16 +179,58 @@ def spawn(command: Sequence[str], environment: dict[str, str], seconds: float) -
     return Ended(status=process.returncode, in_time=in_time, last_words=said[-_LAST_WORDS:])
 
 
-def pack(root: Path, archive: Path | None) -> None:
-    """Put everything below a folder into one file, if one is wanted."""
-    if archive is None:
+def _record_sharing(session: Session, plan: Sequence[Configuration]) -> None:
+    """Record configurations in one process, or a few where one was spoilt or died."""
+    in_vain = 0
+    while (left := session.waiting(plan)) and session.has_time():
+        ended = session.record_in_a_process(left)
+        if not ended.in_time or ended.status in (0, STOPPED):
+            return
+        if ended.status == BROKEN:
+            raise _broken(ended)
+        in_vain = 0 if len(session.waiting(plan)) < len(left) else in_vain + 1
+        if ended.status != START_AGAIN:
+            _note_death(session, left, ended)
+        if in_vain == MOST_IN_A_ROW:
+            print(f"Stopped: {in_vain} processes in a row recorded nothing.", flush=True)
+            return
+
+
+def _search(session: Session, search: BoundarySearch) -> Ended:
+    """Run one search, or go on with it; whatever it has measured stays on the disk."""
+    unfinished = unfinished_folder(session.folder, search.name)
+    target = boundary_folder(session.folder, search.name)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    before = _journal_size(unfinished)
+    command = run_command(search, unfinished)
+    ended = session.spawn(command, {}, session.seconds_left)
+    print(f"{search.name}: {'done' if ended.status == 0 else 'not finished'}", flush=True)
+    if ended.status == 0:
+        target.mkdir(parents=True, exist_ok=True)
+        (unfinished / RUN).replace(target / RUN)
+        (target / "failed.txt").unlink(missing_ok=True)
+        _set_aside(unfinished)
+    elif ended.in_time:  # tried again in the next session
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "failed.txt").write_text(ended.last_words, encoding="utf-8")
+        if (unfinished / RUN).exists() or before == _journal_size(unfinished):
+            _set_aside(unfinished)  # there is nothing to go on with, or no way
+    return ended
+
+
+def _set_aside(folder: Path) -> None:
+    """Give a folder another name, so that its own is free; nothing that was measured is deleted."""
+    if not folder.exists():
         return
-    partial = archive.with_name(f".{archive.name}.partial")
-    with tarfile.open(partial, "w") as tar:
-        for path in sorted(root.rglob("*")):
-            if path.is_file():
-                tar.add(path, arcname=str(path.relative_to(root)))
-    partial.replace(archive)
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(aside)
+
+
+def _journal_size(folder: Path) -> int:
+    path = folder / JOURNAL
+    return path.stat().st_size if path.exists() else 0
 
 
 def _broken(ended: Ended) -> WorkerError:
@@ -188,14 +238,17 @@ def _broken(ended: Ended) -> WorkerError:
     return WorkerError(f"recording stopped with status {ended.status}:\n{ended.last_words.strip()}")
 
 
-def _missing(session: Session, plan: Sequence[Configuration]) -> list[Configuration]:
-    return [each for each in plan if not trial_path(session.folder, each.name).exists()]
-
-
-def _note_death(session: Session, configuration: Configuration, ended: Ended) -> None:
-    trial = died(configuration, status=ended.status, last_words=ended.last_words)
-    save_trial(trial_path(session.folder, configuration.name), trial, None)
-    print(f"{configuration.name}: its process died with status {ended.status}", flush=True)
+def _note_death(session: Session, plan: Sequence[Configuration], ended: Ended) -> None:
+    """Say of the trial that a process died in that it did; one that died elsewhere says no more."""
+    name = being_recorded(session.folder)
+    print(f"{name or 'between two trials'}: died with status {ended.status}", flush=True)
+    print(ended.last_words, file=sys.stderr, flush=True)
+    for configuration in plan:
+        path = trial_path(session.folder, configuration.name)
+        if configuration.name == name and configuration in session.waiting([configuration]):
+            trial = died(configuration, status=ended.status, last_words=ended.last_words)
+            save_trial(path, trial, None)
+    pack(session.root, session.archive)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -206,8 +259,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tier", choices=TIERS, default="all")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--archive", type=Path)
+    parser.add_argument("--rehearse", action="store_true", help="record a small network")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--since", default=_now(), help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,10 +275,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     deadline = time.monotonic() + given.minutes * 60
     root: Path = given.out.resolve()
     archive = None if given.archive is None else given.archive.resolve()
+    stages = [each for each in in_order() if given.tier in (each.tier, "all")]
+    if given.rehearse:
+        stages = [rehearsed(each) for each in stages]
+    plan = [each for stage in stages for each in stage.configurations]
     if given.child is not None:
-        wanted = tier_1() if given.child == TIER_1 else tier_3()
-        plan = [each for each in wanted if given.child in (TIER_1, each.name)]
-        return record_here(plan, root, deadline=deadline, after=lambda: pack(root, archive))
+        names = given.child.split(",")
+        return record_here(
+            [each for each in plan if each.name in names],
+            root,
+            deadline=deadline,
+            since=given.since,
+            after=lambda: pack(root, archive),
+        )
     if not torch.cuda.is_available():
         raise DeviceError("there is no GPU here that PyTorch can use", hint="nvidia-smi")
     session = Session(
@@ -227,23 +295,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Asks the driver and opens no context, which would lie on the GPU beside every trial.
         folder=folder_of(root, torch.cuda.get_device_name(0)),
         deadline=deadline,
+        since=given.since,
         archive=archive,
         spawn=spawn,
+        is_rehearsal=given.rehearse,
     )
-    if given.tier in ("1", "all"):
-        record_tier_1(session, tier_1())
-    if given.tier in ("2", "all"):
-        record_tier_2(session, tier_2())
-    if given.tier in ("3", "all"):
-        record_tier_3(session, tier_3())
-    left = len(_missing(session, [*tier_1(), *tier_3()]))
-    searches = sum(
-        not (boundary_folder(session.folder, each.name) / RUN).exists() for each in tier_2()
-    )
-    print(f"{session.folder.name}: {left} trials and {searches} boundaries are left to record.")
-    if left or searches:
-        print(f"Go on with: {shlex.join([sys.executable, *sys.argv])}")
+    for stage in stages:
+        record_trials(session, stage.configurations)
+        record_boundaries(session, stage.searches)
+    searches = [each for stage in stages for each in stage.searches]
+    _say_what_is_left(session, plan, searches)
     return 0
+
+
+def _say_what_is_left(
+    session: Session, plan: Sequence[Configuration], searches: Sequence[BoundarySearch]
+) -> None:
+    left = len(waiting(session.folder, plan, since=_now()))
+    unfinished = sum(
+        not (boundary_folder(session.folder, each.name) / RUN).exists() for each in searches
+    )
+    print(f"{session.folder.name}: {left} trials and {unfinished} boundaries are left to record.")
+    if left or unfinished:
+        print(f"Go on with: {shlex.join([sys.executable, *sys.argv])}")
 
 
 if __name__ == "__main__":
@@ -251,4 +325,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except BsprobeError as problem:
         hint = f"\nhint: {problem.hint}" if problem.hint else ""
-        sys.exit(f"error: {problem}{hint}")
+        print(f"error: {problem}{hint}", file=sys.stderr)
+        sys.exit(BROKEN)

@@ -29,6 +29,9 @@ OTHERS = (
 FP32, FP16, BF16 = Precision
 CAPS = tuple(gib * GIB for gib in (12, 24, 8, 16, 40))
 _BATCHES = (2, 5)
+_SMALL = "deeplabv2-mini"
+_SMALL_SIZE = Resolution(height=64, width=128)
+_SMALL_SEARCHED = Resolution(height=512, width=1024)
 _TIMED_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
@@ -38,6 +41,9 @@ class Configuration:
 
     name: str
     spec: TrialSpec
+    process: str
+    """Configurations of one name are recorded one after the other in one process, for a fresh one
+    imports torch, torchvision and dynamo for seconds."""
     has_history: bool = True
     """Whether the allocator's history is recorded too; it would slow down what is timed."""
     environment: tuple[tuple[str, str], ...] = ()
@@ -46,11 +52,35 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundarySearch:
-    """A boundary to find under a memory limit."""
+    """Boundaries to find under one memory limit: every precision with every norm."""
 
     name: str
     variant: Variant
+    precisions: tuple[Precision, ...]
+    norms: tuple[Norm, ...]
     limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stretch of the recording; of a tier, or of a part of it."""
+
+    tier: str
+    configurations: tuple[Configuration, ...] = ()
+    searches: tuple[BoundarySearch, ...] = ()
+
+
+def in_order() -> tuple[Stage, ...]:
+    """Everything, in the order of its value per second."""
+    histories = tier_1()
+    half = len(histories) // 2
+    return (
+        Stage(tier="1", configurations=histories[:half]),
+        Stage(tier="3", configurations=tier_3_memory()),
+        Stage(tier="1", configurations=histories[half:]),
+        Stage(tier="2", searches=tier_2()),
+        Stage(tier="3", configurations=tier_3_times()),
+    )
 
 
 def tier_1() -> tuple[Configuration, ...]:
@@ -94,59 +124,78 @@ def tier_1() -> tuple[Configuration, ...]:
 
 
 def tier_2() -> tuple[BoundarySearch, ...]:
-    """Exact boundaries under limits."""
+    """Exact boundaries under limits: the default matrix, then single variants."""
     plain = Variant(model=RESNET101, resolution=HALF)
-    first = [
-        replace(plain, precision=precision, norm=norm)
-        for norm, precision in product((Norm.BATCH, Norm.GROUP), (FP16, FP32))
-    ]
-    second = [
-        replace(plain, precision=FP16, memory_format=MemoryFormat.NHWC),
-        replace(plain, model=RESNET50, precision=FP16),
-        replace(plain, model=OTHERS[0], precision=FP16),
-        replace(plain, model=OTHERS[2], precision=FP16),
-    ]
-    return tuple(
-        BoundarySearch(
-            name=f"{name_of(variant)}-{limit // GIB}gib", variant=variant, limit_bytes=limit
-        )
-        for variants in (first, second)
-        for limit, variant in product(CAPS, variants)
+    single = (
+        replace(plain, memory_format=MemoryFormat.NHWC),
+        replace(plain, model=RESNET50),
+        replace(plain, model=OTHERS[0]),
+        replace(plain, model=OTHERS[2]),
     )
+    matrices = [_searched(plain, (FP32, FP16), (Norm.BATCH, Norm.GROUP), cap) for cap in CAPS]
+    singles = [_searched(v, (FP16,), (Norm.BATCH,), cap) for cap, v in product(CAPS, single)]
+    return (*matrices, *singles)
 
 
-def tier_3() -> tuple[Configuration, ...]:
-    """What is off by default, and times; each in a process of its own."""
+def tier_3_memory() -> tuple[Configuration, ...]:
+    """Memory of what is off by default."""
     plain = Variant(model=RESNET101, resolution=HALF, precision=FP16)
     full = replace(plain, precision=FP32)
     expandable = (("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"),)
+    pair = (plain, full)
     changed = [
-        replace(variant, **change)  # type: ignore[arg-type] # each names the field of its own kind
-        for variant, change in product(
-            (plain, full),
-            (
-                {"cudnn_benchmark": CudnnBenchmark.ON},
-                {"checkpointing": Checkpointing.ON},
-                {"optimizer": OptimizerName.ADAMW},
-            ),
-        )
+        *(_spec(replace(v, checkpointing=Checkpointing.ON), 4) for v in pair),
+        *(_spec(replace(v, optimizer=OptimizerName.ADAMW), 4) for v in pair),
+        *(replace(_spec(v, 2), accumulation_steps=3) for v in pair),
+        *(replace(_spec(v, 2), evaluation_resolution=FULL) for v in pair),
     ]
-    specs = [_spec(variant, 4) for variant in changed]
-    specs += [replace(_spec(v, 2), accumulation_steps=3) for v in (plain, full)]
-    specs += [replace(_spec(v, 2), evaluation_resolution=FULL) for v in (plain, full)]
-    found = [Configuration(name=_name(spec), spec=spec) for spec in specs]
-    found += [
-        Configuration(name=f"{_name(spec)}-expandable", spec=spec, environment=expandable)
-        for spec in (_spec(plain, 5), _spec(full, 5))
-    ]
-    timed = [
+    # What PyTorch has chosen for a convolution's sizes without timing, it takes in the same
+    # process with timing too (`benchmark_cache` in Conv_v8.cpp): they do not share one.
+    timed = [_spec(replace(v, cudnn_benchmark=CudnnBenchmark.ON), 4) for v in pair]
+    return (
+        *(Configuration(name=_name(each), spec=each, process="changed") for each in changed),
+        *(Configuration(name=_name(each), spec=each, process="benchmark") for each in timed),
+        *(
+            Configuration(
+                name=f"{_name(each)}-expandable",
+                spec=each,
+                process="expandable",
+                environment=expandable,
+            )
+            for each in (_spec(v, 5) for v in pair)
+        ),
+    )
+
+
+def tier_3_times() -> tuple[Configuration, ...]:
+    """Images per second against the batch."""
+    plain = Variant(model=RESNET101, resolution=HALF, precision=FP16)
+    specs = [
         replace(_spec(variant, batch), warmup_steps=3, measured_steps=10)
-        for variant, batch in product((plain, full), _TIMED_BATCHES)
+        for variant, batch in product((plain, replace(plain, precision=FP32)), _TIMED_BATCHES)
     ]
-    found += [
-        Configuration(name=f"{_name(spec)}-timed", spec=spec, has_history=False) for spec in timed
+    return tuple(
+        Configuration(name=f"{_name(spec)}-timed", spec=spec, process="times", has_history=False)
+        for spec in specs
+    )
+
+
+def rehearsed(stage: Stage) -> Stage:
+    """A stage with a network that is small enough to try the recording itself."""
+    changed = [
+        replace(each, name=f"rehearsed-{each.name}", spec=replace(each.spec, variant=small))
+        for each in stage.configurations
+        for small in (replace(each.spec.variant, model=_SMALL, resolution=_SMALL_SIZE),)
     ]
-    return tuple(found)
+    searches = [
+        replace(
+            each,
+            name=f"rehearsed-{each.name}",
+            variant=replace(each.variant, model=_SMALL, resolution=_SMALL_SEARCHED),
+        )
+        for each in stage.searches
+    ]
+    return replace(stage, configurations=tuple(changed), searches=tuple(searches))
 
 
 def name_of(variant: Variant) -> str:
@@ -172,7 +221,24 @@ def _batches(variant: Variant) -> tuple[int, ...]:
 
 def _traced(variant: Variant, batch: int) -> Configuration:
     spec = _spec(variant, batch)
-    return Configuration(name=_name(spec), spec=spec)
+    return Configuration(name=_name(spec), spec=spec, process="histories")
+
+
+def _searched(
+    variant: Variant,
+    precisions: tuple[Precision, ...],
+    norms: tuple[Norm, ...],
+    limit_bytes: int,
+) -> BoundarySearch:
+    parts = [variant.model.replace(":", "-"), str(variant.resolution), *precisions, *norms]
+    parts += [variant.memory_format, f"{limit_bytes // GIB}gib"]
+    return BoundarySearch(
+        name="-".join(parts),
+        variant=variant,
+        precisions=precisions,
+        norms=norms,
+        limit_bytes=limit_bytes,
+    )
 
 
 def _spec(variant: Variant, batch: int) -> TrialSpec:

@@ -2,8 +2,10 @@
 
     GPU/machine.json                the card, the versions, what lies outside the allocator
     GPU/trials/NAME.json.gz         one trial: its peaks and, most with, the allocator's history
+    GPU/raw/NAME.pickle.gz          PyTorch's snapshots of the first trial that could not be reduced
     GPU/boundaries/NAME/run.json    a finished `bsprobe run` under a memory limit
     GPU/boundaries/NAME/failed.txt  the end of what it said where it did not finish
+    GPU/unfinished/NAME/            a `bsprobe run` that did not finish, to go on with
 
 One process records many trials, and loads their kernels: what lies outside the allocator grows from
 trial to trial by a little. Runs and trials of tiers 2 and 3 have processes of their own.
@@ -73,6 +75,13 @@ class TruthTrial:
     """Python functions that allocated, each once; empty text where none was running."""
     place_of: tuple[int, ...] = ()
     """For each allocation of the history, in order: an index into `places`."""
+    history_failure: str = ""
+    """Why the allocator's history is missing though it was wanted; empty where it is not."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is gained by recording it again."""
+        return self.outcome is not Outcome.FAILED and not self.history_failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +103,16 @@ def folder_of(root: Path, device_name: str) -> Path:
 def trial_path(folder: Path, name: str) -> Path:
     """Where a trial of this name is, or is to be."""
     return folder / _TRIALS / f"{name}.json.gz"
+
+
+def raw_path(folder: Path, name: str) -> Path:
+    """The file for the snapshots of a trial that could not be reduced."""
+    return folder / "raw" / f"{name}.pickle.gz"
+
+
+def unfinished_folder(folder: Path, name: str) -> Path:
+    """The folder of a search that is not finished."""
+    return folder / "unfinished" / name
 
 
 def boundary_folder(folder: Path, name: str) -> Path:

@@ -1,45 +1,56 @@
 """Trials on this machine's GPU, recorded in this process: what `record_truth.py` starts."""
 
-import json
+import faulthandler
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
+from truth_history import Recording, keep_raw, peak_of, with_history
+from truth_machine import machine_of, note_machine, outside_at_rest
 from truth_plan import Configuration
 from truth_records import (
     SCHEMA_VERSION,
-    Machine,
     TruthTrial,
     folder_of,
-    load_machine,
-    save_machine,
+    load_trial,
     save_trial,
     trial_path,
 )
 
 from bsprobe.devices.base import Device
 from bsprobe.devices.recorder import CudaRecorder, Recorder
-from bsprobe.environment import describe_environment
 from bsprobe.errors import BsprobeError, FileError
 from bsprobe.failures import Certainty, Outcome
-from bsprobe.messages import Ready
-from bsprobe.simulate.reduction import reduced
-from bsprobe.trials import Failure, Measurement, Peak
+from bsprobe.trials import Failure
 from bsprobe.worker import describe_failure
 
 START_AGAIN = 3
 """Exit status of a process in which no further trial must run."""
+STOPPED = 4
+"""Exit status of a process in which too many trials in a row came to nothing."""
+MOST_IN_A_ROW = 3
+"""Failures, or histories that cannot be reduced, one after the other: something is wrong with all
+of them, and the time is better spent on what comes next."""
+_HANGS_AFTER_SECONDS = 150.0
+"""A trial takes seconds; one that takes this long would take the rest of the time as well."""
 _ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+_STDERR = 2
+"""The descriptor: tests put something else in the place of `sys.stderr`."""
 
 
 def record_here(
-    plan: Sequence[Configuration], root: Path, *, deadline: float, after: Callable[[], None]
+    plan: Sequence[Configuration],
+    root: Path,
+    *,
+    deadline: float,
+    since: str,
+    after: Callable[[], None],
 ) -> int:
     """Open the GPU and record what is missing; returns the exit status.
 
@@ -47,6 +58,7 @@ def record_here(
         plan: What is wanted.
         root: The folder of all GPUs.
         deadline: By `time.monotonic()`.
+        since: When the session began; see `waiting`.
         after: Called after each configuration.
 
     Raises:
@@ -58,10 +70,44 @@ def record_here(
     device = CudaDevice(0, None)
     folder = folder_of(root, device.info.name)
     device.is_clean()  # opening it leaves a cached segment behind
-    note_machine(folder, machine_of(device, outside_bytes=_outside_at_rest()))
+    note_machine(folder, machine_of(device, outside_bytes=outside_at_rest()))
     return record_missing(
-        plan, folder, device=device, recorder=CudaRecorder(), deadline=deadline, after=after
+        waiting(folder, plan, since=since),
+        folder,
+        device=device,
+        recorder=CudaRecorder(),
+        deadline=deadline,
+        after=after,
     )
+
+
+def waiting(
+    folder: Path, plan: Iterable[Configuration], *, since: str
+) -> tuple[Configuration, ...]:
+    """The configurations to record: those without a file, then those that came to nothing.
+
+    Args:
+        folder: Of the GPU.
+        plan: What is wanted, in order.
+        since: When this session began, ISO 8601 in UTC. What has come to nothing since then is not
+            tried a second time.
+    """
+    missing, again = [], []
+    for each in plan:
+        path = trial_path(folder, each.name)
+        if not path.exists():
+            missing.append(each)
+            continue
+        try:
+            known = load_trial(path)
+        except FileError as error:
+            print(f"{error}; it is set aside and recorded anew", file=sys.stderr, flush=True)
+            path.replace(path.with_name(f"{path.name}.damaged"))
+            missing.append(each)
+            continue
+        if not known.is_complete and known.started_at < since:
+            again.append(each)
+    return (*missing, *again)
 
 
 def record_missing(
@@ -73,39 +119,65 @@ def record_missing(
     deadline: float,
     after: Callable[[], None] = lambda: None,
 ) -> int:
-    """Record every configuration that has no file yet, while there is time.
+    """Record configurations one after the other, while there is time.
 
     Returns:
-        0, or `START_AGAIN` where a trial has left something behind in this process.
+        0; `START_AGAIN` where a trial has left something behind in this process; `STOPPED` where
+        too many in a row came to nothing.
     """
-    longest = 0.0
+    longest, in_a_row = 0.0, 0
     for configuration in plan:
-        path = trial_path(folder, configuration.name)
-        if path.exists():
-            continue
         if time.monotonic() + longest > deadline:
             print("The time is up.", flush=True)
             return 0
-        trial, history = record(configuration, device, recorder)
-        save_trial(path, trial, history)
+        with _watched(folder, configuration.name):
+            trial = record_into(folder, configuration, device, recorder)
         after()
         longest = max(longest, trial.wall_seconds)
-        print(f"{configuration.name}: {trial.outcome}, {trial.wall_seconds:.1f} s", flush=True)
+        print(f"{configuration.name}: {_words(trial)}", flush=True)
+        in_a_row = 0 if trial.is_complete else in_a_row + 1
+        if in_a_row == MOST_IN_A_ROW:
+            print(f"Stopped: {in_a_row} in a row came to nothing.", flush=True)
+            return STOPPED
         if not _is_clean(device):
             return START_AGAIN
     return 0
 
 
+def record_into(
+    folder: Path, configuration: Configuration, device: Device, recorder: Recorder
+) -> TruthTrial:
+    """Run one configuration and write what came of it.
+
+    The measured peaks are on the disk before the history is reduced. Where it cannot be reduced,
+    they stay, and the first such recording is kept raw.
+
+    Raises:
+        FileError: The disk does not take it.
+    """
+    path = trial_path(folder, configuration.name)
+    trial, recording = record(configuration, device, recorder)
+    if recording is None:
+        save_trial(path, trial, None)
+        return trial
+    save_trial(path, replace(trial, history_failure="not reduced yet"), None)
+    try:
+        trial, history = with_history(trial, recording)
+    except Exception as error:  # noqa: BLE001 - what was measured counts, whatever its history is
+        why = f"{type(error).__name__}: {error}"
+        trial = replace(trial, history_failure=f"{why}; {keep_raw(folder, trial.name, recording)}")
+        history = None
+    save_trial(path, trial, history)
+    return trial
+
+
 def record(
     configuration: Configuration, device: Device, recorder: Recorder
-) -> tuple[TruthTrial, dict[str, Any] | None]:
+) -> tuple[TruthTrial, Recording | None]:
     """Run one configuration.
 
     Returns:
-        The trial and, where it is wanted, the allocator's history, format 1.
-
-    Raises:
-        UnknownEventError: The history cannot be reduced.
+        The trial and, where its history is wanted, what PyTorch recorded.
     """
     started_at, start = datetime.now(UTC), time.monotonic()
     torch.manual_seed(configuration.spec.seed)  # of the weights: which fp16 updates are skipped
@@ -134,34 +206,19 @@ def record(
         outcome=outcome,
         measurement=measurement,
         failure=failure,
-        started_at=started_at.isoformat(timespec="seconds"),
+        started_at=started_at.isoformat(timespec="milliseconds"),
         wall_seconds=round(time.monotonic() - start, 3),
         torch=torch.__version__,
         allocator_settings=next(filter(None, map(os.environ.get, _ALLOCATOR_SETTINGS)), ""),
     )
     if not configuration.has_history:
         return trial, None
-    peak = _peak(measurement, recorder)
-    found = reduced(
-        before,
-        recorder.stop(),
-        marks=len(phases),
-        retries=measurement.allocator_retries if measurement is not None else 1,
-    )
-    history = {
-        **found.history,
-        "name": configuration.name,
-        "provenance": {
-            "recorded_by": "benchmarks/record_truth.py",
-            "workload": configuration.name,
-            "torch": torch.__version__,
-            "device_index": 0,
-        },
-        "peak_allocated": peak.allocated_bytes,
-        "peak_reserved": peak.reserved_bytes,
-    }
-    marks = tuple(zip(found.marks, phases, strict=True))
-    return replace(trial, marks=marks, places=found.places, place_of=found.place_of), history
+    try:
+        peak = peak_of(measurement, recorder)
+        after = recorder.stop()
+    except RuntimeError as error:  # CUDA's errors stick to the process
+        return replace(trial, history_failure=f"the recorder did not stop: {error}"), None
+    return trial, Recording(before=before, after=after, phases=tuple(phases), peak=peak)
 
 
 def died(configuration: Configuration, *, status: int, last_words: str) -> TruthTrial:
@@ -179,62 +236,45 @@ def died(configuration: Configuration, *, status: int, last_words: str) -> Truth
             evidence=f"exit status {status}",
             phase="unknown",
         ),
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         wall_seconds=0.0,
         torch=torch.__version__,
         allocator_settings="",
     )
 
 
-def machine_of(device: Device, *, outside_bytes: int) -> Machine:
-    """What is to be known of the machine."""
-    cudnn = torch.backends.cudnn.version()
-    ready = Ready(
-        device=device.info,
-        torch=torch.__version__,
-        cuda=torch.version.cuda,
-        cudnn=None if cudnn is None else str(cudnn),
-        cpu_threads=torch.get_num_threads(),
-    )
-    return Machine(
-        schema_version=SCHEMA_VERSION,
-        device=device.info,
-        environment=describe_environment(ready, "benchmarks/record_truth.py"),
-        outside_at_rest_bytes=outside_bytes,
-        properties=_torch_properties(),
-        cudnn_properties=_cudnn_properties(),
-    )
+def _words(trial: TruthTrial) -> str:
+    said = f"{trial.outcome}, {trial.wall_seconds:.1f} s"
+    if trial.failure is not None and trial.outcome is Outcome.FAILED:
+        said += f", {trial.failure.message}"
+    return f"{said}, no history: {trial.history_failure}" if trial.history_failure else said
 
 
-def note_machine(folder: Path, machine: Machine) -> None:
-    """Write what the machine is, unless that is known.
+def being_recorded(folder: Path) -> str | None:
+    """The name of the trial in which a process died; None where it died in none."""
+    path = _note_path(folder)
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
-    Raises:
-        FileError: The folder was recorded with other versions: their figures must not mix.
+
+@contextmanager
+def _watched(folder: Path, name: str) -> Iterator[None]:
+    """Note which trial runs, should this process die in it, and end the process where it hangs.
+
+    A thread of C does that: a call that waits for the GPU may never let Python run again.
     """
-    known = load_machine(folder)
-    if known is None:
-        save_machine(folder, machine)
-    elif _versions(known) != _versions(machine):
-        raise FileError(
-            f"{folder} was recorded with {_versions(known)}, this is {_versions(machine)}",
-            hint="give another --out",
-        )
+    path = _note_path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(name, encoding="utf-8")
+    faulthandler.dump_traceback_later(_HANGS_AFTER_SECONDS, exit=True, file=_STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        path.unlink(missing_ok=True)
 
 
-def _versions(machine: Machine) -> str:
-    environment = machine.environment
-    return f"PyTorch {environment.torch}, CUDA {environment.cuda}, cuDNN {environment.cudnn}"
-
-
-def _peak(measurement: Measurement | None, recorder: Recorder) -> Peak:
-    """Over the whole trial; of one that failed, since its last step but one began."""
-    if measurement is None:
-        return recorder.peak()
-    return Peak(
-        allocated_bytes=measurement.peak_allocated_bytes,
-        reserved_bytes=measurement.peak_reserved_bytes,
-    )
+def _note_path(folder: Path) -> Path:
+    return folder / "being-recorded.txt"
 
 
 def _is_clean(device: Device) -> bool:
@@ -243,27 +283,3 @@ def _is_clean(device: Device) -> bool:
     except RuntimeError as error:  # CUDA's errors stick to the process
         print(f"the GPU does not go on in this process: {error}", file=sys.stderr)
         return False
-
-
-def _outside_at_rest() -> int:
-    free, total = torch.cuda.mem_get_info()
-    return total - free - torch.cuda.memory_reserved()
-
-
-def _torch_properties() -> tuple[tuple[str, str], ...]:
-    if not torch.cuda.is_available():
-        return ()
-    properties = torch.cuda.get_device_properties(0)
-    values = ((name, getattr(properties, name)) for name in dir(properties) if name[0] != "_")
-    return tuple((name, str(value)) for name, value in values if isinstance(value, int | str))
-
-
-def _cudnn_properties() -> str:
-    try:
-        import cudnn  # noqa: PLC0415 - optional
-    except ImportError:
-        return "nvidia-cudnn-frontend is not installed"
-    try:
-        return json.dumps(json.loads(cudnn.create_device_properties(0).serialize()))
-    except (RuntimeError, AttributeError, ValueError) as error:
-        return f"cuDNN does not say: {error}"

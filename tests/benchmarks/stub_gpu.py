@@ -1,6 +1,6 @@
 """A GPU and a recording of its allocator that are made of figures: nothing runs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from builders import DEVICE, GROUPS
@@ -47,11 +47,19 @@ class StubGpu:
         return self.clean
 
 
-class StubRecorder:
-    """Returns the canned snapshots."""
+UNKNOWN_EVENT = {
+    **AFTER,
+    "device_traces": [[*AFTER["device_traces"][0], {"action": "workspace_snapshot"}]],
+}
+"""A recording of a PyTorch that notes more than is known here."""
 
-    def __init__(self) -> None:
+
+class StubRecorder:
+    """Returns the canned snapshots; where it is told to, with an event that nobody knows."""
+
+    def __init__(self, unknown_events_at: Collection[int] = ()) -> None:
         self.calls: list[str] = []
+        self._unknown_events_at = unknown_events_at
 
     def start(self) -> Mapping[str, Any]:
         self.calls.append("start")
@@ -62,7 +70,8 @@ class StubRecorder:
 
     def stop(self) -> Mapping[str, Any]:
         self.calls.append("stop")
-        return AFTER
+        is_unknown = self.calls.count("stop") in self._unknown_events_at
+        return UNKNOWN_EVENT if is_unknown else AFTER
 
     def peak(self) -> Peak:
         return Peak(allocated_bytes=PEAK_ALLOCATED, reserved_bytes=PEAK_RESERVED)

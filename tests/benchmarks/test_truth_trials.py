@@ -1,40 +1,87 @@
 """Trials recorded in this process, with a stub in the place of the GPU."""
 
+import gzip
+import pickle
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import ENVIRONMENT, VARIANT
-from stub_gpu import StubGpu, StubRecorder
+from snapshots import EMPTY, PEAK_RESERVED
+from stub_gpu import UNKNOWN_EVENT, StubGpu, StubRecorder
+from truth_history import keep_raw
+from truth_machine import machine_of, note_machine
 from truth_plan import Configuration
-from truth_records import Machine, load_machine, load_trial, trial_path
-from truth_trials import START_AGAIN, died, machine_of, note_machine, record, record_missing
+from truth_records import (
+    Machine,
+    TruthTrial,
+    load_machine,
+    load_trial,
+    raw_path,
+    save_trial,
+    trial_path,
+)
+from truth_trials import (
+    START_AGAIN,
+    STOPPED,
+    being_recorded,
+    died,
+    record,
+    record_missing,
+    waiting,
+)
 
+from bsprobe.devices.base import ReportPhase
 from bsprobe.errors import FileError, UsageError
 from bsprobe.failures import Outcome
 from bsprobe.simulate.history import load_history
 from bsprobe.simulate.replay import replay_addresses
-from bsprobe.trials import TrialSpec
+from bsprobe.trials import Measurement, TrialSpec
 
-PLAN = tuple(
-    Configuration(name=f"b{batch}", spec=TrialSpec(variant=VARIANT, batch_size=batch))
-    for batch in (1, 2, 3)
-)
+
+def planned(*batches: int) -> tuple[Configuration, ...]:
+    return tuple(
+        Configuration(
+            name=f"b{batch}",
+            spec=TrialSpec(variant=VARIANT, batch_size=batch),
+            process="histories",
+        )
+        for batch in batches
+    )
+
+
+PLAN = planned(1, 2, 3)
+LONG_AGO, NOW, TOMORROW = "2025-01-01T12:00:00.000+00:00", "2026-01-01", "9999-01-01"
 
 
 def later() -> float:
     return time.monotonic() + 3600
 
 
-def recorded(folder: Path, gpu: StubGpu, *, deadline: float | None = None) -> int:
+def recorded(
+    folder: Path,
+    gpu: StubGpu,
+    *,
+    plan: tuple[Configuration, ...] = PLAN,
+    since: str = NOW,
+    recorder: StubRecorder | None = None,
+    deadline: float | None = None,
+) -> int:
     return record_missing(
-        PLAN,
+        waiting(folder, plan, since=since),
         folder,
         device=gpu,
-        recorder=StubRecorder(),
+        recorder=recorder or StubRecorder(),
         deadline=later() if deadline is None else deadline,
     )
+
+
+def saved(folder: Path, trial: TruthTrial) -> None:
+    save_trial(trial_path(folder, trial.name), trial, None)
 
 
 def names(folder: Path) -> list[str]:
@@ -75,6 +122,128 @@ def test_a_failed_trial_is_recorded_and_the_next_one_goes_on(tmp_path: Path) -> 
     assert names(tmp_path) == ["b1.json.gz", "b2.json.gz", "b3.json.gz"]
 
 
+# A history that cannot be reduced.
+
+CANNOT = "PyTorch .* records the event 'workspace_snapshot', which is not known"
+
+
+def test_a_history_that_cannot_be_reduced_costs_no_figure_and_stops_nothing(tmp_path: Path) -> None:
+    gpu = StubGpu()
+    recorder = StubRecorder(unknown_events_at={1})
+    assert recorded(tmp_path, gpu, recorder=recorder) == 0
+    assert names(tmp_path) == ["b1.json.gz", "b2.json.gz", "b3.json.gz"]
+    trial = load_trial(trial_path(tmp_path, "b1"))
+    assert trial.outcome is Outcome.FITS
+    assert trial.measurement is not None
+    assert trial.measurement.peak_reserved_bytes == PEAK_RESERVED
+    assert re.match(f"UnknownEventError: {CANNOT}", trial.history_failure)
+    assert trial.history_failure.endswith("kept raw in raw/b1.pickle.gz")
+    assert load_trial(trial_path(tmp_path, "b2")).history_failure == ""
+
+
+def test_the_first_raw_recording_is_kept_as_pytorch_made_it_and_no_other(tmp_path: Path) -> None:
+    recorder = StubRecorder(unknown_events_at={1, 2})
+    recorded(tmp_path, StubGpu(), recorder=recorder)
+    raw = pickle.loads(gzip.decompress(raw_path(tmp_path, "b1").read_bytes()))  # noqa: S301 - written above
+    assert raw == {"before": EMPTY, "after": UNKNOWN_EVENT, "phases": ("building", "step 1")}
+    assert [path.name for path in raw_path(tmp_path, "b1").parent.iterdir()] == ["b1.pickle.gz"]
+    second = load_trial(trial_path(tmp_path, "b2")).history_failure
+    assert second.endswith("another one is kept raw")
+
+
+def test_a_recording_too_large_for_an_archive_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truth_history._MOST_RAW_BYTES", 10)
+    _, recording = record(PLAN[0], StubGpu(), StubRecorder())
+    assert recording is not None
+    assert keep_raw(tmp_path, "b1", recording).startswith("too large to be kept raw")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_are_on_the_disk_before_the_history_is_reduced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("truth_trials.with_history", killed)
+    with pytest.raises(KeyboardInterrupt):
+        recorded(tmp_path, StubGpu())
+    trial = load_trial(trial_path(tmp_path, "b1"))
+    assert trial.measurement is not None
+    assert trial.history_failure == "not reduced yet"
+
+
+def test_three_histories_in_a_row_that_cannot_be_reduced_stop_the_process(tmp_path: Path) -> None:
+    plan = planned(1, 2, 3, 4, 5)
+    recorder = StubRecorder(unknown_events_at={1, 3, 4, 5})
+    assert recorded(tmp_path, StubGpu(), plan=plan, recorder=recorder) == STOPPED
+    assert names(tmp_path) == [f"b{batch}.json.gz" for batch in (1, 2, 3, 4, 5)]
+    again = StubGpu()
+    assert recorded(tmp_path, again, plan=planned(1, 2, 3, 4, 5, 6), since=TOMORROW) == 0
+    assert [spec.batch_size for spec in again.asked] == [6, 1, 3, 4, 5]
+
+
+# Trials that came to nothing.
+
+
+def failing(*batches: int) -> StubGpu:
+    return StubGpu({batch: RuntimeError("shape mismatch") for batch in batches})
+
+
+def test_what_failed_is_tried_again_in_the_next_session_after_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    assert recorded(tmp_path, failing(1), plan=PLAN[:2]) == 0
+    same_session = StubGpu()
+    recorded(tmp_path, same_session, since=NOW)
+    assert [spec.batch_size for spec in same_session.asked] == [3]
+    trial_path(tmp_path, "b3").unlink()
+    next_session = StubGpu()
+    recorded(tmp_path, next_session, since=TOMORROW)
+    assert [spec.batch_size for spec in next_session.asked] == [3, 1]
+    assert load_trial(trial_path(tmp_path, "b1")).outcome is Outcome.FITS
+
+
+def test_one_bug_in_every_trial_ends_the_process_after_three(tmp_path: Path) -> None:
+    gpu = failing(*range(1, 9))
+    assert recorded(tmp_path, gpu, plan=planned(*range(1, 9))) == STOPPED
+    assert [spec.batch_size for spec in gpu.asked] == [1, 2, 3]
+
+
+def test_being_out_of_memory_is_a_result_and_never_tried_again(tmp_path: Path) -> None:
+    full = {each: MemoryError("CUDA out of memory. Tried to allocate 2 GiB.") for each in (1, 2, 3)}
+    assert recorded(tmp_path, StubGpu(full)) == 0
+    assert waiting(tmp_path, PLAN, since=TOMORROW) == ()
+
+
+def test_a_damaged_record_is_set_aside_and_recorded_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded(tmp_path, StubGpu())
+    path = trial_path(tmp_path, "b2")
+    path.write_bytes(b"half a file")
+    assert waiting(tmp_path, PLAN, since=NOW) == (PLAN[1],)
+    assert path.with_name("b2.json.gz.damaged").read_bytes() == b"half a file"
+    assert "b2.json.gz: Not a gzipped file" in capsys.readouterr().err
+
+
+def test_the_trial_that_runs_is_noted_while_it_runs(tmp_path: Path) -> None:
+    class Watching(StubGpu):
+        def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
+            seen.append(being_recorded(tmp_path))
+            return super().run_trial(spec, report)
+
+    seen: list[str | None] = []
+    recorded(tmp_path, Watching())
+    assert seen == ["b1", "b2", "b3"]
+    assert being_recorded(tmp_path) is None
+
+
+# What ends a process, and what does not.
+
+
 def test_a_trial_that_leaves_something_behind_ends_the_process(tmp_path: Path) -> None:
     assert recorded(tmp_path, StubGpu(clean=False)) == START_AGAIN
     assert names(tmp_path) == ["b1.json.gz"]
@@ -98,8 +267,20 @@ def test_nothing_is_begun_after_the_time_is_up(tmp_path: Path) -> None:
 
 def test_what_is_timed_is_not_watched() -> None:
     recorder = StubRecorder()
-    trial, history = record(replace(PLAN[0], has_history=False), StubGpu(), recorder)
-    assert (recorder.calls, history, trial.marks) == ([], None, ())
+    trial, recording = record(replace(PLAN[0], has_history=False), StubGpu(), recorder)
+    assert (recorder.calls, recording, trial.marks) == ([], None, ())
+
+
+def test_a_recorder_that_the_gpu_has_taken_along_leaves_the_trial(tmp_path: Path) -> None:
+    class Lost(StubRecorder):
+        def stop(self) -> Mapping[str, Any]:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    gpu = StubGpu({1: RuntimeError("CUDA error: an illegal memory access was encountered")})
+    assert recorded(tmp_path, gpu, plan=PLAN[:1], recorder=Lost()) == 0
+    trial = load_trial(trial_path(tmp_path, "b1"))
+    assert trial.outcome is Outcome.FAILED
+    assert "did not stop: CUDA error" in trial.history_failure
 
 
 def test_an_error_that_is_no_verdict_stops_the_recording() -> None:

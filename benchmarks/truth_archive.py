@@ -1,0 +1,59 @@
+"""What was recorded as tar archives of limited size, to be carried away file by file."""
+
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bsprobe.units import MIB, format_bytes
+
+PART_BYTES = 15 * MIB
+"""The most that one archive holds: a machine may hand back files of 16 MiB at the most."""
+MOST_PARTS = 4
+_BLOCK_BYTES = 512
+"""Of a tar archive: each member has a header of one and is filled up to whole ones."""
+_RECORD_BYTES = 20 * _BLOCK_BYTES
+"""The length of an archive is a multiple of this, and it ends with two empty blocks."""
+
+
+def pack(root: Path, archive: Path | None) -> None:
+    """Put everything below a folder into archives, if any is wanted.
+
+    Args:
+        root: The folder.
+        archive: `NAME.tar`: the parts are `NAME-1.tar`, `NAME-2.tar` and on. A part that was
+            written before is replaced as a whole.
+    """
+    if archive is None:
+        return
+    for number, paths in enumerate(_parts(root), start=1):
+        if number > MOST_PARTS:
+            print(f"not packed, for want of room: {len(paths)} files", file=sys.stderr, flush=True)
+            continue
+        target = archive.with_name(f"{archive.stem}-{number}{archive.suffix}")
+        partial = target.with_name(f".{target.name}.partial")
+        with tarfile.open(partial, "w") as tar:
+            for path in paths:
+                tar.add(path, arcname=str(path.relative_to(root)))
+        partial.replace(target)
+
+
+def _parts(root: Path) -> Iterator[Sequence[Path]]:
+    """Files that fit into one archive each, the oldest first: full parts stay as they are."""
+    part: list[Path] = []
+    size = _RECORD_BYTES
+    files = [(path.stat(), path) for path in root.rglob("*") if path.is_file()]
+    for status, path in sorted(files, key=lambda each: (each[0].st_mtime_ns, each[1])):
+        # A long name takes two more blocks.
+        needed = 4 * _BLOCK_BYTES + -(-status.st_size // _BLOCK_BYTES) * _BLOCK_BYTES
+        if needed + _RECORD_BYTES > PART_BYTES:
+            large = format_bytes(status.st_size)
+            print(f"not packed, for it is {large}: {path}", file=sys.stderr, flush=True)
+            continue
+        if part and size + needed > PART_BYTES:
+            yield part
+            part, size = [], _RECORD_BYTES
+        part.append(path)
+        size += needed
+    if part:
+        yield part
