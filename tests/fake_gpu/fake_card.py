@@ -1,0 +1,162 @@
+"""The memory of a GPU that is not there: the simulated allocator, and what lies outside it.
+
+It agrees with our prediction by construction: what it measures is no evidence of anything.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import bsprobe
+from bsprobe.gpus import find_gpu
+from bsprobe.simulate.blocks import Block
+from bsprobe.simulate.snapshot import SnapshotDriver, SnapshotMemory
+from bsprobe.simulate.timeline import Kind, Phase, Place
+from bsprobe.units import MIB
+
+NAME = "FAKE NVIDIA H100 80GB HBM3"
+"""Every report and every record that comes from it says so."""
+CAPABILITY = (9, 0)
+TOTAL_BYTES = 81_089 * MIB
+UUID = "12345678-9abc-def0-1234-56789abcdef0"
+DRIVER = "580.159.04"
+LATE_BYTES = 24 * MIB
+"""What the kernels of one more variant take, which CUDA loads when they are first called."""
+_STEP = str(Path(bsprobe.__file__).parent / "training" / "step.py")
+_FRAMES: dict[Phase, list[dict[str, Any]]] = {
+    # What PyTorch records: innermost first, and nothing in the threads of the autograd engine.
+    Phase.SETUP: [{"filename": _STEP, "line": 1, "name": "build_task"}],
+    Phase.FORWARD: [
+        {"filename": "/x/site-packages/torch/nn/modules/conv.py", "line": 1, "name": "forward"},
+        {"filename": _STEP, "line": 1, "name": "training_step"},
+    ],
+    Phase.BACKWARD: [],
+    Phase.OPTIMIZER: [
+        {"filename": "/x/site-packages/torch/optim/sgd.py", "line": 1, "name": "step"},
+        {"filename": _STEP, "line": 1, "name": "training_step"},
+    ],
+    Phase.EVALUATION: [
+        {"filename": _STEP, "line": 1, "name": "evaluation_pass"}
+    ],
+}
+
+
+class Card:
+    """The one GPU of this process."""
+
+    def __init__(self) -> None:
+        # PyTorch imports NVML, and with it this module, before it is whole itself.
+        from bsprobe.devices.simulated import _new_allocator  # noqa: PLC0415 - as above
+
+        self.others_bytes = int(os.environ.get("FAKE_GPU_OTHERS_MIB", "4")) * MIB
+        self.outside_bytes = 0
+        self.driver = _Driver(self)
+        self.allocator = _new_allocator(self.driver)
+        self.memory = _Memory(self.allocator, self.driver)
+        self.is_recording = False
+        self.is_on = True
+        self.broken = ""
+        """What every call says from now on; empty while the card works."""
+        self.seconds = 0.0
+        """Of its own time line."""
+        self._variants: set[object] = set()
+
+    @property
+    def free_bytes(self) -> int:
+        """What is neither reserved nor held outside the allocator."""
+        held = self.outside_bytes + self.others_bytes + self.allocator.reserved_bytes
+        return TOTAL_BYTES - held
+
+    def open(self) -> None:
+        """Create the context."""
+        if not self.outside_bytes:
+            self.outside_bytes = find_gpu("H100 SXM 80GB HBM3").outside_allocator_bytes
+
+    def load_kernels(self, variant: object) -> None:
+        """Load what a variant calls and no other one has called before."""
+        if variant not in self._variants:
+            self._variants.add(variant)
+            self.outside_bytes += LATE_BYTES
+
+    def cap(self, fraction: float) -> None:
+        """Bound what may be reserved, as `setMemoryFraction` does."""
+        self.allocator._limit = int(fraction * TOTAL_BYTES)
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """Let PyTorch be itself for a while: for what is simulated."""
+        before, self.is_on = self.is_on, False
+        try:
+            yield
+        finally:
+            self.is_on = before
+
+    def snapshot(self) -> dict[str, Any]:
+        """What `torch.cuda.memory._snapshot` returns."""
+        self.note_snapshot()
+        return {
+            "segments": list(self.memory._segments()),
+            "device_traces": [list(self.driver.trace) if self.is_recording else []],
+            "allocator_settings": {"expandable_segments": "Expandable" in str(self.allocator)},
+            "external_annotations": [],
+        }
+
+    def note_snapshot(self) -> None:
+        """Note that a snapshot was taken, as the allocator does while it is recorded."""
+        self.driver.note("snapshot", 0, 0)
+
+    def record(self, *, is_wanted: bool) -> None:
+        """Begin or end the recording; either way what was recorded is forgotten."""
+        self.is_recording = is_wanted
+        self.memory.forget()
+
+
+class _Driver(SnapshotDriver):
+    """Refuses what lies outside the allocator, however much that is by now."""
+
+    def __init__(self, card: Card) -> None:
+        super().__init__(available_bytes=None, total_bytes=TOTAL_BYTES)
+        self._card = card
+
+    def _take(self, size: int) -> bool:
+        self._available_bytes = TOTAL_BYTES - self._card.outside_bytes - self._card.others_bytes
+        return super()._take(size)
+
+
+class _Memory(SnapshotMemory):
+    """The allocator as the trials call it, with the stacks that PyTorch would record."""
+
+    def place(self, place: Place, kind: Kind) -> None:
+        del kind
+        frames = _FRAMES[place.phase]
+        for entry in self._driver.trace[self._placed :]:
+            entry["frames"] = frames
+        self._placed = len(self._driver.trace)
+
+    def forget(self) -> None:
+        """Empty the trace."""
+        self._driver.trace.clear()
+        self._placed = 0
+
+    def _block(self, block: Block) -> dict[str, Any]:
+        self._frames_of.setdefault(block.address, [])
+        return super()._block(block)
+
+    @property
+    def live(self) -> tuple[Block, ...]:
+        """What is allocated now."""
+        return tuple(self._live.values())
+
+    def give_back_all(self) -> None:
+        """Free everything: the trial and its tensors are gone."""
+        for block in self.live:
+            self.free(block)
+
+
+@cache
+def card() -> Card:
+    """The GPU of this process."""
+    return Card()

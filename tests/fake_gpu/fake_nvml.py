@@ -1,0 +1,37 @@
+"""NVML with the driver's view of the fake GPU."""
+
+from types import ModuleType, SimpleNamespace
+
+from fake_card import DRIVER, TOTAL_BYTES, UUID, card
+from stand_ins import stand_in
+
+from bsprobe.units import MIB
+
+
+def install(pynvml: ModuleType) -> None:
+    """Replace what is asked of the driver."""
+
+    def memory(handle: object, version: int | None = None) -> SimpleNamespace:
+        del handle
+        free = card().free_bytes
+        used = TOTAL_BYTES - free
+        found = SimpleNamespace(total=TOTAL_BYTES, free=free, used=used)
+        if version is not None:
+            found.reserved = 400 * MIB
+        return found
+
+    def by_uuid(uuid: str) -> str:
+        if uuid != f"GPU-{UUID}":
+            raise pynvml.NVMLError_NotFound
+        return uuid
+
+    for name, function in {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlSystemGetDriverVersion": lambda: DRIVER,
+        "nvmlDeviceGetCount": lambda: 1,
+        "nvmlDeviceGetHandleByIndex": lambda index: f"GPU-{index}",
+        "nvmlDeviceGetHandleByUUID": by_uuid,
+        "nvmlDeviceGetMemoryInfo": memory,
+    }.items():
+        stand_in(pynvml, name, function)

@@ -1,0 +1,180 @@
+"""Trials on the fake GPU: beside the real code, what it would ask of the allocator is played.
+
+Each trial of each process adds a line to `FAKE_GPU_FOLDER/trials.log`. `FAKE_GPU_FAULTS` names what
+is to go wrong in which of them, counted from 1 over all processes: `oom@3,segv@7,bug@9-12`.
+"""
+
+import functools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from fake_card import CAPABILITY, card
+from torch.utils._python_dispatch import _disable_current_modes
+
+from bsprobe.devices.simulated import Tracers
+from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.peak import place_of
+from bsprobe.simulate.playback import Playback, playback_on
+from bsprobe.simulate.timeline import Action, Kind, Section
+from bsprobe.simulate.workspace import Workspaces
+from bsprobe.trials import TrialSpec
+from bsprobe.units import format_bytes
+
+_SECONDS_PER_IMAGE = 0.05
+_TRACERS = Tracers()
+_WORKSPACES = Workspaces(CAPABILITY)
+_ILLEGAL = "CUDA error: an illegal memory access was encountered"
+
+
+class _Trial:
+    """The trial that runs now."""
+
+    def __init__(self, spec: TrialSpec) -> None:
+        self.fault = _fault_of(_count(spec))
+        self._spec = spec
+        with _simulating():
+            tracer = _TRACERS.find(spec)
+            self._timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
+        self._playback: Playback = playback_on(
+            CAPABILITY,
+            self._timeline,
+            spec.batch_size,
+            allocator=card().memory,
+            workspaces=_WORKSPACES,
+            benchmark=spec.variant.cudnn_benchmark,
+        )
+        self._steps = 0
+        if not card().is_recording:
+            card().memory.forget()
+
+    def set_up(self) -> None:
+        """What building the network takes."""
+        card().load_kernels(self._spec.variant)
+        self._play(Section.SETUP)
+
+    def step(self) -> None:
+        """What a training step takes."""
+        self._steps += 1
+        if self._steps == 1:
+            self._go_wrong()
+        self._play(Section.FIRST_STEP if self._steps == 1 else Section.LATER_STEP)
+        images = self._spec.batch_size * self._spec.accumulation_steps
+        card().seconds += _SECONDS_PER_IMAGE * images
+
+    def evaluate(self) -> None:
+        """What an evaluation pass takes."""
+        self._play(Section.EVALUATION)
+
+    def end(self) -> None:
+        """Give back what it held; a trial that leaks leaves something."""
+        with _simulating():
+            card().memory.give_back_all()
+            _WORKSPACES.save()
+            if self.fault == "leak":
+                card().memory.malloc(512)
+
+    def _play(self, section: Section) -> None:
+        def watch(action: Action, subject: int, _inside: int) -> None:
+            if card().is_recording:
+                card().memory.place(place_of(self._timeline, action, subject), Kind.WORKSPACE)
+
+        try:
+            with _simulating():
+                self._playback.play(section, watch)
+        except SimulatedOutOfMemoryError as error:
+            self._run_out(error.segment_bytes)
+
+    def _run_out(self, size: int) -> None:
+        free = card().free_bytes
+        card().driver.trace.append(
+            {"action": "oom", "device_free": free, "size": size, "stream": 0, "frames": []}
+        )
+        raise torch.OutOfMemoryError(
+            f"CUDA out of memory. Tried to allocate {format_bytes(size)}. GPU 0 has a total "
+            f"capacity of 79.19 GiB of which {format_bytes(max(0, free))} is free."
+        )
+
+    def _go_wrong(self) -> None:
+        match self.fault:
+            case "oom":
+                self._run_out(2**31)
+            case "sticky":
+                card().broken = _ILLEGAL
+                raise RuntimeError(_ILLEGAL)
+            case "segv":
+                signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "bug":
+                raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+            case "hang":
+                time.sleep(3600)
+            case "unknown-event":
+                card().driver.note("workspace_snapshot", 0, 0)
+
+
+_running: list[_Trial] = []
+
+
+def install(stepping: ModuleType) -> None:
+    """Have the steps of `bsprobe.devices.stepping` played as they are run."""
+    run_steps = stepping.run_steps  # type: ignore[attr-defined] # of the module that is imported
+
+    @functools.wraps(run_steps)
+    def running(spec: TrialSpec, **named: Any) -> Any:
+        trial = _Trial(spec)
+        _running.append(trial)
+        try:
+            return run_steps(spec, **named)
+        finally:
+            _running.remove(trial)
+            trial.end()
+
+    stepping.run_steps = running  # type: ignore[attr-defined] # as above
+    _followed(stepping, "build_task", _Trial.set_up)
+    _followed(stepping, "training_step", _Trial.step)
+    _followed(stepping, "evaluation_pass", _Trial.evaluate)
+
+
+def _followed(stepping: ModuleType, name: str, play: Any) -> None:
+    real = getattr(stepping, name)
+
+    @functools.wraps(real)
+    def call(*arguments: Any, **named: Any) -> Any:
+        result = real(*arguments, **named)
+        play(_running[-1])
+        return result
+
+    setattr(stepping, name, call)
+
+
+@contextmanager
+def _simulating() -> Iterator[None]:
+    """PyTorch without the fake GPU, as it is where it predicts."""
+    with card().switched_off(), _disable_current_modes(), torch.enable_grad():
+        yield
+
+
+def _count(spec: TrialSpec) -> int:
+    """Write the trial down; returns its number."""
+    path = Path(os.environ["FAKE_GPU_FOLDER"]) / "trials.log"
+    variant = spec.variant
+    line = f"{os.getpid()} {variant.precision} {variant.norm} batch {spec.batch_size}\n"
+    with path.open("a", encoding="utf-8") as log:
+        log.write(line)
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def _fault_of(number: int) -> str:
+    for each in filter(None, os.environ.get("FAKE_GPU_FAULTS", "").split(",")):
+        fault, _, trials = each.partition("@")
+        first, _, last = trials.partition("-")
+        if int(first) <= number <= int(last or first):
+            return fault
+    return ""

@@ -1,0 +1,18 @@
+"""Puts a fake GPU into every Python process that has this folder on its path.
+
+Nothing is imported here but what waits for PyTorch, NVML and the trials to be imported: a process
+that needs none of them, as the parent of a run, stays as light as it is.
+"""
+
+import os
+
+if os.environ.get("CUDA_VISIBLE_DEVICES") != "":  # hidden from the processes that predict
+    import after_import
+
+    after_import.install(
+        {
+            "torch": "fake_torch",
+            "pynvml": "fake_nvml",
+            "bsprobe.devices.stepping": "fake_trials",
+        }
+    )
