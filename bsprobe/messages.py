@@ -142,6 +142,8 @@ class TrialDone:
     failure: Failure | None = None
     clean: bool
     """Whether memory is back where it was, so that another trial may run in this process."""
+    budget_bytes: int | None = None
+    """As in `Trial`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

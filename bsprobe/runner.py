@@ -84,6 +84,7 @@ class TrialRunner:
             failure=done.failure,
             started_at=started_at.isoformat(timespec="seconds"),
             wall_seconds=round(time.monotonic() - start, 3),
+            budget_bytes=done.budget_bytes,
         )
 
     def explain(self, asked: Explain | Attribute, *, on_phase: ReportPhase) -> Explanation:

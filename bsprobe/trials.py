@@ -151,6 +151,9 @@ class Trial:
     failure: Failure | None
     started_at: str
     wall_seconds: float
+    budget_bytes: int | None = None
+    """What PyTorch's allocator might reserve: the memory limit less what lay outside the allocator
+    when it was applied. None where no limit was applied to it."""
     rank: int | None = None
     """With several processes: whose failure this is, or whose peak; images/s are of all."""
 

@@ -159,9 +159,19 @@ def _run(device: Device, request: DeviceRequest, message: RunTrial, channel: _Ch
     if isinstance(measurement, _Failed):
         # A simulated failure leaves nothing behind; after a real one nobody can be sure.
         is_clean = device.info.source is Source.PREDICTED
-        return TrialDone(outcome=measurement.outcome, failure=measurement.failure, clean=is_clean)
+        return TrialDone(
+            outcome=measurement.outcome,
+            failure=measurement.failure,
+            clean=is_clean,
+            budget_bytes=device.budget_bytes,
+        )
     outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
-    return TrialDone(outcome=outcome, measurement=measurement, clean=_is_clean(device))
+    return TrialDone(
+        outcome=outcome,
+        measurement=measurement,
+        clean=_is_clean(device),
+        budget_bytes=device.budget_bytes,
+    )
 
 
 def _join(group: Group, request: DeviceRequest) -> None:

@@ -39,6 +39,10 @@ class DisguisedGpu:
     def info(self) -> DeviceInfo:
         return replace(self._device.info, kind="cuda", name=NAME, source=Source.MEASURED, notes=())
 
+    @property
+    def budget_bytes(self) -> int | None:
+        return None
+
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         if "CUDA_VISIBLE_DEVICES" in os.environ:
             raise DeviceError("this GPU cannot be seen", hint="do not hide it")

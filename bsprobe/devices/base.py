@@ -16,6 +16,13 @@ class Device(Protocol):
     def info(self) -> DeviceInfo:
         """The device and its capacity."""
 
+    @property
+    def budget_bytes(self) -> int | None:
+        """What PyTorch's allocator might reserve in the last trial; None where nothing capped it.
+
+        A memory limit bounds the whole process; what lies outside the allocator is taken off.
+        """
+
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         """Run a trial to its end.
 

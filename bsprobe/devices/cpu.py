@@ -63,6 +63,11 @@ class CpuDevice:
         """The processor and the limit."""
         return self._info
 
+    @property
+    def budget_bytes(self) -> int | None:
+        """None: the CPU has no caching allocator, and the limit bounds the process itself."""
+        return None
+
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         """Run a trial; raises what PyTorch raises when memory cannot be had."""
         self._unused_bytes = 0

@@ -13,18 +13,19 @@ import torch
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.recorder import CudaRecorder
-from bsprobe.devices.stepping import run_steps
+from bsprobe.devices.stepping import rehearse, run_steps
 from bsprobe.errors import DeviceError
 from bsprobe.explanation import RecordedTrial
 from bsprobe.files import write_atomically
 from bsprobe.records import DeviceInfo
-from bsprobe.training.step import AUTOCAST_DTYPES
 from bsprobe.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.units import format_bytes
 from bsprobe.variants import Variant
 
 _CLEAN_WITHIN = 0
 """Bytes of tensors that may be left after a trial: none."""
+_REHEARSED_BATCHES = (1, 2)
+"""The second where one image is too few, as for BatchNorm on a map of one pixel."""
 _SNAPSHOT_PROTOCOL = 4
 """As `torch.cuda.memory._dump_snapshot` pickles; the viewer unpickles by itself, 2 to 4."""
 
@@ -33,12 +34,15 @@ class CudaDevice:
     """Runs trials on one GPU.
 
     A memory limit bounds the whole process: the allocator's fraction bounds reserved memory only,
-    so what lies outside it is measured and taken off first. It caps capacity, not architecture.
+    so what lies outside it is measured and taken off first, when the kernels are loaded that one
+    step of the variant calls. It caps capacity, not architecture.
     """
 
     def __init__(self, index: int, limit_bytes: int | None) -> None:
         self._device = torch.device("cuda", index)
         self._limit = limit_bytes
+        self._budget: int | None = None
+        self._rehearsed: set[Variant] = set()
         nvml = _Nvml(index)
         self._driver = nvml.driver
         free_before = nvml.free_bytes()
@@ -61,13 +65,18 @@ class CudaDevice:
         """The GPU and what a trial may hold of it."""
         return self._info
 
+    @property
+    def budget_bytes(self) -> int | None:
+        """What the limit leaves to the allocator in the last trial; None without a limit."""
+        return self._budget
+
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         """Run a trial; raises what PyTorch raises when memory cannot be had."""
         report("opening")
         torch.cuda.set_device(self._device)
         if self._limit is not None:
-            self._load_kernels(spec.variant)
-            self._cap_reserved()
+            self._load_kernels(spec.variant, report)
+            self._cap_reserved(self._limit)
         torch.cuda.reset_accumulated_memory_stats(self._device)
         measured = run_steps(
             spec, device=self._device, meter=self, new_clock=_EventClock, report=report
@@ -93,6 +102,8 @@ class CudaDevice:
             Exception: Whatever the trial died of; then nothing is written.
         """
         torch.cuda.set_device(self._device)
+        if self._limit is not None:  # now, for it is no part of the record
+            self._load_kernels(spec.variant, report)
         recorder = CudaRecorder()
         phases: list[str] = []
 
@@ -159,27 +170,35 @@ class CudaDevice:
                 "or probe the CPU: bsprobe run --device cpu --memory-limit 4GiB",
             ) from error
 
-    def _load_kernels(self, variant: Variant) -> None:
-        """Run a small step: what loading the libraries takes must be held before it is counted."""
-        net = torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3), torch.nn.BatchNorm2d(64))
-        net = net.to(self._device)
-        images = torch.zeros(2, 64, 64, 64, device=self._device)
-        dtype = AUTOCAST_DTYPES.get(variant.precision)
-        with torch.autocast("cuda", dtype=dtype or torch.float16, enabled=dtype is not None):
-            net(images).sum().backward()
-        del net, images
-        self.is_clean()
+    def _load_kernels(self, variant: Variant, report: ReportPhase) -> None:
+        """Run one step of the variant on the whole card, once in this process.
 
-    def _cap_reserved(self) -> None:
-        assert self._limit is not None  # noqa: S101 - the caller's condition
-        budget = self._limit - self._outside_bytes()
-        if budget <= 0:
+        What its kernels and libraries take must be held before it is counted.
+        """
+        if variant in self._rehearsed:
+            return
+        report("loading kernels")
+        torch.cuda.set_per_process_memory_fraction(1.0, self._device)
+        for batch_size in _REHEARSED_BATCHES:
+            try:
+                rehearse(variant, self._device, batch_size)
+            except Exception:  # noqa: BLE001, S112 - the trial itself will say what is wrong with it
+                continue
+            break
+        self.is_clean()
+        self._rehearsed.add(variant)
+
+    def _cap_reserved(self, limit_bytes: int) -> None:
+        """Let the allocator reserve what the limit leaves beside what lies outside it now."""
+        outside = self._outside_bytes()
+        self._budget = limit_bytes - outside
+        if self._budget <= 0:
             raise DeviceError(
-                f"a memory limit of {format_bytes(self._limit)} is used up by the CUDA context, "
-                f"which takes {format_bytes(self._outside_bytes())}",
+                f"a memory limit of {format_bytes(limit_bytes)} is used up by the CUDA context, "
+                f"which takes {format_bytes(outside)}",
                 hint="give a larger --memory-limit",
             )
-        torch.cuda.set_per_process_memory_fraction(budget / self._total, self._device)
+        torch.cuda.set_per_process_memory_fraction(self._budget / self._total, self._device)
 
     def _outside_bytes(self) -> int:
         """Held of the device now, neither by PyTorch's allocator nor by other processes."""

@@ -86,18 +86,27 @@ class SimulatedDevice:
         self._keeps_answers = workspaces is None
         self._tracers = tracers or Tracers()
         self._info = self._describe(limit_bytes, is_assumed=is_assumed)
+        self._budget: int | None = None
 
     @property
     def info(self) -> DeviceInfo:
         """The card and what a trial may hold of it."""
         return self._info
 
+    @property
+    def budget_bytes(self) -> int | None:
+        """What the limit leaves to the allocator in the last trial; None without a limit."""
+        return self._budget
+
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         """Predict a trial; raises what the simulation raises where memory cannot be had."""
         report("tracing")
+        outside = self._outside_bytes(spec)
+        if self._info.limit_bytes is not None:
+            self._budget = max(0, self._capacity - outside)
         tracer = self._tracers.find(spec)
         timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
-        allocator = self._empty_card(self._outside_bytes(spec))
+        allocator = self._empty_card(outside)
         playback = self._playback(spec.variant, timeline, spec.batch_size, allocator)
         steps = spec.warmup_steps + spec.measured_steps
         report("building")
@@ -117,7 +126,7 @@ class SimulatedDevice:
             first_step=first,
             steady=steady,
             evaluation=evaluation,
-            outside_allocator_bytes=self._outside_bytes(spec),
+            outside_allocator_bytes=outside,
             other_processes_bytes=0,
             allocator_retries=statistics.num_alloc_retries,
             allocator_ooms=statistics.num_ooms,

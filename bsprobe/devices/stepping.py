@@ -13,7 +13,7 @@ from bsprobe.training.batches import batches, images_per_second
 from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, facts_of, training_step
 from bsprobe.trials import Measurement, Peak, TrialSpec
-from bsprobe.variants import CudnnBenchmark
+from bsprobe.variants import CudnnBenchmark, Variant
 
 REQUIRED_UPDATES = 2
 """The first update creates the optimizer's state; only the second runs beside it."""
@@ -93,6 +93,20 @@ def run_steps(
         images_per_second=images / statistics.median(seconds),
         loader_images_per_second=None if spec.data is None else images_per_second(stream),
     )
+
+
+def rehearse(variant: Variant, device: torch.device, batch_size: int) -> None:
+    """Run one real step of a variant, for what CUDA loads when it is first called.
+
+    cuDNN's timing stays off: what it chose here, a trial of the same sizes would not choose again.
+
+    Raises:
+        Exception: Whatever the network raises at this batch size.
+    """
+    torch.backends.cudnn.benchmark = False
+    task = build_task(variant, device)
+    spec = TrialSpec(variant=variant, batch_size=batch_size)
+    training_step(task, [next(batches(spec, device))])
 
 
 def replicated(task: Task) -> DistributedDataParallel:

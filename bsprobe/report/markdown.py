@@ -177,11 +177,14 @@ def _snippet(run: Run, snippet: str | None) -> str:
 
 def _trial_log(run: Run) -> str:
     names = labels(run.settings.variants)
-    header = (
+    header: tuple[str, ...] = (
         "variant", "batch", "purpose", "outcome", "peak allocated", "peak reserved", "first step",
         "images/s", "took",
     )  # fmt: skip
     rows = [_log_row(trial, names[trial.spec.variant]) for trial in run.trials]
+    if any(trial.budget_bytes is not None for trial in run.trials):
+        header = (*header, "allocator's budget")
+        rows = [(*row, _budget(trial)) for row, trial in zip(rows, run.trials, strict=True)]
     failures = [
         f"- {names[t.spec.variant]}, batch {t.spec.batch_size}{_of_rank(t)}, {t.failure.phase}: "
         f"`{t.failure.message}`"
@@ -220,6 +223,10 @@ def _log_row(trial: Trial, name: str) -> tuple[str, ...]:
         f"{rate:.3g}" if rate else "-",
         format_seconds(trial.wall_seconds),
     )
+
+
+def _budget(trial: Trial) -> str:
+    return "-" if trial.budget_bytes is None else format_bytes(trial.budget_bytes)
 
 
 def _of_rank(trial: Trial) -> str:

@@ -64,6 +64,7 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
         "purpose": str(trial.purpose),
         "fresh_process": trial.fresh_process,
         "outcome": str(trial.outcome),
+        "budget_bytes": trial.budget_bytes,
         **_measurement_columns(trial),
         "failure": trial.failure.message if trial.failure else None,
         "failure_phase": trial.failure.phase if trial.failure else None,

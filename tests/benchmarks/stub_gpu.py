@@ -25,6 +25,10 @@ class StubGpu:
     def info(self) -> DeviceInfo:
         return DEVICE
 
+    @property
+    def budget_bytes(self) -> int | None:
+        return None
+
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         self.asked.append(spec)
         report("building")

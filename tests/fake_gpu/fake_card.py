@@ -38,9 +38,7 @@ _FRAMES: dict[Phase, list[dict[str, Any]]] = {
         {"filename": "/x/site-packages/torch/optim/sgd.py", "line": 1, "name": "step"},
         {"filename": _STEP, "line": 1, "name": "training_step"},
     ],
-    Phase.EVALUATION: [
-        {"filename": _STEP, "line": 1, "name": "evaluation_pass"}
-    ],
+    Phase.EVALUATION: [{"filename": _STEP, "line": 1, "name": "evaluation_pass"}],
 }
 
 

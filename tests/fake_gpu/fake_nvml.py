@@ -1,6 +1,8 @@
 """NVML with the driver's view of the fake GPU."""
 
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from fake_card import DRIVER, TOTAL_BYTES, UUID, card
 from stand_ins import stand_in
@@ -25,7 +27,7 @@ def install(pynvml: ModuleType) -> None:
             raise pynvml.NVMLError_NotFound
         return uuid
 
-    for name, function in {
+    functions: dict[str, Callable[..., Any]] = {
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
         "nvmlSystemGetDriverVersion": lambda: DRIVER,
@@ -33,5 +35,6 @@ def install(pynvml: ModuleType) -> None:
         "nvmlDeviceGetHandleByIndex": lambda index: f"GPU-{index}",
         "nvmlDeviceGetHandleByUUID": by_uuid,
         "nvmlDeviceGetMemoryInfo": memory,
-    }.items():
+    }
+    for name, function in functions.items():
         stand_in(pynvml, name, function)

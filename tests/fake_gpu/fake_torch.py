@@ -43,7 +43,7 @@ def _device(torch: ModuleType) -> dict[str, Any]:
         "current_device": lambda: 0,
         "set_device": lambda device: _checked(torch, device),
         "synchronize": lambda device=None: None,
-        "get_device_properties": lambda device=None: _checked(torch, device) or properties,
+        "get_device_properties": lambda device=None: properties,
         "get_device_name": lambda device=None: NAME,
         "get_device_capability": lambda device=None: CAPABILITY,
         "is_bf16_supported": lambda including_emulation=True: True,
@@ -97,7 +97,7 @@ def _memory() -> dict[str, Any]:
         "reset_accumulated_memory_stats": reset_counts,
         "reset_peak_memory_stats": lambda device=None: card().allocator.reset_peaks(),
         "empty_cache": lambda: card().allocator.empty_cache(),
-        "memory_snapshot": lambda: card().note_snapshot() or [],
+        "memory_snapshot": lambda: card().snapshot()["segments"],
         "set_per_process_memory_fraction": lambda fraction, device=None: card().cap(
             _fraction(fraction)
         ),
@@ -130,7 +130,7 @@ def _open(torch: ModuleType) -> None:
     if card().outside_bytes:
         return
     card().open()
-    import torch._subclasses.fake_tensor as fake_tensor  # noqa: PLC0415 - torch is imported by now
+    from torch._subclasses import fake_tensor  # noqa: PLC0415 - torch is imported by now
     from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC0415 - as above
 
     class FakeCuda(fake_tensor.FakeTensorMode):
@@ -156,11 +156,11 @@ def _open(torch: ModuleType) -> None:
                 return value if args[0].dtype.is_floating_point else int(value)
             return func(*args, **(kwargs or {}))
 
-    fake_tensor.init_gpu_context = lambda *_: None
+    fake_tensor.init_gpu_context = lambda *_: None  # type: ignore[assignment] # in some PyTorch cached
     fake_tensor.CONSTANT_NUMEL_LIMIT = -1  # constants would be computed with, for real
-    torch.set_grad_enabled(False)  # noqa: FBT003 - PyTorch's signature
+    torch.set_grad_enabled(False)
     FakeCuda(allow_non_fake_inputs=True).__enter__()
-    Answers().__enter__()
+    Answers().__enter__()  # type: ignore[no-untyped-call] # PyTorch's
 
 
 _PARAMETERS: dict[int, "weakref.ref[Any]"] = {}

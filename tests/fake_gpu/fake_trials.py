@@ -8,7 +8,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +26,7 @@ from bsprobe.simulate.timeline import Action, Kind, Section
 from bsprobe.simulate.workspace import Workspaces
 from bsprobe.trials import TrialSpec
 from bsprobe.units import format_bytes
+from bsprobe.variants import Variant
 
 _SECONDS_PER_IMAGE = 0.05
 _TRACERS = Tracers()
@@ -36,8 +37,8 @@ _ILLEGAL = "CUDA error: an illegal memory access was encountered"
 class _Trial:
     """The trial that runs now."""
 
-    def __init__(self, spec: TrialSpec) -> None:
-        self.fault = _fault_of(_count(spec))
+    def __init__(self, spec: TrialSpec, fault: str) -> None:
+        self.fault = fault
         self._spec = spec
         with _simulating():
             tracer = _TRACERS.find(spec)
@@ -124,22 +125,41 @@ _running: list[_Trial] = []
 
 def install(stepping: ModuleType) -> None:
     """Have the steps of `bsprobe.devices.stepping` played as they are run."""
-    run_steps = stepping.run_steps  # type: ignore[attr-defined] # of the module that is imported
+    real: Any = stepping
 
-    @functools.wraps(run_steps)
-    def running(spec: TrialSpec, **named: Any) -> Any:
-        trial = _Trial(spec)
-        _running.append(trial)
-        try:
-            return run_steps(spec, **named)
-        finally:
-            _running.remove(trial)
-            trial.end()
+    @_instead_of(real, "run_steps")
+    def run_steps(original: Any, spec: TrialSpec, **named: Any) -> Any:
+        with _on_card(_Trial(spec, _fault_of(_count(spec)))):
+            return original(spec, **named)
 
-    stepping.run_steps = running  # type: ignore[attr-defined] # as above
+    @_instead_of(real, "rehearse")
+    def rehearse(original: Any, variant: Variant, device: torch.device, batch_size: int) -> None:
+        with _on_card(_Trial(TrialSpec(variant=variant, batch_size=batch_size), "")):
+            original(variant, device, batch_size)
+
     _followed(stepping, "build_task", _Trial.set_up)
     _followed(stepping, "training_step", _Trial.step)
     _followed(stepping, "evaluation_pass", _Trial.evaluate)
+
+
+def _instead_of(module: Any, name: str) -> Callable[[Callable[..., Any]], None]:
+    """Put a function in the place of another one, which it is given first."""
+
+    def put(function: Callable[..., Any]) -> None:
+        original = getattr(module, name)
+        setattr(module, name, functools.wraps(original)(functools.partial(function, original)))
+
+    return put
+
+
+@contextmanager
+def _on_card(trial: _Trial) -> Iterator[None]:
+    _running.append(trial)
+    try:
+        yield
+    finally:
+        _running.remove(trial)
+        trial.end()
 
 
 def _followed(stepping: ModuleType, name: str, play: Any) -> None:

@@ -1,4 +1,4 @@
-"""Stand-ins for functions of PyTorch and NVML: called as the real ones may be called, or not at all."""
+"""Stand-ins for functions of PyTorch and NVML, which must be called as the real ones may be."""
 
 import functools
 import inspect

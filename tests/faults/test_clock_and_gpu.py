@@ -79,6 +79,7 @@ class _LosesItsGpu:
     """A device whose GPU goes away in a trial, or right after it."""
 
     info: DeviceInfo = DEVICE
+    budget_bytes = None
 
     def __init__(self, *, during_trial: bool) -> None:
         self._during_trial = during_trial

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# What a GPU that is at hand for minutes is asked, the most valuable first; runs unattended.
+#
+#     OUT=DIR bash benchmarks/first_gpu.sh A|B [SECONDS]
+#
+# Run it in the root of a checkout, with what bsprobe depends on installed; bsprobe need not be.
+# A is for a first time, B for a second one: it goes on from tests/data/truth. It never takes more
+# than SECONDS (535), and what it finds is in $OUT as soon as it is known: at most 8 files of 16 MiB.
+#
+#     OUT/log-A.txt                 everything that was said
+#     OUT/outside.jsonl             what lies outside the allocator, stage by stage
+#     OUT/truth-1.tar, -2, -3, -4   what benchmarks/record_truth.py records: for tests/data/truth
+#     OUT/run.tgz, OUT/explain.tgz  folders of bsprobe run and bsprobe explain
+#
+# PY names the Python, W the folder for work in progress. A wheel of nvidia-cudnn-frontend in .whl/
+# is installed if it can be. REHEARSE=1 takes small networks, to see that all of it works here.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+part=${1:-} limit=${2:-535}
+if ! [[ $part =~ ^[AB]$ && $limit =~ ^[0-9]+$ && -n ${OUT:-} ]]; then
+  echo "usage: OUT=DIR bash benchmarks/first_gpu.sh A|B [SECONDS]" >&2
+  exit 2
+fi
+if [ -z "${FIRST_GPU_IN_TIME:-}" ]; then  # whatever hangs below, the time is kept
+  FIRST_GPU_IN_TIME=1 exec timeout -s TERM -k 3 "$((limit > 8 ? limit - 4 : limit))" \
+    bash benchmarks/first_gpu.sh "$part" "$limit"
+fi
+
+PY=${PY:-python3} W=${W:-$PWD/.first-gpu}
+mkdir -p "$OUT" "$W"
+OUT=$(cd "$OUT" && pwd) W=$(cd "$W" && pwd)
+exec > >(tee -a "$OUT/log-$part.txt") 2>&1
+export PYTHONUNBUFFERED=1 MPLCONFIGDIR=$W/mpl PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+small=() network=(--model deeplabv2-resnet101)
+if [ -n "${REHEARSE:-}" ]; then
+  small=(--rehearse) network=(--model deeplabv2-mini --resolution 64x128)
+fi
+
+left() { echo $((limit - SECONDS)); }
+say() { echo "=== [${SECONDS} s, $(left) s left] $*"; }
+box() {  # box SECONDS COMMAND...: never more than is left, and never the end of the rest
+  local seconds=$1
+  shift
+  if (($(left) < 25)); then say "skipped: $*"; return; fi
+  ((seconds > $(left) - 14)) && seconds=$(($(left) - 14))
+  say "at most $seconds s: $*"
+  timeout -s INT -k 6 "$seconds" "$@" </dev/null
+  say "ended with $?"
+}
+pack() {  # pack FOLDER...: each as an archive in $OUT, without what makes it too large
+  local folder partial
+  for folder in "$@"; do
+    [ -d "$W/$folder" ] || continue
+    partial=$W/$folder.partial
+    tar -czf "$partial" -C "$W" "$folder" 2>/dev/null
+    if (($(wc -c <"$partial") > 15 << 20)); then
+      tar -czf "$partial" -C "$W" --exclude='*.pickle' "$folder" 2>/dev/null
+    fi
+    (($(wc -c <"$partial") <= 15 << 20)) && cp "$partial" "$W/$folder.tgz" && mv "$W/$folder.tgz" "$OUT/"
+  done
+}
+minutes() { awk "BEGIN { print ($1) / 60 }"; }
+record() {  # record SECONDS [OPTION...]: what is still missing, for so long
+  local seconds=$1
+  shift
+  ((seconds > $(left) - 40)) && seconds=$(($(left) - 40))
+  ((seconds < 30)) && { say "skipped: recording"; return; }
+  box $((seconds + 25)) "$PY" benchmarks/record_truth.py --out "$W/truth" --archive "$OUT/truth.tar" \
+    --minutes "$(minutes "$seconds")" "${small[@]}" "$@"
+}
+
+if compgen -G '.whl/*.whl' >/dev/null; then
+  "$PY" -m pip install -q --no-index --no-deps --no-cache-dir .whl/*.whl ||
+    { "$PY" -m pip install -q --no-index --no-deps --no-cache-dir --target "$W/site" .whl/*.whl &&
+      export PYTHONPATH=$PYTHONPATH:$W/site; }
+fi
+{ nvidia-smi -q -d MEMORY | head -25; nproc; free -g | head -2; } 2>&1
+"$PY" - <<'P'
+import importlib
+
+for name in ("torch", "torchvision", "numpy", "pandas", "rich", "matplotlib", "click", "PIL",
+             "pynvml", "cudnn", "timm", "hypothesis", "pytest"):
+    try:
+        print(name, getattr(importlib.import_module(name), "__version__", "?"))
+    except BaseException as error:
+        print("MISSING", name, repr(error)[:200])
+P
+say "imports are warm"
+if [ ! -d "$W/truth" ] && [ -d tests/data/truth ]; then cp -r tests/data/truth "$W/"; fi
+(while sleep 10; do pack run explain; done) &
+mirror=$!
+trap 'kill $mirror 2>/dev/null; pack run explain' EXIT
+
+if [ "$part" = A ]; then
+  box 75 "$PY" benchmarks/outside_stages.py "$OUT/outside.jsonl" "${small[@]}"
+  record 140 --tier all
+  box 320 "$PY" -m bsprobe run --resume --search guided --trial-timeout 150 --out "$W/run" "${network[@]}"
+  record 600 --tier all  # what the run has left over
+else
+  box 85 "$PY" -m pytest -m gpu tests/devices/test_cuda.py -q -x -p no:cacheprovider
+  record 90 --tier 3
+  record 120 --tier 2
+  box 60 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run --resume \
+    --search guided --model deeplabv2-mini --resolution 256x512 --precision amp-fp16 --norm batch \
+    --out "$W/run"
+  box 100 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/explain" "${network[@]}"
+  box 100 "$PY" -m pytest -m gpu tests/test_measuring_on_gpu.py -q -p no:cacheprovider
+  record 600 --tier all
+fi
+say "done"
