@@ -34,10 +34,11 @@ def gpu_of(machine: Machine) -> Gpu:
     """The card of the catalogue that the machine has: what `--gpu NAME` would predict for.
 
     One that the catalogue lacks is a custom card, with what lies outside the allocator estimated.
+    A fake is predicted as the card whose name it bears beside the word FAKE.
     """
     device = machine.device
     try:
-        return find_gpu(device.name)
+        return find_gpu(re.sub(r"\bfake\b", "", device.name, flags=re.IGNORECASE))
     except UsageError:
         capability = device.compute_capability
         assert capability is not None  # noqa: S101 - every CUDA device has one

@@ -20,6 +20,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +39,13 @@ _TRIALS, _BOUNDARIES = "trials", "boundaries"
 T = TypeVar("T", "Machine", "TruthTrial")
 
 
+class Fakes(StrEnum):
+    """What becomes of recordings of a fake GPU, which tests make: they are no truth."""
+
+    REFUSE = "refuse"
+    ACCEPT = "accept"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """The machine that a folder was recorded on."""
@@ -51,6 +59,11 @@ class Machine:
     """What `torch.cuda.get_device_properties` says, names and values as text."""
     cudnn_properties: str
     """The card as cuDNN describes it to itself (JSON), or why that is not known."""
+
+    @property
+    def is_fake(self) -> bool:
+        """Whether the device's name has the word FAKE in it, as every fake GPU of a test has."""
+        return "fake" in re.findall(r"[a-z0-9]+", self.device.name.lower())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,15 +177,29 @@ def load_machine(folder: Path) -> Machine | None:
     return _decoded(Machine, path, _read(path)) if path.exists() else None
 
 
-def load_all(root: Path = ROOT) -> Iterator[Truth]:
+def check_fake(folder: Path, machine: Machine, fakes: Fakes) -> None:
+    """Refuse a machine with a fake GPU, unless fakes are accepted.
+
+    Raises:
+        FileError: It has one, and they are not.
+    """
+    if machine.is_fake and fakes is Fakes.REFUSE:
+        raise FileError(
+            f"{folder} was recorded on a fake GPU ({machine.device.name}): it is no truth",
+            hint="add --fake to try things out with it all the same",
+        )
+
+
+def load_all(root: Path = ROOT, *, fakes: Fakes = Fakes.REFUSE) -> Iterator[Truth]:
     """Everything recorded below a folder, machine by machine, in the order of the names.
 
     Raises:
-        FileError: A file cannot be read, is damaged, or of another version.
+        FileError: A file cannot be read, is damaged, of another version, or of a fake GPU.
     """
     for folder in sorted(path.parent for path in root.glob("*/machine.json")):
         machine = load_machine(folder)
         assert machine is not None  # noqa: S101 - it was found
+        check_fake(folder, machine, fakes)
         paths = sorted((folder / _TRIALS).glob("*.json.gz"))
         yield Truth(
             name=folder.name,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from builders import DEVICE, ENVIRONMENT, broke, ran, settings
 from fabricated import fabricated
 from tiny_networks import VARIANT
@@ -41,14 +42,20 @@ PHASES = {
     Section.FIRST_STEP: "step 1",
     Section.LATER_STEP: "step 2",
 }
+CUDNN = torch.backends.cudnn.version()
+HERE = replace(ENVIRONMENT, torch=torch.__version__, cudnn=None if CUDNN is None else str(CUDNN))
+"""The versions that predict here: requests are compared with no others."""
+ELSEWHERE = replace(ENVIRONMENT, torch="2.6.0+cu124", cudnn="90100")
+"""Versions that no environment of the tests has both of."""
 MACHINE = Machine(
     schema_version=SCHEMA_VERSION,
     device=DEVICE,
-    environment=ENVIRONMENT,
+    environment=HERE,
     outside_at_rest_bytes=300 * MIB,
     properties=(("name", DEVICE.name),),
     cudnn_properties="fabricated",
 )
+FAKE_MACHINE = replace(MACHINE, device=replace(DEVICE, name=f"FAKE {DEVICE.name}"))
 SPEC = TrialSpec(variant=VARIANT, batch_size=2, warmup_steps=1, measured_steps=1)
 
 
@@ -129,6 +136,6 @@ def write_boundary(folder: Path, largest: int) -> None:
     save_run(run, target)
 
 
-def write_machine(folder: Path) -> None:
+def write_machine(folder: Path, machine: Machine = MACHINE) -> None:
     """Write what the machine would be."""
-    save_machine(folder, MACHINE)
+    save_machine(folder, machine)

@@ -1,0 +1,99 @@
+"""The versions that a prediction depends on: those that were recorded, and those of here.
+
+    PYTHONPATH=. python benchmarks/truth_versions.py FOLDER
+
+Says in which versions this environment differs from the one that a GPU's folder was recorded in;
+nothing where it does not.
+
+PyTorch decides what a step allocates, cuDNN which workspaces it takes: for compute capability 9.0
+the first workspace of 205 of 568 convolutions is another in cuDNN 9.26 than in 9.19. Requests are
+therefore compared where both versions are equal, and nowhere else.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from script_errors import exit_from
+from truth_prediction import capability_of
+from truth_records import Machine, load_machine
+
+from bsprobe.errors import FileError
+from bsprobe.simulate.cudnn_plans import version_text
+from bsprobe.simulate.workspace import Workspaces
+
+JUDGE: Final = "bash benchmarks/judge.sh"
+"""The command that makes an environment with the recorded versions and compares there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """PyTorch and cuDNN."""
+
+    torch: str
+    """The release, without its local part: 2.11.0+cu130 is 2.11.0."""
+    cudnn: str | None
+    """Such as "9.19.0"; None where there is none."""
+
+    def __str__(self) -> str:
+        return f"PyTorch {self.torch}, {self._cudnn_words}"
+
+    def difference_to(self, recorded: "Versions") -> str | None:
+        """What is here instead of what was recorded, in words; None where nothing differs."""
+        parts = []
+        if self.torch != recorded.torch:
+            parts.append(f"PyTorch {self.torch} instead of {recorded.torch}")
+        if self.cudnn != recorded.cudnn:
+            parts.append(f"{self._cudnn_words} instead of {recorded.cudnn or 'none'}")
+        return " and ".join(parts) or None
+
+    @property
+    def _cudnn_words(self) -> str:
+        return f"cuDNN {self.cudnn}" if self.cudnn else "no cuDNN"
+
+
+def recorded_versions(machine: Machine) -> Versions:
+    """The versions that a machine was recorded with."""
+    cudnn = machine.environment.cudnn
+    return Versions(
+        torch=_release(machine.environment.torch),
+        cudnn=version_text(int(cudnn)) if cudnn and cudnn.isdecimal() else cudnn,
+    )
+
+
+def versions_here(machine: Machine) -> Versions:
+    """The versions that predict here for a machine's card; of cuDNN the one that really answers."""
+    return Versions(
+        torch=_release(torch.__version__), cudnn=Workspaces(capability_of(machine)).cudnn_version
+    )
+
+
+def version_difference(machine: Machine) -> str | None:
+    """What is here instead of what a machine was recorded with; None where nothing differs."""
+    return versions_here(machine).difference_to(recorded_versions(machine))
+
+
+def _release(version: str) -> str:
+    return version.partition("+")[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the difference, if there is one."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args(arguments).folder
+    machine = load_machine(folder)
+    if machine is None:
+        raise FileError(f"{folder} has no machine.json", hint="give the folder of one GPU")
+    found = version_difference(machine)
+    if found is not None:
+        print(found)
+
+
+if __name__ == "__main__":
+    exit_from(main)
