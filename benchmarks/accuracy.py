@@ -1,44 +1,66 @@
 """How far predictions are from what was recorded on GPUs: `reports/accuracy.md` and its plot.
 
     PYTHONPATH=. python benchmarks/accuracy.py [--truth DIR] [--out DIR]
+    PYTHONPATH=. python benchmarks/accuracy.py --load FILE ... [--out DIR]
 
 Needs no GPU: what was measured stands in `tests/data/truth` (`record_truth.py` writes it), and what
-is predicted is predicted anew.
+is predicted is predicted anew. Peaks and boundaries are always compared; requests only with the
+PyTorch and the cuDNN that were recorded: `bash benchmarks/judge.sh` makes such an environment, and
+runs this in it. `--save FILE` keeps the figures of one environment instead of writing the report,
+and `--load` writes one report from the figures of several.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from accuracy_figures import Accuracy, CheckedBoundary, CheckedTrial
+from accuracy_figures import Accuracy, CheckedBoundary, CheckedMachine, CheckedTrial, joined
+from accuracy_file import load, save
 from accuracy_report import write
+from fake_reports import REPORTS, check_folder
+from script_errors import exit_from
 from truth_prediction import compared, gpu_of, predicted_boundary, predicted_measurement
-from truth_records import ROOT, Truth, TruthTrial, load_all
+from truth_records import ROOT, Fakes, Truth, TruthTrial, load_all
+from truth_versions import recorded_versions, versions_here
 
 from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.errors import FileError
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
 from bsprobe.trials import Measurement
-
-REPORTS = Path(__file__).parents[1] / "reports"
 
 
 def checked(truth: Truth) -> Accuracy:
     """Everything that was recorded on one machine beside its prediction."""
+    machine = checked_machine(truth)
     return Accuracy(
-        trials=tuple(checked_trials(truth)), boundaries=tuple(checked_boundaries(truth))
+        machines=(machine,),
+        trials=tuple(checked_trials(truth, machine)),
+        boundaries=tuple(checked_boundaries(truth)),
     )
 
 
-def checked_trials(truth: Truth) -> Iterator[CheckedTrial]:
-    """The trials, request by request too where the allocator's history was recorded."""
+def checked_machine(truth: Truth) -> CheckedMachine:
+    """The versions that recorded a machine and that predict for it."""
+    return CheckedMachine(
+        name=truth.name,
+        is_fake=truth.machine.is_fake,
+        recorded=recorded_versions(truth.machine),
+        predicted=versions_here(truth.machine),
+    )
+
+
+def checked_trials(truth: Truth, machine: CheckedMachine) -> Iterator[CheckedTrial]:
+    """The trials, request by request too where a history was recorded by the versions of here."""
     device = SimulatedDevice(gpu_of(truth.machine), None)
     for path, trial in truth.trials:
-        has_history = bool(trial.marks) and trial.measurement is not None
+        is_compared = (
+            machine.difference is None and bool(trial.marks) and trial.measurement is not None
+        )
         yield CheckedTrial(
             machine=truth.name,
             trial=trial,
             predicted=_prediction(trial, device),
-            requests=compared(path, trial, truth.machine) if has_history else None,
+            requests=compared(path, trial, truth.machine) if is_compared else None,
         )
 
 
@@ -66,22 +88,38 @@ def _prediction(trial: TruthTrial, device: SimulatedDevice) -> Measurement | Non
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the report; print its first line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Write the report and print its first line; or keep the figures for it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--truth", type=Path, default=ROOT)
     parser.add_argument("--out", type=Path, default=REPORTS)
+    parser.add_argument("--fake", action="store_true", help="accept what a fake GPU recorded")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="keep the figures; no report")
+    parser.add_argument("--load", type=Path, metavar="FILE", nargs="+", help="report on these")
     given = parser.parse_args(arguments)
-    found = [checked(truth) for truth in load_all(given.truth)]
-    print(
-        write(
-            Accuracy(
-                trials=tuple(each for part in found for each in part.trials),
-                boundaries=tuple(each for part in found for each in part.boundaries),
-            ),
-            given.out,
-        )
-    )
+    fakes = Fakes.ACCEPT if given.fake else Fakes.REFUSE
+    if given.load:
+        found = joined(map(load, given.load))
+        _check_fakes(given.out, fakes, is_fake=found.is_fake)
+    else:
+        truths = tuple(load_all(given.truth, fakes=fakes))
+        if given.save is None:  # before the minutes that predicting takes
+            _check_fakes(given.out, fakes, is_fake=any(each.machine.is_fake for each in truths))
+        found = joined(map(checked, truths))
+    if given.save is None:
+        print(write(found, given.out))
+    else:
+        save(found, given.save)
+
+
+def _check_fakes(out: Path, fakes: Fakes, *, is_fake: bool) -> None:
+    if not is_fake:
+        return
+    if fakes is Fakes.REFUSE:
+        raise FileError("these figures are of a fake GPU: they are no truth", hint="add --fake")
+    check_folder(out)
 
 
 if __name__ == "__main__":
-    main()
+    exit_from(main)

@@ -1,14 +1,24 @@
 """Errors of predictions: figures alone, for `accuracy_report.py` to write down."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from truth_records import TruthTrial
+from truth_versions import Versions
 
 from bsprobe.simulate.comparison import Comparison
 from bsprobe.trials import Measurement, Peak
 from bsprobe.variants import Variant
+
+AIMED_MEDIAN: Final = 0.01
+AIMED_WORST: Final = 0.04
+"""The project's aims: errors of peak reserved, in the median and at worst."""
+AIMED_EXACT: Final = 0.95
+"""The project's aim: boundaries that are predicted exactly."""
+AIMED_WORKSPACES: Final = 0.99
+"""The project's aim: convolutions with the predicted workspace."""
 
 PeakOf = Callable[[Measurement], int | None]
 """Which peak of a trial, in bytes."""
@@ -36,6 +46,21 @@ PEAKS: dict[str, PeakOf] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedMachine:
+    """A recorded machine, and what predicted for it."""
+
+    name: str
+    is_fake: bool
+    recorded: Versions
+    predicted: Versions
+
+    @property
+    def difference(self) -> str | None:
+        """What predicted instead of what was recorded, in words; None where nothing differs."""
+        return self.predicted.difference_to(self.recorded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedTrial:
     """A recorded trial and its prediction."""
 
@@ -44,7 +69,7 @@ class CheckedTrial:
     predicted: Measurement | None
     """None where it is predicted not to fit."""
     requests: Comparison | None
-    """None where no history was recorded."""
+    """None where no history was recorded, or other versions predict than recorded it."""
 
     @property
     def is_judged_rightly(self) -> bool:
@@ -80,8 +105,14 @@ class CheckedBoundary:
 class Accuracy:
     """Everything that was recorded beside everything that is predicted."""
 
+    machines: tuple[CheckedMachine, ...]
     trials: tuple[CheckedTrial, ...]
     boundaries: tuple[CheckedBoundary, ...]
+
+    @property
+    def is_fake(self) -> bool:
+        """Whether any of it was recorded on a fake GPU."""
+        return any(machine.is_fake for machine in self.machines)
 
     def errors(self, peak: PeakOf) -> tuple[float, ...]:
         """The errors of one peak over all trials that have it."""
@@ -98,6 +129,54 @@ class Spread:
     """90 of 100 errors are no larger (interpolated linearly)."""
     worst: float
     """With its sign."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aim:
+    """An aim of the project, and how far it is reached."""
+
+    what: str
+    aimed: float
+    """A share."""
+    found: float
+    """A share."""
+    count: int
+    """What the share was found over."""
+    is_met: bool
+
+
+def joined(parts: Iterable[Accuracy]) -> Accuracy:
+    """What was found in several environments, as one."""
+    known = tuple(parts)
+    return Accuracy(
+        machines=tuple(each for part in known for each in part.machines),
+        trials=tuple(each for part in known for each in part.trials),
+        boundaries=tuple(each for part in known for each in part.boundaries),
+    )
+
+
+def aims(found: Accuracy) -> Iterator[Aim]:
+    """The aims that there are figures for."""
+    errors = spread(found.errors(reserved))
+    if errors is not None:
+        for what, aimed, error in (
+            ("peak reserved, median error at most", AIMED_MEDIAN, errors.median),
+            ("peak reserved, worst error at most", AIMED_WORST, abs(errors.worst)),
+        ):
+            yield Aim(
+                what=what, aimed=aimed, found=error, count=errors.count, is_met=error <= aimed
+            )
+    exact = sum(each.difference == 0 for each in found.boundaries)
+    compared = [each.requests for each in found.trials if each.requests is not None]
+    equal = sum(each.workspaces_equal for each in compared)
+    convolutions = sum(each.convolutions for each in compared)
+    for what, aimed, right, count in (
+        ("boundaries exact, at least", AIMED_EXACT, exact, len(found.boundaries)),
+        ("workspaces equal, at least", AIMED_WORKSPACES, equal, convolutions),
+    ):
+        if count:
+            share = right / count
+            yield Aim(what=what, aimed=aimed, found=share, count=count, is_met=share >= aimed)
 
 
 def errors_of(trials: Iterable[CheckedTrial], peak: PeakOf) -> tuple[float, ...]:

@@ -6,8 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-from accuracy_figures import PEAKS, Accuracy, CheckedTrial, Spread, errors_of, reserved, spread
+from accuracy_figures import (
+    PEAKS,
+    Accuracy,
+    CheckedTrial,
+    Spread,
+    aims,
+    errors_of,
+    reserved,
+    spread,
+)
+from fake_reports import FAKE_TITLE
 from matplotlib.figure import Figure
+from truth_versions import JUDGE
 
 from bsprobe.files import write_atomically
 from bsprobe.report.markdown import table
@@ -62,20 +73,26 @@ def write(found: Accuracy, folder: Path) -> str:
 
 def render(found: Accuracy) -> str:
     """The report; its first line says it all."""
-    parts = [
-        f"# {headline(found)}",
-        f"Written by `{_COMMAND}` from what stands in `tests/data/truth`.",
-    ]
+    parts = [f"# {headline(found)}"]
     if found.errors(reserved):
+        parts.append(
+            f"Written by `{_COMMAND}`, which `{JUDGE} TRUTH` runs in the recorded versions."
+        )
         parts += _figures(found)
     else:
+        parts.append(f"Written by `{_COMMAND}` from what stands in `tests/data/truth`.")
         parts += _without_figures()
     parts += ["## What others have published", _published()]
     return "\n\n".join(parts) + "\n"
 
 
 def headline(found: Accuracy) -> str:
-    """The accuracy in a line, or that there is none to speak of."""
+    """The accuracy in a line, or that there is none to speak of; of a fake GPU it says so first."""
+    accuracy = _accuracy_line(found)
+    return f"{FAKE_TITLE}: {accuracy}" if found.is_fake else accuracy
+
+
+def _accuracy_line(found: Accuracy) -> str:
     errors = spread(found.errors(reserved))
     if errors is None:
         return "Accuracy: no prediction has been held against a GPU yet"
@@ -143,6 +160,10 @@ def _figures(found: Accuracy) -> Iterator[str]:
     judged = [each for each in found.trials if not each.is_judged_rightly]
     rows = [_spread_row(name, spread(found.errors(peak))) for name, peak in PEAKS.items()]
     yield f"![Errors of predicted peaks]({NAME}.png)"
+    yield "## The project's aims"
+    yield table(("", "aim", "found", "of", ""), list(_aim_rows(found)))
+    yield "## Versions"
+    yield from _version_parts(found)
     yield "## Peaks"
     yield table(_SPREAD_HEADER, [row for row in rows if row is not None])
     yield (
@@ -158,6 +179,29 @@ def _figures(found: Accuracy) -> Iterator[str]:
     yield table(("configuration", "measured", "predicted", "error"), list(_worst_rows(found)))
     yield from _boundary_parts(found)
     yield from _request_parts(found)
+
+
+def _aim_rows(found: Accuracy) -> Iterator[tuple[str, ...]]:
+    for aim in aims(found):
+        verdict = "met" if aim.is_met else "not met"
+        yield (aim.what, f"{aim.aimed:.0%}", f"{aim.found:.2%}", str(aim.count), verdict)
+
+
+def _version_parts(found: Accuracy) -> Iterator[str]:
+    """What was recorded with what, and predicted with what."""
+    yield table(
+        ("", "recorded with", "predicted with"),
+        [(each.name, str(each.recorded), str(each.predicted)) for each in found.machines],
+    )
+    for each in found.machines:
+        if each.difference is not None:
+            yield (
+                f"The requests of {each.name} were **not compared**: what predicted them has "
+                f"{each.difference}, and another cuDNN chooses other workspaces. "
+                f"`{JUDGE} TRUTH` makes an environment with the recorded versions and compares "
+                "them there. Peaks and boundaries are compared all the same; the other versions "
+                "alone make predicted peaks several per cent larger or smaller."
+            )
 
 
 _SPREAD_HEADER = ("", "trials", "median", "90th percentile", "worst")
@@ -266,7 +310,9 @@ def _write_plot(found: Accuracy, path: Path) -> None:
         axes.set_xlim(left=0)
         axes.set_xlabel("measured peak reserved, GiB")
         axes.set_ylabel("predicted - measured, %")
-        axes.set_title("Errors of predicted peaks", loc="left", fontsize=11)
+        title = "Errors of predicted peaks"
+        title = f"{FAKE_TITLE}: {title}" if found.is_fake else title
+        axes.set_title(title, loc="left", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
         for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 150})):

@@ -1,29 +1,73 @@
 """Recorded histories held against what is predicted for them, request by request.
 
-    PYTHONPATH=. python benchmarks/compare_requests.py [FILE ...] [--show 10]
+    PYTHONPATH=. python benchmarks/compare_requests.py [FILE ...] [--truth DIR] [--show 10|all]
 
 Without files, everything below `tests/data/truth`. For each history: how many requests have the
 same size in the same place, how many convolutions the same workspace, and the first differences;
-at the end, which operators the differences stand in.
+at the end, which operators the differences stand in. Runs with the PyTorch and the cuDNN that were
+recorded, and with no others: `bash benchmarks/judge.sh` makes such an environment.
 """
 
 import argparse
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from fake_reports import FAKE_TITLE
+from script_errors import exit_from
 from truth_prediction import compared
-from truth_records import ROOT, Machine, TruthTrial, load_machine, load_trial
+from truth_records import (
+    ROOT,
+    Fakes,
+    Machine,
+    TruthTrial,
+    check_fake,
+    load_machine,
+    load_trial,
+)
+from truth_versions import JUDGE, version_difference
 
+from bsprobe.errors import NotComparableError
 from bsprobe.simulate.comparison import Comparison, Difference
 
 
-def recorded(paths: Sequence[Path]) -> Iterator[tuple[Path, TruthTrial, Machine]]:
-    """The trials with a history, among these files or everywhere."""
-    for path in paths or sorted(ROOT.glob("*/trials/*.json.gz")):
-        trial, machine = load_trial(path), load_machine(path.resolve().parents[1])
+def machines_of(paths: Sequence[Path], fakes: Fakes) -> dict[Path, Machine]:
+    """The machines whose folders these files lie in, if this environment can judge them all.
+
+    Raises:
+        NotComparableError: Other versions than those here recorded one.
+        FileError: One has a fake GPU, and they are not accepted.
+    """
+    found = {}
+    for folder in sorted({gpu_folder(path) for path in paths}):
+        machine = load_machine(folder)
+        if machine is None:
+            continue
+        check_fake(folder, machine, fakes)
+        differing = version_difference(machine)
+        if differing is not None:
+            raise NotComparableError(
+                f"the requests of {folder} cannot be compared here: this is {differing}",
+                hint=f"{JUDGE} {folder}",
+            )
+        found[folder] = machine
+    return found
+
+
+def recorded(
+    paths: Sequence[Path], machines: Mapping[Path, Machine]
+) -> Iterator[tuple[Path, TruthTrial, Machine]]:
+    """The trials with a history, among these files."""
+    for path in paths:
+        trial, machine = load_trial(path), machines.get(gpu_folder(path))
         if trial.marks and machine is not None:
             yield path, trial, machine
+
+
+def gpu_folder(path: Path) -> Path:
+    """The folder of the GPU that recorded a trial."""
+    return path.resolve().parents[1]
 
 
 def where(difference: Difference) -> str:
@@ -45,13 +89,21 @@ def line(name: str, found: Comparison) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print what was found."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--show", type=int, default=10, help="differences of each history")
+    parser.add_argument("--truth", type=Path, default=ROOT, help="where to look without files")
+    parser.add_argument("--show", type=_limit, default=10, help="differences of each history")
+    parser.add_argument("--fake", action="store_true", help="accept what a fake GPU recorded")
     given = parser.parse_args(arguments)
+    paths = given.files or sorted(given.truth.glob("*/trials/*.json.gz"))
+    machines = machines_of(paths, Fakes.ACCEPT if given.fake else Fakes.REFUSE)
+    if any(machine.is_fake for machine in machines.values()):
+        print(f"{FAKE_TITLE}: these requests were recorded on a fake GPU")
     counts: Counter[str] = Counter()
     histories = 0
-    for path, trial, machine in recorded(given.files):
+    for path, trial, machine in recorded(paths, machines):
         found = compared(path, trial, machine)
         histories += 1
         counts.update(where(difference) for difference in found.differences)
@@ -63,5 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{count:>8}  {place}")
 
 
+def _limit(text: str) -> int:
+    return sys.maxsize if text == "all" else int(text)
+
+
 if __name__ == "__main__":
-    main()
+    exit_from(main)

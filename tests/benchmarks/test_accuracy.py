@@ -5,10 +5,13 @@ from pathlib import Path
 
 import accuracy
 import pytest
-from accuracy_figures import Accuracy, Spread, reserved, spread
+from accuracy_figures import Accuracy, Aim, Spread, aims, joined, reserved, spread
+from accuracy_file import load
 from accuracy_report import render
 from fabricated_truth import (
+    ELSEWHERE,
     LIMIT,
+    MACHINE,
     SPEC,
     requests_here,
     truth_trial,
@@ -16,9 +19,11 @@ from fabricated_truth import (
     write_machine,
     write_trial,
 )
+from fake_reports import REPORTS
 from tiny_networks import VARIANT, TinyNet
 from truth_records import ROOT, load_all
 
+from bsprobe.errors import FileError
 from bsprobe.simulate import fake_model
 from bsprobe.variants import Norm
 
@@ -87,6 +92,82 @@ def test_the_report_says_it_all_in_its_first_line_and_draws_it(
     assert {path.name for path in out.iterdir()} == {"accuracy.md", "accuracy.png", "accuracy.svg"}
 
 
+def test_what_other_versions_predict_is_compared_in_its_peaks_alone_and_the_report_says_so(
+    root: Path,
+) -> None:
+    same = figures(root)
+    write_machine(root / "card", replace(MACHINE, environment=ELSEWHERE))
+    found = figures(root)
+    assert found == replace(
+        same,
+        machines=tuple(
+            replace(each, recorded=found.machines[0].recorded) for each in same.machines
+        ),
+        trials=tuple(replace(each, requests=None) for each in same.trials),
+    )
+    assert [each.requests is None for each in same.trials] == [False, True]
+    assert (same.machines[0].difference, found.machines[0].difference is None) == (None, False)
+    judged, other = render(same), render(found)
+    assert "not compared" not in judged
+    assert "## Request by request" in judged
+    assert "The requests of card were **not compared**" in other
+    assert f"{found.machines[0].difference}" in other
+    assert "| card | PyTorch 2.6.0, cuDNN 9.1.0 | " in other
+    assert "bash benchmarks/judge.sh" in other
+    assert "## Request by request" not in other
+
+
+def test_the_report_says_which_aims_are_met_of_those_with_figures(root: Path) -> None:
+    median, worst, workspaces = aims(figures(root))
+    assert [median.found, worst.found] == pytest.approx([0.05, 0.1], abs=1e-6)
+    assert [each.is_met for each in (median, worst)] == [False, False]
+    assert workspaces == Aim(
+        what="workspaces equal, at least", aimed=0.99, found=1.0, count=10, is_met=True
+    )
+    write_boundary(root / "card", 20)
+    found = figures(root)
+    boundaries = list(aims(found))[2]
+    assert boundaries == Aim(
+        what="boundaries exact, at least", aimed=0.95, found=0.0, count=1, is_met=False
+    )
+    text = render(found)
+    assert "| peak reserved, median error at most | 1% | 5.00% | 2 | not met |" in text
+    assert "| workspaces equal, at least | 99% | 100.00% | 10 | met |" in text
+    assert list(aims(joined([]))) == []
+
+
+def test_figures_of_several_environments_make_one_report(root: Path, tmp_path: Path) -> None:
+    write_boundary(root / "card", 20)
+    other = tmp_path / "other"
+    write_machine(other / "later-card", replace(MACHINE, environment=ELSEWHERE))
+    write_trial(other / "later-card", truth_trial(), requests_here())
+    files = [str(tmp_path / "one.json"), str(tmp_path / "two.json")]
+    for source, file in zip((root, other), files, strict=True):
+        accuracy.main(["--truth", str(source), "--out", str(tmp_path / "no"), "--save", file])
+    assert not (tmp_path / "no").exists()
+    accuracy.main(["--load", *files, "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "accuracy.md").read_text()
+    assert text == render(joined([figures(root), figures(other)]))
+    assert "of 3 training steps" in text
+
+
+def test_figures_that_are_damaged_or_of_another_version_are_refused(tmp_path: Path) -> None:
+    for content, words in (
+        ("{", "is damaged"),
+        ('{"schema_version": 1}', "is damaged"),
+        (
+            '{"schema_version": 9, "found": {"machines": [], "trials": [], "boundaries": []}}',
+            "has version 9",
+        ),
+    ):
+        path = tmp_path / "figures.json"
+        path.write_text(content)
+        with pytest.raises(FileError, match=words):
+            load(path)
+    with pytest.raises(FileError, match="does not exist"):
+        load(tmp_path / "nothing.json")
+
+
 def test_without_figures_the_report_says_so_and_draws_nothing(tmp_path: Path) -> None:
     accuracy.main(["--truth", str(tmp_path / "nothing"), "--out", str(tmp_path)])
     text = (tmp_path / "accuracy.md").read_text()
@@ -98,8 +179,8 @@ def test_without_figures_the_report_says_so_and_draws_nothing(tmp_path: Path) ->
 def test_the_report_in_the_repository_is_what_the_command_writes() -> None:
     if any(load_all(ROOT)):
         pytest.skip("a GPU has been recorded: predicting all of it takes minutes")
-    written = (accuracy.REPORTS / "accuracy.md").read_text(encoding="utf-8")
-    assert written == render(Accuracy(trials=(), boundaries=()))
+    written = (REPORTS / "accuracy.md").read_text(encoding="utf-8")
+    assert written == render(joined([]))
 
 
 def test_a_spread_takes_errors_without_their_sign_and_keeps_the_worst() -> None:

@@ -6,12 +6,21 @@ from pathlib import Path
 
 import compare_requests
 import pytest
-from fabricated_truth import MACHINE, SPEC, requests_here, truth_trial, write_machine, write_trial
+from fabricated_truth import (
+    ELSEWHERE,
+    MACHINE,
+    SPEC,
+    requests_here,
+    truth_trial,
+    write_machine,
+    write_trial,
+)
 from tiny_networks import TinyNet
 from truth_prediction import compared, gpu_of, predicted_measurement, sections_of
 from truth_records import load_trial
 
 from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.errors import NotComparableError
 from bsprobe.gpus import find_gpu
 from bsprobe.simulate import fake_model
 from bsprobe.simulate.timeline import Section
@@ -85,3 +94,31 @@ def test_the_command_names_differences_and_where_they_stand(
         "1 histories; differences by place:",
         "       1  another size: backward: upsample_bilinear2d_backward",
     ]
+
+
+def test_the_command_names_every_difference_where_all_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = [replace(each, size_bytes=each.size_bytes + 512) for each in requests_here()]
+    write_machine(tmp_path / "card")
+    write_trial(tmp_path / "card", truth_trial(), requests)
+    shown = []
+    for limit in ("3", "all"):
+        compare_requests.main(["--truth", str(tmp_path), "--show", limit])
+        out = capsys.readouterr().out.splitlines()
+        shown.append(sum(text.startswith("  ") and " | " in text for text in out))
+    count = int(out[0].rpartition("; ")[2].removesuffix(" differences"))
+    assert shown == [3, count]
+    assert count >= len(requests)
+
+
+def test_the_command_compares_nothing_by_other_versions_than_the_recorded_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_machine(tmp_path / "card", replace(MACHINE, environment=ELSEWHERE))
+    path = write_trial(tmp_path / "card", truth_trial(), requests_here())
+    for given in ([str(path)], ["--truth", str(tmp_path)]):
+        with pytest.raises(NotComparableError, match=r"instead of 9\.1\.0") as caught:
+            compare_requests.main(given)
+        assert (caught.value.exit_code, capsys.readouterr().out) == (2, "")
+        assert "bash benchmarks/judge.sh" in (caught.value.hint or "")

@@ -1,0 +1,134 @@
+"""What a fake GPU recorded is no truth: refused, unless it is asked for and marked."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import accuracy
+import compare_requests
+import pytest
+from fabricated_truth import (
+    FAKE_MACHINE,
+    MACHINE,
+    requests_here,
+    truth_trial,
+    write_machine,
+    write_trial,
+)
+from fake_reports import REPORTS
+from tiny_networks import TinyNet
+from truth_prediction import gpu_of
+from truth_records import ROOT, Fakes, load_all, load_machine
+
+from bsprobe.errors import FileError, UsageError
+from bsprobe.simulate import fake_model
+
+MACHINES = sorted(ROOT.glob("*/machine.json"))
+REFUSAL = "was recorded on a fake GPU .*: it is no truth"
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(fake_model, "build_model", TinyNet)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """One trial on a fake card."""
+    folder = tmp_path / "truth" / "card"
+    write_machine(folder, FAKE_MACHINE)
+    write_trial(folder, truth_trial(), requests_here())
+    return folder.parent
+
+
+@pytest.mark.parametrize(
+    ("name", "is_fake"),
+    [
+        ("FAKE NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA H100 (fake)", True),
+        ("NVIDIA H100 80GB HBM3", False),
+        ("NVIDIA FAKERY 1", False),
+    ],
+)
+def test_a_fake_has_the_word_in_its_name(name: str, *, is_fake: bool) -> None:
+    machine = replace(MACHINE, device=replace(MACHINE.device, name=name))
+    assert machine.is_fake is is_fake
+
+
+def test_a_fake_is_predicted_as_the_card_that_it_plays() -> None:
+    assert gpu_of(FAKE_MACHINE) == gpu_of(MACHINE)
+
+
+def test_no_fake_stands_among_the_truth() -> None:
+    machines = [load_machine(path.parent) for path in MACHINES]
+    assert [each for each in machines if each is None or each.is_fake] == []
+
+
+def test_a_fake_is_loaded_where_fakes_are_accepted_alone(root: Path) -> None:
+    with pytest.raises(FileError, match=REFUSAL) as caught:
+        list(load_all(root))
+    assert "--fake" in (caught.value.hint or "")
+    (truth,) = load_all(root, fakes=Fakes.ACCEPT)
+    assert truth.machine == FAKE_MACHINE
+
+
+def test_a_report_on_a_fake_is_asked_for_and_says_so_first(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = ["--truth", str(root), "--out", str(out)]
+    with pytest.raises(FileError, match=REFUSAL):
+        accuracy.main(given)
+    assert not out.exists()
+    accuracy.main([*given, "--fake"])
+    text = (out / "accuracy.md").read_text()
+    assert text.startswith("# FAKE, nothing measured: Accuracy: peak reserved within ")
+
+
+def test_figures_of_a_fake_stay_those_of_a_fake(root: Path, tmp_path: Path) -> None:
+    figures, out = tmp_path / "figures.json", tmp_path / "out"
+    accuracy.main(["--truth", str(root), "--save", str(figures), "--fake"])
+    with pytest.raises(FileError, match="of a fake GPU"):
+        accuracy.main(["--load", str(figures), "--out", str(out)])
+    accuracy.main(["--load", str(figures), "--out", str(out), "--fake"])
+    assert (out / "accuracy.md").read_text().startswith("# FAKE, nothing measured: ")
+
+
+@pytest.mark.parametrize("folder", [REPORTS, REPORTS / "of-a-fake"])
+def test_a_report_on_a_fake_never_goes_into_the_repositorys_reports(
+    root: Path, tmp_path: Path, folder: Path
+) -> None:
+    written = (REPORTS / "accuracy.md").read_bytes()
+    figures = tmp_path / "figures.json"
+    accuracy.main(["--truth", str(root), "--save", str(figures), "--fake"])
+    for source in (["--truth", str(root)], ["--load", str(figures)]):
+        with pytest.raises(UsageError, match="a fake GPU was recorded"):
+            accuracy.main([*source, "--out", str(folder), "--fake"])
+    assert (REPORTS / "accuracy.md").read_bytes() == written
+    assert not (REPORTS / "of-a-fake").exists()
+
+
+def test_requests_of_a_fake_are_compared_where_that_is_asked_for(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FileError, match=REFUSAL):
+        compare_requests.main(["--truth", str(root)])
+    compare_requests.main(["--truth", str(root), "--fake"])
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("FAKE, nothing measured: ")
+    assert "10 of 10 workspaces; 0 differences" in second
+
+
+def test_a_refusal_is_one_line_a_hint_and_exit_code_2(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, accuracy.__file__, "--truth", str(root), "--out", str(root)],
+        env={"PYTHONPATH": str(REPORTS.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    error, hint = done.stderr.splitlines()
+    assert error.startswith(f"error: {root / 'card'} was recorded on a fake GPU")
+    assert hint.startswith("hint: add --fake")
