@@ -1,22 +1,104 @@
-"""Predictions held against everything that was recorded on GPUs; nothing else is asserted here."""
+"""Predictions held against everything that was recorded on GPUs; nothing else is asserted here.
 
+The tolerances find what is grossly wrong. How far the project's aims are reached is told by
+`benchmarks/accuracy.py`, not by a test that fails.
+"""
+
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
-from truth_prediction import compared
-from truth_records import ROOT, load_machine, load_trial
+from accuracy import checked_boundaries
+from accuracy_figures import AIMED_WORKSPACES, CheckedBoundary, CheckedTrial, reserved
+from fabricated_truth import MACHINE, truth_trial, write_boundary, write_machine, write_trial
+from tiny_networks import VARIANT, TinyNet
+from truth_prediction import compared, gpu_of, predicted_measurement
+from truth_records import ROOT, Machine, Truth, load_machine, load_trial
+from truth_versions import version_difference
 
+from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.runfile import load_run
+from bsprobe.simulate import fake_model
 from bsprobe.simulate.history import load_history
 from bsprobe.simulate.replay import replay_addresses
 
-PATHS = sorted(ROOT.glob("*/trials/*.json.gz"))
+TRIALS = sorted(ROOT.glob("*/trials/*.json.gz"))
+BOUNDARIES = sorted(ROOT.glob("*/boundaries/*/run.json"))
 NONE = pytest.param(None, marks=pytest.mark.skip(reason="no GPU has been recorded yet"))
 each_trial = pytest.mark.parametrize(
-    "path", [pytest.param(path, id=path.name.removesuffix(".json.gz")) for path in PATHS] or [NONE]
+    "path", [pytest.param(path, id=path.name.removesuffix(".json.gz")) for path in TRIALS] or [NONE]
+)
+each_run = pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.parent.name) for path in BOUNDARIES] or [NONE]
 )
 LEAST_MATCHED = 0.99
-LEAST_WORKSPACES = 0.99
-"""The project's aim: cuDNN's choice as PyTorch makes it, in 99 of 100 convolutions."""
+PEAK_TOLERANCE = 0.10
+"""Of peak reserved, where the recorded versions predict. The prediction is known to keep one
+activation too many in each residual block, a few per cent; a missing rule of CUDA or a wrong dtype
+makes more than ten."""
+PEAK_TOLERANCE_OF_OTHER_VERSIONS = 0.20
+"""Of peak reserved, where another PyTorch or cuDNN predicts. Its other workspaces alone change
+predicted peaks by up to 7.8 % (0.5 % in the median): the 80 trials of tier 1, predicted for an H100
+with PyTorch 2.14.1 and cuDNN 9.24.0 and with PyTorch 2.11.0 and cuDNN 9.19.0. Added to an error
+that passes as it is, that must not fail."""
+BOUNDARY_TOLERANCE = 0.10
+"""Of the images of a boundary, and never less than one image: a boundary of 6 that is predicted as
+5 is a peak that is less than one image's memory off. With other versions 27 of 30 boundaries of
+tier 2 were predicted equal, the others off by one, so one tolerance serves all."""
+
+
+@cache
+def device_of(folder: Path) -> SimulatedDevice:
+    """One for all trials of a machine: batches of a variant share its traced step."""
+    return SimulatedDevice(gpu_of(machine_of(folder)), None)
+
+
+def machine_of(folder: Path) -> Machine:
+    machine = load_machine(folder)
+    assert machine is not None, f"{folder} has no machine.json"
+    return machine
+
+
+def checked_trial(path: Path) -> CheckedTrial:
+    trial, folder = load_trial(path), path.parents[1]
+    if trial.measurement is None:
+        pytest.skip("it did not run")
+    return CheckedTrial(
+        machine=folder.name,
+        trial=trial,
+        predicted=predicted_measurement(trial, device_of(folder)),
+        requests=None,
+    )
+
+
+def peak_tolerance(folder: Path) -> float:
+    is_recorded = version_difference(machine_of(folder)) is None
+    return PEAK_TOLERANCE if is_recorded else PEAK_TOLERANCE_OF_OTHER_VERSIONS
+
+
+def check_peak(path: Path) -> None:
+    error = checked_trial(path).error(reserved)
+    assert error is not None
+    assert abs(error) <= peak_tolerance(path.parents[1])
+
+
+def boundaries_of(path: Path) -> list[CheckedBoundary]:
+    """The proven boundaries of one run, predicted."""
+    folder = path.parents[2]
+    truth = Truth(
+        name=folder.name, machine=machine_of(folder), trials=(), boundaries=(load_run(path),)
+    )
+    return list(checked_boundaries(truth))
+
+
+def check_boundaries(path: Path) -> None:
+    far_off = [
+        each
+        for each in boundaries_of(path)
+        if abs(each.difference) > max(1, BOUNDARY_TOLERANCE * each.measured)
+    ]
+    assert far_off == []
 
 
 @each_trial
@@ -30,10 +112,75 @@ def test_every_block_lands_on_the_address_that_it_had_on_the_gpu(path: Path) -> 
 @pytest.mark.slow
 @each_trial
 def test_the_same_sizes_are_asked_for_in_the_same_order(path: Path) -> None:
-    trial, machine = load_trial(path), load_machine(path.parents[1])
-    if not trial.marks or trial.measurement is None or machine is None:
+    trial, machine = load_trial(path), machine_of(path.parents[1])
+    if not trial.marks or trial.measurement is None:
         pytest.skip("there is no history of a whole step")
+    differing = version_difference(machine)
+    if differing is not None:
+        pytest.skip(f"this is {differing}: bash benchmarks/judge.sh compares requests")
     found = compared(path, trial, machine)
     first = [difference.describe() for difference in found.differences[:5]]
     assert found.matched >= LEAST_MATCHED * max(found.predicted, found.recorded), first
-    assert found.workspaces_equal >= LEAST_WORKSPACES * found.convolutions, first
+    assert found.workspaces_equal >= AIMED_WORKSPACES * found.convolutions, first
+
+
+@pytest.mark.slow
+@each_trial
+def test_the_predicted_peak_is_near_the_measured_one(path: Path) -> None:
+    check_peak(path)
+
+
+@pytest.mark.slow
+@each_run
+def test_a_predicted_boundary_is_near_the_proven_one(path: Path) -> None:
+    check_boundaries(path)
+
+
+# The checks themselves, over records that are fabricated.
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(fake_model, "build_model", TinyNet)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_machine(tmp_path / "card")
+    return tmp_path / "card"
+
+
+@pytest.mark.parametrize(("torch", "tolerated"), [(None, 0.10), ("2.6.0", 0.20)])
+def test_a_peak_that_is_grossly_wrong_is_found_by_any_versions(
+    folder: Path, torch: str | None, tolerated: float
+) -> None:
+    if torch is not None:
+        environment = replace(MACHINE.environment, torch=torch, cudnn="90100")
+        write_machine(folder, replace(MACHINE, environment=environment))
+    for error, passes in ((-0.01, True), (0.01, False)):
+        for sign in (1, -1):
+            scale = 1 / (1 + sign * (tolerated + error))
+            path = write_trial(folder, truth_trial(scale=scale), None)
+            if passes:
+                check_peak(path)
+            else:
+                with pytest.raises(AssertionError):
+                    check_peak(path)
+
+
+def test_a_boundary_that_is_grossly_wrong_is_found(folder: Path) -> None:
+    run = folder / "boundaries" / "fabricated" / "run.json"
+    write_boundary(folder, 20)
+    (first,) = boundaries_of(run)
+    assert first.variant == VARIANT
+    for measured, passes in (
+        (first.predicted, True),
+        (round(first.predicted / 1.09), True),
+        (round(first.predicted / 1.12), False),
+        (round(first.predicted / 0.88), False),
+    ):
+        run.unlink()
+        run.parent.rmdir()
+        write_boundary(folder, measured)
+        if passes:
+            check_boundaries(run)
+        else:
+            with pytest.raises(AssertionError):
+                check_boundaries(run)
