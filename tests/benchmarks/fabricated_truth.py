@@ -42,11 +42,14 @@ PHASES = {
     Section.FIRST_STEP: "step 1",
     Section.LATER_STEP: "step 2",
 }
-CUDNN = torch.backends.cudnn.version()
-HERE = replace(ENVIRONMENT, torch=torch.__version__, cudnn=None if CUDNN is None else str(CUDNN))
+HERE = replace(
+    ENVIRONMENT,
+    torch=torch.__version__,
+    cudnn=str(torch.backends.cudnn.version()) if Workspaces((8, 9)).cudnn_version else None,
+)
 """The versions that predict here: requests are compared with no others."""
-ELSEWHERE = replace(ENVIRONMENT, torch="2.6.0+cu124", cudnn="90100")
-"""Versions that no environment of the tests has both of."""
+ELSEWHERE = replace(ENVIRONMENT, torch="2.5.1+cu124", cudnn="90100")
+"""A PyTorch older than any that bsprobe runs with."""
 MACHINE = Machine(
     schema_version=SCHEMA_VERSION,
     device=DEVICE,

@@ -112,7 +112,7 @@ def test_what_other_versions_predict_is_compared_in_its_peaks_alone_and_the_repo
     assert "## Request by request" in judged
     assert "The requests of card were **not compared**" in other
     assert f"{found.machines[0].difference}" in other
-    assert "| card | PyTorch 2.6.0, cuDNN 9.1.0 | " in other
+    assert "| card | PyTorch 2.5.1, cuDNN 9.1.0 | " in other
     assert "bash benchmarks/judge.sh" in other
     assert "## Request by request" not in other
 
