@@ -377,6 +377,32 @@ def test_with_other_versions_requests_are_not_compared_and_it_says_so(
     assert [line for line in stubs.asked() if "compare_requests" in line] == []
 
 
+def test_gpus_of_several_versions_are_judged_one_after_the_other_and_make_one_report(
+    root: Path, tmp_path: Path, stubs: Stubs
+) -> None:
+    write_machine(root / "later", replace(RECORDED, environment=ELSEWHERE))
+    out, python = tmp_path / "out", stubs.add("stub")
+    done = judge("--out", out, root, JUDGE_PYTHON=str(python))
+    assert (done.returncode, done.stdout.count("# Accuracy: stub\n")) == (0, 1)
+    asked = [line.split()[1:] for line in stubs.asked()]
+    assert [words[0] for words in asked] == [
+        *["accuracy.py", "truth_versions.py", "compare_requests.py"] * 2,
+        "accuracy.py",
+    ]
+    kept = [words[-1] for words in asked if "--save" in words]
+    assert asked[-1][1:] == ["--load", *kept, "--out", str(out)]
+    assert (out / "requests.txt").read_text() == "requests of a stub\n\nrequests of a stub\n"
+
+
+def test_without_a_python_that_is_new_enough_it_says_so(tmp_path: Path) -> None:
+    dirname = shutil.which("dirname")
+    assert dirname is not None
+    (tmp_path / "dirname").symlink_to(dirname)
+    done = judge("truth", PATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no Python from 3.11.4 on is on PATH\nhint: ")
+
+
 def test_fakes_are_accepted_and_kept_out_of_the_repositorys_reports(
     root: Path, tmp_path: Path, stubs: Stubs
 ) -> None:
