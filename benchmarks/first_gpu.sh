@@ -31,9 +31,10 @@ mkdir -p "$OUT" "$W"
 OUT=$(cd "$OUT" && pwd) W=$(cd "$W" && pwd)
 exec > >(tee -a "$OUT/log-$part.txt") 2>&1
 export PYTHONUNBUFFERED=1 MPLCONFIGDIR=$W/mpl PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-small=() network=(--model deeplabv2-resnet101)
+small=() network=(--model deeplabv2-resnet101) first=140
 if [ -n "${REHEARSE:-}" ]; then
-  small=(--rehearse) network=(--model deeplabv2-mini --resolution 64x128)
+  small=(--rehearse) first=40
+  network=(--model deeplabv2-mini --resolution 64x128 --precision amp-fp16 --norm batch --max-batch 64)
 fi
 
 left() { echo $((limit - SECONDS)); }
@@ -93,7 +94,7 @@ trap 'kill $mirror 2>/dev/null; pack run explain' EXIT
 
 if [ "$part" = A ]; then
   box 75 "$PY" benchmarks/outside_stages.py "$OUT/outside.jsonl" "${small[@]}"
-  record 140 --tier all
+  record "$first" --tier all
   box 320 "$PY" -m bsprobe run --resume --search guided --trial-timeout 150 --out "$W/run" "${network[@]}"
   record 600 --tier all  # what the run has left over
 else

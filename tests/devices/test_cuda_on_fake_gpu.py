@@ -1,0 +1,156 @@
+"""The CUDA device and its recorder on the fake GPU: nothing crashes, and nothing more is shown.
+
+What the fake GPU measures is our prediction: agreement is no evidence.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import on_fake_gpu
+import pytest
+from fake_card import LATE_BYTES, NAME, TOTAL_BYTES
+
+from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.gpus import custom_gpu
+from bsprobe.trials import TrialSpec
+from bsprobe.units import GIB, MIB, Resolution
+from bsprobe.variants import Precision, Variant
+
+VARIANT = Variant(
+    model="deeplabv2-mini",
+    resolution=Resolution(height=64, width=128),
+    precision=Precision.AMP_FP16,
+)
+SIZE = Resolution(height=128, width=256)
+PROGRAM = """
+import json, pickle, torch
+from dataclasses import replace
+from pathlib import Path
+from bsprobe.devices.cuda import CudaDevice
+from bsprobe.serialization import to_json
+from bsprobe.simulate.reduction import reduced
+from bsprobe.trials import TrialSpec
+from bsprobe.units import Resolution
+from bsprobe.variants import Norm, Precision, Variant
+
+variant = Variant(
+    model="deeplabv2-mini", resolution=Resolution(height=64, width=128),
+    precision=Precision.AMP_FP16,
+)
+spec = TrialSpec(
+    variant=variant, batch_size=2, evaluation_resolution=Resolution(height=128, width=256)
+)
+found = {}
+phases = []
+
+def failure(work):
+    try:
+        work()
+    except Exception as error:
+        return [type(error).__name__, str(error).partition(".")[0]]
+
+device = CudaDevice(0, None)
+found["info"] = to_json(device.info)
+found["measured"] = to_json(device.run_trial(spec, phases.append))
+found["phases"], found["budget"] = list(phases), device.budget_bytes
+found["clean"] = device.is_clean()
+found["too large"] = failure(lambda: device.run_trial(replace(spec, batch_size=90_000), print))
+found["clean after it"] = device.is_clean()
+recorded = device.record_trial(spec, lambda _: None, Path("snapshot.pickle"))
+snapshot = pickle.loads(Path("snapshot.pickle").read_bytes())
+history = reduced({"segments": []}, snapshot, marks=len(recorded.phases))
+found["recorded"] = dict(
+    phases=recorded.phases, peak=recorded.measurement.peak_reserved_bytes,
+    marks=history.marks, kinds=sorted(set(history.phases)), events=len(history.history["events"]),
+)
+found["wrong calls"] = [
+    failure(lambda: torch.cuda.mem_get_info(0, 0)),
+    failure(lambda: torch.cuda.set_per_process_memory_fraction(1)),
+    failure(lambda: torch.cuda.Event(timing=True)),
+    failure(lambda: torch.cuda.set_device(1)),
+]
+print(json.dumps(found))
+"""
+CAPPED = f"""
+import json
+from bsprobe.devices.cuda import CudaDevice
+from bsprobe.serialization import to_json
+from bsprobe.trials import TrialSpec
+from bsprobe.units import Resolution
+from bsprobe.variants import Norm, Precision, Variant
+
+device = CudaDevice(0, {GIB})
+found = []
+for precision, batch in ((Precision.FP32, 5), (Precision.FP32, 5), (Precision.AMP_FP16, 5)):
+    variant = Variant(
+        model="deeplabv2-mini", resolution=Resolution(height=64, width=128), precision=precision
+    )
+    phases = []
+    measured = device.run_trial(TrialSpec(variant=variant, batch_size=batch), phases.append)
+    found.append((phases[:2], device.budget_bytes, measured.outside_allocator_bytes))
+    device.is_clean()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return on_fake_gpu.answer(PROGRAM, folder=tmp_path_factory.mktemp("gpu"))
+
+
+def test_the_device_says_that_it_is_a_fake(found: Any) -> None:
+    info = found["info"]
+    assert (info["name"], info["source"]) == (NAME, "measured")
+    assert (info["total_bytes"], info["other_processes_bytes"]) == (TOTAL_BYTES, 4 * MIB)
+    assert info["capacity_bytes"] == TOTAL_BYTES - 4 * MIB
+    assert info["notes"] == ["Other processes held 4 MiB of this GPU."]
+
+
+def test_a_trial_runs_whole_on_fake_tensors_and_measures_the_prediction(found: Any) -> None:
+    assert found["phases"] == [
+        *("opening", "building", "step 1", "step 2", "step 3", "step 4", "evaluation")
+    ]
+    predicted = SimulatedDevice(custom_gpu(TOTAL_BYTES, "9.0"), None).run_trial(
+        TrialSpec(variant=VARIANT, batch_size=2, evaluation_resolution=SIZE), lambda _: None
+    )
+    measured = found["measured"]
+    for part in ("first_step", "steady", "evaluation"):
+        peak = getattr(predicted, part)
+        assert measured[part]["allocated_bytes"] == peak.allocated_bytes, part
+        assert measured[part]["reserved_bytes"] == peak.reserved_bytes, part
+    assert measured["model"]["parameters"] == predicted.model.parameters
+    assert measured["step_seconds"] == pytest.approx([0.1, 0.1, 0.1])
+    assert (measured["updates_applied"], measured["steps"]) == (4, 4)
+    assert (found["budget"], found["clean"]) == (None, True)
+
+
+def test_out_of_memory_is_pytorchs_own_error_and_leaves_nothing(found: Any) -> None:
+    kind, message = found["too large"]
+    assert kind == "OutOfMemoryError"
+    assert message.startswith("CUDA out of memory")
+    assert found["clean after it"]
+
+
+def test_a_recorded_trial_has_a_mark_for_each_phase_and_every_part_of_a_step(found: Any) -> None:
+    recorded = found["recorded"]
+    assert recorded["phases"] == found["phases"]
+    assert recorded["peak"] == found["measured"]["steady"]["reserved_bytes"]
+    assert len(recorded["marks"]) == len(recorded["phases"])
+    assert recorded["kinds"] == ["backward", "forward", "optimizer"]
+    assert recorded["events"] > 1000
+
+
+def test_calls_that_pytorch_would_refuse_are_refused(found: Any) -> None:
+    assert [kind for kind, _ in found["wrong calls"]] == [
+        *("TypeError", "TypeError", "TypeError", "AssertionError")
+    ]
+
+
+def test_a_limit_is_applied_when_the_kernels_of_one_step_are_loaded(tmp_path: Path) -> None:
+    first, again, other = on_fake_gpu.answer(CAPPED, folder=tmp_path)
+    assert first[0] == ["opening", "loading kernels"]
+    assert again[0] == ["opening", "building"]
+    assert other[0] == ["opening", "loading kernels"]
+    for _, budget, outside in (first, again, other):
+        assert budget + outside == GIB
+    assert first[1] == again[1] == other[1] + LATE_BYTES

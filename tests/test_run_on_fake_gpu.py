@@ -1,0 +1,204 @@
+"""`bsprobe run` and the recorder end to end on the fake GPU, with everything that can go wrong."""
+
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import on_fake_gpu
+import pytest
+from fake_card import NAME
+from truth_records import load_all, load_trial, raw_path
+
+from bsprobe.errors import FileError
+from bsprobe.failures import Outcome
+from bsprobe.units import GIB
+
+SMALL = (
+    *("-m", "bsprobe", "run", "--model=deeplabv2-mini", "--resolution=128x256"),
+    *("--precision=amp-fp16", "--norm=batch", "--memory-limit=1GiB"),
+)
+RECORD = on_fake_gpu.ROOT / "benchmarks" / "record_truth.py"
+SCRIPT = on_fake_gpu.ROOT / "benchmarks" / "first_gpu.sh"
+
+
+def run_of(folder: Path) -> Any:
+    return json.loads((folder / "out" / "run.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_run_measures_proves_and_marks_itself_as_a_fake(tmp_path: Path) -> None:
+    done = on_fake_gpu.python(*SMALL, "--search=guided", "--out=out", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{NAME} · 1.00 GiB usable  [measured]")
+    run = run_of(tmp_path)
+    (result,) = run["results"]
+    assert result["boundary"]["stop"] == "proven"
+    assert abs(result["boundary"]["largest"] - result["prediction"]["largest"]) <= 1
+    assert all(trial["budget_bytes"] < GIB for trial in run["trials"])
+    assert all(
+        trial["measurement"]["steady"]["reserved_bytes"] <= trial["budget_bytes"]
+        for trial in run["trials"]
+        if trial["measurement"]
+    )
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"report.md", "step-by-kind.png", "memory.png", "trials.csv"} <= names
+    assert "| allocator's budget |" in (tmp_path / "out" / "report.md").read_text()
+    assert "budget_bytes" in (tmp_path / "out" / "trials.csv").read_text().splitlines()[0]
+
+
+def test_a_gpu_that_breaks_and_a_few_mib_of_others_do_not_keep_a_run_from_going_on(
+    tmp_path: Path,
+) -> None:
+    whole = [each for each in SMALL if not each.startswith("--memory-limit")]
+    options = (*whole, "--max-batch=4", "--out=out")
+    broken = on_fake_gpu.python(*options, folder=tmp_path, faults="sticky@2")
+    assert broken.returncode == 0, broken.stderr
+    assert "an illegal memory access" in (tmp_path / "out" / "report.md").read_text()
+    before = run_of(tmp_path)["trials"]
+    assert [trial["outcome"] for trial in before] == ["fits", "failed"]
+    (tmp_path / "out" / "run.json").unlink()
+    again = on_fake_gpu.python(
+        *("-m", "bsprobe", "run", "--resume", "--out=out"),
+        folder=tmp_path,
+        FAKE_GPU_OTHERS_MIB="9",
+    )
+    assert again.returncode == 0, again.stderr
+    assert run_of(tmp_path)["trials"][0] == before[0]
+
+
+def recorded(
+    folder: Path, *, faults: str = "", minutes: float = 0.9
+) -> "subprocess.CompletedProcess[str]":
+    options = ("--rehearse", "--tier=1", f"--minutes={minutes}", "--out=truth")
+    return on_fake_gpu.python(
+        *(RECORD, *options, "--archive=truth.tar"), folder=folder, faults=faults
+    )
+
+
+@pytest.mark.slow
+def test_a_recording_survives_whatever_happens_to_its_trials(tmp_path: Path) -> None:
+    faults = "oom@2,unknown-event@3,sticky@4,segv@6,leak@8"
+    done = recorded(tmp_path, faults=faults)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "truth").iterdir()
+    trials = sorted(
+        (load_trial(path) for path in folder.glob("trials/*.json.gz")),
+        key=lambda trial: trial.started_at,
+    )
+    outcomes = [(each.outcome, each.history_failure.partition(":")[0]) for each in trials]
+    assert outcomes[:8] == [
+        (Outcome.FITS, ""),
+        (Outcome.OUT_OF_MEMORY, ""),
+        (Outcome.FITS, "UnknownEventError"),
+        (Outcome.FAILED, "the recorder did not stop"),
+        (Outcome.FITS, ""),
+        (Outcome.FAILED, ""),
+        (Outcome.FITS, ""),
+        (Outcome.FITS, ""),
+    ]
+    assert all(outcome == (Outcome.FITS, "") for outcome in outcomes[8:])
+    assert len(outcomes) > 10
+    pids = [line.split()[0] for line in (tmp_path / "trials.log").read_text().splitlines()]
+    assert [len({*pids[:start]}) for start in (4, 6, 8, 9)] == [1, 2, 3, 4]
+    assert raw_path(folder, trials[2].name).exists()
+    with tarfile.open(tmp_path / "truth-1.tar") as tar:
+        assert len(tar.getnames()) == len(trials) + 2  # the machine's, and the raw recording
+    with pytest.raises(FileError, match="fake"):
+        list(load_all(tmp_path / "truth"))
+    # A second session tries again what came to nothing, and first what is missing.
+    done = recorded(tmp_path, minutes=0.9)
+    assert load_trial(folder / "trials" / f"{trials[5].name}.json.gz").outcome is Outcome.FITS
+
+
+@pytest.mark.slow
+def test_one_bug_in_every_trial_leaves_the_time_to_what_comes_next(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = recorded(tmp_path, faults="bug@1-99")
+    assert done.returncode == 0, done.stderr
+    assert "Stopped: 3 in a row came to nothing." in done.stdout
+    assert time.monotonic() - started < 50
+    assert len((tmp_path / "trials.log").read_text().splitlines()) <= 6  # both halves of the tier
+
+
+@pytest.mark.slow
+def test_the_script_for_a_first_gpu_keeps_its_time_and_packs_what_it_finds(tmp_path: Path) -> None:
+    variables = on_fake_gpu.environment(
+        tmp_path,
+        OUT=str(tmp_path / "out"),
+        W=str(tmp_path / "work"),
+        PY=sys.executable,
+        REHEARSE="1",
+    )
+    limit = 200
+    started = time.monotonic()
+    done = subprocess.run(
+        ["bash", SCRIPT, "A", str(limit)],  # noqa: S607 - the user's own bash
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=limit + 60,
+    )
+    assert time.monotonic() - started <= limit
+    assert done.returncode == 0, done.stdout[-3000:]
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        *("log-A.txt", "outside.jsonl", "run.tgz", "truth-1.tar")
+    }
+    stages = [json.loads(line) for line in (out / "outside.jsonl").read_text().splitlines()]
+    assert [each["stage"] for each in stages if each["stage"].startswith("FAILED")] == []
+    assert len(stages) == 11
+    assert (stages[-1]["budget"] or 0) + stages[-1]["outside_trial"] == 12 * 1024
+    with tarfile.open(out / "run.tgz") as tar:
+        assert "run/run.json" in tar.getnames()
+    with tarfile.open(out / "truth-1.tar") as tar:
+        assert sum("/trials/" in name for name in tar.getnames()) > 10
+
+
+def test_the_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    for arguments in ((), ("C", "10"), ("A", "soon")):
+        done = subprocess.run(
+            ["bash", SCRIPT, *arguments],  # noqa: S607 - as above
+            cwd=tmp_path,
+            env=on_fake_gpu.environment(tmp_path, OUT=str(tmp_path)),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("usage: ")
+
+
+@pytest.mark.slow
+def test_a_script_that_is_stopped_has_kept_what_it_had_by_then(tmp_path: Path) -> None:
+    variables = on_fake_gpu.environment(
+        tmp_path,
+        OUT=str(tmp_path / "out"),
+        W=str(tmp_path / "work"),
+        PY=sys.executable,
+        REHEARSE="1",
+    )
+    with subprocess.Popen(
+        ["bash", SCRIPT, "A", "300"],  # noqa: S607 - as above
+        env=variables,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        log = tmp_path / "trials.log"
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            if log.exists() and len(log.read_text().splitlines()) > 9:
+                break
+            time.sleep(0.5)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with tarfile.open(tmp_path / "out" / "truth-1.tar") as tar:
+        assert sum("/trials/" in name for name in tar.getnames()) >= 1
+    assert len((tmp_path / "out" / "outside.jsonl").read_text().splitlines()) == 11
