@@ -18,7 +18,14 @@ from bsprobe.explanation import (
 )
 from bsprobe.messages import Attribute, Explain, Record
 from bsprobe.prediction import WITHOUT_GPU, card_of
-from bsprobe.records import Boundary, DeviceInfo, DeviceRequest, Environment, StopReason
+from bsprobe.records import (
+    Boundary,
+    DeviceInfo,
+    DeviceRequest,
+    Environment,
+    StopReason,
+    is_same_capacity,
+)
 from bsprobe.remedies import Remedy, ranked, remedies_for
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Probe, Process, find_boundary
@@ -259,7 +266,8 @@ def card_like(device: DeviceInfo) -> DeviceRequest:
     Raises:
         UsageError: Nothing is known of it.
     """
-    limit = None if device.capacity_bytes == device.total_bytes else device.capacity_bytes
+    is_whole = is_same_capacity(device.capacity_bytes, device.total_bytes)
+    limit = None if device.limit_bytes is None and is_whole else device.capacity_bytes
     return DeviceRequest(gpu=card_of(device), memory_limit_bytes=limit)
 
 

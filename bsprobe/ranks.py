@@ -54,7 +54,7 @@ def joined_device(devices: Sequence[DeviceInfo]) -> DeviceInfo:
     """
     weakest = min(range(len(devices)), key=lambda rank: (devices[rank].capacity_bytes, rank))
     notes = [note for device in devices for note in device.notes]
-    if len({device.capacity_bytes for device in devices}) > 1:
+    if not all(device.has_memory_of(devices[weakest]) for device in devices):
         capacity = format_bytes(devices[weakest].capacity_bytes)
         notes.insert(0, f"Rank {weakest} has the least memory, {capacity}: it decides for all.")
     return replace(

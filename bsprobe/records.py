@@ -9,7 +9,7 @@ from enum import StrEnum
 from bsprobe.failures import Outcome
 from bsprobe.gpus import Gpu
 from bsprobe.trials import DataSource, Source, Trial, TrialSpec
-from bsprobe.units import Resolution
+from bsprobe.units import MIB, Resolution
 from bsprobe.variants import Variant
 
 SCHEMA_VERSION = 1
@@ -18,6 +18,10 @@ MAX_BATCH = 4096
 """No larger batch is tried unless one is asked for."""
 TRIAL_TIMEOUT_SECONDS = 900.0
 """A trial that takes longer has failed, unless more is asked for."""
+SMALLEST_CAPACITY_CHANGE_BYTES = 64 * MIB
+"""Capacities that differ by less are equal. Without a memory limit, the capacity of a GPU is its
+total less what other processes hold, which changes by a few MiB with each window that is opened.
+Another process that computes holds more: the smallest CUDA context takes about 100 MiB."""
 
 
 class SearchMethod(StrEnum):
@@ -79,6 +83,17 @@ class DeviceInfo:
     tf32_matmuls: bool | None = None
     notes: tuple[str, ...] = ()
     """Sentences about the device that a reader of the results must know."""
+
+    def has_memory_of(self, other: "DeviceInfo") -> bool:
+        """Whether both have the same memory limit, and capacities that count as equal."""
+        return self.limit_bytes == other.limit_bytes and is_same_capacity(
+            self.capacity_bytes, other.capacity_bytes
+        )
+
+
+def is_same_capacity(one: int, two: int) -> bool:
+    """Whether two capacities in bytes differ by too little to count."""
+    return abs(one - two) < SMALLEST_CAPACITY_CHANGE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from bsprobe.errors import NotComparableError
 from bsprobe.records import Run, SearchMethod
 from bsprobe.thresholds import Metric
 from bsprobe.trials import DataSource, Source
-from bsprobe.units import GIB, Resolution
+from bsprobe.units import GIB, MIB, Resolution
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def other(run: Run, **changes: Any) -> Run:
             "the torch version of the baseline is 2.6, of the run 2.7",
         ),
         (
-            {"device_capacity_bytes": 20 * GIB - 1},
+            {"device_capacity_bytes": 20 * GIB - 1, "device_limit_bytes": 20 * GIB - 1},
             Metric.MAX_BATCH,
             (
                 "the memory of the baseline is 21474836480 bytes (20.0 GiB), "
@@ -86,6 +86,22 @@ def test_the_headroom_counts_for_the_safe_batch_alone(run: Run) -> None:
 def test_the_capacity_does_not_count_for_memory_at_equal_batches(run: Run) -> None:
     smaller = other(run, device_capacity_bytes=10 * GIB)
     require_comparable(run, smaller, [Metric.PEAK, Metric.THROUGHPUT, Metric.MEMORY_PER_IMAGE])
+
+
+def test_a_few_mib_of_other_processes_are_said_and_more_is_refused(run: Run) -> None:
+    free = other(run, device_limit_bytes=None)
+    closer = other(free, device_capacity_bytes=20 * GIB - 64 * MIB + 1)
+    require_comparable(free, closer, list(Metric))
+    assert differences(free, closer) == (
+        (
+            "the usable memory differs: 21474836480 bytes (20.0 GiB) in the baseline, "
+            "21407727617 bytes (19.9 GiB) in the run."
+        ),
+    )
+    for changes in ({"device_capacity_bytes": 20 * GIB - 64 * MIB}, {"device_limit_bytes": GIB}):
+        with pytest.raises(NotComparableError, match="the memory"):
+            require_comparable(free, other(closer, **changes), [Metric.MAX_BATCH])
+    assert differences(free, other(free, device_capacity_bytes=10 * GIB)) == ()
 
 
 def test_the_threads_count_for_the_cpus_throughput_alone(run: Run) -> None:

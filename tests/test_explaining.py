@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Self, cast
 
 import pytest
-from builders import failure, measurement
+from builders import DEVICE, failure, measurement
 from explanations import EXPLANATION, REPORT
 
 from bsprobe.errors import DeviceError
-from bsprobe.explaining import Explaining
+from bsprobe.explaining import Explaining, card_like
 from bsprobe.explanation import Explanation, ExplanationReport
 from bsprobe.failures import Outcome
 from bsprobe.gpus import custom_gpu
@@ -207,6 +207,18 @@ def explained(runner: InventedRunner, batch: int | None = None) -> ExplanationRe
         listener=Silent(),
     ) as explaining:
         return explaining.explain(VARIANT, batch, REPORT.environment, Path("folder"))
+
+
+def test_a_few_mib_of_other_processes_are_no_memory_limit_of_the_card() -> None:
+    whole = replace(DEVICE, limit_bytes=None, capacity_bytes=DEVICE.total_bytes)
+    limits = {
+        held: card_like(replace(whole, capacity_bytes=whole.total_bytes - held)).memory_limit_bytes
+        for held in (0, 3 * MIB, 300 * MIB)
+    }
+    assert limits == {0: None, 3 * MIB: None, 300 * MIB: whole.total_bytes - 300 * MIB}
+    asked = DEVICE.total_bytes - MIB
+    capped = replace(whole, capacity_bytes=asked, limit_bytes=asked)
+    assert card_like(capped).memory_limit_bytes == asked
 
 
 def test_by_default_the_largest_batch_is_explained_and_its_snapshot_written() -> None:

@@ -9,7 +9,7 @@ from builders import measurement as measured
 from bsprobe.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome
 from bsprobe.ranks import joined_device, joined_trial
 from bsprobe.trials import Trial
-from bsprobe.units import GIB
+from bsprobe.units import GIB, MIB
 
 LOST = failure("RuntimeError: [/pytorch/gloo/pair.cc:537] Connection closed by peer [10.0.0.2]:1")
 STOPPED = failure(STOPPED_WITH_ITS_PEERS)
@@ -84,6 +84,14 @@ def test_unlike_devices_are_as_large_as_the_smallest() -> None:
             "Old.",
         ),
     )
+
+
+def test_a_few_mib_of_other_processes_make_no_device_the_weakest() -> None:
+    whole = replace(DEVICE, limit_bytes=None)
+    busier = replace(whole, capacity_bytes=whole.capacity_bytes - 63 * MIB)
+    assert joined_device([whole, busier]) == busier
+    limits = [replace(DEVICE, limit_bytes=n, capacity_bytes=n) for n in (90 * MIB, 80 * MIB)]
+    assert joined_device(limits).notes[0].startswith("Rank 1 has the least memory, 80 MiB")
 
 
 def test_equal_devices_are_one() -> None:

@@ -16,13 +16,14 @@ import click
 from bsprobe.cli.settings import FACETS, settings_from, settings_options
 from bsprobe.errors import BsprobeError, DeviceError, FileError, InterruptedRunError, UsageError
 from bsprobe.launch import Launch, launched
+from bsprobe.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from bsprobe.explanation import Explanation
     from bsprobe.journal import Contents, Journal
-    from bsprobe.records import Run, Settings
+    from bsprobe.records import DeviceInfo, Run, Settings
     from bsprobe.runner import TrialRunner
     from bsprobe.trials import TrialSpec
     from bsprobe.variants import Variant
@@ -275,13 +276,32 @@ def _recorded(finished: Run, runner: TrialRunner) -> dict[Variant, Explanation]:
     return {best.variant: side.explanation}
 
 
-def _require_same_device(before: Any, now: Any, folder: Path) -> None:
-    if (before.name, before.capacity_bytes) != (now.name, now.capacity_bytes):
-        raise FileError(
-            f"the run in {folder} was made on {before.name} with {before.capacity_bytes} bytes, "
-            f"this is {now.name} with {now.capacity_bytes}",
-            hint="start a new run without --resume",
-        )
+def _require_same_device(before: DeviceInfo, now: DeviceInfo, folder: Path) -> None:
+    if before.name == now.name and now.has_memory_of(before):
+        return
+    change = now.capacity_bytes - before.capacity_bytes
+    by = f"{format_bytes(abs(change))} {'more' if change > 0 else 'less'}"
+    anew = "start a new run without --resume"
+    hint = anew
+    if before.name != now.name:
+        difference = f"this is {now.name} with {_memory_of(now)}"
+    elif before.limit_bytes != now.limit_bytes:
+        difference = f"this one has {_memory_of(now)}" + (f", which is {by}" if change else "")
+    else:
+        difference = f"now there are {by}"
+        hint = f"other processes hold memory of this GPU: end them, or {anew}"
+        if change > 0:
+            hint = f"other processes held memory of this GPU then: {anew}"
+    raise FileError(
+        f"the run in {folder} was made on {before.name} with {_memory_of(before)}, {difference}",
+        hint=hint,
+    )
+
+
+def _memory_of(device: DeviceInfo) -> str:
+    if device.limit_bytes is not None:
+        return f"a memory limit of {format_bytes(device.limit_bytes)}"
+    return f"{format_bytes(device.capacity_bytes)} and no memory limit"
 
 
 def _write(finished: Run, folder: Path, explanations: Mapping[Variant, Explanation]) -> None:
