@@ -1,8 +1,9 @@
 """CUDA's autocast on CPU tensors: which operators are cast, and to what.
 
 Source: ATen/autocast_mode.h, the lists AT_FORALL_*, and the CUDA block of autocast_mode.cpp; from
-2.6 to 2.15 only rms_norm was added. Convolutions, matrix products and most losses are on CPU's and
-CUDA's lists alike: PyTorch's own kernels stay for those.
+2.6 to 2.15 only rms_norm was added, in 2.12 (pytorch/pytorch#174824). What the PyTorch that is
+installed does not cast on CUDA is not cast here. Convolutions, matrix products and most losses are
+on CPU's and CUDA's lists alike: PyTorch's own kernels stay for those.
 """
 
 import functools
@@ -67,9 +68,10 @@ def autocast_kernels() -> tuple[tuple[str, Kernel], ...]:
         (tuple(FP32_OUTPUT_OVERLOADS), _with_fp32_overload),
         (WIDEST, _in_widest),
     )
+    on_cuda = operators_cast("AutocastCUDA")
     for names, policy in policies:
-        kernels += [(name, policy(name)) for name in names if _exists(name)]
-    on_cpu_alone = operators_cast("AutocastCPU") - operators_cast("AutocastCUDA")
+        kernels += [(name, policy(name)) for name in names if name in on_cuda]
+    on_cpu_alone = operators_cast("AutocastCPU") - on_cuda
     kernels += [(name, fallthrough_kernel) for name in on_cpu_alone.difference(_SAME_ON_BOTH)]
     return tuple(kernels)
 
@@ -82,11 +84,6 @@ def operators_cast(key: str) -> frozenset[str]:
         for name in names
         if name.startswith("aten::") and _has_kernel(name, key)
     )
-
-
-def _exists(name: str) -> bool:
-    packet, _, overload = name.partition(".")
-    return hasattr(_aten, packet) and hasattr(getattr(_aten, packet), overload or "default")
 
 
 def _operator(name: str) -> Kernel:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +19,11 @@ _CUDNN_LSTM = 2
 _KEPT_BY_LSTM = 5
 """Vectors of the hidden size that the backward pass of an LSTM needs of each step, image, layer and
 direction: input, forget, cell and output gate, and the cell's state."""
+_OVERRIDE: dict[str, Any] = (
+    {"allow_override": True} if "allow_override" in signature(Library.impl).parameters else {}
+)
+"""Lets the rules be nested. It is an argument since 2.8 (pytorch/pytorch#150806) and the default
+since pytorch/pytorch#182293; without it two libraries may not override one kernel."""
 
 
 @contextmanager
@@ -32,10 +38,10 @@ def cuda_dispatch() -> Iterator[None]:
             # Older versions say once that a kernel takes the place of another.
             warnings.filterwarnings("ignore", "Warning only once for all operators")
             for name, kernel in autocast_kernels():
-                library.impl(name, kernel, "AutocastCPU")
+                library.impl(name, kernel, "AutocastCPU", **_OVERRIDE)
             for name, kernel in _CHOICES.items():
-                library.impl(name, kernel, "AutogradCPU")
-            library.impl("_cudnn_rnn_backward", _lstm_backward, "Meta")
+                library.impl(name, kernel, "AutogradCPU", **_OVERRIDE)
+            library.impl("_cudnn_rnn_backward", _lstm_backward, "Meta", **_OVERRIDE)
         yield
     finally:
         library._destroy()  # noqa: SLF001 - no public way to end an override
