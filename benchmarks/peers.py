@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from checkout import ROOT, python_path
 from peers_messages import recognitions
 from peers_report import write_raw, write_reports
 
@@ -39,7 +40,6 @@ from bsprobe.trials import Purpose, TrialSpec
 from bsprobe.units import parse_bytes, parse_resolution
 from bsprobe.variants import Variant
 
-ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("lightning-power", "lightning-binsearch", "accelerate", "autobatch", "bsprobe")
 _TRIAL_TIMEOUT_SECONDS = 600.0
 _LAST_LINES = 12
@@ -92,7 +92,7 @@ def run_tool(given: argparse.Namespace, tool: str, device: str) -> Found:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         # Only what bsprobe's own workers get: glibc returns what is freed (see devices/cpu.py).
-        environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
+        environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": python_path()}
         started, computed = time.monotonic(), _cpu_seconds()
         process = subprocess.Popen(
             search_command(given, tool, device, place),

@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from checkout import python_path
+
 COMMANDS = {
     "default matrix, one card (goal: 20 s)": ("run", "--gpu", "RTX 3090"),
     "default matrix, all cards (goal: 60 s)": ("gpus", "--fit"),
@@ -28,7 +29,7 @@ def seconds(arguments: tuple[str, ...], cache: Path) -> float:
         subprocess.run(
             [sys.executable, "-m", "bsprobe", *arguments],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)},
+            env={**os.environ, "PYTHONPATH": python_path(), "XDG_CACHE_HOME": str(cache)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=True,

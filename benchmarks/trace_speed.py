@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+
+from checkout import python_path
 
 from bsprobe.variants import Precision
 
 GOAL_SECONDS = 5.0
 THREADS = 2
 REPEATS = 3
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def measure(model: str, precision: str) -> dict[str, float]:
@@ -54,7 +54,7 @@ def in_a_process(model: str, precision: str, modules: str) -> dict[str, float]:
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(THREADS),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": python_path(),
         "PYTHONPYCACHEPREFIX": modules,
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -208,7 +208,9 @@ def start_worker(settings: Settings) -> TrialRunner:
             "the script probes whenever it is imported, and trials import it",
             hint='put what it does under: if __name__ == "__main__":',
         )
-    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    here = [folder or str(Path.cwd()) for folder in sys.path]
+    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    path = os.pathsep.join(dict.fromkeys([*here, *inherited]))
     return start_runner(settings, {"PYTHONPATH": path})
 
 

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from checkout import ROOT, python_path
+
+__all__ = ["ROOT", "bsprobe", "python", "python_path"]
 
 
 def python(
@@ -20,7 +22,7 @@ def python(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
         input=text,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": python_path(), **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ("--precision=fp32", "--norm=batch,group", "--target-batch=12")
 
 
@@ -23,10 +22,12 @@ def start(
     **environment: str,
 ) -> "subprocess.Popen[str]":
     """Start `bsprobe ARGUMENTS`."""
+    from commands import python_path  # noqa: PLC0415 - the child, this file, cannot find it
+
     return subprocess.Popen(
         [sys.executable, __file__, behaviour, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": python_path(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

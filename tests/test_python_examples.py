@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import ROOT, python_path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
 
@@ -25,7 +25,7 @@ def run(*command: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
         cwd=cwd,
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(),
             "XDG_CACHE_HOME": str(cwd / "cache"),
             "OMP_NUM_THREADS": "1",
         },

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import pytest
+from commands import ROOT, python_path
 
 from bsprobe.cli import bsprobe
 from bsprobe.runfile import load_run
@@ -19,7 +20,6 @@ from bsprobe.units import GIB, MIB
 
 yaml = pytest.importorskip("yaml")
 
-ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github").glob("*/*.yml"))
 EXAMPLES = [path for path in WORKFLOWS if path.parent.name == "examples"]
 OWN = ROOT / ".github" / "workflows" / "memory.yml"
@@ -195,7 +195,7 @@ def as_a_job(step: str, folder: Path) -> int:
         env={
             **os.environ,
             "PATH": f"{script.parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": python_path(),
             "XDG_CACHE_HOME": str(folder / "cache"),
             "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
         },

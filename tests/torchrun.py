@@ -9,7 +9,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from commands import ROOT, python_path
+
 _MARK = "BSPROBE_TEST_MARK"
 
 
@@ -25,7 +26,7 @@ class Started:
             cwd=cwd,
             env={
                 **os.environ,
-                "PYTHONPATH": str(ROOT),
+                "PYTHONPATH": python_path(),
                 "OMP_NUM_THREADS": "1",
                 _MARK: self.mark,
                 **environment,

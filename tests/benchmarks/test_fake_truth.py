@@ -8,6 +8,7 @@ from pathlib import Path
 import accuracy
 import compare_requests
 import pytest
+from checkout import python_path
 from fabricated_truth import (
     FAKE_MACHINE,
     MACHINE,
@@ -122,7 +123,7 @@ def test_requests_of_a_fake_are_compared_where_that_is_asked_for(
 def test_a_refusal_is_one_line_a_hint_and_exit_code_2(root: Path) -> None:
     done = subprocess.run(
         [sys.executable, accuracy.__file__, "--truth", str(root), "--out", str(root)],
-        env={"PYTHONPATH": str(REPORTS.parent)},
+        env={"PYTHONPATH": python_path()},
         capture_output=True,
         text=True,
         check=False,

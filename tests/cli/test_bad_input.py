@@ -351,7 +351,11 @@ def test_what_torchrun_starts_wrongly_is_said_once(
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_whoever_reads_only_the_beginning_makes_no_failure(tmp_path: Path, unbuffered: str) -> None:
     command = f"{sys.executable} -m bsprobe gpus | head -1; echo ${{PIPESTATUS[0]}}"
-    environment = {**os.environ, "PYTHONPATH": str(commands.ROOT), "PYTHONUNBUFFERED": unbuffered}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": commands.python_path(),
+        "PYTHONUNBUFFERED": unbuffered,
+    }
     done = subprocess.run(
         ["/bin/bash", "-c", command],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import ROOT, python_path
 from disguised_gpu import NAME
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = str(ROOT / "tests" / "disguised_gpu.py")
 SMALL = (
     "run",
@@ -33,7 +33,7 @@ def bsprobe(
     return subprocess.run(
         [sys.executable, *program, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "ADDED_BYTES": str(ADDED_BYTES)},
+        env={**os.environ, "PYTHONPATH": python_path(), "ADDED_BYTES": str(ADDED_BYTES)},
         capture_output=True,
         text=True,
         check=False,

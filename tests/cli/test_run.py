@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from commands import python_path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 
-ROOT = Path(__file__).parents[2]
 SMALL = [
     "--device=cpu",
     "--memory-limit=380MiB",
@@ -30,7 +30,7 @@ def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "bsprobe", "run", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": python_path()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -166,7 +166,7 @@ def test_drawn_data_is_looked_at_and_trained_on(tmp_path: Path) -> None:
         return subprocess.run(
             [sys.executable, "-m", "bsprobe", *arguments],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": python_path()},
             capture_output=True,
             text=True,
             check=True,

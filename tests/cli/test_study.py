@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import python_path
 
 from bsprobe.cityscapes.synthetic import write_sample_data
 from bsprobe.study_records import Ending, Study, Training
@@ -19,7 +20,6 @@ from bsprobe.units import Resolution
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 
-ROOT = Path(__file__).parents[2]
 SMALL = (
     "--data=D",
     "--device=cpu",
@@ -45,7 +45,7 @@ def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "bsprobe", "study", *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": python_path()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

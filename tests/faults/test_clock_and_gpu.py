@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from builders import DEVICE, VARIANT, measurement
-from stubbed_bsprobe import OPTIONS, ROOT, finish, start
+from commands import ROOT
+from stubbed_bsprobe import OPTIONS, finish, start
 
 from bsprobe import runner, worker, worker_process
 from bsprobe.devices.base import ReportPhase

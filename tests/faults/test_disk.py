@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from builders import header
-from stubbed_bsprobe import OPTIONS, ROOT, findings, finish, start
+from commands import python_path
+from stubbed_bsprobe import OPTIONS, findings, finish, start
 
 from bsprobe.errors import FileError
 from bsprobe.journal import NAME, Journal, read_journal
@@ -90,7 +91,7 @@ def test_a_full_disk_behind_standard_output_is_one_clear_line(reference: Path) -
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = subprocess.run(
             [sys.executable, "-m", "bsprobe", "compare", reference, reference],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": python_path()},
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

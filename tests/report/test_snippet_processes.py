@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import ROOT
 from snippet_training import trained
-from torchrun import ROOT, torchrun
+from torchrun import torchrun
 
 from bsprobe.records import Recommendation, Run
 from bsprobe.report import snippet

@@ -1,0 +1,69 @@
+"""Programs that tests start import this checkout, and keep what their caller's PYTHONPATH holds."""
+
+import re
+from pathlib import Path
+
+import commands
+import pytest
+import stubbed_bsprobe
+from builders import settings
+
+import bsprobe
+from bsprobe import api
+
+FOLDERS = ("tests", "benchmarks")
+ISOLATED = ["judge.py", "test_judge.py", "test_release.py"]
+"""What they start belongs to another environment, in which nothing of this one may be found."""
+
+
+@pytest.fixture
+def customised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on PYTHONPATH that has a `sitecustomize` and another `bsprobe`."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.stderr.write('customised ')\n")
+    (tmp_path / "bsprobe").mkdir()
+    (tmp_path / "bsprobe" / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_a_program_finds_the_checkout_first_and_then_what_its_caller_put_there(
+    customised: Path, tmp_path: Path
+) -> None:
+    assert commands.python_path().split(":") == [str(commands.ROOT), str(customised)]
+
+    done = commands.python("-c", "import bsprobe; print(bsprobe.__file__)", timeout=60)
+
+    assert done.stdout.strip() == str(Path(bsprobe.__file__).resolve())
+    assert done.stderr.startswith("customised")
+    stubbed = stubbed_bsprobe.start("--version", cwd=tmp_path)
+    assert stubbed_bsprobe.finish(stubbed)[2].startswith("customised")
+
+
+@pytest.mark.usefixtures("customised")
+def test_the_checkout_is_not_put_there_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", commands.python_path())
+    path = commands.python_path()
+    monkeypatch.setenv("PYTHONPATH", path)
+    assert commands.python_path() == path
+
+
+def test_no_program_is_started_with_a_path_of_its_own() -> None:
+    by_hand = re.compile(r"""PYTHONPATH["']?\s*[:=]\s*str\(""")
+    found = [
+        path.name
+        for folder in FOLDERS
+        for path in (commands.ROOT / folder).rglob("*.py")
+        if by_hand.search(path.read_text(encoding="utf-8"))
+    ]
+    assert sorted(found) == ISOLATED
+
+
+def test_the_workers_of_the_library_keep_what_is_on_the_path_of_their_parent(
+    customised: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+    monkeypatch.setattr(api, "start_runner", lambda _, variables: given.update(variables))
+
+    api.start_worker(settings())
+
+    assert given["PYTHONPATH"].split(":")[-1] == str(customised)
