@@ -70,17 +70,17 @@ class CudnnPlans:
             )
         try:
             self._card = self._cudnn.create_device_properties(json.dumps(card))
-        except RuntimeError as error:
-            raise CudnnUnavailableError(f"cuDNN refuses the description: {error}") from error
+            notes = self._cudnn.numerical_note
+            self._barred = [notes.DOWN_CONVERT_INPUTS]
+            if deterministic:
+                self._barred.append(notes.NONDETERMINISTIC)
+            self._barred_for_fp32 = (
+                [*self._barred] if allow_tf32 else [*self._barred, notes.TENSOR_CORE]
+            )
+        except Exception as error:
+            raise CudnnUnavailableError(f"cuDNN refuses the description: {_said(error)}") from error
         own = torch.backends.cudnn.version()
         self.notes = () if own in (None, self.version) else (_other_version(self.version, own),)
-        notes = self._cudnn.numerical_note
-        self._barred = [notes.DOWN_CONVERT_INPUTS]
-        if deterministic:
-            self._barred.append(notes.NONDETERMINISTIC)
-        self._barred_for_fp32 = (
-            [*self._barred] if allow_tf32 else [*self._barred, notes.TENSOR_CORE]
-        )
 
     def workspaces(self, convolution: Convolution) -> tuple[int, ...]:
         """Bytes of each plan that builds, in the order in which PyTorch tries them; () if none is.
@@ -89,7 +89,14 @@ class CudnnPlans:
             UnansweredError: cuDNN fails, other than by having no plan.
         """
         wide = convolution.widened()
-        graph = self._graph(wide)
+        data_type = _DATA_TYPES[wide.dtype]
+        try:
+            return self._answer(wide, data_type)
+        except Exception as error:
+            raise UnansweredError(_said(error)) from error
+
+    def _answer(self, wide: Convolution, data_type: str) -> tuple[int, ...]:
+        graph = self._graph(wide, data_type)
         modes = self._cudnn.heur_mode
         try:
             graph.validate()
@@ -97,8 +104,6 @@ class CudnnPlans:
             graph.create_execution_plans([modes.A, modes.FALLBACK])
         except self._cudnn.cudnnGraphNotSupportedError:
             return ()
-        except RuntimeError as error:
-            raise UnansweredError(str(error)) from error
         is_fp32 = wide.dtype == "float32"
         graph.deselect_numeric_notes(self._barred_for_fp32 if is_fp32 else self._barred)
         found = (self._built(graph, index) for index in range(graph.get_execution_plan_count()))
@@ -112,9 +117,9 @@ class CudnnPlans:
         size: int = graph.get_workspace_size_plan_at_index(index)
         return size
 
-    def _graph(self, convolution: Convolution) -> Any:
+    def _graph(self, convolution: Convolution, data_type: str) -> Any:
         types = self._cudnn.data_type
-        dtype = getattr(types, _DATA_TYPES[convolution.dtype])
+        dtype = getattr(types, data_type)
         graph = self._cudnn.pygraph(
             io_data_type=dtype,
             intermediate_data_type=types.FLOAT,
@@ -192,18 +197,32 @@ def _other_version(asked: int, own: int) -> str:
     )
 
 
+def _said(error: Exception) -> str:
+    """An exception in one line, with its type where the message alone does not tell what failed."""
+    words = " ".join(str(error).split())
+    if isinstance(error, RuntimeError | OSError | ImportError) and words:
+        return words
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
 def _load() -> Any:
-    """The package; torch, imported above, has loaded the library that it then finds."""
+    """Import the package; torch, imported above, has loaded the library that it then finds.
+
+    No failure of the package, of whatever type, is one of the prediction: it looks for libraries
+    with assertions, and reads attributes that other builds of its extension lack.
+    """
     try:
         import cudnn  # noqa: PLC0415 - optional
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise CudnnUnavailableError("the package nvidia-cudnn-frontend is not installed") from error
-    except OSError as error:  # libcudnn is there and cannot be loaded
-        raise CudnnUnavailableError(f"cuDNN does not load: {error}") from error
+    except Exception as error:
+        raise CudnnUnavailableError(f"cuDNN does not load: {_said(error)}") from error
     if not hasattr(cudnn, "create_device_properties"):
         raise CudnnUnavailableError("the package nvidia-cudnn-frontend is too old")
     try:
         cudnn.backend_version()
     except RuntimeError as error:  # "Unable to find symbol cudnnGetVersion"
         raise CudnnUnavailableError("the cuDNN library is not installed") from error
+    except Exception as error:
+        raise CudnnUnavailableError(f"cuDNN does not load: {_said(error)}") from error
     return cudnn

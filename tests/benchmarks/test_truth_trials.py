@@ -3,14 +3,18 @@
 import gzip
 import pickle
 import re
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from builders import ENVIRONMENT, VARIANT
+from failing_import import failing_import
 from snapshots import EMPTY, PEAK_RESERVED
 from stub_gpu import UNKNOWN_EVENT, StubGpu, StubRecorder
 from truth_history import keep_raw
@@ -294,6 +298,28 @@ def test_a_process_that_died_is_a_record() -> None:
     assert trial.outcome is Outcome.FAILED
     assert trial.failure is not None
     assert (trial.failure.message, trial.failure.evidence) == ("two", "exit status -9")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ModuleNotFoundError("No module named 'cudnn'"), "nvidia-cudnn-frontend is not installed"),
+        (AssertionError("Found 2"), "cuDNN does not say: AssertionError('Found 2')"),
+        (
+            OSError("libcudnn.so.9: no such file"),
+            "cuDNN does not say: OSError('libcudnn.so.9: no such file')",
+        ),
+        (ImportError("undefined symbol"), "cuDNN does not say: ImportError('undefined symbol')"),
+    ],
+)
+def test_whatever_cudnns_package_raises_is_written_down(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_import(monkeypatch, "cudnn", error)
+    assert machine().cudnn_properties == said
+    broken = SimpleNamespace(create_device_properties=Mock(side_effect=AssertionError("no GPU")))
+    monkeypatch.setitem(sys.modules, "cudnn", broken)
+    assert machine().cudnn_properties == "cuDNN does not say: AssertionError('no GPU')"
 
 
 def machine(**versions: str) -> Machine:

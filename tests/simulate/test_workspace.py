@@ -1,5 +1,6 @@
 """cuDNN's workspaces: the real library asked, without a GPU, and what stands in where it cannot."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from convolution_examples import DEPTHWISE, PLAIN, convolutions
+from failing_import import failing_import
 from hypothesis import HealthCheck, given, settings
 
 from bsprobe.simulate.convolutions import columns_bytes, upper_bound_bytes
@@ -57,9 +59,12 @@ def first_mib(workspaces: Workspaces, convolution: Convolution) -> list[int]:
 
 
 def test_the_plans_that_pytorch_runs_first(hopper: Workspaces, tmp_path: Path) -> None:
-    """Seen with cuDNN 9.26; other versions may choose other plans, and are given a tenth."""
+    """Seen with cuDNN 9.26; other versions may choose other plans, and are given an eighth.
+
+    With cuDNN 9.19 (PyTorch 2.11) the gradient of the weights takes 154 MiB instead of 138.
+    """
     turing = open_workspaces((7, 5), tmp_path)
-    rel = 0 if hopper.cudnn_version == "9.26.0" else 0.1
+    rel = 0 if hopper.cudnn_version == "9.26.0" else 0.125
     assert first_mib(hopper, ASPP) == pytest.approx([133, 133, 138], rel=rel)
     single = replace(ASPP, dtype="float32")
     assert first_mib(hopper, single) == pytest.approx([266, 266, 284], rel=rel)
@@ -71,7 +76,8 @@ def test_workspaces_grow_with_the_batch(hopper: Workspaces) -> None:
         hopper.candidates(replace(ASPP, input_size=(batch, 2048, 65, 129)))[0]
         for batch in (1, 2, 4, 8)
     ]
-    assert sizes == pytest.approx([sizes[0] * batch for batch in (1, 2, 4, 8)], rel=0.05)
+    # The plan may change on the way: with cuDNN 9.19 batch 8 takes 7.6 times what batch 1 does.
+    assert sizes == pytest.approx([sizes[0] * batch for batch in (1, 2, 4, 8)], rel=0.1)
 
 
 def test_channels_last_in_half_needs_no_copies_of_the_maps(hopper: Workspaces) -> None:
@@ -230,12 +236,26 @@ def missing_symbol() -> int:
     raise RuntimeError("Unable to find symbol cudnnGetVersion")
 
 
+def two_libraries() -> int:
+    raise AssertionError("Found 2 libcudnn.so.x in nvidia-cudnn-cuXX.")
+
+
 @pytest.mark.parametrize(
     ("module", "capability", "reason"),
     [
         (None, (8, 6), "the package nvidia-cudnn-frontend is not installed."),
         (SimpleNamespace(), (8, 6), "the package nvidia-cudnn-frontend is too old."),
         (fake(missing_symbol), (8, 6), "the cuDNN library is not installed."),
+        (
+            fake(two_libraries),
+            (8, 6),
+            ("cuDNN does not load: AssertionError: Found 2 libcudnn.so.x in nvidia-cudnn-cuXX.."),
+        ),
+        (
+            fake(lambda: 92600),
+            (8, 6),
+            "cuDNN refuses the description: TypeError: 'NoneType' object is not callable.",
+        ),
         (
             fake(lambda: 90100),
             (8, 6),
@@ -255,6 +275,34 @@ def test_where_cudnn_cannot_be_asked_the_sizes_give_a_bound(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cudnn", module)  # None is how Python hides a module
     assert estimated(capability, tmp_path) == reason
+
+
+FAILURES = [
+    (AssertionError("Found 2 libcudnn.so.x"), "AssertionError: Found 2 libcudnn.so.x"),
+    (AttributeError("no attribute 'knob'"), "AttributeError: no attribute 'knob'"),
+    (OSError("libcudnn.so: cannot open"), "libcudnn.so: cannot open"),
+    (ImportError("undefined symbol"), "undefined symbol"),
+    (KeyError(), "KeyError"),
+]
+
+
+@pytest.mark.parametrize(("error", "reason"), FAILURES, ids=[type(e).__name__ for e, _ in FAILURES])
+def test_whatever_the_package_raises_while_it_is_imported_is_the_reason(
+    error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_import(monkeypatch, "cudnn", error)
+    assert estimated((8, 6), tmp_path) == f"cuDNN does not load: {reason}."
+
+
+@pytest.mark.parametrize("name", ["pygraph", "heur_mode"])
+def test_whatever_the_package_raises_at_a_question_is_bounded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspaces = open_workspaces((8, 6), tmp_path)
+    monkeypatch.delattr(sys.modules["cudnn"], name)
+    assert workspaces.candidates(ASPP) == (upper_bound_bytes(ASPP),)
+    (note,) = workspaces.notes
+    assert re.search(rf"cuDNN failed \(AttributeError: .*{name}.*\)\.$", note)
 
 
 def test_a_relative_of_a_described_card_is_served_with_a_note(tmp_path: Path) -> None:
