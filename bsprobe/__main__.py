@@ -6,11 +6,20 @@ import sys
 import traceback
 from types import FrameType
 
-import click
-
-from bsprobe.cli import bsprobe
 from bsprobe.errors import BsprobeError, OutOfReachError
 from bsprobe.launch import follows
+from bsprobe.required import missing_package
+
+try:
+    import click
+
+    from bsprobe.cli import bsprobe
+except ModuleNotFoundError as absent:
+    without_click = missing_package(str(absent))
+    if without_click is None:
+        raise
+    sys.stderr.write(f"error: {without_click}\nhint: {without_click.hint}\n")
+    sys.exit(without_click.exit_code)
 
 _USAGE = 2
 _OUR_BUG = 101
@@ -43,10 +52,19 @@ def _exit_code() -> int:  # noqa: PLR0911 - one for each way in which a command 
         if sys.stdout is sys.__stdout__:
             raise
         return 0  # click put something else there: whoever read our output has seen enough
+    except ImportError as error:
+        missing = missing_package(str(error))
+        return (
+            _our_bug() if missing is None else _complain_first(str(missing), missing.hint, _USAGE)
+        )
     except Exception:  # noqa: BLE001 - the last place before a user would see a bare traceback
-        traceback.print_exc()
-        return _complain("this is a bug in bsprobe", "please report it with the above", _OUR_BUG)
+        return _our_bug()
     return code if isinstance(code, int) else 0
+
+
+def _our_bug() -> int:
+    traceback.print_exc()
+    return _complain("this is a bug in bsprobe", "please report it with the above", _OUR_BUG)
 
 
 def _complain_first(message: str, hint: str | None, code: int) -> int:

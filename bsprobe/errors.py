@@ -32,6 +32,10 @@ class NotComparableError(BsprobeError):
     """Two runs differ in more than what is compared, so that no comparison would mean anything."""
 
 
+class MissingPackageError(BsprobeError):
+    """A package that bsprobe requires is not installed."""
+
+
 class WorkerError(BsprobeError):
     """The process that runs the trials could not be started or spoke nonsense."""
 

@@ -43,6 +43,7 @@ from bsprobe.messages import (
 )
 from bsprobe.models.factory import check_variant
 from bsprobe.records import DeviceRequest
+from bsprobe.required import missing_package
 from bsprobe.training.place import Meter, Place
 from bsprobe.trials import Failure, Measurement, Source
 
@@ -299,8 +300,10 @@ def _attempt(
         return work(report)
     except BsprobeError:
         raise  # nobody's bug, and no verdict on the batch: the run must stop and say so
-    except Exception as error:  # noqa: BLE001 - the one place where any failure becomes data
+    except Exception as error:  # the one place where any failure becomes data
         device.lift_limit()
+        if isinstance(error, ImportError) and (missing := missing_package(str(error))):
+            raise missing from error  # as above
         outcome, failure = describe_failure(error, phase)
         return _Failed(outcome=outcome, failure=failure)
 

@@ -39,6 +39,7 @@ from bsprobe.messages import (
     encode,
 )
 from bsprobe.records import CardFit, DeviceRequest
+from bsprobe.required import missing_package
 from bsprobe.serialization import MalformedError
 from bsprobe.trials import DataSource, Failure, TrialSpec
 from bsprobe.variants import Variant
@@ -352,6 +353,8 @@ def _endings_as_errors(*, silent: _Words, died: _Words) -> Iterator[None]:
     except _WorkerDiedError as death:
         what, hint = died
         last = death.last_words.strip().splitlines() or [str(death)]
+        if missing := missing_package(last[-1]):
+            raise WorkerError(str(missing), hint=missing.hint) from None
         raise WorkerError(f"{what}: {last[-1]}", hint=hint) from None
 
 

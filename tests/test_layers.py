@@ -21,7 +21,8 @@ LAYERS = {
     1: "studyfile -> journal | study_journal | runfile | explanationfile | batch_cache | messages "
     "-> consistency -> explanation | study_records -> records -> trials -> variants -> own_parts "
     "-> model_names | failures | gpus | launch",
-    0: "jsonlines -> units | files | serialization | importable | interruption -> errors",
+    0: "jsonlines -> units | files | serialization | importable | interruption | required "
+    "-> errors",
 }
 """Imports go down, and within a line along the arrows; `|` stands between strangers."""
 SIDEWAYS = {

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
+import pytest
 import torch
 
 from bsprobe import worker
+from bsprobe.errors import MissingPackageError
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.messages import OpenDevice, Progress, Ready, RunTrial, decode, encode
 from bsprobe.records import DeviceRequest
@@ -30,6 +33,15 @@ def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
     assert 'File "torch/nn/modules/conv.py"' in failure.traceback
     for folder in (Path(torch.__file__).parents[1], Path(__file__).parents[1]):
         assert str(folder) not in failure.traceback
+
+
+def test_a_required_package_that_a_trial_misses_is_no_verdict_on_the_batch() -> None:
+    device, channel = Mock(), Mock()
+    missing = Mock(side_effect=ModuleNotFoundError("No module named 'torchvision'"))
+    with pytest.raises(MissingPackageError, match="torchvision is not installed"):
+        worker._attempt(device, channel, missing)
+    others = Mock(side_effect=ModuleNotFoundError("No module named 'timm'"))
+    assert isinstance(worker._attempt(device, channel, others), worker._Failed)
 
 
 def test_a_worker_in_the_middle_of_a_step_ends_with_its_parent() -> None:

@@ -13,6 +13,7 @@ from bsprobe.cli.options import LARGEST_BATCH, axis_options, positive_number
 from bsprobe.cli.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.errors import UsageError
 from bsprobe.records import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
+from bsprobe.required import require_report_packages
 from bsprobe.units import parse_bytes
 from bsprobe.variants import Variant
 
@@ -106,6 +107,7 @@ def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) ->
             f"--out is one folder, these are {len(variants)} variants",
             hint="leave it out, or give one value for each option",
         )
+    require_report_packages()
     _explain(variants, batch, depth, out, given)
 
 

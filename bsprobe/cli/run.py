@@ -16,6 +16,7 @@ import click
 from bsprobe.cli.settings import FACETS, settings_from, settings_options
 from bsprobe.errors import BsprobeError, DeviceError, FileError, InterruptedRunError, UsageError
 from bsprobe.launch import Launch, launched
+from bsprobe.required import require_report_packages
 from bsprobe.units import format_bytes
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def run(
     if dry_run:
         click.echo(_plan_text(asked, out))
         return
+    require_report_packages()
     start = _resumed(ctx, asked, out) if resume else Start(settings=asked, folder=out)
     _warn(start.settings)
     finished, folder, explanations = probe(start)

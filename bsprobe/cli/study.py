@@ -10,6 +10,7 @@ import click
 
 from bsprobe.cli.study_settings import STUDY_FACETS, study_options, study_settings_from
 from bsprobe.errors import FileError, InterruptedRunError, UsageError
+from bsprobe.required import require_report_packages
 from bsprobe.study_records import Study, StudySettings
 
 _BASE = Path("reports")
@@ -42,6 +43,7 @@ def study(ctx: click.Context, /, *, out: Path | None, resume: bool, **given: Any
             "--data is missing: a study needs images to learn from",
             hint="draw some with `bsprobe sample-data DIR`, then add --data DIR",
         )
+    require_report_packages()
     finished, folder = _study(start)
     _write(finished, folder)
 
