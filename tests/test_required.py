@@ -6,21 +6,10 @@ from pathlib import Path
 
 import commands
 import pytest
+from hidden_modules import hide
 
 from bsprobe.required import PACKAGES, missing_package
 
-HIDING = """
-import os
-from importlib.machinery import PathFinder
-
-find = PathFinder.find_spec
-
-def find_spec(name, path=None, target=None):
-    return None if name in os.environ["HIDDEN"].split(",") else find(name, path, target)
-
-PathFinder.find_spec = find_spec
-"""
-"""A `sitecustomize` that makes modules as good as absent, in the worker too."""
 RUN = (
     "run --device cpu --memory-limit 300MiB --resolution 32x64 --precision fp32 --norm batch "
     "--max-batch 1 --out out --model "
@@ -31,9 +20,8 @@ def without(
     module: str, command: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[int, list[str]]:
     """The exit code and the complaints of `bsprobe COMMAND` where a module cannot be found."""
-    (folder / "sitecustomize.py").write_text(HIDING, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    done = commands.bsprobe(*command.split(), cwd=folder, timeout=120, HIDDEN=module)
+    hide(module, folder=folder, monkeypatch=monkeypatch)
+    done = commands.bsprobe(*command.split(), cwd=folder, timeout=120)
     return done.returncode, done.stderr.splitlines()
 
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 from commands import ROOT, python_path
 
 from bsprobe.cli import bsprobe
 from bsprobe.runfile import load_run
 from bsprobe.thresholds import Metric, parse_threshold
 from bsprobe.units import GIB, MIB
-
-yaml = pytest.importorskip("yaml")
 
 WORKFLOWS = sorted((ROOT / ".github").glob("*/*.yml"))
 EXAMPLES = [path for path in WORKFLOWS if path.parent.name == "examples"]

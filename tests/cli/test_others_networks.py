@@ -26,6 +26,8 @@ def model_of(command: str) -> str:
 
 def run(command: str, folder: Path) -> list[dict[str, str]]:
     """Run a command of the docs; its trials."""
+    if model_of(command).startswith("timm:"):
+        pytest.importorskip("timm")
     done = commands.python("-m", *shlex.split(command), "--out=out", cwd=folder, timeout=600)
     assert done.returncode == 0, done.stderr
     assert (folder / "out" / "snippet.py").exists()

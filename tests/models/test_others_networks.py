@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from optional_packages import needs_timm
 from torch import nn
 
 from bsprobe.errors import UsageError
@@ -53,9 +54,11 @@ def no_network() -> str:
         ("torchvision:maxvit_t", Resolution(height=224, width=224)),
         ("torchvision:googlenet", SMALL),
         ("torchvision:inception_v3", Resolution(height=96, width=96)),
-        ("timm:resnet18", SMALL),
-        ("timm:vit_tiny_patch16_224", SMALL),
-        ("timm:swin_tiny_patch4_window7_224", Resolution(height=224, width=224)),
+        pytest.param("timm:resnet18", SMALL, marks=needs_timm),
+        pytest.param("timm:vit_tiny_patch16_224", SMALL, marks=needs_timm),
+        pytest.param(
+            "timm:swin_tiny_patch4_window7_224", Resolution(height=224, width=224), marks=needs_timm
+        ),
     ],
 )
 def test_a_classifier_is_built_for_its_resolution_and_classes(model: str, size: Resolution) -> None:
@@ -85,6 +88,7 @@ def test_a_vision_transformer_of_torchvision_wants_square_images() -> None:
         build_model(variant_of("torchvision:vit_b_16"))
 
 
+@needs_timm
 def test_an_unknown_network_of_timm_suggests_the_nearest() -> None:
     with pytest.raises(UsageError) as caught:
         check_model_name("timm:resnet5")
@@ -211,6 +215,7 @@ def test_norms_are_exchanged_through_norm_layer_and_batch_leaves_them_alone() ->
     assert kinds == [nn.BatchNorm2d, LAYERS[Norm.GROUP]]
 
 
+@needs_timm
 def test_arguments_reach_the_networks_of_torchvision_and_of_timm() -> None:
     with torch.device("meta"):
         seen = [
@@ -224,6 +229,7 @@ def test_arguments_reach_the_networks_of_torchvision_and_of_timm() -> None:
     assert seen == [(2, 11), (2, 11)]
 
 
+@needs_timm
 def test_a_network_of_timm_is_built_for_other_channels() -> None:
     with torch.device("meta"):
         model = build_model(variant_of("timm:resnet18", channels=5))

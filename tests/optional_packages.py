@@ -1,0 +1,52 @@
+"""Packages that only tests need: tests are skipped where one is missing, but not under CI."""
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterable
+from typing import Final
+
+import pytest
+
+PACKAGES: Final = {
+    "cityscapesscripts": "cityscapesscripts",
+    "hatchling": "hatchling",
+    "hypothesis": "hypothesis",
+    "pytest": "pytest",
+    "timm": "timm",
+    "xdist": "pytest-xdist",
+    "yaml": "pyyaml",
+}
+"""Names to import, and what the extra `test` calls them."""
+_MISSING: Final = re.compile(r"No module named '(\w+)")
+
+
+def is_there(name: str) -> bool:
+    """Whether a package can be imported; it is not."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ImportError:
+        return False
+
+
+def may_be_skipped() -> bool:
+    """Whether tests may be skipped for want of a package: CI installs all of them."""
+    return os.environ.get("CI") != "true"
+
+
+needs_timm = pytest.mark.skipif(not is_there("timm"), reason="timm is not installed")
+
+
+class ModuleWithOptionalPackages(pytest.Module):
+    """A module of tests that is skipped where it cannot import a package of the extra `test`."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Import the module and find its tests."""
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            cause = error.__cause__
+            found = _MISSING.search(str(cause)) if isinstance(cause, ModuleNotFoundError) else None
+            if found is None or found[1] not in PACKAGES or not may_be_skipped():
+                raise
+            pytest.skip(f"{PACKAGES[found[1]]} is not installed", allow_module_level=True)
