@@ -5,6 +5,7 @@ from pathlib import Path
 
 import commands
 import pytest
+from recorded_peaks import beginning, replayed, stays_within
 from torch.cuda import _memory_viz
 
 from bsprobe.explanation import NOT_ATTRIBUTED, RECORDED_SNAPSHOT, by_kind, by_module
@@ -36,13 +37,13 @@ def test_the_record_has_the_peaks_that_pytorch_counts(precision: Precision, tmp_
     snapshot = pickle.loads(path.read_bytes())  # noqa: S301 - our worker has written it
     trial, measured = found.trial, found.trial.measurement
     assert trial.phases[:3] == ("opening", "building", "step 1")
-    history = reduced({"segments": []}, snapshot, marks=len(trial.phases))
+    history = reduced(beginning(snapshot), snapshot, marks=len(trial.phases))
     events = walked(history.history, history.marks).events
     reserved = max(each.reserved_bytes for each in events)
     assert reserved == measured.peak_reserved_bytes
-    # Blocks are a little larger than the requests, rounded, that `walked` adds up.
-    level = max(each.level for each in events)
-    assert 0.97 * measured.peak_allocated_bytes <= level <= measured.peak_allocated_bytes
+    # Blocks are larger than the requests, rounded, that `walked` adds up: by how much is replayed.
+    assert max(each.level for each in events) <= measured.peak_allocated_bytes
+    assert replayed(history.history).peak_allocated_bytes == measured.peak_allocated_bytes
     # Python runs in the forward pass, and none in the autograd engine's threads.
     assert len({*history.phases}) == 3
 
@@ -62,7 +63,7 @@ def test_a_network_is_explained_from_what_was_recorded_beside_its_prediction(
     assert boundary.is_exact
     assert found.spec.batch_size == boundary.largest
     assert found.source is Source.MEASURED
-    assert found.peak_bytes <= 4 * GIB
+    assert stays_within(4 * GIB, found)
     for rows in (by_kind(found), by_module(found, 2)):
         assert sum(row.size_bytes for row in rows if row.depth == 0) == found.peak_bytes
     unknown = sum(each.size_bytes for each in found.holdings if each.kind == NOT_ATTRIBUTED)
