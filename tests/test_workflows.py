@@ -151,12 +151,19 @@ def test_our_own_job_installs_the_pytorch_of_our_own_baseline() -> None:
     ]
 
 
-def test_ci_runs_the_scripts_that_are_there() -> None:
-    run = [
-        step["run"] for step in steps_of(ROOT / ".github" / "workflows" / "ci.yml") if "run" in step
-    ]
-    assert run == ["bash .ci/run", "bash .ci/oldest"]
-    assert [line for line in run if not (ROOT / line.split()[1]).exists()] == []
+@pytest.mark.parametrize(
+    ("workflow", "scripts"),
+    [("ci.yml", [".ci/run", ".ci/oldest"]), ("nightly.yml", [".ci/gpu"])],
+)
+def test_a_workflow_runs_the_scripts_that_are_there(workflow: str, scripts: list[str]) -> None:
+    steps = steps_of(ROOT / ".github" / "workflows" / workflow)
+    assert [step["run"] for step in steps if "run" in step] == [f"bash {each}" for each in scripts]
+    assert [each for each in scripts if not (ROOT / each).exists()] == []
+
+
+def test_the_nightly_job_has_the_pytorch_of_the_machine_with_a_gpu() -> None:
+    text = (ROOT / ".ci" / "gpu").read_text(encoding="utf-8")
+    assert "torch==2.11.0 torchvision==0.26.0" in text
 
 
 NETWORK = """

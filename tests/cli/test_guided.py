@@ -1,21 +1,19 @@
-"""`bsprobe run --search guided`, on a GPU that is a simulated one in disguise, and refused."""
+"""`bsprobe run --search guided`, on the fake GPU, and refused."""
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import commands
+import on_fake_gpu
 import pytest
-from commands import ROOT, python_path
-from disguised_gpu import NAME
+from fake_card import LATE_BYTES, NAME
 
-PROGRAM = str(ROOT / "tests" / "disguised_gpu.py")
+from bsprobe.units import GIB, MIB
+
 SMALL = (
-    "run",
     "--search=guided",
     "--model=deeplabv2-mini",
     "--resolution=256x512",
@@ -23,26 +21,14 @@ SMALL = (
     "--precision=fp32",
     "--norm=batch",
 )
-ADDED_BYTES = 100 * 2**20
-"""What the context of the disguised GPU takes above what is predicted: an image and a bit."""
+ADDED_MIB = 100
+"""What the context of the fake GPU takes above what is predicted: an image and a bit."""
 
 
-def bsprobe(
-    *arguments: str, cwd: Path, program: tuple[str, ...] = ("-m", "bsprobe")
-) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *program, *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": python_path(), "ADDED_BYTES": str(ADDED_BYTES)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
+def on_gpu(*arguments: str, cwd: Path) -> Any:
+    return on_fake_gpu.python(
+        *("-m", "bsprobe", "run", *arguments), folder=cwd, FAKE_GPU_ADDED_MIB=str(ADDED_MIB)
     )
-
-
-def on_gpu(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return bsprobe(*arguments, cwd=cwd, program=(PROGRAM,))
 
 
 def searched(run: dict[str, Any]) -> list[tuple[int, str]]:
@@ -70,14 +56,23 @@ def test_a_guided_run_proves_the_boundary_in_four_trials_and_shows_both(tmp_path
         (row,) = csv.DictReader(table)
     assert (row["largest"], row["predicted_largest"]) == (str(largest), str(predicted))
     with (tmp_path / "out" / "trials.csv").open() as table:
-        first = next(csv.DictReader(table))
-    assert int(first["peak_bytes"]) == int(first["predicted_peak_bytes"]) + ADDED_BYTES
+        rows = list(csv.DictReader(table))
+    more = ADDED_MIB * MIB + LATE_BYTES
+    assert int(rows[0]["peak_bytes"]) == int(rows[0]["predicted_peak_bytes"]) + more
+    # What lies outside the allocator, late kernels included, is off the limit before it applies.
+    assert len({row["budget_bytes"] for row in rows}) == 1
+    (outside,) = {row["outside_allocator_bytes"] for row in rows} - {""}
+    assert int(rows[0]["budget_bytes"]) + int(outside) == 2 * GIB
+    assert all(int(row["peak_bytes"] or 0) <= 2 * GIB for row in rows)
+    assert "| allocator's budget |" in (tmp_path / "out" / "report.md").read_text()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"step-by-kind.png", "memory.png", "throughput.png", "snippet.py"} <= names
 
     # Interrupted after two trials, it goes on to the same end.
     journal = tmp_path / "out" / "journal.jsonl"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:3]))
     (tmp_path / "out" / "run.json").unlink()
-    done = on_gpu("run", "--resume", "--out=out", cwd=tmp_path)
+    done = on_gpu("--resume", "--out=out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again = json.loads((tmp_path / "out" / "run.json").read_text())
     assert searched(again) == searched(run)
@@ -106,20 +101,20 @@ WITHOUT_GPU = (
 def test_what_cannot_be_guided_is_refused(
     tmp_path: Path, options: list[str], complaint: str
 ) -> None:
-    done = bsprobe("run", "--search=guided", *options, cwd=tmp_path)
+    done = commands.bsprobe("run", "--search=guided", *options, cwd=tmp_path, timeout=600)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
 def test_without_a_gpu_it_is_refused_once_that_is_known(tmp_path: Path) -> None:
-    done = bsprobe("run", "--search=guided", cwd=tmp_path)
+    done = commands.bsprobe("run", "--search=guided", cwd=tmp_path, timeout=600)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", WITHOUT_GPU)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_plan_of_a_guided_run_says_so(tmp_path: Path) -> None:
-    done = bsprobe("run", "--search=guided", "--dry-run", cwd=tmp_path)
+    done = commands.bsprobe("run", "--search=guided", "--dry-run", cwd=tmp_path, timeout=600)
     assert done.returncode == 0
     assert "For each: half the predicted batch, then what it points to; then the exact" in (
         done.stdout
