@@ -10,7 +10,7 @@
 #     OUT/log-A.txt                 everything that was said
 #     OUT/outside.jsonl             what lies outside the allocator, stage by stage
 #     OUT/truth-1.tar, -2, -3, -4   what benchmarks/record_truth.py records: for tests/data/truth
-#     OUT/run.tgz, OUT/explain.tgz  folders of bsprobe run and bsprobe explain
+#     OUT/run.tgz, torchrun.tgz, explain.tgz  folders of bsprobe run and bsprobe explain
 #
 # PY names the Python, W the folder for work in progress. A wheel of nvidia-cudnn-frontend in .whl/
 # is installed if it can be. REHEARSE=1 takes small networks, to see that all of it works here.
@@ -88,9 +88,9 @@ for name in ("torch", "torchvision", "numpy", "pandas", "rich", "matplotlib", "c
 P
 say "imports are warm"
 if [ ! -d "$W/truth" ] && [ -d tests/data/truth ]; then cp -r tests/data/truth "$W/"; fi
-(while sleep 10; do pack run explain; done) &
+(while sleep 10; do pack run torchrun explain; done) &
 mirror=$!
-trap 'kill $mirror 2>/dev/null; pack run explain' EXIT
+trap 'kill $mirror 2>/dev/null; pack run torchrun explain' EXIT
 
 if [ "$part" = A ]; then
   box 75 "$PY" benchmarks/outside_stages.py "$OUT/outside.jsonl" "${small[@]}"
@@ -103,7 +103,7 @@ else
   record 120 --tier 2
   box 60 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run --resume \
     --search guided --model deeplabv2-mini --resolution 256x512 --precision amp-fp16 --norm batch \
-    --out "$W/run"
+    --out "$W/torchrun"
   box 100 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/explain" "${network[@]}"
   box 100 "$PY" -m pytest -m gpu tests/test_measuring_on_gpu.py -q -p no:cacheprovider
   record 600 --tier all

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-FAKE = ROOT / "tests" / "fake_gpu"
+FAKE = ROOT / "tests" / "fake_gpu" / "site"
 
 
 def environment(folder: Path, *, faults: str = "", **more: str) -> dict[str, str]:

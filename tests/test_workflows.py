@@ -161,11 +161,6 @@ def test_a_workflow_runs_the_scripts_that_are_there(workflow: str, scripts: list
     assert [each for each in scripts if not (ROOT / each).exists()] == []
 
 
-def test_the_nightly_job_has_the_pytorch_of_the_machine_with_a_gpu() -> None:
-    text = (ROOT / ".ci" / "gpu").read_text(encoding="utf-8")
-    assert "torch==2.11.0 torchvision==0.26.0" in text
-
-
 NETWORK = """
 import torch
 from torch import nn

@@ -47,6 +47,7 @@ class Gpu(CudaDevice):
     def __init__(self, *, fails: bool = False) -> None:
         self._device = torch.device("cuda", 1)
         self._info = DEVICE
+        self._limit = None
         self._fails = fails
 
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:

@@ -5,8 +5,11 @@ that needs none of them, as the parent of a run, stays as light as it is.
 """
 
 import os
+import sys
+from pathlib import Path
 
 if os.environ.get("CUDA_VISIBLE_DEVICES") != "":  # hidden from the processes that predict
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
     import after_import
 
     after_import.install(
