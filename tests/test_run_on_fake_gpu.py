@@ -103,21 +103,25 @@ def test_one_bug_in_every_trial_leaves_the_time_to_what_comes_next(tmp_path: Pat
     assert len((tmp_path / "trials.log").read_text().splitlines()) <= 6  # both halves of the tier
 
 
-@pytest.mark.slow
-def test_the_script_for_a_first_gpu_keeps_its_time_and_packs_what_it_finds(tmp_path: Path) -> None:
-    variables = on_fake_gpu.environment(
-        tmp_path,
-        OUT=str(tmp_path / "out"),
-        W=str(tmp_path / "work"),
+def rehearsing(folder: Path) -> dict[str, str]:
+    """The variables of the script, with small networks."""
+    return on_fake_gpu.environment(
+        folder,
+        OUT=str(folder / "out"),
+        W=str(folder / "work"),
         PY=sys.executable,
         REHEARSE="1",
     )
+
+
+@pytest.mark.slow
+def test_the_script_for_a_first_gpu_keeps_its_time_and_packs_what_it_finds(tmp_path: Path) -> None:
     limit = 200
     started = time.monotonic()
     done = subprocess.run(
         ["bash", SCRIPT, "A", str(limit)],  # noqa: S607 - the user's own bash
         cwd=tmp_path,
-        env=variables,
+        env=rehearsing(tmp_path),
         capture_output=True,
         text=True,
         check=False,
@@ -156,16 +160,9 @@ def test_the_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_script_that_is_stopped_has_kept_what_it_had_by_then(tmp_path: Path) -> None:
-    variables = on_fake_gpu.environment(
-        tmp_path,
-        OUT=str(tmp_path / "out"),
-        W=str(tmp_path / "work"),
-        PY=sys.executable,
-        REHEARSE="1",
-    )
     with subprocess.Popen(
         ["bash", SCRIPT, "A", "300"],  # noqa: S607 - as above
-        env=variables,
+        env=rehearsing(tmp_path),
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:

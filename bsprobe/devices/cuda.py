@@ -20,7 +20,6 @@ from bsprobe.files import write_atomically
 from bsprobe.records import DeviceInfo
 from bsprobe.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.units import format_bytes
-from bsprobe.variants import Variant
 
 _CLEAN_WITHIN = 0
 """Bytes of tensors that may be left after a trial: none."""
@@ -42,7 +41,7 @@ class CudaDevice:
         self._device = torch.device("cuda", index)
         self._limit = limit_bytes
         self._budget: int | None = None
-        self._rehearsed: set[Variant] = set()
+        self._rehearsed: set[TrialSpec] = set()
         nvml = _Nvml(index)
         self._driver = nvml.driver
         free_before = nvml.free_bytes()
@@ -75,7 +74,7 @@ class CudaDevice:
         report("opening")
         torch.cuda.set_device(self._device)
         if self._limit is not None:
-            self._load_kernels(spec.variant, report)
+            self._load_kernels(spec, report)
             self._cap_reserved(self._limit)
         torch.cuda.reset_accumulated_memory_stats(self._device)
         measured = run_steps(
@@ -103,7 +102,7 @@ class CudaDevice:
         """
         torch.cuda.set_device(self._device)
         if self._limit is not None:  # now, for it is no part of the record
-            self._load_kernels(spec.variant, report)
+            self._load_kernels(spec, report)
         recorder = CudaRecorder()
         phases: list[str] = []
 
@@ -170,23 +169,24 @@ class CudaDevice:
                 "or probe the CPU: bsprobe run --device cpu --memory-limit 4GiB",
             ) from error
 
-    def _load_kernels(self, variant: Variant, report: ReportPhase) -> None:
-        """Run one step of the variant on the whole card, once in this process.
+    def _load_kernels(self, spec: TrialSpec, report: ReportPhase) -> None:
+        """Run one step of the trial's variant on the whole card, once in this process.
 
         What its kernels and libraries take must be held before it is counted.
         """
-        if variant in self._rehearsed:
+        small = TrialSpec(variant=spec.variant, batch_size=1, processes=spec.processes)
+        if small in self._rehearsed:
             return
         report("loading kernels")
         torch.cuda.set_per_process_memory_fraction(1.0, self._device)
         for batch_size in _REHEARSED_BATCHES:
             try:
-                rehearse(variant, self._device, batch_size)
+                rehearse(replace(small, batch_size=batch_size), self._device)
             except Exception:  # noqa: BLE001, S112 - the trial itself will say what is wrong with it
                 continue
             break
         self.is_clean()
-        self._rehearsed.add(variant)
+        self._rehearsed.add(small)
 
     def _cap_reserved(self, limit_bytes: int) -> None:
         """Let the allocator reserve what the limit leaves beside what lies outside it now."""

@@ -13,7 +13,7 @@ from bsprobe.training.batches import batches, images_per_second
 from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, facts_of, training_step
 from bsprobe.trials import Measurement, Peak, TrialSpec
-from bsprobe.variants import CudnnBenchmark, Variant
+from bsprobe.variants import CudnnBenchmark
 
 REQUIRED_UPDATES = 2
 """The first update creates the optimizer's state; only the second runs beside it."""
@@ -95,8 +95,8 @@ def run_steps(
     )
 
 
-def rehearse(variant: Variant, device: torch.device, batch_size: int) -> None:
-    """Run one real step of a variant, for what CUDA loads when it is first called.
+def rehearse(spec: TrialSpec, device: torch.device) -> None:
+    """Run one real step of a trial, for what CUDA loads when it is first called.
 
     cuDNN's timing stays off: what it chose here, a trial of the same sizes would not choose again.
 
@@ -104,8 +104,9 @@ def rehearse(variant: Variant, device: torch.device, batch_size: int) -> None:
         Exception: Whatever the network raises at this batch size.
     """
     torch.backends.cudnn.benchmark = False
-    task = build_task(variant, device)
-    spec = TrialSpec(variant=variant, batch_size=batch_size)
+    task = build_task(spec.variant, device)
+    if spec.processes > 1:
+        task.replica = replicated(task)
     training_step(task, [next(batches(spec, device))])
 
 

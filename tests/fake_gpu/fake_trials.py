@@ -26,7 +26,6 @@ from bsprobe.simulate.timeline import Action, Kind, Section
 from bsprobe.simulate.workspace import Workspaces
 from bsprobe.trials import TrialSpec
 from bsprobe.units import format_bytes
-from bsprobe.variants import Variant
 
 _SECONDS_PER_IMAGE = 0.05
 _TRACERS = Tracers()
@@ -133,9 +132,9 @@ def install(stepping: ModuleType) -> None:
             return original(spec, **named)
 
     @_instead_of(real, "rehearse")
-    def rehearse(original: Any, variant: Variant, device: torch.device, batch_size: int) -> None:
-        with _on_card(_Trial(TrialSpec(variant=variant, batch_size=batch_size), "")):
-            original(variant, device, batch_size)
+    def rehearse(original: Any, spec: TrialSpec, device: torch.device) -> None:
+        with _on_card(_Trial(spec, "")):
+            original(spec, device)
 
     _followed(stepping, "build_task", _Trial.set_up)
     _followed(stepping, "training_step", _Trial.step)
