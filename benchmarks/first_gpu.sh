@@ -100,7 +100,7 @@ if [ "$part" = A ]; then
 else
   box 85 "$PY" -m pytest -m gpu tests/devices/test_cuda.py -q -x -p no:cacheprovider
   record 90 --tier 3
-  record 120 --tier 2
+  record 150 --tier 2
   box 60 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run --resume \
     --search guided --model deeplabv2-mini --resolution 256x512 --precision amp-fp16 --norm batch \
     --out "$W/torchrun"
