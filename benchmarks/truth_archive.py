@@ -22,10 +22,18 @@ def pack(root: Path, archive: Path | None) -> None:
     Args:
         root: The folder.
         archive: `NAME.tar`: the parts are `NAME-1.tar`, `NAME-2.tar` and on. A part that was
-            written before is replaced as a whole.
+            written before is replaced as a whole. One that cannot be written is said, no more: what
+            is recorded lies in the folder.
     """
     if archive is None:
         return
+    try:
+        _pack(root, archive)
+    except OSError as error:
+        print(f"not packed: {error}", file=sys.stderr, flush=True)
+
+
+def _pack(root: Path, archive: Path) -> None:
     for number, paths in enumerate(_parts(root), start=1):
         if number > MOST_PARTS:
             print(f"not packed, for want of room: {len(paths)} files", file=sys.stderr, flush=True)

@@ -25,7 +25,7 @@ from truth_records import (
 
 from bsprobe.devices.base import Device
 from bsprobe.devices.recorder import CudaRecorder, Recorder
-from bsprobe.errors import BsprobeError, FileError
+from bsprobe.errors import FileError
 from bsprobe.failures import Certainty, Outcome
 from bsprobe.trials import Failure
 from bsprobe.worker import describe_failure
@@ -37,7 +37,7 @@ STOPPED = 4
 MOST_IN_A_ROW = 3
 """Failures, or histories that cannot be reduced, one after the other: something is wrong with all
 of them, and the time is better spent on what comes next."""
-_HANGS_AFTER_SECONDS = 150.0
+_HANGS_AFTER_SECONDS = 75.0
 """A trial takes seconds; one that takes this long would take the rest of the time as well."""
 _ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _STDERR = 2
@@ -178,6 +178,9 @@ def record(
 
     Returns:
         The trial and, where its history is wanted, what PyTorch recorded.
+
+    Raises:
+        FileError: The disk does not take what the trial writes.
     """
     started_at, start = datetime.now(UTC), time.monotonic()
     torch.manual_seed(configuration.spec.seed)  # of the weights: which fp16 updates are skipped
@@ -192,8 +195,8 @@ def record(
     measurement, failure = None, None
     try:
         measurement = device.run_trial(configuration.spec, report)
-    except BsprobeError:
-        raise  # nobody's bug, and no verdict: the recording must stop and say so
+    except FileError:
+        raise  # the disk does not take it, nor what comes next
     except Exception as error:  # noqa: BLE001 - as in the worker: any failure becomes data
         outcome, failure = describe_failure(error, phases[-1] if phases else "opening")
     else:

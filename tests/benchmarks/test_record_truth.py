@@ -358,6 +358,15 @@ def test_everything_is_packed_into_archives_that_have_a_limit(
     assert "not packed, for it is 59 KiB" in capsys.readouterr().err
 
 
+def test_an_archive_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = Bench(tmp_path / "root", lambda *_: ended())
+    bench.save(PLAN[0])
+    pack(tmp_path / "root", tmp_path / "missing" / "all.tar")
+    assert capsys.readouterr().err.startswith("not packed: ")
+
+
 def test_no_more_archives_are_made_than_can_be_carried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

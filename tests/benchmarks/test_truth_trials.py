@@ -287,9 +287,15 @@ def test_a_recorder_that_the_gpu_has_taken_along_leaves_the_trial(tmp_path: Path
     assert "did not stop: CUDA error" in trial.history_failure
 
 
-def test_an_error_that_is_no_verdict_stops_the_recording() -> None:
-    gpu = StubGpu({1: UsageError("no such model")})
-    with pytest.raises(UsageError, match="no such model"):
+def test_a_trial_that_is_refused_has_failed_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    assert recorded(tmp_path, StubGpu({1: UsageError("no such model")})) == 0
+    trials = [load_trial(trial_path(tmp_path, name)) for name in ("b1", "b2")]
+    assert [trial.outcome for trial in trials] == [Outcome.FAILED, Outcome.FITS]
+
+
+def test_a_full_disk_stops_the_recording() -> None:
+    gpu = StubGpu({1: FileError("no space left on the device")})
+    with pytest.raises(FileError, match="no space left"):
         record(PLAN[0], gpu, StubRecorder())
 
 
