@@ -11,11 +11,13 @@ from typing import Any
 
 import on_fake_gpu
 import pytest
+from fake_cuda import needs_fake_cuda
 from truth_records import load_all, load_trial, raw_path
 
 from bsprobe.errors import FileError
 from bsprobe.failures import Outcome
 
+pytestmark = needs_fake_cuda
 SMALL = (
     *("-m", "bsprobe", "run", "--model=deeplabv2-mini", "--resolution=128x256"),
     *("--precision=amp-fp16", "--norm=batch", "--max-batch=4"),

@@ -10,6 +10,7 @@ import commands
 import on_fake_gpu
 import pytest
 from fake_card import LATE_BYTES, NAME
+from fake_cuda import needs_fake_cuda
 
 from bsprobe.units import GIB, MIB
 
@@ -36,6 +37,7 @@ def searched(run: dict[str, Any]) -> list[tuple[int, str]]:
     return [(trial["spec"]["batch_size"], trial["outcome"]) for trial in trials]
 
 
+@needs_fake_cuda
 @pytest.mark.slow
 def test_a_guided_run_proves_the_boundary_in_four_trials_and_shows_both(tmp_path: Path) -> None:
     done = on_gpu(*SMALL, "--out=out", cwd=tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 import on_fake_gpu
 import pytest
 from fake_card import LATE_BYTES, NAME, TOTAL_BYTES
+from fake_cuda import needs_fake_cuda
 
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.gpus import custom_gpu
@@ -16,6 +17,7 @@ from bsprobe.trials import TrialSpec
 from bsprobe.units import GIB, MIB, Resolution
 from bsprobe.variants import Precision, Variant
 
+pytestmark = needs_fake_cuda
 VARIANT = Variant(
     model="deeplabv2-mini",
     resolution=Resolution(height=64, width=128),
