@@ -146,7 +146,7 @@ class Aim:
 
 
 def joined(parts: Iterable[Accuracy]) -> Accuracy:
-    """What was found in several environments, as one."""
+    """The findings of several environments as one."""
     known = tuple(parts)
     return Accuracy(
         machines=tuple(each for part in known for each in part.machines),

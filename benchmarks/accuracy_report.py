@@ -188,7 +188,7 @@ def _aim_rows(found: Accuracy) -> Iterator[tuple[str, ...]]:
 
 
 def _version_parts(found: Accuracy) -> Iterator[str]:
-    """What was recorded with what, and predicted with what."""
+    """The versions that recorded and that predicted."""
     yield table(
         ("", "recorded with", "predicted with"),
         [(each.name, str(each.recorded), str(each.predicted)) for each in found.machines],

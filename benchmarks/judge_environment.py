@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from truth_records import Machine
+from truth_records import Machine, release_of
 
 from bsprobe.errors import BsprobeError
 from bsprobe.files import file_errors
+from bsprobe.simulate.convolutions import version_text
 
 _COMPLETE: Final = "complete"
 """A file in an environment in which nothing is left to install."""
@@ -32,7 +33,7 @@ class InstallationError(BsprobeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What an environment must have."""
+    """The versions that an environment must have."""
 
     python: str
     """The minor version, such as 3.12."""
@@ -49,13 +50,13 @@ class Wanted:
 
 
 def wanted_by(machine: Machine) -> Wanted:
-    """What judges a machine's recordings."""
+    """The versions that judge a machine's recordings."""
     environment = machine.environment
     torchvision = environment.torchvision
     return Wanted(
         python=".".join(environment.python.split(".")[:2]),
-        torch=_release(environment.torch),
-        torchvision=None if torchvision is None else _release(torchvision),
+        torch=release_of(environment.torch),
+        torchvision=None if torchvision is None else release_of(torchvision),
         cudnn=environment.cudnn,
     )
 
@@ -93,7 +94,7 @@ def prepare(wanted: Wanted, parent: Path) -> Path:
 
 
 def requirements(wanted: Wanted) -> list[str]:
-    """What bsprobe depends on, with the recorded versions of PyTorch and torchvision."""
+    """The packages that bsprobe requires, with the recorded PyTorch and torchvision."""
     project = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]
     pins = {"torch": wanted.torch, "torchvision": wanted.torchvision}
     found = []
@@ -121,23 +122,17 @@ def _install_cudnn(wanted: Wanted, python: Path, install: Sequence[str]) -> None
         return
     package = f"nvidia-cudnn-cu{cuda.partition('.')[0]}"
     try:
-        _run([*install, f"{package}=={_cudnn_release(wanted.cudnn)}.*"])
+        _run([*install, f"{package}=={version_text(int(wanted.cudnn))}.*"])
     except InstallationError as error:
         print(f"note: {error}", flush=True)
         return
     if not _said(python, *_FACTS):
         print(
             f"note: PyTorch {wanted.torch} does not start with the recorded cuDNN "
-            f"{_cudnn_release(wanted.cudnn)}: it keeps {_cudnn_release(own)}",
+            f"{version_text(int(wanted.cudnn))}: it keeps {version_text(int(own))}",
             flush=True,
         )
-        _run([*install, f"{package}=={_cudnn_release(own)}.*"])
-
-
-def _cudnn_release(number: str) -> str:
-    """Turn 91900 into 9.19.0."""
-    value = int(number)
-    return f"{value // 10000}.{value // 100 % 100}.{value % 100}"
+        _run([*install, f"{package}=={version_text(int(own))}.*"])
 
 
 def _interpreter(minor: str) -> str:
@@ -153,7 +148,7 @@ def _interpreter(minor: str) -> str:
 
 
 def _said(*command: str | Path) -> str:
-    """What a command prints; empty where it is not there or fails."""
+    """The output of a command; empty where it is not there or fails."""
     try:
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     except OSError:
@@ -173,7 +168,3 @@ def _run(command: Sequence[str]) -> None:
             f"{done.returncode}: {said[-_LAST_WORDS:]}",
             hint="is there a network? Run it again: what was downloaded is kept",
         )
-
-
-def _release(version: str) -> str:
-    return version.partition("+")[0]

@@ -1,4 +1,4 @@
-"""What lies outside PyTorch's allocator on the GPU at hand, stage by stage: one line of JSON each.
+"""Memory outside PyTorch's allocator on the GPU at hand, stage by stage: one line of JSON each.
 
     PYTHONPATH=. python benchmarks/outside_stages.py FILE [--rehearse]
 
@@ -75,7 +75,7 @@ def cuda() -> dict[str, object]:
 
 
 def variants(*, is_rehearsal: bool) -> Iterator[Variant]:
-    """What is run, the most common first."""
+    """The variants to run, the most common first."""
     plain = Variant(model="deeplabv2-resnet101", resolution=Resolution(height=512, width=1024))
     if is_rehearsal:
         small = Resolution(height=64, width=128)

@@ -35,6 +35,7 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
+from script_errors import exit_from
 from truth_archive import pack
 from truth_plan import BoundarySearch, Configuration, in_order, rehearsed
 from truth_records import (
@@ -61,7 +62,7 @@ from bsprobe.runfile import NAME as RUN
 from bsprobe.units import GIB
 
 TIERS = ("1", "2", "3", "all")
-BROKEN = 2
+BROKEN = BsprobeError.exit_code
 """Exit status of a process that met something that concerns more than one trial."""
 _GRACE_SECONDS = 20.0
 """For a child to end by itself after its time is up."""
@@ -182,15 +183,17 @@ def spawn(command: Sequence[str], environment: dict[str, str], seconds: float) -
 def _record_sharing(session: Session, plan: Sequence[Configuration]) -> None:
     """Record configurations in one process, or a few where one was spoilt or died."""
     in_vain = 0
-    while (left := session.waiting(plan)) and session.has_time():
+    left = session.waiting(plan)
+    while left and session.has_time():
         ended = session.record_in_a_process(left)
         if not ended.in_time or ended.status in (0, STOPPED):
             return
         if ended.status == BROKEN:
             raise _broken(ended)
-        in_vain = 0 if len(session.waiting(plan)) < len(left) else in_vain + 1
+        before, left = left, session.waiting(plan)
+        in_vain = 0 if len(left) < len(before) else in_vain + 1
         if ended.status != START_AGAIN:
-            _note_death(session, left, ended)
+            left = _note_death(session, left, ended)
         if in_vain == MOST_IN_A_ROW:
             print(f"Stopped: {in_vain} processes in a row recorded nothing.", flush=True)
             return
@@ -238,17 +241,28 @@ def _broken(ended: Ended) -> WorkerError:
     return WorkerError(f"recording stopped with status {ended.status}:\n{ended.last_words.strip()}")
 
 
-def _note_death(session: Session, plan: Sequence[Configuration], ended: Ended) -> None:
-    """Say of the trial that a process died in that it did; one that died elsewhere says no more."""
+def _note_death(
+    session: Session, left: Sequence[Configuration], ended: Ended
+) -> tuple[Configuration, ...]:
+    """Record the trial that a process died in as failed, unless it was saved before.
+
+    Args:
+        session: The session.
+        left: The configurations that are still to be recorded.
+        ended: How the process ended.
+
+    Returns:
+        The configurations that are left then: all of them where it died in no trial.
+    """
     name = being_recorded(session.folder)
     print(f"{name or 'between two trials'}: died with status {ended.status}", flush=True)
     print(ended.last_words, file=sys.stderr, flush=True)
-    for configuration in plan:
-        path = trial_path(session.folder, configuration.name)
-        if configuration.name == name and configuration in session.waiting([configuration]):
+    for configuration in left:
+        if configuration.name == name:
             trial = died(configuration, status=ended.status, last_words=ended.last_words)
-            save_trial(path, trial, None)
+            save_trial(trial_path(session.folder, name), trial, None)
     pack(session.root, session.archive)
+    return tuple(each for each in left if each.name != name)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -321,9 +335,4 @@ def _say_what_is_left(
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BsprobeError as problem:
-        hint = f"\nhint: {problem.hint}" if problem.hint else ""
-        print(f"error: {problem}{hint}", file=sys.stderr)
-        sys.exit(BROKEN)
+    exit_from(main)

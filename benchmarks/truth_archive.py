@@ -1,4 +1,4 @@
-"""What was recorded as tar archives of limited size, to be carried away file by file."""
+"""Recordings as tar archives of limited size, to be carried away file by file."""
 
 import sys
 import tarfile

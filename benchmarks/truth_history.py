@@ -21,7 +21,7 @@ _MOST_RAW_BYTES = 12 * MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """What PyTorch recorded while a trial ran."""
+    """PyTorch's snapshots around a trial."""
 
     before: Mapping[str, Any]
     after: Mapping[str, Any]

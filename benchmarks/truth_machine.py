@@ -1,4 +1,4 @@
-"""What is to be known of the machine that is recorded."""
+"""Facts about the machine that is recorded."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from bsprobe.messages import Ready
 
 
 def machine_of(device: Device, *, outside_bytes: int) -> Machine:
-    """What is to be known of the machine."""
+    """The facts about this machine."""
     cudnn = torch.backends.cudnn.version()
     ready = Ready(
         device=device.info,

@@ -40,7 +40,7 @@ T = TypeVar("T", "Machine", "TruthTrial")
 
 
 class Fakes(StrEnum):
-    """What becomes of recordings of a fake GPU, which tests make: they are no truth."""
+    """The two ways to treat recordings of a fake GPU, which are no truth."""
 
     REFUSE = "refuse"
     ACCEPT = "accept"
@@ -106,6 +106,11 @@ class Truth:
     machine: Machine
     trials: tuple[tuple[Path, TruthTrial], ...]
     boundaries: tuple[Run, ...]
+
+
+def release_of(version: str) -> str:
+    """The release of a package, without its local part: 2.11.0+cu130 is 2.11.0."""
+    return version.partition("+")[0]
 
 
 def folder_of(root: Path, device_name: str) -> Path:

@@ -19,10 +19,10 @@ from typing import Final
 import torch
 from script_errors import exit_from
 from truth_prediction import capability_of
-from truth_records import Machine, load_machine
+from truth_records import Machine, load_machine, release_of
 
 from bsprobe.errors import FileError
-from bsprobe.simulate.cudnn_plans import version_text
+from bsprobe.simulate.convolutions import version_text
 from bsprobe.simulate.workspace import Workspaces
 
 JUDGE: Final = "bash benchmarks/judge.sh"
@@ -42,7 +42,7 @@ class Versions:
         return f"PyTorch {self.torch}, {self._cudnn_words}"
 
     def difference_to(self, recorded: "Versions") -> str | None:
-        """What is here instead of what was recorded, in words; None where nothing differs."""
+        """The versions here instead of the recorded ones, in words; None where nothing differs."""
         parts = []
         if self.torch != recorded.torch:
             parts.append(f"PyTorch {self.torch} instead of {recorded.torch}")
@@ -59,7 +59,7 @@ def recorded_versions(machine: Machine) -> Versions:
     """The versions that a machine was recorded with."""
     cudnn = machine.environment.cudnn
     return Versions(
-        torch=_release(machine.environment.torch),
+        torch=release_of(machine.environment.torch),
         cudnn=version_text(int(cudnn)) if cudnn and cudnn.isdecimal() else cudnn,
     )
 
@@ -67,17 +67,13 @@ def recorded_versions(machine: Machine) -> Versions:
 def versions_here(machine: Machine) -> Versions:
     """The versions that predict here for a machine's card; of cuDNN the one that really answers."""
     return Versions(
-        torch=_release(torch.__version__), cudnn=Workspaces(capability_of(machine)).cudnn_version
+        torch=release_of(torch.__version__), cudnn=Workspaces(capability_of(machine)).cudnn_version
     )
 
 
 def version_difference(machine: Machine) -> str | None:
-    """What is here instead of what a machine was recorded with; None where nothing differs."""
+    """The versions here instead of those of a machine, in words; None where nothing differs."""
     return versions_here(machine).difference_to(recorded_versions(machine))
-
-
-def _release(version: str) -> str:
-    return version.partition("+")[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,8 +10,14 @@ from statistics import median
 
 from network_convolutions import CAPABILITIES, all_forward, in_every_way
 
-from bsprobe.simulate.convolutions import Backend, Convolution, backend_of, upper_bound_bytes
-from bsprobe.simulate.cudnn_plans import CudnnPlans, described_card, version_text
+from bsprobe.simulate.convolutions import (
+    Backend,
+    Convolution,
+    backend_of,
+    upper_bound_bytes,
+    version_text,
+)
+from bsprobe.simulate.cudnn_plans import CudnnPlans, described_card
 from bsprobe.units import MIB
 
 LEAST_BYTES = MIB

@@ -13,8 +13,8 @@ from typing import Any
 
 from network_convolutions import CAPABILITIES, all_forward, in_every_way
 
-from bsprobe.simulate.convolutions import Backend, Convolution, backend_of
-from bsprobe.simulate.cudnn_plans import CudnnPlans, described_card, version_text
+from bsprobe.simulate.convolutions import Backend, Convolution, backend_of, version_text
+from bsprobe.simulate.cudnn_plans import CudnnPlans, described_card
 from bsprobe.units import MIB
 
 Card = dict[str, Any]

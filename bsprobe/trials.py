@@ -152,8 +152,8 @@ class Trial:
     started_at: str
     wall_seconds: float
     budget_bytes: int | None = None
-    """What PyTorch's allocator might reserve: the memory limit less what lay outside the allocator
-    when it was applied. None where no limit was applied to it."""
+    """Bytes that PyTorch's allocator might reserve: the memory limit less what lay outside the
+    allocator when it was applied. None where there was no limit."""
     rank: int | None = None
     """With several processes: whose failure this is, or whose peak; images/s are of all."""
 

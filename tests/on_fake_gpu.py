@@ -3,26 +3,26 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+import commands
+from commands import ROOT
+
 FAKE = ROOT / "tests" / "fake_gpu" / "site"
 
 
 def environment(folder: Path, *, faults: str = "", **more: str) -> dict[str, str]:
-    """The variables of a process that has the fake GPU.
+    """The variables that give a process the fake GPU.
 
     Args:
         folder: Where the trials of all processes are counted.
         faults: What is to go wrong, as `fake_trials` says.
         more: Other variables.
     """
-    variables = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     return {
-        **variables,
-        "PYTHONPATH": os.pathsep.join(map(str, (FAKE, ROOT, ROOT / "benchmarks"))),
+        "CUDA_VISIBLE_DEVICES": "0",
+        "PYTHONPATH": f"{FAKE}{os.pathsep}{commands.python_path()}",
         "FAKE_GPU_FOLDER": str(folder),
         "FAKE_GPU_FAULTS": faults,
         **more,
@@ -33,19 +33,12 @@ def python(
     *arguments: object, folder: Path, faults: str = "", timeout: float = 300, **more: str
 ) -> "subprocess.CompletedProcess[str]":
     """`python ARGUMENTS` on the fake GPU, in a folder."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=folder,
-        env=environment(folder, faults=faults, **more),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-    )
+    variables = environment(folder, faults=faults, **more)
+    return commands.python(*arguments, timeout=timeout, cwd=folder, **variables)
 
 
 def answer(program: str, *, folder: Path, faults: str = "") -> Any:
-    """What a program prints last, as JSON."""
+    """The last line that a program prints, as JSON."""
     done = python("-c", program, folder=folder, faults=faults)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

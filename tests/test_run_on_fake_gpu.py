@@ -1,6 +1,7 @@
 """`bsprobe run` and the recorder end to end on the fake GPU, with everything that can go wrong."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import on_fake_gpu
 import pytest
+from commands import ROOT
 from fake_cuda import needs_fake_cuda
 from truth_records import load_all, load_trial, raw_path
 
@@ -22,8 +24,8 @@ SMALL = (
     *("-m", "bsprobe", "run", "--model=deeplabv2-mini", "--resolution=128x256"),
     *("--precision=amp-fp16", "--norm=batch", "--max-batch=4"),
 )
-RECORD = on_fake_gpu.ROOT / "benchmarks" / "record_truth.py"
-SCRIPT = on_fake_gpu.ROOT / "benchmarks" / "first_gpu.sh"
+RECORD = ROOT / "benchmarks" / "record_truth.py"
+SCRIPT = ROOT / "benchmarks" / "first_gpu.sh"
 
 
 def run_of(folder: Path) -> Any:
@@ -123,7 +125,7 @@ def test_the_script_for_a_first_gpu_keeps_its_time_and_packs_what_it_finds(tmp_p
     done = subprocess.run(
         ["bash", SCRIPT, "A", str(limit)],  # noqa: S607 - the user's own bash
         cwd=tmp_path,
-        env=rehearsing(tmp_path),
+        env={**os.environ, **rehearsing(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -150,7 +152,7 @@ def test_the_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
         done = subprocess.run(
             ["bash", SCRIPT, *arguments],  # noqa: S607 - as above
             cwd=tmp_path,
-            env=on_fake_gpu.environment(tmp_path, OUT=str(tmp_path)),
+            env={**os.environ, **on_fake_gpu.environment(tmp_path, OUT=str(tmp_path))},
             capture_output=True,
             text=True,
             check=False,
@@ -164,7 +166,7 @@ def test_the_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 def test_a_script_that_is_stopped_has_kept_what_it_had_by_then(tmp_path: Path) -> None:
     with subprocess.Popen(
         ["bash", SCRIPT, "A", "300"],  # noqa: S607 - as above
-        env=rehearsing(tmp_path),
+        env={**os.environ, **rehearsing(tmp_path)},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:

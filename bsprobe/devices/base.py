@@ -18,7 +18,7 @@ class Device(Protocol):
 
     @property
     def budget_bytes(self) -> int | None:
-        """What PyTorch's allocator might reserve in the last trial; None where nothing capped it.
+        """Bytes that the allocator might reserve in the last trial; None where nothing capped it.
 
         A memory limit bounds the whole process; what lies outside the allocator is taken off.
         """

@@ -66,7 +66,7 @@ class CudaDevice:
 
     @property
     def budget_bytes(self) -> int | None:
-        """What the limit leaves to the allocator in the last trial; None without a limit."""
+        """Bytes that the limit left to the allocator in the last trial; None without a limit."""
         return self._budget
 
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:

@@ -252,3 +252,8 @@ def upper_bound_bytes(convolution: Convolution) -> int:
 
 def _in_eights(channels: int) -> int:
     return -(-channels // 8) * 8
+
+
+def version_text(version: int) -> str:
+    """A version of cuDNN as people write it: 91002 is "9.10.2"."""
+    return f"{version // 10000}.{version // 100 % 100}.{version % 100}"

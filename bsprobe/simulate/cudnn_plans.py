@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 
-from bsprobe.simulate.convolutions import Convolution, Direction, strides
+from bsprobe.simulate.convolutions import Convolution, Direction, strides, version_text
 
 OLDEST_CUDNN: Final = 90800
 """The first with CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR (release notes of cuDNN 9.8)."""
@@ -183,11 +183,6 @@ def described_card(capability: tuple[int, int]) -> tuple[tuple[int, int], dict[s
             f"no card of compute capability {capability[0]}.{capability[1]} is described"
         )
     return max(older), {**data["of every card"]["properties"], **known[max(older)]}
-
-
-def version_text(version: int) -> str:
-    """Turn 91002 into "9.10.2"."""
-    return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
 
 
 def _other_version(asked: int, own: int) -> str:

@@ -17,13 +17,13 @@ from bsprobe.simulate.convolutions import (
     backend_of,
     columns_bytes,
     upper_bound_bytes,
+    version_text,
 )
 from bsprobe.simulate.cudnn_plans import (
     CudnnPlans,
     CudnnUnavailableError,
     UnansweredError,
     described_card,
-    version_text,
 )
 from bsprobe.simulate.workspace_cache import WorkspaceCache, default_folder
 

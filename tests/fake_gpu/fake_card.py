@@ -13,6 +13,7 @@ from typing import Any
 import bsprobe
 from bsprobe.gpus import find_gpu
 from bsprobe.simulate.blocks import Block
+from bsprobe.simulate.expandable import ExpandableAllocator
 from bsprobe.simulate.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.timeline import Kind, Phase, Place
 from bsprobe.units import MIB
@@ -64,15 +65,14 @@ class Card:
 
     @property
     def free_bytes(self) -> int:
-        """What is neither reserved nor held outside the allocator."""
+        """Memory that is neither reserved nor held outside the allocator."""
         held = self.outside_bytes + self.others_bytes + self.allocator.reserved_bytes
         return TOTAL_BYTES - held
 
     def open(self) -> None:
         """Create the context."""
-        if not self.outside_bytes:
-            added = int(os.environ.get("FAKE_GPU_ADDED_MIB", "0")) * MIB
-            self.outside_bytes = find_gpu("H100 SXM 80GB HBM3").outside_allocator_bytes + added
+        added = int(os.environ.get("FAKE_GPU_ADDED_MIB", "0")) * MIB
+        self.outside_bytes = find_gpu("H100 SXM 80GB HBM3").outside_allocator_bytes + added
 
     def load_kernels(self, variant: object) -> None:
         """Load what a variant calls and no other one has called before."""
@@ -94,12 +94,14 @@ class Card:
             self.is_on = before
 
     def snapshot(self) -> dict[str, Any]:
-        """What `torch.cuda.memory._snapshot` returns."""
+        """The snapshot that `torch.cuda.memory._snapshot` returns."""
         self.note_snapshot()
         return {
             "segments": list(self.memory._segments()),
             "device_traces": [list(self.driver.trace) if self.is_recording else []],
-            "allocator_settings": {"expandable_segments": "Expandable" in str(self.allocator)},
+            "allocator_settings": {
+                "expandable_segments": isinstance(self.allocator, ExpandableAllocator)
+            },
             "external_annotations": [],
         }
 
@@ -144,14 +146,9 @@ class _Memory(SnapshotMemory):
         self._frames_of.setdefault(block.address, [])
         return super()._block(block)
 
-    @property
-    def live(self) -> tuple[Block, ...]:
-        """What is allocated now."""
-        return tuple(self._live.values())
-
     def give_back_all(self) -> None:
         """Free everything: the trial and its tensors are gone."""
-        for block in self.live:
+        for block in tuple(self._live.values()):
             self.free(block)
 
 

@@ -120,7 +120,7 @@ def _fraction(value: object) -> float:
 
 
 def _checked(torch: ModuleType, device: Any) -> None:
-    index = torch.device("cuda" if device is None else device).index if device != 0 else 0
+    index = device if isinstance(device, int) else torch.device(device).index
     if index not in (None, 0):
         raise AssertionError("Invalid device id")  # as PyTorch says it
 

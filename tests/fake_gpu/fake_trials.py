@@ -55,12 +55,12 @@ class _Trial:
             card().memory.forget()
 
     def set_up(self) -> None:
-        """What building the network takes."""
+        """Play the building of the network."""
         card().load_kernels(self._spec.variant)
         self._play(Section.SETUP)
 
     def step(self) -> None:
-        """What a training step takes."""
+        """Play a training step."""
         self._steps += 1
         if self._steps == 1:
             self._go_wrong()
@@ -69,7 +69,7 @@ class _Trial:
         card().seconds += _SECONDS_PER_IMAGE * images
 
     def evaluate(self) -> None:
-        """What an evaluation pass takes."""
+        """Play an evaluation pass."""
         self._play(Section.EVALUATION)
 
     def end(self) -> None:
