@@ -30,7 +30,7 @@ from checkout import ROOT, python_path
 from peers_messages import recognitions
 from peers_report import write_raw, write_reports
 
-from bsprobe import __version__
+from bsprobe._version import __version__
 from bsprobe.records import DeviceRequest
 from bsprobe.runfile import load_run
 from bsprobe.runner import TrialRunner

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from bsprobe import __version__
+from bsprobe._version import __version__
 from bsprobe.messages import Ready
 from bsprobe.records import Environment
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, Unpack
 
-from bsprobe import __version__
+from bsprobe._version import __version__
 from bsprobe.api import (
     Options,
     Workload,

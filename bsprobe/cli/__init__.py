@@ -4,7 +4,7 @@ import os
 
 import click
 
-from bsprobe import __version__
+from bsprobe._version import __version__
 from bsprobe.cli.ci import ci
 from bsprobe.cli.compare import compare
 from bsprobe.cli.data import data
