@@ -24,9 +24,9 @@ from truth_records import ROOT, Fakes, Truth, TruthTrial, load_all
 from truth_versions import recorded_versions, versions_here
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.errors import FileError
+from bsprobe.records.errors import FileError
+from bsprobe.records.trials import Measurement
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
-from bsprobe.trials import Measurement
 
 
 def checked(truth: Truth) -> Accuracy:

@@ -8,9 +8,9 @@ import numpy as np
 from truth_records import TruthTrial
 from truth_versions import Versions
 
+from bsprobe.records.trials import Measurement, Peak
+from bsprobe.records.variants import Variant
 from bsprobe.simulate.comparison import Comparison
-from bsprobe.trials import Measurement, Peak
-from bsprobe.variants import Variant
 
 AIMED_MEDIAN: Final = 0.01
 AIMED_WORST: Final = 0.04

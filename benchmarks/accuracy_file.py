@@ -6,8 +6,8 @@ from typing import Final
 
 from accuracy_figures import Accuracy, CheckedTrial
 
-from bsprobe.errors import FileError
 from bsprobe.files import file_errors, write_atomically
+from bsprobe.records.errors import FileError
 from bsprobe.serialization import MalformedError, from_json, parse_json, to_text
 
 SCHEMA_VERSION: Final = 1

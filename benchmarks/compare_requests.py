@@ -28,7 +28,7 @@ from truth_records import (
 )
 from truth_versions import JUDGE, version_difference
 
-from bsprobe.errors import NotComparableError
+from bsprobe.records.errors import NotComparableError
 from bsprobe.simulate.comparison import Comparison, Difference
 
 

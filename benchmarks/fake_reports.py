@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from bsprobe.errors import UsageError
+from bsprobe.records.errors import UsageError
 
 REPORTS: Final = Path(__file__).parents[1] / "reports"
 FAKE_TITLE: Final = "FAKE, nothing measured"

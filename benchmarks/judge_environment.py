@@ -12,8 +12,8 @@ from typing import Final
 
 from truth_records import Machine, release_of
 
-from bsprobe.errors import BsprobeError
 from bsprobe.files import file_errors
+from bsprobe.records.errors import BsprobeError
 from bsprobe.simulate.convolutions import version_text
 
 _COMPLETE: Final = "complete"

@@ -20,7 +20,7 @@ import torch
 
 from bsprobe.cityscapes.labels import LABELS, to_train_ids
 from bsprobe.cityscapes.synthetic import draw_scene
-from bsprobe.units import Resolution
+from bsprobe.records.units import Resolution
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,9 +20,9 @@ from typing import Any
 import pynvml
 import torch
 
-from bsprobe.trials import TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import MemoryFormat, Norm, Precision, Variant
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import MemoryFormat, Norm, Precision, Variant
 
 _CAP_BYTES = 12 * GIB
 _BATCH = 2

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsprobe.failures import Certainty, Outcome, classify
+from bsprobe.records.failures import Certainty, Outcome, classify
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bsprobe.units import GIB, MIB
+from bsprobe.records.units import GIB, MIB
 
 DATA: Final = Path(__file__).resolve().parent / "data" / "published"
 CARD_BYTES: Final = 24268 * MIB

@@ -9,6 +9,8 @@ from typing import Final
 
 import torch
 
+from bsprobe.records.units import MIB, Resolution
+from bsprobe.records.variants import CudnnBenchmark, Precision, Variant
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.driver import SimulatedDriver
 from bsprobe.simulate.playback import KernelLimitError, Playback, cublas_workspace_bytes
@@ -16,8 +18,6 @@ from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
 from bsprobe.training.step import Task
-from bsprobe.units import MIB, Resolution
-from bsprobe.variants import CudnnBenchmark, Precision, Variant
 
 RENAMED: Final = {
     "convnext_tiny_hnfd": "convnext_tiny_hnf",  # timm 0.8 dropped one of two alike

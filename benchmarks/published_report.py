@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from published_card import CARD_BYTES, out_of_memory_texts, outside_bytes
 
-from bsprobe.records import REFERENCE
-from bsprobe.units import GIB
+from bsprobe.records.runs import REFERENCE
+from bsprobe.records.units import GIB
 
 Row = Mapping[str, Any]
 

@@ -10,12 +10,12 @@ import argparse
 import statistics
 
 from bsprobe.equal_trials import step_noise
-from bsprobe.records import DeviceRequest
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import Measurement, Purpose, TrialSpec
+from bsprobe.records.units import MIB, format_bytes, parse_bytes, parse_resolution
+from bsprobe.records.variants import Variant
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
-from bsprobe.trials import Measurement, Purpose, TrialSpec
-from bsprobe.units import MIB, format_bytes, parse_bytes, parse_resolution
-from bsprobe.variants import Variant
 
 _BATCHES = (1, 2, 4)
 _TIMEOUT_SECONDS = 300

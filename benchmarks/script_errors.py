@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from bsprobe.errors import BsprobeError
+from bsprobe.records.errors import BsprobeError
 
 _INTERRUPTED = 130
 

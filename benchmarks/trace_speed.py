@@ -17,7 +17,7 @@ import time
 
 from checkout import python_path
 
-from bsprobe.variants import Precision
+from bsprobe.records.variants import Precision
 
 GOAL_SECONDS = 5.0
 THREADS = 2
@@ -26,9 +26,9 @@ REPEATS = 3
 
 def measure(model: str, precision: str) -> dict[str, float]:
     """In this process: seconds of the parts; processor time beside the wall clock's."""
+    from bsprobe.records.units import Resolution  # noqa: PLC0415 - with it
+    from bsprobe.records.variants import Variant  # noqa: PLC0415 - with it
     from bsprobe.simulate.trace import StepTracer  # noqa: PLC0415 - imports torch: not counted
-    from bsprobe.units import Resolution  # noqa: PLC0415 - with it
-    from bsprobe.variants import Variant  # noqa: PLC0415 - with it
 
     variant = Variant(
         model=model,

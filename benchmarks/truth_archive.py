@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bsprobe.units import MIB, format_bytes
+from bsprobe.records.units import MIB, format_bytes
 
 PART_BYTES = 15 * MIB
 """The most that one archive holds: a machine may hand back files of 16 MiB at the most."""

@@ -8,8 +8,8 @@ from truth_records import SCHEMA_VERSION, Machine, load_machine, save_machine
 
 from bsprobe.devices.base import Device
 from bsprobe.environment import describe_environment
-from bsprobe.errors import FileError
 from bsprobe.messages import Ready
+from bsprobe.records.errors import FileError
 
 
 def machine_of(device: Device, *, outside_bytes: int) -> Machine:

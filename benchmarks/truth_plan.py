@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from itertools import product
 
-from bsprobe.trials import TrialSpec
-from bsprobe.units import GIB, Resolution
-from bsprobe.variants import (
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import (
     AXES,
     Checkpointing,
     CudnnBenchmark,

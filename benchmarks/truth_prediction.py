@@ -10,10 +10,12 @@ from unittest import mock
 from truth_records import Machine, TruthTrial
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.errors import UsageError
-from bsprobe.failures import Outcome
-from bsprobe.gpus import Gpu, custom_gpu, find_gpu
-from bsprobe.records import Boundary, Run
+from bsprobe.records.errors import UsageError
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
+from bsprobe.records.runs import Boundary, Run
+from bsprobe.records.trials import Measurement, TrialSpec
+from bsprobe.records.variants import Variant
 from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.comparison import Comparison, compare
@@ -23,8 +25,6 @@ from bsprobe.simulate.requests import predicted_requests, recorded_requests
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
-from bsprobe.trials import Measurement, TrialSpec
-from bsprobe.variants import Variant
 from bsprobe.worker import describe_failure
 
 _FIRST_WITHOUT_KEPT_CUBLAS = (2, 15)

@@ -25,9 +25,9 @@ from truth_records import (
 
 from bsprobe.devices.base import Device
 from bsprobe.devices.recorder import CudaRecorder, Recorder
-from bsprobe.errors import FileError
-from bsprobe.failures import Certainty, Outcome
-from bsprobe.trials import Failure
+from bsprobe.records.errors import FileError
+from bsprobe.records.failures import Certainty, Outcome
+from bsprobe.records.trials import Failure
 from bsprobe.worker import describe_failure
 
 START_AGAIN = 3

@@ -21,7 +21,7 @@ from script_errors import exit_from
 from truth_prediction import capability_of
 from truth_records import Machine, load_machine, release_of
 
-from bsprobe.errors import FileError
+from bsprobe.records.errors import FileError
 from bsprobe.simulate.convolutions import version_text
 from bsprobe.simulate.workspace import Workspaces
 

@@ -10,6 +10,7 @@ from statistics import median
 
 from network_convolutions import CAPABILITIES, all_forward, in_every_way
 
+from bsprobe.records.units import MIB
 from bsprobe.simulate.convolutions import (
     Backend,
     Convolution,
@@ -18,7 +19,6 @@ from bsprobe.simulate.convolutions import (
     version_text,
 )
 from bsprobe.simulate.cudnn_plans import CudnnPlans, described_card
-from bsprobe.units import MIB
 
 LEAST_BYTES = MIB
 """Ratios to less than this say nothing."""

@@ -13,9 +13,9 @@ from typing import Any
 
 from network_convolutions import CAPABILITIES, all_forward, in_every_way
 
+from bsprobe.records.units import MIB
 from bsprobe.simulate.convolutions import Backend, Convolution, backend_of, version_text
 from bsprobe.simulate.cudnn_plans import CudnnPlans, described_card
-from bsprobe.units import MIB
 
 Card = dict[str, Any]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from network_convolutions import CAPABILITIES, DTYPES, RESOLUTIONS, network_convolutions
 
+from bsprobe.records.units import MIB
 from bsprobe.simulate.convolutions import Convolution, Direction
 from bsprobe.simulate.workspace import Workspaces
-from bsprobe.units import MIB
 
 GOAL_MILLISECONDS = 5
 NETWORK = "deeplabv2-resnet101"

@@ -8,7 +8,7 @@ from bsprobe._version import __version__ as __version__
 if TYPE_CHECKING:
     from bsprobe.api import Workload, predict, probe, recommend
     from bsprobe.executable_batch import find_executable_batch_size
-    from bsprobe.records import Recommendation, Run, Target
+    from bsprobe.records.runs import Recommendation, Run, Target
 
 __all__ = (
     "Recommendation",
@@ -21,9 +21,9 @@ __all__ = (
     "recommend",
 )
 _MODULES = {
-    "Recommendation": "records",
-    "Run": "records",
-    "Target": "records",
+    "Recommendation": "records.runs",
+    "Run": "records.runs",
+    "Target": "records.runs",
     "find_executable_batch_size": "executable_batch",
 }
 """Where the public names are that are not in `api`; each is imported when it is first used."""

@@ -6,8 +6,8 @@ import sys
 import traceback
 from types import FrameType
 
-from bsprobe.errors import BsprobeError, OutOfReachError
 from bsprobe.launch import follows
+from bsprobe.records.errors import BsprobeError, OutOfReachError
 from bsprobe.required import missing_package
 
 try:

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 from bsprobe.consistency import check_figures
-from bsprobe.errors import BsprobeError, DeviceError, UsageError
 from bsprobe.files import file_errors
-from bsprobe.gpus import find_gpu
-from bsprobe.importable import name_of
 from bsprobe.journal import Journal
-from bsprobe.own_parts import LOSSES, OwnParts
-from bsprobe.records import (
+from bsprobe.records.errors import BsprobeError, DeviceError, UsageError
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import (
     MAX_BATCH,
     REFERENCE,
     TRIAL_TIMEOUT_SECONDS,
@@ -33,12 +31,13 @@ from bsprobe.records import (
     Target,
     VariantResult,
 )
+from bsprobe.records.trials import Trial, TrialSpec
+from bsprobe.records.units import parse_bytes
+from bsprobe.records.variants import AXES, Variant, matrix, parse_choices
+from bsprobe.records.workload import LOSSES, OwnParts, name_of
 from bsprobe.runner import TrialRunner
 from bsprobe.running import header_of, make_run, start_runner
 from bsprobe.serialization import MalformedError
-from bsprobe.trials import Trial, TrialSpec
-from bsprobe.units import parse_bytes
-from bsprobe.variants import AXES, Variant, matrix, parse_choices
 
 _LOG = logging.getLogger("bsprobe")
 _WORKER = "bsprobe.worker"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from bsprobe.consistency import check_figures
-from bsprobe.errors import FileError
 from bsprobe.files import file_errors, write_atomically
 from bsprobe.jsonlines import check_version
-from bsprobe.records import Settings
+from bsprobe.records.errors import FileError
+from bsprobe.records.runs import Settings
 from bsprobe.serialization import MalformedError, from_json, parse_json, to_json, to_text
 
 SCHEMA_VERSION: Final = 1

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from bsprobe.failures import Outcome
-from bsprobe.gpus import nccl_bytes
-from bsprobe.model_names import may_keep_own_norm
 from bsprobe.recommendation import Limits
-from bsprobe.records import REFERENCE, DeviceInfo, Recommendation, Target
-from bsprobe.trials import Source, Trial
-from bsprobe.units import format_bytes
-from bsprobe.variants import Norm, Precision, Variant
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import nccl_bytes
+from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
+from bsprobe.records.trials import Source, Trial
+from bsprobe.records.units import format_bytes
+from bsprobe.records.variants import Norm, Precision, Variant
+from bsprobe.records.workload import may_keep_own_norm
 
 _PRETRAINED_NORMS = (Norm.BATCH, Norm.SYNC_BATCH, Norm.FROZEN)
 

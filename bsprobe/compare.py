@@ -14,10 +14,10 @@ from enum import StrEnum
 
 from bsprobe.comparability import differences, require_comparable
 from bsprobe.equal_trials import Figures, figures, has_figure, trials_of
-from bsprobe.errors import NotComparableError
-from bsprobe.records import DeviceInfo, Environment, Run, StopReason, VariantResult
+from bsprobe.records.errors import NotComparableError
+from bsprobe.records.runs import DeviceInfo, Environment, Run, StopReason, VariantResult
+from bsprobe.records.variants import Variant
 from bsprobe.thresholds import BATCHES, MORE_IS_BETTER, Metric, Threshold
-from bsprobe.variants import Variant
 
 
 class State(StrEnum):

@@ -9,9 +9,9 @@ import reprlib
 from collections.abc import Iterator
 from typing import Any
 
-from bsprobe.records import Recommendation, Run, SearchMethod, VariantResult
+from bsprobe.records.runs import Recommendation, Run, SearchMethod, VariantResult
+from bsprobe.records.trials import Trial
 from bsprobe.serialization import MalformedError
-from bsprobe.trials import Trial
 
 _AT_LEAST_ONE = frozenset(
     {

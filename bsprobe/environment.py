@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bsprobe._version import __version__
 from bsprobe.messages import Ready
-from bsprobe.records import Environment
+from bsprobe.records.runs import Environment
 
 
 def describe_environment(ready: Ready, command: str) -> Environment:

@@ -19,8 +19,8 @@ from bsprobe.api import (
     start_worker,
 )
 from bsprobe.batch_cache import ProvenBatch, Question, find_batch, keep_batch
-from bsprobe.errors import DeviceError, UsageError
-from bsprobe.records import MAX_BATCH, DeviceRequest, Run, Settings, StopReason
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.runs import MAX_BATCH, DeviceRequest, Run, Settings, StopReason
 from bsprobe.simulate.workspace_cache import default_folder
 
 _LOG = logging.getLogger("bsprobe")

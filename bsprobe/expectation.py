@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from bsprobe.memory_line import Line, line_through
-from bsprobe.records import Prediction
+from bsprobe.records.runs import Prediction
 
 
 def half_of(largest: int) -> int:

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
 
-from bsprobe.errors import DeviceError
-from bsprobe.explanation import (
+from bsprobe.messages import Attribute, Explain, Record
+from bsprobe.prediction import WITHOUT_GPU, card_of
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.explanations import (
     EXPLANATION_VERSION,
     RECORDED_SNAPSHOT,
     SNAPSHOT,
@@ -16,9 +18,7 @@ from bsprobe.explanation import (
     MeasuredSide,
     RemedyResult,
 )
-from bsprobe.messages import Attribute, Explain, Record
-from bsprobe.prediction import WITHOUT_GPU, card_of
-from bsprobe.records import (
+from bsprobe.records.runs import (
     Boundary,
     DeviceInfo,
     DeviceRequest,
@@ -26,11 +26,11 @@ from bsprobe.records import (
     StopReason,
     is_same_capacity,
 )
+from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
+from bsprobe.records.variants import Variant
 from bsprobe.remedies import Remedy, ranked, remedies_for
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Probe, Process, find_boundary
-from bsprobe.trials import Purpose, Source, Trial, TrialSpec
-from bsprobe.variants import Variant
 
 
 class Listener(Protocol):

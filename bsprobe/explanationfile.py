@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from bsprobe.errors import FileError
-from bsprobe.explanation import EXPLANATION_VERSION, ExplanationReport
 from bsprobe.files import file_errors, write_atomically
+from bsprobe.records.errors import FileError
+from bsprobe.records.explanations import EXPLANATION_VERSION, ExplanationReport
 from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
 
 NAME = "explanation.json"

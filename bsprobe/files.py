@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from bsprobe.errors import FileError
+from bsprobe.records.errors import FileError
 
 
 def write_atomically(path: Path, data: bytes) -> None:

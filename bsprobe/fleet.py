@@ -10,10 +10,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bsprobe.records import SCHEMA_VERSION, DeviceInfo, Environment, Run, Settings, VariantResult
-from bsprobe.trials import Source
-from bsprobe.units import format_bytes
-from bsprobe.variants import Variant, labels
+from bsprobe.records.runs import (
+    SCHEMA_VERSION,
+    DeviceInfo,
+    Environment,
+    Run,
+    Settings,
+    VariantResult,
+)
+from bsprobe.records.trials import Source
+from bsprobe.records.units import format_bytes
+from bsprobe.records.variants import Variant, labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from bsprobe.consistency import check_figures
 from bsprobe.jsonlines import JsonLines, parse_lines
-from bsprobe.records import SCHEMA_VERSION, DeviceInfo, Environment, Settings
-from bsprobe.trials import Trial
+from bsprobe.records.runs import SCHEMA_VERSION, DeviceInfo, Environment, Settings
+from bsprobe.records.trials import Trial
 
 NAME = "journal.jsonl"
 

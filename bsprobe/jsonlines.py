@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
-from bsprobe.errors import FileError
 from bsprobe.files import file_errors
+from bsprobe.records.errors import FileError
 from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
 
 if sys.platform != "win32":

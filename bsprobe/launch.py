@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bsprobe.errors import UsageError
+from bsprobe.records.errors import UsageError
 
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
 """Set by `LocalElasticAgent._start_workers` (torch/distributed/elastic), as is all that is read."""

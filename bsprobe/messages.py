@@ -4,14 +4,14 @@ import json
 from dataclasses import dataclass
 from typing import get_args
 
-from bsprobe.explanation import Explanation, RecordedTrial
-from bsprobe.failures import Outcome
-from bsprobe.gpus import Gpu
-from bsprobe.records import CardFit, DeviceInfo, DeviceRequest
+from bsprobe.records.explanations import Explanation, RecordedTrial
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import Gpu
+from bsprobe.records.runs import CardFit, DeviceInfo, DeviceRequest
+from bsprobe.records.trials import DataSource, Failure, Measurement, TrialSpec
+from bsprobe.records.variants import Variant
 from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
 from bsprobe.study_records import LoaderSpec, Loading, TrainingResult, TrainingSpec
-from bsprobe.trials import DataSource, Failure, Measurement, TrialSpec
-from bsprobe.variants import Variant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from bsprobe.errors import DeviceError, UsageError, WorkerError
 from bsprobe.expectation import half_of
-from bsprobe.gpus import Gpu, compute_capabilities, custom_gpu, find_gpu
 from bsprobe.probing import RunTrial
-from bsprobe.records import (
+from bsprobe.records.errors import DeviceError, UsageError, WorkerError
+from bsprobe.records.gpus import Gpu, compute_capabilities, custom_gpu, find_gpu
+from bsprobe.records.runs import (
     DeviceInfo,
     DeviceRequest,
     Prediction,
@@ -16,10 +16,10 @@ from bsprobe.records import (
     Settings,
     StopReason,
 )
+from bsprobe.records.trials import Purpose, Trial
+from bsprobe.records.variants import Variant
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Probe, Process, find_boundary
-from bsprobe.trials import Purpose, Trial
-from bsprobe.variants import Variant
 from bsprobe.worker_process import ReportPhase
 
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}

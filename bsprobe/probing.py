@@ -6,10 +6,10 @@ from typing import Protocol
 
 from bsprobe.caveats import caveats_of
 from bsprobe.expectation import Expected
-from bsprobe.failures import Outcome
 from bsprobe.journal import Journal
 from bsprobe.recommendation import Limits, limits, recommend, search_trials, starred
-from bsprobe.records import (
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import (
     SCHEMA_VERSION,
     Boundary,
     DeviceInfo,
@@ -21,9 +21,9 @@ from bsprobe.records import (
     StopReason,
     VariantResult,
 )
+from bsprobe.records.trials import Purpose, Trial, TrialSpec
+from bsprobe.records.variants import Variant
 from bsprobe.search import Probe, Process, find_boundary
-from bsprobe.trials import Purpose, Trial, TrialSpec
-from bsprobe.variants import Variant
 
 
 class Listener(Protocol):

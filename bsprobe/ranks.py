@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bsprobe.failures import Certainty, Outcome, is_loss_of_peer
-from bsprobe.records import DeviceInfo
-from bsprobe.trials import Measurement, Trial
-from bsprobe.units import format_bytes
+from bsprobe.records.failures import Certainty, Outcome, is_loss_of_peer
+from bsprobe.records.runs import DeviceInfo
+from bsprobe.records.trials import Measurement, Trial
+from bsprobe.records.units import format_bytes
 
 _GRAVITY = (
     (Outcome.OUT_OF_MEMORY, Certainty.CERTAIN),

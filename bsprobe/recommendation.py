@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
-from bsprobe.failures import Outcome
-from bsprobe.records import Recommendation, Target, TrainingPlan
-from bsprobe.trials import Purpose, Trial
-from bsprobe.variants import OptimizerName, Variant
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import Recommendation, Target, TrainingPlan
+from bsprobe.records.trials import Purpose, Trial
+from bsprobe.records.variants import OptimizerName, Variant
 
 
 class LearningRateRule(StrEnum):

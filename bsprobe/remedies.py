@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from bsprobe.explanation import RemedyResult
-from bsprobe.variants import (
+from bsprobe.records.explanations import RemedyResult
+from bsprobe.records.variants import (
     AXES,
     Checkpointing,
     CudnnBenchmark,

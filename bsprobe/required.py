@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
-from bsprobe.errors import MissingPackageError
+from bsprobe.records.errors import MissingPackageError
 
 PACKAGES: Final[Mapping[str, str]] = MappingProxyType(
     {

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from bsprobe.consistency import check_run
-from bsprobe.errors import FileError
 from bsprobe.files import file_errors, write_atomically
 from bsprobe.journal import NAME as JOURNAL_NAME
 from bsprobe.jsonlines import check_version, damaged
-from bsprobe.records import SCHEMA_VERSION, Run
+from bsprobe.records.errors import FileError
+from bsprobe.records.runs import SCHEMA_VERSION, Run
 from bsprobe.serialization import MalformedError, from_json, parse_json, to_text
 
 NAME = "run.json"

@@ -15,10 +15,10 @@ from enum import Enum
 from typing import Protocol, Self
 
 from bsprobe.expectation import Expected
-from bsprobe.failures import RAN, Certainty, Outcome
 from bsprobe.memory_line import Line, line_through
-from bsprobe.records import Boundary, StopReason
-from bsprobe.trials import Trial
+from bsprobe.records.failures import RAN, Certainty, Outcome
+from bsprobe.records.runs import Boundary, StopReason
+from bsprobe.records.trials import Trial
 
 
 class Process(Enum):

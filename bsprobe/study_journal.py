@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bsprobe.jsonlines import JsonLines, parse_lines
-from bsprobe.records import DeviceInfo, Environment
+from bsprobe.records.runs import DeviceInfo, Environment
 from bsprobe.study_records import SCHEMA_VERSION, StudySettings, Training
 
 NAME = "study-journal.jsonl"

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bsprobe.failures import Outcome
-from bsprobe.records import DeviceInfo, DeviceRequest, Environment, Target, TrainingPlan
-from bsprobe.trials import DataSource, Failure, ModelFacts
-from bsprobe.variants import Variant
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import DeviceInfo, DeviceRequest, Environment, Target, TrainingPlan
+from bsprobe.records.trials import DataSource, Failure, ModelFacts
+from bsprobe.records.variants import Variant
 
 SCHEMA_VERSION = 1
 """The version of study files and their journals; loaders reject any other."""

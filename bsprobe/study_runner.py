@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Self
 
 from bsprobe.messages import LoadingDone, MeasureLoading, Train, TrainingDone
-from bsprobe.records import DeviceRequest
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import DataSource, Failure
+from bsprobe.records.variants import Variant
 from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
-from bsprobe.trials import DataSource, Failure
-from bsprobe.variants import Variant
 from bsprobe.worker_process import Loss, ReportPhase, Worker
 
 

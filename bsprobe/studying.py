@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from bsprobe.records import DeviceInfo, Environment
+from bsprobe.records.runs import DeviceInfo, Environment
+from bsprobe.records.trials import Failure
 from bsprobe.study_journal import StudyJournal
 from bsprobe.study_plan import loader_settings, next_training
 from bsprobe.study_records import (
@@ -17,7 +18,6 @@ from bsprobe.study_records import (
     Training,
     TrainingSpec,
 )
-from bsprobe.trials import Failure
 from bsprobe.verdict import summaries, verdict
 
 ReportPhase = Callable[[str], None]

@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bsprobe.errors import UsageError
-from bsprobe.units import format_bytes, parse_bytes
-from bsprobe.variants import unknown_value
+from bsprobe.records.errors import UsageError
+from bsprobe.records.units import format_bytes, parse_bytes
+from bsprobe.records.variants import unknown_value
 
 
 class Metric(StrEnum):

@@ -16,8 +16,6 @@ from typing import BinaryIO, TypeVar
 
 from bsprobe.devices.base import Device, ReportPhase
 from bsprobe.devices.selection import open_device
-from bsprobe.errors import BsprobeError, DeviceError, UsageError
-from bsprobe.failures import Outcome, classify
 from bsprobe.messages import (
     Attribute,
     Explain,
@@ -42,10 +40,12 @@ from bsprobe.messages import (
     encode,
 )
 from bsprobe.models.factory import check_variant
-from bsprobe.records import DeviceRequest
+from bsprobe.records.errors import BsprobeError, DeviceError, UsageError
+from bsprobe.records.failures import Outcome, classify
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import Failure, Measurement, Source
 from bsprobe.required import missing_package
 from bsprobe.training.place import Meter, Place
-from bsprobe.trials import Failure, Measurement, Source
 
 Result = TypeVar("Result")
 

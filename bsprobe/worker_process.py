@@ -14,10 +14,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsprobe.errors import DeviceError, WorkerError
-from bsprobe.explanation import Explanation
-from bsprobe.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome, classify
-from bsprobe.gpus import Gpu
 from bsprobe.interruption import undisturbed
 from bsprobe.messages import (
     Answer,
@@ -38,11 +34,15 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.records import CardFit, DeviceRequest
+from bsprobe.records.errors import DeviceError, WorkerError
+from bsprobe.records.explanations import Explanation
+from bsprobe.records.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome, classify
+from bsprobe.records.gpus import Gpu
+from bsprobe.records.runs import CardFit, DeviceRequest
+from bsprobe.records.trials import DataSource, Failure, TrialSpec
+from bsprobe.records.variants import Variant
 from bsprobe.required import missing_package
 from bsprobe.serialization import MalformedError
-from bsprobe.trials import DataSource, Failure, TrialSpec
-from bsprobe.variants import Variant
 
 OPEN_TIMEOUT_SECONDS = 300.0
 """For importing torch and opening the device; a cold file cache on a network disk is slow."""

@@ -11,15 +11,15 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from bsprobe.errors import UsageError, WorkerError
 from bsprobe.launch import Launch
 from bsprobe.messages import Ready
 from bsprobe.ranks import joined_device, joined_trial
-from bsprobe.records import DeviceInfo, DeviceRequest, Settings
+from bsprobe.records.errors import UsageError, WorkerError
+from bsprobe.records.runs import DeviceInfo, DeviceRequest, Settings
+from bsprobe.records.trials import Purpose, Trial, TrialSpec
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
 from bsprobe.serialization import from_json, to_json
-from bsprobe.trials import Purpose, Trial, TrialSpec
 from bsprobe.worker_process import InVainError, ReportPhase
 from bsprobe.world import World, reason_of
 

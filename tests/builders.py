@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bsprobe.failures import Certainty, Outcome
 from bsprobe.journal import Header, Journal
-from bsprobe.own_parts import OwnParts
 from bsprobe.probing import Probing
-from bsprobe.records import (
+from bsprobe.records.failures import Certainty, Outcome
+from bsprobe.records.runs import (
     SCHEMA_VERSION,
     DeviceInfo,
     DeviceRequest,
@@ -19,10 +18,18 @@ from bsprobe.records import (
     Target,
     VariantResult,
 )
-from bsprobe.search import Process
-from bsprobe.trials import Failure, Measurement, ModelFacts, Peak, Purpose, Source, Trial, TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import (
+from bsprobe.records.trials import (
+    Failure,
+    Measurement,
+    ModelFacts,
+    Peak,
+    Purpose,
+    Source,
+    Trial,
+    TrialSpec,
+)
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import (
     Checkpointing,
     CudnnBenchmark,
     MemoryFormat,
@@ -31,6 +38,8 @@ from bsprobe.variants import (
     Precision,
     Variant,
 )
+from bsprobe.records.workload import OwnParts
+from bsprobe.search import Process
 
 STARTED_AT = "2025-01-31T12:00:00+00:00"
 HALF = Resolution(height=512, width=1024)

@@ -1,9 +1,9 @@
 """The allocator with one rule changed in each class, to see that the rule matters."""
 
+from bsprobe.records.units import MIB
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.blocks import FREE, Block, BlockPool
 from bsprobe.simulate.expandable import ExpandableAllocator
-from bsprobe.units import MIB
 
 
 class FirstFit(CachingAllocator):

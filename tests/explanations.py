@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bsprobe.explanation import (
+from bsprobe.records.explanations import (
     EXPLANATION_VERSION,
     NOT_ATTRIBUTED,
     Explanation,
@@ -14,10 +14,10 @@ from bsprobe.explanation import (
     Series,
     StepTimeline,
 )
-from bsprobe.records import Boundary, DeviceInfo, Environment, StopReason
-from bsprobe.trials import Source, TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import Checkpointing, OptimizerName, Precision, Variant
+from bsprobe.records.runs import Boundary, DeviceInfo, Environment, StopReason
+from bsprobe.records.trials import Source, TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import Checkpointing, OptimizerName, Precision, Variant
 
 VARIANT = Variant(model="deeplabv2-resnet101", resolution=Resolution(height=512, width=1024))
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from builders import DEVICE, ENVIRONMENT, STARTED_AT, failure
 
-from bsprobe.records import DeviceRequest, Target
+from bsprobe.records.runs import DeviceRequest, Target
+from bsprobe.records.trials import DataSource, Failure, ModelFacts
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import Variant
 from bsprobe.study_journal import StudyHeader, StudyJournal
 from bsprobe.study_records import (
     SCHEMA_VERSION,
@@ -25,9 +28,6 @@ from bsprobe.study_records import (
     TrainingSpec,
 )
 from bsprobe.studying import Studying
-from bsprobe.trials import DataSource, Failure, ModelFacts
-from bsprobe.units import GIB, Resolution
-from bsprobe.variants import Variant
 
 VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=64, width=128))
 CHANCE = Chance(class_name="road", pixel_accuracy=0.32, mean_iou=0.017, loss=2.07)

@@ -14,13 +14,12 @@ from torch import nn
 import bsprobe
 from bsprobe import api
 from bsprobe.cli.subject import variants_from
-from bsprobe.errors import DeviceError, UsageError
-from bsprobe.importable import name_of
-from bsprobe.own_parts import OwnParts
-from bsprobe.records import DeviceRequest
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import Source
+from bsprobe.records.variants import AXES, Norm, Precision, Variant
+from bsprobe.records.workload import OwnParts, name_of
 from bsprobe.runfile import load_run
-from bsprobe.trials import Source
-from bsprobe.variants import AXES, Norm, Precision, Variant
 
 WORKLOAD = bsprobe.Workload(
     model=own_training.network,
@@ -95,7 +94,7 @@ def test_a_traceback_ends_with_the_hint() -> None:
     with pytest.raises(UsageError) as caught:
         bsprobe.recommend(WORKLOAD, gpu="RTX 3900")
     shown = "".join(traceback.format_exception(caught.value)).splitlines()
-    assert shown[-2] == "bsprobe.errors.UsageError: --gpu: 'RTX 3900' is unknown"
+    assert shown[-2] == "bsprobe.records.errors.UsageError: --gpu: 'RTX 3900' is unknown"
     assert shown[-1].startswith("hint: did you mean RTX 3090?")
 
 

@@ -6,13 +6,13 @@ import pytest
 from builders import DEVICE, GROUP, GROUPS, VARIANT, broke, failure, ran
 
 from bsprobe import caveats
-from bsprobe.failures import Outcome
-from bsprobe.own_parts import OwnParts
 from bsprobe.recommendation import Limits, recommend
-from bsprobe.records import DeviceInfo, Recommendation, Target
-from bsprobe.trials import Source, Trial
-from bsprobe.units import GIB
-from bsprobe.variants import Norm, Precision, Variant
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import DeviceInfo, Recommendation, Target
+from bsprobe.records.trials import Source, Trial
+from bsprobe.records.units import GIB
+from bsprobe.records.variants import Norm, Precision, Variant
+from bsprobe.records.workload import OwnParts
 
 FOUND = Limits(largest=12, safe=11, best=8, best_is_measured=True, keeps_headroom=True)
 

@@ -7,11 +7,11 @@ import pytest
 from builders import VARIANT, probed_run, settings
 
 from bsprobe.comparability import differences, require_comparable
-from bsprobe.errors import NotComparableError
-from bsprobe.records import Run, SearchMethod
+from bsprobe.records.errors import NotComparableError
+from bsprobe.records.runs import Run, SearchMethod
+from bsprobe.records.trials import DataSource, Source
+from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.thresholds import Metric
-from bsprobe.trials import DataSource, Source
-from bsprobe.units import GIB, MIB, Resolution
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from builders import AMP, VARIANT, probed_run, ran, settings
 
 from bsprobe.compare import Check, State, compare
 from bsprobe.equal_trials import step_noise
-from bsprobe.errors import NotComparableError
-from bsprobe.records import Boundary, Run, StopReason
+from bsprobe.records.errors import NotComparableError
+from bsprobe.records.runs import Boundary, Run, StopReason
+from bsprobe.records.trials import Measurement, Peak, Purpose, Source, Trial
+from bsprobe.records.units import MIB
+from bsprobe.records.variants import Variant
 from bsprobe.thresholds import DEFAULT_THRESHOLDS, Metric, parse_threshold
-from bsprobe.trials import Measurement, Peak, Purpose, Source, Trial
-from bsprobe.units import MIB
-from bsprobe.variants import Variant
 
 
 @pytest.fixture(scope="module")

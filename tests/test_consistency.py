@@ -8,9 +8,9 @@ import pytest
 from builders import AMP, DEVICE, VARIANT, measurement, populated_run, probed_run, ran, settings
 
 from bsprobe.consistency import check_figures, check_run
-from bsprobe.records import Boundary, Prediction, Run, StopReason
+from bsprobe.records.runs import Boundary, Prediction, Run, StopReason
+from bsprobe.records.trials import Source
 from bsprobe.serialization import MalformedError
-from bsprobe.trials import Source
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 
 from bsprobe import models
 from bsprobe.cli import bsprobe
-from bsprobe.gpus import catalogue
 from bsprobe.models.norms import LAYERS
-from bsprobe.variants import AXES, Norm, Variant
+from bsprobe.records.gpus import catalogue
+from bsprobe.records.variants import AXES, Norm, Variant
 
 ROOT = Path(__file__).parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

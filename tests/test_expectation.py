@@ -4,7 +4,7 @@ import pytest
 
 from bsprobe.expectation import Expected
 from bsprobe.memory_line import Line
-from bsprobe.records import Prediction
+from bsprobe.records.runs import Prediction
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,15 @@ import pytest
 from builders import DEVICE, failure, measurement
 from explanations import EXPLANATION, REPORT
 
-from bsprobe.errors import DeviceError
 from bsprobe.explaining import Explaining, card_like
-from bsprobe.explanation import Explanation, ExplanationReport
-from bsprobe.failures import Outcome
-from bsprobe.gpus import custom_gpu
 from bsprobe.journal import Header, Journal
 from bsprobe.messages import Explain, Ready
 from bsprobe.probing import Probing
-from bsprobe.records import (
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.explanations import Explanation, ExplanationReport
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import custom_gpu
+from bsprobe.records.runs import (
     SCHEMA_VERSION,
     Boundary,
     DeviceRequest,
@@ -29,12 +29,12 @@ from bsprobe.records import (
     Target,
     VariantResult,
 )
+from bsprobe.records.trials import Peak, Purpose, Source, Trial, TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import Checkpointing, Precision, Variant
 from bsprobe.remedies import EXPANDABLE, remedies_for
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
-from bsprobe.trials import Peak, Purpose, Source, Trial, TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import Checkpointing, Precision, Variant
 
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
 REQUEST = DeviceRequest(gpu=custom_gpu(900 * MIB, "8.6", 50 * MIB))

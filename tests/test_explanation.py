@@ -9,8 +9,9 @@ from explanations import EXPLANATION, REPORT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsprobe.errors import FileError
-from bsprobe.explanation import (
+from bsprobe.explanationfile import NAME, load_explanation, save_explanation
+from bsprobe.records.errors import FileError
+from bsprobe.records.explanations import (
     NO_MODULE,
     OUTSIDE,
     ROUNDING,
@@ -21,8 +22,7 @@ from bsprobe.explanation import (
     by_module,
     by_operator,
 )
-from bsprobe.explanationfile import NAME, load_explanation, save_explanation
-from bsprobe.units import MIB
+from bsprobe.records.units import MIB
 
 VIEWS: tuple[Callable[[Explanation], list[Row]], ...] = (
     by_kind,

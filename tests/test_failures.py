@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from bsprobe.failures import RAN, Certainty, Outcome, Verdict, classify
+from bsprobe.records.failures import RAN, Certainty, Outcome, Verdict, classify
 
 CERTAIN = [
     # The caching allocator, in its ordinary words.

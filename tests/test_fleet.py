@@ -6,10 +6,10 @@ import pytest
 from builders import AMP, GROUP, UNUSUAL, VARIANT, probed_run, settings
 
 from bsprobe.fleet import Fleet, make_fleet, subject_of
-from bsprobe.records import Environment, Run, Target
-from bsprobe.trials import Source
-from bsprobe.units import GIB
-from bsprobe.variants import Variant
+from bsprobe.records.runs import Environment, Run, Target
+from bsprobe.records.trials import Source
+from bsprobe.records.units import GIB
+from bsprobe.records.variants import Variant
 
 TOGETHER = "4 x One: batches, peaks and images/s are of one GPU, the effective batch and LR of all."
 

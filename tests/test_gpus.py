@@ -8,12 +8,20 @@ from statistics import median
 
 import pytest
 
-from bsprobe import gpus
-from bsprobe.errors import UsageError
-from bsprobe.gpus import COLUMNS, DEFAULT_GPU, ESTIMATE, Gpu, catalogue, custom_gpu, find_gpu
-from bsprobe.units import GIB, MIB
+from bsprobe.records import gpus
+from bsprobe.records.errors import UsageError
+from bsprobe.records.gpus import (
+    COLUMNS,
+    DEFAULT_GPU,
+    ESTIMATE,
+    Gpu,
+    catalogue,
+    custom_gpu,
+    find_gpu,
+)
+from bsprobe.records.units import GIB, MIB
 
-TEXT = (resources.files("bsprobe") / "gpus.csv").read_text(encoding="utf-8")
+TEXT = (resources.files("bsprobe") / "records" / "gpus.csv").read_text(encoding="utf-8")
 ROWS = {row["name"]: row for row in csv.DictReader(TEXT.splitlines(), strict=True)}
 LINES = tuple(gpus._line(row) for row in ROWS.values())
 GIB_IN_MIB = 1024

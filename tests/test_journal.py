@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from builders import broke, header, ran
 
-from bsprobe.errors import FileError
 from bsprobe.journal import NAME, Contents, Journal, read_journal
-from bsprobe.trials import Trial
+from bsprobe.records.errors import FileError
+from bsprobe.records.trials import Trial
 
 TRIALS = (ran(1), ran(2, accumulation_steps=5), broke(4))
 

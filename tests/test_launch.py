@@ -2,8 +2,8 @@
 
 import pytest
 
-from bsprobe.errors import UsageError
 from bsprobe.launch import Launch, follows, launched
+from bsprobe.records.errors import UsageError
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "abc",

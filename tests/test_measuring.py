@@ -16,9 +16,11 @@ from explanations import GPU, REPORT
 from recorded_steps import recorded
 
 from bsprobe import explaining, runner
-from bsprobe.errors import DeviceError, UsageError
 from bsprobe.explaining import Explaining
-from bsprobe.explanation import (
+from bsprobe.explanationfile import load_explanation, save_explanation
+from bsprobe.messages import Ready, Record, Recorded
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
     RECORDED_SNAPSHOT,
     SNAPSHOT,
@@ -27,10 +29,8 @@ from bsprobe.explanation import (
     MeasuredSide,
     RecordedTrial,
 )
-from bsprobe.explanationfile import load_explanation, save_explanation
-from bsprobe.failures import Outcome
-from bsprobe.messages import Ready, Record, Recorded
-from bsprobe.records import (
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import (
     SCHEMA_VERSION,
     Boundary,
     DeviceRequest,
@@ -40,13 +40,13 @@ from bsprobe.records import (
     TrainingPlan,
     VariantResult,
 )
+from bsprobe.records.trials import Source, Trial, TrialSpec
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import Variant
 from bsprobe.runner import TrialRunner
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
-from bsprobe.trials import Source, Trial, TrialSpec
-from bsprobe.units import GIB, Resolution
-from bsprobe.variants import Variant
 
 VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=32, width=32))
 LARGEST = 2

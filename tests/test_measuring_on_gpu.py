@@ -8,16 +8,16 @@ import pytest
 from recorded_peaks import beginning, replayed, stays_within
 from torch.cuda import _memory_viz
 
-from bsprobe.explanation import NOT_ATTRIBUTED, RECORDED_SNAPSHOT, by_kind, by_module
 from bsprobe.explanationfile import load_explanation
 from bsprobe.messages import Record
-from bsprobe.records import DeviceRequest
+from bsprobe.records.explanations import NOT_ATTRIBUTED, RECORDED_SNAPSHOT, by_kind, by_module
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import Source, TrialSpec
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import Precision, Variant
 from bsprobe.runner import TrialRunner
 from bsprobe.simulate.recorded_events import walked
 from bsprobe.simulate.reduction import reduced
-from bsprobe.trials import Source, TrialSpec
-from bsprobe.units import GIB, Resolution
-from bsprobe.variants import Precision, Variant
 
 pytestmark = pytest.mark.gpu
 

@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_builders import result
 
-from bsprobe.explanation import RecordedTrial
-from bsprobe.failures import Outcome
 from bsprobe.messages import (
     Attribute,
     Explain,
@@ -32,7 +30,10 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.records import DeviceRequest, TrainingPlan
+from bsprobe.records.explanations import RecordedTrial
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import DeviceRequest, TrainingPlan
+from bsprobe.records.trials import DataSource, TrialSpec
 from bsprobe.serialization import MalformedError
 from bsprobe.study_records import (
     InputNormalisation,
@@ -42,7 +43,6 @@ from bsprobe.study_records import (
     Loading,
     TrainingSpec,
 )
-from bsprobe.trials import DataSource, TrialSpec
 
 SETTING = LoaderSetting(workers=2, prefetch_factor=2, pin_memory=True)
 SPEC = TrainingSpec(

@@ -3,7 +3,7 @@
 import pytest
 from torchvision import models
 
-from bsprobe.model_names import Problem, is_factory, may_keep_own_norm, problem_of
+from bsprobe.records.workload import Problem, is_factory, may_keep_own_norm, problem_of
 
 
 def test_every_segmentation_network_of_torchvision_is_known_as_one_and_no_other_is() -> None:

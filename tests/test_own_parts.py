@@ -2,7 +2,7 @@
 
 import pytest
 
-from bsprobe.own_parts import NOTHING_OWN, OwnParts, value_of
+from bsprobe.records.workload import NOTHING_OWN, OwnParts, value_of
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from peers_report import markdown
 from peers_search import autobatch_answer
 from test_failures import BUGS, CERTAIN, KERNEL_LIMITS, PROBABLE
 
-from bsprobe.units import GIB, MIB
+from bsprobe.records.units import GIB, MIB
 
 REPORTS = Path(__file__).parents[1] / "reports"
 

@@ -25,24 +25,24 @@ from rich.console import Console
 
 from bsprobe import worker_process
 from bsprobe.cli.settings import settings_from, settings_options
-from bsprobe.errors import DeviceError, UsageError
 from bsprobe.expectation import Expected
-from bsprobe.failures import Outcome
-from bsprobe.gpus import find_gpu
 from bsprobe.journal import Journal
 from bsprobe.memory_line import Line
 from bsprobe.prediction import Predictor, card_of, check_can_guide, predictor_for
 from bsprobe.probing import Probing, RunTrial
-from bsprobe.records import Prediction, Run, SearchMethod, Settings
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import Prediction, Run, SearchMethod, Settings
+from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import Variant
 from bsprobe.report import markdown, plan, terminal
 from bsprobe.report.progress import TrialProgress
 from bsprobe.report.tables import recommendation_table, trials_table
 from bsprobe.runfile import load_run, save_run
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
-from bsprobe.trials import Purpose, Source, Trial, TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import Variant
 
 STUB = Path(__file__).parent / "stub_worker.py"
 GUIDED = replace(settings(), search=SearchMethod.GUIDED)

@@ -8,7 +8,6 @@ from builders import AMP, GROUPS, UNUSUAL, VARIANT, broke, ran
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsprobe.failures import Outcome
 from bsprobe.recommendation import (
     LearningRateRule,
     Limits,
@@ -21,10 +20,11 @@ from bsprobe.recommendation import (
     split,
     starred,
 )
-from bsprobe.records import Boundary, Recommendation, StopReason, Target, TrainingPlan
-from bsprobe.trials import Trial
-from bsprobe.units import GIB, Resolution
-from bsprobe.variants import Norm, OptimizerName, Variant
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import Boundary, Recommendation, StopReason, Target, TrainingPlan
+from bsprobe.records.trials import Trial
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import Norm, OptimizerName, Variant
 
 LINEAR, SQRT = LearningRateRule.LINEAR, LearningRateRule.SQRT
 PROVEN = Boundary(stop=StopReason.PROVEN, largest=8, first_failure=9)

@@ -176,7 +176,7 @@ def test_whoever_installs_the_wheel_gets_its_types(
         cwd=tmp_path,
         PYTHONPATH="",
     )
-    assert 'Revealed type is "bsprobe.records.Recommendation | None"' in found
+    assert 'Revealed type is "bsprobe.records.runs.Recommendation | None"' in found
     assert "no issues found" in found
 
 

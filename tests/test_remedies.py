@@ -5,11 +5,9 @@ from dataclasses import replace
 import pytest
 from explanations import REMEDIES, VARIANT
 
-from bsprobe.explanation import RemedyResult
-from bsprobe.own_parts import OwnParts
-from bsprobe.records import Boundary, StopReason
-from bsprobe.remedies import EXPANDABLE, ranked, remedies_for
-from bsprobe.variants import (
+from bsprobe.records.explanations import RemedyResult
+from bsprobe.records.runs import Boundary, StopReason
+from bsprobe.records.variants import (
     Checkpointing,
     CudnnBenchmark,
     LossAt,
@@ -19,6 +17,8 @@ from bsprobe.variants import (
     Precision,
     Variant,
 )
+from bsprobe.records.workload import OwnParts
+from bsprobe.remedies import EXPANDABLE, ranked, remedies_for
 
 
 def test_every_change_that_may_help_is_tried_by_itself() -> None:

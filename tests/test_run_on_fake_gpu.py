@@ -16,8 +16,8 @@ from commands import ROOT
 from fake_cuda import needs_fake_cuda
 from truth_records import load_all, load_trial, raw_path
 
-from bsprobe.errors import FileError
-from bsprobe.failures import Outcome
+from bsprobe.records.errors import FileError
+from bsprobe.records.failures import Outcome
 
 pytestmark = needs_fake_cuda
 SMALL = (

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from builders import header, populated_run
 
-from bsprobe.errors import FileError
 from bsprobe.journal import Journal
-from bsprobe.records import Run
+from bsprobe.records.errors import FileError
+from bsprobe.records.runs import Run
 from bsprobe.runfile import NAME, load_run, save_run
 from bsprobe.serialization import to_json
 

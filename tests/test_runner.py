@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from bsprobe import worker_process
-from bsprobe.errors import DeviceError, WorkerError
-from bsprobe.failures import Certainty, Outcome
 from bsprobe.messages import Record, TrialDone
-from bsprobe.records import DeviceRequest
+from bsprobe.records.errors import DeviceError, WorkerError
+from bsprobe.records.failures import Certainty, Outcome
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import Failure, Purpose, TrialSpec
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Norm, Variant
 from bsprobe.runner import TrialRunner
 from bsprobe.search import Process
-from bsprobe.trials import Failure, Purpose, TrialSpec
-from bsprobe.units import Resolution
-from bsprobe.variants import Norm, Variant
 from bsprobe.worker_process import Worker
 
 STUB = str(Path(__file__).parent / "stub_worker.py")

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsprobe.expectation import Expected
-from bsprobe.failures import RAN, Certainty, Outcome
 from bsprobe.memory_line import Line
-from bsprobe.records import Boundary, StopReason
+from bsprobe.records.failures import RAN, Certainty, Outcome
+from bsprobe.records.runs import Boundary, StopReason
 from bsprobe.search import Probe, Process, find_boundary
 
 OOM = Outcome.OUT_OF_MEMORY

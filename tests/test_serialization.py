@@ -15,10 +15,10 @@ from builders import broke, populated_run, ran
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bsprobe.failures import RAN, Outcome
-from bsprobe.records import Run
+from bsprobe.records.failures import RAN, Outcome
+from bsprobe.records.runs import Run
+from bsprobe.records.trials import Failure, Measurement, Trial
 from bsprobe.serialization import MalformedError, from_json, to_json
-from bsprobe.trials import Failure, Measurement, Trial
 
 Place = tuple[str | int, ...]
 

@@ -9,14 +9,14 @@ from builders import VARIANT, failure
 from study_builders import result, study_settings
 
 from bsprobe import study_runner
-from bsprobe.errors import DeviceError
-from bsprobe.failures import Outcome
 from bsprobe.messages import LoadingDone, TrainingDone, encode
-from bsprobe.records import DeviceRequest
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import DataSource, Failure
 from bsprobe.study_plan import next_training
 from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
 from bsprobe.study_runner import StudyRunner
-from bsprobe.trials import DataSource, Failure
 from bsprobe.worker_process import Worker
 
 STUB = str(Path(__file__).parent / "stub_worker.py")

@@ -7,13 +7,13 @@ import pytest
 from builders import DEVICE, ENVIRONMENT
 from study_builders import FormulaTrainer, Quiet, made_study, study_header, study_settings
 
-from bsprobe.errors import DeviceError, FileError
-from bsprobe.failures import Certainty
+from bsprobe.records.errors import DeviceError, FileError
+from bsprobe.records.failures import Certainty
+from bsprobe.records.trials import Failure
 from bsprobe.study_journal import StudyJournal
 from bsprobe.study_records import Ending, LoaderSpec, Loading, Study, Training, TrainingSpec
 from bsprobe.studyfile import load_study, save_study
 from bsprobe.studying import Studying, checkpoint_name
-from bsprobe.trials import Failure
 
 
 def test_a_study_makes_every_training_and_sweeps_the_loader_for_the_best(tmp_path: Path) -> None:

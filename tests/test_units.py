@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsprobe.errors import UsageError
-from bsprobe.units import (
+from bsprobe.records.errors import UsageError
+from bsprobe.records.units import (
     Resolution,
     format_bytes,
     format_seconds,

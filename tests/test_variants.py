@@ -6,11 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsprobe.errors import UsageError
-from bsprobe.model_names import CLASSES, Problem
-from bsprobe.own_parts import OwnParts
-from bsprobe.units import Resolution
-from bsprobe.variants import (
+from bsprobe.records.errors import UsageError
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import (
     AXES,
     Checkpointing,
     MemoryFormat,
@@ -23,6 +21,7 @@ from bsprobe.variants import (
     parse_choices,
     unknown_value,
 )
+from bsprobe.records.workload import CLASSES, OwnParts, Problem
 
 SIZE = Resolution(height=512, width=1024)
 SMALL = Resolution(height=256, width=512)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from bsprobe import worker
-from bsprobe.errors import MissingPackageError
-from bsprobe.failures import Certainty, Outcome
 from bsprobe.messages import OpenDevice, Progress, Ready, RunTrial, decode, encode
-from bsprobe.records import DeviceRequest
-from bsprobe.trials import TrialSpec
-from bsprobe.units import Resolution
-from bsprobe.variants import Variant
+from bsprobe.records.errors import MissingPackageError
+from bsprobe.records.failures import Certainty, Outcome
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Variant
 
 
 def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:

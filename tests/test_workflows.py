@@ -15,9 +15,9 @@ import yaml
 from commands import ROOT, python_path
 
 from bsprobe.cli import bsprobe
+from bsprobe.records.units import GIB, MIB
 from bsprobe.runfile import load_run
 from bsprobe.thresholds import Metric, parse_threshold
-from bsprobe.units import GIB, MIB
 
 WORKFLOWS = sorted((ROOT / ".github").glob("*/*.yml"))
 EXAMPLES = [path for path in WORKFLOWS if path.parent.name == "examples"]

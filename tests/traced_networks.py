@@ -7,6 +7,7 @@ import torch
 from tiny_networks import VARIANT
 from torch import nn
 
+from bsprobe.records.variants import Variant
 from bsprobe.simulate import fake_model
 from bsprobe.simulate.timeline import (
     Action,
@@ -18,7 +19,6 @@ from bsprobe.simulate.timeline import (
     Timeline,
 )
 from bsprobe.simulate.trace import StepTracer
-from bsprobe.variants import Variant
 
 Build = Callable[[Variant], nn.Module]
 STEPS = (Section.FIRST_STEP, Section.LATER_STEP)

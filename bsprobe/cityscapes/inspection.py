@@ -20,7 +20,7 @@ from bsprobe.cityscapes.samples import (
     load_label,
     size_mismatch,
 )
-from bsprobe.units import Resolution
+from bsprobe.records.units import Resolution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,11 @@ import click
 
 from bsprobe.cli.comparing import compare_and_show, comparison_options
 from bsprobe.cli.run import Start, probe
-from bsprobe.errors import UsageError
-from bsprobe.gpus import DEFAULT_GPU, find_gpu
-from bsprobe.records import Run, Settings
+from bsprobe.records.errors import UsageError
+from bsprobe.records.gpus import DEFAULT_GPU, find_gpu
+from bsprobe.records.runs import Run, Settings
+from bsprobe.records.trials import Source
 from bsprobe.thresholds import Threshold
-from bsprobe.trials import Source
 
 
 @click.command()

@@ -10,9 +10,9 @@ import click
 
 from bsprobe.cli.options import Command
 from bsprobe.compare import Comparison, compare
-from bsprobe.errors import BsprobeError
 from bsprobe.files import file_errors
-from bsprobe.records import SCHEMA_VERSION, Run
+from bsprobe.records.errors import BsprobeError
+from bsprobe.records.runs import SCHEMA_VERSION, Run
 from bsprobe.serialization import to_json
 from bsprobe.thresholds import (
     DEFAULT_THRESHOLDS,

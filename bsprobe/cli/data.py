@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bsprobe.errors import FileError
+from bsprobe.records.errors import FileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

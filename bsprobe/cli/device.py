@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bsprobe.errors import UsageError
-from bsprobe.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.launch import launched
-from bsprobe.records import DeviceRequest
-from bsprobe.variants import Norm, Variant
+from bsprobe.records.errors import UsageError
+from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.variants import Norm, Variant
 
 
 def asked_processes(given: Mapping[str, Any]) -> int:

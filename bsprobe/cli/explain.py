@@ -11,11 +11,11 @@ import click
 from bsprobe.cli.device import asked_gpu
 from bsprobe.cli.options import LARGEST_BATCH, axis_options, positive_number
 from bsprobe.cli.subject import SUBJECT_OPTIONS, variants_from
-from bsprobe.errors import UsageError
-from bsprobe.records import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
+from bsprobe.records.errors import UsageError
+from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
+from bsprobe.records.units import parse_bytes
+from bsprobe.records.variants import Variant
 from bsprobe.required import require_report_packages
-from bsprobe.units import parse_bytes
-from bsprobe.variants import Variant
 
 _BASE = Path("reports")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from bsprobe.records.variants import Variant
     from bsprobe.report.fit import Fitting
-    from bsprobe.variants import Variant
 
 
 def fit(variants: tuple[Variant, ...], batch: int | None, out: Path | None, command: str) -> None:
@@ -34,8 +34,8 @@ def _fitting(variants: tuple[Variant, ...], batch: int | None, command: str) -> 
     from rich.progress import Progress
 
     from bsprobe.environment import describe_environment
-    from bsprobe.gpus import catalogue
-    from bsprobe.records import MAX_BATCH, DeviceRequest
+    from bsprobe.records.gpus import catalogue
+    from bsprobe.records.runs import MAX_BATCH, DeviceRequest
     from bsprobe.report.fit import Fitting
     from bsprobe.worker_process import Worker
 

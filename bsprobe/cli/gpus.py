@@ -14,9 +14,9 @@ import click
 
 from bsprobe.cli.options import LARGEST_BATCH
 from bsprobe.cli.subject import subject_options, variants_from
-from bsprobe.errors import DeviceError, UsageError
-from bsprobe.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu
-from bsprobe.units import MIB, format_bytes
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu
+from bsprobe.records.units import MIB, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -116,7 +116,7 @@ def _require_fit(ctx: click.Context) -> None:
 
 def _open() -> Worker:
     """A worker with this machine's GPU; the device's own hint is about runs."""
-    from bsprobe.records import DeviceRequest
+    from bsprobe.records.runs import DeviceRequest
     from bsprobe.worker_process import Worker
 
     try:
@@ -152,7 +152,7 @@ def print_this(worker: Worker) -> None:
         )
     for note in device.notes:
         click.echo(f"Note  {note}", err=True)
-    click.echo("Its line for bsprobe/gpus.csv:", err=True)
+    click.echo("Its line for bsprobe/records/gpus.csv:", err=True)
     line = {
         "name": name,
         "compute_capability": device.compute_capability,
@@ -167,10 +167,10 @@ def print_this(worker: Worker) -> None:
 
 def _outside_bytes(worker: Worker) -> int:
     """What a real training step holds outside the allocator: the libraries must be loaded."""
-    from bsprobe.failures import RAN
-    from bsprobe.trials import TrialSpec
-    from bsprobe.units import Resolution
-    from bsprobe.variants import Precision, Variant
+    from bsprobe.records.failures import RAN
+    from bsprobe.records.trials import TrialSpec
+    from bsprobe.records.units import Resolution
+    from bsprobe.records.variants import Precision, Variant
 
     variant = Variant(
         model="deeplabv2-resnet50",

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from bsprobe.errors import UsageError
-from bsprobe.own_parts import LOSSES
-from bsprobe.units import Resolution, parse_bytes, parse_resolution
-from bsprobe.variants import AXES, Axis, parse_choices, unknown_value
+from bsprobe.records.errors import UsageError
+from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
+from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
+from bsprobe.records.workload import LOSSES
 
 LARGEST_BATCH = 2**20
 _MOST_CHANNELS = 4096

@@ -14,20 +14,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bsprobe.cli.settings import FACETS, settings_from, settings_options
-from bsprobe.errors import BsprobeError, DeviceError, FileError, InterruptedRunError, UsageError
 from bsprobe.launch import Launch, launched
+from bsprobe.records.errors import (
+    BsprobeError,
+    DeviceError,
+    FileError,
+    InterruptedRunError,
+    UsageError,
+)
+from bsprobe.records.units import format_bytes
 from bsprobe.required import require_report_packages
-from bsprobe.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from bsprobe.explanation import Explanation
     from bsprobe.journal import Contents, Journal
-    from bsprobe.records import DeviceInfo, Run, Settings
+    from bsprobe.records.explanations import Explanation
+    from bsprobe.records.runs import DeviceInfo, Run, Settings
+    from bsprobe.records.trials import TrialSpec
+    from bsprobe.records.variants import Variant
     from bsprobe.runner import TrialRunner
-    from bsprobe.trials import TrialSpec
-    from bsprobe.variants import Variant
     from bsprobe.world_runner import WorldRunner
 
 _BASE = Path("reports")
@@ -230,7 +236,7 @@ def _runner(settings: Settings) -> TrialRunner | WorldRunner:
 def _explain(runner: TrialRunner | None, spec: TrialSpec) -> Explanation | None:
     """Where the memory of a trial goes; None where it is measured, not predicted."""
     from bsprobe.messages import Explain
-    from bsprobe.trials import Source
+    from bsprobe.records.trials import Source
 
     if runner is None or runner.ready.device.source is Source.MEASURED:
         return None
@@ -245,8 +251,8 @@ def _recorded(finished: Run, runner: TrialRunner) -> dict[Variant, Explanation]:
     from tempfile import TemporaryDirectory
 
     from bsprobe.explaining import card_like, recorded_side
-    from bsprobe.explanation import RECORDED_SNAPSHOT
     from bsprobe.prediction import WITHOUT_GPU
+    from bsprobe.records.explanations import RECORDED_SNAPSHOT
     from bsprobe.runner import TrialRunner
 
     best = finished.best

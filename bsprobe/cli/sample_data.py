@@ -43,7 +43,7 @@ def sample_data(folder: Path, images: int, size: str, seed: int) -> None:
 
     from bsprobe.cityscapes.samples import Split
     from bsprobe.cityscapes.synthetic import plan_scenes, write_sample_data
-    from bsprobe.units import parse_resolution
+    from bsprobe.records.units import parse_resolution
 
     resolution = parse_resolution(size)
     console = Console(stderr=True)

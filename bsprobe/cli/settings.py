@@ -14,9 +14,9 @@ from bsprobe.cli.subject import (
     subject_options,
     variants_from,
 )
-from bsprobe.errors import UsageError
 from bsprobe.recommendation import LearningRateRule
-from bsprobe.records import (
+from bsprobe.records.errors import UsageError
+from bsprobe.records.runs import (
     MAX_BATCH,
     REFERENCE,
     TRIAL_TIMEOUT_SECONDS,
@@ -24,8 +24,8 @@ from bsprobe.records import (
     Settings,
     Target,
 )
-from bsprobe.trials import DataSource
-from bsprobe.units import parse_bytes, parse_resolution
+from bsprobe.records.trials import DataSource
+from bsprobe.records.units import parse_bytes, parse_resolution
 
 _COUNT = click.IntRange(min=1, max=LARGEST_BATCH)
 _PROCESSES = click.IntRange(min=1, max=2**16)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from bsprobe.cli.study_settings import STUDY_FACETS, study_options, study_settings_from
-from bsprobe.errors import FileError, InterruptedRunError, UsageError
+from bsprobe.records.errors import FileError, InterruptedRunError, UsageError
 from bsprobe.required import require_report_packages
 from bsprobe.study_records import Study, StudySettings
 

@@ -8,13 +8,13 @@ import click
 
 from bsprobe.cli.options import Command, positive_number
 from bsprobe.cli.subject import require_segmentation
-from bsprobe.errors import UsageError
 from bsprobe.recommendation import LearningRateRule
-from bsprobe.records import REFERENCE, DeviceRequest, Target
+from bsprobe.records.errors import UsageError
+from bsprobe.records.runs import REFERENCE, DeviceRequest, Target
+from bsprobe.records.trials import DataSource
+from bsprobe.records.units import parse_bytes, parse_resolution
+from bsprobe.records.variants import AXES, Variant
 from bsprobe.study_records import InputNormalisation, StudySettings
-from bsprobe.trials import DataSource
-from bsprobe.units import parse_bytes, parse_resolution
-from bsprobe.variants import AXES, Variant
 
 _LARGEST_BATCH = 2**20
 _COUNT = click.IntRange(min=1, max=_LARGEST_BATCH)

@@ -16,11 +16,10 @@ from bsprobe.cli.options import (
     model_names,
     resolutions,
 )
-from bsprobe.errors import UsageError
-from bsprobe.model_names import Problem
-from bsprobe.own_parts import OwnParts
-from bsprobe.units import Resolution
-from bsprobe.variants import AXES, RGB, Variant, matrix
+from bsprobe.records.errors import UsageError
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import AXES, RGB, Variant, matrix
+from bsprobe.records.workload import OwnParts, Problem
 
 _DEFAULT_RESOLUTION = Resolution(height=512, width=1024)
 SUBJECT_OPTIONS = (

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from bsprobe.records import DeviceInfo
-from bsprobe.trials import Measurement, TrialSpec
+from bsprobe.records.runs import DeviceInfo
+from bsprobe.records.trials import Measurement, TrialSpec
 
 ReportPhase = Callable[[str], None]
 

@@ -20,10 +20,10 @@ import torch
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.stepping import run_steps
-from bsprobe.errors import DeviceError
-from bsprobe.records import DeviceInfo
-from bsprobe.trials import Measurement, Peak, Source, TrialSpec
-from bsprobe.units import KIB, MIB, format_bytes
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.runs import DeviceInfo
+from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
+from bsprobe.records.units import KIB, MIB, format_bytes
 
 _DEFAULT_SHARE = 0.8
 """Of the memory that is available, where no limit is given: the machine must survive the probe."""

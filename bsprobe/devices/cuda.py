@@ -14,12 +14,12 @@ import torch
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.recorder import CudaRecorder
 from bsprobe.devices.stepping import rehearse, run_steps
-from bsprobe.errors import DeviceError
-from bsprobe.explanation import RecordedTrial
 from bsprobe.files import write_atomically
-from bsprobe.records import DeviceInfo
-from bsprobe.trials import Measurement, Peak, Source, TrialSpec
-from bsprobe.units import format_bytes
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.explanations import RecordedTrial
+from bsprobe.records.runs import DeviceInfo
+from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
+from bsprobe.records.units import format_bytes
 
 _CLEAN_WITHIN = 0
 """Bytes of tensors that may be left after a trial: none."""

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from bsprobe.devices.simulated import SimulatedDevice, Tracers
-from bsprobe.failures import Outcome
-from bsprobe.gpus import Gpu, custom_gpu
 from bsprobe.memory_line import Line, line_through
-from bsprobe.records import CardFit
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import Gpu, custom_gpu
+from bsprobe.records.runs import CardFit
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import GIB
+from bsprobe.records.variants import Variant
 from bsprobe.search import LARGEST_MINIMUM
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
 from bsprobe.simulate.playback import KernelLimitError
 from bsprobe.simulate.workspace import Workspaces
-from bsprobe.trials import TrialSpec
-from bsprobe.units import GIB
-from bsprobe.variants import Variant
 
 _ROOMY_BYTES = 2**39
 """A card on which the guessing never runs out."""

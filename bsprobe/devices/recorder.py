@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from bsprobe.trials import Peak
+from bsprobe.records.trials import Peak
 
 
 class Recorder(Protocol):

@@ -3,9 +3,9 @@
 import re
 
 from bsprobe.devices.base import Device
-from bsprobe.errors import DeviceError, UsageError
-from bsprobe.gpus import DEFAULT_GPU, Gpu, find_gpu
-from bsprobe.records import DeviceRequest
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.gpus import DEFAULT_GPU, Gpu, find_gpu
+from bsprobe.records.runs import DeviceRequest
 
 _WITHOUT_GPU = (
     "predict for one: bsprobe run --gpu 'RTX 3090' (bsprobe gpus lists them); or probe the CPU: "

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from bsprobe.devices.base import ReportPhase
-from bsprobe.errors import DeviceError
-from bsprobe.explanation import Explanation, RecordedTrial
 from bsprobe.files import write_atomically
-from bsprobe.gpus import ESTIMATE, Gpu, nccl_bytes
-from bsprobe.records import DeviceInfo
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.explanations import Explanation, RecordedTrial
+from bsprobe.records.gpus import ESTIMATE, Gpu, nccl_bytes
+from bsprobe.records.runs import DeviceInfo
+from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
+from bsprobe.records.units import Resolution, format_bytes
+from bsprobe.records.variants import Variant
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.attribution import explain_recorded
 from bsprobe.simulate.driver import MemoryDriver, SimulatedDriver
@@ -23,9 +26,6 @@ from bsprobe.simulate.playback import Memory, Playback, playback_on
 from bsprobe.simulate.timeline import Section, Timeline
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
-from bsprobe.trials import Measurement, Peak, Source, TrialSpec
-from bsprobe.units import Resolution, format_bytes
-from bsprobe.variants import Variant
 
 _FIRST_TF32: Final = (8, 0)
 

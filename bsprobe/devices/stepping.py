@@ -9,11 +9,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from bsprobe.devices.base import ReportPhase
+from bsprobe.records.trials import Measurement, Peak, TrialSpec
+from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.training.batches import batches, images_per_second
 from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, facts_of, training_step
-from bsprobe.trials import Measurement, Peak, TrialSpec
-from bsprobe.variants import CudnnBenchmark
 
 REQUIRED_UPDATES = 2
 """The first update creates the optimizer's state; only the second runs beside it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bsprobe.errors import UsageError
+from bsprobe.records.errors import UsageError
 
 _HINT = "give package.module:callable, importable from the folder you are in, or file.py:callable"
 _FAILED = "the module is there, and fails while it is imported"

@@ -12,8 +12,6 @@ from unittest import mock
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from bsprobe.errors import UsageError
-from bsprobe.model_names import TIMM, TORCHVISION, Problem, is_factory, problem_of
 from bsprobe.models.callables import load_callable
 from bsprobe.models.deeplabv2 import (
     BLOCKS,
@@ -24,7 +22,9 @@ from bsprobe.models.deeplabv2 import (
     DeepLabV2,
 )
 from bsprobe.models.norms import LAYERS
-from bsprobe.variants import RGB, Checkpointing, Norm, Variant, unknown_value
+from bsprobe.records.errors import UsageError
+from bsprobe.records.variants import RGB, Checkpointing, Norm, Variant, unknown_value
+from bsprobe.records.workload import TIMM, TORCHVISION, Problem, is_factory, problem_of
 
 _DEEPLABV2 = {
     **{f"deeplabv2-{backbone}": (blocks, WIDTH) for backbone, blocks in BLOCKS.items()},

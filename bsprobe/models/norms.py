@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
-from bsprobe.variants import Norm
+from bsprobe.records.variants import Norm
 
 GROUPS = 32
 """Wu & He 2018. Divides every width of a ResNet; narrower layers use the largest divisor."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
-from bsprobe.explanation import (
+from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
     RECORDED_SNAPSHOT,
     SNAPSHOT,
@@ -16,10 +16,10 @@ from bsprobe.explanation import (
     by_module,
     by_operator,
 )
+from bsprobe.records.units import format_bytes
 from bsprobe.report import explain_sentences as sentences
 from bsprobe.report.markdown import environment_section, folded, table
 from bsprobe.report.terminal import WIDTH, aligned
-from bsprobe.units import format_bytes
 
 _REMEDY_COLUMNS = (
     "change",

@@ -8,9 +8,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bsprobe.explanation import NOT_ATTRIBUTED, OTHER_MODULES, OUTSIDE, Explanation, Series
+from bsprobe.records.explanations import NOT_ATTRIBUTED, OTHER_MODULES, OUTSIDE, Explanation, Series
+from bsprobe.records.units import GIB, format_bytes
 from bsprobe.report.plots import COLOURS, STYLE, write_figure
-from bsprobe.units import GIB, format_bytes
 
 _OUTSIDE_COLOUR = "#555555"
 _CACHED_COLOUR = "#dddddd"

@@ -2,8 +2,8 @@
 
 import shlex
 
-from bsprobe.errors import UsageError
-from bsprobe.explanation import (
+from bsprobe.records.errors import UsageError
+from bsprobe.records.explanations import (
     NO_MODULE,
     NOT_ATTRIBUTED,
     Explanation,
@@ -14,11 +14,11 @@ from bsprobe.explanation import (
     by_kind,
     by_module,
 )
-from bsprobe.gpus import find_gpu
-from bsprobe.records import DeviceInfo, Recommendation, Run
-from bsprobe.trials import Source
-from bsprobe.units import format_bytes
-from bsprobe.variants import AXES, RGB, Variant, labels
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import DeviceInfo, Recommendation, Run
+from bsprobe.records.trials import Source
+from bsprobe.records.units import format_bytes
+from bsprobe.records.variants import AXES, RGB, Variant, labels
 
 _LEAST_SHARE = 0.01
 """Rows below this share of the peak are shown as one."""

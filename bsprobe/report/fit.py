@@ -9,17 +9,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bsprobe.failures import Outcome
 from bsprobe.files import write_atomically
-from bsprobe.gpus import Gpu
-from bsprobe.records import SCHEMA_VERSION, CardFit, Environment
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import Gpu
+from bsprobe.records.runs import SCHEMA_VERSION, CardFit, Environment
+from bsprobe.records.units import GIB, format_bytes
+from bsprobe.records.variants import Variant, labels
 from bsprobe.report.markdown import table
 from bsprobe.report.plots import COLOURS, MARKERS, STYLE, write_figure
 from bsprobe.report.tables import to_csv, variant_columns
 from bsprobe.report.terminal import WIDTH, aligned
 from bsprobe.serialization import to_text
-from bsprobe.units import GIB, format_bytes
-from bsprobe.variants import Variant, labels
 
 _ROW_INCHES = 0.24
 _NOTHING = "-"

@@ -9,15 +9,15 @@ import pandas as pd
 
 from bsprobe.files import write_atomically
 from bsprobe.fleet import Fleet, Row, Subject
-from bsprobe.records import Boundary, StopReason
+from bsprobe.records.runs import Boundary, StopReason
+from bsprobe.records.units import format_bytes
+from bsprobe.records.variants import Variant, labels
 from bsprobe.report import sentences
 from bsprobe.report.fleet_plot import write_fleet_plot
 from bsprobe.report.markdown import table
 from bsprobe.report.tables import result_columns, to_csv, variant_columns
 from bsprobe.report.terminal import WIDTH, aligned, fitted
 from bsprobe.serialization import to_text
-from bsprobe.units import format_bytes
-from bsprobe.variants import Variant, labels
 
 NAME = "fleet"
 """Of all files, without suffix."""

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bsprobe.fleet import Fleet, Member, Row, Subject
-from bsprobe.records import StopReason
+from bsprobe.records.runs import StopReason
+from bsprobe.records.trials import Source
+from bsprobe.records.units import GIB
+from bsprobe.records.variants import labels
 from bsprobe.report.line_ends import LineEnd, label_ends
 from bsprobe.report.plots import COLOURS, GREY, MARKERS, STYLE, write_figure
-from bsprobe.trials import Source
-from bsprobe.units import GIB
-from bsprobe.variants import labels
 
 _HEIGHT_INCHES = 3.5
 """Of each panel."""

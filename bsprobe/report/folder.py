@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bsprobe.errors import DeviceError, FileError, UsageError
 from bsprobe.files import file_errors
 from bsprobe.journal import NAME as JOURNAL
-from bsprobe.records import DeviceInfo, Settings
+from bsprobe.records.errors import DeviceError, FileError, UsageError
+from bsprobe.records.runs import DeviceInfo, Settings
+from bsprobe.records.trials import Source
+from bsprobe.records.units import format_bytes
+from bsprobe.records.variants import Variant, labels
 from bsprobe.runfile import NAME as RUN
 from bsprobe.study_journal import NAME as STUDY_JOURNAL
 from bsprobe.studyfile import NAME as STUDY
-from bsprobe.trials import Source
-from bsprobe.units import format_bytes
-from bsprobe.variants import Variant, labels
 
 _MOST_NUMBERED = 1000
 _JOURNALS = {JOURNAL, STUDY_JOURNAL}

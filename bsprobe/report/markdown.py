@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from bsprobe.failures import Outcome
-from bsprobe.records import DeviceInfo, Environment, Run, VariantResult
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import DeviceInfo, Environment, Run, VariantResult
+from bsprobe.records.trials import Source, Trial
+from bsprobe.records.units import format_bytes, format_seconds
+from bsprobe.records.variants import labels
 from bsprobe.report import explain_sentences, sentences
-from bsprobe.trials import Source, Trial
-from bsprobe.units import format_bytes, format_seconds
-from bsprobe.variants import labels
 
 EXPLAINED = "step-by-kind"
 """The picture of memory over one step of the starred row, where there is one."""

@@ -2,9 +2,9 @@
 
 from string import Template
 
-from bsprobe.records import Target, TrainingPlan
+from bsprobe.records.runs import Target, TrainingPlan
+from bsprobe.records.variants import Variant
 from bsprobe.report.snippet_settings import settings
-from bsprobe.variants import Variant
 
 _TOGETHER = """
 # In each of {} processes: hand over the network wrapped in DistributedDataParallel, its own batches

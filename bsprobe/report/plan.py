@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from bsprobe.gpus import DEFAULT_GPU
-from bsprobe.records import SearchMethod, Settings
+from bsprobe.records.gpus import DEFAULT_GPU
+from bsprobe.records.runs import SearchMethod, Settings
+from bsprobe.records.units import format_bytes, format_seconds
+from bsprobe.records.variants import labels
 from bsprobe.report.sentences import portrait_warnings
-from bsprobe.units import format_bytes, format_seconds
-from bsprobe.variants import labels
 
 _SEARCHES = {
     SearchMethod.ORDINARY: "batch 1, 2, 4 ... until one fails or {most} ran; then the exact",

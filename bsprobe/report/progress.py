@@ -7,12 +7,12 @@ from typing import Protocol
 
 from rich.console import Console
 
-from bsprobe.explanation import Explanation
-from bsprobe.records import Prediction, Settings, VariantResult
+from bsprobe.records.explanations import Explanation
+from bsprobe.records.runs import Prediction, Settings, VariantResult
+from bsprobe.records.trials import Trial, TrialSpec
+from bsprobe.records.units import format_bytes, format_seconds
+from bsprobe.records.variants import Variant, labels
 from bsprobe.report import sentences
-from bsprobe.trials import Trial, TrialSpec
-from bsprobe.units import format_bytes, format_seconds
-from bsprobe.variants import Variant, labels
 
 
 class _Status(Protocol):

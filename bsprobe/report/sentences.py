@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bsprobe.failures import Outcome
 from bsprobe.memory_line import line_through
 from bsprobe.recommendation import search_trials
-from bsprobe.records import (
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import (
     Boundary,
     DeviceInfo,
     Prediction,
@@ -19,9 +19,9 @@ from bsprobe.records import (
     TrainingPlan,
     VariantResult,
 )
-from bsprobe.trials import Purpose, Source, Trial
-from bsprobe.units import GIB, format_bytes
-from bsprobe.variants import Norm, OptimizerName, Precision, Variant, labels
+from bsprobe.records.trials import Purpose, Source, Trial
+from bsprobe.records.units import GIB, format_bytes
+from bsprobe.records.variants import Norm, OptimizerName, Precision, Variant, labels
 
 _OUTCOME_WORDS = {Outcome.FITS: "ok", Outcome.FITS_WITH_RETRIES: "ok with retries"}
 _ADVICE_GIB = (12, 24)

@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from string import Template
 
-from bsprobe.model_names import Problem
-from bsprobe.records import Recommendation, Run, Target, TrainingPlan
-from bsprobe.report import own_snippet
-from bsprobe.report.snippet_processes import micro_step, pieces
-from bsprobe.report.snippet_settings import settings
-from bsprobe.trials import Source
-from bsprobe.variants import (
+from bsprobe.records.runs import Recommendation, Run, Target, TrainingPlan
+from bsprobe.records.trials import Source
+from bsprobe.records.variants import (
     LossAt,
     OptimizerName,
     Variant,
     labels,
 )
+from bsprobe.records.workload import Problem
+from bsprobe.report import own_snippet
+from bsprobe.report.snippet_processes import micro_step, pieces
+from bsprobe.report.snippet_settings import settings
 
 _POLY_POWER = 0.9
 _OPTIMIZERS = {

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from bsprobe.variants import Norm
+from bsprobe.records.variants import Norm
 
 _ALONE = {
     "imports": "import itertools\n\nimport torch\n",

@@ -1,7 +1,7 @@
 """The parts of a snippet that a plan and a variant decide, whoever makes loss and batches."""
 
-from bsprobe.records import TrainingPlan
-from bsprobe.variants import CudnnBenchmark, MemoryFormat, Precision, Variant
+from bsprobe.records.runs import TrainingPlan
+from bsprobe.records.variants import CudnnBenchmark, MemoryFormat, Precision, Variant
 
 _DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloat16"}
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from bsprobe.records import DeviceInfo, Prediction, Run, VariantResult
-from bsprobe.trials import Trial
-from bsprobe.variants import AXES, Variant
+from bsprobe.records.runs import DeviceInfo, Prediction, Run, VariantResult
+from bsprobe.records.trials import Trial
+from bsprobe.records.variants import AXES, Variant
 
 
 def trials_table(run: Run) -> pd.DataFrame:

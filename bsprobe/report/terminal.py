@@ -4,9 +4,9 @@ import itertools
 import textwrap
 from collections.abc import Sequence
 
-from bsprobe.records import Run, VariantResult
+from bsprobe.records.runs import Run, VariantResult
+from bsprobe.records.variants import labels
 from bsprobe.report import sentences
-from bsprobe.variants import labels
 
 WIDTH = 80
 _COLUMNS = ("", "largest", "safe", "use", "effective", "LR", "peak", "images/s")

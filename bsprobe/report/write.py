@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bsprobe.files import write_atomically
-from bsprobe.records import Run
+from bsprobe.records.runs import Run
 from bsprobe.report import markdown, plots, snippet, tables
 
 

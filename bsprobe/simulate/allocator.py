@@ -13,11 +13,11 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
 
+from bsprobe.records.units import format_bytes
 from bsprobe.simulate.allocator_statistics import AllocatorStatistics
 from bsprobe.simulate.blocks import ADDRESS_BITS, ALLOCATED, FREE, WAITING, Block, BlockPool
 from bsprobe.simulate.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.rules import DEFAULT_RULES, NO_LIMIT, AllocatorRules
-from bsprobe.units import format_bytes
 
 
 class SimulatedOutOfMemoryError(MemoryError):

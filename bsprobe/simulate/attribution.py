@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from bsprobe.explanation import (
+from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
     Explanation,
     Holding,
     RecordedTrial,
     StepTimeline,
 )
+from bsprobe.records.trials import Source
 from bsprobe.simulate.alignment import common
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.levels import Change, sampled
@@ -26,7 +27,6 @@ from bsprobe.simulate.recorded_events import Event, RecordedEvents, walked
 from bsprobe.simulate.reduction import Reduced, reduced
 from bsprobe.simulate.requests import PredictedRequests, Request, predicted_requests
 from bsprobe.simulate.timeline import Kind, Phase, Section, Timeline
-from bsprobe.trials import Source
 
 _NOTHING: Final[Mapping[str, Any]] = {"segments": []}
 _STEPS: Final = (Section.FIRST_STEP, Section.LATER_STEP)

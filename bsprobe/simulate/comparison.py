@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import zip_longest
 
+from bsprobe.records.units import format_bytes
 from bsprobe.simulate.alignment import Pair, common
 from bsprobe.simulate.requests import PredictedRequests, Request
 from bsprobe.simulate.timeline import Section
-from bsprobe.units import format_bytes
 
 
 class Kind(StrEnum):

@@ -10,7 +10,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
-from bsprobe.units import MIB
+from bsprobe.records.units import MIB
 
 ITEM_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 """The dtypes that training steps use in convolutions, and the size of one element."""

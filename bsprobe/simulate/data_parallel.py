@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bsprobe.units import MIB
+from bsprobe.records.units import MIB
 
 _FIRST_BUCKET_BYTES = 1 * MIB
 """`kDefaultFirstBucketBytes` in reducer.hpp: small, so that the first average starts early."""

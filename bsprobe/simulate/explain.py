@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bsprobe.explanation import Explanation, Holding
+from bsprobe.records.explanations import Explanation, Holding
+from bsprobe.records.trials import Source, TrialSpec
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.levels import step_timeline
@@ -12,7 +13,6 @@ from bsprobe.simulate.peak import Moment, PeakContents, contents_of, play_watche
 from bsprobe.simulate.playback import KernelLimitError, Memory, NoPlanError, Playback
 from bsprobe.simulate.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.timeline import Section, Timeline
-from bsprobe.trials import Source, TrialSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

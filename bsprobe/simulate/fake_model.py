@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from bsprobe.models.factory import build_model
-from bsprobe.variants import Variant
+from bsprobe.records.variants import Variant
 
 _WITH_LAYOUT = (4, 5)
 """Dimensions of the tensors that `nn.Module.to(memory_format=…)` rearranges."""

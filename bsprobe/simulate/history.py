@@ -12,8 +12,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bsprobe.errors import FileError
-from bsprobe.units import MIB
+from bsprobe.records.errors import FileError
+from bsprobe.records.units import MIB
 
 _FORMAT = 1
 

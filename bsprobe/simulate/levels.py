@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bsprobe.explanation import OTHER_MODULES, Mark, Series, StepTimeline, module_at
+from bsprobe.records.explanations import OTHER_MODULES, Mark, Series, StepTimeline, module_at
 from bsprobe.simulate.peak import Moment, PeakContents, place_of
 from bsprobe.simulate.timeline import Action, Kind, Timeline
 

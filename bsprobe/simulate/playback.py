@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 
+from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
 from bsprobe.simulate.timeline import Action, Section, Timeline
 from bsprobe.simulate.workspace import Workspaces, benchmarked
-from bsprobe.variants import CudnnBenchmark
 
 if TYPE_CHECKING:
     from bsprobe.simulate.blocks import Block

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bsprobe.errors import BsprobeError
+from bsprobe.records.errors import BsprobeError
 from bsprobe.simulate.cuda_semantics import Inside, effects
 from bsprobe.simulate.fake_kernels import run_fake, storage_of
 from bsprobe.simulate.modules import ModuleTracker

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bsprobe.errors import BsprobeError
+from bsprobe.records.errors import BsprobeError
 from bsprobe.simulate.timeline import Phase
 
 _CODES = {

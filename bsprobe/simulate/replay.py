@@ -8,13 +8,13 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from bsprobe.errors import BsprobeError
+from bsprobe.records.errors import BsprobeError
+from bsprobe.records.units import GIB
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.blocks import Block
 from bsprobe.simulate.driver import TOP_ADDRESS, MemoryDriver, SimulatedDriver
 from bsprobe.simulate.expandable import ExpandableAllocator
 from bsprobe.simulate.history import Action, DriverCall, History, ReplayResult, Step
-from bsprobe.units import GIB
 
 AllocatorFactory = Callable[[MemoryDriver], CachingAllocator]
 

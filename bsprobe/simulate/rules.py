@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from bsprobe.units import MIB
+from bsprobe.records.units import MIB
 
 NO_LIMIT: Final = 2**63
 """More bytes than any memory has."""

@@ -14,6 +14,9 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
+from bsprobe.records.trials import ModelFacts
+from bsprobe.records.units import Resolution, format_bytes, parse_resolution
+from bsprobe.records.variants import AXES, MemoryFormat, Variant
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.cuda_semantics import cuda_dispatch
 from bsprobe.simulate.data_parallel import SimulatedReplica, synchronise_norms
@@ -35,9 +38,6 @@ from bsprobe.simulate.workspace import Workspaces
 from bsprobe.training.batches import image_shape, label_shape, laid_out, placed
 from bsprobe.training.own_batches import OwnBatch, own_batch
 from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
-from bsprobe.trials import ModelFacts
-from bsprobe.units import Resolution, format_bytes, parse_resolution
-from bsprobe.variants import AXES, MemoryFormat, Variant
 
 _PAIRS = ((1, 2), (2, 3))
 """Batch sizes whose recordings make a timeline. The second pair serves networks that run otherwise,

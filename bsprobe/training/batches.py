@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from bsprobe.model_names import Problem
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.variants import MemoryFormat, Variant
+from bsprobe.records.workload import Problem
 from bsprobe.training.losses import IGNORE
 from bsprobe.training.own_batches import OwnBatch, own_batch
 from bsprobe.training.step import LAYOUTS, Batch
-from bsprobe.trials import TrialSpec
-from bsprobe.variants import MemoryFormat, Variant
 
 _TIMED_SECONDS = 2.0
 """How long the loader is timed by itself; at least one batch."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from bsprobe.errors import FileError
 from bsprobe.files import file_errors, replacing
 from bsprobe.models.weights import LOAD_ERRORS
+from bsprobe.records.errors import FileError
 from bsprobe.serialization import from_json, to_json
 from bsprobe.study_records import Chance, CurvePoint, NoiseSample, TrainingSpec
 from bsprobe.training.step import Task

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 from bsprobe.cityscapes.dataset import CityscapesDataset
 from bsprobe.cityscapes.samples import Split
 from bsprobe.cityscapes.transforms import training_transform
+from bsprobe.records.trials import DataSource, TrialSpec
+from bsprobe.records.units import Resolution
 from bsprobe.training.step import Batch
-from bsprobe.trials import DataSource, TrialSpec
-from bsprobe.units import Resolution
 
 _MOST_WORKERS = 4
 _DRAWN = 2**40

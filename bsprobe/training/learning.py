@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 
 from bsprobe.cityscapes.evaluation import best_constant_prediction, class_name, scores
-from bsprobe.errors import FileError
 from bsprobe.models.weights import LoadedWeights, load_weights
+from bsprobe.records.errors import FileError
+from bsprobe.records.trials import ModelFacts
+from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.study_records import (
     Chance,
     CurvePoint,
@@ -34,8 +36,6 @@ from bsprobe.training.seeded_images import (
 )
 from bsprobe.training.step import Batch, Task, build_task, training_step
 from bsprobe.training.validation import validate
-from bsprobe.trials import ModelFacts
-from bsprobe.variants import CudnnBenchmark
 
 ReportPhase = Callable[[str], None]
 

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
-from bsprobe.errors import UsageError
-from bsprobe.model_names import Problem
-from bsprobe.variants import LossAt
+from bsprobe.records.errors import UsageError
+from bsprobe.records.variants import LossAt
+from bsprobe.records.workload import Problem
 
 IGNORE = 255
 """The Cityscapes train id of everything that is not evaluated."""

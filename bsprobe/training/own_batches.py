@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from bsprobe.errors import UsageError
 from bsprobe.models.callables import load_callable
+from bsprobe.records.errors import UsageError
 
 _WITH_LAYOUT = 4
 """Dimensions of the tensors that a memory layout rearranges."""

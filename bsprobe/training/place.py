@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from bsprobe.trials import Peak
+from bsprobe.records.trials import Peak
 
 
 @runtime_checkable

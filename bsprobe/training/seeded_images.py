@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from bsprobe.cityscapes.dataset import CityscapesDataset
 from bsprobe.cityscapes.samples import Split
 from bsprobe.cityscapes.transforms import training_transform, validation_transform
-from bsprobe.errors import BsprobeError, FileError
+from bsprobe.records.errors import BsprobeError, FileError
+from bsprobe.records.trials import DataSource
+from bsprobe.records.units import Resolution
 from bsprobe.study_records import InputNormalisation, LoaderSetting, TrainingSpec
 from bsprobe.training.step import Batch
-from bsprobe.trials import DataSource
-from bsprobe.units import Resolution
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 Key = tuple[int, int]

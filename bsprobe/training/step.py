@@ -10,6 +10,8 @@ from torch import nn
 
 from bsprobe.models.callables import load_callable
 from bsprobe.models.factory import build_model
+from bsprobe.records.trials import ModelFacts
+from bsprobe.records.variants import MemoryFormat, Precision, Variant
 from bsprobe.training.losses import CrossEntropy, Loss, OwnLoss, upsample
 from bsprobe.training.optimizers import (
     build_optimizer,
@@ -18,8 +20,6 @@ from bsprobe.training.optimizers import (
     parameter_groups,
 )
 from bsprobe.training.own_batches import OwnBatch
-from bsprobe.trials import ModelFacts
-from bsprobe.variants import MemoryFormat, Precision, Variant
 
 LEARNING_RATE = 1e-5
 """Of the trials: memory does not depend on it, and a small one lets no short trial diverge."""

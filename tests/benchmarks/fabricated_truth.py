@@ -22,18 +22,18 @@ from truth_records import (
 )
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.failures import Outcome
-from bsprobe.gpus import find_gpu
-from bsprobe.records import SCHEMA_VERSION as RUN_VERSION
-from bsprobe.records import Boundary, Run, StopReason, VariantResult
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import SCHEMA_VERSION as RUN_VERSION
+from bsprobe.records.runs import Boundary, Run, StopReason, VariantResult
+from bsprobe.records.trials import Measurement, Peak, TrialSpec
+from bsprobe.records.units import MIB
 from bsprobe.runfile import save_run
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.requests import Request, predicted_requests
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
-from bsprobe.trials import Measurement, Peak, TrialSpec
-from bsprobe.units import MIB
 
 CARD = find_gpu(DEVICE.name)
 LIMIT = CARD.outside_allocator_bytes + 24 * MIB

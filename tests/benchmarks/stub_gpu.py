@@ -7,8 +7,8 @@ from builders import DEVICE, GROUPS
 from snapshots import AFTER, EMPTY, PEAK_ALLOCATED, PEAK_RESERVED
 
 from bsprobe.devices.base import ReportPhase
-from bsprobe.records import DeviceInfo
-from bsprobe.trials import Measurement, ModelFacts, Peak, TrialSpec
+from bsprobe.records.runs import DeviceInfo
+from bsprobe.records.trials import Measurement, ModelFacts, Peak, TrialSpec
 
 
 class StubGpu:

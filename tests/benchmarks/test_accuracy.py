@@ -23,9 +23,9 @@ from fake_reports import REPORTS
 from tiny_networks import VARIANT, TinyNet
 from truth_records import ROOT, load_all
 
-from bsprobe.errors import FileError
+from bsprobe.records.errors import FileError
+from bsprobe.records.variants import Norm
 from bsprobe.simulate import fake_model
-from bsprobe.variants import Norm
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from tiny_networks import TinyNet
 from truth_prediction import gpu_of
 from truth_records import ROOT, Fakes, load_all, load_machine
 
-from bsprobe.errors import FileError, UsageError
+from bsprobe.records.errors import FileError, UsageError
 from bsprobe.simulate import fake_model
 
 MACHINES = sorted(ROOT.glob("*/machine.json"))

@@ -26,8 +26,8 @@ from judge import by_environment
 from judge_environment import InstallationError, Wanted, prepare, requirements, wanted_by
 from judge_sources import gather
 
-from bsprobe.errors import FileError
-from bsprobe.units import Resolution
+from bsprobe.records.errors import FileError
+from bsprobe.records.units import Resolution
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "judge.sh"
 STUB = Path(__file__).with_name("stub_python.sh")

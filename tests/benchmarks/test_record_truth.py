@@ -26,10 +26,10 @@ from truth_plan import (
 from truth_records import boundary_folder, load_trial, save_trial, trial_path, unfinished_folder
 from truth_trials import START_AGAIN, STOPPED, died, waiting
 
-from bsprobe.errors import DeviceError, WorkerError
-from bsprobe.failures import Outcome
 from bsprobe.models.factory import check_model_name
-from bsprobe.variants import Norm, Precision
+from bsprobe.records.errors import DeviceError, WorkerError
+from bsprobe.records.failures import Outcome
+from bsprobe.records.variants import Norm, Precision
 
 PLAN, SEARCHES = tier_1()[:3], tier_2()[:3]
 Answer = Callable[[Sequence[str], dict[str, str]], Ended]

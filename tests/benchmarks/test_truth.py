@@ -26,7 +26,7 @@ from truth_records import ROOT, Machine, Truth, load_machine, load_trial
 from truth_versions import version_difference
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.records import Environment
+from bsprobe.records.runs import Environment
 from bsprobe.runfile import load_run
 from bsprobe.simulate import fake_model
 from bsprobe.simulate.history import load_history

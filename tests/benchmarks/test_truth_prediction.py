@@ -20,11 +20,11 @@ from truth_prediction import compared, gpu_of, predicted_measurement, sections_o
 from truth_records import load_trial
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.errors import NotComparableError
-from bsprobe.gpus import find_gpu
+from bsprobe.records.errors import NotComparableError
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.units import GIB
 from bsprobe.simulate import fake_model
 from bsprobe.simulate.timeline import Section
-from bsprobe.units import GIB
 
 
 @pytest.fixture(autouse=True)

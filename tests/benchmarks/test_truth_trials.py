@@ -40,11 +40,11 @@ from truth_trials import (
 )
 
 from bsprobe.devices.base import ReportPhase
-from bsprobe.errors import FileError, UsageError
-from bsprobe.failures import Outcome
+from bsprobe.records.errors import FileError, UsageError
+from bsprobe.records.failures import Outcome
+from bsprobe.records.trials import Measurement, TrialSpec
 from bsprobe.simulate.history import load_history
 from bsprobe.simulate.replay import replay_addresses
-from bsprobe.trials import Measurement, TrialSpec
 
 
 def planned(*batches: int) -> tuple[Configuration, ...]:

@@ -9,7 +9,7 @@ import truth_versions
 from fabricated_truth import ELSEWHERE, MACHINE, write_machine
 from truth_versions import Versions, recorded_versions, version_difference, versions_here
 
-from bsprobe.errors import FileError
+from bsprobe.records.errors import FileError
 from bsprobe.simulate.workspace import Workspaces
 
 RECORDED = Versions(torch="2.11.0", cudnn="9.19.0")

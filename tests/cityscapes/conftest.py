@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bsprobe.cityscapes.synthetic import write_sample_data
-from bsprobe.units import Resolution
+from bsprobe.records.units import Resolution
 
 SIZE = Resolution(height=64, width=128)
 

@@ -6,7 +6,7 @@ from click.testing import CliRunner, Result
 from bsprobe.cityscapes.samples import Split, list_split
 from bsprobe.cli.data import data
 from bsprobe.cli.sample_data import sample_data
-from bsprobe.errors import FileError, UsageError
+from bsprobe.records.errors import FileError, UsageError
 
 
 @pytest.fixture(autouse=True)

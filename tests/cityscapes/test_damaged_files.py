@@ -12,8 +12,8 @@ from bsprobe.cityscapes.dataset import CityscapesDataset
 from bsprobe.cityscapes.inspection import inspect_folder
 from bsprobe.cityscapes.samples import Split, image_path, label_path, list_split
 from bsprobe.cityscapes.transforms import evaluation_transform
-from bsprobe.errors import FileError
-from bsprobe.units import Resolution
+from bsprobe.records.errors import FileError
+from bsprobe.records.units import Resolution
 
 NATIVE = Resolution(height=64, width=128)
 DAMAGES_OF_EACH_KIND = 50

@@ -9,8 +9,8 @@ from bsprobe.cityscapes.dataset import CityscapesDataset
 from bsprobe.cityscapes.labels import to_train_ids
 from bsprobe.cityscapes.samples import Split, load_pair
 from bsprobe.cityscapes.transforms import evaluation_transform, training_transform
-from bsprobe.errors import FileError
-from bsprobe.units import Resolution
+from bsprobe.records.errors import FileError
+from bsprobe.records.units import Resolution
 
 NATIVE = Resolution(height=64, width=128)
 

@@ -19,7 +19,7 @@ from bsprobe.cityscapes.evaluation import (
 )
 from bsprobe.cityscapes.labels import CLASSES, to_train_ids
 from bsprobe.cityscapes.synthetic import draw_scene
-from bsprobe.units import Resolution
+from bsprobe.records.units import Resolution
 
 SIZE = Resolution(height=48, width=96)
 IMAGES = 6

@@ -13,8 +13,8 @@ from bsprobe.cityscapes.inspection import (
 )
 from bsprobe.cityscapes.picture import write_picture
 from bsprobe.cityscapes.samples import Problem, Sample, Split, image_path, label_path
-from bsprobe.errors import FileError
-from bsprobe.units import Resolution
+from bsprobe.records.errors import FileError
+from bsprobe.records.units import Resolution
 
 
 def save_pair(root: Path, split: Split, stem: str, rows: list[list[int]]) -> Sample:

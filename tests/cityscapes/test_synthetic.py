@@ -15,8 +15,8 @@ from bsprobe.cityscapes.synthetic import (
     plan_scenes,
     write_sample_data,
 )
-from bsprobe.errors import FileError, UsageError
-from bsprobe.units import Resolution
+from bsprobe.records.errors import FileError, UsageError
+from bsprobe.records.units import Resolution
 
 SMALL = Resolution(height=32, width=64)
 

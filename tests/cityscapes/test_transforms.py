@@ -16,9 +16,9 @@ from bsprobe.cityscapes.transforms import (
     training_transform,
     validation_transform,
 )
-from bsprobe.errors import UsageError
+from bsprobe.records.errors import UsageError
+from bsprobe.records.units import Resolution
 from bsprobe.study_records import InputNormalisation
-from bsprobe.units import Resolution
 
 SIZE = Resolution(height=32, width=64)
 ROAD, SKY = 7, 23

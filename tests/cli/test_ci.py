@@ -9,7 +9,7 @@ import commands
 import pytest
 from builders import probed_run
 
-from bsprobe.records import Run
+from bsprobe.records.runs import Run
 from bsprobe.runfile import load_run, save_run
 
 BASELINE = Path(__file__).parents[2] / "benchmarks" / "baseline.json"

@@ -9,7 +9,7 @@ import commands
 import pytest
 from builders import AMP, VARIANT, probed_run, settings
 
-from bsprobe.records import Run
+from bsprobe.records.runs import Run
 from bsprobe.runfile import save_run
 
 

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from bsprobe.cli.gpus import gpus, print_this
-from bsprobe.errors import DeviceError
-from bsprobe.gpus import COLUMNS, catalogue
-from bsprobe.records import DeviceRequest
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.gpus import COLUMNS, catalogue
+from bsprobe.records.runs import DeviceRequest
 from bsprobe.worker_process import Worker
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ def test_this_prints_a_line_for_the_file_and_beside_it_what_it_is(
         "PyTorch's allocator while training.\n"
         "The catalogue has RTX 3090: 23.6 GiB and 307 MiB.\n"
         "Note  NVML did not answer.\n"
-        "Its line for bsprobe/gpus.csv:\n"
+        "Its line for bsprobe/records/gpus.csv:\n"
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from fake_card import LATE_BYTES, NAME
 from fake_cuda import needs_fake_cuda
 
-from bsprobe.units import GIB, MIB
+from bsprobe.records.units import GIB, MIB
 
 SMALL = (
     "--search=guided",

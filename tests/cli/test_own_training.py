@@ -9,9 +9,9 @@ from pathlib import Path
 import commands
 import pytest
 
-from bsprobe.own_parts import OwnParts
+from bsprobe.records.variants import Norm, Variant
+from bsprobe.records.workload import OwnParts
 from bsprobe.runfile import load_run
-from bsprobe.variants import Norm, Variant
 
 ROOT = Path(__file__).parents[2]
 PARTS = [

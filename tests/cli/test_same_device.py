@@ -7,9 +7,9 @@ import pytest
 from builders import DEVICE
 
 from bsprobe.cli.run import _require_same_device
-from bsprobe.errors import FileError
-from bsprobe.records import DeviceInfo
-from bsprobe.units import GIB, MIB
+from bsprobe.records.errors import FileError
+from bsprobe.records.runs import DeviceInfo
+from bsprobe.records.units import GIB, MIB
 
 WHOLE = replace(DEVICE, limit_bytes=None, capacity_bytes=20 * GIB)
 """A GPU without a memory limit: its capacity is what other processes leave."""

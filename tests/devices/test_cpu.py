@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from bsprobe.errors import DeviceError
-from bsprobe.failures import Outcome
-from bsprobe.records import DeviceRequest
-from bsprobe.trials import TrialSpec
-from bsprobe.units import MIB, Resolution
-from bsprobe.variants import Variant
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import MIB, Resolution
+from bsprobe.records.variants import Variant
 from bsprobe.worker_process import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")

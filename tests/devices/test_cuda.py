@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from recorded_peaks import stays_within
 
-from bsprobe.errors import DeviceError
-from bsprobe.failures import Outcome
 from bsprobe.messages import TrialDone
-from bsprobe.records import DeviceRequest
-from bsprobe.trials import TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import MemoryFormat, Norm, Precision, Variant
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import MemoryFormat, Norm, Precision, Variant
 from bsprobe.worker_process import Worker
 
 pytestmark = pytest.mark.gpu

@@ -12,10 +12,10 @@ from fake_card import LATE_BYTES, NAME, TOTAL_BYTES
 from fake_cuda import needs_fake_cuda
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.gpus import custom_gpu
-from bsprobe.trials import TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import Precision, Variant
+from bsprobe.records.gpus import custom_gpu
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import Precision, Variant
 
 pytestmark = needs_fake_cuda
 VARIANT = Variant(
@@ -31,9 +31,9 @@ from pathlib import Path
 from bsprobe.devices.cuda import CudaDevice
 from bsprobe.serialization import to_json
 from bsprobe.simulate.reduction import reduced
-from bsprobe.trials import TrialSpec
-from bsprobe.units import Resolution
-from bsprobe.variants import Norm, Precision, Variant
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Norm, Precision, Variant
 
 variant = Variant(
     model="deeplabv2-mini", resolution=Resolution(height=64, width=128),
@@ -77,9 +77,9 @@ CAPPED = f"""
 import json
 from bsprobe.devices.cuda import CudaDevice
 from bsprobe.serialization import to_json
-from bsprobe.trials import TrialSpec
-from bsprobe.units import Resolution
-from bsprobe.variants import Norm, Precision, Variant
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Norm, Precision, Variant
 
 device = CudaDevice(0, {GIB})
 found = []

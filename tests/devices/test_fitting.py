@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from bsprobe.devices.fitting import _largest, fit_cards
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.failures import Outcome
-from bsprobe.gpus import Gpu, custom_gpu
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import Gpu, custom_gpu
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import Precision, Variant
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
-from bsprobe.trials import TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import Precision, Variant
 
 SMALL = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
 

@@ -14,11 +14,11 @@ from bsprobe.devices import cuda
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.cuda import CudaDevice
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.errors import DeviceError
-from bsprobe.explanation import RecordedTrial
-from bsprobe.gpus import find_gpu
 from bsprobe.messages import Record, Recorded
-from bsprobe.trials import Measurement, TrialSpec
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.explanations import RecordedTrial
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.trials import Measurement, TrialSpec
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 SNAPSHOT = {"segments": [], "device_traces": [[], [{"action": "alloc"}]]}

@@ -5,10 +5,10 @@ import torch
 
 from bsprobe.devices import cuda
 from bsprobe.devices.selection import open_device
-from bsprobe.errors import DeviceError, UsageError
-from bsprobe.gpus import find_gpu
-from bsprobe.records import DeviceRequest
-from bsprobe.trials import Source
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import Source
 
 
 def test_an_unknown_device_is_refused_with_the_known_ones() -> None:

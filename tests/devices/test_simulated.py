@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.errors import DeviceError, UsageError
-from bsprobe.failures import Outcome, classify
-from bsprobe.gpus import Gpu, custom_gpu, find_gpu
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.failures import Outcome, classify
+from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
+from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import CudnnBenchmark, Norm, Precision, Variant
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
-from bsprobe.trials import Measurement, Peak, Source, TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import CudnnBenchmark, Norm, Precision, Variant
 
 SMALL = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
 CARD = custom_gpu(2 * GIB, "8.6", 300 * MIB)

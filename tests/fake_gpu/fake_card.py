@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import bsprobe
-from bsprobe.gpus import find_gpu
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.units import MIB
 from bsprobe.simulate.blocks import Block
 from bsprobe.simulate.expandable import ExpandableAllocator
 from bsprobe.simulate.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.timeline import Kind, Phase, Place
-from bsprobe.units import MIB
 
 NAME = "FAKE NVIDIA H100 80GB HBM3"
 """Every report and every record that comes from it says so."""

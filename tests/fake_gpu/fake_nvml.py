@@ -7,7 +7,7 @@ from typing import Any
 from fake_card import DRIVER, TOTAL_BYTES, UUID, card
 from stand_ins import stand_in
 
-from bsprobe.units import MIB
+from bsprobe.records.units import MIB
 
 
 def install(pynvml: ModuleType) -> None:

@@ -19,13 +19,13 @@ from fake_card import CAPABILITY, card
 from torch.utils._python_dispatch import _disable_current_modes
 
 from bsprobe.devices.simulated import Tracers
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import format_bytes
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
 from bsprobe.simulate.peak import place_of
 from bsprobe.simulate.playback import Playback, playback_on
 from bsprobe.simulate.timeline import Action, Kind, Section
 from bsprobe.simulate.workspace import Workspaces
-from bsprobe.trials import TrialSpec
-from bsprobe.units import format_bytes
 
 _SECONDS_PER_IMAGE = 0.05
 _TRACERS = Tracers()

@@ -15,13 +15,13 @@ from stubbed_bsprobe import OPTIONS, finish, start
 
 from bsprobe import runner, worker, worker_process
 from bsprobe.devices.base import ReportPhase
-from bsprobe.failures import Outcome
 from bsprobe.journal import read_journal
 from bsprobe.messages import Message, Progress, RunTrial
-from bsprobe.records import DeviceInfo, DeviceRequest
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import DeviceInfo, DeviceRequest
+from bsprobe.records.trials import Measurement, Purpose, TrialSpec
 from bsprobe.runfile import load_run
 from bsprobe.search import Process
-from bsprobe.trials import Measurement, Purpose, TrialSpec
 
 RUN = ("run", *OPTIONS, "--out=out")
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)

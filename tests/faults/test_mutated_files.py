@@ -11,10 +11,10 @@ from builders import AMP, GROUP, VARIANT, probed_run, settings
 from mutations import mutated, says
 
 from bsprobe.compare import compare
-from bsprobe.errors import FileError, NotComparableError
 from bsprobe.journal import NAME as JOURNAL_NAME
 from bsprobe.journal import Journal, read_journal
-from bsprobe.records import Run
+from bsprobe.records.errors import FileError, NotComparableError
+from bsprobe.records.runs import Run
 from bsprobe.report import comparison, markdown, snippet, tables, terminal
 from bsprobe.runfile import NAME, load_run, save_run
 from bsprobe.serialization import to_json

@@ -9,7 +9,7 @@ from torchvision.models import resnet50
 
 from bsprobe.models.deeplabv2 import ASPP, BLOCKS, Bottleneck, DeepLabV2
 from bsprobe.models.norms import LAYERS
-from bsprobe.variants import Norm
+from bsprobe.records.variants import Norm
 
 BATCH_NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var")
 DILATIONS = (6, 12, 18, 24)

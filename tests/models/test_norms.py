@@ -14,8 +14,8 @@ from bsprobe.models.norms import (
     GroupNormAmp,
     InstanceNorm,
 )
-from bsprobe.units import GIB, Resolution
-from bsprobe.variants import Norm, Precision, Variant
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import Norm, Precision, Variant
 
 Layer = TypeVar("Layer", bound=nn.Module)
 

@@ -10,12 +10,12 @@ import torch
 from optional_packages import needs_timm
 from torch import nn
 
-from bsprobe.errors import UsageError
 from bsprobe.models.factory import build_model, check_model_name, check_variant
 from bsprobe.models.norms import LAYERS
-from bsprobe.own_parts import OwnParts
-from bsprobe.units import Resolution
-from bsprobe.variants import Checkpointing, Norm, Variant
+from bsprobe.records.errors import UsageError
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Checkpointing, Norm, Variant
+from bsprobe.records.workload import OwnParts
 
 SMALL = Resolution(height=64, width=96)
 SQUARE = Resolution(height=64, width=64)

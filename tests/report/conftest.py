@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bsprobe.failures import Certainty, Outcome
 from bsprobe.journal import Header, Journal
 from bsprobe.probing import Probing
-from bsprobe.records import (
+from bsprobe.records.failures import Certainty, Outcome
+from bsprobe.records.runs import (
     SCHEMA_VERSION,
     DeviceInfo,
     DeviceRequest,
@@ -20,10 +20,19 @@ from bsprobe.records import (
     Target,
     VariantResult,
 )
+from bsprobe.records.trials import (
+    Failure,
+    Measurement,
+    ModelFacts,
+    Peak,
+    Purpose,
+    Source,
+    Trial,
+    TrialSpec,
+)
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import Norm, Precision, Variant, matrix
 from bsprobe.search import Process
-from bsprobe.trials import Failure, Measurement, ModelFacts, Peak, Purpose, Source, Trial, TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import Norm, Precision, Variant, matrix
 
 ENVIRONMENT = Environment(
     bsprobe="0.1.0",

@@ -8,8 +8,8 @@ import golden
 import pytest
 
 from bsprobe.compare import Comparison, State, compare
-from bsprobe.errors import FileError
-from bsprobe.records import Boundary, Run, StopReason
+from bsprobe.records.errors import FileError
+from bsprobe.records.runs import Boundary, Run, StopReason
 from bsprobe.report import comparison as texts
 from bsprobe.thresholds import parse_threshold
 

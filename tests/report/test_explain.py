@@ -11,14 +11,21 @@ import pytest
 from explanations import EXPLANATION, GPU, MEASURED, MEASURED_REPORT, REPORT
 from PIL import Image
 
-from bsprobe.explanation import NO_MODULE, OUTSIDE, ROUNDING, MeasuredSide, by_kind, by_module
-from bsprobe.records import Boundary, Run, StopReason
+from bsprobe.records.explanations import (
+    NO_MODULE,
+    OUTSIDE,
+    ROUNDING,
+    MeasuredSide,
+    by_kind,
+    by_module,
+)
+from bsprobe.records.runs import Boundary, Run, StopReason
+from bsprobe.records.trials import Source
+from bsprobe.records.units import GIB, MIB
 from bsprobe.report import explain_markdown, explain_sentences, markdown
 from bsprobe.report.explain_plots import kinds_figure, modules_figure, write_kinds_plot
 from bsprobe.report.explain_write import write_explanation
 from bsprobe.report.write import write_report
-from bsprobe.trials import Source
-from bsprobe.units import GIB, MIB
 
 GOLDEN = Path(__file__).parent / "golden"
 

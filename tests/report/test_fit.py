@@ -6,13 +6,13 @@ from pathlib import Path
 
 from builders import header
 
-from bsprobe.failures import Outcome
-from bsprobe.gpus import custom_gpu
-from bsprobe.records import CardFit
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import custom_gpu
+from bsprobe.records.runs import CardFit
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import Norm, Precision, matrix
 from bsprobe.report.fit import Fitting, advice, render_text, write_fitting
 from bsprobe.serialization import from_json
-from bsprobe.units import GIB, Resolution
-from bsprobe.variants import Norm, Precision, matrix
 
 FP32, AMP = matrix(
     models=["deeplabv2-resnet101"],

@@ -9,11 +9,11 @@ from pathlib import Path
 import golden
 import pytest
 
-from bsprobe.gpus import find_gpu
-from bsprobe.records import Run
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import Run
+from bsprobe.records.variants import labels
 from bsprobe.report import markdown, snippet, tables, terminal
 from bsprobe.report.plan import render as render_plan
-from bsprobe.variants import labels
 
 GOLDEN = Path(__file__).parent / "golden"
 

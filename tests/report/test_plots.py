@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from bsprobe.records import Run
+from bsprobe.records.runs import Run
+from bsprobe.records.trials import Trial
+from bsprobe.records.units import GIB
 from bsprobe.report.plots import memory_figure, throughput_figure, write_plots
-from bsprobe.trials import Trial
-from bsprobe.units import GIB
 
 
 def test_plots_are_written_as_png_and_svg_that_open(run: Run, tmp_path: Path) -> None:

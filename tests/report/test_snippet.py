@@ -10,16 +10,16 @@ import torch
 from snippet_training import Net, Stripes, execute
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
-from bsprobe.own_parts import OwnParts
-from bsprobe.records import Recommendation, Run
-from bsprobe.report import snippet
-from bsprobe.variants import (
+from bsprobe.records.runs import Recommendation, Run
+from bsprobe.records.variants import (
     CudnnBenchmark,
     LossAt,
     MemoryFormat,
     OptimizerName,
     Precision,
 )
+from bsprobe.records.workload import OwnParts
+from bsprobe.report import snippet
 
 ALL = [
     {"precision": Precision.FP32},

@@ -9,9 +9,9 @@ from commands import ROOT
 from snippet_training import trained
 from torchrun import torchrun
 
-from bsprobe.records import Recommendation, Run
+from bsprobe.records.runs import Recommendation, Run
+from bsprobe.records.variants import Norm
 from bsprobe.report import snippet
-from bsprobe.variants import Norm
 
 SCRIPT = """\
 import json, sys

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from builders import VARIANT
 
-from bsprobe.own_parts import OwnParts
 from bsprobe.recommendation import plan
-from bsprobe.records import Target
+from bsprobe.records.runs import Target
+from bsprobe.records.workload import OwnParts
 from bsprobe.report import sentences
 from bsprobe.report.terminal import WIDTH, fitted
 

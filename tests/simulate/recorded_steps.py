@@ -6,14 +6,14 @@ from typing import Any
 
 from builders import GROUPS
 
-from bsprobe.explanation import RecordedTrial
+from bsprobe.records.explanations import RecordedTrial
+from bsprobe.records.trials import Measurement, ModelFacts, Peak, TrialSpec
+from bsprobe.records.units import GIB, MIB
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.peak import place_of
 from bsprobe.simulate.playback import Memory, Playback
 from bsprobe.simulate.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.timeline import Action, Kind, Phase, Section, Timeline
-from bsprobe.trials import Measurement, ModelFacts, Peak, TrialSpec
-from bsprobe.units import GIB, MIB
 
 OUTSIDE = 321 * MIB
 CAPACITY = 12 * GIB

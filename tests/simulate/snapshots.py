@@ -5,7 +5,7 @@ Source of the keys: torch/csrc/cuda/memory_snapshot.cpp and torch/cuda/memory.py
 
 from typing import Any
 
-from bsprobe.units import MIB
+from bsprobe.records.units import MIB
 
 SETTINGS = {"PYTORCH_CUDA_ALLOC_CONF": "", "max_split_size": -1, "expandable_segments": False}
 EMPTY: dict[str, Any] = {

@@ -23,12 +23,12 @@ from changed_rules import (
     OversizeSlackIsInclusive,
 )
 
+from bsprobe.records.units import GIB, KIB, MIB
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator_statistics import AllocatorStatistics
 from bsprobe.simulate.blocks import Block
 from bsprobe.simulate.driver import SimulatedDriver
 from bsprobe.simulate.rules import AllocatorRules
-from bsprobe.units import GIB, KIB, MIB
 
 AllocatorMaker = Callable[..., CachingAllocator]
 Scenario = Callable[[AllocatorMaker], list[int]]

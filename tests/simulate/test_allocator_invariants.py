@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bsprobe.records.units import KIB, MIB
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.blocks import FREE, Block
 from bsprobe.simulate.driver import SimulatedDriver
 from bsprobe.simulate.expandable import ExpandableAllocator
 from bsprobe.simulate.rules import AllocatorRules
-from bsprobe.units import KIB, MIB
 
 AVAILABLE = 300 * MIB
 """Little enough that many programs fill the card."""

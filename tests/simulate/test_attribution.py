@@ -10,7 +10,7 @@ from fabricated import FixedWorkspaces
 from recorded_steps import CAPACITY, OUTSIDE, recorded
 from tiny_networks import VARIANT, TinyNet, TwoHeadedNet
 
-from bsprobe.explanation import (
+from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
     Explanation,
     Holding,
@@ -19,6 +19,8 @@ from bsprobe.explanation import (
     by_module,
     by_operator,
 )
+from bsprobe.records.trials import Source, TrialSpec
+from bsprobe.records.units import MIB
 from bsprobe.simulate import fake_model
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.attribution import explain_recorded, section_of
@@ -26,8 +28,6 @@ from bsprobe.simulate.explain import Card, explain
 from bsprobe.simulate.playback import Memory, Playback
 from bsprobe.simulate.timeline import Kind, Section, Timeline
 from bsprobe.simulate.trace import StepTracer
-from bsprobe.trials import Source, TrialSpec
-from bsprobe.units import MIB
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 WORKSPACE = 241 * 512

@@ -14,6 +14,8 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_impls import op_implementations_dict
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Checkpointing, MemoryFormat, Norm, Precision, Variant
 from bsprobe.simulate.convolutions import Convolution, Direction
 from bsprobe.simulate.cuda_semantics import Inside, cuda_dispatch, effects
 from bsprobe.simulate.cuda_semantics.autocast import (
@@ -25,8 +27,6 @@ from bsprobe.simulate.cuda_semantics.autocast import (
     operators_cast,
 )
 from bsprobe.simulate.cuda_semantics.buffers import KERNELS, aten
-from bsprobe.units import Resolution
-from bsprobe.variants import Checkpointing, MemoryFormat, Norm, Precision, Variant
 
 SMALL = Resolution(height=64, width=128)
 FP16, BF16 = torch.float16, torch.bfloat16

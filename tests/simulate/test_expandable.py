@@ -2,12 +2,12 @@
 
 import pytest
 
+from bsprobe.records.units import GIB, KIB, MIB
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
 from bsprobe.simulate.blocks import Block, BlockPool
 from bsprobe.simulate.driver import SimulatedDriver
 from bsprobe.simulate.expandable import ExpandableAllocator
 from bsprobe.simulate.rules import AllocatorRules
-from bsprobe.units import GIB, KIB, MIB
 
 
 class NewPagesAtTheHighestAddress(ExpandableAllocator):

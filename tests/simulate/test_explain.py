@@ -12,14 +12,18 @@ import pytest
 from torch.cuda import _memory_viz
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.explanation import NOT_ATTRIBUTED, Explanation, Row, by_kind, by_module, by_operator
-from bsprobe.gpus import custom_gpu
-from bsprobe.report.explain_plots import KIND_COLOURS
-from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
-from bsprobe.simulate.timeline import Kind
-from bsprobe.trials import TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import (
+from bsprobe.records.explanations import (
+    NOT_ATTRIBUTED,
+    Explanation,
+    Row,
+    by_kind,
+    by_module,
+    by_operator,
+)
+from bsprobe.records.gpus import custom_gpu
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import (
     AXES,
     Checkpointing,
     CudnnBenchmark,
@@ -30,6 +34,9 @@ from bsprobe.variants import (
     Variant,
     matrix,
 )
+from bsprobe.report.explain_plots import KIND_COLOURS
+from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
+from bsprobe.simulate.timeline import Kind
 
 SIZE = Resolution(height=64, width=128)
 SMALL = Variant(model="deeplabv2-resnet50", resolution=SIZE)

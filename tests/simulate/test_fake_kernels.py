@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import MemoryFormat, Norm, OptimizerName, Precision, Variant
 from bsprobe.simulate import fake_kernels, recording
 from bsprobe.simulate.cuda_semantics import as_on_cuda
 from bsprobe.simulate.fake_kernels import run_fake
 from bsprobe.simulate.timeline import Recording
 from bsprobe.simulate.trace import StepTracer
-from bsprobe.units import Resolution
-from bsprobe.variants import MemoryFormat, Norm, OptimizerName, Precision, Variant
 
 aten = torch.ops.aten
 

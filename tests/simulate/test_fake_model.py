@@ -5,9 +5,9 @@ from typing import NoReturn
 import pytest
 import torch
 
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Variant
 from bsprobe.simulate.fake_model import build_without_values
-from bsprobe.units import Resolution
-from bsprobe.variants import Variant
 
 SWIN = Variant(model="torchvision:swin_t", resolution=Resolution(height=32, width=32), classes=1000)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bsprobe.errors import FileError
+from bsprobe.records.errors import FileError
+from bsprobe.records.units import MIB
 from bsprobe.simulate.history import (
     Action,
     DriverCall,
@@ -17,7 +18,6 @@ from bsprobe.simulate.history import (
     Step,
     load_history,
 )
-from bsprobe.units import MIB
 
 RECORD: dict[str, Any] = {
     "format": 1,

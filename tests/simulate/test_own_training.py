@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from traced_networks import bytes_of
 
-from bsprobe.own_parts import OwnParts
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import MemoryFormat, Norm, Variant
+from bsprobe.records.workload import OwnParts
 from bsprobe.simulate.timeline import Kind, Recording, Section
 from bsprobe.simulate.trace import StepTracer
-from bsprobe.units import Resolution
-from bsprobe.variants import MemoryFormat, Norm, Variant
 
 OWN = OwnParts(
     model_args=(("width", "16"),),

@@ -7,6 +7,8 @@ import pytest
 from tiny_networks import TinyNet
 from traced_networks import tracer_of
 
+from bsprobe.records.units import MIB, Resolution
+from bsprobe.records.variants import AXES, Norm, Variant, matrix
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.convolutions import Convolution, upper_bound_bytes
 from bsprobe.simulate.driver import SimulatedDriver
@@ -24,8 +26,6 @@ from bsprobe.simulate.timeline import (
     Timeline,
 )
 from bsprobe.simulate.trace import StepTracer
-from bsprobe.units import MIB, Resolution
-from bsprobe.variants import AXES, Norm, Variant, matrix
 
 if TYPE_CHECKING:
     from bsprobe.simulate.workspace import Workspaces

@@ -6,6 +6,8 @@ from typing import cast
 import pytest
 from convolution_examples import PLAIN
 
+from bsprobe.records.units import MIB
+from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.driver import SimulatedDriver
 from bsprobe.simulate.playback import (
@@ -28,8 +30,6 @@ from bsprobe.simulate.timeline import (
     Timeline,
 )
 from bsprobe.simulate.workspace import Convolution, Workspaces
-from bsprobe.units import MIB
-from bsprobe.variants import CudnnBenchmark
 
 PLACE = Place(phase=Phase.FORWARD, module="conv", operator="convolution")
 STORAGE = Storage(place=PLACE, kind=Kind.TEMPORARY, size=Affine(fixed=0, per_image=10 * MIB))

@@ -12,6 +12,9 @@ from fabricated import FixedWorkspaces
 from recorded_peaks import LOADED_LATER_BYTES, beginning, replayed, stays_within
 from recorded_steps import recorded
 
+from bsprobe.records.trials import Peak, TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import Precision, Variant
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.history import ReplayResult
 from bsprobe.simulate.playback import Memory, Playback
@@ -19,9 +22,6 @@ from bsprobe.simulate.recorded_events import walked
 from bsprobe.simulate.reduction import reduced
 from bsprobe.simulate.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.trace import StepTracer
-from bsprobe.trials import Peak, TrialSpec
-from bsprobe.units import GIB, MIB, Resolution
-from bsprobe.variants import Precision, Variant
 
 
 def peaks_of(program: Callable[[SnapshotMemory], None]) -> tuple[ReplayResult, int, int]:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from snapshots import AFTER, BASE, CONVOLUTION, EMPTY, EVENTS, SETTINGS, TRACE, entry, marked
 
+from bsprobe.records.units import MIB
 from bsprobe.simulate import reduction
 from bsprobe.simulate.reduction import UnknownEventError, phase_of, place_of, reduced
 from bsprobe.simulate.timeline import Phase
 from bsprobe.training.step import training_step
-from bsprobe.units import MIB
 
 CONVOLUTION_PLACE = "torch/nn/modules/conv.py:548 forward < nets.py:7 forward"
 

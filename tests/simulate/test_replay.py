@@ -21,6 +21,7 @@ from changed_rules import (
     WorstFit,
 )
 
+from bsprobe.records.units import MIB
 from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.expandable import ExpandableAllocator
 from bsprobe.simulate.history import History, ReplayResult, load_history
@@ -32,7 +33,6 @@ from bsprobe.simulate.replay import (
     replay_freely,
 )
 from bsprobe.simulate.rules import AllocatorRules
-from bsprobe.units import MIB
 
 OUR_TRACES = Path(__file__).parents[1] / "data" / "traces"
 SHARED_TRACES = Path(__file__).parents[3] / "shared" / "traces"

@@ -28,6 +28,15 @@ from traced_networks import (
     tracer_of,
 )
 
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import (
+    Checkpointing,
+    MemoryFormat,
+    Norm,
+    OptimizerName,
+    Precision,
+    Variant,
+)
 from bsprobe.simulate.fake_model import make_fake
 from bsprobe.simulate.recording import UntraceableModelError
 from bsprobe.simulate.timeline import (
@@ -43,15 +52,6 @@ from bsprobe.simulate.timeline import (
 from bsprobe.simulate.trace import StepTracer, main
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.step import task_for, training_step
-from bsprobe.units import GIB, Resolution
-from bsprobe.variants import (
-    Checkpointing,
-    MemoryFormat,
-    Norm,
-    OptimizerName,
-    Precision,
-    Variant,
-)
 
 HALF = Resolution(height=512, width=1024)
 RESNET50 = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=96))

@@ -13,6 +13,7 @@ from convolution_examples import DEPTHWISE, PLAIN, convolutions
 from failing_import import failing_import
 from hypothesis import HealthCheck, given, settings
 
+from bsprobe.records.units import MIB
 from bsprobe.simulate.convolutions import columns_bytes, upper_bound_bytes
 from bsprobe.simulate.cudnn_plans import CudnnPlans, UnansweredError
 from bsprobe.simulate.workspace import (
@@ -22,7 +23,6 @@ from bsprobe.simulate.workspace import (
     Workspaces,
     benchmarked,
 )
-from bsprobe.units import MIB
 
 ASPP = Convolution(
     direction=Direction.FORWARD,

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_networks import VARIANT
 
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import MemoryFormat, Variant
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.step import Batch
-from bsprobe.units import Resolution
-from bsprobe.variants import MemoryFormat, Variant
 
 CPU = torch.device("cpu")
 CITYSCAPES = Variant(model="any", resolution=Resolution(height=512, width=1024))

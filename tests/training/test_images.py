@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from bsprobe.cityscapes.synthetic import write_sample_data
-from bsprobe.errors import FileError
+from bsprobe.records.errors import FileError
+from bsprobe.records.trials import DataSource, TrialSpec
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Variant
 from bsprobe.training.batches import batches, images_per_second
 from bsprobe.training.images import check_images
 from bsprobe.training.step import Batch
-from bsprobe.trials import DataSource, TrialSpec
-from bsprobe.units import Resolution
-from bsprobe.variants import Variant
 
 SIZE = Resolution(height=64, width=96)
 SPEC = TrialSpec(

@@ -11,16 +11,16 @@ from tiny_networks import TinyNet, TwoHeadedNet
 from torch import nn
 
 from bsprobe.cityscapes.synthetic import write_sample_data
-from bsprobe.errors import FileError
-from bsprobe.records import Target
+from bsprobe.records.errors import FileError
+from bsprobe.records.runs import Target
+from bsprobe.records.trials import DataSource, Peak
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.study_plan import next_training
 from bsprobe.study_records import TrainingResult, TrainingSpec
 from bsprobe.training import learning, step
 from bsprobe.training.learning import learn
 from bsprobe.training.place import Place
-from bsprobe.trials import DataSource, Peak
-from bsprobe.units import Resolution
-from bsprobe.variants import Norm, Precision, Variant
 
 SIZE = Resolution(height=64, width=128)
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
-from bsprobe.errors import UsageError
-from bsprobe.model_names import Problem
+from bsprobe.records.errors import UsageError
+from bsprobe.records.variants import LossAt
+from bsprobe.records.workload import Problem
 from bsprobe.training.losses import (
     IGNORE,
     CrossEntropy,
@@ -13,7 +14,6 @@ from bsprobe.training.losses import (
     upsample,
     valid_pixels,
 )
-from bsprobe.variants import LossAt
 
 
 @pytest.fixture(autouse=True)

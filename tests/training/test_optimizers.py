@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from bsprobe.models.factory import build_model
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Norm, OptimizerName, Variant
 from bsprobe.training.optimizers import build_optimizer, parameter_groups
-from bsprobe.units import Resolution
-from bsprobe.variants import Norm, OptimizerName, Variant
 
 RESOLUTION = Resolution(height=512, width=1024)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bsprobe.errors import UsageError
+from bsprobe.records.errors import UsageError
 from bsprobe.training.own_batches import OwnBatch, own_batch
 
 CPU = torch.device("cpu")

@@ -11,7 +11,9 @@ from torch.utils.data import Dataset
 
 from bsprobe.cityscapes.samples import Split
 from bsprobe.cityscapes.synthetic import write_sample_data
-from bsprobe.errors import FileError
+from bsprobe.records.errors import FileError
+from bsprobe.records.trials import DataSource
+from bsprobe.records.units import Resolution
 from bsprobe.study_plan import next_training
 from bsprobe.study_records import InputNormalisation, LoaderSetting, TrainingSpec
 from bsprobe.training.seeded_images import (
@@ -23,8 +25,6 @@ from bsprobe.training.seeded_images import (
     validation_images,
     validation_loader,
 )
-from bsprobe.trials import DataSource
-from bsprobe.units import Resolution
 
 ALONE = LoaderSetting(workers=0, prefetch_factor=None, pin_memory=False)
 TWO = LoaderSetting(workers=2, prefetch_factor=2, pin_memory=False)

@@ -12,10 +12,17 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
 from bsprobe.models.norms import LAYERS
+from bsprobe.records.variants import (
+    Checkpointing,
+    MemoryFormat,
+    Norm,
+    OptimizerName,
+    Precision,
+    Variant,
+)
 from bsprobe.training import step
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, training_step
-from bsprobe.variants import Checkpointing, MemoryFormat, Norm, OptimizerName, Precision, Variant
 
 CPU = torch.device("cpu")
 UNCOUPLED = replace(VARIANT, norm=Norm.GROUP)

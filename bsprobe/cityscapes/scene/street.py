@@ -12,7 +12,7 @@ from bsprobe.cityscapes.scene.roadside import Stretch
 from bsprobe.cityscapes.scene.surroundings import Street
 from bsprobe.cityscapes.scene.themes import Theme
 from bsprobe.cityscapes.scene.weather import LIGHTS, weathered
-from bsprobe.units import Resolution
+from bsprobe.records.units import Resolution
 
 EGO_VEHICLE, OUT_OF_ROI = 1, 3
 _REACH_M = 95.0

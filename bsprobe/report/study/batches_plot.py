@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from bsprobe.records.units import MIB
 from bsprobe.report.plots import COLOURS, GREY
 from bsprobe.report.study import sentences
 from bsprobe.study_records import Chance, Study
-from bsprobe.units import MIB
 from bsprobe.verdict import BatchSummary, Verdict
 
 _SIZE_INCHES = (11.0, 3.8)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from bsprobe.records.trials import Failure
+from bsprobe.records.units import format_seconds
 from bsprobe.study_records import LoaderSpec, Loading, StudySettings, Training, TrainingSpec
-from bsprobe.trials import Failure
-from bsprobe.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.status import Status

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from bsprobe.noise_scale import CONFIDENCE, NoiseScale
-from bsprobe.records import REFERENCE, DeviceInfo
+from bsprobe.records.runs import REFERENCE, DeviceInfo
+from bsprobe.records.variants import Norm, labels
 from bsprobe.study_records import Ending, LoaderRate, Loading, Study, StudySettings, Training
-from bsprobe.variants import Norm, labels
 from bsprobe.verdict import (
     BatchSummary,
     Rival,

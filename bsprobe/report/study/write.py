@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bsprobe.files import write_atomically
-from bsprobe.records import DeviceInfo, TrainingPlan
+from bsprobe.records.runs import DeviceInfo, TrainingPlan
 from bsprobe.report.folder import slug
 from bsprobe.report.snippet import Loader, fill
 from bsprobe.report.study import markdown, plots, sentences, tables

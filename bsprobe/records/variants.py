@@ -6,10 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bsprobe.errors import UsageError
-from bsprobe.model_names import CLASSES, TIMM, Problem, is_factory, problem_of
-from bsprobe.own_parts import LOSSES, NOTHING_OWN, OwnParts
-from bsprobe.units import Resolution
+from bsprobe.records.errors import UsageError
+from bsprobe.records.units import Resolution
+from bsprobe.records.workload import (
+    CLASSES,
+    LOSSES,
+    NOTHING_OWN,
+    TIMM,
+    OwnParts,
+    Problem,
+    is_factory,
+    problem_of,
+)
 
 
 class Precision(StrEnum):

@@ -6,11 +6,11 @@ Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bsprobe.failures import Outcome
-from bsprobe.gpus import Gpu
-from bsprobe.trials import DataSource, Source, Trial, TrialSpec
-from bsprobe.units import MIB, Resolution
-from bsprobe.variants import Variant
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import Gpu
+from bsprobe.records.trials import DataSource, Source, Trial, TrialSpec
+from bsprobe.records.units import MIB, Resolution
+from bsprobe.records.variants import Variant
 
 SCHEMA_VERSION = 1
 """The version of run files and journals; loaders reject any other."""

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from bsprobe.errors import UsageError
+from bsprobe.records.errors import UsageError
 
 KIB = 2**10
 MIB = 2**20

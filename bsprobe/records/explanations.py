@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from bsprobe.records import Boundary, DeviceInfo, Environment
-from bsprobe.trials import Measurement, Source, TrialSpec
-from bsprobe.variants import Variant
+from bsprobe.records.runs import Boundary, DeviceInfo, Environment
+from bsprobe.records.trials import Measurement, Source, TrialSpec
+from bsprobe.records.variants import Variant
 
 EXPLANATION_VERSION = 1
 """The version of `explanation.json`."""

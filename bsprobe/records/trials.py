@@ -6,9 +6,9 @@ Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bsprobe.failures import RAN, Certainty, Outcome
-from bsprobe.units import Resolution
-from bsprobe.variants import Variant
+from bsprobe.records.failures import RAN, Certainty, Outcome
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Variant
 
 
 class Source(StrEnum):

@@ -34,8 +34,8 @@ from functools import cache
 from importlib import resources
 from statistics import median
 
-from bsprobe.errors import UsageError
-from bsprobe.units import MIB, format_bytes
+from bsprobe.records.errors import UsageError
+from bsprobe.records.units import MIB, format_bytes
 
 ESTIMATE = "estimate"
 """The source of a figure without evidence: the rules are those at the top of this module."""
@@ -107,7 +107,7 @@ class _Line:
 @cache
 def catalogue() -> tuple[Gpu, ...]:
     """All cards, in the order of the file."""
-    text = (resources.files("bsprobe") / "gpus.csv").read_text(encoding="utf-8")
+    text = (resources.files("bsprobe.records") / "gpus.csv").read_text(encoding="utf-8")
     lines = tuple(_line(row) for row in csv.DictReader(text.splitlines(), strict=True))
     return tuple(_gpu(line, lines) for line in lines)
 

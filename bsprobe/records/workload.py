@@ -1,0 +1,159 @@
+"""The workload of a trial by name: the network, and the user's own loss, optimizer and batches."""
+
+import ast
+import json
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final
+
+from bsprobe.records.errors import UsageError
+
+TORCHVISION: Final = "torchvision:"
+TIMM: Final = "timm:"
+_SEGMENTATION: Final = ("fcn_", "deeplabv3_", "lraspp_")
+"""How the names of torchvision's segmentation models begin; a test holds this to its list."""
+_TOP_LEVEL = (
+    "trials run in processes of their own, which import it by name: define it with def or class at "
+    "the top level of a module or of the script you run"
+)
+
+
+class Problem(StrEnum):
+    """What a network predicts, which decides labels and loss."""
+
+    SEGMENTATION = "segmentation"
+    """A class for each pixel."""
+    CLASSIFICATION = "classification"
+    """A class for each image."""
+
+
+CLASSES: Final = {Problem.SEGMENTATION: 19, Problem.CLASSIFICATION: 1000}
+"""Of Cityscapes and of ImageNet: what networks of these kinds are built for."""
+
+
+def problem_of(model: str) -> Problem:
+    """The problem of a model, by its name; your own factories make segmentation networks."""
+    is_torchvision = model.startswith(TORCHVISION)
+    segments = model.removeprefix(TORCHVISION).startswith(_SEGMENTATION)
+    if model.startswith(TIMM) or (is_torchvision and not segments):
+        return Problem.CLASSIFICATION
+    return Problem.SEGMENTATION
+
+
+def is_factory(model: str) -> bool:
+    """Whether a name is `package.module:factory` or `file.py:factory`."""
+    return ":" in model and not model.startswith((TORCHVISION, TIMM))
+
+
+def may_keep_own_norm(model: str) -> bool:
+    """Whether a model may be built in the norm that it names itself: timm's and your own."""
+    return model.startswith(TIMM) or is_factory(model)
+
+
+LOSSES: Final = {
+    "pixel-cross-entropy": Problem.SEGMENTATION,
+    "image-cross-entropy": Problem.CLASSIFICATION,
+}
+"""The losses that are built in, and the labels that each is computed from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnParts:
+    """What takes the place of ours; the same for all variants of a run.
+
+    Callables are named as `package.module:callable` or `file.py:callable`.
+    """
+
+    model_args: tuple[tuple[str, str], ...] = ()
+    """Keyword arguments of what builds the network: their names, and their values as typed."""
+    loss: str | None = None
+    """One of `LOSSES`, or a callable: outputs and targets in, a scalar out."""
+    optimizer: str | None = None
+    """A callable: the network in, its optimizer out."""
+    batches: str | None = None
+    """A callable: a batch size in, inputs and targets out."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of what builds the network, their values read."""
+        return {name: value_of(text) for name, text in self.model_args}
+
+    @property
+    def own_loss(self) -> str | None:
+        """The name of the loss that is your own, None where it is a built-in one."""
+        return None if self.loss in LOSSES else self.loss
+
+    @property
+    def changes_the_step(self) -> bool:
+        """Whether the loss, the optimizer or the batches are not ours."""
+        return any((self.own_loss, self.optimizer, self.batches))
+
+    def options(self) -> list[str]:
+        """The words of a command line that say the same."""
+        words = [
+            word for name, text in self.model_args for word in ("--model-arg", f"{name}={text}")
+        ]
+        named = (
+            ("--loss", self.loss),
+            ("--optimizer-from", self.optimizer),
+            ("--batch-from", self.batches),
+        )
+        return words + [word for option, name in named if name for word in (option, name)]
+
+
+NOTHING_OWN: Final = OwnParts()
+
+
+def value_of(text: str) -> Any:
+    """A value as typed: a literal of Python or JSON (`3`, `[1, 2]`, `None`, `true`), else text."""
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # what either may raise
+            continue
+    return text
+
+
+def name_of(part: object, what: str) -> str:
+    """The name by which a worker can import a function or class.
+
+    Raises:
+        UsageError: It has none: a lambda, something local, defined in a notebook …
+    """
+    module, name = getattr(part, "__module__", None), getattr(part, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise UsageError(
+            f"{what}: a {type(part).__name__} object has no name to import it by", hint=_TOP_LEVEL
+        )
+    for mark, kind in (("<lambda>", "a lambda"), ("<locals>", "local to a function")):
+        if mark in name:
+            raise UsageError(f"{what}: {name} is {kind}", hint=_TOP_LEVEL)
+    try:
+        is_there = attrgetter(name)(sys.modules[module]) == part
+    except (KeyError, AttributeError):
+        is_there = False
+    if not is_there:
+        raise UsageError(
+            f"{what}: {module} has something else, or nothing, under the name {name}",
+            hint=_TOP_LEVEL,
+        )
+    return f"{_place_of_main(what) if module == '__main__' else module}:{name}"
+
+
+def _place_of_main(what: str) -> str:
+    """Where the program that runs can be imported from, as multiprocessing's spawn finds it."""
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:  # python -m package.module
+        return main.__spec__.name
+    path = Path(getattr(main, "__file__", None) or "")
+    if path.suffix != ".py" or not path.is_file():
+        raise UsageError(
+            f"{what}: it is defined in a notebook or typed in, not in a file",
+            hint=_TOP_LEVEL,
+        )
+    whole = path.resolve()
+    here = Path.cwd()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
