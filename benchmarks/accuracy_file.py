@@ -6,9 +6,9 @@ from typing import Final
 
 from accuracy_figures import Accuracy, CheckedTrial
 
-from bsprobe.files import file_errors, write_atomically
 from bsprobe.records.errors import FileError
-from bsprobe.serialization import MalformedError, from_json, parse_json, to_text
+from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_text
+from bsprobe.storage.files import file_errors, write_atomically
 
 SCHEMA_VERSION: Final = 1
 

@@ -20,12 +20,12 @@ from fake_reports import FAKE_TITLE
 from matplotlib.figure import Figure
 from truth_versions import JUDGE
 
-from bsprobe.files import write_atomically
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.report.markdown import table
 from bsprobe.report.plots import COLOURS, MARKERS
 from bsprobe.simulate.history import Action, load_history
 from bsprobe.simulate.replay import replay_addresses
+from bsprobe.storage.files import write_atomically
 
 NAME = "accuracy"
 _PUBLISHED_REPORT = Path(__file__).parents[1] / "reports" / "published"

@@ -28,8 +28,8 @@ from judge_sources import gather
 from script_errors import exit_from
 from truth_records import Machine
 
-from bsprobe.files import file_errors, write_atomically
 from bsprobe.records.errors import BsprobeError
+from bsprobe.storage.files import file_errors, write_atomically
 
 HERE: Final = Path(__file__).resolve().parent
 _REFUSED: Final = 2

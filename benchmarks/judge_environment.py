@@ -12,9 +12,9 @@ from typing import Final
 
 from truth_records import Machine, release_of
 
-from bsprobe.files import file_errors
 from bsprobe.records.errors import BsprobeError
 from bsprobe.simulate.convolutions import version_text
+from bsprobe.storage.files import file_errors
 
 _COMPLETE: Final = "complete"
 """A file in an environment in which nothing is left to install."""

@@ -11,8 +11,8 @@ from typing import Final
 
 from truth_records import Machine, load_machine
 
-from bsprobe.files import file_errors
 from bsprobe.records.errors import FileError
+from bsprobe.storage.files import file_errors
 
 _MACHINE: Final = "machine.json"
 _PARTS: Final = ("trials", "boundaries")

@@ -31,14 +31,14 @@ from peers_messages import recognitions
 from peers_report import write_raw, write_reports
 
 from bsprobe._version import __version__
+from bsprobe.analysis.search import Process
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Purpose, TrialSpec
 from bsprobe.records.units import parse_bytes, parse_resolution
 from bsprobe.records.variants import Variant
-from bsprobe.runfile import load_run
 from bsprobe.runner import TrialRunner
-from bsprobe.search import Process
-from bsprobe.serialization import to_json
+from bsprobe.storage.codec import to_json
+from bsprobe.storage.runfile import load_run
 
 TOOLS = ("lightning-power", "lightning-binsearch", "accelerate", "autobatch", "bsprobe")
 _TRIAL_TIMEOUT_SECONDS = 600.0

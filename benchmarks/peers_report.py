@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from bsprobe.files import write_atomically
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.report.markdown import table
 from bsprobe.report.plots import COLOURS
+from bsprobe.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path

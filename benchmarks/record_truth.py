@@ -56,10 +56,10 @@ from truth_trials import (
     waiting,
 )
 
-from bsprobe.journal import NAME as JOURNAL
 from bsprobe.records.errors import BsprobeError, DeviceError, WorkerError
 from bsprobe.records.units import GIB
-from bsprobe.runfile import NAME as RUN
+from bsprobe.storage.journal import NAME as JOURNAL
+from bsprobe.storage.runfile import NAME as RUN
 
 TIERS = ("1", "2", "3", "all")
 BROKEN = BsprobeError.exit_code

@@ -9,13 +9,13 @@ over the median; beside it, what the steps of a single trial say of their own sp
 import argparse
 import statistics
 
-from bsprobe.equal_trials import step_noise
+from bsprobe.analysis.equal_trials import step_noise
+from bsprobe.analysis.search import Process
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Measurement, Purpose, TrialSpec
 from bsprobe.records.units import MIB, format_bytes, parse_bytes, parse_resolution
 from bsprobe.records.variants import Variant
 from bsprobe.runner import TrialRunner
-from bsprobe.search import Process
 
 _BATCHES = (1, 2, 4)
 _TIMEOUT_SECONDS = 300

@@ -10,10 +10,10 @@ from typing import Any
 from truth_records import TruthTrial, raw_path
 
 from bsprobe.devices.recorder import Recorder
-from bsprobe.files import write_atomically
 from bsprobe.records.trials import Measurement, Peak
 from bsprobe.records.units import MIB, format_bytes
 from bsprobe.simulate.reduction import reduced
+from bsprobe.storage.files import write_atomically
 
 _MOST_RAW_BYTES = 12 * MIB
 """Of the snapshots that are kept raw: an archive's part holds 15 MiB."""

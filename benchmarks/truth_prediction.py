@@ -9,6 +9,7 @@ from unittest import mock
 
 from truth_records import Machine, TruthTrial
 
+from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.errors import UsageError
 from bsprobe.records.failures import Outcome
@@ -16,7 +17,6 @@ from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.records.runs import Boundary, Run
 from bsprobe.records.trials import Measurement, TrialSpec
 from bsprobe.records.variants import Variant
-from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.simulate.allocator import CachingAllocator
 from bsprobe.simulate.comparison import Comparison, compare
 from bsprobe.simulate.history import load_history

@@ -24,13 +24,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bsprobe.files import file_errors, write_atomically
 from bsprobe.records.errors import FileError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Environment, Run
 from bsprobe.records.trials import Failure, Measurement, TrialSpec
-from bsprobe.runfile import load_run
-from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.storage.codec import MalformedError, from_json, to_json
+from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.runfile import load_run
 
 SCHEMA_VERSION = 1
 ROOT = Path(__file__).parents[1] / "tests" / "data" / "truth"

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from bsprobe.consistency import check_figures
-from bsprobe.files import file_errors
-from bsprobe.journal import Journal
 from bsprobe.records.errors import BsprobeError, DeviceError, UsageError
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.runs import (
@@ -37,7 +34,10 @@ from bsprobe.records.variants import AXES, Variant, matrix, parse_choices
 from bsprobe.records.workload import LOSSES, OwnParts, name_of
 from bsprobe.runner import TrialRunner
 from bsprobe.running import header_of, make_run, start_runner
-from bsprobe.serialization import MalformedError
+from bsprobe.storage.checks import check_figures
+from bsprobe.storage.codec import MalformedError
+from bsprobe.storage.files import file_errors
+from bsprobe.storage.journal import Journal
 
 _LOG = logging.getLogger("bsprobe")
 _WORKER = "bsprobe.worker"

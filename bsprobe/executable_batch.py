@@ -18,10 +18,10 @@ from bsprobe.api import (
     settings_for,
     start_worker,
 )
-from bsprobe.batch_cache import ProvenBatch, Question, find_batch, keep_batch
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.runs import MAX_BATCH, DeviceRequest, Run, Settings, StopReason
 from bsprobe.simulate.workspace_cache import default_folder
+from bsprobe.storage.batch_cache import ProvenBatch, Question, find_batch, keep_batch
 
 _LOG = logging.getLogger("bsprobe")
 _P = ParamSpec("_P")

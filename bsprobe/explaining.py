@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
 
+from bsprobe.analysis.remedies import Remedy, ranked, remedies_for
+from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.messages import Attribute, Explain, Record
 from bsprobe.prediction import WITHOUT_GPU, card_of
 from bsprobe.records.errors import DeviceError
@@ -28,9 +30,7 @@ from bsprobe.records.runs import (
 )
 from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.records.variants import Variant
-from bsprobe.remedies import Remedy, ranked, remedies_for
 from bsprobe.runner import TrialRunner
-from bsprobe.search import Probe, Process, find_boundary
 
 
 class Listener(Protocol):

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from bsprobe.expectation import half_of
+from bsprobe.analysis.expectation import half_of
+from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.probing import RunTrial
 from bsprobe.records.errors import DeviceError, UsageError, WorkerError
 from bsprobe.records.gpus import Gpu, compute_capabilities, custom_gpu, find_gpu
@@ -19,7 +20,6 @@ from bsprobe.records.runs import (
 from bsprobe.records.trials import Purpose, Trial
 from bsprobe.records.variants import Variant
 from bsprobe.runner import TrialRunner
-from bsprobe.search import Probe, Process, find_boundary
 from bsprobe.worker_process import ReportPhase
 
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}

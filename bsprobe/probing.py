@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from bsprobe.caveats import caveats_of
-from bsprobe.expectation import Expected
-from bsprobe.journal import Journal
-from bsprobe.recommendation import Limits, limits, recommend, search_trials, starred
+from bsprobe.analysis.caveats import caveats_of
+from bsprobe.analysis.expectation import Expected
+from bsprobe.analysis.recommendation import Limits, limits, recommend, search_trials, starred
+from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
     SCHEMA_VERSION,
@@ -23,7 +23,7 @@ from bsprobe.records.runs import (
 )
 from bsprobe.records.trials import Purpose, Trial, TrialSpec
 from bsprobe.records.variants import Variant
-from bsprobe.search import Probe, Process, find_boundary
+from bsprobe.storage.journal import Journal
 
 
 class Listener(Protocol):

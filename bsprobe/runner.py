@@ -7,12 +7,12 @@ from functools import partial
 from typing import Self
 
 from bsprobe import worker_process
+from bsprobe.analysis.search import Process
 from bsprobe.messages import Attribute, Explain, Group, Record, Recorded
 from bsprobe.records.explanations import Explanation
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Purpose, Source, Trial, TrialSpec
 from bsprobe.records.variants import Variant
-from bsprobe.search import Process
 from bsprobe.worker_process import Loss, ReportPhase, Watch
 
 

@@ -6,8 +6,8 @@ What an unfinished training had reached is in its checkpoint, beside the journal
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsprobe.jsonlines import JsonLines, parse_lines
 from bsprobe.records.runs import DeviceInfo, Environment
+from bsprobe.storage.jsonlines import JsonLines, parse_lines
 from bsprobe.study_records import SCHEMA_VERSION, StudySettings, Training
 
 NAME = "study-journal.jsonl"

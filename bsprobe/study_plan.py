@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from bsprobe.recommendation import WARMUP_SHARE, plan
+from bsprobe.analysis.recommendation import WARMUP_SHARE, plan
 from bsprobe.records.runs import TrainingPlan
 from bsprobe.study_records import (
     Ending,

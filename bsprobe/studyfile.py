@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from bsprobe.files import file_errors, write_atomically
-from bsprobe.jsonlines import check_version, damaged
 from bsprobe.records.errors import FileError
-from bsprobe.serialization import MalformedError, from_json, to_text
+from bsprobe.storage.codec import MalformedError, from_json, to_text
+from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.jsonlines import check_version, damaged
 from bsprobe.study_journal import NAME as JOURNAL_NAME
 from bsprobe.study_records import SCHEMA_VERSION, Study
 

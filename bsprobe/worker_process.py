@@ -42,7 +42,7 @@ from bsprobe.records.runs import CardFit, DeviceRequest
 from bsprobe.records.trials import DataSource, Failure, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.required import missing_package
-from bsprobe.serialization import MalformedError
+from bsprobe.storage.codec import MalformedError
 
 OPEN_TIMEOUT_SECONDS = 300.0
 """For importing torch and opening the device; a cold file cache on a network disk is slow."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
+from bsprobe.analysis.search import Process
 from bsprobe.launch import Launch
 from bsprobe.messages import Ready
 from bsprobe.ranks import joined_device, joined_trial
@@ -18,8 +19,7 @@ from bsprobe.records.errors import UsageError, WorkerError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest, Settings
 from bsprobe.records.trials import Purpose, Trial, TrialSpec
 from bsprobe.runner import TrialRunner
-from bsprobe.search import Process
-from bsprobe.serialization import from_json, to_json
+from bsprobe.storage.codec import from_json, to_json
 from bsprobe.worker_process import InVainError, ReportPhase
 from bsprobe.world import World, reason_of
 

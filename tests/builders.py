@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bsprobe.journal import Header, Journal
+from bsprobe.analysis.search import Process
 from bsprobe.probing import Probing
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import (
@@ -39,7 +39,7 @@ from bsprobe.records.variants import (
     Variant,
 )
 from bsprobe.records.workload import OwnParts
-from bsprobe.search import Process
+from bsprobe.storage.journal import Header, Journal
 
 STARTED_AT = "2025-01-31T12:00:00+00:00"
 HALF = Resolution(height=512, width=1024)

@@ -19,7 +19,7 @@ from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Source
 from bsprobe.records.variants import AXES, Norm, Precision, Variant
 from bsprobe.records.workload import OwnParts, name_of
-from bsprobe.runfile import load_run
+from bsprobe.storage.runfile import load_run
 
 WORKLOAD = bsprobe.Workload(
     model=own_training.network,

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from builders import DEVICE, GROUP, GROUPS, VARIANT, broke, failure, ran
 
-from bsprobe import caveats
-from bsprobe.recommendation import Limits, recommend
+from bsprobe.analysis import caveats
+from bsprobe.analysis.recommendation import Limits, recommend
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Source, Trial

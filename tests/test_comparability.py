@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from builders import VARIANT, probed_run, settings
 
-from bsprobe.comparability import differences, require_comparable
+from bsprobe.analysis.comparability import differences, require_comparable
+from bsprobe.analysis.thresholds import Metric
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.runs import Run, SearchMethod
 from bsprobe.records.trials import DataSource, Source
 from bsprobe.records.units import GIB, MIB, Resolution
-from bsprobe.thresholds import Metric
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 from builders import AMP, VARIANT, probed_run, ran, settings
 
-from bsprobe.compare import Check, State, compare
-from bsprobe.equal_trials import step_noise
+from bsprobe.analysis.compare import Check, State, compare
+from bsprobe.analysis.equal_trials import step_noise
+from bsprobe.analysis.thresholds import DEFAULT_THRESHOLDS, Metric, parse_threshold
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.runs import Boundary, Run, StopReason
 from bsprobe.records.trials import Measurement, Peak, Purpose, Source, Trial
 from bsprobe.records.units import MIB
 from bsprobe.records.variants import Variant
-from bsprobe.thresholds import DEFAULT_THRESHOLDS, Metric, parse_threshold
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from builders import AMP, DEVICE, VARIANT, measurement, populated_run, probed_run, ran, settings
 
-from bsprobe.consistency import check_figures, check_run
 from bsprobe.records.runs import Boundary, Prediction, Run, StopReason
 from bsprobe.records.trials import Source
-from bsprobe.serialization import MalformedError
+from bsprobe.storage.checks import check_figures, check_run
+from bsprobe.storage.codec import MalformedError
 
 
 @pytest.fixture(scope="module")

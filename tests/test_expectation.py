@@ -2,8 +2,8 @@
 
 import pytest
 
-from bsprobe.expectation import Expected
-from bsprobe.memory_line import Line
+from bsprobe.analysis.expectation import Expected
+from bsprobe.analysis.memory_line import Line
 from bsprobe.records.runs import Prediction
 
 

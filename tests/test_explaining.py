@@ -10,8 +10,9 @@ import pytest
 from builders import DEVICE, failure, measurement
 from explanations import EXPLANATION, REPORT
 
+from bsprobe.analysis.remedies import EXPANDABLE, remedies_for
+from bsprobe.analysis.search import Process
 from bsprobe.explaining import Explaining, card_like
-from bsprobe.journal import Header, Journal
 from bsprobe.messages import Explain, Ready
 from bsprobe.probing import Probing
 from bsprobe.records.errors import DeviceError
@@ -32,9 +33,8 @@ from bsprobe.records.runs import (
 from bsprobe.records.trials import Peak, Purpose, Source, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Checkpointing, Precision, Variant
-from bsprobe.remedies import EXPANDABLE, remedies_for
 from bsprobe.runner import TrialRunner
-from bsprobe.search import Process
+from bsprobe.storage.journal import Header, Journal
 
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
 REQUEST = DeviceRequest(gpu=custom_gpu(900 * MIB, "8.6", 50 * MIB))

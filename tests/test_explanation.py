@@ -9,7 +9,6 @@ from explanations import EXPLANATION, REPORT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsprobe.explanationfile import NAME, load_explanation, save_explanation
 from bsprobe.records.errors import FileError
 from bsprobe.records.explanations import (
     NO_MODULE,
@@ -23,6 +22,7 @@ from bsprobe.records.explanations import (
     by_operator,
 )
 from bsprobe.records.units import MIB
+from bsprobe.storage.explanationfile import NAME, load_explanation, save_explanation
 
 VIEWS: tuple[Callable[[Explanation], list[Row]], ...] = (
     by_kind,

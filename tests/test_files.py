@@ -8,8 +8,8 @@ from typing import NoReturn
 
 import pytest
 
-from bsprobe.files import file_errors, write_atomically
 from bsprobe.records.errors import FileError
+from bsprobe.storage.files import file_errors, write_atomically
 
 
 def failing(code: int) -> Callable[..., NoReturn]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from builders import AMP, GROUP, UNUSUAL, VARIANT, probed_run, settings
 
-from bsprobe.fleet import Fleet, make_fleet, subject_of
+from bsprobe.analysis.fleet import Fleet, make_fleet, subject_of
 from bsprobe.records.runs import Environment, Run, Target
 from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB

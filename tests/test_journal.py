@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from builders import broke, header, ran
 
-from bsprobe.journal import NAME, Contents, Journal, read_journal
 from bsprobe.records.errors import FileError
 from bsprobe.records.trials import Trial
+from bsprobe.storage.journal import NAME, Contents, Journal, read_journal
 
 TRIALS = (ran(1), ran(2, accumulation_steps=5), broke(4))
 

@@ -17,7 +17,6 @@ from recorded_steps import recorded
 
 from bsprobe import explaining, runner
 from bsprobe.explaining import Explaining
-from bsprobe.explanationfile import load_explanation, save_explanation
 from bsprobe.messages import Ready, Record, Recorded
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.explanations import (
@@ -47,6 +46,7 @@ from bsprobe.runner import TrialRunner
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
+from bsprobe.storage.explanationfile import load_explanation, save_explanation
 
 VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=32, width=32))
 LARGEST = 2

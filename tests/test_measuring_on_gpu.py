@@ -8,7 +8,6 @@ import pytest
 from recorded_peaks import beginning, replayed, stays_within
 from torch.cuda import _memory_viz
 
-from bsprobe.explanationfile import load_explanation
 from bsprobe.messages import Record
 from bsprobe.records.explanations import NOT_ATTRIBUTED, RECORDED_SNAPSHOT, by_kind, by_module
 from bsprobe.records.runs import DeviceRequest
@@ -18,6 +17,7 @@ from bsprobe.records.variants import Precision, Variant
 from bsprobe.runner import TrialRunner
 from bsprobe.simulate.recorded_events import walked
 from bsprobe.simulate.reduction import reduced
+from bsprobe.storage.explanationfile import load_explanation
 
 pytestmark = pytest.mark.gpu
 

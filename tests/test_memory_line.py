@@ -2,7 +2,7 @@
 
 import pytest
 
-from bsprobe.memory_line import Line, line_through
+from bsprobe.analysis.memory_line import Line, line_through
 
 
 def test_the_line_goes_through_the_two_largest_batches() -> None:

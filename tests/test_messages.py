@@ -34,7 +34,7 @@ from bsprobe.records.explanations import RecordedTrial
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceRequest, TrainingPlan
 from bsprobe.records.trials import DataSource, TrialSpec
-from bsprobe.serialization import MalformedError
+from bsprobe.storage.codec import MalformedError
 from bsprobe.study_records import (
     InputNormalisation,
     LoaderRate,

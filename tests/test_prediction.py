@@ -24,10 +24,10 @@ from builders import (
 from rich.console import Console
 
 from bsprobe import worker_process
+from bsprobe.analysis.expectation import Expected
+from bsprobe.analysis.memory_line import Line
+from bsprobe.analysis.search import Process
 from bsprobe.cli.settings import settings_from, settings_options
-from bsprobe.expectation import Expected
-from bsprobe.journal import Journal
-from bsprobe.memory_line import Line
 from bsprobe.prediction import Predictor, card_of, check_can_guide, predictor_for
 from bsprobe.probing import Probing, RunTrial
 from bsprobe.records.errors import DeviceError, UsageError
@@ -40,9 +40,9 @@ from bsprobe.records.variants import Variant
 from bsprobe.report import markdown, plan, terminal
 from bsprobe.report.progress import TrialProgress
 from bsprobe.report.tables import recommendation_table, trials_table
-from bsprobe.runfile import load_run, save_run
 from bsprobe.runner import TrialRunner
-from bsprobe.search import Process
+from bsprobe.storage.journal import Journal
+from bsprobe.storage.runfile import load_run, save_run
 
 STUB = Path(__file__).parent / "stub_worker.py"
 GUIDED = replace(settings(), search=SearchMethod.GUIDED)

@@ -19,13 +19,13 @@ from builders import (
     settings,
 )
 
-from bsprobe.journal import Journal, read_journal
+from bsprobe.analysis.search import Process
 from bsprobe.probing import Probing
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import Boundary, Run, Settings, StopReason, Target
 from bsprobe.records.trials import Purpose, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB
-from bsprobe.search import Process
+from bsprobe.storage.journal import Journal, read_journal
 
 ANY, FRESH = Process.ANY, Process.FRESH
 Asked = tuple[int, int, Process]

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from bsprobe.explanationfile import load_explanation
 from bsprobe.report import explain_markdown, terminal
 from bsprobe.report.explain_sentences import what, what_helps, why
 from bsprobe.report.study import terminal as study_terminal
-from bsprobe.runfile import load_run
+from bsprobe.storage.explanationfile import load_explanation
+from bsprobe.storage.runfile import load_run
 from bsprobe.studyfile import load_study
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from builders import AMP, GROUPS, UNUSUAL, VARIANT, broke, ran
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsprobe.recommendation import (
+from bsprobe.analysis.recommendation import (
     LearningRateRule,
     Limits,
     limits,

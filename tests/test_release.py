@@ -164,7 +164,7 @@ def test_whoever_installs_the_wheel_gets_its_types(
     installed(wheel, site)
     (tmp_path / "script.py").write_text(
         "from pathlib import Path\n"
-        "from bsprobe.runfile import load_run\n"
+        "from bsprobe.storage.runfile import load_run\n"
         "for result in load_run(Path('run.json')).results:\n"
         "    batch: int | None = result.boundary.largest\n"
         "    reveal_type(result.recommendation)\n",

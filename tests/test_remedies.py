@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from explanations import REMEDIES, VARIANT
 
+from bsprobe.analysis.remedies import EXPANDABLE, ranked, remedies_for
 from bsprobe.records.explanations import RemedyResult
 from bsprobe.records.runs import Boundary, StopReason
 from bsprobe.records.variants import (
@@ -18,7 +19,6 @@ from bsprobe.records.variants import (
     Variant,
 )
 from bsprobe.records.workload import OwnParts
-from bsprobe.remedies import EXPANDABLE, ranked, remedies_for
 
 
 def test_every_change_that_may_help_is_tried_by_itself() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from builders import header, populated_run
 
-from bsprobe.journal import Journal
 from bsprobe.records.errors import FileError
 from bsprobe.records.runs import Run
-from bsprobe.runfile import NAME, load_run, save_run
-from bsprobe.serialization import to_json
+from bsprobe.storage.codec import to_json
+from bsprobe.storage.journal import Journal
+from bsprobe.storage.runfile import NAME, load_run, save_run
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bsprobe import worker_process
+from bsprobe.analysis.search import Process
 from bsprobe.messages import Record, TrialDone
 from bsprobe.records.errors import DeviceError, WorkerError
 from bsprobe.records.failures import Certainty, Outcome
@@ -19,7 +20,6 @@ from bsprobe.records.trials import Failure, Purpose, TrialSpec
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Norm, Variant
 from bsprobe.runner import TrialRunner
-from bsprobe.search import Process
 from bsprobe.worker_process import Worker
 
 STUB = str(Path(__file__).parent / "stub_worker.py")

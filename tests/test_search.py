@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsprobe.expectation import Expected
-from bsprobe.memory_line import Line
+from bsprobe.analysis.expectation import Expected
+from bsprobe.analysis.memory_line import Line
+from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.records.failures import RAN, Certainty, Outcome
 from bsprobe.records.runs import Boundary, StopReason
-from bsprobe.search import Probe, Process, find_boundary
 
 OOM = Outcome.OUT_OF_MEMORY
 ANY, FRESH = Process.ANY, Process.FRESH

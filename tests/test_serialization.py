@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bsprobe.records.failures import RAN, Outcome
 from bsprobe.records.runs import Run
 from bsprobe.records.trials import Failure, Measurement, Trial
-from bsprobe.serialization import MalformedError, from_json, to_json
+from bsprobe.storage.codec import MalformedError, from_json, to_json
 
 Place = tuple[str | int, ...]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from study_builders import lost, study_settings, trained
 
-from bsprobe.recommendation import plan
+from bsprobe.analysis.recommendation import plan
 from bsprobe.study_plan import (
     final_trainings,
     largest_divisor,

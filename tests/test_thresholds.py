@@ -2,9 +2,9 @@
 
 import pytest
 
+from bsprobe.analysis.thresholds import Metric, Threshold, parse_threshold, require_distinct
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import GIB, MIB
-from bsprobe.thresholds import Metric, Threshold, parse_threshold, require_distinct
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from commands import ROOT, python_path
 
+from bsprobe.analysis.thresholds import Metric, parse_threshold
 from bsprobe.cli import bsprobe
 from bsprobe.records.units import GIB, MIB
-from bsprobe.runfile import load_run
-from bsprobe.thresholds import Metric, parse_threshold
+from bsprobe.storage.runfile import load_run
 
 WORKFLOWS = sorted((ROOT / ".github").glob("*/*.yml"))
 EXAMPLES = [path for path in WORKFLOWS if path.parent.name == "examples"]

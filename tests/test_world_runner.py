@@ -12,11 +12,11 @@ import pytest
 from stubbed_bsprobe import OPTIONS
 from torchrun import Started, by_hand, free_port, stubbed, torchrun
 
-from bsprobe.journal import read_journal
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run, StopReason
 from bsprobe.records.trials import Purpose
-from bsprobe.runfile import load_run
+from bsprobe.storage.journal import read_journal
+from bsprobe.storage.runfile import load_run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

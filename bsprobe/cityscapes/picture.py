@@ -18,8 +18,8 @@ from bsprobe.cityscapes.labels import (
     to_train_ids,
 )
 from bsprobe.cityscapes.samples import Problem, Sample, load_pair
-from bsprobe.files import written_whole
 from bsprobe.records.errors import FileError
+from bsprobe.storage.files import written_whole
 
 _WIDTH_INCHES = 15.0
 _DOTS_PER_INCH = 120

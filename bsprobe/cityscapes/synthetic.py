@@ -16,9 +16,9 @@ from PIL.PngImagePlugin import PngInfo
 from bsprobe.cityscapes.samples import Sample, Split, image_path, label_path
 from bsprobe.cityscapes.scene.street import draw_street
 from bsprobe.cityscapes.scene.themes import THEMES
-from bsprobe.files import written_whole
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.units import Resolution
+from bsprobe.storage.files import written_whole
 
 _CITIES = {
     Split.TRAIN: ("ahornstadt", "buchental", "eichhafen"),

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
+from bsprobe.analysis.thresholds import Threshold
 from bsprobe.cli.comparing import compare_and_show, comparison_options
 from bsprobe.cli.run import Start, probe
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import DEFAULT_GPU, find_gpu
 from bsprobe.records.runs import Run, Settings
 from bsprobe.records.trials import Source
-from bsprobe.thresholds import Threshold
 
 
 @click.command()
@@ -40,10 +40,10 @@ def ci(
     Needs no GPU. Exits with 0 if nothing is worse than allowed, 1 if something is, and 2 if the two
     cannot be compared: make the baseline anew when PyTorch's minor version changes.
     """
-    from bsprobe.comparability import require_comparable_torch
+    from bsprobe.analysis.comparability import require_comparable_torch
     from bsprobe.environment import installed_version
     from bsprobe.report.write import write_report
-    from bsprobe.runfile import load_run
+    from bsprobe.storage.runfile import load_run
 
     def runs() -> tuple[Run, Run]:
         before = load_run(baseline)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from bsprobe.analysis.thresholds import Threshold
 from bsprobe.cli.comparing import compare_and_show, comparison_options
-from bsprobe.thresholds import Threshold
 
 
 @click.command()
@@ -26,6 +26,6 @@ def compare(
     2 if the two cannot be compared. Measured memory counts as worse only beyond what equal trials
     differ by. Throughput varies with all else that the machine does: leave it room.
     """
-    from bsprobe.runfile import load_run
+    from bsprobe.storage.runfile import load_run
 
     ctx.exit(compare_and_show(lambda: (load_run(baseline), load_run(run)), thresholds, output))

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import click
 
-from bsprobe.cli.options import Command
-from bsprobe.compare import Comparison, compare
-from bsprobe.files import file_errors
-from bsprobe.records.errors import BsprobeError
-from bsprobe.records.runs import SCHEMA_VERSION, Run
-from bsprobe.serialization import to_json
-from bsprobe.thresholds import (
+from bsprobe.analysis.compare import Comparison, compare
+from bsprobe.analysis.thresholds import (
     DEFAULT_THRESHOLDS,
     Metric,
     Threshold,
     parse_threshold,
     require_distinct,
 )
+from bsprobe.cli.options import Command
+from bsprobe.records.errors import BsprobeError
+from bsprobe.records.runs import SCHEMA_VERSION, Run
+from bsprobe.storage.codec import to_json
+from bsprobe.storage.files import file_errors
 
 REGRESSED = 1
 """The exit code of a comparison that failed."""

@@ -122,12 +122,12 @@ def _explain(
 
     from bsprobe.environment import describe_environment
     from bsprobe.explaining import Explaining
-    from bsprobe.explanationfile import save_explanation
     from bsprobe.report.explain_markdown import render_terminal
     from bsprobe.report.explain_write import write_explanation
-    from bsprobe.report.folder import explanation_name, given_folder, new_folder
     from bsprobe.report.progress import StageProgress
     from bsprobe.runner import TrialRunner
+    from bsprobe.storage.explanationfile import save_explanation
+    from bsprobe.storage.folders import explanation_name, given_folder, new_folder
 
     request = DeviceRequest(
         device=given["device"],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def fit(variants: tuple[Variant, ...], batch: int | None, out: Path | None, command: str) -> None:
     """Predict for every card of the catalogue, print the table and write the report."""
     from bsprobe.report.fit import render_text, write_fitting
-    from bsprobe.report.folder import given_folder, new_folder, slug
+    from bsprobe.storage.folders import given_folder, new_folder, slug
 
     if out is not None:
         given_folder(out)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from bsprobe.fleet import Fleet
+    from bsprobe.analysis.fleet import Fleet
 
 
 @click.command()
@@ -32,10 +32,10 @@ def report(run: tuple[Path, ...], out: Path | None) -> None:
 
 
 def _again(run: Path, out: Path | None) -> None:
-    from bsprobe.files import file_errors
     from bsprobe.report import terminal
     from bsprobe.report.write import write_report
-    from bsprobe.runfile import load_run
+    from bsprobe.storage.files import file_errors
+    from bsprobe.storage.runfile import load_run
 
     loaded = load_run(run)
     folder = out or (run if run.is_dir() else run.parent)
@@ -47,10 +47,10 @@ def _again(run: Path, out: Path | None) -> None:
 
 
 def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
-    from bsprobe.files import file_errors
-    from bsprobe.fleet import make_fleet
+    from bsprobe.analysis.fleet import make_fleet
     from bsprobe.report.fleet import render_text, write_fleet
-    from bsprobe.runfile import load_run
+    from bsprobe.storage.files import file_errors
+    from bsprobe.storage.runfile import load_run
 
     fleet = make_fleet([(str(path), load_run(path)) for path in paths])
     folder = out or _new_folder(fleet)
@@ -62,7 +62,7 @@ def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
 
 
 def _new_folder(fleet: Fleet) -> Path:
-    from bsprobe.report.folder import new_folder, slug
+    from bsprobe.storage.folders import new_folder, slug
 
     models = dict.fromkeys(row.variant.model for row in fleet.rows)
     sizes = dict.fromkeys(row.variant.inputs for row in fleet.rows)

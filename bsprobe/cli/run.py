@@ -28,12 +28,12 @@ from bsprobe.required import require_report_packages
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from bsprobe.journal import Contents, Journal
     from bsprobe.records.explanations import Explanation
     from bsprobe.records.runs import DeviceInfo, Run, Settings
     from bsprobe.records.trials import TrialSpec
     from bsprobe.records.variants import Variant
     from bsprobe.runner import TrialRunner
+    from bsprobe.storage.journal import Contents, Journal
     from bsprobe.world_runner import WorldRunner
 
 _BASE = Path("reports")
@@ -103,7 +103,7 @@ class Start:
 
 def _resumed(ctx: click.Context, asked: Settings, out: Path | None) -> Start:
     """Where to go on: with the journal's settings, if nothing typed contradicts them."""
-    from bsprobe import journal
+    from bsprobe.storage import journal
 
     folder = out or _newest_unfinished()
     resumed = journal.Journal.resume(folder)
@@ -133,7 +133,7 @@ def _resumed(ctx: click.Context, asked: Settings, out: Path | None) -> Start:
 
 
 def _newest_unfinished() -> Path:
-    from bsprobe import journal, runfile
+    from bsprobe.storage import journal, runfile
 
     found = [
         path.parent
@@ -157,10 +157,10 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     from rich.console import Console
 
     from bsprobe.prediction import predictor_for
-    from bsprobe.report.folder import given_folder, withdrawn_if_refused
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
     from bsprobe.runner import TrialRunner
     from bsprobe.running import make_run
+    from bsprobe.storage.folders import given_folder, withdrawn_if_refused
 
     settings = start.settings
     progress = TrialProgress(settings, Console(stderr=True))
@@ -206,9 +206,9 @@ def _resumable(folder: Path) -> Iterator[None]:
 
 def _opened(start: Start, runner: TrialRunner | WorldRunner) -> tuple[Path, Journal, Contents]:
     """The folder and the journal of a run, a new one or the one to go on with."""
-    from bsprobe.journal import Contents, Journal
-    from bsprobe.report.folder import new_folder, run_name
     from bsprobe.running import header_of
+    from bsprobe.storage.folders import new_folder, run_name
+    from bsprobe.storage.journal import Contents, Journal
 
     device = runner.ready.device
     folder = start.folder or new_folder(_BASE, run_name(device, start.settings))

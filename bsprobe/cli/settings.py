@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bsprobe.analysis.recommendation import LearningRateRule
 from bsprobe.cli.device import asked_device, asked_processes, require_synchronisable
 from bsprobe.cli.options import LARGEST_BATCH, Command, byte_sizes, positive_number
 from bsprobe.cli.subject import (
@@ -14,7 +15,6 @@ from bsprobe.cli.subject import (
     subject_options,
     variants_from,
 )
-from bsprobe.recommendation import LearningRateRule
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import (
     MAX_BATCH,

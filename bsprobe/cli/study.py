@@ -85,9 +85,9 @@ def _study(start: _Start) -> tuple[Study, Path]:
     from rich.console import Console
 
     from bsprobe.environment import describe_environment
-    from bsprobe.report.folder import given_folder, new_folder, withdrawn_if_refused
     from bsprobe.report.study.progress import StudyProgress
     from bsprobe.report.study.write import study_name
+    from bsprobe.storage.folders import given_folder, new_folder, withdrawn_if_refused
     from bsprobe.study_journal import StudyHeader, StudyJournal
     from bsprobe.study_records import SCHEMA_VERSION
     from bsprobe.study_runner import StudyRunner

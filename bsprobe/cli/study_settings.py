@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from bsprobe.analysis.recommendation import LearningRateRule
 from bsprobe.cli.options import Command, positive_number
 from bsprobe.cli.subject import require_segmentation
-from bsprobe.recommendation import LearningRateRule
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import REFERENCE, DeviceRequest, Target
 from bsprobe.records.trials import DataSource

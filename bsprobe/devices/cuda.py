@@ -14,12 +14,12 @@ import torch
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.recorder import CudaRecorder
 from bsprobe.devices.stepping import rehearse, run_steps
-from bsprobe.files import write_atomically
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import RecordedTrial
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.records.units import format_bytes
+from bsprobe.storage.files import write_atomically
 
 _CLEAN_WITHIN = 0
 """Bytes of tensors that may be left after a trial: none."""

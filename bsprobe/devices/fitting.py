@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from bsprobe.analysis.memory_line import Line, line_through
+from bsprobe.analysis.search import LARGEST_MINIMUM
 from bsprobe.devices.simulated import SimulatedDevice, Tracers
-from bsprobe.memory_line import Line, line_through
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import Gpu, custom_gpu
 from bsprobe.records.runs import CardFit
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import Variant
-from bsprobe.search import LARGEST_MINIMUM
 from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
 from bsprobe.simulate.playback import KernelLimitError
 from bsprobe.simulate.workspace import Workspaces

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 from bsprobe.devices.base import ReportPhase
-from bsprobe.files import write_atomically
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation, RecordedTrial
 from bsprobe.records.gpus import ESTIMATE, Gpu, nccl_bytes
@@ -26,6 +25,7 @@ from bsprobe.simulate.playback import Memory, Playback, playback_on
 from bsprobe.simulate.timeline import Section, Timeline
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
+from bsprobe.storage.files import write_atomically
 
 _FIRST_TF32: Final = (8, 0)
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bsprobe.files import file_errors
 from bsprobe.models.deeplabv2 import DeepLabV2
 from bsprobe.records.errors import FileError, UsageError
+from bsprobe.storage.files import file_errors
 from bsprobe.study_records import InputNormalisation
 
 LOAD_ERRORS = (

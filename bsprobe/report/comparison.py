@@ -2,14 +2,14 @@
 
 import textwrap
 
-from bsprobe.compare import Check, Comparison, State
+from bsprobe.analysis.compare import Check, Comparison, State
+from bsprobe.analysis.thresholds import BATCHES, Metric
 from bsprobe.records.errors import BsprobeError
 from bsprobe.records.runs import Environment
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant, labels
 from bsprobe.report.markdown import table
 from bsprobe.report.terminal import WIDTH, aligned
-from bsprobe.thresholds import BATCHES, Metric
 
 _COLUMNS = ("metric", "batch", "baseline", "run", "change", "allowed", "verdict")
 _MOST_ANNOTATIONS = 10

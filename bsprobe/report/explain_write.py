@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from bsprobe.files import write_atomically
 from bsprobe.records.explanations import OUTSIDE, ROUNDING, Explanation, ExplanationReport
 from bsprobe.records.variants import AXES
 from bsprobe.report import explain_markdown
 from bsprobe.report.explain_plots import write_explanation_plots
 from bsprobe.report.explain_sentences import recorded
 from bsprobe.report.tables import to_csv
+from bsprobe.storage.files import write_atomically
 
 
 def write_explanation(report: ExplanationReport, folder: Path, *, depth: int) -> None:

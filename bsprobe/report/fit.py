@@ -9,7 +9,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bsprobe.files import write_atomically
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import Gpu
 from bsprobe.records.runs import SCHEMA_VERSION, CardFit, Environment
@@ -19,7 +18,8 @@ from bsprobe.report.markdown import table
 from bsprobe.report.plots import COLOURS, MARKERS, STYLE, write_figure
 from bsprobe.report.tables import to_csv, variant_columns
 from bsprobe.report.terminal import WIDTH, aligned
-from bsprobe.serialization import to_text
+from bsprobe.storage.codec import to_text
+from bsprobe.storage.files import write_atomically
 
 _ROW_INCHES = 0.24
 _NOTHING = "-"

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bsprobe.files import write_atomically
-from bsprobe.fleet import Fleet, Row, Subject
+from bsprobe.analysis.fleet import Fleet, Row, Subject
 from bsprobe.records.runs import Boundary, StopReason
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant, labels
@@ -17,7 +16,8 @@ from bsprobe.report.fleet_plot import write_fleet_plot
 from bsprobe.report.markdown import table
 from bsprobe.report.tables import result_columns, to_csv, variant_columns
 from bsprobe.report.terminal import WIDTH, aligned, fitted
-from bsprobe.serialization import to_text
+from bsprobe.storage.codec import to_text
+from bsprobe.storage.files import write_atomically
 
 NAME = "fleet"
 """Of all files, without suffix."""

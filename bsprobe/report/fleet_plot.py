@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bsprobe.fleet import Fleet, Member, Row, Subject
+from bsprobe.analysis.fleet import Fleet, Member, Row, Subject
 from bsprobe.records.runs import StopReason
 from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB

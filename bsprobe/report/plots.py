@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bsprobe.files import write_atomically
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.trials import Purpose, Source, Trial
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.records.variants import labels
 from bsprobe.report.line_ends import LineEnd, label_ends
+from bsprobe.storage.files import write_atomically
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito 2008: told apart by colour-blind readers, and in grey by the markers below."""

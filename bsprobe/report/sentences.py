@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bsprobe.memory_line import line_through
-from bsprobe.recommendation import search_trials
+from bsprobe.analysis.memory_line import line_through
+from bsprobe.analysis.recommendation import search_trials
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
     Boundary,

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bsprobe.files import write_atomically
 from bsprobe.records.runs import Run
 from bsprobe.report import markdown, plots, snippet, tables
+from bsprobe.storage.files import write_atomically
 
 
 def write_report(run: Run, folder: Path) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from bsprobe.files import file_errors, write_atomically
 from bsprobe.records.errors import FileError
+from bsprobe.storage.files import file_errors, write_atomically
 
 SCHEMA_VERSION: Final = 1
 MOST_ANSWERS: Final = 10_000

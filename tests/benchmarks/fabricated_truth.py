@@ -28,12 +28,12 @@ from bsprobe.records.runs import SCHEMA_VERSION as RUN_VERSION
 from bsprobe.records.runs import Boundary, Run, StopReason, VariantResult
 from bsprobe.records.trials import Measurement, Peak, TrialSpec
 from bsprobe.records.units import MIB
-from bsprobe.runfile import save_run
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.requests import Request, predicted_requests
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace import StepTracer
 from bsprobe.simulate.workspace import Workspaces
+from bsprobe.storage.runfile import save_run
 
 CARD = find_gpu(DEVICE.name)
 LIMIT = CARD.outside_allocator_bytes + 24 * MIB

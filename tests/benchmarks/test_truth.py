@@ -27,10 +27,10 @@ from truth_versions import version_difference
 
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.runs import Environment
-from bsprobe.runfile import load_run
 from bsprobe.simulate import fake_model
 from bsprobe.simulate.history import load_history
 from bsprobe.simulate.replay import replay_addresses
+from bsprobe.storage.runfile import load_run
 
 TRIALS = sorted(ROOT.glob("*/trials/*.json.gz"))
 BOUNDARIES = sorted(ROOT.glob("*/boundaries/*/run.json"))

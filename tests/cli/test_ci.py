@@ -10,7 +10,7 @@ import pytest
 from builders import probed_run
 
 from bsprobe.records.runs import Run
-from bsprobe.runfile import load_run, save_run
+from bsprobe.storage.runfile import load_run, save_run
 
 BASELINE = Path(__file__).parents[2] / "benchmarks" / "baseline.json"
 SMALL = (

@@ -10,7 +10,7 @@ import pytest
 from builders import AMP, VARIANT, probed_run, settings
 
 from bsprobe.records.runs import Run
-from bsprobe.runfile import save_run
+from bsprobe.storage.runfile import save_run
 
 
 @pytest.fixture

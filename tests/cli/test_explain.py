@@ -8,7 +8,7 @@ import commands
 import pytest
 import torch
 
-from bsprobe.explanationfile import load_explanation
+from bsprobe.storage.explanationfile import load_explanation
 
 
 def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

@@ -11,7 +11,7 @@ import pytest
 
 from bsprobe.records.variants import Norm, Variant
 from bsprobe.records.workload import OwnParts
-from bsprobe.runfile import load_run
+from bsprobe.storage.runfile import load_run
 
 ROOT = Path(__file__).parents[2]
 PARTS = [

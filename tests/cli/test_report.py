@@ -7,9 +7,9 @@ from pathlib import Path
 import commands
 import pytest
 
-from bsprobe.fleet import make_fleet
+from bsprobe.analysis.fleet import make_fleet
 from bsprobe.report.fleet import render_markdown
-from bsprobe.runfile import load_run
+from bsprobe.storage.runfile import load_run
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "reports"

@@ -29,7 +29,7 @@ import json, pickle, torch
 from dataclasses import replace
 from pathlib import Path
 from bsprobe.devices.cuda import CudaDevice
-from bsprobe.serialization import to_json
+from bsprobe.storage.codec import to_json
 from bsprobe.simulate.reduction import reduced
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import Resolution
@@ -76,7 +76,7 @@ print(json.dumps(found))
 CAPPED = f"""
 import json
 from bsprobe.devices.cuda import CudaDevice
-from bsprobe.serialization import to_json
+from bsprobe.storage.codec import to_json
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Norm, Precision, Variant

@@ -14,14 +14,14 @@ from commands import ROOT
 from stubbed_bsprobe import OPTIONS, finish, start
 
 from bsprobe import runner, worker, worker_process
+from bsprobe.analysis.search import Process
 from bsprobe.devices.base import ReportPhase
-from bsprobe.journal import read_journal
 from bsprobe.messages import Message, Progress, RunTrial
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, DeviceRequest
 from bsprobe.records.trials import Measurement, Purpose, TrialSpec
-from bsprobe.runfile import load_run
-from bsprobe.search import Process
+from bsprobe.storage.journal import read_journal
+from bsprobe.storage.runfile import load_run
 
 RUN = ("run", *OPTIONS, "--out=out")
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)

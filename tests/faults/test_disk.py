@@ -12,8 +12,8 @@ from builders import header
 from commands import python_path
 from stubbed_bsprobe import OPTIONS, findings, finish, start
 
-from bsprobe.journal import NAME, Journal, read_journal
 from bsprobe.records.errors import FileError
+from bsprobe.storage.journal import NAME, Journal, read_journal
 
 resource = pytest.importorskip("resource")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from stubbed_bsprobe import OPTIONS, findings, finish, start
 
-from bsprobe.journal import NAME, read_journal
 from bsprobe.records.runs import StopReason
-from bsprobe.runfile import load_run
+from bsprobe.storage.journal import NAME, read_journal
+from bsprobe.storage.runfile import load_run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 

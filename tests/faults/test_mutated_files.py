@@ -10,15 +10,15 @@ import pytest
 from builders import AMP, GROUP, VARIANT, probed_run, settings
 from mutations import mutated, says
 
-from bsprobe.compare import compare
-from bsprobe.journal import NAME as JOURNAL_NAME
-from bsprobe.journal import Journal, read_journal
+from bsprobe.analysis.compare import compare
+from bsprobe.analysis.thresholds import DEFAULT_THRESHOLDS
 from bsprobe.records.errors import FileError, NotComparableError
 from bsprobe.records.runs import Run
 from bsprobe.report import comparison, markdown, snippet, tables, terminal
-from bsprobe.runfile import NAME, load_run, save_run
-from bsprobe.serialization import to_json
-from bsprobe.thresholds import DEFAULT_THRESHOLDS
+from bsprobe.storage.codec import to_json
+from bsprobe.storage.journal import NAME as JOURNAL_NAME
+from bsprobe.storage.journal import Journal, read_journal
+from bsprobe.storage.runfile import NAME, load_run, save_run
 
 SEEDS = range(500)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bsprobe.journal import Header, Journal
+from bsprobe.analysis.search import Process
 from bsprobe.probing import Probing
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import (
@@ -32,7 +32,7 @@ from bsprobe.records.trials import (
 )
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Norm, Precision, Variant, matrix
-from bsprobe.search import Process
+from bsprobe.storage.journal import Header, Journal
 
 ENVIRONMENT = Environment(
     bsprobe="0.1.0",

@@ -12,7 +12,7 @@ from bsprobe.records.runs import CardFit
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Norm, Precision, matrix
 from bsprobe.report.fit import Fitting, advice, render_text, write_fitting
-from bsprobe.serialization import from_json
+from bsprobe.storage.codec import from_json
 
 FP32, AMP = matrix(
     models=["deeplabv2-resnet101"],

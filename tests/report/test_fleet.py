@@ -12,14 +12,14 @@ import golden
 import numpy as np
 import pytest
 
-from bsprobe.fleet import Fleet, make_fleet
+from bsprobe.analysis.fleet import Fleet, make_fleet
 from bsprobe.records.runs import Boundary, Run, StopReason
 from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB
 from bsprobe.report.fleet import render_markdown, render_text, write_fleet
 from bsprobe.report.fleet_plot import fleet_figure
 from bsprobe.report.plots import COLOURS
-from bsprobe.serialization import from_json
+from bsprobe.storage.codec import from_json
 
 GOLDEN = Path(__file__).parent / "golden"
 

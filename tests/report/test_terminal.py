@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from builders import VARIANT
 
-from bsprobe.recommendation import plan
+from bsprobe.analysis.recommendation import plan
 from bsprobe.records.runs import Target
 from bsprobe.records.workload import OwnParts
 from bsprobe.report import sentences

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from bsprobe.files import write_atomically
 from bsprobe.records.runs import DeviceInfo, TrainingPlan
-from bsprobe.report.folder import slug
 from bsprobe.report.snippet import Loader, fill
 from bsprobe.report.study import markdown, plots, sentences, tables
 from bsprobe.report.tables import to_csv
+from bsprobe.storage.files import write_atomically
+from bsprobe.storage.folders import slug
 from bsprobe.study_records import Study, StudySettings
 from bsprobe.verdict import Verdict, recommended_loading
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bsprobe.consistency import check_figures
-from bsprobe.files import file_errors, write_atomically
-from bsprobe.jsonlines import check_version
 from bsprobe.records.errors import FileError
 from bsprobe.records.runs import Settings
-from bsprobe.serialization import MalformedError, from_json, parse_json, to_json, to_text
+from bsprobe.storage.checks import check_figures
+from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json, to_text
+from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.jsonlines import check_version
 
 SCHEMA_VERSION: Final = 1
 _LOG = logging.getLogger("bsprobe")

@@ -4,13 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bsprobe.consistency import check_run
-from bsprobe.files import file_errors, write_atomically
-from bsprobe.journal import NAME as JOURNAL_NAME
-from bsprobe.jsonlines import check_version, damaged
 from bsprobe.records.errors import FileError
 from bsprobe.records.runs import SCHEMA_VERSION, Run
-from bsprobe.serialization import MalformedError, from_json, parse_json, to_text
+from bsprobe.storage.checks import check_run
+from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_text
+from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.journal import NAME as JOURNAL_NAME
+from bsprobe.storage.jsonlines import check_version, damaged
 
 NAME = "run.json"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bsprobe.recommendation import Limits
+from bsprobe.analysis.recommendation import Limits
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import nccl_bytes
 from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target

@@ -7,10 +7,10 @@ settings, then one trial a line, each flushed to the disk before the next trial 
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsprobe.consistency import check_figures
-from bsprobe.jsonlines import JsonLines, parse_lines
 from bsprobe.records.runs import SCHEMA_VERSION, DeviceInfo, Environment, Settings
 from bsprobe.records.trials import Trial
+from bsprobe.storage.checks import check_figures
+from bsprobe.storage.jsonlines import JsonLines, parse_lines
 
 NAME = "journal.jsonl"
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from bsprobe.memory_line import Line, line_through
+from bsprobe.analysis.memory_line import Line, line_through
 from bsprobe.records.runs import Prediction
 
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
-from bsprobe.files import file_errors
 from bsprobe.records.errors import FileError
-from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
+from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
+from bsprobe.storage.files import file_errors
 
 if sys.platform != "win32":
     import fcntl

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from bsprobe.files import file_errors, write_atomically
 from bsprobe.records.errors import FileError
 from bsprobe.records.explanations import EXPLANATION_VERSION, ExplanationReport
-from bsprobe.serialization import MalformedError, from_json, parse_json, to_json
+from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
+from bsprobe.storage.files import file_errors, write_atomically
 
 NAME = "explanation.json"
 

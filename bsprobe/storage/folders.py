@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bsprobe.files import file_errors
-from bsprobe.journal import NAME as JOURNAL
 from bsprobe.records.errors import DeviceError, FileError, UsageError
 from bsprobe.records.runs import DeviceInfo, Settings
 from bsprobe.records.trials import Source
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant, labels
-from bsprobe.runfile import NAME as RUN
+from bsprobe.storage.files import file_errors
+from bsprobe.storage.journal import NAME as JOURNAL
+from bsprobe.storage.runfile import NAME as RUN
 from bsprobe.study_journal import NAME as STUDY_JOURNAL
 from bsprobe.studyfile import NAME as STUDY
 

@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bsprobe.analysis.thresholds import Metric
 from bsprobe.records.runs import DeviceInfo, Run
 from bsprobe.records.trials import Measurement, Purpose, Source
 from bsprobe.records.units import MIB
 from bsprobe.records.variants import Variant
-from bsprobe.thresholds import Metric
 
 _CPU_MEMORY_NOISE_BYTES = 8 * MIB
 """Equal trials on the CPU differed by up to 6 MiB in `benchmarks/repeatability.py`."""

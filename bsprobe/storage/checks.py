@@ -11,7 +11,7 @@ from typing import Any
 
 from bsprobe.records.runs import Recommendation, Run, SearchMethod, VariantResult
 from bsprobe.records.trials import Trial
-from bsprobe.serialization import MalformedError
+from bsprobe.storage.codec import MalformedError
 
 _AT_LEAST_ONE = frozenset(
     {

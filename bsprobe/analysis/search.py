@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, Self
 
-from bsprobe.expectation import Expected
-from bsprobe.memory_line import Line, line_through
+from bsprobe.analysis.expectation import Expected
+from bsprobe.analysis.memory_line import Line, line_through
 from bsprobe.records.failures import RAN, Certainty, Outcome
 from bsprobe.records.runs import Boundary, StopReason
 from bsprobe.records.trials import Trial

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bsprobe.comparability import differences, require_comparable
-from bsprobe.equal_trials import Figures, figures, has_figure, trials_of
+from bsprobe.analysis.comparability import differences, require_comparable
+from bsprobe.analysis.equal_trials import Figures, figures, has_figure, trials_of
+from bsprobe.analysis.thresholds import BATCHES, MORE_IS_BETTER, Metric, Threshold
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.runs import DeviceInfo, Environment, Run, StopReason, VariantResult
 from bsprobe.records.variants import Variant
-from bsprobe.thresholds import BATCHES, MORE_IS_BETTER, Metric, Threshold
 
 
 class State(StrEnum):

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Collection
 
+from bsprobe.analysis.thresholds import BATCHES, Metric
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.runs import Run
 from bsprobe.records.units import format_bytes
-from bsprobe.thresholds import BATCHES, Metric
 
 _Fact = tuple[str, object, object, str]
 """What, the baseline's, the run's, hint."""

@@ -1,0 +1,1 @@
+"""Pure arithmetic on records: no torch, no files, no printing."""
