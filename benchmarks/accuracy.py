@@ -14,19 +14,24 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from accuracy_figures import Accuracy, CheckedBoundary, CheckedMachine, CheckedTrial, joined
-from accuracy_file import load, save
-from accuracy_report import write
-from fake_reports import REPORTS, check_folder
-from script_errors import exit_from
-from truth_prediction import compared, gpu_of, predicted_boundary, predicted_measurement
-from truth_records import ROOT, Fakes, Truth, TruthTrial, load_all
-from truth_versions import recorded_versions, versions_here
-
+from benchmarks.accuracy_figures import (
+    Accuracy,
+    CheckedBoundary,
+    CheckedMachine,
+    CheckedTrial,
+    joined,
+)
+from benchmarks.accuracy_file import load, save
+from benchmarks.accuracy_report import write
+from benchmarks.fake_reports import REPORTS, check_folder
+from benchmarks.script_errors import exit_from
+from benchmarks.truth_prediction import compared, gpu_of, predicted_boundary, predicted_measurement
+from benchmarks.truth_records import ROOT, Fakes, Truth, TruthTrial, load_all
+from benchmarks.truth_versions import recorded_versions, versions_here
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.errors import FileError
 from bsprobe.records.trials import Measurement
-from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
 
 
 def checked(truth: Truth) -> Accuracy:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from truth_records import TruthTrial
-from truth_versions import Versions
 
+from benchmarks.truth_records import TruthTrial
+from benchmarks.truth_versions import Versions
+from benchmarks.validation.comparison import Comparison
 from bsprobe.records.trials import Measurement, Peak
 from bsprobe.records.variants import Variant
-from bsprobe.simulate.comparison import Comparison
 
 AIMED_MEDIAN: Final = 0.01
 AIMED_WORST: Final = 0.04

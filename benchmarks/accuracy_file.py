@@ -4,8 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from accuracy_figures import Accuracy, CheckedTrial
-
+from benchmarks.accuracy_figures import Accuracy, CheckedTrial
 from bsprobe.records.errors import FileError
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_text
 from bsprobe.storage.files import file_errors, write_atomically

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
-from accuracy_figures import (
+from matplotlib.figure import Figure
+
+from benchmarks.accuracy_figures import (
     PEAKS,
     Accuracy,
     CheckedTrial,
@@ -16,15 +18,13 @@ from accuracy_figures import (
     reserved,
     spread,
 )
-from fake_reports import FAKE_TITLE
-from matplotlib.figure import Figure
-from truth_versions import JUDGE
-
+from benchmarks.fake_reports import FAKE_TITLE
+from benchmarks.truth_versions import JUDGE
+from benchmarks.validation.history import Action, load_history
+from benchmarks.validation.replay import replay_addresses
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.report.markdown import table
 from bsprobe.report.plots import COLOURS, MARKERS
-from bsprobe.simulate.history import Action, load_history
-from bsprobe.simulate.replay import replay_addresses
 from bsprobe.storage.files import write_atomically
 
 NAME = "accuracy"

@@ -12,12 +12,12 @@ import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks.validation.history import Action, History, load_history
+from benchmarks.validation.replay import allocator_for
 from bsprobe.records.units import format_bytes
-from bsprobe.simulate.allocator import CachingAllocator
-from bsprobe.simulate.blocks import Block
-from bsprobe.simulate.driver import SimulatedDriver
-from bsprobe.simulate.history import Action, History, load_history
-from bsprobe.simulate.replay import allocator_for
+from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.blocks import Block
+from bsprobe.simulate.allocator.driver import SimulatedDriver
 
 GOAL_EVENTS_PER_SECOND = 500_000
 EVENTS_PER_HISTORY = 300_000

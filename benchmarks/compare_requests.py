@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from fake_reports import FAKE_TITLE
-from script_errors import exit_from
-from truth_prediction import compared
-from truth_records import (
+from benchmarks.fake_reports import FAKE_TITLE
+from benchmarks.script_errors import exit_from
+from benchmarks.truth_prediction import compared
+from benchmarks.truth_records import (
     ROOT,
     Fakes,
     Machine,
@@ -26,10 +26,9 @@ from truth_records import (
     load_machine,
     load_trial,
 )
-from truth_versions import JUDGE, version_difference
-
+from benchmarks.truth_versions import JUDGE, version_difference
+from benchmarks.validation.comparison import Comparison, Difference
 from bsprobe.records.errors import NotComparableError
-from bsprobe.simulate.comparison import Comparison, Difference
 
 
 def machines_of(paths: Sequence[Path], fakes: Fakes) -> dict[Path, Machine]:

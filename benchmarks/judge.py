@@ -22,12 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fake_reports import REPORTS, check_folder
-from judge_environment import Wanted, prepare, wanted_by
-from judge_sources import gather
-from script_errors import exit_from
-from truth_records import Machine
-
+from benchmarks.fake_reports import REPORTS, check_folder
+from benchmarks.judge_environment import Wanted, prepare, wanted_by
+from benchmarks.judge_sources import gather
+from benchmarks.script_errors import exit_from
+from benchmarks.truth_records import Machine
 from bsprobe.records.errors import BsprobeError
 from bsprobe.storage.files import file_errors, write_atomically
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from truth_records import Machine, release_of
-
+from benchmarks.truth_records import Machine, release_of
 from bsprobe.records.errors import BsprobeError
-from bsprobe.simulate.convolutions import version_text
+from bsprobe.simulate.cudnn.convolutions import version_text
 from bsprobe.storage.files import file_errors
 
 _COMPLETE: Final = "complete"

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from truth_records import Machine, load_machine
-
+from benchmarks.truth_records import Machine, load_machine
 from bsprobe.records.errors import FileError
 from bsprobe.storage.files import file_errors
 

@@ -26,10 +26,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkout import ROOT, python_path
-from peers_messages import recognitions
-from peers_report import write_raw, write_reports
-
+from benchmarks.checkout import ROOT, python_path
+from benchmarks.peers_messages import recognitions
+from benchmarks.peers_report import write_raw, write_reports
 from bsprobe._version import __version__
 from bsprobe.analysis.search import Process
 from bsprobe.records.runs import DeviceRequest

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from checkout import python_path
+from benchmarks.checkout import python_path
 
 COMMANDS = {
     "default matrix, one card (goal: 20 s)": ("run", "--gpu", "RTX 3090"),

@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from published_card import DATA
-from published_programs import OlderTracer, needed_bytes, peak_bytes, timm_tracer
-from published_report import write_report
 
+from benchmarks.published_card import DATA
+from benchmarks.published_programs import OlderTracer, needed_bytes, peak_bytes, timm_tracer
+from benchmarks.published_report import write_report
 from bsprobe.records.errors import BsprobeError
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import CudnnBenchmark, Variant
-from bsprobe.simulate.cuda_semantics import autocast
-from bsprobe.simulate.workspace import Workspaces
+from bsprobe.simulate.cuda import autocast
+from bsprobe.simulate.cudnn.workspace import Workspaces
 
 IN_PLACE: Final = ("tresnet_", "_iabn")
 """Parts of the names of networks that had batch norm in place, by a package of its own, then."""

@@ -11,12 +11,12 @@ import torch
 
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import CudnnBenchmark, Precision, Variant
-from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
-from bsprobe.simulate.driver import SimulatedDriver
+from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import KernelLimitError, Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Section
-from bsprobe.simulate.trace import StepTracer
-from bsprobe.simulate.workspace import Workspaces
+from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.training.step import Task
 
 RENAMED: Final = {

@@ -7,8 +7,8 @@ from typing import Any, Final
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
-from published_card import CARD_BYTES, out_of_memory_texts, outside_bytes
 
+from benchmarks.published_card import CARD_BYTES, out_of_memory_texts, outside_bytes
 from bsprobe.records.runs import REFERENCE
 from bsprobe.records.units import GIB
 

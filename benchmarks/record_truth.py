@@ -35,10 +35,11 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from script_errors import exit_from
-from truth_archive import pack
-from truth_plan import BoundarySearch, Configuration, in_order, rehearsed
-from truth_records import (
+
+from benchmarks.script_errors import exit_from
+from benchmarks.truth_archive import pack
+from benchmarks.truth_plan import BoundarySearch, Configuration, in_order, rehearsed
+from benchmarks.truth_records import (
     ROOT,
     boundary_folder,
     folder_of,
@@ -46,7 +47,7 @@ from truth_records import (
     trial_path,
     unfinished_folder,
 )
-from truth_trials import (
+from benchmarks.truth_trials import (
     MOST_IN_A_ROW,
     START_AGAIN,
     STOPPED,
@@ -55,7 +56,6 @@ from truth_trials import (
     record_here,
     waiting,
 )
-
 from bsprobe.records.errors import BsprobeError, DeviceError, WorkerError
 from bsprobe.records.units import GIB
 from bsprobe.storage.journal import NAME as JOURNAL

@@ -15,8 +15,7 @@ import sys
 import tempfile
 import time
 
-from checkout import python_path
-
+from benchmarks.checkout import python_path
 from bsprobe.records.variants import Precision
 
 GOAL_SECONDS = 5.0
@@ -28,7 +27,7 @@ def measure(model: str, precision: str) -> dict[str, float]:
     """In this process: seconds of the parts; processor time beside the wall clock's."""
     from bsprobe.records.units import Resolution  # noqa: PLC0415 - with it
     from bsprobe.records.variants import Variant  # noqa: PLC0415 - with it
-    from bsprobe.simulate.trace import StepTracer  # noqa: PLC0415 - imports torch: not counted
+    from bsprobe.simulate.trace.tracer import StepTracer  # noqa: PLC0415 - imports torch: not counted
 
     variant = Variant(
         model=model,

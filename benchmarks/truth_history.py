@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from truth_records import TruthTrial, raw_path
-
+from benchmarks.truth_records import TruthTrial, raw_path
 from bsprobe.devices.recorder import Recorder
 from bsprobe.records.trials import Measurement, Peak
 from bsprobe.records.units import MIB, format_bytes
-from bsprobe.simulate.reduction import reduced
+from bsprobe.simulate.explain.reduction import reduced
 from bsprobe.storage.files import write_atomically
 
 _MOST_RAW_BYTES = 12 * MIB

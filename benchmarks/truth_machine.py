@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import torch
-from truth_records import SCHEMA_VERSION, Machine, load_machine, save_machine
 
+from benchmarks.truth_records import SCHEMA_VERSION, Machine, load_machine, save_machine
 from bsprobe.devices.base import Device
 from bsprobe.environment import describe_environment
 from bsprobe.messages import Ready

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from truth_records import Machine, TruthTrial
-
+from benchmarks.truth_records import Machine, TruthTrial
+from benchmarks.validation.comparison import Comparison, compare
+from benchmarks.validation.history import load_history
+from benchmarks.validation.requests import recorded_requests
 from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.errors import UsageError
@@ -17,14 +19,12 @@ from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.records.runs import Boundary, Run
 from bsprobe.records.trials import Measurement, TrialSpec
 from bsprobe.records.variants import Variant
-from bsprobe.simulate.allocator import CachingAllocator
-from bsprobe.simulate.comparison import Comparison, compare
-from bsprobe.simulate.history import load_history
+from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.cudnn.workspace import Workspaces
+from bsprobe.simulate.explain.requests import predicted_requests
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
-from bsprobe.simulate.requests import predicted_requests, recorded_requests
 from bsprobe.simulate.timeline import Section
-from bsprobe.simulate.trace import StepTracer
-from bsprobe.simulate.workspace import Workspaces
+from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.worker import describe_failure
 
 _FIRST_WITHOUT_KEPT_CUBLAS = (2, 15)

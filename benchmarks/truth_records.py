@@ -10,7 +10,7 @@
 One process records many trials, and loads their kernels: what lies outside the allocator grows from
 trial to trial by a little. Runs and trials of tiers 2 and 3 have processes of their own.
 
-A trial's file is an allocator history of format 1 (`bsprobe.simulate.history` reads it as it
+A trial's file is an allocator history of format 1 (`benchmarks.validation.history` reads it as it
 stands) with one field more, `truth`: a `TruthTrial`.
 """
 

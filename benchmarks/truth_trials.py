@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from truth_history import Recording, keep_raw, peak_of, with_history
-from truth_machine import machine_of, note_machine, outside_at_rest
-from truth_plan import Configuration
-from truth_records import (
+
+from benchmarks.truth_history import Recording, keep_raw, peak_of, with_history
+from benchmarks.truth_machine import machine_of, note_machine, outside_at_rest
+from benchmarks.truth_plan import Configuration
+from benchmarks.truth_records import (
     SCHEMA_VERSION,
     TruthTrial,
     folder_of,
@@ -22,7 +23,6 @@ from truth_records import (
     save_trial,
     trial_path,
 )
-
 from bsprobe.devices.base import Device
 from bsprobe.devices.recorder import CudaRecorder, Recorder
 from bsprobe.records.errors import FileError

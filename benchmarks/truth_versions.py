@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from script_errors import exit_from
-from truth_prediction import capability_of
-from truth_records import Machine, load_machine, release_of
 
+from benchmarks.script_errors import exit_from
+from benchmarks.truth_prediction import capability_of
+from benchmarks.truth_records import Machine, load_machine, release_of
 from bsprobe.records.errors import FileError
-from bsprobe.simulate.convolutions import version_text
-from bsprobe.simulate.workspace import Workspaces
+from bsprobe.simulate.cudnn.convolutions import version_text
+from bsprobe.simulate.cudnn.workspace import Workspaces
 
 JUDGE: Final = "bash benchmarks/judge.sh"
 """The command that makes an environment with the recorded versions and compares there."""

@@ -8,17 +8,16 @@ Run it from a checkout; a minute:
 from collections.abc import Sequence
 from statistics import median
 
-from network_convolutions import CAPABILITIES, all_forward, in_every_way
-
+from benchmarks.network_convolutions import CAPABILITIES, all_forward, in_every_way
 from bsprobe.records.units import MIB
-from bsprobe.simulate.convolutions import (
+from bsprobe.simulate.cudnn.convolutions import (
     Backend,
     Convolution,
     backend_of,
     upper_bound_bytes,
     version_text,
 )
-from bsprobe.simulate.cudnn_plans import CudnnPlans, described_card
+from bsprobe.simulate.cudnn.plans import CudnnPlans, described_card
 
 LEAST_BYTES = MIB
 """Ratios to less than this say nothing."""

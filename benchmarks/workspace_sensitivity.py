@@ -11,11 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from network_convolutions import CAPABILITIES, all_forward, in_every_way
-
+from benchmarks.network_convolutions import CAPABILITIES, all_forward, in_every_way
 from bsprobe.records.units import MIB
-from bsprobe.simulate.convolutions import Backend, Convolution, backend_of, version_text
-from bsprobe.simulate.cudnn_plans import CudnnPlans, described_card
+from bsprobe.simulate.cudnn.convolutions import Backend, Convolution, backend_of, version_text
+from bsprobe.simulate.cudnn.plans import CudnnPlans, described_card
 
 Card = dict[str, Any]
 

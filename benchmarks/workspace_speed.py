@@ -14,11 +14,10 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from network_convolutions import CAPABILITIES, DTYPES, RESOLUTIONS, network_convolutions
-
+from benchmarks.network_convolutions import CAPABILITIES, DTYPES, RESOLUTIONS, network_convolutions
 from bsprobe.records.units import MIB
-from bsprobe.simulate.convolutions import Convolution, Direction
-from bsprobe.simulate.workspace import Workspaces
+from bsprobe.simulate.cudnn.convolutions import Convolution, Direction
+from bsprobe.simulate.cudnn.workspace import Workspaces
 
 GOAL_MILLISECONDS = 5
 NETWORK = "deeplabv2-resnet101"

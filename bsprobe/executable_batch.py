@@ -20,7 +20,7 @@ from bsprobe.api import (
 )
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.runs import MAX_BATCH, DeviceRequest, Run, Settings, StopReason
-from bsprobe.simulate.workspace_cache import default_folder
+from bsprobe.simulate.cudnn.cache import default_folder
 from bsprobe.storage.batch_cache import ProvenBatch, Question, find_batch, keep_batch
 
 _LOG = logging.getLogger("bsprobe")

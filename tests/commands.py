@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checkout import ROOT, python_path
+from benchmarks.checkout import ROOT, python_path
 
 __all__ = ["ROOT", "bsprobe", "python", "python_path"]
 

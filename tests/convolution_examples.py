@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from bsprobe.simulate.convolutions import Convolution, Direction
+from bsprobe.simulate.cudnn.convolutions import Convolution, Direction
 
 PLAIN = Convolution(
     direction=Direction.FORWARD,

@@ -13,8 +13,8 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bsprobe.records.variants import MemoryFormat, Precision, Variant
-from bsprobe.simulate.cuda_semantics import as_on_cuda, cuda_dispatch
-from bsprobe.simulate.fake_model import build_without_values, rearrange
+from bsprobe.simulate.cuda import as_on_cuda, cuda_dispatch
+from bsprobe.simulate.trace.fake_model import build_without_values, rearrange
 from bsprobe.training.batches import laid_out
 from bsprobe.training.losses import segmentation_loss, valid_pixels
 

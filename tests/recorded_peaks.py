@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from benchmarks.validation.history import ReplayResult, _decode
+from benchmarks.validation.replay import replay_addresses
 from bsprobe.records.explanations import Explanation
 from bsprobe.records.trials import Measurement
 from bsprobe.records.units import MIB
-from bsprobe.simulate.history import ReplayResult, _decode
-from bsprobe.simulate.replay import replay_addresses
-from bsprobe.simulate.rules import DEFAULT_RULES
+from bsprobe.simulate.allocator.rules import DEFAULT_RULES
 
 LOADED_LATER_BYTES: Final = 256 * MIB
 """What a process may take outside the allocator after its limit was set.

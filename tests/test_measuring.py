@@ -43,9 +43,9 @@ from bsprobe.records.trials import Source, Trial, TrialSpec
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.runner import TrialRunner
+from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import Playback
-from bsprobe.simulate.trace import StepTracer
-from bsprobe.simulate.workspace import Workspaces
+from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.storage.explanationfile import load_explanation, save_explanation
 
 VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=32, width=32))

@@ -15,8 +15,8 @@ from bsprobe.records.trials import Source, TrialSpec
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Precision, Variant
 from bsprobe.runner import TrialRunner
-from bsprobe.simulate.recorded_events import walked
-from bsprobe.simulate.reduction import reduced
+from bsprobe.simulate.explain.events import walked
+from bsprobe.simulate.explain.reduction import reduced
 from bsprobe.storage.explanationfile import load_explanation
 
 pytestmark = pytest.mark.gpu

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from peers_report import markdown
-from peers_search import autobatch_answer
 from test_failures import BUGS, CERTAIN, KERNEL_LIMITS, PROBABLE
 
+from benchmarks.peers_report import markdown
+from benchmarks.peers_search import autobatch_answer
 from bsprobe.records.units import GIB, MIB
 
 REPORTS = Path(__file__).parents[1] / "reports"
@@ -55,7 +55,7 @@ def test_the_report_names_no_folder_of_the_machine() -> None:
 def test_every_message_is_tried_on_every_tool() -> None:
     pytest.importorskip("lightning")
     pytest.importorskip("accelerate")
-    from peers_messages import recognitions  # noqa: PLC0415 - needs the extra "peers"
+    from benchmarks.peers_messages import recognitions  # noqa: PLC0415 - needs the extra "peers"
 
     raw = json.loads((REPORTS / "peers.json").read_text(encoding="utf-8"))
     assert [m["message"] for m in raw["messages"]] == [r.message for r in recognitions()]

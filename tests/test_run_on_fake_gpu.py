@@ -14,8 +14,8 @@ import on_fake_gpu
 import pytest
 from commands import ROOT
 from fake_cuda import needs_fake_cuda
-from truth_records import load_all, load_trial, raw_path
 
+from benchmarks.truth_records import load_all, load_trial, raw_path
 from bsprobe.records.errors import FileError
 from bsprobe.records.failures import Outcome
 

@@ -8,7 +8,6 @@ from tiny_networks import VARIANT
 from torch import nn
 
 from bsprobe.records.variants import Variant
-from bsprobe.simulate import fake_model
 from bsprobe.simulate.timeline import (
     Action,
     Kind,
@@ -18,7 +17,8 @@ from bsprobe.simulate.timeline import (
     Section,
     Timeline,
 )
-from bsprobe.simulate.trace import StepTracer
+from bsprobe.simulate.trace import fake_model
+from bsprobe.simulate.trace.tracer import StepTracer
 
 Build = Callable[[Variant], nn.Module]
 STEPS = (Section.FIRST_STEP, Section.LATER_STEP)

@@ -11,9 +11,10 @@ from bsprobe.records.runs import CardFit
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import Variant
-from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.cuda.libraries import workspaces_on
+from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import KernelLimitError
-from bsprobe.simulate.workspace import Workspaces
 
 _ROOMY_BYTES = 2**39
 """A card on which the guessing never runs out."""
@@ -43,7 +44,7 @@ def fit_cards(
     for variant in variants:
         for capability in capabilities:
             alike = [gpu for gpu in gpus if gpu.compute_capability == capability]
-            with Workspaces(alike[0].capability) as workspaces:
+            with workspaces_on(alike[0].capability) as workspaces:
                 yield from _fit_alike(variant, alike, tracers, workspaces, max_batch)
 
 

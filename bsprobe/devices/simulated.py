@@ -15,16 +15,17 @@ from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.records.units import Resolution, format_bytes
 from bsprobe.records.variants import Variant
-from bsprobe.simulate.allocator import CachingAllocator
-from bsprobe.simulate.attribution import explain_recorded
-from bsprobe.simulate.driver import MemoryDriver, SimulatedDriver
-from bsprobe.simulate.expandable import ExpandableAllocator
-from bsprobe.simulate.explain import Card, explain
-from bsprobe.simulate.explain import snapshot as snapshot_of
-from bsprobe.simulate.playback import Memory, Playback, playback_on
+from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
+from bsprobe.simulate.allocator.expandable import ExpandableAllocator
+from bsprobe.simulate.cuda.libraries import playback_on, workspaces_on
+from bsprobe.simulate.cudnn.workspace import Workspaces
+from bsprobe.simulate.explain.attribution import explain_recorded
+from bsprobe.simulate.explain.explain import Card, explain
+from bsprobe.simulate.explain.explain import snapshot as snapshot_of
+from bsprobe.simulate.playback import Memory, Playback
 from bsprobe.simulate.timeline import Section, Timeline
-from bsprobe.simulate.trace import StepTracer
-from bsprobe.simulate.workspace import Workspaces
+from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.storage.files import write_atomically
 
 _FIRST_TF32: Final = (8, 0)
@@ -81,7 +82,7 @@ class SimulatedDevice:
                 hint="give a larger --memory-limit",
             )
         self._capability = gpu.capability
-        self._workspaces = workspaces or Workspaces(self._capability)
+        self._workspaces = workspaces or workspaces_on(self._capability)
         # Shared ones are written to the disk by whoever shares them: once, not once a trial.
         self._keeps_answers = workspaces is None
         self._tracers = tracers or Tracers()

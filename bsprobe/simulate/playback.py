@@ -3,20 +3,16 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-import torch
-
 from bsprobe.records.variants import CudnnBenchmark
-from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.cudnn.workspace import Workspaces, benchmarked
 from bsprobe.simulate.timeline import Action, Section, Timeline
-from bsprobe.simulate.workspace import Workspaces, benchmarked
 
 if TYPE_CHECKING:
-    from bsprobe.simulate.blocks import Block
+    from bsprobe.simulate.allocator.blocks import Block
 
 _INT32_MAX: Final = 2**31 - 1
 _HOPPER: Final = (9, 0)
-_CUBLAS_PER_CALL: Final = "2.15"
-"""From this PyTorch on cuBLAS's workspace is taken for each call."""
 
 Watch = Callable[[Action, int, int], None]
 """Called after an event with its action, its subject and the bytes it takes inside a kernel."""
@@ -189,24 +185,3 @@ class Playback:
         size = block.size
         self._allocator.free(block)
         return size
-
-
-def playback_on(
-    capability: tuple[int, int],
-    timeline: Timeline,
-    batch: int,
-    *,
-    allocator: Memory,
-    workspaces: Workspaces,
-    benchmark: CudnnBenchmark,
-) -> Playback:
-    """A playback as on a card of this compute capability, with this PyTorch."""
-    return Playback(
-        timeline,
-        batch,
-        allocator=allocator,
-        workspaces=workspaces,
-        benchmark=benchmark,
-        cublas_bytes=cublas_workspace_bytes(capability),
-        keeps_cublas=torch.__version__ < _CUBLAS_PER_CALL,
-    )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
-from bsprobe.simulate.convolutions import Convolution
+from bsprobe.simulate.cudnn.convolutions import Convolution
 
 
 class Phase(StrEnum):

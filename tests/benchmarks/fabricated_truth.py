@@ -11,7 +11,8 @@ import torch
 from builders import DEVICE, ENVIRONMENT, broke, ran, settings
 from fabricated import fabricated
 from tiny_networks import VARIANT
-from truth_records import (
+
+from benchmarks.truth_records import (
     SCHEMA_VERSION,
     Machine,
     TruthTrial,
@@ -20,7 +21,6 @@ from truth_records import (
     save_trial,
     trial_path,
 )
-
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import find_gpu
@@ -28,11 +28,11 @@ from bsprobe.records.runs import SCHEMA_VERSION as RUN_VERSION
 from bsprobe.records.runs import Boundary, Run, StopReason, VariantResult
 from bsprobe.records.trials import Measurement, Peak, TrialSpec
 from bsprobe.records.units import MIB
+from bsprobe.simulate.cudnn.workspace import Workspaces
+from bsprobe.simulate.explain.requests import Request, predicted_requests
 from bsprobe.simulate.playback import Playback
-from bsprobe.simulate.requests import Request, predicted_requests
 from bsprobe.simulate.timeline import Section
-from bsprobe.simulate.trace import StepTracer
-from bsprobe.simulate.workspace import Workspaces
+from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.storage.runfile import save_run
 
 CARD = find_gpu(DEVICE.name)

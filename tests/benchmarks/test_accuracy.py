@@ -3,11 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-import accuracy
 import pytest
-from accuracy_figures import Accuracy, Aim, Spread, aims, joined, reserved, spread
-from accuracy_file import load
-from accuracy_report import render
 from fabricated_truth import (
     ELSEWHERE,
     LIMIT,
@@ -19,13 +15,17 @@ from fabricated_truth import (
     write_machine,
     write_trial,
 )
-from fake_reports import REPORTS
 from tiny_networks import VARIANT, TinyNet
-from truth_records import ROOT, load_all
 
+from benchmarks import accuracy
+from benchmarks.accuracy_figures import Accuracy, Aim, Spread, aims, joined, reserved, spread
+from benchmarks.accuracy_file import load
+from benchmarks.accuracy_report import render
+from benchmarks.fake_reports import REPORTS
+from benchmarks.truth_records import ROOT, load_all
 from bsprobe.records.errors import FileError
 from bsprobe.records.variants import Norm
-from bsprobe.simulate import fake_model
+from bsprobe.simulate.trace import fake_model
 
 
 @pytest.fixture(autouse=True)

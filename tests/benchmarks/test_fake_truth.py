@@ -5,10 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import accuracy
-import compare_requests
 import pytest
-from checkout import python_path
 from fabricated_truth import (
     FAKE_MACHINE,
     MACHINE,
@@ -17,13 +14,15 @@ from fabricated_truth import (
     write_machine,
     write_trial,
 )
-from fake_reports import REPORTS
 from tiny_networks import TinyNet
-from truth_prediction import gpu_of
-from truth_records import ROOT, Fakes, load_all, load_machine
 
+from benchmarks import accuracy, compare_requests
+from benchmarks.checkout import python_path
+from benchmarks.fake_reports import REPORTS
+from benchmarks.truth_prediction import gpu_of
+from benchmarks.truth_records import ROOT, Fakes, load_all, load_machine
 from bsprobe.records.errors import FileError, UsageError
-from bsprobe.simulate import fake_model
+from bsprobe.simulate.trace import fake_model
 
 MACHINES = sorted(ROOT.glob("*/machine.json"))
 REFUSAL = "was recorded on a fake GPU .*: it is no truth"

@@ -21,11 +21,11 @@ from fabricated_truth import (
     write_machine,
     write_trial,
 )
-from fake_reports import REPORTS
-from judge import by_environment
-from judge_environment import InstallationError, Wanted, prepare, requirements, wanted_by
-from judge_sources import gather
 
+from benchmarks.fake_reports import REPORTS
+from benchmarks.judge import by_environment
+from benchmarks.judge_environment import InstallationError, Wanted, prepare, requirements, wanted_by
+from benchmarks.judge_sources import gather
 from bsprobe.records.errors import FileError
 from bsprobe.records.units import Resolution
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-import record_truth
 import torch
-import truth_archive
-from record_truth import BROKEN, Ended, Session, main, record_boundaries, record_trials
-from truth_archive import pack
-from truth_plan import (
+
+from benchmarks import record_truth, truth_archive
+from benchmarks.record_truth import BROKEN, Ended, Session, main, record_boundaries, record_trials
+from benchmarks.truth_archive import pack
+from benchmarks.truth_plan import (
     Configuration,
     in_order,
     rehearsed,
@@ -23,9 +23,14 @@ from truth_plan import (
     tier_3_memory,
     tier_3_times,
 )
-from truth_records import boundary_folder, load_trial, save_trial, trial_path, unfinished_folder
-from truth_trials import START_AGAIN, STOPPED, died, waiting
-
+from benchmarks.truth_records import (
+    boundary_folder,
+    load_trial,
+    save_trial,
+    trial_path,
+    unfinished_folder,
+)
+from benchmarks.truth_trials import START_AGAIN, STOPPED, died, waiting
 from bsprobe.models.factory import check_model_name
 from bsprobe.records.errors import DeviceError, WorkerError
 from bsprobe.records.failures import Outcome

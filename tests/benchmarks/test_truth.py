@@ -9,8 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from accuracy import checked_boundaries
-from accuracy_figures import AIMED_WORKSPACES, CheckedBoundary, CheckedTrial, reserved
 from fabricated_truth import (
     ELSEWHERE,
     HERE,
@@ -21,15 +19,17 @@ from fabricated_truth import (
     write_trial,
 )
 from tiny_networks import VARIANT, TinyNet
-from truth_prediction import compared, gpu_of, predicted_measurement
-from truth_records import ROOT, Machine, Truth, load_machine, load_trial
-from truth_versions import version_difference
 
+from benchmarks.accuracy import checked_boundaries
+from benchmarks.accuracy_figures import AIMED_WORKSPACES, CheckedBoundary, CheckedTrial, reserved
+from benchmarks.truth_prediction import compared, gpu_of, predicted_measurement
+from benchmarks.truth_records import ROOT, Machine, Truth, load_machine, load_trial
+from benchmarks.truth_versions import version_difference
+from benchmarks.validation.history import load_history
+from benchmarks.validation.replay import replay_addresses
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.runs import Environment
-from bsprobe.simulate import fake_model
-from bsprobe.simulate.history import load_history
-from bsprobe.simulate.replay import replay_addresses
+from bsprobe.simulate.trace import fake_model
 from bsprobe.storage.runfile import load_run
 
 TRIALS = sorted(ROOT.glob("*/trials/*.json.gz"))

@@ -4,7 +4,6 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import compare_requests
 import pytest
 from fabricated_truth import (
     ELSEWHERE,
@@ -16,15 +15,16 @@ from fabricated_truth import (
     write_trial,
 )
 from tiny_networks import TinyNet
-from truth_prediction import compared, gpu_of, predicted_measurement, sections_of
-from truth_records import load_trial
 
+from benchmarks import compare_requests
+from benchmarks.truth_prediction import compared, gpu_of, predicted_measurement, sections_of
+from benchmarks.truth_records import load_trial
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.units import GIB
-from bsprobe.simulate import fake_model
 from bsprobe.simulate.timeline import Section
+from bsprobe.simulate.trace import fake_model
 
 
 @pytest.fixture(autouse=True)

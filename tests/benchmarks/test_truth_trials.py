@@ -17,10 +17,11 @@ from builders import ENVIRONMENT, VARIANT
 from failing_import import failing_import
 from snapshots import EMPTY, PEAK_RESERVED
 from stub_gpu import UNKNOWN_EVENT, StubGpu, StubRecorder
-from truth_history import keep_raw
-from truth_machine import machine_of, note_machine
-from truth_plan import Configuration
-from truth_records import (
+
+from benchmarks.truth_history import keep_raw
+from benchmarks.truth_machine import machine_of, note_machine
+from benchmarks.truth_plan import Configuration
+from benchmarks.truth_records import (
     Machine,
     TruthTrial,
     load_machine,
@@ -29,7 +30,7 @@ from truth_records import (
     save_trial,
     trial_path,
 )
-from truth_trials import (
+from benchmarks.truth_trials import (
     START_AGAIN,
     STOPPED,
     being_recorded,
@@ -38,13 +39,12 @@ from truth_trials import (
     record_missing,
     waiting,
 )
-
+from benchmarks.validation.history import load_history
+from benchmarks.validation.replay import replay_addresses
 from bsprobe.devices.base import ReportPhase
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.trials import Measurement, TrialSpec
-from bsprobe.simulate.history import load_history
-from bsprobe.simulate.replay import replay_addresses
 
 
 def planned(*batches: int) -> tuple[Configuration, ...]:
@@ -158,7 +158,7 @@ def test_the_first_raw_recording_is_kept_as_pytorch_made_it_and_no_other(tmp_pat
 def test_a_recording_too_large_for_an_archive_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("truth_history._MOST_RAW_BYTES", 10)
+    monkeypatch.setattr("benchmarks.truth_history._MOST_RAW_BYTES", 10)
     _, recording = record(PLAN[0], StubGpu(), StubRecorder())
     assert recording is not None
     assert keep_raw(tmp_path, "b1", recording).startswith("too large to be kept raw")
@@ -171,7 +171,7 @@ def test_figures_are_on_the_disk_before_the_history_is_reduced(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("truth_trials.with_history", killed)
+    monkeypatch.setattr("benchmarks.truth_trials.with_history", killed)
     with pytest.raises(KeyboardInterrupt):
         recorded(tmp_path, StubGpu())
     trial = load_trial(trial_path(tmp_path, "b1"))

@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from bsprobe.devices.cuda import CudaDevice
 from bsprobe.storage.codec import to_json
-from bsprobe.simulate.reduction import reduced
+from bsprobe.simulate.explain.reduction import reduced
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Norm, Precision, Variant

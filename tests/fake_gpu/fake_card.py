@@ -13,9 +13,9 @@ from typing import Any
 import bsprobe
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.units import MIB
-from bsprobe.simulate.blocks import Block
-from bsprobe.simulate.expandable import ExpandableAllocator
-from bsprobe.simulate.snapshot import SnapshotDriver, SnapshotMemory
+from bsprobe.simulate.allocator.blocks import Block
+from bsprobe.simulate.allocator.expandable import ExpandableAllocator
+from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.timeline import Kind, Phase, Place
 
 NAME = "FAKE NVIDIA H100 80GB HBM3"

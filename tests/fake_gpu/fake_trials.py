@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fake_card import CAPABILITY, card
@@ -21,11 +21,14 @@ from torch.utils._python_dispatch import _disable_current_modes
 from bsprobe.devices.simulated import Tracers
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import format_bytes
-from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
-from bsprobe.simulate.peak import place_of
-from bsprobe.simulate.playback import Playback, playback_on
+from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.cuda.libraries import playback_on
+from bsprobe.simulate.cudnn.workspace import Workspaces
+from bsprobe.simulate.explain.peak import place_of
 from bsprobe.simulate.timeline import Action, Kind, Section
-from bsprobe.simulate.workspace import Workspaces
+
+if TYPE_CHECKING:
+    from bsprobe.simulate.playback import Playback
 
 _SECONDS_PER_IMAGE = 0.05
 _TRACERS = Tracers()

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bsprobe.simulate.allocator import CachingAllocator
-from bsprobe.simulate.convolutions import Convolution
-from bsprobe.simulate.driver import SimulatedDriver
-from bsprobe.simulate.requests import Request
+from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.cudnn.convolutions import Convolution
+from bsprobe.simulate.cudnn.workspace import Workspaces
+from bsprobe.simulate.explain.requests import Request
 from bsprobe.simulate.timeline import Section
-from bsprobe.simulate.workspace import Workspaces
 
 if TYPE_CHECKING:
-    from bsprobe.simulate.blocks import Block
+    from bsprobe.simulate.allocator.blocks import Block
 
 Marks = tuple[tuple[int, Section | None], ...]
 

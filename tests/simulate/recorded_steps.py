@@ -9,10 +9,10 @@ from builders import GROUPS
 from bsprobe.records.explanations import RecordedTrial
 from bsprobe.records.trials import Measurement, ModelFacts, Peak, TrialSpec
 from bsprobe.records.units import GIB, MIB
-from bsprobe.simulate.allocator import CachingAllocator
-from bsprobe.simulate.peak import place_of
+from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.explain.peak import place_of
+from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.playback import Memory, Playback
-from bsprobe.simulate.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.timeline import Action, Kind, Phase, Section, Timeline
 
 OUTSIDE = 321 * MIB

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsprobe.simulate.alignment import common
+from bsprobe.simulate.explain.alignment import common
 
 
 def longest(one: Sequence[int], other: Sequence[int]) -> int:

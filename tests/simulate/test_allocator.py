@@ -24,11 +24,11 @@ from changed_rules import (
 )
 
 from bsprobe.records.units import GIB, KIB, MIB
-from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
-from bsprobe.simulate.allocator_statistics import AllocatorStatistics
-from bsprobe.simulate.blocks import Block
-from bsprobe.simulate.driver import SimulatedDriver
-from bsprobe.simulate.rules import AllocatorRules
+from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.blocks import Block
+from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.allocator.rules import AllocatorRules
+from bsprobe.simulate.allocator.statistics import AllocatorStatistics
 
 AllocatorMaker = Callable[..., CachingAllocator]
 Scenario = Callable[[AllocatorMaker], list[int]]

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsprobe.records.units import KIB, MIB
-from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
-from bsprobe.simulate.blocks import FREE, Block
-from bsprobe.simulate.driver import SimulatedDriver
-from bsprobe.simulate.expandable import ExpandableAllocator
-from bsprobe.simulate.rules import AllocatorRules
+from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.blocks import FREE, Block
+from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.allocator.expandable import ExpandableAllocator
+from bsprobe.simulate.allocator.rules import AllocatorRules
 
 AVAILABLE = 300 * MIB
 """Little enough that many programs fill the card."""

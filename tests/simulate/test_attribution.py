@@ -21,13 +21,13 @@ from bsprobe.records.explanations import (
 )
 from bsprobe.records.trials import Source, TrialSpec
 from bsprobe.records.units import MIB
-from bsprobe.simulate import fake_model
-from bsprobe.simulate.allocator import CachingAllocator
-from bsprobe.simulate.attribution import explain_recorded, section_of
-from bsprobe.simulate.explain import Card, explain
+from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.explain.attribution import explain_recorded, section_of
+from bsprobe.simulate.explain.explain import Card, explain
 from bsprobe.simulate.playback import Memory, Playback
 from bsprobe.simulate.timeline import Kind, Section, Timeline
-from bsprobe.simulate.trace import StepTracer
+from bsprobe.simulate.trace import fake_model
+from bsprobe.simulate.trace.tracer import StepTracer
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 WORKSPACE = 241 * 512

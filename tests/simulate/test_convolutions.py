@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bsprobe.simulate.convolutions import (
+from bsprobe.simulate.cudnn.convolutions import (
     Backend,
     Convolution,
     backend_of,

@@ -16,9 +16,8 @@ from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code
 
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Checkpointing, MemoryFormat, Norm, Precision, Variant
-from bsprobe.simulate.convolutions import Convolution, Direction
-from bsprobe.simulate.cuda_semantics import Inside, cuda_dispatch, effects
-from bsprobe.simulate.cuda_semantics.autocast import (
+from bsprobe.simulate.cuda import Inside, cuda_dispatch, effects
+from bsprobe.simulate.cuda.autocast import (
     FP32,
     FP32_OUTPUT,
     FP32_OUTPUT_OVERLOADS,
@@ -26,7 +25,8 @@ from bsprobe.simulate.cuda_semantics.autocast import (
     WIDEST,
     operators_cast,
 )
-from bsprobe.simulate.cuda_semantics.buffers import KERNELS, aten
+from bsprobe.simulate.cuda.scratch import KERNELS, aten
+from bsprobe.simulate.cudnn.convolutions import Convolution, Direction
 
 SMALL = Resolution(height=64, width=128)
 FP16, BF16 = torch.float16, torch.bfloat16

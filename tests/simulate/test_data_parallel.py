@@ -11,7 +11,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined] # document
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bsprobe.simulate.data_parallel import SimulatedReplica, synchronise_norms
+from bsprobe.simulate.trace.ddp import SimulatedReplica, synchronise_norms
 from bsprobe.training.step import Replica
 
 _MADE_BY = ("empty", "new_empty", "cat")

@@ -3,11 +3,11 @@
 import pytest
 
 from bsprobe.records.units import GIB, KIB, MIB
-from bsprobe.simulate.allocator import SimulatedOutOfMemoryError
-from bsprobe.simulate.blocks import Block, BlockPool
-from bsprobe.simulate.driver import SimulatedDriver
-from bsprobe.simulate.expandable import ExpandableAllocator
-from bsprobe.simulate.rules import AllocatorRules
+from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.blocks import Block, BlockPool
+from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.allocator.expandable import ExpandableAllocator
+from bsprobe.simulate.allocator.rules import AllocatorRules
 
 
 class NewPagesAtTheHighestAddress(ExpandableAllocator):

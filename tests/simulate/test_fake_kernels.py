@@ -9,11 +9,12 @@ from torch._subclasses import FakeTensorMode
 
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import MemoryFormat, Norm, OptimizerName, Precision, Variant
-from bsprobe.simulate import fake_kernels, recording
-from bsprobe.simulate.cuda_semantics import as_on_cuda
-from bsprobe.simulate.fake_kernels import run_fake
+from bsprobe.simulate.cuda import as_on_cuda
 from bsprobe.simulate.timeline import Recording
-from bsprobe.simulate.trace import StepTracer
+from bsprobe.simulate.trace import fake_kernels
+from bsprobe.simulate.trace import recorder as recording
+from bsprobe.simulate.trace.fake_kernels import run_fake
+from bsprobe.simulate.trace.tracer import StepTracer
 
 aten = torch.ops.aten
 

@@ -7,7 +7,7 @@ import torch
 
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
-from bsprobe.simulate.fake_model import build_without_values
+from bsprobe.simulate.trace.fake_model import build_without_values
 
 SWIN = Variant(model="torchvision:swin_t", resolution=Resolution(height=32, width=32), classes=1000)
 

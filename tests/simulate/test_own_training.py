@@ -9,7 +9,7 @@ from bsprobe.records.units import Resolution
 from bsprobe.records.variants import MemoryFormat, Norm, Variant
 from bsprobe.records.workload import OwnParts
 from bsprobe.simulate.timeline import Kind, Recording, Section
-from bsprobe.simulate.trace import StepTracer
+from bsprobe.simulate.trace.tracer import StepTracer
 
 OWN = OwnParts(
     model_args=(("width", "16"),),

@@ -9,10 +9,10 @@ from traced_networks import tracer_of
 
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import AXES, Norm, Variant, matrix
-from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
-from bsprobe.simulate.convolutions import Convolution, upper_bound_bytes
-from bsprobe.simulate.driver import SimulatedDriver
-from bsprobe.simulate.peak import PeakContents, contents_at_peak
+from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.cudnn.convolutions import Convolution, upper_bound_bytes
+from bsprobe.simulate.explain.peak import PeakContents, contents_at_peak
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.timeline import (
     Action,
@@ -25,10 +25,10 @@ from bsprobe.simulate.timeline import (
     Storage,
     Timeline,
 )
-from bsprobe.simulate.trace import StepTracer
+from bsprobe.simulate.trace.tracer import StepTracer
 
 if TYPE_CHECKING:
-    from bsprobe.simulate.workspace import Workspaces
+    from bsprobe.simulate.cudnn.workspace import Workspaces
 
 CONV = Place(phase=Phase.FORWARD, module="conv", operator="convolution")
 HEAD = Place(phase=Phase.FORWARD, module="head", operator="convolution")

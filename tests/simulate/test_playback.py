@@ -8,8 +8,9 @@ from convolution_examples import PLAIN
 
 from bsprobe.records.units import MIB
 from bsprobe.records.variants import CudnnBenchmark
-from bsprobe.simulate.allocator import CachingAllocator, SimulatedOutOfMemoryError
-from bsprobe.simulate.driver import SimulatedDriver
+from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.cudnn.workspace import Convolution, Workspaces
 from bsprobe.simulate.playback import (
     KernelLimitError,
     NoPlanError,
@@ -29,7 +30,6 @@ from bsprobe.simulate.timeline import (
     Storage,
     Timeline,
 )
-from bsprobe.simulate.workspace import Convolution, Workspaces
 
 PLACE = Place(phase=Phase.FORWARD, module="conv", operator="convolution")
 STORAGE = Storage(place=PLACE, kind=Kind.TEMPORARY, size=Affine(fixed=0, per_image=10 * MIB))

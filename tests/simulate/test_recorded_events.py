@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bsprobe.simulate.recorded_events import walked
+from bsprobe.simulate.explain.events import walked
 
 DATA = Path(__file__).parents[1] / "data" / "traces"
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "traces"

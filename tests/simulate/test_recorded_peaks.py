@@ -12,16 +12,16 @@ from fabricated import FixedWorkspaces
 from recorded_peaks import LOADED_LATER_BYTES, beginning, replayed, stays_within
 from recorded_steps import recorded
 
+from benchmarks.validation.history import ReplayResult
 from bsprobe.records.trials import Peak, TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Precision, Variant
-from bsprobe.simulate.allocator import CachingAllocator
-from bsprobe.simulate.history import ReplayResult
+from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.explain.events import walked
+from bsprobe.simulate.explain.reduction import reduced
+from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.playback import Memory, Playback
-from bsprobe.simulate.recorded_events import walked
-from bsprobe.simulate.reduction import reduced
-from bsprobe.simulate.snapshot import SnapshotDriver, SnapshotMemory
-from bsprobe.simulate.trace import StepTracer
+from bsprobe.simulate.trace.tracer import StepTracer
 
 
 def peaks_of(program: Callable[[SnapshotMemory], None]) -> tuple[ReplayResult, int, int]:

@@ -8,8 +8,8 @@ import torch
 from snapshots import AFTER, BASE, CONVOLUTION, EMPTY, EVENTS, SETTINGS, TRACE, entry, marked
 
 from bsprobe.records.units import MIB
-from bsprobe.simulate import reduction
-from bsprobe.simulate.reduction import UnknownEventError, phase_of, place_of, reduced
+from bsprobe.simulate.explain import reduction
+from bsprobe.simulate.explain.reduction import UnknownEventError, phase_of, place_of, reduced
 from bsprobe.simulate.timeline import Phase
 from bsprobe.training.step import training_step
 
@@ -94,7 +94,7 @@ def test_a_place_is_a_function_of_pytorch_and_who_called_it() -> None:
 
 def test_a_place_in_this_checkout_is_named_from_its_root() -> None:
     frame = {"filename": reduction.__file__, "line": 3, "name": "f"}
-    assert place_of([frame]) == "bsprobe/simulate/reduction.py:3 f"
+    assert place_of([frame]) == "bsprobe/simulate/explain/reduction.py:3 f"
 
 
 def frame(filename: str, name: str) -> dict[str, Any]:

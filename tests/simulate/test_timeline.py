@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from convolution_examples import PLAIN
 
-from bsprobe.simulate.convolutions import Convolution
+from bsprobe.simulate.cudnn.convolutions import Convolution
 from bsprobe.simulate.timeline import (
     Action,
     Affine,

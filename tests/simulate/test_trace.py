@@ -37,8 +37,6 @@ from bsprobe.records.variants import (
     Precision,
     Variant,
 )
-from bsprobe.simulate.fake_model import make_fake
-from bsprobe.simulate.recording import UntraceableModelError
 from bsprobe.simulate.timeline import (
     Action,
     Kind,
@@ -49,7 +47,9 @@ from bsprobe.simulate.timeline import (
     Section,
     matched,
 )
-from bsprobe.simulate.trace import StepTracer, main
+from bsprobe.simulate.trace.fake_model import make_fake
+from bsprobe.simulate.trace.recorder import UntraceableModelError
+from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.step import task_for, training_step
 
@@ -241,7 +241,7 @@ def test_births_and_deaths_are_those_of_a_real_step_on_the_cpu(
     with watch:
         training_step(task, [batch] * accumulation_steps)
 
-    monkeypatch.setattr("bsprobe.simulate.trace.cuda_dispatch", nullcontext)
+    monkeypatch.setattr("bsprobe.simulate.trace.tracer.cuda_dispatch", nullcontext)
     recording = tracer_of(monkeypatch, TinyNet, variant).record(2, accumulation_steps)
 
     expected = [
@@ -636,7 +636,7 @@ def test_a_gradient_scaler_keeps_its_scale_and_its_count_on_the_device(
 def test_an_evaluation_pass_saves_nothing_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bsprobe.simulate.fake_model.build_model", PlainNet)
+    monkeypatch.setattr("bsprobe.simulate.trace.fake_model.build_model", PlainNet)
     recording = StepTracer(VARIANT, Resolution(height=64, width=96)).record(2)
 
     assert story(recording, Section.EVALUATION) == [
@@ -660,7 +660,7 @@ def test_an_evaluation_pass_saves_nothing_and_leaves_nothing(
 def test_an_evaluation_pass_obeys_autocast_and_leaves_nothing(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bsprobe.simulate.fake_model.build_model", TinyNet)
+    monkeypatch.setattr("bsprobe.simulate.trace.fake_model.build_model", TinyNet)
     recording = StepTracer(variant, Resolution(height=64, width=96)).record(2)
 
     events = story(recording, Section.EVALUATION)
@@ -894,20 +894,3 @@ def test_an_image_saves_for_the_backward_pass_what_was_measured(
     assert bytes_of(recording, Kind.PARAMETER, Section.SETUP) == 4 * parameters
     trained = [kind for kind in live_at_the_end(recording).values() if kind is Kind.PARAMETER]
     assert len(trained) == len(list(tracer._model.parameters()))
-
-
-def test_the_program_prints_where_the_peak_is_by_kind_and_module(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    main(
-        [
-            *("--model", "deeplabv2-resnet50", "--resolution", "64x128"),
-            *("--precision", "amp-fp16", "--norm", "group", "--batch", "4"),
-        ]
-    )
-
-    out = capsys.readouterr().out
-    assert out.startswith("Peak at batch 4: ")
-    for word in ("saved activations", "parameters", "layer3", "layer5", "(rounding)"):
-        assert word in out
-    assert max(map(len, out.splitlines())) <= 80

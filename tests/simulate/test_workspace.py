@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from convolution_examples import DEPTHWISE, PLAIN, convolutions
@@ -14,9 +15,9 @@ from failing_import import failing_import
 from hypothesis import HealthCheck, given, settings
 
 from bsprobe.records.units import MIB
-from bsprobe.simulate.convolutions import columns_bytes, upper_bound_bytes
-from bsprobe.simulate.cudnn_plans import CudnnPlans, UnansweredError
-from bsprobe.simulate.workspace import (
+from bsprobe.simulate.cudnn.convolutions import columns_bytes, upper_bound_bytes
+from bsprobe.simulate.cudnn.plans import CudnnPlans, UnansweredError
+from bsprobe.simulate.cudnn.workspace import (
     BenchmarkedWorkspaces,
     Convolution,
     Direction,
@@ -38,7 +39,7 @@ ASPP = Convolution(
 """A branch of DeepLabV2's classifier on images 512 high and 1024 wide."""
 
 
-def open_workspaces(capability: tuple[int, int], folder: Path, **settings: bool) -> Workspaces:
+def open_workspaces(capability: tuple[int, int], folder: Path, **settings: Any) -> Workspaces:
     """Or skip: PyTorch 2.6 and 2.7 come with a cuDNN that cannot be asked."""
     workspaces = Workspaces(capability, cache=folder, **settings)
     if workspaces.cudnn_version is None:
@@ -148,7 +149,7 @@ def test_odd_questions_neither_crash_nor_write_to_the_terminal(tmp_path: Path) -
 import sys
 from dataclasses import replace
 from pathlib import Path
-from bsprobe.simulate.workspace import Convolution, Direction, Workspaces
+from bsprobe.simulate.cudnn.workspace import Convolution, Direction, Workspaces
 plain = Convolution(direction=Direction.FORWARD, dtype="float16", channels_last=False,
     input_size=(512, 256, 129, 129), weight_size=(256, 256, 3, 3),
     padding=(1, 1), stride=(1, 1), dilation=(1, 1), groups=1)
@@ -322,3 +323,10 @@ def test_benchmarking_takes_the_largest_plan_once_and_one_of_the_first_then() ->
     assert benchmarked((0,)) == BenchmarkedWorkspaces(
         timing_bytes=0, expected_bytes=0, most_bytes=0
     )
+
+
+def test_a_cudnn_that_is_not_the_one_pytorch_loads_is_noted(tmp_path: Path) -> None:
+    own = open_workspaces((8, 6), tmp_path)
+    other = open_workspaces((8, 6), tmp_path, pytorch_cudnn=80100)
+    loads = f"cuDNN workspaces are those of cuDNN {own.cudnn_version}; PyTorch itself loads 8.1.0."
+    assert (own.notes, other.notes) == ((), (loads,))

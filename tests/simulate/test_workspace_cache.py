@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bsprobe.simulate import workspace_cache
-from bsprobe.simulate.workspace_cache import WorkspaceCache, default_folder
+from bsprobe.simulate.cudnn import cache as workspace_cache
+from bsprobe.simulate.cudnn.cache import WorkspaceCache, default_folder
 
 CARD = {"deviceVer": 860}
 
@@ -48,7 +48,7 @@ def test_processes_that_write_at_once_leave_a_whole_file(tmp_path: Path) -> None
     script = """
 import sys
 from pathlib import Path
-from bsprobe.simulate.workspace_cache import WorkspaceCache
+from bsprobe.simulate.cudnn.cache import WorkspaceCache
 for number in range(40):
     cache = WorkspaceCache(Path(sys.argv[1]), described={})
     cache.add(f"{sys.argv[2]} {number}", tuple(range(300)))

@@ -1,0 +1,1 @@
+"""Scripts that hold bsprobe against recordings, publications and peers; one a question."""

@@ -1,0 +1,1 @@
+"""Recorded histories of the allocator: read, replayed, and compared with a prediction."""

@@ -1,0 +1,1 @@
+"""PyTorch's caching allocator, its segments and the driver below it, without torch."""

@@ -1,0 +1,190 @@
+"""The caching allocator with `expandable_segments:True`: segments that grow page by page.
+
+As in allocator.py, a function named in backquotes is one of c10/cuda/CUDACachingAllocator.cpp.
+"""
+
+from bisect import insort
+from operator import attrgetter
+
+from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.blocks import FREE, UNMAPPED, Block, BlockPool
+from bsprobe.simulate.allocator.driver import MemoryDriver
+from bsprobe.simulate.allocator.rules import DEFAULT_RULES, NO_LIMIT, AllocatorRules
+
+_by_address = attrgetter("address")
+
+
+class ExpandableAllocator(CachingAllocator):
+    """The allocator with expandable segments: a large address range, backed as far as needed.
+
+    Each stream and pool has one segment as a rule. Memory is mapped into it, and taken out of it,
+    in pages: of the small pool's segment size in that pool, else of the medium segment's.
+
+    Raises:
+        ValueError: The rules set `max_split_size_bytes`, which PyTorch does not combine with
+            expandable segments in any defined way.
+    """
+
+    def __init__(
+        self,
+        driver: MemoryDriver | None = None,
+        *,
+        limit_bytes: int | None = None,
+        rules: AllocatorRules = DEFAULT_RULES,
+    ) -> None:
+        if rules.max_split_size_bytes != NO_LIMIT:
+            raise ValueError("expandable segments cannot be combined with max_split_size_bytes")
+        super().__init__(driver, limit_bytes=limit_bytes, rules=rules)
+
+    def _least_remainder(self, *, is_small: bool) -> int:
+        del is_small  # should_split: in expandable segments both pools split alike
+        return self._rules.small_remainder_bytes
+
+    def _best_fit(self, pool: BlockPool, rounded: int) -> int | None:
+        """The free block that is smallest with the unmapped range behind it (`get_free_block`).
+
+        The search stops at the first block that is followed by one larger in that sense.
+        """
+        index = super()._best_fit(pool, rounded)
+        if index is None:
+            return None
+        blocks = pool.blocks
+        for rival in range(index + 1, len(blocks)):
+            if _grown_size(blocks[rival]) >= _grown_size(blocks[index]):
+                break
+            index = rival
+        return index
+
+    def _page_size(self, pool: BlockPool) -> int:
+        rules = self._rules
+        return rules.small_segment_bytes if pool.is_small else rules.medium_segment_bytes
+
+    def _new_block(self, pool: BlockPool, rounded: int, segment_size: int) -> Block | None:
+        """Map memory until a free block is large enough (`try_allocate_expandable_block`)."""
+        del segment_size  # only the limit on what is reserved looks at it
+        block = self._find_expandable(pool, rounded)
+        if block.state == UNMAPPED:
+            mapped = self._map(block, min(block.size, rounded))
+            if mapped is None:
+                return None
+            block = mapped
+        while block.size < rounded:
+            following = block.next
+            if following is None:  # the request is larger than the address range of a segment
+                return None
+            mapped = self._map(following, min(rounded - block.size, following.size))
+            if mapped is None:
+                return None
+            block = mapped
+        pool.remove(block)
+        return block
+
+    def _find_expandable(self, pool: BlockPool, rounded: int) -> Block:
+        """The lowest run of free and unmapped blocks with enough room (`find_expandable_block`)."""
+        for block in pool.unmapped:
+            previous = block.previous
+            start = previous if previous is not None and previous.state == FREE else block
+            if _has_room(start, rounded):
+                return start
+        return self._add_segment(pool)
+
+    def _add_segment(self, pool: BlockPool) -> Block:
+        # ExpandableSegment: an address range of 9/8 of the card's memory, in whole pages.
+        page = self._page_size(pool)
+        total = self._driver.total_bytes
+        size = -(-(total + total // 8) // page) * page
+        address = self._driver.reserve(size)
+        block = Block(address, size, pool, segment_address=address)
+        self._add_unmapped(block)
+        return block
+
+    def _add_unmapped(self, block: Block) -> None:
+        block.state = UNMAPPED
+        insort(block.pool.unmapped, block, key=_by_address)
+
+    def _map(self, block: Block, size: int) -> Block | None:
+        """Back the low end of an unmapped block with whole pages (`map_block`).
+
+        Returns:
+            The free block that the pages are part of then, or None where the memory is used up.
+        """
+        page = self._page_size(block.pool)
+        mapped_size = -(-size // page) * page
+        if not self._driver.map(block.address, mapped_size):
+            return None
+        mapped = self._cut_front(block, mapped_size)
+        self._cache(mapped)
+        self._count_reserved(mapped_size)
+        return mapped
+
+    def _cut_front(self, block: Block, size: int) -> Block:
+        """Take the low end off an unmapped block, which stays unmapped behind it."""
+        unmapped = block.pool.unmapped
+        if size == block.size:
+            unmapped.remove(block)
+            return block
+        front = Block(block.address, size, block.pool, block.segment_address)
+        front.link_before(block)
+        block.address += size  # and so stays in its place among the unmapped
+        block.size -= size
+        return front
+
+    def _release_free_segments(self, pool: BlockPool) -> None:
+        """Unmap the whole pages within free blocks (`release_blocks`)."""
+        for block in list(pool.blocks):
+            self._unmap(block)
+
+    def _unmap(self, block: Block) -> None:
+        """Unmap the whole pages of a free block, keep what stands over (`unmap_block`)."""
+        pool, page, base = block.pool, self._page_size(block.pool), block.segment_address
+        end = block.address + block.size
+        first = base - (base - block.address) // page * page
+        last = base + (end - base) // page * page
+        if first >= last:
+            return
+        pool.remove(block)
+        if first > block.address:
+            front = Block(block.address, first - block.address, pool, base)
+            front.link_before(block)
+            pool.insert(front)
+        if last < end:
+            pages = Block(first, last - first, pool, base)
+            pages.link_before(block)
+            block.address, block.size = last, end - last
+            pool.insert(block)
+        else:
+            pages = block
+            pages.address, pages.size = first, last - first
+        self._driver.unmap(first, last - first)
+        self._reserved -= last - first
+        self._keep_unmapped(pages)
+
+    def _keep_unmapped(self, block: Block) -> None:
+        """Merge an unmapped block with its like, and forget a segment that is nothing else."""
+        unmapped = block.pool.unmapped
+        if block.previous is not None and block.previous.state == UNMAPPED:
+            unmapped.remove(block.previous)
+            block.absorb_previous()
+        if block.next is not None and block.next.state == UNMAPPED:
+            unmapped.remove(block.next)
+            block.absorb_next()
+        if block.previous is not None or block.next is not None:
+            self._add_unmapped(block)
+
+
+def _grown_size(block: Block) -> int:
+    """What a free block can grow to: its size and that of the unmapped range behind it."""
+    following = block.next
+    if following is None or following.state != UNMAPPED:
+        return block.size
+    return block.size + following.size
+
+
+def _has_room(start: Block, size: int) -> bool:
+    """Whether the free and unmapped blocks from here on add up to a size."""
+    block: Block | None = start
+    room = 0
+    while room < size and block is not None and block.state in {FREE, UNMAPPED}:
+        room += block.size
+        block = block.next
+    return room >= size

@@ -1,0 +1,15 @@
+"""Everything in which a trace on CPU tensors differs from the same program on CUDA.
+
+Two parts. First, which operators run: `cuda_dispatch` makes CPU tensors obey CUDA's autocast lists
+(autocast.py) and CUDA's choice of kernels (kernels.py) while it is active. The result is held,
+operator by operator, to a trace of the forward pass on fake CUDA tensors
+(tests/simulate/test_cuda_semantics.py). Second, what CUDA's kernels allocate inside, where no trace
+can see it: scratch.py has a rule for each operator, those of convolutions in conv_scratch.py;
+libraries.py says what cuBLAS and cuDNN take with this PyTorch.
+"""
+
+from bsprobe.simulate.cuda.effects import Inside
+from bsprobe.simulate.cuda.kernels import as_on_cuda, cuda_dispatch
+from bsprobe.simulate.cuda.scratch import effects
+
+__all__ = ["Inside", "as_on_cuda", "cuda_dispatch", "effects"]

@@ -1,0 +1,43 @@
+"""What an operator allocates: the words that the rules of the other files are written in."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bsprobe.simulate.cudnn.convolutions import Convolution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """Memory that a kernel takes after the outputs before it, and gives back at once."""
+
+    sizes: tuple[int, ...] = ()
+    convolution: Convolution | None = None
+    """Where cuDNN says how much more."""
+    uses_cublas: bool = False
+    """Where cuBLAS has a workspace, which lives on."""
+    elements: int | None = None
+    """Where the kernel counts elements in 32 bits."""
+
+
+Effects = Iterator[torch.Tensor | Inside]
+Rule = Callable[[tuple[Any, ...], Any], Effects]
+
+
+def copies(tensors: Iterable[torch.Tensor], layout: torch.memory_format) -> tuple[int, ...]:
+    """Bytes of the dense copies that `contiguous(layout)` makes of those that are not so."""
+    return tuple(
+        tensor.numel() * tensor.element_size()
+        for tensor in tensors
+        if not tensor.is_contiguous(memory_format=layout)
+    )
+
+
+def tensors_of(out: Any) -> Iterator[torch.Tensor]:
+    """The tensors among an operator's results, in their order."""
+    if isinstance(out, torch.Tensor):
+        yield out
+    elif isinstance(out, tuple | list):
+        yield from (each for each in out if isinstance(each, torch.Tensor))

@@ -1,0 +1,39 @@
+"""The memory that CUDA's libraries take with the installed PyTorch: cuBLAS's and cuDNN's."""
+
+from typing import Final
+
+import torch
+
+from bsprobe.records.variants import CudnnBenchmark
+from bsprobe.simulate.cudnn.workspace import Workspaces
+from bsprobe.simulate.playback import Memory, Playback, cublas_workspace_bytes
+from bsprobe.simulate.timeline import Timeline
+
+_CUBLAS_PER_CALL: Final = "2.15"
+"""From this PyTorch on cuBLAS's workspace is taken for each call."""
+
+
+def workspaces_on(capability: tuple[int, int]) -> Workspaces:
+    """The workspaces of cards of this compute capability, with PyTorch's own settings."""
+    return Workspaces(capability, pytorch_cudnn=torch.backends.cudnn.version())
+
+
+def playback_on(
+    capability: tuple[int, int],
+    timeline: Timeline,
+    batch: int,
+    *,
+    allocator: Memory,
+    workspaces: Workspaces,
+    benchmark: CudnnBenchmark,
+) -> Playback:
+    """A playback as on a card of this compute capability, with this PyTorch."""
+    return Playback(
+        timeline,
+        batch,
+        allocator=allocator,
+        workspaces=workspaces,
+        benchmark=benchmark,
+        cublas_bytes=cublas_workspace_bytes(capability),
+        keeps_cublas=torch.__version__ < _CUBLAS_PER_CALL,
+    )

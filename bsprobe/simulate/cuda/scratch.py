@@ -1,0 +1,199 @@
+"""What CUDA's kernels allocate inside, where no trace can see it: a rule for each operator.
+
+Left out, because they are small or nobody says how large they are:
+
+- What reductions hand from block to block (`global_memory_size` in cuda/Reduce.cuh): one value for
+  each block of a grid that just fills the card, a few MiB at the most.
+- LayerNorm's backward pass sums its weights' gradients in parts from 65 537 rows on
+  (`LaunchGammaBetaBackwardCUDAKernel` in newer versions of cuda/layer_norm_kernel.cu): 8 MiB at the
+  most, 32 768 rows of 32 floats for weight and bias, and no line over the batch.
+- What cuDNN's BatchNorm keeps and takes. It serves the kernels for half precision in channels last;
+  all other tensors run as in the older function, which has neither (cuDNN API reference,
+  `cudnnBatchNormalizationForwardTrainingEx`). For those kernels the sizes are not published, and
+  asking (`cudnnGetBatchNormalizationTrainingExReserveSpaceSize`) takes a handle, and so a GPU.
+- cuDNN's LSTM: its workspace (see `_lstm_reserve_bytes` in kernels.py).
+"""
+
+from typing import Any
+
+import torch
+from torch._prims_common import suggest_memory_format
+
+from bsprobe.simulate.cuda.autocast import Kernel
+from bsprobe.simulate.cuda.conv_scratch import convolution, convolution_backward
+from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of
+
+aten = torch.ops.aten
+
+
+def _group_norm(args: tuple[Any, ...], out: Any) -> Effects:
+    """Two (N, C) factors in fp32 (`GroupNormKernelImplInternal`, cuda/group_norm_kernel.cu)."""
+    _, _, _, n, c, *_ = args
+    yield from out
+    yield Inside(sizes=(4 * n * c, 4 * n * c))
+
+
+def _group_norm_backward(args: tuple[Any, ...], out: Any) -> Effects:
+    """Sums and factors, (N, C) and (N, groups), in fp32 (`GroupNormBackwardKernelImplInternal`)."""
+    n, c, groups = args[5], args[6], args[8]
+    yield from (tensor for tensor in out if tensor is not None)
+    by_channel, by_group = 4 * n * c, 4 * n * groups
+    yield Inside(sizes=(by_channel, by_channel, by_group, by_group, by_channel))
+
+
+def _dropout_kernel(args: tuple[Any, ...], out: Any) -> Effects:
+    """The mask comes first (`dropout_cuda`, cuda/Dropout.cu)."""
+    del args
+    output, mask = out
+    yield mask
+    yield output
+
+
+def _matrix_product(*operands: int) -> Rule:
+    """The workspace of cuBLAS, and dense copies of the operands that it cannot read.
+
+    It can where rows or columns are dense and do not overlap: `prepare_matrix_for_cublas` and
+    `prepare_batch_matrix_for_cublas` in cuda/Blas.cpp.
+    """
+
+    def rule(args: tuple[Any, ...], out: Any) -> Effects:
+        yield out
+        unreadable = [args[index] for index in operands if not _is_readable_by_cublas(args[index])]
+        yield Inside(sizes=tuple(map(_bytes_of, unreadable)), uses_cublas=True)
+
+    return rule
+
+
+def _is_readable_by_cublas(matrix: torch.Tensor) -> bool:
+    rows, columns = matrix.shape[-2:]
+    row_stride, column_stride = matrix.stride()[-2:]
+    return (
+        (row_stride == 1 and column_stride >= max(1, rows))
+        or (column_stride == 1 and row_stride >= max(1, columns))
+        or (matrix.is_contiguous() and 0 not in (row_stride, column_stride))
+    )
+
+
+def _softmax_backward(args: tuple[Any, ...], out: Any) -> Effects:
+    """The product of gradient and result (`softmax_backward_cuda_out`, cuda/SoftMax.cu)."""
+    grad, result, *_ = args
+    yield out
+    yield Inside(sizes=(_bytes_of(grad), *copies((result,), torch.contiguous_format)))
+
+
+def _bytes_of(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _dense_inputs(*which: int) -> Rule:
+    """Kernels that begin with `contiguous()` of some arguments."""
+
+    def rule(args: tuple[Any, ...], out: Any) -> Effects:
+        yield from (each for each in tensors_of(out))
+        if sizes := copies((args[index] for index in which), torch.contiguous_format):
+            yield Inside(sizes=sizes)
+
+    return rule
+
+
+def _inputs_laid_out_as(like: int, *which: int) -> Rule:
+    """Kernels that begin with `contiguous()` of some arguments, in the layout of one of them."""
+
+    def rule(args: tuple[Any, ...], out: Any) -> Effects:
+        yield from (each for each in tensors_of(out))
+        layout = suggest_memory_format(args[like])
+        if sizes := copies((args[index] for index in which), layout):
+            yield Inside(sizes=sizes)
+
+    return rule
+
+
+def _lstm(args: tuple[Any, ...], out: Any) -> Effects:
+    """A dense copy of the input, steps first (`_cudnn_rnn`, cudnn/RNN.cpp)."""
+    yield from tensors_of(out)
+    yield Inside(sizes=copies(_steps_first(args[10], args[0]), torch.contiguous_format))
+
+
+def _lstm_backward(args: tuple[Any, ...], out: Any) -> Effects:
+    """Of input and gradient, then of the input again (`_cudnn_rnn_backward`, cudnn/RNN.cpp)."""
+    *of_data, of_weights = out
+    inputs = _steps_first(args[14], *(each for each in (args[0], args[7]) if each is not None))
+    yield from tensors_of(tuple(of_data))
+    yield Inside(sizes=copies(inputs, torch.contiguous_format))
+    yield from tensors_of(of_weights)
+    yield Inside(sizes=copies(inputs[:1], torch.contiguous_format))
+
+
+def _steps_first(batch_first: object, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(each.transpose(0, 1) if batch_first else each for each in tensors)
+
+
+def _upsample(args: tuple[Any, ...], out: Any) -> Effects:
+    """32-bit indices over the output (cuda/UpSampleBilinear2d.cu and its siblings)."""
+    del args
+    yield out
+    yield Inside(elements=out.numel())
+
+
+def _upsample_backward(args: tuple[Any, ...], out: Any) -> Effects:
+    """Dense copies of both gradients, and the same 32-bit indices.
+
+    Channels-last ones stay as they are where there are at least 4 channels
+    (`upsample_bilinear2d_backward_out_cuda_template` and its nearest sibling).
+    """
+    grad, *_ = args
+    is_channels_last = (
+        grad.shape[1] >= 4  # noqa: PLR2004 - PyTorch's heuristic
+        and suggest_memory_format(grad) is torch.channels_last
+        and out.is_contiguous(memory_format=torch.channels_last)
+    )
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
+    yield out
+    yield Inside(sizes=copies((out, grad), layout), elements=grad.numel())
+
+
+def _bicubic_backward(args: tuple[Any, ...], out: Any) -> Effects:
+    """A dense copy of the output's gradient (cuda/UpSampleBicubic2d.cu)."""
+    yield out
+    yield Inside(sizes=copies(args[:1], torch.contiguous_format), elements=args[0].numel())
+
+
+def effects(operator: Kernel, args: tuple[Any, ...], out: Any) -> Effects:
+    """What an operator allocates on CUDA, in order: its outputs, and what it takes inside."""
+    rule = KERNELS.get(operator)
+    return tensors_of(out) if rule is None else rule(args, out)
+
+
+KERNELS: dict[Kernel, Rule] = {
+    aten.convolution.default: convolution,
+    aten.convolution_backward.default: convolution_backward,
+    aten.native_group_norm.default: _group_norm,
+    aten.native_group_norm_backward.default: _group_norm_backward,
+    aten.native_dropout.default: _dropout_kernel,
+    aten.mm.default: _matrix_product(0, 1),
+    aten.addmm.default: _matrix_product(1, 2),
+    aten.bmm.default: _matrix_product(0, 1),
+    aten.baddbmm.default: _matrix_product(1, 2),
+    aten._cudnn_rnn.default: _lstm,  # noqa: SLF001 - its name
+    aten._cudnn_rnn_backward.default: _lstm_backward,  # noqa: SLF001 - its name
+    # ATen/native/cuda: layer_norm_kernel.cu, AveragePool2d.cu, DilatedMaxPool2d.cu.
+    aten.native_layer_norm.default: _dense_inputs(0),
+    aten.native_layer_norm_backward.default: _dense_inputs(0, 1),
+    aten.avg_pool2d.default: _inputs_laid_out_as(0, 0),
+    aten.avg_pool2d_backward.default: _inputs_laid_out_as(1, 0, 1),
+    aten.max_pool2d_with_indices.default: _inputs_laid_out_as(0, 0),
+    aten.max_pool2d_with_indices_backward.default: _inputs_laid_out_as(1, 0, 1),
+    # ATen/native/cuda: SoftMax.cu, NLLLoss2d.cu.
+    aten._softmax.default: _dense_inputs(0),  # noqa: SLF001 - its name
+    aten._softmax_backward_data.default: _softmax_backward,  # noqa: SLF001 - its name
+    aten._log_softmax.default: _dense_inputs(0),  # noqa: SLF001 - its name
+    aten._log_softmax_backward_data.default: _dense_inputs(0, 1),  # noqa: SLF001 - its name
+    aten.nll_loss2d_forward.default: _dense_inputs(0, 1),
+    aten.nll_loss2d_backward.default: _dense_inputs(2),
+    aten.upsample_bilinear2d.default: _upsample,
+    aten.upsample_bilinear2d_backward.default: _upsample_backward,
+    aten.upsample_nearest2d.default: _upsample,
+    aten.upsample_nearest2d_backward.default: _upsample_backward,
+    aten.upsample_bicubic2d.default: _upsample,
+    aten.upsample_bicubic2d_backward.default: _bicubic_backward,
+}

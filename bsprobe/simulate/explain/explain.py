@@ -1,0 +1,145 @@
+"""Explains one batch size of a variant: plays its timeline and says where the memory goes."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bsprobe.records.explanations import Explanation, Holding
+from bsprobe.records.trials import Source, TrialSpec
+from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
+from bsprobe.simulate.explain.levels import step_timeline
+from bsprobe.simulate.explain.peak import Moment, PeakContents, contents_of, play_watched
+from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
+from bsprobe.simulate.playback import KernelLimitError, Memory, NoPlanError, Playback
+from bsprobe.simulate.timeline import Section, Timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """The simulated card, and how a step is played on it."""
+
+    capacity_bytes: int
+    outside_allocator_bytes: int
+    total_bytes: int
+    new_allocator: Callable[[MemoryDriver], CachingAllocator]
+    """With the setting that PyTorch would have."""
+    new_playback: Callable[[Timeline, int, Memory], Playback]
+    """From a timeline, a batch size and the memory to play on."""
+
+    @property
+    def available_bytes(self) -> int:
+        """What the allocator can have."""
+        return self.capacity_bytes - self.outside_allocator_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Played:
+    moments: Sequence[Moment]
+    reserved_bytes: int
+
+
+def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
+    """Play a trial and say where its memory goes, on a card without end if it does not fit.
+
+    Args:
+        timeline: Of the variant; growing where it can be.
+        spec: The trial; its accumulation is the timeline's affair.
+        card: The card.
+
+    Raises:
+        KernelLimitError, NoPlanError: It cannot run on a card of any size.
+    """
+    batch = spec.batch_size
+    later = spec.warmup_steps + spec.measured_steps - 1
+    sections = (Section.FIRST_STEP, *[Section.LATER_STEP] * later)
+    try:
+        played, fits = _play(timeline, batch, sections, card, card.available_bytes), True
+    except SimulatedOutOfMemoryError:
+        played, fits = _play(timeline, batch, sections, card, None), False
+    grows = len(timeline.traced_at) > 1
+    following = _following(timeline, batch + 1, sections, card) if grows else None
+    contents = contents_of(timeline, batch, played.moments, played.reserved_bytes)
+    return Explanation(
+        spec=spec,
+        source=Source.PREDICTED,
+        fits=fits,
+        capacity_bytes=card.capacity_bytes,
+        outside_allocator_bytes=card.outside_allocator_bytes,
+        phase=str(contents.place.phase),
+        module=contents.place.module,
+        operator=contents.place.operator,
+        holdings=_holdings(contents),
+        peak_allocated_bytes=contents.allocated_bytes,
+        peak_reserved_bytes=contents.reserved_bytes,
+        scales=grows,
+        next_peak_bytes=None
+        if following is None
+        else following.reserved_bytes + card.outside_allocator_bytes,
+        timeline=step_timeline(
+            timeline, batch, played.moments, contents, following.moments if following else ()
+        ),
+    )
+
+
+def snapshot(timeline: Timeline, batch: int, card: Card) -> bytes:
+    """The set-up and two steps as a pickled memory snapshot, as `explain` plays them."""
+    try:
+        return _snapshot(timeline, batch, card, card.available_bytes)
+    except SimulatedOutOfMemoryError:
+        return _snapshot(timeline, batch, card, None)
+
+
+def _snapshot(timeline: Timeline, batch: int, card: Card, available_bytes: int | None) -> bytes:
+    driver = SnapshotDriver(available_bytes=available_bytes, total_bytes=card.total_bytes)
+    allocator = card.new_allocator(driver)
+    memory = SnapshotMemory(allocator, driver)
+    sections = (Section.FIRST_STEP, Section.LATER_STEP)
+    playback = card.new_playback(timeline, batch, memory)
+    play_watched(timeline, playback, allocator, sections, memory.place)
+    return memory.pickled()
+
+
+def _play(
+    timeline: Timeline,
+    batch: int,
+    sections: Sequence[Section],
+    card: Card,
+    available_bytes: int | None,
+) -> _Played:
+    driver = SimulatedDriver(available_bytes=available_bytes, total_bytes=card.total_bytes)
+    allocator = card.new_allocator(driver)
+    playback = card.new_playback(timeline, batch, allocator)
+    moments = play_watched(timeline, playback, allocator, sections)
+    return _Played(moments=moments, reserved_bytes=allocator.statistics.peak_reserved_bytes)
+
+
+def _following(
+    timeline: Timeline, batch: int, sections: Sequence[Section], card: Card
+) -> _Played | None:
+    """The next batch size, whatever it takes; None where it would not run for another reason."""
+    try:
+        return _play(timeline, batch, sections, card, None)
+    except (KernelLimitError, NoPlanError):
+        return None
+
+
+def _holdings(contents: PeakContents) -> tuple[Holding, ...]:
+    sizes: Counter[tuple[str, str, str, str]] = Counter()
+    slopes: Counter[tuple[str, str, str, str]] = Counter()
+    for piece in contents.pieces:
+        place = piece.place
+        key = (place.module, str(piece.kind), place.operator, str(place.phase))
+        sizes[key] += piece.size_bytes
+        slopes[key] += piece.per_image_bytes
+    return tuple(
+        Holding(
+            module=module,
+            kind=kind,
+            operator=operator,
+            phase=phase,
+            size_bytes=size,
+            per_image_bytes=slopes[module, kind, operator, phase],
+        )
+        for (module, kind, operator, phase), size in sizes.most_common()
+    )

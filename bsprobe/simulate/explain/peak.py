@@ -1,0 +1,196 @@
+"""What is in memory at the moment when a step takes the most of it."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.playback import Playback
+from bsprobe.simulate.timeline import Action, Kind, Place, Section, Timeline
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One storage, or what one kernel took inside."""
+
+    place: Place
+    kind: Kind
+    size_bytes: int
+    """As it was asked for, before the allocator rounds."""
+    per_image_bytes: int
+    """How much of it one image more adds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeakContents:
+    """Everything that is allocated at the peak; the pieces and the rounding are all of it."""
+
+    place: Place
+    """Where the program was."""
+    pieces: tuple[Piece, ...]
+    allocated_bytes: int
+    """The sum of the blocks: the peak."""
+    reserved_bytes: int
+    """The most that was taken from the card, then or at another time."""
+
+    @property
+    def rounding_bytes(self) -> int:
+        """What blocks are larger than what was asked for."""
+        return self.allocated_bytes - sum(piece.size_bytes for piece in self.pieces)
+
+    def bytes_by(self, key: Callable[[Piece], Key]) -> dict[Key, int]:
+        """Bytes of the pieces, grouped, largest first."""
+        return _totals((key(piece), piece.size_bytes) for piece in self.pieces)
+
+    def per_image_by(self, key: Callable[[Piece], Key]) -> dict[Key, int]:
+        """Bytes that one image more adds, grouped as above."""
+        return _totals((key(piece), piece.per_image_bytes) for piece in self.pieces)
+
+
+class Moment(NamedTuple):
+    """The state after an event of a playing; a plain tuple, for there are many."""
+
+    part: int
+    """The number of the section that is played: 0 is the set-up, 1 the first step."""
+    action: Action
+    subject: int
+    inside: int
+    """What a kernel held inside while it ran, given back already."""
+    kept: int
+    """What cuBLAS keeps."""
+    allocated: int
+    reserved: int
+
+    @property
+    def level(self) -> int:
+        """The most that was allocated during the event."""
+        return self.allocated + self.inside
+
+
+def play_watched(
+    timeline: Timeline,
+    playback: Playback,
+    allocator: CachingAllocator,
+    sections: Sequence[Section],
+    on_event: Callable[[Place, Kind], None] | None = None,
+) -> list[Moment]:
+    """Play the set-up and then some sections, writing down every event.
+
+    Args:
+        timeline: What is played.
+        playback: Plays it; fresh.
+        allocator: The one that the playback's memory comes from in the end.
+        sections: What follows the set-up.
+        on_event: Told after each event where in the program it was, and of what kind.
+
+    Raises:
+        SimulatedOutOfMemoryError: The allocator's card is too small for it.
+    """
+    moments: list[Moment] = []
+    part = 0
+
+    def watch(action: Action, subject: int, inside: int) -> None:
+        kept, allocated = playback.kept_bytes, allocator.allocated_bytes
+        moments.append(
+            Moment(part, action, subject, inside, kept, allocated, allocator.reserved_bytes)
+        )
+        if on_event is not None:
+            scratch = action is Action.SCRATCH
+            kind = Kind.WORKSPACE if scratch else timeline.storages[subject].kind
+            on_event(place_of(timeline, action, subject), kind)
+
+    for part, section in enumerate((Section.SETUP, *sections)):  # noqa: B007 - `watch` reads it
+        playback.play(section, watch)
+    return moments
+
+
+def place_of(timeline: Timeline, action: Action, subject: int) -> Place:
+    """Where in the program an event's memory belongs."""
+    holder = timeline.scratches if action is Action.SCRATCH else timeline.storages
+    return holder[subject].place
+
+
+def contents_at_peak(
+    timeline: Timeline,
+    batch: int,
+    playback: Playback,
+    allocator: CachingAllocator,
+    sections: Sequence[Section] = (Section.FIRST_STEP, Section.LATER_STEP),
+) -> PeakContents:
+    """Play a timeline and say what is allocated when most is.
+
+    Args:
+        timeline: What is played.
+        batch: At which batch size.
+        playback: Plays it; fresh.
+        allocator: The one the playback plays on.
+        sections: What follows the set-up.
+
+    Raises:
+        SimulatedOutOfMemoryError: The allocator's card is too small for it.
+    """
+    moments = play_watched(timeline, playback, allocator, sections)
+    reserved = allocator.statistics.peak_reserved_bytes
+    return contents_of(timeline, batch, moments, reserved)
+
+
+def contents_of(
+    timeline: Timeline, batch: int, moments: Sequence[Moment], reserved_bytes: int
+) -> PeakContents:
+    """What is allocated at the fullest moment of a playing.
+
+    Args:
+        timeline: What was played.
+        batch: At which batch size.
+        moments: From `play_watched`.
+        reserved_bytes: The most that was taken from the card.
+    """
+    number = max(range(len(moments)), key=lambda each: moments[each].level)
+    peak = moments[number]
+    place = place_of(timeline, peak.action, peak.subject)
+    played = ((each.action, each.subject) for each in moments[: number + 1])
+    pieces = list(_pieces(timeline, batch, played))
+    if peak.inside:
+        pieces.append(
+            Piece(place=place, kind=Kind.WORKSPACE, size_bytes=peak.inside, per_image_bytes=0)
+        )
+    if peak.kept:
+        kept = Place(phase=place.phase, module="", operator="cuBLAS")
+        pieces.append(
+            Piece(place=kept, kind=Kind.WORKSPACE, size_bytes=peak.kept, per_image_bytes=0)
+        )
+    return PeakContents(
+        place=place,
+        pieces=tuple(pieces),
+        allocated_bytes=peak.level,
+        reserved_bytes=reserved_bytes,
+    )
+
+
+def _pieces(
+    timeline: Timeline, batch: int, played: Iterable[tuple[Action, int]]
+) -> Iterable[Piece]:
+    live: dict[int, None] = {}
+    for action, subject in played:
+        if action is Action.ALLOCATE:
+            live[subject] = None
+        elif action is Action.FREE:
+            del live[subject]
+    for subject in live:
+        storage = timeline.storages[subject]
+        yield Piece(
+            place=storage.place,
+            kind=storage.kind,
+            size_bytes=storage.size.at(batch),
+            per_image_bytes=storage.size.per_image,
+        )
+
+
+def _totals(pairs: Iterable[tuple[Key, int]]) -> dict[Key, int]:
+    totals: Counter[Key] = Counter()
+    for key, size in pairs:
+        totals[key] += size
+    return dict(totals.most_common())

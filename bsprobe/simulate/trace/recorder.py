@@ -1,0 +1,318 @@
+"""Writes down which memory a program takes, and when, while it runs on fake tensors."""
+
+import functools
+import itertools
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bsprobe.records.errors import BsprobeError
+from bsprobe.simulate.cuda import Inside, effects
+from bsprobe.simulate.timeline import (
+    Action,
+    Event,
+    Kind,
+    Phase,
+    Place,
+    RecordedScratch,
+    RecordedStorage,
+    Recording,
+    Section,
+)
+from bsprobe.simulate.trace.fake_kernels import run_fake, storage_of
+from bsprobe.simulate.trace.modules import ModuleTracker
+
+_aten = torch.ops.aten
+_READ = _aten._local_scalar_dense.default  # noqa: SLF001 - its name
+_CAST = _aten._to_copy.default  # noqa: SLF001 - its name
+_DEVICE = torch.ops.prim.device.default
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - no public name
+_FROM_HOST = "lift_fresh"
+"""What `torch.tensor` calls: an optimizer makes its scalars with it, on the host."""
+_graph_task = torch._C._current_graph_task_id  # noqa: SLF001 - as above
+_UNTRACEABLE = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+    NotImplementedError,
+)
+
+
+@functools.cache
+def _is_composite(operator: Any) -> bool:
+    """Whether an operator is made of others; some are so only where a device has no kernel.
+
+    Of those, such as `silu_backward`, the CPU has one wherever CUDA has one.
+    """
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001 - no public name
+    name = operator.name()
+    return has_kernel(name, "CompositeImplicitAutograd") and not has_kernel(name, "CPU")
+
+
+@functools.cache
+def _only_writes(operator: Any) -> bool:
+    """Whether an operator makes nothing, so that there is nothing to do: `_foreach_add_` and such.
+
+    An optimizer hands all its tensors to one of those, and fake tensors look at each.
+    """
+    return operator.namespace == "aten" and not operator._schema.returns  # noqa: SLF001 - its name
+
+
+class UntraceableModelError(BsprobeError):
+    """The network does something that depends on data, or that fake tensors do not know."""
+
+    def __init__(self, operator: str, module: str, error: Exception) -> None:
+        where = f"module {module}" if module else "the step"
+        if isinstance(error, DataDependentOutputException):
+            why = "needs the values of tensors"
+        elif isinstance(error, DynamicOutputShapeException):
+            why = "makes a tensor whose size depends on values"
+        else:
+            why = "has no fake kernel"
+        super().__init__(
+            f"this network cannot be traced: {operator} in {where} {why}",
+            hint="probe it on a real device (--device cuda or cpu), or give the operator a fake "
+            "kernel (torch.library.register_fake) and keep data out of the control flow",
+        )
+
+
+class Recorder(TorchDispatchMode):
+    """Sees every operator that runs while it watches, and the end of every storage.
+
+    Args:
+        model: Whose modules name the places.
+        mode: Whose fake tensors it runs on.
+        after: A recorder that has seen the set-up, to go on from.
+    """
+
+    def __init__(
+        self, model: nn.Module, mode: FakeTensorMode, *, after: "Recorder | None" = None
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
+        self._model = model
+        self._mode = mode
+        self._modules = ModuleTracker(model)
+        self._live: dict[int, int] = {}
+        self._deaths: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._storages: list[RecordedStorage] = []
+        self._on_host: set[int] = set()
+        self._scratches: list[RecordedScratch] = []
+        self._events: list[Event] = []
+        self._sections: dict[Section, tuple[Event, ...]] = {}
+        self._phase = Phase.SETUP
+        self._is_updating = False
+        if after is not None:
+            self._go_on_from(after)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """See what runs; may be entered again, to go on."""
+        with self._modules.watching(self._before_forward), self:
+            yield
+
+    def adopt(self, tensor: torch.Tensor, kind: Kind, module: str = "") -> None:
+        """Say what a tensor is for, and count it from now on where no operator made it."""
+        self._born(tensor, Place(phase=self._phase, module=module, operator="to"), kind)
+        self._mark((tensor,), kind)
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """Learn from an optimizer what gradients and what its state are."""
+        optimizer.register_step_pre_hook(self._before_update)
+        optimizer.register_step_post_hook(self._after_update)
+
+    def begin(self, phase: Phase) -> None:
+        """Say what comes; forward, backward and optimizer then follow each other by themselves."""
+        self._phase = phase
+
+    def end(self, section: Section) -> None:
+        """Make a section of everything since the last one."""
+        self._sections[section] = _in_canonical_order(self._events)
+        self._events = []
+
+    def recording(self, batch: int) -> Recording:
+        """What was recorded, without what lives on the host."""
+        # What outlives the steps is state as well: a GradScaler's scale and its count of steps.
+        for index in self._live.values():
+            place, kind, size = self._storages[index]
+            if kind in (Kind.SAVED_ACTIVATION, Kind.TEMPORARY):
+                self._storages[index] = (place, Kind.OPTIMIZER_STATE, size)
+        sections = {
+            section: tuple(
+                event
+                for event in events
+                if event[0] is Action.SCRATCH or event[1] not in self._on_host
+            )
+            for section, events in self._sections.items()
+        }
+        return Recording(
+            batch=batch,
+            storages=tuple(self._storages),
+            scratches=tuple(self._scratches),
+            sections=sections,
+        )
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do without the wrapper that new PyTorch puts around each call: nothing compiles here."""
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "prim":  # attributes such as the device; no operators
+            return args[0].fake_device if func is _DEVICE else func(*args, **kwargs)
+        self._note_phase()
+        if func is _READ and self._phase is Phase.OPTIMIZER:
+            return self._value_read(args[0])
+        if _is_composite(func):  # inference mode does not take them apart before
+            with self:  # not `decompose`, which prefers kernels for compilers
+                return func._op_dk(_COMPOSITE, *args, **kwargs)  # noqa: SLF001 - no public name
+        if _only_writes(func):
+            return None
+        try:
+            out = run_fake(self._mode, func, args, kwargs)
+        except _UNTRACEABLE as error:
+            raise UntraceableModelError(func.name(), self._modules.current(), error) from error
+        place, kind = None, Kind.TEMPORARY
+        for effect in effects(func, args, out):
+            if place is None:
+                place = Place(
+                    phase=self._phase,
+                    module=self._modules.current(),
+                    operator=func.overloadpacket.__name__,
+                )
+                kind = self._kind_of_new(func, args)
+            if isinstance(effect, Inside):
+                self._take(effect, place)
+            else:
+                self._born(effect, place, kind)
+        return out
+
+    def _go_on_from(self, setup: "Recorder") -> None:
+        self._storages = list(setup._storages)  # noqa: SLF001 - one of us, here and below
+        self._scratches = list(setup._scratches)  # noqa: SLF001
+        self._events = list(setup._events)  # noqa: SLF001
+        for key, index in setup._live.items():  # noqa: SLF001
+            storage = setup._deaths[index]()  # noqa: SLF001
+            assert storage is not None  # noqa: S101 - it is alive, or it would not be there
+            self._follow(storage, key, index)
+
+    def _note_phase(self) -> None:
+        if self._phase in (Phase.SETUP, Phase.EVALUATION):
+            return
+        if _graph_task() != -1:
+            if self._phase is not Phase.BACKWARD:
+                self._end_forward()
+                self._phase = Phase.BACKWARD
+        elif self._phase is Phase.BACKWARD:
+            self._phase = Phase.OPTIMIZER
+
+    def _end_forward(self) -> None:
+        """What the forward pass made and what is still there is there for the backward pass."""
+        for index in self._live.values():
+            place, kind, size = self._storages[index]
+            if kind is Kind.TEMPORARY:
+                self._storages[index] = (place, Kind.SAVED_ACTIVATION, size)
+
+    def _before_forward(self) -> None:
+        if self._phase is Phase.OPTIMIZER:  # the next micro-batch
+            self.begin(Phase.FORWARD)
+
+    def _kind_of_new(self, operator: Any, args: tuple[Any, ...]) -> Kind:
+        if operator is _CAST:
+            source = self._live.get(storage_of(args[0]))
+            kind = Kind.TEMPORARY if source is None else self._storages[source][1]
+            if self._phase is Phase.SETUP:
+                return kind
+            if kind is Kind.PARAMETER:
+                return Kind.WEIGHT_COPY
+        return Kind.TEMPORARY
+
+    def _born(self, tensor: torch.Tensor, place: Place, kind: Kind) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage_of(tensor), storage.nbytes()
+        if key in self._live or size == 0:
+            return
+        index = len(self._storages)
+        self._storages.append((place, kind, size))
+        self._events.append((Action.ALLOCATE, index))
+        if self._is_updating and place.operator == _FROM_HOST:
+            self._on_host.add(index)
+        self._follow(storage, key, index)
+
+    def _follow(self, storage: torch.UntypedStorage, key: int, index: int) -> None:
+        self._live[key] = index
+        self._deaths[index] = weakref.ref(storage, functools.partial(self._died, key, index))
+
+    def _died(self, key: int, index: int, _: object) -> None:
+        self._events.append((Action.FREE, index))
+        del self._live[key], self._deaths[index]
+
+    def _take(self, inside: Inside, place: Place) -> None:
+        self._events.append((Action.SCRATCH, len(self._scratches)))
+        self._scratches.append(
+            RecordedScratch(
+                place=place,
+                sizes=inside.sizes,
+                convolution=inside.convolution,
+                uses_cublas=inside.uses_cublas,
+                elements=inside.elements,
+            )
+        )
+
+    def _value_read(self, tensor: torch.Tensor) -> float:
+        """What the optimizer reads: that no gradient overflowed, or Adam's first count of steps."""
+        value = int(self._is_updating)
+        return float(value) if tensor.is_floating_point() else value
+
+    def _before_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        self._is_updating = True
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        self._mark((p.grad for p in parameters if p.grad is not None), Kind.GRADIENT)
+
+    def _after_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        self._is_updating = False
+        # Adam counts its steps on the host, unless it is fused or captured in a graph.
+        on_device = any(
+            group.get("fused") or group.get("capturable") for group in optimizer.param_groups
+        )
+        for state in optimizer.state.values():
+            tensors = {name: each for name, each in state.items() if torch.is_tensor(each)}
+            if not on_device and (count := tensors.pop("step", None)) is not None:
+                self._on_host.add(self._live[storage_of(count)])
+            self._mark(tensors.values(), Kind.OPTIMIZER_STATE)
+
+    def _mark(self, tensors: Iterable[torch.Tensor], kind: Kind) -> None:
+        for tensor in tensors:
+            index = self._live.get(storage_of(tensor))
+            if index is not None:  # it has elements
+                place, _, size = self._storages[index]
+                self._storages[index] = (place, kind, size)
+
+
+def _in_canonical_order(events: Sequence[Event]) -> tuple[Event, ...]:
+    """Sort what is freed at one moment: its order is Python's and the engine's, not the program's.
+
+    To the allocator it makes no difference: merging free neighbours ends in the same blocks.
+    """
+    ordered: list[Event] = []
+    for action, group in itertools.groupby(events, key=lambda event: event[0]):
+        together = list(group)
+        ordered += sorted(together) if action is Action.FREE else together
+    return tuple(ordered)

@@ -1,0 +1,224 @@
+"""Traces the training step: the same code that devices run, on tensors that hold no data."""
+
+import gc
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property, partial
+
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+
+from bsprobe.records.trials import ModelFacts
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import MemoryFormat, Variant
+from bsprobe.simulate.cuda import cuda_dispatch
+from bsprobe.simulate.timeline import (
+    Kind,
+    MismatchError,
+    Phase,
+    Recording,
+    Section,
+    Timeline,
+    at_one_batch,
+    matched,
+)
+from bsprobe.simulate.trace.ddp import SimulatedReplica, synchronise_norms
+from bsprobe.simulate.trace.fake_model import build_without_values, make_fake, rearrange
+from bsprobe.simulate.trace.recorder import Recorder
+from bsprobe.training.batches import image_shape, label_shape, laid_out, placed
+from bsprobe.training.own_batches import OwnBatch, own_batch
+from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
+
+_PAIRS = ((1, 2), (2, 3))
+"""Batch sizes whose recordings make a timeline. The second pair serves networks that run otherwise,
+or not at all, with one image: BatchNorm on a 1x1 map, strides that turn ambiguous."""
+_MOST_MICRO_BATCHES = 3
+_evaluation_pass = inspect.unwrap(evaluation_pass)
+"""Without its inference mode, in which autocast does not see what composite operators call; it
+allocates what `no_grad` does."""
+
+
+class StepTracer:
+    """Traces the training step of one variant at any batch size.
+
+    Args:
+        variant: What to train.
+        evaluation_resolution: Where given, an evaluation pass follows the steps.
+        processes: How many train together; one of them is traced.
+
+    Raises:
+        UsageError: The variant names something unknown.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        evaluation_resolution: Resolution | None = None,
+        *,
+        processes: int = 1,
+    ) -> None:
+        self._variant = variant
+        self._processes = processes
+        self._evaluation_resolution = evaluation_resolution
+        self._model = build_without_values(variant)
+        if processes > 1:
+            synchronise_norms(self._model, processes)
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._recordings: dict[int, Recording] = {}
+        self._setup = self._record_setup()
+
+    def timeline(self, batch: int, accumulation_steps: int = 1) -> Timeline:
+        """A timeline that holds at a batch size, and at others where it says so.
+
+        Raises:
+            UntraceableModelError: The network depends on data, or on unknown operators.
+            Exception: Whatever the network raises at this batch size, as on a device.
+        """
+        if accumulation_steps > 1:
+            # The third micro-batch of a step does what the second does, and so do all after it.
+            return at_one_batch(self.record(batch, min(accumulation_steps, _MOST_MICRO_BATCHES)))
+        if batch > 1 and self._at_any_batch is not None:
+            return self._at_any_batch
+        return at_one_batch(self._recorded(batch))
+
+    def growing_timeline(self, batch: int) -> Timeline:
+        """As `timeline`, but one that says what each image adds, also at its smallest batch.
+
+        Where the operators differ from batch to batch there is none: then it is for this one.
+        """
+        growing = self._at_any_batch
+        if growing is not None and batch >= growing.traced_at[0]:
+            return growing
+        return self.timeline(batch)
+
+    def record(self, batch: int, accumulation_steps: int = 1) -> Recording:
+        """Run two steps at one batch size, and an evaluation pass where one is wanted."""
+        own = self._own_batch(batch)
+        with _tracing(self._mode):
+            recorder = Recorder(self._model, self._mode, after=self._setup)
+            task = self._task()
+            recorder.watch(task.optimizer)
+            replica = self._replica(recorder)
+            task.replica = replica
+            fed = self._batch(batch, recorder) if own is None else self._faked(own, recorder)
+            del own
+            recorder.end(Section.SETUP)
+            with recorder.watching():
+                for section in (Section.FIRST_STEP, Section.LATER_STEP):
+                    recorder.begin(Phase.FORWARD)
+                    training_step(task, [fed] * accumulation_steps)
+                    if replica is not None and section is Section.FIRST_STEP:
+                        # It belongs to the beginning of the second step; the third has none.
+                        replica.rebuild_buckets()
+                    recorder.end(section)
+                if self._evaluation_resolution is not None:
+                    recorder.begin(Phase.EVALUATION)
+                    size = self._evaluation_resolution
+                    assert isinstance(fed, Batch), "own batches are not evaluated"  # noqa: S101 - refused before
+                    with torch.no_grad():
+                        _evaluation_pass(task, fed.images, (size.height, size.width))
+                    recorder.end(Section.EVALUATION)
+            if replica is not None:
+                replica.release()
+            return recorder.recording(batch)
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What the recommendation needs to know of the network."""
+        with _tracing(self._mode):
+            return facts_of(self._task(), self._variant)
+
+    def _task(self) -> Task:
+        task = task_for(self._model, self._variant, torch.device("cpu"))
+        for group in task.optimizer.param_groups:
+            if group.get("foreach", False) is None and not group.get("fused"):
+                group["foreach"] = True  # CUDA's default, which fake tensors turn off
+        return task
+
+    def _replica(self, recorder: Recorder) -> SimulatedReplica | None:
+        """The network as one of several processes trains it."""
+        if self._processes == 1:
+            return None
+        with recorder.watching():
+            return SimulatedReplica(self._model, lambda bucket: recorder.adopt(bucket, Kind.BUCKET))
+
+    def _batch(self, size: int, recorder: Recorder) -> Batch:
+        """What `synthetic_batch` leaves on the device, and what it does there."""
+        labels = torch.zeros(label_shape(self._variant, size), dtype=torch.int64)
+        images = torch.zeros(image_shape(self._variant, size))
+        for tensor in (images, labels):
+            recorder.adopt(tensor, Kind.BATCH)
+        with recorder.watching():
+            arranged = laid_out(images, self._variant.memory_format)
+            recorder.adopt(arranged, Kind.BATCH)
+            del images, tensor
+        return Batch(images=arranged, labels=labels)
+
+    def _own_batch(self, size: int) -> OwnBatch | None:
+        """A batch of your own, made for real: your callable knows nothing of fake tensors."""
+        name = self._variant.own.batches
+        return None if name is None else own_batch(name, size, seed=0)
+
+    def _faked(self, own: OwnBatch, recorder: Recorder) -> OwnBatch:
+        """What `placed` leaves on the device of such a batch, and what it does there."""
+
+        def faked(tensor: torch.Tensor) -> torch.Tensor:
+            fake = self._mode.from_tensor(tensor.detach())
+            recorder.adopt(fake, Kind.BATCH)
+            return fake
+
+        there = own.mapped(faked)
+        with recorder.watching():
+            arranged = placed(there, self._variant, torch.device("cpu"))
+            arranged.mapped(partial(_adopted, recorder))
+            del there
+        return arranged
+
+    @cached_property
+    def _at_any_batch(self) -> Timeline | None:
+        """The timeline of the first pair that matches, None where the operators always differ."""
+        for smaller, larger in _PAIRS:
+            # A ValueError is BatchNorm's, on the one value per channel that one image leaves it.
+            with suppress(MismatchError, ValueError):
+                return matched(self._recorded(smaller), self._recorded(larger))
+        return None
+
+    def _recorded(self, batch: int) -> Recording:
+        if batch not in self._recordings:
+            self._recordings[batch] = self.record(batch)
+        return self._recordings[batch]
+
+    def _record_setup(self) -> Recorder:
+        """Move the network to the device: the same at every batch size."""
+        with _tracing(self._mode):
+            recorder = Recorder(self._model, self._mode)
+
+            def adopt(tensor: torch.Tensor, module: str) -> None:
+                is_parameter = isinstance(tensor, nn.Parameter)
+                recorder.adopt(tensor, Kind.PARAMETER if is_parameter else Kind.BUFFER, module)
+
+            make_fake(self._model, self._mode, adopt)
+            if self._variant.memory_format is MemoryFormat.NHWC:
+                with recorder.watching():
+                    rearrange(self._model)
+            return recorder
+
+
+def _adopted(recorder: Recorder, tensor: torch.Tensor) -> torch.Tensor:
+    recorder.adopt(tensor, Kind.BATCH)
+    return tensor
+
+
+@contextmanager
+def _tracing(mode: FakeTensorMode) -> Iterator[None]:
+    """Fake tensors with CUDA's rules, and no garbage collection: deaths must not depend on it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with mode, cuda_dispatch():
+            yield
+    finally:
+        if was_enabled:
+            gc.enable()
