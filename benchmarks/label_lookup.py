@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bsprobe.cityscapes.labels import LABELS, to_train_ids
-from bsprobe.cityscapes.synthetic import draw_scene
 from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.labels import LABELS, to_train_ids
+from bsprobe.training.cityscapes.synthetic import draw_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable

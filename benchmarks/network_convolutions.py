@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn, zeros
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bsprobe.models.factory import build_model
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.simulate.cudnn.convolutions import Convolution, Direction
+from bsprobe.training.models.factory import build_model
 
 CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
 """Those that a current cuDNN supports."""

@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 from bsprobe.devices.selection import open_device
-from bsprobe.models.factory import build_model
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.units import KIB, parse_bytes, parse_resolution
 from bsprobe.records.variants import Variant
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.losses import segmentation_loss, valid_pixels
+from bsprobe.training.models.factory import build_model
 from bsprobe.training.optimizers import build_optimizer, parameter_groups
 from bsprobe.training.step import LEARNING_RATE
 

@@ -39,12 +39,12 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.models.factory import check_variant
 from bsprobe.records.errors import BsprobeError, DeviceError, UsageError
 from bsprobe.records.failures import Outcome, classify
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Failure, Measurement, Source
 from bsprobe.required import missing_package
+from bsprobe.training.models.factory import check_variant
 from bsprobe.training.place import Meter, Place
 
 Result = TypeVar("Result")

@@ -8,9 +8,9 @@ import torch
 from fake_cuda import AUTOCAST_DTYPES, autocast
 from torch._subclasses import FakeTensorMode
 
-from bsprobe.models.factory import build_model
 from bsprobe.records.variants import Variant
 from bsprobe.training.losses import segmentation_loss, valid_pixels
+from bsprobe.training.models.factory import build_model
 
 _LEAST_DIMENSIONS = 3
 """Of activations and labels; the statistics that norms save have fewer."""

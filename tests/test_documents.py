@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bsprobe import models
 from bsprobe.cli import bsprobe
-from bsprobe.models.norms import LAYERS
 from bsprobe.records.gpus import catalogue
 from bsprobe.records.variants import AXES, Norm, Variant
+from bsprobe.training import models
+from bsprobe.training.models.norms import LAYERS
 
 ROOT = Path(__file__).parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -53,7 +53,7 @@ def test_every_file_that_contributing_names_exists() -> None:
 def test_the_recipes_of_contributing_name_what_is_there() -> None:
     assert {axis.field for axis in AXES} <= set(Variant.__dataclass_fields__)
     assert set(LAYERS) == set(Norm)
-    assert models.__name__ == "bsprobe.models"
+    assert models.__name__ == "bsprobe.training.models"
     for name in ("Variant", "Axis", "LAYERS", "Norm", "Metric"):
         sources = "".join(
             path.read_text(encoding="utf-8") for path in (ROOT / "bsprobe").rglob("*.py")

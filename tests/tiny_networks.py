@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from bsprobe.models.norms import LAYERS
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
+from bsprobe.training.models.norms import LAYERS
 
 VARIANT = Variant(model="tiny", resolution=Resolution(height=32, width=48), classes=4)
 """Takes the place of a real variant where `build_model` is replaced by one of these classes."""

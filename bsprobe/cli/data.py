@@ -13,8 +13,8 @@ from bsprobe.records.errors import FileError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bsprobe.cityscapes.inspection import FolderReport
-    from bsprobe.cityscapes.samples import Problem
+    from bsprobe.training.cityscapes.inspection import FolderReport
+    from bsprobe.training.cityscapes.samples import Problem
 
 _COLUMNS = 80
 _IGNORED = 255
@@ -40,7 +40,7 @@ def data(root: Path, picture: Path | None) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from bsprobe.cityscapes.inspection import inspect_folder
+    from bsprobe.training.cityscapes.inspection import inspect_folder
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -54,7 +54,7 @@ def data(root: Path, picture: Path | None) -> None:
     if report.first_sample is None:
         click.echo("No picture: there is no usable image with a label.")
     else:
-        from bsprobe.cityscapes.picture import write_picture
+        from bsprobe.training.cityscapes.picture import write_picture
 
         place = picture or Path(f"{root.resolve().name or 'root'}-sample.png")
         write_picture(report.first_sample, place)

@@ -41,9 +41,9 @@ def sample_data(folder: Path, images: int, size: str, seed: int) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from bsprobe.cityscapes.samples import Split
-    from bsprobe.cityscapes.synthetic import plan_scenes, write_sample_data
     from bsprobe.records.units import parse_resolution
+    from bsprobe.training.cityscapes.samples import Split
+    from bsprobe.training.cityscapes.synthetic import plan_scenes, write_sample_data
 
     resolution = parse_resolution(size)
     console = Console(stderr=True)

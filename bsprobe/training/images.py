@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 
-from bsprobe.cityscapes.dataset import CityscapesDataset
-from bsprobe.cityscapes.samples import Split
-from bsprobe.cityscapes.transforms import training_transform
 from bsprobe.records.trials import DataSource, TrialSpec
 from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.dataset import CityscapesDataset
+from bsprobe.training.cityscapes.samples import Split
+from bsprobe.training.cityscapes.transforms import training_transform
 from bsprobe.training.step import Batch
 
 _MOST_WORKERS = 4

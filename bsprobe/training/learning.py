@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from bsprobe.cityscapes.evaluation import best_constant_prediction, class_name, scores
-from bsprobe.models.weights import LoadedWeights, load_weights
 from bsprobe.records.errors import FileError
 from bsprobe.records.trials import ModelFacts
 from bsprobe.records.variants import CudnnBenchmark
+from bsprobe.study.learning.evaluation import best_constant_prediction, class_name, scores
+from bsprobe.study.learning.weights import LoadedWeights, load_weights
 from bsprobe.study_records import (
     Chance,
     CurvePoint,

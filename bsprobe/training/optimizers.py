@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bsprobe.models.callables import load_callable
-from bsprobe.models.deeplabv2 import DeepLabV2
 from bsprobe.records.errors import UsageError
 from bsprobe.records.variants import OptimizerName
+from bsprobe.training.models.callables import load_callable
+from bsprobe.training.models.deeplabv2 import DeepLabV2
 
 MOMENTUM = 0.9
 SGD_WEIGHT_DECAY = 5e-4

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from bsprobe.models.callables import load_callable
 from bsprobe.records.errors import UsageError
+from bsprobe.training.models.callables import load_callable
 
 _WITH_LAYOUT = 4
 """Dimensions of the tensors that a memory layout rearranges."""

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from bsprobe.cityscapes.dataset import CityscapesDataset
-from bsprobe.cityscapes.samples import Split
-from bsprobe.cityscapes.transforms import training_transform, validation_transform
 from bsprobe.records.errors import BsprobeError, FileError
 from bsprobe.records.trials import DataSource
 from bsprobe.records.units import Resolution
 from bsprobe.study_records import InputNormalisation, LoaderSetting, TrainingSpec
+from bsprobe.training.cityscapes.dataset import CityscapesDataset
+from bsprobe.training.cityscapes.samples import Split
+from bsprobe.training.cityscapes.transforms import training_transform, validation_transform
 from bsprobe.training.step import Batch
 
 Pair = tuple[torch.Tensor, torch.Tensor]

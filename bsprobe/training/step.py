@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from bsprobe.models.callables import load_callable
-from bsprobe.models.factory import build_model
 from bsprobe.records.trials import ModelFacts
 from bsprobe.records.variants import MemoryFormat, Precision, Variant
 from bsprobe.training.losses import CrossEntropy, Loss, OwnLoss, upsample
+from bsprobe.training.models.callables import load_callable
+from bsprobe.training.models.factory import build_model
 from bsprobe.training.optimizers import (
     build_optimizer,
     group_factors,

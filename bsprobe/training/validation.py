@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
-from bsprobe.cityscapes.evaluation import confusion_matrix
+from bsprobe.study.learning.evaluation import confusion_matrix
 from bsprobe.training.losses import IGNORE
 from bsprobe.training.step import Batch, Task, evaluation_logits
 

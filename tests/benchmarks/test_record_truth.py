@@ -31,10 +31,10 @@ from benchmarks.truth_records import (
     unfinished_folder,
 )
 from benchmarks.truth_trials import START_AGAIN, STOPPED, died, waiting
-from bsprobe.models.factory import check_model_name
 from bsprobe.records.errors import DeviceError, WorkerError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.variants import Norm, Precision
+from bsprobe.training.models.factory import check_model_name
 
 PLAN, SEARCHES = tier_1()[:3], tier_2()[:3]
 Answer = Callable[[Sequence[str], dict[str, str]], Ended]

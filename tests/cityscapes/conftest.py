@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from bsprobe.cityscapes.synthetic import write_sample_data
 from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.synthetic import write_sample_data
 
 SIZE = Resolution(height=64, width=128)
 

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bsprobe.cityscapes.samples import Split, list_split
 from bsprobe.cli.data import data
 from bsprobe.cli.sample_data import sample_data
 from bsprobe.records.errors import FileError, UsageError
+from bsprobe.training.cityscapes.samples import Split, list_split
 
 
 @pytest.fixture(autouse=True)

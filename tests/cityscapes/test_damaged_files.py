@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsprobe.cityscapes.dataset import CityscapesDataset
-from bsprobe.cityscapes.inspection import inspect_folder
-from bsprobe.cityscapes.samples import Split, image_path, label_path, list_split
-from bsprobe.cityscapes.transforms import evaluation_transform
 from bsprobe.records.errors import FileError
 from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.dataset import CityscapesDataset
+from bsprobe.training.cityscapes.inspection import inspect_folder
+from bsprobe.training.cityscapes.samples import Split, image_path, label_path, list_split
+from bsprobe.training.cityscapes.transforms import evaluation_transform
 
 NATIVE = Resolution(height=64, width=128)
 DAMAGES_OF_EACH_KIND = 50

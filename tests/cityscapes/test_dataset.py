@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from bsprobe.cityscapes.dataset import CityscapesDataset
-from bsprobe.cityscapes.labels import to_train_ids
-from bsprobe.cityscapes.samples import Split, load_pair
-from bsprobe.cityscapes.transforms import evaluation_transform, training_transform
 from bsprobe.records.errors import FileError
 from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.dataset import CityscapesDataset
+from bsprobe.training.cityscapes.labels import to_train_ids
+from bsprobe.training.cityscapes.samples import Split, load_pair
+from bsprobe.training.cityscapes.transforms import evaluation_transform, training_transform
 
 NATIVE = Resolution(height=64, width=128)
 

@@ -10,16 +10,16 @@ import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official  # noqa: N813 - a module
 from PIL import Image
 
-from bsprobe.cityscapes.evaluation import (
+from bsprobe.records.units import Resolution
+from bsprobe.study.learning.evaluation import (
     Scores,
     best_constant_prediction,
     class_name,
     confusion_matrix,
     scores,
 )
-from bsprobe.cityscapes.labels import CLASSES, to_train_ids
-from bsprobe.cityscapes.synthetic import draw_scene
-from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.labels import CLASSES, to_train_ids
+from bsprobe.training.cityscapes.synthetic import draw_scene
 
 SIZE = Resolution(height=48, width=96)
 IMAGES = 6

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsprobe.cityscapes.inspection import (
+from bsprobe.records.errors import FileError
+from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.inspection import (
     CityCount,
     FolderReport,
     LabelShare,
     SizeCount,
     inspect_folder,
 )
-from bsprobe.cityscapes.picture import write_picture
-from bsprobe.cityscapes.samples import Problem, Sample, Split, image_path, label_path
-from bsprobe.records.errors import FileError
-from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.picture import write_picture
+from bsprobe.training.cityscapes.samples import Problem, Sample, Split, image_path, label_path
 
 
 def save_pair(root: Path, split: Split, stem: str, rows: list[list[int]]) -> Sample:

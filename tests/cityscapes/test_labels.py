@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bsprobe.cityscapes.labels import (
+from bsprobe.training.cityscapes.labels import (
     CLASSES,
     LABELS,
     colours_by_label_id,
@@ -97,7 +97,7 @@ def test_names_are_given_for_every_value() -> None:
 
 def test_the_table_and_the_drawing_load_without_torch() -> None:
     code = (
-        "import sys, bsprobe.cityscapes.inspection, bsprobe.cityscapes.synthetic;"
+        "import sys, bsprobe.training.cityscapes.inspection, bsprobe.training.cityscapes.synthetic;"
         "print(sorted({'torch', 'torchvision', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

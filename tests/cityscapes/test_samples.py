@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsprobe.cityscapes.samples import (
+from bsprobe.training.cityscapes.samples import (
     Listing,
     Problem,
     Sample,

@@ -7,16 +7,16 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as offic
 from numpy.typing import NDArray
 from PIL import Image
 
-from bsprobe.cityscapes.labels import LARGEST_LABEL_ID, to_train_ids
-from bsprobe.cityscapes.samples import Split
-from bsprobe.cityscapes.synthetic import (
+from bsprobe.records.errors import FileError, UsageError
+from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.labels import LARGEST_LABEL_ID, to_train_ids
+from bsprobe.training.cityscapes.samples import Split
+from bsprobe.training.cityscapes.synthetic import (
     PlannedScene,
     draw_scene,
     plan_scenes,
     write_sample_data,
 )
-from bsprobe.records.errors import FileError, UsageError
-from bsprobe.records.units import Resolution
 
 SMALL = Resolution(height=32, width=64)
 

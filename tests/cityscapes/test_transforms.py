@@ -6,8 +6,11 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from bsprobe.cityscapes.labels import to_train_ids
-from bsprobe.cityscapes.transforms import (
+from bsprobe.records.errors import UsageError
+from bsprobe.records.units import Resolution
+from bsprobe.study_records import InputNormalisation
+from bsprobe.training.cityscapes.labels import to_train_ids
+from bsprobe.training.cityscapes.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     as_tv_tensors,
@@ -16,9 +19,6 @@ from bsprobe.cityscapes.transforms import (
     training_transform,
     validation_transform,
 )
-from bsprobe.records.errors import UsageError
-from bsprobe.records.units import Resolution
-from bsprobe.study_records import InputNormalisation
 
 SIZE = Resolution(height=32, width=64)
 ROAD, SKY = 7, 23

@@ -6,8 +6,8 @@ from pathlib import Path
 import own_training
 import pytest
 
-from bsprobe.models.callables import load_callable
 from bsprobe.records.errors import UsageError
+from bsprobe.training.models.callables import load_callable
 
 
 def test_a_callable_is_found_in_a_module_and_inside_a_class_of_it() -> None:

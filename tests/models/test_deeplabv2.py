@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 from torchvision.models import resnet50
 
-from bsprobe.models.deeplabv2 import ASPP, BLOCKS, Bottleneck, DeepLabV2
-from bsprobe.models.norms import LAYERS
 from bsprobe.records.variants import Norm
+from bsprobe.training.models.deeplabv2 import ASPP, BLOCKS, Bottleneck, DeepLabV2
+from bsprobe.training.models.norms import LAYERS
 
 BATCH_NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var")
 DILATIONS = (6, 12, 18, 24)

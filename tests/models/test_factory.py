@@ -8,13 +8,13 @@ from saved_activations import saved_activation_bytes
 from torch import nn
 from torchvision import models
 
-from bsprobe.models.deeplabv2 import DeepLabV2
-from bsprobe.models.factory import build_model, check_model_name, checkpoint_blocks
-from bsprobe.models.norms import LAYERS
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Checkpointing, Norm, Variant
 from bsprobe.training.losses import segmentation_loss, valid_pixels
+from bsprobe.training.models.deeplabv2 import DeepLabV2
+from bsprobe.training.models.factory import build_model, check_model_name, checkpoint_blocks
+from bsprobe.training.models.norms import LAYERS
 
 BATCH_NORM = nn.BatchNorm2d
 SMALL = Resolution(height=64, width=96)

@@ -7,15 +7,15 @@ from saved_activations import saved_activation_bytes
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
-from bsprobe.models.norms import (
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import Norm, Precision, Variant
+from bsprobe.training.models.norms import (
     LAYERS,
     FrozenBatchNorm,
     GroupNorm,
     GroupNormAmp,
     InstanceNorm,
 )
-from bsprobe.records.units import GIB, Resolution
-from bsprobe.records.variants import Norm, Precision, Variant
 
 Layer = TypeVar("Layer", bound=nn.Module)
 

@@ -10,12 +10,12 @@ import torch
 from optional_packages import needs_timm
 from torch import nn
 
-from bsprobe.models.factory import build_model, check_model_name, check_variant
-from bsprobe.models.norms import LAYERS
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Checkpointing, Norm, Variant
 from bsprobe.records.workload import OwnParts
+from bsprobe.training.models.factory import build_model, check_model_name, check_variant
+from bsprobe.training.models.norms import LAYERS
 
 SMALL = Resolution(height=64, width=96)
 SQUARE = Resolution(height=64, width=64)

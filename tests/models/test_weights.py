@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torchvision.models import resnet18, resnet50
 
-from bsprobe.models.factory import build_model
-from bsprobe.models.weights import load_weights
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Norm, Variant
+from bsprobe.study.learning.weights import load_weights
 from bsprobe.study_records import InputNormalisation
+from bsprobe.training.models.factory import build_model
 
 RGB, BGR = InputNormalisation.IMAGENET_RGB, InputNormalisation.CAFFE_BGR
 Entries = Mapping[str, torch.Tensor]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bsprobe.cityscapes.synthetic import write_sample_data
 from bsprobe.records.errors import FileError
 from bsprobe.records.trials import DataSource, TrialSpec
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.training.batches import batches, images_per_second
+from bsprobe.training.cityscapes.synthetic import write_sample_data
 from bsprobe.training.images import check_images
 from bsprobe.training.step import Batch
 

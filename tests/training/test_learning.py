@@ -10,7 +10,6 @@ from study_builders import study_settings
 from tiny_networks import TinyNet, TwoHeadedNet
 from torch import nn
 
-from bsprobe.cityscapes.synthetic import write_sample_data
 from bsprobe.records.errors import FileError
 from bsprobe.records.runs import Target
 from bsprobe.records.trials import DataSource, Peak
@@ -19,6 +18,7 @@ from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.study_plan import next_training
 from bsprobe.study_records import TrainingResult, TrainingSpec
 from bsprobe.training import learning, step
+from bsprobe.training.cityscapes.synthetic import write_sample_data
 from bsprobe.training.learning import learn
 from bsprobe.training.place import Place
 

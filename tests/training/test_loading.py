@@ -8,12 +8,12 @@ import torch
 from study_builders import study_settings
 from tiny_networks import TinyNet
 
-from bsprobe.cityscapes.synthetic import write_sample_data
 from bsprobe.records.trials import DataSource, Peak
 from bsprobe.records.units import Resolution
 from bsprobe.study_plan import loader_settings, next_training
 from bsprobe.study_records import LoaderSpec
 from bsprobe.training import loading, step
+from bsprobe.training.cityscapes.synthetic import write_sample_data
 from bsprobe.training.loading import measure_loading
 from bsprobe.training.place import Place
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from bsprobe.models.factory import build_model
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Norm, OptimizerName, Variant
+from bsprobe.training.models.factory import build_model
 from bsprobe.training.optimizers import build_optimizer, parameter_groups
 
 RESOLUTION = Resolution(height=512, width=1024)

@@ -9,13 +9,13 @@ import torch
 from study_builders import VARIANT, study_settings
 from torch.utils.data import Dataset
 
-from bsprobe.cityscapes.samples import Split
-from bsprobe.cityscapes.synthetic import write_sample_data
 from bsprobe.records.errors import FileError
 from bsprobe.records.trials import DataSource
 from bsprobe.records.units import Resolution
 from bsprobe.study_plan import next_training
 from bsprobe.study_records import InputNormalisation, LoaderSetting, TrainingSpec
+from bsprobe.training.cityscapes.samples import Split
+from bsprobe.training.cityscapes.synthetic import write_sample_data
 from bsprobe.training.seeded_images import (
     Order,
     SeededImages,

@@ -11,7 +11,6 @@ from tiny_networks import VARIANT, OverflowingNet, TinyNet, TwoHeadedNet
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
-from bsprobe.models.norms import LAYERS
 from bsprobe.records.variants import (
     Checkpointing,
     MemoryFormat,
@@ -22,6 +21,7 @@ from bsprobe.records.variants import (
 )
 from bsprobe.training import step
 from bsprobe.training.batches import synthetic_batch
+from bsprobe.training.models.norms import LAYERS
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, training_step
 
 CPU = torch.device("cpu")

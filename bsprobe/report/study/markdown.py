@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from bsprobe.cityscapes.labels import CLASSES
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.report.markdown import environment_section, folded, table
 from bsprobe.report.study import sentences
 from bsprobe.study_records import Chance, Study, TrainingResult
+from bsprobe.training.cityscapes.labels import CLASSES
 from bsprobe.verdict import BatchSummary, Verdict
 
 

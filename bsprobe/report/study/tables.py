@@ -4,8 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from bsprobe.cityscapes.labels import CLASSES
 from bsprobe.study_records import CurvePoint, Study, Training
+from bsprobe.training.cityscapes.labels import CLASSES
 
 
 def trainings_table(study: Study) -> pd.DataFrame:

@@ -9,8 +9,8 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from bsprobe.models.factory import build_model
 from bsprobe.records.variants import Variant
+from bsprobe.training.models.factory import build_model
 
 _WITH_LAYOUT = (4, 5)
 """Dimensions of the tensors that `nn.Module.to(memory_format=…)` rearranges."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from bsprobe.models.norms import NormLayer
+from bsprobe.training.models.norms import NormLayer
 
 EXPANSION = 4
 WIDTH = 64

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from bsprobe.cityscapes.labels import Colour
 from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.labels import Colour
 
 Point = tuple[float, float, float]
 """A place in the world in metres: right of the camera, above the road, ahead of the camera."""

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from bsprobe.cityscapes.labels import Colour
-from bsprobe.cityscapes.scene.canvas import Canvas, Point, mix, shade
+from bsprobe.training.cityscapes.labels import Colour
+from bsprobe.training.cityscapes.scene.canvas import Canvas, Point, mix, shade
 
 CAR, TRUCK, BUS, CARAVAN, TRAIN = 26, 27, 28, 29, 31
 

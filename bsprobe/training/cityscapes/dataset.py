@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from bsprobe.cityscapes.samples import Problem, Sample, Split, list_split, load_pair
-from bsprobe.cityscapes.transforms import JointTransform, as_tv_tensors
+from bsprobe.training.cityscapes.samples import Problem, Sample, Split, list_split, load_pair
+from bsprobe.training.cityscapes.transforms import JointTransform, as_tv_tensors
 
 
 class CityscapesDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -25,7 +25,7 @@ class CityscapesDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         Args:
             root: The folder that holds `leftImg8bit/` and `gtFine/`.
             split: Which part of it.
-            transform: From `bsprobe.cityscapes.transforms`.
+            transform: From `bsprobe.training.cityscapes.transforms`.
 
         Raises:
             FileError: A folder is missing, an image has no label, or a label no image.

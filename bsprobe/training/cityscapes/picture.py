@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from bsprobe.cityscapes.labels import (
+from bsprobe.records.errors import FileError
+from bsprobe.storage.files import written_whole
+from bsprobe.training.cityscapes.labels import (
     CLASSES,
     IGNORED_TRAIN_ID,
     LABELS,
@@ -17,9 +19,7 @@ from bsprobe.cityscapes.labels import (
     colours_by_train_id,
     to_train_ids,
 )
-from bsprobe.cityscapes.samples import Problem, Sample, load_pair
-from bsprobe.records.errors import FileError
-from bsprobe.storage.files import written_whole
+from bsprobe.training.cityscapes.samples import Problem, Sample, load_pair
 
 _WIDTH_INCHES = 15.0
 _DOTS_PER_INCH = 120

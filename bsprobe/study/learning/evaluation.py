@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bsprobe.cityscapes.labels import CLASSES, IGNORED_TRAIN_ID
+from bsprobe.training.cityscapes.labels import CLASSES, IGNORED_TRAIN_ID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

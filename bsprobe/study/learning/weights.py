@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bsprobe.models.deeplabv2 import DeepLabV2
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.storage.files import file_errors
 from bsprobe.study_records import InputNormalisation
+from bsprobe.training.models.deeplabv2 import DeepLabV2
 
 LOAD_ERRORS = (
     pickle.UnpicklingError,

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bsprobe.cityscapes.scene.canvas import Light
-from bsprobe.cityscapes.scene.surroundings import SKY, smooth_noise
+from bsprobe.training.cityscapes.scene.canvas import Light
+from bsprobe.training.cityscapes.scene.surroundings import SKY, smooth_noise
 
 LIGHTS = (
     Light(  # a blue day

@@ -6,13 +6,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from bsprobe.cityscapes.scene import people, roadside, surroundings, vehicles
-from bsprobe.cityscapes.scene.canvas import Camera, Canvas, chance
-from bsprobe.cityscapes.scene.roadside import Stretch
-from bsprobe.cityscapes.scene.surroundings import Street
-from bsprobe.cityscapes.scene.themes import Theme
-from bsprobe.cityscapes.scene.weather import LIGHTS, weathered
 from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.scene import people, roadside, surroundings, vehicles
+from bsprobe.training.cityscapes.scene.canvas import Camera, Canvas, chance
+from bsprobe.training.cityscapes.scene.roadside import Stretch
+from bsprobe.training.cityscapes.scene.surroundings import Street
+from bsprobe.training.cityscapes.scene.themes import Theme
+from bsprobe.training.cityscapes.scene.weather import LIGHTS, weathered
 
 EGO_VEHICLE, OUT_OF_ROI = 1, 3
 _REACH_M = 95.0

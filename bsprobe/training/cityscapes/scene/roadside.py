@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bsprobe.cityscapes.labels import Colour
-from bsprobe.cityscapes.scene.canvas import Canvas, Point, chance, mix, shade
-from bsprobe.cityscapes.scene.surroundings import BUILDING, VEGETATION
+from bsprobe.training.cityscapes.labels import Colour
+from bsprobe.training.cityscapes.scene.canvas import Canvas, Point, chance, mix, shade
+from bsprobe.training.cityscapes.scene.surroundings import BUILDING, VEGETATION
 
 STATIC, WALL, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN = 4, 12, 13, 17, 19, 20
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from bsprobe.cityscapes.labels import Colour
-from bsprobe.cityscapes.scene.canvas import Canvas, Point, shade
+from bsprobe.training.cityscapes.labels import Colour
+from bsprobe.training.cityscapes.scene.canvas import Canvas, Point, shade
 
 PERSON, RIDER, MOTORCYCLE, BICYCLE = 24, 25, 32, 33
 

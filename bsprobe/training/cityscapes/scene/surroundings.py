@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bsprobe.cityscapes.labels import Colour
-from bsprobe.cityscapes.scene.canvas import Canvas, Light, Point, chance, mix, shade
+from bsprobe.training.cityscapes.labels import Colour
+from bsprobe.training.cityscapes.scene.canvas import Canvas, Light, Point, chance, mix, shade
 
 ROAD, SIDEWALK, PARKING, RAIL_TRACK = 7, 8, 9, 10
 BUILDING, VEGETATION, TERRAIN, SKY = 11, 21, 22, 23

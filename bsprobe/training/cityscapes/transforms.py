@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 
-from bsprobe.cityscapes.labels import IGNORED_TRAIN_ID, to_train_ids
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.study_records import InputNormalisation
+from bsprobe.training.cityscapes.labels import IGNORED_TRAIN_ID, to_train_ids
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Red, green, blue; what torchvision's ImageNet weights were trained with."""

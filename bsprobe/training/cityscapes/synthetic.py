@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from bsprobe.cityscapes.samples import Sample, Split, image_path, label_path
-from bsprobe.cityscapes.scene.street import draw_street
-from bsprobe.cityscapes.scene.themes import THEMES
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.storage.files import written_whole
+from bsprobe.training.cityscapes.samples import Sample, Split, image_path, label_path
+from bsprobe.training.cityscapes.scene.street import draw_street
+from bsprobe.training.cityscapes.scene.themes import THEMES
 
 _CITIES = {
     Split.TRAIN: ("ahornstadt", "buchental", "eichhafen"),

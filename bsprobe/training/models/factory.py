@@ -12,8 +12,11 @@ from unittest import mock
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from bsprobe.models.callables import load_callable
-from bsprobe.models.deeplabv2 import (
+from bsprobe.records.errors import UsageError
+from bsprobe.records.variants import RGB, Checkpointing, Norm, Variant, unknown_value
+from bsprobe.records.workload import TIMM, TORCHVISION, Problem, is_factory, problem_of
+from bsprobe.training.models.callables import load_callable
+from bsprobe.training.models.deeplabv2 import (
     BLOCKS,
     MINI_BLOCKS,
     MINI_WIDTH,
@@ -21,10 +24,7 @@ from bsprobe.models.deeplabv2 import (
     Bottleneck,
     DeepLabV2,
 )
-from bsprobe.models.norms import LAYERS
-from bsprobe.records.errors import UsageError
-from bsprobe.records.variants import RGB, Checkpointing, Norm, Variant, unknown_value
-from bsprobe.records.workload import TIMM, TORCHVISION, Problem, is_factory, problem_of
+from bsprobe.training.models.norms import LAYERS
 
 _DEEPLABV2 = {
     **{f"deeplabv2-{backbone}": (blocks, WIDTH) for backbone, blocks in BLOCKS.items()},

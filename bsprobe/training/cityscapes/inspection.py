@@ -8,8 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bsprobe.cityscapes.labels import IGNORED_TRAIN_ID, LABELS, LARGEST_LABEL_ID, to_train_ids
-from bsprobe.cityscapes.samples import (
+from bsprobe.records.units import Resolution
+from bsprobe.training.cityscapes.labels import (
+    IGNORED_TRAIN_ID,
+    LABELS,
+    LARGEST_LABEL_ID,
+    to_train_ids,
+)
+from bsprobe.training.cityscapes.samples import (
     IMAGE_FOLDER,
     LABEL_FOLDER,
     Problem,
@@ -20,7 +26,6 @@ from bsprobe.cityscapes.samples import (
     load_label,
     size_mismatch,
 )
-from bsprobe.records.units import Resolution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
