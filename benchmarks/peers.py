@@ -35,9 +35,9 @@ from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Purpose, TrialSpec
 from bsprobe.records.units import parse_bytes, parse_resolution
 from bsprobe.records.variants import Variant
-from bsprobe.runner import TrialRunner
 from bsprobe.storage.codec import to_json
 from bsprobe.storage.runfile import load_run
+from bsprobe.worker.runner import TrialRunner
 
 TOOLS = ("lightning-power", "lightning-binsearch", "accelerate", "autobatch", "bsprobe")
 _TRIAL_TIMEOUT_SECONDS = 600.0

@@ -15,7 +15,7 @@ from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Measurement, Purpose, TrialSpec
 from bsprobe.records.units import MIB, format_bytes, parse_bytes, parse_resolution
 from bsprobe.records.variants import Variant
-from bsprobe.runner import TrialRunner
+from bsprobe.worker.runner import TrialRunner
 
 _BATCHES = (1, 2, 4)
 _TIMEOUT_SECONDS = 300

@@ -7,9 +7,9 @@ import torch
 
 from benchmarks.truth_records import SCHEMA_VERSION, Machine, load_machine, save_machine
 from bsprobe.devices.base import Device
-from bsprobe.environment import describe_environment
-from bsprobe.messages import Ready
 from bsprobe.records.errors import FileError
+from bsprobe.worker.environment import describe_environment
+from bsprobe.worker.protocol import Ready
 
 
 def machine_of(device: Device, *, outside_bytes: int) -> Machine:

@@ -25,7 +25,7 @@ from bsprobe.simulate.explain.requests import predicted_requests
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace.tracer import StepTracer
-from bsprobe.worker import describe_failure
+from bsprobe.worker.child import describe_failure
 
 _FIRST_WITHOUT_KEPT_CUBLAS = (2, 15)
 

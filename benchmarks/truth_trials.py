@@ -28,7 +28,7 @@ from bsprobe.devices.recorder import CudaRecorder, Recorder
 from bsprobe.records.errors import FileError
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.trials import Failure
-from bsprobe.worker import describe_failure
+from bsprobe.worker.child import describe_failure
 
 START_AGAIN = 3
 """Exit status of a process in which no further trial must run."""

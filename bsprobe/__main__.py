@@ -6,9 +6,9 @@ import sys
 import traceback
 from types import FrameType
 
-from bsprobe.launch import follows
 from bsprobe.records.errors import BsprobeError, OutOfReachError
-from bsprobe.required import missing_package
+from bsprobe.worker.ranks.launch import follows
+from bsprobe.worker.required import missing_package
 
 try:
     import click

@@ -32,15 +32,15 @@ from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.units import parse_bytes
 from bsprobe.records.variants import AXES, Variant, matrix, parse_choices
 from bsprobe.records.workload import LOSSES, OwnParts, name_of
-from bsprobe.runner import TrialRunner
 from bsprobe.running import header_of, make_run, start_runner
 from bsprobe.storage.checks import check_figures
 from bsprobe.storage.codec import MalformedError
 from bsprobe.storage.files import file_errors
 from bsprobe.storage.journal import Journal
+from bsprobe.worker.runner import TrialRunner
 
 _LOG = logging.getLogger("bsprobe")
-_WORKER = "bsprobe.worker"
+_WORKER = "bsprobe.worker.child"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from typing import Protocol, Self
 
 from bsprobe.analysis.remedies import Remedy, ranked, remedies_for
 from bsprobe.analysis.search import Probe, Process, find_boundary
-from bsprobe.messages import Attribute, Explain, Record
 from bsprobe.prediction import WITHOUT_GPU, card_of
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import (
@@ -30,7 +29,8 @@ from bsprobe.records.runs import (
 )
 from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.records.variants import Variant
-from bsprobe.runner import TrialRunner
+from bsprobe.worker.protocol import Attribute, Explain, Record
+from bsprobe.worker.runner import TrialRunner
 
 
 class Listener(Protocol):

@@ -19,8 +19,8 @@ from bsprobe.records.runs import (
 )
 from bsprobe.records.trials import Purpose, Trial
 from bsprobe.records.variants import Variant
-from bsprobe.runner import TrialRunner
-from bsprobe.worker_process import ReportPhase
+from bsprobe.worker.process import ReportPhase
+from bsprobe.worker.runner import TrialRunner
 
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 """For the process that predicts: a context of its own would take memory that is being measured."""

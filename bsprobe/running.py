@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bsprobe.environment import describe_environment
-from bsprobe.messages import Ready
 from bsprobe.probing import Listener, Predict, Probing, RunTrial
 from bsprobe.records.runs import SCHEMA_VERSION, Run, Settings
 from bsprobe.records.trials import Trial
-from bsprobe.runner import TrialRunner
 from bsprobe.storage.journal import Header, Journal
 from bsprobe.storage.runfile import save_run
+from bsprobe.worker.environment import describe_environment
+from bsprobe.worker.protocol import Ready
+from bsprobe.worker.runner import TrialRunner
 
 
 def start_runner(settings: Settings, environment: Mapping[str, str] | None = None) -> TrialRunner:

@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from bsprobe.messages import LoadingDone, MeasureLoading, Train, TrainingDone
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Failure
 from bsprobe.records.variants import Variant
 from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
-from bsprobe.worker_process import Loss, ReportPhase, Worker
+from bsprobe.worker.process import Loss, ReportPhase, Worker
+from bsprobe.worker.protocol import LoadingDone, MeasureLoading, Train, TrainingDone
 
 
 class StudyRunner:

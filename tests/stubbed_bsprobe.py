@@ -54,8 +54,9 @@ def findings(folder: Path) -> dict[str, Any]:
 
 
 def _main() -> None:
-    from bsprobe import __main__, worker_process  # noqa: PLC0415 - only the child needs it
+    from bsprobe import __main__  # noqa: PLC0415 - only the child needs it
     from bsprobe.records.runs import DeviceRequest  # noqa: PLC0415 - as above
+    from bsprobe.worker import process as worker_process  # noqa: PLC0415 - only the child needs it
 
     stub = (sys.executable, str(Path(__file__).with_name("stub_worker.py")), sys.argv.pop(1))
 

@@ -13,10 +13,10 @@ from builders import DEVICE, probed_run
 
 import bsprobe
 from bsprobe import executable_batch
-from bsprobe.messages import Ready
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.runs import Boundary, Run, Settings, StopReason
 from bsprobe.records.units import GIB
+from bsprobe.worker.protocol import Ready
 
 WORKLOAD = bsprobe.Workload(
     model=own_training.network,

@@ -13,7 +13,6 @@ from explanations import EXPLANATION, REPORT
 from bsprobe.analysis.remedies import EXPANDABLE, remedies_for
 from bsprobe.analysis.search import Process
 from bsprobe.explaining import Explaining, card_like
-from bsprobe.messages import Explain, Ready
 from bsprobe.probing import Probing
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation, ExplanationReport
@@ -33,8 +32,9 @@ from bsprobe.records.runs import (
 from bsprobe.records.trials import Peak, Purpose, Source, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Checkpointing, Precision, Variant
-from bsprobe.runner import TrialRunner
 from bsprobe.storage.journal import Header, Journal
+from bsprobe.worker.protocol import Explain, Ready
+from bsprobe.worker.runner import TrialRunner
 
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
 REQUEST = DeviceRequest(gpu=custom_gpu(900 * MIB, "8.6", 50 * MIB))

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bsprobe.interruption import undisturbed
+from bsprobe.worker.interruption import undisturbed
 
 
 def test_an_interruption_happens_once_the_block_is_whole() -> None:

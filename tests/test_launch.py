@@ -2,8 +2,8 @@
 
 import pytest
 
-from bsprobe.launch import Launch, follows, launched
 from bsprobe.records.errors import UsageError
+from bsprobe.worker.ranks.launch import Launch, follows, launched
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "abc",

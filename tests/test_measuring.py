@@ -15,9 +15,8 @@ from builders import ENVIRONMENT, broke, failure, ran, settings
 from explanations import GPU, REPORT
 from recorded_steps import recorded
 
-from bsprobe import explaining, runner
+from bsprobe import explaining
 from bsprobe.explaining import Explaining
-from bsprobe.messages import Ready, Record, Recorded
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
@@ -42,11 +41,13 @@ from bsprobe.records.runs import (
 from bsprobe.records.trials import Source, Trial, TrialSpec
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Variant
-from bsprobe.runner import TrialRunner
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.storage.explanationfile import load_explanation, save_explanation
+from bsprobe.worker import runner
+from bsprobe.worker.protocol import Ready, Record, Recorded
+from bsprobe.worker.runner import TrialRunner
 
 VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=32, width=32))
 LARGEST = 2

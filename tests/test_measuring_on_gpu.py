@@ -8,16 +8,16 @@ import pytest
 from recorded_peaks import beginning, replayed, stays_within
 from torch.cuda import _memory_viz
 
-from bsprobe.messages import Record
 from bsprobe.records.explanations import NOT_ATTRIBUTED, RECORDED_SNAPSHOT, by_kind, by_module
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Source, TrialSpec
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Precision, Variant
-from bsprobe.runner import TrialRunner
 from bsprobe.simulate.explain.events import walked
 from bsprobe.simulate.explain.reduction import reduced
 from bsprobe.storage.explanationfile import load_explanation
+from bsprobe.worker.protocol import Record
+from bsprobe.worker.runner import TrialRunner
 
 pytestmark = pytest.mark.gpu
 

@@ -10,7 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_builders import result
 
-from bsprobe.messages import (
+from bsprobe.records.explanations import RecordedTrial
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import DeviceRequest, TrainingPlan
+from bsprobe.records.trials import DataSource, TrialSpec
+from bsprobe.storage.codec import MalformedError
+from bsprobe.study_records import (
+    InputNormalisation,
+    LoaderRate,
+    LoaderSetting,
+    LoaderSpec,
+    Loading,
+    TrainingSpec,
+)
+from bsprobe.worker.protocol import (
     Attribute,
     Explain,
     Explained,
@@ -29,19 +42,6 @@ from bsprobe.messages import (
     TrialDone,
     decode,
     encode,
-)
-from bsprobe.records.explanations import RecordedTrial
-from bsprobe.records.failures import Outcome
-from bsprobe.records.runs import DeviceRequest, TrainingPlan
-from bsprobe.records.trials import DataSource, TrialSpec
-from bsprobe.storage.codec import MalformedError
-from bsprobe.study_records import (
-    InputNormalisation,
-    LoaderRate,
-    LoaderSetting,
-    LoaderSpec,
-    Loading,
-    TrainingSpec,
 )
 
 SETTING = LoaderSetting(workers=2, prefetch_factor=2, pin_memory=True)

@@ -23,7 +23,6 @@ from builders import (
 )
 from rich.console import Console
 
-from bsprobe import worker_process
 from bsprobe.analysis.expectation import Expected
 from bsprobe.analysis.memory_line import Line
 from bsprobe.analysis.search import Process
@@ -40,9 +39,10 @@ from bsprobe.records.variants import Variant
 from bsprobe.report import markdown, plan, terminal
 from bsprobe.report.progress import TrialProgress
 from bsprobe.report.tables import recommendation_table, trials_table
-from bsprobe.runner import TrialRunner
 from bsprobe.storage.journal import Journal
 from bsprobe.storage.runfile import load_run, save_run
+from bsprobe.worker import process as worker_process
+from bsprobe.worker.runner import TrialRunner
 
 STUB = Path(__file__).parent / "stub_worker.py"
 GUIDED = replace(settings(), search=SearchMethod.GUIDED)

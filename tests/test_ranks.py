@@ -6,10 +6,10 @@ import pytest
 from builders import DEVICE, broke, failure, ran
 from builders import measurement as measured
 
-from bsprobe.ranks import joined_device, joined_trial
 from bsprobe.records.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome
 from bsprobe.records.trials import Trial
 from bsprobe.records.units import GIB, MIB
+from bsprobe.worker.ranks.merge import joined_device, joined_trial
 
 LOST = failure("RuntimeError: [/pytorch/gloo/pair.cc:537] Connection closed by peer [10.0.0.2]:1")
 STOPPED = failure(STOPPED_WITH_ITS_PEERS)

@@ -8,7 +8,7 @@ import commands
 import pytest
 from hidden_modules import hide
 
-from bsprobe.required import PACKAGES, missing_package
+from bsprobe.worker.required import PACKAGES, missing_package
 
 RUN = (
     "run --device cpu --memory-limit 300MiB --resolution 32x64 --precision fp32 --norm batch "

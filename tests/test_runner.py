@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from bsprobe import worker_process
 from bsprobe.analysis.search import Process
-from bsprobe.messages import Record, TrialDone
 from bsprobe.records.errors import DeviceError, WorkerError
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Failure, Purpose, TrialSpec
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Norm, Variant
-from bsprobe.runner import TrialRunner
-from bsprobe.worker_process import Worker
+from bsprobe.worker import process as worker_process
+from bsprobe.worker.process import Worker
+from bsprobe.worker.protocol import Record, TrialDone
+from bsprobe.worker.runner import TrialRunner
 
 STUB = str(Path(__file__).parent / "stub_worker.py")
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))

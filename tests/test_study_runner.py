@@ -9,7 +9,6 @@ from builders import VARIANT, failure
 from study_builders import result, study_settings
 
 from bsprobe import study_runner
-from bsprobe.messages import LoadingDone, TrainingDone, encode
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceRequest
@@ -17,7 +16,8 @@ from bsprobe.records.trials import DataSource, Failure
 from bsprobe.study_plan import next_training
 from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
 from bsprobe.study_runner import StudyRunner
-from bsprobe.worker_process import Worker
+from bsprobe.worker.process import Worker
+from bsprobe.worker.protocol import LoadingDone, TrainingDone, encode
 
 STUB = str(Path(__file__).parent / "stub_worker.py")
 

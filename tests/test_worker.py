@@ -8,14 +8,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from bsprobe import worker
-from bsprobe.messages import OpenDevice, Progress, Ready, RunTrial, decode, encode
 from bsprobe.records.errors import MissingPackageError
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
+from bsprobe.worker import child as worker
+from bsprobe.worker.protocol import OpenDevice, Progress, Ready, RunTrial, decode, encode
 
 
 def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
@@ -49,7 +49,9 @@ def test_a_worker_in_the_middle_of_a_step_ends_with_its_parent() -> None:
     variant = Variant(model="deeplabv2-mini", resolution=Resolution(height=512, width=1024))
     spec = TrialSpec(variant=variant, batch_size=16, measured_steps=1000)
     with subprocess.Popen(
-        [sys.executable, "-m", "bsprobe.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "bsprobe.worker.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as started:
         assert started.stdin is not None
         assert started.stdout is not None

@@ -14,8 +14,8 @@ from bsprobe.cli.report import report
 from bsprobe.cli.run import run
 from bsprobe.cli.sample_data import sample_data
 from bsprobe.cli.study import study
-from bsprobe.launch import launched
 from bsprobe.records.errors import UsageError
+from bsprobe.worker.ranks.launch import launched
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

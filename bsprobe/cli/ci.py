@@ -41,9 +41,9 @@ def ci(
     cannot be compared: make the baseline anew when PyTorch's minor version changes.
     """
     from bsprobe.analysis.comparability import require_comparable_torch
-    from bsprobe.environment import installed_version
     from bsprobe.report.write import write_report
     from bsprobe.storage.runfile import load_run
+    from bsprobe.worker.environment import installed_version
 
     def runs() -> tuple[Run, Run]:
         before = load_run(baseline)

@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bsprobe.launch import launched
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.variants import Norm, Variant
+from bsprobe.worker.ranks.launch import launched
 
 
 def asked_processes(given: Mapping[str, Any]) -> int:

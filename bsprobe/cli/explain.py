@@ -15,7 +15,7 @@ from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
 from bsprobe.records.variants import Variant
-from bsprobe.required import require_report_packages
+from bsprobe.worker.required import require_report_packages
 
 _BASE = Path("reports")
 
@@ -120,14 +120,14 @@ def _explain(
 ) -> None:
     from rich.console import Console
 
-    from bsprobe.environment import describe_environment
     from bsprobe.explaining import Explaining
     from bsprobe.report.explain_markdown import render_terminal
     from bsprobe.report.explain_write import write_explanation
     from bsprobe.report.progress import StageProgress
-    from bsprobe.runner import TrialRunner
     from bsprobe.storage.explanationfile import save_explanation
     from bsprobe.storage.folders import explanation_name, given_folder, new_folder
+    from bsprobe.worker.environment import describe_environment
+    from bsprobe.worker.runner import TrialRunner
 
     request = DeviceRequest(
         device=given["device"],

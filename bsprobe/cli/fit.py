@@ -33,11 +33,11 @@ def _fitting(variants: tuple[Variant, ...], batch: int | None, command: str) -> 
     from rich.console import Console
     from rich.progress import Progress
 
-    from bsprobe.environment import describe_environment
     from bsprobe.records.gpus import catalogue
     from bsprobe.records.runs import MAX_BATCH, DeviceRequest
     from bsprobe.report.fit import Fitting
-    from bsprobe.worker_process import Worker
+    from bsprobe.worker.environment import describe_environment
+    from bsprobe.worker.process import Worker
 
     cards = catalogue()
     console = Console(stderr=True)

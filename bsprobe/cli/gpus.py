@@ -21,7 +21,7 @@ from bsprobe.records.units import MIB, format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bsprobe.worker_process import Worker
+    from bsprobe.worker.process import Worker
 
 _HEADINGS = ("GPU", "capability", "total", "outside", "allocator", "figures")
 _LEGEND = """
@@ -117,7 +117,7 @@ def _require_fit(ctx: click.Context) -> None:
 def _open() -> Worker:
     """A worker with this machine's GPU; the device's own hint is about runs."""
     from bsprobe.records.runs import DeviceRequest
-    from bsprobe.worker_process import Worker
+    from bsprobe.worker.process import Worker
 
     try:
         return Worker(DeviceRequest(device="cuda"))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bsprobe.cli.settings import FACETS, settings_from, settings_options
-from bsprobe.launch import Launch, launched
 from bsprobe.records.errors import (
     BsprobeError,
     DeviceError,
@@ -23,7 +22,8 @@ from bsprobe.records.errors import (
     UsageError,
 )
 from bsprobe.records.units import format_bytes
-from bsprobe.required import require_report_packages
+from bsprobe.worker.ranks.launch import Launch, launched
+from bsprobe.worker.required import require_report_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from bsprobe.records.runs import DeviceInfo, Run, Settings
     from bsprobe.records.trials import TrialSpec
     from bsprobe.records.variants import Variant
-    from bsprobe.runner import TrialRunner
     from bsprobe.storage.journal import Contents, Journal
-    from bsprobe.world_runner import WorldRunner
+    from bsprobe.worker.ranks.runner import WorldRunner
+    from bsprobe.worker.runner import TrialRunner
 
 _BASE = Path("reports")
 
@@ -85,7 +85,7 @@ def run(
 
 def _follow(asked: Settings, launch: Launch) -> None:
     """Run this rank's part of what rank 0 searches; rank 0 says and writes everything."""
-    from bsprobe.world_runner import WorldRunner
+    from bsprobe.worker.ranks.runner import WorldRunner
 
     with WorldRunner(asked, launch) as runner:
         runner.follow()
@@ -158,9 +158,9 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
 
     from bsprobe.prediction import predictor_for
     from bsprobe.report.progress import ExplainedProgress, TrialProgress
-    from bsprobe.runner import TrialRunner
     from bsprobe.running import make_run
     from bsprobe.storage.folders import given_folder, withdrawn_if_refused
+    from bsprobe.worker.runner import TrialRunner
 
     settings = start.settings
     progress = TrialProgress(settings, Console(stderr=True))
@@ -225,7 +225,7 @@ def _runner(settings: Settings) -> TrialRunner | WorldRunner:
     """What runs the trials: here alone, or together with the processes that torchrun started."""
     launch = launched(os.environ)
     if launch is not None:
-        from bsprobe.world_runner import WorldRunner
+        from bsprobe.worker.ranks.runner import WorldRunner
 
         return WorldRunner(settings, launch)
     from bsprobe.running import start_runner
@@ -235,8 +235,8 @@ def _runner(settings: Settings) -> TrialRunner | WorldRunner:
 
 def _explain(runner: TrialRunner | None, spec: TrialSpec) -> Explanation | None:
     """Where the memory of a trial goes; None where it is measured, not predicted."""
-    from bsprobe.messages import Explain
     from bsprobe.records.trials import Source
+    from bsprobe.worker.protocol import Explain
 
     if runner is None or runner.ready.device.source is Source.MEASURED:
         return None
@@ -253,7 +253,7 @@ def _recorded(finished: Run, runner: TrialRunner) -> dict[Variant, Explanation]:
     from bsprobe.explaining import card_like, recorded_side
     from bsprobe.prediction import WITHOUT_GPU
     from bsprobe.records.explanations import RECORDED_SNAPSHOT
-    from bsprobe.runner import TrialRunner
+    from bsprobe.worker.runner import TrialRunner
 
     best = finished.best
     if best is None or best.trial is None:

@@ -10,8 +10,8 @@ import click
 
 from bsprobe.cli.study_settings import STUDY_FACETS, study_options, study_settings_from
 from bsprobe.records.errors import FileError, InterruptedRunError, UsageError
-from bsprobe.required import require_report_packages
 from bsprobe.study_records import Study, StudySettings
+from bsprobe.worker.required import require_report_packages
 
 _BASE = Path("reports")
 
@@ -84,7 +84,6 @@ def _study(start: _Start) -> tuple[Study, Path]:
     """Open the device and make the trainings; whatever stops it leaves the journal behind."""
     from rich.console import Console
 
-    from bsprobe.environment import describe_environment
     from bsprobe.report.study.progress import StudyProgress
     from bsprobe.report.study.write import study_name
     from bsprobe.storage.folders import given_folder, new_folder, withdrawn_if_refused
@@ -92,6 +91,7 @@ def _study(start: _Start) -> tuple[Study, Path]:
     from bsprobe.study_records import SCHEMA_VERSION
     from bsprobe.study_runner import StudyRunner
     from bsprobe.studying import Studying
+    from bsprobe.worker.environment import describe_environment
 
     settings = start.settings
     progress = StudyProgress(settings, Console(stderr=True))

@@ -14,7 +14,7 @@ from bsprobe.cli.gpus import gpus, print_this
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.gpus import COLUMNS, catalogue
 from bsprobe.records.runs import DeviceRequest
-from bsprobe.worker_process import Worker
+from bsprobe.worker.process import Worker
 
 ROOT = Path(__file__).parents[2]
 STUB = ROOT / "tests" / "stub_worker.py"

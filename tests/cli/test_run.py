@@ -55,7 +55,7 @@ def workers(folder: Path) -> set[int]:
     found = set()
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if b"bsprobe.worker" in entry.read_bytes() and (
+            if b"bsprobe.worker.child" in entry.read_bytes() and (
                 (entry.parent / "cwd").readlink() == folder.resolve()
             ):
                 found.add(int(entry.parent.name))

@@ -11,7 +11,7 @@ from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import Variant
-from bsprobe.worker_process import Worker
+from bsprobe.worker.process import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 from recorded_peaks import stays_within
 
-from bsprobe.messages import TrialDone
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import MemoryFormat, Norm, Precision, Variant
-from bsprobe.worker_process import Worker
+from bsprobe.worker.process import Worker
+from bsprobe.worker.protocol import TrialDone
 
 pytestmark = pytest.mark.gpu
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from builders import DEVICE, VARIANT, measurement
 
-from bsprobe import worker
 from bsprobe.devices import cuda
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.cuda import CudaDevice
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.messages import Record, Recorded
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import RecordedTrial
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.trials import Measurement, TrialSpec
+from bsprobe.worker import child as worker
+from bsprobe.worker.protocol import Record, Recorded
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 SNAPSHOT = {"segments": [], "device_traces": [[], [{"action": "alloc"}]]}

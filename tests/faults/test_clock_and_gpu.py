@@ -13,15 +13,17 @@ from builders import DEVICE, VARIANT, measurement
 from commands import ROOT
 from stubbed_bsprobe import OPTIONS, finish, start
 
-from bsprobe import runner, worker, worker_process
 from bsprobe.analysis.search import Process
 from bsprobe.devices.base import ReportPhase
-from bsprobe.messages import Message, Progress, RunTrial
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, DeviceRequest
 from bsprobe.records.trials import Measurement, Purpose, TrialSpec
 from bsprobe.storage.journal import read_journal
 from bsprobe.storage.runfile import load_run
+from bsprobe.worker import child as worker
+from bsprobe.worker import process as worker_process
+from bsprobe.worker import runner
+from bsprobe.worker.protocol import Message, Progress, RunTrial
 
 RUN = ("run", *OPTIONS, "--out=out")
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)

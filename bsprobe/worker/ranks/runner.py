@@ -12,16 +12,16 @@ from types import TracebackType
 from typing import Self
 
 from bsprobe.analysis.search import Process
-from bsprobe.launch import Launch
-from bsprobe.messages import Ready
-from bsprobe.ranks import joined_device, joined_trial
 from bsprobe.records.errors import UsageError, WorkerError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest, Settings
 from bsprobe.records.trials import Purpose, Trial, TrialSpec
-from bsprobe.runner import TrialRunner
 from bsprobe.storage.codec import from_json, to_json
-from bsprobe.worker_process import InVainError, ReportPhase
-from bsprobe.world import World, reason_of
+from bsprobe.worker.process import InVainError, ReportPhase
+from bsprobe.worker.protocol import Ready
+from bsprobe.worker.ranks.launch import Launch
+from bsprobe.worker.ranks.merge import joined_device, joined_trial
+from bsprobe.worker.ranks.world import World, reason_of
+from bsprobe.worker.runner import TrialRunner
 
 _GRACE_SECONDS = 3.0
 """For a rank to come to its own verdict once another has failed: equal ones fail together."""

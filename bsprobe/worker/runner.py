@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Self
 
-from bsprobe import worker_process
 from bsprobe.analysis.search import Process
-from bsprobe.messages import Attribute, Explain, Group, Record, Recorded
 from bsprobe.records.explanations import Explanation
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Purpose, Source, Trial, TrialSpec
 from bsprobe.records.variants import Variant
-from bsprobe.worker_process import Loss, ReportPhase, Watch
+from bsprobe.worker import process as worker_process
+from bsprobe.worker.process import Loss, ReportPhase, Watch
+from bsprobe.worker.protocol import Attribute, Explain, Group, Record, Recorded
 
 
 class TrialRunner:

@@ -8,8 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 from bsprobe._version import __version__
-from bsprobe.messages import Ready
 from bsprobe.records.runs import Environment
+from bsprobe.worker.protocol import Ready
 
 
 def describe_environment(ready: Ready, command: str) -> Environment:
@@ -47,7 +47,7 @@ def installed_version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """The commit of this checkout, or None for an installed package."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

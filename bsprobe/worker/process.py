@@ -14,8 +14,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bsprobe.interruption import undisturbed
-from bsprobe.messages import (
+from bsprobe.records.errors import DeviceError, WorkerError
+from bsprobe.records.explanations import Explanation
+from bsprobe.records.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome, classify
+from bsprobe.records.gpus import Gpu
+from bsprobe.records.runs import CardFit, DeviceRequest
+from bsprobe.records.trials import DataSource, Failure, TrialSpec
+from bsprobe.records.variants import Variant
+from bsprobe.storage.codec import MalformedError
+from bsprobe.worker.interruption import undisturbed
+from bsprobe.worker.protocol import (
     Answer,
     Attribute,
     Explain,
@@ -34,15 +42,7 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.records.errors import DeviceError, WorkerError
-from bsprobe.records.explanations import Explanation
-from bsprobe.records.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome, classify
-from bsprobe.records.gpus import Gpu
-from bsprobe.records.runs import CardFit, DeviceRequest
-from bsprobe.records.trials import DataSource, Failure, TrialSpec
-from bsprobe.records.variants import Variant
-from bsprobe.required import missing_package
-from bsprobe.storage.codec import MalformedError
+from bsprobe.worker.required import missing_package
 
 OPEN_TIMEOUT_SECONDS = 300.0
 """For importing torch and opening the device; a cold file cache on a network disk is slow."""
@@ -102,7 +102,7 @@ class Worker:
         with ExitStack() as undo:
             with undisturbed():
                 self._process = subprocess.Popen(
-                    command or (sys.executable, "-m", "bsprobe.worker"),
+                    command or (sys.executable, "-m", "bsprobe.worker.child"),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._stderr,
@@ -360,7 +360,7 @@ def _endings_as_errors(*, silent: _Words, died: _Words) -> Iterator[None]:
 
 def _environment() -> dict[str, str]:
     """The worker's environment: ours, with the package importable as it is here."""
-    package_root = str(Path(__file__).resolve().parent.parent)
+    package_root = str(Path(__file__).resolve().parents[2])
     paths = [os.environ.get("PYTHONPATH", "")]
     if package_root not in site.getsitepackages():
         paths.insert(0, package_root)

@@ -16,7 +16,13 @@ from typing import BinaryIO, TypeVar
 
 from bsprobe.devices.base import Device, ReportPhase
 from bsprobe.devices.selection import open_device
-from bsprobe.messages import (
+from bsprobe.records.errors import BsprobeError, DeviceError, UsageError
+from bsprobe.records.failures import Outcome, classify
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import Failure, Measurement, Source
+from bsprobe.training.models.factory import check_variant
+from bsprobe.training.place import Meter, Place
+from bsprobe.worker.protocol import (
     Attribute,
     Explain,
     Explained,
@@ -39,13 +45,7 @@ from bsprobe.messages import (
     decode,
     encode,
 )
-from bsprobe.records.errors import BsprobeError, DeviceError, UsageError
-from bsprobe.records.failures import Outcome, classify
-from bsprobe.records.runs import DeviceRequest
-from bsprobe.records.trials import Failure, Measurement, Source
-from bsprobe.required import missing_package
-from bsprobe.training.models.factory import check_variant
-from bsprobe.training.place import Meter, Place
+from bsprobe.worker.required import missing_package
 
 Result = TypeVar("Result")
 
@@ -179,7 +179,7 @@ def _join(group: Group, request: DeviceRequest) -> None:
     """Enter the process group of a trial, by way of this process's own device."""
     import torch  # noqa: PLC0415 - as in _ready
 
-    from bsprobe.world import join  # noqa: PLC0415 - one process needs none of it
+    from bsprobe.worker.ranks.world import join  # noqa: PLC0415 - one process needs none of it
 
     where = torch.device(request.device or "cuda")
     if where.type == "cuda":
@@ -331,7 +331,7 @@ def describe_failure(error: Exception, phase: str) -> tuple[Outcome, Failure]:
 
 def _without_folders(text: str) -> str:
     """A traceback without where this machine keeps its packages: reports are made to be shared."""
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     for folder in sorted({str(package), *sys.path} - {""}, key=len, reverse=True):
         text = text.replace(folder + os.sep, "")
     return text

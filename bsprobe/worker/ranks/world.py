@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined] # documented, but not marked as exported
 
-from bsprobe.launch import Launch
-from bsprobe.messages import Group
 from bsprobe.records.errors import BsprobeError, OutOfReachError, WorkerError
+from bsprobe.worker.protocol import Group
+from bsprobe.worker.ranks.launch import Launch
 
 _CONNECT_TIMEOUT = timedelta(seconds=60)
 _POLL_SECONDS = 0.1
