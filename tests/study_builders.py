@@ -10,8 +10,9 @@ from bsprobe.records.runs import DeviceRequest, Target
 from bsprobe.records.trials import DataSource, Failure, ModelFacts
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Variant
-from bsprobe.study_journal import StudyHeader, StudyJournal
-from bsprobe.study_records import (
+from bsprobe.study.conduct import Studying
+from bsprobe.study.journal import StudyHeader, StudyJournal
+from bsprobe.study.records import (
     SCHEMA_VERSION,
     Chance,
     CurvePoint,
@@ -27,7 +28,6 @@ from bsprobe.study_records import (
     TrainingResult,
     TrainingSpec,
 )
-from bsprobe.studying import Studying
 
 VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=64, width=128))
 CHANCE = Chance(class_name="road", pixel_accuracy=0.32, mean_iou=0.017, loss=2.07)

@@ -15,7 +15,7 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceRequest, TrainingPlan
 from bsprobe.records.trials import DataSource, TrialSpec
 from bsprobe.storage.codec import MalformedError
-from bsprobe.study_records import (
+from bsprobe.study.records import (
     InputNormalisation,
     LoaderRate,
     LoaderSetting,

@@ -5,8 +5,8 @@ import statistics
 
 import pytest
 
-from bsprobe.noise_scale import noise_scale
-from bsprobe.study_records import NoiseSample
+from bsprobe.study.noise_scale import noise_scale
+from bsprobe.study.records import NoiseSample
 
 GRADIENT = (0.3, -0.2, 0.1)
 DEVIATIONS = (1.0, 0.5, 2.0)

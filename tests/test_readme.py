@@ -5,10 +5,10 @@ from pathlib import Path
 
 from bsprobe.report import explain_markdown, terminal
 from bsprobe.report.explain_sentences import what, what_helps, why
-from bsprobe.report.study import terminal as study_terminal
 from bsprobe.storage.explanationfile import load_explanation
 from bsprobe.storage.runfile import load_run
-from bsprobe.studyfile import load_study
+from bsprobe.study.report import terminal as study_terminal
+from bsprobe.study.studyfile import load_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

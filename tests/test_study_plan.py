@@ -6,14 +6,14 @@ import pytest
 from study_builders import lost, study_settings, trained
 
 from bsprobe.analysis.recommendation import plan
-from bsprobe.study_plan import (
+from bsprobe.study.plan import (
     final_trainings,
     largest_divisor,
     loader_settings,
     next_training,
     training_plan,
 )
-from bsprobe.study_records import Ending, StudySettings, Training, TrainingSpec
+from bsprobe.study.records import Ending, StudySettings, Training, TrainingSpec
 
 
 def following(settings: StudySettings, done: list[Training]) -> TrainingSpec | None:

@@ -8,14 +8,14 @@ import pytest
 from builders import VARIANT, failure
 from study_builders import result, study_settings
 
-from bsprobe import study_runner
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Failure
-from bsprobe.study_plan import next_training
-from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
-from bsprobe.study_runner import StudyRunner
+from bsprobe.study import runner as study_runner
+from bsprobe.study.plan import next_training
+from bsprobe.study.records import Ending, LoaderSpec, Loading, Training, TrainingSpec
+from bsprobe.study.runner import StudyRunner
 from bsprobe.worker.process import Worker
 from bsprobe.worker.protocol import LoadingDone, TrainingDone, encode
 

@@ -10,10 +10,10 @@ from study_builders import FormulaTrainer, Quiet, made_study, study_header, stud
 from bsprobe.records.errors import DeviceError, FileError
 from bsprobe.records.failures import Certainty
 from bsprobe.records.trials import Failure
-from bsprobe.study_journal import StudyJournal
-from bsprobe.study_records import Ending, LoaderSpec, Loading, Study, Training, TrainingSpec
-from bsprobe.studyfile import load_study, save_study
-from bsprobe.studying import Studying, checkpoint_name
+from bsprobe.study.conduct import Studying, checkpoint_name
+from bsprobe.study.journal import StudyJournal
+from bsprobe.study.records import Ending, LoaderSpec, Loading, Study, Training, TrainingSpec
+from bsprobe.study.studyfile import load_study, save_study
 
 
 def test_a_study_makes_every_training_and_sweeps_the_loader_for_the_best(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from study_builders import FormulaTrainer, made_study, mean_iou, study_settings
 
-from bsprobe.study_records import LoaderRate, LoaderSetting, Loading
-from bsprobe.verdict import Spread, is_starved, recommended_loading, summaries, verdict
+from bsprobe.study.records import LoaderRate, LoaderSetting, Loading
+from bsprobe.study.verdict import Spread, is_starved, recommended_loading, summaries, verdict
 
 
 def test_the_batch_with_the_highest_mean_over_its_seeds_is_recommended(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import click
 
 from bsprobe.cli.study_settings import STUDY_FACETS, study_options, study_settings_from
 from bsprobe.records.errors import FileError, InterruptedRunError, UsageError
-from bsprobe.study_records import Study, StudySettings
+from bsprobe.study.records import Study, StudySettings
 from bsprobe.worker.required import require_report_packages
 
 _BASE = Path("reports")
@@ -60,7 +60,7 @@ class _Start:
 
 def _resumed(ctx: click.Context, asked: StudySettings, out: Path | None) -> _Start:
     """Where to go on: with the journal's settings, if nothing typed contradicts them."""
-    from bsprobe.study_journal import StudyJournal
+    from bsprobe.study.journal import StudyJournal
 
     if out is None:
         raise UsageError("--resume does not say which study", hint="add --out FOLDER")
@@ -84,13 +84,13 @@ def _study(start: _Start) -> tuple[Study, Path]:
     """Open the device and make the trainings; whatever stops it leaves the journal behind."""
     from rich.console import Console
 
-    from bsprobe.report.study.progress import StudyProgress
-    from bsprobe.report.study.write import study_name
     from bsprobe.storage.folders import given_folder, new_folder, withdrawn_if_refused
-    from bsprobe.study_journal import StudyHeader, StudyJournal
-    from bsprobe.study_records import SCHEMA_VERSION
-    from bsprobe.study_runner import StudyRunner
-    from bsprobe.studying import Studying
+    from bsprobe.study.conduct import Studying
+    from bsprobe.study.journal import StudyHeader, StudyJournal
+    from bsprobe.study.records import SCHEMA_VERSION
+    from bsprobe.study.report.progress import StudyProgress
+    from bsprobe.study.report.write import study_name
+    from bsprobe.study.runner import StudyRunner
     from bsprobe.worker.environment import describe_environment
 
     settings = start.settings
@@ -157,9 +157,9 @@ def _require_same_device(before: Any, now: Any, folder: Path) -> None:
 
 
 def _write(finished: Study, folder: Path) -> None:
-    from bsprobe.report.study import terminal
-    from bsprobe.report.study.write import write_study_report
-    from bsprobe.studyfile import save_study
+    from bsprobe.study.report import terminal
+    from bsprobe.study.report.write import write_study_report
+    from bsprobe.study.studyfile import save_study
 
     save_study(finished, folder)
     click.echo(terminal.render(finished))

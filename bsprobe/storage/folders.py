@@ -13,8 +13,8 @@ from bsprobe.records.variants import Variant, labels
 from bsprobe.storage.files import file_errors
 from bsprobe.storage.journal import NAME as JOURNAL
 from bsprobe.storage.runfile import NAME as RUN
-from bsprobe.study_journal import NAME as STUDY_JOURNAL
-from bsprobe.studyfile import NAME as STUDY
+from bsprobe.study.journal import NAME as STUDY_JOURNAL
+from bsprobe.study.studyfile import NAME as STUDY
 
 _MOST_NUMBERED = 1000
 _JOURNALS = {JOURNAL, STUDY_JOURNAL}

@@ -20,8 +20,8 @@ from bsprobe.records.errors import BsprobeError, DeviceError, UsageError
 from bsprobe.records.failures import Outcome, classify
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Failure, Measurement, Source
+from bsprobe.study.learning.place import Meter, Place
 from bsprobe.training.models.factory import check_variant
-from bsprobe.training.place import Meter, Place
 from bsprobe.worker.protocol import (
     Attribute,
     Explain,
@@ -233,7 +233,7 @@ def _record(device: Device, message: Record, channel: _Channel) -> Recorded:
 
 def _train(device: Device, place: Place, message: Train, channel: _Channel) -> TrainingDone:
     """Make one training; whatever it dies of becomes a record."""
-    from bsprobe.training.learning import learn  # noqa: PLC0415 - imports torchvision
+    from bsprobe.study.learning.train import learn  # noqa: PLC0415 - imports torchvision
 
     checkpoint = Path(message.checkpoint)
     work = partial(learn, message.spec, checkpoint, place)
@@ -247,7 +247,7 @@ def _measure_loading(
     device: Device, place: Place, message: MeasureLoading, channel: _Channel
 ) -> LoadingDone:
     """Sweep the data loader; whatever that dies of becomes a record."""
-    from bsprobe.training.loading import measure_loading  # noqa: PLC0415 - as above
+    from bsprobe.study.learning.loading import measure_loading  # noqa: PLC0415 - as above
 
     result = _attempt(device, channel, partial(measure_loading, message.spec, place))
     if isinstance(result, _Failed):

@@ -11,7 +11,7 @@ from bsprobe.records.runs import CardFit, DeviceInfo, DeviceRequest
 from bsprobe.records.trials import DataSource, Failure, Measurement, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
-from bsprobe.study_records import LoaderSpec, Loading, TrainingResult, TrainingSpec
+from bsprobe.study.records import LoaderSpec, Loading, TrainingResult, TrainingSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from torchvision import tv_tensors
 
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
-from bsprobe.study_records import InputNormalisation
+from bsprobe.study.records import InputNormalisation
 from bsprobe.training.cityscapes.labels import to_train_ids
 from bsprobe.training.cityscapes.transforms import (
     IMAGENET_MEAN,

@@ -14,8 +14,8 @@ import torch
 from commands import python_path
 
 from bsprobe.records.units import Resolution
-from bsprobe.study_records import Ending, Study, Training
-from bsprobe.studyfile import load_study
+from bsprobe.study.records import Ending, Study, Training
+from bsprobe.study.studyfile import load_study
 from bsprobe.training.cityscapes.synthetic import write_sample_data
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")

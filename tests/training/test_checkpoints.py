@@ -9,11 +9,11 @@ from study_builders import result, study_settings
 from tiny_networks import VARIANT, TinyNet
 
 from bsprobe.records.variants import Precision
-from bsprobe.study_plan import next_training
-from bsprobe.study_records import TrainingSpec
+from bsprobe.study.learning.checkpoints import Reached, restore_checkpoint, save_checkpoint
+from bsprobe.study.plan import next_training
+from bsprobe.study.records import TrainingSpec
 from bsprobe.training import step
 from bsprobe.training.batches import synthetic_batch
-from bsprobe.training.checkpoints import Reached, restore_checkpoint, save_checkpoint
 from bsprobe.training.step import build_task, training_step
 
 CPU = torch.device("cpu")

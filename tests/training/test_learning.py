@@ -15,12 +15,13 @@ from bsprobe.records.runs import Target
 from bsprobe.records.trials import DataSource, Peak
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Norm, Precision, Variant
-from bsprobe.study_plan import next_training
-from bsprobe.study_records import TrainingResult, TrainingSpec
-from bsprobe.training import learning, step
+from bsprobe.study.learning import train as learning
+from bsprobe.study.learning.place import Place
+from bsprobe.study.learning.train import learn
+from bsprobe.study.plan import next_training
+from bsprobe.study.records import TrainingResult, TrainingSpec
+from bsprobe.training import step
 from bsprobe.training.cityscapes.synthetic import write_sample_data
-from bsprobe.training.learning import learn
-from bsprobe.training.place import Place
 
 SIZE = Resolution(height=64, width=128)
 

@@ -10,12 +10,13 @@ from tiny_networks import TinyNet
 
 from bsprobe.records.trials import DataSource, Peak
 from bsprobe.records.units import Resolution
-from bsprobe.study_plan import loader_settings, next_training
-from bsprobe.study_records import LoaderSpec
-from bsprobe.training import loading, step
+from bsprobe.study.learning import loading
+from bsprobe.study.learning.loading import measure_loading
+from bsprobe.study.learning.place import Place
+from bsprobe.study.plan import loader_settings, next_training
+from bsprobe.study.records import LoaderSpec
+from bsprobe.training import step
 from bsprobe.training.cityscapes.synthetic import write_sample_data
-from bsprobe.training.loading import measure_loading
-from bsprobe.training.place import Place
 
 
 class NoMeter:

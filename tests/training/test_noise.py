@@ -8,13 +8,13 @@ import torch
 from tiny_networks import VARIANT, TinyNet
 from torch import nn
 
-from bsprobe.noise_scale import noise_scale
 from bsprobe.records.variants import Norm
-from bsprobe.study_records import NoiseSample
+from bsprobe.study.learning.noise import noise_sample, square_norms
+from bsprobe.study.noise_scale import noise_scale
+from bsprobe.study.records import NoiseSample
 from bsprobe.training import step
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.losses import segmentation_loss
-from bsprobe.training.noise import noise_sample, square_norms
 from bsprobe.training.step import Batch, Task, build_task
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from bsprobe.training.schedules import poly_with_warmup
+from bsprobe.study.learning.schedules import poly_with_warmup
 
 
 def test_poly_falls_from_all_to_nothing_as_the_recipe_says() -> None:

@@ -12,11 +12,7 @@ from torch.utils.data import Dataset
 from bsprobe.records.errors import FileError
 from bsprobe.records.trials import DataSource
 from bsprobe.records.units import Resolution
-from bsprobe.study_plan import next_training
-from bsprobe.study_records import InputNormalisation, LoaderSetting, TrainingSpec
-from bsprobe.training.cityscapes.samples import Split
-from bsprobe.training.cityscapes.synthetic import write_sample_data
-from bsprobe.training.seeded_images import (
+from bsprobe.study.learning.seeded_images import (
     Order,
     SeededImages,
     mixed_seed,
@@ -25,6 +21,10 @@ from bsprobe.training.seeded_images import (
     validation_images,
     validation_loader,
 )
+from bsprobe.study.plan import next_training
+from bsprobe.study.records import InputNormalisation, LoaderSetting, TrainingSpec
+from bsprobe.training.cityscapes.samples import Split
+from bsprobe.training.cityscapes.synthetic import write_sample_data
 
 ALONE = LoaderSetting(workers=0, prefetch_factor=None, pin_memory=False)
 TWO = LoaderSetting(workers=2, prefetch_factor=2, pin_memory=False)

@@ -6,10 +6,10 @@ from tiny_networks import VARIANT, TinyNet
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
 from bsprobe.study.learning.evaluation import confusion_matrix
+from bsprobe.study.learning.validation import validate
 from bsprobe.training import step
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.step import Batch, Task, build_task
-from bsprobe.training.validation import validate
 
 CPU = torch.device("cpu")
 

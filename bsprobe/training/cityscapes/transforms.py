@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
-from bsprobe.study_records import InputNormalisation
+from bsprobe.study.records import InputNormalisation
 from bsprobe.training.cityscapes.labels import IGNORED_TRAIN_ID, to_train_ids
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -3,7 +3,7 @@
 import pytest
 from study_builders import FormulaTrainer, made_study, study_settings
 
-from bsprobe.study_records import Study
+from bsprobe.study.records import Study
 
 
 @pytest.fixture(scope="session")

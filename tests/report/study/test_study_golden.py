@@ -8,10 +8,10 @@ from pathlib import Path
 import golden
 import pytest
 
-from bsprobe.report.study import markdown, sentences, tables, terminal
-from bsprobe.report.study.write import study_snippet
 from bsprobe.report.tables import to_csv
-from bsprobe.study_records import Study
+from bsprobe.study.records import Study
+from bsprobe.study.report import markdown, sentences, tables, terminal
+from bsprobe.study.report.write import study_snippet
 
 GOLDEN = Path(__file__).parent / "golden"
 PLOTS = ("batches", "curves", "loader")

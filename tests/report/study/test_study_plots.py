@@ -7,13 +7,13 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from bsprobe.report.study import sentences
-from bsprobe.report.study.batches_plot import batches_figure
-from bsprobe.report.study.curves_plot import curves_figure
-from bsprobe.report.study.loader_plot import loader_figure
-from bsprobe.report.study.plots import write_study_plots
-from bsprobe.report.study.write import write_study_report
-from bsprobe.study_records import Chance, Study
+from bsprobe.study.records import Chance, Study
+from bsprobe.study.report import sentences
+from bsprobe.study.report.batches_plot import batches_figure
+from bsprobe.study.report.curves_plot import curves_figure
+from bsprobe.study.report.loader_plot import loader_figure
+from bsprobe.study.report.plots import write_study_plots
+from bsprobe.study.report.write import write_study_report
 
 
 def chance_of(study: Study) -> Chance:

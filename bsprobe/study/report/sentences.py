@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from bsprobe.noise_scale import CONFIDENCE, NoiseScale
 from bsprobe.records.runs import REFERENCE, DeviceInfo
 from bsprobe.records.variants import Norm, labels
-from bsprobe.study_records import Ending, LoaderRate, Loading, Study, StudySettings, Training
-from bsprobe.verdict import (
+from bsprobe.study.noise_scale import CONFIDENCE, NoiseScale
+from bsprobe.study.records import Ending, LoaderRate, Loading, Study, StudySettings, Training
+from bsprobe.study.verdict import (
     BatchSummary,
     Rival,
     Spread,

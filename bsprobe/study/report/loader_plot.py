@@ -3,9 +3,9 @@
 from matplotlib.figure import Figure
 
 from bsprobe.report.plots import COLOURS, GREY
-from bsprobe.report.study import sentences
-from bsprobe.study_records import Study
-from bsprobe.verdict import recommended_loading
+from bsprobe.study.records import Study
+from bsprobe.study.report import sentences
+from bsprobe.study.verdict import recommended_loading
 
 _SIZE_INCHES = (8.0, 3.2)
 

@@ -3,10 +3,10 @@
 import textwrap
 
 from bsprobe.records.units import format_bytes
-from bsprobe.report.study import sentences
 from bsprobe.report.terminal import WIDTH, aligned
-from bsprobe.study_records import Study
-from bsprobe.verdict import BatchSummary, Verdict
+from bsprobe.study.records import Study
+from bsprobe.study.report import sentences
+from bsprobe.study.verdict import BatchSummary, Verdict
 
 _COLUMNS = ("  batch", "use", "LR", "mIoU", "images/s", "peak", "noise scale")
 

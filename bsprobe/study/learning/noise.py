@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from bsprobe.study_records import NoiseSample
+from bsprobe.study.records import NoiseSample
 from bsprobe.training.losses import segmentation_loss
 from bsprobe.training.step import Batch, Task
 

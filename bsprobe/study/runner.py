@@ -9,7 +9,7 @@ from typing import Self
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Failure
 from bsprobe.records.variants import Variant
-from bsprobe.study_records import Ending, LoaderSpec, Loading, Training, TrainingSpec
+from bsprobe.study.records import Ending, LoaderSpec, Loading, Training, TrainingSpec
 from bsprobe.worker.process import Loss, ReportPhase, Worker
 from bsprobe.worker.protocol import LoadingDone, MeasureLoading, Train, TrainingDone
 

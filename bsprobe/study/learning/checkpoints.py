@@ -11,7 +11,7 @@ from bsprobe.records.errors import FileError
 from bsprobe.storage.codec import from_json, to_json
 from bsprobe.storage.files import file_errors, replacing
 from bsprobe.study.learning.weights import LOAD_ERRORS
-from bsprobe.study_records import Chance, CurvePoint, NoiseSample, TrainingSpec
+from bsprobe.study.records import Chance, CurvePoint, NoiseSample, TrainingSpec
 from bsprobe.training.step import Task
 
 _VERSION = 1

@@ -8,9 +8,9 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from bsprobe.records.units import MIB
 from bsprobe.report.plots import COLOURS, GREY
-from bsprobe.report.study import sentences
-from bsprobe.study_records import Chance, Study
-from bsprobe.verdict import BatchSummary, Verdict
+from bsprobe.study.records import Chance, Study
+from bsprobe.study.report import sentences
+from bsprobe.study.verdict import BatchSummary, Verdict
 
 _SIZE_INCHES = (11.0, 3.8)
 

@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bsprobe.noise_scale import NoiseScale, noise_scale
-from bsprobe.study_plan import final_trainings
-from bsprobe.study_records import Ending, LoaderRate, Loading, Training
+from bsprobe.study.noise_scale import NoiseScale, noise_scale
+from bsprobe.study.plan import final_trainings
+from bsprobe.study.records import Ending, LoaderRate, Loading, Training
 
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Two-sided 95 % points of Student's t with 1 to 10 degrees of freedom; the last for more."""

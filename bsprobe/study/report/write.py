@@ -5,12 +5,12 @@ from pathlib import Path
 
 from bsprobe.records.runs import DeviceInfo, TrainingPlan
 from bsprobe.report.snippet import Loader, fill
-from bsprobe.report.study import markdown, plots, sentences, tables
 from bsprobe.report.tables import to_csv
 from bsprobe.storage.files import write_atomically
 from bsprobe.storage.folders import slug
-from bsprobe.study_records import Study, StudySettings
-from bsprobe.verdict import Verdict, recommended_loading
+from bsprobe.study.records import Study, StudySettings
+from bsprobe.study.report import markdown, plots, sentences, tables
+from bsprobe.study.verdict import Verdict, recommended_loading
 
 
 def study_name(device: DeviceInfo, settings: StudySettings) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.report.markdown import environment_section, folded, table
-from bsprobe.report.study import sentences
-from bsprobe.study_records import Chance, Study, TrainingResult
+from bsprobe.study.records import Chance, Study, TrainingResult
+from bsprobe.study.report import sentences
+from bsprobe.study.verdict import BatchSummary, Verdict
 from bsprobe.training.cityscapes.labels import CLASSES
-from bsprobe.verdict import BatchSummary, Verdict
 
 
 def render(study: Study, *, plots: Sequence[str], snippet: str | None) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bsprobe.records.trials import Failure
 from bsprobe.records.units import format_seconds
-from bsprobe.study_records import LoaderSpec, Loading, StudySettings, Training, TrainingSpec
+from bsprobe.study.records import LoaderSpec, Loading, StudySettings, Training, TrainingSpec
 
 if TYPE_CHECKING:
     from rich.status import Status

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from bsprobe.report.line_ends import LineEnd, label_ends
 from bsprobe.report.plots import COLOURS, GREY, MARKERS
-from bsprobe.report.study import sentences
-from bsprobe.study_records import Chance, CurvePoint, Study, TrainingResult
-from bsprobe.verdict import BatchSummary
+from bsprobe.study.records import Chance, CurvePoint, Study, TrainingResult
+from bsprobe.study.report import sentences
+from bsprobe.study.verdict import BatchSummary
 
 _SIZE_INCHES = (11.0, 6.4)
 _LABEL_GAP = 0.06

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bsprobe.records.runs import DeviceInfo, Environment
 from bsprobe.storage.jsonlines import JsonLines, parse_lines
-from bsprobe.study_records import SCHEMA_VERSION, StudySettings, Training
+from bsprobe.study.records import SCHEMA_VERSION, StudySettings, Training
 
 NAME = "study-journal.jsonl"
 

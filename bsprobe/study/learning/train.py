@@ -11,22 +11,12 @@ import torch
 from bsprobe.records.errors import FileError
 from bsprobe.records.trials import ModelFacts
 from bsprobe.records.variants import CudnnBenchmark
+from bsprobe.study.learning.checkpoints import Reached, restore_checkpoint, save_checkpoint
 from bsprobe.study.learning.evaluation import best_constant_prediction, class_name, scores
-from bsprobe.study.learning.weights import LoadedWeights, load_weights
-from bsprobe.study_records import (
-    Chance,
-    CurvePoint,
-    InputNormalisation,
-    LoaderSetting,
-    TrainingResult,
-    TrainingSpec,
-)
-from bsprobe.training.checkpoints import Reached, restore_checkpoint, save_checkpoint
-from bsprobe.training.noise import BIG_BATCH, noise_sample
-from bsprobe.training.optimizers import parameter_groups
-from bsprobe.training.place import Place
-from bsprobe.training.schedules import poly_with_warmup
-from bsprobe.training.seeded_images import (
+from bsprobe.study.learning.noise import BIG_BATCH, noise_sample
+from bsprobe.study.learning.place import Place
+from bsprobe.study.learning.schedules import poly_with_warmup
+from bsprobe.study.learning.seeded_images import (
     SeededImages,
     mixed_seed,
     training_images,
@@ -34,8 +24,18 @@ from bsprobe.training.seeded_images import (
     validation_images,
     validation_loader,
 )
+from bsprobe.study.learning.validation import validate
+from bsprobe.study.learning.weights import LoadedWeights, load_weights
+from bsprobe.study.records import (
+    Chance,
+    CurvePoint,
+    InputNormalisation,
+    LoaderSetting,
+    TrainingResult,
+    TrainingSpec,
+)
+from bsprobe.training.optimizers import parameter_groups
 from bsprobe.training.step import Batch, Task, build_task, training_step
-from bsprobe.training.validation import validate
 
 ReportPhase = Callable[[str], None]
 

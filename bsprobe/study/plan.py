@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from bsprobe.analysis.recommendation import WARMUP_SHARE, plan
 from bsprobe.records.runs import TrainingPlan
-from bsprobe.study_records import (
+from bsprobe.study.records import (
     Ending,
     LoaderSetting,
     StudySettings,

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bsprobe.study_records import NoiseSample
+from bsprobe.study.records import NoiseSample
 
 FEWEST_SAMPLES = 4
 """Below this an interval would say nothing."""

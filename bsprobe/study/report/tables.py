@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from bsprobe.study_records import CurvePoint, Study, Training
+from bsprobe.study.records import CurvePoint, Study, Training
 from bsprobe.training.cityscapes.labels import CLASSES
 
 

@@ -7,8 +7,8 @@ from bsprobe.records.errors import FileError
 from bsprobe.storage.codec import MalformedError, from_json, to_text
 from bsprobe.storage.files import file_errors, write_atomically
 from bsprobe.storage.jsonlines import check_version, damaged
-from bsprobe.study_journal import NAME as JOURNAL_NAME
-from bsprobe.study_records import SCHEMA_VERSION, Study
+from bsprobe.study.journal import NAME as JOURNAL_NAME
+from bsprobe.study.records import SCHEMA_VERSION, Study
 
 NAME = "study.json"
 

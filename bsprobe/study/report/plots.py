@@ -5,11 +5,11 @@ from pathlib import Path
 import matplotlib as mpl
 
 from bsprobe.report.plots import STYLE, write_figure
-from bsprobe.report.study import sentences
-from bsprobe.report.study.batches_plot import batches_figure
-from bsprobe.report.study.curves_plot import curves_figure
-from bsprobe.report.study.loader_plot import loader_figure
-from bsprobe.study_records import Study
+from bsprobe.study.records import Study
+from bsprobe.study.report import sentences
+from bsprobe.study.report.batches_plot import batches_figure
+from bsprobe.study.report.curves_plot import curves_figure
+from bsprobe.study.report.loader_plot import loader_figure
 
 
 def write_study_plots(study: Study, folder: Path) -> list[str]:

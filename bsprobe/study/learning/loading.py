@@ -4,7 +4,9 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 
-from bsprobe.study_records import (
+from bsprobe.study.learning.place import Place
+from bsprobe.study.learning.seeded_images import SeededImages, training_images, training_loader
+from bsprobe.study.records import (
     InputNormalisation,
     LoaderRate,
     LoaderSetting,
@@ -12,8 +14,6 @@ from bsprobe.study_records import (
     Loading,
     TrainingSpec,
 )
-from bsprobe.training.place import Place
-from bsprobe.training.seeded_images import SeededImages, training_images, training_loader
 from bsprobe.training.step import Batch, Task, build_task, training_step
 
 ReportPhase = Callable[[str], None]

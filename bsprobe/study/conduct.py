@@ -7,9 +7,9 @@ from typing import Protocol
 
 from bsprobe.records.runs import DeviceInfo, Environment
 from bsprobe.records.trials import Failure
-from bsprobe.study_journal import StudyJournal
-from bsprobe.study_plan import loader_settings, next_training
-from bsprobe.study_records import (
+from bsprobe.study.journal import StudyJournal
+from bsprobe.study.plan import loader_settings, next_training
+from bsprobe.study.records import (
     SCHEMA_VERSION,
     LoaderSpec,
     Loading,
@@ -18,7 +18,7 @@ from bsprobe.study_records import (
     Training,
     TrainingSpec,
 )
-from bsprobe.verdict import summaries, verdict
+from bsprobe.study.verdict import summaries, verdict
 
 ReportPhase = Callable[[str], None]
 
