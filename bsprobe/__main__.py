@@ -7,7 +7,8 @@ import traceback
 from types import FrameType
 
 from bsprobe.records.errors import BsprobeError, OutOfReachError
-from bsprobe.worker.ranks.launch import follows
+from bsprobe.worker.ranks.launch import Launch, follows
+from bsprobe.worker.ranks.world import Store
 from bsprobe.worker.required import missing_package
 
 try:
@@ -35,7 +36,7 @@ def main() -> None:
 
 def _exit_code() -> int:  # noqa: PLR0911 - one for each way in which a command ends
     try:
-        code = bsprobe.main(prog_name="bsprobe", standalone_mode=False)
+        code = bsprobe.main(prog_name="bsprobe", standalone_mode=False, obj=_connect)
         sys.stdout.flush()
     except BsprobeError as error:
         complain = _complain if isinstance(error, OutOfReachError) else _complain_first
@@ -60,6 +61,16 @@ def _exit_code() -> int:  # noqa: PLR0911 - one for each way in which a command 
     except Exception:  # noqa: BLE001 - the last place before a user would see a bare traceback
         return _our_bug()
     return code if isinstance(code, int) else 0
+
+
+def _connect(launch: Launch) -> Store:
+    """Connect to the store of torchrun's processes: the one thing that a parent needs torch for.
+
+    The command line is given this function, and so never imports torch itself.
+    """
+    from bsprobe.worker.ranks.store import connect  # noqa: PLC0415 - as above
+
+    return connect(launch)
 
 
 def _our_bug() -> int:

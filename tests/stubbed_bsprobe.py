@@ -62,7 +62,7 @@ def _main() -> None:
 
     class StubbedWorker(worker_process.Worker):
         def __init__(self, request: DeviceRequest, **options: Any) -> None:
-            super().__init__(request, command=stub, **options)
+            super().__init__(request, **{**options, "command": stub})
 
     worker_process.Worker = StubbedWorker  # type: ignore[misc] # the one seam: which program is started
     __main__.main()

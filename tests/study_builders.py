@@ -17,7 +17,6 @@ from bsprobe.study.records import (
     Chance,
     CurvePoint,
     Ending,
-    InputNormalisation,
     LoaderRate,
     LoaderSpec,
     Loading,
@@ -28,6 +27,7 @@ from bsprobe.study.records import (
     TrainingResult,
     TrainingSpec,
 )
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 
 VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=64, width=128))
 CHANCE = Chance(class_name="road", pixel_accuracy=0.32, mean_iou=0.017, loss=2.07)

@@ -1,4 +1,4 @@
-"""What parent and worker say to each other."""
+"""Messages between parent and worker: each is one line, and only the known ones are read."""
 
 import json
 from dataclasses import replace
@@ -15,20 +15,21 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceRequest, TrainingPlan
 from bsprobe.records.trials import DataSource, TrialSpec
 from bsprobe.storage.codec import MalformedError
+from bsprobe.study.messages import KINDS as STUDY_KINDS
+from bsprobe.study.messages import LoadingDone, MeasureLoading, Train, TrainingDone
 from bsprobe.study.records import (
-    InputNormalisation,
     LoaderRate,
     LoaderSetting,
     LoaderSpec,
     Loading,
     TrainingSpec,
 )
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.worker.protocol import (
+    KINDS,
     Attribute,
     Explain,
     Explained,
-    LoadingDone,
-    MeasureLoading,
     Message,
     OpenDevice,
     Progress,
@@ -37,8 +38,6 @@ from bsprobe.worker.protocol import (
     Recorded,
     Refused,
     RunTrial,
-    Train,
-    TrainingDone,
     TrialDone,
     decode,
     encode,
@@ -113,7 +112,7 @@ def test_a_message_is_one_line_and_survives_the_pipe(message: Message) -> None:
     line = encode(message)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
-    assert decode(line) == message
+    assert decode(line, {**KINDS, **STUDY_KINDS}) == message
 
 
 @given(st.text())
@@ -156,7 +155,16 @@ def test_a_message_cut_off_anywhere_is_malformed(message: Message) -> None:
     line = encode(message).rstrip(b"\n")
     for length in range(len(line)):
         with pytest.raises(MalformedError):
-            decode(line[:length])
+            decode(line[:length], {**KINDS, **STUDY_KINDS})
+
+
+def test_a_worker_that_runs_trials_knows_no_trainings_and_one_that_trains_no_trials() -> None:
+    for line, kinds in (
+        (encode(MeasureLoading(spec=LoaderSpec(training=SPEC, settings=(SETTING,)))), KINDS),
+        (encode(RunTrial(spec=TrialSpec(variant=VARIANT, batch_size=1))), STUDY_KINDS),
+    ):
+        with pytest.raises(MalformedError, match="not a message"):
+            decode(line, kinds)
 
 
 def test_what_json_cannot_say_is_never_sent() -> None:

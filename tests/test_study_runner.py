@@ -13,11 +13,12 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Failure
 from bsprobe.study import runner as study_runner
+from bsprobe.study.messages import LoadingDone, TrainingDone
 from bsprobe.study.plan import next_training
 from bsprobe.study.records import Ending, LoaderSpec, Loading, Training, TrainingSpec
 from bsprobe.study.runner import StudyRunner
 from bsprobe.worker.process import Worker
-from bsprobe.worker.protocol import LoadingDone, TrainingDone, encode
+from bsprobe.worker.protocol import encode
 
 STUB = str(Path(__file__).parent / "stub_worker.py")
 
@@ -39,7 +40,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             behaviour = request.device or ""
             names.append(behaviour.split()[0])
             command = (sys.executable, STUB, *behaviour.split(" ", 1))
-            super().__init__(request, command=command, **given)
+            super().__init__(request, **{**given, "command": command})
 
     monkeypatch.setattr(study_runner, "Worker", Stub)
     return names

@@ -36,12 +36,12 @@ def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
 
 
 def test_a_required_package_that_a_trial_misses_is_no_verdict_on_the_batch() -> None:
-    device, channel = Mock(), Mock()
+    session = worker.Session(device=Mock(), request=DeviceRequest(), send=Mock())
     missing = Mock(side_effect=ModuleNotFoundError("No module named 'torchvision'"))
     with pytest.raises(MissingPackageError, match="torchvision is not installed"):
-        worker._attempt(device, channel, missing)
+        session.attempt(missing)
     others = Mock(side_effect=ModuleNotFoundError("No module named 'timm'"))
-    assert isinstance(worker._attempt(device, channel, others), worker._Failed)
+    assert isinstance(session.attempt(others), worker.Failed)
 
 
 def test_a_worker_in_the_middle_of_a_step_ends_with_its_parent() -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bsprobe.records.trials import TrialSpec
     from bsprobe.records.variants import Variant
     from bsprobe.storage.journal import Contents, Journal
-    from bsprobe.worker.ranks.runner import WorldRunner
+    from bsprobe.worker.ranks.runner import Connect, WorldRunner
     from bsprobe.worker.runner import TrialRunner
 
 _BASE = Path("reports")
@@ -66,13 +66,14 @@ def run(
     launch = launched(os.environ)
     if launch is not None and not launch.leads:
         if not dry_run:
-            _follow(asked, launch)
+            _follow(asked, launch, ctx.obj)
         return
     if dry_run:
         click.echo(_plan_text(asked, out))
         return
     require_report_packages()
     start = _resumed(ctx, asked, out) if resume else Start(settings=asked, folder=out)
+    start = replace(start, connect=ctx.obj)
     _warn(start.settings)
     finished, folder, explanations = probe(start)
     _write(finished, folder, explanations)
@@ -83,11 +84,11 @@ def run(
         )
 
 
-def _follow(asked: Settings, launch: Launch) -> None:
+def _follow(asked: Settings, launch: Launch, connect: Connect) -> None:
     """Run this rank's part of what rank 0 searches; rank 0 says and writes everything."""
     from bsprobe.worker.ranks.runner import WorldRunner
 
-    with WorldRunner(asked, launch) as runner:
+    with WorldRunner(asked, launch, connect) as runner:
         runner.follow()
 
 
@@ -99,6 +100,8 @@ class Start:
     folder: Path | None
     resumed: Any = None
     """The open `journal.Journal` and its `journal.Contents`, or None."""
+    connect: Any = None
+    """Connects to the store of the ranks, where torchrun started several: `ranks.store.connect`."""
 
 
 def _resumed(ctx: click.Context, asked: Settings, out: Path | None) -> Start:
@@ -168,7 +171,7 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
         given_folder(start.folder)
     with (
         progress.opening(),
-        _runner(settings) as runner,
+        _runner(settings, start.connect) as runner,
         predictor_for(settings, runner.ready.device) as predict,
     ):
         folder, log, contents = _opened(start, runner)
@@ -221,13 +224,13 @@ def _opened(start: Start, runner: TrialRunner | WorldRunner) -> tuple[Path, Jour
     return folder, Journal.create(folder, header), empty
 
 
-def _runner(settings: Settings) -> TrialRunner | WorldRunner:
+def _runner(settings: Settings, connect: Connect) -> TrialRunner | WorldRunner:
     """What runs the trials: here alone, or together with the processes that torchrun started."""
     launch = launched(os.environ)
     if launch is not None:
         from bsprobe.worker.ranks.runner import WorldRunner
 
-        return WorldRunner(settings, launch)
+        return WorldRunner(settings, launch, connect)
     from bsprobe.running import start_runner
 
     return start_runner(settings)

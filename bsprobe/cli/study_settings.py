@@ -14,7 +14,8 @@ from bsprobe.records.runs import REFERENCE, DeviceRequest, Target
 from bsprobe.records.trials import DataSource
 from bsprobe.records.units import parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Variant
-from bsprobe.study.records import InputNormalisation, StudySettings
+from bsprobe.study.records import StudySettings
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 
 _LARGEST_BATCH = 2**20
 _COUNT = click.IntRange(min=1, max=_LARGEST_BATCH)

@@ -1,4 +1,4 @@
-"""Where a run's files go: a name that says what they are about."""
+"""Folders of results: their names, which say what they are about, and what may be put there."""
 
 import re
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from bsprobe.records.variants import Variant, labels
 from bsprobe.storage.files import file_errors
 from bsprobe.storage.journal import NAME as JOURNAL
 from bsprobe.storage.runfile import NAME as RUN
-from bsprobe.study.journal import NAME as STUDY_JOURNAL
-from bsprobe.study.studyfile import NAME as STUDY
 
+STUDY_JOURNAL = "study-journal.jsonl"
+STUDY = "study.json"
 _MOST_NUMBERED = 1000
 _JOURNALS = {JOURNAL, STUDY_JOURNAL}
 _RESULTS = {RUN, STUDY}

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bsprobe.records.runs import DeviceInfo, Environment
+from bsprobe.storage.folders import STUDY_JOURNAL
 from bsprobe.storage.jsonlines import JsonLines, parse_lines
 from bsprobe.study.records import SCHEMA_VERSION, StudySettings, Training
-
-NAME = "study-journal.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,7 @@ class StudyContents:
 class StudyJournal(JsonLines[StudyHeader, Training, StudyContents]):
     """The open journal of a study."""
 
-    NAME = NAME
+    NAME = STUDY_JOURNAL
 
     @classmethod
     def parse(cls, path: Path, data: bytes) -> StudyContents | None:

@@ -8,18 +8,10 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, DeviceRequest, Environment, Target, TrainingPlan
 from bsprobe.records.trials import DataSource, Failure, ModelFacts
 from bsprobe.records.variants import Variant
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 
 SCHEMA_VERSION = 1
 """The version of study files and their journals; loaders reject any other."""
-
-
-class InputNormalisation(StrEnum):
-    """What a network's weights expect of its images."""
-
-    IMAGENET_RGB = "imagenet-rgb"
-    """Red, green, blue from 0 to 1, ImageNet's mean and standard deviation: torchvision."""
-    CAFFE_BGR = "caffe-bgr"
-    """Blue, green, red from 0 to 255, the mean colour subtracted: weights converted from Caffe."""
 
 
 class Ending(StrEnum):

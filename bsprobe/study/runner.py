@@ -1,5 +1,6 @@
 """The parent's side of a training: a worker for each, and always a record."""
 
+import sys
 import time
 from datetime import UTC, datetime
 from functools import partial
@@ -9,9 +10,11 @@ from typing import Self
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Failure
 from bsprobe.records.variants import Variant
+from bsprobe.study.messages import KINDS, LoadingDone, MeasureLoading, Train, TrainingDone
 from bsprobe.study.records import Ending, LoaderSpec, Loading, Training, TrainingSpec
 from bsprobe.worker.process import Loss, ReportPhase, Worker
-from bsprobe.worker.protocol import LoadingDone, MeasureLoading, Train, TrainingDone
+
+_COMMAND = (sys.executable, "-m", "bsprobe.study.child")
 
 
 class StudyRunner:
@@ -23,7 +26,9 @@ class StudyRunner:
     def __init__(
         self, request: DeviceRequest, *, variant: Variant, data: DataSource, timeout: float
     ) -> None:
-        self._start = partial(Worker, request, variants=(variant,), data=data)
+        self._start = partial(
+            Worker, request, variants=(variant,), data=data, command=_COMMAND, kinds=KINDS
+        )
         self._timeout = timeout
         self._worker: Worker | None = self._start()
         self._is_used = False

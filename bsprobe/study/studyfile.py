@@ -6,11 +6,9 @@ from pathlib import Path
 from bsprobe.records.errors import FileError
 from bsprobe.storage.codec import MalformedError, from_json, to_text
 from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.folders import STUDY, STUDY_JOURNAL
 from bsprobe.storage.jsonlines import check_version, damaged
-from bsprobe.study.journal import NAME as JOURNAL_NAME
 from bsprobe.study.records import SCHEMA_VERSION, Study
-
-NAME = "study.json"
 
 
 def save_study(study: Study, folder: Path) -> Path:
@@ -19,7 +17,7 @@ def save_study(study: Study, folder: Path) -> Path:
     Raises:
         FileError: The disk does not take it.
     """
-    path = folder / NAME
+    path = folder / STUDY
     write_atomically(path, to_text(study))
     return path
 
@@ -30,9 +28,9 @@ def load_study(folder: Path) -> Study:
     Raises:
         FileError: There is none, it is unfinished, damaged, or of another version.
     """
-    path = folder / NAME
+    path = folder / STUDY
     with file_errors(path):
-        if not path.exists() and (folder / JOURNAL_NAME).exists():
+        if not path.exists() and (folder / STUDY_JOURNAL).exists():
             raise FileError(
                 f"the study in {folder} is not finished",
                 hint=f"finish it: bsprobe study --resume --out {folder}",

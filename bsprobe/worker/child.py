@@ -8,29 +8,29 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from types import MappingProxyType
+from typing import Any, BinaryIO, TypeVar
 
 from bsprobe.devices.base import Device, ReportPhase
 from bsprobe.devices.selection import open_device
-from bsprobe.records.errors import BsprobeError, DeviceError, UsageError
+from bsprobe.records.errors import BsprobeError, DeviceError
 from bsprobe.records.failures import Outcome, classify
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Failure, Measurement, Source
-from bsprobe.study.learning.place import Meter, Place
 from bsprobe.training.models.factory import check_variant
 from bsprobe.worker.protocol import (
+    KINDS,
     Attribute,
     Explain,
     Explained,
     FitCards,
     Fitted,
     Group,
-    LoadingDone,
-    MeasureLoading,
+    Kinds,
     Message,
     OpenDevice,
     Progress,
@@ -38,9 +38,8 @@ from bsprobe.worker.protocol import (
     Record,
     Recorded,
     Refused,
+    Request,
     RunTrial,
-    Train,
-    TrainingDone,
     TrialDone,
     decode,
     encode,
@@ -56,7 +55,8 @@ _ORPHANED = 3
 class _Channel:
     """The pipes to the parent."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Kinds) -> None:
+        self._kinds = kinds
         # Libraries print to standard output; the parent must only ever see our lines there.
         self._out: BinaryIO = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
@@ -79,25 +79,68 @@ class _Channel:
 
     def _read(self) -> None:
         for line in self._in:
-            self._inbox.put(decode(line))
+            self._inbox.put(decode(line, self._kinds))
         # The parent closed the pipe or died. A step may be running for minutes: do not wait for it.
         os._exit(_ORPHANED)
 
 
-def main() -> None:
-    """Serve one parent until it goes away."""
-    channel = _Channel()
-    device: Device | None = None
-    request = DeviceRequest()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """What some work died of."""
+
+    outcome: Outcome
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """An open device, and the way back to the parent that asked for it."""
+
+    device: Device
+    request: DeviceRequest
+    send: Callable[[Message], None]
+
+    def attempt(self, work: Callable[[ReportPhase], Result]) -> Result | Failed:
+        """Do something on the device; a failure, of whatever kind, comes back described."""
+        phase = "building"
+
+        def report(now: str) -> None:
+            nonlocal phase
+            phase = now
+            self.send(Progress(phase=now))
+
+        try:
+            return work(report)
+        except BsprobeError:
+            raise  # nobody's bug, and no verdict on the batch: the run must stop and say so
+        except Exception as error:  # the one place where any failure becomes data
+            self.device.lift_limit()
+            if isinstance(error, ImportError) and (missing := missing_package(str(error))):
+                raise missing from error  # as above
+            outcome, failure = describe_failure(error, phase)
+            return Failed(outcome=outcome, failure=failure)
+
+
+Handlers = Mapping[type[Request], Callable[[Session, Any], None]]
+"""The requests that a worker serves, and what serves each: it sends the answer itself."""
+
+
+def serve(handlers: Handlers, kinds: Kinds) -> None:
+    """Serve one parent until it goes away.
+
+    Args:
+        handlers: What to do at each request but the first, which opens the device.
+        kinds: The messages that may come.
+    """
+    channel = _Channel(kinds)
+    session: Session | None = None
     for message in channel.messages():
         try:
             if isinstance(message, OpenDevice):
-                request = message.request
-                device = _open(message)
-                channel.send(_ready(device))
-            elif device is not None:
-                for answer in _answers(message, device, request, channel):
-                    channel.send(answer)
+                session = Session(device=_open(message), request=message.request, send=channel.send)
+                channel.send(_ready(session.device))
+            elif session is not None and isinstance(message, Request):
+                handlers[type(message)](session, message)
         except BsprobeError as error:
             channel.send(Refused(message=str(error), hint=error.hint))
 
@@ -113,27 +156,6 @@ def _open(message: OpenDevice) -> Device:
     return open_device(message.request)
 
 
-def _answers(
-    message: Message, device: Device, request: DeviceRequest, channel: _Channel
-) -> Iterator[Message]:
-    """Do what the parent asks for; most requests have one answer."""
-    if isinstance(message, RunTrial):
-        yield _run(device, request, message, channel)
-    elif isinstance(message, Explain | Attribute):
-        yield _explain(device, message, channel)
-    elif isinstance(message, Record):
-        yield _record(device, message, channel)
-    elif isinstance(message, FitCards):
-        from bsprobe.devices.fitting import fit_cards  # noqa: PLC0415 - real devices need none
-
-        for fit in fit_cards(message.variants, message.gpus, max_batch=message.max_batch):
-            yield Fitted(fit=fit)
-    elif isinstance(message, Train):
-        yield _train(device, _place(device, request), message, channel)
-    elif isinstance(message, MeasureLoading):
-        yield _measure_loading(device, _place(device, request), message, channel)
-
-
 def _ready(device: Device) -> Ready:
     import torch  # noqa: PLC0415 - the device has imported it; this module stays light to read
 
@@ -147,39 +169,40 @@ def _ready(device: Device) -> Ready:
     )
 
 
-def _run(device: Device, request: DeviceRequest, message: RunTrial, channel: _Channel) -> TrialDone:
+def run_trial(session: Session, message: RunTrial) -> None:
     """Run one trial, alone or in a group; whatever it dies of becomes a record."""
+    device = session.device
 
     def work(report: ReportPhase) -> Measurement:
         if message.group is not None:
             report("joining the others")
-            _join(message.group, request)
+            _join(message.group, session.request)
         return device.run_trial(message.spec, report)
 
-    measurement = _attempt(device, channel, work)
-    if isinstance(measurement, _Failed):
-        # A simulated failure leaves nothing behind; after a real one nobody can be sure.
-        is_clean = device.info.source is Source.PREDICTED
-        return TrialDone(
-            outcome=measurement.outcome,
-            failure=measurement.failure,
-            clean=is_clean,
+    found = session.attempt(work)
+    if isinstance(found, Failed):
+        done = TrialDone(
+            outcome=found.outcome,
+            failure=found.failure,
+            # A simulated failure leaves nothing behind; after a real one nobody can be sure.
+            clean=device.info.source is Source.PREDICTED,
             budget_bytes=device.budget_bytes,
         )
-    outcome = Outcome.FITS_WITH_RETRIES if measurement.allocator_retries else Outcome.FITS
-    return TrialDone(
-        outcome=outcome,
-        measurement=measurement,
-        clean=_is_clean(device),
-        budget_bytes=device.budget_bytes,
-    )
+    else:
+        done = TrialDone(
+            outcome=Outcome.FITS_WITH_RETRIES if found.allocator_retries else Outcome.FITS,
+            measurement=found,
+            clean=_is_clean(device),
+            budget_bytes=device.budget_bytes,
+        )
+    session.send(done)
 
 
 def _join(group: Group, request: DeviceRequest) -> None:
     """Enter the process group of a trial, by way of this process's own device."""
     import torch  # noqa: PLC0415 - as in _ready
 
-    from bsprobe.worker.ranks.world import join  # noqa: PLC0415 - one process needs none of it
+    from bsprobe.worker.ranks.store import join  # noqa: PLC0415 - one process needs none of it
 
     where = torch.device(request.device or "cuda")
     if where.type == "cuda":
@@ -187,7 +210,7 @@ def _join(group: Group, request: DeviceRequest) -> None:
     join(group, where)
 
 
-def _explain(device: Device, message: Explain | Attribute, channel: _Channel) -> Explained:
+def explain(session: Session, message: Explain | Attribute) -> None:
     """Say where the memory of a trial goes; whatever that dies of becomes a record.
 
     Raises:
@@ -195,6 +218,7 @@ def _explain(device: Device, message: Explain | Attribute, channel: _Channel) ->
     """
     from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - real ones need none
 
+    device = session.device
     if not isinstance(device, SimulatedDevice):
         raise DeviceError(
             f"where the memory goes is predicted, not known to {device.info.name}",
@@ -205,13 +229,14 @@ def _explain(device: Device, message: Explain | Attribute, channel: _Channel) ->
         work = partial(device.explain, message.spec, snapshot=path)
     else:
         work = partial(device.attribute, message.trial, snapshot=Path(message.snapshot))
-    found = _attempt(device, channel, work)
-    if isinstance(found, _Failed):
-        return Explained(failure=found.failure)
-    return Explained(explanation=found)
+    found = session.attempt(work)
+    if isinstance(found, Failed):
+        session.send(Explained(failure=found.failure))
+    else:
+        session.send(Explained(explanation=found))
 
 
-def _record(device: Device, message: Record, channel: _Channel) -> Recorded:
+def record(session: Session, message: Record) -> None:
     """Run a trial and record it; whatever it dies of becomes a record.
 
     Raises:
@@ -219,93 +244,26 @@ def _record(device: Device, message: Record, channel: _Channel) -> Recorded:
     """
     from bsprobe.devices.cuda import CudaDevice  # noqa: PLC0415 - others need none
 
+    device = session.device
     if not isinstance(device, CudaDevice):
         raise DeviceError(
             f"{device.info.name} has no allocator that records what it does",
             hint="name a card to predict for: bsprobe explain --gpu NAME",
         )
     snapshot = Path(message.snapshot)
-    found = _attempt(device, channel, partial(device.record_trial, message.spec, snapshot=snapshot))
-    if isinstance(found, _Failed):
-        return Recorded(failure=found.failure)
-    return Recorded(trial=found)
+    found = session.attempt(partial(device.record_trial, message.spec, snapshot=snapshot))
+    if isinstance(found, Failed):
+        session.send(Recorded(failure=found.failure))
+    else:
+        session.send(Recorded(trial=found))
 
 
-def _train(device: Device, place: Place, message: Train, channel: _Channel) -> TrainingDone:
-    """Make one training; whatever it dies of becomes a record."""
-    from bsprobe.study.learning.train import learn  # noqa: PLC0415 - imports torchvision
+def fit(session: Session, message: FitCards) -> None:
+    """Say how large a batch of each variant each card runs, card by card."""
+    from bsprobe.devices.fitting import fit_cards  # noqa: PLC0415 - real devices need none
 
-    checkpoint = Path(message.checkpoint)
-    work = partial(learn, message.spec, checkpoint, place)
-    result = _attempt(device, channel, work)
-    if isinstance(result, _Failed):
-        return TrainingDone(outcome=result.outcome, failure=result.failure)
-    return TrainingDone(outcome=Outcome.FITS, result=result)
-
-
-def _measure_loading(
-    device: Device, place: Place, message: MeasureLoading, channel: _Channel
-) -> LoadingDone:
-    """Sweep the data loader; whatever that dies of becomes a record."""
-    from bsprobe.study.learning.loading import measure_loading  # noqa: PLC0415 - as above
-
-    result = _attempt(device, channel, partial(measure_loading, message.spec, place))
-    if isinstance(result, _Failed):
-        return LoadingDone(outcome=result.outcome, failure=result.failure)
-    return LoadingDone(outcome=Outcome.FITS, result=result)
-
-
-def _place(device: Device, request: DeviceRequest) -> Place:
-    """The open device as a place to train on.
-
-    Raises:
-        UsageError: The device does not really train.
-    """
-    import torch  # noqa: PLC0415 - as in _ready
-
-    if not isinstance(device, Meter):
-        raise UsageError(
-            f"{device.info.name} does not really train", hint="give --device cpu, or a GPU"
-        )
-    where = torch.device(request.device or "cuda")
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
-    if where.type == "cuda" and device.info.limit_bytes is not None:
-        # The allocator's share alone: what lies outside it is not known before it is used.
-        share = device.info.limit_bytes / device.info.total_bytes
-        torch.cuda.set_per_process_memory_fraction(share, where)
-    return Place(device=where, meter=device)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Failed:
-    """What some work died of."""
-
-    outcome: Outcome
-    failure: Failure
-
-
-def _attempt(
-    device: Device, channel: _Channel, work: Callable[[ReportPhase], Result]
-) -> Result | _Failed:
-    """Do something on the device; a failure, of whatever kind, comes back described."""
-    phase = "building"
-
-    def report(now: str) -> None:
-        nonlocal phase
-        phase = now
-        channel.send(Progress(phase=now))
-
-    try:
-        return work(report)
-    except BsprobeError:
-        raise  # nobody's bug, and no verdict on the batch: the run must stop and say so
-    except Exception as error:  # the one place where any failure becomes data
-        device.lift_limit()
-        if isinstance(error, ImportError) and (missing := missing_package(str(error))):
-            raise missing from error  # as above
-        outcome, failure = describe_failure(error, phase)
-        return _Failed(outcome=outcome, failure=failure)
+    for found in fit_cards(message.variants, message.gpus, max_batch=message.max_batch):
+        session.send(Fitted(fit=found))
 
 
 def _is_clean(device: Device) -> bool:
@@ -337,5 +295,9 @@ def _without_folders(text: str) -> str:
     return text
 
 
+HANDLERS: Handlers = MappingProxyType(
+    {RunTrial: run_trial, Explain: explain, Attribute: explain, Record: record, FitCards: fit}
+)
+
 if __name__ == "__main__":
-    main()
+    serve(HANDLERS, KINDS)

@@ -24,6 +24,7 @@ from bsprobe.records.variants import Variant
 from bsprobe.storage.codec import MalformedError
 from bsprobe.worker.interruption import undisturbed
 from bsprobe.worker.protocol import (
+    KINDS,
     Answer,
     Attribute,
     Explain,
@@ -31,6 +32,7 @@ from bsprobe.worker.protocol import (
     FitCards,
     Fitted,
     Group,
+    Kinds,
     Message,
     OpenDevice,
     Progress,
@@ -44,6 +46,8 @@ from bsprobe.worker.protocol import (
 )
 from bsprobe.worker.required import missing_package
 
+COMMAND = (sys.executable, "-m", "bsprobe.worker.child")
+"""The program of a worker that runs, predicts and explains trials."""
 OPEN_TIMEOUT_SECONDS = 300.0
 """For importing torch and opening the device; a cold file cache on a network disk is slow."""
 _GRACE_SECONDS = 5.0
@@ -82,7 +86,21 @@ class Loss:
 
 
 class Worker:
-    """One child process with an open device."""
+    """One child process with an open device.
+
+    Args:
+        request: The device to open.
+        variants: The variants that it will be asked for.
+        data: The images that it will be asked for.
+        command: The program that is started.
+        kinds: The messages that this program sends.
+        environment: Variables that are set for it, beside those that are there.
+        watch: Called again and again while it is waited for.
+
+    Raises:
+        DeviceError: The device is not there, or something that is named.
+        WorkerError: The program does not start.
+    """
 
     def __init__(
         self,
@@ -90,11 +108,13 @@ class Worker:
         *,
         variants: tuple[Variant, ...] = (),
         data: DataSource | None = None,
-        command: tuple[str, ...] | None = None,
+        command: tuple[str, ...] = COMMAND,
+        kinds: Kinds = KINDS,
         environment: Mapping[str, str] | None = None,
         watch: Watch | None = None,
     ) -> None:
         self._watch = watch
+        self._kinds = kinds
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._inbox: queue.Queue[Message | MalformedError | None] = queue.Queue()
         self.trials_run = 0
@@ -102,7 +122,7 @@ class Worker:
         with ExitStack() as undo:
             with undisturbed():
                 self._process = subprocess.Popen(
-                    command or (sys.executable, "-m", "bsprobe.worker.child"),
+                    command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._stderr,
@@ -296,7 +316,7 @@ class Worker:
         assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
         for line in self._process.stdout:
             try:
-                self._inbox.put(decode(line))
+                self._inbox.put(decode(line, self._kinds))
             except MalformedError as error:
                 # A worker that is killed while it writes leaves half a line: that is its death.
                 if line.endswith(b"\n"):

@@ -1,8 +1,9 @@
-"""What parent and worker say to each other: one JSON object a line."""
+"""The messages between a parent and its worker: one JSON object a line."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Final
 
 from bsprobe.records.explanations import Explanation, RecordedTrial
 from bsprobe.records.failures import Outcome
@@ -11,11 +12,28 @@ from bsprobe.records.runs import CardFit, DeviceInfo, DeviceRequest
 from bsprobe.records.trials import DataSource, Failure, Measurement, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
-from bsprobe.study.records import LoaderSpec, Loading, TrainingResult, TrainingSpec
+
+
+class Message:
+    """A line between parent and worker; each kind is a frozen dataclass."""
+
+    __slots__ = ()
+
+
+class Request(Message):
+    """A message to the worker."""
+
+    __slots__ = ()
+
+
+class Answer(Message):
+    """A message that ends a request."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenDevice:
+class OpenDevice(Request):
     """To the worker, first: the device to run everything on."""
 
     request: DeviceRequest
@@ -40,7 +58,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunTrial:
+class RunTrial(Request):
     """To the worker: run this."""
 
     spec: TrialSpec
@@ -49,7 +67,7 @@ class RunTrial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Explain:
+class Explain(Request):
     """To the worker: say where the memory of this goes."""
 
     spec: TrialSpec
@@ -58,7 +76,7 @@ class Explain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Request):
     """To the worker: run this while PyTorch records what its allocator does."""
 
     spec: TrialSpec
@@ -67,7 +85,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attribute:
+class Attribute(Request):
     """To the worker, which predicts: say where the memory of a recorded trial went."""
 
     trial: RecordedTrial
@@ -76,7 +94,7 @@ class Attribute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitCards:
+class FitCards(Request):
     """To the worker: say how large a batch of each variant each card runs."""
 
     variants: tuple[Variant, ...]
@@ -85,30 +103,14 @@ class FitCards:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
+class Fitted(Message):
     """From the worker: one answer of as many as there are variants times cards."""
 
     fit: CardFit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Train:
-    """To the worker: make a training, or go on with it from its checkpoint."""
-
-    spec: TrainingSpec
-    checkpoint: str
-    """The file that the training is kept in until it ends."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasureLoading:
-    """To the worker: sweep the settings of the data loader."""
-
-    spec: LoaderSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(Message):
     """From the worker: the device is open."""
 
     device: DeviceInfo
@@ -119,7 +121,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(Message):
     """From the worker: what was asked for cannot be done, and it is nobody's bug."""
 
     message: str
@@ -127,14 +129,14 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Message):
     """From the worker: what it is doing now (`building`, `step 2 of 4` …)."""
 
     phase: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialDone:
+class TrialDone(Answer):
     """From the worker: how the trial ended."""
 
     outcome: Outcome
@@ -147,25 +149,7 @@ class TrialDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingDone:
-    """From the worker: how a training ended. Exactly one of result and failure is there."""
-
-    outcome: Outcome
-    result: TrainingResult | None = None
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadingDone:
-    """From the worker: what the sweep says. Exactly one of result and failure is there."""
-
-    outcome: Outcome
-    result: Loading | None = None
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explained:
+class Explained(Answer):
     """From the worker: where the memory goes. Exactly one of explanation and failure is there."""
 
     explanation: Explanation | None = None
@@ -173,17 +157,27 @@ class Explained:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class Recorded(Answer):
     """From the worker: what was recorded. Exactly one of trial and failure is there."""
 
     trial: RecordedTrial | None = None
     failure: Failure | None = None
 
 
-Request = OpenDevice | RunTrial | Explain | Record | Attribute | FitCards | Train | MeasureLoading
-Answer = TrialDone | Explained | Recorded | TrainingDone | LoadingDone
-Message = Request | Answer | Fitted | Ready | Refused | Progress
-_KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
+Kinds = Mapping[str, type[Message]]
+"""The messages that a parent and its worker understand, by name."""
+
+
+def kinds_of(*messages: type[Message]) -> Kinds:
+    """The table of some messages, for `decode`."""
+    return {message.__name__: message for message in messages}
+
+
+COMMON: Final = (OpenDevice, Ready, Refused, Progress)
+"""The messages of every worker, whatever it is asked to do."""
+KINDS: Final = kinds_of(
+    *COMMON, RunTrial, TrialDone, Explain, Attribute, Explained, Record, Recorded, FitCards, Fitted
+)
 
 
 def encode(message: Message) -> bytes:
@@ -192,17 +186,21 @@ def encode(message: Message) -> bytes:
     return json.dumps(body, allow_nan=False).encode() + b"\n"
 
 
-def decode(line: bytes) -> Message:
+def decode(line: bytes, kinds: Kinds = KINDS) -> Message:
     """The message of a line.
 
+    Args:
+        line: One line, with or without its newline.
+        kinds: The messages that may come.
+
     Raises:
-        MalformedError: The line is no message.
+        MalformedError: The line is none of these messages.
     """
     try:
         body = parse_json(line)
     except MalformedError as error:
         raise MalformedError(f"{error}: {line[:80]!r}") from error
     kind = body.pop("kind", None) if isinstance(body, dict) else None
-    if not isinstance(kind, str) or kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in kinds:
         raise MalformedError(f"not a message: {line[:80]!r}")
-    return from_json(_KINDS[kind], body)
+    return from_json(kinds[kind], body)

@@ -8,8 +8,8 @@ from torchvision import tv_tensors
 
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
-from bsprobe.study.records import InputNormalisation
 from bsprobe.training.cityscapes.labels import to_train_ids
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.cityscapes.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,

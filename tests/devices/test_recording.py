@@ -16,9 +16,10 @@ from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import RecordedTrial
 from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Measurement, TrialSpec
 from bsprobe.worker import child as worker
-from bsprobe.worker.protocol import Record, Recorded
+from bsprobe.worker.protocol import Message, Record, Recorded
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 SNAPSHOT = {"segments": [], "device_traces": [[], [{"action": "alloc"}]]}
@@ -67,13 +68,13 @@ def _replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
 
 
-class Channel:
-    def send(self, message: object) -> None: ...
-
-
 def recorded(device: Any, path: Path) -> Recorded:
     asked = Record(spec=SPEC, snapshot=str(path))
-    return worker._record(device, asked, Channel())  # type: ignore[arg-type] # all of a channel that is used
+    sent: list[Message] = []
+    worker.record(worker.Session(device=device, request=DeviceRequest(), send=sent.append), asked)
+    answer = sent[-1]
+    assert isinstance(answer, Recorded)
+    return answer
 
 
 def test_a_recorded_trial_leaves_a_mark_for_each_phase_and_pytorchs_own_snapshot(

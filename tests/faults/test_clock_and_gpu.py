@@ -23,7 +23,7 @@ from bsprobe.storage.runfile import load_run
 from bsprobe.worker import child as worker
 from bsprobe.worker import process as worker_process
 from bsprobe.worker import runner
-from bsprobe.worker.protocol import Message, Progress, RunTrial
+from bsprobe.worker.protocol import Message, Progress, RunTrial, TrialDone
 
 RUN = ("run", *OPTIONS, "--out=out")
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
@@ -69,7 +69,12 @@ def clock_calls() -> Iterator[tuple[str, str]]:
 
 def test_only_the_dates_of_records_come_from_the_wall_clock() -> None:
     wall = {(file, call) for file, call in clock_calls() if not call.startswith("time.")}
-    files = ("environment.py", "executable_batch.py", "runner.py", "study_runner.py")
+    files = (
+        "engine/executable_batch.py",
+        "study/runner.py",
+        "worker/environment.py",
+        "worker/runner.py",
+    )
     assert wall == {(file, "datetime.now") for file in files}
     assert {call for _, call in clock_calls() if call.startswith("time.")} <= {
         "time.monotonic",
@@ -100,25 +105,27 @@ class _LosesItsGpu:
         raise torch.AcceleratorError("CUDA error: unspecified launch failure")
 
 
-class _Channel:
-    def __init__(self) -> None:
-        self.sent: list[Message] = []
-
-    def send(self, message: Message) -> None:
-        self.sent.append(message)
+def run_trial(*, during_trial: bool) -> list[Message]:
+    """The messages that the worker sends about a trial that loses its GPU."""
+    sent: list[Message] = []
+    device = _LosesItsGpu(during_trial=during_trial)
+    session = worker.Session(device=device, request=DeviceRequest(), send=sent.append)
+    worker.run_trial(session, ASKED)
+    return sent
 
 
 def test_a_gpu_that_goes_away_in_a_trial_is_a_failure_not_an_end_of_memory() -> None:
-    channel = _Channel()
-    done = worker._run(_LosesItsGpu(during_trial=True), DeviceRequest(), ASKED, channel)  # type: ignore[arg-type] # all of a channel that is used
+    phase, done = run_trial(during_trial=True)
+    assert phase == Progress(phase="step 1")
+    assert isinstance(done, TrialDone)
     assert (done.outcome, done.clean, done.measurement) == (Outcome.FAILED, False, None)
     assert done.failure is not None
     assert done.failure.phase == "step 1"
-    assert channel.sent == [Progress(phase="step 1")]
 
 
 def test_a_gpu_that_goes_away_after_a_trial_does_not_take_what_was_measured() -> None:
-    done = worker._run(_LosesItsGpu(during_trial=False), DeviceRequest(), ASKED, _Channel())  # type: ignore[arg-type] # as above
+    done = run_trial(during_trial=False)[-1]
+    assert isinstance(done, TrialDone)
     assert (done.outcome, done.clean) == (Outcome.FITS, False)
     assert done.measurement == measurement()
 

@@ -12,7 +12,7 @@ from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Norm, Variant
 from bsprobe.study.learning.weights import load_weights
-from bsprobe.study.records import InputNormalisation
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.models.factory import build_model
 
 RGB, BGR = InputNormalisation.IMAGENET_RGB, InputNormalisation.CAFFE_BGR

@@ -22,7 +22,8 @@ from bsprobe.study.learning.seeded_images import (
     validation_loader,
 )
 from bsprobe.study.plan import next_training
-from bsprobe.study.records import InputNormalisation, LoaderSetting, TrainingSpec
+from bsprobe.study.records import LoaderSetting, TrainingSpec
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.cityscapes.samples import Split
 from bsprobe.training.cityscapes.synthetic import write_sample_data
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from bsprobe.study.learning.place import Place
 from bsprobe.study.learning.seeded_images import SeededImages, training_images, training_loader
 from bsprobe.study.records import (
-    InputNormalisation,
     LoaderRate,
     LoaderSetting,
     LoaderSpec,
     Loading,
     TrainingSpec,
 )
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.step import Batch, Task, build_task, training_step
 
 ReportPhase = Callable[[str], None]

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from bsprobe.records.errors import BsprobeError, FileError
 from bsprobe.records.trials import DataSource
 from bsprobe.records.units import Resolution
-from bsprobe.study.records import InputNormalisation, LoaderSetting, TrainingSpec
+from bsprobe.study.records import LoaderSetting, TrainingSpec
 from bsprobe.training.cityscapes.dataset import CityscapesDataset
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.cityscapes.samples import Split
 from bsprobe.training.cityscapes.transforms import training_transform, validation_transform
 from bsprobe.training.step import Batch

@@ -29,11 +29,11 @@ from bsprobe.study.learning.weights import LoadedWeights, load_weights
 from bsprobe.study.records import (
     Chance,
     CurvePoint,
-    InputNormalisation,
     LoaderSetting,
     TrainingResult,
     TrainingSpec,
 )
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.optimizers import parameter_groups
 from bsprobe.training.step import Batch, Task, build_task, training_step
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.storage.files import file_errors
-from bsprobe.study.records import InputNormalisation
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.models.deeplabv2 import DeepLabV2
 
 LOAD_ERRORS = (

@@ -17,8 +17,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
-from bsprobe.study.records import InputNormalisation
 from bsprobe.training.cityscapes.labels import IGNORED_TRAIN_ID, to_train_ids
+from bsprobe.training.cityscapes.normalisation import InputNormalisation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Red, green, blue; what torchvision's ImageNet weights were trained with."""

@@ -6,6 +6,7 @@ wait in a collective for ever: its parent stops it as soon as it hears of the fa
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
@@ -20,12 +21,14 @@ from bsprobe.worker.process import InVainError, ReportPhase
 from bsprobe.worker.protocol import Ready
 from bsprobe.worker.ranks.launch import Launch
 from bsprobe.worker.ranks.merge import joined_device, joined_trial
-from bsprobe.worker.ranks.world import World, reason_of
+from bsprobe.worker.ranks.world import Store, World, reason_of
 from bsprobe.worker.runner import TrialRunner
 
 _GRACE_SECONDS = 3.0
 """For a rank to come to its own verdict once another has failed: equal ones fail together."""
 _NO_MORE = ""
+
+Connect = Callable[[Launch], Store]
 
 
 def rank_request(request: DeviceRequest, launch: Launch) -> DeviceRequest:
@@ -58,16 +61,18 @@ class WorldRunner:
     Args:
         asked: The settings of the command line, which must be the same for all ranks.
         launch: What torchrun says.
+        connect: Connects to the store at which the ranks meet: `store.connect`, which needs torch.
 
     Raises:
+        OutOfReachError: The store cannot be reached.
         UsageError: The ranks were asked for different things.
         DeviceError: This rank's device cannot be used.
         WorkerError: Another rank's cannot, or it is gone.
     """
 
-    def __init__(self, asked: Settings, launch: Launch) -> None:
+    def __init__(self, asked: Settings, launch: Launch, connect: Connect) -> None:
         request = rank_request(asked.device, launch)
-        self._world = World(launch)
+        self._world = World(launch, connect(launch))
         self._timeout = asked.trial_timeout_seconds
         self._runner: TrialRunner | None = None
         self._trial = 0
@@ -92,9 +97,9 @@ class WorldRunner:
         """Run one trial on all ranks, each in a fresh process, and say what the weakest says."""
         del process  # a process that has been in one group is used for no other
         order = {"spec": to_json(spec), "purpose": str(purpose)}
-        self._world.say(f"order/{self._trial + 1}", json.dumps(order))
+        self._world.publish(f"order/{self._trial + 1}", json.dumps(order))
         self._attempt(spec, purpose, on_phase)
-        said = self._world.hear_all(f"trial/{self._trial}")
+        said = self._world.wait_for_all(f"trial/{self._trial}")
         self._stop_worker()
         return joined_trial([from_json(Trial, json.loads(text)) for text in said])
 
@@ -104,10 +109,12 @@ class WorldRunner:
         Raises:
             BsprobeError: This rank cannot go on, or another one is gone.
         """
-        while order := self._world.hear(f"order/{self._trial + 1}", 0):
+        while order := self._world.wait_for(f"order/{self._trial + 1}", 0):
             self._stop_worker()
             asked = json.loads(order)
-            self._attempt(from_json(TrialSpec, asked["spec"]), Purpose(asked["purpose"]), _unheard)
+            self._attempt(
+                from_json(TrialSpec, asked["spec"]), Purpose(asked["purpose"]), _ignore_phase
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -135,9 +142,9 @@ class WorldRunner:
             on_phase=on_phase,
             group=self._world.group(self._trial, timeout=self._timeout),
         )
-        self._world.say(f"trial/{self._trial}", json.dumps(to_json(trial)))
+        self._world.publish(f"trial/{self._trial}", json.dumps(to_json(trial)))
         if not trial.ran:
-            self._world.say_first(f"failed/{self._trial}")
+            self._world.note(f"failed/{self._trial}")
 
     def _watch(self) -> None:
         """Look after the other ranks while this one's worker is waited for."""
@@ -150,8 +157,8 @@ class WorldRunner:
             raise InVainError
 
     def _agree(self, asked: Settings) -> None:
-        self._world.say("asked", json.dumps(to_json(asked)))
-        said = [json.loads(text) for text in self._world.hear_all("asked")]
+        self._world.publish("asked", json.dumps(to_json(asked)))
+        said = [json.loads(text) for text in self._world.wait_for_all("asked")]
         for rank, other in enumerate(said):
             if other != said[0]:
                 different = [key for key in said[0] if other.get(key) != said[0][key]]
@@ -162,9 +169,9 @@ class WorldRunner:
 
     def _all_ready(self, ready: Ready) -> Ready:
         """This rank's worker, with the device that all ranks make together."""
-        self._world.say("device", json.dumps(to_json(ready.device)))
+        self._world.publish("device", json.dumps(to_json(ready.device)))
         devices = [
-            from_json(DeviceInfo, json.loads(text)) for text in self._world.hear_all("device")
+            from_json(DeviceInfo, json.loads(text)) for text in self._world.wait_for_all("device")
         ]
         return replace(ready, device=joined_device(devices))
 
@@ -176,9 +183,9 @@ class WorldRunner:
         self._stop_worker()
         if error is None and self._world.launch.leads:
             with suppress(WorkerError):  # without a meeting place nobody waits there
-                self._world.say(f"order/{self._trial + 1}", _NO_MORE)
+                self._world.publish(f"order/{self._trial + 1}", _NO_MORE)
         self._world.close(None if error is None else reason_of(error))
 
 
-def _unheard(_phase: str) -> None:
-    """What a rank that follows is doing, nobody is told."""
+def _ignore_phase(_phase: str) -> None:
+    """Do nothing: a rank that follows shows nothing."""

@@ -10,17 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
-
-import torch
-import torch.distributed as dist
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined] # documented, but not marked as exported
+from typing import Protocol
 
 from bsprobe.records.errors import BsprobeError, OutOfReachError, WorkerError
 from bsprobe.worker.protocol import Group
 from bsprobe.worker.ranks.launch import Launch
 
-_CONNECT_TIMEOUT = timedelta(seconds=60)
 _POLL_SECONDS = 0.1
 _BEAT_SECONDS = 1.0
 _SILENCE_SECONDS = 30.0
@@ -33,35 +28,33 @@ _NOBODY = ""
 _DONE = "done"
 
 
+class Store(Protocol):
+    """The part of torch's key-value stores that is used; errors are RuntimeErrors."""
+
+    def set(self, key: str, value: str) -> None:
+        """Set a key."""
+
+    def get(self, key: str) -> bytes:
+        """The value of a key that is there."""
+
+    def check(self, keys: list[str]) -> bool:
+        """Whether all of these keys are there."""
+
+    def compare_set(self, key: str, expected: str, desired: str) -> bytes:
+        """Set a key if it has the expected value, or is not there and none is expected."""
+
+
 class World:
     """This process among those that run the trials together, as its parent sees them.
 
     Args:
         launch: What torchrun says.
-
-    Raises:
-        OutOfReachError: The store cannot be reached.
+        store: The store at which all processes meet.
     """
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, store: Store) -> None:
         self.launch = launch
-        hosts = launch.leads and not launch.agent_has_store
-        try:
-            server = TCPStore(
-                launch.host,
-                launch.port,
-                is_master=hosts,
-                timeout=_CONNECT_TIMEOUT,
-                wait_for_workers=False,
-            )
-        except RuntimeError as error:
-            raise OutOfReachError(
-                f"rank {launch.rank} does not reach {launch.host}:{launch.port}: "
-                f"{str(error).splitlines()[0]}",
-                hint="torchrun says where to meet: --rdzv-endpoint, or --master-addr and "
-                "--master-port",
-            ) from error
-        self._store = PrefixStore(launch.name, server)
+        self._store = store
         self._seen: dict[int, tuple[str, float]] = {}
         self._stopped = threading.Event()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
@@ -78,8 +71,8 @@ class World:
             timeout_seconds=timeout,
         )
 
-    def say(self, topic: str, text: str) -> None:
-        """Say something that the others may wait for.
+    def publish(self, topic: str, text: str) -> None:
+        """Publish something that the others may wait for.
 
         Raises:
             OutOfReachError: The store is gone.
@@ -87,8 +80,8 @@ class World:
         with _store_errors():
             self._store.set(f"{topic}/{self.launch.rank}", text)
 
-    def hear(self, topic: str, rank: int) -> str:
-        """Wait for what one process says.
+    def wait_for(self, topic: str, rank: int) -> str:
+        """Wait for what one process publishes.
 
         Raises:
             WorkerError: It, or the process that leads, is gone.
@@ -99,22 +92,22 @@ class World:
             time.sleep(_POLL_SECONDS)
         return self._text(key)
 
-    def hear_all(self, topic: str) -> tuple[str, ...]:
-        """Wait for what every process says, this one included; by rank.
+    def wait_for_all(self, topic: str) -> tuple[str, ...]:
+        """Wait for what every process publishes, this one included; by rank.
 
         Raises:
             WorkerError: One is gone.
         """
-        return tuple(self.hear(topic, rank) for rank in range(self.launch.processes))
+        return tuple(self.wait_for(topic, rank) for rank in range(self.launch.processes))
 
-    def say_first(self, topic: str) -> None:
-        """Note that something has happened here; who notes it first is remembered."""
+    def note(self, event: str) -> None:
+        """Note that something has happened here; the first process to note it is remembered."""
         with _store_errors():
-            self._store.compare_set(topic, _NOBODY, str(self.launch.rank))
+            self._store.compare_set(event, _NOBODY, str(self.launch.rank))
 
-    def has_happened(self, topic: str) -> bool:
+    def has_happened(self, event: str) -> bool:
         """Whether any process has noted it."""
-        return self._has(topic)
+        return self._has(event)
 
     def check(self) -> None:
         """Make sure that those who are waited for are still there.
@@ -190,30 +183,6 @@ def _store_errors() -> Iterator[None]:
             f"the processes have lost their meeting place: {str(error).splitlines()[0]}",
             hint="did torchrun end, or the machine of rank 0?",
         ) from error
-
-
-def join(group: Group, device: torch.device) -> None:
-    """Make this process a member of the process group of a trial; waits for all members.
-
-    Args:
-        group: Where to meet.
-        device: Decides the backend: NCCL on a GPU, Gloo on the CPU.
-
-    Raises:
-        RuntimeError: A member did not come in time, or was lost.
-    """
-    timeout = timedelta(seconds=group.timeout_seconds)
-    server = TCPStore(group.host, group.port, is_master=False, timeout=timeout)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(group.name, server),
-        rank=group.rank,
-        world_size=group.processes,
-        timeout=timeout,
-    )
-    # The first collective makes the connections, which take memory that no trial must be blamed
-    # for, and shows that everyone is there.
-    dist.all_reduce(torch.zeros(1, device=device))
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,0 +1,58 @@
+"""The worker process of a study: the loop of every worker, with the handlers of trainings."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from bsprobe.records.errors import UsageError
+from bsprobe.records.failures import Outcome
+from bsprobe.study.learning.loading import measure_loading
+from bsprobe.study.learning.place import Meter, Place
+from bsprobe.study.learning.train import learn
+from bsprobe.study.messages import KINDS, LoadingDone, MeasureLoading, Train, TrainingDone
+from bsprobe.worker.child import Failed, Session, serve
+
+
+def train(session: Session, message: Train) -> None:
+    """Make one training; whatever it dies of becomes a record."""
+    work = partial(learn, message.spec, Path(message.checkpoint), _place(session))
+    found = session.attempt(work)
+    if isinstance(found, Failed):
+        session.send(TrainingDone(outcome=found.outcome, failure=found.failure))
+    else:
+        session.send(TrainingDone(outcome=Outcome.FITS, result=found))
+
+
+def sweep_loader(session: Session, message: MeasureLoading) -> None:
+    """Sweep the settings of the data loader; whatever that dies of becomes a record."""
+    found = session.attempt(partial(measure_loading, message.spec, _place(session)))
+    if isinstance(found, Failed):
+        session.send(LoadingDone(outcome=found.outcome, failure=found.failure))
+    else:
+        session.send(LoadingDone(outcome=Outcome.FITS, result=found))
+
+
+def _place(session: Session) -> Place:
+    """The open device as a place to train on.
+
+    Raises:
+        UsageError: The device does not really train.
+    """
+    device = session.device
+    if not isinstance(device, Meter):
+        raise UsageError(
+            f"{device.info.name} does not really train", hint="give --device cpu, or a GPU"
+        )
+    where = torch.device(session.request.device or "cuda")
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if where.type == "cuda" and device.info.limit_bytes is not None:
+        # The allocator's share alone: what lies outside it is not known before it is used.
+        share = device.info.limit_bytes / device.info.total_bytes
+        torch.cuda.set_per_process_memory_fraction(share, where)
+    return Place(device=where, meter=device)
+
+
+if __name__ == "__main__":
+    serve({Train: train, MeasureLoading: sweep_loader}, KINDS)
