@@ -10,8 +10,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bsprobe.records.units import format_bytes, format_seconds
-from bsprobe.report.markdown import table
-from bsprobe.report.plots import COLOURS
+from bsprobe.report.run.markdown import table
+from bsprobe.report.run.plots import COLOURS
 from bsprobe.storage.files import write_atomically
 
 if TYPE_CHECKING:

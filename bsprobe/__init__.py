@@ -6,9 +6,16 @@ from typing import TYPE_CHECKING
 from bsprobe._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from bsprobe.api import Workload, predict, probe, recommend
-    from bsprobe.executable_batch import find_executable_batch_size
-    from bsprobe.records.runs import Recommendation, Run, Target
+    from bsprobe.api import (
+        Recommendation,
+        Run,
+        Target,
+        Workload,
+        find_executable_batch_size,
+        predict,
+        probe,
+        recommend,
+    )
 
 __all__ = (
     "Recommendation",
@@ -20,16 +27,10 @@ __all__ = (
     "probe",
     "recommend",
 )
-_MODULES = {
-    "Recommendation": "records.runs",
-    "Run": "records.runs",
-    "Target": "records.runs",
-    "find_executable_batch_size": "executable_batch",
-}
-"""Where the public names are that are not in `api`; each is imported when it is first used."""
 
 
 def __getattr__(name: str) -> object:
+    """A public name, imported from `bsprobe.api` when it is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'api')}"), name)
+    return getattr(import_module("bsprobe.api"), name)

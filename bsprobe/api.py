@@ -1,101 +1,34 @@
 """The library: probe, predict and recommend for a training of your own, from Python.
 
-What it returns are the records that `bsprobe run` writes.
+The records that it returns are those that `bsprobe run` writes.
 """
 
-import logging
-import os
-import shlex
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Unpack
 
-from bsprobe.records.errors import BsprobeError, DeviceError, UsageError
-from bsprobe.records.gpus import find_gpu
-from bsprobe.records.runs import (
-    MAX_BATCH,
-    REFERENCE,
-    TRIAL_TIMEOUT_SECONDS,
-    DeviceRequest,
-    Prediction,
-    Recommendation,
-    Run,
-    Settings,
-    Target,
-    VariantResult,
+from bsprobe.engine.executable_batch import find_executable_batch_size
+from bsprobe.engine.workload import (
+    Options,
+    Workload,
+    hints_in_tracebacks,
+    run_on,
+    settings_for,
+    start_worker,
 )
-from bsprobe.records.trials import Trial, TrialSpec
-from bsprobe.records.units import parse_bytes
-from bsprobe.records.variants import AXES, Variant, matrix, parse_choices
-from bsprobe.records.workload import LOSSES, OwnParts, name_of
-from bsprobe.running import header_of, make_run, start_runner
-from bsprobe.storage.checks import check_figures
-from bsprobe.storage.codec import MalformedError
-from bsprobe.storage.files import file_errors
-from bsprobe.storage.journal import Journal
-from bsprobe.worker.runner import TrialRunner
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import DeviceRequest, Recommendation, Run, Target
 
-_LOG = logging.getLogger("bsprobe")
-_WORKER = "bsprobe.worker.child"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What is trained: four functions or classes at the top level of a module or script."""
-
-    model: Callable[..., Any]
-    """Called without arguments, returns an `nn.Module` on the CPU; where it takes `norm_layer`,
-    as torchvision's networks do, norms other than `batch` are exchanged through it."""
-    optimizer: Callable[[Any], Any]
-    """The network in, its `torch.optim.Optimizer` out."""
-    batch: Callable[[int], tuple[Any, Any]]
-    """The number of images in, inputs and targets out: tensors on the CPU, alone or in tuples,
-    lists and dicts. A dict of inputs is passed to the network by name, a tuple by place."""
-    loss: Callable[[Any, Any], Any] | str = "pixel-cross-entropy"
-    """Outputs and targets in, a scalar tensor out; or `pixel-cross-entropy`, of logits (N, C, h, w)
-    and int64 labels (N, H, W), or `image-cross-entropy`, of logits (N, C) and labels (N,)."""
-
-
-class Options(TypedDict, total=False):
-    """What may be given to `probe`, `predict` and `recommend`; lists are `fp32,amp-fp16`."""
-
-    memory_limit: int | str
-    """Bytes, or text such as `11GiB`."""
-    precision: str
-    """By default `fp32`."""
-    norm: str
-    """By default `batch`, which leaves the network as it is built."""
-    checkpointing: str
-    memory_format: str
-    cudnn_benchmark: str
-    target: Target
-    """The recipe that batch and learning rate are scaled from."""
-    max_batch: int
-    steps: int
-    warmup_steps: int
-    trial_timeout: float
-    """Seconds."""
-    time_limit: float
-    """Seconds for the search of each variant."""
-    seed: int
-    out: str | os.PathLike[str]
-    """An empty or new folder for `journal.jsonl` and `run.json`; by default neither is kept."""
-
-
-@contextmanager
-def hints_in_tracebacks() -> Iterator[None]:
-    """Let a traceback of what is raised inside end with the error's hint."""
-    try:
-        yield
-    except BsprobeError as error:
-        note = f"hint: {error.hint}"
-        if error.hint is not None and note not in getattr(error, "__notes__", []):
-            error.add_note(note)
-        raise
+__all__ = (
+    "Options",
+    "Recommendation",
+    "Run",
+    "Target",
+    "Workload",
+    "find_executable_batch_size",
+    "predict",
+    "probe",
+    "recommend",
+)
 
 
 @hints_in_tracebacks()
@@ -163,116 +96,7 @@ def _nothing_ran(run: Run) -> DeviceError:
     )
 
 
-def settings_for(workload: Workload, device: DeviceRequest, options: Options) -> Settings:
-    """What the command line calls a run of these options.
-
-    Raises:
-        UsageError: A part of the workload cannot be imported, or an option is wrong.
-        TypeError: There is no such option.
-    """
-    known = Options.__annotations__
-    if unknown := options.keys() - known.keys():
-        raise TypeError(f"no option {min(unknown)!r}; there are {', '.join(known)}")
-    limit = options.get("memory_limit")
-    if isinstance(limit, str):
-        limit = parse_bytes(limit)
-    settings = Settings(
-        variants=_variants(workload, options),
-        device=DeviceRequest(device=device.device, gpu=device.gpu, memory_limit_bytes=limit),
-        target=options.get("target", REFERENCE),
-        max_batch=options.get("max_batch", MAX_BATCH),
-        trial_timeout_seconds=options.get("trial_timeout", TRIAL_TIMEOUT_SECONDS),
-        time_limit_seconds=options.get("time_limit"),
-        warmup_steps=options.get("warmup_steps", 1),
-        measured_steps=options.get("steps", 3),
-        seed=options.get("seed", 0),
-    )
-    try:
-        check_figures(settings, place="settings")
-    except MalformedError as error:
-        raise UsageError(str(error), hint="see bsprobe.api.Options") from error
-    return settings
-
-
-def start_worker(settings: Settings) -> TrialRunner:
-    """Open the device in a process that finds the modules that this one finds.
-
-    Raises:
-        UsageError: This is such a process.
-        DeviceError: As `probe`.
-    """
-    main = sys.modules["__main__"].__spec__
-    if main is not None and main.name == _WORKER:
-        raise UsageError(
-            "the script probes whenever it is imported, and trials import it",
-            hint='put what it does under: if __name__ == "__main__":',
-        )
-    here = [folder or str(Path.cwd()) for folder in sys.path]
-    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    path = os.pathsep.join(dict.fromkeys([*here, *inherited]))
-    return start_runner(settings, {"PYTHONPATH": path})
-
-
-def run_on(runner: TrialRunner, settings: Settings, options: Options) -> Run:
-    """Make a run, its files in the folder that was asked for, else in one that does not stay."""
-    out = options.get("out")
-    with ExitStack() as stack:
-        if out is None:
-            out = stack.enter_context(tempfile.TemporaryDirectory(prefix="bsprobe-"))
-        folder = Path(out)
-        with file_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        header = header_of(settings, runner.ready, shlex.join(["python", *sys.orig_argv[1:]]))
-        log = Journal.create(folder, header)
-        return make_run(settings, runner.run, log, header, folder=folder, listener=_Log())
-
-
 def _run(workload: Workload, device: DeviceRequest, options: Options) -> Run:
     settings = settings_for(workload, device, options)
     with start_worker(settings) as runner:
         return run_on(runner, settings, options)
-
-
-def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:
-    loss = workload.loss
-    if isinstance(loss, str) and loss not in LOSSES:
-        raise UsageError(f"loss: '{loss}' is unknown", hint=f"choose among {', '.join(LOSSES)}")
-    own = OwnParts(
-        loss=loss if isinstance(loss, str) else name_of(loss, "loss"),
-        optimizer=name_of(workload.optimizer, "optimizer"),
-        batches=name_of(workload.batch, "batch"),
-    )
-    given: dict[str, Any] = dict(options)
-    choices = {
-        axis.field: parse_choices(axis, given.get(axis.field, str(axis.defaults[0])))
-        for axis in AXES
-    }
-    return matrix(
-        models=(name_of(workload.model, "model"),), resolutions=(None,), choices=choices, own=own
-    )
-
-
-class _Log:
-    """Says in the log what happens, to whoever wants to know so much."""
-
-    def on_variant(self, variant: Variant) -> None:
-        _LOG.debug("probing %s, %s", variant.subject, variant.precision)
-
-    def on_predicting(self) -> None:
-        pass
-
-    def on_prediction(self, prediction: Prediction) -> None:
-        pass
-
-    def on_trial_start(self, spec: TrialSpec) -> None:
-        pass
-
-    def on_phase(self, phase: str) -> None:
-        pass
-
-    def on_trial(self, trial: Trial) -> None:
-        _LOG.debug("batch %d: %s", trial.spec.batch_size, trial.outcome)
-
-    def on_result(self, result: VariantResult) -> None:
-        boundary = result.boundary
-        _LOG.debug("largest batch %s (%s)", boundary.largest, boundary.stop)

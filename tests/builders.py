@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bsprobe.analysis.search import Process
-from bsprobe.probing import Probing
+from bsprobe.engine.probe import Probing
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import (
     SCHEMA_VERSION,

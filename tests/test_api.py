@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import bsprobe
-from bsprobe import api
-from bsprobe.cli.subject import variants_from
+from bsprobe.cli.options.subject import variants_from
+from bsprobe.engine.workload import settings_for
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Source
@@ -47,7 +47,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 
 def test_a_workload_is_what_the_command_line_would_say() -> None:
-    settings = api.settings_for(
+    settings = settings_for(
         WORKLOAD,
         DeviceRequest(device="cpu"),
         {"norm": "batch,group", "memory_limit": "100MiB", "max_batch": 7},
@@ -77,7 +77,7 @@ def test_a_class_and_a_function_of_pytorch_can_be_parts() -> None:
         loss=torch.nn.functional.mse_loss,
     )
 
-    (variant,) = api.settings_for(workload, DeviceRequest(), {}).variants
+    (variant,) = settings_for(workload, DeviceRequest(), {}).variants
 
     assert variant == Variant(
         model="own_training:Named",

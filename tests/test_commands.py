@@ -9,7 +9,7 @@ import stubbed_bsprobe
 from builders import settings
 
 import bsprobe
-from bsprobe import api
+from bsprobe.engine import workload
 
 FOLDERS = ("tests", "benchmarks")
 ISOLATED = ["judge.py", "test_judge.py", "test_release.py"]
@@ -62,8 +62,8 @@ def test_the_workers_of_the_library_keep_what_is_on_the_path_of_their_parent(
     customised: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, str] = {}
-    monkeypatch.setattr(api, "start_runner", lambda _, variables: given.update(variables))
+    monkeypatch.setattr(workload, "start_runner", lambda _, variables: given.update(variables))
 
-    api.start_worker(settings())
+    workload.start_worker(settings())
 
     assert given["PYTHONPATH"].split(":")[-1] == str(customised)

@@ -12,7 +12,7 @@ import pytest
 from builders import DEVICE, probed_run
 
 import bsprobe
-from bsprobe import executable_batch
+from bsprobe.engine import executable_batch
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.runs import Boundary, Run, Settings, StopReason
 from bsprobe.records.units import GIB

@@ -16,9 +16,9 @@ SLOW_TO_IMPORT = ("torch", "pandas", "matplotlib", "rich")
         "bsprobe",
         "bsprobe.api",
         "bsprobe.cli",
-        "bsprobe.executable_batch",
+        "bsprobe.engine.executable_batch",
         "bsprobe.__main__",
-        "bsprobe.probing",
+        "bsprobe.engine.probe",
     ],
 )
 def test_the_parent_process_loads_nothing_slow(module: str) -> None:

@@ -15,8 +15,8 @@ from builders import ENVIRONMENT, broke, failure, ran, settings
 from explanations import GPU, REPORT
 from recorded_steps import recorded
 
-from bsprobe import explaining
-from bsprobe.explaining import Explaining
+from bsprobe.engine import explain as explaining
+from bsprobe.engine.explain import Explaining
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,

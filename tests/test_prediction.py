@@ -26,9 +26,9 @@ from rich.console import Console
 from bsprobe.analysis.expectation import Expected
 from bsprobe.analysis.memory_line import Line
 from bsprobe.analysis.search import Process
-from bsprobe.cli.settings import settings_from, settings_options
-from bsprobe.prediction import Predictor, card_of, check_can_guide, predictor_for
-from bsprobe.probing import Probing, RunTrial
+from bsprobe.cli.options.run import settings_from, settings_options
+from bsprobe.engine.predict import Predictor, card_of, check_can_guide, predictor_for
+from bsprobe.engine.probe import Probing, RunTrial
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import find_gpu
@@ -36,9 +36,9 @@ from bsprobe.records.runs import Prediction, Run, SearchMethod, Settings
 from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Variant
-from bsprobe.report import markdown, plan, terminal
-from bsprobe.report.progress import TrialProgress
-from bsprobe.report.tables import recommendation_table, trials_table
+from bsprobe.report.run import markdown, plan, terminal
+from bsprobe.report.run.progress import TrialProgress
+from bsprobe.report.run.tables import recommendation_table, trials_table
 from bsprobe.storage.journal import Journal
 from bsprobe.storage.runfile import load_run, save_run
 from bsprobe.worker import process as worker_process
@@ -146,7 +146,7 @@ def test_a_worker_of_its_own_predicts(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_ordinary_search_starts_no_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bsprobe.prediction.TrialRunner", None)
+    monkeypatch.setattr("bsprobe.engine.predict.TrialRunner", None)
     with predictor_for(settings(), DEVICE) as predict:
         assert predict is None
 

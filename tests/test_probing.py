@@ -20,7 +20,7 @@ from builders import (
 )
 
 from bsprobe.analysis.search import Process
-from bsprobe.probing import Probing
+from bsprobe.engine.probe import Probing
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import Boundary, Run, Settings, StopReason, Target
 from bsprobe.records.trials import Purpose, Trial, TrialSpec

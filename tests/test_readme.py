@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from bsprobe.report import explain_markdown, terminal
-from bsprobe.report.explain_sentences import what, what_helps, why
+from bsprobe.report.explain import markdown as explain_markdown
+from bsprobe.report.explain.sentences import what, what_helps, why
+from bsprobe.report.run import terminal
 from bsprobe.storage.explanationfile import load_explanation
 from bsprobe.storage.runfile import load_run
 from bsprobe.study.report import terminal as study_terminal

@@ -55,10 +55,10 @@ def test_a_missing_package_is_one_clear_line_and_how_to_install_it(
 def test_a_module_of_our_own_that_is_missing_is_a_bug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, said = without("bsprobe.running", RUN + "deeplabv2-mini", tmp_path, monkeypatch)
+    code, said = without("bsprobe.engine.run", RUN + "deeplabv2-mini", tmp_path, monkeypatch)
 
     assert (code, said[-2]) == (101, "error: this is a bug in bsprobe")
-    assert "ModuleNotFoundError: No module named 'bsprobe.running'" in said
+    assert "ModuleNotFoundError: No module named 'bsprobe.engine.run'" in said
 
 
 def test_every_required_package_can_be_named() -> None:

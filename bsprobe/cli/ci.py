@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from bsprobe.analysis.thresholds import Threshold
-from bsprobe.cli.comparing import compare_and_show, comparison_options
+from bsprobe.cli.options.comparison import compare_and_show, comparison_options
 from bsprobe.cli.run import Start, probe
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import DEFAULT_GPU, find_gpu
@@ -41,7 +41,7 @@ def ci(
     cannot be compared: make the baseline anew when PyTorch's minor version changes.
     """
     from bsprobe.analysis.comparability import require_comparable_torch
-    from bsprobe.report.write import write_report
+    from bsprobe.report.run.write import write_report
     from bsprobe.storage.runfile import load_run
     from bsprobe.worker.environment import installed_version
 

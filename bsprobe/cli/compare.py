@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from bsprobe.analysis.thresholds import Threshold
-from bsprobe.cli.comparing import compare_and_show, comparison_options
+from bsprobe.cli.options.comparison import compare_and_show, comparison_options
 
 
 @click.command()

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from bsprobe.cli.device import asked_gpu
-from bsprobe.cli.options import LARGEST_BATCH, axis_options, positive_number
-from bsprobe.cli.subject import SUBJECT_OPTIONS, variants_from
+from bsprobe.cli.options.device import asked_gpu
+from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
+from bsprobe.cli.options.values import LARGEST_BATCH, axis_options, positive_number
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
@@ -120,10 +120,10 @@ def _explain(
 ) -> None:
     from rich.console import Console
 
-    from bsprobe.explaining import Explaining
-    from bsprobe.report.explain_markdown import render_terminal
-    from bsprobe.report.explain_write import write_explanation
-    from bsprobe.report.progress import StageProgress
+    from bsprobe.engine.explain import Explaining
+    from bsprobe.report.explain.markdown import render_terminal
+    from bsprobe.report.explain.write import write_explanation
+    from bsprobe.report.run.progress import StageProgress
     from bsprobe.storage.explanationfile import save_explanation
     from bsprobe.storage.folders import explanation_name, given_folder, new_folder
     from bsprobe.worker.environment import describe_environment

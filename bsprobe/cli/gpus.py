@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bsprobe.cli.options import LARGEST_BATCH
-from bsprobe.cli.subject import subject_options, variants_from
+from bsprobe.cli.options.subject import subject_options, variants_from
+from bsprobe.cli.options.values import LARGEST_BATCH
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu
 from bsprobe.records.units import MIB, format_bytes
@@ -192,7 +192,7 @@ def _outside_bytes(worker: Worker) -> int:
 
 
 def _table(cards: Iterable[Gpu]) -> str:
-    from bsprobe.report.terminal import aligned
+    from bsprobe.report.run.terminal import aligned
 
     rows = [
         (

@@ -32,8 +32,8 @@ def report(run: tuple[Path, ...], out: Path | None) -> None:
 
 
 def _again(run: Path, out: Path | None) -> None:
-    from bsprobe.report import terminal
-    from bsprobe.report.write import write_report
+    from bsprobe.report.run import terminal
+    from bsprobe.report.run.write import write_report
     from bsprobe.storage.files import file_errors
     from bsprobe.storage.runfile import load_run
 
@@ -48,7 +48,7 @@ def _again(run: Path, out: Path | None) -> None:
 
 def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
     from bsprobe.analysis.fleet import make_fleet
-    from bsprobe.report.fleet import render_text, write_fleet
+    from bsprobe.report.compare.fleet import render_text, write_fleet
     from bsprobe.storage.files import file_errors
     from bsprobe.storage.runfile import load_run
 

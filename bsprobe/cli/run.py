@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bsprobe.cli.settings import FACETS, settings_from, settings_options
+from bsprobe.cli.options.run import FACETS, settings_from, settings_options
 from bsprobe.records.errors import (
     BsprobeError,
     DeviceError,
@@ -159,9 +159,9 @@ def probe(start: Start) -> tuple[Run, Path, dict[Variant, Explanation]]:
     """
     from rich.console import Console
 
-    from bsprobe.prediction import predictor_for
-    from bsprobe.report.progress import ExplainedProgress, TrialProgress
-    from bsprobe.running import make_run
+    from bsprobe.engine.predict import predictor_for
+    from bsprobe.engine.run import make_run
+    from bsprobe.report.run.progress import ExplainedProgress, TrialProgress
     from bsprobe.storage.folders import given_folder, withdrawn_if_refused
     from bsprobe.worker.runner import TrialRunner
 
@@ -209,7 +209,7 @@ def _resumable(folder: Path) -> Iterator[None]:
 
 def _opened(start: Start, runner: TrialRunner | WorldRunner) -> tuple[Path, Journal, Contents]:
     """The folder and the journal of a run, a new one or the one to go on with."""
-    from bsprobe.running import header_of
+    from bsprobe.engine.run import header_of
     from bsprobe.storage.folders import new_folder, run_name
     from bsprobe.storage.journal import Contents, Journal
 
@@ -231,7 +231,7 @@ def _runner(settings: Settings, connect: Connect) -> TrialRunner | WorldRunner:
         from bsprobe.worker.ranks.runner import WorldRunner
 
         return WorldRunner(settings, launch, connect)
-    from bsprobe.running import start_runner
+    from bsprobe.engine.run import start_runner
 
     return start_runner(settings)
 
@@ -253,8 +253,8 @@ def _recorded(finished: Run, runner: TrialRunner) -> dict[Variant, Explanation]:
     """
     from tempfile import TemporaryDirectory
 
-    from bsprobe.explaining import card_like, recorded_side
-    from bsprobe.prediction import WITHOUT_GPU
+    from bsprobe.engine.explain import card_like, recorded_side
+    from bsprobe.engine.predict import WITHOUT_GPU
     from bsprobe.records.explanations import RECORDED_SNAPSHOT
     from bsprobe.worker.runner import TrialRunner
 
@@ -316,9 +316,9 @@ def _memory_of(device: DeviceInfo) -> str:
 
 
 def _write(finished: Run, folder: Path, explanations: Mapping[Variant, Explanation]) -> None:
-    from bsprobe.report import markdown, terminal
-    from bsprobe.report.explain_plots import write_kinds_plot
-    from bsprobe.report.write import write_report
+    from bsprobe.report.explain.plots import write_kinds_plot
+    from bsprobe.report.run import markdown, terminal
+    from bsprobe.report.run.write import write_report
 
     click.echo(terminal.render(finished))
     best = finished.best
@@ -329,14 +329,14 @@ def _write(finished: Run, folder: Path, explanations: Mapping[Variant, Explanati
 
 
 def _warn(settings: Settings) -> None:
-    from bsprobe.report.sentences import portrait_warnings
+    from bsprobe.report.run.sentences import portrait_warnings
 
     for warning in portrait_warnings(settings.variants):
         click.echo(f"warning: {warning}", err=True)
 
 
 def _plan_text(settings: Settings, out: Path | None) -> str:
-    from bsprobe.report.plan import render
+    from bsprobe.report.run.plan import render
 
     return render(settings, out)
 

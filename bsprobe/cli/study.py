@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bsprobe.cli.study_settings import STUDY_FACETS, study_options, study_settings_from
+from bsprobe.cli.options.study import STUDY_FACETS, study_options, study_settings_from
 from bsprobe.records.errors import FileError, InterruptedRunError, UsageError
 from bsprobe.study.records import Study, StudySettings
 from bsprobe.worker.required import require_report_packages

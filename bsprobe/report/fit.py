@@ -14,10 +14,10 @@ from bsprobe.records.gpus import Gpu
 from bsprobe.records.runs import SCHEMA_VERSION, CardFit, Environment
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.records.variants import Variant, labels
-from bsprobe.report.markdown import table
-from bsprobe.report.plots import COLOURS, MARKERS, STYLE, write_figure
-from bsprobe.report.tables import to_csv, variant_columns
-from bsprobe.report.terminal import WIDTH, aligned
+from bsprobe.report.run.markdown import table
+from bsprobe.report.run.plots import COLOURS, MARKERS, STYLE, write_figure
+from bsprobe.report.run.tables import to_csv, variant_columns
+from bsprobe.report.run.terminal import WIDTH, aligned
 from bsprobe.storage.codec import to_text
 from bsprobe.storage.files import write_atomically
 

@@ -65,3 +65,10 @@ def file_errors(path: Path) -> Iterator[None]:
             hint="free the disk or its permissions; what was measured before is kept, and a run "
             "goes on with --resume",
         ) from error
+
+
+def cache_folder() -> Path:
+    """The user's cache folder, by the XDG base directory specification."""
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification has relative paths ignored.
+    return (Path(root) if Path(root).is_absolute() else Path.home() / ".cache") / "bsprobe"

@@ -8,7 +8,7 @@ import commands
 import pytest
 
 from bsprobe.analysis.fleet import make_fleet
-from bsprobe.report.fleet import render_markdown
+from bsprobe.report.compare.fleet import render_markdown
 from bsprobe.storage.runfile import load_run
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,9 @@ from bsprobe.analysis.compare import compare
 from bsprobe.analysis.thresholds import DEFAULT_THRESHOLDS
 from bsprobe.records.errors import FileError, NotComparableError
 from bsprobe.records.runs import Run
-from bsprobe.report import comparison, markdown, snippet, tables, terminal
+from bsprobe.report.compare import comparison
+from bsprobe.report.run import markdown, tables, terminal
+from bsprobe.report.snippet import snippet
 from bsprobe.storage.codec import to_json
 from bsprobe.storage.journal import NAME as JOURNAL_NAME
 from bsprobe.storage.journal import Journal, read_journal

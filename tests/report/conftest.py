@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bsprobe.analysis.search import Process
-from bsprobe.probing import Probing
+from bsprobe.engine.probe import Probing
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import (
     SCHEMA_VERSION,

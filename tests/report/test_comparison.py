@@ -11,7 +11,7 @@ from bsprobe.analysis.compare import Comparison, State, compare
 from bsprobe.analysis.thresholds import parse_threshold
 from bsprobe.records.errors import FileError
 from bsprobe.records.runs import Boundary, Run, StopReason
-from bsprobe.report import comparison as texts
+from bsprobe.report.compare import comparison as texts
 
 GOLDEN = Path(__file__).parent / "golden"
 THRESHOLDS = ("max-batch:0", "safe-batch:1", "peak:3%", "memory-per-image:100MiB", "throughput:10%")

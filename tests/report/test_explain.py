@@ -22,10 +22,12 @@ from bsprobe.records.explanations import (
 from bsprobe.records.runs import Boundary, Run, StopReason
 from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB, MIB
-from bsprobe.report import explain_markdown, explain_sentences, markdown
-from bsprobe.report.explain_plots import kinds_figure, modules_figure, write_kinds_plot
-from bsprobe.report.explain_write import write_explanation
-from bsprobe.report.write import write_report
+from bsprobe.report.explain import markdown as explain_markdown
+from bsprobe.report.explain import sentences as explain_sentences
+from bsprobe.report.explain.plots import kinds_figure, modules_figure, write_kinds_plot
+from bsprobe.report.explain.write import write_explanation
+from bsprobe.report.run import markdown
+from bsprobe.report.run.write import write_report
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -16,9 +16,9 @@ from bsprobe.analysis.fleet import Fleet, make_fleet
 from bsprobe.records.runs import Boundary, Run, StopReason
 from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB
-from bsprobe.report.fleet import render_markdown, render_text, write_fleet
-from bsprobe.report.fleet_plot import fleet_figure
-from bsprobe.report.plots import COLOURS
+from bsprobe.report.compare.fleet import render_markdown, render_text, write_fleet
+from bsprobe.report.compare.fleet_plot import fleet_figure
+from bsprobe.report.run.plots import COLOURS
 from bsprobe.storage.codec import from_json
 
 GOLDEN = Path(__file__).parent / "golden"

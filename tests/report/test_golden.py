@@ -12,8 +12,9 @@ import pytest
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.runs import Run
 from bsprobe.records.variants import labels
-from bsprobe.report import markdown, snippet, tables, terminal
-from bsprobe.report.plan import render as render_plan
+from bsprobe.report.run import markdown, tables, terminal
+from bsprobe.report.run.plan import render as render_plan
+from bsprobe.report.snippet import snippet
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -11,7 +11,7 @@ from PIL import Image
 from bsprobe.records.runs import Run
 from bsprobe.records.trials import Trial
 from bsprobe.records.units import GIB
-from bsprobe.report.plots import memory_figure, throughput_figure, write_plots
+from bsprobe.report.run.plots import memory_figure, throughput_figure, write_plots
 
 
 def test_plots_are_written_as_png_and_svg_that_open(run: Run, tmp_path: Path) -> None:

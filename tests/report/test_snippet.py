@@ -19,7 +19,7 @@ from bsprobe.records.variants import (
     Precision,
 )
 from bsprobe.records.workload import OwnParts
-from bsprobe.report import snippet
+from bsprobe.report.snippet import snippet
 
 ALL = [
     {"precision": Precision.FP32},

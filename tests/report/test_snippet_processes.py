@@ -11,7 +11,7 @@ from torchrun import torchrun
 
 from bsprobe.records.runs import Recommendation, Run
 from bsprobe.records.variants import Norm
-from bsprobe.report import snippet
+from bsprobe.report.snippet import snippet
 
 SCRIPT = """\
 import json, sys

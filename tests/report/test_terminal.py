@@ -7,8 +7,8 @@ from builders import VARIANT
 from bsprobe.analysis.recommendation import plan
 from bsprobe.records.runs import Target
 from bsprobe.records.workload import OwnParts
-from bsprobe.report import sentences
-from bsprobe.report.terminal import WIDTH, fitted
+from bsprobe.report.run import sentences
+from bsprobe.report.run.terminal import WIDTH, fitted
 
 
 def test_a_name_that_is_too_long_for_the_width_goes_on_below() -> None:

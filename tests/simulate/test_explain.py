@@ -34,7 +34,7 @@ from bsprobe.records.variants import (
     Variant,
     matrix,
 )
-from bsprobe.report.explain_plots import KIND_COLOURS
+from bsprobe.report.explain.plots import KIND_COLOURS
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Kind
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bsprobe.simulate.cudnn import cache as workspace_cache
-from bsprobe.simulate.cudnn.cache import WorkspaceCache, default_folder
+from bsprobe.simulate.cudnn.cache import WorkspaceCache
+from bsprobe.storage.files import cache_folder
 
 CARD = {"deviceVer": 860}
 
@@ -126,8 +127,8 @@ def test_the_file_keeps_the_newest_answers(tmp_path: Path, monkeypatch: pytest.M
 def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert default_folder() == Path("/home/ada/.cache/bsprobe")
+    assert cache_folder() == Path("/home/ada/.cache/bsprobe")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert default_folder() == Path("/home/ada/.cache/bsprobe")
+    assert cache_folder() == Path("/home/ada/.cache/bsprobe")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/ada")
-    assert default_folder() == Path("/var/cache/ada/bsprobe")
+    assert cache_folder() == Path("/var/cache/ada/bsprobe")

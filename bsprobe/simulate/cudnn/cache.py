@@ -16,13 +16,6 @@ MOST_ANSWERS: Final = 10_000
 Answers = dict[str, tuple[int, ...]]
 
 
-def default_folder() -> Path:
-    """The user's cache folder, by the XDG base directory specification."""
-    root = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification has relative paths ignored.
-    return (Path(root) if Path(root).is_absolute() else Path.home() / ".cache") / "bsprobe"
-
-
 class WorkspaceCache:
     """A file of answers, read once and written when told to.
 

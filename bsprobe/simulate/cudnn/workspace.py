@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from bsprobe.simulate.cudnn.cache import WorkspaceCache, default_folder
+from bsprobe.simulate.cudnn.cache import WorkspaceCache
 from bsprobe.simulate.cudnn.convolutions import (
     Backend,
     Convolution,
@@ -26,6 +26,7 @@ from bsprobe.simulate.cudnn.plans import (
     UnansweredError,
     described_card,
 )
+from bsprobe.storage.files import cache_folder
 
 __all__ = ["Convolution", "Direction", "Workspaces"]
 
@@ -103,7 +104,7 @@ class Workspaces:
         if described != capability:
             nearest = f"{_text(described)}, the nearest described, for {_text(capability)}"
             self._notes += (f"cuDNN workspaces are those of compute capability {nearest}.",)
-        folder = default_folder() if cache is None else cache
+        folder = cache_folder() if cache is None else cache
         name = f"cudnn-{answering}-cc-{_text(described)}.json"
         self._cache = WorkspaceCache(folder / name, described=card)
 

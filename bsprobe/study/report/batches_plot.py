@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from bsprobe.records.units import MIB
-from bsprobe.report.plots import COLOURS, GREY
+from bsprobe.report.run.plots import COLOURS, GREY
 from bsprobe.study.records import Chance, Study
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import BatchSummary, Verdict

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bsprobe.report.line_ends import LineEnd, label_ends
-from bsprobe.report.plots import COLOURS, GREY, MARKERS
+from bsprobe.report.run.plots import COLOURS, GREY, MARKERS
 from bsprobe.study.records import Chance, CurvePoint, Study, TrainingResult
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import BatchSummary

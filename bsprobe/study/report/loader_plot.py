@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from bsprobe.report.plots import COLOURS, GREY
+from bsprobe.report.run.plots import COLOURS, GREY
 from bsprobe.study.records import Study
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import recommended_loading

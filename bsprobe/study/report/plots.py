@@ -4,7 +4,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from bsprobe.report.plots import STYLE, write_figure
+from bsprobe.report.run.plots import STYLE, write_figure
 from bsprobe.study.records import Study
 from bsprobe.study.report import sentences
 from bsprobe.study.report.batches_plot import batches_figure

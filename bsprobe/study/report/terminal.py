@@ -3,7 +3,7 @@
 import textwrap
 
 from bsprobe.records.units import format_bytes
-from bsprobe.report.terminal import WIDTH, aligned
+from bsprobe.report.run.terminal import WIDTH, aligned
 from bsprobe.study.records import Study
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import BatchSummary, Verdict

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from bsprobe.records.runs import DeviceInfo, TrainingPlan
-from bsprobe.report.snippet import Loader, fill
-from bsprobe.report.tables import to_csv
+from bsprobe.report.run.tables import to_csv
+from bsprobe.report.snippet.snippet import Loader, fill
 from bsprobe.storage.files import write_atomically
 from bsprobe.storage.folders import slug
 from bsprobe.study.records import Study, StudySettings

@@ -8,7 +8,7 @@ from pathlib import Path
 import golden
 import pytest
 
-from bsprobe.report.tables import to_csv
+from bsprobe.report.run.tables import to_csv
 from bsprobe.study.records import Study
 from bsprobe.study.report import markdown, sentences, tables, terminal
 from bsprobe.study.report.write import study_snippet

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, Unpack
 
 from bsprobe._version import __version__
-from bsprobe.api import (
+from bsprobe.engine.workload import (
     Options,
     Workload,
     hints_in_tracebacks,
@@ -20,8 +20,8 @@ from bsprobe.api import (
 )
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.runs import MAX_BATCH, DeviceRequest, Run, Settings, StopReason
-from bsprobe.simulate.cudnn.cache import default_folder
 from bsprobe.storage.batch_cache import ProvenBatch, Question, find_batch, keep_batch
+from bsprobe.storage.files import cache_folder
 
 _LOG = logging.getLogger("bsprobe")
 _P = ParamSpec("_P")
@@ -80,7 +80,7 @@ def _proven(
             f"these are {len(settings.variants)} variants, of which each has a batch of its own",
             hint="give one value for each option",
         )
-    folder = default_folder()
+    folder = cache_folder()
     with start_worker(settings) as runner:
         question = Question(
             device=runner.ready.device.name,

@@ -16,7 +16,7 @@ from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import labels
 from bsprobe.report.line_ends import LineEnd, label_ends
-from bsprobe.report.plots import COLOURS, GREY, MARKERS, STYLE, write_figure
+from bsprobe.report.run.plots import COLOURS, GREY, MARKERS, STYLE, write_figure
 
 _HEIGHT_INCHES = 3.5
 """Of each panel."""

@@ -17,9 +17,9 @@ from bsprobe.records.explanations import (
     by_operator,
 )
 from bsprobe.records.units import format_bytes
-from bsprobe.report import explain_sentences as sentences
-from bsprobe.report.markdown import environment_section, folded, table
-from bsprobe.report.terminal import WIDTH, aligned
+from bsprobe.report.explain import sentences
+from bsprobe.report.run.markdown import environment_section, folded, table
+from bsprobe.report.run.terminal import WIDTH, aligned
 
 _REMEDY_COLUMNS = (
     "change",

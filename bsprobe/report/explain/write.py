@@ -6,10 +6,10 @@ import pandas as pd
 
 from bsprobe.records.explanations import OUTSIDE, ROUNDING, Explanation, ExplanationReport
 from bsprobe.records.variants import AXES
-from bsprobe.report import explain_markdown
-from bsprobe.report.explain_plots import write_explanation_plots
-from bsprobe.report.explain_sentences import recorded
-from bsprobe.report.tables import to_csv
+from bsprobe.report.explain import markdown as explain_markdown
+from bsprobe.report.explain.plots import write_explanation_plots
+from bsprobe.report.explain.sentences import recorded
+from bsprobe.report.run.tables import to_csv
 from bsprobe.storage.files import write_atomically
 
 

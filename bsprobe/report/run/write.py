@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from bsprobe.records.runs import Run
-from bsprobe.report import markdown, plots, snippet, tables
+from bsprobe.report.run import markdown, plots, tables
+from bsprobe.report.snippet import snippet
 from bsprobe.storage.files import write_atomically
 
 

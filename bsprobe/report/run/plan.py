@@ -6,7 +6,7 @@ from bsprobe.records.gpus import DEFAULT_GPU
 from bsprobe.records.runs import SearchMethod, Settings
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import labels
-from bsprobe.report.sentences import portrait_warnings
+from bsprobe.report.run.sentences import portrait_warnings
 
 _SEARCHES = {
     SearchMethod.ORDINARY: "batch 1, 2, 4 ... until one fails or {most} ran; then the exact",

@@ -12,7 +12,7 @@ from bsprobe.records.runs import Prediction, Settings, VariantResult
 from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import Variant, labels
-from bsprobe.report import sentences
+from bsprobe.report.run import sentences
 
 
 class _Status(Protocol):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bsprobe.records.explanations import NOT_ATTRIBUTED, OTHER_MODULES, OUTSIDE, Explanation, Series
 from bsprobe.records.units import GIB, format_bytes
-from bsprobe.report.plots import COLOURS, STYLE, write_figure
+from bsprobe.report.run.plots import COLOURS, STYLE, write_figure
 
 _OUTSIDE_COLOUR = "#555555"
 _CACHED_COLOUR = "#dddddd"

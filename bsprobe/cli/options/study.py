@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from bsprobe.analysis.recommendation import LearningRateRule
-from bsprobe.cli.options import Command, positive_number
-from bsprobe.cli.subject import require_segmentation
+from bsprobe.cli.options.subject import require_segmentation
+from bsprobe.cli.options.values import Command, positive_number
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import REFERENCE, DeviceRequest, Target
 from bsprobe.records.trials import DataSource

@@ -7,7 +7,8 @@ from bsprobe.records.runs import DeviceInfo, Environment, Run, VariantResult
 from bsprobe.records.trials import Source, Trial
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import labels
-from bsprobe.report import explain_sentences, sentences
+from bsprobe.report.explain import sentences as explain_sentences
+from bsprobe.report.run import sentences
 
 EXPLAINED = "step-by-kind"
 """The picture of memory over one step of the starred row, where there is one."""

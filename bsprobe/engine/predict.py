@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from bsprobe.analysis.expectation import half_of
 from bsprobe.analysis.search import Probe, Process, find_boundary
-from bsprobe.probing import RunTrial
+from bsprobe.engine.probe import RunTrial
 from bsprobe.records.errors import DeviceError, UsageError, WorkerError
 from bsprobe.records.gpus import Gpu, compute_capabilities, custom_gpu, find_gpu
 from bsprobe.records.runs import (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.variants import labels
-from bsprobe.report import sentences
+from bsprobe.report.run import sentences
 
 WIDTH = 80
 _COLUMNS = ("", "largest", "safe", "use", "effective", "LR", "peak", "images/s")

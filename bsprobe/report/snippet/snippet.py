@@ -12,9 +12,9 @@ from bsprobe.records.variants import (
     labels,
 )
 from bsprobe.records.workload import Problem
-from bsprobe.report import own_snippet
-from bsprobe.report.snippet_processes import micro_step, pieces
-from bsprobe.report.snippet_settings import settings
+from bsprobe.report.snippet import own as own_snippet
+from bsprobe.report.snippet.processes import micro_step, pieces
+from bsprobe.report.snippet.settings import settings
 
 _POLY_POWER = 0.9
 _OPTIMIZERS = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bsprobe.probing import Listener, Predict, Probing, RunTrial
+from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
 from bsprobe.records.runs import SCHEMA_VERSION, Run, Settings
 from bsprobe.records.trials import Trial
 from bsprobe.storage.journal import Header, Journal

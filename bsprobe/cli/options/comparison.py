@@ -16,7 +16,7 @@ from bsprobe.analysis.thresholds import (
     parse_threshold,
     require_distinct,
 )
-from bsprobe.cli.options import Command
+from bsprobe.cli.options.values import Command
 from bsprobe.records.errors import BsprobeError
 from bsprobe.records.runs import SCHEMA_VERSION, Run
 from bsprobe.storage.codec import to_json
@@ -77,7 +77,7 @@ def compare_and_show(
         comparison = compare(*runs(), thresholds or DEFAULT_THRESHOLDS)
     except BsprobeError as error:
         if output == Format.GITHUB:
-            from bsprobe.report.comparison import error_annotation
+            from bsprobe.report.compare.comparison import error_annotation
 
             click.echo(error_annotation(error), nl=False)
         raise
@@ -86,7 +86,7 @@ def compare_and_show(
 
 
 def _show(comparison: Comparison, output: Format) -> None:
-    from bsprobe.report import comparison as texts
+    from bsprobe.report.compare import comparison as texts
 
     if output is Format.JSON:
         body = {"schema_version": SCHEMA_VERSION, **to_json(comparison)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bsprobe.cli.options import (
+from bsprobe.cli.options.values import (
     Command,
     argument,
     axis_options,

@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from bsprobe.analysis.recommendation import LearningRateRule
-from bsprobe.cli.device import asked_device, asked_processes, require_synchronisable
-from bsprobe.cli.options import LARGEST_BATCH, Command, byte_sizes, positive_number
-from bsprobe.cli.subject import (
+from bsprobe.cli.options.device import asked_device, asked_processes, require_synchronisable
+from bsprobe.cli.options.subject import (
     SUBJECT_FACETS,
     require_segmentation,
     subject_options,
     variants_from,
 )
+from bsprobe.cli.options.values import LARGEST_BATCH, Command, byte_sizes, positive_number
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import (
     MAX_BATCH,
@@ -236,7 +236,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
 
 def _check_search(given: Mapping[str, Any]) -> None:
     """Refuse now what the device, once it is open, would be refused for."""
-    from bsprobe.prediction import check_can_guide
+    from bsprobe.engine.predict import check_can_guide
 
     if given["search"] == SearchMethod.GUIDED:
         if given["gpu"] is not None:

@@ -4,7 +4,7 @@ from string import Template
 
 from bsprobe.records.runs import Target, TrainingPlan
 from bsprobe.records.variants import Variant
-from bsprobe.report.snippet_settings import settings
+from bsprobe.report.snippet.settings import settings
 
 _TOGETHER = """
 # In each of {} processes: hand over the network wrapped in DistributedDataParallel, its own batches

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from bsprobe.analysis.remedies import Remedy, ranked, remedies_for
 from bsprobe.analysis.search import Probe, Process, find_boundary
-from bsprobe.prediction import WITHOUT_GPU, card_of
+from bsprobe.engine.predict import WITHOUT_GPU, card_of
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import (
     EXPLANATION_VERSION,

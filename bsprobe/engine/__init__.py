@@ -1,0 +1,1 @@
+"""The verbs: probe, predict, explain and fit, each from its settings to its record."""

@@ -1,0 +1,1 @@
+"""The report of an explanation: terminal, markdown, tables, plots."""

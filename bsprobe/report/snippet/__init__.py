@@ -1,0 +1,1 @@
+"""The snippet: the recommendation as code that trains with it."""
