@@ -12,7 +12,8 @@ from explanations import EXPLANATION, REPORT
 
 from bsprobe.analysis.remedies import EXPANDABLE, remedies_for
 from bsprobe.analysis.search import Process
-from bsprobe.engine.explain import Explaining, card_like
+from bsprobe.engine.explain import Explaining
+from bsprobe.engine.predict import card_like
 from bsprobe.engine.probe import Probing
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation, ExplanationReport

@@ -6,7 +6,6 @@ What predicts, and what tells the record in the words of the prediction, are rea
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -17,12 +16,12 @@ from recorded_steps import recorded
 
 from bsprobe.engine import explain as explaining
 from bsprobe.engine.explain import Explaining
+from bsprobe.engine.run import recorded_star
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
     RECORDED_SNAPSHOT,
     SNAPSHOT,
-    Explanation,
     ExplanationReport,
     MeasuredSide,
     RecordedTrial,
@@ -45,7 +44,6 @@ from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.storage.explanationfile import load_explanation, save_explanation
-from bsprobe.worker import runner
 from bsprobe.worker.protocol import Ready, Record, Recorded
 from bsprobe.worker.runner import TrialRunner
 
@@ -301,30 +299,26 @@ def without_timeout(begin: Any) -> Any:
     return begun
 
 
-def recorded_by_run(made: Run, gpu: InventedGpu) -> Mapping[Variant, Explanation]:
-    module: Any = import_module("bsprobe.cli.run")  # its package has the command by the same name
-    found: Mapping[Variant, Explanation] = module._recorded(made, gpu)
-    return found
-
-
 def test_a_run_on_a_gpu_records_the_step_of_its_starred_row(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
     gpu = InventedGpu()
-    monkeypatch.setattr(runner, "TrialRunner", without_timeout(start(gpu)))
-    found = recorded_by_run(finished(), gpu)
+    monkeypatch.setattr("bsprobe.engine.run.TrialRunner", without_timeout(start(gpu)))
+    found = recorded_star(finished(), cast("TrialRunner", gpu), said.append)
     assert [asked.spec for asked in gpu.asked] == [TrialSpec(variant=VARIANT, batch_size=LARGEST)]
     assert list(found) == [VARIANT]
     assert found[VARIANT].source is Source.MEASURED
 
 
 def test_a_run_whose_step_cannot_be_recorded_says_so_and_is_none_the_worse(
-    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said: list[str] = []
     gpu = InventedGpu(largest=0)
-    monkeypatch.setattr(runner, "TrialRunner", without_timeout(start(gpu)))
-    assert recorded_by_run(finished(), gpu) == {}
-    assert "warning: no picture of the step: OutOfMemoryError" in capsys.readouterr().err
+    monkeypatch.setattr("bsprobe.engine.run.TrialRunner", without_timeout(start(gpu)))
+    assert recorded_star(finished(), cast("TrialRunner", gpu), said.append) == {}
+    assert said[-1].startswith("warning: no picture of the step: OutOfMemoryError")
     unknown = replace(finished(), device=replace(GPU, compute_capability="99.0"))
-    assert recorded_by_run(unknown, gpu) == {}
-    assert "warning: no picture of the step: nothing is known of" in capsys.readouterr().err
+    assert recorded_star(unknown, cast("TrialRunner", gpu), said.append) == {}
+    assert said[-1].startswith("warning: no picture of the step: nothing is known of")

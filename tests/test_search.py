@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bsprobe.analysis.expectation import Expected
 from bsprobe.analysis.memory_line import Line
-from bsprobe.analysis.search import Probe, Process, find_boundary
+from bsprobe.analysis.search import Probe, Process, find_boundary, gallop
 from bsprobe.records.failures import RAN, Certainty, Outcome
 from bsprobe.records.runs import Boundary, StopReason
 
@@ -605,3 +605,23 @@ def test_where_the_cache_was_emptied_the_boundary_is_near_and_nothing_is_doubled
     expected = Expected(largest=100, line=Line(fixed_bytes=0.0, per_image_bytes=1.0))
     assert_proven(machine, guided(machine, expected, capacity=100))
     assert machine.batches == [50, 100, 101, 102, 103, 105, 104]
+
+
+@given(
+    largest=st.integers(0, 5000),
+    guess=st.integers(-10, 6000),
+    minimum=st.sampled_from([1, 2]),
+)
+def test_a_gallop_ends_at_the_boundary_wherever_it_began(
+    largest: int, guess: int, minimum: int
+) -> None:
+    tried: list[int] = []
+
+    def runs(batch: int) -> bool:
+        tried.append(batch)
+        return batch <= largest
+
+    found = gallop(runs, guess, minimum=minimum, max_batch=4096)
+    assert found == (min(largest, 4096) if largest >= minimum else None)
+    assert len(set(tried)) == len(tried)
+    assert minimum <= min(tried) <= max(tried) <= 4096

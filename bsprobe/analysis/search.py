@@ -101,6 +101,35 @@ def find_boundary(
         return stop.boundary
 
 
+def gallop(runs: Callable[[int], bool], guess: int, *, minimum: int, max_batch: int) -> int | None:
+    """Gallop from a guess to a batch that runs while the next one does not.
+
+    Nothing is proven in fresh processes: this serves simulated trials, which are all alike.
+
+    Args:
+        runs: Whether a batch runs.
+        guess: Where to begin.
+        minimum: The smallest batch to try.
+        max_batch: The largest batch to try.
+
+    Returns:
+        The batch; None if not even the smallest runs.
+    """
+    low, high = minimum - 1, max_batch + 1
+    batch, step = min(max(guess, minimum), max_batch), 1
+    while high - low > 1:
+        if runs(batch):
+            low = batch
+            batch = low + step
+        else:
+            high = batch
+            batch = high - step
+        step *= 2
+        if not low < batch < high:
+            batch = (low + high) // 2
+    return low if low >= minimum else None
+
+
 class _Ledger:
     """Every probe so far, and the bounds that follow from them."""
 

@@ -1,5 +1,7 @@
 """`bsprobe ci`: predict the matrix of a baseline again, and compare."""
 
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import click
 
 from bsprobe.analysis.thresholds import Threshold
 from bsprobe.cli.options.comparison import compare_and_show, comparison_options
-from bsprobe.cli.run import Start, probe
+from bsprobe.cli.run import probe
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import DEFAULT_GPU, find_gpu
 from bsprobe.records.runs import Run, Settings
@@ -41,6 +43,7 @@ def ci(
     cannot be compared: make the baseline anew when PyTorch's minor version changes.
     """
     from bsprobe.analysis.comparability import require_comparable_torch
+    from bsprobe.engine.run import Start
     from bsprobe.report.run.write import write_report
     from bsprobe.storage.runfile import load_run
     from bsprobe.worker.environment import installed_version
@@ -50,10 +53,11 @@ def ci(
         settings = _settings_of(before, baseline)
         if torch := installed_version("torch"):
             require_comparable_torch(before, torch)
-        made, folder, _ = probe(Start(settings=settings, folder=out))
-        write_report(made, folder)
-        click.echo(f"Wrote {folder}/", err=True)
-        return before, made
+        command = shlex.join(["bsprobe", *sys.argv[1:]])
+        made = probe(Start(settings=settings, folder=out, command=command))
+        write_report(made.run, made.folder)
+        click.echo(f"Wrote {made.folder}/", err=True)
+        return before, made.run
 
     ctx.exit(compare_and_show(runs, thresholds, output))
 

@@ -21,6 +21,8 @@ from bsprobe.records.units import MIB, format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from bsprobe.records.fits import CardFit, Fitting
+    from bsprobe.records.variants import Variant
     from bsprobe.worker.process import Worker
 
 _HEADINGS = ("GPU", "capability", "total", "outside", "allocator", "figures")
@@ -86,10 +88,7 @@ def gpus(
     if not fit:
         _require_fit(ctx)
     if fit:
-        from bsprobe.cli.fit import fit as fit_catalogue
-
-        command = shlex.join(["bsprobe", *sys.argv[1:]])
-        fit_catalogue(variants_from(subject), batch, out, command)
+        fit_catalogue(variants_from(subject), batch, out)
     elif this:
         worker = _open()
         try:
@@ -103,6 +102,40 @@ def gpus(
         click.echo(click.style(headings, bold=True))  # plain where the output is no terminal
         click.echo("\n".join(lines))
         click.echo(_LEGEND)
+
+
+def fit_catalogue(variants: tuple[Variant, ...], batch: int | None, out: Path | None) -> None:
+    """Predict for every card of the catalogue, print the table and write the report."""
+    from bsprobe.report.fit import render_text, write_fitting
+    from bsprobe.storage.folders import given_folder, new_folder, slug
+
+    if out is not None:
+        given_folder(out)
+    found = _fitting(variants, batch)
+    parts = ["gpus-fit", *dict.fromkeys(variant.model for variant in variants)]
+    parts += dict.fromkeys(variant.inputs for variant in variants)
+    folder = out or new_folder(Path("reports"), slug("-".join(parts)))
+    click.echo(render_text(found))
+    write_fitting(found, folder)
+    click.echo(f"\nWrote {folder}/   Next: bsprobe run --gpu NAME")
+
+
+def _fitting(variants: tuple[Variant, ...], batch: int | None) -> Fitting:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bsprobe.engine.fit import fit
+
+    cards = catalogue()
+    console = Console(stderr=True)
+    command = shlex.join(["bsprobe", *sys.argv[1:]])
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("opening", total=len(cards) * len(variants))
+
+        def show(found: CardFit) -> None:
+            progress.update(bar, advance=1, description=found.gpu.name)
+
+        return fit(variants, cards, batch=batch, command=command, on_fit=show)
 
 
 def _require_fit(ctx: click.Context) -> None:

@@ -1,13 +1,13 @@
 """Which cards run a variant, and how large a batch: many simulated cards, one traced step."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from bsprobe.analysis.memory_line import Line, line_through
-from bsprobe.analysis.search import LARGEST_MINIMUM
+from bsprobe.analysis.search import LARGEST_MINIMUM, gallop
 from bsprobe.devices.simulated import SimulatedDevice, Tracers
 from bsprobe.records.failures import Outcome
+from bsprobe.records.fits import CardFit
 from bsprobe.records.gpus import Gpu, custom_gpu
-from bsprobe.records.runs import CardFit
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import Variant
@@ -64,7 +64,8 @@ def _fit_alike(
     line = _line(device(_roomy(gpus[0])), variant, minimum)
     for gpu in gpus:
         runs = _Trials(device(gpu), variant)
-        largest = _largest(runs, line.largest_within(gpu.usable_bytes) or 0, minimum, max_batch)
+        guess = line.largest_within(gpu.usable_bytes) or 0
+        largest = gallop(runs, guess, minimum=minimum, max_batch=max_batch)
         following = minimum if largest is None else largest + 1
         yield CardFit(
             gpu=gpu,
@@ -95,23 +96,6 @@ class _Trials:
         except KernelLimitError:
             return Outcome.KERNEL_LIMIT
         return Outcome.FITS
-
-
-def _largest(runs: Callable[[int], bool], guess: int, minimum: int, max_batch: int) -> int | None:
-    """Gallop from a guess to the last batch that runs, None if there is none."""
-    low, high = minimum - 1, max_batch + 1
-    batch, step = min(max(guess, minimum), max_batch), 1
-    while high - low > 1:
-        if runs(batch):
-            low = batch
-            batch = low + step
-        else:
-            high = batch
-            batch = high - step
-        step *= 2
-        if not low < batch < high:
-            batch = (low + high) // 2
-    return low if low >= minimum else None
 
 
 def _smallest_that_runs(device: SimulatedDevice, variant: Variant) -> int:

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from bsprobe.analysis.remedies import Remedy, ranked, remedies_for
 from bsprobe.analysis.search import Probe, Process, find_boundary
-from bsprobe.engine.predict import WITHOUT_GPU, card_of
+from bsprobe.engine.predict import WITHOUT_GPU, card_like
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import (
     EXPLANATION_VERSION,
@@ -25,7 +25,6 @@ from bsprobe.records.runs import (
     DeviceRequest,
     Environment,
     StopReason,
-    is_same_capacity,
 )
 from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.records.variants import Variant
@@ -258,17 +257,6 @@ def recorded_side(
     except DeviceError as error:
         return MeasuredSide(device=device, failure=str(error))
     return MeasuredSide(device=device, explanation=explanation)
-
-
-def card_like(device: DeviceInfo) -> DeviceRequest:
-    """The simulated card that is like a GPU: as the catalogue has it, but with its memory.
-
-    Raises:
-        UsageError: Nothing is known of it.
-    """
-    is_whole = is_same_capacity(device.capacity_bytes, device.total_bytes)
-    limit = None if device.limit_bytes is None and is_whole else device.capacity_bytes
-    return DeviceRequest(gpu=card_of(device), memory_limit_bytes=limit)
 
 
 def _smallest(boundary: Boundary) -> int:

@@ -16,6 +16,7 @@ from bsprobe.records.runs import (
     SearchMethod,
     Settings,
     StopReason,
+    is_same_capacity,
 )
 from bsprobe.records.trials import Purpose, Trial
 from bsprobe.records.variants import Variant
@@ -127,6 +128,17 @@ def card_of(device: DeviceInfo) -> Gpu:
     except UsageError:
         return custom_gpu(device.total_bytes, capability)
     return replace(listed, total_bytes=device.total_bytes)
+
+
+def card_like(device: DeviceInfo) -> DeviceRequest:
+    """The simulated card that is like a GPU: as the catalogue has it, but with its memory.
+
+    Raises:
+        UsageError: Nothing is known of it.
+    """
+    is_whole = is_same_capacity(device.capacity_bytes, device.total_bytes)
+    limit = None if device.limit_bytes is None and is_whole else device.capacity_bytes
+    return DeviceRequest(gpu=card_of(device), memory_limit_bytes=limit)
 
 
 def _peaks(trials: Sequence[Trial]) -> tuple[tuple[int, int], ...]:

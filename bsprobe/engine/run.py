@@ -1,16 +1,36 @@
-"""A run from its settings to its file: the worker processes, the journal, the probing."""
+"""A run from its settings to its file: the device, the folder, the journal, the probing."""
 
-from collections.abc import Mapping, Sequence
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
+from bsprobe.engine.explain import recorded_side
+from bsprobe.engine.predict import WITHOUT_GPU, card_like, predictor_for
 from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
-from bsprobe.records.runs import SCHEMA_VERSION, Run, Settings
-from bsprobe.records.trials import Trial
-from bsprobe.storage.journal import Header, Journal
+from bsprobe.engine.resume import require_same_device
+from bsprobe.records.errors import BsprobeError, InterruptedRunError
+from bsprobe.records.explanations import RECORDED_SNAPSHOT, Explanation
+from bsprobe.records.runs import SCHEMA_VERSION, Run, Settings, VariantResult
+from bsprobe.records.trials import Source, Trial
+from bsprobe.records.variants import Variant
+from bsprobe.storage.folders import given_folder, new_folder, run_name, withdrawn_if_refused
+from bsprobe.storage.journal import Contents, Header, Journal
 from bsprobe.storage.runfile import save_run
 from bsprobe.worker.environment import describe_environment
-from bsprobe.worker.protocol import Ready
+from bsprobe.worker.protocol import Explain, Ready
+from bsprobe.worker.ranks.launch import command_of
 from bsprobe.worker.runner import TrialRunner
+
+if TYPE_CHECKING:
+    from bsprobe.worker.ranks.runner import WorldRunner
+
+REPORTS = Path("reports")
+"""The folder that folders of results are made in where none is named."""
 
 
 def start_runner(settings: Settings, environment: Mapping[str, str] | None = None) -> TrialRunner:
@@ -73,3 +93,161 @@ def make_run(
         ).run(header.environment)
         save_run(made, folder)  # while the journal is locked against a second run
     return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The beginning of a run: from nothing, or from a journal."""
+
+    settings: Settings
+    command: str
+    """The command line, for the reader to type again."""
+    folder: Path | None
+    """New, or empty; None: one below `REPORTS` whose name says what the run is about."""
+    resumed: tuple[Journal, Contents] | None = None
+    """The open journal of the run to go on with, and what it holds."""
+    open_runner: "Callable[[Settings], TrialRunner | WorldRunner]" = start_runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A finished run, its folder, and where the memory of some of its steps goes."""
+
+    run: Run
+    folder: Path
+    explanations: Mapping[Variant, Explanation]
+    """Of each predicted recommendation, or of the starred one as the GPU recorded it."""
+
+
+def run(start: Start, *, listener: Listener, notify: Callable[[str], None]) -> Finished:
+    """Open the device and make the run; whatever stops it leaves the journal behind.
+
+    Args:
+        start: What to run, and where from.
+        listener: Told what happens.
+        notify: Told, in a sentence, what is done after the last trial.
+
+    Raises:
+        FileError: The folder cannot be used, or the journal was made on another device.
+        DeviceError: The device is not there, or something that is named.
+        InterruptedRunError: The user interrupted.
+    """
+    settings = start.settings
+    if start.folder is not None and start.resumed is None:
+        given_folder(start.folder)
+    with (
+        start.open_runner(settings) as runner,
+        predictor_for(settings, runner.ready.device) as predict,
+    ):
+        folder, log, contents = _opened(start, runner.ready)
+        # What several processes ran together is not taken apart.
+        alone = runner if isinstance(runner, TrialRunner) else None
+        explaining = _Explaining(listener, alone)
+        with _resumable(folder), withdrawn_if_refused(folder):
+            made = make_run(
+                settings,
+                runner.run,
+                log,
+                contents.header,
+                folder=folder,
+                listener=explaining,
+                known=contents.trials,
+                predict=predict,
+            )
+            if alone is not None and alone.ready.device.kind == "cuda":
+                explaining.found |= recorded_star(made, alone, notify)
+    return Finished(run=made, folder=folder, explanations=explaining.found)
+
+
+class _Explaining:
+    """Passes everything on, and has each predicted recommendation explained at once.
+
+    The worker still has then what it traced for the variant.
+    """
+
+    def __init__(self, listener: Listener, runner: TrialRunner | None) -> None:
+        self._listener = listener
+        self._runner = runner
+        self.found: dict[Variant, Explanation] = {}
+        self.on_variant = listener.on_variant
+        self.on_predicting = listener.on_predicting
+        self.on_prediction = listener.on_prediction
+        self.on_trial_start = listener.on_trial_start
+        self.on_phase = listener.on_phase
+        self.on_trial = listener.on_trial
+
+    def on_result(self, result: VariantResult) -> None:
+        self._listener.on_result(result)
+        item, runner = result.recommendation, self._runner
+        if runner is None or runner.ready.device.source is Source.MEASURED:
+            return
+        if item is not None and item.trial is not None and item.trial.ran:
+            spec = replace(item.trial.spec, accumulation_steps=1, data=None)
+            asked = Explain(spec=spec)
+            self.found[result.variant] = runner.explain(asked, on_phase=lambda _: None)
+
+
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """Say, where the user interrupts, how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = command_of(f"run --resume --out {shlex.quote(str(folder))}", os.environ)
+        raise InterruptedRunError(
+            "interrupted; every finished trial is kept", hint=f"go on with: {again}"
+        ) from None
+
+
+def _opened(start: Start, ready: Ready) -> tuple[Path, Journal, Contents]:
+    """The folder and the journal of a run, a new one or the one to go on with."""
+    device = ready.device
+    folder = start.folder or new_folder(REPORTS, run_name(device, start.settings))
+    if start.resumed is not None:
+        log, contents = start.resumed
+        require_same_device(contents.header.device, device, folder)
+        return folder, log, contents
+    header = header_of(start.settings, ready, start.command)
+    empty = Contents(header=header, trials=(), complete_bytes=0)
+    return folder, Journal.create(folder, header), empty
+
+
+def recorded_star(
+    finished: Run, runner: TrialRunner, notify: Callable[[str], None]
+) -> dict[Variant, Explanation]:
+    """Where the memory of the starred row goes, from one more trial that the GPU records.
+
+    Nothing where that cannot be had: the run is finished without it.
+
+    Args:
+        finished: A run on a GPU.
+        runner: Of that GPU.
+        notify: Told what is done, and why nothing is returned.
+    """
+    best = finished.best
+    if best is None or best.trial is None:
+        return {}
+    spec = replace(best.trial.spec, accumulation_steps=1, evaluation_resolution=None, data=None)
+    timeout = finished.settings.trial_timeout_seconds
+    notify("recording one step of the starred row")
+    try:
+        with (
+            TrialRunner(
+                card_like(finished.device), timeout=timeout, environment=WITHOUT_GPU
+            ) as predictor,
+            TemporaryDirectory() as folder,
+        ):
+            side = recorded_side(
+                spec,
+                recorder=runner,
+                predictor=predictor,
+                snapshot=Path(folder) / RECORDED_SNAPSHOT,
+                on_phase=lambda _: None,
+            )
+    except BsprobeError as error:
+        notify(f"warning: no picture of the step: {error}")
+        return {}
+    if side.explanation is None:
+        notify(f"warning: no picture of the step: {side.failure}")
+        return {}
+    return {best.variant: side.explanation}

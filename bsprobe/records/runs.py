@@ -6,7 +6,6 @@ Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import Gpu
 from bsprobe.records.trials import DataSource, Source, Trial, TrialSpec
 from bsprobe.records.units import MIB, Resolution
@@ -214,18 +213,6 @@ class VariantResult:
     recommendation: Recommendation | None = None
     prediction: Prediction | None = None
     """What the search began with, where a prediction guided it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CardFit:
-    """How large a batch of a variant one card runs, by prediction."""
-
-    gpu: Gpu
-    variant: Variant
-    largest: int | None
-    """None where not even the smallest batch fits."""
-    next_outcome: Outcome | None
-    """How the next batch ends; None where no larger one was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

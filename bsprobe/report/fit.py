@@ -1,6 +1,5 @@
 """Which GPU do I need: the largest batch of each variant on each card, in text, files, picture."""
 
-import dataclasses
 import textwrap
 from pathlib import Path
 
@@ -10,10 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from bsprobe.records.failures import Outcome
-from bsprobe.records.gpus import Gpu
-from bsprobe.records.runs import SCHEMA_VERSION, CardFit, Environment
+from bsprobe.records.fits import Fitting
 from bsprobe.records.units import GIB, format_bytes
-from bsprobe.records.variants import Variant, labels
+from bsprobe.records.variants import labels
 from bsprobe.report.run.markdown import table
 from bsprobe.report.run.plots import COLOURS, MARKERS, STYLE, write_figure
 from bsprobe.report.run.tables import to_csv, variant_columns
@@ -23,32 +21,6 @@ from bsprobe.storage.files import write_atomically
 
 _ROW_INCHES = 0.24
 _NOTHING = "-"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Fitting:
-    """Everything that `bsprobe gpus --fit` found; what is written to `fit.json`."""
-
-    schema_version: int = SCHEMA_VERSION
-    environment: Environment
-    wanted_batch: int | None
-    """The batch that was asked for, or None."""
-    fits: tuple[CardFit, ...]
-
-    @property
-    def variants(self) -> tuple[Variant, ...]:
-        """The variants, in the order they were asked for."""
-        return tuple(dict.fromkeys(fit.variant for fit in self.fits))
-
-    @property
-    def cards(self) -> tuple[Gpu, ...]:
-        """The cards, the smallest first."""
-        cards = dict.fromkeys(fit.gpu for fit in self.fits)
-        return tuple(sorted(cards, key=lambda gpu: (gpu.usable_bytes, gpu.name)))
-
-    def largest(self, gpu: Gpu, variant: Variant) -> int | None:
-        """The largest batch of a variant on a card."""
-        return next(f.largest for f in self.fits if (f.gpu, f.variant) == (gpu, variant))
 
 
 def rows(found: Fitting) -> list[tuple[str, ...]]:

@@ -17,8 +17,9 @@ from pathlib import Path
 from bsprobe.records.errors import DeviceError, WorkerError
 from bsprobe.records.explanations import Explanation
 from bsprobe.records.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome, classify
+from bsprobe.records.fits import CardFit
 from bsprobe.records.gpus import Gpu
-from bsprobe.records.runs import CardFit, DeviceRequest
+from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Failure, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.storage.codec import MalformedError

@@ -7,8 +7,9 @@ from typing import Final
 
 from bsprobe.records.explanations import Explanation, RecordedTrial
 from bsprobe.records.failures import Outcome
+from bsprobe.records.fits import CardFit
 from bsprobe.records.gpus import Gpu
-from bsprobe.records.runs import CardFit, DeviceInfo, DeviceRequest
+from bsprobe.records.runs import DeviceInfo, DeviceRequest
 from bsprobe.records.trials import DataSource, Failure, Measurement, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json

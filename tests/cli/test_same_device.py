@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from builders import DEVICE
 
-from bsprobe.cli.run import _require_same_device
+from bsprobe.engine.resume import require_same_device
 from bsprobe.records.errors import FileError
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.units import GIB, MIB
@@ -18,7 +18,7 @@ WHOLE = replace(DEVICE, limit_bytes=None, capacity_bytes=20 * GIB)
 @pytest.mark.parametrize("change", [0, 3 * MIB, -3 * MIB, 64 * MIB - 1])
 def test_a_few_mib_of_other_processes_are_no_difference(change: int) -> None:
     now = replace(WHOLE, capacity_bytes=WHOLE.capacity_bytes + change)
-    _require_same_device(WHOLE, now, Path("out"))
+    require_same_device(WHOLE, now, Path("out"))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_another_device_or_memory_is_refused(
     before: DeviceInfo, now: DeviceInfo, message: str
 ) -> None:
     with pytest.raises(FileError) as refused:
-        _require_same_device(before, now, Path("out"))
+        require_same_device(before, now, Path("out"))
     assert str(refused.value) == f"the run in out was made on {message}"
     assert refused.value.hint is not None
     assert refused.value.hint.endswith("start a new run without --resume")

@@ -7,11 +7,11 @@ from pathlib import Path
 from builders import header
 
 from bsprobe.records.failures import Outcome
+from bsprobe.records.fits import CardFit, Fitting
 from bsprobe.records.gpus import custom_gpu
-from bsprobe.records.runs import CardFit
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Norm, Precision, matrix
-from bsprobe.report.fit import Fitting, advice, render_text, write_fitting
+from bsprobe.report.fit import advice, render_text, write_fitting
 from bsprobe.storage.codec import from_json
 
 FP32, AMP = matrix(

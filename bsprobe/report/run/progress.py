@@ -1,13 +1,11 @@
 """What happens now, on standard error: a live line in a terminal, a line a trial elsewhere."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Protocol
 
 from rich.console import Console
 
-from bsprobe.records.explanations import Explanation
 from bsprobe.records.runs import Prediction, Settings, VariantResult
 from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.units import format_bytes, format_seconds
@@ -49,37 +47,6 @@ class StageProgress:
         if self._status is not None:
             self._status.stop()
             self._status = None
-
-
-class ExplainedProgress:
-    """Passes everything on, and has each recommendation explained as soon as it is there.
-
-    Args:
-        progress: Who shows the run.
-        explain: Explains a trial, or answers None where it cannot.
-    """
-
-    def __init__(
-        self, progress: "TrialProgress", explain: Callable[[TrialSpec], Explanation | None]
-    ) -> None:
-        self._progress = progress
-        self._explain = explain
-        self.explanations: dict[Variant, Explanation] = {}
-        self.on_variant = progress.on_variant
-        self.on_predicting = progress.on_predicting
-        self.on_prediction = progress.on_prediction
-        self.on_trial_start = progress.on_trial_start
-        self.on_phase = progress.on_phase
-        self.on_trial = progress.on_trial
-
-    def on_result(self, result: VariantResult) -> None:
-        """Say what a variant came to, and have it explained."""
-        self._progress.on_result(result)
-        item = result.recommendation
-        if item is not None and item.trial is not None and item.trial.ran:
-            spec = replace(item.trial.spec, accumulation_steps=1, data=None)
-            if (found := self._explain(spec)) is not None:
-                self.explanations[result.variant] = found
 
 
 class TrialProgress:

@@ -71,3 +71,9 @@ def launched(environment: Mapping[str, str]) -> Launch | None:
         agent_has_store=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         name=f"bsprobe/{environment['TORCHELASTIC_RUN_ID']}/{restart}",
     )
+
+
+def command_of(arguments: str, environment: Mapping[str, str]) -> str:
+    """The command that starts bsprobe as this process was started: alone, or by torchrun."""
+    launch = launched(environment)
+    return f"bsprobe {arguments}".rstrip() if launch is None else launch.command(arguments)
