@@ -625,3 +625,5 @@ def test_a_gallop_ends_at_the_boundary_wherever_it_began(
     assert found == (min(largest, 4096) if largest >= minimum else None)
     assert len(set(tried)) == len(tried)
     assert minimum <= min(tried) <= max(tried) <= 4096
+    if abs(min(max(guess, minimum), 4096) - min(largest, 4096)) <= 1:
+        assert len(tried) <= 4

@@ -4,10 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from bsprobe.devices.fitting import _largest, fit_cards
+from bsprobe.devices.fitting import fit_cards
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import Gpu, custom_gpu
@@ -59,27 +57,3 @@ def test_a_card_that_runs_nothing_says_so() -> None:
 def test_no_larger_batch_is_tried_than_was_asked_for() -> None:
     (fit,) = fit_cards([SMALL], [card(60 * GIB)], max_batch=4)
     assert (fit.largest, fit.next_outcome) == (4, None)
-
-
-@given(
-    boundary=st.integers(0, 60),
-    guess=st.integers(0, 200),
-    minimum=st.integers(1, 4),
-    max_batch=st.integers(4, 70),
-)
-def test_galloping_from_any_guess_ends_at_the_boundary(
-    boundary: int, guess: int, minimum: int, max_batch: int
-) -> None:
-    tried: list[int] = []
-
-    def runs(batch: int) -> bool:
-        assert minimum <= batch <= max_batch
-        tried.append(batch)
-        return batch <= boundary
-
-    expected = min(boundary, max_batch)
-    found = _largest(runs, guess, minimum, max_batch)
-    assert found == (expected if expected >= minimum else None)
-    assert len(tried) == len(set(tried))
-    if abs(min(max(guess, minimum), max_batch) - expected) <= 1:
-        assert len(tried) <= 4
