@@ -51,7 +51,7 @@ _ROWS = (("building", 9.0), ("wall", 2.8), ("vegetation", 3.0), ("fence", 2.2))
 def draw_street(index: int, size: Resolution, rng: np.random.Generator) -> tuple[_Pixels, _Pixels]:
     """Draw a scene: its image, HxWx3, and its label ids, HxW; the index says what stands in it."""
     canvases = [Image.new("L", (size.width, size.height), fill) for fill in (_IDS["sky"], 100)]
-    focal = min(0.7 * size.width, 1.4 * size.height)
+    focal, edge = min(0.7 * size.width, 1.4 * size.height), min(1, size.width / size.height)
     middle, horizon = size.width * rng.uniform(0.42, 0.58), size.height * rng.uniform(0.42, 0.48)
 
     def paint(shape: str, name: str, points: list[tuple[float, float, float]], tone: float) -> None:
@@ -60,7 +60,7 @@ def draw_street(index: int, size: Resolution, rng: np.random.Generator) -> tuple
             getattr(ImageDraw.Draw(canvas), shape)(flat, fill=fill)
 
     for name, x, shade in _GROUND:
-        paint("polygon", name, [(-x, 0, 1), (-x, 0, 99), (x, 0, 99), (x, 0, 1)], shade)
+        paint("polygon", name, [(-x, 0, edge), (-x, 0, 99), (x, 0, 99), (x, 0, edge)], shade)
     for step, side in ((step, side) for step in range(7, 0, -1) for side in (-1, 1)):
         name, top = _ROWS[(index + step + side) % len(_ROWS)]
         x, near, far, tone = 11 * side, 1.7**step, 1.7 ** (step + 1), rng.uniform(85, 110)
