@@ -128,6 +128,7 @@ def test_any_size_can_be_drawn(size: tuple[int, int]) -> None:
         image, label = draw_scene(index, size=Resolution(height=size[0], width=size[1]), seed=2)
         assert (image.shape, label.shape) == ((*size, 3), size)
         assert np.unique(label).size > 5
+        assert not (label[size[0] * 3 // 4 :] == 23).any()  # no sky below the road
 
 
 def test_the_colours_of_the_classes_are_consistent_from_seed_to_seed() -> None:

@@ -17,8 +17,7 @@ from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.storage.files import written_whole
 from bsprobe.training.cityscapes.samples import Sample, Split, image_path, label_path
-from bsprobe.training.cityscapes.scene.street import draw_street
-from bsprobe.training.cityscapes.scene.themes import THEMES
+from bsprobe.training.cityscapes.scene import draw_street
 
 _CITIES = {
     Split.TRAIN: ("ahornstadt", "buchental", "eichhafen"),
@@ -69,7 +68,7 @@ def draw_scene(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw the scene of an index: its image, HxWx3, and its label ids, HxW."""
     rng = np.random.default_rng([seed, index])
-    return draw_street(size, rng, THEMES[index % len(THEMES)])
+    return draw_street(index, size, rng)
 
 
 def write_sample_data(
