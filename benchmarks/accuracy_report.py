@@ -123,8 +123,8 @@ def _known() -> Iterator[str]:
     yield (
         f"**The allocator.** {exact} of {len(histories)} histories that PyTorch recorded on other "
         f"people's GPUs are reproduced address by address, {count:,} allocations in all. Nine "
-        "more, which nobody licensed for copying, are replayed by `tests/simulate/test_replay.py` "
-        "where they are at hand."
+        "more, which nobody licensed for copying, are replayed by "
+        "`tests/benchmarks/test_replay.py` where they are at hand."
     )
     yield (
         "**The forward pass.** It runs, operator by operator, with the types and layouts that fake "

@@ -105,7 +105,7 @@ else
     --search guided --model deeplabv2-mini --resolution 256x512 --precision amp-fp16 --norm batch \
     --out "$W/torchrun"
   box 100 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/explain" "${network[@]}"
-  box 100 "$PY" -m pytest -m gpu tests/test_measuring_on_gpu.py -q -p no:cacheprovider
+  box 100 "$PY" -m pytest -m gpu tests/engine/test_measuring_on_gpu.py -q -p no:cacheprovider
   record 600 --tier all
 fi
 say "done"

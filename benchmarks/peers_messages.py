@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from bsprobe.records.failures import Certainty, Outcome, classify
-
-TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +23,8 @@ class Recognition:
 
 
 def recognitions() -> list[Recognition]:
-    """Every message of `tests/test_failures.py`, as a RuntimeError, by every tool."""
-    sys.path.insert(0, str(TESTS))
-    from test_failures import (  # noqa: PLC0415 - the list that bsprobe is tested with
+    """Every message of `tests/records/test_failures.py`, as a RuntimeError, by every tool."""
+    from tests.records.test_failures import (  # noqa: PLC0415 - the list that bsprobe is tested with
         BUGS,
         CERTAIN,
         KERNEL_LIMITS,

@@ -195,8 +195,8 @@ def _messages(messages: list[Entry]) -> str:
     body = table(("message", "means", "accelerate", "Lightning", "bsprobe"), rows)
     return (
         "## Who takes which message for want of memory\n\nThe messages are the ones that bsprobe "
-        "is tested with (`tests/test_failures.py`), so it is at home here; each is the text of a "
-        "RuntimeError. *Probable* is "
+        "is tested with (`tests/records/test_failures.py`), so it is at home here; each is the "
+        "text of a RuntimeError. *Probable* is "
         "believed only when a smaller batch then succeeds; a kernel limit and a bug are no want "
         "of memory, and a smaller batch is no answer to a bug.\n\n"
         + "\n".join(f"- {line}" for line in counts)

@@ -5,7 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from optional_packages import ModuleWithOptionalPackages
+
+from tests.support.optional_packages import ModuleWithOptionalPackages
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Beside other tests a process has one thread: OpenMP's threads spin while they wait, and where

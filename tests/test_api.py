@@ -5,8 +5,6 @@ import subprocess
 import traceback
 from pathlib import Path
 
-import commands
-import own_training
 import pytest
 import torch
 from torch import nn
@@ -20,6 +18,7 @@ from bsprobe.records.trials import Source
 from bsprobe.records.variants import AXES, Norm, Precision, Variant
 from bsprobe.records.workload import OwnParts, name_of
 from bsprobe.storage.runfile import load_run
+from tests.support import commands, own_training
 
 WORKLOAD = bsprobe.Workload(
     model=own_training.network,
@@ -54,13 +53,13 @@ def test_a_workload_is_what_the_command_line_would_say() -> None:
     )
 
     typed = {
-        "models": ("own_training:network",),
+        "models": ("tests.support.own_training:network",),
         "model_args": (),
         "resolutions": None,
         "input_size": None,
-        "loss": "own_training:loss",
-        "optimizer_from": "own_training:adam",
-        "batch_from": "own_training:batch",
+        "loss": "tests.support.own_training:loss",
+        "optimizer_from": "tests.support.own_training:adam",
+        "batch_from": "tests.support.own_training:batch",
         **{axis.field: axis.defaults[:1] for axis in AXES},
         "norm": (Norm.BATCH, Norm.GROUP),
     }
@@ -80,12 +79,12 @@ def test_a_class_and_a_function_of_pytorch_can_be_parts() -> None:
     (variant,) = settings_for(workload, DeviceRequest(), {}).variants
 
     assert variant == Variant(
-        model="own_training:Named",
+        model="tests.support.own_training:Named",
         resolution=None,
         own=OwnParts(
             loss="torch.nn.functional:mse_loss",
-            optimizer="own_training:adam",
-            batches="own_training:batch",
+            optimizer="tests.support.own_training:adam",
+            batches="tests.support.own_training:batch",
         ),
     )
 

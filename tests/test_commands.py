@@ -3,13 +3,12 @@
 import re
 from pathlib import Path
 
-import commands
 import pytest
-import stubbed_bsprobe
-from builders import settings
 
 import bsprobe
 from bsprobe.engine import workload
+from tests.support import commands, stubbed_bsprobe
+from tests.support.builders import settings
 
 FOLDERS = ("tests", "benchmarks")
 ISOLATED = ["judge.py", "test_judge.py", "test_release.py"]

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,8 @@ from bsprobe.records.gpus import catalogue
 from bsprobe.records.variants import AXES, Norm, Variant
 from bsprobe.training import models
 from bsprobe.training.models.norms import LAYERS
+from tests.support.commands import ROOT
 
-ROOT = Path(__file__).parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 

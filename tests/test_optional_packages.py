@@ -4,10 +4,11 @@ import re
 import tomllib
 from pathlib import Path
 
-import commands
 import pytest
-from hidden_modules import hide
-from optional_packages import PACKAGES, is_there, may_be_skipped
+
+from tests.support import commands
+from tests.support.hidden_modules import hide
+from tests.support.optional_packages import PACKAGES, is_there, may_be_skipped
 
 
 def test_the_packages_are_those_that_the_extra_installs() -> None:
@@ -24,7 +25,7 @@ def test_continuous_integration_has_all_of_them() -> None:
 @pytest.mark.parametrize(
     ("package", "module"),
     [
-        ("cityscapesscripts", "cityscapes/test_labels.py"),
+        ("cityscapesscripts", "training/cityscapes/test_labels.py"),
         ("hypothesis", "simulate/test_convolutions.py"),
         ("yaml", "test_workflows.py"),
     ],

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, python_path
+
+from tests.support.commands import ROOT, python_path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 

@@ -1,7 +1,6 @@
 """The README says what the project does, and its example is a run that is in the repository."""
 
 import re
-from pathlib import Path
 
 from bsprobe.report.explain import markdown as explain_markdown
 from bsprobe.report.explain.sentences import what, what_helps, why
@@ -10,8 +9,8 @@ from bsprobe.storage.explanationfile import load_explanation
 from bsprobe.storage.runfile import load_run
 from bsprobe.study.report import terminal as study_terminal
 from bsprobe.study.studyfile import load_study
+from tests.support.commands import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PREDICTED = ROOT / "reports" / "predicted-rtx-3090-deeplabv2-resnet101-512x1024"
 MEASURED = ROOT / "reports" / "cpu-500mib-deeplabv2-resnet50-64x128"

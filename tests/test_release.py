@@ -111,7 +111,7 @@ def test_the_sdist_builds_the_same_wheel_and_holds_what_its_tests_look_at(
     )
     (again,) = tmp_path.glob("*.whl")
     assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
-    tests = ("tests/test_readme.py", "tests/test_documents.py", "tests/test_layers.py")
+    tests = ("tests/test_readme.py", "tests/test_documents.py", "tests/test_rooms.py")
     run(sys.executable, "-m", "pytest", "-q", *tests, cwd=folder, PYTHONPATH=str(folder))
 
 

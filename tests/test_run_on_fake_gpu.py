@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import on_fake_gpu
 import pytest
-from commands import ROOT
-from fake_cuda import needs_fake_cuda
 
 from benchmarks.truth_records import load_all, load_trial, raw_path
 from bsprobe.records.errors import FileError
 from bsprobe.records.failures import Outcome
+from tests.support import on_fake_gpu
+from tests.support.commands import ROOT
+from tests.support.fake_cuda import needs_fake_cuda
 
 pytestmark = needs_fake_cuda
 SMALL = (

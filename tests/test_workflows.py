@@ -12,12 +12,12 @@ from typing import Any
 import click
 import pytest
 import yaml
-from commands import ROOT, python_path
 
 from bsprobe.analysis.thresholds import Metric, parse_threshold
 from bsprobe.cli import bsprobe
 from bsprobe.records.units import GIB, MIB
 from bsprobe.storage.runfile import load_run
+from tests.support.commands import ROOT, python_path
 
 WORKFLOWS = sorted((ROOT / ".github").glob("*/*.yml"))
 EXAMPLES = [path for path in WORKFLOWS if path.parent.name == "examples"]

@@ -4,18 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricated_truth import (
-    ELSEWHERE,
-    LIMIT,
-    MACHINE,
-    SPEC,
-    requests_here,
-    truth_trial,
-    write_boundary,
-    write_machine,
-    write_trial,
-)
-from tiny_networks import VARIANT, TinyNet
 
 from benchmarks import accuracy
 from benchmarks.accuracy_figures import Accuracy, Aim, Spread, aims, joined, reserved, spread
@@ -26,6 +14,18 @@ from benchmarks.truth_records import ROOT, load_all
 from bsprobe.records.errors import FileError
 from bsprobe.records.variants import Norm
 from bsprobe.simulate.trace import fake_model
+from tests.support.fabricated_truth import (
+    ELSEWHERE,
+    LIMIT,
+    MACHINE,
+    SPEC,
+    requests_here,
+    truth_trial,
+    write_boundary,
+    write_machine,
+    write_trial,
+)
+from tests.support.tiny_networks import VARIANT, TinyNet
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricated import FixedWorkspaces, fabricated
-from tiny_networks import VARIANT, TinyNet
 
 from benchmarks.validation.comparison import Comparison, Difference, Kind, compare
 from benchmarks.validation.history import load_history
@@ -24,6 +22,8 @@ from bsprobe.simulate.timeline import Kind as Memory
 from bsprobe.simulate.timeline import Phase, Place, Section
 from bsprobe.simulate.trace import fake_model
 from bsprobe.simulate.trace.tracer import StepTracer
+from tests.support.fabricated import FixedWorkspaces, fabricated
+from tests.support.tiny_networks import VARIANT, TinyNet
 
 SECTIONS = (Section.SETUP, Section.FIRST_STEP, Section.LATER_STEP)
 WORKSPACE = 12_345

@@ -6,15 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricated_truth import (
-    FAKE_MACHINE,
-    MACHINE,
-    requests_here,
-    truth_trial,
-    write_machine,
-    write_trial,
-)
-from tiny_networks import TinyNet
 
 from benchmarks import accuracy, compare_requests
 from benchmarks.checkout import python_path
@@ -23,6 +14,15 @@ from benchmarks.truth_prediction import gpu_of
 from benchmarks.truth_records import ROOT, Fakes, load_all, load_machine
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.simulate.trace import fake_model
+from tests.support.fabricated_truth import (
+    FAKE_MACHINE,
+    MACHINE,
+    requests_here,
+    truth_trial,
+    write_machine,
+    write_trial,
+)
+from tests.support.tiny_networks import TinyNet
 
 MACHINES = sorted(ROOT.glob("*/machine.json"))
 REFUSAL = "was recorded on a fake GPU .*: it is no truth"

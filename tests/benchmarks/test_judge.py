@@ -11,7 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricated_truth import (
+
+from benchmarks.fake_reports import REPORTS
+from benchmarks.judge import by_environment
+from benchmarks.judge_environment import InstallationError, Wanted, prepare, requirements, wanted_by
+from benchmarks.judge_sources import gather
+from bsprobe.records.errors import FileError
+from bsprobe.records.units import Resolution
+from tests.support.commands import ROOT
+from tests.support.fabricated_truth import (
     ELSEWHERE,
     FAKE_MACHINE,
     MACHINE,
@@ -22,15 +30,8 @@ from fabricated_truth import (
     write_trial,
 )
 
-from benchmarks.fake_reports import REPORTS
-from benchmarks.judge import by_environment
-from benchmarks.judge_environment import InstallationError, Wanted, prepare, requirements, wanted_by
-from benchmarks.judge_sources import gather
-from bsprobe.records.errors import FileError
-from bsprobe.records.units import Resolution
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "judge.sh"
-STUB = Path(__file__).with_name("stub_python.sh")
+SCRIPT = ROOT / "benchmarks" / "judge.sh"
+STUB = ROOT / "tests" / "support" / "stub_python.sh"
 RECORDED = replace(
     MACHINE,
     environment=replace(

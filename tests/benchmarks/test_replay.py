@@ -2,10 +2,22 @@
 
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 
 import pytest
-from changed_rules import (
+
+from benchmarks.validation.history import History, ReplayResult, load_history
+from benchmarks.validation.replay import (
+    AllocatorFactory,
+    HistoryMismatchError,
+    allocator_for,
+    replay_addresses,
+    replay_freely,
+)
+from bsprobe.records.units import MIB
+from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.expandable import ExpandableAllocator
+from bsprobe.simulate.allocator.rules import AllocatorRules
+from tests.support.changed_rules import (
     BestFitBySizeAlone,
     CoalescingUpwardsOnly,
     FirstFit,
@@ -20,22 +32,10 @@ from changed_rules import (
     TiesToTheHighestAddress,
     WorstFit,
 )
+from tests.support.commands import ROOT
 
-from benchmarks.validation.history import History, ReplayResult, load_history
-from benchmarks.validation.replay import (
-    AllocatorFactory,
-    HistoryMismatchError,
-    allocator_for,
-    replay_addresses,
-    replay_freely,
-)
-from bsprobe.records.units import MIB
-from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
-from bsprobe.simulate.allocator.expandable import ExpandableAllocator
-from bsprobe.simulate.allocator.rules import AllocatorRules
-
-OUR_TRACES = Path(__file__).parents[1] / "data" / "traces"
-SHARED_TRACES = Path(__file__).parents[3] / "shared" / "traces"
+OUR_TRACES = ROOT / "tests" / "data" / "traces"
+SHARED_TRACES = ROOT / ".." / "shared" / "traces"
 OURS = ("decomfl_opt_cold", "gpt_compile_torch210", "gpt_train_torch211", "silmont_cold")
 SHARED = (
     "eor_cnn_train",

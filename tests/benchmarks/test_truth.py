@@ -9,16 +9,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from fabricated_truth import (
-    ELSEWHERE,
-    HERE,
-    MACHINE,
-    truth_trial,
-    write_boundary,
-    write_machine,
-    write_trial,
-)
-from tiny_networks import VARIANT, TinyNet
 
 from benchmarks.accuracy import checked_boundaries
 from benchmarks.accuracy_figures import AIMED_WORKSPACES, CheckedBoundary, CheckedTrial, reserved
@@ -31,6 +21,16 @@ from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.runs import Environment
 from bsprobe.simulate.trace import fake_model
 from bsprobe.storage.runfile import load_run
+from tests.support.fabricated_truth import (
+    ELSEWHERE,
+    HERE,
+    MACHINE,
+    truth_trial,
+    write_boundary,
+    write_machine,
+    write_trial,
+)
+from tests.support.tiny_networks import VARIANT, TinyNet
 
 TRIALS = sorted(ROOT.glob("*/trials/*.json.gz"))
 BOUNDARIES = sorted(ROOT.glob("*/boundaries/*/run.json"))

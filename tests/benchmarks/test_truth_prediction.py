@@ -5,16 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricated_truth import (
-    ELSEWHERE,
-    MACHINE,
-    SPEC,
-    requests_here,
-    truth_trial,
-    write_machine,
-    write_trial,
-)
-from tiny_networks import TinyNet
 
 from benchmarks import compare_requests
 from benchmarks.truth_prediction import compared, gpu_of, predicted_measurement, sections_of
@@ -25,6 +15,16 @@ from bsprobe.records.gpus import find_gpu
 from bsprobe.records.units import GIB
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace import fake_model
+from tests.support.fabricated_truth import (
+    ELSEWHERE,
+    MACHINE,
+    SPEC,
+    requests_here,
+    truth_trial,
+    write_machine,
+    write_trial,
+)
+from tests.support.tiny_networks import TinyNet
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,6 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from builders import ENVIRONMENT, VARIANT
-from failing_import import failing_import
-from snapshots import EMPTY, PEAK_RESERVED
-from stub_gpu import UNKNOWN_EVENT, StubGpu, StubRecorder
 
 from benchmarks.truth_history import keep_raw
 from benchmarks.truth_machine import machine_of, note_machine
@@ -45,6 +41,10 @@ from bsprobe.devices.base import ReportPhase
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.trials import Measurement, TrialSpec
+from tests.support.builders import ENVIRONMENT, VARIANT
+from tests.support.failing_import import failing_import
+from tests.support.snapshots import EMPTY, PEAK_RESERVED
+from tests.support.stub_gpu import UNKNOWN_EVENT, StubGpu, StubRecorder
 
 
 def planned(*batches: int) -> tuple[Configuration, ...]:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fabricated_truth import ELSEWHERE, MACHINE, write_machine
 
 from benchmarks import truth_versions
 from benchmarks.truth_versions import Versions, recorded_versions, version_difference, versions_here
 from bsprobe.records.errors import FileError
 from bsprobe.simulate.cudnn.workspace import Workspaces
+from tests.support.fabricated_truth import ELSEWHERE, MACHINE, write_machine
 
 RECORDED = Versions(torch="2.11.0", cudnn="9.19.0")
 

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import commands
 import pytest
+
+from tests.support import commands
 
 
 def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

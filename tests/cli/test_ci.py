@@ -5,14 +5,15 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import commands
 import pytest
-from builders import probed_run
 
 from bsprobe.records.runs import Run
 from bsprobe.storage.runfile import load_run, save_run
+from tests.support import commands
+from tests.support.builders import probed_run
+from tests.support.commands import ROOT
 
-BASELINE = Path(__file__).parents[2] / "benchmarks" / "baseline.json"
+BASELINE = ROOT / "benchmarks" / "baseline.json"
 SMALL = (
     *("--model", "deeplabv2-resnet50", "--resolution", "64x128"),
     *("--precision", "fp32", "--norm", "batch"),

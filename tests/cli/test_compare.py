@@ -5,12 +5,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-import commands
 import pytest
-from builders import AMP, VARIANT, probed_run, settings
 
 from bsprobe.records.runs import Run
 from bsprobe.storage.runfile import save_run
+from tests.support import commands
+from tests.support.builders import AMP, VARIANT, probed_run, settings
 
 
 @pytest.fixture

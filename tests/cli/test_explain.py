@@ -4,11 +4,11 @@ import csv
 import subprocess
 from pathlib import Path
 
-import commands
 import pytest
 import torch
 
 from bsprobe.storage.explanationfile import load_explanation
+from tests.support import commands
 
 
 def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

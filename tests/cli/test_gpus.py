@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import click
-import commands
 import pytest
 from click.testing import CliRunner
 
@@ -15,9 +14,10 @@ from bsprobe.records.errors import DeviceError
 from bsprobe.records.gpus import COLUMNS, catalogue
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.worker.process import Worker
+from tests.support import commands
+from tests.support.commands import ROOT
 
-ROOT = Path(__file__).parents[2]
-STUB = ROOT / "tests" / "stub_worker.py"
+STUB = ROOT / "tests" / "support" / "stub_worker.py"
 
 
 def bsprobe(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import commands
-import on_fake_gpu
 import pytest
-from fake_card import LATE_BYTES, NAME
-from fake_cuda import needs_fake_cuda
 
 from bsprobe.records.units import GIB, MIB
+from tests.fake_gpu.fake_card import LATE_BYTES, NAME
+from tests.support import commands, on_fake_gpu
+from tests.support.fake_cuda import needs_fake_cuda
 
 SMALL = (
     "--search=guided",

@@ -6,10 +6,11 @@ import shlex
 import sys
 from pathlib import Path
 
-import commands
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support import commands
+from tests.support.commands import ROOT
+
 MEASURED, PREDICTED = (
     block.splitlines()
     for block in re.findall(

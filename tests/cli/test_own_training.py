@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import commands
 import pytest
 
 from bsprobe.records.variants import Norm, Variant
 from bsprobe.records.workload import OwnParts
 from bsprobe.storage.runfile import load_run
+from tests.support import commands
+from tests.support.commands import ROOT
 
-ROOT = Path(__file__).parents[2]
 PARTS = [
     "--model=parts.py:network", "--model-arg=width=16", "--batch-from=parts.py:batch",
     "--loss=parts.py:loss", "--optimizer-from=parts.py:adam", "--precision=fp32",
@@ -28,7 +28,7 @@ OWN = OwnParts(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "tests" / "own_training.py", tmp_path / "parts.py")
+    shutil.copy(ROOT / "tests" / "support" / "own_training.py", tmp_path / "parts.py")
     return tmp_path
 
 

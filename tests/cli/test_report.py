@@ -4,14 +4,14 @@ import json
 import subprocess
 from pathlib import Path
 
-import commands
 import pytest
 
 from bsprobe.analysis.fleet import make_fleet
 from bsprobe.report.compare.fleet import render_markdown
 from bsprobe.storage.runfile import load_run
+from tests.support import commands
+from tests.support.commands import ROOT
 
-ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "reports"
 CARDS = tuple(sorted(RUNS.glob("predicted-*")))
 STUDY = RUNS / "study-cpu-deeplabv2-mini-64x128"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import python_path
 
 from bsprobe.records.units import Resolution
 from bsprobe.study.records import Ending, Study, Training
 from bsprobe.study.studyfile import load_study
 from bsprobe.training.cityscapes.synthetic import write_sample_data
+from tests.support.commands import python_path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 

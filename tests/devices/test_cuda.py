@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from recorded_peaks import stays_within
 
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.failures import Outcome
@@ -14,6 +13,7 @@ from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import MemoryFormat, Norm, Precision, Variant
 from bsprobe.worker.process import Worker
 from bsprobe.worker.protocol import TrialDone
+from tests.support.recorded_peaks import stays_within
 
 pytestmark = pytest.mark.gpu
 

@@ -6,16 +6,16 @@ What the fake GPU measures is our prediction: agreement is no evidence.
 from pathlib import Path
 from typing import Any
 
-import on_fake_gpu
 import pytest
-from fake_card import LATE_BYTES, NAME, TOTAL_BYTES
-from fake_cuda import needs_fake_cuda
 
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.gpus import custom_gpu
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Precision, Variant
+from tests.fake_gpu.fake_card import LATE_BYTES, NAME, TOTAL_BYTES
+from tests.support import on_fake_gpu
+from tests.support.fake_cuda import needs_fake_cuda
 
 pytestmark = needs_fake_cuda
 VARIANT = Variant(

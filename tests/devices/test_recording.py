@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from builders import DEVICE, VARIANT, measurement
 
 from bsprobe.devices import cuda
 from bsprobe.devices.base import ReportPhase
@@ -20,6 +19,7 @@ from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Measurement, TrialSpec
 from bsprobe.worker import child as worker
 from bsprobe.worker.protocol import Message, Record, Recorded
+from tests.support.builders import DEVICE, VARIANT, measurement
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 SNAPSHOT = {"segments": [], "device_traces": [[], [{"action": "alloc"}]]}

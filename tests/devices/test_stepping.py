@@ -4,13 +4,13 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from tiny_networks import VARIANT, OverflowingNet, TinyNet
 
 from bsprobe.devices.stepping import TooFewUpdatesError, run_steps
 from bsprobe.records.trials import Measurement, ModelFacts, Peak, TrialSpec
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import CudnnBenchmark, Precision
 from bsprobe.training import step
+from tests.support.tiny_networks import VARIANT, OverflowingNet, TinyNet
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 FP16_SPEC = replace(SPEC, variant=replace(VARIANT, precision=Precision.AMP_FP16))

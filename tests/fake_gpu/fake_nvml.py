@@ -4,10 +4,9 @@ from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from fake_card import DRIVER, TOTAL_BYTES, UUID, card
-from stand_ins import stand_in
-
 from bsprobe.records.units import MIB
+from tests.fake_gpu.fake_card import DRIVER, TOTAL_BYTES, UUID, card
+from tests.fake_gpu.stand_ins import stand_in
 
 
 def install(pynvml: ModuleType) -> None:

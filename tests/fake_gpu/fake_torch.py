@@ -8,8 +8,8 @@ import weakref
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from fake_card import CAPABILITY, NAME, TOTAL_BYTES, UUID, card
-from stand_ins import stand_in
+from tests.fake_gpu.fake_card import CAPABILITY, NAME, TOTAL_BYTES, UUID, card
+from tests.fake_gpu.stand_ins import stand_in
 
 
 def install(torch: ModuleType) -> None:

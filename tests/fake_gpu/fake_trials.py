@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from fake_card import CAPABILITY, card
 from torch.utils._python_dispatch import _disable_current_modes
 
 from bsprobe.devices.simulated import Tracers
@@ -26,6 +25,7 @@ from bsprobe.simulate.cuda.libraries import playback_on
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.peak import place_of
 from bsprobe.simulate.timeline import Action, Kind, Section
+from tests.fake_gpu.fake_card import CAPABILITY, card
 
 if TYPE_CHECKING:
     from bsprobe.simulate.playback import Playback

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from fake_card import card
+from tests.fake_gpu.fake_card import card
 
 
 def stand_in(owner: Any, name: str, function: Callable[..., Any]) -> None:

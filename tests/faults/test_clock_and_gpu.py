@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import DEVICE, VARIANT, measurement
-from commands import ROOT
-from stubbed_bsprobe import OPTIONS, finish, start
 
 from bsprobe.analysis.search import Process
 from bsprobe.devices.base import ReportPhase
@@ -24,6 +21,9 @@ from bsprobe.worker import child as worker
 from bsprobe.worker import process as worker_process
 from bsprobe.worker import runner
 from bsprobe.worker.protocol import Message, Progress, RunTrial, TrialDone
+from tests.support.builders import DEVICE, VARIANT, measurement
+from tests.support.commands import ROOT
+from tests.support.stubbed_bsprobe import OPTIONS, finish, start
 
 RUN = ("run", *OPTIONS, "--out=out")
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
@@ -42,7 +42,7 @@ class _Backwards(datetime):
 
 
 def test_a_clock_that_jumps_back_changes_no_duration(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = (sys.executable, str(ROOT / "tests" / "stub_worker.py"), "arithmetic")
+    command = (sys.executable, str(ROOT / "tests" / "support" / "stub_worker.py"), "arithmetic")
     monkeypatch.setattr(runner, "datetime", _Backwards)
     real = worker_process.Worker
     monkeypatch.setattr(

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builders import header
-from commands import python_path
-from stubbed_bsprobe import OPTIONS, findings, finish, start
 
 from bsprobe.records.errors import FileError
 from bsprobe.storage.journal import NAME, Journal, read_journal
+from tests.support.builders import header
+from tests.support.commands import python_path
+from tests.support.stubbed_bsprobe import OPTIONS, findings, finish, start
 
 resource = pytest.importorskip("resource")
 

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from stubbed_bsprobe import OPTIONS, findings, finish, start
 
 from bsprobe.records.runs import StopReason
 from bsprobe.storage.journal import NAME, read_journal
 from bsprobe.storage.runfile import load_run
+from tests.support.stubbed_bsprobe import OPTIONS, findings, finish, start
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 

@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import AMP, GROUP, VARIANT, probed_run, settings
-from mutations import mutated, says
 
 from bsprobe.analysis.compare import compare
 from bsprobe.analysis.thresholds import DEFAULT_THRESHOLDS
@@ -21,6 +19,8 @@ from bsprobe.storage.codec import to_json
 from bsprobe.storage.journal import NAME as JOURNAL_NAME
 from bsprobe.storage.journal import Journal, read_journal
 from bsprobe.storage.runfile import NAME, load_run, save_run
+from tests.support.builders import AMP, GROUP, VARIANT, probed_run, settings
+from tests.support.mutations import mutated, says
 
 SEEDS = range(500)
 

@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import golden
 import pytest
 
 from bsprobe.analysis.compare import Comparison, State, compare
@@ -12,6 +11,7 @@ from bsprobe.analysis.thresholds import parse_threshold
 from bsprobe.records.errors import FileError
 from bsprobe.records.runs import Boundary, Run, StopReason
 from bsprobe.report.compare import comparison as texts
+from tests.support import golden
 
 GOLDEN = Path(__file__).parent / "golden"
 THRESHOLDS = ("max-batch:0", "safe-batch:1", "peak:3%", "memory-per-image:100MiB", "throughput:10%")

@@ -5,10 +5,8 @@ import dataclasses
 import io
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
-from explanations import EXPLANATION, GPU, MEASURED, MEASURED_REPORT, REPORT
 from PIL import Image
 
 from bsprobe.records.explanations import (
@@ -28,6 +26,8 @@ from bsprobe.report.explain.plots import kinds_figure, modules_figure, write_kin
 from bsprobe.report.explain.write import write_explanation
 from bsprobe.report.run import markdown
 from bsprobe.report.run.write import write_report
+from tests.support import golden
+from tests.support.explanations import EXPLANATION, GPU, MEASURED, MEASURED_REPORT, REPORT
 
 GOLDEN = Path(__file__).parent / "golden"
 

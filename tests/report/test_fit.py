@@ -4,8 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-from builders import header
-
 from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import CardFit, Fitting
 from bsprobe.records.gpus import custom_gpu
@@ -13,6 +11,7 @@ from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Norm, Precision, matrix
 from bsprobe.report.fit import advice, render_text, write_fitting
 from bsprobe.storage.codec import from_json
+from tests.support.builders import header
 
 FP32, AMP = matrix(
     models=["deeplabv2-resnet101"],

@@ -8,7 +8,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import golden
 import numpy as np
 import pytest
 
@@ -20,6 +19,7 @@ from bsprobe.report.compare.fleet import render_markdown, render_text, write_fle
 from bsprobe.report.compare.fleet_plot import fleet_figure
 from bsprobe.report.run.plots import COLOURS
 from bsprobe.storage.codec import from_json
+from tests.support import golden
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -6,7 +6,6 @@ After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then 
 from dataclasses import replace
 from pathlib import Path
 
-import golden
 import pytest
 
 from bsprobe.records.gpus import find_gpu
@@ -15,6 +14,7 @@ from bsprobe.records.variants import labels
 from bsprobe.report.run import markdown, tables, terminal
 from bsprobe.report.run.plan import render as render_plan
 from bsprobe.report.snippet import snippet
+from tests.support import golden
 
 GOLDEN = Path(__file__).parent / "golden"
 

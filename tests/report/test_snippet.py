@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from snippet_training import Net, Stripes, execute
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
 from bsprobe.records.runs import Recommendation, Run
@@ -20,6 +19,7 @@ from bsprobe.records.variants import (
 )
 from bsprobe.records.workload import OwnParts
 from bsprobe.report.snippet import snippet
+from tests.support.snippet_training import Net, Stripes, execute
 
 ALL = [
     {"precision": Precision.FP32},

@@ -5,18 +5,18 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import ROOT
-from snippet_training import trained
-from torchrun import torchrun
 
 from bsprobe.records.runs import Recommendation, Run
 from bsprobe.records.variants import Norm
 from bsprobe.report.snippet import snippet
+from tests.support.commands import ROOT
+from tests.support.snippet_training import trained
+from tests.support.torchrun import torchrun
 
 SCRIPT = """\
 import json, sys
 sys.path.insert(0, "{root}/tests")
-from snippet_training import trained
+from tests.support.snippet_training import trained
 text = open("snippet.py").read()
 losses, weights = trained(text, accumulation=2)
 import torch.distributed as dist

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-from builders import VARIANT
-
 from bsprobe.analysis.recommendation import plan
 from bsprobe.records.runs import Target
 from bsprobe.records.workload import OwnParts
 from bsprobe.report.run import sentences
 from bsprobe.report.run.terminal import WIDTH, fitted
+from tests.support.builders import VARIANT
 
 
 def test_a_name_that_is_too_long_for_the_width_goes_on_below() -> None:

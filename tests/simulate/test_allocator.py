@@ -11,7 +11,14 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from changed_rules import (
+
+from bsprobe.records.units import GIB, KIB, MIB
+from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.blocks import Block
+from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.allocator.rules import AllocatorRules
+from bsprobe.simulate.allocator.statistics import AllocatorStatistics
+from tests.support.changed_rules import (
     AnyOversizeBlockFits,
     FlushOfOneStreamOnly,
     FlushOfTheLargePoolOnly,
@@ -22,13 +29,6 @@ from changed_rules import (
     OversizeBlocksServeLargeRequestsOnlyExactly,
     OversizeSlackIsInclusive,
 )
-
-from bsprobe.records.units import GIB, KIB, MIB
-from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
-from bsprobe.simulate.allocator.blocks import Block
-from bsprobe.simulate.allocator.driver import SimulatedDriver
-from bsprobe.simulate.allocator.rules import AllocatorRules
-from bsprobe.simulate.allocator.statistics import AllocatorStatistics
 
 AllocatorMaker = Callable[..., CachingAllocator]
 Scenario = Callable[[AllocatorMaker], list[int]]

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabricated import FixedWorkspaces
-from recorded_steps import CAPACITY, OUTSIDE, recorded
-from tiny_networks import VARIANT, TinyNet, TwoHeadedNet
 
 from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
@@ -28,6 +25,9 @@ from bsprobe.simulate.playback import Memory, Playback
 from bsprobe.simulate.timeline import Kind, Section, Timeline
 from bsprobe.simulate.trace import fake_model
 from bsprobe.simulate.trace.tracer import StepTracer
+from tests.support.fabricated import FixedWorkspaces
+from tests.support.recorded_steps import CAPACITY, OUTSIDE, recorded
+from tests.support.tiny_networks import VARIANT, TinyNet, TwoHeadedNet
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 WORKSPACE = 241 * 512

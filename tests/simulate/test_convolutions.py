@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from convolution_examples import DEPTHWISE, PLAIN, convolutions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -20,6 +19,7 @@ from bsprobe.simulate.cudnn.convolutions import (
     strides,
     upper_bound_bytes,
 )
+from tests.support.convolution_examples import DEPTHWISE, PLAIN, convolutions
 
 NEW_CUDNN = 92600
 AMPERE = (8, 6)

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from autocast_examples import ARGUMENTS, CPU_ALONE, Arguments
-from fake_cuda import Dispatched, autocast, forward_operators, needs_fake_cuda, rules_of
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_impls import op_implementations_dict
@@ -27,6 +25,14 @@ from bsprobe.simulate.cuda.autocast import (
 )
 from bsprobe.simulate.cuda.scratch import KERNELS, aten
 from bsprobe.simulate.cudnn.convolutions import Convolution, Direction
+from tests.support.autocast_examples import ARGUMENTS, CPU_ALONE, Arguments
+from tests.support.fake_cuda import (
+    Dispatched,
+    autocast,
+    forward_operators,
+    needs_fake_cuda,
+    rules_of,
+)
 
 SMALL = Resolution(height=64, width=128)
 FP16, BF16 = torch.float16, torch.bfloat16

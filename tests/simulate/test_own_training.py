@@ -3,21 +3,21 @@
 from dataclasses import replace
 
 import pytest
-from traced_networks import bytes_of
 
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import MemoryFormat, Norm, Variant
 from bsprobe.records.workload import OwnParts
 from bsprobe.simulate.timeline import Kind, Recording, Section
 from bsprobe.simulate.trace.tracer import StepTracer
+from tests.support.traced_networks import bytes_of
 
 OWN = OwnParts(
     model_args=(("width", "16"),),
-    loss="own_training:loss",
-    optimizer="own_training:adam",
-    batches="own_training:batch",
+    loss="tests.support.own_training:loss",
+    optimizer="tests.support.own_training:adam",
+    batches="tests.support.own_training:batch",
 )
-VARIANT = Variant(model="own_training:network", resolution=None, own=OWN)
+VARIANT = Variant(model="tests.support.own_training:network", resolution=None, own=OWN)
 PARAMETERS = (3 * 16 * 9 + 16) + 2 * 16 + (16 * 5 + 5)
 PARAMETER_BYTES = 4 * PARAMETERS
 
@@ -44,10 +44,13 @@ def test_the_optimizer_keeps_the_state_that_it_really_keeps() -> None:
 
 def test_inputs_by_name_are_laid_out_as_on_a_device() -> None:
     variant = Variant(
-        model="own_training:Named",
+        model="tests.support.own_training:Named",
         resolution=None,
         memory_format=MemoryFormat.NHWC,
-        own=OwnParts(batches="own_training:named_batch", loss="own_training:named_loss"),
+        own=OwnParts(
+            batches="tests.support.own_training:named_batch",
+            loss="tests.support.own_training:named_loss",
+        ),
     )
     images = 2 * 3 * 64 * 64 * 4
 
@@ -73,14 +76,14 @@ def test_norms_are_exchanged_through_the_networks_own_argument(norm: Norm) -> No
 
 
 def test_groups_of_ones_own_optimizer_have_the_factors_of_its_rates() -> None:
-    own = replace(OWN, optimizer="own_training:two_rates")
+    own = replace(OWN, optimizer="tests.support.own_training:two_rates")
 
     assert StepTracer(replace(VARIANT, own=own)).facts.groups == (("stem", 1.0), ("group 2", 4.0))
 
 
 def test_a_network_is_told_channels_and_classes_of_images_that_are_ours() -> None:
     variant = Variant(
-        model="own_training:network",
+        model="tests.support.own_training:network",
         resolution=Resolution(height=32, width=64),
         channels=4,
         classes=7,
@@ -91,9 +94,12 @@ def test_a_network_is_told_channels_and_classes_of_images_that_are_ours() -> Non
 
 def test_inputs_by_name_go_through_the_replica_of_several_processes() -> None:
     variant = Variant(
-        model="own_training:Named",
+        model="tests.support.own_training:Named",
         resolution=None,
-        own=OwnParts(batches="own_training:named_batch", loss="own_training:named_loss"),
+        own=OwnParts(
+            batches="tests.support.own_training:named_batch",
+            loss="tests.support.own_training:named_loss",
+        ),
     )
 
     together = StepTracer(variant, processes=2).record(2)

@@ -4,8 +4,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from tiny_networks import TinyNet
-from traced_networks import tracer_of
 
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import AXES, Norm, Variant, matrix
@@ -26,6 +24,8 @@ from bsprobe.simulate.timeline import (
     Timeline,
 )
 from bsprobe.simulate.trace.tracer import StepTracer
+from tests.support.tiny_networks import TinyNet
+from tests.support.traced_networks import tracer_of
 
 if TYPE_CHECKING:
     from bsprobe.simulate.cudnn.workspace import Workspaces

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
-from convolution_examples import PLAIN
 
 from bsprobe.records.units import MIB
 from bsprobe.records.variants import CudnnBenchmark
@@ -30,6 +29,7 @@ from bsprobe.simulate.timeline import (
     Storage,
     Timeline,
 )
+from tests.support.convolution_examples import PLAIN
 
 PLACE = Place(phase=Phase.FORWARD, module="conv", operator="convolution")
 STORAGE = Storage(place=PLACE, kind=Kind.TEMPORARY, size=Affine(fixed=0, per_image=10 * MIB))

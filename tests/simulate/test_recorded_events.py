@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from bsprobe.simulate.explain.events import walked
+from tests.support.commands import ROOT
 
-DATA = Path(__file__).parents[1] / "data" / "traces"
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "traces"
+DATA = ROOT / "tests" / "data" / "traces"
+SHARED = ROOT / ".." / "shared" / "traces"
 HISTORIES = sorted({*DATA.glob("*.json.gz"), *SHARED.glob("*.json.gz")}, key=lambda p: p.name)
 
 

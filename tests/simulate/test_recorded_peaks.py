@@ -7,10 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from builders import measurement
-from fabricated import FixedWorkspaces
-from recorded_peaks import LOADED_LATER_BYTES, beginning, replayed, stays_within
-from recorded_steps import recorded
 
 from benchmarks.validation.history import ReplayResult
 from bsprobe.records.trials import Peak, TrialSpec
@@ -22,6 +18,10 @@ from bsprobe.simulate.explain.reduction import reduced
 from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.playback import Memory, Playback
 from bsprobe.simulate.trace.tracer import StepTracer
+from tests.support.builders import measurement
+from tests.support.fabricated import FixedWorkspaces
+from tests.support.recorded_peaks import LOADED_LATER_BYTES, beginning, replayed, stays_within
+from tests.support.recorded_steps import recorded
 
 
 def peaks_of(program: Callable[[SnapshotMemory], None]) -> tuple[ReplayResult, int, int]:

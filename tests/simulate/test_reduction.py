@@ -5,13 +5,23 @@ from typing import Any
 
 import pytest
 import torch
-from snapshots import AFTER, BASE, CONVOLUTION, EMPTY, EVENTS, SETTINGS, TRACE, entry, marked
 
 from bsprobe.records.units import MIB
 from bsprobe.simulate.explain import reduction
 from bsprobe.simulate.explain.reduction import UnknownEventError, phase_of, place_of, reduced
 from bsprobe.simulate.timeline import Phase
 from bsprobe.training.step import training_step
+from tests.support.snapshots import (
+    AFTER,
+    BASE,
+    CONVOLUTION,
+    EMPTY,
+    EVENTS,
+    SETTINGS,
+    TRACE,
+    entry,
+    marked,
+)
 
 CONVOLUTION_PLACE = "torch/nn/modules/conv.py:548 forward < nets.py:7 forward"
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from convolution_examples import PLAIN
 
 from bsprobe.simulate.cudnn.convolutions import Convolution
 from bsprobe.simulate.timeline import (
@@ -19,6 +18,7 @@ from bsprobe.simulate.timeline import (
     at_one_batch,
     matched,
 )
+from tests.support.convolution_examples import PLAIN
 
 PLACE = Place(phase=Phase.FORWARD, module="conv", operator="convolution")
 ELSEWHERE = replace(PLACE, module="head")

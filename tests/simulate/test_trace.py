@@ -11,22 +11,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_networks import VARIANT, TinyNet, TwoHeadedNet
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 from torch.utils._python_dispatch import TorchDispatchMode
-from traced_networks import (
-    STEPS,
-    Build,
-    ExtraNet,
-    PlainNet,
-    at,
-    bytes_of,
-    live_at_the_end,
-    story,
-    tracer_of,
-)
 
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import (
@@ -52,6 +40,18 @@ from bsprobe.simulate.trace.recorder import UntraceableModelError
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.step import task_for, training_step
+from tests.support.tiny_networks import VARIANT, TinyNet, TwoHeadedNet
+from tests.support.traced_networks import (
+    STEPS,
+    Build,
+    ExtraNet,
+    PlainNet,
+    at,
+    bytes_of,
+    live_at_the_end,
+    story,
+    tracer_of,
+)
 
 HALF = Resolution(height=512, width=1024)
 RESNET50 = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=96))

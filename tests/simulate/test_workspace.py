@@ -10,8 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from convolution_examples import DEPTHWISE, PLAIN, convolutions
-from failing_import import failing_import
 from hypothesis import HealthCheck, given, settings
 
 from bsprobe.records.units import MIB
@@ -24,6 +22,8 @@ from bsprobe.simulate.cudnn.workspace import (
     Workspaces,
     benchmarked,
 )
+from tests.support.convolution_examples import DEPTHWISE, PLAIN, convolutions
+from tests.support.failing_import import failing_import
 
 ASPP = Convolution(
     direction=Direction.FORWARD,

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_networks import VARIANT
 
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import MemoryFormat, Variant
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.step import Batch
+from tests.support.tiny_networks import VARIANT
 
 CPU = torch.device("cpu")
 CITYSCAPES = Variant(model="any", resolution=Resolution(height=512, width=1024))

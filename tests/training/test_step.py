@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_networks import VARIANT, OverflowingNet, TinyNet, TwoHeadedNet
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
@@ -23,6 +22,7 @@ from bsprobe.training import step
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.models.norms import LAYERS
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, training_step
+from tests.support.tiny_networks import VARIANT, OverflowingNet, TinyNet, TwoHeadedNet
 
 CPU = torch.device("cpu")
 UNCOUPLED = replace(VARIANT, norm=Norm.GROUP)

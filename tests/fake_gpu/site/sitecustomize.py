@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a folder on PYTHONPATH, not a package
 """Puts a fake GPU into every Python process that has this folder on its path.
 
 Nothing is imported here but what waits for PyTorch, NVML and the trials to be imported: a process
@@ -10,12 +11,12 @@ from pathlib import Path
 
 if os.environ.get("CUDA_VISIBLE_DEVICES") != "":  # hidden from the processes that predict
     sys.path.append(str(Path(__file__).resolve().parents[1]))
-    import after_import
+    from tests.fake_gpu import after_import
 
     after_import.install(
         {
-            "torch": "fake_torch",
-            "pynvml": "fake_nvml",
-            "bsprobe.devices.stepping": "fake_trials",
+            "torch": "tests.fake_gpu.fake_torch",
+            "pynvml": "tests.fake_gpu.fake_nvml",
+            "bsprobe.devices.stepping": "tests.fake_gpu.fake_trials",
         }
     )

@@ -1,0 +1,392 @@
+"""From what was proven to what to train with."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bsprobe.analysis.recommendation import (
+    LearningRateRule,
+    Limits,
+    limits,
+    plan,
+    recommend,
+    rule_for,
+    scaled_rate,
+    search_trials,
+    split,
+    starred,
+)
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import Boundary, Recommendation, StopReason, Target, TrainingPlan
+from bsprobe.records.trials import Trial
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import Norm, OptimizerName, Variant
+from tests.support.builders import AMP, GROUPS, UNUSUAL, VARIANT, broke, ran
+
+LINEAR, SQRT = LearningRateRule.LINEAR, LearningRateRule.SQRT
+PROVEN = Boundary(stop=StopReason.PROVEN, largest=8, first_failure=9)
+FOUND = Limits(largest=12, safe=11, best=8, best_is_measured=True, keeps_headroom=True)
+
+
+def curve(*points: tuple[int, float], rate: float | None = None) -> list[Trial]:
+    """Trials that ran, from batches and their peaks in GiB."""
+    return [ran(batch, int(peak * GIB), rate) for batch, peak in points]
+
+
+def rates(**by_batch: float) -> list[Trial]:
+    """Trials that ran, from batches and their images per second; all are small."""
+    return [ran(int(name[1:]), GIB, rate) for name, rate in by_batch.items()]
+
+
+def limits_of(
+    trials: list[Trial], *, capacity: float = 100, headroom: float = 0.05, largest: int = 0
+) -> Limits:
+    return limits(
+        trials,
+        largest=largest or max(trial.spec.batch_size for trial in trials),
+        capacity_bytes=int(capacity * GIB),
+        headroom=headroom,
+    )
+
+
+# Largest, safe and best.
+
+
+@pytest.mark.parametrize(
+    ("capacity", "headroom", "safe"),
+    [
+        (20, 0.05, 9),  # 19 GiB and less: exactly batch 9
+        (20, 0.06, 8),
+        (20, 0.0, 9),
+        (22, 0.05, 10),  # 20.9: batch 10 was measured at 20.5
+        (24, 0.15, 9),
+        (24, 0.5, 5),  # 12: between 4 at 9 and 8 at 16, batch 5 takes 10.75 and 6 takes 12.5
+        (24, 0.9, None),
+    ],
+)
+def test_safe_leaves_a_share_of_the_bytes_free(
+    capacity: float, headroom: float, safe: int | None
+) -> None:
+    trials = curve((1, 4), (2, 5.5), (4, 9), (8, 16), (9, 19), (10, 20.5))
+    found = limits_of(trials, capacity=capacity, headroom=headroom)
+    assert (found.largest, found.safe, found.keeps_headroom) == (10, safe or 1, safe is not None)
+
+
+def test_safe_between_two_measured_batches_is_interpolated_between_them() -> None:
+    # The two largest lie side by side, and what the allocator rounds makes their line nearly flat.
+    trials = curve((1, 4), (8, 18), (11, 24.6), (12, 24.7))
+    assert limits_of(trials, capacity=24).safe == 10  # 22.8; batch 10 takes about 22.4
+    assert limits_of(trials, capacity=22, headroom=0).safe == 9  # 10 takes more than 22
+    # Or steep: then the line would promise far too much room to batch 10.
+    trials = curve((1, 4), (8, 18), (11, 24), (12, 30))
+    assert limits_of(trials, capacity=21).safe == 8  # 19.95; batch 9 takes about 20
+
+
+def test_safe_is_at_least_the_smallest_batch_that_ran() -> None:
+    trials = curve((3, 10), (4, 19.5))
+    assert limits_of(trials, capacity=20, headroom=0.9) == Limits(
+        largest=4, safe=3, best=3, best_is_measured=False, keeps_headroom=False
+    )
+
+
+def test_safe_is_never_a_batch_that_ran_with_retries_alone() -> None:
+    # 12 was slow for want of memory, though the peaks around it seem to leave room.
+    slow = ran(12, outcome=Outcome.FITS_WITH_RETRIES)
+    assert limits_of([*curve((4, 6), (11, 13)), slow], capacity=16).safe == 11
+    assert limits_of([*curve((4, 6), (13, 14)), slow], capacity=14.5).safe == 11
+    # In a fresh process the same batch ran without: its used process was to blame.
+    assert limits_of([slow, *curve((4, 6), (12, 13))], capacity=16).safe == 12
+
+
+@pytest.mark.parametrize(
+    ("before", "safe"),
+    [
+        (9, 10),  # 2 GiB an image before, 2.2 towards 11: batch 10 takes 21.4 of 22.4
+        (5, 9),  # 3 an image before: 9 takes 20 and 10 takes 23, whatever 11 got
+        (16.9, 10),
+    ],
+)
+def test_safe_lies_between_the_last_with_room_and_one_that_ran_with_retries(
+    before: float, safe: int
+) -> None:
+    short = ran(11, int(23.6 * GIB), outcome=Outcome.FITS_WITH_RETRIES)
+    trials = [*curve((4, before), (8, 17)), short]
+    assert limits_of(trials, capacity=23.6).safe == safe
+
+
+def test_where_all_ran_with_retries_alone_nothing_leaves_headroom() -> None:
+    slow = Outcome.FITS_WITH_RETRIES
+    assert limits_of([ran(2, outcome=slow), ran(3, outcome=slow)]) == Limits(
+        largest=3, safe=2, best=2, best_is_measured=True, keeps_headroom=False
+    )
+
+
+def test_safe_never_exceeds_the_largest() -> None:
+    # Batch 12 ran in a used process and failed in a fresh one: largest is 11.
+    assert limits_of(curve((8, 10), (11, 12), (12, 13)), largest=11).safe == 11
+
+
+@pytest.mark.parametrize(
+    ("trials", "best"),
+    [
+        (rates(b1=10, b2=20, b4=30, b8=31), 8),
+        (rates(b1=10, b2=20, b4=30.38, b8=31), 4),  # 2 % below 31
+        (rates(b1=10, b2=20, b4=30.37, b8=31), 8),
+        (rates(b1=10, b2=40, b4=35, b8=31), 2),
+        (rates(b4=5), 4),
+    ],
+)
+def test_best_is_the_smallest_batch_within_two_percent_of_the_fastest(
+    trials: list[Trial], best: int
+) -> None:
+    found = limits_of(trials)
+    assert (found.best, found.best_is_measured) == (best, True)
+
+
+def test_the_better_of_two_trials_of_a_batch_counts() -> None:
+    trials = [ran(4, GIB, 31.0), ran(4, GIB, 20.0), ran(8, GIB, 31.0)]
+    assert limits_of(trials).best == 4
+
+
+def test_throughput_beyond_safe_does_not_count() -> None:
+    trials = [ran(4, GIB, 20.0), ran(8, 10 * GIB, 90.0)]
+    assert limits_of(trials, capacity=10) == Limits(
+        largest=8, safe=7, best=4, best_is_measured=True, keeps_headroom=True
+    )
+
+
+def test_without_throughput_best_is_safe() -> None:
+    trials = curve((4, 10), (8, 18), (9, 20))
+    assert limits_of(trials, capacity=20) == Limits(
+        largest=9, safe=8, best=8, best_is_measured=False, keeps_headroom=True
+    )
+
+
+def test_the_trials_of_a_search_ran_without_accumulation_and_belong_to_the_variant() -> None:
+    mine = [ran(1), ran(2, outcome=Outcome.FITS_WITH_RETRIES)]
+    others = [ran(1, variant=AMP), broke(4), ran(2, accumulation_steps=2)]
+    assert search_trials([mine[0], *others, mine[1]], VARIANT) == mine
+
+
+# The split.
+
+
+@pytest.mark.parametrize(
+    ("target", "safe", "expected"),
+    [
+        (10, 8, (5, 2)),
+        (10, 10, (10, 1)),
+        (10, 100, (10, 1)),
+        (10, 4, (4, 3)),  # the divisor 2 would waste half
+        (16, 6, (4, 4)),  # 6 x 3 were 18; 4 is exactly two thirds
+        (16, 5, (4, 4)),
+        (10, 3, (2, 5)),  # 3 x 4 were 12; 2 is exactly two thirds of 3
+        (7, 4, (4, 2)),
+        (7, 6, (4, 2)),
+        (10, 1, (1, 10)),
+        (1, 5, (1, 1)),
+    ],
+)
+def test_a_target_is_split(target: int, safe: int, expected: tuple[int, int]) -> None:
+    assert split(target, safe) == expected
+
+
+@given(st.integers(1, 500), st.integers(1, 200))
+def test_a_split_follows_the_rule(target: int, safe: int) -> None:
+    micro, steps = split(target, safe)
+    plain_steps = math.ceil(target / safe)
+    plain = math.ceil(target / plain_steps)
+    divisor = max(d for d in range(1, safe + 1) if target % d == 0)
+    assert 1 <= micro <= safe
+    assert micro * steps >= target
+    if 3 * divisor >= 2 * plain:
+        assert (micro, steps) == (divisor, target // divisor)
+    else:
+        assert (micro, steps) == (plain, plain_steps)
+
+
+# The learning rate and the plan.
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "asked", "rule"),
+    [
+        (OptimizerName.SGD, None, LINEAR),
+        (OptimizerName.ADAMW, None, SQRT),
+        (OptimizerName.SGD, "sqrt", SQRT),
+        (OptimizerName.ADAMW, "linear", LINEAR),
+    ],
+)
+def test_the_rule_is_the_one_asked_for_else_the_optimizers_own(
+    optimizer: OptimizerName, asked: str | None, rule: LearningRateRule
+) -> None:
+    assert rule_for(Target(lr_rule=asked), optimizer) is rule
+
+
+@pytest.mark.parametrize(
+    ("effective", "rule", "rate"),
+    [
+        (10, LINEAR, 2.5e-4),
+        (20, LINEAR, 5e-4),
+        (5, LINEAR, 1.25e-4),
+        (10, SQRT, 2.5e-4),
+        (40, SQRT, 5e-4),
+        (16, SQRT, 2.5e-4 * math.sqrt(1.6)),
+    ],
+)
+def test_the_rate_follows_the_effective_batch(
+    effective: int, rule: LearningRateRule, rate: float
+) -> None:
+    assert scaled_rate(Target(), effective, rule) == pytest.approx(rate, rel=1e-12)
+
+
+def test_a_plan_at_the_reference_batch_is_the_reference() -> None:
+    assert plan(VARIANT, Target(), micro_batch=5, steps=2, groups=dict(GROUPS)) == TrainingPlan(
+        micro_batch=5,
+        accumulation_steps=2,
+        effective_batch=10,
+        learning_rate=2.5e-4,
+        group_learning_rates=(
+            ("backbone", 2.5e-4),
+            ("head weights", 2.5e-3),
+            ("head biases", 5e-3),
+        ),
+        lr_rule="linear",
+        updates=20_000,
+        warmup_updates=0,
+    )
+
+
+def test_a_plan_above_the_reference_batch_warms_up() -> None:
+    target = Target(batch=16, base_batch=8, base_learning_rate=1e-2, base_updates=1000)
+    assert plan(VARIANT, target, micro_batch=4, steps=4, groups={"all": 0.5}) == TrainingPlan(
+        micro_batch=4,
+        accumulation_steps=4,
+        effective_batch=16,
+        learning_rate=2e-2,
+        group_learning_rates=(("all", 1e-2),),
+        lr_rule="linear",
+        updates=500,
+        warmup_updates=25,
+    )
+
+
+@given(
+    micro=st.integers(1, 64),
+    steps=st.integers(1, 16),
+    base_batch=st.integers(1, 64),
+    base_updates=st.integers(1, 200_000),
+)
+def test_a_plan_keeps_the_images_seen_and_warms_up_only_when_scaled_up(
+    micro: int, steps: int, base_batch: int, base_updates: int
+) -> None:
+    target = Target(base_batch=base_batch, base_updates=base_updates)
+    made = plan(UNUSUAL, target, micro_batch=micro, steps=steps, groups={})
+    assert made.updates >= 1
+    assert made.updates == 1 or (
+        abs(made.updates * micro * steps - base_updates * base_batch) <= micro * steps / 2
+    )
+    is_scaled_up = micro * steps > base_batch
+    assert made.warmup_updates == (round(0.05 * made.updates) if is_scaled_up else 0)
+    assert made.lr_rule == "sqrt"
+
+
+def test_a_recommendation_puts_the_numbers_together() -> None:
+    found = replace(FOUND, safe=8, best=4, best_is_measured=False)
+    groups = dict(GROUPS)
+    assert recommend(VARIANT, found, Target(), groups=groups) == Recommendation(
+        variant=VARIANT,
+        largest=12,
+        safe=8,
+        best=4,
+        best_is_measured=False,
+        plan=plan(VARIANT, Target(), micro_batch=5, steps=2, groups=groups),
+        without_accumulation=plan(VARIANT, Target(), micro_batch=4, steps=1, groups=groups),
+    )
+
+
+def test_where_no_accumulation_runs_the_plan_does_without() -> None:
+    groups = dict(GROUPS)
+    found = replace(FOUND, safe=8, best=4)
+    made = recommend(VARIANT, found, Target(), groups=groups, most_accumulated=0)
+    assert (made.reaches_target, made.plan) == (False, made.without_accumulation)
+    assert (made.plan.micro_batch, made.plan.accumulation_steps) == (4, 1)
+
+
+@pytest.mark.parametrize(("most", "split_up"), [(None, (5, 2)), (4, (4, 3)), (1, (1, 10))])
+def test_accumulation_stays_below_what_was_seen_to_fail(
+    most: int | None, split_up: tuple[int, int]
+) -> None:
+    found = replace(FOUND, safe=8, best=4)
+    made = recommend(VARIANT, found, Target(), groups=dict(GROUPS), most_accumulated=most)
+    assert (made.plan.micro_batch, made.plan.accumulation_steps) == split_up
+    assert (made.safe, made.best) == (8, 4)
+
+
+# The star.
+
+
+def item(
+    variant: Variant, rate: float | None = None, *, safe: int = 10, batch: int = 10
+) -> Recommendation:
+    found = replace(FOUND, safe=safe, best=min(safe, FOUND.best))
+    made = recommend(variant, found, Target(batch=batch), groups=dict(GROUPS))
+    return replace(made, trial=ran(made.plan.micro_batch, GIB, rate, variant=variant))
+
+
+def stars(*items: Recommendation) -> list[bool]:
+    marked = starred(items)
+    assert [replace(one, starred=False) for one in marked] == list(items)
+    return [one.starred for one in marked]
+
+
+def test_the_star_goes_to_the_fastest() -> None:
+    assert stars(item(VARIANT, 20.0), item(AMP, 31.0)) == [False, True]
+    assert stars(item(VARIANT, 32.0, safe=3), item(AMP, 31.0)) == [True, False]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(AMP, norm=Norm.GROUP),
+        replace(AMP, model="another"),
+        replace(AMP, resolution=Resolution(height=256, width=512)),
+    ],
+)
+def test_another_norm_model_or_resolution_never_competes(other: Variant) -> None:
+    assert stars(item(VARIANT, 20.0), item(other, 90.0), item(AMP, 10.0)) == [True, True, False]
+
+
+def test_without_throughput_the_star_goes_to_the_fewest_steps_then_the_most_room() -> None:
+    assert stars(item(VARIANT, safe=5), item(AMP, safe=10)) == [False, True]
+    assert stars(item(VARIANT, safe=12), item(AMP, safe=11)) == [True, False]
+
+
+def test_of_equals_the_first_gets_the_star() -> None:
+    assert stars(item(VARIANT, 20.0), item(AMP, 20.0)) == [True, False]
+
+
+@pytest.mark.parametrize("rate", [None, 5.0])
+def test_a_plan_that_failed_never_beats_one_that_ran(rate: float | None) -> None:
+    failed = replace(item(VARIANT, safe=10), trial=broke(10))
+    assert stars(failed, item(AMP, rate, safe=2)) == [False, True]
+
+
+def test_nothing_to_choose_from_gets_no_star() -> None:
+    assert starred([]) == []
+
+
+def test_each_process_takes_its_share_of_the_effective_batch() -> None:
+    item = recommend(VARIANT, FOUND, Target(batch=64), groups=dict(GROUPS), processes=4)
+    assert (item.plan.micro_batch, item.plan.accumulation_steps) == (8, 2)
+    assert (item.plan.processes, item.plan.effective_batch) == (4, 64)
+    assert item.plan.learning_rate == pytest.approx(64 / 10 * 2.5e-4)
+    assert item.without_accumulation.effective_batch == 8 * 4
+
+
+def test_an_effective_batch_that_cannot_be_shared_out_is_exceeded() -> None:
+    item = recommend(VARIANT, FOUND, Target(batch=10), groups=dict(GROUPS), processes=4)
+    assert (item.plan.micro_batch, item.plan.effective_batch) == (3, 12)

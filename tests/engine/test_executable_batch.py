@@ -1,0 +1,201 @@
+"""The decorator: proven once, remembered, found anew where anything changes."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bsprobe
+from bsprobe.engine import executable_batch
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.runs import Boundary, Run, Settings, StopReason
+from bsprobe.records.units import GIB
+from bsprobe.worker.protocol import Ready
+from tests.support import own_training
+from tests.support.builders import DEVICE, probed_run
+
+WORKLOAD = bsprobe.Workload(
+    model=own_training.network,
+    optimizer=own_training.adam,
+    batch=own_training.batch,
+    loss=own_training.loss,
+)
+READY = Ready(device=DEVICE, torch="2.6.0", cuda="12.4", cudnn="90100", cpu_threads=8)
+
+
+@dataclass
+class Gpu:
+    """A GPU that is only said to be there.
+
+    Attributes:
+        ready: What it says of itself.
+        run: What it finds.
+        asked: The settings of each run that was really made.
+    """
+
+    ready: Ready
+    run: Run
+    asked: list[Settings]
+
+    @contextmanager
+    def start_worker(self, _: Settings) -> Iterator["Gpu"]:
+        yield self
+
+    def run_on(self, _: "Gpu", settings: Settings, __: Any) -> Run:
+        self.asked.append(settings)
+        return self.run
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    (tmp_path / "run").mkdir()
+    gpu = Gpu(ready=READY, run=probed_run(tmp_path / "run"), asked=[])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(executable_batch, "start_worker", gpu.start_worker)
+    monkeypatch.setattr(executable_batch, "run_on", gpu.run_on)
+    return gpu
+
+
+def with_boundary(run: Run, boundary: Boundary) -> Run:
+    return replace(run, results=(replace(run.results[0], boundary=boundary), *run.results[1:]))
+
+
+def train(**options: Any) -> tuple[Any, ...]:
+    @bsprobe.find_executable_batch_size(WORKLOAD, **options)
+    def function(batch_size: int, /, *rest: int, **named: int) -> tuple[Any, ...]:
+        return batch_size, rest, named
+
+    first = function(1, x=2)
+    assert function(1, x=2) == first
+    return first
+
+
+def test_the_proven_batch_comes_first_and_is_found_once(gpu: Gpu) -> None:
+    largest = gpu.run.results[0].boundary.largest
+
+    assert train() == train() == (largest, (1,), {"x": 2})
+    assert len(gpu.asked) == 1
+
+
+def test_one_line_in_the_log_says_which_batch_and_where_from(
+    gpu: Gpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="bsprobe"):
+        train()
+        train()
+
+    found, kept = (record.getMessage() for record in caplog.records)
+    boundary = gpu.run.results[0].boundary
+    assert found.startswith(
+        f"batch {boundary.largest} for tests.support.own_training:network on NVIDIA GeForce RTX 4090: it ran, "
+        f"{boundary.first_failure} fails (found "
+    )
+    assert kept == found.replace("(found", "(kept")
+
+
+@pytest.mark.parametrize("change", ["memory", "device", "torch", "options", "sources"])
+def test_whatever_the_batch_depends_on_has_it_found_anew(
+    change: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train()
+    options = {}
+    if change == "memory":
+        gpu.ready = replace(READY, device=replace(DEVICE, capacity_bytes=19 * GIB))
+    elif change == "device":
+        gpu.ready = replace(READY, device=replace(DEVICE, name="NVIDIA RTX A6000"))
+    elif change == "torch":
+        gpu.ready = replace(READY, torch="2.7.0")
+    elif change == "options":
+        options["precision"] = "amp-bf16"
+    else:
+        monkeypatch.setattr(executable_batch, "_sources", lambda _: (("own_training", "0"),))
+
+    train(**options)
+
+    assert len(gpu.asked) == 2
+
+
+def test_the_hash_of_a_source_is_of_the_file_that_defines_the_part() -> None:
+    ((module, text),) = executable_batch._sources(WORKLOAD)
+
+    assert (module, len(text)) == ("tests.support.own_training", 64)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"schema_version": 1}', b'{"schema_version": 2}', b"\xff"]
+)
+def test_a_damaged_file_is_warned_of_and_replaced(
+    content: bytes, gpu: Gpu, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = train()
+    (path,) = (tmp_path / "cache" / "bsprobe").iterdir()
+    path.write_bytes(content)
+
+    assert train() == first
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is damaged; the batch is found anew"
+    ]
+    assert len(gpu.asked) == 2
+    train()
+    assert len(gpu.asked) == 2
+
+
+def test_a_batch_of_zero_in_the_file_is_damage(gpu: Gpu, tmp_path: Path) -> None:
+    first = train()
+    (path,) = (tmp_path / "cache" / "bsprobe").iterdir()
+    text = path.read_text()
+    path.write_text(text.replace(f'"batch": {first[0]},', '"batch": 0,'))
+
+    assert path.read_text() != text
+    assert train() == first
+    assert len(gpu.asked) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(
+    gpu: Gpu, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+
+    assert train()[0] == gpu.run.results[0].boundary.largest
+    assert "the batch is not kept for the next time" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("boundary", "is_handed_over"),
+    [
+        (Boundary(stop=StopReason.MAX_BATCH, largest=64), True),
+        (Boundary(stop=StopReason.KERNEL_LIMIT, largest=5, first_failure=6), True),
+        (Boundary(stop=StopReason.TIME, largest=5), False),
+        (Boundary(stop=StopReason.NOTHING_FITS, first_failure=1), False),
+        (Boundary(stop=StopReason.FAILED, largest=2, detail="a bug"), False),
+    ],
+    ids=lambda value: str(getattr(value, "stop", value)),
+)
+def test_only_a_boundary_that_is_known_is_handed_over(
+    boundary: Boundary,
+    gpu: Gpu,
+    is_handed_over: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    gpu.run = with_boundary(gpu.run, boundary)
+
+    if is_handed_over:
+        assert train()[0] == boundary.largest
+    else:
+        with pytest.raises(DeviceError, match="no batch size is known"):
+            train()
+
+
+def test_two_variants_have_two_batches(gpu: Gpu) -> None:
+    with pytest.raises(UsageError, match="these are 2 variants"):
+        train(precision="fp32,amp-fp16")
+    assert gpu.asked == []
+
+
+def test_no_larger_batch_is_tried_than_the_one_to_start_with(gpu: Gpu) -> None:
+    train(starting_batch_size=16)
+
+    assert [settings.max_batch for settings in gpu.asked] == [16]

@@ -1,0 +1,268 @@
+"""A whole explanation in real worker processes, held against what a run finds."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Self, cast
+
+import pytest
+
+from bsprobe.analysis.remedies import EXPANDABLE, remedies_for
+from bsprobe.analysis.search import Process
+from bsprobe.engine.explain import Explaining
+from bsprobe.engine.predict import card_like
+from bsprobe.engine.probe import Probing
+from bsprobe.records.errors import DeviceError
+from bsprobe.records.explanations import Explanation, ExplanationReport
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import custom_gpu
+from bsprobe.records.runs import (
+    SCHEMA_VERSION,
+    Boundary,
+    DeviceRequest,
+    Prediction,
+    Run,
+    Settings,
+    StopReason,
+    Target,
+    VariantResult,
+)
+from bsprobe.records.trials import Peak, Purpose, Source, Trial, TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import Checkpointing, Precision, Variant
+from bsprobe.storage.journal import Header, Journal
+from bsprobe.worker.protocol import Explain, Ready
+from bsprobe.worker.runner import TrialRunner
+from tests.support.builders import DEVICE, failure, measurement
+from tests.support.explanations import EXPLANATION, REPORT
+
+VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
+REQUEST = DeviceRequest(gpu=custom_gpu(900 * MIB, "8.6", 50 * MIB))
+START = partial(TrialRunner, REQUEST, timeout=300.0)
+
+
+def start(request: DeviceRequest, environment: Mapping[str, str]) -> TrialRunner:
+    return TrialRunner(request, timeout=300.0, environment=environment)
+
+
+class Silent:
+    """Hears everything, says nothing."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def on_stage(self, stage: str) -> None:
+        self.stages.append(stage)
+
+    def on_phase(self, phase: str) -> None: ...
+    def on_variant(self, variant: Variant) -> None: ...
+    def on_predicting(self) -> None: ...
+    def on_prediction(self, prediction: Prediction) -> None: ...
+    def on_trial_start(self, spec: TrialSpec) -> None: ...
+    def on_trial(self, trial: Trial) -> None: ...
+    def on_result(self, result: VariantResult) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def explaining() -> Iterator[Explaining]:
+    with Explaining(start, REQUEST, max_batch=4096, listener=Silent()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def report(explaining: Explaining, tmp_path_factory: pytest.TempPathFactory) -> ExplanationReport:
+    folder = tmp_path_factory.mktemp("explained")
+    return explaining.explain(VARIANT, None, REPORT.environment, folder)
+
+
+def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Path) -> Run:
+    settings = Settings(
+        variants=variants,
+        device=REQUEST,
+        target=Target(batch=4),
+        max_batch=4096,
+        trial_timeout_seconds=300.0,
+    )
+    device = runner.ready.device
+    header = Header(
+        schema_version=SCHEMA_VERSION,
+        environment=REPORT.environment,
+        device=device,
+        settings=settings,
+    )
+    folder.mkdir()
+    with Journal.create(folder, header) as journal:
+        return Probing(
+            settings, run_trial=runner.run, device=device, journal=journal, listener=Silent()
+        ).run(header.environment)
+
+
+@pytest.mark.slow
+def test_each_remedy_gives_the_largest_batch_that_a_run_with_it_finds(
+    report: ExplanationReport, tmp_path: Path
+) -> None:
+    remedies = remedies_for(VARIANT)
+    changed = tuple(each.variant for each in remedies if each.variant != VARIANT)
+    with START() as runner:
+        run = found_by_run(runner, (VARIANT, *changed), tmp_path / "plain")
+    with START(environment=EXPANDABLE) as runner:
+        expandable = found_by_run(runner, (VARIANT,), tmp_path / "expandable")
+    boundaries = {result.variant: result.boundary for result in run.results}
+    assert report.boundary == boundaries[VARIANT]
+    by_name = {each.name: each for each in report.remedies}
+    for remedy in remedies:
+        found = by_name[remedy.name]
+        if remedy.environment:
+            assert found.boundary == expandable.results[0].boundary
+        elif remedy.accumulation_steps == 1:
+            assert found.boundary == boundaries[remedy.variant], remedy.name
+
+
+@pytest.mark.slow
+def test_accumulation_gives_the_micro_batch_that_runs_accumulated_and_no_larger_one(
+    report: ExplanationReport,
+) -> None:
+    (found,) = (each for each in report.remedies if each.accumulation_steps > 1)
+    with START() as runner:
+        ran = [
+            micro
+            for micro in range(1, (report.boundary.largest or 0) + 1)
+            if runner.run(
+                TrialSpec(variant=VARIANT, batch_size=micro, accumulation_steps=2),
+                process=Process.ANY,
+                purpose=Purpose.SEARCH,
+                on_phase=lambda _: None,
+            ).ran
+        ]
+    assert found.largest == max(ran)
+
+
+@pytest.mark.slow
+def test_a_remedy_is_listed_with_what_it_takes_at_the_batch_that_is_explained(
+    report: ExplanationReport, explaining: Explaining, tmp_path: Path
+) -> None:
+    batch = report.explanation.spec.batch_size
+    assert batch == report.boundary.largest
+    for each in report.remedies[:3]:
+        if each.name != "expandable segments":
+            made = explaining.explain(each.variant, batch, REPORT.environment, tmp_path)
+            again = made.explanation
+            assert (each.peak_bytes, each.per_image_bytes) == (
+                again.peak_bytes,
+                again.per_image_bytes,
+            )
+
+
+class InventedRunner:
+    """Memory affine in the batch, half as steep with half precision; no network has blocks."""
+
+    def __init__(self, per_image: int = 3 * GIB, smallest: int = 1) -> None:
+        self.ready = Ready(
+            device=REPORT.device, torch="2.11.0", cuda=None, cudnn=None, cpu_threads=1
+        )
+        self.asked: list[Explain] = []
+        self._per_image = per_image
+        self._smallest = smallest
+
+    def run(self, spec: TrialSpec, *, purpose: Purpose, **_: object) -> Trial:
+        if spec.variant.checkpointing is Checkpointing.ON:
+            raise DeviceError("this model has no residual blocks to checkpoint")
+        peak = self._peak(spec) + (spec.accumulation_steps - 1) * 4 * GIB + 256 * MIB
+        fits = peak <= REPORT.device.capacity_bytes and spec.batch_size >= self._smallest
+        too_small = spec.batch_size < self._smallest
+        no = Outcome.BATCH_TOO_SMALL if too_small else Outcome.OUT_OF_MEMORY
+        return Trial(
+            spec=spec,
+            outcome=Outcome.FITS if fits else no,
+            source=Source.PREDICTED,
+            purpose=purpose,
+            fresh_process=True,
+            measurement=replace(measurement(), steady=Peak(allocated_bytes=1, reserved_bytes=peak))
+            if fits
+            else None,
+            failure=None if fits else failure(),
+            started_at="2026-01-02T03:04:05+00:00",
+            wall_seconds=0.1,
+        )
+
+    def explain(self, asked: Explain, **_: object) -> Explanation:
+        self.asked.append(asked)
+        return replace(EXPLANATION, spec=asked.spec, peak_reserved_bytes=self._peak(asked.spec))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def _peak(self, spec: TrialSpec) -> int:
+        half = spec.variant.precision is not Precision.FP32
+        return spec.batch_size * self._per_image // (2 if half else 1)
+
+
+def explained(runner: InventedRunner, batch: int | None = None) -> ExplanationReport:
+    with Explaining(
+        lambda _request, _environment: cast("TrialRunner", runner),
+        REQUEST,
+        max_batch=64,
+        listener=Silent(),
+    ) as explaining:
+        return explaining.explain(VARIANT, batch, REPORT.environment, Path("folder"))
+
+
+def test_a_few_mib_of_other_processes_are_no_memory_limit_of_the_card() -> None:
+    whole = replace(DEVICE, limit_bytes=None, capacity_bytes=DEVICE.total_bytes)
+    limits = {
+        held: card_like(replace(whole, capacity_bytes=whole.total_bytes - held)).memory_limit_bytes
+        for held in (0, 3 * MIB, 300 * MIB)
+    }
+    assert limits == {0: None, 3 * MIB: None, 300 * MIB: whole.total_bytes - 300 * MIB}
+    asked = DEVICE.total_bytes - MIB
+    capped = replace(whole, capacity_bytes=asked, limit_bytes=asked)
+    assert card_like(capped).memory_limit_bytes == asked
+
+
+def test_by_default_the_largest_batch_is_explained_and_its_snapshot_written() -> None:
+    runner = InventedRunner()
+    made = explained(runner)
+    assert made.boundary == Boundary(stop=StopReason.PROVEN, largest=3, first_failure=4)
+    assert made.explanation.spec == TrialSpec(variant=VARIANT, batch_size=3)
+    first, *others = runner.asked
+    assert first.snapshot == str(Path("folder/snapshot.pickle").resolve())
+    assert {each.snapshot for each in others} == {None}
+
+
+def test_the_batch_that_is_asked_for_is_explained_though_it_does_not_fit() -> None:
+    made = explained(InventedRunner(), 7)
+    assert made.explanation.spec.batch_size == 7
+    assert made.boundary.largest == 3
+    assert {each.peak_bytes for each in made.remedies if each.accumulation_steps == 1} == {
+        None,
+        21 * GIB + 256 * MIB,
+        21 * GIB // 2 + 256 * MIB,
+    }
+
+
+def test_where_nothing_fits_the_smallest_batch_is_explained() -> None:
+    made = explained(InventedRunner(per_image=13 * GIB, smallest=2))
+    assert made.boundary.stop is StopReason.NOTHING_FITS
+    assert made.explanation.spec.batch_size == 2
+    assert made.remedies[-1].impossible
+
+
+def test_each_change_is_listed_with_what_it_gives_and_what_is_impossible_says_why() -> None:
+    made = explained(InventedRunner())
+    found = {each.name: each for each in made.remedies}
+    assert made.remedies[0].name == "amp-fp16"
+    assert found["amp-fp16"].largest == 7
+    assert found["nhwc"].largest == 3
+    # Here accumulation takes more than the last image did.
+    assert found["accumulation"].largest == 2
+    assert found["accumulation"].boundary == Boundary(
+        stop=StopReason.PROVEN, largest=2, first_failure=3
+    )
+    assert found["checkpointing on"].boundary is None
+    assert found["checkpointing on"].impossible == (
+        "this model has no residual blocks to checkpoint"
+    )
+    assert made.remedies[-1] == found["checkpointing on"]

@@ -1,0 +1,324 @@
+"""Explanations beside a GPU that is invented: its trials are figures, its records are fabricated.
+
+What predicts, and what tells the record in the words of the prediction, are real workers.
+"""
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self, cast
+
+import pytest
+
+from bsprobe.engine import explain as explaining
+from bsprobe.engine.explain import Explaining
+from bsprobe.engine.run import recorded_star
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.explanations import (
+    NOT_ATTRIBUTED,
+    RECORDED_SNAPSHOT,
+    SNAPSHOT,
+    ExplanationReport,
+    MeasuredSide,
+    RecordedTrial,
+)
+from bsprobe.records.failures import Outcome
+from bsprobe.records.runs import (
+    SCHEMA_VERSION,
+    Boundary,
+    DeviceRequest,
+    Recommendation,
+    Run,
+    StopReason,
+    TrainingPlan,
+    VariantResult,
+)
+from bsprobe.records.trials import Source, Trial, TrialSpec
+from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.variants import Variant
+from bsprobe.simulate.cudnn.workspace import Workspaces
+from bsprobe.simulate.playback import Playback
+from bsprobe.simulate.trace.tracer import StepTracer
+from bsprobe.storage.explanationfile import load_explanation, save_explanation
+from bsprobe.worker.protocol import Ready, Record, Recorded
+from bsprobe.worker.runner import TrialRunner
+from tests.support.builders import ENVIRONMENT, broke, failure, ran, settings
+from tests.support.explanations import GPU, REPORT
+from tests.support.recorded_steps import recorded
+
+VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=32, width=32))
+LARGEST = 2
+MOST = 4
+"""The largest batch that may be tried: nothing here depends on more."""
+
+
+@pytest.fixture(autouse=True)
+def _without_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are predicted as ever, which takes long."""
+    monkeypatch.setattr(explaining, "remedies_for", lambda _: ())
+
+
+class Silent:
+    def on_stage(self, stage: str) -> None: ...
+    def on_phase(self, phase: str) -> None: ...
+
+
+class InventedGpu:
+    """Runs two images and no more; what it records is what the simulation does, on 8.6.
+
+    Args:
+        outcome: Of what does not run.
+        spoil: Does something to the record.
+    """
+
+    def __init__(
+        self,
+        outcome: Outcome = Outcome.OUT_OF_MEMORY,
+        spoil: Callable[[Any], None] = lambda _: None,
+        largest: int = LARGEST,
+    ) -> None:
+        self.ready = Ready(device=GPU, torch="2.11.0", cuda="13.0", cudnn="91500", cpu_threads=1)
+        self.asked: list[Record] = []
+        self._outcome = outcome
+        self._spoil = spoil
+        self._largest = largest
+
+    def run(self, spec: TrialSpec, **_: object) -> Trial:
+        if spec.batch_size <= self._largest:
+            return replace(ran(spec.batch_size, variant=spec.variant), spec=spec)
+        return replace(broke(spec.batch_size, self._outcome, variant=spec.variant), spec=spec)
+
+    def record(self, asked: Record, **_: object) -> Recorded:
+        self.asked.append(asked)
+        if asked.spec.batch_size > self._largest:
+            return Recorded(failure=failure())
+        snapshot, trial = fabricated(asked.spec)
+        self._spoil(snapshot)
+        Path(asked.snapshot).write_bytes(pickle.dumps(snapshot))
+        return Recorded(trial=trial)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def fabricated(spec: TrialSpec) -> tuple[dict[str, Any], RecordedTrial]:
+    timeline = StepTracer(spec.variant).timeline(spec.batch_size)
+    with Workspaces((8, 6)) as workspaces:
+        return recorded(
+            timeline,
+            spec,
+            lambda memory: Playback(
+                timeline, spec.batch_size, allocator=memory, workspaces=workspaces
+            ),
+        )
+
+
+class Kept:
+    """Lends one real runner to explanation after explanation."""
+
+    def __init__(self, runner: TrialRunner) -> None:
+        self._runner = runner
+        self.ready = runner.ready
+        self.run = runner.run
+        self.explain = runner.explain
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+Start = Callable[[InventedGpu], Callable[[DeviceRequest, Mapping[str, str]], TrialRunner]]
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """What starts the invented GPU where no card is named, and real workers that predict else."""
+    started: list[tuple[DeviceRequest, Mapping[str, str], TrialRunner]] = []
+
+    def start_on(gpu: InventedGpu) -> Callable[[DeviceRequest, Mapping[str, str]], TrialRunner]:
+        def start(request: DeviceRequest, variables: Mapping[str, str]) -> TrialRunner:
+            if request.gpu is None:
+                return cast("TrialRunner", gpu)
+            assert variables["CUDA_VISIBLE_DEVICES"] == ""
+            for asked, under, known in started:
+                if (asked, under) == (request, variables):
+                    return cast("TrialRunner", Kept(known))
+            new = TrialRunner(request, timeout=300.0, environment=variables)
+            started.append((request, variables, new))
+            return cast("TrialRunner", Kept(new))
+
+        return start
+
+    yield start_on
+    for _, _, each in started:
+        each.close()
+
+
+def measured(
+    start: Start, gpu: InventedGpu, folder: Path, batch: int | None = None
+) -> ExplanationReport:
+    with Explaining(start(gpu), DeviceRequest(), max_batch=MOST, listener=Silent()) as made:
+        return made.explain(VARIANT, batch, REPORT.environment, folder)
+
+
+def side_of(report: ExplanationReport) -> MeasuredSide:
+    assert report.measured is not None
+    return report.measured
+
+
+def test_the_largest_batch_that_ran_is_recorded_and_stands_beside_the_prediction_for_it(
+    start: Start, tmp_path: Path
+) -> None:
+    gpu = InventedGpu()
+    report = measured(start, gpu, tmp_path)
+    spec = TrialSpec(variant=VARIANT, batch_size=LARGEST)
+    assert gpu.asked == [Record(spec=spec, snapshot=str(tmp_path / RECORDED_SNAPSHOT))]
+    side = side_of(report)
+    assert side.device == GPU
+    assert side.boundary == Boundary(stop=StopReason.PROVEN, largest=2, first_failure=3)
+    # The prediction is for a card with the same memory, and found a boundary of its own.
+    assert (report.device.source, report.device.total_bytes) == (Source.PREDICTED, 12 * GIB)
+    assert (report.boundary.stop, report.boundary.largest) == (StopReason.MAX_BATCH, MOST)
+    found, predicted = side.explanation, report.explanation
+    assert found is not None
+    assert (found.source, predicted.source) == (Source.MEASURED, Source.PREDICTED)
+    assert found.spec == predicted.spec == spec
+    # The record is what was predicted, so both say the same; but each image's part is no record's.
+    assert {replace(each, per_image_bytes=0) for each in predicted.holdings} == set(found.holdings)
+    assert found.peak_reserved_bytes == predicted.peak_reserved_bytes
+    assert {path.name for path in tmp_path.iterdir()} == {SNAPSHOT, RECORDED_SNAPSHOT}
+    save_explanation(report, tmp_path)
+    assert load_explanation(tmp_path) == report
+
+
+def test_the_batch_that_is_asked_for_is_recorded_without_a_search(
+    start: Start, tmp_path: Path
+) -> None:
+    report = measured(start, InventedGpu(), tmp_path, 1)
+    side = side_of(report)
+    assert side.boundary is None
+    assert side.explanation is not None
+    assert side.explanation.spec.batch_size == report.explanation.spec.batch_size == 1
+
+
+def test_a_batch_that_does_not_run_says_why_and_is_explained_by_prediction(
+    start: Start, tmp_path: Path
+) -> None:
+    report = measured(start, InventedGpu(), tmp_path, 3)
+    assert side_of(report) == MeasuredSide(
+        device=GPU, failure=f"{failure().message} ({failure().phase})"
+    )
+    assert report.explanation.spec.batch_size == 3
+
+
+def test_where_nothing_runs_the_smallest_batch_is_explained_by_prediction(
+    start: Start, tmp_path: Path
+) -> None:
+    report = measured(start, InventedGpu(largest=0), tmp_path)
+    side = side_of(report)
+    assert side.boundary is not None
+    assert (side.boundary.stop, side.boundary.first_failure) == (StopReason.NOTHING_FITS, 1)
+    assert side.explanation is None
+    assert report.explanation.spec.batch_size == 1
+
+
+def test_a_record_that_cannot_be_read_leaves_the_prediction(start: Start, tmp_path: Path) -> None:
+    def spoil(snapshot: Any) -> None:
+        snapshot["device_traces"][0].append({"action": "teleport"})
+
+    side = side_of(measured(start, InventedGpu(spoil=spoil), tmp_path, 2))
+    assert side.explanation is None
+    assert "records the event 'teleport', which is not known" in side.failure
+
+
+def test_what_was_asked_for_besides_is_not_attributed(start: Start, tmp_path: Path) -> None:
+    def spoil(snapshot: Any) -> None:
+        trace = snapshot["device_traces"][0]
+        trace.insert(5, {"action": "alloc", "addr": 4096, "size": 99_999, "stream": 0})
+
+    found = side_of(measured(start, InventedGpu(spoil=spoil), tmp_path, 2)).explanation
+    assert found is not None
+    unknown = [each for each in found.holdings if each.kind == NOT_ATTRIBUTED]
+    assert [each.size_bytes for each in unknown] == [99_999]
+
+
+def test_a_bug_on_the_gpu_stops_the_explanation(start: Start, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="does not run on NVIDIA Invented 12: OutOfMemoryError"):
+        measured(start, InventedGpu(Outcome.FAILED, largest=0), tmp_path)
+
+
+def test_a_gpu_of_which_nothing_is_known_is_refused(start: Start, tmp_path: Path) -> None:
+    gpu = InventedGpu()
+    gpu.ready = replace(gpu.ready, device=replace(GPU, compute_capability="99.0"))
+    with pytest.raises(UsageError, match="nothing is known of NVIDIA Invented 12"):
+        measured(start, gpu, tmp_path)
+
+
+def finished() -> Run:
+    """A run on the invented GPU that recommends two images, accumulated."""
+    plan = TrainingPlan(
+        micro_batch=LARGEST,
+        accumulation_steps=2,
+        effective_batch=4,
+        learning_rate=1e-3,
+        group_learning_rates=(),
+        lr_rule="linear",
+        updates=10,
+        warmup_updates=0,
+    )
+    item = Recommendation(
+        variant=VARIANT,
+        largest=LARGEST,
+        safe=LARGEST,
+        best=LARGEST,
+        best_is_measured=True,
+        plan=plan,
+        without_accumulation=plan,
+        trial=ran(LARGEST, variant=VARIANT, accumulation_steps=2),
+        starred=True,
+    )
+    boundary = Boundary(stop=StopReason.PROVEN, largest=LARGEST, first_failure=LARGEST + 1)
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        environment=ENVIRONMENT,
+        device=GPU,
+        settings=settings(VARIANT),
+        trials=(),
+        results=(VariantResult(variant=VARIANT, boundary=boundary, recommendation=item),),
+    )
+
+
+def without_timeout(begin: Any) -> Any:
+    def begun(request: DeviceRequest, *, environment: Mapping[str, str], **_: object) -> Any:
+        return begin(request, environment)
+
+    return begun
+
+
+def test_a_run_on_a_gpu_records_the_step_of_its_starred_row(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    gpu = InventedGpu()
+    monkeypatch.setattr("bsprobe.engine.run.TrialRunner", without_timeout(start(gpu)))
+    found = recorded_star(finished(), cast("TrialRunner", gpu), said.append)
+    assert [asked.spec for asked in gpu.asked] == [TrialSpec(variant=VARIANT, batch_size=LARGEST)]
+    assert list(found) == [VARIANT]
+    assert found[VARIANT].source is Source.MEASURED
+
+
+def test_a_run_whose_step_cannot_be_recorded_says_so_and_is_none_the_worse(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    gpu = InventedGpu(largest=0)
+    monkeypatch.setattr("bsprobe.engine.run.TrialRunner", without_timeout(start(gpu)))
+    assert recorded_star(finished(), cast("TrialRunner", gpu), said.append) == {}
+    assert said[-1].startswith("warning: no picture of the step: OutOfMemoryError")
+    unknown = replace(finished(), device=replace(GPU, compute_capability="99.0"))
+    assert recorded_star(unknown, cast("TrialRunner", gpu), said.append) == {}
+    assert said[-1].startswith("warning: no picture of the step: nothing is known of")

@@ -1,0 +1,364 @@
+"""Predictions that guide a search: made, used, refused, and shown beside what was measured."""
+
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+from rich.console import Console
+
+from bsprobe.analysis.expectation import Expected
+from bsprobe.analysis.memory_line import Line
+from bsprobe.analysis.search import Process
+from bsprobe.cli.options.run import settings_from, settings_options
+from bsprobe.engine.predict import Predictor, card_of, check_can_guide, predictor_for
+from bsprobe.engine.probe import Probing, RunTrial
+from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.failures import Outcome
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import Prediction, Run, SearchMethod, Settings
+from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import Variant
+from bsprobe.report.run import markdown, plan, terminal
+from bsprobe.report.run.progress import TrialProgress
+from bsprobe.report.run.tables import recommendation_table, trials_table
+from bsprobe.storage.journal import Journal
+from bsprobe.storage.runfile import load_run, save_run
+from bsprobe.worker import process as worker_process
+from bsprobe.worker.runner import TrialRunner
+from tests.support.builders import (
+    AMP,
+    DEVICE,
+    ENVIRONMENT,
+    VARIANT,
+    ArithmeticGpu,
+    Silence,
+    affine_need,
+    broke,
+    failure,
+    header,
+    settings,
+)
+from tests.support.commands import ROOT
+
+STUB = ROOT / "tests" / "support" / "stub_worker.py"
+GUIDED = replace(settings(), search=SearchMethod.GUIDED)
+
+
+def simulated(needed_bytes: Callable[[TrialSpec], int] = affine_need) -> RunTrial:
+    """A card as `SimulatedDevice` is one: nothing is timed, and every trial begins empty."""
+    gpu = ArithmeticGpu(needed_bytes)
+
+    def run_trial(
+        spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: Callable[[str], None]
+    ) -> Trial:
+        trial = gpu(spec, process=process, purpose=purpose, on_phase=on_phase)
+        figures = trial.measurement
+        if figures is not None:
+            figures = replace(figures, step_seconds=(), images_per_second=None)
+        return replace(trial, source=Source.PREDICTED, fresh_process=True, measurement=figures)
+
+    return run_trial
+
+
+def predictor(run_trial: RunTrial) -> Predictor:
+    return Predictor(run_trial, DEVICE, GUIDED)
+
+
+def predicted(run_trial: RunTrial) -> Prediction:
+    return predictor(run_trial)(VARIANT, on_phase=lambda _: None)
+
+
+def probed(
+    tmp_path: Path, measured: ArithmeticGpu, predict: Predictor | None, *, chosen: Settings = GUIDED
+) -> Run:
+    with Journal.create(tmp_path, header(chosen)) as journal:
+        return Probing(
+            chosen,
+            run_trial=measured,
+            device=DEVICE,
+            journal=journal,
+            listener=Silence(),
+            predict=predict,
+        ).run(ENVIRONMENT)
+
+
+def heavier(extra_bytes: int) -> Callable[[TrialSpec], int]:
+    return lambda spec: affine_need(spec) + extra_bytes
+
+
+# Making one.
+
+
+def test_a_prediction_has_the_boundary_and_the_peaks_that_led_to_it() -> None:
+    # 2 GiB and 1.5 an image of 20 GiB: 12 images.
+    found = predicted(simulated())
+    assert found == Prediction(
+        largest=12,
+        peaks=tuple((batch, 2 * GIB + batch * 1536 * MIB) for batch in (1, 2, 4, 6, 8, 12)),
+    )
+    assert Expected.of(found) == Expected(
+        largest=12, line=Line(fixed_bytes=2.0 * GIB, per_image_bytes=1536.0 * MIB)
+    )
+
+
+def test_where_nothing_is_predicted_to_fit_nothing_guides() -> None:
+    found = predicted(simulated(heavier(19 * GIB)))
+    assert found == Prediction(largest=None)
+    assert Expected.of(found) is None
+
+
+def test_a_prediction_that_fails_says_why() -> None:
+    def refuse(*_: object, **__: object) -> Trial:
+        raise DeviceError("this network cannot be traced: aten::nonzero")
+
+    def fail(spec: TrialSpec, **_: object) -> Trial:
+        trial = broke(spec.batch_size, Outcome.FAILED, failure("KeyError: 'x'"))
+        return replace(trial, spec=spec)
+
+    assert predicted(refuse).detail == "this network cannot be traced: aten::nonzero"
+    assert predicted(fail) == Prediction(largest=None, detail="KeyError: 'x'")
+
+
+def test_the_card_is_the_catalogues_with_the_memory_that_the_device_has() -> None:
+    assert card_of(DEVICE) == replace(find_gpu("RTX 4090"), total_bytes=24 * GIB)
+    unknown = replace(DEVICE, name="NVIDIA Imaginary 1")
+    assert (card_of(unknown).total_bytes, card_of(unknown).compute_capability) == (24 * GIB, "8.9")
+    # One of two cards of that name: which of the two, only their memory tells.
+    ambiguous = replace(DEVICE, name="NVIDIA GeForce RTX 4060 Ti")
+    assert card_of(ambiguous) == card_of(unknown)
+    with pytest.raises(UsageError, match=r"nothing is known of NVIDIA Imaginary 1, .* 13\.0"):
+        card_of(replace(unknown, compute_capability="13.0"))
+
+
+def test_a_worker_of_its_own_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    variant = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
+    chosen = replace(settings(variant, max_batch=2), search=SearchMethod.GUIDED)
+    with predictor_for(chosen, DEVICE) as predict:
+        assert predict is not None
+        found = predict(variant, on_phase=lambda _: None)
+    assert (found.largest, [batch for batch, _ in found.peaks]) == (2, [1, 2])
+    assert found.peaks[0][1] > find_gpu("RTX 4090").outside_allocator_bytes + 3 * 95 * MIB
+
+
+def test_an_ordinary_search_starts_no_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bsprobe.engine.predict.TrialRunner", None)
+    with predictor_for(settings(), DEVICE) as predict:
+        assert predict is None
+
+
+# Refusing one.
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"), [("cpu", "memory of a CPU"), ("simulated", "predicted anyway")]
+)
+def test_what_cannot_be_both_predicted_and_measured_is_refused(kind: str, complaint: str) -> None:
+    with (
+        pytest.raises(UsageError, match=complaint),
+        predictor_for(GUIDED, replace(DEVICE, kind=kind)),
+    ):
+        pass
+    check_can_guide("cuda")
+
+
+# Following one.
+
+
+def test_a_right_prediction_takes_three_trials_and_the_recommended_one(tmp_path: Path) -> None:
+    gpu = ArithmeticGpu()
+    (result,) = probed(tmp_path, gpu, predictor(simulated())).results
+    assert [spec.batch_size for spec, _ in gpu.asked] == [6, 12, 13, 10]
+    assert (result.boundary.largest, result.boundary.is_exact) == (12, True)
+    assert result.recommendation is not None
+    # Safe lies between two measured peaks, as it does after doubling.
+    assert result.recommendation.safe == 11
+    assert result.recommendation.plan.micro_batch == 10
+
+
+def test_a_guided_run_goes_on_without_repeating_a_trial(tmp_path: Path) -> None:
+    whole = probed(tmp_path, ArithmeticGpu(), predictor(simulated()))
+    gpu = ArithmeticGpu()
+    (again := tmp_path / "again").mkdir()
+    with Journal.create(again, header(GUIDED)) as journal:
+        resumed = Probing(
+            GUIDED,
+            run_trial=gpu,
+            device=DEVICE,
+            journal=journal,
+            listener=Silence(),
+            known=whole.trials[:2],
+            predict=predictor(simulated()),
+        ).run(ENVIRONMENT)
+    assert [spec.batch_size for spec, _ in gpu.asked] == [13, 10]
+    assert resumed.results == whole.results
+
+
+def test_a_prediction_off_by_two_is_corrected_by_the_first_trial(tmp_path: Path) -> None:
+    gpu = ArithmeticGpu(heavier(3 * GIB))
+    (result,) = probed(tmp_path, gpu, predictor(simulated())).results
+    assert [spec.batch_size for spec, _ in gpu.asked][:3] == [6, 10, 11]
+    assert result.boundary.largest == 10
+
+
+def test_without_a_prediction_the_search_is_the_ordinary_one(tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> Trial:
+        raise DeviceError("untraceable")
+
+    gpu = ArithmeticGpu()
+    run = probed(tmp_path, gpu, predictor(refuse))
+    assert [spec.batch_size for spec, _ in gpu.asked][:5] == [1, 2, 4, 8, 16]
+    assert "No prediction guided the search: untraceable." in terminal.render(run)
+
+
+# Showing one.
+
+
+def test_a_report_has_predicted_beside_measured(tmp_path: Path) -> None:
+    chosen = replace(settings(VARIANT, AMP), search=SearchMethod.GUIDED)
+    gpu = ArithmeticGpu(heavier(1 * GIB))
+    run = probed(tmp_path, gpu, predictor(simulated()), chosen=chosen)
+    text = markdown.render(run, plots=(), snippet=None)
+    assert (
+        "## Predicted and measured\n\n"
+        "- **fp32 / batch**: Predicted largest 12, measured 11; at batch 6 11.0 GiB predicted, "
+        "12.0 GiB measured (-8.3%).\n"
+    ) in text
+    printed = terminal.render(run)
+    assert "Predicted largest 12, measured 11" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    save_run(run, folder)
+    assert load_run(folder) == run
+
+
+def test_the_tables_have_predicted_beside_measured(tmp_path: Path) -> None:
+    gpu = ArithmeticGpu(heavier(1 * GIB))
+    run = probed(tmp_path, gpu, predictor(simulated()))
+    trials = trials_table(run)
+    columns = ["batch_size", "outcome", "peak_bytes", "predicted_peak_bytes"]
+    assert trials[columns].to_numpy().tolist() == [
+        [6, "fits", 12 * GIB, 11 * GIB],
+        [11, "fits", 19 * GIB + GIB // 2, None],
+        [12, "out of memory", None, 20 * GIB],
+        [10, "fits", 18 * GIB, None],
+    ]
+    results = recommendation_table(run)
+    assert results[["largest", "predicted_largest"]].to_numpy().tolist() == [[11, 12]]
+
+
+def test_a_run_shows_what_it_begins_with(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    progress = TrialProgress(GUIDED, console)
+    with Journal.create(tmp_path, header(GUIDED)) as journal:
+        Probing(
+            GUIDED,
+            run_trial=ArithmeticGpu(),
+            device=DEVICE,
+            journal=journal,
+            listener=progress,
+            predict=predictor(simulated()),
+        ).run(ENVIRONMENT)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined] # a StringIO
+    assert lines[:3] == [
+        "[1/1] fp32 / batch",
+        "  Predicted largest 12",
+        "  batch 6     ok              11.0 GiB       30 images/s (search, 4.2 s)",
+    ]
+
+
+def test_a_prediction_that_ends_at_the_largest_allowed_says_at_least(tmp_path: Path) -> None:
+    chosen = replace(GUIDED, max_batch=5)
+    predict = Predictor(simulated(), DEVICE, chosen)
+    run = probed(tmp_path, ArithmeticGpu(), predict, chosen=chosen)
+    assert "Predicted largest at least 5, measured at least 5;" in terminal.render(run).replace(
+        "\n      ", " "
+    )
+
+
+def test_the_plan_says_how_the_search_begins() -> None:
+    assert "For each: half the predicted batch, then what it points to;" in plan.render(
+        GUIDED, None
+    )
+
+
+def test_an_unguided_run_says_nothing_of_predictions(tmp_path: Path) -> None:
+    run = probed(tmp_path, ArithmeticGpu(), None, chosen=settings())
+    assert "Predicted" not in markdown.render(run, plots=(), snippet=None) + terminal.render(run)
+
+
+# Through stub workers.
+
+
+def test_a_measured_gpu_is_guided_by_another_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = worker_process.Worker
+    environments: list[object] = []
+
+    def stub(request: object, **options: object) -> worker_process.Worker:
+        environments.append(options["environment"])
+        return real(request, command=(sys.executable, str(STUB), "gpu"))  # type: ignore[arg-type] # as the runner passes it
+
+    monkeypatch.setattr(worker_process, "Worker", stub)
+    chosen = replace(GUIDED, max_batch=4)
+    with (
+        TrialRunner(chosen.device, timeout=20) as measuring,
+        predictor_for(chosen, measuring.ready.device) as predict,
+        Journal.create(tmp_path, header(chosen)) as journal,
+    ):
+        run = Probing(
+            chosen,
+            run_trial=measuring.run,
+            device=measuring.ready.device,
+            journal=journal,
+            listener=Silence(),
+            predict=predict,
+        ).run(ENVIRONMENT)
+    (result,) = run.results
+    assert result.prediction is not None
+    # A context of the process that predicts would take memory of the GPU that is measured.
+    predicting = [each for each in environments if each is not None]
+    assert predicting == [{"CUDA_VISIBLE_DEVICES": ""}]
+    assert len(environments) > len(predicting)
+    # The stub runs whatever it is asked: four is the most that was to be tried.
+    assert result.prediction.largest == 4
+    searched = [t.spec.batch_size for t in run.trials if t.purpose is not Purpose.RECOMMENDED]
+    assert searched[:2] == [2, 4]
+
+
+def test_the_command_line_takes_the_method() -> None:
+    found: list[Settings] = []
+
+    @click.command()
+    @settings_options
+    def command(**given: object) -> None:
+        found.append(settings_from(given))
+
+    command.main(["--search", "guided"], standalone_mode=False)
+    command.main([], standalone_mode=False)
+    assert [each.search for each in found] == [SearchMethod.GUIDED, SearchMethod.ORDINARY]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--device", "cpu"], "nothing predicts the memory of a CPU"),
+        (["--gpu", "RTX 3090"], "all of it is predicted anyway"),
+    ],
+)
+def test_the_command_line_refuses_what_cannot_be_guided(options: list[str], complaint: str) -> None:
+    @click.command()
+    @settings_options
+    def command(**given: object) -> None:
+        settings_from(given)
+
+    with pytest.raises(UsageError, match=complaint):
+        command.main(["--search", "guided", *options], standalone_mode=False)
+    command.main(options, standalone_mode=False)

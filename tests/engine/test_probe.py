@@ -1,0 +1,384 @@
+"""A whole run over a GPU that is only arithmetic."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bsprobe.analysis.search import Process
+from bsprobe.engine.probe import Probing
+from bsprobe.records.failures import Certainty, Outcome
+from bsprobe.records.runs import Boundary, Run, Settings, StopReason, Target
+from bsprobe.records.trials import Purpose, Trial, TrialSpec
+from bsprobe.records.units import GIB, MIB
+from bsprobe.storage.journal import Journal, read_journal
+from tests.support.builders import (
+    AMP,
+    DEVICE,
+    ENVIRONMENT,
+    GROUP,
+    VARIANT,
+    ArithmeticGpu,
+    Silence,
+    affine_need,
+    broke,
+    header,
+    settings,
+)
+
+ANY, FRESH = Process.ANY, Process.FRESH
+Asked = tuple[int, int, Process]
+
+
+class Bench:
+    """Makes runs and keeps what there is to see of the last one.
+
+    Attributes:
+        listener: What was told to it.
+        journalled: The trials in its journal.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._runs = 0
+        self.listener = Silence()
+        self.journalled: tuple[Trial, ...] = ()
+
+    def probe(
+        self,
+        gpu: Callable[..., Trial],
+        chosen: Settings | None = None,
+        known: Sequence[Trial] = (),
+    ) -> Run:
+        folder = self._folder / str(self._runs)
+        folder.mkdir()
+        self._runs += 1
+        self.listener = Silence()
+        chosen = chosen or settings(VARIANT)
+        with Journal.create(folder, header(chosen)) as journal:
+            try:
+                return Probing(
+                    chosen,
+                    run_trial=gpu,
+                    device=DEVICE,
+                    journal=journal,
+                    listener=self.listener,
+                    known=known,
+                ).run(ENVIRONMENT)
+            finally:
+                self.journalled = read_journal(folder).trials
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def asked(gpu: ArithmeticGpu) -> list[Asked]:
+    return [(spec.batch_size, spec.accumulation_steps, process) for spec, process in gpu.asked]
+
+
+def needing_more_to_accumulate(extra_bytes: int) -> Callable[[TrialSpec], int]:
+    def needed(spec: TrialSpec) -> int:
+        return affine_need(spec) + (extra_bytes if spec.accumulation_steps > 1 else 0)
+
+    return needed
+
+
+def test_a_run_finds_proves_and_recommends(bench: Bench) -> None:
+    # 2 GiB and 1.5 an image of 20: batch 12 fills it exactly, 11 leaves the 5 percent.
+    gpu = ArithmeticGpu()
+    run = bench.probe(gpu)
+    (result,) = run.results
+    assert asked(gpu) == [
+        (1, 1, ANY),
+        (2, 1, ANY),
+        (4, 1, ANY),
+        (8, 1, ANY),
+        (16, 1, ANY),
+        (12, 1, FRESH),
+        (13, 1, FRESH),
+        (10, 1, FRESH),
+    ]
+    assert result.boundary == Boundary(stop=StopReason.PROVEN, largest=12, first_failure=13)
+    item = result.recommendation
+    assert item is not None
+    # Throughput is 40 b/(b+2): 32 at 8, the largest measured up to safe.
+    assert (item.largest, item.safe, item.best, item.best_is_measured) == (12, 11, 8, True)
+    assert (item.plan.micro_batch, item.plan.accumulation_steps) == (10, 1)
+    assert (item.without_accumulation.micro_batch, item.starred) == (8, True)
+    assert [name for name, _ in item.plan.group_learning_rates] == [
+        "backbone",
+        "head weights",
+        "head biases",
+    ]
+    assert item.trial == run.trials[-1]
+    assert item.caveats[0] == "BatchNorm statistics see the 10 images of a micro-batch."
+
+
+def test_a_run_holds_every_trial_as_journalled_and_as_told(bench: Bench) -> None:
+    chosen = settings(VARIANT, AMP, GROUP)
+    run = bench.probe(ArithmeticGpu(), chosen)
+    assert (run.settings, run.device, run.environment) == (chosen, DEVICE, ENVIRONMENT)
+    assert run.trials == bench.journalled == tuple(bench.listener.trials)
+    assert [trial.spec for trial in run.trials] == bench.listener.started
+    assert bench.listener.variants == [VARIANT, AMP, GROUP]
+    assert [result.variant for result in run.results] == [VARIANT, AMP, GROUP]
+    assert len(bench.listener.phases) == len(run.trials)
+    assert [result.boundary.largest for result in run.results] == [12, 24, 12]
+
+
+def test_each_trial_knows_why_it_was_run(bench: Bench) -> None:
+    run = bench.probe(ArithmeticGpu(), settings(VARIANT, target=Target(batch=16)))
+    assert [trial.purpose for trial in run.trials] == (
+        [Purpose.SEARCH] * 5 + [Purpose.PROOF] * 2 + [Purpose.RECOMMENDED]
+    )
+    assert run.trials[-1].fresh_process
+
+
+def test_the_star_is_given_within_one_norm_over_the_whole_run(bench: Bench) -> None:
+    run = bench.probe(ArithmeticGpu(), settings(VARIANT, AMP, GROUP, target=Target(batch=20)))
+    stars = [result.recommendation and result.recommendation.starred for result in run.results]
+    assert stars == [False, True, True]
+
+
+def test_the_best_of_a_run_is_the_starred_one_of_the_norm_that_was_asked_for_first(
+    bench: Bench,
+) -> None:
+    run = bench.probe(ArithmeticGpu(), settings(VARIANT, GROUP, AMP))
+    stars = [r.variant for r in run.results if r.recommendation and r.recommendation.starred]
+    assert stars == [GROUP, AMP], "each norm has one, and AMP is faster than fp32"
+    assert run.best is not None
+    assert run.best.variant == AMP
+    other = bench.probe(ArithmeticGpu(), settings(GROUP, VARIANT, AMP)).best
+    assert other is not None
+    assert other.variant == GROUP
+
+
+def test_a_plan_that_was_a_trial_of_the_search_is_not_run_again(bench: Bench) -> None:
+    # 11 is the largest, safe, and the target; the search has run it in a fresh process.
+    gpu = ArithmeticGpu(lambda spec: 3 * GIB + spec.batch_size * 1472 * MIB)
+    (result,) = bench.probe(gpu, settings(VARIANT, target=Target(batch=11))).results
+    assert asked(gpu)[-3:] == [(16, 1, ANY), (11, 1, FRESH), (12, 1, FRESH)]
+    assert result.recommendation is not None
+    assert result.recommendation.trial == bench.journalled[-2]
+
+
+@pytest.mark.parametrize(
+    ("extra", "plans"),
+    [
+        (0, [(11, 2)]),
+        (3 * GIB, [(11, 2), (7, 3)]),  # 11 takes 21.8 GiB of 20; at most 10 is 7 x 3 = 21
+        (8 * GIB, [(11, 2), (7, 3), (6, 4), (5, 5)]),  # 6 x 4 runs, beyond the headroom
+    ],
+)
+def test_a_plan_that_runs_out_of_memory_gets_a_smaller_micro_batch(
+    bench: Bench, extra: int, plans: list[tuple[int, int]]
+) -> None:
+    gpu = ArithmeticGpu(needing_more_to_accumulate(extra))
+    run = bench.probe(gpu, settings(VARIANT, target=Target(batch=21)))
+    tried = [(micro, steps) for micro, steps, _ in asked(gpu) if steps > 1]
+    item = run.results[0].recommendation
+    assert item is not None
+    assert tried == plans
+    assert (item.plan.micro_batch, item.plan.accumulation_steps) == plans[-1]
+    assert item.trial is not None
+    assert item.trial.outcome is Outcome.FITS
+    assert item.trial == run.trials[-1]
+    assert item.largest == 12
+    # What fits without accumulation is not touched by what failed with it.
+    assert (item.safe, item.best) == (11, 8)
+
+
+def test_where_no_accumulation_runs_the_plan_is_what_fits_by_itself(bench: Bench) -> None:
+    gpu = ArithmeticGpu(needing_more_to_accumulate(19 * GIB))
+    run = bench.probe(gpu, settings(VARIANT, target=Target(batch=20)))
+    item = run.results[0].recommendation
+    assert item is not None
+    assert (item.reaches_target, item.plan) == (False, item.without_accumulation)
+    assert item.trial is not None
+    assert (item.trial.outcome, item.trial.spec.batch_size) == (Outcome.FITS, 8)
+    assert item.caveats[0].startswith("An effective batch of 20 did not run with any accumulation")
+
+
+def test_a_plan_that_eats_the_headroom_gives_way_to_a_smaller_one(bench: Bench) -> None:
+    # 11 x 2 takes 19.5 of 20 GiB, which runs, but leaves less than 5 %; 7 x 3 leaves more.
+    gpu = ArithmeticGpu(needing_more_to_accumulate(int(0.7 * GIB)))
+    item = bench.probe(gpu, settings(VARIANT, target=Target(batch=21))).results[0].recommendation
+    assert item is not None
+    tried = [(micro, steps) for micro, steps, _ in asked(gpu) if steps > 1]
+    assert tried == [(11, 2), (7, 3)]
+    assert (item.plan.micro_batch, item.plan.accumulation_steps) == (7, 3)
+    assert item.trial is not None
+    assert item.trial.measurement is not None
+    assert item.trial.measurement.peak_bytes <= 0.95 * DEVICE.capacity_bytes
+
+
+def test_a_safe_batch_that_was_interpolated_is_safe_no_more_once_it_ran_without_the_headroom(
+    bench: Bench,
+) -> None:
+    # Between 8 at 14 GiB and 12 at 20 batch 11 seems to take 18.5; it takes 19.5 of the 19 allowed.
+    def needed(spec: TrialSpec) -> int:
+        bump = GIB if spec.batch_size == 11 else 0
+        return affine_need(spec) + bump
+
+    gpu = ArithmeticGpu(needed)
+    item = bench.probe(gpu, settings(VARIANT, target=Target(batch=11))).results[0].recommendation
+    assert item is not None
+    assert (11, 1, FRESH) in asked(gpu)
+    assert (item.largest, item.safe) == (12, 10)
+    assert (item.plan.micro_batch, item.plan.accumulation_steps) == (6, 2)
+    assert item.trial is not None
+    assert item.trial.measurement is not None
+    assert item.trial.measurement.peak_bytes <= 0.95 * DEVICE.capacity_bytes
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.KERNEL_LIMIT])
+def test_a_plan_that_fails_otherwise_is_told_and_not_shrunk(bench: Bench, outcome: Outcome) -> None:
+    class Brittle(ArithmeticGpu):
+        def __call__(
+            self,
+            spec: TrialSpec,
+            *,
+            process: Process,
+            purpose: Purpose,
+            on_phase: Callable[[str], None],
+        ) -> Trial:
+            trial = super().__call__(spec, process=process, purpose=purpose, on_phase=on_phase)
+            if spec.accumulation_steps == 1:
+                return trial
+            return replace(broke(1, outcome), spec=spec, purpose=purpose)
+
+    gpu = Brittle()
+    item = bench.probe(gpu, settings(VARIANT, target=Target(batch=20))).results[0].recommendation
+    assert item is not None
+    assert [spec.batch_size for spec, _ in gpu.asked if spec.accumulation_steps > 1] == [10]
+    assert item.safe == 11
+    assert f"it did not run ({outcome})" in item.caveats[0]
+
+
+def test_nothing_is_recommended_where_nothing_fits(bench: Bench) -> None:
+    gpu = ArithmeticGpu(capacity_bytes=2 * GIB)
+    run = bench.probe(gpu, settings(VARIANT, AMP))
+    assert [result.boundary.stop for result in run.results] == [StopReason.NOTHING_FITS] * 2
+    assert [result.recommendation for result in run.results] == [None, None]
+    assert asked(gpu) == [(1, 1, ANY), (1, 1, ANY)]
+    assert bench.listener.results == list(run.results)
+
+
+def failing(
+    trial: Trial, batch: int, outcome: Outcome, certainty: Certainty = Certainty.CERTAIN
+) -> ArithmeticGpu:
+    class Failing(ArithmeticGpu):
+        def __call__(
+            self,
+            spec: TrialSpec,
+            *,
+            process: Process,
+            purpose: Purpose,
+            on_phase: Callable[[str], None],
+        ) -> Trial:
+            made = super().__call__(spec, process=process, purpose=purpose, on_phase=on_phase)
+            if spec.batch_size < batch:
+                return made
+            why = trial.failure and replace(trial.failure, certainty=certainty)
+            return replace(made, outcome=outcome, measurement=None, failure=why)
+
+    return Failing()
+
+
+def test_a_bug_leaves_a_variant_without_recommendation_and_the_others_alone(bench: Bench) -> None:
+    run = bench.probe(failing(broke(1), 2, Outcome.FAILED), settings(VARIANT, AMP))
+    assert [result.boundary.stop for result in run.results] == [StopReason.FAILED] * 2
+    assert [result.recommendation for result in run.results] == [None, None]
+    assert len(run.trials) == 4
+
+
+def test_the_certainty_of_a_failure_reaches_the_search(bench: Bench) -> None:
+    gpu = failing(broke(1), 1, Outcome.OUT_OF_MEMORY, Certainty.PROBABLE)
+    (result,) = bench.probe(gpu).results
+    assert result.boundary.stop is StopReason.FAILED
+
+
+@pytest.mark.parametrize("stop", [StopReason.MAX_BATCH, StopReason.TIME])
+def test_an_unproven_boundary_still_leads_to_a_recommendation(
+    bench: Bench, stop: StopReason
+) -> None:
+    chosen = (
+        settings(VARIANT, max_batch=4)
+        if stop is StopReason.MAX_BATCH
+        else settings(VARIANT, time_limit_seconds=3 * 4.2)
+    )
+    gpu = ArithmeticGpu()
+    (result,) = bench.probe(gpu, chosen).results
+    assert (result.boundary.stop, result.boundary.largest) == (stop, 4)
+    assert result.recommendation is not None
+    assert asked(gpu) == [(1, 1, ANY), (2, 1, ANY), (4, 1, ANY), (4, 3, FRESH)]
+
+
+def test_the_time_limit_counts_for_each_variant_alone(bench: Bench) -> None:
+    run = bench.probe(ArithmeticGpu(), settings(VARIANT, AMP, time_limit_seconds=4.2))
+    assert [result.boundary.largest for result in run.results] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("needed", "batch"), [(affine_need, 10), (needing_more_to_accumulate(5 * GIB), 20)]
+)
+def test_a_resumed_run_repeats_nothing_wherever_it_was_cut_off(
+    bench: Bench, needed: Callable[[TrialSpec], int], batch: int
+) -> None:
+    chosen = settings(VARIANT, AMP, target=Target(batch=batch))
+    whole = bench.probe(ArithmeticGpu(needed), chosen)
+    for done in range(len(whole.trials) + 1):
+        gpu = ArithmeticGpu(needed)
+        again = bench.probe(gpu, chosen, known=whole.trials[:done])
+        assert [result.boundary for result in again.results] == [
+            result.boundary for result in whole.results
+        ]
+        assert [result.recommendation for result in again.results] == [
+            result.recommendation for result in whole.results
+        ] or done < len(whole.trials)
+        assert {spec for spec, _ in gpu.asked}.isdisjoint(
+            trial.spec for trial in whole.trials[:done] if trial.fresh_process
+        )
+        assert len(gpu.asked) <= len(whole.trials) - done + 1
+        assert bench.journalled == again.trials[done:]
+        assert bench.listener.trials == list(again.trials)
+
+
+def test_a_whole_run_resumed_runs_nothing_and_says_the_same(bench: Bench) -> None:
+    chosen = settings(VARIANT, AMP, GROUP, target=Target(batch=20))
+    whole = bench.probe(ArithmeticGpu(), chosen)
+    gpu = ArithmeticGpu()
+    assert bench.probe(gpu, chosen, known=whole.trials) == whole
+    assert gpu.asked == []
+    assert bench.journalled == ()
+
+
+def test_a_trial_of_a_used_process_proves_nothing_when_resumed(bench: Bench) -> None:
+    whole = bench.probe(ArithmeticGpu())
+    used = [replace(trial, fresh_process=False) for trial in whole.trials]
+    gpu = ArithmeticGpu()
+    run = bench.probe(gpu, known=used)
+    assert asked(gpu) == [(12, 1, FRESH), (13, 1, FRESH), (10, 1, FRESH)]
+    assert run.results == whole.results
+
+
+def test_what_a_trial_raises_ends_the_run_and_keeps_what_was_measured(bench: Bench) -> None:
+    class Interrupted(ArithmeticGpu):
+        def __call__(
+            self,
+            spec: TrialSpec,
+            *,
+            process: Process,
+            purpose: Purpose,
+            on_phase: Callable[[str], None],
+        ) -> Trial:
+            if len(self.asked) == 3:
+                raise KeyboardInterrupt
+            return super().__call__(spec, process=process, purpose=purpose, on_phase=on_phase)
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.probe(Interrupted())
+    assert [trial.spec.batch_size for trial in bench.journalled] == [1, 2, 4]

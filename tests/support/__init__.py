@@ -1,0 +1,1 @@
+"""Builders, stubs and helpers that several tests share."""

@@ -1,0 +1,72 @@
+"""The whole command line over a worker without torch: `python stubbed_bsprobe.py BEHAVIOUR run …`.
+
+Everything but the trials is real: processes, pipes, journal, reports.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+OPTIONS = ("--precision=fp32", "--norm=batch,group", "--target-batch=12")
+
+
+def start(
+    *arguments: str,
+    cwd: Path,
+    behaviour: str = "arithmetic",
+    before_exec: Callable[[], None] | None = None,
+    **environment: str,
+) -> "subprocess.Popen[str]":
+    """Start `bsprobe ARGUMENTS`."""
+    from tests.support.commands import python_path  # noqa: PLC0415 - the child, this file, cannot find it
+
+    return subprocess.Popen(
+        [sys.executable, __file__, behaviour, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": python_path(), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=before_exec,  # noqa: PLW1509 - limits of the child; no threads run here
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def findings(folder: Path) -> dict[str, Any]:
+    """What a finished run came to, without its times and processes."""
+    run = json.loads((folder / "run.json").read_text())
+    results = []
+    for result in run["results"]:
+        item = dict(result["recommendation"] or {})
+        trial = item.pop("trial", None)
+        results.append((result["variant"], result["boundary"], item, trial and trial["spec"]))
+    tried = sorted(json.dumps([t["spec"], t["outcome"]]) for t in run["trials"])
+    return {"results": results, "tried": list(dict.fromkeys(tried))}
+
+
+def _main() -> None:
+    from bsprobe import __main__  # noqa: PLC0415 - only the child needs it
+    from bsprobe.records.runs import DeviceRequest  # noqa: PLC0415 - as above
+    from bsprobe.worker import process as worker_process  # noqa: PLC0415 - only the child needs it
+
+    stub = (sys.executable, str(Path(__file__).with_name("stub_worker.py")), sys.argv.pop(1))
+
+    class StubbedWorker(worker_process.Worker):
+        def __init__(self, request: DeviceRequest, **options: Any) -> None:
+            super().__init__(request, **{**options, "command": stub})
+
+    worker_process.Worker = StubbedWorker  # type: ignore[misc] # the one seam: which program is started
+    __main__.main()
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,97 @@
+"""Processes that torch's own launcher starts: the program itself, or one over stubbed workers."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support.commands import ROOT, python_path
+
+_MARK = "BSPROBE_TEST_MARK"
+
+
+class Started:
+    """A process, and everything that it and its children started."""
+
+    def __init__(
+        self, command: Sequence[str], cwd: Path, mark: str = "", **environment: str
+    ) -> None:
+        self.mark = mark or uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={
+                **os.environ,
+                "PYTHONPATH": python_path(),
+                "OMP_NUM_THREADS": "1",
+                _MARK: self.mark,
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, timeout: float = 240) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error."""
+        out, err = self.process.communicate(timeout=timeout)
+        return self.process.returncode, out, err
+
+    def alive(self, *words: str) -> list[int]:
+        """Processes that bear the mark and have these words in their command lines."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                marked = f"{_MARK}={self.mark}".encode() in (folder / "environ").read_bytes()
+                command = (folder / "cmdline").read_bytes().decode().split("\0")
+            except OSError:  # it has ended
+                continue
+            if marked and command != [""] and all(word in command for word in words):
+                found.append(int(folder.name))
+        return sorted(found)
+
+    def all_gone(self, within: float = 30) -> bool:
+        """Whether nothing is left, given some time to go."""
+        deadline = time.monotonic() + within
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return self.alive() == []
+
+
+def torchrun(*program: str, cwd: Path, **environment: str) -> Started:
+    """`torchrun --nproc-per-node 2 PROGRAM`."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+    return Started((*launcher, *program), cwd, **environment)
+
+
+def stubbed(behaviour: str, *arguments: str) -> tuple[str, ...]:
+    """The whole command line over a worker without torch."""
+    return (str(ROOT / "tests" / "support" / "stubbed_bsprobe.py"), behaviour, *arguments)
+
+
+def by_hand(rank: int, port: int, *program: str, cwd: Path, mark: str) -> Started:
+    """One of two processes on two machines, as torchrun starts them there without its store."""
+    return Started(
+        (sys.executable, *program),
+        cwd,
+        mark,
+        TORCHELASTIC_RUN_ID="by-hand",
+        TORCHELASTIC_USE_AGENT_STORE="False",
+        RANK=str(rank),
+        WORLD_SIZE="2",
+        LOCAL_RANK="0",
+        LOCAL_WORLD_SIZE="1",
+        MASTER_ADDR="localhost",
+        MASTER_PORT=str(port),
+    )
+
+
+def free_port() -> int:
+    """A port that nobody listens at now."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,81 @@
+"""Your own callables, by module and by file."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsprobe.records.errors import UsageError
+from bsprobe.training.models.callables import load_callable
+from tests.support import own_training
+
+
+def test_a_callable_is_found_in_a_module_and_inside_a_class_of_it() -> None:
+    assert load_callable("--loss", "tests.support.own_training:loss") is own_training.loss
+    found = load_callable("--model", "tests.support.own_training:Training.network")
+    assert found is own_training.Training.network
+
+
+def test_a_file_is_run_once_not_as_a_program_and_finds_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "neighbour.py").write_text("runs = []\n")
+    (tmp_path / "mine.py").write_text(
+        "import neighbour\n"
+        "from dataclasses import dataclass\n"
+        "neighbour.runs.append(__name__)\n"
+        "@dataclass\nclass Own:\n    x: int = 1\n"
+        "def build():\n    return neighbour.runs\n"
+        "if __name__ == '__main__':\n    raise SystemExit\n"
+    )
+    monkeypatch.chdir(tmp_path)
+
+    build = load_callable("--model", "mine.py:build")
+
+    assert load_callable("--model", "mine.py:build") is build
+    assert len(build()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such_module:build", "No module named 'no_such_module'"),
+        ("missing.py:build", "No such file or directory"),
+        ("tests.support.own_training:missing", "has no attribute 'missing'"),
+        ("tests.support.own_training:Training.missing", "has no attribute 'missing'"),
+        ("tests.support.own_training:torch", "it is a module and cannot be called"),
+        (":build", "Empty module name"),
+        ("broken.py:build", "invalid syntax"),
+    ],
+)
+def test_what_is_not_there_is_an_error_in_words(
+    name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text("def def\n")
+
+    with pytest.raises(UsageError, match=f"--loss {name}: .*{why}"):
+        load_callable("--loss", name)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("\nraise RuntimeError('no licence')", r"RuntimeError: no licence \(mine\.py, line 2\)"),
+        ("open('gone.txt')", r"FileNotFoundError: .*'gone\.txt' \(mine\.py, line 1\)"),
+        ("int('x')", r"ValueError: invalid literal .* \(mine\.py, line 1\)"),
+        ("undefined", r"NameError: name 'undefined' is not defined \(mine\.py, line 1\)"),
+        ("import not_installed", r"ModuleNotFoundError: .*'not_installed' \(mine\.py, line 1\)"),
+        ("def def", r"invalid syntax"),
+    ],
+)
+def test_a_module_that_fails_while_it_is_imported_says_where(
+    code: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(code)
+
+    with pytest.raises(UsageError, match=f"--model mine.py:f: {why}") as caught:
+        load_callable("--model", "mine.py:f")
+    assert caught.value.hint == "the module is there, and fails while it is imported"

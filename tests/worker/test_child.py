@@ -1,0 +1,74 @@
+"""What the worker says of a failure, and when it ends."""
+
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from bsprobe.records.errors import MissingPackageError
+from bsprobe.records.failures import Certainty, Outcome
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Variant
+from bsprobe.worker import child as worker
+from bsprobe.worker.protocol import OpenDevice, Progress, Ready, RunTrial, decode, encode
+from tests.support.commands import ROOT
+
+
+def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
+    try:
+        torch.nn.Conv2d(3, 4, 3)(torch.zeros(1, 5, 8, 8))
+    except RuntimeError as error:
+        outcome, failure = worker.describe_failure(error, "step 1")
+    assert (outcome, failure.certainty, failure.phase) == (
+        Outcome.FAILED,
+        Certainty.CERTAIN,
+        "step 1",
+    )
+    assert failure.message.startswith("RuntimeError: Given groups=1")
+    assert failure.traceback is not None
+    assert 'File "torch/nn/modules/conv.py"' in failure.traceback
+    for folder in (Path(torch.__file__).parents[1], ROOT):
+        assert str(folder) not in failure.traceback
+
+
+def test_a_required_package_that_a_trial_misses_is_no_verdict_on_the_batch() -> None:
+    session = worker.Session(device=Mock(), request=DeviceRequest(), send=Mock())
+    missing = Mock(side_effect=ModuleNotFoundError("No module named 'torchvision'"))
+    with pytest.raises(MissingPackageError, match="torchvision is not installed"):
+        session.attempt(missing)
+    others = Mock(side_effect=ModuleNotFoundError("No module named 'timm'"))
+    assert isinstance(session.attempt(others), worker.Failed)
+
+
+def test_a_worker_in_the_middle_of_a_step_ends_with_its_parent() -> None:
+    """The end of its input is all that it gets to know of a parent that was killed."""
+    variant = Variant(model="deeplabv2-mini", resolution=Resolution(height=512, width=1024))
+    spec = TrialSpec(variant=variant, batch_size=16, measured_steps=1000)
+    with subprocess.Popen(
+        [sys.executable, "-m", "bsprobe.worker.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as started:
+        assert started.stdin is not None
+        assert started.stdout is not None
+        opening = OpenDevice(request=DeviceRequest(device="cpu", memory_limit_bytes=2**33))
+        started.stdin.write(encode(opening))
+        started.stdin.flush()
+        assert isinstance(decode(started.stdout.readline()), Ready)
+        started.stdin.write(encode(RunTrial(spec=spec)))
+        started.stdin.flush()
+        while True:
+            said = decode(started.stdout.readline())
+            assert isinstance(said, Progress)
+            if said.phase.startswith("step"):
+                break
+        started.stdin.close()
+        try:
+            assert started.wait(timeout=10) == 3
+        finally:
+            started.kill()
