@@ -5,10 +5,10 @@ import signal
 import sys
 import traceback
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from bsprobe.records.errors import BsprobeError, OutOfReachError
 from bsprobe.worker.ranks.launch import Launch, follows
-from bsprobe.worker.ranks.world import Store
 from bsprobe.worker.required import missing_package
 
 try:
@@ -21,6 +21,9 @@ except ModuleNotFoundError as absent:
         raise
     sys.stderr.write(f"error: {without_click}\nhint: {without_click.hint}\n")
     sys.exit(without_click.exit_code)
+
+if TYPE_CHECKING:
+    from bsprobe.worker.ranks.world import Store
 
 _USAGE = 2
 _OUR_BUG = 101
@@ -63,7 +66,7 @@ def _exit_code() -> int:  # noqa: PLR0911 - one for each way in which a command 
     return code if isinstance(code, int) else 0
 
 
-def _connect(launch: Launch) -> Store:
+def _connect(launch: Launch) -> "Store":
     """Connect to the store of torchrun's processes: the one thing that a parent needs torch for.
 
     The command line is given this function, and so never imports torch itself.

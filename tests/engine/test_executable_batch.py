@@ -91,8 +91,8 @@ def test_one_line_in_the_log_says_which_batch_and_where_from(
     found, kept = (record.getMessage() for record in caplog.records)
     boundary = gpu.run.results[0].boundary
     assert found.startswith(
-        f"batch {boundary.largest} for tests.support.own_training:network on NVIDIA GeForce RTX 4090: it ran, "
-        f"{boundary.first_failure} fails (found "
+        f"batch {boundary.largest} for tests.support.own_training:network on NVIDIA GeForce "
+        f"RTX 4090: it ran, {boundary.first_failure} fails (found "
     )
     assert kept == found.replace("(found", "(kept")
 

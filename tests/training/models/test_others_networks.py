@@ -154,26 +154,27 @@ def test_a_network_whose_blocks_are_unknown_cannot_be_checkpointed() -> None:
         build_model(variant_of(f"{__name__}:two_layers", checkpointing=Checkpointing.ON))
 
 
-OWN = "tests.support.own_training:network"
+MODULE = "tests.support.own_training"
+OWN = f"{MODULE}:network"
 
 
 @pytest.mark.parametrize(
     ("variant", "why"),
     [
         (
-            variant_of("tests.support.own_training:Named", norm=Norm.GROUP),
+            variant_of(f"{MODULE}:Named", norm=Norm.GROUP),
             (
-                "--norm group: tests.support.own_training:Named keeps the norm it is built with: it takes no "
+                f"--norm group: {MODULE}:Named keeps the norm it is built with: it takes no "
                 "norm_layer"
             ),
         ),
         (
             variant_of(OWN, own=OwnParts(model_args=(("wdth", "3"),))),
-            "--model tests.support.own_training:network(wdth=3): got an unexpected keyword argument 'wdth'",
+            f"--model {OWN}(wdth=3): got an unexpected keyword argument 'wdth'",
         ),
         (
-            variant_of(OWN, own=OwnParts(batches="tests.support.own_training:none")),
-            "--batch-from tests.support.own_training:none: module 'tests.support.own_training' has no attribute 'none'",
+            variant_of(OWN, own=OwnParts(batches=f"{MODULE}:none")),
+            f"--batch-from {MODULE}:none: module '{MODULE}' has no attribute 'none'",
         ),
         (
             variant_of("deeplabv2-mini", channels=4),

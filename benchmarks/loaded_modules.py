@@ -1,0 +1,75 @@
+"""The modules of bsprobe that a small predicted run loads, in the parent and in its worker.
+
+    PYTHONPATH=. python benchmarks/loaded_modules.py [--names]
+
+Packages do not count. The figures say how much a reader has to know to follow one
+prediction; `--names` prints the modules themselves.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from benchmarks.checkout import python_path
+
+_SITECUSTOMIZE: Final = """
+import os, sys
+
+class Log:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "bsprobe":
+            program = sys.orig_argv[2] if sys.orig_argv[1:2] == ["-m"] else "other"
+            with open(os.path.join(os.environ["LOADED"], program), "a") as file:
+                file.write(name + "\\n")
+
+sys.meta_path.insert(0, Log())
+"""
+"""Notes each module as it is looked for; the name of a file is the program that looks."""
+_RUN: Final = ("run", "--gpu", "RTX 3090", "--model", "deeplabv2-mini", "--resolution", "64x128")
+_LISTS: Final = ("--precision", "fp32", "--norm", "batch", "--max-batch", "4", "--out", "out")
+
+
+def loaded() -> dict[str, set[str]]:
+    """The modules that each program of the run loads, by the program's name."""
+    with tempfile.TemporaryDirectory() as folder:
+        site, log = Path(folder) / "site", Path(folder) / "log"
+        site.mkdir()
+        log.mkdir()
+        (site / "sitecustomize.py").write_text(_SITECUSTOMIZE, encoding="utf-8")
+        subprocess.run(
+            [sys.executable, "-m", "bsprobe", *_RUN, *_LISTS],
+            cwd=folder,
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{site}{os.pathsep}{python_path()}",
+                "LOADED": str(log),
+                "XDG_CACHE_HOME": folder,
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        found = {path.name: set(path.read_text().split()) for path in sorted(log.iterdir())}
+    parents = {name.rpartition(".")[0] for modules in found.values() for name in modules}
+    return {program: modules - parents for program, modules in found.items()}
+
+
+def main() -> None:
+    """Print how many modules each program loads, and how many they load together."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--names", action="store_true", help="print the modules as well")
+    names = parser.parse_args().names
+    found = loaded()
+    for program, modules in found.items():
+        print(f"{program}: {len(modules)} modules")
+        if names:
+            print("\n".join(f"  {name}" for name in sorted(modules)))
+    print(f"together: {len(set().union(*found.values()))}")
+
+
+if __name__ == "__main__":
+    main()
