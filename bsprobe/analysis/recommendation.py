@@ -272,8 +272,8 @@ def starred(recommendations: Sequence[Recommendation]) -> list[Recommendation]:
 
     best: dict[tuple[object, ...], Recommendation] = {}
     for item in recommendations:
-        rival = best.get(item.variant.contest)
+        rival = best.get(item.variant.comparison_group)
         if rival is None or merit(item) > merit(rival):
-            best[item.variant.contest] = item
+            best[item.variant.comparison_group] = item
     winners = {id(item) for item in best.values()}
     return [replace(item, starred=id(item) in winners) for item in recommendations]

@@ -1,7 +1,7 @@
 """Where the memory of a training step goes: the records, and the ways to add them up.
 
-Everything that is held at the peak is a `Holding`; each view (by kind, by module, by operator)
-groups the same holdings and ends with the same two rests, so that all add up to the peak.
+Everything that is held at the peak is a `Allocation`; each view (by kind, by module, by operator)
+groups the same allocations and ends with the same two rests, so that all add up to the peak.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from bsprobe.records.runs import Boundary, DeviceInfo, Environment
 from bsprobe.records.trials import Measurement, Source, TrialSpec
 from bsprobe.records.variants import Variant
 
-EXPLANATION_VERSION = 1
+EXPLANATION_VERSION = 2
 """The version of `explanation.json`."""
 SNAPSHOT = "snapshot.pickle"
 """The simulated step, for PyTorch's own viewer."""
@@ -30,7 +30,7 @@ NOT_ATTRIBUTED = "not attributed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holding:
+class Allocation:
     """What one operator of one module holds of one kind at the peak."""
 
     module: str
@@ -92,7 +92,7 @@ class Explanation:
     """Where the step was at the peak."""
     module: str
     operator: str
-    holdings: tuple[Holding, ...]
+    allocations: tuple[Allocation, ...]
     """What is allocated at the peak, by module, kind, operator and phase; the largest first."""
     peak_allocated_bytes: int
     peak_reserved_bytes: int
@@ -110,12 +110,12 @@ class Explanation:
     @property
     def rounding_bytes(self) -> int:
         """Reserved at the most, less what was asked for at the peak."""
-        return self.peak_reserved_bytes - sum(each.size_bytes for each in self.holdings)
+        return self.peak_reserved_bytes - sum(each.size_bytes for each in self.allocations)
 
     @property
     def per_image_bytes(self) -> int:
         """What one image more adds to what is asked for at the peak."""
-        return sum(each.per_image_bytes for each in self.holdings)
+        return sum(each.per_image_bytes for each in self.allocations)
 
     @property
     def fixed_bytes(self) -> int:
@@ -196,7 +196,7 @@ class ExplanationReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A group of holdings, or one of the two rests."""
+    """A group of allocations, or one of the two rests."""
 
     name: str
     size_bytes: int
@@ -226,7 +226,7 @@ def by_operator(explanation: Explanation, beside: Explanation | None = None) -> 
 def by_module(explanation: Explanation, depth: int, beside: Explanation | None = None) -> list[Row]:
     """The tree of modules down to a depth, as `by_kind`; its top level adds up to the peak."""
     return [
-        *_branches(explanation.holdings, _holdings(beside), 1, depth),
+        *_branches(explanation.allocations, _allocations(beside), 1, depth),
         *_rests(explanation, beside),
     ]
 
@@ -237,27 +237,27 @@ def module_at(module: str, depth: int) -> str:
 
 
 def _view(
-    explanation: Explanation, beside: Explanation | None, key: Callable[[Holding], str]
+    explanation: Explanation, beside: Explanation | None, key: Callable[[Allocation], str]
 ) -> list[Row]:
     return [
-        *_grouped(explanation.holdings, _holdings(beside), key),
+        *_grouped(explanation.allocations, _allocations(beside), key),
         *_rests(explanation, beside),
     ]
 
 
-def _holdings(explanation: Explanation | None) -> tuple[Holding, ...]:
-    return () if explanation is None else explanation.holdings
+def _allocations(explanation: Explanation | None) -> tuple[Allocation, ...]:
+    return () if explanation is None else explanation.allocations
 
 
 def _branches(
-    holdings: Sequence[Holding], beside: Sequence[Holding], level: int, depth: int
+    allocations: Sequence[Allocation], beside: Sequence[Allocation], level: int, depth: int
 ) -> list[Row]:
     rows = []
-    for row in _grouped(holdings, beside, lambda each: module_at(each.module, level)):
+    for row in _grouped(allocations, beside, lambda each: module_at(each.module, level)):
         rows.append(replace(row, depth=level - 1))
         inside, beside_it = (
             [each for each in every if module_at(each.module, level) == row.name]
-            for every in (holdings, beside)
+            for every in (allocations, beside)
         )
         if level < depth and any(each.module.count(".") >= level for each in (*inside, *beside_it)):
             rows += _branches(inside, beside_it, level + 1, depth)
@@ -265,12 +265,14 @@ def _branches(
 
 
 def _grouped(
-    holdings: Sequence[Holding], beside: Sequence[Holding], key: Callable[[Holding], str]
+    allocations: Sequence[Allocation],
+    beside: Sequence[Allocation],
+    key: Callable[[Allocation], str],
 ) -> list[Row]:
     sizes: Counter[str] = Counter()
     slopes: Counter[str] = Counter()
     predicted: Counter[str] = Counter()
-    for each in holdings:
+    for each in allocations:
         sizes[key(each)] += each.size_bytes
         slopes[key(each)] += each.per_image_bytes
     for each in beside:

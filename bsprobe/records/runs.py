@@ -271,7 +271,7 @@ class Run:
         stars = [r for r in self.results if r.recommendation and r.recommendation.starred]
         for first in self.results:
             for result in stars:
-                if result.variant.contest == first.variant.contest:
+                if result.variant.comparison_group == first.variant.comparison_group:
                     return result
         return None
 

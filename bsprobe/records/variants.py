@@ -135,7 +135,7 @@ class Variant:
         return f"{self.network} {'on' if self.resolution is None else 'at'} {self.inputs}"
 
     @property
-    def contest(self) -> tuple[str, Resolution | None, Norm]:
+    def comparison_group(self) -> tuple[str, Resolution | None, Norm]:
         """What variants have in common that can be compared: others are other networks."""
         return self.model, self.resolution, self.norm
 

@@ -12,7 +12,7 @@ from bsprobe.records.trials import DataSource, Failure
 from bsprobe.records.variants import Variant
 from bsprobe.study.messages import KINDS, LoadingDone, MeasureLoading, Train, TrainingDone
 from bsprobe.study.records import Ending, LoaderSpec, Loading, Training, TrainingSpec
-from bsprobe.worker.process import Loss, ReportPhase, Worker
+from bsprobe.worker.process import ReportPhase, Worker, WorkerDeath
 
 _COMMAND = (sys.executable, "-m", "bsprobe.study.child")
 
@@ -45,8 +45,8 @@ class StudyRunner:
         answer = worker.ask(
             Train(spec=spec, checkpoint=str(checkpoint)), timeout=self._timeout, on_phase=on_phase
         )
-        assert isinstance(answer, TrainingDone | Loss)  # noqa: S101 - what training is answered with
-        result = None if isinstance(answer, Loss) else answer.result
+        assert isinstance(answer, TrainingDone | WorkerDeath)  # noqa: S101 - what training is answered with
+        result = None if isinstance(answer, WorkerDeath) else answer.result
         return Training(
             spec=spec,
             ended=Ending.of(answer.outcome) if result is None else _ending(result.diverged_at),
@@ -60,7 +60,7 @@ class StudyRunner:
         """Sweep the settings of the data loader; a failure is what it died of."""
         worker = self._fresh_worker(on_phase)
         answer = worker.ask(MeasureLoading(spec=spec), timeout=self._timeout, on_phase=on_phase)
-        assert isinstance(answer, LoadingDone | Loss)  # noqa: S101 - as above
+        assert isinstance(answer, LoadingDone | WorkerDeath)  # noqa: S101 - as above
         if isinstance(answer, LoadingDone) and answer.result is not None:
             return answer.result
         assert answer.failure is not None  # noqa: S101 - one of the two is there

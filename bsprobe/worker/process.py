@@ -63,7 +63,7 @@ Watch = Callable[[], None]
 """Called again and again while a worker is waited for; what it raises ends the wait."""
 
 
-class InVainError(Exception):
+class PeerFailedError(Exception):
     """Raised by a `Watch`: the worker waits for another process that will not come any more."""
 
 
@@ -79,7 +79,7 @@ class _TimedOutError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
+class WorkerDeath:
     """A worker that died or was killed instead of answering."""
 
     outcome: Outcome
@@ -158,13 +158,15 @@ class Worker:
         """
         self.trials_run += 1
         answer = self.ask(RunTrial(spec=spec, group=group), timeout=timeout, on_phase=on_phase)
-        if isinstance(answer, Loss):
+        if isinstance(answer, WorkerDeath):
             return TrialDone(outcome=answer.outcome, failure=answer.failure, clean=False)
         assert isinstance(answer, TrialDone)  # noqa: S101 - what a trial is answered with
         self.is_clean = answer.clean
         return answer
 
-    def ask(self, request: Request, *, timeout: float, on_phase: ReportPhase) -> "Answer | Loss":
+    def ask(
+        self, request: Request, *, timeout: float, on_phase: ReportPhase
+    ) -> "Answer | WorkerDeath":
         """Have the worker do something; its death, whatever the manner, is an answer too.
 
         Args:
@@ -188,7 +190,7 @@ class Worker:
                     return message
         except _TimedOutError:
             return self._lost(Outcome.TIMED_OUT, f"no end after {timeout:.0f} s", "time-out", phase)
-        except InVainError:
+        except PeerFailedError:
             return self._lost(Outcome.FAILED, STOPPED_WITH_ITS_PEERS, "peers", phase)
         except _WorkerDiedError as death:
             verdict = classify(message=death.last_words, exit_status=death.exit_status)
@@ -217,7 +219,7 @@ class Worker:
         answer = self.ask(asked, timeout=timeout, on_phase=on_phase)
         if isinstance(answer, Explained) and answer.explanation is not None:
             return answer.explanation
-        assert isinstance(answer, Explained | Loss)  # noqa: S101 - what it is answered with
+        assert isinstance(answer, Explained | WorkerDeath)  # noqa: S101 - what it is answered with
         why = "nothing was said" if answer.failure is None else answer.failure.message
         spec = asked.trial.spec if isinstance(asked, Attribute) else asked.spec
         raise DeviceError(
@@ -342,11 +344,11 @@ class Worker:
         phase: str,
         *,
         certainty: Certainty = Certainty.CERTAIN,
-    ) -> Loss:
+    ) -> WorkerDeath:
         self.is_clean = False
         self._kill_group()
         failure = Failure(message=message, certainty=certainty, evidence=evidence, phase=phase)
-        return Loss(outcome=outcome, failure=failure)
+        return WorkerDeath(outcome=outcome, failure=failure)
 
     def _kill_group(self) -> None:
         """Kill the worker's whole session: data-loader processes outlive a killed parent."""
@@ -369,7 +371,7 @@ def _endings_as_errors(*, silent: _Words, died: _Words) -> Iterator[None]:
     except _TimedOutError:
         what, hint = silent
         raise WorkerError(f"{what} within {OPEN_TIMEOUT_SECONDS:.0f} s", hint=hint) from None
-    except InVainError:
+    except PeerFailedError:
         raise WorkerError(STOPPED_WITH_ITS_PEERS) from None
     except _WorkerDiedError as death:
         what, hint = died

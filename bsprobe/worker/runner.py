@@ -12,7 +12,7 @@ from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Purpose, Source, Trial, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.worker import process as worker_process
-from bsprobe.worker.process import Loss, ReportPhase, Watch
+from bsprobe.worker.process import ReportPhase, Watch, WorkerDeath
 from bsprobe.worker.protocol import Attribute, Explain, Group, Record, Recorded
 
 
@@ -105,7 +105,7 @@ class TrialRunner:
             self._worker = self._start()
         answer = self._worker.ask(asked, timeout=self._timeout, on_phase=on_phase)
         self.close()
-        if isinstance(answer, Loss):
+        if isinstance(answer, WorkerDeath):
             return Recorded(failure=answer.failure)
         assert isinstance(answer, Recorded)  # noqa: S101 - what it is answered with
         return answer

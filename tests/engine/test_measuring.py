@@ -188,7 +188,9 @@ def test_the_largest_batch_that_ran_is_recorded_and_stands_beside_the_prediction
     assert (found.source, predicted.source) == (Source.MEASURED, Source.PREDICTED)
     assert found.spec == predicted.spec == spec
     # The record is what was predicted, so both say the same; but each image's part is no record's.
-    assert {replace(each, per_image_bytes=0) for each in predicted.holdings} == set(found.holdings)
+    assert {replace(each, per_image_bytes=0) for each in predicted.allocations} == set(
+        found.allocations
+    )
     assert found.peak_reserved_bytes == predicted.peak_reserved_bytes
     assert {path.name for path in tmp_path.iterdir()} == {SNAPSHOT, RECORDED_SNAPSHOT}
     save_explanation(report, tmp_path)
@@ -242,7 +244,7 @@ def test_what_was_asked_for_besides_is_not_attributed(start: Start, tmp_path: Pa
 
     found = side_of(measured(start, InventedGpu(spoil=spoil), tmp_path, 2)).explanation
     assert found is not None
-    unknown = [each for each in found.holdings if each.kind == NOT_ATTRIBUTED]
+    unknown = [each for each in found.allocations if each.kind == NOT_ATTRIBUTED]
     assert [each.size_bytes for each in unknown] == [99_999]
 
 

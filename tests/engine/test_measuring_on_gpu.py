@@ -66,7 +66,7 @@ def test_a_network_is_explained_from_what_was_recorded_beside_its_prediction(
     assert stays_within(4 * GIB, found)
     for rows in (by_kind(found), by_module(found, 2)):
         assert sum(row.size_bytes for row in rows if row.depth == 0) == found.peak_bytes
-    unknown = sum(each.size_bytes for each in found.holdings if each.kind == NOT_ATTRIBUTED)
+    unknown = sum(each.size_bytes for each in found.allocations if each.kind == NOT_ATTRIBUTED)
     assert unknown <= 0.1 * found.peak_bytes
     assert [mark.phase for mark in found.timeline.marks] == ["forward", "backward", "optimizer"]
     snapshot = pickle.loads((tmp_path / "out" / RECORDED_SNAPSHOT).read_bytes())  # noqa: S301 - as above

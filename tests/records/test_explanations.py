@@ -13,8 +13,8 @@ from bsprobe.records.explanations import (
     NO_MODULE,
     OUTSIDE,
     ROUNDING,
+    Allocation,
     Explanation,
-    Holding,
     Row,
     by_kind,
     by_module,
@@ -34,7 +34,7 @@ VIEWS: tuple[Callable[[Explanation], list[Row]], ...] = (
 NAMES = st.sampled_from(["", "a", "a.b", "a.b.c", "a.d", "b", "b.b"])
 HOLDINGS = st.lists(
     st.builds(
-        Holding,
+        Allocation,
         module=NAMES,
         kind=st.sampled_from(["parameters", "temporaries"]),
         operator=st.sampled_from(["add", "convolution"]),
@@ -82,9 +82,9 @@ def test_the_fixed_part_and_the_part_of_each_image_make_the_peak() -> None:
 
 
 @given(HOLDINGS)
-def test_every_view_adds_up_to_the_peak(holdings: list[Holding]) -> None:
-    reserved = sum(each.size_bytes for each in holdings) + 12345
-    found = replace(EXPLANATION, holdings=tuple(holdings), peak_reserved_bytes=reserved)
+def test_every_view_adds_up_to_the_peak(allocations: list[Allocation]) -> None:
+    reserved = sum(each.size_bytes for each in allocations) + 12345
+    found = replace(EXPLANATION, allocations=tuple(allocations), peak_reserved_bytes=reserved)
     for view in VIEWS:
         rows = view(found)
         assert sum(each.size_bytes for each in rows if each.depth == 0) == found.peak_bytes
@@ -92,8 +92,8 @@ def test_every_view_adds_up_to_the_peak(holdings: list[Holding]) -> None:
 
 
 @given(HOLDINGS)
-def test_the_branches_of_a_module_add_up_to_it(holdings: list[Holding]) -> None:
-    rows = by_module(replace(EXPLANATION, holdings=tuple(holdings)), 3)[:-2]
+def test_the_branches_of_a_module_add_up_to_it(allocations: list[Allocation]) -> None:
+    rows = by_module(replace(EXPLANATION, allocations=tuple(allocations)), 3)[:-2]
     for index, parent in enumerate(rows):
         below = []
         for each in rows[index + 1 :]:
@@ -114,8 +114,8 @@ def test_an_explanation_survives_its_file(tmp_path: Path) -> None:
     [
         ("", "is damaged"),
         ("[]", "is of version None"),
-        ('{"schema_version": 2}', "is of version 2; this bsprobe reads 1"),
-        ('{"schema_version": 1}', "is damaged"),
+        ('{"schema_version": 3}', "is of version 3; this bsprobe reads 2"),
+        ('{"schema_version": 2}', "is damaged"),
         ("[" * 100_000, "is damaged"),
     ],
     ids=["empty", "list", "later", "incomplete", "deep"],

@@ -9,8 +9,8 @@ import pytest
 
 from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
+    Allocation,
     Explanation,
-    Holding,
     RecordedTrial,
     by_kind,
     by_module,
@@ -64,12 +64,12 @@ def predicted(timeline: Timeline, new_playback: NewPlayback) -> Explanation:
     return explain(timeline, SPEC, card)
 
 
-def without_slopes(found: Explanation) -> set[Holding]:
-    return {replace(each, per_image_bytes=0) for each in found.holdings}
+def without_slopes(found: Explanation) -> set[Allocation]:
+    return {replace(each, per_image_bytes=0) for each in found.allocations}
 
 
-def not_attributed(found: Explanation) -> list[Holding]:
-    return [each for each in found.holdings if each.kind == NOT_ATTRIBUTED]
+def not_attributed(found: Explanation) -> list[Allocation]:
+    return [each for each in found.allocations if each.kind == NOT_ATTRIBUTED]
 
 
 def assert_adds_up(found: Explanation, trial: RecordedTrial) -> None:
@@ -111,7 +111,7 @@ def test_a_workspace_of_another_size_is_still_that_of_its_convolution(
     found = explain_recorded(snapshot, trial, timeline, with_workspaces(WORKSPACE))
     expected = predicted(timeline, with_workspaces(3 * WORKSPACE))
     assert without_slopes(found) == without_slopes(expected)
-    assert any(each.kind == Kind.WORKSPACE for each in found.holdings)
+    assert any(each.kind == Kind.WORKSPACE for each in found.allocations)
     assert_adds_up(found, trial)
 
 
@@ -141,7 +141,7 @@ def test_what_nobody_predicted_is_counted_under_a_name_of_its_own(
     plan = with_workspaces(WORKSPACE)
     snapshot, trial = recorded(timeline, SPEC, plan)
     before = explain_recorded(snapshot, trial, timeline, plan)
-    setup = len(before.holdings) // 2  # well within the building
+    setup = len(before.allocations) // 2  # well within the building
     frames = [
         {"filename": "/x/site-packages/torch/functional.py", "line": 3, "name": "einsum"},
         {"filename": "/y/nets.py", "line": 9, "name": "forward"},
@@ -155,7 +155,7 @@ def test_what_nobody_predicted_is_counted_under_a_name_of_its_own(
         found = explain_recorded(changed, trial, timeline, plan)
         if phase == "setup":
             assert not_attributed(found) == [
-                Holding(
+                Allocation(
                     module=NOT_ATTRIBUTED,
                     kind=NOT_ATTRIBUTED,
                     operator=NOT_ATTRIBUTED + place,
@@ -166,9 +166,9 @@ def test_what_nobody_predicted_is_counted_under_a_name_of_its_own(
             ]
             assert without_slopes(before) < without_slopes(found)
         # Everything else is what it was: one request more does not make those after it strangers.
-        attributed = [each for each in found.holdings if each.kind != NOT_ATTRIBUTED]
+        attributed = [each for each in found.allocations if each.kind != NOT_ATTRIBUTED]
         assert sum(each.size_bytes for each in attributed) == sum(
-            each.size_bytes for each in before.holdings
+            each.size_bytes for each in before.allocations
         )
         assert_adds_up(found, trial)
 
@@ -256,7 +256,7 @@ def test_a_record_of_another_network_is_not_attributed_and_adds_up(
     )
     found = explain_recorded(snapshot, trial, timeline, with_workspaces(WORKSPACE))
     unknown = sum(each.size_bytes for each in not_attributed(found))
-    assert unknown > sum(each.size_bytes for each in found.holdings) / 4
+    assert unknown > sum(each.size_bytes for each in found.allocations) / 4
     assert_adds_up(found, trial)
 
 

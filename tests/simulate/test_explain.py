@@ -136,7 +136,7 @@ def test_they_add_up_over_every_variant(
 
 def test_what_each_image_adds_is_what_the_next_one_adds(device: SimulatedDevice) -> None:
     def in_tensors(found: Explanation) -> int:
-        return sum(each.size_bytes for each in found.holdings if each.kind != Kind.WORKSPACE)
+        return sum(each.size_bytes for each in found.allocations if each.kind != Kind.WORKSPACE)
 
     three, four = (explained(device, SMALL, batch) for batch in (3, 4))
     assert (three.phase, three.module) == (four.phase, four.module)
@@ -164,7 +164,7 @@ def test_the_step_is_sampled_at_its_fullest_moments(device: SimulatedDevice) -> 
     assert timeline.marks[0].event == 0
     assert len(timeline.at) <= 400
     assert list(timeline.at) == sorted(set(timeline.at))
-    requested = sum(each.size_bytes for each in found.holdings)
+    requested = sum(each.size_bytes for each in found.allocations)
     for series in (timeline.by_kind, timeline.by_module):
         levels = [sum(sizes) for sizes in zip(*(s.sizes_bytes for s in series), strict=True)]
         assert max(levels) == requested
@@ -190,7 +190,7 @@ def test_what_cublas_keeps_is_workspace_and_not_rounding(
     monkeypatch.setattr(Playback, "kept_bytes", property(lambda _: kept))
     again = explained(device, SMALL, 2)
     assert again.rounding_bytes == found.rounding_bytes - kept
-    assert any(each.operator == "cuBLAS" and each.size_bytes == kept for each in again.holdings)
+    assert any(each.operator == "cuBLAS" and each.size_bytes == kept for each in again.allocations)
 
 
 @pytest.fixture(params=["segments", "expandable segments"])

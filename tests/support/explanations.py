@@ -5,9 +5,9 @@ from dataclasses import replace
 from bsprobe.records.explanations import (
     EXPLANATION_VERSION,
     NOT_ATTRIBUTED,
+    Allocation,
     Explanation,
     ExplanationReport,
-    Holding,
     Mark,
     MeasuredSide,
     RemedyResult,
@@ -22,8 +22,10 @@ from bsprobe.records.variants import Checkpointing, OptimizerName, Precision, Va
 VARIANT = Variant(model="deeplabv2-resnet101", resolution=Resolution(height=512, width=1024))
 
 
-def holding(module: str, kind: str, operator: str, mib: int, per_image_mib: int = 0) -> Holding:
-    return Holding(
+def allocation(
+    module: str, kind: str, operator: str, mib: int, per_image_mib: int = 0
+) -> Allocation:
+    return Allocation(
         module=module,
         kind=kind,
         operator=operator,
@@ -42,13 +44,13 @@ EXPLANATION = Explanation(
     phase="backward",
     module="layer2.0.conv1",
     operator="convolution_backward",
-    holdings=(
-        holding("layer2.0.conv1", "saved activations", "convolution", 4096, 2048),
-        holding("layer2.1", "saved activations", "add", 2048, 1024),
-        holding("layer1.0", "saved activations", "convolution", 1024, 512),
-        holding("layer1", "parameters", "to", 512),
-        holding("", "batch", "to", 128, 64),
-        holding("layer2.0.conv1", "workspace", "convolution_backward", 64),
+    allocations=(
+        allocation("layer2.0.conv1", "saved activations", "convolution", 4096, 2048),
+        allocation("layer2.1", "saved activations", "add", 2048, 1024),
+        allocation("layer1.0", "saved activations", "convolution", 1024, 512),
+        allocation("layer1", "parameters", "to", 512),
+        allocation("", "batch", "to", 128, 64),
+        allocation("layer2.0.conv1", "workspace", "convolution_backward", 64),
     ),
     peak_allocated_bytes=7900 * MIB,
     peak_reserved_bytes=8192 * MIB,
@@ -144,13 +146,13 @@ MEASURED = replace(
     outside_allocator_bytes=300 * MIB,
     module="layer2.1",
     operator="add",
-    holdings=(
-        holding("layer2.0.conv1", "saved activations", "convolution", 4096),
-        holding("layer2.1", "saved activations", "add", 2048),
-        holding("layer1.0", "saved activations", "convolution", 1024),
-        holding("layer1", "parameters", "to", 512),
-        holding("", "batch", "to", 128),
-        holding(NOT_ATTRIBUTED, NOT_ATTRIBUTED, f"{NOT_ATTRIBUTED}: nets.py:9 forward", 150),
+    allocations=(
+        allocation("layer2.0.conv1", "saved activations", "convolution", 4096),
+        allocation("layer2.1", "saved activations", "add", 2048),
+        allocation("layer1.0", "saved activations", "convolution", 1024),
+        allocation("layer1", "parameters", "to", 512),
+        allocation("", "batch", "to", 128),
+        allocation(NOT_ATTRIBUTED, NOT_ATTRIBUTED, f"{NOT_ATTRIBUTED}: nets.py:9 forward", 150),
     ),
     peak_allocated_bytes=8000 * MIB,
     peak_reserved_bytes=8400 * MIB,

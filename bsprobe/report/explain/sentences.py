@@ -104,7 +104,7 @@ def _proof(side: MeasuredSide) -> str:
 
 def _attribution(found: Explanation) -> str:
     """How much of what was recorded is known by the prediction."""
-    unknown = sum(each.size_bytes for each in found.holdings if each.kind == NOT_ATTRIBUTED)
+    unknown = sum(each.size_bytes for each in found.allocations if each.kind == NOT_ATTRIBUTED)
     if not unknown:
         return "Everything that was recorded at the peak stands beside something predicted."
     return (

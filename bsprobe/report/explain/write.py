@@ -46,7 +46,7 @@ def memory_table(found: Explanation) -> pd.DataFrame:
             "size_bytes": each.size_bytes,
             "per_image_bytes": each.per_image_bytes if found.scales else None,
         }
-        for each in found.holdings
+        for each in found.allocations
     ]
     for kind, size in (
         (ROUNDING, found.rounding_bytes),

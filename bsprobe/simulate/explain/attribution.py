@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
+    Allocation,
     Explanation,
-    Holding,
     RecordedTrial,
     StepTimeline,
 )
@@ -76,7 +76,7 @@ def explain_recorded(
     predicted = predicted_requests(timeline, batch, (Section.SETUP, *_STEPS), make_playback)
     origins = _origins(recorded, found, sections, predicted)
     peak = _peak_of(recorded.events, sections)
-    holdings = _holdings(recorded.events[: peak + 1], origins)
+    allocations = _allocations(recorded.events[: peak + 1], origins)
     at_peak = origins[recorded.events[peak].allocation]
     return Explanation(
         spec=trial.spec,
@@ -87,11 +87,11 @@ def explain_recorded(
         phase=at_peak.phase,
         module=at_peak.module,
         operator=at_peak.operator,
-        holdings=holdings,
+        allocations=allocations,
         peak_allocated_bytes=measured.peak_allocated_bytes,
         peak_reserved_bytes=measured.peak_reserved_bytes or 0,
         scales=False,
-        timeline=_timeline(recorded.events, peak, origins, holdings),
+        timeline=_timeline(recorded.events, peak, origins, allocations),
     )
 
 
@@ -181,12 +181,12 @@ def _peak_of(events: Sequence[Event], sections: Sequence[Section | None]) -> int
     return max(numbers, key=lambda number: events[number].level)
 
 
-def _holdings(events: Sequence[Event], origins: Mapping[int, _Origin]) -> tuple[Holding, ...]:
+def _allocations(events: Sequence[Event], origins: Mapping[int, _Origin]) -> tuple[Allocation, ...]:
     sizes: Counter[_Origin] = Counter()
     for each in events:
         sizes[origins[each.allocation]] += each.held_bytes
     return tuple(
-        Holding(**origin._asdict(), size_bytes=size, per_image_bytes=0)
+        Allocation(**origin._asdict(), size_bytes=size, per_image_bytes=0)
         for origin, size in sizes.most_common()
         if size
     )
@@ -196,13 +196,13 @@ def _timeline(
     events: Sequence[Event],
     peak: int,
     origins: Mapping[int, _Origin],
-    holdings: Sequence[Holding],
+    allocations: Sequence[Allocation],
 ) -> StepTimeline:
     """The step that holds the peak, sampled."""
     step = events[peak].stretch
     numbers = [number for number, each in enumerate(events) if each.stretch == step]
     modules: Counter[str] = Counter()
-    for each in holdings:
+    for each in allocations:
         modules[each.module] += each.size_bytes
     changes = list(_changes(events[: numbers[-1] + 1], origins))
     return sampled(changes, numbers[0], modules)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bsprobe.records.explanations import Explanation, Holding
+from bsprobe.records.explanations import Allocation, Explanation
 from bsprobe.records.trials import Source, TrialSpec
 from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
@@ -69,7 +69,7 @@ def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
         phase=str(contents.place.phase),
         module=contents.place.module,
         operator=contents.place.operator,
-        holdings=_holdings(contents),
+        allocations=_allocations(contents),
         peak_allocated_bytes=contents.allocated_bytes,
         peak_reserved_bytes=contents.reserved_bytes,
         scales=grows,
@@ -124,7 +124,7 @@ def _following(
         return None
 
 
-def _holdings(contents: PeakContents) -> tuple[Holding, ...]:
+def _allocations(contents: PeakContents) -> tuple[Allocation, ...]:
     sizes: Counter[tuple[str, str, str, str]] = Counter()
     slopes: Counter[tuple[str, str, str, str]] = Counter()
     for piece in contents.pieces:
@@ -133,7 +133,7 @@ def _holdings(contents: PeakContents) -> tuple[Holding, ...]:
         sizes[key] += piece.size_bytes
         slopes[key] += piece.per_image_bytes
     return tuple(
-        Holding(
+        Allocation(
             module=module,
             kind=kind,
             operator=operator,

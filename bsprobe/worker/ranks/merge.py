@@ -8,7 +8,7 @@ from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.trials import Measurement, Trial
 from bsprobe.records.units import format_bytes
 
-_GRAVITY = (
+_ROOT_CAUSE_ORDER = (
     (Outcome.OUT_OF_MEMORY, Certainty.CERTAIN),
     (Outcome.KERNEL_LIMIT, Certainty.CERTAIN),
     (Outcome.BATCH_TOO_SMALL, Certainty.CERTAIN),
@@ -73,7 +73,7 @@ def _gravity(trial: Trial) -> tuple[bool, int]:
     failure = trial.failure
     assert failure is not None  # noqa: S101 - it did not run
     kind = (trial.outcome, failure.certainty)
-    place = _GRAVITY.index(kind) if kind in _GRAVITY else len(_GRAVITY)
+    place = _ROOT_CAUSE_ORDER.index(kind) if kind in _ROOT_CAUSE_ORDER else len(_ROOT_CAUSE_ORDER)
     return is_loss_of_peer(failure.message), place
 
 

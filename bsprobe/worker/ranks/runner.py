@@ -17,7 +17,7 @@ from bsprobe.records.errors import UsageError, WorkerError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest, Settings
 from bsprobe.records.trials import Purpose, Trial, TrialSpec
 from bsprobe.storage.codec import from_json, to_json
-from bsprobe.worker.process import InVainError, ReportPhase
+from bsprobe.worker.process import PeerFailedError, ReportPhase
 from bsprobe.worker.protocol import Ready
 from bsprobe.worker.ranks.launch import Launch
 from bsprobe.worker.ranks.merge import joined_device, joined_trial
@@ -154,7 +154,7 @@ class WorldRunner:
         now = time.monotonic()
         self._failed_since = self._failed_since or now
         if now - self._failed_since > _GRACE_SECONDS:
-            raise InVainError
+            raise PeerFailedError
 
     def _agree(self, asked: Settings) -> None:
         self._world.publish("asked", json.dumps(to_json(asked)))
