@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.run import FACETS, settings_from, settings_options
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.worker.ranks.launch import command_of, launched
@@ -98,30 +99,17 @@ def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: boo
         return replace(start, folder=folder)
     _, contents = resumed
     before = contents.header.settings
-    _require_same_settings(ctx, asked, before, folder)
-    if before.processes == 1:  # of several, every rank has its limit from the command line
-        # A limit that was derived from what was free then must not move while the run goes on.
-        limit = contents.header.device.limit_bytes
-        before = replace(before, device=replace(before.device, memory_limit_bytes=limit))
-    return replace(start, settings=before, folder=folder, resumed=resumed)
-
-
-def _require_same_settings(
-    ctx: click.Context, asked: Settings, before: Settings, folder: Path
-) -> None:
-    for option, facet in FACETS.items():
-        typed = ctx.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
-        if typed and facet(asked) != facet(before):
-            names = {p.name: p.opts[0] for p in ctx.command.params}
-            raise UsageError(
-                f"{names[option]} differs from the run in {folder}",
-                hint="leave it out to go on with that run, or start a new one without --resume",
-            )
+    require_same_settings(ctx, FACETS, asked, before, f"run in {folder}")
     if before.processes != asked.processes:
         raise UsageError(
             f"the run in {folder} is of {before.processes} processes, not {asked.processes}",
             hint="start as many, or start a new run without --resume",
         )
+    if before.processes == 1:  # of several, every rank has its limit from the command line
+        # A limit that was derived from what was free then must not move while the run goes on.
+        limit = contents.header.device.limit_bytes
+        before = replace(before, device=replace(before.device, memory_limit_bytes=limit))
+    return replace(start, settings=before, folder=folder, resumed=resumed)
 
 
 def probe(start: Start) -> Finished:

@@ -66,7 +66,7 @@ class RunTrial(Protocol):
 
 
 class Predict(Protocol):
-    """Says where a variant's boundary should be; `prediction.Predictor`."""
+    """Says where a variant's boundary should be; `predict.Predictor`."""
 
     def __call__(self, variant: Variant, *, on_phase: Callable[[str], None]) -> Prediction:
         """Return what is predicted, or why nothing is."""

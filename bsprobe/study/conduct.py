@@ -24,7 +24,7 @@ ReportPhase = Callable[[str], None]
 
 
 class Trainer(Protocol):
-    """Makes trainings: `study_runner.StudyRunner`, or a stand-in for it."""
+    """Makes trainings: `runner.StudyRunner`, or a stand-in for it."""
 
     def train(self, spec: TrainingSpec, checkpoint: Path, *, on_phase: ReportPhase) -> Training:
         """Make one training, or go on with it from its checkpoint."""

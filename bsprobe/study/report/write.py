@@ -3,20 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from bsprobe.records.runs import DeviceInfo, TrainingPlan
+from bsprobe.records.runs import TrainingPlan
 from bsprobe.report.run.tables import to_csv
 from bsprobe.report.snippet.snippet import Loader, fill
 from bsprobe.storage.files import write_atomically
-from bsprobe.storage.folders import slug
-from bsprobe.study.records import Study, StudySettings
+from bsprobe.study.records import Study
 from bsprobe.study.report import markdown, plots, sentences, tables
 from bsprobe.study.verdict import Verdict, recommended_loading
-
-
-def study_name(device: DeviceInfo, settings: StudySettings) -> str:
-    """`study-cpu-deeplabv2-mini-64x128`."""
-    name = "cpu" if device.kind == "cpu" else device.name
-    return slug(f"study-{name}-{settings.variant.model}-{settings.variant.resolution}")
 
 
 def write_study_report(study: Study, folder: Path) -> None:

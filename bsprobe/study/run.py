@@ -1,0 +1,114 @@
+"""A study from its settings to its file: the device, the folder, the journal, the trainings."""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bsprobe.records.errors import FileError, InterruptedRunError
+from bsprobe.records.runs import DeviceInfo, DeviceRequest
+from bsprobe.storage.folders import given_folder, new_folder, slug, withdrawn_if_refused
+from bsprobe.study.conduct import Listener, Studying
+from bsprobe.study.journal import StudyContents, StudyHeader, StudyJournal
+from bsprobe.study.records import SCHEMA_VERSION, Study, StudySettings
+from bsprobe.study.runner import StudyRunner
+from bsprobe.study.studyfile import save_study
+from bsprobe.worker.environment import describe_environment
+from bsprobe.worker.protocol import Ready
+
+REPORTS = Path("reports")
+"""The folder that folders of results are made in where none is named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The beginning of a study: from nothing, or from a journal."""
+
+    settings: StudySettings
+    command: str
+    """The command line, for the reader to type again."""
+    folder: Path | None
+    """New, or empty; None: one below `REPORTS` whose name says what the study is about."""
+    resumed: tuple[StudyJournal, StudyContents] | None = None
+    """The open journal of the study to go on with, and what it holds."""
+
+    @property
+    def request(self) -> DeviceRequest:
+        """The device to open; a limit that was derived from what was free then must not move."""
+        if self.resumed is None:
+            return self.settings.device
+        limit = self.resumed[1].header.device.limit_bytes
+        return replace(self.settings.device, memory_limit_bytes=limit)
+
+
+def run(start: Start, *, listener: Listener) -> tuple[Study, Path]:
+    """Open the device and make the trainings; whatever stops it leaves the journal behind.
+
+    Args:
+        start: What to study, and where from.
+        listener: Told what happens.
+
+    Returns:
+        The study and its folder, in which its file is.
+
+    Raises:
+        FileError: The folder cannot be used, or the journal was made on another device.
+        DeviceError: The device is not there, or something that is named.
+        InterruptedRunError: The user interrupted.
+    """
+    settings = start.settings
+    if start.folder is not None and start.resumed is None:
+        given_folder(start.folder)
+    with StudyRunner(
+        start.request,
+        variant=settings.variant,
+        data=settings.data,
+        timeout=settings.training_timeout_seconds,
+    ) as trainer:
+        folder, log, contents = _opened(start, trainer.ready)
+        try:
+            with withdrawn_if_refused(folder), log:
+                made = Studying(
+                    settings,
+                    trainer=trainer,
+                    device=contents.header.device,
+                    journal=log,
+                    folder=folder,
+                    listener=listener,
+                    known=contents.trainings,
+                ).run(contents.header.environment)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                "interrupted; finished trainings and the last checkpoint are kept",
+                hint=f"go on with: bsprobe study --resume --out {shlex.quote(str(folder))}",
+            ) from None
+    save_study(made, folder)
+    return made, folder
+
+
+def _opened(start: Start, ready: Ready) -> tuple[Path, StudyJournal, StudyContents]:
+    """The folder and the journal of a study, a new one or the one to go on with."""
+    device = ready.device
+    folder = start.folder or new_folder(REPORTS, study_name(device, start.settings))
+    if start.resumed is not None:
+        log, contents = start.resumed
+        before = contents.header.device
+        if before.name != device.name:
+            raise FileError(
+                f"the study in {folder} was made on {before.name}, this is {device.name}",
+                hint="start a new study without --resume",
+            )
+        return folder, log, contents
+    header = StudyHeader(
+        schema_version=SCHEMA_VERSION,
+        environment=describe_environment(ready, start.command),
+        device=device,
+        settings=start.settings,
+    )
+    empty = StudyContents(header=header, trainings=(), complete_bytes=0)
+    return folder, StudyJournal.create(folder, header), empty
+
+
+def study_name(device: DeviceInfo, settings: StudySettings) -> str:
+    """`study-cpu-deeplabv2-mini-64x128`."""
+    name = "cpu" if device.kind == "cpu" else device.name
+    return slug(f"study-{name}-{settings.variant.model}-{settings.variant.resolution}")
