@@ -1,13 +1,61 @@
-"""What the parent process never loads: a picture of `sys.modules`, which no static check has."""
+"""The rooms of the package: who imports whom, and what the parent process never loads."""
 
+import shutil
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, python
+from tests.support.optional_packages import needs_import_linter
 
 SLOW_TO_IMPORT = ("torch", "pandas", "matplotlib", "rich")
+LINT = "import importlinter.cli as cli; cli.lint_imports_command(['--no-cache'])"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package and its contracts in another folder."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(
+        ROOT / "bsprobe", tmp_path / "bsprobe", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    return tmp_path
+
+
+def lint(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return python("-c", LINT, cwd=folder, timeout=120, PYTHONPATH=str(folder), COLUMNS="200")
+
+
+@needs_import_linter
+def test_imports_go_down_the_rooms_alone(copy: Path) -> None:
+    done = lint(copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_import_linter
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("records/units.py", "from bsprobe.storage import files", "Twelve rooms"),
+        ("study/plan.py", "def late():\n    import bsprobe.engine.fit", "Twelve rooms"),
+        ("loose.py", "", "Twelve rooms"),
+        ("simulate/cuda/effects.py", "import bsprobe.simulate.trace.ddp", "The simulation"),
+        ("engine/fit.py", "import torch.nn", "The parent"),
+        ("report/fit.py", "import bsprobe.worker.child", "The parent"),
+        ("simulate/timeline.py", "import cudnn", "cuDNN"),
+        ("storage/files.py", "import pandas", "Tables"),
+    ],
+)
+def test_an_import_that_breaks_a_contract_is_found(
+    file: str, line: str, contract: str, copy: Path
+) -> None:
+    with (copy / "bsprobe" / file).open("a", encoding="utf-8") as module:
+        module.write(f"\n{line}\n")
+    done = lint(copy)
+    broken = [text for text in done.stdout.splitlines() if text.endswith("BROKEN")]
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert any(text.startswith(contract) for text in broken), done.stdout
 
 
 @pytest.mark.parametrize(
@@ -16,19 +64,14 @@ SLOW_TO_IMPORT = ("torch", "pandas", "matplotlib", "rich")
         "bsprobe",
         "bsprobe.api",
         "bsprobe.cli",
-        "bsprobe.engine.executable_batch",
+        "bsprobe.cli.run",
         "bsprobe.__main__",
-        "bsprobe.engine.probe",
+        "bsprobe.engine.run",
+        "bsprobe.study.run",
+        "bsprobe.worker.ranks.runner",
     ],
 )
 def test_the_parent_process_loads_nothing_slow(module: str) -> None:
     script = f"import sys, {module}; print([m for m in {SLOW_TO_IMPORT} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert done.stdout.strip() == "[]"
+    done = python("-c", script, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

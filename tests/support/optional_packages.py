@@ -12,6 +12,7 @@ PACKAGES: Final = {
     "cityscapesscripts": "cityscapesscripts",
     "hatchling": "hatchling",
     "hypothesis": "hypothesis",
+    "importlinter": "import-linter",
     "pytest": "pytest",
     "timm": "timm",
     "xdist": "pytest-xdist",
@@ -35,6 +36,9 @@ def may_be_skipped() -> bool:
 
 
 needs_timm = pytest.mark.skipif(not is_there("timm"), reason="timm is not installed")
+needs_import_linter = pytest.mark.skipif(
+    not is_there("importlinter"), reason="import-linter is not installed"
+)
 
 
 class ModuleWithOptionalPackages(pytest.Module):
