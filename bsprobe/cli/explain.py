@@ -10,7 +10,7 @@ import click
 
 from bsprobe.cli.options.device import asked_gpu
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
-from bsprobe.cli.options.values import LARGEST_BATCH, axis_options, positive_number
+from bsprobe.cli.options.values import LARGEST_BATCH, axis_options, count, number
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
@@ -59,29 +59,13 @@ def _model_options(command: Any) -> Any:
     help="Micro-batch to explain, whether it fits or not.  [default: the largest that fits; on a "
     "GPU found as by bsprobe run]",
 )
-@click.option(
-    "--depth",
-    type=click.IntRange(1, 20),
-    metavar="N",
-    default=2,
-    show_default=True,
-    help="Of the tree of modules.",
-)
-@click.option(
-    "--max-batch",
-    type=click.IntRange(1, LARGEST_BATCH),
-    metavar="N",
-    default=MAX_BATCH,
-    show_default=True,
-    help="Never try a larger batch than this.",
-)
-@click.option(
+@count("--depth", "Of the tree of modules.", default=2, high=20)
+@count("--max-batch", "Never try a larger batch than this.", default=MAX_BATCH)
+@number(
     "--trial-timeout",
-    type=positive_number("--trial-timeout"),
-    metavar="SECONDS",
+    "SECONDS",
+    "Give up a trial, or an explanation, after this long.",
     default=f"{TRIAL_TIMEOUT_SECONDS:g}",
-    show_default=True,
-    help="Give up a trial, or an explanation, after this long.",
 )
 @click.option(
     "--out",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bsprobe.cli.options.subject import subject_options, variants_from
-from bsprobe.cli.options.values import LARGEST_BATCH
+from bsprobe.cli.options.values import count
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu
 from bsprobe.records.units import MIB, format_bytes
@@ -46,12 +46,7 @@ _TRIAL_TIMEOUT_SECONDS = 300.0
     help="Predict the largest batch of a network on every card: which one do I need?  "
     "[default: off]",
 )
-@click.option(
-    "--batch",
-    type=click.IntRange(1, LARGEST_BATCH),
-    metavar="N",
-    help="With --fit: the batch that the card has to run.",
-)
+@count("--batch", "With --fit: the batch that the card has to run.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

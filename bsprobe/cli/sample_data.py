@@ -4,16 +4,13 @@ from pathlib import Path
 
 import click
 
+from bsprobe.cli.options.values import count
+
 
 @click.command("sample-data")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--images",
-    type=click.IntRange(min=1, max=999_999),
-    default=40,
-    show_default=True,
-    metavar="N",
-    help="How many images to draw; every fifth is for validation.",
+@count(
+    "--images", "How many images to draw; every fifth is for validation.", default=40, high=999_999
 )
 @click.option(
     "--size",

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from bsprobe.analysis.recommendation import LearningRateRule
 from bsprobe.cli.options.device import asked_device, asked_processes, require_synchronisable
 from bsprobe.cli.options.subject import (
     SUBJECT_FACETS,
@@ -14,7 +13,15 @@ from bsprobe.cli.options.subject import (
     subject_options,
     variants_from,
 )
-from bsprobe.cli.options.values import LARGEST_BATCH, Command, byte_sizes, positive_number
+from bsprobe.cli.options.values import (
+    BASE_BATCH,
+    BASE_LR,
+    LR_RULE,
+    Command,
+    byte_sizes,
+    count,
+    number,
+)
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import (
     MAX_BATCH,
@@ -27,8 +34,6 @@ from bsprobe.records.runs import (
 from bsprobe.records.trials import DataSource
 from bsprobe.records.units import parse_bytes, parse_resolution
 
-_COUNT = click.IntRange(min=1, max=LARGEST_BATCH)
-_PROCESSES = click.IntRange(min=1, max=2**16)
 _CIRCUMSTANCES = (
     click.option(
         "--device",
@@ -56,66 +61,34 @@ _CIRCUMSTANCES = (
         "capacity, not the architecture. Under torchrun also one for each process, for example "
         "11GiB,8GiB.  [default: all there is]",
     ),
-    click.option(
+    count(
         "--processes",
-        type=_PROCESSES,
-        metavar="N",
-        help="With --gpu: predict one of N processes that train together, each on such a card. "
+        "With --gpu: predict one of N processes that train together, each on such a card. "
         "Where they are to run, torchrun starts them.  [default: 1]",
+        high=2**16,
     ),
-    click.option(
+    count(
         "--target-batch",
-        type=_COUNT,
-        metavar="N",
+        "Effective batch to train with; reached by accumulation where it does not fit.",
         default=REFERENCE.batch,
-        show_default=True,
-        help="Effective batch to train with; reached by accumulation where it does not fit.",
     ),
-    click.option(
-        "--base-lr",
-        type=positive_number("--base-lr"),
-        metavar="RATE",
-        default=REFERENCE.base_learning_rate,
-        show_default=True,
-        help="Learning rate of the recipe at --base-batch.",
-    ),
-    click.option(
-        "--base-batch",
-        type=_COUNT,
-        metavar="N",
-        default=REFERENCE.base_batch,
-        show_default=True,
-        help="Effective batch that --base-lr belongs to.",
-    ),
-    click.option(
+    BASE_LR,
+    BASE_BATCH,
+    count(
         "--base-updates",
-        type=click.IntRange(1, 10**9),
-        metavar="N",
+        "Optimizer updates of the recipe; scaled so that the images seen stay constant.",
         default=REFERENCE.base_updates,
-        show_default=True,
-        help="Optimizer updates of the recipe; scaled so that the images seen stay constant.",
+        high=10**9,
     ),
-    click.option(
-        "--lr-rule",
-        type=click.Choice([str(rule) for rule in LearningRateRule]),
-        help="How the learning rate follows the batch.  [default: linear for sgd, sqrt for adamw]",
-    ),
-    click.option(
+    LR_RULE,
+    number(
         "--headroom",
-        type=positive_number("--headroom", below=1),
-        metavar="SHARE",
+        "SHARE",
+        "Share of the memory, in bytes, that the safe batch leaves free.",
         default=REFERENCE.headroom,
-        show_default=True,
-        help="Share of the memory, in bytes, that the safe batch leaves free.",
+        below=1,
     ),
-    click.option(
-        "--max-batch",
-        type=_COUNT,
-        metavar="N",
-        default=MAX_BATCH,
-        show_default=True,
-        help="Never try a larger batch than this.",
-    ),
+    count("--max-batch", "Never try a larger batch than this.", default=MAX_BATCH),
     click.option(
         "--search",
         type=click.Choice([str(method) for method in SearchMethod]),
@@ -124,22 +97,8 @@ _CIRCUMSTANCES = (
         help="How to look for the boundary: by doubling, or, on a GPU, where a prediction says "
         "that it is. The proof is the same.",
     ),
-    click.option(
-        "--steps",
-        type=click.IntRange(3, 1000),
-        metavar="N",
-        default=3,
-        show_default=True,
-        help="Measured steps of each trial.",
-    ),
-    click.option(
-        "--warmup-steps",
-        type=click.IntRange(1, 1000),
-        metavar="N",
-        default=1,
-        show_default=True,
-        help="Steps before the measured ones.",
-    ),
+    count("--steps", "Measured steps of each trial.", default=3, low=3, high=1000),
+    count("--warmup-steps", "Steps before the measured ones.", default=1, high=1000),
     click.option(
         "--data",
         "data_root",
@@ -148,12 +107,7 @@ _CIRCUMSTANCES = (
         help="Feed the trials with real images: a folder in Cityscapes' layout.  "
         "[default: synthetic]",
     ),
-    click.option(
-        "--subset",
-        type=click.IntRange(1, 10**9),
-        metavar="N",
-        help="With --data: use only the first N images.  [default: all]",
-    ),
+    count("--subset", "With --data: use only the first N images.  [default: all]", high=10**9),
     click.option(
         "--evaluate", is_flag=True, help="Also probe the evaluation pass.  [default: off]"
     ),
@@ -163,28 +117,18 @@ _CIRCUMSTANCES = (
         metavar="HEIGHTxWIDTH",
         help="With --evaluate: size of the predictions.  [default: 1024x2048, Cityscapes' labels]",
     ),
-    click.option(
+    number(
         "--trial-timeout",
-        type=positive_number("--trial-timeout"),
-        metavar="SECONDS",
+        "SECONDS",
+        "Give a trial up after this long.",
         default=f"{TRIAL_TIMEOUT_SECONDS:g}",
-        show_default=True,
-        help="Give a trial up after this long.",
     ),
-    click.option(
+    number(
         "--time-limit",
-        type=positive_number("--time-limit"),
-        metavar="SECONDS",
-        help="Stop searching a variant once its trials took this long.  [default: no limit]",
+        "SECONDS",
+        "Stop searching a variant once its trials took this long.  [default: no limit]",
     ),
-    click.option(
-        "--seed",
-        type=click.IntRange(0, 2**31 - 1),
-        metavar="N",
-        default=0,
-        show_default=True,
-        help="Seed of the synthetic images.",
-    ),
+    count("--seed", "Seed of the synthetic images.", default=0, low=0, high=2**31 - 1),
 )
 """Where, towards what, and how long."""
 

@@ -6,27 +6,30 @@ from typing import Any
 
 import click
 
-from bsprobe.analysis.recommendation import LearningRateRule
 from bsprobe.cli.options.subject import require_segmentation
-from bsprobe.cli.options.values import Command, positive_number
+from bsprobe.cli.options.values import (
+    BASE_BATCH,
+    BASE_LR,
+    LARGEST_BATCH,
+    LR_RULE,
+    Command,
+    count,
+    number,
+)
 from bsprobe.records.errors import UsageError
-from bsprobe.records.runs import REFERENCE, DeviceRequest, Target
+from bsprobe.records.runs import DeviceRequest, Target
 from bsprobe.records.trials import DataSource
 from bsprobe.records.units import parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Variant
 from bsprobe.study.records import StudySettings
 from bsprobe.training.cityscapes.normalisation import InputNormalisation
 
-_LARGEST_BATCH = 2**20
-_COUNT = click.IntRange(min=1, max=_LARGEST_BATCH)
-_MANY = click.IntRange(min=1, max=10**9)
-
 
 def batch_sizes(text: str) -> tuple[int, ...]:
     """Parse a comma-separated list of effective batches; ascending, each once."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
-        if not part.isdecimal() or not 1 <= int(part) <= _LARGEST_BATCH:
+        if not part.isdecimal() or not 1 <= int(part) <= LARGEST_BATCH:
             raise UsageError(
                 f"--batches: '{part}' is no batch size",
                 hint="give whole numbers from 1 on, for example 2,4,8",
@@ -52,36 +55,29 @@ _OPTIONS = (
         show_default=True,
         help="Effective batches to compare.",
     ),
-    click.option(
+    count(
         "--seeds",
-        type=click.IntRange(1, 100),
-        metavar="N",
+        "Trainings of each batch; without at least two no spread is known.",
         default=2,
-        show_default=True,
-        help="Trainings of each batch; without at least two no spread is known.",
+        high=100,
     ),
-    click.option(
+    count(
         "--images",
-        type=_MANY,
-        metavar="N",
-        default=960,
-        show_default=True,
-        help="Training images that each training sees, augmented; rounded up until every batch "
+        "Training images that each training sees, augmented; rounded up until every batch "
         "divides it.",
+        default=960,
+        high=10**9,
     ),
-    click.option(
+    count(
         "--validations",
-        type=click.IntRange(2, 1000),
-        metavar="N",
+        "How often each network is validated while it trains.",
         default=8,
-        show_default=True,
-        help="How often each network is validated while it trains.",
+        low=2,
+        high=1000,
     ),
-    click.option(
+    count(
         "--micro-batch",
-        type=_COUNT,
-        metavar="N",
-        help="The most images in one forward pass; larger batches are accumulated from the largest "
+        "The most images in one forward pass; larger batches are accumulated from the largest "
         "equal parts up to it.  [default: the whole batch, or what fits of it]",
     ),
     click.option(
@@ -123,27 +119,9 @@ _OPTIONS = (
         help="Let the device answer as one with this much memory (on a GPU: what PyTorch may "
         "reserve).  [default: all there is]",
     ),
-    click.option(
-        "--base-lr",
-        type=positive_number("--base-lr"),
-        metavar="RATE",
-        default=REFERENCE.base_learning_rate,
-        show_default=True,
-        help="Learning rate of the recipe at --base-batch.",
-    ),
-    click.option(
-        "--base-batch",
-        type=_COUNT,
-        metavar="N",
-        default=REFERENCE.base_batch,
-        show_default=True,
-        help="Effective batch that --base-lr belongs to.",
-    ),
-    click.option(
-        "--lr-rule",
-        type=click.Choice([str(rule) for rule in LearningRateRule]),
-        help="How the learning rate follows the batch.  [default: linear for sgd, sqrt for adamw]",
-    ),
+    BASE_LR,
+    BASE_BATCH,
+    LR_RULE,
     click.option(
         "--weights",
         type=click.Path(path_type=Path),
@@ -157,35 +135,16 @@ _OPTIONS = (
         help="What the weights expect of the images.  [default: what their names tell, else "
         "imagenet-rgb without weights]",
     ),
-    click.option(
-        "--subset",
-        type=_MANY,
-        metavar="N",
-        help="Train on the first N images only.  [default: all]",
-    ),
-    click.option(
+    count("--subset", "Train on the first N images only.  [default: all]", high=10**9),
+    count(
         "--workers",
-        type=click.IntRange(0, 1024),
-        metavar="N",
-        help="Processes that load images; they change no figure but the times.  [default: up to 4 "
+        "Processes that load images; they change no figure but the times.  [default: up to 4 "
         "for a GPU, none for the CPU]",
+        low=0,
+        high=1024,
     ),
-    click.option(
-        "--training-timeout",
-        type=positive_number("--training-timeout"),
-        metavar="SECONDS",
-        default=86400,
-        show_default=True,
-        help="Give a training up after this long.",
-    ),
-    click.option(
-        "--seed",
-        type=click.IntRange(0, 2**31 - 1),
-        metavar="N",
-        default=0,
-        show_default=True,
-        help="The first seed; the others follow.",
-    ),
+    number("--training-timeout", "SECONDS", "Give a training up after this long.", default=86400),
+    count("--seed", "The first seed; the others follow.", default=0, low=0, high=2**31 - 1),
 )
 
 

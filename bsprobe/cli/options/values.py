@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from bsprobe.analysis.recommendation import LearningRateRule
 from bsprobe.records.errors import UsageError
+from bsprobe.records.runs import REFERENCE
 from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
 from bsprobe.records.workload import LOSSES
@@ -94,6 +96,58 @@ def positive_number(option: str, *, below: float = math.inf) -> Callable[[str], 
         return number
 
     return parse
+
+
+Decorator = Callable[[Command], Command]
+
+
+def count(
+    name: str, text: str, *, default: int | None = None, low: int = 1, high: int = LARGEST_BATCH
+) -> Decorator[Any]:
+    """An option for a whole number; without a default, None where it is not typed."""
+    return click.option(
+        name,
+        type=click.IntRange(low, high),
+        metavar="N",
+        default=default,
+        show_default=default is not None,
+        help=text,
+    )
+
+
+def number(
+    name: str,
+    metavar: str,
+    text: str,
+    *,
+    default: float | str | None = None,
+    below: float = math.inf,
+) -> Decorator[Any]:
+    """An option for a number above zero; without a default, None where it is not typed."""
+    return click.option(
+        name,
+        type=positive_number(name, below=below),
+        metavar=metavar,
+        default=default,
+        show_default=default is not None,
+        help=text,
+    )
+
+
+BASE_LR = number(
+    "--base-lr",
+    "RATE",
+    "Learning rate of the recipe at --base-batch.",
+    default=REFERENCE.base_learning_rate,
+)
+BASE_BATCH = count(
+    "--base-batch", "Effective batch that --base-lr belongs to.", default=REFERENCE.base_batch
+)
+LR_RULE = click.option(
+    "--lr-rule",
+    type=click.Choice([str(rule) for rule in LearningRateRule]),
+    help="How the learning rate follows the batch.  [default: linear for sgd, sqrt for adamw]",
+)
 
 
 def axis_options(
