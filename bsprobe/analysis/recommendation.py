@@ -168,12 +168,15 @@ def split(target: int, safe: int) -> tuple[int, int]:
     return micro, steps
 
 
+_RULES = {
+    OptimizerName.SGD: LearningRateRule.LINEAR,
+    OptimizerName.ADAMW: LearningRateRule.SQRT,
+}
+
+
 def rule_for(target: Target, optimizer: OptimizerName) -> LearningRateRule:
     """The rule that was asked for, else the optimizer's own: linear for SGD, sqrt for AdamW."""
-    if target.lr_rule is not None:
-        return LearningRateRule(target.lr_rule)
-    sgd = optimizer is OptimizerName.SGD
-    return LearningRateRule.LINEAR if sgd else LearningRateRule.SQRT
+    return _RULES[optimizer] if target.lr_rule is None else LearningRateRule(target.lr_rule)
 
 
 def scaled_rate(target: Target, effective_batch: int, rule: LearningRateRule) -> float:

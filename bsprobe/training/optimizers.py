@@ -12,9 +12,10 @@ from bsprobe.training.models.callables import load_callable
 from bsprobe.training.models.deeplabv2 import DeepLabV2
 
 MOMENTUM = 0.9
-SGD_WEIGHT_DECAY = 5e-4
-ADAMW_WEIGHT_DECAY = 1e-2
-"""torch.optim.AdamW's default: decoupled decay is another quantity than SGD's."""
+WEIGHT_DECAYS = {
+    OptimizerName.SGD: 5e-4,
+    OptimizerName.ADAMW: 1e-2,  # torch's default: decoupled decay is another quantity than SGD's
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,18 +61,19 @@ def build_optimizer(
         groups: From `parameter_groups`.
         learning_rate: Of the group with factor 1.
     """
-    decay = SGD_WEIGHT_DECAY if name is OptimizerName.SGD else ADAMW_WEIGHT_DECAY
     settings = [
         {
             "params": list(group.parameters),
             "lr": learning_rate * group.factor,
-            "weight_decay": decay * group.decays,
+            "weight_decay": WEIGHT_DECAYS[name] * group.decays,
         }
         for group in groups
     ]
-    if name is OptimizerName.SGD:
-        return torch.optim.SGD(settings, lr=learning_rate, momentum=MOMENTUM)
-    return torch.optim.AdamW(settings, lr=learning_rate)
+    match name:
+        case OptimizerName.SGD:
+            return torch.optim.SGD(settings, lr=learning_rate, momentum=MOMENTUM)
+        case OptimizerName.ADAMW:
+            return torch.optim.AdamW(settings, lr=learning_rate)
 
 
 def own_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
