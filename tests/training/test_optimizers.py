@@ -4,17 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from bsprobe.records.units import Resolution
-from bsprobe.records.variants import Norm, OptimizerName, Variant
-from bsprobe.training.models.factory import build_model
+from bsprobe.records.variants import Norm, OptimizerName
 from bsprobe.training.optimizers import build_optimizer, parameter_groups
-
-RESOLUTION = Resolution(height=512, width=1024)
-
-
-def without_data(name: str, norm: Norm = Norm.BATCH) -> nn.Module:
-    with torch.device("meta"):
-        return build_model(Variant(model=name, resolution=RESOLUTION, norm=norm))
+from tests.support.networks import without_data
 
 
 @pytest.mark.parametrize(
@@ -24,7 +16,7 @@ def without_data(name: str, norm: Norm = Norm.BATCH) -> nn.Module:
 def test_deeplabv2_learns_its_classifier_ten_and_twenty_times_as_fast(
     norm: Norm, backbone_tensors: int
 ) -> None:
-    groups = parameter_groups(without_data("deeplabv2-resnet101", norm))
+    groups = parameter_groups(without_data("deeplabv2-resnet101", norm=norm))
 
     assert [(g.name, g.factor, g.decays, len(g.parameters)) for g in groups] == [
         ("backbone", 1.0, 1.0, backbone_tensors),
@@ -48,7 +40,7 @@ def test_weights_and_biases_of_the_classifier_are_told_apart() -> None:
 @pytest.mark.parametrize("norm", Norm)
 @pytest.mark.parametrize("name", ["deeplabv2-resnet50", "torchvision:lraspp_mobilenet_v3_large"])
 def test_every_parameter_is_in_exactly_one_group(name: str, norm: Norm) -> None:
-    model = without_data(name, norm)
+    model = without_data(name, norm=norm)
 
     grouped = list(chain.from_iterable(group.parameters for group in parameter_groups(model)))
 

@@ -39,11 +39,11 @@ def blocks(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint
 
 
 def uniform(
-    colour: tuple[int, int, int], label_id: int = ROAD, height: int = 64
+    colour: tuple[int, int, int], height: int = 64
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """An image of one colour, twice as wide as high, and its label."""
     image = np.full((height, 2 * height, 3), colour, dtype=np.uint8)
-    return image, np.full((height, 2 * height), label_id, dtype=np.uint8)
+    return image, np.full((height, 2 * height), ROAD, dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
