@@ -4,12 +4,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from bsprobe.records.runs import DeviceRequest, Target
-from bsprobe.records.trials import DataSource, Failure, ModelFacts
+from bsprobe.records.trials import DataSource, Failure, ModelFacts, Peak
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.study.conduct import Studying
 from bsprobe.study.journal import StudyHeader, StudyJournal
+from bsprobe.study.learning.place import Place
+from bsprobe.study.plan import next_training
 from bsprobe.study.records import (
     SCHEMA_VERSION,
     Chance,
@@ -49,6 +53,27 @@ def study_settings(
         workers=None,
         training_timeout_seconds=3600.0,
     )
+
+
+def first_training(
+    settings: StudySettings | None = None, *, data: Path = Path("D"), size: Resolution | None = None
+) -> TrainingSpec:
+    """The first training of a study, on a CPU, with images from a folder."""
+    spec = next_training(settings or study_settings(), [], on_gpu=False, processors=1)
+    assert spec is not None
+    variant = replace(spec.variant, resolution=size or spec.variant.resolution)
+    return replace(spec, data=DataSource(root=str(data)), variant=variant)
+
+
+class FixedMeter:
+    """A device that always says the same of its memory."""
+
+    def reset_peak(self) -> None: ...
+    def peak(self) -> Peak:
+        return Peak(allocated_bytes=5, reserved_bytes=7)
+
+
+PLACE = Place(device=torch.device("cpu"), meter=FixedMeter())
 
 
 def mean_iou(batch: int, seed: int, share: float) -> float:
