@@ -141,16 +141,22 @@ class FormulaTrainer:
     """Makes trainings as `StudyRunner` does, on a GPU that holds so many images at once."""
 
     def __init__(
-        self, *, holds: int = 1000, diverges: Callable[[TrainingSpec], bool] | None = None
+        self,
+        *,
+        holds: int = 1000,
+        diverges: Callable[[TrainingSpec], bool] = lambda _: False,
+        before: Callable[[Path], None] = lambda _: None,
     ) -> None:
         self.asked: list[TrainingSpec] = []
         self.swept: list[LoaderSpec] = []
         self._holds = holds
-        self._diverges = diverges or (lambda _: False)
+        self._diverges = diverges
+        self._before = before
 
     def train(
         self, spec: TrainingSpec, checkpoint: Path, *, on_phase: Callable[[str], None]
     ) -> Training:
+        self._before(checkpoint)
         assert not checkpoint.exists()
         on_phase("update 1")
         self.asked.append(spec)
@@ -199,13 +205,24 @@ def made_study(
 ) -> Study:
     """A whole study, by the real session over trainings that are formulas."""
     chosen = settings or study_settings()
-    with StudyJournal.create(folder, study_header(chosen)) as journal:
+    return conducted(StudyJournal.create(folder, study_header(chosen)), chosen, trainer, folder)
+
+
+def conducted(
+    journal: StudyJournal,
+    settings: StudySettings,
+    trainer: FormulaTrainer | None,
+    folder: Path,
+    known: tuple[Training, ...] = (),
+) -> Study:
+    with journal:
         return Studying(
-            chosen,
+            settings,
             trainer=trainer or FormulaTrainer(),
             device=DEVICE,
             journal=journal,
             folder=folder,
             listener=Quiet(),
+            known=known,
             processors=8,
         ).run(ENVIRONMENT)

@@ -138,13 +138,9 @@ def test_torchvisions_segmentation_networks_take_a_resnet_as_their_backbone(
     assert "stride" not in loaded.sentence
 
 
-def without(given: Entries, name: str) -> dict[str, torch.Tensor]:
-    return {key: value for key, value in given.items() if key != name}
-
-
 BROKEN: dict[str, tuple[Callable[[], object], Norm, str]] = {
     "a tensor too few": (
-        lambda: without(entries(network()), "layer3.0.conv2.weight"),
+        lambda: {n: v for n, v in entries(network()).items() if n != "layer3.0.conv2.weight"},
         Norm.BATCH,
         "1 of the network's have no value (layer3.0.conv2.weight)",
     ),

@@ -10,7 +10,7 @@ from bsprobe.training.cityscapes.dataset import CityscapesDataset
 from bsprobe.training.cityscapes.labels import to_train_ids
 from bsprobe.training.cityscapes.samples import Split, load_pair
 from bsprobe.training.cityscapes.transforms import training_transform, validation_transform
-from tests.support.drawn import SIZE, cut_off_image, drawn
+from tests.support.drawn import SIZE
 
 NATIVE = validation_transform(SIZE)
 
@@ -42,11 +42,3 @@ def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
         CityscapesDataset(tmp_path, Split.TRAIN, transform=NATIVE)
     assert str(caught.value).startswith(f"{tmp_path / 'leftImg8bit'}: ")
     assert str(caught.value.hint).endswith(f"; `bsprobe data {tmp_path}` lists all that is wrong")
-
-
-def test_a_damaged_file_is_named_even_from_a_worker_process(tmp_path: Path) -> None:
-    root = drawn(tmp_path / "copy", 2)
-    damaged = cut_off_image(root)
-    dataset = CityscapesDataset(root, Split.TRAIN, transform=NATIVE)
-    with pytest.raises(FileError, match=str(damaged)):
-        next(iter(DataLoader(dataset, batch_size=1, num_workers=1)))

@@ -98,21 +98,18 @@ def test_test_images_are_counted_without_labels(tmp_path: Path) -> None:
     )
 
 
-def test_labels_without_any_image_folder_are_a_problem(tmp_path: Path) -> None:
-    save_pair(tmp_path, Split.VAL, STEM, [[7]])
-    (tmp_path / "leftImg8bit").rename(tmp_path / "images")
-    assert [one.path for one in inspected(tmp_path).problems] == [tmp_path / "leftImg8bit"]
-
-
-@pytest.mark.parametrize("kind", ["missing", "file", "empty"])
-def test_a_root_with_nothing_in_it_is_a_problem_and_no_exception(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["missing", "file", "empty", "labels alone"])
+def test_a_root_without_images_is_a_problem_and_no_exception(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "root"
     if kind == "file":
         root.touch()
     if kind == "empty":
         root.mkdir()
+    if kind == "labels alone":
+        save_pair(root, Split.VAL, STEM, [[7]])
+        (root / "leftImg8bit").rename(root / "images")
     report = inspected(root)
-    named = root / "leftImg8bit" if kind == "empty" else root
+    named = root if kind in ("missing", "file") else root / "leftImg8bit"
     assert [one.path for one in report.problems] == [named]
     assert report.image_count == 0
 

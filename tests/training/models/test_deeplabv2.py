@@ -140,23 +140,6 @@ def test_a_fresh_block_passes_its_shortcut_on_where_the_norm_is_learnt(norm: Nor
     assert len(scales) == 1 + 4 * 4
 
 
-def expected_names(blocks: tuple[int, ...], norm_entries: tuple[str, ...]) -> set[str]:
-    """The names of the common ImageNet-initialised checkpoint of this net."""
-    convolutions_ = ["conv1"]
-    norms = ["bn1"]
-    for stage, depth in enumerate(blocks, start=1):
-        for block in range(depth):
-            convolutions_ += [f"layer{stage}.{block}.conv{i}" for i in (1, 2, 3)]
-            norms += [f"layer{stage}.{block}.bn{i}" for i in (1, 2, 3)]
-        convolutions_.append(f"layer{stage}.0.downsample.0")
-        norms.append(f"layer{stage}.0.downsample.1")
-    return {
-        *(f"{name}.weight" for name in convolutions_),
-        *(f"{name}.{entry}" for name in norms for entry in norm_entries),
-        *(f"layer5.conv2d_list.{i}.{entry}" for i in range(4) for entry in ("weight", "bias")),
-    }
-
-
 @pytest.mark.parametrize(
     ("norm", "entries"),
     [
@@ -170,9 +153,19 @@ def expected_names(blocks: tuple[int, ...], norm_entries: tuple[str, ...]) -> se
 def test_entries_carry_the_names_of_the_common_checkpoint(
     norm: Norm, entries: tuple[str, ...]
 ) -> None:
-    net = without_data("deeplabv2-resnet101", norm=norm)
+    convolutions_, norms = ["conv1"], ["bn1"]
+    for stage, depth in enumerate((3, 4, 23, 3), start=1):
+        for block in range(depth):
+            convolutions_ += [f"layer{stage}.{block}.conv{i}" for i in (1, 2, 3)]
+            norms += [f"layer{stage}.{block}.bn{i}" for i in (1, 2, 3)]
+        convolutions_.append(f"layer{stage}.0.downsample.0")
+        norms.append(f"layer{stage}.0.downsample.1")
 
-    assert set(net.state_dict()) == expected_names((3, 4, 23, 3), entries)
+    assert set(without_data("deeplabv2-resnet101", norm=norm).state_dict()) == {
+        *(f"{name}.weight" for name in convolutions_),
+        *(f"{name}.{entry}" for name in norms for entry in entries),
+        *(f"layer5.conv2d_list.{i}.{entry}" for i in range(4) for entry in ("weight", "bias")),
+    }
 
 
 @pytest.mark.parametrize("norm", [Norm.BATCH, Norm.FROZEN])
