@@ -9,18 +9,16 @@ import pytest
 from bsprobe.records.runs import Recommendation, Run
 from bsprobe.records.variants import Norm
 from bsprobe.report.snippet import snippet
-from tests.support.commands import ROOT
 from tests.support.snippet_training import trained
 from tests.support.torchrun import torchrun
 
 SCRIPT = """\
-import json, sys
-sys.path.insert(0, "{root}/tests")
+import json
 from tests.support.snippet_training import trained
 text = open("snippet.py").read()
 losses, weights = trained(text, accumulation=2)
 import torch.distributed as dist
-with open(f"rank{{dist.get_rank()}}.json", "w") as file:
+with open(f"rank{dist.get_rank()}.json", "w") as file:
     json.dump([losses, weights], file)
 dist.destroy_process_group()
 """
@@ -41,7 +39,7 @@ def test_two_processes_train_as_one_does_with_twice_the_accumulation(
     run: Run, item: Recommendation, tmp_path: Path
 ) -> None:
     (tmp_path / "snippet.py").write_text(rendered(run, item, 2), encoding="utf-8")
-    (tmp_path / "script.py").write_text(SCRIPT.format(root=ROOT), encoding="utf-8")
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     started = torchrun("script.py", cwd=tmp_path)
     code, _, complaints = started.finish()
     assert code == 0, complaints

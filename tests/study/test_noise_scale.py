@@ -15,6 +15,16 @@ DEVIATIONS = (1.0, 0.5, 2.0)
 TRUE_SCALE = sum(d**2 for d in DEVIATIONS) / sum(g**2 for g in GRADIENT)
 
 
+def norms(small: int, big: int, of_small: float, of_big: float) -> NoiseSample:
+    return NoiseSample(
+        updates=1,
+        small_batch=small,
+        big_batch=big,
+        small_square_norm=of_small,
+        big_square_norm=of_big,
+    )
+
+
 def sample(rng: random.Random, *, small: int = 2, big: int = 16) -> NoiseSample:
     """Norms of Gaussian gradients with the mean and the covariance above."""
     batches = [
@@ -25,24 +35,13 @@ def sample(rng: random.Random, *, small: int = 2, big: int = 16) -> NoiseSample:
         for _ in range(big // small)
     ]
     whole = [statistics.fmean(parts) for parts in zip(*batches, strict=True)]
-    return NoiseSample(
-        updates=1,
-        small_batch=small,
-        big_batch=big,
-        small_square_norm=statistics.fmean(sum(x * x for x in batch) for batch in batches),
-        big_square_norm=sum(x * x for x in whole),
-    )
+    mean = statistics.fmean(sum(x * x for x in batch) for batch in batches)
+    return norms(small, big, mean, sum(x * x for x in whole))
 
 
 def exact(small: int, big: int, *, square: float, trace: float) -> NoiseSample:
     """The norms that are expected: |G|^2 + tr(S) / B."""
-    return NoiseSample(
-        updates=1,
-        small_batch=small,
-        big_batch=big,
-        small_square_norm=square + trace / small,
-        big_square_norm=square + trace / big,
-    )
+    return norms(small, big, square + trace / small, square + trace / big)
 
 
 def scale_of(samples: Sequence[NoiseSample]) -> NoiseScale:

@@ -145,7 +145,7 @@ def test_a_network_that_cannot_tell_all_classes_apart_is_refused(problem: Proble
     labels = torch.zeros((2, *size), dtype=torch.int64)
     loss = CrossEntropy(problem=problem, classes=5)
     count = loss.counted([labels])
-    enough, few = torch.randn((2, 5, *size)), torch.randn((2, 4, *size))
+    enough, few = torch.randn((2, 6, *size)), torch.randn((2, 4, *size))
 
     assert loss(enough, labels, count).isfinite()
     for outputs in (few, {"out": enough, "aux": few}):

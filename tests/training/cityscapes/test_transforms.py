@@ -131,17 +131,6 @@ def test_half_of_the_images_are_flipped() -> None:
     assert 75 < flipped < 125
 
 
-def test_the_same_torch_seed_gives_the_same_crop() -> None:
-    image, label = blocks(np.random.default_rng(1))
-    transform = training_transform(SIZE)
-    results = []
-    for _ in range(2):
-        torch.manual_seed(11)
-        results.append(transform(*as_tv_tensors(image, label)))
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
-
-
 @pytest.mark.parametrize("scales", [(0.0, 1.0), (-1.0, 1.0), (1.5, 0.5), (float("nan"), 1.0)])
 def test_impossible_scales_are_refused_with_a_hint(scales: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match="is no range of scales") as caught:

@@ -14,7 +14,6 @@ from bsprobe.training.models.norms import (
     FrozenBatchNorm,
     GroupNorm,
     GroupNormAmp,
-    InstanceNorm,
 )
 from tests.support.saved_activations import saved_activation_bytes
 
@@ -55,15 +54,8 @@ def test_each_layer_can_stand_where_a_batch_norm_stood(norm: Norm, maps: torch.T
     normalised = layer(maps)
 
     assert layer.eps == 0.001
+    assert isinstance(layer, nn.BatchNorm2d) == (norm in (Norm.BATCH, Norm.SYNC_BATCH))
     assert (normalised.shape, normalised.dtype) == (maps.shape, torch.float32)
-
-
-@pytest.mark.parametrize("norm", [Norm.BATCH, Norm.GROUP, Norm.GROUP_AMP, Norm.INSTANCE])
-def test_learnt_norms_give_zero_mean_and_unit_variance(norm: Norm, maps: torch.Tensor) -> None:
-    normalised = LAYERS[norm](64)(maps)
-
-    assert normalised.mean().item() == pytest.approx(0.0, abs=1e-5)
-    assert normalised.var().item() == pytest.approx(1.0, abs=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -76,21 +68,21 @@ def test_groups_are_32_or_the_largest_common_divisor_of_narrower_widths(
     assert (GroupNorm(width).num_groups, GroupNormAmp(width).num_groups) == (groups, groups)
 
 
-@pytest.mark.parametrize("kind", [GroupNorm, GroupNormAmp])
-def test_group_norms_compute_what_pytorchs_does(kind: type[GroupNorm], maps: torch.Tensor) -> None:
-    layer = randomised(kind(64, eps=0.01))
+@pytest.mark.parametrize("norm", [Norm.GROUP, Norm.GROUP_AMP])
+def test_group_norms_compute_what_pytorchs_does(norm: Norm, maps: torch.Tensor) -> None:
+    layer = randomised(LAYERS[norm](64, eps=0.01))
+    weight, bias = layer.parameters()
 
-    assert_same(layer, lambda x: F.group_norm(x, 32, layer.weight, layer.bias, 0.01), maps)
+    assert_same(layer, lambda x: F.group_norm(x, 32, weight, bias, 0.01), maps)
 
 
 def test_instance_norm_learns_a_scale_and_shift_and_keeps_no_statistics(
     maps: torch.Tensor,
 ) -> None:
-    layer = randomised(InstanceNorm(64, eps=0.01))
+    layer = randomised(LAYERS[Norm.INSTANCE](64, eps=0.01))
+    weight, bias = layer.parameters()
 
-    assert_same(
-        layer, lambda x: F.instance_norm(x, weight=layer.weight, bias=layer.bias, eps=0.01), maps
-    )
+    assert_same(layer, lambda x: F.instance_norm(x, weight=weight, bias=bias, eps=0.01), maps)
     assert list(layer.state_dict()) == ["weight", "bias"]
 
 
