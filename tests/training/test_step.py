@@ -254,25 +254,18 @@ def test_evaluation_predicts_at_the_size_asked_for_as_the_model_in_evaluation_do
     assert torch.equal(predictions, logits.argmax(dim=1))
 
 
-def test_evaluation_leaves_the_model_in_training_mode_and_as_it_was() -> None:
+def test_evaluation_leaves_the_model_as_it_was_and_training_goes_on() -> None:
     task = build_task(VARIANT, CPU)
+    batch = batch_of(2)
+    training_step(task, [batch])
     before = copy.deepcopy(dict(task.model.state_dict()))
 
-    predictions = evaluation_pass(task, batch_of(2).images, (32, 48))
+    predictions = evaluation_pass(task, batch.images, (32, 48))
 
     assert [module.training for module in task.model.modules()] == [True] * 6
     assert predictions.is_inference()
     torch.testing.assert_close(dict(task.model.state_dict()), before, rtol=0, atol=0)
-
-
-def test_training_goes_on_after_an_evaluation() -> None:
-    task = build_task(VARIANT, CPU)
-    batch = batch_of(2)
-
     training_step(task, [batch])
-    evaluation_pass(task, batch.images, (32, 48))
-    training_step(task, [batch])
-
     assert task.updates_applied == 2
 
 

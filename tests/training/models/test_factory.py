@@ -92,9 +92,8 @@ def test_an_unknown_torchvision_model_suggests_the_nearest(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_model_name(name)
 
-    hint = caught.value.hint
+    hint = str(caught.value.hint)
     assert str(caught.value) == f"--model: '{name}' is unknown"
-    assert hint is not None
     assert hint.startswith("did you mean torchvision:fcn_resnet50? There are ")
     assert ", such as torchvision:fcn_resnet101, torchvision:" in hint
 
