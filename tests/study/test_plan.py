@@ -45,9 +45,9 @@ PLANS = {
         "2x1/0 3x2/0 1x7/0",
     ),
     "a batch that does not fit is accumulated from then on": (
-        study_settings(2, 8, 12),
+        study_settings(2, 8, 14),
         5,
-        "2x1/0 2x1/1 8x1/0! 4x2/0 4x2/1 6x2/0! 4x3/0 4x3/1",
+        "2x1/0 2x1/1 8x1/0! 4x2/0 4x2/1 7x2/0! 2x7/0 2x7/1",
     ),
     "where nothing fits the study ends": (study_settings(4, seeds=1), 0, "4x1/0! 2x2/0! 1x4/0!"),
     "a micro-batch that was asked for and does not fit is a result": (ASKED, 2, "4x1/0!"),
