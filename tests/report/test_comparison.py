@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import pytest
 
@@ -10,10 +10,12 @@ from bsprobe.analysis.compare import Comparison, State, compare
 from bsprobe.analysis.thresholds import parse_threshold
 from bsprobe.records.errors import FileError
 from bsprobe.records.runs import Boundary, Run, StopReason
+from bsprobe.records.trials import Peak
 from bsprobe.report.compare import comparison as texts
 from tests.support import golden
+from tests.support.explanations import proven
 
-GOLDEN = Path(__file__).parent / "golden"
+check = partial(golden.check, __file__)
 THRESHOLDS = ("max-batch:0", "safe-batch:1", "peak:3%", "memory-per-image:100MiB", "throughput:10%")
 
 
@@ -21,24 +23,20 @@ THRESHOLDS = ("max-batch:0", "safe-batch:1", "peak:3%", "memory-per-image:100MiB
 def worse(run: Run) -> Run:
     """A run with something of everything: one image less, more memory, a variant missing."""
     first, second, *_ = run.results
-    boundary = Boundary(stop=StopReason.PROVEN, largest=4, first_failure=5)
     trials = []
     for trial in run.trials:
         measured = trial.measurement
         if measured is not None and trial.spec.variant == first.variant:
-            more = int(measured.steady.allocated_bytes * 0.05)
-            steady = replace(
-                measured.steady,
-                allocated_bytes=measured.steady.allocated_bytes + more,
-                reserved_bytes=(measured.steady.reserved_bytes or 0) + more,
-            )
+            allocated, reserved = measured.steady.allocated_bytes, measured.steady.reserved_bytes
+            more = int(allocated * 0.05)
+            steady = Peak(allocated_bytes=allocated + more, reserved_bytes=(reserved or 0) + more)
             measured = replace(measured, steady=steady, images_per_second=7.0)
         trials.append(replace(trial, measurement=measured))
     return replace(
         run,
         environment=replace(run.environment, commit="def5678", cudnn="91600"),
         trials=tuple(trials),
-        results=(replace(first, boundary=boundary), second),
+        results=(replace(first, boundary=proven(4)), second),
     )
 
 
@@ -47,36 +45,21 @@ def comparison(run: Run, worse: Run) -> Comparison:
     return compare(run, worse, [parse_threshold(text) for text in THRESHOLDS])
 
 
-def check(name: str, text: str) -> None:
-    golden.check(GOLDEN / name, text)
-
-
-def test_the_text_is_as_agreed(comparison: Comparison) -> None:
-    check("comparison.txt", texts.render(comparison))
-
-
-def test_the_text_fits_80_columns(comparison: Comparison) -> None:
-    assert [line for line in texts.render(comparison).splitlines() if len(line) > 80] == []
-
-
-def test_the_markdown_is_as_agreed(comparison: Comparison) -> None:
+def test_text_markdown_and_annotations_are_as_agreed(comparison: Comparison) -> None:
+    check("comparison.txt", texts.render(comparison), columns=80)
     check("comparison.md", texts.markdown(comparison))
-
-
-def test_the_annotations_are_as_agreed(comparison: Comparison) -> None:
     check("comparison-github.txt", texts.annotations(comparison))
 
 
 def test_every_failing_check_is_an_error_and_every_doubt_a_warning(comparison: Comparison) -> None:
     few = replace(comparison, checks=comparison.checks[:8])
-    lines = texts.annotations(few).splitlines()
-    assert [line.split()[0] for line in lines] == ["::error"] * len(few.failing)
-    doubtful = replace(
-        comparison,
-        checks=tuple(replace(c, state=State.WITHIN_NOISE) for c in comparison.checks[:3]),
-    )
-    kinds = [line.split()[0] for line in texts.annotations(doubtful).splitlines()]
-    assert kinds == ["::warning"] * 3 + ["::notice"]
+    doubts = [replace(each, state=State.WITHIN_NOISE) for each in comparison.checks[:3]]
+    doubtful = replace(comparison, checks=tuple(doubts))
+    kinds = [
+        [line.split()[0] for line in texts.annotations(each).splitlines()]
+        for each in (few, doubtful)
+    ]
+    assert kinds == [["::error"] * len(few.failing), ["::warning"] * 3 + ["::notice"]]
 
 
 def test_a_comparison_without_a_failure_says_so(run: Run) -> None:

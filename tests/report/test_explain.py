@@ -1,9 +1,11 @@
 """What a person reads of an explanation: texts against agreed copies, pictures by their content."""
 
 import csv
-import dataclasses
 import io
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from bsprobe.records.explanations import (
     by_kind,
     by_module,
 )
-from bsprobe.records.runs import Boundary, Run, StopReason
+from bsprobe.records.runs import Recommendation, Run
 from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB, MIB
 from bsprobe.report.explain import markdown as explain_markdown
@@ -27,39 +29,35 @@ from bsprobe.report.explain.write import write_explanation
 from bsprobe.report.run import markdown
 from bsprobe.report.run.write import write_report
 from tests.support import golden
-from tests.support.explanations import EXPLANATION, GPU, MEASURED, MEASURED_REPORT, REPORT
+from tests.support.explanations import (
+    EXPLANATION,
+    GPU,
+    MEASURED,
+    MEASURED_REPORT,
+    REPORT,
+    proven,
+)
+from tests.support.golden import written_twice
 
-GOLDEN = Path(__file__).parent / "golden"
+check = partial(golden.check, __file__)
+PLOTS = ("step-by-kind", "step-by-module")
+MEASURED_PLOTS = ("measured-step-by-kind", "measured-step-by-module")
 
 
-def check(name: str, text: str) -> None:
-    golden.check(GOLDEN / name, text)
-
-
-def test_the_report_of_an_explanation_is_as_agreed() -> None:
-    plots = ("step-by-kind", "step-by-module")
-    check("explain.md", explain_markdown.render(REPORT, depth=2, plots=plots))
-
-
-def test_the_terminal_output_of_an_explanation_is_as_agreed() -> None:
-    text = explain_markdown.render_terminal(REPORT)
-    check("explain.txt", text)
-    assert [line for line in text.splitlines() if len(line) > 80] == []
+def test_the_report_and_the_terminal_output_are_as_agreed() -> None:
+    check("explain.md", explain_markdown.render(REPORT, depth=2, plots=PLOTS))
+    check("explain.txt", explain_markdown.render_terminal(REPORT), columns=80)
 
 
 def test_what_was_measured_stands_beside_the_prediction_as_agreed() -> None:
-    plots = ("step-by-kind", "step-by-module")
-    measured = tuple(f"measured-{name}" for name in plots)
-    text = explain_markdown.render(MEASURED_REPORT, depth=2, plots=plots, measured=measured)
+    text = explain_markdown.render(MEASURED_REPORT, depth=2, plots=PLOTS, measured=MEASURED_PLOTS)
     check("explain-measured.md", text)
-    text = explain_markdown.render_terminal(MEASURED_REPORT)
-    check("explain-measured.txt", text)
-    assert [line for line in text.splitlines() if len(line) > 80] == []
+    check("explain-measured.txt", explain_markdown.render_terminal(MEASURED_REPORT), columns=80)
 
 
 def test_each_row_has_both_figures_and_both_columns_add_up_to_their_peaks() -> None:
-    for rows in (by_kind(MEASURED, EXPLANATION), by_module(MEASURED, 2, EXPLANATION)):
-        top = [row for row in rows if row.depth == 0]
+    for found in (by_kind(MEASURED, EXPLANATION), by_module(MEASURED, 2, EXPLANATION)):
+        top = [row for row in found if row.depth == 0]
         assert sum(row.size_bytes for row in top) == MEASURED.peak_bytes
         assert sum(row.predicted_bytes for row in top) == EXPLANATION.peak_bytes
         assert sum(row.per_image_bytes for row in top) == EXPLANATION.per_image_bytes
@@ -67,10 +65,10 @@ def test_each_row_has_both_figures_and_both_columns_add_up_to_their_peaks() -> N
 
 def test_a_batch_that_does_not_run_on_the_gpu_is_said_to_have_no_measurement() -> None:
     side = MeasuredSide(device=GPU, failure="OutOfMemoryError: CUDA out of memory (step 1)")
-    report = dataclasses.replace(REPORT, measured=side)
+    report = replace(REPORT, measured=side)
     for text in (
         explain_markdown.render_terminal(report).replace("\n", " "),
-        explain_markdown.render(report, depth=2, plots=("a", "b")),
+        explain_markdown.render(report, depth=2, plots=PLOTS),
     ):
         assert (
             "Batch 2 has no measurement on NVIDIA Invented 12: OutOfMemoryError: CUDA out of "
@@ -79,55 +77,52 @@ def test_a_batch_that_does_not_run_on_the_gpu_is_said_to_have_no_measurement() -
         assert "recorded-snapshot" not in text
 
 
-def changed(**fields: object) -> str:
-    found = dataclasses.replace(EXPLANATION, **fields)  # type: ignore[arg-type] # named by the test
-    return explain_sentences.why(dataclasses.replace(REPORT, explanation=found))
-
-
-def test_why_the_next_batch_does_not_fit_is_said_as_it_is() -> None:
-    assert changed() == (
-        "Batch 2 takes 8.25 GiB of 12.0 GiB; batch 3 would take 13.0 GiB, 1.00 GiB more than there "
-        "is."
-    )
-    assert changed(fits=False, peak_reserved_bytes=14 * GIB).endswith(
-        "takes 14.2 GiB: 2.25 GiB more than the 12.0 GiB there are."
-    )
-    assert changed(next_peak_bytes=11 * GIB).endswith("would take 11.0 GiB, which fits as well.")
-    assert changed(next_peak_bytes=None) == "Batch 2 takes 8.25 GiB of 12.0 GiB."
-
-
-def test_a_next_batch_that_fails_for_fragmentation_alone_is_called_so() -> None:
-    timeline = dataclasses.replace(EXPLANATION.timeline, next_allocated_bytes=(11 * GIB,) * 4)
-    assert changed(timeline=timeline).endswith(
-        "In use at once would be only 11.2 GiB: it fails because free memory lies in pieces too "
-        "small to use."
-    )
+@pytest.mark.parametrize(
+    ("fields", "ending"),
+    [
+        (
+            {"fits": False, "peak_reserved_bytes": 14 * GIB},
+            "takes 14.2 GiB: 2.25 GiB more than the 12.0 GiB there are.",
+        ),
+        ({"next_peak_bytes": 11 * GIB}, "would take 11.0 GiB, which fits as well."),
+        ({"next_peak_bytes": None}, "Batch 2 takes 8.25 GiB of 12.0 GiB."),
+        (
+            {"timeline": replace(EXPLANATION.timeline, next_allocated_bytes=(11 * GIB,) * 4)},
+            (
+                "In use at once would be only 11.2 GiB: it fails because free memory lies in "
+                "pieces too small to use."
+            ),
+        ),
+    ],
+    ids=["does not fit", "fits", "is not known", "fails for fragmentation alone"],
+)
+def test_what_the_next_batch_does_is_said_as_it_is(fields: dict[str, Any], ending: str) -> None:
+    report = replace(REPORT, explanation=replace(EXPLANATION, **fields))
+    assert explain_sentences.why(report).endswith(ending)
 
 
 def test_a_next_batch_that_runs_with_retries_is_called_so() -> None:
-    found = dataclasses.replace(
-        REPORT, boundary=Boundary(stop=StopReason.PROVEN, largest=3, first_failure=4)
-    )
+    found = replace(REPORT, boundary=proven(3))
     assert explain_sentences.why(found).endswith("runs by giving cached memory back in mid-step.")
 
 
 def test_a_card_that_nobody_named_is_called_assumed() -> None:
-    device = dataclasses.replace(REPORT.device, is_assumed=True, notes=("A note.",))
-    report = dataclasses.replace(REPORT, device=device)
+    device = replace(REPORT.device, is_assumed=True, notes=("A note.",))
+    report = replace(REPORT, device=device)
     said = "> No GPU was named: Invented 12 is assumed; `--gpu NAME` for another.\n\n> A note.\n"
-    assert said in explain_markdown.render(report, depth=2, plots=("a", "b"))
+    assert said in explain_markdown.render(report, depth=2, plots=PLOTS)
     assert "(no GPU was named" in explain_markdown.render_terminal(report).replace("\n", " ")
 
 
 def test_where_nothing_helps_it_is_said() -> None:
-    found = dataclasses.replace(REPORT, remedies=())
+    found = replace(REPORT, remedies=())
     assert explain_sentences.what_helps(found) == "No single change gives a batch larger than 2."
 
 
 def test_small_rows_are_shown_as_one_so_that_all_still_adds_up() -> None:
-    rows = by_module(EXPLANATION, 2)
-    large = dataclasses.replace(EXPLANATION, peak_reserved_bytes=60_000 * MIB)
-    shown = explain_sentences.rows_shown(rows, large)
+    modules = by_module(EXPLANATION, 2)
+    large = replace(EXPLANATION, peak_reserved_bytes=60_000 * MIB)
+    shown = explain_sentences.rows_shown(modules, large)
     assert [(row.name, row.depth) for row in shown] == [
         ("layer2", 0),
         ("layer2.0", 1),
@@ -141,63 +136,50 @@ def test_small_rows_are_shown_as_one_so_that_all_still_adds_up() -> None:
     ]
     kinds = explain_sentences.rows_shown(by_kind(EXPLANATION), large)
     assert [row.name for row in kinds] == ["saved activations", "3 smaller", ROUNDING, OUTSIDE]
-    for all_, few in ((rows, shown), (by_kind(EXPLANATION), kinds)):
+    for all_, few in ((modules, shown), (by_kind(EXPLANATION), kinds)):
         assert sum(row.size_bytes for row in few if not row.depth) == sum(
             row.size_bytes for row in all_ if not row.depth
         )
 
 
+def rows(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
+
+
+def sizes(file: Path) -> dict[str, int]:
+    """The bytes of a table by their source."""
+    found: dict[str, int] = {}
+    for row in rows(file):
+        found[row["source"]] = found.get(row["source"], 0) + int(row["size_bytes"])
+    return found
+
+
+FILES = {"explain.md", "memory.csv", "remedies.csv", "timeline.csv"}
+PICTURES = {f"{name}.{suffix}" for name in PLOTS for suffix in ("png", "svg")}
+
+
 def test_the_tables_have_every_byte(tmp_path: Path) -> None:
     write_explanation(REPORT, tmp_path, depth=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "explain.md",
-        "memory.csv",
-        "remedies.csv",
-        "step-by-kind.png",
-        "step-by-kind.svg",
-        "step-by-module.png",
-        "step-by-module.svg",
-        "timeline.csv",
-    ]
-    tables = {
-        name: list(csv.DictReader(io.StringIO((tmp_path / name).read_text(encoding="utf-8"))))
-        for name in ("memory.csv", "remedies.csv", "timeline.csv")
-    }
-    memory = tables["memory.csv"]
-    assert sum(int(row["size_bytes"]) for row in memory) == EXPLANATION.peak_bytes
-    assert {row["source"] for row in memory} == {"predicted"}
-    assert [(row["command"], row["largest"]) for row in tables["remedies.csv"]] == [
+    assert {path.name for path in tmp_path.iterdir()} == FILES | PICTURES
+    assert sizes(tmp_path / "memory.csv") == {"predicted": EXPLANATION.peak_bytes}
+    assert [(row["command"], row["largest"]) for row in rows(tmp_path / "remedies.csv")] == [
         ("--checkpointing on", "7"),
         ("--precision amp-fp16", "5"),
         ("--target-batch N", "2"),
         ("--optimizer adamw", ""),
     ]
-    assert [row["saved_activations_bytes"] for row in tables["timeline.csv"]] == [
-        "0", str(4096 * MIB), str(7168 * MIB), "0",
-    ]  # fmt: skip
+    saved = [row["saved_activations_bytes"] for row in rows(tmp_path / "timeline.csv")]
+    assert saved == ["0", str(4096 * MIB), str(7168 * MIB), "0"]
 
 
 def test_measured_and_predicted_tables_and_pictures_are_told_apart(tmp_path: Path) -> None:
     write_explanation(MEASURED_REPORT, tmp_path, depth=2)
-    names = {path.name for path in tmp_path.iterdir()}
-    pictures = {
-        f"step-by-{what}.{suffix}" for what in ("kind", "module") for suffix in ("png", "svg")
+    measured = {f"measured-{name}" for name in (*PICTURES, "timeline.csv")}
+    assert {path.name for path in tmp_path.iterdir()} == FILES | PICTURES | measured
+    assert sizes(tmp_path / "memory.csv") == {
+        "measured": MEASURED.peak_bytes,
+        "predicted": EXPLANATION.peak_bytes,
     }
-    assert names == {
-        *pictures,
-        *(f"measured-{name}" for name in pictures),
-        "explain.md",
-        "memory.csv",
-        "remedies.csv",
-        "timeline.csv",
-        "measured-timeline.csv",
-    }
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "memory.csv").read_text(encoding="utf-8"))))
-    assert {
-        source: sum(int(row["size_bytes"]) for row in rows if row["source"] == source)
-        for source in ("measured", "predicted")
-    } == {"measured": MEASURED.peak_bytes, "predicted": EXPLANATION.peak_bytes}
-    assert {row["source"] for row in rows} == {"measured", "predicted"}
 
 
 def test_the_pictures_show_the_phases_the_capacity_and_the_next_batch() -> None:
@@ -207,12 +189,8 @@ def test_the_pictures_show_the_phases_the_capacity_and_the_next_batch() -> None:
     ):
         (axes,) = figure.axes
         _, labels = axes.get_legend_handles_labels()
-        assert labels == [
-            "outside the allocator",
-            *names,
-            "reserved, not in use",
-            "in use at batch 3",
-        ]
+        around = ["outside the allocator", *names, "reserved, not in use", "in use at batch 3"]
+        assert labels == around
         assert [text.get_text() for text in axes.texts] == ["forward", "backward", "optimizer"]
         assert any(np.array_equal(line.get_ydata(), [12.0, 12.0]) for line in axes.lines)
         assert axes.get_ylim()[0] == 0
@@ -220,10 +198,9 @@ def test_the_pictures_show_the_phases_the_capacity_and_the_next_batch() -> None:
 
 
 def test_the_same_explanation_gives_the_same_pictures(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_kinds_plot(EXPLANATION, tmp_path / name)
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-    with Image.open(tmp_path / "a.png") as picture:
+    files = written_twice(lambda folder: write_kinds_plot(EXPLANATION, folder / "a"), tmp_path)
+    assert list(files) == ["a.png", "a.svg"]
+    with Image.open(io.BytesIO(files["a.png"])) as picture:
         assert picture.size == (1350, 720)
 
 
@@ -237,7 +214,7 @@ def test_the_report_of_a_run_shows_the_step_where_it_was_drawn(run: Run, tmp_pat
 
 
 def test_the_report_of_a_run_on_a_cpu_says_nothing_of_it(run: Run) -> None:
-    on_cpu = dataclasses.replace(run, device=dataclasses.replace(run.device, kind="cpu"))
+    on_cpu = replace(run, device=replace(run.device, kind="cpu"))
     assert "bsprobe explain" not in markdown.render(on_cpu, plots=(), snippet=None)
 
 
@@ -249,10 +226,10 @@ def test_the_report_of_a_run_on_a_cpu_says_nothing_of_it(run: Run) -> None:
     ],
 )
 def test_the_command_in_a_predicted_runs_report_names_the_card(
-    run: Run, name: str, options: str
+    run: Run, item: Recommendation, name: str, options: str
 ) -> None:
-    card = dataclasses.replace(run.device, source=Source.PREDICTED, name=name, limit_bytes=12 * GIB)
-    assert command(dataclasses.replace(run, device=card)) == (
+    card = replace(run.device, source=Source.PREDICTED, name=name, limit_bytes=12 * GIB)
+    assert explain_sentences.command(replace(run, device=card), item) == (
         f"bsprobe explain {options} --model deeplabv2-resnet101 --resolution 512x1024 "
         f"--memory-limit {12 * GIB} --batch 5"
     )
@@ -262,16 +239,12 @@ def test_the_command_in_a_predicted_runs_report_names_the_card(
     ("named", "option"), [(None, ""), ("cuda", "--device cuda "), ("cuda:1", "--device cuda:1 ")]
 )
 def test_the_command_in_a_measured_runs_report_records_on_the_same_gpu(
-    run: Run, named: str | None, option: str
+    run: Run, item: Recommendation, named: str | None, option: str
 ) -> None:
-    asked = dataclasses.replace(run.settings.device, device=named)
-    settings = dataclasses.replace(run.settings, device=asked)
-    card = dataclasses.replace(run.device, limit_bytes=None)
-    assert command(dataclasses.replace(run, settings=settings, device=card)) == (
+    asked = replace(run.settings.device, device=named)
+    settings = replace(run.settings, device=asked)
+    card = replace(run.device, limit_bytes=None)
+    recorded = replace(run, settings=settings, device=card)
+    assert explain_sentences.command(recorded, item) == (
         f"bsprobe explain {option}--model deeplabv2-resnet101 --resolution 512x1024 --batch 5"
     )
-
-
-def command(run: Run) -> str:
-    item = next(r.recommendation for r in run.results if r.recommendation is not None)
-    return explain_sentences.command(run, item)

@@ -1,21 +1,22 @@
 """Which GPU do I need: the table, the advice, the files."""
 
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import CardFit, Fitting
 from bsprobe.records.gpus import custom_gpu
-from bsprobe.records.units import GIB, Resolution
+from bsprobe.records.units import GIB
 from bsprobe.records.variants import Norm, Precision, matrix
 from bsprobe.report.fit import advice, render_text, write_fitting
 from bsprobe.storage.codec import from_json
-from tests.support.builders import header
+from tests.support.builders import ENVIRONMENT, HALF
+from tests.support.golden import written_twice
 
 FP32, AMP = matrix(
     models=["deeplabv2-resnet101"],
-    resolutions=[Resolution(height=512, width=1024)],
+    resolutions=[HALF],
     choices={"precision": [Precision.FP32, Precision.AMP_FP16], "norm": [Norm.BATCH]},
 )
 LARGE, SMALL = custom_gpu(24 * GIB, "8.6", GIB), custom_gpu(8 * GIB, "7.5", GIB)
@@ -24,7 +25,7 @@ LARGE, SMALL = custom_gpu(24 * GIB, "8.6", GIB), custom_gpu(8 * GIB, "7.5", GIB)
 def fitting(wanted_batch: int | None = None) -> Fitting:
     answers = {(LARGE, FP32): 5, (SMALL, FP32): None, (LARGE, AMP): 11, (SMALL, AMP): 3}
     return Fitting(
-        environment=header().environment,
+        environment=ENVIRONMENT,
         wanted_batch=wanted_batch,
         fits=tuple(
             CardFit(gpu=gpu, variant=v, largest=largest, next_outcome=Outcome.OUT_OF_MEMORY)
@@ -63,8 +64,8 @@ def test_the_advice_names_the_smallest_card_that_runs_what_was_asked_for() -> No
 def test_cards_whose_memory_is_not_what_ends_the_search_are_counted() -> None:
     found = fitting(400)
     (large, *rest) = found.fits
-    limited = dataclasses.replace(large, largest=215, next_outcome=Outcome.KERNEL_LIMIT)
-    assert advice(dataclasses.replace(found, fits=(limited, *rest))) == [
+    limited = replace(large, largest=215, next_outcome=Outcome.KERNEL_LIMIT)
+    assert advice(replace(found, fits=(limited, *rest))) == [
         "fp32 / batch: no listed card runs batch 400.",
         "amp-fp16 / batch: no listed card runs batch 400.",
         (
@@ -76,15 +77,10 @@ def test_cards_whose_memory_is_not_what_ends_the_search_are_counted() -> None:
 
 def test_the_files_hold_everything_and_are_the_same_every_time(tmp_path: Path) -> None:
     found = fitting(8)
-    once, again = tmp_path / "once", tmp_path / "again"
-    for folder in (once, again):
-        folder.mkdir()
-        write_fitting(found, folder)
-    names = ["fit.csv", "fit.json", "fit.md", "fit.png", "fit.svg"]
-    assert sorted(path.name for path in once.iterdir()) == names
-    assert [(once / n).read_bytes() for n in names] == [(again / n).read_bytes() for n in names]
-    assert from_json(Fitting, json.loads((once / "fit.json").read_text())) == found
-    head, *lines = (once / "fit.csv").read_text().splitlines()
+    files = written_twice(lambda folder: write_fitting(found, folder), tmp_path)
+    assert list(files) == ["fit.csv", "fit.json", "fit.md", "fit.png", "fit.svg"]
+    assert from_json(Fitting, json.loads(files["fit.json"])) == found
+    head, *lines = files["fit.csv"].decode().splitlines()
     assert head.startswith("source,gpu,compute_capability,total_bytes,usable_bytes,model,")
     assert [line.split(",")[0] for line in lines] == ["predicted"] * 4
-    assert "![largest batch by card](fit.png)" in (once / "fit.md").read_text()
+    assert "![largest batch by card](fit.png)" in files["fit.md"].decode()

@@ -1,8 +1,8 @@
 """The snippet is run as it was written, on a tiny net."""
 
-import dataclasses
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,19 +30,24 @@ ALL = [
 ]
 
 
-def item_with(run: Run, changes: dict[str, Any]) -> tuple[Run, Recommendation]:
-    result = next(r for r in run.results if r.recommendation is not None)
-    item = result.recommendation
-    assert item is not None
-    variant = dataclasses.replace(item.variant, **changes)
-    settings = dataclasses.replace(run.settings, variants=(variant,))
-    return dataclasses.replace(run, settings=settings), dataclasses.replace(item, variant=variant)
+def item_with(run: Run, item: Recommendation, **changes: Any) -> tuple[Run, Recommendation]:
+    variant = replace(item.variant, **changes)
+    settings = replace(run.settings, variants=(variant,))
+    return replace(run, settings=settings), replace(item, variant=variant)
+
+
+@pytest.fixture
+def names(run: Run, item: Recommendation) -> dict[str, Any]:
+    """What the snippet defines."""
+    return execute(snippet.render(run, item))
 
 
 @pytest.mark.parametrize("changes", ALL, ids=str)
-def test_the_snippet_trains_and_its_loss_falls(run: Run, changes: dict[str, Any]) -> None:
+def test_the_snippet_trains_and_its_loss_falls(
+    run: Run, item: Recommendation, changes: dict[str, Any]
+) -> None:
     torch.manual_seed(0)
-    names = execute(snippet.render(*item_with(run, changes)))
+    names = execute(snippet.render(*item_with(run, item, **changes)))
     names["LEARNING_RATE"] = 0.05
     before = torch.backends.cudnn.benchmark
     losses = names["train"](Net(), Stripes(), device="cpu", updates=30, workers=0)
@@ -52,33 +57,29 @@ def test_the_snippet_trains_and_its_loss_falls(run: Run, changes: dict[str, Any]
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
 
-def test_the_snippets_constants_are_the_recommendations(run: Run) -> None:
-    item = next(r.recommendation for r in run.results if r.recommendation is not None)
-    names = execute(snippet.render(run, item))
+def test_the_snippets_constants_are_the_recommendations(
+    item: Recommendation, names: dict[str, Any]
+) -> None:
     plan = item.plan
-    assert {
+    wanted = {
         "MICRO_BATCH": plan.micro_batch,
         "ACCUMULATION_STEPS": plan.accumulation_steps,
         "LEARNING_RATE": pytest.approx(plan.learning_rate),
         "UPDATES": plan.updates,
         "WARMUP_UPDATES": plan.warmup_updates,
-    } == {name: names[name] for name in names if name in _CONSTANTS}
+    }
+    assert {name: names[name] for name in wanted} == wanted
 
 
-_CONSTANTS = ("MICRO_BATCH", "ACCUMULATION_STEPS", "LEARNING_RATE", "UPDATES", "WARMUP_UPDATES")
-
-
-def test_the_schedule_warms_up_then_falls_to_zero(run: Run) -> None:
-    item = next(r.recommendation for r in run.results if r.recommendation is not None)
-    names = execute(snippet.render(run, item))
+def test_the_schedule_warms_up_then_falls_to_zero(names: dict[str, Any]) -> None:
     names["WARMUP_UPDATES"], names["UPDATES"] = 4, 100
     rates = [names["schedule"](update) for update in (0, 1, 3, 4, 50, 100)]
     assert rates == pytest.approx([0.25, 0.5, 1.0, 0.96**0.9, 0.5**0.9, 0.0])
 
 
-def test_the_snippets_groups_are_those_of_the_trials(run: Run) -> None:
-    item = next(r.recommendation for r in run.results if r.recommendation is not None)
-    names = execute(snippet.render(run, item))
+def test_the_snippets_groups_are_those_of_the_trials(
+    item: Recommendation, names: dict[str, Any]
+) -> None:
     groups = names["parameter_groups"](Net())
     rate = item.plan.learning_rate
     assert [(len(g["params"]), g["lr"], g["weight_decay"]) for g in groups] == [
@@ -90,11 +91,11 @@ def test_the_snippets_groups_are_those_of_the_trials(run: Run) -> None:
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.AMP_BF16])
 def test_around_parts_of_ones_own_the_snippet_is_handed_them(
-    run: Run, precision: Precision
+    run: Run, item: Recommendation, precision: Precision
 ) -> None:
     torch.manual_seed(0)
     own = OwnParts(loss="m:loss", optimizer="m:adam", batches="m:batch")
-    made, item = item_with(run, {"own": own, "precision": precision})
+    made, item = item_with(run, item, own=own, precision=precision)
     names = execute(snippet.render(made, item))
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -108,8 +109,8 @@ def test_around_parts_of_ones_own_the_snippet_is_handed_them(
     losses = names["train"](model, optimizer, loss, pairs, updates=30, device="cpu")
 
     assert "processes" not in snippet.render(made, item)
-    plan = dataclasses.replace(item.plan, processes=2)
-    together = snippet.render(made, dataclasses.replace(item, plan=plan))
+    plan = replace(item.plan, processes=2)
+    together = snippet.render(made, replace(item, plan=plan))
     assert "In each of 2 processes: hand over the network wrapped in" in together
     execute(together)
     assert names["MICRO_BATCH"] == item.plan.micro_batch

@@ -1,7 +1,7 @@
 """The snippet of several processes, started by torchrun, trains as one process would."""
 
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,55 +9,52 @@ import pytest
 from bsprobe.records.runs import Recommendation, Run
 from bsprobe.records.variants import Norm
 from bsprobe.report.snippet import snippet
-from tests.support.commands import ROOT
 from tests.support.snippet_training import trained
 from tests.support.torchrun import torchrun
 
 SCRIPT = """\
-import json, sys
-sys.path.insert(0, "{root}/tests")
+import json
 from tests.support.snippet_training import trained
 text = open("snippet.py").read()
 losses, weights = trained(text, accumulation=2)
 import torch.distributed as dist
-with open(f"rank{{dist.get_rank()}}.json", "w") as file:
+with open(f"rank{dist.get_rank()}.json", "w") as file:
     json.dump([losses, weights], file)
 dist.destroy_process_group()
 """
 
 
-def rendered(run: Run, processes: int, norm: Norm = Norm.BATCH) -> str:
-    """The snippet of a recommendation for so many processes, in fp32."""
-    item: Recommendation | None = run.results[0].recommendation
-    assert item is not None
-    variant = dataclasses.replace(item.variant, norm=norm)
-    plan = dataclasses.replace(item.plan, processes=processes)
-    settings = dataclasses.replace(run.settings, variants=(variant,), processes=processes)
+def rendered(run: Run, item: Recommendation, processes: int, norm: Norm = Norm.BATCH) -> str:
+    """The snippet of a recommendation for so many processes."""
+    variant = replace(item.variant, norm=norm)
+    settings = replace(run.settings, variants=(variant,), processes=processes)
+    plan = replace(item.plan, processes=processes)
     return snippet.render(
-        dataclasses.replace(run, settings=settings),
-        dataclasses.replace(item, variant=variant, plan=plan),
+        replace(run, settings=settings), replace(item, variant=variant, plan=plan)
     )
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does_with_twice_the_accumulation(
-    run: Run, tmp_path: Path
+    run: Run, item: Recommendation, tmp_path: Path
 ) -> None:
-    (tmp_path / "snippet.py").write_text(rendered(run, 2), encoding="utf-8")
-    (tmp_path / "script.py").write_text(SCRIPT.format(root=ROOT), encoding="utf-8")
+    (tmp_path / "snippet.py").write_text(rendered(run, item, 2), encoding="utf-8")
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     started = torchrun("script.py", cwd=tmp_path)
     code, _, complaints = started.finish()
     assert code == 0, complaints
-    losses, weights = trained(rendered(run, 1), accumulation=4)
+    losses, weights = trained(rendered(run, item, 1), accumulation=4)
     for rank in (0, 1):
         found = json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8"))
         assert found == [pytest.approx(losses, rel=1e-4), pytest.approx(weights, rel=1e-4)]
     assert losses[-1] < losses[0]
 
 
-def test_the_snippet_converts_norms_where_statistics_are_shared(run: Run) -> None:
+def test_the_snippet_converts_norms_where_statistics_are_shared(
+    run: Run, item: Recommendation
+) -> None:
     converted = [
-        "convert_sync_batchnorm(model)" in rendered(run, 2, norm)
+        "convert_sync_batchnorm(model)" in rendered(run, item, 2, norm)
         for norm in (Norm.BATCH, Norm.SYNC_BATCH)
     ]
     assert converted == [False, True]

@@ -1,21 +1,18 @@
 """A whole study: what is finished is on the disk, and is not made again."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bsprobe.records.errors import DeviceError, FileError
-from bsprobe.records.failures import Certainty
-from bsprobe.records.trials import Failure
-from bsprobe.study.conduct import Studying, checkpoint_name
+from bsprobe.study.conduct import checkpoint_name
 from bsprobe.study.journal import StudyJournal
-from bsprobe.study.records import Ending, LoaderSpec, Loading, Study, Training, TrainingSpec
+from bsprobe.study.records import Ending
 from bsprobe.study.studyfile import load_study, save_study
-from tests.support.builders import DEVICE, ENVIRONMENT
+from tests.support.builders import failure
 from tests.support.study_builders import (
     FormulaTrainer,
-    Quiet,
+    conducted,
     made_study,
     study_header,
     study_settings,
@@ -44,57 +41,29 @@ def test_every_training_is_in_the_journal_when_it_ends(tmp_path: Path) -> None:
     assert (contents.trainings, contents.header.settings) == (study.trainings, study.settings)
 
 
-class Breaking(FormulaTrainer):
-    """Refuses a training, as if its images were damaged."""
-
-    def train(
-        self, spec: TrainingSpec, checkpoint: Path, *, on_phase: Callable[[str], None]
-    ) -> Training:
-        if len(self.asked) == 3:
+def test_a_study_that_was_stopped_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
+    def stop(checkpoint: Path) -> None:
+        if len(broken.asked) == 3:
             checkpoint.write_bytes(b"how far it came")
             raise DeviceError("an image is damaged")
-        return super().train(spec, checkpoint, on_phase=on_phase)
 
-
-class Resuming(FormulaTrainer):
-    """Goes on from whatever checkpoint it is given."""
-
-    found: bytes | None = None
-
-    def train(
-        self, spec: TrainingSpec, checkpoint: Path, *, on_phase: Callable[[str], None]
-    ) -> Training:
+    def take(checkpoint: Path) -> None:
         if checkpoint.exists():
-            self.found = checkpoint.read_bytes()
+            checkpoints.append(checkpoint.read_bytes())
             checkpoint.unlink()
-        return super().train(spec, checkpoint, on_phase=on_phase)
 
-
-def resumed(folder: Path, trainer: FormulaTrainer) -> Study:
-    found = StudyJournal.resume(folder)
+    checkpoints: list[bytes] = []
+    broken, trainer = FormulaTrainer(before=stop), FormulaTrainer(before=take)
+    with pytest.raises(DeviceError):
+        made_study(tmp_path, trainer=broken)
+    found = StudyJournal.resume(tmp_path)
     assert found is not None
     journal, contents = found
-    with journal:
-        return Studying(
-            contents.header.settings,
-            trainer=trainer,
-            device=DEVICE,
-            journal=journal,
-            folder=folder,
-            listener=Quiet(),
-            known=contents.trainings,
-            processors=8,
-        ).run(ENVIRONMENT)
 
+    settings = contents.header.settings
+    study = conducted(journal, settings, trainer, tmp_path, contents.trainings)
 
-def test_a_study_that_was_stopped_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError):
-        made_study(tmp_path, trainer=Breaking())
-    trainer = Resuming()
-
-    study = resumed(tmp_path, trainer)
-
-    assert trainer.found == b"how far it came"
+    assert checkpoints == [b"how far it came"]
     assert [(s.plan.effective_batch, s.seed) for s in trainer.asked] == [(4, 1), (8, 0), (8, 1)]
     (tmp_path / "whole").mkdir()
     assert study == made_study(tmp_path / "whole")
@@ -115,28 +84,17 @@ def test_each_training_has_a_checkpoint_of_its_own(tmp_path: Path) -> None:
 
     names = [checkpoint_name(training.spec) for training in study.trainings]
 
-    assert names[:3] == [
-        "batch-4-micro-4-seed-0.checkpoint",
-        "batch-4-micro-4-seed-1.checkpoint",
-        "batch-8-micro-8-seed-0.checkpoint",
-    ]
+    shapes = ("4-micro-4-seed-0", "4-micro-4-seed-1", "8-micro-8-seed-0")
+    assert names[:3] == [f"batch-{shape}.checkpoint" for shape in shapes]
     assert len(set(names)) == len(names)
 
 
-class Unswept(FormulaTrainer):
-    """A trainer whose sweep dies."""
+def test_a_sweep_that_failed_leaves_the_study_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FormulaTrainer, "measure_loading", lambda *_, **__: failure())
 
-    def measure_loading(
-        self, spec: LoaderSpec, *, on_phase: Callable[[str], None]
-    ) -> Loading | Failure:
-        on_phase("timing")
-        return Failure(
-            message="no", certainty=Certainty.CERTAIN, evidence="", phase=f"{len(spec.settings)}"
-        )
-
-
-def test_a_sweep_that_failed_leaves_the_study_whole(tmp_path: Path) -> None:
-    study = made_study(tmp_path, trainer=Unswept())
+    study = made_study(tmp_path)
 
     assert study.loading is None
     assert {t.ended for t in study.trainings} == {Ending.FINISHED}

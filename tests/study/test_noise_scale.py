@@ -2,16 +2,27 @@
 
 import random
 import statistics
+from collections.abc import Sequence
 
 import pytest
 
-from bsprobe.study.noise_scale import noise_scale
+from bsprobe.study.noise_scale import NoiseScale, noise_scale
 from bsprobe.study.records import NoiseSample
 
 GRADIENT = (0.3, -0.2, 0.1)
 DEVIATIONS = (1.0, 0.5, 2.0)
 """Of each component of one image's gradient."""
 TRUE_SCALE = sum(d**2 for d in DEVIATIONS) / sum(g**2 for g in GRADIENT)
+
+
+def norms(small: int, big: int, of_small: float, of_big: float) -> NoiseSample:
+    return NoiseSample(
+        updates=1,
+        small_batch=small,
+        big_batch=big,
+        small_square_norm=of_small,
+        big_square_norm=of_big,
+    )
 
 
 def sample(rng: random.Random, *, small: int = 2, big: int = 16) -> NoiseSample:
@@ -24,70 +35,53 @@ def sample(rng: random.Random, *, small: int = 2, big: int = 16) -> NoiseSample:
         for _ in range(big // small)
     ]
     whole = [statistics.fmean(parts) for parts in zip(*batches, strict=True)]
-    return NoiseSample(
-        updates=1,
-        small_batch=small,
-        big_batch=big,
-        small_square_norm=statistics.fmean(sum(x * x for x in batch) for batch in batches),
-        big_square_norm=sum(x * x for x in whole),
-    )
+    mean = statistics.fmean(sum(x * x for x in batch) for batch in batches)
+    return norms(small, big, mean, sum(x * x for x in whole))
 
 
 def exact(small: int, big: int, *, square: float, trace: float) -> NoiseSample:
     """The norms that are expected: |G|^2 + tr(S) / B."""
-    return NoiseSample(
-        updates=1,
-        small_batch=small,
-        big_batch=big,
-        small_square_norm=square + trace / small,
-        big_square_norm=square + trace / big,
-    )
+    return norms(small, big, square + trace / small, square + trace / big)
+
+
+def scale_of(samples: Sequence[NoiseSample]) -> NoiseScale:
+    found = noise_scale(samples)
+    assert found is not None
+    return found
 
 
 def test_expected_norms_give_the_true_scale_whatever_the_two_batches() -> None:
     for small, big in ((1, 2), (1, 8), (3, 24)):
-        found = noise_scale([exact(small, big, square=0.25, trace=6.0)] * 4)
-        assert found is not None
+        found = scale_of([exact(small, big, square=0.25, trace=6.0)] * 4)
         assert (found.images, found.low, found.high) == pytest.approx((24.0, 24.0, 24.0))
 
 
 def test_many_samples_come_to_the_true_scale() -> None:
     rng = random.Random(1)
 
-    found = noise_scale([sample(rng) for _ in range(1000)])
+    found = scale_of([sample(rng) for _ in range(1000)])
 
-    assert found is not None
     assert found.images == pytest.approx(TRUE_SCALE, rel=0.2)
 
 
 def test_the_interval_holds_the_true_scale_about_as_often_as_it_says() -> None:
     rng = random.Random(2)
-    held = 0
-    for _ in range(40):
-        found = noise_scale([sample(rng) for _ in range(40)])
-        assert found is not None
-        held += found.low <= TRUE_SCALE <= (found.high or float("inf"))
+    found = [scale_of([sample(rng) for _ in range(40)]) for _ in range(40)]
 
-    assert held >= 34
+    assert sum(one.low <= TRUE_SCALE <= (one.high or float("inf")) for one in found) >= 34
 
 
 def test_the_two_estimates_are_averaged_before_they_are_divided() -> None:
     samples = [exact(1, 8, square=1.0, trace=2.0), exact(1, 8, square=3.0, trace=30.0)] * 2
 
-    found = noise_scale(samples)
-
-    assert found is not None
-    assert found.images == pytest.approx(32 / 4)  # the mean of the two ratios would be 6
+    assert scale_of(samples).images == pytest.approx(
+        32 / 4
+    )  # the mean of the two ratios would be 6
 
 
 def test_a_gradient_that_drowns_in_noise_has_an_open_interval() -> None:
-    flat = NoiseSample(
-        updates=1, small_batch=1, big_batch=8, small_square_norm=8.0, big_square_norm=1.0
-    )
+    found = scale_of([exact(1, 8, square=0.0, trace=8.0)] * 5)
 
-    found = noise_scale([flat] * 5)
-
-    assert found is not None
     assert (found.images, found.high) == (None, None)
 
 

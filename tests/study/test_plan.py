@@ -27,22 +27,44 @@ def all_of(settings: StudySettings, *, holds: int = 1000) -> list[Training]:
     return done
 
 
-def shapes(done: list[Training]) -> list[tuple[int, int, int, str]]:
-    return [
-        (t.spec.plan.micro_batch, t.spec.plan.accumulation_steps, t.spec.seed, str(t.ended))
+def told(done: list[Training]) -> str:
+    """Micro-batch, accumulation steps and seed of each; a "!" where it ran out of memory."""
+    return " ".join(
+        f"{t.spec.plan.micro_batch}x{t.spec.plan.accumulation_steps}/{t.spec.seed}"
+        + {Ending.FINISHED: "", Ending.OUT_OF_MEMORY: "!"}[t.ended]
         for t in done
-    ]
+    )
 
 
-def test_batches_ascend_and_seeds_within_them() -> None:
-    done = all_of(study_settings(2, 8))
+ASKED = study_settings(4, seeds=1, micro_batch=4)
+PLANS = {
+    "batches ascend and seeds within them": (study_settings(2, 8), 1000, "2x1/0 2x1/1 8x1/0 8x1/1"),
+    "a micro-batch that was asked for is kept to in equal parts": (
+        study_settings(2, 6, 7, seeds=1, micro_batch=4),
+        1000,
+        "2x1/0 3x2/0 1x7/0",
+    ),
+    "a batch that does not fit is accumulated from then on": (
+        study_settings(2, 8, 14),
+        5,
+        "2x1/0 2x1/1 8x1/0! 4x2/0 4x2/1 7x2/0! 2x7/0 2x7/1",
+    ),
+    "where nothing fits the study ends": (study_settings(4, seeds=1), 0, "4x1/0! 2x2/0! 1x4/0!"),
+    "a micro-batch that was asked for and does not fit is a result": (ASKED, 2, "4x1/0!"),
+}
 
-    assert shapes(done) == [
-        (2, 1, 0, "finished"),
-        (2, 1, 1, "finished"),
-        (8, 1, 0, "finished"),
-        (8, 1, 1, "finished"),
-    ]
+
+@pytest.mark.parametrize("case", PLANS)
+def test_the_trainings_follow_each_other_so_that(case: str) -> None:
+    settings, holds, wanted = PLANS[case]
+
+    assert told(all_of(settings, holds=holds)) == wanted
+
+
+def test_the_final_trainings_are_those_whose_micro_batch_fitted() -> None:
+    done = all_of(study_settings(2, 8, 12), holds=5)
+
+    assert [t.ended for t in final_trainings(done)] == [Ending.FINISHED] * 6
 
 
 def test_all_trainings_see_the_same_number_of_images() -> None:
@@ -53,44 +75,6 @@ def test_all_trainings_see_the_same_number_of_images() -> None:
     assert settings.images_seen == 120
     assert {t.spec.images for t in done} == {120}
     assert [t.spec.plan.updates for t in done] == [40, 40, 30, 30, 12, 12]
-
-
-def test_a_micro_batch_that_was_asked_for_is_kept_to_in_equal_parts() -> None:
-    done = all_of(study_settings(2, 6, 7, seeds=1, micro_batch=4))
-
-    assert [shape[:2] for shape in shapes(done)] == [(2, 1), (3, 2), (1, 7)]
-
-
-def test_a_batch_that_does_not_fit_is_accumulated_from_then_on() -> None:
-    done = all_of(study_settings(2, 8, 12), holds=5)
-
-    assert shapes(done) == [
-        (2, 1, 0, "finished"),
-        (2, 1, 1, "finished"),
-        (8, 1, 0, "out of memory"),
-        (4, 2, 0, "finished"),
-        (4, 2, 1, "finished"),
-        (6, 2, 0, "out of memory"),
-        (4, 3, 0, "finished"),
-        (4, 3, 1, "finished"),
-    ]
-    assert [t.ended for t in final_trainings(done)] == [Ending.FINISHED] * 6
-
-
-def test_where_nothing_fits_the_study_ends() -> None:
-    done = all_of(study_settings(4, seeds=1), holds=0)
-
-    assert shapes(done) == [
-        (4, 1, 0, "out of memory"),
-        (2, 2, 0, "out of memory"),
-        (1, 4, 0, "out of memory"),
-    ]
-
-
-def test_a_micro_batch_that_was_asked_for_and_does_not_fit_is_a_result() -> None:
-    done = all_of(study_settings(4, seeds=1, micro_batch=4), holds=2)
-
-    assert shapes(done) == [(4, 1, 0, "out of memory")]
 
 
 def test_a_training_that_failed_is_not_repeated() -> None:

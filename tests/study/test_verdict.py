@@ -5,17 +5,29 @@ from pathlib import Path
 
 import pytest
 
-from bsprobe.study.records import LoaderRate, LoaderSetting, Loading
-from bsprobe.study.verdict import Spread, is_starved, recommended_loading, summaries, verdict
+from bsprobe.study.records import LoaderRate, LoaderSetting, Loading, Study
+from bsprobe.study.verdict import (
+    BatchSummary,
+    Spread,
+    Verdict,
+    is_starved,
+    recommended_loading,
+    summaries,
+    verdict,
+)
 from tests.support.study_builders import FormulaTrainer, made_study, mean_iou, study_settings
 
 
-def test_the_batch_with_the_highest_mean_over_its_seeds_is_recommended(tmp_path: Path) -> None:
-    found = summaries(made_study(tmp_path).trainings)
-
+def judged(study: Study) -> tuple[tuple[BatchSummary, ...], Verdict]:
+    found = summaries(study.trainings)
     chosen = verdict(found)
-
     assert chosen is not None
+    return found, chosen
+
+
+def test_the_batch_with_the_highest_mean_over_its_seeds_is_recommended(tmp_path: Path) -> None:
+    found, chosen = judged(made_study(tmp_path))
+
     assert (chosen.best.batch, [each.batch for each in found]) == (4, [2, 4, 8])
     assert chosen.best.mean_iou is not None
     iou = [mean_iou(4, seed, 1.0) for seed in (0, 1)]
@@ -25,11 +37,8 @@ def test_the_batch_with_the_highest_mean_over_its_seeds_is_recommended(tmp_path:
 
 
 def test_batches_are_compared_seed_by_seed(tmp_path: Path) -> None:
-    found = summaries(made_study(tmp_path).trainings)
+    _, chosen = judged(made_study(tmp_path))
 
-    chosen = verdict(found)
-
-    assert chosen is not None
     # Every seed moves all batches alike, so the differences have no spread at all.
     assert [(r.batch, round(r.behind, 6)) for r in chosen.rivals] == [(2, 0.06), (8, 0.12)]
     assert [r.uncertainty for r in chosen.rivals] == pytest.approx([0.0, 0.0], abs=1e-9)
@@ -41,11 +50,8 @@ def test_the_interval_is_students(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(
         "tests.support.study_builders.mean_iou", lambda batch, seed, _: scores[batch, seed]
     )
-    found = summaries(made_study(tmp_path, study_settings(4, 8, seeds=3)).trainings)
+    _, chosen = judged(made_study(tmp_path, study_settings(4, 8, seeds=3)))
 
-    chosen = verdict(found)
-
-    assert chosen is not None
     (rival,) = chosen.rivals
     # Differences 0.10, 0.02, 0.21: mean 0.11, standard error 0.0551, t(2) = 4.303.
     assert rival.behind == pytest.approx(0.11)
@@ -54,11 +60,8 @@ def test_the_interval_is_students(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_one_seed_has_no_spread_and_tells_nothing_apart(tmp_path: Path) -> None:
-    found = summaries(made_study(tmp_path, study_settings(seeds=1)).trainings)
+    _, chosen = judged(made_study(tmp_path, study_settings(seeds=1)))
 
-    chosen = verdict(found)
-
-    assert chosen is not None
     assert chosen.best.mean_iou == Spread(mean=mean_iou(4, 0, 1.0), deviation=None)
     assert [(r.uncertainty, r.is_told_apart) for r in chosen.rivals] == [(None, False)] * 2
 
@@ -67,11 +70,8 @@ def test_a_batch_that_lost_a_seed_does_not_win(tmp_path: Path) -> None:
     trainer = FormulaTrainer(
         diverges=lambda spec: spec.plan.effective_batch == 4 and spec.seed == 0
     )
-    found = summaries(made_study(tmp_path, trainer=trainer).trainings)
+    found, chosen = judged(made_study(tmp_path, trainer=trainer))
 
-    chosen = verdict(found)
-
-    assert chosen is not None
     assert (chosen.best.batch, [each.finished for each in found]) == (2, [2, 1, 2])
 
 
@@ -82,34 +82,29 @@ def test_where_nothing_finished_nothing_is_recommended(tmp_path: Path) -> None:
     assert study.loading is None
 
 
-def loading(*fed: tuple[int, float], step: float = 100.0) -> Loading:
-    return Loading(
-        effective_batch=8,
-        micro_batch=8,
-        step_images_per_second=step,
-        rates=tuple(
-            LoaderRate(
-                setting=LoaderSetting(workers=workers, prefetch_factor=2, pin_memory=True),
-                alone_images_per_second=2 * rate,
-                fed_images_per_second=rate,
-            )
-            for workers, rate in fed
-        ),
+@pytest.mark.parametrize(
+    ("fed", "workers", "starved"),
+    [
+        ({0: 50.0, 1: 80.0, 2: 97.0, 4: 99.0, 8: 98.0}, 2, False),
+        ({0: 20.0, 4: 90.0}, 4, True),
+    ],
+    ids=["fast enough", "too slow"],
+)
+def test_the_fewest_workers_that_are_as_fast_as_the_fastest_are_recommended_even_if_the_step_waits(
+    fed: dict[int, float], workers: int, *, starved: bool
+) -> None:
+    rates = [
+        LoaderRate(
+            setting=LoaderSetting(workers=count, prefetch_factor=2, pin_memory=True),
+            alone_images_per_second=2 * rate,
+            fed_images_per_second=rate,
+        )
+        for count, rate in fed.items()
+    ]
+    swept = Loading(
+        effective_batch=8, micro_batch=8, step_images_per_second=100.0, rates=tuple(rates)
     )
 
-
-def test_the_fewest_workers_that_are_as_fast_as_the_fastest_are_recommended() -> None:
-    swept = loading((0, 50.0), (1, 80.0), (2, 97.0), (4, 99.0), (8, 98.0))
-
     best = recommended_loading(swept)
 
-    assert best.setting.workers == 2
-    assert not is_starved(swept, best)
-
-
-def test_a_step_that_waits_for_every_loader_is_starved() -> None:
-    swept = loading((0, 20.0), (4, 90.0))
-
-    best = recommended_loading(swept)
-
-    assert (best.setting.workers, is_starved(swept, best)) == (4, True)
+    assert (best.setting.workers, is_starved(swept, best)) == (workers, starved)

@@ -1,6 +1,7 @@
 """An invented explanation, small enough to add up by eye."""
 
 from dataclasses import replace
+from typing import Any
 
 from bsprobe.records.explanations import (
     EXPLANATION_VERSION,
@@ -16,10 +17,21 @@ from bsprobe.records.explanations import (
 )
 from bsprobe.records.runs import Boundary, DeviceInfo, Environment, StopReason
 from bsprobe.records.trials import Source, TrialSpec
-from bsprobe.records.units import GIB, MIB, Resolution
-from bsprobe.records.variants import Checkpointing, OptimizerName, Precision, Variant
+from bsprobe.records.units import GIB, MIB
+from bsprobe.records.variants import Checkpointing, OptimizerName
+from tests.support import builders
 
-VARIANT = Variant(model="deeplabv2-resnet101", resolution=Resolution(height=512, width=1024))
+VARIANT = builders.VARIANT
+
+
+def proven(largest: int) -> Boundary:
+    return Boundary(stop=StopReason.PROVEN, largest=largest, first_failure=largest + 1)
+
+
+def remedy(option: str, cost: str, name: str, **others: Any) -> RemedyResult:
+    return RemedyResult(
+        **{"name": name, "command": f"--{option}", "cost": cost, "variant": VARIANT, **others}
+    )
 
 
 def allocation(
@@ -58,10 +70,9 @@ EXPLANATION = Explanation(
     next_peak_bytes=13 * GIB,
     timeline=StepTimeline(
         events=40,
-        marks=(
-            Mark(phase="forward", event=0),
-            Mark(phase="backward", event=15),
-            Mark(phase="optimizer", event=35),
+        marks=tuple(
+            Mark(phase=phase, event=event)
+            for phase, event in (("forward", 0), ("backward", 15), ("optimizer", 35))
         ),
         at=(0, 10, 20, 39),
         reserved_bytes=(8192 * MIB,) * 4,
@@ -77,36 +88,35 @@ EXPLANATION = Explanation(
     ),
 )
 REMEDIES = (
-    RemedyResult(
-        name="checkpointing on",
-        command="--checkpointing on",
-        cost="slower: every residual block runs forward twice",
+    remedy(
+        "checkpointing on",
+        "slower: every residual block runs forward twice",
+        "checkpointing on",
         variant=replace(VARIANT, checkpointing=Checkpointing.ON),
-        boundary=Boundary(stop=StopReason.PROVEN, largest=7, first_failure=8),
+        boundary=proven(7),
         peak_bytes=4 * GIB,
         per_image_bytes=1024 * MIB,
     ),
-    RemedyResult(
-        name="amp-fp16",
-        command="--precision amp-fp16",
-        cost="none: faster on tensor cores",
-        variant=replace(VARIANT, precision=Precision.AMP_FP16),
-        boundary=Boundary(stop=StopReason.PROVEN, largest=5, first_failure=6),
+    remedy(
+        "precision amp-fp16",
+        "none: faster on tensor cores",
+        "amp-fp16",
+        variant=builders.AMP,
+        boundary=proven(5),
         peak_bytes=5 * GIB,
         per_image_bytes=2048 * MIB,
     ),
-    RemedyResult(
-        name="accumulation",
-        command="--target-batch N",
-        cost="BatchNorm sees one micro-batch",
-        variant=VARIANT,
+    remedy(
+        "target-batch N",
+        "BatchNorm sees one micro-batch",
+        "accumulation",
         accumulation_steps=2,
-        boundary=Boundary(stop=StopReason.PROVEN, largest=2, first_failure=3),
+        boundary=proven(2),
     ),
-    RemedyResult(
-        name="adamw",
-        command="--optimizer adamw",
-        cost="another recipe",
+    remedy(
+        "optimizer adamw",
+        "another recipe",
+        "adamw",
         variant=replace(VARIANT, optimizer=OptimizerName.ADAMW),
         impossible="no such thing here",
     ),
@@ -136,7 +146,7 @@ REPORT = ExplanationReport(
         compute_capability="8.6",
     ),
     variant=VARIANT,
-    boundary=Boundary(stop=StopReason.PROVEN, largest=2, first_failure=3),
+    boundary=proven(2),
     explanation=EXPLANATION,
     remedies=REMEDIES,
 )
@@ -147,11 +157,7 @@ MEASURED = replace(
     module="layer2.1",
     operator="add",
     allocations=(
-        allocation("layer2.0.conv1", "saved activations", "convolution", 4096),
-        allocation("layer2.1", "saved activations", "add", 2048),
-        allocation("layer1.0", "saved activations", "convolution", 1024),
-        allocation("layer1", "parameters", "to", 512),
-        allocation("", "batch", "to", 128),
+        *(replace(each, per_image_bytes=0) for each in EXPLANATION.allocations[:-1]),
         allocation(NOT_ATTRIBUTED, NOT_ATTRIBUTED, f"{NOT_ATTRIBUTED}: nets.py:9 forward", 150),
     ),
     peak_allocated_bytes=8000 * MIB,

@@ -4,12 +4,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from bsprobe.records.runs import DeviceRequest, Target
-from bsprobe.records.trials import DataSource, Failure, ModelFacts
+from bsprobe.records.trials import DataSource, Failure, ModelFacts, Peak
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.study.conduct import Studying
 from bsprobe.study.journal import StudyHeader, StudyJournal
+from bsprobe.study.learning.place import Place
+from bsprobe.study.plan import next_training
 from bsprobe.study.records import (
     SCHEMA_VERSION,
     Chance,
@@ -49,6 +53,27 @@ def study_settings(
         workers=None,
         training_timeout_seconds=3600.0,
     )
+
+
+def first_training(
+    settings: StudySettings | None = None, *, data: Path = Path("D"), size: Resolution | None = None
+) -> TrainingSpec:
+    """The first training of a study, on a CPU, with images from a folder."""
+    spec = next_training(settings or study_settings(), [], on_gpu=False, processors=1)
+    assert spec is not None
+    variant = replace(spec.variant, resolution=size or spec.variant.resolution)
+    return replace(spec, data=DataSource(root=str(data)), variant=variant)
+
+
+class FixedMeter:
+    """A device that always says the same of its memory."""
+
+    def reset_peak(self) -> None: ...
+    def peak(self) -> Peak:
+        return Peak(allocated_bytes=5, reserved_bytes=7)
+
+
+PLACE = Place(device=torch.device("cpu"), meter=FixedMeter())
 
 
 def mean_iou(batch: int, seed: int, share: float) -> float:
@@ -116,16 +141,22 @@ class FormulaTrainer:
     """Makes trainings as `StudyRunner` does, on a GPU that holds so many images at once."""
 
     def __init__(
-        self, *, holds: int = 1000, diverges: Callable[[TrainingSpec], bool] | None = None
+        self,
+        *,
+        holds: int = 1000,
+        diverges: Callable[[TrainingSpec], bool] = lambda _: False,
+        before: Callable[[Path], None] = lambda _: None,
     ) -> None:
         self.asked: list[TrainingSpec] = []
         self.swept: list[LoaderSpec] = []
         self._holds = holds
-        self._diverges = diverges or (lambda _: False)
+        self._diverges = diverges
+        self._before = before
 
     def train(
         self, spec: TrainingSpec, checkpoint: Path, *, on_phase: Callable[[str], None]
     ) -> Training:
+        self._before(checkpoint)
         assert not checkpoint.exists()
         on_phase("update 1")
         self.asked.append(spec)
@@ -174,13 +205,24 @@ def made_study(
 ) -> Study:
     """A whole study, by the real session over trainings that are formulas."""
     chosen = settings or study_settings()
-    with StudyJournal.create(folder, study_header(chosen)) as journal:
+    return conducted(StudyJournal.create(folder, study_header(chosen)), chosen, trainer, folder)
+
+
+def conducted(
+    journal: StudyJournal,
+    settings: StudySettings,
+    trainer: FormulaTrainer | None,
+    folder: Path,
+    known: tuple[Training, ...] = (),
+) -> Study:
+    with journal:
         return Studying(
-            chosen,
+            settings,
             trainer=trainer or FormulaTrainer(),
             device=DEVICE,
             journal=journal,
             folder=folder,
             listener=Quiet(),
+            known=known,
             processors=8,
         ).run(ENVIRONMENT)

@@ -12,22 +12,14 @@ from bsprobe.records.trials import DataSource, TrialSpec
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.training.batches import batches, images_per_second
-from bsprobe.training.cityscapes.synthetic import write_sample_data
 from bsprobe.training.images import check_images
 from bsprobe.training.step import Batch
+from tests.support.drawn import cut_off_image, drawn
 
-SIZE = Resolution(height=64, width=96)
 SPEC = TrialSpec(
     variant=Variant(model="deeplabv2-resnet50", resolution=Resolution(height=48, width=64)),
     batch_size=5,
 )
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_sample_data(folder, count=4, size=SIZE, seed=3, on_written=lambda _: None)
-    return folder
 
 
 def first(spec: TrialSpec, count: int) -> list[Batch]:
@@ -35,9 +27,9 @@ def first(spec: TrialSpec, count: int) -> list[Batch]:
     return [batch for batch in stream if isinstance(batch, Batch)]
 
 
-def test_real_batches_have_the_shapes_and_labels_of_synthetic_ones(root: Path) -> None:
+def test_real_batches_have_the_shapes_and_labels_of_synthetic_ones(drawn_root: Path) -> None:
     real, synthetic = (
-        first(spec, 1)[0] for spec in (replace(SPEC, data=DataSource(root=str(root))), SPEC)
+        first(spec, 1)[0] for spec in (replace(SPEC, data=DataSource(root=str(drawn_root))), SPEC)
     )
     for name in ("images", "labels"):
         one, other = getattr(real, name), getattr(synthetic, name)
@@ -47,13 +39,13 @@ def test_real_batches_have_the_shapes_and_labels_of_synthetic_ones(root: Path) -
     assert real.images.abs().mean() < 3
 
 
-def test_a_few_images_serve_any_batch_and_never_end(root: Path) -> None:
-    made = first(replace(SPEC, batch_size=9, data=DataSource(root=str(root), subset=2)), 3)
+def test_a_few_images_serve_any_batch_and_never_end(drawn_root: Path) -> None:
+    made = first(replace(SPEC, batch_size=9, data=DataSource(root=str(drawn_root), subset=2)), 3)
     assert [batch.images.shape[0] for batch in made] == [9, 9, 9]
 
 
-def test_the_same_seed_draws_the_same_images(root: Path) -> None:
-    spec = replace(SPEC, data=DataSource(root=str(root)))
+def test_the_same_seed_draws_the_same_images(drawn_root: Path) -> None:
+    spec = replace(SPEC, data=DataSource(root=str(drawn_root)))
     made = []
     for _ in range(2):
         torch.manual_seed(0)  # the transforms draw from the global generator
@@ -64,8 +56,7 @@ def test_the_same_seed_draws_the_same_images(root: Path) -> None:
 
 
 def test_a_subset_uses_the_first_images_only(tmp_path: Path) -> None:
-    folder = tmp_path / "scenes"
-    write_sample_data(folder, count=6, size=SIZE, seed=2, on_written=lambda _: None)
+    folder = drawn(tmp_path / "scenes", 6)
     _, *others = sorted((folder / "leftImg8bit" / "train").rglob("*.png"))
     for image in others:
         image.write_bytes(b"damaged")  # whoever opens one of these fails
@@ -75,8 +66,8 @@ def test_a_subset_uses_the_first_images_only(tmp_path: Path) -> None:
         first(replace(SPEC, batch_size=40, data=DataSource(root=str(folder))), 1)
 
 
-def test_the_loaders_rate_counts_images(root: Path) -> None:
-    stream = batches(replace(SPEC, data=DataSource(root=str(root))), torch.device("cpu"))
+def test_the_loaders_rate_counts_images(drawn_root: Path) -> None:
+    stream = batches(replace(SPEC, data=DataSource(root=str(drawn_root))), torch.device("cpu"))
     assert images_per_second(stream) > 0
 
 
@@ -87,9 +78,7 @@ def test_a_folder_that_is_no_data_set_is_refused_by_name(tmp_path: Path) -> None
 
 
 def test_a_damaged_image_is_refused_by_name(tmp_path: Path) -> None:
-    folder = tmp_path / "damaged"
-    write_sample_data(folder, count=2, size=SIZE, seed=1, on_written=lambda _: None)
-    image = next((folder / "leftImg8bit" / "train").rglob("*.png"))
-    image.write_bytes(image.read_bytes()[:200])
+    folder = drawn(tmp_path / "damaged", 2)
+    image = cut_off_image(folder)
     with pytest.raises(FileError, match=image.name):
         check_images(DataSource(root=str(folder)))

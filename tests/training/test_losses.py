@@ -8,6 +8,7 @@ from bsprobe.records.workload import Problem
 from bsprobe.training.losses import (
     IGNORE,
     CrossEntropy,
+    Loss,
     OwnLoss,
     segmentation_loss,
     thin_out,
@@ -30,36 +31,27 @@ def labels() -> torch.Tensor:
     return maps
 
 
-def test_valid_pixels_are_those_that_are_not_ignored(labels: torch.Tensor) -> None:
-    counts = [int(valid_pixels(each)) for each in labels[:2]]
+def test_valid_pixels_are_those_that_are_not_ignored_and_add_up_over_micro_batches(
+    labels: torch.Tensor,
+) -> None:
+    given = ([labels[0]], [labels[1]], labels, [labels])
 
-    assert counts == [48, 40]
-
-
-def test_valid_pixels_of_micro_batches_add_up(labels: torch.Tensor) -> None:
-    assert int(valid_pixels(*labels)) == 88
-    assert int(valid_pixels(labels)) == 88
+    assert [int(valid_pixels(*each)) for each in given] == [48, 40, 88, 88]
 
 
 def test_nothing_is_divided_by_zero_where_all_pixels_are_ignored(labels: torch.Tensor) -> None:
     assert int(valid_pixels(labels[2], labels[2])) == 1
 
 
-def test_the_loss_of_one_batch_is_pytorchs_mean(labels: torch.Tensor) -> None:
-    logits = torch.randn((3, 5, 6, 8))
-
-    loss = segmentation_loss(logits, labels, valid_pixels(labels))
-
-    torch.testing.assert_close(loss, F.cross_entropy(logits, labels, ignore_index=255))
-
-
+@pytest.mark.parametrize("size", [1, 2, 3])
 def test_losses_of_micro_batches_add_up_to_the_mean_over_all_their_pixels(
-    labels: torch.Tensor,
+    labels: torch.Tensor, size: int
 ) -> None:
     logits = torch.randn((3, 5, 6, 8))
     valid = valid_pixels(*labels)
 
-    parts = [segmentation_loss(logits[i : i + 1], labels[i : i + 1], valid) for i in range(3)]
+    pairs = zip(logits.split(size), labels.split(size), strict=True)
+    parts = [segmentation_loss(*pair, valid) for pair in pairs]
 
     torch.testing.assert_close(sum(parts), F.cross_entropy(logits, labels, ignore_index=255))
 
@@ -83,6 +75,7 @@ def test_logits_are_brought_to_the_size_of_the_labels(labels: torch.Tensor) -> N
 
     torch.testing.assert_close(loss, F.cross_entropy(large, labels, ignore_index=255))
     torch.testing.assert_close(upsample(logits, (6, 8)), large)
+    assert upsample(large, (6, 8)) is large
 
 
 def test_at_the_logits_size_labels_are_thinned_out_to_the_middle_of_each_cell() -> None:
@@ -104,13 +97,7 @@ def test_the_loss_at_the_logits_size_is_a_mean_over_pixels_of_the_same_scale() -
     torch.testing.assert_close(whole, F.cross_entropy(logits, labels))
 
 
-def test_logits_of_the_right_size_are_left_alone() -> None:
-    logits = torch.randn((1, 5, 6, 8))
-
-    assert upsample(logits, (6, 8)) is logits
-
-
-def test_the_auxiliary_loss_weighs_half(labels: torch.Tensor) -> None:
+def test_the_auxiliary_loss_weighs_half_where_there_is_one(labels: torch.Tensor) -> None:
     main, auxiliary = torch.randn((3, 5, 6, 8)), torch.randn((3, 5, 3, 4))
     valid = valid_pixels(labels)
 
@@ -118,15 +105,7 @@ def test_the_auxiliary_loss_weighs_half(labels: torch.Tensor) -> None:
 
     parts = [segmentation_loss(logits, labels, valid) for logits in (main, auxiliary)]
     torch.testing.assert_close(loss, parts[0] + 0.5 * parts[1])
-
-
-def test_a_dict_without_an_auxiliary_output_is_its_main_output(labels: torch.Tensor) -> None:
-    main = torch.randn((3, 5, 6, 8))
-    valid = valid_pixels(labels)
-
-    assert torch.equal(
-        segmentation_loss({"out": main}, labels, valid), segmentation_loss(main, labels, valid)
-    )
+    assert torch.equal(segmentation_loss({"out": main}, labels, valid), parts[0])
 
 
 def test_the_loss_of_half_precision_logits_is_summed_in_full_precision(
@@ -141,15 +120,22 @@ def test_the_loss_of_half_precision_logits_is_summed_in_full_precision(
     torch.testing.assert_close(loss, segmentation_loss(logits.float(), labels, valid))
 
 
+def summed(
+    loss: Loss, outputs: torch.Tensor, targets: torch.Tensor, sizes: list[int]
+) -> torch.Tensor:
+    """The parts of micro-batches of these sizes, together."""
+    count = loss.counted(targets.split(sizes))
+    pairs = zip(outputs.split(sizes), targets.split(sizes), strict=True)
+    return torch.stack([loss(*pair, count) for pair in pairs]).sum()
+
+
 def test_losses_of_classified_images_add_up_to_the_mean_and_ignore_no_class() -> None:
     logits, classes = torch.randn((3, 300)), torch.tensor([255, 7, 255])
     loss = CrossEntropy(problem=Problem.CLASSIFICATION)
-    count = loss.counted([classes[:1], classes[1:]])
 
-    parts = [loss(logits[part], classes[part], count) for part in (slice(0, 1), slice(1, 3))]
-
-    assert int(count) == 3
-    torch.testing.assert_close(sum(parts), F.cross_entropy(logits, classes))
+    torch.testing.assert_close(
+        summed(loss, logits, classes, [1, 2]), F.cross_entropy(logits, classes)
+    )
 
 
 @pytest.mark.parametrize("problem", [Problem.SEGMENTATION, Problem.CLASSIFICATION])
@@ -159,26 +145,17 @@ def test_a_network_that_cannot_tell_all_classes_apart_is_refused(problem: Proble
     labels = torch.zeros((2, *size), dtype=torch.int64)
     loss = CrossEntropy(problem=problem, classes=5)
     count = loss.counted([labels])
+    enough, few = torch.randn((2, 6, *size)), torch.randn((2, 4, *size))
 
-    assert loss(torch.randn((2, 6, *size)), labels, count).isfinite()
-    with pytest.raises(UsageError, match="the network makes 4 logits, and there are 5 classes"):
-        loss(torch.randn((2, 4, *size)), labels, count)
-
-
-def test_an_auxiliary_head_must_tell_all_classes_apart_too() -> None:
-    labels = torch.zeros((2, 4, 6), dtype=torch.int64)
-    loss = CrossEntropy(problem=Problem.SEGMENTATION, classes=5)
-    outputs = {"out": torch.randn((2, 5, 4, 6)), "aux": torch.randn((2, 3, 4, 6))}
-
-    with pytest.raises(UsageError, match="makes 3 logits"):
-        loss(outputs, labels, loss.counted([labels]))
+    assert loss(enough, labels, count).isfinite()
+    for outputs in (few, {"out": enough, "aux": few}):
+        with pytest.raises(UsageError, match="the network makes 4 logits, and there are 5 classes"):
+            loss(outputs, labels, count)
 
 
 def test_a_loss_of_your_own_is_the_mean_over_the_micro_batches() -> None:
     outputs, targets = torch.randn((4, 3)), torch.randn((4, 3))
-    loss = OwnLoss(function=F.mse_loss)
 
-    count = loss.counted([targets[:2], targets[2:]])
-    parts = [loss(outputs[part], targets[part], count) for part in (slice(0, 2), slice(2, 4))]
+    found = summed(OwnLoss(function=F.mse_loss), outputs, targets, [2, 2])
 
-    torch.testing.assert_close(sum(parts), F.mse_loss(outputs, targets))
+    torch.testing.assert_close(found, F.mse_loss(outputs, targets))

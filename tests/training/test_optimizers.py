@@ -4,17 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from bsprobe.records.units import Resolution
-from bsprobe.records.variants import Norm, OptimizerName, Variant
-from bsprobe.training.models.factory import build_model
+from bsprobe.records.variants import Norm, OptimizerName
 from bsprobe.training.optimizers import build_optimizer, parameter_groups
-
-RESOLUTION = Resolution(height=512, width=1024)
-
-
-def without_data(name: str, norm: Norm = Norm.BATCH) -> nn.Module:
-    with torch.device("meta"):
-        return build_model(Variant(model=name, resolution=RESOLUTION, norm=norm))
+from tests.support.networks import without_data
 
 
 @pytest.mark.parametrize(
@@ -24,21 +16,16 @@ def without_data(name: str, norm: Norm = Norm.BATCH) -> nn.Module:
 def test_deeplabv2_learns_its_classifier_ten_and_twenty_times_as_fast(
     norm: Norm, backbone_tensors: int
 ) -> None:
-    groups = parameter_groups(without_data("deeplabv2-resnet101", norm))
+    model = without_data("deeplabv2-resnet101", norm=norm)
+    groups = parameter_groups(model)
 
     assert [(g.name, g.factor, g.decays, len(g.parameters)) for g in groups] == [
         ("backbone", 1.0, 1.0, backbone_tensors),
         ("classifier weights", 10.0, 1.0, 4),
         ("classifier biases", 20.0, 0.0, 4),
     ]
-
-
-def test_weights_and_biases_of_the_classifier_are_told_apart() -> None:
-    model = without_data("deeplabv2-resnet50")
-    _, weights, biases = parameter_groups(model)
     names = {parameter: name for name, parameter in model.named_parameters()}
-
-    assert [names[parameter] for parameter in (*weights.parameters, *biases.parameters)] == [
+    assert [names[parameter] for g in groups[1:] for parameter in g.parameters] == [
         f"layer5.conv2d_list.{branch}.{entry}"
         for entry in ("weight", "bias")
         for branch in range(4)
@@ -48,7 +35,7 @@ def test_weights_and_biases_of_the_classifier_are_told_apart() -> None:
 @pytest.mark.parametrize("norm", Norm)
 @pytest.mark.parametrize("name", ["deeplabv2-resnet50", "torchvision:lraspp_mobilenet_v3_large"])
 def test_every_parameter_is_in_exactly_one_group(name: str, norm: Norm) -> None:
-    model = without_data(name, norm)
+    model = without_data(name, norm=norm)
 
     grouped = list(chain.from_iterable(group.parameters for group in parameter_groups(model)))
 
@@ -67,14 +54,17 @@ def test_a_net_of_another_kind_is_one_group_of_what_it_trains() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "decay"),
+    ("name", "kind", "decay", "momentum"),
     [
-        (OptimizerName.SGD, torch.optim.SGD, 5e-4),
-        (OptimizerName.ADAMW, torch.optim.AdamW, 1e-2),
+        (OptimizerName.SGD, torch.optim.SGD, 5e-4, (0.9, False)),
+        (OptimizerName.ADAMW, torch.optim.AdamW, 1e-2, (None, None)),
     ],
 )
 def test_the_optimizer_gives_each_group_its_rate_and_spares_biases_the_decay(
-    name: OptimizerName, kind: type[torch.optim.Optimizer], decay: float
+    name: OptimizerName,
+    kind: type[torch.optim.Optimizer],
+    decay: float,
+    momentum: tuple[float | None, bool | None],
 ) -> None:
     groups = parameter_groups(without_data("deeplabv2-resnet50"))
 
@@ -87,14 +77,7 @@ def test_the_optimizer_gives_each_group_its_rate_and_spares_biases_the_decay(
         (pytest.approx(5e-3), 0.0),
     ]
     assert [tuple(g["params"]) for g in optimizer.param_groups] == [g.parameters for g in groups]
-
-
-def test_sgd_has_the_momentum_of_the_recipe() -> None:
-    optimizer = build_optimizer(
-        OptimizerName.SGD, parameter_groups(nn.Conv2d(3, 4, 1)), learning_rate=1.0
-    )
-
-    assert [(g["momentum"], g["nesterov"]) for g in optimizer.param_groups] == [(0.9, False)]
+    assert {(g.get("momentum"), g.get("nesterov")) for g in optimizer.param_groups} == {momentum}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from bsprobe.records.errors import UsageError
 from bsprobe.training.own_batches import OwnBatch, own_batch
 
 CPU = torch.device("cpu")
+PARTS = "tests.support.own_training"
 
 
 class Sum(nn.Module):
@@ -33,9 +34,7 @@ def test_inputs_are_passed_by_name_or_by_place(inputs: object) -> None:
 def test_equal_seeds_make_equal_batches_and_leave_the_generator_alone() -> None:
     before = torch.get_rng_state()
 
-    one, two, other = (
-        own_batch("tests.support.own_training:batch", 2, seed=seed) for seed in (1, 1, 2)
-    )
+    one, two, other = (own_batch(f"{PARTS}:batch", 2, seed=seed) for seed in (1, 1, 2))
 
     assert torch.equal(one.inputs, two.inputs)
     assert not torch.equal(one.inputs, other.inputs)
@@ -43,7 +42,7 @@ def test_equal_seeds_make_equal_batches_and_leave_the_generator_alone() -> None:
 
 
 def test_images_are_laid_out_and_what_is_there_twice_is_moved_once() -> None:
-    made = own_batch("tests.support.own_training:named_batch", 2, seed=0)
+    made = own_batch(f"{PARTS}:named_batch", 2, seed=0)
 
     moved = made.to(CPU, torch.channels_last)
 
@@ -56,11 +55,8 @@ def test_images_are_laid_out_and_what_is_there_twice_is_moved_once() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        (
-            "tests.support.own_training:fixed_batch",
-            r"asked for 2, it made inputs of \[\(7, 3, 64, 64\)\]",
-        ),
-        ("tests.support.own_training:only_inputs", "it made a Tensor, not inputs and targets"),
+        (f"{PARTS}:fixed_batch", r"asked for 2, it made inputs of \[\(7, 3, 64, 64\)\]"),
+        (f"{PARTS}:only_inputs", "it made a Tensor, not inputs and targets"),
     ],
 )
 def test_what_is_no_batch_of_that_size_is_refused(name: str, why: str) -> None:

@@ -65,23 +65,6 @@ def as_tv_tensors(
     return tv_tensors.Image(channels_first), tv_tensors.Mask(train_ids)
 
 
-def tensor_to_train_ids(label_ids: torch.Tensor) -> torch.Tensor:
-    """Map label ids to train ids: `labels.to_train_ids` for a CPU tensor of any integer type.
-
-    Returns:
-        A new uint8 tensor of the same shape.
-    """
-    return torch.from_numpy(to_train_ids(label_ids.numpy()))
-
-
-def evaluation_transform(size: Resolution) -> JointTransform:
-    """Resize to `size`, normalise, and nothing random."""
-    resize = v2.Resize(
-        (size.height, size.width), interpolation=InterpolationMode.BILINEAR, antialias=True
-    )
-    return _composed(resize)
-
-
 def validation_transform(
     crop: Resolution, *, normalisation: InputNormalisation = InputNormalisation.IMAGENET_RGB
 ) -> JointTransform:
@@ -146,8 +129,7 @@ def training_transform(
 
 
 def _composed(
-    *geometry: Callable[..., object],
-    normalisation: InputNormalisation = InputNormalisation.IMAGENET_RGB,
+    *geometry: Callable[..., object], normalisation: InputNormalisation
 ) -> JointTransform:
     """The given steps on uint8, which is a quarter of the bytes, and then to float."""
     steps = v2.Compose(

@@ -2,37 +2,24 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from bsprobe.records.variants import Precision
 from bsprobe.study.learning.checkpoints import Reached, restore_checkpoint, save_checkpoint
-from bsprobe.study.plan import next_training
-from bsprobe.study.records import TrainingSpec
-from bsprobe.training import step
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.step import build_task, training_step
-from tests.support.study_builders import result, study_settings
-from tests.support.tiny_networks import VARIANT, TinyNet
+from tests.support.study_builders import first_training, result
+from tests.support.tiny_networks import VARIANT
 
 CPU = torch.device("cpu")
 FP16 = replace(VARIANT, precision=Precision.AMP_FP16)
 
 
-@pytest.fixture(autouse=True)
-def _tiny_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "build_model", TinyNet)
-
-
-def some_spec() -> TrainingSpec:
-    spec = next_training(study_settings(), [], on_gpu=False, processors=1)
-    assert spec is not None
-    return spec
-
-
 def test_scaler_counts_and_everything_reached_come_back(tmp_path: Path) -> None:
-    spec, path = some_spec(), tmp_path / "c"
+    spec, path = first_training(), tmp_path / "c"
     task = build_task(FP16, CPU)
     task.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60, backoff_factor=2.0**-50)
     for _ in range(2):  # the first update overflows and is skipped
@@ -58,20 +45,16 @@ def test_scaler_counts_and_everything_reached_come_back(tmp_path: Path) -> None:
 
 
 def test_without_a_checkpoint_nothing_is_restored(tmp_path: Path) -> None:
-    assert restore_checkpoint(tmp_path / "c", some_spec(), build_task(FP16, CPU)) is None
+    assert restore_checkpoint(tmp_path / "c", first_training(), build_task(FP16, CPU)) is None
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, path, task = some_spec(), tmp_path / "c", build_task(FP16, CPU)
+    spec, path, task = first_training(), tmp_path / "c", build_task(FP16, CPU)
     save_checkpoint(path, spec, task, Reached(updates=1))
 
-    def half_written(content: object, file: object) -> None:
-        del content, file
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", half_written)
+    monkeypatch.setattr(torch, "save", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, spec, task, Reached(updates=2))
 

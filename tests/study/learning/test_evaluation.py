@@ -22,7 +22,6 @@ from bsprobe.training.cityscapes.labels import CLASSES, to_train_ids
 from bsprobe.training.cityscapes.synthetic import draw_scene
 
 SIZE = Resolution(height=48, width=96)
-IMAGES = 6
 LABEL_IDS = np.array([label.label_id for label in CLASSES], dtype=np.uint8)
 
 
@@ -33,17 +32,15 @@ def noisy(train_ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(is_guess, guesses, train_ids).astype(np.uint8)
 
 
-def written(path: Path, label_ids: np.ndarray) -> str:
-    Image.fromarray(label_ids).save(path)
-    return str(path)
-
-
 def official_scores(
     folder: Path, label_ids: list[np.ndarray], predicted: list[np.ndarray]
 ) -> dict[str, Any]:
     """What `cityscapesscripts` says of predictions (train ids), from files as it wants them."""
-    truth = [written(folder / f"{n}_gt.png", one) for n, one in enumerate(label_ids)]
-    guess = [written(folder / f"{n}_pred.png", LABEL_IDS[one]) for n, one in enumerate(predicted)]
+    truth = [str(folder / f"{number}_gt.png") for number in range(len(label_ids))]
+    guess = [str(folder / f"{number}_pred.png") for number in range(len(predicted))]
+    images = (*label_ids, *(LABEL_IDS[one] for one in predicted))
+    for path, image in zip((*truth, *guess), images, strict=True):
+        Image.fromarray(image).save(path)
     args = official.args
     args.evalInstLevelScore, args.JSONOutput, args.quiet = False, False, True
     result: dict[str, Any] = official.evaluateImgLists(guess, truth, args)
@@ -61,7 +58,7 @@ def matrix_of(label_ids: list[np.ndarray], predicted: list[np.ndarray]) -> torch
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_scores_equal_the_official_ones_to_the_digit(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    label_ids = [draw_scene(index, size=SIZE, seed=seed)[1] for index in range(IMAGES)]
+    label_ids = [draw_scene(index, size=SIZE, seed=seed)[1] for index in range(6)]
     predicted = [noisy(to_train_ids(one), rng) for one in label_ids]
 
     theirs = official_scores(tmp_path, label_ids, predicted)
@@ -71,11 +68,8 @@ def test_the_scores_equal_the_official_ones_to_the_digit(tmp_path: Path, seed: i
     assert ours.class_iou == tuple(None if math.isnan(one) else one for one in iou)
     assert ours.mean_iou == theirs["averageScoreClasses"]
     assert 0.1 < ours.mean_iou < 0.9
-    right = sum(
-        int((to_train_ids(t) == p).sum()) for t, p in zip(label_ids, predicted, strict=True)
-    )
-    counted = sum(int((to_train_ids(t) != 255).sum()) for t in label_ids)
-    assert ours.pixel_accuracy == right / counted
+    truth = to_train_ids(np.stack(label_ids))
+    assert ours.pixel_accuracy == (truth == np.stack(predicted)).sum() / (truth != 255).sum()
 
 
 def test_a_class_that_is_only_predicted_counts_and_one_in_neither_does_not() -> None:
@@ -124,14 +118,14 @@ def test_no_constant_scores_better_than_the_best_one() -> None:
 
     best = best_constant_prediction(matrix_of(label_ids, noise))
 
-    by_hand = {}
-    for index in range(19):
-        constant = [np.full(one.shape, index, dtype=np.uint8) for one in label_ids]
-        by_hand[index] = scores(matrix_of(label_ids, constant))
-    most = max(by_hand, key=lambda index: by_hand[index].mean_iou)
-    assert best.class_index == most
-    assert best.mean_iou == pytest.approx(by_hand[most].mean_iou, rel=1e-12)
-    assert best.pixel_accuracy == by_hand[most].pixel_accuracy
+    by_hand = [
+        scores(matrix_of(label_ids, [np.full_like(one, index) for one in label_ids]))
+        for index in range(19)
+    ]
+    most = max(by_hand, key=lambda each: each.mean_iou)
+    assert best.class_index == by_hand.index(most)
+    assert best.mean_iou == pytest.approx(most.mean_iou, rel=1e-12)
+    assert best.pixel_accuracy == most.pixel_accuracy
 
 
 def test_the_loss_of_the_best_constant_is_the_entropy_of_the_labels() -> None:

@@ -1,36 +1,22 @@
 """The sweep over the data loader: every setting is really run, alone and in use."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from bsprobe.records.trials import DataSource, Peak
 from bsprobe.records.units import Resolution
 from bsprobe.study.learning import loading
 from bsprobe.study.learning.loading import measure_loading
-from bsprobe.study.learning.place import Place
-from bsprobe.study.plan import loader_settings, next_training
+from bsprobe.study.plan import loader_settings
 from bsprobe.study.records import LoaderSpec
 from bsprobe.training import step
-from bsprobe.training.cityscapes.synthetic import write_sample_data
-from tests.support.study_builders import study_settings
-from tests.support.tiny_networks import TinyNet
-
-
-class NoMeter:
-    """A device that does not know its memory."""
-
-    def reset_peak(self) -> None: ...
-    def peak(self) -> Peak:
-        return Peak(allocated_bytes=0, reserved_bytes=None)
+from tests.support.study_builders import PLACE, first_training, study_settings
 
 
 def test_every_setting_is_timed_alone_and_in_use_for_the_batch_as_it_is_accumulated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "build_model", TinyNet)
     monkeypatch.setattr(loading, "_SECONDS", 0.0)
     batches: list[list[int]] = []
     real = step.training_step
@@ -40,23 +26,12 @@ def test_every_setting_is_timed_alone_and_in_use_for_the_batch_as_it_is_accumula
         return real(task, micro_batches)
 
     monkeypatch.setattr(loading, "training_step", spy)
-    root = tmp_path / "D"
-    size = Resolution(height=64, width=128)
-    write_sample_data(root, count=4, size=size, seed=0, on_written=lambda _: None)
-    training = next_training(study_settings(6, micro_batch=3), [], on_gpu=False, processors=1)
-    assert training is not None
-    training = replace(
-        training,
-        data=DataSource(root=str(root)),
-        variant=replace(training.variant, resolution=Resolution(height=32, width=32)),
+    training = first_training(
+        study_settings(6, micro_batch=3), data=root, size=Resolution(height=32, width=32)
     )
     settings = loader_settings(on_gpu=False, processors=2)
 
-    found = measure_loading(
-        LoaderSpec(training=training, settings=settings),
-        Place(device=torch.device("cpu"), meter=NoMeter()),
-        lambda _: None,
-    )
+    found = measure_loading(LoaderSpec(training=training, settings=settings), PLACE, lambda _: None)
 
     assert (found.effective_batch, found.micro_batch) == (6, 3)
     assert tuple(rate.setting for rate in found.rates) == settings

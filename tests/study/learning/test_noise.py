@@ -10,21 +10,13 @@ from torch import nn
 from bsprobe.records.variants import Norm
 from bsprobe.study.learning.noise import noise_sample, square_norms
 from bsprobe.study.noise_scale import noise_scale
-from bsprobe.study.records import NoiseSample
-from bsprobe.training import step
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.losses import segmentation_loss
 from bsprobe.training.step import Batch, Task, build_task
-from tests.support.tiny_networks import VARIANT, TinyNet
+from tests.support.tiny_networks import VARIANT
 
 CPU = torch.device("cpu")
 POPULATION = 12
-
-
-@pytest.fixture(autouse=True)
-def _tiny_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    monkeypatch.setattr(step, "build_model", TinyNet)
 
 
 def population() -> list[Batch]:
@@ -42,11 +34,6 @@ def gradient(task: Task, batch: Batch) -> torch.Tensor:
     return torch.cat([part.flatten() for part in parts]).double()
 
 
-def draws(images: list[Batch], generator: torch.Generator, count: int) -> Iterator[list[Batch]]:
-    for _ in range(count):
-        yield [images[i] for i in torch.randint(len(images), (8,), generator=generator).tolist()]
-
-
 @pytest.mark.parametrize("norm", [Norm.BATCH, Norm.GROUP])
 def test_samples_of_a_network_come_to_the_scale_of_its_population(norm: Norm) -> None:
     task = build_task(replace(VARIANT, norm=norm), CPU)
@@ -59,7 +46,8 @@ def test_samples_of_a_network_come_to_the_scale_of_its_population(norm: Norm) ->
     true_scale = (trace / mean.square().sum()).item()
 
     generator = torch.Generator().manual_seed(1)
-    samples = [noise_sample(task, eight, updates=3) for eight in draws(images, generator, 150)]
+    drawn = torch.randint(len(images), (150, 8), generator=generator).tolist()
+    samples = [noise_sample(task, [images[i] for i in eight], updates=3) for eight in drawn]
 
     found = noise_scale(samples)
     assert found is not None
@@ -86,7 +74,6 @@ def test_sampling_changes_nothing() -> None:
     sample = noise_sample(task, population()[:8], updates=7)
 
     assert (sample.updates, sample.small_batch, sample.big_batch) == (7, 1, 8)
-    assert isinstance(sample, NoiseSample)
     torch.testing.assert_close(dict(task.model.state_dict()), before, rtol=0, atol=0)
     assert [p.grad for p in task.model.parameters()] == [None] * 6
     assert task.model.training

@@ -20,33 +20,20 @@ from bsprobe.study.learning.seeded_images import (
     validation_images,
     validation_loader,
 )
-from bsprobe.study.plan import next_training
 from bsprobe.study.records import LoaderSetting, TrainingSpec
 from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.cityscapes.samples import Split
-from bsprobe.training.cityscapes.synthetic import write_sample_data
-from tests.support.study_builders import VARIANT, study_settings
+from tests.support.drawn import SIZE, cut_off_image, drawn
+from tests.support.study_builders import first_training, study_settings
 
 ALONE = LoaderSetting(workers=0, prefetch_factor=None, pin_memory=False)
 TWO = LoaderSetting(workers=2, prefetch_factor=2, pin_memory=False)
-SIZE = Resolution(height=64, width=128)
 RGB = InputNormalisation.IMAGENET_RGB
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_sample_data(folder, count=7, size=SIZE, seed=4, on_written=lambda _: None)
-    return folder
-
-
-def spec_of(root: Path, *, micro_batch: int, seed: int = 0) -> TrainingSpec:
-    settings = study_settings(micro_batch)
-    spec = next_training(settings, [], on_gpu=False, processors=1)
-    assert spec is not None
-    crop = Resolution(height=48, width=64)
-    variant = replace(VARIANT, resolution=crop)
-    return replace(spec, data=DataSource(root=str(root)), seed=seed, variant=variant)
+def spec_of(root: Path, micro_batch: int, seed: int = 0) -> TrainingSpec:
+    size = Resolution(height=48, width=64)
+    return replace(first_training(study_settings(micro_batch), data=root, size=size), seed=seed)
 
 
 def shown(
@@ -59,7 +46,7 @@ def shown(
     seed: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The images and labels at some positions of a training."""
-    spec = spec_of(root, micro_batch=micro_batch, seed=seed)
+    spec = spec_of(root, micro_batch, seed)
     images = training_images(spec.data, spec.variant.size, RGB, seed=seed)
     stream = training_loader(images, spec, setting, start=start)
     taken = list(itertools.islice(stream, count // micro_batch))
@@ -106,7 +93,7 @@ def test_batches_run_across_the_ends_of_epochs() -> None:
 
 
 def test_one_image_is_drawn_differently_at_each_position(root: Path) -> None:
-    spec = spec_of(root, micro_batch=1)
+    spec = spec_of(root, 1)
     images = training_images(spec.data, spec.variant.size, RGB, seed=0)
 
     first, second, again = (images[position, 2][0] for position in (0, 1, 0))
@@ -141,25 +128,20 @@ def test_validation_labels_are_native_and_images_at_scale_1(root: Path) -> None:
 
 
 def test_a_subset_is_the_first_images(root: Path) -> None:
-    source = DataSource(root=str(root), subset=2)
+    sources = [DataSource(root=str(root), subset=subset) for subset in (2, 99)]
 
-    assert [training_images(source, SIZE, RGB, seed=0).count] == [2]
-    assert training_images(replace(source, subset=99), SIZE, RGB, seed=0).count == 5
+    assert [training_images(source, SIZE, RGB, seed=0).count for source in sources] == [2, 5]
 
 
 @pytest.mark.parametrize("setting", [ALONE, TWO])
 def test_a_damaged_image_is_refused_by_name_from_every_process(
     tmp_path: Path, setting: LoaderSetting
 ) -> None:
-    folder = tmp_path / "damaged"
-    write_sample_data(folder, count=2, size=SIZE, seed=1, on_written=lambda _: None)
-    image = next((folder / "leftImg8bit" / "train").rglob("*.png"))
-    image.write_bytes(image.read_bytes()[:200])
+    folder = drawn(tmp_path / "damaged", 2)
+    image = cut_off_image(folder)
 
-    with pytest.raises(FileError) as refused:
+    with pytest.raises(FileError, match=f"^{image}: "):
         shown(folder, 2, micro_batch=1, setting=setting)
-
-    assert str(refused.value) == f"{image}: is cut off, or no PNG image"
 
 
 class Numbers(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -172,7 +154,7 @@ class Numbers(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 def test_neighbouring_positions_have_nothing_in_common() -> None:
     images = SeededImages(Numbers(), 1, seed=0)
 
-    drawn = torch.stack([images[position, 0][0] for position in range(500)])
+    numbers = torch.stack([images[position, 0][0] for position in range(500)])
 
-    correlation = torch.corrcoef(torch.stack([drawn[:-1, 0], drawn[1:, 0]]))[0, 1]
+    correlation = torch.corrcoef(torch.stack([numbers[:-1, 0], numbers[1:, 0]]))[0, 1]
     assert abs(correlation) < 0.15

@@ -10,31 +10,15 @@ from torch import nn
 
 from bsprobe.records.errors import FileError
 from bsprobe.records.runs import Target
-from bsprobe.records.trials import DataSource, Peak
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.study.learning import train as learning
-from bsprobe.study.learning.place import Place
 from bsprobe.study.learning.train import learn
-from bsprobe.study.plan import next_training
 from bsprobe.study.records import TrainingResult, TrainingSpec
 from bsprobe.training import step
-from bsprobe.training.cityscapes.synthetic import write_sample_data
-from tests.support.study_builders import study_settings
+from tests.support.drawn import drawn
+from tests.support.study_builders import PLACE, first_training, study_settings
 from tests.support.tiny_networks import TinyNet, TwoHeadedNet
-
-SIZE = Resolution(height=64, width=128)
-
-
-class NoMeter:
-    """A device that does not know its memory."""
-
-    def reset_peak(self) -> None: ...
-    def peak(self) -> Peak:
-        return Peak(allocated_bytes=5, reserved_bytes=7)
-
-
-PLACE = Place(device=torch.device("cpu"), meter=NoMeter())
 
 
 class DroppingNet(TinyNet):
@@ -52,15 +36,8 @@ class Stopped(BaseException):
     """What a kill is to a training: it does not come back."""
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_sample_data(folder, count=7, size=SIZE, seed=4, on_written=lambda _: None)
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+def _dropping(_tiny_networks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "build_model", DroppingNet)
 
 
@@ -73,18 +50,12 @@ def spec_of(
     images: int = 48,
     precision: Precision = Precision.FP32,
 ) -> TrainingSpec:
-    settings = study_settings(batch, micro_batch=micro_batch, images=images)
     settings = replace(
-        settings,
-        data=DataSource(root=str(root)),
-        variant=replace(
-            settings.variant, resolution=Resolution(height=32, width=64), precision=precision
-        ),
+        study_settings(batch, micro_batch=micro_batch, images=images),
         target=Target(base_batch=4, base_learning_rate=rate),
     )
-    spec = next_training(settings, [], on_gpu=False, processors=1)
-    assert spec is not None
-    return replace(spec, noise_steps=6)
+    spec = first_training(settings, data=root, size=Resolution(height=32, width=64))
+    return replace(spec, noise_steps=6, variant=replace(spec.variant, precision=precision))
 
 
 def learnt(spec: TrainingSpec, checkpoint: Path) -> TrainingResult:
@@ -166,16 +137,14 @@ def test_a_long_training_is_saved_between_validations(
     assert [p.training_loss for p in result.curve] == [p.training_loss for p in whole.curve]
 
 
-def test_loading_processes_change_no_figure(root: Path, tmp_path: Path) -> None:
+def test_loading_processes_change_no_figure_and_another_seed_does(
+    root: Path, tmp_path: Path
+) -> None:
     spec = spec_of(root)
+    result = learnt(spec, tmp_path / "a")
 
-    assert learnt(replace(spec, workers=2), tmp_path / "a") == learnt(spec, tmp_path / "b")
-
-
-def test_another_seed_is_another_training(root: Path, tmp_path: Path) -> None:
-    spec = spec_of(root)
-
-    assert learnt(replace(spec, seed=1), tmp_path / "a") != learnt(spec, tmp_path / "b")
+    assert learnt(replace(spec, workers=2), tmp_path / "b") == result
+    assert learnt(replace(spec, seed=1), tmp_path / "c") != result
 
 
 def test_accumulation_is_the_same_training_where_images_do_not_influence_each_other(
@@ -249,8 +218,7 @@ def test_a_damaged_checkpoint_is_refused_with_what_to_do(
 
 
 def test_labels_of_no_known_class_are_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "scenes"
-    write_sample_data(folder, count=2, size=SIZE, seed=1, on_written=lambda _: None)
+    folder = drawn(tmp_path / "scenes", 2)
     for path in (folder / "gtFine" / "val").rglob("*.png"):
         Image.new("L", (128, 64), 0).save(path)
 

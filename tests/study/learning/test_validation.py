@@ -6,18 +6,15 @@ from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code
 
 from bsprobe.study.learning.evaluation import confusion_matrix
 from bsprobe.study.learning.validation import validate
-from bsprobe.training import step
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.step import Batch, Task, build_task
-from tests.support.tiny_networks import VARIANT, TinyNet
+from tests.support.tiny_networks import VARIANT
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def task(monkeypatch: pytest.MonkeyPatch) -> Task:
-    torch.manual_seed(0)
-    monkeypatch.setattr(step, "build_model", TinyNet)
+def task() -> Task:
     return build_task(VARIANT, CPU)
 
 

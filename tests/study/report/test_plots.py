@@ -1,5 +1,6 @@
 """The pictures of a study: what is drawn, and that it is drawn the same every time."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from bsprobe.study.report.curves_plot import curves_figure
 from bsprobe.study.report.loader_plot import loader_figure
 from bsprobe.study.report.plots import write_study_plots
 from bsprobe.study.report.write import write_study_report
+from tests.support.golden import written_twice
 
 
 def chance_of(study: Study) -> Chance:
@@ -28,14 +30,8 @@ def ends(axes: Axes) -> list[str]:
 
 def marked(axes: Axes) -> list[tuple[list[float], list[float]]]:
     """The points of the lines that have markers."""
-    return [
-        (
-            np.asarray(line.get_xdata()).round(3).tolist(),
-            np.asarray(line.get_ydata()).round(3).tolist(),
-        )
-        for line in axes.lines
-        if line.get_marker() not in ("None", "", None)
-    ]
+    lines = [line for line in axes.lines if line.get_marker() not in ("None", "", None)]
+    return [tuple(np.asarray(line.get_data()).round(3).tolist()) for line in lines]
 
 
 def test_curves_are_the_mean_over_seeds_against_updates_images_and_seconds(study: Study) -> None:
@@ -44,11 +40,8 @@ def test_curves_are_the_mean_over_seeds_against_updates_images_and_seconds(study
     figure = curves_figure(study, found, chance_of(study))
 
     axes = figure.axes
-    assert [one.get_xlabel() for one in axes[3:]] == [
-        "updates",
-        "training images seen",
-        "seconds of training on cuda",
-    ]
+    labels = ["updates", "training images seen", "seconds of training on cuda"]
+    assert [one.get_xlabel() for one in axes[3:]] == labels
     iou = [0.01, 0.096, 0.182, 0.269, 0.355]
     updates, means = marked(axes[0])[0]
     assert updates == [0, 20, 40, 60, 80]
@@ -93,13 +86,13 @@ def test_plots_are_the_same_every_time_and_open(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     made = request.getfixturevalue(name)
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        assert write_study_plots(made, tmp_path / folder) == ["curves", "batches", "loader"]
+    assert write_study_plots(made, tmp_path) == ["curves", "batches", "loader"]
+    files = written_twice(lambda folder: write_study_plots(made, folder), tmp_path)
+    assert list(files) == [
+        f"{plot}.{suffix}" for plot in ("batches", "curves", "loader") for suffix in ("png", "svg")
+    ]
     for plot in ("curves", "batches", "loader"):
-        one, other = (tmp_path / folder / f"{plot}.svg" for folder in ("a", "b"))
-        assert one.read_bytes() == other.read_bytes()
-        with Image.open(tmp_path / "a" / f"{plot}.png") as picture:
+        with Image.open(io.BytesIO(files[f"{plot}.png"])) as picture:
             assert picture.size[0] >= 1200
 
 
@@ -108,8 +101,5 @@ def test_a_study_without_results_has_a_report_and_no_pictures(
 ) -> None:
     write_study_report(hopeless, tmp_path)
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "curves.csv",
-        "report.md",
-        "trainings.csv",
-    ]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["curves.csv", "report.md", "trainings.csv"]

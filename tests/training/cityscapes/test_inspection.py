@@ -16,6 +16,8 @@ from bsprobe.training.cityscapes.inspection import (
 from bsprobe.training.cityscapes.picture import write_picture
 from bsprobe.training.cityscapes.samples import Problem, Sample, Split, image_path, label_path
 
+STEM = "ulm_000000_000019"
+
 
 def save_pair(root: Path, split: Split, stem: str, rows: list[list[int]]) -> Sample:
     label = np.array(rows, dtype=np.uint8)
@@ -32,7 +34,7 @@ def inspected(root: Path) -> FolderReport:
 
 def test_the_report_counts_images_sizes_and_labels(tmp_path: Path) -> None:
     save_pair(tmp_path, Split.VAL, "bonn_000000_000019", [[7, 7], [0, 33]])
-    first = save_pair(tmp_path, Split.TRAIN, "ulm_000000_000019", [[7, 7, 7, 1]])
+    first = save_pair(tmp_path, Split.TRAIN, STEM, [[7, 7, 7, 1]])
     save_pair(tmp_path, Split.TRAIN, "ulm_000001_000019", [[33, 33], [7, 0]])
     assert inspected(tmp_path) == FolderReport(
         root=tmp_path,
@@ -63,20 +65,18 @@ def test_progress_is_told_after_each_scene(drawn_root: Path) -> None:
 
 
 def test_two_damaged_files_of_one_scene_are_two_problems(tmp_path: Path) -> None:
-    sample = save_pair(tmp_path, Split.TRAIN, "ulm_000000_000019", [[7, 7]])
-    assert sample.label_path is not None
-    sample.image_path.write_bytes(b"")
-    sample.label_path.write_bytes(b"")
-    problems = inspected(tmp_path).problems
-    assert [one.path for one in problems] == [sample.image_path, sample.label_path]
+    save_pair(tmp_path, Split.TRAIN, STEM, [[7, 7]])
+    damaged = [place(tmp_path, Split.TRAIN, STEM) for place in (image_path, label_path)]
+    for path in damaged:
+        path.write_bytes(b"")
+    assert [one.path for one in inspected(tmp_path).problems] == damaged
 
 
 def test_train_ids_in_the_place_of_label_ids_are_a_problem(tmp_path: Path) -> None:
-    sample = save_pair(tmp_path, Split.TRAIN, "ulm_000000_000019", [[7, 255, 34]])
-    assert sample.label_path is not None
+    save_pair(tmp_path, Split.TRAIN, STEM, [[7, 255, 34]])
     report = inspected(tmp_path)
     wanted = Problem(
-        path=sample.label_path,
+        path=label_path(tmp_path, Split.TRAIN, STEM),
         what="holds values that are no label ids (0 to 33): 34, 255",
         hint="use the *_labelIds.png files; 255 is typical of train ids",
     )
@@ -84,7 +84,7 @@ def test_train_ids_in_the_place_of_label_ids_are_a_problem(tmp_path: Path) -> No
 
 
 def test_test_images_are_counted_without_labels(tmp_path: Path) -> None:
-    path = image_path(tmp_path, Split.TEST, "ulm_000000_000019")
+    path = image_path(tmp_path, Split.TEST, STEM)
     path.parent.mkdir(parents=True)
     Image.new("RGB", (4, 2)).save(path)
     assert inspected(tmp_path) == FolderReport(
@@ -98,27 +98,24 @@ def test_test_images_are_counted_without_labels(tmp_path: Path) -> None:
     )
 
 
-def test_labels_without_any_image_folder_are_a_problem(tmp_path: Path) -> None:
-    save_pair(tmp_path, Split.VAL, "ulm_000000_000019", [[7]])
-    (tmp_path / "leftImg8bit").rename(tmp_path / "images")
-    assert [one.path for one in inspected(tmp_path).problems] == [tmp_path / "leftImg8bit"]
-
-
-@pytest.mark.parametrize("kind", ["missing", "file", "empty"])
-def test_a_root_with_nothing_in_it_is_a_problem_and_no_exception(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["missing", "file", "empty", "labels alone"])
+def test_a_root_without_images_is_a_problem_and_no_exception(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "root"
     if kind == "file":
         root.touch()
     if kind == "empty":
         root.mkdir()
+    if kind == "labels alone":
+        save_pair(root, Split.VAL, STEM, [[7]])
+        (root / "leftImg8bit").rename(root / "images")
     report = inspected(root)
-    named = root / "leftImg8bit" if kind == "empty" else root
+    named = root if kind in ("missing", "file") else root / "leftImg8bit"
     assert [one.path for one in report.problems] == [named]
     assert report.image_count == 0
 
 
 def test_the_picture_shows_the_image_its_ids_and_what_is_trained(tmp_path: Path) -> None:
-    sample = save_pair(tmp_path, Split.TRAIN, "ulm_000000_000019", [[7, 9] * 8, [23, 23] * 8])
+    sample = save_pair(tmp_path, Split.TRAIN, STEM, [[7, 9] * 8, [23, 23] * 8])
     path = tmp_path / "new" / "picture.png"
     write_picture(sample, path)
     with Image.open(path) as picture:
@@ -130,7 +127,7 @@ def test_the_picture_shows_the_image_its_ids_and_what_is_trained(tmp_path: Path)
 
 
 def test_a_picture_that_cannot_be_written_is_an_error_with_a_hint(tmp_path: Path) -> None:
-    sample = save_pair(tmp_path, Split.TRAIN, "ulm_000000_000019", [[7, 9]])
+    sample = save_pair(tmp_path, Split.TRAIN, STEM, [[7, 9]])
     (tmp_path / "file").touch()
     place = tmp_path / "file" / "picture.png"
     with pytest.raises(FileError) as caught:

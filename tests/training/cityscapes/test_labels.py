@@ -41,15 +41,14 @@ def test_the_classes_are_the_19_scored_labels_by_train_id() -> None:
     assert [one.train_id for one in CLASSES] == list(range(19))
 
 
-def test_every_value_of_a_byte_maps_as_the_official_table_says() -> None:
-    every = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    np.testing.assert_array_equal(to_train_ids(every), by_loop(every))
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16, np.int32, np.int64, np.uint64])
-def test_wider_types_ignore_whatever_is_out_of_range(dtype: type[np.integer]) -> None:
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64, np.uint64]
+)
+def test_every_integer_maps_as_the_official_table_says_and_others_are_ignored(
+    dtype: type[np.integer],
+) -> None:
     limits = np.iinfo(dtype)
-    wanted = [limits.min, -256 + 7, -1, 0, 7, 33, 34, 255, 256, 256 + 7, 65536 + 7, limits.max]
+    wanted = [limits.min, *range(-300, 300), 65536 + 7, limits.max]
     label = np.array([value for value in wanted if limits.min <= value <= limits.max], dtype=dtype)
     mapped = to_train_ids(label)
     assert mapped.dtype == np.uint8
@@ -63,17 +62,12 @@ def test_any_integers_map_as_the_loop_over_the_official_dictionary(values: list[
     np.testing.assert_array_equal(to_train_ids(label), by_loop(label))
 
 
-def test_the_result_is_a_new_writable_array_and_the_input_stays() -> None:
-    label = np.array([[7, 8], [0, 33]], dtype=np.uint8)
+def test_the_result_is_a_new_writable_array_and_the_input_a_view_that_stays() -> None:
+    label = np.array([[7, 0], [8, 33]], dtype=np.uint8).T
     mapped = to_train_ids(label)
     mapped[0, 0] = 99
     np.testing.assert_array_equal(label, [[7, 8], [0, 33]])
     np.testing.assert_array_equal(mapped, [[99, 1], [255, 18]])
-
-
-def test_a_transposed_view_keeps_its_pixels_in_place() -> None:
-    label = np.arange(12, dtype=np.uint8).reshape(3, 4).T
-    np.testing.assert_array_equal(to_train_ids(label), by_loop(label))
 
 
 def test_labels_that_became_floats_are_refused() -> None:
@@ -86,7 +80,7 @@ def test_colours_are_official_by_id_and_by_train_id() -> None:
     for one in official_labels:
         if one.id >= 0:
             assert tuple(by_id[one.id].tolist()) == one.color
-        if one.id >= 0 and not one.ignoreInEval:
+        if not one.ignoreInEval:
             assert tuple(by_train_id[one.trainId].tolist()) == one.color
     np.testing.assert_array_equal(by_train_id[19:], 0)
 

@@ -44,31 +44,35 @@ def test_files_are_found_where_cityscapes_puts_them(tmp_path: Path) -> None:
 
 def test_test_images_need_no_labels_and_get_an_ignored_one(tmp_path: Path) -> None:
     image = save(image_path(tmp_path, Split.TEST, STEM), "RGB")
-    listing = list_split(tmp_path, Split.TEST)
     sample = Sample(city="ulm", stem=STEM, image_path=image, label_path=None)
-    assert listing == Listing(samples=(sample,), problems=())
+    assert list_split(tmp_path, Split.TEST) == Listing(samples=(sample,), problems=())
     pair = load_pair(sample)
     assert isinstance(pair, tuple)
     np.testing.assert_array_equal(pair[1], np.zeros((8, 16), dtype=np.uint8))
 
 
 @pytest.mark.parametrize(
-    ("present", "missing"),
+    ("present", "named", "what"),
     [
-        ([], ""),
-        ([""], "leftImg8bit"),
-        (["leftImg8bit"], "leftImg8bit/val"),
-        (["leftImg8bit/val"], "gtFine"),
-        (["leftImg8bit/val", "gtFine/train"], "gtFine/val"),
+        ([], "", "there is no such folder"),
+        ([""], "leftImg8bit", "there is no such folder"),
+        (["leftImg8bit"], "leftImg8bit/val", "there is no such folder"),
+        (["leftImg8bit/val"], "gtFine", "there is no such folder"),
+        (["leftImg8bit/val", "gtFine/train"], "gtFine/val", "there is no such folder"),
+        (
+            ["leftImg8bit/val", "gtFine/val"],
+            "leftImg8bit/val",
+            "holds no file named CITY/CITY_000000_000019_leftImg8bit.png",
+        ),
     ],
 )
-def test_the_first_missing_folder_is_named(
-    tmp_path: Path, present: list[str], missing: str
+def test_the_first_folder_that_is_missing_or_empty_is_named(
+    tmp_path: Path, present: list[str], named: str, what: str
 ) -> None:
     root = tmp_path / "cityscapes"
     for folder in present:
         (root / folder).mkdir(parents=True)
-    wanted = Problem(path=root / missing, what="there is no such folder", hint=LAYOUT_HINT)
+    wanted = Problem(path=root / named, what=what, hint=LAYOUT_HINT)
     assert list_split(root, Split.VAL) == Listing(samples=(), problems=(wanted,))
 
 
@@ -79,33 +83,16 @@ def test_a_file_in_the_place_of_the_root_is_named(tmp_path: Path) -> None:
     assert list_split(root, Split.VAL) == Listing(samples=(), problems=(wanted,))
 
 
-def test_an_empty_split_says_what_it_should_hold(tmp_path: Path) -> None:
-    for folder in ("leftImg8bit/val", "gtFine/val"):
-        (tmp_path / folder).mkdir(parents=True)
-    wanted = Problem(
-        path=tmp_path / "leftImg8bit/val",
-        what="holds no file named CITY/CITY_000000_000019_leftImg8bit.png",
-        hint=LAYOUT_HINT,
-    )
-    assert list_split(tmp_path, Split.VAL) == Listing(samples=(), problems=(wanted,))
-
-
 def test_each_file_without_its_partner_is_named(tmp_path: Path) -> None:
     image = save(image_path(tmp_path, Split.VAL, "ulm_000001_000019"), "RGB")
     label = save(label_path(tmp_path, Split.VAL, "bonn_000002_000019"), "L")
     hint = "copy the missing file, or delete this one"
-    assert list_split(tmp_path, Split.VAL).problems == (
-        Problem(
-            path=label,
-            what="has no image (leftImg8bit/val/bonn/bonn_000002_000019_leftImg8bit.png)",
-            hint=hint,
-        ),
-        Problem(
-            path=image,
-            what="has no label (gtFine/val/ulm/ulm_000001_000019_gtFine_labelIds.png)",
-            hint=hint,
-        ),
-    )
+    wanted = {
+        label: "has no image (leftImg8bit/val/bonn/bonn_000002_000019_leftImg8bit.png)",
+        image: "has no label (gtFine/val/ulm/ulm_000001_000019_gtFine_labelIds.png)",
+    }
+    problems = [Problem(path=path, what=what, hint=hint) for path, what in wanted.items()]
+    assert list_split(tmp_path, Split.VAL).problems == tuple(problems)
 
 
 @pytest.mark.parametrize(
@@ -130,33 +117,24 @@ def test_a_misplaced_image_is_named(tmp_path: Path, place: str) -> None:
     assert [sample.stem for sample in listing.samples] == [STEM]
 
 
-def test_a_truncated_png_is_said_to_be_cut_off(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", "L")
-    content = path.read_bytes()
-    wanted = Problem(path=path, what="is cut off, or no PNG image", hint=REPLACE_HINT)
-    for length in range(len(content)):
-        path.write_bytes(content[:length])
-        assert load_label(path) == wanted
-
-
 def test_an_unreadable_png_says_why(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", "RGB")
+
+    def says(what: str) -> bool:
+        return load_image(path) == Problem(path=path, what=what, hint=REPLACE_HINT)
+
     content = bytearray(path.read_bytes())
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        assert says("is cut off, or no PNG image")
     start = content.index(b"IDAT") + 6  # behind the header of the compressed pixels
     content[start : start + 6] = b"\xff" * 6
     path.write_bytes(content)
-    assert load_image(path) == Problem(
-        path=path,
-        what="cannot be read: broken data stream when reading image file",
-        hint=REPLACE_HINT,
-    )
+    assert says("cannot be read: broken data stream when reading image file")
     path.write_bytes(b"<html>404</html>" + content[-12:])
-    wanted = Problem(path=path, what="is damaged, or no PNG image", hint=REPLACE_HINT)
-    assert load_image(path) == wanted
+    assert says("is damaged, or no PNG image")
     path.unlink()
-    assert load_image(path) == Problem(
-        path=path, what="cannot be read: No such file or directory", hint=REPLACE_HINT
-    )
+    assert says("cannot be read: No such file or directory")
 
 
 @pytest.mark.parametrize(

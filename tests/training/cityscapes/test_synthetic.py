@@ -11,19 +11,16 @@ from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.training.cityscapes.labels import LARGEST_LABEL_ID, to_train_ids
 from bsprobe.training.cityscapes.samples import Split
-from bsprobe.training.cityscapes.synthetic import (
-    PlannedScene,
-    draw_scene,
-    plan_scenes,
-    write_sample_data,
-)
+from bsprobe.training.cityscapes.synthetic import draw_scene, plan_scenes
+from tests.support.drawn import drawn
 
 SMALL = Resolution(height=32, width=64)
+LARGE = Resolution(height=128, width=256)
 
 
 def draw_into(root: Path, count: int, seed: int) -> dict[str, str]:
     """Draw, and give the digest of each file by its place."""
-    write_sample_data(root, count=count, size=SMALL, seed=seed, on_written=lambda _: None)
+    drawn(root, count, seed=seed, size=SMALL)
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
@@ -31,26 +28,21 @@ def draw_into(root: Path, count: int, seed: int) -> dict[str, str]:
     }
 
 
-def official_mean_iou(root: Path, predictions: Path) -> float:
-    """What the official evaluation script says, with its own way of finding the files."""
+def official_mean_iou(root: Path, predictions: Path, shift: int) -> float:
+    """What the official evaluation says of the labels themselves, moved aside by some columns."""
     args = official.CArgs()
     args.__dict__.update(vars(official.args))
     # The instance scores need *_instanceIds.png, which semantic segmentation does not.
-    args.evalInstLevelScore = False
-    args.JSONOutput = False
-    args.quiet = True
-    args.predictionPath = str(predictions)
-    args.predictionWalk = None
-    truths = [str(path) for path in sorted(root.glob("gtFine/val/*/*_gtFine_labelIds.png"))]
-    found = [official.getPrediction(args, truth) for truth in truths]
-    return float(official.evaluateImgLists(found, truths, args)["averageScoreClasses"])
-
-
-def write_predictions(root: Path, folder: Path, shift: int) -> None:
-    folder.mkdir()
-    for path in root.glob("gtFine/val/*/*_gtFine_labelIds.png"):
+    args.evalInstLevelScore, args.JSONOutput, args.quiet = False, False, True
+    args.predictionPath, args.predictionWalk = str(predictions), None
+    truths = sorted(root.glob("gtFine/val/*/*_gtFine_labelIds.png"))
+    predictions.mkdir()
+    for path in truths:
         label = np.roll(np.asarray(Image.open(path)), shift, axis=1)
-        Image.fromarray(label).save(folder / path.name.replace("gtFine_labelIds", "predicted"))
+        Image.fromarray(label).save(predictions / path.name.replace("gtFine_labelIds", "predicted"))
+    found = [official.getPrediction(args, str(truth)) for truth in truths]
+    result = official.evaluateImgLists(found, [str(truth) for truth in truths], args)
+    return float(result["averageScoreClasses"])
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
@@ -78,21 +70,12 @@ def test_the_files_have_exactly_the_official_names(tmp_path: Path) -> None:
     ]
 
 
-def test_a_fifth_is_for_validation_and_two_scenes_give_one_of_each() -> None:
-    train, val = Split.TRAIN, Split.VAL
-    assert plan_scenes(2) == (
-        PlannedScene(index=0, split=train, stem="ahornstadt_000000_000019"),
-        PlannedScene(index=1, split=val, stem="lindenfurt_000001_000019"),
-    )
-    of_split = [scene.split for scene in plan_scenes(40)]
-    assert (of_split.count(train), of_split.count(val)) == (32, 8)
-    assert {scene.stem.partition("_")[0] for scene in plan_scenes(40)} == {
-        "ahornstadt",
-        "buchental",
-        "eichhafen",
-        "lindenfurt",
-        "ulmenbach",
-    }
+def test_a_fifth_is_for_validation_and_there_are_five_cities() -> None:
+    planned = plan_scenes(40)
+    of_split = [scene.split for scene in planned]
+    assert (of_split.count(Split.TRAIN), of_split.count(Split.VAL)) == (32, 8)
+    cities = {"ahornstadt", "buchental", "eichhafen", "lindenfurt", "ulmenbach"}
+    assert {scene.stem.partition("_")[0] for scene in planned} == cities
 
 
 def test_forty_scenes_show_all_classes_in_both_splits_and_something_ignored() -> None:
@@ -100,9 +83,7 @@ def test_forty_scenes_show_all_classes_in_both_splits_and_something_ignored() ->
         split: np.zeros(256, dtype=np.int64) for split in (Split.TRAIN, Split.VAL)
     }
     for scene in plan_scenes(40):
-        image, label = draw_scene(scene.index, size=Resolution(height=128, width=256), seed=0)
-        assert image.shape == (128, 256, 3)
-        assert label.shape == (128, 256)
+        image, label = draw_scene(scene.index, size=LARGE, seed=0)
         assert image.dtype == label.dtype == np.uint8
         assert label.max() <= LARGEST_LABEL_ID
         seen[scene.split] += np.bincount(to_train_ids(label).ravel(), minlength=256)
@@ -115,11 +96,11 @@ def test_forty_scenes_show_all_classes_in_both_splits_and_something_ignored() ->
 
 
 def test_the_rim_and_the_bonnet_are_ignored_as_in_the_original() -> None:
-    drawn = [draw_scene(index, size=SMALL, seed=0)[1] for index in range(6)]
-    for label in drawn:
+    labels = [draw_scene(index, size=SMALL, seed=0)[1] for index in range(6)]
+    for label in labels:
         rim = np.concatenate([label[0], label[-1], label[:, 0], label[:, -1]])
         assert set(rim.tolist()) <= {1, 3}
-    assert any((label[-2] == 1).mean() > 0.5 for label in drawn)
+    assert any((label[-2] == 1).mean() > 0.5 for label in labels)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 65), (96, 40), (40, 400)])
@@ -135,12 +116,9 @@ def test_the_colours_of_the_classes_are_consistent_from_seed_to_seed() -> None:
     """A net can only learn them if a class looks more like itself than like another one."""
 
     def mean_colours(seed: int) -> NDArray[np.float64]:
-        drawn = [
-            draw_scene(index, size=Resolution(height=128, width=256), seed=seed)
-            for index in range(12)
-        ]
-        pixels = np.concatenate([image.reshape(-1, 3) for image, _ in drawn])
-        train_ids = np.concatenate([to_train_ids(label).ravel() for _, label in drawn])
+        scenes = [draw_scene(index, size=LARGE, seed=seed) for index in range(12)]
+        pixels = np.concatenate([image.reshape(-1, 3) for image, _ in scenes])
+        train_ids = np.concatenate([to_train_ids(label).ravel() for _, label in scenes])
         return np.stack([pixels[train_ids == one].mean(0) for one in range(19)])
 
     first, second = mean_colours(0), mean_colours(1)
@@ -153,10 +131,8 @@ def test_the_colours_of_the_classes_are_consistent_from_seed_to_seed() -> None:
 def test_the_official_evaluation_reads_the_folder_and_gives_itself_full_marks(
     drawn_root: Path, tmp_path: Path
 ) -> None:
-    write_predictions(drawn_root, tmp_path / "perfect", shift=0)
-    write_predictions(drawn_root, tmp_path / "shifted", shift=9)
-    assert official_mean_iou(drawn_root, tmp_path / "perfect") == 1.0
-    assert 0.1 < official_mean_iou(drawn_root, tmp_path / "shifted") < 0.8
+    assert official_mean_iou(drawn_root, tmp_path / "perfect", shift=0) == 1.0
+    assert 0.1 < official_mean_iou(drawn_root, tmp_path / "shifted", shift=9) < 0.8
 
 
 def test_a_used_folder_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 from torchvision import tv_tensors
 
 from bsprobe.records.errors import UsageError
@@ -13,9 +14,8 @@ from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.cityscapes.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    JointTransform,
     as_tv_tensors,
-    evaluation_transform,
-    tensor_to_train_ids,
     training_transform,
     validation_transform,
 )
@@ -35,56 +35,48 @@ def blocks(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint
     """A label image of large blocks, and an image whose brightness is seven times the train id."""
     coarse = rng.choice(np.array([7, 8, 11, 17, 21, 23, 26, 33], dtype=np.uint8), (2, 4))
     label = np.kron(coarse, np.ones((64, 64), dtype=np.uint8))
-    train_ids = tensor_to_train_ids(torch.from_numpy(label)).numpy()
-    return np.repeat(train_ids[..., None] * 7, 3, axis=2).astype(np.uint8), label
+    return np.repeat(to_train_ids(label)[..., None] * 7, 3, axis=2).astype(np.uint8), label
 
 
-def test_white_becomes_one_minus_mean_over_deviation() -> None:
-    image = np.full((64, 128, 3), 255, dtype=np.uint8)
-    pixels, train_ids = evaluation_transform(SIZE)(
-        *as_tv_tensors(image, np.full((64, 128), ROAD, dtype=np.uint8))
-    )
+def uniform(
+    colour: tuple[int, int, int], height: int = 64
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """An image of one colour, twice as wide as high, and its label."""
+    image = np.full((height, 2 * height, 3), colour, dtype=np.uint8)
+    return image, np.full((height, 2 * height), ROAD, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [validation_transform(SIZE), training_transform(SIZE, scales=(1.0, 1.0))],
+    ids=["validation", "training"],
+)
+def test_white_becomes_one_minus_mean_over_deviation(transform: JointTransform) -> None:
+    pixels, train_ids = transform(*as_tv_tensors(*uniform((255, 255, 255))))
     expected = [(1 - m) / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
     assert (pixels.shape, pixels.dtype, type(pixels)) == ((3, 32, 64), torch.float32, torch.Tensor)
-    assert (train_ids.shape, train_ids.dtype) == ((32, 64), torch.int64)
-    assert type(train_ids) is torch.Tensor
+    assert (train_ids.dtype, type(train_ids)) == (torch.int64, torch.Tensor)
     wanted = torch.tensor(expected)[:, None, None].expand(3, 32, 64)
     torch.testing.assert_close(pixels, wanted)
     assert train_ids.unique().tolist() == [0]
 
 
-def test_landscape_stays_landscape_and_a_marked_corner_stays_in_its_corner() -> None:
-    image = np.zeros((128, 256, 3), dtype=np.uint8)
-    label = np.full((128, 256), ROAD, dtype=np.uint8)
-    image[:40, -60:] = (255, 0, 0)  # upper right, red
-    label[:40, -60:] = SKY
-    pixels, train_ids = evaluation_transform(SIZE)(*as_tv_tensors(image, label))
-    assert pixels.shape[1:] == train_ids.shape == (32, 64)
-    expected = torch.zeros(32, 64, dtype=torch.int64)
-    expected[:10, -15:] = 10
-    assert torch.equal(train_ids, expected)
-    colour = as_colour(pixels)
-    assert torch.equal(colour[0] > 127, expected == 10)
-    assert colour[1:].abs().max() < 0.01
-
-
 @pytest.mark.parametrize("size", [(32, 64), (37, 91), (300, 100), (500, 1000)])
 def test_nearest_resizing_brings_no_new_label(size: tuple[int, int]) -> None:
     label = np.random.default_rng(0).choice(np.array([7, 33], dtype=np.uint8), (128, 256))
-    image = np.zeros((128, 256, 3), dtype=np.uint8)
-    resize = evaluation_transform(Resolution(height=size[0], width=size[1]))
-    _, train_ids = resize(*as_tv_tensors(image, label))
+    resize = training_transform(Resolution(height=size[0], width=size[1]), scales=(1.0, 1.0))
+    _, train_ids = resize(*as_tv_tensors(uniform((0, 0, 0), height=128)[0], label))
     assert train_ids.shape == size
-    assert train_ids.unique().tolist() == [0, 18]
+    assert set(train_ids.unique().tolist()) - {255} == {0, 18}
 
 
 def test_the_image_is_resized_smoothly_with_antialiasing() -> None:
-    image = np.zeros((64, 128, 3), dtype=np.uint8)
+    image, label = uniform((0, 0, 0))
     image[:, ::4] = 255  # each fourth column: without antialiasing, bilinear would miss them all
-    label = np.full((64, 128), ROAD, dtype=np.uint8)
-    shrink = evaluation_transform(Resolution(height=16, width=32))
-    pixels, _ = shrink(*as_tv_tensors(image, label))
-    assert (as_colour(pixels)[:, :, 2:-2] - 255 / 4).abs().max() < 2
+    quarter = Resolution(height=16, width=32)
+    for shrink in (validation_transform(quarter), training_transform(quarter, scales=(1.0, 1.0))):
+        pixels, _ = shrink(*as_tv_tensors(image, label))
+        assert (as_colour(pixels)[:, :, 2:-2] - 255 / 4).abs().max() < 2
 
 
 def test_training_keeps_image_and_label_aligned_through_scale_crop_and_flip() -> None:
@@ -113,13 +105,12 @@ def test_what_is_padded_is_mean_colour_in_the_image_and_ignored_in_the_label() -
 
 
 def test_scales_reach_from_the_smallest_to_the_largest_and_keep_the_proportions() -> None:
-    image = np.zeros((64, 128, 3), dtype=np.uint8)
-    label = np.full((64, 128), ROAD, dtype=np.uint8)
+    pair = as_tv_tensors(*uniform((0, 0, 0)))
     transform = training_transform(SIZE, scales=(0.5, 1.0))
     heights = set()
     for seed in range(120):
         torch.manual_seed(seed)
-        _, train_ids = transform(*as_tv_tensors(image, label))
+        _, train_ids = transform(*pair)
         is_image = train_ids == 0
         height, width = int(is_image.any(1).sum()), int(is_image.any(0).sum())
         if 0 < height < 32 and 0 < width < 64 and is_image.sum() == height * width:
@@ -129,8 +120,7 @@ def test_scales_reach_from_the_smallest_to_the_largest_and_keep_the_proportions(
 
 
 def test_half_of_the_images_are_flipped() -> None:
-    image = np.zeros((32, 64, 3), dtype=np.uint8)
-    label = np.full((32, 64), ROAD, dtype=np.uint8)
+    image, label = uniform((0, 0, 0), height=32)
     label[:, :32] = SKY
     transform = training_transform(SIZE, scales=(1.0, 1.0))
     flipped = 0
@@ -139,17 +129,6 @@ def test_half_of_the_images_are_flipped() -> None:
         _, train_ids = transform(*as_tv_tensors(image, label))
         flipped += int(train_ids[0, 0] == 0)
     assert 75 < flipped < 125
-
-
-def test_the_same_torch_seed_gives_the_same_crop() -> None:
-    image, label = blocks(np.random.default_rng(1))
-    transform = training_transform(SIZE)
-    results = []
-    for _ in range(2):
-        torch.manual_seed(11)
-        results.append(transform(*as_tv_tensors(image, label)))
-    assert torch.equal(results[0][0], results[1][0])
-    assert torch.equal(results[0][1], results[1][1])
 
 
 @pytest.mark.parametrize("scales", [(0.0, 1.0), (-1.0, 1.0), (1.5, 0.5), (float("nan"), 1.0)])
@@ -163,21 +142,19 @@ def test_impossible_scales_are_refused_with_a_hint(scales: tuple[float, float]) 
 
 def test_the_transforms_can_be_sent_to_worker_processes() -> None:
     image, label = blocks(np.random.default_rng(1))
-    for transform in (evaluation_transform(SIZE), training_transform(SIZE)):
+    for transform in (validation_transform(SIZE), training_transform(SIZE)):
         copy = pickle.loads(pickle.dumps(transform))  # noqa: S301 - our own bytes
         assert copy(*as_tv_tensors(image, label))[0].shape == (3, 32, 64)
 
 
 def test_caffes_input_is_blue_green_red_from_0_to_255_less_the_mean_colour() -> None:
-    image = np.zeros((64, 64, 3), dtype=np.uint8)
-    image[:] = (200, 100, 50)
-    size = Resolution(height=64, width=64)
-    pair = as_tv_tensors(image, np.full((64, 64), 7, dtype=np.uint8))
+    pair = as_tv_tensors(*uniform((200, 100, 50)))
     wanted = torch.tensor([50 - 104.00698793, 100 - 116.66876762, 200 - 122.67891434])
+    bgr = InputNormalisation.CAFFE_BGR
 
     for transform in (
-        validation_transform(size, normalisation=InputNormalisation.CAFFE_BGR),
-        training_transform(size, scales=(1.0, 1.0), normalisation=InputNormalisation.CAFFE_BGR),
+        validation_transform(SIZE, normalisation=bgr),
+        training_transform(SIZE, scales=(1.0, 1.0), normalisation=bgr),
     ):
         given, label = transform(*pair)
         assert given.dtype == torch.float32
@@ -196,15 +173,9 @@ def test_validation_keeps_proportions_and_labels() -> None:
     assert given.shape == (3, 40, 80)
     assert label.dtype == torch.int64
     np.testing.assert_array_equal(label.numpy(), to_train_ids(ids))
-    whole, _ = evaluation_transform(Resolution(height=40, width=80))(*as_tv_tensors(image, ids))
-    assert torch.equal(given, whole)
-
-
-def test_tensors_map_to_train_ids_like_arrays() -> None:
-    label = torch.tensor([[7, -1, 300], [33, 0, 2**40]])
-    mapped = tensor_to_train_ids(label)
-    assert mapped.dtype == torch.uint8
-    assert mapped.tolist() == [[0, 255, 255], [18, 255, 255]]
+    whole = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    resized = F.interpolate(whole, size=(40, 80), mode="bilinear", antialias=True)[0]
+    assert (as_colour(given) - resized).abs().max() < 1
 
 
 def test_the_wrapped_pair_is_channels_first_with_train_ids() -> None:

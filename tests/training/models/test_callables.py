@@ -46,14 +46,12 @@ def test_a_file_is_run_once_not_as_a_program_and_finds_its_neighbours(
         ("tests.support.own_training:Training.missing", "has no attribute 'missing'"),
         ("tests.support.own_training:torch", "it is a module and cannot be called"),
         (":build", "Empty module name"),
-        ("broken.py:build", "invalid syntax"),
     ],
 )
 def test_what_is_not_there_is_an_error_in_words(
     name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.py").write_text("def def\n")
 
     with pytest.raises(UsageError, match=f"--loss {name}: .*{why}"):
         load_callable("--loss", name)

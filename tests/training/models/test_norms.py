@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
@@ -13,20 +14,12 @@ from bsprobe.training.models.norms import (
     FrozenBatchNorm,
     GroupNorm,
     GroupNormAmp,
-    InstanceNorm,
 )
 from tests.support.saved_activations import saved_activation_bytes
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
-FULL_SIZE = Variant(
-    model="deeplabv2-resnet101", resolution=Resolution(height=512, width=1024), classes=19
-)
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+Function = Callable[[torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture
@@ -43,8 +36,15 @@ def randomised(layer: Layer) -> Layer:
     return layer
 
 
-def test_every_norm_has_a_layer() -> None:
-    assert set(LAYERS) == set(Norm)
+def assert_same(layer: Function, reference: Function, maps: torch.Tensor) -> None:
+    """Hold two functions of maps, and their gradients, against each other."""
+    results = []
+    for function in (layer, reference):
+        given = maps.clone().requires_grad_()
+        normalised = function(given)
+        normalised.pow(3).sum().backward()
+        results.append((normalised, given.grad))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", Norm)
@@ -54,15 +54,8 @@ def test_each_layer_can_stand_where_a_batch_norm_stood(norm: Norm, maps: torch.T
     normalised = layer(maps)
 
     assert layer.eps == 0.001
+    assert isinstance(layer, nn.BatchNorm2d) == (norm in (Norm.BATCH, Norm.SYNC_BATCH))
     assert (normalised.shape, normalised.dtype) == (maps.shape, torch.float32)
-
-
-@pytest.mark.parametrize("norm", [Norm.BATCH, Norm.GROUP, Norm.GROUP_AMP, Norm.INSTANCE])
-def test_learnt_norms_give_zero_mean_and_unit_variance(norm: Norm, maps: torch.Tensor) -> None:
-    normalised = LAYERS[norm](64)(maps)
-
-    assert normalised.mean().item() == pytest.approx(0.0, abs=1e-5)
-    assert normalised.var().item() == pytest.approx(1.0, abs=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -75,35 +68,22 @@ def test_groups_are_32_or_the_largest_common_divisor_of_narrower_widths(
     assert (GroupNorm(width).num_groups, GroupNormAmp(width).num_groups) == (groups, groups)
 
 
-@pytest.mark.parametrize("kind", [GroupNorm, GroupNormAmp])
-def test_group_norms_compute_what_pytorchs_does(kind: type[GroupNorm], maps: torch.Tensor) -> None:
-    layer = randomised(kind(64, eps=0.01))
-    mine, reference = maps.requires_grad_(), maps.detach().clone().requires_grad_()
+@pytest.mark.parametrize("norm", [Norm.GROUP, Norm.GROUP_AMP])
+def test_group_norms_compute_what_pytorchs_does(norm: Norm, maps: torch.Tensor) -> None:
+    layer = randomised(LAYERS[norm](64, eps=0.01))
+    weight, bias = layer.parameters()
 
-    normalised = layer(mine)
-    expected = F.group_norm(reference, 32, layer.weight, layer.bias, 0.01)
-    normalised.pow(3).sum().backward()
-    expected.pow(3).sum().backward()
-
-    torch.testing.assert_close(normalised, expected)
-    torch.testing.assert_close(mine.grad, reference.grad)
+    assert_same(layer, lambda x: F.group_norm(x, 32, weight, bias, 0.01), maps)
 
 
 def test_instance_norm_learns_a_scale_and_shift_and_keeps_no_statistics(
     maps: torch.Tensor,
 ) -> None:
-    layer = randomised(InstanceNorm(64, eps=0.01))
+    layer = randomised(LAYERS[Norm.INSTANCE](64, eps=0.01))
+    weight, bias = layer.parameters()
 
-    expected = F.instance_norm(maps, weight=layer.weight, bias=layer.bias, eps=0.01)
-
-    torch.testing.assert_close(layer(maps), expected)
+    assert_same(layer, lambda x: F.instance_norm(x, weight=weight, bias=bias, eps=0.01), maps)
     assert list(layer.state_dict()) == ["weight", "bias"]
-
-
-def test_instance_norm_is_batch_norm_of_a_single_image(maps: torch.Tensor) -> None:
-    image = maps[:1]
-
-    torch.testing.assert_close(InstanceNorm(64)(image), nn.BatchNorm2d(64)(image))
 
 
 @pytest.mark.parametrize("norm", [Norm.GROUP, Norm.GROUP_AMP, Norm.INSTANCE, Norm.FROZEN])
@@ -115,26 +95,14 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch(
     torch.testing.assert_close(layer(maps)[:1], layer(maps[:1]))
 
 
-def test_a_frozen_norm_computes_what_batch_norm_in_evaluation_does(maps: torch.Tensor) -> None:
+def test_a_frozen_norm_and_its_gradient_are_those_of_batch_norm_in_evaluation(
+    maps: torch.Tensor,
+) -> None:
     reference = randomised(nn.BatchNorm2d(64, eps=0.001)).eval()
     frozen = FrozenBatchNorm(64, eps=0.001)
     frozen.load_state_dict(reference.state_dict())
 
-    torch.testing.assert_close(frozen(maps), reference(maps), rtol=1e-5, atol=1e-5)
-
-
-def test_a_frozen_norm_passes_the_gradient_of_batch_norm_in_evaluation(
-    maps: torch.Tensor,
-) -> None:
-    reference = randomised(nn.BatchNorm2d(64)).eval()
-    frozen = FrozenBatchNorm(64)
-    frozen.load_state_dict(reference.state_dict())
-    mine, theirs = maps.requires_grad_(), maps.detach().clone().requires_grad_()
-
-    frozen(mine).pow(2).sum().backward()
-    reference(theirs).pow(2).sum().backward()
-
-    torch.testing.assert_close(mine.grad, theirs.grad)
+    assert_same(frozen, reference, maps)
 
 
 def test_a_frozen_norm_learns_nothing_and_keeps_its_statistics_in_training(
@@ -206,8 +174,7 @@ def test_group_norm_for_amp_still_learns_in_full_precision(maps: torch.Tensor) -
 def test_the_norm_decides_how_much_an_image_saves_for_the_backward_pass_on_cuda(
     norm: Norm, precision: Precision, gib: float
 ) -> None:
-    variant = Variant(
-        model=FULL_SIZE.model, resolution=FULL_SIZE.resolution, norm=norm, precision=precision
-    )
+    size = Resolution(height=512, width=1024)
+    variant = Variant(model="deeplabv2-resnet101", resolution=size, norm=norm, precision=precision)
 
     assert saved_activation_bytes(variant, "cuda") / GIB == pytest.approx(gib, abs=0.01)

@@ -1,0 +1,18 @@
+"""Networks as bsprobe builds them by name."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Variant
+from bsprobe.training.models.factory import build_model
+
+SMALL = Resolution(height=64, width=96)
+
+
+def without_data(model: str, **others: Any) -> nn.Module:
+    """A network of the full size whose tensors have shapes alone."""
+    with torch.device("meta"):
+        return build_model(Variant(**{"model": model, "resolution": SMALL, **others}))
