@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from bsprobe.analysis.recommendation import LearningRateRule, rule_for
+from bsprobe.records.runs import Target
 from bsprobe.records.variants import Norm, OptimizerName
+from bsprobe.report.run import sentences
+from bsprobe.report.snippet import snippet
 from bsprobe.training.optimizers import build_optimizer, parameter_groups
 from tests.support.networks import without_data
 
@@ -98,3 +102,13 @@ def test_the_first_update_creates_the_state_that_the_memory_must_hold(
     optimizer.step()
 
     assert [set(optimizer.state[p]) for p in layer.parameters()] == [state, state]
+
+
+@pytest.mark.parametrize("name", OptimizerName)
+def test_every_optimizer_is_known_wherever_optimizers_are(name: OptimizerName) -> None:
+    built = build_optimizer(name, parameter_groups(nn.Linear(2, 2)), learning_rate=0.1)
+
+    assert sentences._OPTIMIZER_NAMES[name] == type(built).__name__
+    assert f"torch.optim.{type(built).__name__}(" in snippet._OPTIMIZERS[name]
+    assert float(snippet._DECAYS[name]) == built.param_groups[0]["weight_decay"]
+    assert rule_for(Target(), name) in LearningRateRule
