@@ -36,8 +36,8 @@ sizes = st.one_of(
 """Sizes of both pools, and those next to where a rule changes."""
 allocations = st.tuples(st.just("malloc"), sizes, st.integers(0, 2))
 frees = st.tuples(st.just("free"), st.integers(0, 1000), st.just(0))
-cache_flushes = st.tuples(st.just("empty_cache"), st.just(0), st.just(0))
-programs = st.lists(st.one_of(allocations, allocations, frees, frees, cache_flushes), max_size=60)
+flushes = st.just(("empty_cache", 0, 0))
+programs = st.lists(st.one_of(allocations, allocations, frees, frees, flushes), max_size=60)
 
 Program = Sequence[tuple[str, int, int]]
 
@@ -67,7 +67,7 @@ class Run:
 
 @each_allocator
 @given(program=programs)
-def test_every_byte_is_in_one_block_and_every_counter_is_right(
+def test_every_byte_is_in_one_block_merged_with_free_ones_and_every_counter_is_right(
     make: AllocatorMaker, program: Program
 ) -> None:
     run = Run(make)
@@ -81,19 +81,10 @@ def test_every_byte_is_in_one_block_and_every_counter_is_right(
         assert sum(block.size for block in run.live) == now.allocated_bytes == now.active_bytes
         assert sum(block.requested for block in run.live) == now.requested_bytes
         assert all(block.requested <= block.size for block in run.live)
+        beside_free = [each for block in free for each in (block.previous, block.next)]
+        assert all(each is None or each.state != FREE for each in beside_free)
         assert now.num_ooms == run.failures
         assert now.peak_reserved_bytes <= AVAILABLE
-
-
-@each_allocator
-@given(program=programs)
-def test_free_blocks_are_merged_with_their_neighbours(
-    make: AllocatorMaker, program: Program
-) -> None:
-    run = Run(make, program)
-    for block in run.allocator.free_blocks:
-        assert block.previous is None or block.previous.state != FREE
-        assert block.next is None or block.next.state != FREE
 
 
 @each_allocator

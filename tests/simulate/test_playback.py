@@ -210,19 +210,18 @@ def test_cublas_wants_more_on_hopper(capability: tuple[int, int], mib: float) ->
     assert cublas_workspace_bytes(capability) == mib * MIB
 
 
-def test_cublas_keeps_its_workspace_from_the_first_matrix_product_on() -> None:
-    player = Player(RUN, RUN, later=(RUN,), scratch=PRODUCT).play().play(Section.LATER_STEP)
+@pytest.mark.parametrize(("keeps", "each", "kept"), [(True, 0, 1), (False, 1, 0)])
+def test_cublas_keeps_its_workspace_but_newer_pytorch_gives_it_for_each_call(
+    keeps: bool,  # noqa: FBT001 - parametrized
+    each: int,
+    kept: int,
+) -> None:
+    player = Player(RUN, RUN, later=(RUN,), scratch=PRODUCT, keeps_cublas=keeps)
+    player.play().play(Section.LATER_STEP)
 
-    assert player.inside == [0, 0, 0]
-    kept = cublas_workspace_bytes((8, 0))
-    assert player.playback.kept_bytes == player.allocator.allocated_bytes == kept
-
-
-def test_newer_pytorch_gives_cublas_its_workspace_for_each_call() -> None:
-    player = Player(RUN, RUN, scratch=PRODUCT, keeps_cublas=False).play()
-
-    assert player.inside == [cublas_workspace_bytes((8, 0))] * 2
-    assert player.allocator.allocated_bytes == 0
+    workspace = cublas_workspace_bytes((8, 0))
+    assert player.inside == [each * workspace] * 3
+    assert player.playback.kept_bytes == player.allocator.allocated_bytes == kept * workspace
 
 
 def test_more_elements_than_a_kernel_can_count_are_no_question_of_memory() -> None:
@@ -232,8 +231,3 @@ def test_more_elements_than_a_kernel_can_count_are_no_question_of_memory() -> No
     assert Player(RUN, scratch=scratch, batch=63).play().inside == [0]
     with pytest.raises(KernelLimitError, match="upsample_bilinear2d: 2147483648 elements"):
         Player(RUN, scratch=scratch, batch=64).play()
-
-
-def test_a_full_card_is_the_allocators_error() -> None:
-    with pytest.raises(SimulatedOutOfMemoryError):
-        Player(TAKE, available_bytes=39 * MIB).play()

@@ -17,10 +17,10 @@ from tests.support.snapshots import (
     CONVOLUTION,
     EMPTY,
     EVENTS,
+    MARK,
     SETTINGS,
     TRACE,
     entry,
-    marked,
 )
 
 CONVOLUTION_PLACE = "torch/nn/modules/conv.py:548 forward < nets.py:7 forward"
@@ -68,9 +68,9 @@ def test_other_devices_are_left_out() -> None:
 
 
 def test_the_mark_of_the_last_snapshot_may_be_there_or_not() -> None:
-    assert reduced(EMPTY, traced(marked(), entry("alloc", 1, 1), marked()), marks=1).marks == (0,)
+    assert reduced(EMPTY, traced(MARK, entry("alloc", 1, 1), MARK), marks=1).marks == (0,)
     with pytest.raises(UnknownEventError, match="has 1 of 2 marks"):
-        reduced(EMPTY, traced(entry("alloc", 1, 1), marked()), marks=2)
+        reduced(EMPTY, traced(entry("alloc", 1, 1), MARK), marks=2)
 
 
 def test_an_event_that_is_not_known_is_refused() -> None:
@@ -101,11 +101,8 @@ def test_a_place_is_a_function_of_pytorch_and_who_called_it() -> None:
     assert place_of(CONVOLUTION) == CONVOLUTION_PLACE
     assert place_of(CONVOLUTION[1:]) == "nets.py:7 forward"
     assert place_of([]) == ""
-
-
-def test_a_place_in_this_checkout_is_named_from_its_root() -> None:
-    found = place_of([frame(reduction.__file__, "f")])
-    assert found == "bsprobe/simulate/explain/reduction.py:1 f"
+    here = place_of([frame(reduction.__file__, "f")])  # from the root of this checkout
+    assert here == "bsprobe/simulate/explain/reduction.py:1 f"
 
 
 def frame(filename: str, name: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import (
@@ -33,11 +32,12 @@ from bsprobe.simulate.timeline import (
     Timeline,
     matched,
 )
-from bsprobe.simulate.trace.fake_model import make_fake
+from bsprobe.simulate.trace.fake_model import build_without_values, make_fake
 from bsprobe.simulate.trace.recorder import UntraceableModelError
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.step import task_for, training_step
+from tests.support.fake_cuda import REAL, Dispatched
 from tests.support.tiny_networks import VARIANT, TinyNet, TwoHeadedNet
 from tests.support.traced_networks import (
     STEPS,
@@ -120,21 +120,9 @@ STEP = """\
 + features convolution_backward 32 gradients
 - ones_like 4 saved activations
 - threshold_backward 6144 temporaries
-+ _foreach_add 864 temporaries
-+ _foreach_add 32 temporaries
-+ _foreach_add 128 temporaries
-+ _foreach_add 16 temporaries
 """.splitlines()
-"""The step at batch 2 up to the update. Images of 32 x 48 become maps of 8 x 12, so (2, 8, 8, 12)
-floats are 6144 bytes, (2, 4, 8, 12) 3072, (2, 4, 32, 48) 49152; a byte for each pixel is 3072. SGD
-adds the weight decay to copies of the gradients."""
-UPDATE = """\
-+ clone 864 optimizer state
-+ clone 32 optimizer state
-+ clone 128 optimizer state
-+ clone 16 optimizer state
-""".splitlines()
-"""The first update makes the momentum out of these copies."""
+"""The step at batch 2 before the update. Images of 32 x 48 become maps of 8 x 12, so (2, 8, 8, 12)
+floats are 6144 bytes, (2, 4, 8, 12) 3072, (2, 4, 32, 48) 49152; a byte for each pixel is 3072."""
 END = """\
 - clamp 8 saved activations
 - zeros 4 saved activations
@@ -143,26 +131,24 @@ END = """\
 - classifier convolution_backward 16 gradients
 - features convolution_backward 864 gradients
 - features convolution_backward 32 gradients
-- _foreach_add 864 temporaries
-- _foreach_add 32 temporaries
-- _foreach_add 128 temporaries
-- _foreach_add 16 temporaries
 """.splitlines()
 
 
 def test_every_event_of_a_small_networks_step() -> None:
     recording = tracer_of(PlainNet).record(2)
 
+    sizes = (864, 32, 128, 16)
+    layers = ("features", "features", "classifier", "classifier")
+    # SGD adds the weight decay to copies of the gradients, and makes the first momentum of them.
+    decayed, forgotten = ([f"{sign} _foreach_add {n} temporaries" for n in sizes] for sign in "+-")
+    momentum = [f"+ clone {size} optimizer state" for size in sizes]
     assert story(recording, Section.SETUP) == [
-        "+ features to 864 parameters",
-        "+ features to 32 parameters",
-        "+ classifier to 128 parameters",
-        "+ classifier to 16 parameters",
+        *(f"+ {layer} to {size} parameters" for layer, size in zip(layers, sizes, strict=True)),
         "+ to 36864 batch",
         "+ to 24576 batch",
     ]
-    assert story(recording, Section.FIRST_STEP) == [*STEP, *UPDATE, *END]
-    assert story(recording, Section.LATER_STEP) == [*STEP, *END]
+    assert story(recording, Section.FIRST_STEP) == [*STEP, *decayed, *momentum, *END, *forgotten]
+    assert story(recording, Section.LATER_STEP) == [*STEP, *decayed, *END, *forgotten]
 
 
 def test_setting_up_channels_last_lays_out_parameters_and_then_the_images() -> None:
@@ -184,26 +170,17 @@ def test_setting_up_channels_last_lays_out_parameters_and_then_the_images() -> N
 # The same order as with real tensors.
 
 
-class RealEvents(TorchDispatchMode):
+class RealEvents:
     """Births and deaths of the storages of a program on real tensors; of some that are known."""
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
         self.events: list[tuple[str, int]] = []
         self._live = {tensor.untyped_storage()._cdata for tensor in known}
 
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., object],
-        types: tuple[type, ...],
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        out = func(*args, **(kwargs or {}))
+    def watch(self, _operator: object, _args: tuple[object, ...], out: object) -> None:
         for tensor in out if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes():
                 self._meet(tensor.untyped_storage())
-        return out
 
     def _meet(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -236,7 +213,8 @@ def test_births_and_deaths_are_those_of_a_real_step_on_the_cpu(
         group["foreach"] = True
     batch = synthetic_batch(variant, 2, device=torch.device("cpu"), seed=0)
     model = task.model
-    with RealEvents((*model.parameters(), *model.buffers(), batch.images, batch.labels)) as watch:
+    real = RealEvents((*model.parameters(), *model.buffers(), batch.images, batch.labels))
+    with Dispatched(real.watch, REAL):
         training_step(task, [batch] * accumulation_steps)
 
     monkeypatch.setattr("bsprobe.simulate.trace.tracer.cuda_dispatch", nullcontext)
@@ -247,7 +225,7 @@ def test_births_and_deaths_are_those_of_a_real_step_on_the_cpu(
         for action, subject in recording.sections[Section.FIRST_STEP]
         if action is not Action.SCRATCH
     ]
-    assert runs(watch.events) == runs(expected)
+    assert runs(real.events) == runs(expected)
     assert len(expected) > 60
 
 
@@ -260,10 +238,7 @@ VARIANTS = (
     replace(VARIANT, memory_format=MemoryFormat.NHWC),
     replace(AMP, memory_format=MemoryFormat.NHWC),
     replace(VARIANT, norm=Norm.GROUP),
-    replace(AMP, norm=Norm.GROUP),
-    replace(AMP, norm=Norm.GROUP_AMP),
-    replace(AMP, norm=Norm.INSTANCE),
-    replace(AMP, norm=Norm.FROZEN),
+    *(replace(AMP, norm=n) for n in (Norm.GROUP, Norm.GROUP_AMP, Norm.INSTANCE, Norm.FROZEN)),
     ADAMW,
     replace(AMP, optimizer=OptimizerName.ADAMW),
 )
@@ -301,15 +276,6 @@ def test_later_steps_can_be_repeated_without_end(variant: Variant, accumulation_
         play(recording, Section.LATER_STEP, live)
 
     assert live == live_at_the_end(recording)
-
-
-def test_the_second_step_only_lacks_what_makes_the_optimizers_state() -> None:
-    recording = tracer_of(TinyNet).record(2)
-    first, later = (Counter(story(recording, section)) for section in STEPS)
-
-    parameters = [each.numel() * 4 for each in TinyNet(VARIANT).parameters()]
-    assert later - first == Counter()
-    assert first - later == Counter(f"+ clone {size} optimizer state" for size in parameters)
 
 
 # Any batch from two.
@@ -467,16 +433,13 @@ def test_events_of_the_backward_pass_belong_to_the_module_that_made_the_forward(
 
 def test_what_checkpointing_recomputes_belongs_to_its_module_in_the_backward_pass() -> None:
     recording = StepTracer(replace(RESNET50, checkpointing=Checkpointing.ON)).record(2)
+    inside = [each for each in born(recording) if each[0].module.startswith("layer3.5")]
     phases = {
         (place.phase, kind)
-        for place, kind, _ in born(recording)
+        for place, kind, _ in inside
         if (place.module, place.operator) == ("layer3.5.conv2", "convolution")
     }
-    modules = {
-        place.module
-        for place, _, _ in born(recording)
-        if place.phase is Phase.BACKWARD and place.module.startswith("layer3.5")
-    }
+    modules = {place.module for place, _, _ in inside if place.phase is Phase.BACKWARD}
 
     assert phases == {(Phase.FORWARD, Kind.TEMPORARY), (Phase.BACKWARD, Kind.TEMPORARY)}
     assert {f"layer3.5.conv{i}" for i in (1, 2, 3)} < modules
@@ -602,6 +565,19 @@ def test_parameters_keep_their_shapes_where_identities_are_used_again() -> None:
         make_fake(model, mode, lambda *_: None)
 
     assert [parameter.shape for parameter in model.parameters()] == shapes
+
+
+def test_a_truncated_distribution_is_not_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch 2.15 draws until every value is within the bounds: for ever, where none is drawn."""
+    drawn: list[object] = []
+    monkeypatch.setattr(nn.init, "_no_grad_trunc_normal_", lambda *args: drawn.append(args))
+
+    network = build_without_values(replace(RESNET50, model="torchvision:swin_t", classes=1000))
+
+    assert sum(parameter.numel() for parameter in network.parameters()) == 28_288_354
+    assert drawn == []
+    nn.init.trunc_normal_(torch.empty(3))
+    assert len(drawn) == 1
 
 
 def test_an_operator_that_cuda_has_a_kernel_for_is_not_taken_apart() -> None:

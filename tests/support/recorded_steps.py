@@ -28,13 +28,7 @@ _SECTIONS = {
 def recorded(
     timeline: Timeline, spec: TrialSpec, new_playback: Callable[[Memory], Playback]
 ) -> tuple[dict[str, Any], RecordedTrial]:
-    """A snapshot with the history of a trial of four steps, and what else is known of it.
-
-    Args:
-        timeline: What the GPU does.
-        spec: The trial.
-        new_playback: Makes a playback of that on some memory.
-    """
+    """A snapshot with the history of a trial of four steps, and what else is known of it."""
     driver = SnapshotDriver(available_bytes=None, total_bytes=80 * GIB)
     allocator = CachingAllocator(driver)
     memory = SnapshotMemory(allocator, driver)
