@@ -18,17 +18,7 @@ from bsprobe.simulate.allocator.blocks import Block
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.allocator.rules import AllocatorRules
 from bsprobe.simulate.allocator.statistics import AllocatorStatistics
-from tests.support.changed_rules import (
-    AnyOversizeBlockFits,
-    FlushOfOneStreamOnly,
-    FlushOfTheLargePoolOnly,
-    NoFlushWhenFull,
-    NoReleaseOfOversizeBlocks,
-    NoWaitingForOtherStreams,
-    OnePoolForAllStreams,
-    OversizeBlocksServeLargeRequestsOnlyExactly,
-    OversizeSlackIsInclusive,
-)
+from tests.support import changed_rules as changed
 
 AllocatorMaker = Callable[..., CachingAllocator]
 Scenario = Callable[[AllocatorMaker], list[int]]
@@ -170,8 +160,8 @@ def _in_use(allocator: CachingAllocator) -> list[int]:
     return [now.allocated_bytes // MIB, now.active_bytes // MIB, now.requested_bytes // MIB]
 
 
-def _rules(**changed: int) -> AllocatorMaker:
-    return partial(CachingAllocator, rules=AllocatorRules(**changed))
+def _rules(**values: int) -> AllocatorMaker:
+    return partial(CachingAllocator, rules=AllocatorRules(**values))
 
 
 SCENARIOS: tuple[tuple[Scenario, list[int], tuple[AllocatorMaker, ...]], ...] = (
@@ -192,27 +182,31 @@ SCENARIOS: tuple[tuple[Scenario, list[int], tuple[AllocatorMaker, ...]], ...] = 
         [20 * MIB, 19 * MIB - 512],
         (_rules(large_remainder_bytes=MIB), _rules(large_remainder_bytes=MIB + 513)),
     ),
-    (memory_of_two_streams, [22, 44, 44], (OnePoolForAllStreams,)),
+    (memory_of_two_streams, [22, 44, 44], (changed.OnePoolForAllStreams,)),
     (
         a_full_card,
         [56, 64, 1, 0, 64, 2, 1],
-        (NoFlushWhenFull, FlushOfTheLargePoolOnly, FlushOfOneStreamOnly),
+        (changed.NoFlushWhenFull, changed.FlushOfTheLargePoolOnly, changed.FlushOfOneStreamOnly),
     ),
     (
         requests_to_oversize_blocks,
         [20, 130, 40, 170, 60, 190, 80, 210, 100, 130],
         (
-            AnyOversizeBlockFits,
-            OversizeBlocksServeLargeRequestsOnlyExactly,
-            OversizeSlackIsInclusive,
+            changed.AnyOversizeBlockFits,
+            changed.OversizeBlocksServeLargeRequestsOnlyExactly,
+            changed.OversizeSlackIsInclusive,
         ),
     ),
     (
         oversize_blocks_on_a_full_card,
         [190, 0, 220, 0, 230, 0, 240, 1],
-        (NoReleaseOfOversizeBlocks,),
+        (changed.NoReleaseOfOversizeBlocks,),
     ),
-    (a_block_that_another_stream_uses, [4, 4, 4, 0, 4, 4, 0, 0, 0], (NoWaitingForOtherStreams,)),
+    (
+        a_block_that_another_stream_uses,
+        [4, 4, 4, 0, 4, 4, 0, 0, 0],
+        (changed.NoWaitingForOtherStreams,),
+    ),
 )
 
 
@@ -224,11 +218,11 @@ def test_a_program_gets_what_the_source_says(scenario: Scenario, expected: list[
 
 
 @pytest.mark.parametrize(
-    ("scenario", "changed"),
-    [(scenario, change) for scenario, _, changes in SCENARIOS for change in changes],
+    ("scenario", "change"),
+    [(scenario, each) for scenario, _, changes in SCENARIOS for each in changes],
 )
-def test_a_changed_rule_shows(scenario: Scenario, changed: AllocatorMaker) -> None:
-    assert scenario(changed) != scenario(CachingAllocator)
+def test_a_changed_rule_shows(scenario: Scenario, change: AllocatorMaker) -> None:
+    assert scenario(change) != scenario(CachingAllocator)
 
 
 def test_blocks_that_wait_for_a_stream_count_in_the_peak_of_active_memory() -> None:

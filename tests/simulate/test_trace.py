@@ -368,16 +368,16 @@ def test_the_garbage_collector_is_left_as_it_was(is_collecting: bool) -> None:  
 # Where two batch sizes do not match.
 
 
+EACH = [(1,), (2,), (3,), (5,)]
+
+
 @pytest.mark.parametrize(
     ("function", "traced_at"),
     [
-        (lambda x: x.relu() if len(x) % 2 else x, [(1,), (2,), (3,), (5,)]),
-        (lambda x: x.relu() if len(x) % 2 else x.sigmoid(), [(1,), (2,), (3,), (5,)]),
-        (
-            lambda x: x + x.new_zeros(len(x) ** 2, *x.shape[1:])[: len(x)],
-            [(1,), (2,), (3,), (5,)],
-        ),
-        (lambda x: x + x.new_zeros(9 - len(x), *x.shape[1:]).sum(), [(1,), (2,), (3,), (5,)]),
+        (lambda x: x.relu() if len(x) % 2 else x, EACH),
+        (lambda x: x.relu() if len(x) % 2 else x.sigmoid(), EACH),
+        (lambda x: x + x.new_zeros(len(x) ** 2, *x.shape[1:])[: len(x)], EACH),
+        (lambda x: x + x.new_zeros(9 - len(x), *x.shape[1:]).sum(), EACH),
         (lambda x: x.relu() if len(x) > 1 else x, [(1,), (2, 3), (2, 3), (2, 3)]),
     ],
     ids=["more operators", "another operator", "a square", "less and less", "but for one image"],
@@ -570,7 +570,7 @@ def test_parameters_keep_their_shapes_where_identities_are_used_again() -> None:
 def test_a_truncated_distribution_is_not_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch 2.15 draws until every value is within the bounds: for ever, where none is drawn."""
     drawn: list[object] = []
-    monkeypatch.setattr(nn.init, "_no_grad_trunc_normal_", lambda *args: drawn.append(args))
+    monkeypatch.setattr(nn.init, "_no_grad_trunc_normal_", lambda *args, **_: drawn.append(args))
 
     network = build_without_values(replace(RESNET50, model="torchvision:swin_t", classes=1000))
 
