@@ -18,7 +18,7 @@ class NewPagesAtTheHighestAddress(ExpandableAllocator):
         return found
 
 
-def test_a_segment_grows_by_whole_pages_behind_its_last_block() -> None:
+def test_a_segment_grows_and_shrinks_by_whole_pages_at_its_end() -> None:
     allocator = ExpandableAllocator()
     first = allocator.malloc(5 * MIB)
     assert allocator.statistics.reserved_bytes == 20 * MIB
@@ -27,7 +27,7 @@ def test_a_segment_grows_by_whole_pages_behind_its_last_block() -> None:
     assert second.address == first.address + 5 * MIB
     allocator.free(second)
     allocator.empty_cache()
-    assert allocator.statistics.reserved_bytes == 20 * MIB
+    assert [free.size for free in allocator.free_blocks] == [15 * MIB]
 
 
 def test_pages_of_the_small_pool_are_small() -> None:
