@@ -18,13 +18,9 @@ from tests.support import on_fake_gpu
 from tests.support.fake_cuda import needs_fake_cuda
 
 pytestmark = needs_fake_cuda
-VARIANT = Variant(
-    model="deeplabv2-mini",
-    resolution=Resolution(height=64, width=128),
-    precision=Precision.AMP_FP16,
-)
-SIZE = Resolution(height=128, width=256)
-PROGRAM = """
+SMALL, SIZE = Resolution(height=64, width=128), Resolution(height=128, width=256)
+VARIANT = Variant(model="deeplabv2-mini", resolution=SMALL, precision=Precision.AMP_FP16)
+IMPORTS = """
 import json, pickle, torch
 from dataclasses import replace
 from pathlib import Path
@@ -32,18 +28,12 @@ from bsprobe.devices.cuda import CudaDevice
 from bsprobe.storage.codec import to_json
 from bsprobe.simulate.explain.reduction import reduced
 from bsprobe.records.trials import TrialSpec
-from bsprobe.records.units import Resolution
-from bsprobe.records.variants import Norm, Precision, Variant
-
-variant = Variant(
-    model="deeplabv2-mini", resolution=Resolution(height=64, width=128),
-    precision=Precision.AMP_FP16,
-)
-spec = TrialSpec(
-    variant=variant, batch_size=2, evaluation_resolution=Resolution(height=128, width=256)
-)
-found = {}
-phases = []
+from bsprobe.records.variants import Precision
+from tests.devices.test_cuda_on_fake_gpu import SIZE, VARIANT
+"""
+PROGRAM = f"""{IMPORTS}
+spec = TrialSpec(variant=VARIANT, batch_size=2, evaluation_resolution=SIZE)
+found, phases = dict(), []
 
 def failure(work):
     try:
@@ -60,7 +50,7 @@ found["too large"] = failure(lambda: device.run_trial(replace(spec, batch_size=9
 found["clean after it"] = device.is_clean()
 recorded = device.record_trial(spec, lambda _: None, Path("snapshot.pickle"))
 snapshot = pickle.loads(Path("snapshot.pickle").read_bytes())
-history = reduced({"segments": []}, snapshot, marks=len(recorded.phases))
+history = reduced(dict(segments=[]), snapshot, marks=len(recorded.phases))
 found["recorded"] = dict(
     phases=recorded.phases, peak=recorded.measurement.peak_reserved_bytes,
     marks=history.marks, kinds=sorted(set(history.phases)), events=len(history.history["events"]),
@@ -73,22 +63,13 @@ found["wrong calls"] = [
 ]
 print(json.dumps(found))
 """
-CAPPED = f"""
-import json
-from bsprobe.devices.cuda import CudaDevice
-from bsprobe.storage.codec import to_json
-from bsprobe.records.trials import TrialSpec
-from bsprobe.records.units import Resolution
-from bsprobe.records.variants import Norm, Precision, Variant
-
+CAPPED = f"""{IMPORTS}
 device = CudaDevice(0, {GIB})
 found = []
-for precision, batch in ((Precision.FP32, 5), (Precision.FP32, 5), (Precision.AMP_FP16, 5)):
-    variant = Variant(
-        model="deeplabv2-mini", resolution=Resolution(height=64, width=128), precision=precision
-    )
+for precision in (Precision.FP32, Precision.FP32, Precision.AMP_FP16):
+    spec = TrialSpec(variant=replace(VARIANT, precision=precision), batch_size=5)
     phases = []
-    measured = device.run_trial(TrialSpec(variant=variant, batch_size=batch), phases.append)
+    measured = device.run_trial(spec, phases.append)
     found.append((phases[:2], device.budget_bytes, measured.outside_allocator_bytes))
     device.is_clean()
 print(json.dumps(found))
@@ -150,9 +131,8 @@ def test_calls_that_pytorch_would_refuse_are_refused(found: Any) -> None:
 
 def test_a_limit_is_applied_when_the_kernels_of_one_step_are_loaded(tmp_path: Path) -> None:
     first, again, other = on_fake_gpu.answer(CAPPED, folder=tmp_path)
-    assert first[0] == ["opening", "loading kernels"]
-    assert again[0] == ["opening", "building"]
-    assert other[0] == ["opening", "loading kernels"]
+    loading, building = ["opening", "loading kernels"], ["opening", "building"]
+    assert [first[0], again[0], other[0]] == [loading, building, loading]
     for _, budget, outside in (first, again, other):
         assert budget + outside == GIB
     assert first[1] == again[1] == other[1] + LATE_BYTES

@@ -1,7 +1,6 @@
 """A trial that is recorded on a GPU, without one: PyTorch's recorder and the trial are replaced."""
 
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bsprobe.worker.protocol import Message, Record, Recorded
 from tests.support.builders import DEVICE, VARIANT, measurement
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
-SNAPSHOT = {"segments": [], "device_traces": [[], [{"action": "alloc"}]]}
+SNAPSHOT: dict[str, Any] = {"segments": [], "device_traces": [[], [{"action": "alloc"}]]}
 
 
 class Calls:
@@ -30,14 +29,14 @@ class Calls:
 
     log: list[str] = []  # noqa: RUF012 - emptied by the fixture
 
-    def start(self) -> Mapping[str, Any]:
+    def start(self) -> dict[str, Any]:
         self.log.append("start")
         return {}
 
     def mark(self) -> None:
         self.log.append("mark")
 
-    def stop(self) -> Mapping[str, Any]:
+    def stop(self) -> dict[str, Any]:
         self.log.append("stop")
         return SNAPSHOT
 

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bsprobe.devices.simulated import SimulatedDevice
-from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.errors import DeviceError
 from bsprobe.records.failures import Outcome, classify
 from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
@@ -26,9 +27,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def predict(
-    variant: Variant, batch: int, *, gpu: Gpu = CARD, limit: int | None = None, steps: int = 1
+    variant: Variant, batch: int, *, gpu: Gpu = CARD, limit: int | None = None, **more: Any
 ) -> Measurement:
-    spec = TrialSpec(variant=variant, batch_size=batch, accumulation_steps=steps)
+    spec = TrialSpec(variant=variant, batch_size=batch, **more)
     return SimulatedDevice(gpu, limit).run_trial(spec, lambda _: None)
 
 
@@ -47,19 +48,12 @@ def test_a_prediction_has_everything_but_times() -> None:
         images_per_second=None,
         loader_images_per_second=None,
     )
-    assert [name for name, _ in found.model.groups] == [
-        "backbone",
-        "classifier weights",
-        "classifier biases",
-    ]
+    names = [name for name, _ in found.model.groups]
+    assert names == ["backbone", "classifier weights", "classifier biases"]
     # The later steps run beside the optimizer's momentum, one number a parameter.
     assert found.steady.allocated_bytes > found.first_step.allocated_bytes
     assert found.first_step.reserved_bytes is not None
     assert found.first_step.allocated_bytes < found.first_step.reserved_bytes
-
-
-def test_a_prediction_repeats_to_the_byte() -> None:
-    assert predict(SMALL, 3) == predict(SMALL, 3)
 
 
 def test_a_batch_that_needs_more_than_the_card_has_is_out_of_memory() -> None:
@@ -74,12 +68,8 @@ def test_a_batch_that_needs_more_than_the_card_has_is_out_of_memory() -> None:
 
 
 def test_a_limit_is_the_capacity_of_a_smaller_card() -> None:
-    device = SimulatedDevice(CARD, GIB)
-    assert (device.info.total_bytes, device.info.capacity_bytes, device.info.limit_bytes) == (
-        2 * GIB,
-        GIB,
-        GIB,
-    )
+    info = SimulatedDevice(CARD, GIB).info
+    assert (info.total_bytes, info.capacity_bytes, info.limit_bytes) == (2 * GIB, GIB, GIB)
     with pytest.raises(SimulatedOutOfMemoryError):
         predict(SMALL, 16, limit=GIB)
 
@@ -95,20 +85,15 @@ def test_just_below_what_it_needs_it_runs_with_retries() -> None:
 
 
 def test_accumulation_keeps_the_gradients_through_the_forward_pass() -> None:
-    alone, twice = predict(SMALL, 4), predict(SMALL, 4, steps=2)
+    alone, twice = predict(SMALL, 4), predict(SMALL, 4, accumulation_steps=2)
     parameters = 4 * alone.model.parameters
     added = twice.steady.allocated_bytes - alone.steady.allocated_bytes
     assert 0.5 * parameters < added < 1.01 * parameters  # a part of them was there at the peak
-    assert predict(SMALL, 4, steps=3) == predict(SMALL, 4, steps=7)
+    assert predict(SMALL, 4, accumulation_steps=3) == predict(SMALL, 4, accumulation_steps=7)
 
 
 def test_an_evaluation_pass_has_a_peak_of_its_own() -> None:
-    spec = TrialSpec(
-        variant=SMALL,
-        batch_size=1,
-        evaluation_resolution=Resolution(height=1024, width=2048),
-    )
-    found = SimulatedDevice(CARD, None).run_trial(spec, lambda _: None)
+    found = predict(SMALL, 1, evaluation_resolution=Resolution(height=1024, width=2048))
     assert isinstance(found.evaluation, Peak)
     # Logits of 19 classes at 1024x2048 in fp32, and what else there is.
     assert found.evaluation.allocated_bytes > 19 * 1024 * 2048 * 4
@@ -116,19 +101,14 @@ def test_an_evaluation_pass_has_a_peak_of_its_own() -> None:
 
 def test_autocast_takes_less_with_batch_norm_and_more_with_plain_group_norm() -> None:
     def per_image(precision: Precision, norm: Norm) -> int:
-        spec = TrialSpec(variant=replace(SMALL, precision=precision, norm=norm), batch_size=4)
-        device = SimulatedDevice(CARD, None)
-        peaks = [
-            device.run_trial(replace(spec, batch_size=batch), lambda _: None).peak_allocated_bytes
-            for batch in (4, 8)
-        ]
-        return peaks[1] - peaks[0]
+        variant = replace(SMALL, precision=precision, norm=norm)
+        four, eight = (predict(variant, batch).peak_allocated_bytes for batch in (4, 8))
+        return eight - four
 
-    assert per_image(Precision.AMP_FP16, Norm.BATCH) < 0.6 * per_image(Precision.FP32, Norm.BATCH)
-    assert per_image(Precision.AMP_FP16, Norm.GROUP) > per_image(Precision.FP32, Norm.GROUP)
-    assert per_image(Precision.AMP_FP16, Norm.GROUP_AMP) < 0.6 * per_image(
-        Precision.FP32, Norm.GROUP
-    )
+    batch, group = (per_image(Precision.FP32, norm) for norm in (Norm.BATCH, Norm.GROUP))
+    assert per_image(Precision.AMP_FP16, Norm.BATCH) < 0.6 * batch
+    assert per_image(Precision.AMP_FP16, Norm.GROUP) > group
+    assert per_image(Precision.AMP_FP16, Norm.GROUP_AMP) < 0.6 * group
 
 
 def test_timing_plans_takes_more_in_the_first_step() -> None:
@@ -137,9 +117,7 @@ def test_timing_plans_takes_more_in_the_first_step() -> None:
     assert timed.first_step.allocated_bytes > predict(SMALL, 8).first_step.allocated_bytes
 
 
-def test_pytorchs_own_setting_of_expandable_segments_is_obeyed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_pytorchs_setting_of_expandable_segments_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = predict(SMALL, 8)
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     expandable = predict(SMALL, 8)
@@ -171,26 +149,12 @@ def test_limits_that_make_no_sense_are_refused(limit: int, message: str) -> None
         SimulatedDevice(CARD, limit)
 
 
-def test_an_unknown_model_is_refused_as_everywhere() -> None:
-    with pytest.raises(UsageError, match="unknown"):
-        predict(replace(SMALL, model="deeplab"), 1)
-
-
-def predict_together(
-    processes: int, *, norm: Norm = Norm.BATCH, batch: int = 2, steps: int = 1
-) -> Measurement:
-    spec = TrialSpec(
-        variant=replace(SMALL, norm=norm),
-        batch_size=batch,
-        accumulation_steps=steps,
-        processes=processes,
-    )
-    return SimulatedDevice(find_gpu("RTX 3090"), None).run_trial(spec, lambda _: None)
-
-
 @pytest.mark.parametrize("steps", [1, 3])
 def test_one_of_several_processes_holds_its_gradients_twice(steps: int) -> None:
-    alone, together = predict_together(1, steps=steps), predict_together(4, steps=steps)
+    alone, together = (
+        predict(SMALL, 2, gpu=find_gpu("RTX 3090"), accumulation_steps=steps, processes=each)
+        for each in (1, 4)
+    )
     gradients = 4 * alone.model.parameters
     beside = together.steady.allocated_bytes - alone.steady.allocated_bytes
     assert gradients <= beside < 1.05 * gradients  # what is left of a block stays with it
@@ -199,6 +163,8 @@ def test_one_of_several_processes_holds_its_gradients_twice(steps: int) -> None:
 
 
 def test_shared_statistics_take_next_to_nothing_beside_batch_norms() -> None:
-    norms = (Norm.BATCH, Norm.SYNC_BATCH)
-    batch, sync = (predict_together(8, norm=norm, batch=32).peak_allocated_bytes for norm in norms)
-    assert 0 < abs(sync - batch) < MIB
+    batch, sync = (
+        predict(replace(SMALL, norm=norm), 32, gpu=find_gpu("RTX 3090"), processes=8)
+        for norm in (Norm.BATCH, Norm.SYNC_BATCH)
+    )
+    assert 0 < abs(sync.peak_allocated_bytes - batch.peak_allocated_bytes) < MIB

@@ -1,6 +1,6 @@
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import torch
 from bsprobe.devices.stepping import TooFewUpdatesError, run_steps
 from bsprobe.records.trials import Measurement, ModelFacts, Peak, TrialSpec
 from bsprobe.records.units import Resolution
-from bsprobe.records.variants import CudnnBenchmark, Precision
+from bsprobe.records.variants import CudnnBenchmark, Precision, Variant
 from bsprobe.training import step
 from tests.support.tiny_networks import VARIANT, OverflowingNet, TinyNet
 
@@ -61,32 +61,36 @@ def peak(count: int) -> Peak:
     return Peak(allocated_bytes=count, reserved_bytes=None)
 
 
+Overflowing = Callable[[int, int], FakeDevice]
+
+
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
-    return fake_device(monkeypatch)
+def overflowing(monkeypatch: pytest.MonkeyPatch) -> Overflowing:
+    """Makes a device whose networks overflow in the backward passes from one to another."""
+
+    def make(first: int, last: int) -> FakeDevice:
+        device = FakeDevice()
+
+        def build(variant: Variant) -> TinyNet:
+            overflows = frozenset(range(first, last + 1))
+            device.models.append(OverflowingNet(variant, overflows=overflows))
+            return device.models[-1]
+
+        monkeypatch.setattr(step, "build_model", build)
+        return device
+
+    return make
 
 
-def fake_device(
-    monkeypatch: pytest.MonkeyPatch, overflows: frozenset[int] = frozenset()
-) -> FakeDevice:
-    """A device whose networks overflow in the given backward passes, counted from 1."""
-    device = FakeDevice()
-    build = functools.partial(OverflowingNet, overflows=overflows)
-
-    def build_and_keep(*args: object) -> TinyNet:
-        device.models.append(build(*args))  # type: ignore[arg-type] # a variant
-        return device.models[-1]
-
-    monkeypatch.setattr(step, "build_model", build_and_keep)
-    return device
+@pytest.fixture
+def fake(overflowing: Overflowing) -> FakeDevice:
+    return overflowing(1, 0)
 
 
 @pytest.fixture(autouse=True)
-def _global_settings_restored() -> Iterator[None]:
+def _global_settings_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    before = torch.backends.cudnn.benchmark
-    yield
-    torch.backends.cudnn.benchmark = before
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
 
 
 def test_the_first_step_has_a_peak_of_its_own_and_warm_up_is_not_timed(fake: FakeDevice) -> None:
@@ -116,28 +120,24 @@ def test_a_measurement_says_what_was_run(fake: FakeDevice) -> None:
 def test_evaluation_follows_the_steps_with_a_peak_of_its_own(
     fake: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    real = step.evaluation_pass
     sizes: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        "bsprobe.devices.stepping.evaluation_pass", lambda *args: sizes.append(args[2])
-    )
+
+    def keep(*args: Any) -> None:
+        sizes.append(args[2])
+        real(*args)
+
+    monkeypatch.setattr("bsprobe.devices.stepping.evaluation_pass", keep)
 
     measured = fake.run(
         replace(SPEC, evaluation_resolution=Resolution(height=64, width=96), measured_steps=1)
     )
 
-    assert (measured.first_step, measured.steady, measured.evaluation) == (
-        peak(1),
-        peak(2),
-        peak(3),
-    )
+    peaks = (measured.first_step, measured.steady, measured.evaluation)
+    assert peaks == (peak(1), peak(2), peak(3))
     assert fake.told[-4:] == ["peak", "evaluation", "reset peak", "peak"]
     assert sizes == [(64, 96)]
-
-
-def test_evaluation_is_one_more_forward_pass_of_the_same_images(fake: FakeDevice) -> None:
-    fake.run(replace(SPEC, evaluation_resolution=Resolution(height=64, width=96)))
-
-    assert [model.calls for model in fake.models] == [4 + 1]
+    assert [model.calls for model in fake.models] == [2 + 1]  # one more, of the same images
 
 
 @pytest.mark.parametrize(
@@ -160,37 +160,30 @@ def test_accumulation_runs_each_micro_batch_and_counts_all_images(fake: FakeDevi
     assert fake.models[0].calls == 4 * 5
 
 
-def test_timing_waits_for_the_first_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = fake_device(monkeypatch, frozenset({1, 2, 3}))
-
-    result = fake.run(FP16_SPEC)
-
-    assert (result.steps, result.updates_applied) == (7, 4)
-    assert fake.told.index("step 4") < fake.told.index("start") < fake.told.index("stop")
-    assert fake.told[fake.told.index("start") - 1] == "step 5"
-
-
-def test_steps_follow_the_timed_ones_until_a_second_update_is_applied(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("first", "last", "steps", "updates", "told"),
+    [
+        # Timing waits for the first update.
+        (1, 3, 7, 4, ["step 4", "step 5", "start", "stop", "step 6"]),
+        # Steps follow the timed ones until a second update is applied.
+        (2, 5, 6, 2, ["step 4", "start", "stop", "seconds", "step 5", "step 6", "peak"]),
+        (1, 20, 24, 4, ["step 21", "step 22", "start"]),
+    ],
+)
+def test_a_trial_may_skip_twenty_updates_and_times_steps_once_one_is_applied(
+    first: int, last: int, steps: int, updates: int, told: list[str], overflowing: Overflowing
 ) -> None:
-    fake = fake_device(monkeypatch, frozenset({2, 3, 4, 5}))
+    fake = overflowing(first, last)
 
     result = fake.run(FP16_SPEC)
 
-    assert (result.steps, result.updates_applied) == (6, 2)
-    assert fake.told[-4:] == ["seconds", "step 5", "step 6", "peak"]
+    assert (result.steps, result.updates_applied) == (steps, updates)
+    at = fake.told.index(told[0])
+    assert fake.told[at : at + len(told)] == told
 
 
-def test_a_trial_may_skip_twenty_updates(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = fake_device(monkeypatch, frozenset(range(1, 21)))
-
-    result = fake.run(FP16_SPEC)
-
-    assert (result.steps, result.updates_applied) == (24, 4)
-
-
-def test_a_scaler_that_always_skips_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = fake_device(monkeypatch, frozenset(range(1, 1000)))
+def test_a_scaler_that_always_skips_ends_the_trial(overflowing: Overflowing) -> None:
+    fake = overflowing(1, 1000)
 
     with pytest.raises(TooFewUpdatesError) as caught:
         fake.run(FP16_SPEC)
@@ -225,8 +218,7 @@ def test_equal_trials_see_equal_images(fake: FakeDevice, monkeypatch: pytest.Mon
     assert [torch.equal(images, seen[0]) for images in seen] == [True] * 4 + [False] * 2
 
 
-def test_the_facts_of_deeplabv2_name_its_three_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+def test_the_facts_of_deeplabv2_name_its_three_groups() -> None:
     variant = replace(
         VARIANT, model="deeplabv2-resnet50", resolution=Resolution(height=32, width=32), classes=19
     )

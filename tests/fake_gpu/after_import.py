@@ -3,24 +3,9 @@
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-
-
-class _Following(Loader):
-    """Loads a module as its own loader does, then has another module changed by `install`."""
-
-    def __init__(self, loader: Loader, follower: str) -> None:
-        self._loader = loader
-        self._follower = follower
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        importlib.import_module(self._follower).install(module)
 
 
 class _Finder(MetaPathFinder):
@@ -37,14 +22,16 @@ class _Finder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Following(spec.loader, self._followers[fullname])
+            load, follower = spec.loader.exec_module, self._followers[fullname]
+
+            def exec_module(module: ModuleType) -> None:
+                load(module)
+                importlib.import_module(follower).install(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign] # of this one
         return spec
 
 
 def install(followers: Mapping[str, str]) -> None:
-    """Have modules followed.
-
-    Args:
-        followers: For the name of a module, that of one of ours: its `install` is called with it.
-    """
+    """Have modules followed by modules of ours, whose `install` is then called with them."""
     sys.meta_path.insert(0, _Finder(followers))

@@ -27,7 +27,7 @@ DRIVER = "580.159.04"
 LATE_BYTES = 24 * MIB
 """What the kernels of one more variant take, which CUDA loads when they are first called."""
 _STEP = str(Path(bsprobe.__file__).parent / "training" / "step.py")
-_FRAMES: dict[Phase, list[dict[str, Any]]] = {
+FRAMES: dict[Phase, list[dict[str, Any]]] = {
     # What PyTorch records: innermost first, and nothing in the threads of the autograd engine.
     Phase.SETUP: [{"filename": _STEP, "line": 1, "name": "build_task"}],
     Phase.FORWARD: [
@@ -132,7 +132,7 @@ class _Memory(SnapshotMemory):
 
     def place(self, place: Place, kind: Kind) -> None:
         del kind
-        frames = _FRAMES[place.phase]
+        frames = FRAMES[place.phase]
         for entry in self._driver.trace[self._placed :]:
             entry["frames"] = frames
         self._placed = len(self._driver.trace)

@@ -14,7 +14,7 @@ from tests.fake_gpu.stand_ins import stand_in
 
 def install(torch: ModuleType) -> None:
     """Replace everything that is asked of CUDA; the first use of the card brings fake tensors."""
-    for name, function in {**_device(torch), **_events()}.items():
+    for name, function in _device(torch).items():
         stand_in(torch.cuda, name, function)
     for name, function in _memory().items():
         stand_in(torch.cuda.memory, name, function)
@@ -37,6 +37,7 @@ def _device(torch: ModuleType) -> dict[str, Any]:
         L2_cache_size=52_428_800,
     )
     return {
+        "Event": _Event,
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "init": lambda: _open(torch),
@@ -51,21 +52,18 @@ def _device(torch: ModuleType) -> dict[str, Any]:
     }
 
 
-def _events() -> dict[str, Any]:
-    class Event:
-        """A moment on the card's own time line."""
+class _Event:
+    """A moment on the card's own time line."""
 
-        def __init__(self, enable_timing: bool = False) -> None:  # noqa: FBT001, FBT002 - PyTorch's signature
-            assert enable_timing
-            self.seconds = 0.0
+    def __init__(self, enable_timing: bool = False) -> None:  # noqa: FBT001, FBT002 - PyTorch's signature
+        assert enable_timing
+        self.seconds = 0.0
 
-        def record(self) -> None:
-            self.seconds = card().seconds
+    def record(self) -> None:
+        self.seconds = card().seconds
 
-        def elapsed_time(self, end: "Event") -> float:
-            return (end.seconds - self.seconds) * 1000
-
-    return {"Event": Event}
+    def elapsed_time(self, end: "_Event") -> float:
+        return (end.seconds - self.seconds) * 1000
 
 
 def _memory() -> dict[str, Any]:
@@ -77,16 +75,19 @@ def _memory() -> dict[str, Any]:
 
     def stats(device: object = None) -> dict[str, int]:
         del device
-        found = statistics()
-        return {
-            "num_alloc_retries": found.num_alloc_retries - _Counted.retries,
-            "num_ooms": found.num_ooms - _Counted.ooms,
-        }
+        return {name: getattr(statistics(), name) - counted[name] for name in counted}
 
     def reset_counts(device: object = None) -> None:
         del device
-        _Counted.retries, _Counted.ooms = statistics().num_alloc_retries, statistics().num_ooms
+        counted.update({name: getattr(statistics(), name) for name in counted})
 
+    def cap(fraction: object, device: object = None) -> None:
+        del device
+        if not isinstance(fraction, float):  # as PyTorch says it
+            raise TypeError("Invalid type for fraction argument, must be `float`")
+        card().cap(fraction)
+
+    counted = {"num_alloc_retries": 0, "num_ooms": 0}  # when they were last reset
     return {
         "mem_get_info": lambda device=None: (card().free_bytes, TOTAL_BYTES),
         "memory_allocated": lambda device=None: statistics().allocated_bytes,
@@ -98,25 +99,10 @@ def _memory() -> dict[str, Any]:
         "reset_peak_memory_stats": lambda device=None: card().allocator.reset_peaks(),
         "empty_cache": lambda: card().allocator.empty_cache(),
         "memory_snapshot": lambda: card().snapshot()["segments"],
-        "set_per_process_memory_fraction": lambda fraction, device=None: card().cap(
-            _fraction(fraction)
-        ),
+        "set_per_process_memory_fraction": cap,
         "_snapshot": lambda device=None: card().snapshot(),
         "_record_memory_history": record,
     }
-
-
-class _Counted:
-    """What had been counted when the counters were last reset."""
-
-    retries = 0
-    ooms = 0
-
-
-def _fraction(value: object) -> float:
-    if not isinstance(value, float):
-        raise TypeError("Invalid type for fraction argument, must be `float`")  # as PyTorch says it
-    return value
 
 
 def _checked(torch: ModuleType, device: Any) -> None:

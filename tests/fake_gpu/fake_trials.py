@@ -127,14 +127,13 @@ _running: list[_Trial] = []
 
 def install(stepping: ModuleType) -> None:
     """Have the steps of `bsprobe.devices.stepping` played as they are run."""
-    real: Any = stepping
 
-    @_instead_of(real, "run_steps")
+    @_instead_of(stepping, "run_steps")
     def run_steps(original: Any, spec: TrialSpec, **named: Any) -> Any:
         with _on_card(_Trial(spec, _fault_of(_count(spec)))):
             return original(spec, **named)
 
-    @_instead_of(real, "rehearse")
+    @_instead_of(stepping, "rehearse")
     def rehearse(original: Any, spec: TrialSpec, device: torch.device) -> None:
         with _on_card(_Trial(spec, "")):
             original(spec, device)
@@ -164,16 +163,12 @@ def _on_card(trial: _Trial) -> Iterator[None]:
         trial.end()
 
 
-def _followed(stepping: ModuleType, name: str, play: Any) -> None:
-    real = getattr(stepping, name)
-
-    @functools.wraps(real)
-    def call(*arguments: Any, **named: Any) -> Any:
-        result = real(*arguments, **named)
+def _followed(module: Any, name: str, play: Callable[[_Trial], None]) -> None:
+    @_instead_of(module, name)
+    def call(original: Any, *arguments: Any, **named: Any) -> Any:
+        result = original(*arguments, **named)
         play(_running[-1])
         return result
-
-    setattr(stepping, name, call)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ that only a history which may not be copied does, and what holds for every progr
 import gc
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
 import pytest
@@ -18,35 +18,29 @@ from bsprobe.simulate.allocator.blocks import Block
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.allocator.rules import AllocatorRules
 from bsprobe.simulate.allocator.statistics import AllocatorStatistics
-from tests.support.changed_rules import (
-    AnyOversizeBlockFits,
-    FlushOfOneStreamOnly,
-    FlushOfTheLargePoolOnly,
-    NoFlushWhenFull,
-    NoReleaseOfOversizeBlocks,
-    NoWaitingForOtherStreams,
-    OnePoolForAllStreams,
-    OversizeBlocksServeLargeRequestsOnlyExactly,
-    OversizeSlackIsInclusive,
-)
+from tests.support import changed_rules as changed
 
 AllocatorMaker = Callable[..., CachingAllocator]
 Scenario = Callable[[AllocatorMaker], list[int]]
 
-NOTHING = AllocatorStatistics(
-    allocated_bytes=0,
-    peak_allocated_bytes=0,
-    requested_bytes=0,
-    peak_requested_bytes=0,
-    active_bytes=0,
-    peak_active_bytes=0,
-    reserved_bytes=0,
-    peak_reserved_bytes=0,
-    segments=0,
-    peak_segments=0,
-    num_alloc_retries=0,
-    num_ooms=0,
-)
+NOTHING = AllocatorStatistics(**{field.name: 0 for field in fields(AllocatorStatistics)})
+
+
+def counted(
+    mib: int, reserved_mib: int, *, requested_peak: int = 0, peak: int = 0
+) -> AllocatorStatistics:
+    """The counters of a few MiB, whose peaks were a few bytes higher, in as many segments."""
+    return replace(
+        NOTHING,
+        allocated_bytes=mib * MIB,
+        peak_allocated_bytes=mib * MIB + peak,
+        requested_bytes=mib * MIB,
+        peak_requested_bytes=mib * MIB + requested_peak,
+        active_bytes=mib * MIB,
+        peak_active_bytes=mib * MIB + peak,
+        reserved_bytes=reserved_mib * MIB,
+        peak_reserved_bytes=reserved_mib * MIB,
+    )
 
 
 def test_the_counters_follow_blocks_requests_and_segments() -> None:
@@ -54,23 +48,22 @@ def test_the_counters_follow_blocks_requests_and_segments() -> None:
     first = allocator.malloc(1000)
     second = allocator.malloc(3 * MIB)
     allocator.free(first)
-    assert allocator.statistics == replace(
-        NOTHING,
-        allocated_bytes=3 * MIB,
-        peak_allocated_bytes=3 * MIB + 1024,
-        requested_bytes=3 * MIB,
-        peak_requested_bytes=3 * MIB + 1000,
-        active_bytes=3 * MIB,
-        peak_active_bytes=3 * MIB + 1024,
-        reserved_bytes=22 * MIB,
-        peak_reserved_bytes=22 * MIB,
-        segments=2,
-        peak_segments=2,
-    )
+    expected = counted(3, 22, requested_peak=1000, peak=1024)
+    assert allocator.statistics == replace(expected, segments=2, peak_segments=2)
     allocator.free(second)
     allocator.empty_cache()
     allocator.reset_peaks()
     assert allocator.statistics == NOTHING
+
+
+def test_peaks_begin_anew_at_what_is_in_use() -> None:
+    allocator = CachingAllocator()
+    kept = allocator.malloc(2 * MIB)
+    allocator.free(allocator.malloc(100 * MIB))
+    allocator.empty_cache()
+    allocator.reset_peaks()
+    assert kept.size == 2 * MIB
+    assert allocator.statistics == replace(counted(2, 20), segments=1, peak_segments=1)
 
 
 # Each scenario is a program and what the source says comes of it; each change of a rule that it
@@ -118,12 +111,8 @@ def a_full_card(make: AllocatorMaker) -> list[int]:
     for request in (52 * MIB, 2 * MIB):
         with suppress(SimulatedOutOfMemoryError):
             allocator.malloc(request)
-        statistics = allocator.statistics
-        results += [
-            statistics.reserved_bytes // MIB,
-            statistics.num_alloc_retries,
-            statistics.num_ooms,
-        ]
+        now = allocator.statistics
+        results += [now.reserved_bytes // MIB, now.num_alloc_retries, now.num_ooms]
     return results
 
 
@@ -135,8 +124,8 @@ def requests_to_oversize_blocks(make: AllocatorMaker) -> list[int]:
         allocator = make(rules=rules)
         for block in [allocator.malloc(100 * MIB), allocator.malloc(30 * MIB)]:
             allocator.free(block)
-        results.append(allocator.malloc(request).size // MIB)
-        results.append(allocator.statistics.reserved_bytes // MIB)
+        block = allocator.malloc(request)
+        results += [block.size // MIB, allocator.statistics.reserved_bytes // MIB]
     return results
 
 
@@ -149,8 +138,8 @@ def oversize_blocks_on_a_full_card(make: AllocatorMaker) -> list[int]:
         for block in [allocator.malloc(size * MIB) for size in (100, 120, 30)]:
             allocator.free(block)
         allocator.malloc(request)
-        results.append(allocator.statistics.reserved_bytes // MIB)
-        results.append(allocator.statistics.num_alloc_retries)
+        now = allocator.statistics
+        results += [now.reserved_bytes // MIB, now.num_alloc_retries]
     return results
 
 
@@ -171,8 +160,8 @@ def _in_use(allocator: CachingAllocator) -> list[int]:
     return [now.allocated_bytes // MIB, now.active_bytes // MIB, now.requested_bytes // MIB]
 
 
-def _rules(**changed: int) -> AllocatorMaker:
-    return partial(CachingAllocator, rules=AllocatorRules(**changed))
+def _rules(**values: int) -> AllocatorMaker:
+    return partial(CachingAllocator, rules=AllocatorRules(**values))
 
 
 SCENARIOS: tuple[tuple[Scenario, list[int], tuple[AllocatorMaker, ...]], ...] = (
@@ -180,14 +169,11 @@ SCENARIOS: tuple[tuple[Scenario, list[int], tuple[AllocatorMaker, ...]], ...] = 
         segments_for_one_request,
         [2, 2, 20, 20, 10, 10, 12, 954],
         (
-            _rules(small_request_bytes=MIB - 512),
-            _rules(small_request_bytes=MIB + 512),
+            *(_rules(small_request_bytes=MIB + by) for by in (-512, 512)),
             _rules(small_segment_bytes=4 * MIB),
             _rules(medium_segment_bytes=24 * MIB),
-            _rules(medium_request_end_bytes=10 * MIB - 512),
-            _rules(medium_request_end_bytes=10 * MIB + 512),
-            _rules(large_rounding_bytes=MIB),
-            _rules(large_rounding_bytes=4 * MIB),
+            *(_rules(medium_request_end_bytes=10 * MIB + by) for by in (-512, 512)),
+            *(_rules(large_rounding_bytes=each * MIB) for each in (1, 4)),
             _rules(rounding_bytes=1),
         ),
     ),
@@ -196,30 +182,30 @@ SCENARIOS: tuple[tuple[Scenario, list[int], tuple[AllocatorMaker, ...]], ...] = 
         [20 * MIB, 19 * MIB - 512],
         (_rules(large_remainder_bytes=MIB), _rules(large_remainder_bytes=MIB + 513)),
     ),
-    (memory_of_two_streams, [22, 44, 44], (OnePoolForAllStreams,)),
+    (memory_of_two_streams, [22, 44, 44], (changed.OnePoolForAllStreams,)),
     (
         a_full_card,
         [56, 64, 1, 0, 64, 2, 1],
-        (NoFlushWhenFull, FlushOfTheLargePoolOnly, FlushOfOneStreamOnly),
+        (changed.NoFlushWhenFull, changed.FlushOfTheLargePoolOnly, changed.FlushOfOneStreamOnly),
     ),
     (
         requests_to_oversize_blocks,
         [20, 130, 40, 170, 60, 190, 80, 210, 100, 130],
         (
-            AnyOversizeBlockFits,
-            OversizeBlocksServeLargeRequestsOnlyExactly,
-            OversizeSlackIsInclusive,
+            changed.AnyOversizeBlockFits,
+            changed.OversizeBlocksServeLargeRequestsOnlyExactly,
+            changed.OversizeSlackIsInclusive,
         ),
     ),
     (
         oversize_blocks_on_a_full_card,
         [190, 0, 220, 0, 230, 0, 240, 1],
-        (NoReleaseOfOversizeBlocks,),
+        (changed.NoReleaseOfOversizeBlocks,),
     ),
     (
         a_block_that_another_stream_uses,
         [4, 4, 4, 0, 4, 4, 0, 0, 0],
-        (NoWaitingForOtherStreams,),
+        (changed.NoWaitingForOtherStreams,),
     ),
 )
 
@@ -232,11 +218,11 @@ def test_a_program_gets_what_the_source_says(scenario: Scenario, expected: list[
 
 
 @pytest.mark.parametrize(
-    ("scenario", "changed"),
-    [(scenario, change) for scenario, _, changes in SCENARIOS for change in changes],
+    ("scenario", "change"),
+    [(scenario, each) for scenario, _, changes in SCENARIOS for each in changes],
 )
-def test_a_changed_rule_shows(scenario: Scenario, changed: AllocatorMaker) -> None:
-    assert scenario(changed) != scenario(CachingAllocator)
+def test_a_changed_rule_shows(scenario: Scenario, change: AllocatorMaker) -> None:
+    assert scenario(change) != scenario(CachingAllocator)
 
 
 def test_blocks_that_wait_for_a_stream_count_in_the_peak_of_active_memory() -> None:
@@ -293,29 +279,6 @@ def test_a_block_is_freed_once() -> None:
 def test_nothing_is_allocated_for_tensors_without_elements(size: int) -> None:
     with pytest.raises(ValueError, match=f"cannot allocate {size} bytes"):
         CachingAllocator().malloc(size)
-
-
-def test_peaks_begin_anew_at_what_is_in_use() -> None:
-    allocator = CachingAllocator()
-    kept = allocator.malloc(2 * MIB)
-    allocator.free(allocator.malloc(100 * MIB))
-    allocator.empty_cache()
-    allocator.reset_peaks()
-    now = allocator.statistics
-    assert kept.size == 2 * MIB
-    assert now == replace(
-        NOTHING,
-        allocated_bytes=2 * MIB,
-        peak_allocated_bytes=2 * MIB,
-        requested_bytes=2 * MIB,
-        peak_requested_bytes=2 * MIB,
-        active_bytes=2 * MIB,
-        peak_active_bytes=2 * MIB,
-        reserved_bytes=20 * MIB,
-        peak_reserved_bytes=20 * MIB,
-        segments=1,
-        peak_segments=1,
-    )
 
 
 def test_blocks_that_are_merged_away_do_not_stay_in_memory() -> None:

@@ -1,6 +1,6 @@
 """What holds after every step of every program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -18,16 +18,13 @@ AVAILABLE = 300 * MIB
 """Little enough that many programs fill the card."""
 
 
-def ordinary(driver: SimulatedDriver) -> CachingAllocator:
-    return CachingAllocator(driver)
-
-
 def without_large_splits(driver: SimulatedDriver) -> CachingAllocator:
     return CachingAllocator(driver, rules=AllocatorRules(max_split_size_bytes=24 * MIB))
 
 
+AllocatorMaker = Callable[[SimulatedDriver], CachingAllocator]
 each_allocator = pytest.mark.parametrize(
-    "make", [ordinary, without_large_splits, ExpandableAllocator]
+    "make", [CachingAllocator, without_large_splits, ExpandableAllocator]
 )
 
 sizes = st.one_of(
@@ -39,20 +36,22 @@ sizes = st.one_of(
 """Sizes of both pools, and those next to where a rule changes."""
 allocations = st.tuples(st.just("malloc"), sizes, st.integers(0, 2))
 frees = st.tuples(st.just("free"), st.integers(0, 1000), st.just(0))
-cache_flushes = st.tuples(st.just("empty_cache"), st.just(0), st.just(0))
-programs = st.lists(st.one_of(allocations, allocations, frees, frees, cache_flushes), max_size=60)
+flushes = st.just(("empty_cache", 0, 0))
+programs = st.lists(st.one_of(allocations, allocations, frees, frees, flushes), max_size=60)
 
-Program = list[tuple[str, int, int]]
+Program = Sequence[tuple[str, int, int]]
 
 
 class Run:
     """A program on an allocator, with the blocks that it holds."""
 
-    def __init__(self, make: Callable[[SimulatedDriver], CachingAllocator]) -> None:
+    def __init__(self, make: AllocatorMaker, program: Program = ()) -> None:
         self.driver = SimulatedDriver(available_bytes=AVAILABLE)
         self.allocator = make(self.driver)
         self.live: list[Block] = []
         self.failures = 0
+        for action in program:
+            self.act(*action)
 
     def act(self, action: str, value: int, stream: int) -> None:
         if action == "empty_cache":
@@ -68,8 +67,8 @@ class Run:
 
 @each_allocator
 @given(program=programs)
-def test_every_byte_is_in_one_block_and_every_counter_is_right(
-    make: Callable[[SimulatedDriver], CachingAllocator], program: Program
+def test_every_byte_is_in_one_block_merged_with_free_ones_and_every_counter_is_right(
+    make: AllocatorMaker, program: Program
 ) -> None:
     run = Run(make)
     for action in program:
@@ -82,31 +81,18 @@ def test_every_byte_is_in_one_block_and_every_counter_is_right(
         assert sum(block.size for block in run.live) == now.allocated_bytes == now.active_bytes
         assert sum(block.requested for block in run.live) == now.requested_bytes
         assert all(block.requested <= block.size for block in run.live)
+        beside_free = [each for block in free for each in (block.previous, block.next)]
+        assert all(each is None or each.state != FREE for each in beside_free)
         assert now.num_ooms == run.failures
         assert now.peak_reserved_bytes <= AVAILABLE
 
 
 @each_allocator
 @given(program=programs)
-def test_free_blocks_are_merged_with_their_neighbours(
-    make: Callable[[SimulatedDriver], CachingAllocator], program: Program
-) -> None:
-    run = Run(make)
-    for action in program:
-        run.act(*action)
-    for block in run.allocator.free_blocks:
-        assert block.previous is None or block.previous.state != FREE
-        assert block.next is None or block.next.state != FREE
-
-
-@each_allocator
-@given(program=programs)
 def test_all_memory_comes_back_once_everything_is_freed(
-    make: Callable[[SimulatedDriver], CachingAllocator], program: Program
+    make: AllocatorMaker, program: Program
 ) -> None:
-    run = Run(make)
-    for action in program:
-        run.act(*action)
+    run = Run(make, program)
     for block in run.live:
         run.allocator.free(block)
     run.allocator.empty_cache()
@@ -118,17 +104,12 @@ def test_all_memory_comes_back_once_everything_is_freed(
 
 @given(program=programs, limit=st.integers(1, AVAILABLE))
 def test_no_more_is_reserved_than_the_limit_allows(program: Program, limit: int) -> None:
-    run = Run(lambda driver: CachingAllocator(driver, limit_bytes=limit))
-    for action in program:
-        run.act(*action)
+    run = Run(lambda driver: CachingAllocator(driver, limit_bytes=limit), program)
     assert run.allocator.statistics.peak_reserved_bytes <= limit
 
 
 @given(program=programs)
 def test_the_same_program_gets_the_same_addresses_again(program: Program) -> None:
-    runs = [Run(CachingAllocator) for _ in range(2)]
-    for run in runs:
-        for action in program:
-            run.act(*action)
+    runs = [Run(CachingAllocator, program) for _ in range(2)]
     first, second = ([block.address for block in run.live] for run in runs)
     assert first == second

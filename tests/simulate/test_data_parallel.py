@@ -1,6 +1,7 @@
 """The stand-in for DistributedDataParallel allocates what the real one allocates."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -9,34 +10,28 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import HashStore  # type: ignore[attr-defined] # documented, but not marked as exported
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bsprobe.simulate.trace.ddp import SimulatedReplica, synchronise_norms
 from bsprobe.training.step import Replica
+from tests.support.fake_cuda import REAL, Dispatched
 
 _MADE_BY = ("empty", "new_empty", "cat")
 _LARGE = 2**14
 """Bytes; what is smaller is counters and indices, which the real one keeps on the host as well."""
 
 
-class _Births(TorchDispatchMode):
+@contextmanager
+def _births() -> Iterator[list[int]]:
     """The sizes in bytes of what is allocated for a process group, in order."""
+    sizes: list[int] = []
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
-        self.sizes: list[int] = []
+    def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
+        if operator.overloadpacket.__name__ in _MADE_BY:
+            size = out.untyped_storage().nbytes()
+            sizes.extend([size] if size >= _LARGE else [])
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: tuple[type, ...],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func.overloadpacket.__name__ in _MADE_BY and out.untyped_storage().nbytes() >= _LARGE:
-            self.sizes.append(out.untyped_storage().nbytes())
-        return out
+    with Dispatched(watch, REAL):
+        yield sizes
 
 
 class Net(nn.Module):
@@ -63,24 +58,15 @@ def group_of_one() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def real(model: nn.Module) -> Replica:
-    return DistributedDataParallel(model)
-
-
-def simulated(model: nn.Module) -> Replica:
-    return SimulatedReplica(model, lambda _: None)
-
-
 def births(make: Callable[[nn.Module], Replica], micro_batches: int) -> list[list[int]]:
     """What the construction, and then each of three steps, allocates for the others."""
     torch.manual_seed(0)
-    model, found = Net(), []
-    images = torch.randn(2, 64)
-    with _Births() as building:
+    model, images = Net(), torch.randn(2, 64)
+    with _births() as building:
         replica = make(model)
-    found.append(building.sizes)
+    found = [building]
     for step in range(3):
-        with _Births() as stepping:
+        with _births() as stepping:
             if step == 1 and isinstance(replica, SimulatedReplica):
                 replica.rebuild_buckets()
             for _ in range(micro_batches - 1):
@@ -88,15 +74,16 @@ def births(make: Callable[[nn.Module], Replica], micro_batches: int) -> list[lis
                     replica(images).sum().backward()
             replica(images).sum().backward()
         model.zero_grad()
-        found.append(stepping.sizes)
+        found.append(stepping)
     return found
 
 
 @pytest.mark.usefixtures("group_of_one")
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_the_stand_in_allocates_what_the_real_one_does(micro_batches: int) -> None:
-    expected = births(real, micro_batches)
-    assert births(simulated, micro_batches) == expected
+    expected = births(DistributedDataParallel, micro_batches)
+    found = births(lambda model: SimulatedReplica(model, lambda _: None), micro_batches)
+    assert found == expected
     assert len(expected[2]) > len(expected[3]) > 0, "the second step has made buckets"
 
 
@@ -115,9 +102,7 @@ def test_a_released_network_tells_no_more() -> None:
     assert not any(hooks)
 
 
-def test_synchronised_norms_have_gradients_of_the_right_shapes_and_are_plain_when_evaluating() -> (
-    None
-):
+def test_synchronised_norms_have_gradients_of_their_shapes_and_evaluate_as_plain_ones() -> None:
     norm = nn.SyncBatchNorm(8)
     plain = norm.eval()(torch.ones(2, 8, 4, 4))
     synchronise_norms(norm, 4)

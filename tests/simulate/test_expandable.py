@@ -18,13 +18,16 @@ class NewPagesAtTheHighestAddress(ExpandableAllocator):
         return found
 
 
-def test_a_segment_grows_by_whole_pages_behind_its_last_block() -> None:
+def test_a_segment_grows_and_shrinks_by_whole_pages_at_its_end() -> None:
     allocator = ExpandableAllocator()
     first = allocator.malloc(5 * MIB)
     assert allocator.statistics.reserved_bytes == 20 * MIB
     second = allocator.malloc(30 * MIB)
     assert allocator.statistics.reserved_bytes == 40 * MIB
     assert second.address == first.address + 5 * MIB
+    allocator.free(second)
+    allocator.empty_cache()
+    assert [free.size for free in allocator.free_blocks] == [15 * MIB]
 
 
 def test_pages_of_the_small_pool_are_small() -> None:
@@ -99,11 +102,16 @@ def test_the_limit_is_compared_with_what_an_ordinary_segment_would_take() -> Non
 
 def test_a_segment_without_pages_is_forgotten_and_a_new_one_begun() -> None:
     allocator = ExpandableAllocator()
+    starts = set()
     for _ in range(3):
-        allocator.free(allocator.malloc(50 * MIB))
-        allocator.empty_cache()
+        blocks = [allocator.malloc(20 * MIB) for _ in range(3)]
+        starts.add(blocks[0].address)
+        for block in blocks:
+            allocator.free(block)
+            allocator.empty_cache()
         assert allocator.statistics.reserved_bytes == 0
         assert list(allocator.free_blocks) == []
+    assert len(starts) == 3
 
 
 def test_a_request_beyond_the_address_range_is_out_of_memory() -> None:

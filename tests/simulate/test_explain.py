@@ -1,5 +1,8 @@
 """Explanations of simulated steps: they add up, and agree with what a trial predicts."""
 
+import functools
+import itertools
+import operator
 import pickle
 import subprocess
 import sys
@@ -58,7 +61,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
 
 
-@pytest.fixture(scope="module")
+@functools.cache
 def device() -> SimulatedDevice:
     """One card for all tests: it keeps what it traced last."""
     return SimulatedDevice(CARD, None)
@@ -67,28 +70,26 @@ def device() -> SimulatedDevice:
 def silent(_: str) -> None: ...
 
 
-def explained(device: SimulatedDevice, variant: Variant, batch: int) -> Explanation:
-    return device.explain(TrialSpec(variant=variant, batch_size=batch), silent, None)
+def explained(batch: int, variant: Variant = SMALL) -> Explanation:
+    return device().explain(TrialSpec(variant=variant, batch_size=batch), silent, None)
 
 
 @pytest.mark.parametrize(
     "variant", [*DEFAULTS, *OTHERS], ids=lambda v: "-".join(getattr(v, a.field) for a in AXES)
 )
 def test_kinds_modules_and_operators_add_up_to_the_peak_that_a_trial_predicts(
-    device: SimulatedDevice, variant: Variant
+    variant: Variant,
 ) -> None:
-    found = assert_adds_up(device, variant)
+    found = assert_adds_up(variant)
     assert found.fits
     assert found.scales
 
 
-def assert_adds_up(device: SimulatedDevice, variant: Variant) -> Explanation:
-    found = explained(device, variant, 3)
-    trial = device.run_trial(found.spec, silent)
-    assert (found.peak_bytes, found.peak_allocated_bytes) == (
-        trial.peak_bytes,
-        trial.peak_allocated_bytes,
-    )
+def assert_adds_up(variant: Variant) -> Explanation:
+    found = explained(3, variant)
+    trial = device().run_trial(found.spec, silent)
+    assert found.peak_bytes == trial.peak_bytes
+    assert found.peak_allocated_bytes == trial.peak_allocated_bytes
     for rows in (by_kind(found), by_operator(found), by_module(found, 1), by_module(found, 3)):
         assert sum(row.size_bytes for row in rows if row.depth == 0) == trial.peak_bytes
     for parent, inside in families(by_module(found, 4)):
@@ -99,13 +100,9 @@ def assert_adds_up(device: SimulatedDevice, variant: Variant) -> Explanation:
 
 def families(rows: list[Row]) -> Iterator[tuple[Row, list[Row]]]:
     """Each row that has parts, and those."""
-    for number, row in enumerate(rows):
-        inside = []
-        for each in rows[number + 1 :]:
-            if each.depth <= row.depth:
-                break
-            if each.depth == row.depth + 1:
-                inside.append(each)
+    for number, row in enumerate(rows, start=1):
+        end = next((n for n in range(number, len(rows)) if rows[n].depth <= row.depth), len(rows))
+        inside = [each for each in rows[number:end] if each.depth == row.depth + 1]
         if inside:
             yield row, inside
 
@@ -113,52 +110,43 @@ def families(rows: list[Row]) -> Iterator[tuple[Row, list[Row]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize("norm", Norm)
-def test_they_add_up_over_every_variant(
-    device: SimulatedDevice, norm: Norm, precision: Precision
-) -> None:
+def test_they_add_up_over_every_variant(norm: Norm, precision: Precision) -> None:
     """Every norm in every precision, with each other axis changed alone, and all together."""
-    plain = Variant(
-        model="deeplabv2-mini",
-        resolution=Resolution(height=32, width=64),
-        norm=norm,
-        precision=precision,
-    )
-    others = {
+    size = Resolution(height=32, width=64)
+    plain = Variant(model="deeplabv2-mini", resolution=size, norm=norm, precision=precision)
+    others: dict[str, Any] = {
         axis.field: value
         for axis in AXES
         if axis.field not in ("norm", "precision")
         for value in list(axis.kind)[1:]
     }
-    changes: list[dict[str, Any]] = [{}, others, *({name: others[name]} for name in others)]
-    for changed in changes:
-        assert_adds_up(device, replace(plain, **changed))
+    for changed in ({}, others, *({name: others[name]} for name in others)):
+        assert_adds_up(replace(plain, **changed))
 
 
-def test_what_each_image_adds_is_what_the_next_one_adds(device: SimulatedDevice) -> None:
+def test_what_each_image_adds_is_what_the_next_one_adds() -> None:
     def in_tensors(found: Explanation) -> int:
         return sum(each.size_bytes for each in found.allocations if each.kind != Kind.WORKSPACE)
 
-    three, four = (explained(device, SMALL, batch) for batch in (3, 4))
+    three, four = (explained(batch) for batch in (3, 4))
     assert (three.phase, three.module) == (four.phase, four.module)
     assert in_tensors(four) - in_tensors(three) == three.per_image_bytes == four.per_image_bytes
 
 
-def test_the_part_of_each_image_is_known_at_batch_one_too(device: SimulatedDevice) -> None:
-    found = explained(device, SMALL, 1)
+def test_the_part_of_each_image_is_known_at_batch_one_too() -> None:
+    found = explained(1)
     assert found.scales
-    assert found.per_image_bytes == explained(device, SMALL, 3).per_image_bytes
+    assert found.per_image_bytes == explained(3).per_image_bytes
 
 
-def test_the_next_batch_is_played_on_a_card_without_end(device: SimulatedDevice) -> None:
-    batch = 20
-    while explained(device, SMALL, batch + 1).fits:
-        batch += 1
-    last, beyond = (explained(device, SMALL, each) for each in (batch, batch + 1))
+def test_the_next_batch_is_played_on_a_card_without_end() -> None:
+    batch = next(each for each in itertools.count(20) if not explained(each + 1).fits)
+    last, beyond = explained(batch), explained(batch + 1)
     assert last.next_peak_bytes == beyond.peak_bytes > CARD.total_bytes >= last.peak_bytes
 
 
-def test_the_step_is_sampled_at_its_fullest_moments(device: SimulatedDevice) -> None:
-    found = explained(device, SMALL, 3)
+def test_the_step_is_sampled_at_its_fullest_moments() -> None:
+    found = explained(3)
     timeline = found.timeline
     assert [mark.phase for mark in timeline.marks] == ["forward", "backward", "optimizer"]
     assert timeline.marks[0].event == 0
@@ -169,26 +157,22 @@ def test_the_step_is_sampled_at_its_fullest_moments(device: SimulatedDevice) -> 
         levels = [sum(sizes) for sizes in zip(*(s.sizes_bytes for s in series), strict=True)]
         assert max(levels) == requested
         assert all(
-            level <= reserved
-            for level, reserved in zip(levels, timeline.reserved_bytes, strict=True)
+            itertools.starmap(operator.le, zip(levels, timeline.reserved_bytes, strict=True))
         )
     assert max(timeline.reserved_bytes) == found.peak_reserved_bytes
-    following = explained(device, SMALL, 4)
-    assert max(timeline.next_allocated_bytes) == following.peak_allocated_bytes
+    assert max(timeline.next_allocated_bytes) == explained(4).peak_allocated_bytes
 
 
 def test_every_kind_has_its_colour() -> None:
     assert set(KIND_COLOURS) == {*map(str, Kind), NOT_ATTRIBUTED}
 
 
-def test_what_cublas_keeps_is_workspace_and_not_rounding(
-    device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cublas_keeps_is_workspace_and_not_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until PyTorch 2.14; a DeepLab has no matrix product, so one is made of a kernel."""
-    found = explained(device, SMALL, 2)
+    found = explained(2)
     kept = cublas_workspace_bytes((8, 6))
     monkeypatch.setattr(Playback, "kept_bytes", property(lambda _: kept))
-    again = explained(device, SMALL, 2)
+    again = explained(2)
     assert again.rounding_bytes == found.rounding_bytes - kept
     assert any(each.operator == "cuBLAS" and each.size_bytes == kept for each in again.allocations)
 
@@ -209,8 +193,12 @@ def loaded(path: Path) -> Any:
     return pickle.loads(path.read_bytes())  # noqa: S301 - written by ourselves a moment ago
 
 
-def test_pytorchs_own_tool_reads_the_snapshot(snapshot: Path) -> None:
+def test_pytorchs_own_tools_read_and_colour_the_snapshot(snapshot: Path) -> None:
+    """The viewer reads protocols 2 to 4, and wants the category `unknown` where there are any."""
+    assert snapshot.read_bytes()[:2] == b"\x80\x04"
     data = loaded(snapshot)
+    categories = {entry["category"] for entry in data["device_traces"][0]}
+    assert {"unknown", "parameters", "saved activations", "workspace"} <= categories
     # `segsum` itself checks that blocks fill their segments.
     assert "total_reserved" in _memory_viz.segsum(data)
     text = _memory_viz.trace(data)
@@ -236,18 +224,15 @@ def test_pytorchs_own_command_makes_a_page_of_the_snapshot(snapshot: Path) -> No
 def test_the_trace_leads_to_the_segments_and_never_exceeds_its_peak(snapshot: Path) -> None:
     data = loaded(snapshot)
     live: dict[int, int] = {}
+    signs = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
     reserved = peak = 0
     for entry in data["device_traces"][0]:
-        match entry["action"]:
-            case "alloc":
-                assert entry["addr"] not in live
-                live[entry["addr"]] = entry["size"]
-            case "free_completed":
-                assert live.pop(entry["addr"]) == entry["size"]
-            case "segment_alloc" | "segment_map":
-                reserved += entry["size"]
-            case "segment_free" | "segment_unmap":
-                reserved -= entry["size"]
+        if entry["action"] == "alloc":
+            assert entry["addr"] not in live
+            live[entry["addr"]] = entry["size"]
+        elif entry["action"] == "free_completed":
+            assert live.pop(entry["addr"]) == entry["size"]
+        reserved += signs.get(entry["action"], 0) * entry["size"]
         peak = max(peak, sum(live.values()))
     blocks = {
         block["address"]: block["requested_size"]
@@ -258,10 +243,3 @@ def test_the_trace_leads_to_the_segments_and_never_exceeds_its_peak(snapshot: Pa
     assert blocks == live
     assert sum(segment["total_size"] for segment in data["segments"]) == reserved
     assert peak <= reserved
-
-
-def test_the_viewer_can_unpickle_and_colour_the_snapshot(snapshot: Path) -> None:
-    """It reads protocols 2 to 4, and wants the category `unknown` where there are any."""
-    assert snapshot.read_bytes()[:2] == b"\x80\x04"
-    categories = {entry["category"] for entry in loaded(snapshot)["device_traces"][0]}
-    assert {"unknown", "parameters", "saved activations", "workspace"} <= categories

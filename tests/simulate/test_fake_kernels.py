@@ -1,6 +1,7 @@
 """What fake kernels answer the second time is what they answered the first time."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,15 +70,8 @@ REMEMBERED: dict[str, tuple[Any, Arguments]] = {
     "some of them none": (
         aten.convolution_backward.default,
         lambda: (
-            _image(),
-            _image(),
-            torch.empty(3, 3, 1, 1),
-            [0],
-            *([1, 1], [0, 0], [1, 1]),
-            False,
-            [0, 0],
-            1,
-            [True, True, False],
+            *(_image(), _image(), torch.empty(3, 3, 1, 1), [0]),
+            *([1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, False]),
         ),
     ),
     "a list": (aten._foreach_add.List, lambda: ([_image(), torch.empty(2)],) * 2),
@@ -116,8 +110,7 @@ NOT_REMEMBERED: dict[str, tuple[Any, Arguments]] = {
 @pytest.mark.parametrize("case", NOT_REMEMBERED)
 def test_what_cannot_be_made_again_is_asked_again(case: str, mode: FakeTensorMode) -> None:
     operator, arguments = NOT_REMEMBERED[case]
-    first, again = arguments(), arguments()
-    plain = arguments()
+    first, again, plain = arguments(), arguments(), arguments()
 
     expected = _looks(operator(*plain), plain)
     assert _looks(run_fake(mode, operator, first, {}), first) == expected
@@ -125,47 +118,31 @@ def test_what_cannot_be_made_again_is_asked_again(case: str, mode: FakeTensorMod
     assert not any(fake_kernels._known.values())
 
 
-def test_equal_arguments_of_different_types_have_answers_of_their_own(
+def test_equal_arguments_of_different_types_and_named_ones_have_answers_of_their_own(
     mode: FakeTensorMode,
 ) -> None:
     counts = torch.empty(3, dtype=torch.int64)
+    halves = (torch.float16, torch.bfloat16, torch.float16)
 
-    results = [run_fake(mode, aten.add.Tensor, (counts, one), {}) for one in (1, 1.0, True, 1)]
+    sums = [run_fake(mode, aten.add.Tensor, (counts, one), {}) for one in (1, 1.0, True, 1)]
+    cast = [run_fake(mode, aten._to_copy.default, (counts,), {"dtype": each}) for each in halves]
 
-    assert [result.dtype for result in results] == [
-        torch.int64,
-        torch.float32,
-        torch.int64,
-        torch.int64,
-    ]
+    integer = torch.int64
+    assert [each.dtype for each in sums] == [integer, torch.float32, integer, integer]
+    assert [each.dtype for each in cast] == list(halves)
 
 
 def test_the_default_type_of_the_moment_counts(mode: FakeTensorMode) -> None:
-    def ones() -> torch.Tensor:
-        made: torch.Tensor = run_fake(mode, aten.ones.default, ([2],), {})
-        return made
+    dtypes = (torch.float32, torch.float64, torch.float32)
+    made = []
+    for dtype in dtypes:
+        torch.set_default_dtype(dtype)
+        try:
+            made.append(run_fake(mode, aten.ones.default, ([2],), {}).dtype)
+        finally:
+            torch.set_default_dtype(torch.float32)
 
-    before = ones()
-    torch.set_default_dtype(torch.float64)
-    try:
-        between = ones()
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-    assert [each.dtype for each in (before, between, ones())] == [
-        torch.float32,
-        torch.float64,
-        torch.float32,
-    ]
-
-
-def test_named_arguments_count(mode: FakeTensorMode) -> None:
-    image = _image()
-    dtypes = (torch.float16, torch.bfloat16, torch.float16)
-
-    cast = [run_fake(mode, aten._to_copy.default, (image,), {"dtype": each}) for each in dtypes]
-
-    assert [each.dtype for each in cast] == list(dtypes)
+    assert made == list(dtypes)
 
 
 def test_an_operator_of_your_own_is_asked_each_time(mode: FakeTensorMode) -> None:
@@ -186,36 +163,26 @@ def test_an_operator_of_your_own_is_asked_each_time(mode: FakeTensorMode) -> Non
 
 
 def test_what_an_operator_refuses_it_refuses_again(mode: FakeTensorMode) -> None:
-    def run() -> None:
-        run_fake(mode, aten.mm.default, (torch.empty(2, 3), torch.empty(2, 3)), {})
+    arguments = (torch.empty(2, 3), torch.empty(2, 3))
 
     for _ in range(2):
         with pytest.raises(RuntimeError, match="reduction dim"):
-            run()
+            run_fake(mode, aten.mm.default, arguments, {})
 
 
-SMALL = Resolution(height=64, width=96)
+PLAIN = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=96))
+HALF = replace(PLAIN, precision=Precision.AMP_FP16)
 VARIANTS = (
-    Variant(model="deeplabv2-resnet50", resolution=SMALL),
-    Variant(
-        model="torchvision:deeplabv3_resnet50",
-        resolution=SMALL,
-        precision=Precision.AMP_FP16,
-        memory_format=MemoryFormat.NHWC,
-    ),
-    Variant(
+    PLAIN,
+    replace(HALF, model="torchvision:deeplabv3_resnet50", memory_format=MemoryFormat.NHWC),
+    replace(
+        PLAIN,
         model="torchvision:lraspp_mobilenet_v3_large",
-        resolution=SMALL,
         precision=Precision.AMP_BF16,
         norm=Norm.GROUP,
         optimizer=OptimizerName.ADAMW,
     ),
-    Variant(
-        model="torchvision:swin_t",
-        resolution=SMALL,
-        classes=1000,
-        precision=Precision.AMP_FP16,
-    ),
+    replace(HALF, model="torchvision:swin_t", classes=1000),
 )
 
 

@@ -18,6 +18,14 @@ OWN = OwnParts(
     batches="tests.support.own_training:batch",
 )
 VARIANT = Variant(model="tests.support.own_training:network", resolution=None, own=OWN)
+NAMED = Variant(
+    model="tests.support.own_training:Named",
+    resolution=None,
+    own=OwnParts(
+        batches="tests.support.own_training:named_batch",
+        loss="tests.support.own_training:named_loss",
+    ),
+)
 PARAMETERS = (3 * 16 * 9 + 16) + 2 * 16 + (16 * 5 + 5)
 PARAMETER_BYTES = 4 * PARAMETERS
 
@@ -43,15 +51,7 @@ def test_the_optimizer_keeps_the_state_that_it_really_keeps() -> None:
 
 
 def test_inputs_by_name_are_laid_out_as_on_a_device() -> None:
-    variant = Variant(
-        model="tests.support.own_training:Named",
-        resolution=None,
-        memory_format=MemoryFormat.NHWC,
-        own=OwnParts(
-            batches="tests.support.own_training:named_batch",
-            loss="tests.support.own_training:named_loss",
-        ),
-    )
+    variant = replace(NAMED, memory_format=MemoryFormat.NHWC)
     images = 2 * 3 * 64 * 64 * 4
 
     # As it came, and laid out anew.
@@ -93,16 +93,7 @@ def test_a_network_is_told_channels_and_classes_of_images_that_are_ours() -> Non
 
 
 def test_inputs_by_name_go_through_the_replica_of_several_processes() -> None:
-    variant = Variant(
-        model="tests.support.own_training:Named",
-        resolution=None,
-        own=OwnParts(
-            batches="tests.support.own_training:named_batch",
-            loss="tests.support.own_training:named_loss",
-        ),
-    )
-
-    together = StepTracer(variant, processes=2).record(2)
+    together = StepTracer(NAMED, processes=2).record(2)
 
     # The buckets hold the gradients: as many bytes as the parameters.
     parameters = 4 * (3 * 5 + 5)

@@ -1,7 +1,7 @@
 """A timeline played on the simulated allocator: workspaces, limits, and what is in force when."""
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -56,63 +56,36 @@ class StubWorkspaces:
         return self._plans
 
 
-def timeline_of(
-    *first: Event,
-    later: tuple[Event, ...] = (),
-    storages: tuple[Storage, ...] = (),
-    scratches: tuple[Scratch, ...] = (),
-) -> Timeline:
-    return Timeline(
-        storages=storages,
-        scratches=scratches,
-        convolutions=(BATCHED,),
-        sections={Section.SETUP: (), Section.FIRST_STEP: first, Section.LATER_STEP: later},
-        traced_at=(2, 3),
-    )
-
-
-class CountingDriver(SimulatedDriver):
-    """Keeps the size of each segment that it hands out."""
-
-    def __init__(self, available_bytes: int | None) -> None:
-        super().__init__(available_bytes=available_bytes)
-        self.handed_out: list[int] = []
-
-    def malloc(self, size: int) -> int | None:
-        address = super().malloc(size)
-        if address is not None:
-            self.handed_out.append(size)
-        return address
-
-
 class Player:
-    """Plays sections and keeps what a watcher is told."""
+    """Plays a storage and two equal kernels, and keeps what a watcher is told."""
 
     def __init__(
         self,
-        timeline: Timeline,
-        *,
+        *first: Event,
+        later: tuple[Event, ...] = (),
+        scratch: Scratch = CONVOLUTION,
         plans: tuple[int, ...] = (0,),
         batch: int = 4,
         available_bytes: int | None = None,
-        benchmark: CudnnBenchmark = CudnnBenchmark.OFF,
-        keeps_cublas: bool = True,
+        **settings: Any,
     ) -> None:
         self.workspaces = StubWorkspaces(*plans)
-        self.driver = CountingDriver(available_bytes)
-        self.allocator = CachingAllocator(self.driver)
+        self.allocator = CachingAllocator(SimulatedDriver(available_bytes=available_bytes))
         self.seen: list[tuple[Action, int, int]] = []
-        self._playback = Playback(
-            timeline,
-            batch,
-            allocator=self.allocator,
-            workspaces=cast("Workspaces", self.workspaces),
-            benchmark=benchmark,
-            keeps_cublas=keeps_cublas,
+        timeline = Timeline(
+            storages=(STORAGE,),
+            scratches=(scratch, scratch),
+            convolutions=(BATCHED,),
+            sections={Section.SETUP: (), Section.FIRST_STEP: first, Section.LATER_STEP: later},
+            traced_at=(2, 3),
+        )
+        workspaces = cast("Workspaces", self.workspaces)
+        self.playback = Playback(
+            timeline, batch, allocator=self.allocator, workspaces=workspaces, **settings
         )
 
     def play(self, section: Section = Section.FIRST_STEP) -> "Player":
-        self._playback.play(section, lambda *event: self.seen.append(event))
+        self.playback.play(section, lambda *event: self.seen.append(event))
         return self
 
     @property
@@ -124,9 +97,12 @@ class Player:
 TAKE, RUN, GIVE = (Action.ALLOCATE, 0), (Action.SCRATCH, 0), (Action.FREE, 0)
 
 
+def fixed(size: int) -> Affine:
+    return Affine(fixed=size, per_image=0)
+
+
 def test_storages_live_from_their_birth_to_their_death_at_the_size_of_the_batch() -> None:
-    timeline = timeline_of(TAKE, later=(GIVE, TAKE), storages=(STORAGE,))
-    player = Player(timeline).play()
+    player = Player(TAKE, later=(GIVE, TAKE)).play()
 
     assert player.allocator.allocated_bytes == 40 * MIB
     for _ in range(3):
@@ -136,32 +112,28 @@ def test_storages_live_from_their_birth_to_their_death_at_the_size_of_the_batch(
     assert player.seen[:3] == [(*TAKE, 0), (*GIVE, 0), (*TAKE, 0)]
 
 
-def test_a_kernel_takes_all_its_buffers_together_and_gives_them_back() -> None:
-    sizes = (Affine(fixed=3 * MIB, per_image=0), Affine(fixed=0, per_image=MIB))
-    nothing = Affine(fixed=0, per_image=0)
-    scratch = Scratch(place=PLACE, sizes=(*sizes, nothing))
-    player = Player(timeline_of(RUN, scratches=(scratch,))).play()
+@pytest.mark.parametrize(
+    ("scratch", "mib"),
+    [
+        (Scratch(place=PLACE, sizes=(fixed(3 * MIB), Affine(fixed=0, per_image=MIB), fixed(0))), 7),
+        (replace(CONVOLUTION, sizes=(fixed(4 * MIB),)), 6),  # on top of its workspace
+    ],
+)
+def test_a_kernel_takes_all_its_buffers_together_and_gives_them_back(
+    scratch: Scratch, mib: int
+) -> None:
+    player = Player(RUN, scratch=scratch, plans=(2 * MIB,)).play()
 
-    assert player.seen == [(*RUN, 7 * MIB)]
+    assert player.seen == [(*RUN, mib * MIB)]
     assert player.allocator.allocated_bytes == 0
-    assert player.allocator.statistics.peak_allocated_bytes == 7 * MIB
+    assert player.allocator.statistics.peak_allocated_bytes == mib * MIB
 
 
 def test_cudnn_is_asked_once_for_each_convolution_at_the_size_of_the_batch() -> None:
-    timeline = timeline_of(RUN, RUN, scratches=(CONVOLUTION,))
-    player = Player(timeline, plans=(2 * MIB, 0), batch=7).play()
+    player = Player(RUN, RUN, plans=(2 * MIB, 0), batch=7).play()
 
     assert player.workspaces.asked == [replace(PLAIN, input_size=(7, *PLAIN.input_size[1:]))]
     assert player.inside == [2 * MIB, 2 * MIB]
-
-
-def test_a_workspace_comes_on_top_of_the_copies_beside_it() -> None:
-    scratch = replace(CONVOLUTION, sizes=(Affine(fixed=4 * MIB, per_image=0),))
-    player = Player(timeline_of(RUN, scratches=(scratch,)), plans=(2 * MIB,)).play()
-
-    assert player.inside == [6 * MIB]
-    assert player.allocator.statistics.peak_allocated_bytes == 6 * MIB
-    assert player.allocator.allocated_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -175,15 +147,11 @@ def test_a_workspace_comes_on_top_of_the_copies_beside_it() -> None:
 def test_plans_whose_workspace_cannot_be_had_are_passed_over(
     plans: tuple[int, ...], expected: int
 ) -> None:
-    timeline = timeline_of(RUN, scratches=(CONVOLUTION,))
-    player = Player(timeline, plans=plans, available_bytes=100 * MIB).play()
-
-    assert player.inside == [expected]
+    assert Player(RUN, plans=plans, available_bytes=100 * MIB).play().inside == [expected]
 
 
 def test_it_is_out_of_memory_when_no_plan_can_have_its_workspace() -> None:
-    timeline = timeline_of(TAKE, RUN, storages=(STORAGE,), scratches=(CONVOLUTION,))
-    player = Player(timeline, plans=(200 * MIB, 90 * MIB), available_bytes=100 * MIB)
+    player = Player(TAKE, RUN, plans=(200 * MIB, 90 * MIB), available_bytes=100 * MIB)
 
     with pytest.raises(SimulatedOutOfMemoryError) as caught:
         player.play()
@@ -193,17 +161,16 @@ def test_it_is_out_of_memory_when_no_plan_can_have_its_workspace() -> None:
 
 
 def test_a_convolution_that_cudnn_has_no_plan_for_is_no_question_of_memory() -> None:
-    player = Player(timeline_of(RUN, scratches=(CONVOLUTION,)), plans=())
-
     with pytest.raises(NoPlanError, match="cuDNN has no plan for Convolution"):
-        player.play()
+        Player(RUN, plans=()).play()
 
 
 def test_benchmarking_takes_the_largest_workspace_once_and_empties_the_cache() -> None:
-    timeline = timeline_of(TAKE, GIVE, RUN, RUN, storages=(STORAGE,), scratches=(CONVOLUTION,))
     plans = (2 * MIB, 100 * MIB, 0)
-    plain = Player(timeline, plans=plans).play()
-    timed = Player(timeline, plans=plans, benchmark=CudnnBenchmark.ON).play()
+    plain, timed = (
+        Player(TAKE, GIVE, RUN, RUN, plans=plans, benchmark=each).play()
+        for each in (CudnnBenchmark.OFF, CudnnBenchmark.ON)
+    )
 
     assert plain.inside == [2 * MIB, 2 * MIB]
     assert timed.inside == [100 * MIB, 2 * MIB]
@@ -215,25 +182,20 @@ def test_benchmarking_takes_the_largest_workspace_once_and_empties_the_cache() -
 
 
 def test_equal_convolutions_are_benchmarked_once() -> None:
-    timeline = timeline_of(
-        RUN, (Action.SCRATCH, 1), later=(RUN,), scratches=(CONVOLUTION, CONVOLUTION)
+    plans = (0, 100 * MIB)
+    player = Player(
+        RUN, (Action.SCRATCH, 1), later=(RUN,), plans=plans, benchmark=CudnnBenchmark.ON
     )
-    player = Player(timeline, plans=(0, 100 * MIB), benchmark=CudnnBenchmark.ON)
 
     player.play().play(Section.LATER_STEP)
 
-    assert player.driver.handed_out == [100 * MIB]
-    assert player.driver.used_bytes == 0
+    assert player.inside == [100 * MIB, 0, 0]
+    assert player.allocator.statistics.reserved_bytes == 0
 
 
 def test_benchmarking_halves_what_it_cannot_have() -> None:
-    timeline = timeline_of(RUN, scratches=(CONVOLUTION,))
-    player = Player(
-        timeline,
-        plans=(2 * MIB, 304 * MIB),
-        available_bytes=100 * MIB,
-        benchmark=CudnnBenchmark.ON,
-    ).play()
+    plans = (2 * MIB, 304 * MIB)
+    player = Player(RUN, plans=plans, available_bytes=100 * MIB, benchmark=CudnnBenchmark.ON).play()
 
     statistics = player.allocator.statistics
     assert statistics.peak_allocated_bytes == 76 * MIB
@@ -248,42 +210,24 @@ def test_cublas_wants_more_on_hopper(capability: tuple[int, int], mib: float) ->
     assert cublas_workspace_bytes(capability) == mib * MIB
 
 
-def test_cublas_keeps_its_workspace_from_the_first_matrix_product_on() -> None:
-    timeline = timeline_of(RUN, RUN, later=(RUN,), scratches=(PRODUCT,))
-    player = Player(timeline).play().play(Section.LATER_STEP)
-
-    workspace = cublas_workspace_bytes((8, 0))
-    assert player.inside == [0, 0, 0]
-    assert player._playback.kept_bytes == player.allocator.allocated_bytes == workspace
-
-
-def test_newer_pytorch_gives_cublas_its_workspace_for_each_call() -> None:
-    timeline = timeline_of(RUN, RUN, later=(RUN,), scratches=(PRODUCT,))
-    player = Player(timeline, keeps_cublas=False).play().play(Section.LATER_STEP)
-
-    workspace = cublas_workspace_bytes((8, 0))
-    assert player.inside == [workspace] * 3
-    assert player.allocator.allocated_bytes == 0
-
-
-@pytest.mark.parametrize(("batch", "is_too_much"), [(63, False), (64, True)])
-def test_more_elements_than_a_kernel_can_count_are_no_question_of_memory(
-    batch: int,
-    is_too_much: bool,  # noqa: FBT001 - parametrized
+@pytest.mark.parametrize(("keeps", "each", "kept"), [(True, 0, 1), (False, 1, 0)])
+def test_cublas_keeps_its_workspace_but_newer_pytorch_gives_it_for_each_call(
+    keeps: bool,  # noqa: FBT001 - parametrized
+    each: int,
+    kept: int,
 ) -> None:
+    player = Player(RUN, RUN, later=(RUN,), scratch=PRODUCT, keeps_cublas=keeps)
+    player.play().play(Section.LATER_STEP)
+
+    workspace = cublas_workspace_bytes((8, 0))
+    assert player.inside == [each * workspace] * 3
+    assert player.playback.kept_bytes == player.allocator.allocated_bytes == kept * workspace
+
+
+def test_more_elements_than_a_kernel_can_count_are_no_question_of_memory() -> None:
     place = Place(phase=Phase.FORWARD, module="", operator="upsample_bilinear2d")
     scratch = Scratch(place=place, sizes=(), elements=Affine(fixed=0, per_image=2**25))
-    player = Player(timeline_of(RUN, scratches=(scratch,)), batch=batch)
 
-    if is_too_much:
-        with pytest.raises(KernelLimitError, match="upsample_bilinear2d: 2147483648 elements"):
-            player.play()
-    else:
-        assert player.play().inside == [0]
-
-
-def test_a_full_card_is_the_allocators_error() -> None:
-    player = Player(timeline_of(TAKE, storages=(STORAGE,)), available_bytes=39 * MIB)
-
-    with pytest.raises(SimulatedOutOfMemoryError):
-        player.play()
+    assert Player(RUN, scratch=scratch, batch=63).play().inside == [0]
+    with pytest.raises(KernelLimitError, match="upsample_bilinear2d: 2147483648 elements"):
+        Player(RUN, scratch=scratch, batch=64).play()

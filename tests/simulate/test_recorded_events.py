@@ -3,7 +3,6 @@
 import gzip
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,15 +14,11 @@ SHARED = ROOT / ".." / "shared" / "traces"
 HISTORIES = sorted({*DATA.glob("*.json.gz"), *SHARED.glob("*.json.gz")}, key=lambda p: p.name)
 
 
-def loaded(path: Path) -> Any:
-    return json.loads(gzip.decompress(path.read_bytes()))
-
-
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.name.partition(".")[0])
 def test_the_memory_of_a_real_history_is_followed_from_its_first_event_to_its_last(
     path: Path,
 ) -> None:
-    history = loaded(path)
+    history = json.loads(gzip.decompress(path.read_bytes()))
     found = walked(history, [0])
     codes = [code for code, *_ in history["events"]]
     last = max(number for number, code in enumerate(codes) if code in "af")

@@ -14,34 +14,47 @@ from bsprobe.storage.files import cache_folder
 CARD = {"deviceVer": 860}
 
 
+def opened(path: Path) -> WorkspaceCache:
+    return WorkspaceCache(path, described=CARD)
+
+
+def kept(path: Path, answers: dict[str, tuple[int, ...]]) -> WorkspaceCache:
+    """A cache that has written answers."""
+    cache = opened(path)
+    for question, answer in answers.items():
+        cache.add(question, answer)
+    cache.save()
+    return cache
+
+
 def test_answers_are_found_again(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "cache.json"
-    cache = WorkspaceCache(path, described=CARD)
+    cache = opened(path)
     assert cache.find("a") is None
     cache.add("a", (3, 0, 2**40))
     cache.add("b", ())
     assert cache.find("a") == (3, 0, 2**40)
     assert not path.exists()
     cache.save()
-    again = WorkspaceCache(path, described=CARD)
+    again = opened(path)
     assert (again.find("a"), again.find("b"), again.find("c")) == ((3, 0, 2**40), (), None)
     assert (cache.notes, again.notes) == ((), ())
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
-    WorkspaceCache(tmp_path / "cache.json", described=CARD).save()
+    kept(tmp_path / "cache.json", {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_that_write_one_after_the_other_keep_both_answers(tmp_path: Path) -> None:
     path = tmp_path / "cache.json"
-    one, other = (WorkspaceCache(path, described=CARD) for _ in range(2))
+    one, other = (opened(path) for _ in range(2))
     one.add("a", (1,))
     other.add("b", (2,))
     one.save()
     other.save()
-    again = WorkspaceCache(path, described=CARD)
+    again = opened(path)
     assert (again.find("a"), again.find("b")) == ((1,), (2,))
 
 
@@ -66,51 +79,40 @@ for number in range(40):
     assert WorkspaceCache(path, described={}).notes == ()
 
 
+WHOLE = '{"schema_version": 1, "described": {"deviceVer": 860}, "answers": %s}'
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"\xff\xfe{",
-        b"null",
-        b"[]",
-        b"{}",
-        b"[" * 100_000,
-        b'{"schema_version": 1, "described": {"deviceVer": 860}, "answers": [1]}',
-        b'{"schema_version": 1, "described": {"deviceVer": 860}, "answers": {"a": [-1]}}',
-        b'{"schema_version": 1, "described": {"deviceVer": 860}, "answers": {"a": [1.5]}}',
-        b'{"schema_version": 1, "described": {"deviceVer": 860}, "answers": {"a": 1}}',
+        *(b"", b"\xff\xfe{", b"null", b"[]", b"{}", b"[" * 100_000),
+        *((WHOLE % each).encode() for each in ("[1]", '{"a": [-1]}', '{"a": [1.5]}', '{"a": 1}')),
     ],
 )
 def test_a_damaged_file_is_rebuilt_with_a_note(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "cache.json"
     path.write_bytes(content)
-    cache = WorkspaceCache(path, described=CARD)
+    cache = opened(path)
     assert cache.find("a") is None
     assert cache.notes == (f"{path} was damaged; cuDNN is asked anew.",)
     cache.add("a", (7,))
     cache.save()
-    again = WorkspaceCache(path, described=CARD)
+    again = opened(path)
     assert (again.find("a"), again.notes) == ((7,), ())
 
 
 def test_answers_about_another_card_are_not_used(tmp_path: Path) -> None:
-    path = tmp_path / "cache.json"
-    cache = WorkspaceCache(path, described=CARD)
-    cache.add("a", (1,))
-    cache.save()
-    other = WorkspaceCache(path, described={"deviceVer": 900})
+    kept(tmp_path / "cache.json", {"a": (1,)})
+    other = WorkspaceCache(tmp_path / "cache.json", described={"deviceVer": 900})
     assert (other.find("a"), other.notes) == (None, ())
 
 
 def test_a_folder_that_cannot_be_written_is_one_note(tmp_path: Path) -> None:
-    blocker = tmp_path / "a file"
-    blocker.touch()
-    path = blocker / "cache.json"
-    cache = WorkspaceCache(path, described=CARD)
-    for number in range(3):
-        cache.add(str(number), (number,))
-        cache.save()
-    assert cache.find("2") == (2,)
+    (tmp_path / "a file").touch()
+    cache = kept(tmp_path / "a file" / "cache.json", {"0": (0,)})
+    cache.add("1", (1,))
+    cache.save()
+    assert cache.find("1") == (1,)
     assert len([note for note in cache.notes if "not kept for the next run" in note]) == 1
 
 
@@ -118,9 +120,7 @@ def test_the_file_keeps_the_newest_answers(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(workspace_cache, "MOST_ANSWERS", 3)
     path = tmp_path / "cache.json"
     for number in range(5):
-        cache = WorkspaceCache(path, described=CARD)
-        cache.add(str(number), (number,))
-        cache.save()
+        kept(path, {str(number): (number,)})
     assert list(json.loads(path.read_bytes())["answers"]) == ["2", "3", "4"]
 
 

@@ -64,13 +64,11 @@ class OnePoolForAllStreams(CachingAllocator):
 
 
 class BestFitBySizeAlone(ExpandableAllocator):
-    def _best_fit(self, pool: BlockPool, rounded: int) -> int | None:
-        return CachingAllocator._best_fit(self, pool, rounded)
+    _best_fit = CachingAllocator._best_fit
 
 
 class SplitsAsInOrdinarySegments(ExpandableAllocator):
-    def _least_remainder(self, *, is_small: bool) -> int:
-        return CachingAllocator._least_remainder(self, is_small=is_small)
+    _least_remainder = CachingAllocator._least_remainder
 
 
 class PagesOf2MibInBothPools(ExpandableAllocator):

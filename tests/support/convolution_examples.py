@@ -28,12 +28,8 @@ def convolutions(draw: st.DrawFn, largest: int = 40) -> Convolution:
     def each(values: st.SearchStrategy[int]) -> tuple[int, ...]:
         return tuple(draw(values) for _ in range(spatial))
 
-    kernel, dilation, padding, stride = (
-        each(small),
-        each(small),
-        each(st.integers(0, 9)),
-        each(small),
-    )
+    kernel, dilation, stride = (each(small) for _ in range(3))
+    padding = each(st.integers(0, 9))
     least = tuple(
         max(1, d * (k - 1) + 1 - 2 * p) for k, d, p in zip(kernel, dilation, padding, strict=True)
     )

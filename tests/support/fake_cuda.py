@@ -4,7 +4,7 @@ No GPU is needed. What these run is the truth that traces on CPU tensors are hel
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -18,8 +18,11 @@ from bsprobe.simulate.trace.fake_model import build_without_values, rearrange
 from bsprobe.training.batches import laid_out
 from bsprobe.training.losses import segmentation_loss, valid_pixels
 
+REAL = "real tensors"
+"""Where `Dispatched` leaves answers as they are."""
 AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
 
+Watch = Callable[[Any, tuple[Any, ...], Any], None]
 Result = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]] | None
 Operators = list[tuple[str, tuple[Result, ...]]]
 """Operators as they are dispatched, each with dtype, shape and strides of its results."""
@@ -51,34 +54,39 @@ def rules_of(device: str) -> AbstractContextManager[None]:
     return cuda_dispatch() if device == "cpu" else nullcontext()
 
 
-def forward_operators(variant: Variant, device: str, batch: int = 2) -> Operators:
-    """The operators of a network's forward pass and loss."""
-    with FakeTensorMode(), torch.device(device):
+def run_forward(
+    variant: Variant, device: str, *inside: AbstractContextManager[object], batch: int
+) -> None:
+    """A network's forward pass and loss, inside of some contexts."""
+    with FakeTensorMode(), torch.device(device), ExitStack() as stack:
         model = build_without_values(variant)
         if variant.memory_format is MemoryFormat.NHWC:
             rearrange(model)
         size = (variant.size.height, variant.size.width)
         images = laid_out(torch.empty((batch, 3, *size)), variant.memory_format)
         labels = torch.zeros((batch, *size), dtype=torch.int64)
-        dtype = AUTOCAST_DTYPES.get(variant.precision)
-        operators: Operators = []
+        for each in (autocast(device, AUTOCAST_DTYPES.get(variant.precision)), *inside):
+            stack.enter_context(each)
+        segmentation_loss(model(images), labels, valid_pixels(labels))
 
-        def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
-            if operator.namespace != "prim":  # attributes such as the device
-                results = out if isinstance(out, tuple | list) else (out,)
-                operators.append((str(operator), tuple(map(_result, results))))
 
-        with rules_of(device), autocast(device, dtype), Dispatched(watch, device):
-            segmentation_loss(model(images), labels, valid_pixels(labels))
+def forward_operators(variant: Variant, device: str, batch: int = 2) -> Operators:
+    """The operators of a network's forward pass and loss."""
+    operators: Operators = []
+
+    def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
+        if operator.namespace != "prim":  # attributes such as the device
+            results = out if isinstance(out, tuple | list) else (out,)
+            operators.append((str(operator), tuple(map(_result, results))))
+
+    run_forward(variant, device, rules_of(device), Dispatched(watch, device), batch=batch)
     return operators
 
 
 class Dispatched(TorchDispatchMode):
-    """Calls back after each operator that is dispatched; on the CPU, with the types of CUDA."""
+    """Calls back after each operator that is dispatched: on "cpu" with the types of CUDA."""
 
-    def __init__(
-        self, watch: Callable[[Any, tuple[Any, ...], Any], None], device: str = "cpu"
-    ) -> None:
+    def __init__(self, watch: Watch, device: str = "cpu") -> None:
         super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
         self._watch = watch
         self._device = device

@@ -13,13 +13,7 @@ FAKE = ROOT / "tests" / "fake_gpu" / "site"
 
 
 def environment(folder: Path, *, faults: str = "", **more: str) -> dict[str, str]:
-    """The variables that give a process the fake GPU.
-
-    Args:
-        folder: Where the trials of all processes are counted.
-        faults: What is to go wrong, as `fake_trials` says.
-        more: Other variables.
-    """
+    """The variables that give a process the fake GPU, whose trials are counted in a folder."""
     return {
         "CUDA_VISIBLE_DEVICES": "0",
         "PYTHONPATH": f"{FAKE}{os.pathsep}{commands.python_path()}",

@@ -30,10 +30,6 @@ def beginning(snapshot: Mapping[str, Any], index: int = 0) -> dict[str, Any]:
     """The snapshot with which a recording began, from the one with which it ended.
 
     In a new process it has one free segment, which opening the GPU has left in the cache.
-
-    Args:
-        snapshot: The last one, with the trace.
-        index: The device.
     """
     found = {
         each["address"]: (each["total_size"], each["stream"])
@@ -62,16 +58,10 @@ def beginning(snapshot: Mapping[str, Any], index: int = 0) -> dict[str, Any]:
 
 
 def replayed(history: Mapping[str, Any]) -> ReplayResult:
-    """Replay a reduced recording on the simulated allocator, which tells how large blocks are.
+    """Replay a reduced recording with its beginning on the simulated allocator.
 
-    Where 1 MiB or less would remain of a large block, it is handed out whole. So what is allocated
-    is more than what was asked for, by up to 1 MiB a block, and only a replay tells by how much.
-
-    Args:
-        history: Of `reduced`, with its beginning; no block lived there.
-
-    Raises:
-        HistoryMismatchError: The GPU's allocator decided otherwise than the simulated one.
+    Where 1 MiB or less would remain of a large block, it is handed out whole, so that a block may
+    be larger than what was asked for: only a replay tells by how much. No block lived before.
     """
     told = {"name": "recorded", "peak_allocated": 0, "peak_reserved": 0}
     return replay_addresses(_decode({**history, **told}))

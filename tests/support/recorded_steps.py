@@ -11,7 +11,8 @@ from bsprobe.simulate.allocator.allocator import CachingAllocator
 from bsprobe.simulate.explain.peak import place_of
 from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.playback import Memory, Playback
-from bsprobe.simulate.timeline import Action, Kind, Phase, Section, Timeline
+from bsprobe.simulate.timeline import Action, Kind, Section, Timeline
+from tests.fake_gpu.fake_card import FRAMES
 from tests.support.builders import GROUPS
 
 OUTSIDE = 321 * MIB
@@ -22,35 +23,12 @@ _SECTIONS = {
     "step 1": Section.FIRST_STEP,
     **{f"step {number}": Section.LATER_STEP for number in range(2, STEPS + 1)},
 }
-_STEP = {
-    "filename": "/x/site-packages/bsprobe/training/step.py",
-    "line": 130,
-    "name": "training_step",
-}
-
-
-def _python(name: str, function: str) -> list[dict[str, Any]]:
-    return [{"filename": f"/x/site-packages/{name}", "line": 7, "name": function}, _STEP]
-
-
-_STACKS = {
-    Phase.SETUP: _python("torch/nn/modules/module.py", "_apply")[:1],
-    Phase.FORWARD: _python("torch/nn/modules/conv.py", "forward"),
-    Phase.BACKWARD: [],
-    Phase.OPTIMIZER: _python("torch/optim/sgd.py", "step"),
-}
 
 
 def recorded(
     timeline: Timeline, spec: TrialSpec, new_playback: Callable[[Memory], Playback]
 ) -> tuple[dict[str, Any], RecordedTrial]:
-    """A snapshot with the history of a trial of four steps, and what else is known of it.
-
-    Args:
-        timeline: What the GPU does.
-        spec: The trial.
-        new_playback: Makes a playback of that on some memory.
-    """
+    """A snapshot with the history of a trial of four steps, and what else is known of it."""
     driver = SnapshotDriver(available_bytes=None, total_bytes=80 * GIB)
     allocator = CachingAllocator(driver)
     memory = SnapshotMemory(allocator, driver)
@@ -60,7 +38,7 @@ def recorded(
         place = place_of(timeline, action, subject)
         memory.place(place, Kind.TEMPORARY)
         for entry in driver.trace[watched[0] :]:
-            entry["frames"] = _STACKS[place.phase]
+            entry["frames"] = FRAMES[place.phase]
         watched[0] = len(driver.trace)
 
     watched = [0]

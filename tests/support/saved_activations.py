@@ -5,12 +5,9 @@ measured on a GPU can be held to without one.
 """
 
 import torch
-from torch._subclasses import FakeTensorMode
 
 from bsprobe.records.variants import Variant
-from bsprobe.training.losses import segmentation_loss, valid_pixels
-from bsprobe.training.models.factory import build_model
-from tests.support.fake_cuda import AUTOCAST_DTYPES, autocast
+from tests.support.fake_cuda import run_forward
 
 _LEAST_DIMENSIONS = 3
 """Of activations and labels; the statistics that norms save have fewer."""
@@ -28,14 +25,6 @@ def saved_activation_bytes(variant: Variant, device: str) -> int:
             saved[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    with FakeTensorMode(), torch.device(device):
-        model = build_model(variant)
-        height, width = variant.size.height, variant.size.width
-        images = torch.empty((1, 3, height, width))
-        labels = torch.zeros((1, height, width), dtype=torch.int64)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            autocast(device, AUTOCAST_DTYPES.get(variant.precision)),
-        ):
-            segmentation_loss(model(images), labels, valid_pixels(labels))
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    run_forward(variant, device, hooks, batch=1)
     return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())

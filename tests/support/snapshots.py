@@ -26,8 +26,7 @@ def entry(action: str, address: int, size: int, **more: Any) -> dict[str, Any]:
     return {"action": action, "addr": address, "size": size, "stream": 0, "time_us": 1, **more}
 
 
-def marked() -> dict[str, Any]:
-    return entry("snapshot", 0, 0)
+MARK = entry("snapshot", 0, 0)
 
 
 def block(address: int, size: int, requested: int, state: str) -> dict[str, Any]:
@@ -40,30 +39,13 @@ def block(address: int, size: int, requested: int, state: str) -> dict[str, Any]
     }
 
 
-def segment(address: int, size: int, blocks: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    return {
-        "device": 0,
-        "address": address,
-        "total_size": size,
-        "allocated_size": 0,
-        "active_size": 0,
-        "requested_size": 0,
-        "stream": 0,
-        "segment_type": kind,
-        "segment_pool_id": (0, 0),
-        "is_expandable": False,
-        "frames": [],
-        "blocks": blocks,
-    }
-
-
 LARGE = 21 * MIB
 """A request that gets a segment of its own: 22 MiB, and the whole of it."""
 TRACE = [
-    marked(),
+    MARK,
     entry("segment_alloc", BASE, 2 * MIB),
     entry("alloc", BASE, 600, frames=CONVOLUTION),
-    marked(),
+    MARK,
     entry("segment_alloc", BASE - 22 * MIB, 22 * MIB),
     entry("alloc", BASE - 22 * MIB, LARGE),
     entry("free_requested", BASE - 22 * MIB, LARGE),
@@ -75,26 +57,31 @@ AFTER: dict[str, Any] = {
     **EMPTY,
     "device_traces": [TRACE],
     "segments": [
-        segment(
-            BASE,
-            2 * MIB,
-            [
+        {
+            "device": 0,
+            "address": BASE,
+            "total_size": 2 * MIB,
+            "allocated_size": 0,
+            "active_size": 0,
+            "requested_size": 0,
+            "stream": 0,
+            "segment_type": "small",
+            "segment_pool_id": (0, 0),
+            "is_expandable": False,
+            "frames": [],
+            "blocks": [
                 block(BASE, 1024, 600, "active_allocated"),
                 block(BASE + 1024, 512, 512, "active_allocated"),
                 block(BASE + 1536, 2 * MIB - 1536, 0, "inactive"),
             ],
-            "small",
-        )
+        }
     ],
 }
 PEAK_ALLOCATED = 22 * MIB + 1024
 PEAK_RESERVED = 24 * MIB
+_CODES = {"segment_alloc": "S", "alloc": "a", "free_completed": "f", "segment_free": "F"}
 EVENTS = [
-    ["S", BASE, 2 * MIB, 0],
-    ["a", BASE, 600, 0],
-    ["S", BASE - 22 * MIB, 22 * MIB, 0],
-    ["a", BASE - 22 * MIB, LARGE, 0],
-    ["f", BASE - 22 * MIB, LARGE, 0],
-    ["F", BASE - 22 * MIB, 22 * MIB, 0],
-    ["a", BASE + 1024, 512, 0],
+    [_CODES[each["action"]], each["addr"], each["size"], 0]
+    for each in TRACE
+    if each["action"] in _CODES
 ]

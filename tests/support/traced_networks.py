@@ -1,17 +1,20 @@
 """Networks to trace, each with its own difficulty, and recordings as text that can be read."""
 
+import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import nn
 
+from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.simulate.timeline import (
     Action,
     Kind,
-    Phase,
     RecordedScratch,
+    RecordedStorage,
     Recording,
     Section,
     Timeline,
@@ -20,6 +23,7 @@ from bsprobe.simulate.trace import fake_model
 from bsprobe.simulate.trace.tracer import StepTracer
 from tests.support.tiny_networks import VARIANT
 
+Function = Callable[[torch.Tensor], torch.Tensor]
 Build = Callable[[Variant], nn.Module]
 STEPS = (Section.FIRST_STEP, Section.LATER_STEP)
 
@@ -40,7 +44,7 @@ class PlainNet(nn.Module):
 class ExtraNet(PlainNet):
     """Does something more with what its first layer makes of the images."""
 
-    def __init__(self, variant: Variant, *, extra: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, variant: Variant, *, extra: Function) -> None:
         super().__init__(variant)
         self.between = Extra(extra)
 
@@ -52,7 +56,7 @@ class ExtraNet(PlainNet):
 class Extra(nn.Module):
     """A function as a layer."""
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, function: Function) -> None:
         super().__init__()
         self.function = function
 
@@ -60,12 +64,18 @@ class Extra(nn.Module):
         return self.function(x)
 
 
+def extra(function: Function) -> Build:
+    """Builds a network that calls a function between its layers."""
+    return functools.partial(ExtraNet, extra=function)
+
+
 def tracer_of(
-    monkeypatch: pytest.MonkeyPatch, build: Build, variant: Variant = VARIANT
+    build: Build, variant: Variant = VARIANT, evaluation: Resolution | None = None
 ) -> StepTracer:
     """A tracer of a network of ours."""
-    monkeypatch.setattr(fake_model, "build_model", build)
-    return StepTracer(variant)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fake_model, "build_model", build)
+        return StepTracer(variant, evaluation)
 
 
 def at(timeline: Timeline, batch: int) -> Recording:
@@ -91,42 +101,54 @@ def at(timeline: Timeline, batch: int) -> Recording:
 
 def story(recording: Recording, section: Section) -> list[str]:
     """The events of a section as lines: `+` allocates, `-` frees, `*` is inside a kernel."""
-    return list(_lines(recording, section))
-
-
-def _lines(recording: Recording, section: Section) -> Iterator[str]:
+    lines = []
     for action, subject in recording.sections[section]:
         if action is Action.SCRATCH:
             scratch = recording.scratches[subject]
-            conv = scratch.convolution
-            inside = "" if conv is None else f" {conv.direction}"
-            yield f"* {scratch.place.module} {scratch.place.operator}{inside}".replace("*  ", "* ")
+            direction = scratch.convolution.direction if scratch.convolution else ""
+            words = ("*", scratch.place.module, scratch.place.operator, direction)
         else:
             place, kind, size = recording.storages[subject]
             sign = "+" if action is Action.ALLOCATE else "-"
-            where = f"{place.module} {place.operator}".strip()
-            yield f"{sign} {where} {size} {kind}"
+            words = (sign, place.module, place.operator, f"{size} {kind}")
+        lines.append(" ".join(filter(None, words)))
+    return lines
 
 
-def live_at_the_end(recording: Recording) -> dict[int, Kind]:
-    """Storages that nothing frees, and what they are for."""
-    live: dict[int, Kind] = {}
+def live_at_the_end(recording: Recording) -> set[int]:
+    """Storages that nothing frees."""
+    live: set[int] = set()
     for section in (Section.SETUP, *STEPS):
-        for action, subject in recording.sections[section]:
-            if action is Action.ALLOCATE:
-                assert subject not in live
-                live[subject] = recording.storages[subject][1]
-            elif action is Action.FREE:
-                del live[subject]
+        play(recording, section, live)
     return live
 
 
-def bytes_of(recording: Recording, kind: Kind, section: Section, phase: Phase | None = None) -> int:
+def play(recording: Recording, section: Section, live: set[int]) -> None:
+    """Follow a section: what is born does not live yet, what dies does."""
+    for action, subject in recording.sections[section]:
+        if action is Action.ALLOCATE:
+            assert subject not in live
+            live.add(subject)
+        elif action is Action.FREE:
+            live.remove(subject)
+
+
+def born(recording: Recording, section: Section = Section.FIRST_STEP) -> Iterator[RecordedStorage]:
+    """The storages that a section allocates."""
+    for action, subject in recording.sections[section]:
+        if action is Action.ALLOCATE:
+            yield recording.storages[subject]
+
+
+def bytes_of(recording: Recording, kind: Kind, section: Section) -> int:
     """Everything of a kind that a section allocates."""
-    born = (subject for action, subject in recording.sections[section] if action is Action.ALLOCATE)
-    storages = (recording.storages[subject] for subject in born)
-    return sum(
-        size
-        for place, its_kind, size in storages
-        if its_kind is kind and phase in (None, place.phase)
-    )
+    return sum(size for _, its_kind, size in born(recording, section) if its_kind is kind)
+
+
+def bytes_left(recording: Recording) -> Counter[Kind]:
+    """What nothing frees, by what it is for."""
+    left = Counter[Kind]()
+    for subject in live_at_the_end(recording):
+        _, kind, size = recording.storages[subject]
+        left[kind] += size
+    return left
