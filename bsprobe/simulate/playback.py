@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
-from bsprobe.simulate.cudnn.workspace import Workspaces, benchmarked
+from bsprobe.simulate.cudnn.workspace import Workspaces, timing_bytes
 from bsprobe.simulate.timeline import Action, Section, Timeline
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Playback:
             if not plans:
                 raise NoPlanError(f"cuDNN has no plan for {convolution}")
             if self._benchmark is CudnnBenchmark.ON:
-                timing = self._time_plans(benchmarked(plans).timing_bytes)
+                timing = self._time_plans(timing_bytes(plans))
             self._plans[index] = plans
         return max(timing, self._take_first(plans))
 

@@ -11,7 +11,7 @@ from bsprobe.records.variants import AXES, Norm, Variant, matrix
 from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.cudnn.convolutions import upper_bound_bytes
-from bsprobe.simulate.explain.peak import PeakContents, contents_at_peak
+from bsprobe.simulate.explain.peak import PeakContents, contents_of, play_watched
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.timeline import (
     Action,
@@ -40,7 +40,10 @@ def peak_of(
     # The bound that stands in for cuDNN where it cannot be asked: the same everywhere.
     workspaces: Any = SimpleNamespace(candidates=lambda each: (upper_bound_bytes(each), 0))
     playback = Playback(timeline, batch, allocator=allocator, workspaces=workspaces)
-    return contents_at_peak(timeline, batch, playback, allocator), allocator
+    steps = (Section.FIRST_STEP, Section.LATER_STEP)
+    moments = play_watched(timeline, playback, allocator, steps)
+    reserved = allocator.statistics.peak_reserved_bytes
+    return contents_of(timeline, batch, moments, reserved), allocator
 
 
 def sized(place: Place, kind: Kind, per_image: int, fixed: int = 0) -> Storage:
@@ -86,10 +89,12 @@ def test_a_kernels_own_memory_is_part_of_the_peak() -> None:
         "conv": 9 * MIB,
         "head": 8 * MIB + 100,
     }
-    assert contents.per_image_by(lambda piece: piece.place.module) == {
-        "conv": 4 * MIB,
-        "head": MIB,  # what a kernel takes need not grow along a line
-    }
+    assert [(piece.place.module, piece.per_image_bytes) for piece in contents.pieces] == [
+        ("conv", 0),
+        ("conv", 4 * MIB),
+        ("head", MIB),
+        ("head", 0),  # what a kernel takes need not grow along a line
+    ]
     assert contents.rounding_bytes == 512 - 100
     assert contents.allocated_bytes == 17 * MIB + 512 < contents.reserved_bytes
     assert contents.reserved_bytes == allocator.statistics.peak_reserved_bytes

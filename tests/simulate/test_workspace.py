@@ -16,11 +16,10 @@ from bsprobe.records.units import MIB
 from bsprobe.simulate.cudnn.convolutions import columns_bytes, upper_bound_bytes
 from bsprobe.simulate.cudnn.plans import CudnnPlans, UnansweredError
 from bsprobe.simulate.cudnn.workspace import (
-    BenchmarkedWorkspaces,
     Convolution,
     Direction,
     Workspaces,
-    benchmarked,
+    timing_bytes,
 )
 from tests.support.convolution_examples import DEPTHWISE, PLAIN, convolutions
 from tests.support.failing_import import failing_import
@@ -292,13 +291,8 @@ def test_a_relative_of_a_described_card_is_served_with_a_note(tmp_path: Path) ->
     assert grace.candidates(ASPP) == blackwell.candidates(ASPP)
 
 
-def test_benchmarking_takes_the_largest_plan_once_and_one_of_the_first_then() -> None:
-    first_ten = (5, 9, 0, 7, 1, 1, 1, 1, 1, 3)
-    assert benchmarked((*first_ten, 40, 20)) == BenchmarkedWorkspaces(
-        timing_bytes=40, expected_bytes=5, most_bytes=9
-    )
-    nothing = BenchmarkedWorkspaces(timing_bytes=0, expected_bytes=0, most_bytes=0)
-    assert benchmarked((0,)) == nothing
+def test_benchmarking_takes_the_largest_plan_of_all() -> None:
+    assert timing_bytes((5, 9, 0, 7, 1, 1, 1, 1, 1, 3, 40, 20)) == 40
 
 
 def test_a_cudnn_that_is_not_the_one_pytorch_loads_is_noted(tmp_path: Path) -> None:

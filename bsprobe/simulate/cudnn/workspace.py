@@ -6,9 +6,8 @@ Where it cannot be asked, a bound computed from the sizes takes its place. A bia
 PyTorch adds it in a kernel of its own, and its gradient is a sum.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from bsprobe.simulate.cudnn.cache import WorkspaceCache
 from bsprobe.simulate.cudnn.convolutions import (
@@ -30,33 +29,20 @@ from bsprobe.storage.files import cache_folder
 
 __all__ = ["Convolution", "Direction", "Workspaces"]
 
-TIMED_PLANS: Final = 10
-"""How many plans `torch.backends.cudnn.benchmark` times (`benchmark_limit`'s default)."""
 
+def timing_bytes(candidates: tuple[int, ...]) -> int:
+    """The bytes that `torch.backends.cudnn.benchmark` asks for at a convolution's first use.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkedWorkspaces:
-    """What a convolution allocates with `torch.backends.cudnn.benchmark` on."""
+    It is the largest workspace of all plans, which are then timed in it. Before that PyTorch drops
+    plans larger than both the free memory and the largest cached block; out of memory, it halves
+    the request until it succeeds and drops the plans that no longer fit. After it the cache is
+    emptied (`generate_and_filter_plans`, `run_single_conv` in Conv_v8.cpp). Which plan is the
+    fastest nobody can know without running them: the first, by expected time, is taken for it.
 
-    timing_bytes: int
-    """Once, at its first use: the largest of all its plans, which are then timed in it. Before that
-    PyTorch drops plans larger than both the free memory and the largest cached block; out of
-    memory, it halves the request until it succeeds and drops the plans that no longer fit. After it
-    the cache is emptied (`generate_and_filter_plans`, `run_single_conv` in Conv_v8.cpp)."""
-    expected_bytes: int
-    """At every use, if the fastest is the plan that the heuristics, which sort by expected time,
-    name first. Nobody can know without running them."""
-    most_bytes: int
-    """At every use, at the most: the largest of the plans that are timed."""
-
-
-def benchmarked(candidates: tuple[int, ...]) -> BenchmarkedWorkspaces:
-    """Say from `Workspaces.candidates`, if there are any, what `cudnn.benchmark` makes of them."""
-    return BenchmarkedWorkspaces(
-        timing_bytes=max(candidates),
-        expected_bytes=candidates[0],
-        most_bytes=max(candidates[:TIMED_PLANS]),
-    )
+    Args:
+        candidates: From `Workspaces.candidates`; at least one.
+    """
+    return max(candidates)
 
 
 class Workspaces:

@@ -45,10 +45,6 @@ class PeakContents:
         """Bytes of the pieces, grouped, largest first."""
         return _totals((key(piece), piece.size_bytes) for piece in self.pieces)
 
-    def per_image_by(self, key: Callable[[Piece], Key]) -> dict[Key, int]:
-        """Bytes that one image more adds, grouped as above."""
-        return _totals((key(piece), piece.per_image_bytes) for piece in self.pieces)
-
 
 class Moment(NamedTuple):
     """The state after an event of a playing; a plain tuple, for there are many."""
@@ -111,30 +107,6 @@ def place_of(timeline: Timeline, action: Action, subject: int) -> Place:
     """Where in the program an event's memory belongs."""
     holder = timeline.scratches if action is Action.SCRATCH else timeline.storages
     return holder[subject].place
-
-
-def contents_at_peak(
-    timeline: Timeline,
-    batch: int,
-    playback: Playback,
-    allocator: CachingAllocator,
-    sections: Sequence[Section] = (Section.FIRST_STEP, Section.LATER_STEP),
-) -> PeakContents:
-    """Play a timeline and say what is allocated when most is.
-
-    Args:
-        timeline: What is played.
-        batch: At which batch size.
-        playback: Plays it; fresh.
-        allocator: The one the playback plays on.
-        sections: What follows the set-up.
-
-    Raises:
-        SimulatedOutOfMemoryError: The allocator's card is too small for it.
-    """
-    moments = play_watched(timeline, playback, allocator, sections)
-    reserved = allocator.statistics.peak_reserved_bytes
-    return contents_of(timeline, batch, moments, reserved)
 
 
 def contents_of(
