@@ -43,7 +43,7 @@ from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.storage.explanationfile import load_explanation, save_explanation
 from bsprobe.worker.protocol import Ready, Record, Recorded
 from bsprobe.worker.runner import TrialRunner
-from tests.support.builders import ENVIRONMENT, broke, failure, ran, settings
+from tests.support.builders import ENVIRONMENT, Silence, broke, failure, ran, settings
 from tests.support.explanations import GPU, REPORT
 from tests.support.recorded_steps import recorded
 
@@ -57,11 +57,6 @@ MOST = 4
 def _without_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are predicted as ever, which takes long."""
     monkeypatch.setattr(explaining, "remedies_for", lambda _: ())
-
-
-class Silent:
-    def on_stage(self, stage: str) -> None: ...
-    def on_phase(self, phase: str) -> None: ...
 
 
 class InventedGpu:
@@ -161,7 +156,7 @@ def start() -> Iterator[Start]:
 def measured(
     start: Start, gpu: InventedGpu, folder: Path, batch: int | None = None
 ) -> ExplanationReport:
-    with Explaining(start(gpu), DeviceRequest(), max_batch=MOST, listener=Silent()) as made:
+    with Explaining(start(gpu), DeviceRequest(), max_batch=MOST, listener=Silence()) as made:
         return made.explain(VARIANT, batch, REPORT.environment, folder)
 
 
