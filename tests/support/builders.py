@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bsprobe.analysis.recommendation import Limits, recommend
 from bsprobe.analysis.search import Process
 from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
 from bsprobe.records.failures import Certainty, Outcome
@@ -13,6 +14,7 @@ from bsprobe.records.runs import (
     DeviceRequest,
     Environment,
     Prediction,
+    Recommendation,
     Run,
     Settings,
     Target,
@@ -186,6 +188,18 @@ def broke(
     """A trial that did not run."""
     made = ran(batch, variant=variant, accumulation_steps=accumulation_steps)
     return replace(made, outcome=outcome, measurement=None, failure=why or failure())
+
+
+FOUND = Limits(largest=12, safe=11, best=8, best_is_measured=True, keeps_headroom=True)
+
+
+def item(
+    variant: Variant, rate: float | None = None, *, safe: int = 10, batch: int = 10
+) -> Recommendation:
+    """What is recommended of `FOUND` but for its safe batch, with a trial of it."""
+    found = replace(FOUND, safe=safe, best=min(safe, FOUND.best))
+    made = recommend(variant, found, Target(batch=batch), groups=dict(GROUPS))
+    return replace(made, trial=ran(made.plan.micro_batch, GIB, rate, variant=variant))
 
 
 class ArithmeticGpu:
