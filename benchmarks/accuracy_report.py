@@ -1,7 +1,7 @@
 """The accuracy of predictions as markdown and a plot."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib as mpl
@@ -281,9 +281,8 @@ def _request_parts(found: Accuracy) -> Iterator[str]:
 
 
 def _published() -> str:
-    rows: Sequence[Sequence[str]] = _PUBLISHED
     return (
-        table(("", "error", "of"), rows)
+        table(("", "error", "of"), _PUBLISHED)
         + "\n\nNone of these evaluations has a segmentation network, and none counts cuDNN's "
         "workspaces."
     )

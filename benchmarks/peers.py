@@ -238,7 +238,7 @@ def main() -> None:
         "limit": given.memory_limit,
         "model": given.model,
         "resolution": given.resolution,
-        "messages": to_json(recognitions()),
+        "messages": recognitions(),
         "found": [],
     }
     found: list[Found] = []

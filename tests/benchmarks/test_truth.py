@@ -19,7 +19,6 @@ from benchmarks.validation.history import load_history
 from benchmarks.validation.replay import replay_addresses
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.runs import Environment
-from bsprobe.simulate.trace import fake_model
 from bsprobe.storage.runfile import load_run
 from tests.support.fabricated_truth import (
     ELSEWHERE,
@@ -30,7 +29,7 @@ from tests.support.fabricated_truth import (
     write_machine,
     write_trial,
 )
-from tests.support.tiny_networks import VARIANT, TinyNet
+from tests.support.tiny_networks import VARIANT
 
 TRIALS = sorted(ROOT.glob("*/trials/*.json.gz"))
 BOUNDARIES = sorted(ROOT.glob("*/boundaries/*/run.json"))
@@ -149,9 +148,7 @@ def test_a_predicted_boundary_is_near_the_proven_one(path: Path) -> None:
 
 
 @pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(fake_model, "build_model", TinyNet)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def folder(tiny: None, tmp_path: Path) -> Path:  # noqa: ARG001 - a fixture
     write_machine(tmp_path / "card")
     return tmp_path / "card"
 
