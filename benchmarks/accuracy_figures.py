@@ -36,7 +36,9 @@ PEAKS: dict[str, PeakOf] = {
     "first step, allocated": lambda found: found.first_step.allocated_bytes,
     "later steps, reserved": lambda found: found.steady.reserved_bytes,
     "later steps, allocated": lambda found: found.steady.allocated_bytes,
-    "evaluation, reserved": lambda found: found.evaluation and found.evaluation.reserved_bytes,
+    "evaluation, reserved": lambda found: (
+        None if found.evaluation is None else found.evaluation.reserved_bytes
+    ),
 }
 
 

@@ -20,8 +20,8 @@ def blocks(language: str) -> list[str]:
 
 
 def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    variables = {"XDG_CACHE_HOME": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
-    done = python(*arguments, cwd=cwd, **variables)
+    cache = str(cwd / "cache")
+    done = python(*arguments, cwd=cwd, XDG_CACHE_HOME=cache, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return done
 

@@ -123,7 +123,7 @@ def test_the_script_for_a_first_gpu_keeps_its_time_and_packs_what_it_finds(tmp_p
     limit = 200
     started = time.monotonic()
     variables = rehearsing(tmp_path)
-    done = run("bash", SCRIPT, "A", limit, cwd=tmp_path, timeout=limit + 60, **variables)
+    done = run("bash", SCRIPT, "A", limit, cwd=tmp_path, text="", timeout=300, **variables)
     assert time.monotonic() - started <= limit
     assert done.returncode == 0, done.stdout[-3000:]
     out = tmp_path / "out"
@@ -143,7 +143,7 @@ def test_the_script_for_a_first_gpu_keeps_its_time_and_packs_what_it_finds(tmp_p
 def test_the_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     for arguments in ((), ("C", "10"), ("A", "soon")):
         variables = on_fake_gpu.environment(tmp_path, OUT=str(tmp_path))
-        done = run("bash", SCRIPT, *arguments, cwd=tmp_path, **variables)
+        done = run("bash", SCRIPT, *arguments, cwd=tmp_path, text="", timeout=60, **variables)
         assert done.returncode == 2
         assert done.stderr.startswith("usage: ")
 

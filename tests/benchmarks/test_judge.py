@@ -333,7 +333,8 @@ def test_pytorchs_own_cudnn_is_put_back_where_it_does_not_start_with_the_recorde
 
 def judge(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"  # its python3 runs judge.py
-    return run("/bin/bash", SCRIPT, *arguments, **{"PATH": path, **environment})
+    variables = {"PATH": path, **environment}
+    return run("/bin/bash", SCRIPT, *arguments, cwd=None, text="", timeout=300, **variables)
 
 
 def test_it_predicts_compares_and_reports_in_this_order(

@@ -24,12 +24,12 @@ from bsprobe.records.runs import (
     StopReason,
     Target,
 )
-from bsprobe.records.trials import Peak, Purpose, Source, Trial, TrialSpec
+from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Checkpointing, Precision, Variant
 from bsprobe.worker.protocol import Explain, Ready
 from bsprobe.worker.runner import TrialRunner
-from tests.support.builders import DEVICE, Silence, failure, measurement, probed_run
+from tests.support.builders import DEVICE, Silence, broke, probed_run, ran
 from tests.support.explanations import EXPLANATION, REPORT
 
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
@@ -138,19 +138,8 @@ class InventedRunner:
         fits = peak <= REPORT.device.capacity_bytes and spec.batch_size >= self._smallest
         too_small = spec.batch_size < self._smallest
         no = Outcome.BATCH_TOO_SMALL if too_small else Outcome.OUT_OF_MEMORY
-        return Trial(
-            spec=spec,
-            outcome=Outcome.FITS if fits else no,
-            source=Source.PREDICTED,
-            purpose=purpose,
-            fresh_process=True,
-            measurement=replace(measurement(), steady=Peak(allocated_bytes=1, reserved_bytes=peak))
-            if fits
-            else None,
-            failure=None if fits else failure(),
-            started_at="2026-01-02T03:04:05+00:00",
-            wall_seconds=0.1,
-        )
+        made = ran(spec.batch_size, peak) if fits else broke(spec.batch_size, no)
+        return replace(made, spec=spec, source=Source.PREDICTED, purpose=purpose)
 
     def explain(self, asked: Explain, **_: object) -> Explanation:
         self.asked.append(asked)

@@ -20,7 +20,7 @@ class Started:
     ) -> None:
         self.mark = mark or uuid.uuid4().hex
         variables = {"OMP_NUM_THREADS": "1", _MARK: self.mark, **environment}
-        self.process = popen(*command, cwd=cwd, **variables)
+        self.process = popen(*command, cwd=cwd, before_exec=None, **variables)
 
     def finish(self, timeout: float = 240) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
