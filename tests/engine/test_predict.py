@@ -301,7 +301,7 @@ def test_a_measured_gpu_is_guided_by_another_worker(
     assert searched[:2] == [2, 4]
 
 
-def test_the_command_line_takes_the_method() -> None:
+def test_the_command_line_takes_the_method_where_it_can_guide() -> None:
     found: list[Settings] = []
 
     @click.command()
@@ -310,5 +310,8 @@ def test_the_command_line_takes_the_method() -> None:
         found.append(settings_from(given))
 
     command.main(["--search", "guided"], standalone_mode=False)
-    command.main([], standalone_mode=False)
-    assert [each.search for each in found] == [SearchMethod.GUIDED, SearchMethod.ORDINARY]
+    for options in (["--device", "cpu"], ["--gpu", "RTX 3090"]):
+        command.main(options, standalone_mode=False)
+        with pytest.raises(UsageError, match="--search guided"):
+            command.main(["--search", "guided", *options], standalone_mode=False)
+    assert [each.search for each in found] == [SearchMethod.GUIDED, *[SearchMethod.ORDINARY] * 2]
