@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.truth_records import TruthTrial
 from benchmarks.truth_versions import Versions
 from benchmarks.validation.comparison import Comparison
-from bsprobe.records.trials import Measurement, Peak
+from bsprobe.records.trials import Measurement
 from bsprobe.records.variants import Variant
 
 AIMED_MEDIAN: Final = 0.01
@@ -24,11 +24,6 @@ PeakOf = Callable[[Measurement], int | None]
 """Which peak of a trial, in bytes."""
 
 
-def allocated(measurement: Measurement) -> int | None:
-    """The peak of allocated memory over all steps."""
-    return measurement.peak_allocated_bytes
-
-
 def reserved(measurement: Measurement) -> int | None:
     """The peak of reserved memory over all steps."""
     return measurement.peak_reserved_bytes
@@ -36,12 +31,14 @@ def reserved(measurement: Measurement) -> int | None:
 
 PEAKS: dict[str, PeakOf] = {
     "peak reserved": reserved,
-    "peak allocated": allocated,
+    "peak allocated": lambda found: found.peak_allocated_bytes,
     "first step, reserved": lambda found: found.first_step.reserved_bytes,
     "first step, allocated": lambda found: found.first_step.allocated_bytes,
     "later steps, reserved": lambda found: found.steady.reserved_bytes,
     "later steps, allocated": lambda found: found.steady.allocated_bytes,
-    "evaluation, reserved": lambda found: _reserved(found.evaluation),
+    "evaluation, reserved": lambda found: (
+        None if found.evaluation is None else found.evaluation.reserved_bytes
+    ),
 }
 
 
@@ -195,7 +192,3 @@ def spread(errors: Sequence[float]) -> Spread | None:
         ninetieth=float(np.percentile(sizes, 90)),
         worst=max(errors, key=abs),
     )
-
-
-def _reserved(peak: Peak | None) -> int | None:
-    return None if peak is None else peak.reserved_bytes

@@ -1,8 +1,7 @@
 """The accuracy of predictions as markdown and a plot."""
 
 import csv
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib as mpl
@@ -24,7 +23,7 @@ from benchmarks.validation.history import Action, load_history
 from benchmarks.validation.replay import replay_addresses
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.report.run.markdown import table
-from bsprobe.report.run.plots import COLOURS, MARKERS
+from bsprobe.report.run.plots import COLOURS, MARKERS, write_figure
 from bsprobe.storage.files import write_atomically
 
 NAME = "accuracy"
@@ -134,7 +133,7 @@ def _known() -> Iterator[str]:
     yield (
         "**Workspaces.** cuDNN itself says, for a card that is described to it, what its plans "
         "take; that PyTorch runs the first that builds is read from its source. Which properties "
-        "of a card matter: `benchmarks/workspace_sensitivity.py`."
+        "of a card matter: `benchmarks/workspaces.py sensitivity`."
     )
     yield (
         "**Memory outside the allocator.** What people with the card have published, or an "
@@ -282,9 +281,8 @@ def _request_parts(found: Accuracy) -> Iterator[str]:
 
 
 def _published() -> str:
-    rows: Sequence[Sequence[str]] = _PUBLISHED
     return (
-        table(("", "error", "of"), rows)
+        table(("", "error", "of"), _PUBLISHED)
         + "\n\nNone of these evaluations has a segmentation network, and none counts cuDNN's "
         "workspaces."
     )
@@ -315,7 +313,4 @@ def _write_plot(found: Accuracy, path: Path) -> None:
         axes.set_title(title, loc="left", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 150})):
-            data = io.BytesIO()
-            figure.savefig(data, format=suffix[1:], **options)
-            write_atomically(path.with_suffix(suffix), data.getvalue())
+        write_figure(figure, path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 import timeit
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,23 +25,15 @@ from bsprobe.training.cityscapes.synthetic import draw_scene
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
+Image = Any
+"""An array of numpy or a tensor of torch."""
 _ROUNDS = 15
 _MAPPING = {label.label_id: label.train_id for label in LABELS}
 
 
-def loop_over_arrays(label: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The usual way, in numpy."""
-    out = np.full_like(label, 255)
-    for label_id, train_id in _MAPPING.items():
-        out[label == label_id] = train_id
-    return out
-
-
-def loop_over_tensors(label: torch.Tensor) -> torch.Tensor:
-    """The usual way, in torch."""
-    out = torch.full_like(label, 255)
+def loop(label: Image, full_like: Callable[[Image, int], Image]) -> Image:
+    """The usual way, in numpy or in torch."""
+    out = full_like(label, 255)
     for label_id, train_id in _MAPPING.items():
         out[label == label_id] = train_id
     return out
@@ -53,11 +45,11 @@ def main() -> None:
     wide, tensor = label.astype(np.int64), torch.from_numpy(label).long()
     ways: dict[str, Callable[[], object]] = {
         "lookup table": lambda: to_train_ids(label),
-        "loop, numpy uint8": lambda: loop_over_arrays(label),
-        "loop, numpy int64": lambda: loop_over_arrays(wide),
-        "loop, torch int64": lambda: loop_over_tensors(tensor),
+        "loop, numpy uint8": lambda: loop(label, np.full_like),
+        "loop, numpy int64": lambda: loop(wide, np.full_like),
+        "loop, torch int64": lambda: loop(tensor, torch.full_like),
     }
-    np.testing.assert_array_equal(to_train_ids(label), loop_over_arrays(label))
+    np.testing.assert_array_equal(to_train_ids(label), loop(label, np.full_like))
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(_ROUNDS):
         for name, way in ways.items():

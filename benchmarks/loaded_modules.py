@@ -8,13 +8,11 @@ prediction; `--names` prints the modules themselves.
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
-from benchmarks.checkout import python_path
+from benchmarks.checkout import python_path, run_bsprobe
 
 _SITECUSTOMIZE: Final = """
 import os, sys
@@ -40,18 +38,12 @@ def loaded() -> dict[str, set[str]]:
         site.mkdir()
         log.mkdir()
         (site / "sitecustomize.py").write_text(_SITECUSTOMIZE, encoding="utf-8")
-        subprocess.run(
-            [sys.executable, "-m", "bsprobe", *_RUN, *_LISTS],
-            cwd=folder,
-            env={
-                **os.environ,
-                "PYTHONPATH": f"{site}{os.pathsep}{python_path()}",
-                "LOADED": str(log),
-                "XDG_CACHE_HOME": folder,
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=True,
+        run_bsprobe(
+            *(*_RUN, *_LISTS),
+            folder=folder,
+            PYTHONPATH=f"{site}{os.pathsep}{python_path()}",
+            LOADED=str(log),
+            XDG_CACHE_HOME=folder,
         )
         found = {path.name: set(path.read_text().split()) for path in sorted(log.iterdir())}
     parents = {name.rpartition(".")[0] for modules in found.values() for name in modules}

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,9 @@ class Found:
 
     tool: str
     device: str
-    answer: int | None
+    answer: int | None = None
     """The batch that it says to use."""
-    largest: int | None
+    largest: int | None = None
     """The largest batch that bsprobe proved under the same limit."""
     ran_answer: bool = False
     """Whether its search completed an optimizer update at the answer."""
@@ -60,7 +61,7 @@ class Found:
     """Whether the answer runs in a fresh process; None where nothing was answered."""
     next_fails: bool | None = None
     """Whether one more image does not."""
-    trials: int
+    trials: int = 0
     held_bytes: tuple[int, ...] = ()
     """What the limit counted at the start of each trial: what earlier ones have left behind."""
     seconds: float
@@ -108,17 +109,17 @@ def run_tool(given: argparse.Namespace, tool: str, device: str) -> Found:
             process.kill()
             printed, _ = process.communicate()
             end = f"stopped after {given.timeout:.0f} s"
-        took = _Took(seconds=time.monotonic() - started, cpu_seconds=_cpu_seconds() - computed)
-        printed = _last_lines(printed, place)
+        found = Found(
+            tool=tool,
+            device=device,
+            seconds=time.monotonic() - started,
+            cpu_seconds=_cpu_seconds() - computed,
+            end=end,
+            printed=_last_lines(printed, place),
+        )
         if tool == "bsprobe":
-            return _from_run(place / "run", device, took, printed, end)
-        return _from_events(place / "events", tool, device, took, printed, end)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Took:
-    seconds: float
-    cpu_seconds: float
+            return _with_run(found, place / "run")
+        return _with_events(found, place / "events")
 
 
 def _cpu_seconds() -> float:
@@ -127,45 +128,37 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _from_run(place: Path, device: str, took: _Took, printed: str, end: str) -> Found:
+def _with_run(found: Found, place: Path) -> Found:
     run = load_run(place)
     (result,) = run.results
     largest = result.boundary.largest
     plain = [trial for trial in run.trials if trial.spec.accumulation_steps == 1]
-    return Found(
-        tool="bsprobe",
-        device=device,
+    return replace(
+        found,
         answer=largest,
         largest=largest if result.boundary.is_exact else None,
         ran_answer=any(t.ran and t.spec.batch_size == largest for t in plain),
         trials=len(run.trials),
-        seconds=took.seconds,
-        cpu_seconds=took.cpu_seconds,
-        end=end or "trained",
-        printed=printed,
+        end=found.end or "trained",
     )
 
 
-def _from_events(path: Path, tool: str, device: str, took: _Took, printed: str, end: str) -> Found:
-    events: list[dict[str, Any]] = []
+def _with_events(found: Found, path: Path) -> Found:
+    events: dict[str, list[dict[str, Any]]] = defaultdict(list)
     if path.exists():
-        events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    answers = [event["batch"] for event in events if event["event"] == "answer"]
-    errors = [f"{e['type']}: {e['message']}" for e in events if e["event"] == "error"]
-    trained = any(event["event"] == "trained" for event in events)
-    answer = answers[-1] if answers else None
-    return Found(
-        tool=tool,
-        device=device,
+        for line in path.read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)
+            events[event["event"]].append(event)
+    answer = events["answer"][-1]["batch"] if events["answer"] else None
+    errors = [f"{each['type']}: {each['message']}" for each in events["error"]]
+    end = (*errors, found.end, "died without a word")[0]
+    return replace(
+        found,
         answer=answer,
-        largest=None,
-        ran_answer=any(e["event"] == "step" and e["batch"] == answer for e in events),
-        trials=sum(event["event"] == "try" for event in events),
-        held_bytes=tuple(event["held_bytes"] for event in events if event["event"] == "try"),
-        seconds=took.seconds,
-        cpu_seconds=took.cpu_seconds,
-        end="trained" if trained else (*errors, end, "died without a word")[0],
-        printed=printed,
+        ran_answer=any(each["batch"] == answer for each in events["step"]),
+        trials=len(events["try"]),
+        held_bytes=tuple(each["held_bytes"] for each in events["try"]),
+        end="trained" if events["trained"] else end,
     )
 
 
@@ -196,17 +189,16 @@ def verified(found: list[Found], given: argparse.Namespace, device: str) -> list
             print(f"  batch {batch} in a fresh process: {trial.outcome}", flush=True)
         return known[batch]
 
-    checked = []
     with TrialRunner(request, timeout=_TRIAL_TIMEOUT_SECONDS) as runner:
-        for each in found:
-            if each.answer:
-                each = replace(  # noqa: PLW2901 - the same, with what is known now
-                    each,
-                    answer_fits=runs(runner, each.answer),
-                    next_fails=not runs(runner, each.answer + 1),
-                )
-            checked.append(replace(each, largest=largest))
-    return checked
+        return [
+            replace(
+                each,
+                largest=largest,
+                answer_fits=runs(runner, each.answer) if each.answer else None,
+                next_fails=not runs(runner, each.answer + 1) if each.answer else None,
+            )
+            for each in found
+        ]
 
 
 def devices(asked: str | None) -> list[str]:
@@ -246,7 +238,7 @@ def main() -> None:
         "limit": given.memory_limit,
         "model": given.model,
         "resolution": given.resolution,
-        "messages": to_json(recognitions()),
+        "messages": recognitions(),
         "found": [],
     }
     found: list[Found] = []

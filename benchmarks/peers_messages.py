@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from bsprobe.records.failures import Certainty, Outcome, classify
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recognition:
-    """What each tool takes one message for."""
+def recognitions() -> list[dict[str, str | bool]]:
+    """Every message of `tests/records/test_failures.py`, as a RuntimeError, by every tool.
 
-    message: str
-    """Its first line."""
-    meaning: str
-    """`memory`, `perhaps memory`, `kernel limit` or `bug`."""
-    accelerate: bool
-    """Whether it takes it for want of memory, and goes on with a smaller batch."""
-    lightning: bool
-    bsprobe: str
-    """`yes`, `probable` (a smaller batch must then succeed) or `no`."""
-
-
-def recognitions() -> list[Recognition]:
-    """Every message of `tests/records/test_failures.py`, as a RuntimeError, by every tool."""
-    from tests.records.test_failures import (  # noqa: PLC0415 - the list that bsprobe is tested with
-        BUGS,
-        CERTAIN,
-        KERNEL_LIMITS,
-        PROBABLE,
-    )
-
-    lists = {
-        "memory": CERTAIN,
-        "perhaps memory": PROBABLE,
-        "kernel limit": KERNEL_LIMITS,
-        "bug": BUGS,
-    }
-    return [_recognised(text, meaning) for meaning, texts in lists.items() for text in texts]
-
-
-def _recognised(message: str, meaning: str) -> Recognition:
+    Each by its first line, with what it means (`memory`, `perhaps memory`, `kernel limit`, `bug`),
+    whether accelerate and Lightning take it for want of memory, and what bsprobe takes it for:
+    `yes`, `probable` (a smaller batch must then succeed) or `no`.
+    """
     from accelerate.utils.memory import should_reduce_batch_size  # noqa: PLC0415 - optional
     from lightning.pytorch.utilities.memory import is_oom_error  # noqa: PLC0415 - optional
 
-    error = RuntimeError(message)
-    return Recognition(
-        message=(message.splitlines() or [""])[0],
-        meaning=meaning,
-        accelerate=bool(should_reduce_batch_size(error)),
-        lightning=bool(is_oom_error(error)),
-        bsprobe=_by_bsprobe(message),
-    )
+    from tests.records import test_failures as tested  # noqa: PLC0415 - what bsprobe is tested with
+
+    lists = {
+        "memory": tested.CERTAIN,
+        "perhaps memory": tested.PROBABLE,
+        "kernel limit": tested.KERNEL_LIMITS,
+        "bug": tested.BUGS,
+    }
+    return [
+        {
+            "message": (message.splitlines() or [""])[0],
+            "meaning": meaning,
+            "accelerate": bool(should_reduce_batch_size(RuntimeError(message))),
+            "lightning": bool(is_oom_error(RuntimeError(message))),
+            "bsprobe": _by_bsprobe(message),
+        }
+        for meaning, messages in lists.items()
+        for message in messages
+    ]
 
 
 def _by_bsprobe(message: str) -> str:

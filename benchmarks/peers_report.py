@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.report.run.markdown import table
-from bsprobe.report.run.plots import COLOURS
+from bsprobe.report.run.plots import COLOURS, write_figure
 from bsprobe.storage.files import write_atomically
 
 if TYPE_CHECKING:
@@ -41,11 +40,7 @@ def write_reports(raw: Entry, folder: Path) -> None:
     write_atomically(folder / "peers.md", markdown(raw).encode())
     style: dict[Any, Any] = {"svg.hashsalt": "bsprobe", "font.size": 10.0}
     with mpl.rc_context(style):
-        figure = plot(raw)
-        for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 150})):
-            data = io.BytesIO()
-            figure.savefig(data, format=suffix, **options)
-            write_atomically(folder / f"peers.{suffix}", data.getvalue())
+        write_figure(plot(raw), folder / "peers")
 
 
 def markdown(raw: Entry) -> str:

@@ -10,7 +10,6 @@ answers are those of the version that is installed, not of the version then: tha
 """
 
 import argparse
-import csv
 import dataclasses
 import json
 import os
@@ -24,9 +23,8 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.published_card import DATA
 from benchmarks.published_programs import OlderTracer, needed_bytes, peak_bytes, timm_tracer
-from benchmarks.published_report import write_report
+from benchmarks.published_report import rows_of, write_report
 from bsprobe.records.errors import BsprobeError
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import CudnnBenchmark, Variant
@@ -119,12 +117,6 @@ def mmseg_row(row: dict[str, str], workspaces: Workspaces) -> MmsegRow:
         measured_gb=float(row["mem_gb"]),
         predicted_bytes=peak + 4 * tracer.facts.parameters,
     )
-
-
-def rows_of(name: str) -> list[dict[str, str]]:
-    """The rows of a published table."""
-    with (DATA / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def predicted(

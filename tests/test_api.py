@@ -1,8 +1,8 @@
 """The library: the same records from Python, and clear words for what cannot be imported."""
 
 import functools
-import subprocess
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,12 +69,8 @@ def test_a_workload_is_what_the_command_line_would_say() -> None:
 
 
 def test_a_class_and_a_function_of_pytorch_can_be_parts() -> None:
-    workload = bsprobe.Workload(
-        model=own_training.Named,
-        optimizer=own_training.adam,
-        batch=own_training.batch,
-        loss=torch.nn.functional.mse_loss,
-    )
+    mean_squared = torch.nn.functional.mse_loss
+    workload = replace(WORKLOAD, model=own_training.Named, loss=mean_squared)
 
     (variant,) = settings_for(workload, DeviceRequest(), {}).variants
 
@@ -127,14 +123,8 @@ def test_an_option_or_a_loss_that_does_not_exist_is_refused() -> None:
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_batch=0)
     with pytest.raises(UsageError, match=r"settings\.target\.batch: 0 is less than 1"):
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", target=bsprobe.Target(batch=0))
-    wrong = bsprobe.Workload(
-        model=own_training.network,
-        optimizer=own_training.adam,
-        batch=own_training.batch,
-        loss="mse",
-    )
     with pytest.raises(UsageError, match="loss: 'mse' is unknown"):
-        bsprobe.predict(wrong, gpu="RTX 3090")
+        bsprobe.predict(replace(WORKLOAD, loss="mse"), gpu="RTX 3090")
     with pytest.raises(UsageError, match="gpu predicts and device runs"):
         bsprobe.recommend(WORKLOAD, gpu="RTX 3090", device="cpu")
 
@@ -152,12 +142,7 @@ def test_a_prediction_is_a_run_and_the_optimizer_is_really_used(tmp_path: Path) 
 
 
 def test_a_part_that_is_wrong_is_an_error_not_a_small_batch() -> None:
-    wrong = bsprobe.Workload(
-        model=own_training.network,
-        optimizer=own_training.no_optimizer,
-        batch=own_training.batch,
-        loss=own_training.loss,
-    )
+    wrong = replace(WORKLOAD, optimizer=own_training.no_optimizer)
     with pytest.raises(DeviceError, match="no_optimizer: it made a str, no torch optimizer"):
         bsprobe.predict(wrong, gpu="RTX 3090", max_batch=2)
 
@@ -188,14 +173,10 @@ GO = """
 """
 
 
-def python(*arguments: str, cwd: Path, text: str = "") -> "subprocess.CompletedProcess[str]":
-    return commands.python(*arguments, cwd=cwd, text=text, timeout=300)
-
-
 def test_a_script_hands_over_what_it_defines_itself(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT + GO.format(guard='if __name__ == "__main__":'))
 
-    done = python("train.py", cwd=tmp_path)
+    done = commands.python("train.py", cwd=tmp_path)
 
     assert (done.stdout, done.returncode) == ("train.py:model on train.py:batch 2\n", 0), done
 
@@ -203,13 +184,13 @@ def test_a_script_hands_over_what_it_defines_itself(tmp_path: Path) -> None:
 def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT + GO.format(guard="if True:"))
 
-    done = python("train.py", cwd=tmp_path)
+    done = commands.python("train.py", cwd=tmp_path)
 
     assert done.returncode == 1
     assert "the script probes whenever it is imported, and trials import it" in done.stderr
 
 
 def test_what_was_typed_in_cannot_be_probed(tmp_path: Path) -> None:
-    done = python("-", cwd=tmp_path, text=SCRIPT + GO.format(guard="if True:"))
+    done = commands.python("-", cwd=tmp_path, text=SCRIPT + GO.format(guard="if True:"))
 
     assert "it is defined in a notebook or typed in, not in a file" in done.stderr

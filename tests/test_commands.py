@@ -11,7 +11,7 @@ from tests.support import commands, stubbed_bsprobe
 from tests.support.builders import settings
 
 FOLDERS = ("tests", "benchmarks")
-ISOLATED = ["judge.py", "test_judge.py", "test_release.py"]
+ISOLATED = ["judge.py", "test_judge.py", "test_release.py", "test_rooms.py"]
 """What they start belongs to another environment, in which nothing of this one may be found."""
 
 

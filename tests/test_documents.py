@@ -1,8 +1,6 @@
 """What the documents say of the code is what the code says of itself."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -11,20 +9,13 @@ from bsprobe.records.gpus import catalogue
 from bsprobe.records.variants import AXES, Norm, Variant
 from bsprobe.training import models
 from bsprobe.training.models.norms import LAYERS
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, python
 
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_the_page_of_commands_is_what_the_commands_say() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "docs" / "commands.py"), "--check"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = python(ROOT / "docs" / "commands.py", "--check", cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,6 +1,5 @@
 """The examples of docs/api.md, run as they stand there, on this machine's CPU."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT, python_path
+from tests.support.commands import ROOT, python
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 
@@ -20,21 +19,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
 
-def run(*command: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env={
-            **os.environ,
-            "PYTHONPATH": python_path(),
-            "XDG_CACHE_HOME": str(cwd / "cache"),
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    cache = str(cwd / "cache")
+    done = python(*arguments, cwd=cwd, XDG_CACHE_HOME=cache, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     return done
 
@@ -42,7 +29,7 @@ def run(*command: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 def test_the_script_probes_predicts_recommends_and_trains(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
 
-    done = run(sys.executable, "train.py", cwd=tmp_path)
+    done = run("train.py", cwd=tmp_path)
 
     measured, predicted, plan, trained = done.stdout.splitlines()
     largest = re.fullmatch(r"largest (\d+) exact True", measured)
@@ -61,7 +48,7 @@ def test_the_command_says_the_same(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
     ((command,),) = (block.splitlines() for block in blocks("sh"))
 
-    done = run(sys.executable, "-m", *shlex.split(command), cwd=tmp_path)
+    done = run("-m", *shlex.split(command), cwd=tmp_path)
 
     assert "train.py:Net · batches of train.py:batch · loss train.py:loss" in done.stdout
     assert "-> at least 64 (--max-batch)" in " ".join(done.stdout.split())

@@ -16,7 +16,7 @@ from benchmarks.truth_records import load_all, load_trial, raw_path
 from bsprobe.records.errors import FileError
 from bsprobe.records.failures import Outcome
 from tests.support import on_fake_gpu
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, run
 from tests.support.fake_cuda import needs_fake_cuda
 
 pytestmark = needs_fake_cuda
@@ -122,15 +122,8 @@ def rehearsing(folder: Path) -> dict[str, str]:
 def test_the_script_for_a_first_gpu_keeps_its_time_and_packs_what_it_finds(tmp_path: Path) -> None:
     limit = 200
     started = time.monotonic()
-    done = subprocess.run(
-        ["bash", SCRIPT, "A", str(limit)],  # noqa: S607 - the user's own bash
-        cwd=tmp_path,
-        env={**os.environ, **rehearsing(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=limit + 60,
-    )
+    variables = rehearsing(tmp_path)
+    done = run("bash", SCRIPT, "A", limit, cwd=tmp_path, text="", timeout=300, **variables)
     assert time.monotonic() - started <= limit
     assert done.returncode == 0, done.stdout[-3000:]
     out = tmp_path / "out"
@@ -149,15 +142,8 @@ def test_the_script_for_a_first_gpu_keeps_its_time_and_packs_what_it_finds(tmp_p
 
 def test_the_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     for arguments in ((), ("C", "10"), ("A", "soon")):
-        done = subprocess.run(
-            ["bash", SCRIPT, *arguments],  # noqa: S607 - as above
-            cwd=tmp_path,
-            env={**os.environ, **on_fake_gpu.environment(tmp_path, OUT=str(tmp_path))},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        variables = on_fake_gpu.environment(tmp_path, OUT=str(tmp_path))
+        done = run("bash", SCRIPT, *arguments, cwd=tmp_path, text="", timeout=60, **variables)
         assert done.returncode == 2
         assert done.stderr.startswith("usage: ")
 
@@ -165,7 +151,7 @@ def test_the_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_script_that_is_stopped_has_kept_what_it_had_by_then(tmp_path: Path) -> None:
     with subprocess.Popen(
-        ["bash", SCRIPT, "A", "300"],  # noqa: S607 - as above
+        ["bash", SCRIPT, "A", "300"],  # noqa: S607 - the user's own bash
         env={**os.environ, **rehearsing(tmp_path)},
         stdout=subprocess.DEVNULL,
         start_new_session=True,

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -17,7 +16,7 @@ from bsprobe.analysis.thresholds import Metric, parse_threshold
 from bsprobe.cli import bsprobe
 from bsprobe.records.units import GIB, MIB
 from bsprobe.storage.runfile import load_run
-from tests.support.commands import ROOT, python_path
+from tests.support.commands import ROOT, run
 
 WORKFLOWS = sorted((ROOT / ".github").glob("*/*.yml"))
 EXAMPLES = [path for path in WORKFLOWS if path.parent.name == "examples"]
@@ -193,20 +192,12 @@ def as_a_job(step: str, folder: Path) -> int:
         encoding="utf-8",
     )
     script.chmod(0o755)
-    done = subprocess.run(
-        ["/bin/bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step],
+    done = run(
+        *("/bin/bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step),
         cwd=folder,
-        env={
-            **os.environ,
-            "PATH": f"{script.parent}:{os.environ['PATH']}",
-            "PYTHONPATH": python_path(),
-            "XDG_CACHE_HOME": str(folder / "cache"),
-            "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+        PATH=f"{script.parent}:{os.environ['PATH']}",
+        XDG_CACHE_HOME=str(folder / "cache"),
+        GITHUB_STEP_SUMMARY=str(folder / "summary.md"),
     )
     (folder / "output.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     return done.returncode

@@ -9,38 +9,37 @@ from bsprobe.analysis.recommendation import Limits, recommend
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Source, Trial
-from bsprobe.records.units import GIB
 from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.records.workload import OwnParts
-from tests.support.builders import DEVICE, GROUP, GROUPS, VARIANT, broke, failure, ran
-
-FOUND = Limits(largest=12, safe=11, best=8, best_is_measured=True, keeps_headroom=True)
-
-
-def item(
-    variant: Variant, rate: float | None = None, *, safe: int = 10, batch: int = 10
-) -> Recommendation:
-    found = replace(FOUND, safe=safe, best=min(safe, FOUND.best))
-    made = recommend(variant, found, Target(batch=batch), groups=dict(GROUPS))
-    return replace(made, trial=ran(made.plan.micro_batch, GIB, rate, variant=variant))
+from tests.support.builders import (
+    DEVICE,
+    FOUND,
+    GROUP,
+    GROUPS,
+    VARIANT,
+    broke,
+    failure,
+    item,
+    ran,
+)
 
 
 def caveats_of(
     variant: Variant,
     *,
     safe: int = 10,
+    made: Recommendation | None = None,
     found: Limits = FOUND,
     trials: tuple[Trial, ...] = (),
     target: Target | None = None,
     device: DeviceInfo = DEVICE,
     trial: Trial | None = None,
 ) -> tuple[str, ...]:
-    chosen = target or Target(base_learning_rate=1e-3)
     return caveats.caveats_of(
-        replace(item(variant, safe=safe), trial=trial),
+        made or replace(item(variant, safe=safe), trial=trial),
         found=found,
         trials=trials,
-        target=chosen,
+        target=target or Target(base_learning_rate=1e-3),
         device=device,
     )
 
@@ -151,14 +150,7 @@ def test_a_plan_that_eats_the_headroom_is_told() -> None:
 
 
 def test_a_target_that_no_accumulation_reaches_is_told() -> None:
-    chosen = replace(item(FROZEN), reaches_target=False)
-    (sentence,) = caveats.caveats_of(
-        chosen,
-        found=FOUND,
-        trials=(),
-        target=Target(base_learning_rate=1e-3),
-        device=DEVICE,
-    )
+    (sentence,) = caveats_of(FROZEN, made=replace(item(FROZEN), reaches_target=False))
     assert sentence.startswith("An effective batch of 10 did not run with any accumulation")
 
 
@@ -190,9 +182,7 @@ def test_with_several_processes_the_statistics_are_of_one_or_of_all() -> None:
     for norm in (Norm.BATCH, Norm.SYNC_BATCH):
         variant = replace(VARIANT, norm=norm)
         made = recommend(variant, FOUND, Target(batch=64), groups=dict(GROUPS), processes=4)
-        found[norm] = caveats.caveats_of(
-            made, found=FOUND, trials=(), target=Target(base_learning_rate=1e-3), device=DEVICE
-        )
+        found[norm] = caveats_of(variant, made=made)
     one = "BatchNorm statistics see the 8 images of one process's micro-batch"
     everyone = "SyncBatchNorm statistics see the 32 images of all 4 processes' micro-batches"
     ending = "; accumulation does not change that."
@@ -201,13 +191,7 @@ def test_with_several_processes_the_statistics_are_of_one_or_of_all() -> None:
 
 def test_a_prediction_for_several_processes_says_what_it_assumes_of_nccl() -> None:
     made = recommend(VARIANT, FOUND, Target(), groups=dict(GROUPS), processes=2)
-    sentences = caveats.caveats_of(
-        made,
-        found=FOUND,
-        trials=(),
-        target=Target(base_learning_rate=1e-3),
-        device=replace(DEVICE, source=Source.PREDICTED),
-    )
+    sentences = caveats_of(VARIANT, made=made, device=replace(DEVICE, source=Source.PREDICTED))
     assert (
         "Predicted with an estimated 544 MiB for NCCL, which is what A100s over NVLink took; "
         "slower links take less."

@@ -72,6 +72,12 @@ def only(baseline: Run, run: Run, threshold: str, variant: Variant = VARIANT) ->
     return check
 
 
+def growth(check: Check) -> float:
+    assert check.run is not None
+    assert check.baseline is not None
+    return check.run - check.baseline
+
+
 ALL = (
     "max-batch:0", "safe-batch:0", "peak:0", "peak-allocated:0", "peak-reserved:0",
     "memory-per-image:0", "throughput:0",
@@ -89,9 +95,7 @@ def test_memory_beyond_the_threshold_is_a_regression_at_the_worst_trial(baseline
     grown = growing(baseline, 400 * MIB)
     check = only(baseline, grown, "peak-allocated:300MiB")
     assert (check.state, check.fails) == (State.REGRESSED, True)
-    assert check.run is not None
-    assert check.baseline is not None
-    assert check.run - check.baseline == 400 * MIB
+    assert growth(check) == 400 * MIB
     assert only(baseline, grown, "peak-allocated:500MiB").state is State.OK
     # As a share it weighs most where least is held.
     assert only(baseline, grown, "peak:5%").at == "1"
@@ -113,9 +117,7 @@ def test_a_model_that_takes_more_by_the_image_is_found_by_its_slope(baseline: Ru
 
     check = only(baseline, with_measurements(baseline, grow), "memory-per-image:5MiB")
     assert (check.state, check.at) == (State.REGRESSED, "1 to 12")
-    assert check.run is not None
-    assert check.baseline is not None
-    assert check.run - check.baseline == pytest.approx(10 * MIB)
+    assert growth(check) == pytest.approx(10 * MIB)
     assert check.noise == 0
     # Either end may be off by what equal trials on the CPU differ by.
     check = only(on_cpu(baseline), on_cpu(baseline), "memory-per-image:0")
@@ -259,10 +261,9 @@ def test_a_variant_that_is_new_is_said_and_passes(baseline: Run) -> None:
     short = replace(baseline, results=baseline.results[:1])
     found = states(short, baseline, "max-batch:0", "peak:0")
     assert found == {
-        (VARIANT, "max-batch"): State.OK,
-        (VARIANT, "peak"): State.OK,
-        (AMP, "max-batch"): State.NEW,
-        (AMP, "peak"): State.NEW,
+        (variant, metric): state
+        for variant, state in ((VARIANT, State.OK), (AMP, State.NEW))
+        for metric in ("max-batch", "peak")
     }
 
 

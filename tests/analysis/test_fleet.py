@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bsprobe.analysis.fleet import Fleet, make_fleet, subject_of
+from bsprobe.analysis.fleet import make_fleet, subject_of
 from bsprobe.records.runs import Environment, Run, Target
 from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB
@@ -41,18 +41,6 @@ def only(run: Run, *variants: Variant) -> Run:
     )
 
 
-def cells(fleet: Fleet) -> list[tuple[str, str, int | None]]:
-    """Precision and norm, machine, largest batch."""
-    return [
-        (
-            f"{row.variant.precision}/{row.variant.norm}",
-            row.member,
-            None if row.result is None else row.result.boundary.largest,
-        )
-        for row in fleet.rows
-    ]
-
-
 def test_each_variant_has_a_row_a_machine_the_smallest_memory_first(run: Run) -> None:
     fleet = make_fleet(
         [
@@ -65,13 +53,12 @@ def test_each_variant_has_a_row_a_machine_the_smallest_memory_first(run: Run) ->
         ("A100-SXM4-80GB", "a"),
     ]
     largest = [result.boundary.largest for result in run.results]
-    assert cells(fleet) == [
-        ("fp32/batch", "RTX 3060", largest[0]),
-        ("fp32/batch", "A100-SXM4-80GB", largest[0]),
-        ("amp-fp16/batch", "RTX 3060", largest[1]),
-        ("amp-fp16/batch", "A100-SXM4-80GB", largest[1]),
-        ("fp32/group", "RTX 3060", largest[2]),
-        ("fp32/group", "A100-SXM4-80GB", largest[2]),
+    assert [
+        (row.variant, row.member, row.result and row.result.boundary.largest) for row in fleet.rows
+    ] == [
+        (variant, member, batch)
+        for variant, batch in zip((VARIANT, AMP, GROUP), largest, strict=True)
+        for member in ("RTX 3060", "A100-SXM4-80GB")
     ]
     assert fleet.notes == ()
 
@@ -114,12 +101,9 @@ def test_a_measured_and_a_predicted_run_of_one_card_do_not_complete_each_other(r
     predicted = replace(predicted, device=replace(predicted.device, source=Source.PREDICTED))
     fleet = make_fleet([("a", on(run, "One")), ("b", predicted)])
     assert [(row.source, row.result is None) for row in fleet.rows] == [
-        (Source.MEASURED, False),
-        (Source.PREDICTED, False),
-        (Source.MEASURED, False),
-        (Source.PREDICTED, True),
-        (Source.MEASURED, False),
-        (Source.PREDICTED, True),
+        each
+        for is_missing in (False, True, True)
+        for each in ((Source.MEASURED, False), (Source.PREDICTED, is_missing))
     ]
     assert (
         "Source differs: measured on One (1); predicted on One (2). A predicted row is not a "
@@ -160,10 +144,7 @@ def test_images_per_second_are_of_one_gpu_where_several_train_together(
     )
     fleet = make_fleet([("a", together)])
     assert fleet.rows[0].images_per_second_per_gpu == alone / 4
-    assert (fleet.rows[0].member, fleet.notes) == (
-        "4 x One",
-        (TOGETHER,),
-    )
+    assert (fleet.rows[0].member, fleet.notes) == ("4 x One", (TOGETHER,))
 
 
 def test_the_same_run_by_two_paths_counts_once(run: Run) -> None:

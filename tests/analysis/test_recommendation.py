@@ -24,11 +24,10 @@ from bsprobe.records.runs import Boundary, Recommendation, StopReason, Target, T
 from bsprobe.records.trials import Trial
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Norm, OptimizerName, Variant
-from tests.support.builders import AMP, GROUPS, UNUSUAL, VARIANT, broke, ran
+from tests.support.builders import AMP, FOUND, GROUPS, UNUSUAL, VARIANT, broke, item, ran
 
 LINEAR, SQRT = LearningRateRule.LINEAR, LearningRateRule.SQRT
 PROVEN = Boundary(stop=StopReason.PROVEN, largest=8, first_failure=9)
-FOUND = Limits(largest=12, safe=11, best=8, best_is_measured=True, keeps_headroom=True)
 
 
 def curve(*points: tuple[int, float], rate: float | None = None) -> list[Trial]:
@@ -308,15 +307,9 @@ def test_a_recommendation_puts_the_numbers_together() -> None:
     )
 
 
-def test_where_no_accumulation_runs_the_plan_does_without() -> None:
-    groups = dict(GROUPS)
-    found = replace(FOUND, safe=8, best=4)
-    made = recommend(VARIANT, found, Target(), groups=groups, most_accumulated=0)
-    assert (made.reaches_target, made.plan) == (False, made.without_accumulation)
-    assert (made.plan.micro_batch, made.plan.accumulation_steps) == (4, 1)
-
-
-@pytest.mark.parametrize(("most", "split_up"), [(None, (5, 2)), (4, (4, 3)), (1, (1, 10))])
+@pytest.mark.parametrize(
+    ("most", "split_up"), [(None, (5, 2)), (4, (4, 3)), (1, (1, 10)), (0, (4, 1))]
+)
 def test_accumulation_stays_below_what_was_seen_to_fail(
     most: int | None, split_up: tuple[int, int]
 ) -> None:
@@ -324,17 +317,11 @@ def test_accumulation_stays_below_what_was_seen_to_fail(
     made = recommend(VARIANT, found, Target(), groups=dict(GROUPS), most_accumulated=most)
     assert (made.plan.micro_batch, made.plan.accumulation_steps) == split_up
     assert (made.safe, made.best) == (8, 4)
+    assert made.reaches_target is (most != 0)
+    assert (made.plan == made.without_accumulation) is (most == 0)
 
 
 # The star.
-
-
-def item(
-    variant: Variant, rate: float | None = None, *, safe: int = 10, batch: int = 10
-) -> Recommendation:
-    found = replace(FOUND, safe=safe, best=min(safe, FOUND.best))
-    made = recommend(variant, found, Target(batch=batch), groups=dict(GROUPS))
-    return replace(made, trial=ran(made.plan.micro_batch, GIB, rate, variant=variant))
 
 
 def stars(*items: Recommendation) -> list[bool]:
@@ -380,13 +367,13 @@ def test_nothing_to_choose_from_gets_no_star() -> None:
 
 
 def test_each_process_takes_its_share_of_the_effective_batch() -> None:
-    item = recommend(VARIANT, FOUND, Target(batch=64), groups=dict(GROUPS), processes=4)
-    assert (item.plan.micro_batch, item.plan.accumulation_steps) == (8, 2)
-    assert (item.plan.processes, item.plan.effective_batch) == (4, 64)
-    assert item.plan.learning_rate == pytest.approx(64 / 10 * 2.5e-4)
-    assert item.without_accumulation.effective_batch == 8 * 4
+    made = recommend(VARIANT, FOUND, Target(batch=64), groups=dict(GROUPS), processes=4)
+    assert (made.plan.micro_batch, made.plan.accumulation_steps) == (8, 2)
+    assert (made.plan.processes, made.plan.effective_batch) == (4, 64)
+    assert made.plan.learning_rate == pytest.approx(64 / 10 * 2.5e-4)
+    assert made.without_accumulation.effective_batch == 8 * 4
 
 
 def test_an_effective_batch_that_cannot_be_shared_out_is_exceeded() -> None:
-    item = recommend(VARIANT, FOUND, Target(batch=10), groups=dict(GROUPS), processes=4)
-    assert (item.plan.micro_batch, item.plan.effective_batch) == (3, 12)
+    made = recommend(VARIANT, FOUND, Target(batch=10), groups=dict(GROUPS), processes=4)
+    assert (made.plan.micro_batch, made.plan.effective_batch) == (3, 12)

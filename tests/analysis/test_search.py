@@ -75,6 +75,17 @@ def up_to(largest: int, limit: Outcome = OOM) -> Callable[[int, Process], Outcom
     return lambda batch, _: Outcome.FITS if batch <= largest else limit
 
 
+def proven(largest: int) -> Boundary:
+    return Boundary(stop=StopReason.PROVEN, largest=largest, first_failure=largest + 1)
+
+
+def ended(
+    stop: StopReason, detail: str = "", *, largest: int | None = None, fails: int | None = None
+) -> Boundary:
+    """A boundary that is not proven."""
+    return Boundary(stop=stop, detail=detail, largest=largest, first_failure=fails)
+
+
 def assert_proven(machine: Machine, boundary: Boundary) -> None:
     assert boundary.largest is not None
     assert boundary.first_failure == boundary.largest + 1
@@ -101,7 +112,7 @@ def test_affine_memory_takes_at_most_two_trials_beyond_the_doubling(
     capacity = fixed + per_image * largest + int(per_image * spare)
     machine = Machine(up_to(largest), peak=lambda batch: fixed + per_image * batch)
     boundary = search(machine, capacity=capacity)
-    assert boundary == Boundary(stop=StopReason.PROVEN, largest=largest, first_failure=largest + 1)
+    assert boundary == proven(largest)
     assert_proven(machine, boundary)
     assert machine.trials_after_doubling <= 2
     doubled = 2 ** (largest.bit_length())
@@ -123,7 +134,7 @@ def test_noisy_memory_and_a_wrong_capacity_cost_trials_and_never_the_truth(
 
     machine = Machine(up_to(largest), peak=peak)
     boundary = search(machine, capacity=steered)
-    assert boundary == Boundary(stop=StopReason.PROVEN, largest=largest, first_failure=largest + 1)
+    assert boundary == proven(largest)
     assert_proven(machine, boundary)
 
 
@@ -159,14 +170,14 @@ def test_memory_that_is_not_monotonic_still_ends_between_one_that_ran_and_one_th
 def test_a_failure_below_the_largest_is_told() -> None:
     machine = Machine(lambda batch, _: Outcome.FITS if batch <= 12 and batch != 8 else OOM)
     # 8 fails, 7 is shown to run, and the boundary that is proven lies below the gap.
-    assert search(machine) == Boundary(stop=StopReason.PROVEN, largest=7, first_failure=8)
+    assert search(machine) == proven(7)
     used = Machine(
         lambda batch, process: (
             OOM if batch > 12 or (batch == 8 and process is ANY) else Outcome.FITS
         )
     )
     # 8 fails in a used process alone: the last word on it is that it runs.
-    assert search(used) == Boundary(stop=StopReason.PROVEN, largest=12, first_failure=13)
+    assert search(used) == proven(12)
 
 
 @given(
@@ -204,7 +215,7 @@ def test_the_last_word_is_spoken_by_fresh_processes(shared: int, fresh: int) -> 
     if fresh == 0:
         assert boundary.stop is StopReason.NOTHING_FITS
     else:
-        assert boundary == Boundary(stop=StopReason.PROVEN, largest=fresh, first_failure=fresh + 1)
+        assert boundary == proven(fresh)
         assert_proven(machine, boundary)
 
 
@@ -239,18 +250,18 @@ def test_a_batch_that_ran_with_retries_alone_can_be_the_largest() -> None:
             Outcome.FITS if batch < 7 else (Outcome.FITS_WITH_RETRIES if batch == 7 else OOM)
         )
     )
-    assert search(machine) == Boundary(stop=StopReason.PROVEN, largest=7, first_failure=8)
+    assert search(machine) == proven(7)
 
 
 # Other ends.
 
 
-def test_batch_one_not_fitting_is_a_result() -> None:
-    machine = Machine(up_to(0))
-    assert search(machine) == Boundary(
-        stop=StopReason.NOTHING_FITS, first_failure=1, detail="batch 1: out of memory"
-    )
-    assert machine.batches == [1]
+def test_batch_one_not_fitting_is_a_result_with_a_prediction_too() -> None:
+    for expected in (None, Expected(largest=1, line=None)):
+        machine = Machine(up_to(0))
+        boundary = find_boundary(machine, capacity_bytes=1, max_batch=64, expected=expected)
+        assert boundary == ended(StopReason.NOTHING_FITS, "batch 1: out of memory", fails=1)
+        assert machine.batches == [1]
 
 
 def test_batch_one_failing_in_a_used_process_is_tried_again_in_a_fresh_one() -> None:
@@ -267,9 +278,7 @@ def test_batch_one_failing_in_a_used_process_is_tried_again_in_a_fresh_one() -> 
 
 def test_a_probable_end_of_memory_at_batch_one_is_a_failure() -> None:
     machine = Machine(up_to(0), certainty=Certainty.PROBABLE)
-    assert search(machine) == Boundary(
-        stop=StopReason.FAILED, first_failure=1, detail="batch 1: out of memory"
-    )
+    assert search(machine) == ended(StopReason.FAILED, "batch 1: out of memory", fails=1)
 
 
 @pytest.mark.parametrize("largest", [1, 2, 5, 8, 15, 16])
@@ -285,12 +294,8 @@ def test_a_probable_end_of_memory_is_confirmed_by_a_smaller_batch_in_a_fresh_pro
 def test_a_kernel_limit_is_no_want_of_memory() -> None:
     machine = Machine(up_to(53, Outcome.KERNEL_LIMIT))
     boundary = search(machine, capacity=100)
-    assert boundary == Boundary(
-        stop=StopReason.KERNEL_LIMIT,
-        largest=53,
-        first_failure=54,
-        detail="batch 54: kernel limit",
-    )
+    detail = "batch 54: kernel limit"
+    assert boundary == ended(StopReason.KERNEL_LIMIT, detail, largest=53, fails=54)
     assert boundary.is_exact
     assert_proven(machine, boundary)
 
@@ -301,53 +306,22 @@ def test_memory_that_ends_before_the_kernel_limit_is_proven_as_memory() -> None:
             Outcome.FITS if batch <= 30 else (OOM if batch < 54 else Outcome.KERNEL_LIMIT)
         )
     )
-    assert search(machine) == Boundary(stop=StopReason.PROVEN, largest=30, first_failure=31)
+    assert search(machine) == proven(30)
 
 
 @pytest.mark.parametrize(
     ("smallest", "largest", "max_batch", "expected"),
     [
-        (2, 11, 64, Boundary(stop=StopReason.PROVEN, largest=11, first_failure=12)),
-        (2, 2, 64, Boundary(stop=StopReason.PROVEN, largest=2, first_failure=3)),
-        (3, 3, 64, Boundary(stop=StopReason.PROVEN, largest=3, first_failure=4)),
-        (8, 8, 64, Boundary(stop=StopReason.PROVEN, largest=8, first_failure=9)),
+        (2, 11, 64, proven(11)),
+        (2, 2, 64, proven(2)),
+        (3, 3, 64, proven(3)),
+        (8, 8, 64, proven(8)),
+        (2, 1, 64, ended(StopReason.NOTHING_FITS, "batch 2: out of memory", fails=2)),
+        (9, 20, 64, ended(StopReason.FAILED, "the model does not run at batch 8", fails=8)),
+        (2, 20, 1, ended(StopReason.FAILED, "the model does not run at batch 1", fails=1)),
         (
-            2,
-            1,
-            64,
-            Boundary(
-                stop=StopReason.NOTHING_FITS, first_failure=2, detail="batch 2: out of memory"
-            ),
-        ),
-        (
-            9,
-            20,
-            64,
-            Boundary(
-                stop=StopReason.FAILED,
-                first_failure=8,
-                detail="the model does not run at batch 8",
-            ),
-        ),
-        (
-            2,
-            20,
-            1,
-            Boundary(
-                stop=StopReason.FAILED,
-                first_failure=1,
-                detail="the model does not run at batch 1",
-            ),
-        ),
-        (
-            2,
-            20,
-            2,
-            Boundary(
-                stop=StopReason.MAX_BATCH,
-                largest=2,
-                detail="batch 2 ran; no larger one was asked for",
-            ),
+            *(2, 20, 2),
+            ended(StopReason.MAX_BATCH, "batch 2 ran; no larger one was asked for", largest=2),
         ),
     ],
 )
@@ -368,11 +342,9 @@ def test_a_model_that_does_not_run_with_one_image_starts_with_more(
 @pytest.mark.parametrize("max_batch", [1, 2, 3, 12, 16, 100])
 def test_no_batch_above_the_largest_allowed_is_tried(max_batch: int) -> None:
     machine = Machine(up_to(10**9))
-    assert search(machine, max_batch=max_batch) == Boundary(
-        stop=StopReason.MAX_BATCH,
-        largest=max_batch,
-        detail=f"batch {max_batch} ran; no larger one was asked for",
-    )
+    detail = f"batch {max_batch} ran; no larger one was asked for"
+    boundary = search(machine, max_batch=max_batch)
+    assert boundary == ended(StopReason.MAX_BATCH, detail, largest=max_batch)
     assert max(machine.batches) == max_batch
 
 
@@ -405,32 +377,22 @@ def test_when_time_is_up_what_is_known_is_told(
         max_batch=64,
         out_of_time=lambda: len(machine.probes) >= trials,
     )
-    assert boundary == Boundary(
-        stop=StopReason.TIME,
-        largest=largest,
-        first_failure=first_failure,
-        detail="the time limit for this variant was reached",
-    )
+    detail = "the time limit for this variant was reached"
+    assert boundary == ended(StopReason.TIME, detail, largest=largest, fails=first_failure)
     assert not boundary.is_exact
     assert len(machine.probes) == trials
 
 
 def test_a_trial_that_takes_too_long_ends_the_search() -> None:
     machine = Machine(up_to(7, Outcome.TIMED_OUT))
-    assert search(machine) == Boundary(
-        stop=StopReason.TIME,
-        largest=4,
-        first_failure=8,
-        detail="batch 8 took longer than a trial may take",
-    )
+    detail = "batch 8 took longer than a trial may take"
+    assert search(machine) == ended(StopReason.TIME, detail, largest=4, fails=8)
     assert machine.batches == [1, 2, 4, 8]
 
 
 def test_a_bug_ends_the_search_and_never_shrinks_the_batch() -> None:
     machine = Machine(up_to(7, Outcome.FAILED))
-    assert search(machine) == Boundary(
-        stop=StopReason.FAILED, largest=4, first_failure=8, detail="batch 8: failed"
-    )
+    assert search(machine) == ended(StopReason.FAILED, "batch 8: failed", largest=4, fails=8)
     assert machine.batches == [1, 2, 4, 8]
 
 
@@ -488,7 +450,7 @@ def test_a_prediction_never_changes_the_boundary(
     _, _, largest, capacity = card
     machine = machine_of(card, noise=noise, seed=seed)
     boundary = guided(machine, expected, capacity=capacity)
-    assert boundary == Boundary(stop=StopReason.PROVEN, largest=largest, first_failure=largest + 1)
+    assert boundary == proven(largest)
     assert_proven(machine, boundary)
 
 
@@ -523,39 +485,36 @@ def test_a_wrong_prediction_costs_two_trials_at_most(
     assert len(with_it.probes) <= len(without.probes) + 2
 
 
-def test_a_prediction_is_corrected_by_what_the_first_trial_takes() -> None:
-    # 10 a image, as predicted, but 100 more whatever the batch: 10 images fewer of 100.
-    machine = Machine(up_to(90), peak=lambda batch: 100 + 10 * batch)
-    expected = Expected(largest=100, line=Line(fixed_bytes=0.0, per_image_bytes=10.0))
-    guided(machine, expected, capacity=1000)
-    assert machine.batches == [50, 90, 91]
+RISING = Line(fixed_bytes=0.0, per_image_bytes=10.0)
+STEEPER = Line(fixed_bytes=-100.0, per_image_bytes=12.0)
 
 
-def test_a_correction_upwards_that_was_wrong_leaves_what_was_predicted() -> None:
-    # 10 an image, as predicted, and 50 less at 50 images, but not at 100.
-    machine = Machine(up_to(100), peak=lambda batch: 450 if batch == 50 else 10 * batch)
-    expected = Expected(largest=100, line=Line(fixed_bytes=0.0, per_image_bytes=10.0))
-    guided(machine, expected, capacity=1000)
-    assert machine.batches == [50, 105, 100, 101]
-
-
-def test_the_slope_is_corrected_by_the_second_trial() -> None:
-    machine = Machine(up_to(120), peak=lambda batch: 10 * batch)
-    expected = Expected(largest=100, line=Line(fixed_bytes=-100.0, per_image_bytes=12.0))
-    guided(machine, expected, capacity=1200)
-    assert machine.batches == [50, 100, 120, 121]
-
-
-def test_a_right_prediction_takes_three_trials() -> None:
-    machine = Machine(up_to(11))
-    guided(machine, Expected(largest=11, line=None), capacity=11)
-    assert machine.batches == [5, 11, 12]
-
-
-def test_a_prediction_far_too_high_leaves_the_ordinary_search_to_it() -> None:
-    machine = Machine(up_to(3))
-    guided(machine, Expected(largest=100, line=None), capacity=3)
-    assert machine.batches[:4] == [50, 1, 2, 4]
+@pytest.mark.parametrize(
+    ("largest", "peak", "expected", "batches"),
+    [
+        # 10 an image, as predicted, but 100 more whatever the batch: 10 images fewer of 100.
+        (90, lambda batch: 100 + 10 * batch, Expected(largest=100, line=RISING), [50, 90, 91]),
+        # 10 an image, as predicted, and 50 less at 50 images, but not at 100.
+        (
+            100,
+            lambda batch: 450 if batch == 50 else 10 * batch,
+            Expected(largest=100, line=RISING),
+            [50, 105, 100, 101],
+        ),
+        # The slope is corrected by the second trial.
+        (120, lambda batch: 10 * batch, Expected(largest=100, line=STEEPER), [50, 100, 120, 121]),
+        # Right: three trials. Far too high: the ordinary search begins.
+        (11, lambda batch: batch, Expected(largest=11, line=None), [5, 11, 12]),
+        (3, lambda batch: batch, Expected(largest=100, line=None), [50, 1, 2, 4]),
+    ],
+)
+def test_a_prediction_is_followed_and_corrected_by_what_trials_take(
+    largest: int, peak: Callable[[int], int], expected: Expected, batches: list[int]
+) -> None:
+    machine = Machine(up_to(largest), peak=peak)
+    guided(machine, expected, capacity=peak(largest + 1) - 1)
+    assert machine.batches[: len(batches)] == batches
+    assert len(machine.batches) == len(batches) or largest == 3
 
 
 def test_a_prediction_obeys_the_largest_batch_that_may_be_tried() -> None:
@@ -566,13 +525,6 @@ def test_a_prediction_obeys_the_largest_batch_that_may_be_tried() -> None:
         )
         assert (boundary.stop, boundary.largest) == (StopReason.MAX_BATCH, max_batch)
         assert max(machine.batches) == max_batch
-
-
-def test_a_prediction_of_one_image_where_none_fits() -> None:
-    machine = Machine(up_to(0))
-    boundary = guided(machine, Expected(largest=1, line=None), capacity=1)
-    assert boundary.stop is StopReason.NOTHING_FITS
-    assert machine.batches == [1]
 
 
 def test_a_model_that_needs_two_images_is_found_with_a_prediction_too() -> None:

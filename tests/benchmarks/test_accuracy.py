@@ -13,7 +13,6 @@ from benchmarks.fake_reports import REPORTS
 from benchmarks.truth_records import ROOT, load_all
 from bsprobe.records.errors import FileError
 from bsprobe.records.variants import Norm
-from bsprobe.simulate.trace import fake_model
 from tests.support.fabricated_truth import (
     ELSEWHERE,
     LIMIT,
@@ -25,13 +24,9 @@ from tests.support.fabricated_truth import (
     write_machine,
     write_trial,
 )
-from tests.support.tiny_networks import VARIANT, TinyNet
+from tests.support.tiny_networks import VARIANT
 
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fake_model, "build_model", TinyNet)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.validation.comparison import Comparison, Difference, Kind, compare
-from benchmarks.validation.history import load_history
+from benchmarks.validation.history import History, load_history
 from benchmarks.validation.replay import replay_addresses
 from benchmarks.validation.requests import recorded_requests
 from bsprobe.simulate.explain.requests import (
@@ -22,7 +22,7 @@ from bsprobe.simulate.timeline import Kind as Memory
 from bsprobe.simulate.timeline import Phase, Place, Section
 from bsprobe.simulate.trace import fake_model
 from bsprobe.simulate.trace.tracer import StepTracer
-from tests.support.fabricated import FixedWorkspaces, fabricated
+from tests.support.fabricated import FixedWorkspaces, Marks, fabricated
 from tests.support.tiny_networks import VARIANT, TinyNet
 
 SECTIONS = (Section.SETUP, Section.FIRST_STEP, Section.LATER_STEP)
@@ -48,37 +48,44 @@ def predict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Predict:
     return run
 
 
-def held_against(
-    predicted: PredictedRequests, requests: Sequence[Request], tmp_path: Path
-) -> Comparison:
-    """Compare with a history of other requests, which goes through a file."""
+def loaded(requests: Sequence[Request], tmp_path: Path) -> tuple[History, Marks]:
+    """A history of some requests, which goes through a file, and where its sections began."""
     history, marks = fabricated(requests)
     path = tmp_path / "fabricated.json.gz"
     path.write_bytes(gzip.compress(json.dumps(history).encode()))
-    loaded = load_history(path)
-    assert replay_addresses(loaded) == loaded.result
-    return compare(predicted, recorded_requests(loaded, marks, ()))
+    return load_history(path), marks
+
+
+def held_against(
+    predicted: PredictedRequests, requests: Sequence[Request], tmp_path: Path
+) -> Comparison:
+    """Compare with a history of other requests."""
+    history, marks = loaded(requests, tmp_path)
+    assert replay_addresses(history) == history.result
+    return compare(predicted, recorded_requests(history, marks, ()))
+
+
+def moved(requests: Sequence[Request], number: int, by: int) -> list[Request]:
+    """The same requests, with the ends after one of them moved: they are counted in requests."""
+    return [
+        each
+        if each.ends_before is None or each.ends_before <= number
+        else replace(each, ends_before=each.ends_before + by)
+        for each in requests
+    ]
 
 
 def without(requests: Sequence[Request], number: int) -> list[Request]:
-    """The same requests but one; what is counted in requests is counted anew."""
-
-    def moved(end: int | None) -> int | None:
-        return end if end is None or end <= number else end - 1
-
-    kept = [each for n, each in enumerate(requests) if n != number]
-    return [replace(each, ends_before=moved(each.ends_before)) for each in kept]
+    """The same requests but one."""
+    kept = moved(requests, number, -1)
+    return [*kept[:number], *kept[number + 1 :]]
 
 
 def with_one_more(requests: Sequence[Request], number: int, size: int) -> list[Request]:
     """The same requests with a brief one more, before the one of a number."""
-
-    def moved(end: int | None) -> int | None:
-        return end if end is None or end <= number else end + 1
-
-    all_moved = [replace(each, ends_before=moved(each.ends_before)) for each in requests]
+    kept = moved(requests, number, 1)
     extra = replace(requests[number], size_bytes=size, ends_before=number + 1, place="")
-    return [*all_moved[:number], extra, *all_moved[number:]]
+    return [*kept[:number], extra, *kept[number:]]
 
 
 def test_requests_are_in_order_with_their_places_and_ends(predict: Predict) -> None:
@@ -223,12 +230,10 @@ def test_what_is_given_back_at_another_moment_is_found(
 def test_a_stretch_that_is_not_to_be_compared_is_left_out(predict: Predict, tmp_path: Path) -> None:
     # An fp16 step whose update was skipped: the later step is taken for the first one here.
     predicted = predict(WORKSPACE)
-    history, marks = fabricated(predicted.requests)
-    path = tmp_path / "fabricated.json.gz"
-    path.write_bytes(gzip.compress(json.dumps(history).encode()))
+    history, marks = loaded(predicted.requests, tmp_path)
     starts = [start for start, _ in marks]
     skipped = [(starts[0], Section.SETUP), (starts[1], None), (starts[2], Section.LATER_STEP)]
-    recorded = recorded_requests(load_history(path), skipped, ())
+    recorded = recorded_requests(history, skipped, ())
     found = compare(predicted, recorded)
     first = sum(each.section is Section.FIRST_STEP for each in predicted.requests)
     assert found.recorded == found.predicted - first
@@ -240,9 +245,7 @@ def test_recorded_requests_bear_the_places_that_were_recorded(
     predict: Predict, tmp_path: Path
 ) -> None:
     predicted = predict(0)
-    history, marks = fabricated(predicted.requests)
-    path = tmp_path / "fabricated.json.gz"
-    path.write_bytes(gzip.compress(json.dumps(history).encode()))
+    history, marks = loaded(predicted.requests, tmp_path)
     places = [f"function {number}" for number in range(len(predicted.requests))]
-    recorded = recorded_requests(load_history(path), marks, places)
+    recorded = recorded_requests(history, marks, places)
     assert [each and each.place for each in recorded] == places

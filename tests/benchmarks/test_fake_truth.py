@@ -1,19 +1,16 @@
 """What a fake GPU recorded is no truth: refused, unless it is asked for and marked."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import accuracy, compare_requests
-from benchmarks.checkout import python_path
 from benchmarks.fake_reports import REPORTS
 from benchmarks.truth_prediction import gpu_of
 from benchmarks.truth_records import ROOT, Fakes, load_all, load_machine
 from bsprobe.records.errors import FileError, UsageError
-from bsprobe.simulate.trace import fake_model
+from tests.support.commands import python
 from tests.support.fabricated_truth import (
     FAKE_MACHINE,
     MACHINE,
@@ -22,16 +19,11 @@ from tests.support.fabricated_truth import (
     write_machine,
     write_trial,
 )
-from tests.support.tiny_networks import TinyNet
+
+pytestmark = pytest.mark.usefixtures("tiny")
 
 MACHINES = sorted(ROOT.glob("*/machine.json"))
 REFUSAL = "was recorded on a fake GPU .*: it is no truth"
-
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fake_model, "build_model", TinyNet)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -120,14 +112,7 @@ def test_requests_of_a_fake_are_compared_where_that_is_asked_for(
 
 
 def test_a_refusal_is_one_line_a_hint_and_exit_code_2(root: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, accuracy.__file__, "--truth", str(root), "--out", str(root)],
-        env={"PYTHONPATH": python_path()},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = python(accuracy.__file__, "--truth", root, "--out", root)
     assert (done.returncode, done.stdout) == (2, "")
     error, hint = done.stderr.splitlines()
     assert error.startswith(f"error: {root / 'card'} was recorded on a fake GPU")

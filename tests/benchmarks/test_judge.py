@@ -1,7 +1,6 @@
 """judge.sh: what it gathers, the environment that it makes, and what it runs there, with stubs."""
 
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from benchmarks.judge_environment import InstallationError, Wanted, prepare, req
 from benchmarks.judge_sources import gather
 from bsprobe.records.errors import FileError
 from bsprobe.records.units import Resolution
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, run
 from tests.support.fabricated_truth import (
     ELSEWHERE,
     FAKE_MACHINE,
@@ -333,15 +332,9 @@ def test_pytorchs_own_cudnn_is_put_back_where_it_does_not_start_with_the_recorde
 
 
 def judge(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    here = Path(sys.executable).parent  # its python3 runs judge.py
-    return subprocess.run(
-        ["/bin/bash", str(SCRIPT), *map(str, arguments)],
-        env={**os.environ, "PATH": f"{here}:/usr/bin:/bin", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"  # its python3 runs judge.py
+    variables = {"PATH": path, **environment}
+    return run("/bin/bash", SCRIPT, *arguments, cwd=None, text="", timeout=300, **variables)
 
 
 def test_it_predicts_compares_and_reports_in_this_order(

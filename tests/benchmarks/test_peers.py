@@ -58,4 +58,4 @@ def test_every_message_is_tried_on_every_tool() -> None:
     from benchmarks.peers_messages import recognitions  # noqa: PLC0415 - needs the extra "peers"
 
     raw = json.loads((REPORTS / "peers.json").read_text(encoding="utf-8"))
-    assert [m["message"] for m in raw["messages"]] == [r.message for r in recognitions()]
+    assert [m["message"] for m in raw["messages"]] == [r["message"] for r in recognitions()]

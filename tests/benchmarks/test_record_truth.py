@@ -38,7 +38,7 @@ from bsprobe.training.models.factory import check_model_name
 
 PLAN, SEARCHES = tier_1()[:3], tier_2()[:3]
 Answer = Callable[[Sequence[str], dict[str, str]], Ended]
-LONG_AGO, NOW = "2000-01-01", "2026-01-01"
+NOW = "2026-01-01"
 
 
 def ended(status: int = 0, *, in_time: bool = True, last_words: str = "") -> Ended:

@@ -14,7 +14,6 @@ from bsprobe.records.errors import NotComparableError
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.units import GIB
 from bsprobe.simulate.timeline import Section
-from bsprobe.simulate.trace import fake_model
 from tests.support.fabricated_truth import (
     ELSEWHERE,
     MACHINE,
@@ -24,13 +23,8 @@ from tests.support.fabricated_truth import (
     write_machine,
     write_trial,
 )
-from tests.support.tiny_networks import TinyNet
 
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fake_model, "build_model", TinyNet)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 def test_the_card_is_the_catalogues_or_a_custom_one() -> None:

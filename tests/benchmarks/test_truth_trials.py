@@ -23,7 +23,6 @@ from benchmarks.truth_records import (
     load_machine,
     load_trial,
     raw_path,
-    save_trial,
     trial_path,
 )
 from benchmarks.truth_trials import (
@@ -59,11 +58,7 @@ def planned(*batches: int) -> tuple[Configuration, ...]:
 
 
 PLAN = planned(1, 2, 3)
-LONG_AGO, NOW, TOMORROW = "2025-01-01T12:00:00.000+00:00", "2026-01-01", "9999-01-01"
-
-
-def later() -> float:
-    return time.monotonic() + 3600
+NOW, TOMORROW = "2026-01-01", "9999-01-01"
 
 
 def recorded(
@@ -73,19 +68,19 @@ def recorded(
     plan: tuple[Configuration, ...] = PLAN,
     since: str = NOW,
     recorder: StubRecorder | None = None,
-    deadline: float | None = None,
+    minutes: float = 60,
 ) -> int:
     return record_missing(
         waiting(folder, plan, since=since),
         folder,
         device=gpu,
         recorder=recorder or StubRecorder(),
-        deadline=later() if deadline is None else deadline,
+        deadline=time.monotonic() + 60 * minutes,
     )
 
 
-def saved(folder: Path, trial: TruthTrial) -> None:
-    save_trial(trial_path(folder, trial.name), trial, None)
+def trial_of(folder: Path, name: str) -> TruthTrial:
+    return load_trial(trial_path(folder, name))
 
 
 def names(folder: Path) -> list[str]:
@@ -117,7 +112,7 @@ def test_what_is_there_is_not_recorded_again(tmp_path: Path) -> None:
 def test_a_failed_trial_is_recorded_and_the_next_one_goes_on(tmp_path: Path) -> None:
     gpu = StubGpu({2: MemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")})
     assert recorded(tmp_path, gpu) == 0
-    failed = load_trial(trial_path(tmp_path, "b2"))
+    failed = trial_of(tmp_path, "b2")
     assert failed.outcome is Outcome.OUT_OF_MEMORY
     assert failed.measurement is None
     assert failed.failure is not None
@@ -136,13 +131,13 @@ def test_a_history_that_cannot_be_reduced_costs_no_figure_and_stops_nothing(tmp_
     recorder = StubRecorder(unknown_events_at={1})
     assert recorded(tmp_path, gpu, recorder=recorder) == 0
     assert names(tmp_path) == ["b1.json.gz", "b2.json.gz", "b3.json.gz"]
-    trial = load_trial(trial_path(tmp_path, "b1"))
+    trial = trial_of(tmp_path, "b1")
     assert trial.outcome is Outcome.FITS
     assert trial.measurement is not None
     assert trial.measurement.peak_reserved_bytes == PEAK_RESERVED
     assert re.match(f"UnknownEventError: {CANNOT}", trial.history_failure)
     assert trial.history_failure.endswith("kept raw in raw/b1.pickle.gz")
-    assert load_trial(trial_path(tmp_path, "b2")).history_failure == ""
+    assert trial_of(tmp_path, "b2").history_failure == ""
 
 
 def test_the_first_raw_recording_is_kept_as_pytorch_made_it_and_no_other(tmp_path: Path) -> None:
@@ -151,7 +146,7 @@ def test_the_first_raw_recording_is_kept_as_pytorch_made_it_and_no_other(tmp_pat
     raw = pickle.loads(gzip.decompress(raw_path(tmp_path, "b1").read_bytes()))  # noqa: S301 - written above
     assert raw == {"before": EMPTY, "after": UNKNOWN_EVENT, "phases": ("building", "step 1")}
     assert [path.name for path in raw_path(tmp_path, "b1").parent.iterdir()] == ["b1.pickle.gz"]
-    second = load_trial(trial_path(tmp_path, "b2")).history_failure
+    second = trial_of(tmp_path, "b2").history_failure
     assert second.endswith("another one is kept raw")
 
 
@@ -174,7 +169,7 @@ def test_figures_are_on_the_disk_before_the_history_is_reduced(
     monkeypatch.setattr("benchmarks.truth_trials.with_history", killed)
     with pytest.raises(KeyboardInterrupt):
         recorded(tmp_path, StubGpu())
-    trial = load_trial(trial_path(tmp_path, "b1"))
+    trial = trial_of(tmp_path, "b1")
     assert trial.measurement is not None
     assert trial.history_failure == "not reduced yet"
 
@@ -207,7 +202,7 @@ def test_what_failed_is_tried_again_in_the_next_session_after_what_is_missing(
     next_session = StubGpu()
     recorded(tmp_path, next_session, since=TOMORROW)
     assert [spec.batch_size for spec in next_session.asked] == [3, 1]
-    assert load_trial(trial_path(tmp_path, "b1")).outcome is Outcome.FITS
+    assert trial_of(tmp_path, "b1").outcome is Outcome.FITS
 
 
 def test_one_bug_in_every_trial_ends_the_process_after_three(tmp_path: Path) -> None:
@@ -265,7 +260,7 @@ def test_a_gpu_that_is_broken_for_this_process_ends_it_too(
 
 
 def test_nothing_is_begun_after_the_time_is_up(tmp_path: Path) -> None:
-    assert recorded(tmp_path, StubGpu(), deadline=time.monotonic() - 1) == 0
+    assert recorded(tmp_path, StubGpu(), minutes=-1) == 0
     assert names(tmp_path) == []
 
 
@@ -282,14 +277,14 @@ def test_a_recorder_that_the_gpu_has_taken_along_leaves_the_trial(tmp_path: Path
 
     gpu = StubGpu({1: RuntimeError("CUDA error: an illegal memory access was encountered")})
     assert recorded(tmp_path, gpu, plan=PLAN[:1], recorder=Lost()) == 0
-    trial = load_trial(trial_path(tmp_path, "b1"))
+    trial = trial_of(tmp_path, "b1")
     assert trial.outcome is Outcome.FAILED
     assert "did not stop: CUDA error" in trial.history_failure
 
 
 def test_a_trial_that_is_refused_has_failed_and_the_next_one_goes_on(tmp_path: Path) -> None:
     assert recorded(tmp_path, StubGpu({1: UsageError("no such model")})) == 0
-    trials = [load_trial(trial_path(tmp_path, name)) for name in ("b1", "b2")]
+    trials = [trial_of(tmp_path, name) for name in ("b1", "b2")]
     assert [trial.outcome for trial in trials] == [Outcome.FAILED, Outcome.FITS]
 
 

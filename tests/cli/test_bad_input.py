@@ -1,220 +1,206 @@
 """Whatever is typed wrong gets one clear line, a hint, and exit code 2."""
 
-import os
-import subprocess
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import commands
+from tests.support.commands import bsprobe, run
+
+WRONG = """
+$ bsprobe run --model timm:resnet18
+error: --norm: timm:resnet18 keeps the norm it is built with; it cannot be exchanged
+hint: add --norm batch, which leaves it alone
+
+$ bsprobe run --model torchvision:resnet18 --evaluate
+error: --evaluate needs a segmentation network; torchvision:resnet18 classifies images
+hint: leave one of the two out
+
+$ bsprobe study --model torchvision:resnet18
+error: bsprobe study needs a segmentation network; torchvision:resnet18 classifies images
+hint: leave one of the two out
+
+$ bsprobe run --input 3x64x96 --resolution 64x64
+error: --input says 64x96, --resolution 64x64
+hint: give one of the two
+
+$ bsprobe run --input 512x1024
+error: --input: '512x1024' is not CHANNELSxHEIGHTxWIDTH
+hint: for example 3x512x1024
+
+$ bsprobe run --input 0x64x64
+error: --input: 0 channels are out of range
+hint: give 1 to 4096
+
+$ bsprobe run --batch-from parts:batch --input 3x64x64
+error: --input says what images are made, and --batch-from makes them
+hint: leave one of the two out
+
+$ bsprobe run --batch-from parts:batch --data D
+error: --data needs images and labels; --batch-from parts:batch makes its own
+hint: leave one of the two out
+
+$ bsprobe run --input 4x64x64 --data D
+error: --data has images of 3 channels, --input says 4
+hint: leave one of the two out
+
+$ bsprobe run --model-arg width
+error: --model-arg: 'width' is not NAME=VALUE
+hint: for example width=64
+
+$ bsprobe run --model-arg a=1 --model-arg a=2
+error: --model-arg: a is given twice
+hint: give it once
+
+$ bsprobe run --model-arg num_classes=few
+error: --model-arg num_classes=few: it is no number of classes
+hint: for example --model-arg num_classes=19
+
+$ bsprobe run --loss pixel-crossentropy
+error: --loss: 'pixel-crossentropy' is unknown
+hint: did you mean pixel-cross-entropy? Known: pixel-cross-entropy, image-cross-entropy, \
+PACKAGE.MODULE:CALLABLE
+
+$ bsprobe run --model torchvision:resnet18 --loss pixel-cross-entropy
+error: --loss pixel-cross-entropy: torchvision:resnet18 is a network for classification
+hint: leave --loss out: its name says which loss it takes
+
+$ bsprobe run --optimizer-from parts:adam --optimizer adamw
+error: --optimizer does nothing with --optimizer-from parts:adam
+hint: leave one of the two out
+
+$ bsprobe run --optimizer-from adam
+error: --optimizer-from: 'adam' is not PACKAGE.MODULE:CALLABLE
+hint: for example training.parts:build, or train.py:build
+
+$ bsprobe run --norm grup
+error: --norm: 'grup' is unknown
+hint: did you mean group? Known: batch, sync-batch, group, group-amp, instance, frozen
+
+$ bsprobe run --processes 4
+error: --processes 4: bsprobe starts no processes that train together
+hint: torchrun --nproc-per-node 4 -m bsprobe run, on the GPUs of this machine; or predict: add \
+--gpu NAME
+
+$ bsprobe run --norm sync-batch
+error: --norm sync-batch: one process has nobody to share statistics with
+hint: torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME --processes N; else \
+--norm batch
+
+$ bsprobe run --device cpu --memory-limit 2GiB,1GiB
+error: --memory-limit: 2 limits are for 2 processes under torchrun, and there is 1
+hint: give one limit for all
+
+$ bsprobe run --precision fp64
+error: --precision: 'fp64' is unknown
+hint: did you mean fp32? Known: fp32, amp-fp16, amp-bf16
+
+$ bsprobe run --norm ,
+error: --norm names no value
+hint: choose among batch, sync-batch, group, group-amp, instance, frozen
+
+$ bsprobe run --resolution 16x2048
+error: resolution 16x2048 is too small for the networks: a side is 16 pixels
+hint: give at least 32x32
+
+$ bsprobe run --resolution 512x1000000
+error: resolution 512x1000000 is too large: a side is 1000000 pixels
+hint: give at most 32768 pixels a side; Cityscapes is 1024x2048
+
+$ bsprobe run --resolution=-512x1024
+error: '-512x1024' is not a resolution
+hint: write HEIGHTxWIDTH, for example 512x1024, or one of cityscapes, cityscapes-half
+
+$ bsprobe run --memory-limit 0GiB
+error: '0GiB' is no memory at all
+hint: write for example 11GiB
+
+$ bsprobe run --headroom 1
+error: --headroom: 1 is out of range
+hint: above 0 and below 1
+
+$ bsprobe run --base-lr nan
+error: --base-lr: nan is out of range
+hint: above 0, finite
+
+$ bsprobe run --evaluate-at 512x1024
+error: --evaluate-at does nothing without --evaluate
+hint: add --evaluate
+
+$ bsprobe run --subset 5
+error: --subset does nothing without --data
+hint: add --data ROOT
+
+$ bsprobe run --resume
+error: there is no unfinished run below reports/
+hint: name its folder with --out
+
+$ bsprobe report nowhere
+error: nowhere does not exist
+hint: is this the folder of a run?
+
+$ bsprobe study --device=cpu
+error: --data is missing: a study needs images to learn from
+hint: draw some with `bsprobe sample-data DIR`, then add --data DIR
+
+$ bsprobe study --batches=,
+error: --batches names nothing
+hint: for example 2,4,8
+
+$ bsprobe study --batches=2,0
+error: --batches: '0' is no batch size
+hint: give whole numbers from 1 on, for example 2,4,8
+
+$ bsprobe study --batches=2,x
+error: --batches: 'x' is no batch size
+hint: give whole numbers from 1 on, for example 2,4,8
+
+$ bsprobe study --resume
+error: --resume does not say which study
+hint: add --out FOLDER
+
+$ bsprobe run --search=guided --device=cpu
+error: --search guided needs a prediction, and nothing predicts the memory of a CPU
+hint: leave it out, or probe a GPU: --device cuda
+
+$ bsprobe run --search=guided --device=cpu --dry-run
+error: --search guided needs a prediction, and nothing predicts the memory of a CPU
+hint: leave it out, or probe a GPU: --device cuda
+
+$ bsprobe run --search=guided --gpu='RTX 3090'
+error: --search guided measures on a GPU; without one, all of it is predicted anyway
+hint: leave it out
+
+$ bsprobe run --device cpu --model deeplab-resnet50
+error: --model: 'deeplab-resnet50' is unknown
+hint: did you mean deeplabv2-resnet50? Known: deeplabv2-resnet50, deeplabv2-resnet101, \
+deeplabv2-mini, torchvision:NAME, timm:NAME, PACKAGE.MODULE:FACTORY
+
+$ bsprobe compare nowhere nowhere
+error: nowhere does not exist
+hint: is this the folder of a run?
+
+$ bsprobe compare nowhere nowhere --fail-on peek:3%
+error: --fail-on: 'peek' is unknown
+hint: did you mean peak? Known: max-batch, safe-batch, peak, peak-allocated, peak-reserved, \
+memory-per-image, throughput
+
+$ bsprobe compare nowhere nowhere --fail-on peak:3% --fail-on peak:1GiB
+error: --fail-on names peak twice
+hint: keep the stricter one
+"""
+"""Commands, and all that they say; they leave nothing behind."""
 
 
-def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return commands.bsprobe(*arguments, cwd=cwd, timeout=120)
-
-
-WRONG = {
-    "another norm for a network that keeps its own": (
-        "run --model timm:resnet18",
-        (
-            "error: --norm: timm:resnet18 keeps the norm it is built with; it cannot be exchanged\n"
-            "hint: add --norm batch, which leaves it alone\n"
-        ),
-    ),
-    "an evaluation of a classifier": (
-        "run --model torchvision:resnet18 --evaluate",
-        (
-            "error: --evaluate needs a segmentation network; torchvision:resnet18 classifies "
-            "images\nhint: leave one of the two out\n"
-        ),
-    ),
-    "a study of a classifier": (
-        "study --model torchvision:resnet18",
-        (
-            "error: bsprobe study needs a segmentation network; torchvision:resnet18 classifies "
-            "images\nhint: leave one of the two out\n"
-        ),
-    ),
-    "an input that contradicts the resolution": (
-        "run --input 3x64x96 --resolution 64x64",
-        "error: --input says 64x96, --resolution 64x64\nhint: give one of the two\n",
-    ),
-    "an input that is none": (
-        "run --input 512x1024",
-        ("error: --input: '512x1024' is not CHANNELSxHEIGHTxWIDTH\nhint: for example 3x512x1024\n"),
-    ),
-    "an input without channels": (
-        "run --input 0x64x64",
-        "error: --input: 0 channels are out of range\nhint: give 1 to 4096\n",
-    ),
-    "a size for batches that have their own": (
-        "run --batch-from parts:batch --input 3x64x64",
-        (
-            "error: --input says what images are made, and --batch-from makes them\n"
-            "hint: leave one of the two out\n"
-        ),
-    ),
-    "real images for batches of one's own": (
-        "run --batch-from parts:batch --data D",
-        (
-            "error: --data needs images and labels; --batch-from parts:batch makes its own\n"
-            "hint: leave one of the two out\n"
-        ),
-    ),
-    "real images of four channels": (
-        "run --input 4x64x64 --data D",
-        (
-            "error: --data has images of 3 channels, --input says 4\n"
-            "hint: leave one of the two out\n"
-        ),
-    ),
-    "an argument without a value": (
-        "run --model-arg width",
-        "error: --model-arg: 'width' is not NAME=VALUE\nhint: for example width=64\n",
-    ),
-    "an argument twice": (
-        "run --model-arg a=1 --model-arg a=2",
-        "error: --model-arg: a is given twice\nhint: give it once\n",
-    ),
-    "classes that are none": (
-        "run --model-arg num_classes=few",
-        (
-            "error: --model-arg num_classes=few: it is no number of classes\n"
-            "hint: for example --model-arg num_classes=19\n"
-        ),
-    ),
-    "an unknown loss": (
-        "run --loss pixel-crossentropy",
-        (
-            "error: --loss: 'pixel-crossentropy' is unknown\n"
-            "hint: did you mean pixel-cross-entropy? Known: pixel-cross-entropy, "
-            "image-cross-entropy, PACKAGE.MODULE:CALLABLE\n"
-        ),
-    ),
-    "a loss of pixels for a classifier": (
-        "run --model torchvision:resnet18 --loss pixel-cross-entropy",
-        (
-            "error: --loss pixel-cross-entropy: torchvision:resnet18 is a network for "
-            "classification\nhint: leave --loss out: its name says which loss it takes\n"
-        ),
-    ),
-    "two optimizers": (
-        "run --optimizer-from parts:adam --optimizer adamw",
-        (
-            "error: --optimizer does nothing with --optimizer-from parts:adam\n"
-            "hint: leave one of the two out\n"
-        ),
-    ),
-    "an optimizer without a module": (
-        "run --optimizer-from adam",
-        (
-            "error: --optimizer-from: 'adam' is not PACKAGE.MODULE:CALLABLE\n"
-            "hint: for example training.parts:build, or train.py:build\n"
-        ),
-    ),
-    "an unknown norm": (
-        "run --norm grup",
-        (
-            "error: --norm: 'grup' is unknown\n"
-            "hint: did you mean group? Known: batch, sync-batch, group, group-amp, instance, "
-            "frozen\n"
-        ),
-    ),
-    "several processes that nobody started": (
-        "run --processes 4",
-        (
-            "error: --processes 4: bsprobe starts no processes that train together\n"
-            "hint: torchrun --nproc-per-node 4 -m bsprobe run, on the GPUs of this machine; or "
-            "predict: add --gpu NAME\n"
-        ),
-    ),
-    "statistics of nobody else": (
-        "run --norm sync-batch",
-        (
-            "error: --norm sync-batch: one process has nobody to share statistics with\n"
-            "hint: torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME "
-            "--processes N; else --norm batch\n"
-        ),
-    ),
-    "limits for more processes than there are": (
-        "run --device cpu --memory-limit 2GiB,1GiB",
-        (
-            "error: --memory-limit: 2 limits are for 2 processes under torchrun, and there is 1\n"
-            "hint: give one limit for all\n"
-        ),
-    ),
-    "an unknown precision": (
-        "run --precision fp64",
-        (
-            "error: --precision: 'fp64' is unknown\n"
-            "hint: did you mean fp32? Known: fp32, amp-fp16, amp-bf16\n"
-        ),
-    ),
-    "an empty list": (
-        "run --norm ,",
-        (
-            "error: --norm names no value\n"
-            "hint: choose among batch, sync-batch, group, group-amp, instance, frozen\n"
-        ),
-    ),
-    "a tiny resolution": (
-        "run --resolution 16x2048",
-        (
-            "error: resolution 16x2048 is too small for the networks: a side is 16 pixels\n"
-            "hint: give at least 32x32\n"
-        ),
-    ),
-    "a huge resolution": (
-        "run --resolution 512x1000000",
-        (
-            "error: resolution 512x1000000 is too large: a side is 1000000 pixels\n"
-            "hint: give at most 32768 pixels a side; Cityscapes is 1024x2048\n"
-        ),
-    ),
-    "a negative resolution": (
-        "run --resolution=-512x1024",
-        (
-            "error: '-512x1024' is not a resolution\n"
-            "hint: write HEIGHTxWIDTH, for example 512x1024, "
-            "or one of cityscapes, cityscapes-half\n"
-        ),
-    ),
-    "no memory": (
-        "run --memory-limit 0GiB",
-        "error: '0GiB' is no memory at all\nhint: write for example 11GiB\n",
-    ),
-    "no headroom left": (
-        "run --headroom 1",
-        "error: --headroom: 1 is out of range\nhint: above 0 and below 1\n",
-    ),
-    "not a number": (
-        "run --base-lr nan",
-        "error: --base-lr: nan is out of range\nhint: above 0, finite\n",
-    ),
-    "evaluation size without evaluation": (
-        "run --evaluate-at 512x1024",
-        "error: --evaluate-at does nothing without --evaluate\nhint: add --evaluate\n",
-    ),
-    "a subset of nothing": (
-        "run --subset 5",
-        "error: --subset does nothing without --data\nhint: add --data ROOT\n",
-    ),
-    "nothing to resume": (
-        "run --resume",
-        "error: there is no unfinished run below reports/\nhint: name its folder with --out\n",
-    ),
-    "a report of nothing": (
-        "report nowhere",
-        "error: nowhere does not exist\nhint: is this the folder of a run?\n",
-    ),
-}
-
-
-@pytest.mark.parametrize(("arguments", "complaint"), WRONG.values(), ids=WRONG)
-def test_wrong_input_gets_a_line_and_a_hint(arguments: str, complaint: str, tmp_path: Path) -> None:
-    done = bsprobe(*arguments.split(), cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
+@pytest.mark.parametrize(
+    "case", WRONG.strip().split("\n\n"), ids=lambda case: case.partition("\n")[0]
+)
+def test_wrong_input_gets_a_line_and_a_hint(case: str, tmp_path: Path) -> None:
+    command, _, complaint = case.removeprefix("$ bsprobe ").partition("\n")
+    done = bsprobe(*shlex.split(command), cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{complaint}\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -292,28 +278,6 @@ def test_a_portrait_resolution_draws_a_warning(tmp_path: Path) -> None:
     )
 
 
-def test_a_truncated_run_file_is_named_damaged(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"schema_version": 1, "trials": [')
-    done = bsprobe("report", "run.json", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: run.json is damaged: it is not JSON\nhint: restore it from a copy, or run again\n",
-    )
-
-
-def test_an_unknown_model_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
-    done = bsprobe("run", "--device", "cpu", "--model", "deeplab-resnet50", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (
-        2,
-        (
-            "error: --model: 'deeplab-resnet50' is unknown\nhint: did you mean deeplabv2-resnet50? "
-            "Known: deeplabv2-resnet50, deeplabv2-resnet101, deeplabv2-mini, torchvision:NAME, "
-            "timm:NAME, PACKAGE.MODULE:FACTORY\n"
-        ),
-    )
-    assert not (tmp_path / "reports").exists()
-
-
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_what_torchrun_starts_wrongly_is_said_once(
     rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -352,15 +316,7 @@ def test_what_torchrun_starts_wrongly_is_said_once(
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_whoever_reads_only_the_beginning_makes_no_failure(tmp_path: Path, unbuffered: str) -> None:
     command = f"{sys.executable} -m bsprobe gpus | head -1; echo ${{PIPESTATUS[0]}}"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": commands.python_path(),
-        "PYTHONUNBUFFERED": unbuffered,
-    }
-    done = subprocess.run(
-        ["/bin/bash", "-c", command],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    done = run("/bin/bash", "-c", command, cwd=tmp_path, PYTHONUNBUFFERED=unbuffered)
     assert done.stdout.splitlines()[1:] == ["0"]
     assert done.stderr == ""
 

@@ -1,7 +1,6 @@
 """`bsprobe compare` as it is typed: what it prints, and how it exits."""
 
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import pytest
 
 from bsprobe.records.runs import Run
 from bsprobe.storage.runfile import save_run
-from tests.support import commands
 from tests.support.builders import AMP, VARIANT, probed_run, settings
+from tests.support.commands import bsprobe
 
 
 @pytest.fixture
@@ -31,33 +30,29 @@ def runs(tmp_path: Path) -> tuple[Path, Path, Run]:
     return before, after, run
 
 
-def bsprobe(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return commands.bsprobe("compare", *arguments, timeout=60, **environment)
-
-
 def test_a_run_and_its_baseline_are_named_by_folder_or_by_file(
     runs: tuple[Path, Path, Run],
 ) -> None:
     before, _, _ = runs
-    done = bsprobe(before, before / "run.json")
+    done = bsprobe("compare", before, before / "run.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "nothing regressed in 4 checks"
 
 
 def test_a_missing_variant_exits_with_1(runs: tuple[Path, Path, Run]) -> None:
     before, after, _ = runs
-    done = bsprobe(before, after, "--fail-on", "peak:50%")
+    done = bsprobe("compare", before, after, "--fail-on", "peak:50%")
     assert (done.returncode, done.stderr) == (1, "")
     assert "the run has no such variant" in done.stdout
     assert done.stdout.splitlines()[-1] == (
         "1 of 2 checks failed, 1 of them because a figure is missing"
     )
-    assert bsprobe(after, before, "--fail-on", "peak:50%").returncode == 0
+    assert bsprobe("compare", after, before, "--fail-on", "peak:50%").returncode == 0
 
 
 def test_json_says_everything_in_bytes(runs: tuple[Path, Path, Run]) -> None:
     before, after, _ = runs
-    done = bsprobe(before, after, "--fail-on", "max-batch:0", "--format", "json")
+    done = bsprobe("compare", before, after, "--fail-on", "max-batch:0", "--format", "json")
     body = json.loads(done.stdout)
     assert done.returncode == 1
     assert body["schema_version"] == 1
@@ -75,7 +70,7 @@ def test_on_github_there_are_annotations_and_a_summary(
     before, after, _ = runs
     summary = tmp_path / "summary.md"
     summary.write_text("# what another step wrote\n")
-    done = bsprobe(before, after, "--format=github", GITHUB_STEP_SUMMARY=str(summary))
+    done = bsprobe("compare", before, after, "--format=github", GITHUB_STEP_SUMMARY=str(summary))
     assert done.returncode == 1
     errors = [line for line in done.stdout.splitlines() if line.startswith("::error ")]
     assert errors == [
@@ -88,7 +83,10 @@ def test_on_github_there_are_annotations_and_a_summary(
     written = summary.read_text()
     assert written.startswith("# what another step wrote\n## bsprobe: 2 of 4 checks failed")
     # Elsewhere than on GitHub there is no such file, and that is no failure.
-    assert bsprobe(before, before, "--format=github", GITHUB_STEP_SUMMARY="").returncode == 0
+    assert (
+        bsprobe("compare", before, before, "--format=github", GITHUB_STEP_SUMMARY="").returncode
+        == 0
+    )
 
 
 def test_runs_that_cannot_be_compared_exit_with_2_and_say_so_on_github_too(
@@ -103,44 +101,19 @@ def test_runs_that_cannot_be_compared_exit_with_2_and_say_so_on_github_too(
         "of the run NVIDIA A100"
     )
     hint = "hint: compare runs of one device alone"
-    done = bsprobe(before, other)
+    done = bsprobe("compare", before, other)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {complaint}\n{hint}\n")
-    done = bsprobe(before, other, "--format", "github")
+    done = bsprobe("compare", before, other, "--format", "github")
     assert (done.returncode, done.stdout) == (
         2,
         f"::error title=bsprobe::{complaint}%0A{hint}\n",
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (("nowhere",), "error: nowhere does not exist\nhint: is this the folder of a run?\n"),
-        (
-            ("{before}", "--fail-on", "peek:3%"),
-            (
-                "error: --fail-on: 'peek' is unknown\nhint: did you mean peak? Known: max-batch, "
-                "safe-batch, peak, peak-allocated, peak-reserved, memory-per-image, throughput\n"
-            ),
-        ),
-        (
-            ("{before}", "--fail-on", "peak:3%", "--fail-on", "peak:1GiB"),
-            "error: --fail-on names peak twice\nhint: keep the stricter one\n",
-        ),
-    ],
-)
-def test_what_is_typed_wrong_gets_a_line_and_a_hint(
-    runs: tuple[Path, Path, Run], arguments: tuple[str, ...], complaint: str
-) -> None:
-    before, _, _ = runs
-    done = bsprobe(before, *[argument.format(before=before) for argument in arguments])
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
-
-
 def test_a_damaged_run_is_unreadable_not_equal(runs: tuple[Path, Path, Run]) -> None:
     before, after, _ = runs
     whole = (after / "run.json").read_bytes()
     (after / "run.json").write_bytes(whole[: len(whole) // 2])
-    done = bsprobe(before, after)
+    done = bsprobe("compare", before, after)
     assert (done.returncode, done.stdout) == (2, "")
     assert "run.json is damaged: it is not JSON" in done.stderr

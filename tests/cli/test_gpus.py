@@ -1,7 +1,6 @@
 """`bsprobe gpus` as its users run it, and `--this` before a GPU that is played by a stub."""
 
 import csv
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,14 +13,9 @@ from bsprobe.records.errors import DeviceError
 from bsprobe.records.gpus import COLUMNS, catalogue
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.worker.process import Worker
-from tests.support import commands
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, bsprobe, rows
 
 STUB = ROOT / "tests" / "support" / "stub_worker.py"
-
-
-def bsprobe(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return commands.bsprobe(*arguments, timeout=300, **environment)
 
 
 def this(behaviour: str, capfd: pytest.CaptureFixture[str]) -> tuple[str, str]:
@@ -46,12 +40,9 @@ def test_the_table_is_plain_fits_80_columns_and_has_every_card() -> None:
 
 
 def test_a_row_has_the_figures_of_its_card_and_says_which_are_estimates() -> None:
-    rows = {line.split("  ")[0]: line.split("  ") for line in bsprobe("gpus").stdout.splitlines()}
-    cells = {
-        name: [cell.strip() for cell in rows[name] if cell]
-        for name in ("RTX 3090", "A30", "RTX 5070")
-    }
-    assert cells == {
+    lines = [line.split("  ") for line in bsprobe("gpus").stdout.splitlines()]
+    cells = {line[0]: [cell.strip() for cell in line if cell] for line in lines}
+    assert {name: cells[name] for name in ("RTX 3090", "A30", "RTX 5070")} == {
         "RTX 3090": ["RTX 3090", "8.6", "23.6 GiB", "307 MiB", "23.3 GiB", "reported"],
         "A30": ["A30", "8.0", "23.5 GiB", "236 MiB", "23.3 GiB", "outside est."],
         "RTX 5070": ["RTX 5070", "12.0", "11.5 GiB", "165 MiB", "11.3 GiB", "estimated"],
@@ -66,8 +57,8 @@ def test_a_terminal_shows_the_same_words_with_the_headings_set_off() -> None:
 
 
 def test_csv_has_the_source_of_every_figure() -> None:
-    rows = list(csv.DictReader(bsprobe("gpus", "--format", "csv").stdout.splitlines()))
-    assert [(row["name"], int(row["total_bytes"]), row["outside_source"]) for row in rows] == [
+    table = csv.DictReader(bsprobe("gpus", "--format", "csv").stdout.splitlines())
+    assert [(row["name"], int(row["total_bytes"]), row["outside_source"]) for row in table] == [
         (card.name, card.total_bytes, card.outside_source) for card in catalogue()
     ]
 
@@ -140,7 +131,6 @@ def test_every_card_of_the_catalogue_is_fitted(tmp_path: Path) -> None:
     *table, wrote = done.stdout.splitlines()  # the last line ends as long as the folder's name is
     assert wrote.startswith(f"Wrote {tmp_path}")
     assert max(map(len, table)) <= 80
-    with (tmp_path / "out" / "fit.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["gpu"] for row in rows if int(row["largest"]) >= 8]
-    assert sorted(row["gpu"] for row in rows) == sorted(gpu.name for gpu in catalogue())
+    fitted = rows(tmp_path / "out" / "fit.csv")
+    assert [row["gpu"] for row in fitted if int(row["largest"]) >= 8]
+    assert sorted(row["gpu"] for row in fitted) == sorted(gpu.name for gpu in catalogue())

@@ -1,6 +1,5 @@
 """Ten networks that are not ours, probed on this CPU and predicted, by the commands of the docs."""
 
-import csv
 import re
 import shlex
 import sys
@@ -29,11 +28,10 @@ def run(command: str, folder: Path) -> list[dict[str, str]]:
     """Run a command of the docs; its trials."""
     if model_of(command).startswith("timm:"):
         pytest.importorskip("timm")
-    done = commands.python("-m", *shlex.split(command), "--out=out", cwd=folder, timeout=600)
+    done = commands.python("-m", *shlex.split(command), "--out=out", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "out" / "snippet.py").exists()
-    with (folder / "out" / "trials.csv").open() as file:
-        return list(csv.DictReader(file))
+    return commands.rows(folder / "out" / "trials.csv")
 
 
 def test_the_docs_name_ten_networks_six_of_torchvision_four_of_timm() -> None:

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return commands.bsprobe(*arguments, cwd=cwd, timeout=600, OMP_NUM_THREADS="1")
+    return commands.bsprobe(*arguments, cwd=cwd, OMP_NUM_THREADS="1")
 
 
 def test_a_prediction_records_the_parts_and_goes_on_with_them(folder: Path) -> None:

@@ -1,18 +1,20 @@
 """`bsprobe run` as its users run it: on this machine's CPU, killed, interrupted, resumed."""
 
-import csv
-import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import python_path
+from tests.support.commands import (
+    assert_no_trial_was_repeated,
+    bsprobe,
+    rows,
+    start,
+    wait_until,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 
@@ -27,28 +29,13 @@ SMALL = [
 ]
 
 
-def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "bsprobe", "run", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": python_path()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def journal_lines(folder: Path) -> list[str]:
     path = folder / "journal.jsonl"
     return path.read_text().splitlines() if path.exists() else []
 
 
 def wait_for_lines(folder: Path, count: int, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
-    while len(journal_lines(folder)) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: len(journal_lines(folder)) >= count, process)
 
 
 def workers(folder: Path) -> set[int]:
@@ -65,7 +52,7 @@ def workers(folder: Path) -> set[int]:
 
 def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    killed = start(*SMALL, "--out=out", cwd=tmp_path)
+    killed = start("run", *SMALL, "--out=out", cwd=tmp_path)
     wait_for_lines(out, 3, killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -73,25 +60,16 @@ def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> N
     # Cut the last line in the middle, as a crash of the machine would.
     (out / "journal.jsonl").write_text("\n".join(finished) + '\n{"spec": {"variant"')
 
-    done = start("--resume", "--out=out", cwd=tmp_path)
-    printed, complaints = done.communicate(timeout=600)
-    assert done.returncode == 0, complaints
+    done = bsprobe("run", "--resume", "--out=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert journal_lines(out)[: len(finished)] == finished
 
-    specs = [json.loads(line) for line in journal_lines(out)[1:]]
-    keys = [
-        (t["spec"]["batch_size"], t["spec"]["accumulation_steps"], t["fresh_process"])
-        for t in specs
-    ]
-    assert len(keys) == len(set(keys))
-    with (out / "recommendation.csv").open() as file:
-        (row,) = list(csv.DictReader(file))
-    with (out / "trials.csv").open() as file:
-        trials = list(csv.DictReader(file))
+    assert_no_trial_was_repeated(out)
+    (row,) = rows(out / "recommendation.csv")
     largest = int(row["largest"])
     fresh = {
         int(t["batch_size"]): t["outcome"]
-        for t in trials
+        for t in rows(out / "trials.csv")
         if t["fresh_process"] == "True" and t["accumulation_steps"] == "1"
     }
     assert (fresh[largest], fresh[largest + 1]) == ("fits", "out of memory")
@@ -102,7 +80,7 @@ def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> N
     )
     # What is recommended was run as it is recommended.
     assert (row["recommended_outcome"], int(row["effective_batch"])) == ("fits", 6)
-    assert f"largest {largest}" in printed
+    assert f"largest {largest}" in done.stdout
     assert sorted(path.name for path in out.iterdir()) == [
         "journal.jsonl", "memory.png", "memory.svg", "recommendation.csv", "report.md", "run.json",
         "snippet.py", "throughput.png", "throughput.svg", "trials.csv",
@@ -111,7 +89,7 @@ def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> N
 
 
 def test_ctrl_c_ends_with_the_command_that_goes_on_and_leaves_no_process(tmp_path: Path) -> None:
-    process = start(*SMALL, "--out=out", cwd=tmp_path)
+    process = start("run", *SMALL, "--out=out", cwd=tmp_path)
     wait_for_lines(tmp_path / "out", 2, process)
     process.send_signal(signal.SIGINT)
     _, complaints = process.communicate(timeout=60)
@@ -124,9 +102,9 @@ def test_ctrl_c_ends_with_the_command_that_goes_on_and_leaves_no_process(tmp_pat
 
 
 def test_a_resumed_run_refuses_to_become_another_one(tmp_path: Path) -> None:
-    process = start(*SMALL, "--out=out", cwd=tmp_path)
+    process = start("run", *SMALL, "--out=out", cwd=tmp_path)
     wait_for_lines(tmp_path / "out", 1, process)
-    second = start(*SMALL, "--out=out", "--resume", cwd=tmp_path)
+    second = start("run", *SMALL, "--out=out", "--resume", cwd=tmp_path)
     _, complaints = second.communicate(timeout=60)
     assert second.returncode == 2
     assert complaints.startswith("error: another bsprobe run is writing to out\n")
@@ -134,9 +112,8 @@ def test_a_resumed_run_refuses_to_become_another_one(tmp_path: Path) -> None:
     process.wait(timeout=60)
     assert process.returncode == 130
 
-    other = start("--resume", "--out=out", "--norm=group", cwd=tmp_path)
-    _, complaints = other.communicate(timeout=60)
-    assert (other.returncode, complaints) == (
+    other = bsprobe("run", "--resume", "--out=out", "--norm=group", cwd=tmp_path)
+    assert (other.returncode, other.stderr) == (
         2,
         (
             "error: --norm differs from the run in out\n"
@@ -149,38 +126,27 @@ def test_batch_1_that_does_not_fit_is_a_result_with_advice(tmp_path: Path) -> No
     # A small network on a large image: its first feature map alone is more than there is. With
     # many small ones it can be oneDNN that finds no memory for a kernel, which only a smaller
     # batch that runs would prove to be a want of memory.
-    process = start(
-        *("--device=cpu", "--memory-limit=130MiB", "--model=deeplabv2-mini"),
+    done = bsprobe(
+        *("run", "--device=cpu", "--memory-limit=130MiB", "--model=deeplabv2-mini"),
         *("--resolution=1024x2048", "--precision=fp32", "--norm=batch", "--out=out"),
         cwd=tmp_path,
     )
-    printed, complaints = process.communicate(timeout=120)
-    assert process.returncode == 0, complaints
-    assert "fp32 / batch:  1 out of memory  -> nothing fits" in printed
-    assert "Not even batch 1 fits. Try --checkpointing on, --precision amp-fp16" in printed
+    assert done.returncode == 0, done.stderr
+    assert "fp32 / batch:  1 out of memory  -> nothing fits" in done.stdout
+    assert "Not even batch 1 fits. Try --checkpointing on, --precision amp-fp16" in done.stdout
     assert not (tmp_path / "out" / "snippet.py").exists()
 
 
 @pytest.mark.slow
 def test_drawn_data_is_looked_at_and_trained_on(tmp_path: Path) -> None:
-    def bsprobe(*arguments: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", "bsprobe", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": python_path()},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=600,
-        ).stdout
-
-    bsprobe("sample-data", "D", "--images", "10", "--size", "64x128")
-    assert "No problems." in bsprobe("data", "D")
-    printed = bsprobe("run", "--data", "D", "--subset", "6", "--max-batch=2", *SMALL, "--out=out")
-    assert "The data loader delivers" in printed
-    assert "Peak memory with real images is" in printed
-    with (tmp_path / "out" / "trials.csv").open() as file:
-        trials = list(csv.DictReader(file))
+    bsprobe("sample-data", "D", "--images", "10", "--size", "64x128", cwd=tmp_path)
+    assert "No problems." in bsprobe("data", "D", cwd=tmp_path).stdout
+    options = ("--data", "D", "--subset", "6", "--max-batch=2", *SMALL, "--out=out")
+    done = bsprobe("run", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "The data loader delivers" in done.stdout
+    assert "Peak memory with real images is" in done.stdout
+    trials = rows(tmp_path / "out" / "trials.csv")
     real, synthetic = (
         [
             int(t["peak_bytes"])
@@ -205,11 +171,9 @@ def test_the_boundary_is_the_same_in_three_runs(
     ]  # fmt: skip
     found = []
     for number in range(3):
-        process = start(*command, f"--out={number}", cwd=tmp_path)
-        _, complaints = process.communicate(timeout=1500)
-        assert process.returncode == 0, complaints
-        with (tmp_path / str(number) / "recommendation.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        found.append([(row["norm"], row["largest"], row["boundary"]) for row in rows])
+        done = bsprobe("run", *command, f"--out={number}", cwd=tmp_path, timeout=1500)
+        assert done.returncode == 0, done.stderr
+        table = rows(tmp_path / str(number) / "recommendation.csv")
+        found.append([(row["norm"], row["largest"], row["boundary"]) for row in table])
     assert found[0] == found[1] == found[2]
     assert [boundary for *_, boundary in found[0]] == ["proven"]

@@ -1,11 +1,8 @@
 """`bsprobe study` as its users run it: on this machine's CPU, killed, interrupted, resumed."""
 
-import csv
-import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from bsprobe.records.units import Resolution
 from bsprobe.study.records import Ending, Study, Training
 from bsprobe.study.studyfile import load_study
 from bsprobe.training.cityscapes.synthetic import write_sample_data
-from tests.support.commands import python_path
+from tests.support.commands import bsprobe, rows, start, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 
@@ -41,45 +38,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "bsprobe", "study", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": python_path()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def studied(*arguments: str, cwd: Path) -> str:
-    process = start(*arguments, cwd=cwd)
-    printed, complaints = process.communicate(timeout=600)
-    assert process.returncode == 0, complaints
-    return printed
-
-
-def complaint(*arguments: str, cwd: Path) -> tuple[int, str]:
-    process = start(*arguments, cwd=cwd)
-    _, complaints = process.communicate(timeout=120)
-    return process.returncode, complaints
+    done = bsprobe("study", *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def figures(study: Study) -> list[Training]:
     """All trainings without what differs between two runs: times, and memory by some pages."""
-    return [_figures(training) for training in study.trainings]
-
-
-def _figures(training: Training) -> Training:
-    result = training.result
-    assert result is not None
-    curve = tuple(replace(point, seconds=0.0) for point in result.curve)
-    return replace(
-        training,
-        result=replace(result, curve=curve, peak_bytes=0),
-        started_at="",
-        wall_seconds=0.0,
-    )
+    found = []
+    for training in study.trainings:
+        assert training.result is not None
+        curve = tuple(replace(point, seconds=0.0) for point in training.result.curve)
+        result = replace(training.result, curve=curve, peak_bytes=0)
+        found.append(replace(training, result=result, started_at="", wall_seconds=0.0))
+    return found
 
 
 @pytest.mark.slow
@@ -94,13 +67,12 @@ def test_a_study_ends_in_a_report_whose_curves_fall(folder: Path) -> None:
         "loader.png", "loader.svg", "report.md", "snippet.py", "study-journal.jsonl", "study.json",
         "trainings.csv",
     ]  # fmt: skip
-    with (out / "curves.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["effective_batch"], row["images"]) for row in rows] == [
+    curves = rows(out / "curves.csv")
+    assert [(row["effective_batch"], row["images"]) for row in curves] == [
         (batch, images) for batch in ("2", "4") for images in ("0", "8", "16", "24", "32")
     ]
-    first = [float(row["validation_loss"]) for row in rows if row["images"] == "0"]
-    last = [float(row["validation_loss"]) for row in rows if row["images"] == "32"]
+    first = [float(row["validation_loss"]) for row in curves if row["images"] == "0"]
+    last = [float(row["validation_loss"]) for row in curves if row["images"] == "32"]
     assert max(last) < min(first)
 
 
@@ -112,11 +84,7 @@ def checkpoints(out: Path) -> set[tuple[str, int]]:
 def wait_for_checkpoint(out: Path, process: "subprocess.Popen[str]") -> None:
     """Wait until a checkpoint is written that is not there yet."""
     before = checkpoints(out)
-    deadline = time.monotonic() + 120
-    while not checkpoints(out) - before:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: bool(checkpoints(out) - before), process)
 
 
 @pytest.mark.slow
@@ -124,12 +92,12 @@ def test_a_study_that_was_killed_and_one_that_was_interrupted_go_on_to_the_same_
     folder: Path,
 ) -> None:
     longer = [*SMALL[:-1], "--batches=2,4", "--images=384"]
-    killed = start(*longer, "--out=out", cwd=folder)
+    killed = start("study", *longer, "--out=out", cwd=folder)
     wait_for_checkpoint(folder / "out", killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
 
-    resumed = start("--resume", "--out=out", cwd=folder)
+    resumed = start("study", "--resume", "--out=out", cwd=folder)
     wait_for_checkpoint(folder / "out", resumed)
     resumed.send_signal(signal.SIGINT)
     _, complaints = resumed.communicate(timeout=60)
@@ -170,73 +138,34 @@ def test_a_loss_that_becomes_nan_is_a_result(folder: Path) -> None:
     assert not (folder / "out" / "snippet.py").exists()
 
 
-WRONG = {
-    "no data": (
-        ["--device=cpu"],
-        (
-            "error: --data is missing: a study needs images to learn from\n"
-            "hint: draw some with `bsprobe sample-data DIR`, then add --data DIR\n"
-        ),
-    ),
-    "no batches": (
-        ["--batches=,"],
-        "error: --batches names nothing\nhint: for example 2,4,8\n",
-    ),
-    "a batch of nothing": (
-        ["--batches=2,0"],
-        (
-            "error: --batches: '0' is no batch size\n"
-            "hint: give whole numbers from 1 on, for example 2,4,8\n"
-        ),
-    ),
-    "a batch that is no number": (
-        ["--batches=2,x"],
-        (
-            "error: --batches: 'x' is no batch size\n"
-            "hint: give whole numbers from 1 on, for example 2,4,8\n"
-        ),
-    ),
-    "resuming nothing named": (
-        ["--resume"],
-        "error: --resume does not say which study\nhint: add --out FOLDER\n",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_is_typed_wrong_gets_one_clear_line_and_a_hint(tmp_path: Path, case: str) -> None:
-    arguments, words = WRONG[case]
-
-    assert complaint(*arguments, cwd=tmp_path) == (2, words)
-
-
 def test_weights_that_do_not_fit_end_the_study_before_anything_is_trained(folder: Path) -> None:
     torch.save({"fc.weight": torch.zeros(2)}, folder / "w.pth")
 
-    code, complaints = complaint(*SMALL, "--weights=w.pth", cwd=folder)
+    done = bsprobe("study", *SMALL, "--weights=w.pth", cwd=folder)
 
-    assert code == 2
-    assert "error: w.pth does not fit the network: " in complaints
-    assert "of the network's have no value (conv1.weight, " in complaints
+    assert done.returncode == 2
+    assert "error: w.pth does not fit the network: " in done.stderr
+    assert "of the network's have no value (conv1.weight, " in done.stderr
 
 
 def test_a_folder_without_validation_images_is_refused_by_name(folder: Path) -> None:
     (folder / "D" / "leftImg8bit" / "val").rename(folder / "elsewhere")
 
-    code, complaints = complaint(*SMALL, cwd=folder)
+    done = bsprobe("study", *SMALL, cwd=folder)
 
-    assert code == 2
-    assert complaints.startswith("error: D/leftImg8bit/val: there is no such folder\n")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: D/leftImg8bit/val: there is no such folder\n")
 
 
 def test_a_resumed_study_refuses_to_become_another_one(folder: Path) -> None:
-    process = start(*SMALL, "--batches=2,4", cwd=folder)
+    process = start("study", *SMALL, "--batches=2,4", cwd=folder)
     wait_for_checkpoint(folder / "out", process)
     process.terminate()
     process.wait(timeout=60)
     assert process.returncode == 130
 
-    assert complaint("--resume", "--out=out", "--batches=2,8", cwd=folder) == (
+    other = bsprobe("study", "--resume", "--out=out", "--batches=2,8", cwd=folder)
+    assert (other.returncode, other.stderr) == (
         2,
         (
             "error: --batches differs from the study in out\n"

@@ -97,26 +97,30 @@ def test_one_line_in_the_log_says_which_batch_and_where_from(
     assert kept == found.replace("(found", "(kept")
 
 
-@pytest.mark.parametrize("change", ["memory", "device", "torch", "options", "sources"])
-def test_whatever_the_batch_depends_on_has_it_found_anew(
-    change: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "ready",
+    [
+        replace(READY, device=replace(DEVICE, capacity_bytes=19 * GIB)),
+        replace(READY, device=replace(DEVICE, name="NVIDIA RTX A6000")),
+        replace(READY, torch="2.7.0"),
+    ],
+    ids=["memory", "device", "torch"],
+)
+def test_another_machine_has_the_batch_found_anew(gpu: Gpu, ready: Ready) -> None:
+    train()
+    gpu.ready = ready
+    train()
+    assert len(gpu.asked) == 2
+
+
+def test_other_options_and_other_sources_have_the_batch_found_anew(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train()
-    options = {}
-    if change == "memory":
-        gpu.ready = replace(READY, device=replace(DEVICE, capacity_bytes=19 * GIB))
-    elif change == "device":
-        gpu.ready = replace(READY, device=replace(DEVICE, name="NVIDIA RTX A6000"))
-    elif change == "torch":
-        gpu.ready = replace(READY, torch="2.7.0")
-    elif change == "options":
-        options["precision"] = "amp-bf16"
-    else:
-        monkeypatch.setattr(executable_batch, "_sources", lambda _: (("own_training", "0"),))
-
-    train(**options)
-
-    assert len(gpu.asked) == 2
+    train(precision="amp-bf16")
+    monkeypatch.setattr(executable_batch, "_sources", lambda _: (("own_training", "0"),))
+    train()
+    assert len(gpu.asked) == 3
 
 
 def test_the_hash_of_a_source_is_of_the_file_that_defines_the_part() -> None:

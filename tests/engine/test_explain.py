@@ -12,29 +12,24 @@ from bsprobe.analysis.remedies import EXPANDABLE, remedies_for
 from bsprobe.analysis.search import Process
 from bsprobe.engine.explain import Explaining
 from bsprobe.engine.predict import card_like
-from bsprobe.engine.probe import Probing
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation, ExplanationReport
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import custom_gpu
 from bsprobe.records.runs import (
-    SCHEMA_VERSION,
     Boundary,
     DeviceRequest,
-    Prediction,
     Run,
     Settings,
     StopReason,
     Target,
-    VariantResult,
 )
-from bsprobe.records.trials import Peak, Purpose, Source, Trial, TrialSpec
+from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Checkpointing, Precision, Variant
-from bsprobe.storage.journal import Header, Journal
 from bsprobe.worker.protocol import Explain, Ready
 from bsprobe.worker.runner import TrialRunner
-from tests.support.builders import DEVICE, failure, measurement
+from tests.support.builders import DEVICE, Silence, broke, probed_run, ran
 from tests.support.explanations import EXPLANATION, REPORT
 
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
@@ -46,27 +41,9 @@ def start(request: DeviceRequest, environment: Mapping[str, str]) -> TrialRunner
     return TrialRunner(request, timeout=300.0, environment=environment)
 
 
-class Silent:
-    """Hears everything, says nothing."""
-
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-
-    def on_stage(self, stage: str) -> None:
-        self.stages.append(stage)
-
-    def on_phase(self, phase: str) -> None: ...
-    def on_variant(self, variant: Variant) -> None: ...
-    def on_predicting(self) -> None: ...
-    def on_prediction(self, prediction: Prediction) -> None: ...
-    def on_trial_start(self, spec: TrialSpec) -> None: ...
-    def on_trial(self, trial: Trial) -> None: ...
-    def on_result(self, result: VariantResult) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def explaining() -> Iterator[Explaining]:
-    with Explaining(start, REQUEST, max_batch=4096, listener=Silent()) as made:
+    with Explaining(start, REQUEST, max_batch=4096, listener=Silence()) as made:
         yield made
 
 
@@ -84,18 +61,7 @@ def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Pat
         max_batch=4096,
         trial_timeout_seconds=300.0,
     )
-    device = runner.ready.device
-    header = Header(
-        schema_version=SCHEMA_VERSION,
-        environment=REPORT.environment,
-        device=device,
-        settings=settings,
-    )
-    folder.mkdir()
-    with Journal.create(folder, header) as journal:
-        return Probing(
-            settings, run_trial=runner.run, device=device, journal=journal, listener=Silent()
-        ).run(header.environment)
+    return probed_run(folder, settings, run_trial=runner.run, device=runner.ready.device)
 
 
 @pytest.mark.slow
@@ -172,19 +138,8 @@ class InventedRunner:
         fits = peak <= REPORT.device.capacity_bytes and spec.batch_size >= self._smallest
         too_small = spec.batch_size < self._smallest
         no = Outcome.BATCH_TOO_SMALL if too_small else Outcome.OUT_OF_MEMORY
-        return Trial(
-            spec=spec,
-            outcome=Outcome.FITS if fits else no,
-            source=Source.PREDICTED,
-            purpose=purpose,
-            fresh_process=True,
-            measurement=replace(measurement(), steady=Peak(allocated_bytes=1, reserved_bytes=peak))
-            if fits
-            else None,
-            failure=None if fits else failure(),
-            started_at="2026-01-02T03:04:05+00:00",
-            wall_seconds=0.1,
-        )
+        made = ran(spec.batch_size, peak) if fits else broke(spec.batch_size, no)
+        return replace(made, spec=spec, source=Source.PREDICTED, purpose=purpose)
 
     def explain(self, asked: Explain, **_: object) -> Explanation:
         self.asked.append(asked)
@@ -205,7 +160,7 @@ def explained(runner: InventedRunner, batch: int | None = None) -> ExplanationRe
         lambda _request, _environment: cast("TrialRunner", runner),
         REQUEST,
         max_batch=64,
-        listener=Silent(),
+        listener=Silence(),
     ) as explaining:
         return explaining.explain(VARIANT, batch, REPORT.environment, Path("folder"))
 
@@ -258,11 +213,8 @@ def test_each_change_is_listed_with_what_it_gives_and_what_is_impossible_says_wh
     assert found["nhwc"].largest == 3
     # Here accumulation takes more than the last image did.
     assert found["accumulation"].largest == 2
-    assert found["accumulation"].boundary == Boundary(
-        stop=StopReason.PROVEN, largest=2, first_failure=3
-    )
+    proven = Boundary(stop=StopReason.PROVEN, largest=2, first_failure=3)
+    assert found["accumulation"].boundary == proven
     assert found["checkpointing on"].boundary is None
-    assert found["checkpointing on"].impossible == (
-        "this model has no residual blocks to checkpoint"
-    )
+    assert "no residual blocks" in found["checkpointing on"].impossible
     assert made.remedies[-1] == found["checkpointing on"]

@@ -25,14 +25,11 @@ from bsprobe.records.explanations import (
 )
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
-    SCHEMA_VERSION,
     Boundary,
     DeviceRequest,
-    Recommendation,
     Run,
     StopReason,
-    TrainingPlan,
-    VariantResult,
+    Target,
 )
 from bsprobe.records.trials import Source, Trial, TrialSpec
 from bsprobe.records.units import GIB, Resolution
@@ -43,7 +40,15 @@ from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.storage.explanationfile import load_explanation, save_explanation
 from bsprobe.worker.protocol import Ready, Record, Recorded
 from bsprobe.worker.runner import TrialRunner
-from tests.support.builders import ENVIRONMENT, broke, failure, ran, settings
+from tests.support.builders import (
+    ArithmeticGpu,
+    Silence,
+    broke,
+    failure,
+    probed_run,
+    ran,
+    settings,
+)
 from tests.support.explanations import GPU, REPORT
 from tests.support.recorded_steps import recorded
 
@@ -57,11 +62,6 @@ MOST = 4
 def _without_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are predicted as ever, which takes long."""
     monkeypatch.setattr(explaining, "remedies_for", lambda _: ())
-
-
-class Silent:
-    def on_stage(self, stage: str) -> None: ...
-    def on_phase(self, phase: str) -> None: ...
 
 
 class InventedGpu:
@@ -161,7 +161,7 @@ def start() -> Iterator[Start]:
 def measured(
     start: Start, gpu: InventedGpu, folder: Path, batch: int | None = None
 ) -> ExplanationReport:
-    with Explaining(start(gpu), DeviceRequest(), max_batch=MOST, listener=Silent()) as made:
+    with Explaining(start(gpu), DeviceRequest(), max_batch=MOST, listener=Silence()) as made:
         return made.explain(VARIANT, batch, REPORT.environment, folder)
 
 
@@ -260,38 +260,11 @@ def test_a_gpu_of_which_nothing_is_known_is_refused(start: Start, tmp_path: Path
         measured(start, gpu, tmp_path)
 
 
-def finished() -> Run:
+def finished(folder: Path) -> Run:
     """A run on the invented GPU that recommends two images, accumulated."""
-    plan = TrainingPlan(
-        micro_batch=LARGEST,
-        accumulation_steps=2,
-        effective_batch=4,
-        learning_rate=1e-3,
-        group_learning_rates=(),
-        lr_rule="linear",
-        updates=10,
-        warmup_updates=0,
-    )
-    item = Recommendation(
-        variant=VARIANT,
-        largest=LARGEST,
-        safe=LARGEST,
-        best=LARGEST,
-        best_is_measured=True,
-        plan=plan,
-        without_accumulation=plan,
-        trial=ran(LARGEST, variant=VARIANT, accumulation_steps=2),
-        starred=True,
-    )
-    boundary = Boundary(stop=StopReason.PROVEN, largest=LARGEST, first_failure=LARGEST + 1)
-    return Run(
-        schema_version=SCHEMA_VERSION,
-        environment=ENVIRONMENT,
-        device=GPU,
-        settings=settings(VARIANT),
-        trials=(),
-        results=(VariantResult(variant=VARIANT, boundary=boundary, recommendation=item),),
-    )
+    chosen = settings(VARIANT, target=Target(batch=2 * LARGEST))
+    gpu = ArithmeticGpu(capacity_bytes=11 * GIB // 2)
+    return probed_run(folder, chosen, run_trial=gpu, device=GPU)
 
 
 def without_timeout(begin: Any) -> Any:
@@ -302,25 +275,29 @@ def without_timeout(begin: Any) -> Any:
 
 
 def test_a_run_on_a_gpu_records_the_step_of_its_starred_row(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said: list[str] = []
     gpu = InventedGpu()
     monkeypatch.setattr("bsprobe.engine.run.TrialRunner", without_timeout(start(gpu)))
-    found = recorded_star(finished(), cast("TrialRunner", gpu), said.append)
+    run = finished(tmp_path)
+    assert run.best is not None
+    assert (run.best.plan.micro_batch, run.best.plan.accumulation_steps) == (LARGEST, 2)
+    found = recorded_star(run, cast("TrialRunner", gpu), said.append)
     assert [asked.spec for asked in gpu.asked] == [TrialSpec(variant=VARIANT, batch_size=LARGEST)]
     assert list(found) == [VARIANT]
     assert found[VARIANT].source is Source.MEASURED
 
 
 def test_a_run_whose_step_cannot_be_recorded_says_so_and_is_none_the_worse(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said: list[str] = []
     gpu = InventedGpu(largest=0)
     monkeypatch.setattr("bsprobe.engine.run.TrialRunner", without_timeout(start(gpu)))
-    assert recorded_star(finished(), cast("TrialRunner", gpu), said.append) == {}
+    run = finished(tmp_path)
+    assert recorded_star(run, cast("TrialRunner", gpu), said.append) == {}
     assert said[-1].startswith("warning: no picture of the step: OutOfMemoryError")
-    unknown = replace(finished(), device=replace(GPU, compute_capability="99.0"))
+    unknown = replace(run, device=replace(GPU, compute_capability="99.0"))
     assert recorded_star(unknown, cast("TrialRunner", gpu), said.append) == {}
     assert said[-1].startswith("warning: no picture of the step: nothing is known of")

@@ -12,10 +12,9 @@ from rich.console import Console
 
 from bsprobe.analysis.expectation import Expected
 from bsprobe.analysis.memory_line import Line
-from bsprobe.analysis.search import Process
 from bsprobe.cli.options.run import settings_from, settings_options
 from bsprobe.engine.predict import Predictor, card_of, check_can_guide, predictor_for
-from bsprobe.engine.probe import Probing, RunTrial
+from bsprobe.engine.probe import RunTrial
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import find_gpu
@@ -26,21 +25,18 @@ from bsprobe.records.variants import Variant
 from bsprobe.report.run import markdown, plan, terminal
 from bsprobe.report.run.progress import TrialProgress
 from bsprobe.report.run.tables import recommendation_table, trials_table
-from bsprobe.storage.journal import Journal
 from bsprobe.storage.runfile import load_run, save_run
 from bsprobe.worker import process as worker_process
 from bsprobe.worker.runner import TrialRunner
 from tests.support.builders import (
     AMP,
     DEVICE,
-    ENVIRONMENT,
     VARIANT,
     ArithmeticGpu,
-    Silence,
     affine_need,
     broke,
     failure,
-    header,
+    probed_run,
     settings,
 )
 from tests.support.commands import ROOT
@@ -51,18 +47,14 @@ GUIDED = replace(settings(), search=SearchMethod.GUIDED)
 
 def simulated(needed_bytes: Callable[[TrialSpec], int] = affine_need) -> RunTrial:
     """A card as `SimulatedDevice` is one: nothing is timed, and every trial begins empty."""
-    gpu = ArithmeticGpu(needed_bytes)
 
-    def run_trial(
-        spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: Callable[[str], None]
-    ) -> Trial:
-        trial = gpu(spec, process=process, purpose=purpose, on_phase=on_phase)
+    def predicted(trial: Trial) -> Trial:
         figures = trial.measurement
         if figures is not None:
             figures = replace(figures, step_seconds=(), images_per_second=None)
         return replace(trial, source=Source.PREDICTED, fresh_process=True, measurement=figures)
 
-    return run_trial
+    return ArithmeticGpu(needed_bytes, alter=predicted)
 
 
 def predictor(run_trial: RunTrial) -> Predictor:
@@ -76,15 +68,7 @@ def predicted(run_trial: RunTrial) -> Prediction:
 def probed(
     tmp_path: Path, measured: ArithmeticGpu, predict: Predictor | None, *, chosen: Settings = GUIDED
 ) -> Run:
-    with Journal.create(tmp_path, header(chosen)) as journal:
-        return Probing(
-            chosen,
-            run_trial=measured,
-            device=DEVICE,
-            journal=journal,
-            listener=Silence(),
-            predict=predict,
-        ).run(ENVIRONMENT)
+    return probed_run(tmp_path, chosen, run_trial=measured, predict=predict)
 
 
 def heavier(extra_bytes: int) -> Callable[[TrialSpec], int]:
@@ -184,17 +168,13 @@ def test_a_right_prediction_takes_three_trials_and_the_recommended_one(tmp_path:
 def test_a_guided_run_goes_on_without_repeating_a_trial(tmp_path: Path) -> None:
     whole = probed(tmp_path, ArithmeticGpu(), predictor(simulated()))
     gpu = ArithmeticGpu()
-    (again := tmp_path / "again").mkdir()
-    with Journal.create(again, header(GUIDED)) as journal:
-        resumed = Probing(
-            GUIDED,
-            run_trial=gpu,
-            device=DEVICE,
-            journal=journal,
-            listener=Silence(),
-            known=whole.trials[:2],
-            predict=predictor(simulated()),
-        ).run(ENVIRONMENT)
+    resumed = probed_run(
+        tmp_path / "again",
+        GUIDED,
+        run_trial=gpu,
+        known=whole.trials[:2],
+        predict=predictor(simulated()),
+    )
     assert [spec.batch_size for spec, _ in gpu.asked] == [13, 10]
     assert resumed.results == whole.results
 
@@ -232,10 +212,8 @@ def test_a_report_has_predicted_beside_measured(tmp_path: Path) -> None:
     printed = terminal.render(run)
     assert "Predicted largest 12, measured 11" in printed
     assert max(map(len, printed.splitlines())) <= 80
-    folder = tmp_path / "saved"
-    folder.mkdir()
-    save_run(run, folder)
-    assert load_run(folder) == run
+    save_run(run, tmp_path)
+    assert load_run(tmp_path) == run
 
 
 def test_the_tables_have_predicted_beside_measured(tmp_path: Path) -> None:
@@ -256,15 +234,7 @@ def test_the_tables_have_predicted_beside_measured(tmp_path: Path) -> None:
 def test_a_run_shows_what_it_begins_with(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=80)
     progress = TrialProgress(GUIDED, console)
-    with Journal.create(tmp_path, header(GUIDED)) as journal:
-        Probing(
-            GUIDED,
-            run_trial=ArithmeticGpu(),
-            device=DEVICE,
-            journal=journal,
-            listener=progress,
-            predict=predictor(simulated()),
-        ).run(ENVIRONMENT)
+    probed_run(tmp_path, GUIDED, listener=progress, predict=predictor(simulated()))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined] # a StringIO
     assert lines[:3] == [
         "[1/1] fp32 / batch",
@@ -311,16 +281,14 @@ def test_a_measured_gpu_is_guided_by_another_worker(
     with (
         TrialRunner(chosen.device, timeout=20) as measuring,
         predictor_for(chosen, measuring.ready.device) as predict,
-        Journal.create(tmp_path, header(chosen)) as journal,
     ):
-        run = Probing(
+        run = probed_run(
+            tmp_path,
             chosen,
             run_trial=measuring.run,
-            device=measuring.ready.device,
-            journal=journal,
-            listener=Silence(),
             predict=predict,
-        ).run(ENVIRONMENT)
+            device=measuring.ready.device,
+        )
     (result,) = run.results
     assert result.prediction is not None
     # A context of the process that predicts would take memory of the GPU that is measured.
@@ -333,7 +301,7 @@ def test_a_measured_gpu_is_guided_by_another_worker(
     assert searched[:2] == [2, 4]
 
 
-def test_the_command_line_takes_the_method() -> None:
+def test_the_command_line_takes_the_method_where_it_can_guide() -> None:
     found: list[Settings] = []
 
     @click.command()
@@ -342,23 +310,8 @@ def test_the_command_line_takes_the_method() -> None:
         found.append(settings_from(given))
 
     command.main(["--search", "guided"], standalone_mode=False)
-    command.main([], standalone_mode=False)
-    assert [each.search for each in found] == [SearchMethod.GUIDED, SearchMethod.ORDINARY]
-
-
-@pytest.mark.parametrize(
-    ("options", "complaint"),
-    [
-        (["--device", "cpu"], "nothing predicts the memory of a CPU"),
-        (["--gpu", "RTX 3090"], "all of it is predicted anyway"),
-    ],
-)
-def test_the_command_line_refuses_what_cannot_be_guided(options: list[str], complaint: str) -> None:
-    @click.command()
-    @settings_options
-    def command(**given: object) -> None:
-        settings_from(given)
-
-    with pytest.raises(UsageError, match=complaint):
-        command.main(["--search", "guided", *options], standalone_mode=False)
-    command.main(options, standalone_mode=False)
+    for options in (["--device", "cpu"], ["--gpu", "RTX 3090"]):
+        command.main(options, standalone_mode=False)
+        with pytest.raises(UsageError, match="--search guided"):
+            command.main(["--search", "guided", *options], standalone_mode=False)
+    assert [each.search for each in found] == [SearchMethod.GUIDED, *[SearchMethod.ORDINARY] * 2]

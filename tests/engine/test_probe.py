@@ -7,23 +7,24 @@ from pathlib import Path
 import pytest
 
 from bsprobe.analysis.search import Process
-from bsprobe.engine.probe import Probing
 from bsprobe.records.failures import Certainty, Outcome
-from bsprobe.records.runs import Boundary, Run, Settings, StopReason, Target
+from bsprobe.records.runs import Boundary, Recommendation, Run, Settings, StopReason, Target
 from bsprobe.records.trials import Purpose, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB
-from bsprobe.storage.journal import Journal, read_journal
+from bsprobe.storage.journal import read_journal
 from tests.support.builders import (
     AMP,
     DEVICE,
     ENVIRONMENT,
     GROUP,
+    GROUPS,
     VARIANT,
     ArithmeticGpu,
     Silence,
     affine_need,
     broke,
-    header,
+    failure,
+    probed_run,
     settings,
 )
 
@@ -52,27 +53,36 @@ class Bench:
         known: Sequence[Trial] = (),
     ) -> Run:
         folder = self._folder / str(self._runs)
-        folder.mkdir()
         self._runs += 1
         self.listener = Silence()
-        chosen = chosen or settings(VARIANT)
-        with Journal.create(folder, header(chosen)) as journal:
-            try:
-                return Probing(
-                    chosen,
-                    run_trial=gpu,
-                    device=DEVICE,
-                    journal=journal,
-                    listener=self.listener,
-                    known=known,
-                ).run(ENVIRONMENT)
-            finally:
-                self.journalled = read_journal(folder).trials
+        try:
+            return probed_run(
+                folder,
+                chosen or settings(VARIANT),
+                run_trial=gpu,
+                listener=self.listener,
+                known=known,
+            )
+        finally:
+            self.journalled = read_journal(folder).trials
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
+
+
+def recommended(run: Run) -> tuple[Recommendation, Trial]:
+    """What the first result recommends, and the trial of it."""
+    item = run.results[0].recommendation
+    assert item is not None
+    assert item.trial is not None
+    return item, item.trial
+
+
+def peak_of(trial: Trial) -> int:
+    assert trial.measurement is not None
+    return trial.measurement.peak_bytes
 
 
 def asked(gpu: ArithmeticGpu) -> list[Asked]:
@@ -102,18 +112,13 @@ def test_a_run_finds_proves_and_recommends(bench: Bench) -> None:
         (10, 1, FRESH),
     ]
     assert result.boundary == Boundary(stop=StopReason.PROVEN, largest=12, first_failure=13)
-    item = result.recommendation
-    assert item is not None
+    item, trial = recommended(run)
     # Throughput is 40 b/(b+2): 32 at 8, the largest measured up to safe.
     assert (item.largest, item.safe, item.best, item.best_is_measured) == (12, 11, 8, True)
     assert (item.plan.micro_batch, item.plan.accumulation_steps) == (10, 1)
     assert (item.without_accumulation.micro_batch, item.starred) == (8, True)
-    assert [name for name, _ in item.plan.group_learning_rates] == [
-        "backbone",
-        "head weights",
-        "head biases",
-    ]
-    assert item.trial == run.trials[-1]
+    assert [name for name, _ in item.plan.group_learning_rates] == [name for name, _ in GROUPS]
+    assert trial == run.trials[-1]
     assert item.caveats[0] == "BatchNorm statistics see the 10 images of a micro-batch."
 
 
@@ -159,10 +164,9 @@ def test_the_best_of_a_run_is_the_starred_one_of_the_norm_that_was_asked_for_fir
 def test_a_plan_that_was_a_trial_of_the_search_is_not_run_again(bench: Bench) -> None:
     # 11 is the largest, safe, and the target; the search has run it in a fresh process.
     gpu = ArithmeticGpu(lambda spec: 3 * GIB + spec.batch_size * 1472 * MIB)
-    (result,) = bench.probe(gpu, settings(VARIANT, target=Target(batch=11))).results
+    _, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=11))))
     assert asked(gpu)[-3:] == [(16, 1, ANY), (11, 1, FRESH), (12, 1, FRESH)]
-    assert result.recommendation is not None
-    assert result.recommendation.trial == bench.journalled[-2]
+    assert trial == bench.journalled[-2]
 
 
 @pytest.mark.parametrize(
@@ -179,13 +183,11 @@ def test_a_plan_that_runs_out_of_memory_gets_a_smaller_micro_batch(
     gpu = ArithmeticGpu(needing_more_to_accumulate(extra))
     run = bench.probe(gpu, settings(VARIANT, target=Target(batch=21)))
     tried = [(micro, steps) for micro, steps, _ in asked(gpu) if steps > 1]
-    item = run.results[0].recommendation
-    assert item is not None
+    item, trial = recommended(run)
     assert tried == plans
     assert (item.plan.micro_batch, item.plan.accumulation_steps) == plans[-1]
-    assert item.trial is not None
-    assert item.trial.outcome is Outcome.FITS
-    assert item.trial == run.trials[-1]
+    assert trial.outcome is Outcome.FITS
+    assert trial == run.trials[-1]
     assert item.largest == 12
     # What fits without accumulation is not touched by what failed with it.
     assert (item.safe, item.best) == (11, 8)
@@ -193,66 +195,42 @@ def test_a_plan_that_runs_out_of_memory_gets_a_smaller_micro_batch(
 
 def test_where_no_accumulation_runs_the_plan_is_what_fits_by_itself(bench: Bench) -> None:
     gpu = ArithmeticGpu(needing_more_to_accumulate(19 * GIB))
-    run = bench.probe(gpu, settings(VARIANT, target=Target(batch=20)))
-    item = run.results[0].recommendation
-    assert item is not None
+    item, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=20))))
     assert (item.reaches_target, item.plan) == (False, item.without_accumulation)
-    assert item.trial is not None
-    assert (item.trial.outcome, item.trial.spec.batch_size) == (Outcome.FITS, 8)
+    assert (trial.outcome, trial.spec.batch_size) == (Outcome.FITS, 8)
     assert item.caveats[0].startswith("An effective batch of 20 did not run with any accumulation")
 
 
 def test_a_plan_that_eats_the_headroom_gives_way_to_a_smaller_one(bench: Bench) -> None:
     # 11 x 2 takes 19.5 of 20 GiB, which runs, but leaves less than 5 %; 7 x 3 leaves more.
     gpu = ArithmeticGpu(needing_more_to_accumulate(int(0.7 * GIB)))
-    item = bench.probe(gpu, settings(VARIANT, target=Target(batch=21))).results[0].recommendation
-    assert item is not None
+    item, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=21))))
     tried = [(micro, steps) for micro, steps, _ in asked(gpu) if steps > 1]
     assert tried == [(11, 2), (7, 3)]
     assert (item.plan.micro_batch, item.plan.accumulation_steps) == (7, 3)
-    assert item.trial is not None
-    assert item.trial.measurement is not None
-    assert item.trial.measurement.peak_bytes <= 0.95 * DEVICE.capacity_bytes
+    assert peak_of(trial) <= 0.95 * DEVICE.capacity_bytes
 
 
 def test_a_safe_batch_that_was_interpolated_is_safe_no_more_once_it_ran_without_the_headroom(
     bench: Bench,
 ) -> None:
     # Between 8 at 14 GiB and 12 at 20 batch 11 seems to take 18.5; it takes 19.5 of the 19 allowed.
-    def needed(spec: TrialSpec) -> int:
-        bump = GIB if spec.batch_size == 11 else 0
-        return affine_need(spec) + bump
-
-    gpu = ArithmeticGpu(needed)
-    item = bench.probe(gpu, settings(VARIANT, target=Target(batch=11))).results[0].recommendation
-    assert item is not None
+    gpu = ArithmeticGpu(lambda spec: affine_need(spec) + (GIB if spec.batch_size == 11 else 0))
+    item, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=11))))
     assert (11, 1, FRESH) in asked(gpu)
     assert (item.largest, item.safe) == (12, 10)
     assert (item.plan.micro_batch, item.plan.accumulation_steps) == (6, 2)
-    assert item.trial is not None
-    assert item.trial.measurement is not None
-    assert item.trial.measurement.peak_bytes <= 0.95 * DEVICE.capacity_bytes
+    assert peak_of(trial) <= 0.95 * DEVICE.capacity_bytes
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.KERNEL_LIMIT])
 def test_a_plan_that_fails_otherwise_is_told_and_not_shrunk(bench: Bench, outcome: Outcome) -> None:
-    class Brittle(ArithmeticGpu):
-        def __call__(
-            self,
-            spec: TrialSpec,
-            *,
-            process: Process,
-            purpose: Purpose,
-            on_phase: Callable[[str], None],
-        ) -> Trial:
-            trial = super().__call__(spec, process=process, purpose=purpose, on_phase=on_phase)
-            if spec.accumulation_steps == 1:
-                return trial
-            return replace(broke(1, outcome), spec=spec, purpose=purpose)
+    def spoil(trial: Trial) -> Trial:
+        broken = replace(broke(1, outcome), spec=trial.spec, purpose=trial.purpose)
+        return broken if trial.spec.accumulation_steps > 1 else trial
 
-    gpu = Brittle()
-    item = bench.probe(gpu, settings(VARIANT, target=Target(batch=20))).results[0].recommendation
-    assert item is not None
+    gpu = ArithmeticGpu(alter=spoil)
+    item, _ = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=20))))
     assert [spec.batch_size for spec, _ in gpu.asked if spec.accumulation_steps > 1] == [10]
     assert item.safe == 11
     assert f"it did not run ({outcome})" in item.caveats[0]
@@ -268,35 +246,28 @@ def test_nothing_is_recommended_where_nothing_fits(bench: Bench) -> None:
 
 
 def failing(
-    trial: Trial, batch: int, outcome: Outcome, certainty: Certainty = Certainty.CERTAIN
+    batch: int, outcome: Outcome, certainty: Certainty = Certainty.CERTAIN
 ) -> ArithmeticGpu:
-    class Failing(ArithmeticGpu):
-        def __call__(
-            self,
-            spec: TrialSpec,
-            *,
-            process: Process,
-            purpose: Purpose,
-            on_phase: Callable[[str], None],
-        ) -> Trial:
-            made = super().__call__(spec, process=process, purpose=purpose, on_phase=on_phase)
-            if spec.batch_size < batch:
-                return made
-            why = trial.failure and replace(trial.failure, certainty=certainty)
-            return replace(made, outcome=outcome, measurement=None, failure=why)
+    """A GPU on which trials from a batch on fail in one way."""
 
-    return Failing()
+    def fail(trial: Trial) -> Trial:
+        if trial.spec.batch_size < batch:
+            return trial
+        why = failure(certainty=certainty)
+        return replace(trial, outcome=outcome, measurement=None, failure=why)
+
+    return ArithmeticGpu(alter=fail)
 
 
 def test_a_bug_leaves_a_variant_without_recommendation_and_the_others_alone(bench: Bench) -> None:
-    run = bench.probe(failing(broke(1), 2, Outcome.FAILED), settings(VARIANT, AMP))
+    run = bench.probe(failing(2, Outcome.FAILED), settings(VARIANT, AMP))
     assert [result.boundary.stop for result in run.results] == [StopReason.FAILED] * 2
     assert [result.recommendation for result in run.results] == [None, None]
     assert len(run.trials) == 4
 
 
 def test_the_certainty_of_a_failure_reaches_the_search(bench: Bench) -> None:
-    gpu = failing(broke(1), 1, Outcome.OUT_OF_MEMORY, Certainty.PROBABLE)
+    gpu = failing(1, Outcome.OUT_OF_MEMORY, Certainty.PROBABLE)
     (result,) = bench.probe(gpu).results
     assert result.boundary.stop is StopReason.FAILED
 
@@ -366,19 +337,11 @@ def test_a_trial_of_a_used_process_proves_nothing_when_resumed(bench: Bench) -> 
 
 
 def test_what_a_trial_raises_ends_the_run_and_keeps_what_was_measured(bench: Bench) -> None:
-    class Interrupted(ArithmeticGpu):
-        def __call__(
-            self,
-            spec: TrialSpec,
-            *,
-            process: Process,
-            purpose: Purpose,
-            on_phase: Callable[[str], None],
-        ) -> Trial:
-            if len(self.asked) == 3:
-                raise KeyboardInterrupt
-            return super().__call__(spec, process=process, purpose=purpose, on_phase=on_phase)
+    def interrupt(trial: Trial) -> Trial:
+        if trial.spec.batch_size == 8:
+            raise KeyboardInterrupt
+        return trial
 
     with pytest.raises(KeyboardInterrupt):
-        bench.probe(Interrupted())
+        bench.probe(ArithmeticGpu(alter=interrupt))
     assert [trial.spec.batch_size for trial in bench.journalled] == [1, 2, 4]

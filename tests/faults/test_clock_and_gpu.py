@@ -11,23 +11,23 @@ import pytest
 import torch
 
 from bsprobe.analysis.search import Process
-from bsprobe.devices.base import ReportPhase
 from bsprobe.records.failures import Outcome
-from bsprobe.records.runs import DeviceInfo, DeviceRequest
-from bsprobe.records.trials import Measurement, Purpose, TrialSpec
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import Purpose, TrialSpec
 from bsprobe.storage.journal import read_journal
 from bsprobe.storage.runfile import load_run
 from bsprobe.worker import child as worker
 from bsprobe.worker import process as worker_process
 from bsprobe.worker import runner
 from bsprobe.worker.protocol import Message, Progress, RunTrial, TrialDone
-from tests.support.builders import DEVICE, VARIANT, measurement
+from tests.support.builders import VARIANT
 from tests.support.commands import ROOT
-from tests.support.stubbed_bsprobe import OPTIONS, finish, start
+from tests.support.snapshots import PEAK_RESERVED
+from tests.support.stub_gpu import StubGpu
+from tests.support.stubbed_bsprobe import RUN, finish, start
 
-RUN = ("run", *OPTIONS, "--out=out")
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
-ASKED = RunTrial(spec=SPEC)
+GONE = torch.AcceleratorError("CUDA error: unspecified launch failure")
 
 
 class _Backwards(datetime):
@@ -83,39 +83,25 @@ def test_only_the_dates_of_records_come_from_the_wall_clock() -> None:
     }
 
 
-class _LosesItsGpu:
-    """A device whose GPU goes away in a trial, or right after it."""
-
-    info: DeviceInfo = DEVICE
-    budget_bytes = None
-
-    def __init__(self, *, during_trial: bool) -> None:
-        self._during_trial = during_trial
-
-    def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:  # noqa: ARG002 - the interface
-        report("step 1")
-        if self._during_trial:
-            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
-        return measurement()
-
-    def lift_limit(self) -> None:
-        """There is none."""
+class _LosesItsGpu(StubGpu):
+    """A device whose GPU goes away at the latest right after a trial."""
 
     def is_clean(self) -> bool:
-        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        raise GONE
 
 
-def run_trial(*, during_trial: bool) -> list[Message]:
+def run_trial(device: StubGpu) -> list[Message]:
     """The messages that the worker sends about a trial that loses its GPU."""
     sent: list[Message] = []
-    device = _LosesItsGpu(during_trial=during_trial)
-    session = worker.Session(device=device, request=DeviceRequest(), send=sent.append)
-    worker.run_trial(session, ASKED)
+    worker.run_trial(
+        worker.Session(device=device, request=DeviceRequest(), send=sent.append),
+        RunTrial(spec=SPEC),
+    )
     return sent
 
 
 def test_a_gpu_that_goes_away_in_a_trial_is_a_failure_not_an_end_of_memory() -> None:
-    phase, done = run_trial(during_trial=True)
+    *_, phase, done = run_trial(_LosesItsGpu({SPEC.batch_size: GONE}))
     assert phase == Progress(phase="step 1")
     assert isinstance(done, TrialDone)
     assert (done.outcome, done.clean, done.measurement) == (Outcome.FAILED, False, None)
@@ -124,10 +110,11 @@ def test_a_gpu_that_goes_away_in_a_trial_is_a_failure_not_an_end_of_memory() -> 
 
 
 def test_a_gpu_that_goes_away_after_a_trial_does_not_take_what_was_measured() -> None:
-    done = run_trial(during_trial=False)[-1]
+    done = run_trial(_LosesItsGpu())[-1]
     assert isinstance(done, TrialDone)
     assert (done.outcome, done.clean) == (Outcome.FITS, False)
-    assert done.measurement == measurement()
+    assert done.measurement is not None
+    assert done.measurement.peak_reserved_bytes == PEAK_RESERVED
 
 
 def test_a_run_whose_gpu_is_gone_stops_and_goes_on_when_it_is_back(tmp_path: Path) -> None:

@@ -10,25 +10,15 @@ from pathlib import Path
 import pytest
 
 from bsprobe.records.errors import FileError
-from bsprobe.storage.journal import NAME, Journal, read_journal
+from bsprobe.storage.journal import NAME, Journal
 from tests.support.builders import header
-from tests.support.commands import python_path
-from tests.support.stubbed_bsprobe import OPTIONS, findings, finish, start
+from tests.support.commands import assert_no_trial_was_repeated, python_path
+from tests.support.stubbed_bsprobe import RUN, findings, finish, start
 
 resource = pytest.importorskip("resource")
 
-RUN = ("run", *OPTIONS, "--out=out")
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
 """linux/prctl.h and linux/capability.h: root without it obeys the permissions of files."""
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nobody disturbed."""
-    place = tmp_path_factory.mktemp("reference")
-    code, _, complaints = finish(start(*RUN, cwd=place))
-    assert code == 0, complaints
-    return place / "out"
 
 
 def files_end_at(size: int) -> Callable[[], None]:
@@ -72,8 +62,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_freed_it_goes_on(
     assert code == 0, complaints
     assert path.read_bytes().splitlines(keepends=True)[: len(kept)] == kept
     assert findings(tmp_path / "out") == findings(reference)
-    specs = [(t.spec, t.fresh_process) for t in read_journal(tmp_path / "out").trials]
-    assert len(specs) == len(set(specs))
+    assert_no_trial_was_repeated(tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -166,8 +155,7 @@ def test_of_runs_into_one_folder_one_writes_and_the_others_say_so(
                 for words in ("another bsprobe run is writing", "exists", "is not an empty folder")
             ), complaints
     assert findings(tmp_path / "out") == findings(reference)
-    specs = [(t.spec, t.fresh_process) for t in read_journal(tmp_path / "out").trials]
-    assert len(specs) == len(set(specs))
+    assert_no_trial_was_repeated(tmp_path / "out")
 
 
 def test_a_journal_that_was_taken_away_before_it_was_locked_is_not_written_to(

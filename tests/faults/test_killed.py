@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from bsprobe.records.runs import StopReason
-from bsprobe.storage.journal import NAME, read_journal
+from bsprobe.storage.journal import NAME
 from bsprobe.storage.runfile import load_run
-from tests.support.stubbed_bsprobe import OPTIONS, findings, finish, start
+from tests.support.commands import assert_no_trial_was_repeated
+from tests.support.stubbed_bsprobe import RUN, findings, finish, start
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-
-RUN = ("run", *OPTIONS, "--out=out")
 
 
 def whole_lines(folder: Path) -> list[bytes]:
@@ -24,16 +23,6 @@ def whole_lines(folder: Path) -> list[bytes]:
     path = folder / NAME
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     return [line for line in lines if line.endswith(b"\n")]
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A run that nobody disturbed, and how long it took."""
-    place = tmp_path_factory.mktemp("reference")
-    started = time.monotonic()
-    code, _, complaints = finish(start(*RUN, cwd=place))
-    assert code == 0, complaints
-    return place / "out", time.monotonic() - started
 
 
 def kill_after(seconds: float, place: Path) -> list[str]:
@@ -48,10 +37,10 @@ def kill_after(seconds: float, place: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_at_ten_random_moments_it_goes_on_to_the_same_end(
-    tmp_path: Path, reference: tuple[Path, float], seed: int
+    tmp_path: Path, undisturbed: tuple[Path, float], seed: int
 ) -> None:
     """Five times ten kills, from the first import to the last plot."""
-    undisturbed, seconds = reference
+    reference, seconds = undisturbed
     chance = random.Random(seed)
     out = tmp_path / "out"
     for _ in range(10):
@@ -61,20 +50,19 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_end(
         assert after[: len(before)] == before
         assert max(0, len(after) - 1) >= len(told), "a trial was shown and is not on the disk"
         if (out / "run.json").exists():  # whole, however early the kill came
-            assert findings(out) == findings(undisturbed)
+            assert findings(out) == findings(reference)
             shutil.rmtree(out)
     code, _, complaints = finish(start(*RUN, "--resume", cwd=tmp_path))
     assert (code, "Traceback" in complaints) == (0, False), complaints
-    assert findings(out) == findings(undisturbed)
+    assert findings(out) == findings(reference)
     names = {path.name for path in out.iterdir()}
-    assert names == {path.name for path in undisturbed.iterdir()}
-    ran = [(t.spec, t.fresh_process) for t in read_journal(out).trials]
-    assert len(ran) == len(set(ran)), "a finished trial was repeated"
+    assert names == {path.name for path in reference.iterdir()}
+    assert_no_trial_was_repeated(out)
 
 
 @pytest.mark.slow
 def test_killed_while_its_files_are_written_it_leaves_whole_ones(
-    tmp_path: Path, reference: tuple[Path, float]
+    tmp_path: Path, reference: Path
 ) -> None:
     process = start(*RUN, cwd=tmp_path)
     deadline = time.monotonic() + 60
@@ -83,16 +71,15 @@ def test_killed_while_its_files_are_written_it_leaves_whole_ones(
         time.sleep(0.001)
     process.kill()
     process.communicate(timeout=60)
-    undisturbed, _ = reference
-    assert findings(tmp_path / "out") == findings(undisturbed)
+    assert findings(tmp_path / "out") == findings(reference)
     assert finish(start("report", "out", cwd=tmp_path))[0] == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        path.name for path in undisturbed.iterdir()
+        path.name for path in reference.iterdir()
     }
 
 
 def test_the_kernels_out_of_memory_killer_ends_a_trial_not_the_run(
-    tmp_path: Path, reference: tuple[Path, float]
+    tmp_path: Path, reference: Path
 ) -> None:
     code, printed, complaints = finish(start(*RUN, cwd=tmp_path, behaviour="oom-killer"))
     assert code == 0, complaints
@@ -104,5 +91,4 @@ def test_the_kernels_out_of_memory_killer_ends_a_trial_not_the_run(
     ]
     failures = {t.failure.evidence for t in run.trials if t.failure is not None}
     assert failures == {"killed by SIGKILL"}
-    undisturbed, _ = reference
-    assert findings(tmp_path / "out") == findings(undisturbed)
+    assert findings(tmp_path / "out") == findings(reference)

@@ -107,11 +107,3 @@ def test_a_mutated_journal_is_read_right_or_refused_and_never_shortened(
     assert says(to_json(contents.header), values[0])
     assert len(contents.trials) == len(values) - 1
     assert all(says(*pair) for pair in zip(to_json(contents.trials), values[1:], strict=True))
-
-
-def test_a_journal_cut_off_anywhere_loses_its_last_line_alone(tmp_path: Path, folder: Path) -> None:
-    data = (folder / JOURNAL_NAME).read_bytes()
-    path = tmp_path / JOURNAL_NAME
-    for length in range(data.index(b"\n") + 1, len(data), 97):
-        path.write_bytes(data[:length])
-        assert len(read_journal(tmp_path).trials) == data[:length].count(b"\n") - 1

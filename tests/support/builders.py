@@ -1,11 +1,12 @@
 """Records to test with: small ones by hand, a whole run from a GPU that is only arithmetic."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bsprobe.analysis.recommendation import Limits, recommend
 from bsprobe.analysis.search import Process
-from bsprobe.engine.probe import Probing
+from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import (
     SCHEMA_VERSION,
@@ -13,6 +14,7 @@ from bsprobe.records.runs import (
     DeviceRequest,
     Environment,
     Prediction,
+    Recommendation,
     Run,
     Settings,
     Target,
@@ -113,11 +115,11 @@ def settings(
     )
 
 
-def header(made_with: Settings | None = None) -> Header:
+def header(made_with: Settings | None = None, device: DeviceInfo = DEVICE) -> Header:
     return Header(
         schema_version=SCHEMA_VERSION,
         environment=ENVIRONMENT,
-        device=DEVICE,
+        device=device,
         settings=made_with or settings(),
     )
 
@@ -160,16 +162,14 @@ def ran(
     variant: Variant = VARIANT,
     accumulation_steps: int = 1,
     outcome: Outcome = Outcome.FITS,
-    process: Process = Process.FRESH,
-    purpose: Purpose = Purpose.PROOF,
 ) -> Trial:
     """A trial that ran."""
     return Trial(
         spec=TrialSpec(variant=variant, batch_size=batch, accumulation_steps=accumulation_steps),
         outcome=outcome,
         source=Source.MEASURED,
-        purpose=purpose,
-        fresh_process=process is Process.FRESH,
+        purpose=Purpose.PROOF,
+        fresh_process=True,
         measurement=measurement(peak_bytes, images_per_second),
         failure=None,
         started_at=STARTED_AT,
@@ -184,26 +184,31 @@ def broke(
     *,
     variant: Variant = VARIANT,
     accumulation_steps: int = 1,
-    process: Process = Process.FRESH,
-    purpose: Purpose = Purpose.PROOF,
 ) -> Trial:
     """A trial that did not run."""
-    return replace(
-        ran(
-            batch,
-            variant=variant,
-            accumulation_steps=accumulation_steps,
-            process=process,
-            purpose=purpose,
-        ),
-        outcome=outcome,
-        measurement=None,
-        failure=why or failure(),
-    )
+    made = ran(batch, variant=variant, accumulation_steps=accumulation_steps)
+    return replace(made, outcome=outcome, measurement=None, failure=why or failure())
+
+
+FOUND = Limits(largest=12, safe=11, best=8, best_is_measured=True, keeps_headroom=True)
+
+
+def item(
+    variant: Variant, rate: float | None = None, *, safe: int = 10, batch: int = 10
+) -> Recommendation:
+    """What is recommended of `FOUND` but for its safe batch, with a trial of it."""
+    found = replace(FOUND, safe=safe, best=min(safe, FOUND.best))
+    made = recommend(variant, found, Target(batch=batch), groups=dict(GROUPS))
+    return replace(made, trial=ran(made.plan.micro_batch, GIB, rate, variant=variant))
 
 
 class ArithmeticGpu:
     """Runs trials as `TrialRunner.run` does, on a GPU whose memory is a formula.
+
+    Args:
+        needed_bytes: The formula.
+        capacity_bytes: What there is.
+        alter: Makes another trial of one; what it raises, the GPU raises.
 
     Attributes:
         asked: The trials that were asked for, in order.
@@ -214,10 +219,12 @@ class ArithmeticGpu:
         needed_bytes: Callable[[TrialSpec], int] | None = None,
         *,
         capacity_bytes: int = DEVICE.capacity_bytes,
+        alter: Callable[[Trial], Trial] = lambda trial: trial,
     ) -> None:
         self.asked: list[tuple[TrialSpec, Process]] = []
         self._needed_bytes = needed_bytes or affine_need
         self._capacity_bytes = capacity_bytes
+        self._alter = alter
         self._last_variant: Variant | None = None
         self._is_spoilt = False
 
@@ -247,7 +254,7 @@ class ArithmeticGpu:
                 accumulation_steps=steps,
             )
         )
-        return replace(record, spec=spec, purpose=purpose, fresh_process=fresh)
+        return self._alter(replace(record, spec=spec, purpose=purpose, fresh_process=fresh))
 
 
 def affine_need(spec: TrialSpec) -> int:
@@ -258,7 +265,7 @@ def affine_need(spec: TrialSpec) -> int:
 
 
 class Silence:
-    """A listener that keeps what it is told."""
+    """A listener, to runs and to explanations, that keeps what it is told."""
 
     def __init__(self) -> None:
         self.variants: list[Variant] = []
@@ -271,8 +278,8 @@ class Silence:
     def on_variant(self, variant: Variant) -> None:
         self.variants.append(variant)
 
-    def on_predicting(self) -> None:
-        pass
+    def on_predicting(self) -> None: ...
+    def on_stage(self, stage: str) -> None: ...
 
     def on_prediction(self, prediction: Prediction) -> None:
         self.predictions.append(prediction)
@@ -290,16 +297,28 @@ class Silence:
         self.results.append(result)
 
 
-def probed_run(folder: Path, made_with: Settings | None = None) -> Run:
+def probed_run(
+    folder: Path,
+    made_with: Settings | None = None,
+    *,
+    run_trial: RunTrial | None = None,
+    listener: Listener | None = None,
+    known: Sequence[Trial] = (),
+    predict: Predict | None = None,
+    device: DeviceInfo = DEVICE,
+) -> Run:
     """A whole, consistent run: three variants on an `ArithmeticGpu`, journalled in a folder."""
     chosen = made_with or settings(VARIANT, AMP, GROUP)
-    with Journal.create(folder, header(chosen)) as journal:
+    folder.mkdir(exist_ok=True)
+    with Journal.create(folder, header(chosen, device)) as journal:
         return Probing(
             chosen,
-            run_trial=ArithmeticGpu(),
-            device=DEVICE,
+            run_trial=run_trial or ArithmeticGpu(),
+            device=device,
             journal=journal,
-            listener=Silence(),
+            listener=listener or Silence(),
+            known=known,
+            predict=predict,
         ).run(ENVIRONMENT)
 
 
@@ -329,10 +348,7 @@ def populated_run(folder: Path) -> Run:
         ),
         trials=(*run.trials, unusual, probable),
         results=tuple(
-            replace(
-                result,
-                boundary=replace(result.boundary, detail="A sentence."),
-            )
-            for result in run.results
+            replace(each, boundary=replace(each.boundary, detail="A sentence."))
+            for each in run.results
         ),
     )

@@ -1,25 +1,29 @@
 """Programs as users start them, over the package of this checkout."""
 
+import csv
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.checkout import ROOT, python_path
+from bsprobe.storage.journal import read_journal
 
-__all__ = ["ROOT", "bsprobe", "python", "python_path"]
+__all__ = ["ROOT", "bsprobe", "popen", "python", "python_path", "rows", "run", "start"]
 
 
-def python(
-    *arguments: object,
-    timeout: float,
+def run(
+    *command: object,
     cwd: Path | str | None = None,
     text: str = "",
+    timeout: float = 600,
     **environment: str,
 ) -> "subprocess.CompletedProcess[str]":
-    """`python ARGUMENTS`, with a text on standard input."""
+    """Run a command to its end, with a text on standard input."""
     return subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        list(map(str, command)),
         cwd=cwd,
         input=text,
         env={**os.environ, "PYTHONPATH": python_path(), **environment},
@@ -30,8 +34,60 @@ def python(
     )
 
 
+def python(
+    *arguments: object,
+    cwd: Path | str | None = None,
+    text: str = "",
+    timeout: float = 600,
+    **environment: str,
+) -> "subprocess.CompletedProcess[str]":
+    """`python ARGUMENTS`."""
+    return run(sys.executable, *arguments, cwd=cwd, text=text, timeout=timeout, **environment)
+
+
 def bsprobe(
-    *arguments: object, timeout: float, cwd: Path | str | None = None, **environment: str
+    *arguments: object, cwd: Path | str | None = None, timeout: float = 600, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
     """`bsprobe ARGUMENTS`."""
-    return python("-m", "bsprobe", *arguments, timeout=timeout, cwd=cwd, **environment)
+    return python("-m", "bsprobe", *arguments, cwd=cwd, timeout=timeout, **environment)
+
+
+def popen(
+    *command: str, cwd: Path, before_exec: Callable[[], None] | None = None, **environment: str
+) -> "subprocess.Popen[str]":
+    """Start a command; what it prints is to be read."""
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": python_path(), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=before_exec,  # noqa: PLW1509 - limits of the child; no threads run here
+    )
+
+
+def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
+    """Start `bsprobe ARGUMENTS`."""
+    return popen(sys.executable, "-m", "bsprobe", *arguments, cwd=cwd)
+
+
+def wait_until(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Wait for something that a process does before it ends."""
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that a command has written."""
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_no_trial_was_repeated(folder: Path) -> None:
+    """Hold the journal of a run against a run that goes on where it stopped."""
+    made = [(trial.spec, trial.fresh_process) for trial in read_journal(folder).trials]
+    assert len(made) == len(set(made))

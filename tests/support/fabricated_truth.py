@@ -23,7 +23,7 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.runs import SCHEMA_VERSION as RUN_VERSION
 from bsprobe.records.runs import Boundary, Run, StopReason, VariantResult
-from bsprobe.records.trials import Measurement, Peak, TrialSpec
+from bsprobe.records.trials import Peak, TrialSpec
 from bsprobe.records.units import MIB
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.requests import Request, predicted_requests
@@ -62,10 +62,6 @@ FAKE_MACHINE = replace(MACHINE, device=replace(DEVICE, name=f"FAKE {DEVICE.name}
 SPEC = TrialSpec(variant=VARIANT, batch_size=2, warmup_steps=1, measured_steps=1)
 
 
-def predicted_here(spec: TrialSpec = SPEC) -> Measurement:
-    return SimulatedDevice(CARD, None).run_trial(spec, lambda _: None)
-
-
 def requests_here(spec: TrialSpec = SPEC) -> tuple[Request, ...]:
     """What the simulation asks of the allocator, as `compared` will predict it."""
     timeline = StepTracer(spec.variant).timeline(spec.batch_size)
@@ -80,7 +76,7 @@ def requests_here(spec: TrialSpec = SPEC) -> tuple[Request, ...]:
 
 def truth_trial(spec: TrialSpec = SPEC, *, scale: float = 1.0) -> TruthTrial:
     """A trial whose peaks are the predicted ones, times something."""
-    found = predicted_here(spec)
+    found = SimulatedDevice(CARD, None).run_trial(spec, lambda _: None)
 
     def scaled(peak: Peak) -> Peak:
         return Peak(

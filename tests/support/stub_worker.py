@@ -17,30 +17,18 @@ from typing import Any
 
 
 def say(kind: str, **body: object) -> None:
-    sys.stdout.write(json.dumps({"kind": kind, **body}) + "\n")
-    sys.stdout.flush()
+    print(json.dumps({"kind": kind, **body}), flush=True)  # noqa: T201 - to the parent
 
 
 CAPACITY_BYTES = 2**30
-READY = {
-    "torch": "0",
-    "cuda": None,
-    "cudnn": None,
-    "cpu_threads": 1,
-}
-CPU = {
-    "kind": "cpu",
-    "name": "stub",
-    "source": "measured",
-    "total_bytes": 2**30,
-    "capacity_bytes": 2**30,
-}
+READY = {"torch": "0", "cuda": None, "cudnn": None, "cpu_threads": 1}
+MEASURED = {"source": "measured", "total_bytes": CAPACITY_BYTES, "capacity_bytes": CAPACITY_BYTES}
+CPU = {**MEASURED, "kind": "cpu", "name": "stub"}
 GPU = {
+    **dict.fromkeys(("total_bytes", "capacity_bytes"), 25_296_896_000),
     "kind": "cuda",
     "name": "NVIDIA GeForce RTX 3090",
     "source": "measured",
-    "total_bytes": 25_296_896_000,
-    "capacity_bytes": 25_296_896_000,
     "compute_capability": "8.6",
     "driver": "580.65.06",
     "notes": ["NVML did not answer."],
@@ -79,11 +67,6 @@ def abort() -> None:
     sys.stderr.write("terminate called after throwing an instance of 'std::bad_alloc'\n")
     sys.stderr.flush()
     os.abort()
-
-
-def babble() -> None:
-    sys.stdout.write("<html>\n")
-    sys.stdout.flush()
 
 
 FIXED_BYTES, IMAGE_BYTES, ACCUMULATED_BYTES = 200 * 2**20, 120 * 2**20, 40 * 2**20
@@ -171,7 +154,7 @@ BEHAVIOURS: dict[str, Callable[[], object]] = {
     "hang": hang,
     "abort": abort,
     "exit": lambda: sys.exit(7),
-    "nonsense": babble,
+    "nonsense": lambda: print("<html>", flush=True),  # noqa: T201 - to the parent
     "gpu": lambda: succeed(outside_allocator_bytes=300 * 2**20 + 1),
     "unknown-gpu": lambda: succeed(outside_allocator_bytes=200 * 2**20),
     "refuse": lambda: say("Refused", message="no such thing", hint="try another"),
@@ -206,8 +189,7 @@ def main() -> None:
         elif kind == "OpenDevice":
             say("Ready", **READY, device=DEVICES.get(behaviour, CPU))
         elif behaviour == "answer":
-            sys.stdout.write(sys.argv[2] + "\n")  # whatever was asked
-            sys.stdout.flush()
+            print(sys.argv[2], flush=True)  # noqa: T201 - whatever was asked
         elif behaviour in BY_SPEC:
             BY_SPEC[behaviour](message["spec"])
         else:

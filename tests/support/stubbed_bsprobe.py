@@ -4,7 +4,6 @@ Everything but the trials is real: processes, pipes, journal, reports.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 OPTIONS = ("--precision=fp32", "--norm=batch,group", "--target-batch=12")
+RUN = ("run", *OPTIONS, "--out=out")
 
 
 def start(
@@ -22,17 +22,10 @@ def start(
     **environment: str,
 ) -> "subprocess.Popen[str]":
     """Start `bsprobe ARGUMENTS`."""
-    from tests.support.commands import python_path  # noqa: PLC0415 - the child, this file, cannot find it
+    from tests.support.commands import popen  # noqa: PLC0415 - the child, this file, cannot find it
 
-    return subprocess.Popen(
-        [sys.executable, __file__, behaviour, *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": python_path(), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=before_exec,  # noqa: PLW1509 - limits of the child; no threads run here
-    )
+    command = (sys.executable, __file__, behaviour, *arguments)
+    return popen(*command, cwd=cwd, before_exec=before_exec, **environment)
 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:

@@ -1,15 +1,13 @@
 """Processes that torch's own launcher starts: the program itself, or one over stubbed workers."""
 
-import os
 import socket
-import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.commands import ROOT, python_path
+from tests.support.commands import ROOT, popen
 
 _MARK = "BSPROBE_TEST_MARK"
 
@@ -21,20 +19,8 @@ class Started:
         self, command: Sequence[str], cwd: Path, mark: str = "", **environment: str
     ) -> None:
         self.mark = mark or uuid.uuid4().hex
-        self.process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={
-                **os.environ,
-                "PYTHONPATH": python_path(),
-                "OMP_NUM_THREADS": "1",
-                _MARK: self.mark,
-                **environment,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        variables = {"OMP_NUM_THREADS": "1", _MARK: self.mark, **environment}
+        self.process = popen(*command, cwd=cwd, before_exec=None, **variables)
 
     def finish(self, timeout: float = 240) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""

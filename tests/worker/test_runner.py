@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,22 +94,18 @@ def test_a_killed_worker_is_probably_out_of_memory() -> None:
     )
 
 
-def test_the_last_words_of_an_aborted_worker_make_it_certain() -> None:
-    done, _ = run_once("abort")
+@pytest.mark.parametrize(
+    ("behaviour", "outcome", "evidence"),
+    [
+        ("abort", Outcome.OUT_OF_MEMORY, "std::bad_alloc"),  # its last words
+        ("exit", Outcome.FAILED, "exit status 7"),  # by itself: a bug
+    ],
+)
+def test_how_a_worker_ended_can_be_certain(behaviour: str, outcome: Outcome, evidence: str) -> None:
+    done, _ = run_once(behaviour)
     assert done.failure is not None
-    assert (done.outcome, done.failure.certainty, done.failure.evidence) == (
-        Outcome.OUT_OF_MEMORY,
-        Certainty.CERTAIN,
-        "std::bad_alloc",
-    )
-
-
-def test_a_worker_that_exits_by_itself_is_a_bug_not_out_of_memory() -> None:
-    done, _ = run_once("exit")
-    assert (done.outcome, done.failure and done.failure.evidence) == (
-        Outcome.FAILED,
-        "exit status 7",
-    )
+    found = (done.outcome, done.failure.certainty, done.failure.evidence)
+    assert found == (outcome, Certainty.CERTAIN, evidence)
 
 
 def test_a_worker_that_hangs_is_killed_at_the_time_out() -> None:
@@ -135,16 +132,12 @@ def test_a_worker_that_speaks_nonsense_is_an_error_of_one_line() -> None:
         run_once("nonsense")
 
 
-def test_a_refused_trial_keeps_the_workers_hint() -> None:
-    with pytest.raises(DeviceError) as refused:
-        run_once("refuse")
-    assert (str(refused.value), refused.value.hint) == ("no such thing", "try another")
-
-
-def test_a_refused_device_keeps_the_workers_hint() -> None:
-    with pytest.raises(DeviceError) as refused:
-        Worker(DeviceRequest(), command=stub("refuse-device"))
-    assert (str(refused.value), refused.value.hint) == ("no GPU", "buy one")
+def test_a_refused_trial_or_device_keeps_the_workers_hint() -> None:
+    refusals = {"refuse": ("no such thing", "try another"), "refuse-device": ("no GPU", "buy one")}
+    for behaviour, said in refusals.items():
+        with pytest.raises(DeviceError) as refused:
+            run_once(behaviour)
+        assert (str(refused.value), refused.value.hint) == said
 
 
 def test_a_worker_that_cannot_start_says_why() -> None:
@@ -170,52 +163,37 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return started
 
 
-def ignore(phase: str) -> None:
-    """Progress is of no interest here."""
+OTHER = replace(SPEC, variant=replace(VARIANT, norm=Norm.GROUP))
+ANY, FRESH = Process.ANY, Process.FRESH
 
 
-def test_one_process_serves_a_variant_while_it_stays_clean(counted: list[str]) -> None:
-    with TrialRunner(DeviceRequest(), timeout=20) as trials:
+@pytest.mark.parametrize(
+    ("limit", "asked", "are_fresh", "started"),
+    [
+        pytest.param(None, [(SPEC, ANY)] * 3, [1, 0, 0], 1, id="while it stays clean"),
+        pytest.param(
+            *(None, [(SPEC, process) for process in (FRESH, FRESH, ANY, FRESH)]),
+            *([1, 1, 0, 1], 3),
+            id="where a fresh one is asked for",
+        ),
+        pytest.param(None, [(SPEC, ANY), (OTHER, ANY)], [1, 1], 2, id="for another variant"),
+        pytest.param(1, [(SPEC, ANY)] * 2, [1, 1], 2, id="whose memory did not come back"),
+    ],
+)
+def test_a_process_serves_one_variant_while_it_stays_clean_and_no_fresh_one_is_asked_for(
+    limit: int | None,
+    asked: list[tuple[TrialSpec, Process]],
+    are_fresh: list[bool],
+    started: int,
+    counted: list[str],
+) -> None:
+    with TrialRunner(DeviceRequest(memory_limit_bytes=limit), timeout=20) as trials:
         made = [
-            trials.run(SPEC, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=ignore)
-            for _ in range(3)
+            trials.run(spec, process=process, purpose=Purpose.SEARCH, on_phase=lambda _: None)
+            for spec, process in asked
         ]
-    assert [trial.fresh_process for trial in made] == [True, False, False]
-    assert len(counted) == 1
-
-
-def test_a_fresh_process_is_started_where_one_is_asked_for(counted: list[str]) -> None:
-    with TrialRunner(DeviceRequest(), timeout=20) as trials:
-        made = [
-            trials.run(SPEC, process=process, purpose=Purpose.PROOF, on_phase=ignore)
-            for process in (Process.FRESH, Process.FRESH, Process.ANY, Process.FRESH)
-        ]
-    assert [trial.fresh_process for trial in made] == [True, True, False, True]
-    assert len(counted) == 3
-
-
-def test_another_variant_gets_a_process_of_its_own(counted: list[str]) -> None:
-    other = TrialSpec(
-        variant=Variant(model=VARIANT.model, resolution=VARIANT.resolution, norm=Norm.GROUP),
-        batch_size=2,
-    )
-    with TrialRunner(DeviceRequest(), timeout=20) as trials:
-        made = [
-            trials.run(spec, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=ignore)
-            for spec in (SPEC, other)
-        ]
-    assert [trial.fresh_process for trial in made] == [True, True]
-    assert len(counted) == 2
-
-
-def test_a_process_whose_memory_did_not_come_back_is_not_used_again(counted: list[str]) -> None:
-    with TrialRunner(DeviceRequest(memory_limit_bytes=1), timeout=20) as trials:
-        made = [
-            trials.run(SPEC, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=ignore)
-            for _ in range(2)
-        ]
-    assert [trial.fresh_process for trial in made] == [True, True]
-    assert counted == ["dirty", "dirty"]
+    assert [trial.fresh_process for trial in made] == are_fresh
+    assert counted == ["dirty" if limit else "succeed"] * started
 
 
 def test_a_recording_whose_worker_dies_has_a_failure_and_leaves_no_worker(

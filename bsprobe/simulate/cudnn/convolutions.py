@@ -236,7 +236,7 @@ def upper_bound_bytes(convolution: Convolution) -> int:
     reduction that is split keeps partial sums in fp32, mostly of the weight's size. Hence one copy
     of each, with the channels of every group in eights, eight times the weight in fp32, and 16 MiB
     for small convolutions whose parts are split finely. cuDNN promises no such bound: how often it
-    is exceeded, and by how much it is too high, `benchmarks/workspace_bound.py` prints.
+    is exceeded, and by how much it is too high, `benchmarks/workspaces.py bound` prints.
     """
     wide = convolution.widened()
     outputs, inputs = wide.weight_size[0] // wide.groups, wide.weight_size[1]

@@ -1,0 +1,224 @@
+"""How fast the parts of a prediction are, and a prediction as a whole.
+
+    python benchmarks/speed.py allocator [folder with histories ...]
+    python benchmarks/speed.py trace [model]
+    python benchmarks/speed.py prediction
+
+Run it from a checkout.
+
+allocator: events (an allocation or a free) per second of the simulated allocator. Replays what the
+programs of the recorded histories asked for, again and again on one allocator each, and frees what
+is left after each pass.
+
+trace: seconds to trace a training step of deeplabv2-resnet101 at two batch sizes, matched. Each
+precision is traced in a process of its own; what importing torch and bsprobe takes is not counted,
+what PyTorch imports meanwhile for fake tensors (torch._dynamo) is, and is shown. A run before that
+is not counted either: it compiles the modules that are imported.
+
+prediction: seconds from the start of the process, and memory of the worker. Runs the command line
+as a user would, with cuDNN's answers not yet on the disk and again with them: the default matrix
+for one card, and every card of the catalogue.
+"""
+
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from benchmarks.checkout import ROOT, python_path, run_bsprobe
+from benchmarks.validation.history import Action, History, load_history
+from benchmarks.validation.replay import allocator_for
+from bsprobe.records.units import Resolution, format_bytes
+from bsprobe.records.variants import Precision, Variant
+from bsprobe.simulate.allocator.driver import SimulatedDriver
+
+GOAL_EVENTS_PER_SECOND = 500_000
+EVENTS_PER_HISTORY = 300_000
+LEAST_EVENTS = 1_000
+"""A shorter history measures the loop rather than the allocator."""
+MEMORY_PASSES = (2, 30)
+TRACES = ROOT / "tests" / "data" / "traces"
+
+GOAL_SECONDS = 5.0
+THREADS = 2
+REPEATS = 3
+
+COMMANDS = {
+    "default matrix, one card (goal: 20 s)": ("run", "--gpu", "RTX 3090"),
+    "default matrix, all cards (goal: 60 s)": ("gpus", "--fit"),
+}
+
+Request = tuple[int, int, int]
+"""(slot, size, stream): allocate into a slot; with size 0, free what is in it."""
+
+
+class Replayed:
+    """What a program asked for, on one allocator with the history's setting and endless memory."""
+
+    def __init__(self, history: History) -> None:
+        self.requests, count = requests_of(history)
+        self._allocator = allocator_for(history)(SimulatedDriver())
+        self._slots = [self._allocator.malloc(1)] * count
+
+    def once(self) -> float:
+        """Seconds of one pass, with as little as possible around the calls that are measured."""
+        malloc, free, slots = self._allocator.malloc, self._allocator.free, self._slots
+        start = time.perf_counter()
+        for slot, size, stream in self.requests:
+            if size:
+                slots[slot] = malloc(size, stream)
+            else:
+                free(slots[slot])
+        return time.perf_counter() - start
+
+
+def requests_of(history: History) -> tuple[list[Request], int]:
+    """What the program asked for, and the number of slots; what it leaves is freed at the end."""
+    slots: dict[int, int] = {}
+    requests: list[Request] = []
+    count = 0
+    for step in history.steps:
+        if step.action is Action.ALLOCATE:
+            slots[step.address] = count
+            requests.append((count, step.size, step.stream))
+            count += 1
+        elif step.action is Action.FREE and step.address in slots:
+            requests.append((slots.pop(step.address), 0, 0))
+    requests += [(slot, 0, 0) for slot in slots.values()]
+    return requests, count
+
+
+def events_per_second(history: History) -> tuple[float, float]:
+    """(over all passes, in the best pass), on one allocator."""
+    replayed = Replayed(history)
+    events = len(replayed.requests)
+    seconds = [replayed.once() for _ in range(-(-EVENTS_PER_HISTORY // events))]
+    return len(seconds) * events / sum(seconds), events / min(seconds)
+
+
+def memory_growth(history: History) -> int:
+    """Bytes that Python holds more after many passes than after few."""
+    replayed = Replayed(history)
+    tracemalloc.start()
+    held = []
+    for done in range(1, max(MEMORY_PASSES) + 1):
+        replayed.once()
+        if done in MEMORY_PASSES:
+            held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    return held[1] - held[0]
+
+
+def allocator(*folders: str) -> None:
+    """Measure each history, print a line for each and the verdict."""
+    chosen = [Path(folder) for folder in folders] or [TRACES]
+    paths = sorted(path for folder in chosen for path in folder.glob("*.json.gz"))
+    histories = [each for each in map(load_history, paths) if len(each.steps) > LEAST_EVENTS]
+    if not histories:
+        sys.exit(f"no histories of more than {LEAST_EVENTS} steps in {', '.join(map(str, chosen))}")
+    rates = {history.name: events_per_second(history) for history in histories}
+    for name, (mean, best) in rates.items():
+        print(f"{name:<32} {mean:>12,.0f} events/s   best pass {best:>12,.0f}")
+    slowest = min(mean for mean, _ in rates.values())
+    verdict = "reached" if slowest >= GOAL_EVENTS_PER_SECOND else "NOT reached"
+    print(f"slowest {slowest:,.0f} events/s; goal {GOAL_EVENTS_PER_SECOND:,}: {verdict}")
+    growth = memory_growth(histories[0])
+    few, many = MEMORY_PASSES
+    print(f"memory after {many} passes against {few}: {growth:+,} B ({format_bytes(growth)})")
+
+
+def traced_here(model: str, precision: str) -> None:
+    """Trace in this process; print seconds, processor time and events as JSON."""
+    from bsprobe.simulate.trace.tracer import StepTracer  # noqa: PLC0415 - imports torch: not counted
+
+    variant = Variant(
+        model=model,
+        resolution=Resolution(height=512, width=1024),
+        precision=Precision(precision),
+    )
+    start, processor_start = time.perf_counter(), time.process_time()
+    importlib.import_module("torch._dynamo.config")  # as FakeTensorMode does
+    imported = time.perf_counter()
+    timeline = StepTracer(variant).timeline(4)
+    end, processor_end = time.perf_counter(), time.process_time()
+    assert len(timeline.traced_at) == 2  # noqa: S101, PLR2004 - matched, or nothing is proven
+    figures = {
+        "seconds": end - start,
+        "dynamo_seconds": imported - start,
+        "processor_seconds": processor_end - processor_start,
+        "events": sum(map(len, timeline.sections.values())),
+    }
+    print(json.dumps(figures))
+
+
+def traced(model: str, precision: str, modules: str) -> dict[str, float]:
+    """Trace in a fresh process whose compiled modules are kept in a folder."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(THREADS),
+        "PYTHONPATH": python_path(),
+        "PYTHONPYCACHEPREFIX": modules,
+    }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    command = [sys.executable, __file__, "traced-here", model, precision]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+def trace(model: str = "deeplabv2-resnet101") -> None:
+    """Measure each precision, print a line for each and the verdict."""
+    slowest = 0.0
+    with tempfile.TemporaryDirectory() as modules:
+        traced(model, Precision.FP32, modules)
+        for precision in Precision:
+            runs = [traced(model, precision, modules) for _ in range(REPEATS)]
+            best = min(runs, key=lambda run: run["seconds"])
+            slowest = max(slowest, best["seconds"])
+            print(
+                f"{model} {precision:<9} {best['seconds']:5.2f} s, of which importing "
+                f"torch._dynamo {best['dynamo_seconds']:5.2f} s; processor "
+                f"{best['processor_seconds']:5.2f} s; {best['events']:,.0f} events"
+            )
+    verdict = "reached" if slowest < GOAL_SECONDS else "NOT reached"
+    print(f"slowest {slowest:.2f} s (best of {REPEATS}); goal {GOAL_SECONDS:.0f} s: {verdict}")
+
+
+def prediction() -> None:
+    """Print the table."""
+    print(f"{os.cpu_count()} cores")
+    print(f"{'':<40}{'cold':>8}{'warm':>8}")
+    for name, arguments in COMMANDS.items():
+        with tempfile.TemporaryDirectory() as cache:
+            seconds = [command_seconds(arguments, cache) for _ in range(2)]
+        print(f"{name:<40}{seconds[0]:>7.1f}s{seconds[1]:>7.1f}s")
+    peak_gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"largest process: {peak_gib:.2f} GiB (goal: 2 GiB)")
+
+
+def command_seconds(arguments: Iterable[str], cache: str) -> float:
+    """Run one command of bsprobe in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        run_bsprobe(*arguments, folder=folder, XDG_CACHE_HOME=cache)
+        return time.perf_counter() - start
+
+
+QUESTIONS: dict[str, Callable[..., None]] = {
+    "allocator": allocator,
+    "trace": trace,
+    "traced-here": traced_here,
+    "prediction": prediction,
+}
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [] or sys.argv[1] not in QUESTIONS:
+        sys.exit(__doc__)
+    QUESTIONS[sys.argv[1]](*sys.argv[2:])
