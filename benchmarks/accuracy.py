@@ -31,7 +31,7 @@ from benchmarks.truth_versions import recorded_versions, versions_here
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.errors import FileError
 from bsprobe.records.trials import Measurement
-from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 
 
 def checked(truth: Truth) -> Accuracy:

@@ -11,7 +11,7 @@ import torch
 
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import CudnnBenchmark, Precision, Variant
-from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import KernelLimitError, Playback, cublas_workspace_bytes

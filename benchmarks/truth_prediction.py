@@ -19,7 +19,7 @@ from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.records.runs import Boundary, Run
 from bsprobe.records.trials import Measurement, TrialSpec
 from bsprobe.records.variants import Variant
-from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.requests import predicted_requests
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes

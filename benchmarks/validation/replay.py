@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from benchmarks.validation.history import Action, DriverCall, History, ReplayResult, Step
 from bsprobe.records.errors import BsprobeError
 from bsprobe.records.units import GIB
-from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.blocks import Block
+from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import TOP_ADDRESS, MemoryDriver, SimulatedDriver
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
 

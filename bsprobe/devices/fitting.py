@@ -11,7 +11,7 @@ from bsprobe.records.gpus import Gpu, custom_gpu
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import Variant
-from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 from bsprobe.simulate.cuda.libraries import workspaces_on
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import KernelLimitError

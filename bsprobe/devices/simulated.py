@@ -15,14 +15,14 @@ from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.records.units import Resolution, format_bytes
 from bsprobe.records.variants import Variant
-from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
 from bsprobe.simulate.cuda.libraries import playback_on, workspaces_on
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.attribution import explain_recorded
-from bsprobe.simulate.explain.explain import Card, explain
-from bsprobe.simulate.explain.explain import snapshot as snapshot_of
+from bsprobe.simulate.explain.predicted import Card, explain
+from bsprobe.simulate.explain.predicted import snapshot as snapshot_of
 from bsprobe.simulate.playback import Memory, Playback
 from bsprobe.simulate.timeline import Section, Timeline
 from bsprobe.simulate.trace.tracer import StepTracer

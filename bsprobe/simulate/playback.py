@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from bsprobe.records.variants import CudnnBenchmark
-from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 from bsprobe.simulate.cudnn.workspace import Workspaces, timing_bytes
 from bsprobe.simulate.timeline import Action, Section, Timeline
 

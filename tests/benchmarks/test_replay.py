@@ -14,7 +14,7 @@ from benchmarks.validation.replay import (
     replay_freely,
 )
 from bsprobe.records.units import MIB
-from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
 from bsprobe.simulate.allocator.rules import AllocatorRules
 from tests.support.changed_rules import (

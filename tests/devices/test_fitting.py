@@ -12,7 +12,7 @@ from bsprobe.records.gpus import Gpu, custom_gpu
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Precision, Variant
-from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 
 SMALL = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
 

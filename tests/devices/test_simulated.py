@@ -13,7 +13,7 @@ from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import CudnnBenchmark, Norm, Precision, Variant
-from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 
 SMALL = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
 CARD = custom_gpu(2 * GIB, "8.6", 300 * MIB)

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from bsprobe.devices.simulated import Tracers
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import format_bytes
-from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 from bsprobe.simulate.cuda.libraries import playback_on
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.peak import place_of

@@ -13,8 +13,8 @@ from functools import partial
 import pytest
 
 from bsprobe.records.units import GIB, KIB, MIB
-from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.blocks import Block
+from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.allocator.rules import AllocatorRules
 from bsprobe.simulate.allocator.statistics import AllocatorStatistics

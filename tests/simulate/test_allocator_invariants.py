@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsprobe.records.units import KIB, MIB
-from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.blocks import FREE, Block
+from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
 from bsprobe.simulate.allocator.rules import AllocatorRules

@@ -19,9 +19,9 @@ from bsprobe.records.explanations import (
 )
 from bsprobe.records.trials import Source, TrialSpec
 from bsprobe.records.units import MIB
-from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.explain.attribution import explain_recorded, section_of
-from bsprobe.simulate.explain.explain import Card, explain
+from bsprobe.simulate.explain.predicted import Card, explain
 from bsprobe.simulate.playback import Memory, Playback
 from bsprobe.simulate.timeline import Kind, Section, Timeline
 from tests.support.fabricated import FixedWorkspaces

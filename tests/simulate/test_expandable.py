@@ -3,8 +3,8 @@
 import pytest
 
 from bsprobe.records.units import GIB, KIB, MIB
-from bsprobe.simulate.allocator.allocator import SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.blocks import Block, BlockPool
+from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
 from bsprobe.simulate.allocator.rules import AllocatorRules

@@ -8,7 +8,7 @@ import pytest
 
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import AXES, Norm, Variant, matrix
-from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.cudnn.convolutions import upper_bound_bytes
 from bsprobe.simulate.explain.peak import PeakContents, contents_of, play_watched

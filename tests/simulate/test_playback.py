@@ -7,7 +7,7 @@ import pytest
 
 from bsprobe.records.units import MIB
 from bsprobe.records.variants import CudnnBenchmark
-from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.cudnn.workspace import Convolution, Workspaces
 from bsprobe.simulate.playback import (

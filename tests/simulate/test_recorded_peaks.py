@@ -12,7 +12,7 @@ from benchmarks.validation.history import ReplayResult
 from bsprobe.records.trials import Peak, TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Precision, Variant
-from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.explain.events import walked
 from bsprobe.simulate.explain.reduction import reduced
 from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory

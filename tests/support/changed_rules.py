@@ -1,8 +1,8 @@
 """The allocator with one rule changed in each class, to see that the rule matters."""
 
 from bsprobe.records.units import MIB
-from bsprobe.simulate.allocator.allocator import CachingAllocator
 from bsprobe.simulate.allocator.blocks import FREE, Block, BlockPool
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.cudnn.convolutions import Convolution
 from bsprobe.simulate.cudnn.workspace import Workspaces

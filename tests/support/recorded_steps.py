@@ -7,7 +7,7 @@ from typing import Any
 from bsprobe.records.explanations import RecordedTrial
 from bsprobe.records.trials import Measurement, ModelFacts, Peak, TrialSpec
 from bsprobe.records.units import GIB, MIB
-from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.explain.peak import place_of
 from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.playback import Memory, Playback

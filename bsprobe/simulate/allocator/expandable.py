@@ -1,13 +1,13 @@
 """The caching allocator with `expandable_segments:True`: segments that grow page by page.
 
-As in allocator.py, a function named in backquotes is one of c10/cuda/CUDACachingAllocator.cpp.
+As in caching.py, a function named in backquotes is one of c10/cuda/CUDACachingAllocator.cpp.
 """
 
 from bisect import insort
 from operator import attrgetter
 
-from bsprobe.simulate.allocator.allocator import CachingAllocator
 from bsprobe.simulate.allocator.blocks import FREE, UNMAPPED, Block, BlockPool
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.allocator.driver import MemoryDriver
 from bsprobe.simulate.allocator.rules import DEFAULT_RULES, NO_LIMIT, AllocatorRules
 

@@ -19,7 +19,7 @@ from bsprobe.records.explanations import (
     StepTimeline,
 )
 from bsprobe.records.trials import Source
-from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.explain.alignment import common
 from bsprobe.simulate.explain.events import Event, RecordedEvents, walked
 from bsprobe.simulate.explain.levels import Change, sampled

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from bsprobe.simulate.allocator.allocator import CachingAllocator
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.timeline import Action, Kind, Place, Section, Timeline
 

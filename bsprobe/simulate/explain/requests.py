@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from bsprobe.simulate.allocator.allocator import CachingAllocator
 from bsprobe.simulate.allocator.blocks import Block
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.timeline import Action, Kind, Place, Section, Timeline
 

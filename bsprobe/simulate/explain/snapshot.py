@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, Final
 
-from bsprobe.simulate.allocator.allocator import CachingAllocator
 from bsprobe.simulate.allocator.blocks import Block
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.timeline import Kind, Place
 

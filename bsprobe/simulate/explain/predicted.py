@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bsprobe.records.explanations import Allocation, Explanation
 from bsprobe.records.trials import Source, TrialSpec
-from bsprobe.simulate.allocator.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.explain.levels import step_timeline
 from bsprobe.simulate.explain.peak import Moment, PeakContents, contents_of, play_watched
