@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from tests.support.commands import ROOT, python
 from tests.support.optional_packages import needs_import_linter
 
+CHILD = {"bsprobe.worker.child", "bsprobe.worker.ranks.store", "bsprobe.study.child"}
+"""The modules of `worker` and `study` that load torch, beside `study/learning/`."""
 SLOW_TO_IMPORT = ("torch", "pandas", "matplotlib", "rich")
 LINT = "import importlinter.cli as cli; cli.lint_imports_command(['--no-cache'])"
 
@@ -56,6 +59,23 @@ def test_an_import_that_breaks_a_contract_is_found(
     broken = [text for text in done.stdout.splitlines() if text.endswith("BROKEN")]
     assert done.returncode == 1, done.stdout + done.stderr
     assert any(text.startswith(contract) for text in broken), done.stdout
+
+
+def test_each_module_of_worker_and_study_is_said_to_be_the_parents_or_is_the_childs() -> None:
+    """The contract names the parent's modules one by one: a new one must not be forgotten."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (listed,) = [each["source_modules"] for each in contracts if "The parent" in each["name"]]
+    found = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in ("worker", "study")
+        for path in (ROOT / "bsprobe" / room).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    of_nobody = {
+        name for name in found - CHILD if not name.startswith((*listed, "bsprobe.study.learning."))
+    }
+    assert (of_nobody, CHILD - found, CHILD & set(listed)) == (set(), set(), set())
 
 
 @pytest.mark.parametrize(
