@@ -17,8 +17,6 @@ from bsprobe.records.units import parse_bytes
 from bsprobe.records.variants import Variant
 from bsprobe.worker.required import require_report_packages
 
-_BASE = Path("reports")
-
 
 def _model_options(command: Any) -> Any:
     """The options of `run` that say what is trained; every axis by default at its first value."""
@@ -109,7 +107,7 @@ def _explain(
     from bsprobe.report.explain.write import write_explanation
     from bsprobe.report.run.progress import StageProgress
     from bsprobe.storage.explanationfile import save_explanation
-    from bsprobe.storage.folders import explanation_name, given_folder, new_folder
+    from bsprobe.storage.folders import REPORTS, explanation_name, given_folder, new_folder
     from bsprobe.worker.environment import describe_environment
     from bsprobe.worker.runner import TrialRunner
 
@@ -130,7 +128,7 @@ def _explain(
     with Explaining(start, request, max_batch=given["max_batch"], listener=progress) as explaining:
         environment = describe_environment(explaining.ready, shlex.join(["bsprobe", *sys.argv[1:]]))
         for variant in variants:
-            folder = out or new_folder(_BASE, explanation_name(explaining.device, variant))
+            folder = out or new_folder(REPORTS, explanation_name(explaining.device, variant))
             report = explaining.explain(variant, batch, environment, folder)
             progress.stop()
             save_explanation(report, folder)

@@ -102,14 +102,14 @@ def gpus(
 def fit_catalogue(variants: tuple[Variant, ...], batch: int | None, out: Path | None) -> None:
     """Predict for every card of the catalogue, print the table and write the report."""
     from bsprobe.report.fit import render_text, write_fitting
-    from bsprobe.storage.folders import given_folder, new_folder, slug
+    from bsprobe.storage.folders import REPORTS, given_folder, new_folder, slug
 
     if out is not None:
         given_folder(out)
     found = _fitting(variants, batch)
     parts = ["gpus-fit", *dict.fromkeys(variant.model for variant in variants)]
     parts += dict.fromkeys(variant.inputs for variant in variants)
-    folder = out or new_folder(Path("reports"), slug("-".join(parts)))
+    folder = out or new_folder(REPORTS, slug("-".join(parts)))
     click.echo(render_text(found))
     write_fitting(found, folder)
     click.echo(f"\nWrote {folder}/   Next: bsprobe run --gpu NAME")

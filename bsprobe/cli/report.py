@@ -62,8 +62,8 @@ def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
 
 
 def _new_folder(fleet: Fleet) -> Path:
-    from bsprobe.storage.folders import new_folder, slug
+    from bsprobe.storage.folders import REPORTS, new_folder, slug
 
     models = dict.fromkeys(row.variant.model for row in fleet.rows)
     sizes = dict.fromkeys(row.variant.inputs for row in fleet.rows)
-    return new_folder(Path("reports"), slug("-".join(["fleet", *models, *sizes])))
+    return new_folder(REPORTS, slug("-".join(["fleet", *models, *sizes])))

@@ -85,7 +85,8 @@ def _follow(asked: Settings, launch: Launch, connect: Connect) -> None:
 def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: bool) -> Start:
     """The beginning of the run; a journal's settings hold if nothing typed contradicts them."""
     from bsprobe.engine.resume import newest_unfinished
-    from bsprobe.engine.run import REPORTS, Start
+    from bsprobe.engine.run import Start
+    from bsprobe.storage.folders import REPORTS
     from bsprobe.storage.journal import Journal
 
     start = Start(

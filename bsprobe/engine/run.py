@@ -18,7 +18,13 @@ from bsprobe.records.explanations import RECORDED_SNAPSHOT, Explanation
 from bsprobe.records.runs import SCHEMA_VERSION, Run, Settings, VariantResult
 from bsprobe.records.trials import Source, Trial
 from bsprobe.records.variants import Variant
-from bsprobe.storage.folders import given_folder, new_folder, run_name, withdrawn_if_refused
+from bsprobe.storage.folders import (
+    REPORTS,
+    given_folder,
+    new_folder,
+    run_name,
+    withdrawn_if_refused,
+)
 from bsprobe.storage.journal import Contents, Header, Journal
 from bsprobe.storage.runfile import save_run
 from bsprobe.worker.environment import describe_environment
@@ -28,9 +34,6 @@ from bsprobe.worker.runner import TrialRunner
 
 if TYPE_CHECKING:
     from bsprobe.worker.ranks.runner import WorldRunner
-
-REPORTS = Path("reports")
-"""The folder that folders of results are made in where none is named."""
 
 
 def start_runner(settings: Settings, environment: Mapping[str, str] | None = None) -> TrialRunner:
@@ -215,7 +218,7 @@ def _opened(start: Start, ready: Ready) -> tuple[Path, Journal, Contents]:
 def recorded_star(
     finished: Run, runner: TrialRunner, notify: Callable[[str], None]
 ) -> dict[Variant, Explanation]:
-    """Where the memory of the starred row goes, from one more trial that the GPU records.
+    """Explain the starred row by one more trial, which the GPU records.
 
     Nothing where that cannot be had: the run is finished without it.
 

@@ -16,6 +16,8 @@ from bsprobe.storage.runfile import NAME as RUN
 
 STUDY_JOURNAL = "study-journal.jsonl"
 STUDY = "study.json"
+REPORTS = Path("reports")
+"""The folder that folders of results are made in where none is named."""
 _MOST_NUMBERED = 1000
 _JOURNALS = {JOURNAL, STUDY_JOURNAL}
 _RESULTS = {RUN, STUDY}

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from bsprobe.records.errors import FileError, InterruptedRunError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest
-from bsprobe.storage.folders import given_folder, new_folder, slug, withdrawn_if_refused
+from bsprobe.storage.folders import (
+    REPORTS,
+    given_folder,
+    new_folder,
+    slug,
+    withdrawn_if_refused,
+)
 from bsprobe.study.conduct import Listener, Studying
 from bsprobe.study.journal import StudyContents, StudyHeader, StudyJournal
 from bsprobe.study.records import SCHEMA_VERSION, Study, StudySettings
@@ -14,9 +20,6 @@ from bsprobe.study.runner import StudyRunner
 from bsprobe.study.studyfile import save_study
 from bsprobe.worker.environment import describe_environment
 from bsprobe.worker.protocol import Ready
-
-REPORTS = Path("reports")
-"""The folder that folders of results are made in where none is named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,7 @@ class _Channel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """What some work died of."""
+    """The outcome of work that failed, and its failure."""
 
     outcome: Outcome
     failure: Failure
