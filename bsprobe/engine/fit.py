@@ -1,4 +1,4 @@
-"""Which GPU a network needs: each variant predicted on each card of the catalogue."""
+"""The choice of a GPU for a network: each variant predicted on each card of the catalogue."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing

@@ -1,1 +1,1 @@
-"""Where the memory of a step goes: of a predicted step, and of one that a GPU recorded."""
+"""Explanations of a step's memory: of a predicted step, and of one that a GPU recorded."""

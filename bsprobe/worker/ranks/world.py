@@ -38,7 +38,7 @@ class Store(Protocol):
         """The value of a key that is there."""
 
     def check(self, keys: list[str]) -> bool:
-        """Whether all of these keys are there."""
+        """Tell whether all of these keys are there."""
 
     def compare_set(self, key: str, expected: str, desired: str) -> bytes:
         """Set a key if it has the expected value, or is not there and none is expected."""
