@@ -1,7 +1,5 @@
 """`bsprobe ci`: predict the matrix of a baseline again, and compare."""
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import click
 
 from bsprobe.analysis.thresholds import Threshold
 from bsprobe.cli.options.comparison import compare_and_show, comparison_options
+from bsprobe.cli.options.values import typed_command
 from bsprobe.cli.run import probe
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import DEFAULT_GPU, find_gpu
@@ -53,8 +52,7 @@ def ci(
         settings = _settings_of(before, baseline)
         if torch := installed_version("torch"):
             require_comparable_torch(before, torch)
-        command = shlex.join(["bsprobe", *sys.argv[1:]])
-        made = probe(Start(settings=settings, folder=out, command=command))
+        made = probe(Start(settings=settings, folder=out, command=typed_command()))
         write_report(made.run, made.folder)
         click.echo(f"Wrote {made.folder}/", err=True)
         return before, made.run

@@ -1,7 +1,5 @@
 """`bsprobe explain`: where the memory of a training step goes, and what would help."""
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import click
 
 from bsprobe.cli.options.device import asked_gpu
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
-from bsprobe.cli.options.values import LARGEST_BATCH, axis_options, count, number
+from bsprobe.cli.options.values import LARGEST_BATCH, axis_options, count, number, typed_command
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
@@ -126,7 +124,7 @@ def _explain(
         given_folder(out)
     progress.on_stage("opening the card")
     with Explaining(start, request, max_batch=given["max_batch"], listener=progress) as explaining:
-        environment = describe_environment(explaining.ready, shlex.join(["bsprobe", *sys.argv[1:]]))
+        environment = describe_environment(explaining.ready, typed_command())
         for variant in variants:
             folder = out or new_folder(REPORTS, explanation_name(explaining.device, variant))
             report = explaining.explain(variant, batch, environment, folder)

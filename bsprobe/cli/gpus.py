@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bsprobe.cli.options.subject import subject_options, variants_from
-from bsprobe.cli.options.values import count
+from bsprobe.cli.options.values import count, typed_command
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu
 from bsprobe.records.units import MIB, format_bytes
@@ -123,14 +121,13 @@ def _fitting(variants: tuple[Variant, ...], batch: int | None) -> Fitting:
 
     cards = catalogue()
     console = Console(stderr=True)
-    command = shlex.join(["bsprobe", *sys.argv[1:]])
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("opening", total=len(cards) * len(variants))
 
         def show(found: CardFit) -> None:
             progress.update(bar, advance=1, description=found.gpu.name)
 
-        return fit(variants, cards, batch=batch, command=command, on_fit=show)
+        return fit(variants, cards, batch=batch, command=typed_command(), on_fit=show)
 
 
 def _require_fit(ctx: click.Context) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +12,9 @@ import click
 
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.run import FACETS, settings_from, settings_options
+from bsprobe.cli.options.values import typed_command
 from bsprobe.records.errors import DeviceError, UsageError
-from bsprobe.worker.ranks.launch import command_of, launched
+from bsprobe.worker.ranks.launch import launched
 from bsprobe.worker.required import require_report_packages
 
 if TYPE_CHECKING:
@@ -89,9 +88,7 @@ def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: boo
     from bsprobe.storage.folders import REPORTS
     from bsprobe.storage.journal import Journal
 
-    start = Start(
-        settings=asked, folder=out, command=command_of(shlex.join(sys.argv[1:]), os.environ)
-    )
+    start = Start(settings=asked, folder=out, command=typed_command())
     if not resume:
         return start
     folder = out or newest_unfinished(REPORTS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import click
 
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.study import STUDY_FACETS, study_options, study_settings_from
+from bsprobe.cli.options.values import typed_command
 from bsprobe.records.errors import UsageError
 from bsprobe.worker.required import require_report_packages
 
@@ -56,7 +55,7 @@ def _start(ctx: click.Context, asked: StudySettings, out: Path | None, *, resume
     from bsprobe.study.journal import StudyJournal
     from bsprobe.study.run import Start
 
-    start = Start(settings=asked, folder=out, command=shlex.join(["bsprobe", *sys.argv[1:]]))
+    start = Start(settings=asked, folder=out, command=typed_command())
     if not resume:
         return start
     if out is None:

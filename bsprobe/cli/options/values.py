@@ -1,6 +1,9 @@
 """The types of options: text to values, with errors that name the nearest known value."""
 
 import math
+import os
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from operator import attrgetter
@@ -14,6 +17,7 @@ from bsprobe.records.runs import REFERENCE
 from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
 from bsprobe.records.workload import LOSSES
+from bsprobe.worker.ranks.launch import command_of
 
 LARGEST_BATCH = 2**20
 _MOST_CHANNELS = 4096
@@ -96,6 +100,11 @@ def positive_number(option: str, *, below: float = math.inf) -> Callable[[str], 
         return number
 
     return parse
+
+
+def typed_command() -> str:
+    """The command line of this process, for the reader of a report to type again."""
+    return command_of(shlex.join(sys.argv[1:]), os.environ)
 
 
 Decorator = Callable[[Command], Command]
