@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from bsprobe.records.units import MIB
 from bsprobe.simulate.cudnn.convolutions import columns_bytes, upper_bound_bytes
 from bsprobe.simulate.cudnn.plans import CudnnPlans, UnansweredError
+from bsprobe.simulate.cudnn.pointwise import matrix_product_bytes
 from bsprobe.simulate.cudnn.workspace import (
     Convolution,
     Direction,
@@ -300,3 +301,63 @@ def test_a_cudnn_that_is_not_the_one_pytorch_loads_is_noted(tmp_path: Path) -> N
     other = open_workspaces((8, 6), tmp_path, pytorch_cudnn=80100)
     loads = f"cuDNN workspaces are those of cuDNN {own.cudnn_version}; PyTorch itself loads 8.1.0."
     assert (own.notes, other.notes) == ((), (loads,))
+
+
+POINTWISE = replace(
+    PLAIN,
+    dtype="float16",
+    input_size=(5, 256, 65, 129),
+    weight_size=(1024, 256, 1, 1),
+    padding=(0, 0),
+    stride=(1, 1),
+    dilation=(1, 1),
+)
+"""The last convolution of a bottleneck in the third stage of a ResNet."""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "direction", "recorded"),
+    [
+        ("float16", Direction.FORWARD, 0),
+        ("float16", Direction.DATA_GRADIENT, 0),
+        ("float16", Direction.WEIGHT_GRADIENT, 5242880),
+        ("float32", Direction.WEIGHT_GRADIENT, 5242880),
+    ],
+)
+def test_pointwise_convolutions_take_what_an_h100_recorded(
+    hopper: Workspaces, dtype: str, direction: Direction, recorded: int
+) -> None:
+    convolution = replace(POINTWISE, dtype=dtype, direction=direction)
+    assert hopper.candidates(convolution)[0] == recorded
+    assert len(hopper.candidates(convolution)) > 1, "the described plans are still to be had"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stride": (2, 2)},
+        {"weight_size": (1024, 256, 3, 3), "padding": (1, 1)},
+        {"channels_last": True},
+        {"input_size": (5, 256, 1, 1)},
+        {"input_size": (5, 1024, 65, 129), "weight_size": (256, 1024, 1, 1)},
+        {
+            "dtype": "float32",
+            "input_size": (5, 2048, 65, 129),
+            "weight_size": (512, 2048, 1, 1),
+        },
+    ],
+    ids=["stride", "3x3", "channels last", "pooled", "many channels", "large fp32 weight"],
+)
+def test_other_convolutions_run_as_they_are_described(
+    hopper: Workspaces, changes: dict[str, Any]
+) -> None:
+    assert matrix_product_bytes(POINTWISE) == 0
+    convolution = replace(POINTWISE, **changes)
+    assert matrix_product_bytes(convolution) is None
+    assert hopper.candidates(convolution)[0] == hopper._asked(convolution)[0]
+
+
+def test_cards_that_nobody_recorded_are_left_as_they_are_described(tmp_path: Path) -> None:
+    ampere = open_workspaces((8, 0), tmp_path)
+    gradient = replace(POINTWISE, direction=Direction.WEIGHT_GRADIENT)
+    assert ampere.candidates(gradient)[0] > 100 * MIB

@@ -1,7 +1,8 @@
 """The temporary memory of convolutions: cuDNN's workspaces, as PyTorch asks the allocator for them.
 
 Just before a convolution PyTorch allocates what cuDNN's plan needs and frees it just after. Which
-plan that is cuDNN says itself, for a card of the compute capability asked about (plans.py).
+plan that is cuDNN says itself, for a card of the compute capability asked about (plans.py); what it
+leaves out for a card that is only described was measured on a real one (pointwise.py).
 Where it cannot be asked, a bound computed from the sizes takes its place. A bias adds nothing here:
 PyTorch adds it in a kernel of its own, and its gradient is a sum.
 """
@@ -25,6 +26,7 @@ from bsprobe.simulate.cudnn.plans import (
     UnansweredError,
     described_card,
 )
+from bsprobe.simulate.cudnn.pointwise import MEASURED_CAPABILITY, matrix_product_bytes
 from bsprobe.storage.files import cache_folder
 
 __all__ = ["Convolution", "Direction", "Workspaces"]
@@ -127,7 +129,7 @@ class Workspaces:
         )
         match backend:
             case Backend.CUDNN:
-                return self._asked(convolution)
+                return self._of_cudnn(convolution)
             case Backend.COLUMNS:
                 return (columns_bytes(convolution),)
             case Backend.DEPTHWISE:
@@ -137,6 +139,13 @@ class Workspaces:
         """Write new answers to the disk; failing to is a note, not an error."""
         if self._cache is not None:
             self._cache.save()
+
+    def _of_cudnn(self, convolution: Convolution) -> tuple[int, ...]:
+        described = self._asked(convolution)
+        if self._plans is None or self._capability != MEASURED_CAPABILITY:
+            return described
+        product = matrix_product_bytes(convolution)
+        return described if product is None else (product, *described)
 
     def _asked(self, convolution: Convolution) -> tuple[int, ...]:
         bound = (upper_bound_bytes(convolution),)
