@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from bsprobe.analysis.remedies import Remedy, ranked, remedies_for
 from bsprobe.analysis.search import Probe, Process, find_boundary
-from bsprobe.engine.predict import WITHOUT_GPU, card_like
+from bsprobe.engine.predict import card_like
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import (
     EXPLANATION_VERSION,
@@ -64,7 +64,7 @@ class Explaining:
         listener: Listener,
     ) -> None:
         self._start = start
-        self._request, self._variables = request, dict[str, str]()
+        self._request = request
         self._max_batch = max_batch
         self._listener = listener
         self._runners: dict[tuple[tuple[str, str], ...], TrialRunner] = {}
@@ -76,7 +76,7 @@ class Explaining:
                 self._runners[()] = opened
             else:
                 self._recorder = opened
-                self._request, self._variables = card_like(self.ready.device), WITHOUT_GPU
+                self._request = card_like(self.ready.device)
             self._stack = stack.pop_all()
 
     @property
@@ -140,9 +140,7 @@ class Explaining:
         """The runner of an environment: its worker keeps what it has traced."""
         key = tuple(sorted(environment.items()))
         if key not in self._runners:
-            self._runners[key] = self._stack.enter_context(
-                self._start(self._request, {**self._variables, **environment})
-            )
+            self._runners[key] = self._stack.enter_context(self._start(self._request, environment))
         return self._runners[key]
 
     def _boundary(self, variant: Variant, runner: TrialRunner) -> Boundary:

@@ -23,9 +23,6 @@ from bsprobe.records.variants import Variant
 from bsprobe.worker.process import ReportPhase
 from bsprobe.worker.runner import TrialRunner
 
-WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
-"""For the process that predicts: a context of its own would take memory that is being measured."""
-
 
 class Predictor:
     """Predicts boundaries on one card.
@@ -85,7 +82,6 @@ def predictor_for(settings: Settings, device: DeviceInfo) -> Iterator[Predictor 
     with TrialRunner(
         DeviceRequest(gpu=card_of(device), memory_limit_bytes=device.capacity_bytes),
         timeout=settings.trial_timeout_seconds,
-        environment=WITHOUT_GPU,
     ) as runner:
         yield Predictor(runner.run, device, settings)
 

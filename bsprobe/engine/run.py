@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from bsprobe.engine.explain import recorded_side
-from bsprobe.engine.predict import WITHOUT_GPU, card_like, predictor_for
+from bsprobe.engine.predict import card_like, predictor_for
 from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
 from bsprobe.engine.resume import require_same_device
 from bsprobe.records.errors import BsprobeError, InterruptedRunError
@@ -235,9 +235,7 @@ def recorded_star(
     notify("recording one step of the starred row")
     try:
         with (
-            TrialRunner(
-                card_like(finished.device), timeout=timeout, environment=WITHOUT_GPU
-            ) as predictor,
+            TrialRunner(card_like(finished.device), timeout=timeout) as predictor,
             TemporaryDirectory() as folder,
         ):
             side = recorded_side(

@@ -46,6 +46,7 @@ from bsprobe.worker.protocol import (
     encode,
 )
 from bsprobe.worker.required import missing_package
+from bsprobe.worker.without_gpu import without_gpu
 
 COMMAND = (sys.executable, "-m", "bsprobe.worker.child")
 """The program of a worker that runs, predicts and explains trials."""
@@ -127,7 +128,7 @@ class Worker:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._stderr,
-                    env={**_environment(), **(environment or {})},
+                    env={**_environment(request), **(environment or {})},
                     # Its own session: Ctrl-C reaches the parent alone, and the whole group can be
                     # killed.
                     start_new_session=True,
@@ -381,10 +382,12 @@ def _endings_as_errors(*, silent: _Words, died: _Words) -> Iterator[None]:
         raise WorkerError(f"{what}: {last[-1]}", hint=hint) from None
 
 
-def _environment() -> dict[str, str]:
+def _environment(request: DeviceRequest) -> dict[str, str]:
     """The worker's environment: ours, with the package importable as it is here."""
     package_root = str(Path(__file__).resolve().parents[2])
     paths = [os.environ.get("PYTHONPATH", "")]
     if package_root not in site.getsitepackages():
         paths.insert(0, package_root)
-    return {**os.environ, **_WORKER_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    python_path = os.pathsep.join(filter(None, paths))
+    found = {**os.environ, **_WORKER_ENVIRONMENT, "PYTHONPATH": python_path}
+    return found if request.gpu is None else without_gpu(found)

@@ -143,7 +143,6 @@ def start() -> Iterator[Start]:
         def start(request: DeviceRequest, variables: Mapping[str, str]) -> TrialRunner:
             if request.gpu is None:
                 return cast("TrialRunner", gpu)
-            assert variables["CUDA_VISIBLE_DEVICES"] == ""
             for asked, under, known in started:
                 if (asked, under) == (request, variables):
                     return cast("TrialRunner", Kept(known))
@@ -268,8 +267,8 @@ def finished(folder: Path) -> Run:
 
 
 def without_timeout(begin: Any) -> Any:
-    def begun(request: DeviceRequest, *, environment: Mapping[str, str], **_: object) -> Any:
-        return begin(request, environment)
+    def begun(request: DeviceRequest, **_: object) -> Any:
+        return begin(request, {})
 
     return begun
 

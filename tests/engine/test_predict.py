@@ -18,7 +18,7 @@ from bsprobe.engine.probe import RunTrial
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import find_gpu
-from bsprobe.records.runs import Prediction, Run, SearchMethod, Settings
+from bsprobe.records.runs import DeviceRequest, Prediction, Run, SearchMethod, Settings
 from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Variant
@@ -270,11 +270,11 @@ def test_a_measured_gpu_is_guided_by_another_worker(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = worker_process.Worker
-    environments: list[object] = []
+    requests: list[DeviceRequest] = []
 
-    def stub(request: object, **options: object) -> worker_process.Worker:
-        environments.append(options["environment"])
-        return real(request, command=(sys.executable, str(STUB), "gpu"))  # type: ignore[arg-type] # as the runner passes it
+    def stub(request: DeviceRequest, **_: object) -> worker_process.Worker:
+        requests.append(request)
+        return real(request, command=(sys.executable, str(STUB), "gpu"))
 
     monkeypatch.setattr(worker_process, "Worker", stub)
     chosen = replace(GUIDED, max_batch=4)
@@ -291,10 +291,9 @@ def test_a_measured_gpu_is_guided_by_another_worker(
         )
     (result,) = run.results
     assert result.prediction is not None
-    # A context of the process that predicts would take memory of the GPU that is measured.
-    predicting = [each for each in environments if each is not None]
-    assert predicting == [{"CUDA_VISIBLE_DEVICES": ""}]
-    assert len(environments) > len(predicting)
+    predicting = [each for each in requests if each.gpu is not None]
+    assert len(predicting) == 1
+    assert len(requests) > len(predicting)
     # The stub runs whatever it is asked: four is the most that was to be tried.
     assert result.prediction.largest == 4
     searched = [t.spec.batch_size for t in run.trials if t.purpose is not Purpose.RECOMMENDED]

@@ -1,0 +1,53 @@
+"""What keeps a process that predicts from the GPUs and their driver."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bsprobe.records.errors import WorkerError
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.worker.process import Worker
+from bsprobe.worker.without_gpu import without_gpu
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the driver's library bears its Linux name")
+@pytest.mark.parametrize("name", ["libcuda.so.1", "libcuda.so"])
+def test_a_process_that_predicts_finds_no_driver_wherever_it_is_installed(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import ctypes; ctypes.CDLL({name!r})"],
+        env=without_gpu(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("OSError"), "the driver was found"
+    assert f"no_driver/{name}" in last, "the search went past the folder"
+
+
+def test_the_users_libraries_are_still_found() -> None:
+    found = without_gpu({"LD_LIBRARY_PATH": "/opt/mine:/opt/yours", "HOME": "/home/me"})
+    assert found["LD_LIBRARY_PATH"].endswith(":/opt/mine:/opt/yours")
+    assert found["CUDA_VISIBLE_DEVICES"] == ""
+    assert found["HOME"] == "/home/me"
+    assert without_gpu({})["LD_LIBRARY_PATH"].endswith("no_driver")
+
+
+@pytest.mark.parametrize("card", ["H100 80GB", None], ids=["predicts", "measures"])
+def test_a_worker_that_predicts_is_kept_from_the_gpu_and_no_other_is(
+    card: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    found = tmp_path / "environment.json"
+    program = f"import json, os; json.dump(dict(os.environ), open({str(found)!r}, 'w'))"
+    request = DeviceRequest(gpu=None if card is None else find_gpu(card))
+    with pytest.raises(WorkerError, match="could not start"):
+        Worker(request, command=(sys.executable, "-c", program))
+    environment = json.loads(found.read_text())
+    assert environment["CUDA_VISIBLE_DEVICES"] == ("1" if card is None else "")
+    assert ("no_driver" in environment.get("LD_LIBRARY_PATH", "")) == (card is not None)
