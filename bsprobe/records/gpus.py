@@ -1,7 +1,8 @@
 """The catalogue of GPUs: what each offers a training process, and where the figures come from.
 
 Every figure of `gpus.csv` was published by somebody who had the card, and stands beside the text
-that it was read from: an issue, or the words to search for. Totals are the lowest seen: newer
+that it was read from: an issue, or the words to search for. Where bsprobe itself was run on the
+card, what it measured there takes their place. Totals are the lowest seen: newer
 drivers keep up to 200 MiB more for themselves (RTX 2080 Ti, T4).
 
 Memory outside the allocator is the median of what PyTorch's out-of-memory texts give as memory in
