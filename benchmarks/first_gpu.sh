@@ -98,14 +98,14 @@ if [ "$part" = A ]; then
   box 320 "$PY" -m bsprobe run --resume --search guided --trial-timeout 150 --out "$W/run" "${network[@]}"
   record 600 --tier all  # what the run has left over
 else
-  box 85 "$PY" -m pytest -m gpu tests/devices/test_cuda.py -q -x -p no:cacheprovider
-  record 90 --tier 3
+  box 200 "$PY" -m bsprobe run --resume --search guided --trial-timeout 60 --out "$W/run" "${network[@]}"
+  box 100 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/explain" "${network[@]}"
   record 150 --tier 2
   box 60 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run --resume \
     --search guided --model deeplabv2-mini --resolution 256x512 --precision amp-fp16 --norm batch \
     --out "$W/torchrun"
-  box 100 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/explain" "${network[@]}"
   box 100 "$PY" -m pytest -m gpu tests/engine/test_measuring_on_gpu.py -q -p no:cacheprovider
+  box 85 "$PY" -m pytest -m gpu tests/devices/test_cuda.py -q -x -p no:cacheprovider
   record 600 --tier all
 fi
 say "done"
