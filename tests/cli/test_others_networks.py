@@ -28,7 +28,9 @@ def run(command: str, folder: Path) -> list[dict[str, str]]:
     """Run a command of the docs; its trials."""
     if model_of(command).startswith("timm:"):
         pytest.importorskip("timm")
-    done = commands.python("-m", *shlex.split(command), "--out=out", cwd=folder)
+    program, *words = shlex.split(command)
+    assert program == "bsprobe"
+    done = commands.bsprobe(*words, "--out=out", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "out" / "snippet.py").exists()
     return commands.rows(folder / "out" / "trials.csv")

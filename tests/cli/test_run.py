@@ -171,7 +171,7 @@ def test_the_boundary_is_the_same_in_three_runs(
     ]  # fmt: skip
     found = []
     for number in range(3):
-        done = bsprobe("run", *command, f"--out={number}", cwd=tmp_path, timeout=1500)
+        done = bsprobe("run", *command, f"--out={number}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         table = rows(tmp_path / str(number) / "recommendation.csv")
         found.append([(row["norm"], row["largest"], row["boundary"]) for row in table])
