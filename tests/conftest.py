@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,3 +24,16 @@ def pytest_pycollect_makemodule(
 ) -> ModuleWithOptionalPackages:
     """Skip what needs a package that is not installed."""
     return ModuleWithOptionalPackages.from_parent(parent, path=module_path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let idle processes take over tests of busy ones, where `-n` alone is given.
+
+    Neighbouring tests stay together, with what they share, and no process waits for the last one.
+    """
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling  # noqa: PLC0415 - it may not be installed
+
+    return WorkStealingScheduling(config, log)

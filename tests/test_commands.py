@@ -1,14 +1,17 @@
 """Programs that tests start import this checkout, and keep what their caller's PYTHONPATH holds."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 import bsprobe
 from bsprobe.engine import workload
+from bsprobe.storage.runfile import save_run
 from tests.support import commands, stubbed_bsprobe
-from tests.support.builders import settings
+from tests.support.builders import AMP, VARIANT, probed_run, settings
 
 FOLDERS = ("tests", "benchmarks")
 ISOLATED = ["judge.py", "test_judge.py", "test_release.py", "test_rooms.py"]
@@ -66,3 +69,42 @@ def test_the_workers_of_the_library_keep_what_is_on_the_path_of_their_parent(
     workload.start_worker(settings())
 
     assert given["PYTHONPATH"].split(":")[-1] == str(customised)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("gpus --format=csv", 0),
+        ("compare both one", 1),
+        ("run --norm=grup", 2),
+        ("run --steps=2", 2),
+        ("report nowhere", 2),
+    ],
+)
+def test_a_command_in_this_process_prints_and_returns_what_one_of_its_own_does(
+    command: str, code: int, tmp_path: Path
+) -> None:
+    for name, variants in (("both", (VARIANT, AMP)), ("one", (VARIANT,))):
+        (tmp_path / name).mkdir()
+        save_run(probed_run(tmp_path / name, settings(*variants)), tmp_path / name)
+
+    inside, outside = (
+        each(*command.split(), cwd=tmp_path)
+        for each in (commands.bsprobe, commands.bsprobe_process)
+    )
+
+    assert (outside.returncode, outside.stdout + outside.stderr != "") == (code, True)
+    assert (inside.returncode, inside.stdout, inside.stderr) == (
+        outside.returncode,
+        outside.stdout,
+        outside.stderr,
+    )
+
+
+def test_a_command_in_this_process_leaves_no_trace(tmp_path: Path) -> None:
+    def surroundings() -> tuple[object, ...]:
+        return Path.cwd(), dict(os.environ), signal.getsignal(signal.SIGTERM)
+
+    before = surroundings()
+    commands.bsprobe("gpus", cwd=tmp_path, BSPROBE_TEST="set")
+    assert surroundings() == before

@@ -118,7 +118,7 @@ def rehearsing(folder: Path) -> dict[str, str]:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_script_for_a_first_gpu_keeps_its_time_and_packs_what_it_finds(tmp_path: Path) -> None:
     limit = 200
     started = time.monotonic()

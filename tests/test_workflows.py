@@ -155,7 +155,7 @@ def test_our_own_job_installs_the_pytorch_of_our_own_baseline() -> None:
 
 @pytest.mark.parametrize(
     ("workflow", "scripts"),
-    [("ci.yml", [".ci/run", ".ci/oldest"]), ("nightly.yml", [".ci/gpu"])],
+    [("ci.yml", [".ci/run", ".ci/oldest"]), ("nightly.yml", [".ci/gpu", ".ci/nightly"])],
 )
 def test_a_workflow_runs_the_scripts_that_are_there(workflow: str, scripts: list[str]) -> None:
     steps = steps_of(ROOT / ".github" / "workflows" / workflow)

@@ -4,6 +4,7 @@ The tolerances find what is grossly wrong. How far the project's aims are reache
 `benchmarks/accuracy.py`, not by a test that fails.
 """
 
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
@@ -20,6 +21,7 @@ from benchmarks.validation.history import load_history
 from benchmarks.validation.replay import replay_addresses
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.runs import Environment
+from bsprobe.records.variants import Precision
 from bsprobe.storage.runfile import load_run
 from tests.support.fabricated_truth import (
     ELSEWHERE,
@@ -30,7 +32,17 @@ from tests.support.fabricated_truth import (
     write_machine,
     write_trial,
 )
+from tests.support.pairwise import covering
 from tests.support.tiny_networks import VARIANT
+
+
+def features_of(path: Path) -> set[tuple[str, str]]:
+    """The card of a recording and each word of its name but the batch, with the precision."""
+    name = path.name.removesuffix(".json.gz")
+    precision = next(each for each in Precision if f"-{each}-" in name)
+    words = [word for word in name.split("-") if not re.fullmatch(r"b\d+", word)]
+    return {(precision, word) for word in (path.parents[1].name, *words)}
+
 
 TRIALS = sorted(ROOT.glob("*/trials/*.json.gz"))
 BOUNDARIES = sorted(ROOT.glob("*/boundaries/*/run.json"))
@@ -38,6 +50,21 @@ NONE = pytest.param(None, marks=pytest.mark.skip(reason="no GPU has been recorde
 each_trial = pytest.mark.parametrize(
     "path", [pytest.param(path, id=path.name.removesuffix(".json.gz")) for path in TRIALS] or [NONE]
 )
+CHOSEN = covering({str(path): features_of(path) for path in TRIALS})
+"""Recordings that have every model, norm and other setting among them, in each precision."""
+each_chosen_trial = pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            id=path.name.removesuffix(".json.gz"),
+            marks=pytest.mark.slow if str(path) in CHOSEN else pytest.mark.nightly,
+        )
+        for path in TRIALS
+    ]
+    or [NONE],
+)
+"""The chosen ones in CI, the others by night."""
 each_run = pytest.mark.parametrize(
     "path", [pytest.param(path, id=path.parent.name) for path in BOUNDARIES] or [NONE]
 )
@@ -121,20 +148,20 @@ def test_every_block_lands_on_the_address_that_it_had_on_the_gpu(path: Path) -> 
 @pytest.mark.slow
 @each_trial
 def test_the_same_sizes_are_asked_for_in_the_same_order(path: Path) -> None:
-    trial, machine = load_trial(path), machine_of(path.parents[1])
-    if not trial.marks or trial.measurement is None:
-        pytest.skip("there is no history of a whole step")
+    machine = machine_of(path.parents[1])
     differing = version_difference(machine)
     if differing is not None:
         pytest.skip(f"this is {differing}: bash benchmarks/judge.sh compares requests")
+    trial = load_trial(path)
+    if not trial.marks or trial.measurement is None:
+        pytest.skip("there is no history of a whole step")
     found = compared(path, trial, machine)
     first = [difference.describe() for difference in found.differences[:5]]
     assert found.matched >= LEAST_MATCHED * max(found.predicted, found.recorded), first
     assert found.workspaces_equal >= AIMED_WORKSPACES * found.convolutions, first
 
 
-@pytest.mark.slow
-@each_trial
+@each_chosen_trial
 def test_the_predicted_peak_is_near_the_measured_one(path: Path) -> None:
     check_peak(path)
 

@@ -22,7 +22,7 @@ SMALL = (
 
 
 def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    return commands.bsprobe(*arguments, cwd=cwd, timeout=300, XDG_CACHE_HOME=str(cwd / "cache"))
+    return commands.bsprobe(*arguments, cwd=cwd, XDG_CACHE_HOME=str(cwd / "cache"))
 
 
 def with_smaller_peaks(value: Any) -> Any:

@@ -49,7 +49,7 @@ def test_a_gpu_that_is_asked_for_and_absent_is_missed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_small_network_is_explained_from_end_to_end(tmp_path: Path) -> None:
     done = bsprobe(
-        "explain", "--model=deeplabv2-resnet50", "--resolution=64x64", "--memory-limit=1500MiB",
+        "explain", "--model=deeplabv2-mini", "--resolution=512x1024", "--memory-limit=1500MiB",
         "--precision=amp-fp16", "--depth=1", cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
@@ -57,7 +57,7 @@ def test_a_small_network_is_explained_from_end_to_end(tmp_path: Path) -> None:
     assert [line for line in lines if len(line) > 80] == []
     assert "no GPU was named" in " ".join(done.stdout.split())
     (folder,) = (tmp_path / "reports").iterdir()
-    assert folder.name == "explain-rtx-3090-1.46gib-deeplabv2-resnet50-64x64-amp-fp16-batch"
+    assert folder.name == "explain-rtx-3090-1.46gib-deeplabv2-mini-512x1024-amp-fp16-batch"
     assert {path.name for path in folder.iterdir()} == {
         *("explain.md", "explanation.json", "memory.csv", "remedies.csv", "snapshot.pickle"),
         *("step-by-kind.png", "step-by-kind.svg", "step-by-module.png", "step-by-module.svg"),

@@ -122,8 +122,8 @@ def test_options_that_make_no_sense_are_refused(
 @pytest.mark.slow
 def test_every_card_of_the_catalogue_is_fitted(tmp_path: Path) -> None:
     done = bsprobe(
-        *("gpus", "--fit", "--batch", "8", "--model", "deeplabv2-resnet50"),
-        *("--resolution", "128x256", "--precision", "amp-fp16", "--norm", "batch"),
+        *("gpus", "--fit", "--batch", "8", "--model", "deeplabv2-mini"),
+        *("--resolution", "1024x2048", "--precision", "amp-fp16", "--norm", "batch"),
         *("--out", str(tmp_path / "out")),
         XDG_CACHE_HOME=str(tmp_path),
     )

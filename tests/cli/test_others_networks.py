@@ -17,6 +17,8 @@ MEASURED, PREDICTED = (
     )
 )
 PREDICTED_BY_DEFAULT = ("torchvision:resnet18",)
+SLOW = ("torchvision:mobilenet_v3_small", "timm:vit_tiny_patch16_224")
+"""One of each library; the others are run by night."""
 
 
 def model_of(command: str) -> str:
@@ -24,11 +26,20 @@ def model_of(command: str) -> str:
     return words[words.index("--model") + 1]
 
 
+def often(command: str, *, default: tuple[str, ...]) -> list[pytest.MarkDecorator]:
+    """The mark that says how often a network is run."""
+    if model_of(command) in default:
+        return []
+    return [pytest.mark.slow if model_of(command) in SLOW else pytest.mark.nightly]
+
+
 def run(command: str, folder: Path) -> list[dict[str, str]]:
     """Run a command of the docs; its trials."""
     if model_of(command).startswith("timm:"):
         pytest.importorskip("timm")
-    done = commands.python("-m", *shlex.split(command), "--out=out", cwd=folder)
+    program, *words = shlex.split(command)
+    assert program == "bsprobe"
+    done = commands.bsprobe(*words, "--out=out", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "out" / "snippet.py").exists()
     return commands.rows(folder / "out" / "trials.csv")
@@ -43,9 +54,11 @@ def test_the_docs_name_ten_networks_six_of_torchvision_four_of_timm() -> None:
     assert sum(model.startswith("timm:") for model in models) == 4
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
-@pytest.mark.parametrize("command", MEASURED, ids=model_of)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(each, id=model_of(each), marks=often(each, default=())) for each in MEASURED],
+)
 def test_a_network_of_others_is_probed_on_the_cpu(command: str, tmp_path: Path) -> None:
     trials = run(command, tmp_path)
 
@@ -57,12 +70,8 @@ def test_a_network_of_others_is_probed_on_the_cpu(command: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(
-            command,
-            id=model_of(command),
-            marks=[] if model_of(command) in PREDICTED_BY_DEFAULT else [pytest.mark.slow],
-        )
-        for command in PREDICTED
+        pytest.param(each, id=model_of(each), marks=often(each, default=PREDICTED_BY_DEFAULT))
+        for each in PREDICTED
     ],
 )
 def test_a_network_of_others_is_predicted_for_a_named_gpu(command: str, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_network_is_explained_from_what_was_recorded_beside_its_prediction(
     tmp_path: Path,
 ) -> None:
     options = ("--model=deeplabv2-resnet50", "--resolution=128x256", "--memory-limit=4GiB")
-    done = commands.bsprobe("explain", *options, "--out=out", cwd=tmp_path, timeout=1800)
+    done = commands.bsprobe_process("explain", *options, "--out=out", cwd=tmp_path, timeout=1800)
     assert done.returncode == 0, done.stderr
     assert "[measured, and" in done.stdout
     report = load_explanation(tmp_path / "out")

@@ -138,7 +138,9 @@ def test_a_folder_that_became_read_only_is_resumed_once_it_is_not(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("round_", range(4))
+@pytest.mark.parametrize(
+    "round_", [0, 1, *(pytest.param(each, marks=pytest.mark.nightly) for each in (2, 3))]
+)
 def test_of_runs_into_one_folder_one_writes_and_the_others_say_so(
     tmp_path: Path, reference: Path, round_: int
 ) -> None:

@@ -1,4 +1,4 @@
-"""500 damaged run files and 500 damaged journals: refused in one clear line, or loaded right.
+"""Damaged run files and journals, 500 of each by night: refused in one clear line, or loaded right.
 
 What is loaded is rendered as well: a table that contradicts itself is worse than a refusal.
 """
@@ -20,9 +20,13 @@ from bsprobe.storage.journal import NAME as JOURNAL_NAME
 from bsprobe.storage.journal import Journal, read_journal
 from bsprobe.storage.runfile import NAME, load_run, save_run
 from tests.support.builders import AMP, GROUP, VARIANT, probed_run, settings
-from tests.support.mutations import mutated, says
+from tests.support.mutations import KINDS, mutated, says
 
-SEEDS = range(500)
+SEEDS = [
+    *range(10 * len(KINDS)),
+    *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(10 * len(KINDS), 500)),
+]
+"""Ten of each kind of damage, and many more by night."""
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,7 @@ from tests.support.fake_cuda import (
     needs_fake_cuda,
     rules_of,
 )
+from tests.support.pairwise import pairwise
 
 FP16, BF16 = torch.float16, torch.bfloat16
 OTHER_NETS = [
@@ -80,8 +81,13 @@ def _fake() -> Iterator[None]:
 
 
 DEEPLABV2 = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
+CHECKPOINTED = [
+    replace(DEEPLABV2, **values)
+    for values in pairwise({"norm": Norm, "precision": Precision, "checkpointing": Checkpointing})
+]
+"""Every norm in every precision, either with or without checkpointing."""
 NETWORKS = [
-    *(replace(DEEPLABV2, norm=norm, precision=each) for norm in Norm for each in Precision),
+    *CHECKPOINTED,
     # Not in bfloat16: without a GPU fake CUDA tensors take cuDNN to be unable to convolve it
     # (`supportsBFloat16ConvolutionWithCuDNNv8` asks the device), and pick a kernel that answers in
     # another layout.
@@ -93,23 +99,26 @@ NETWORKS = [
     *(replace(DEEPLABV2, model=model, precision=Precision.AMP_FP16) for model in OTHER_NETS),
 ]
 SLOW_NETWORKS = [
-    *(
-        replace(DEEPLABV2, norm=norm, precision=each, checkpointing=Checkpointing.ON)
-        for norm in Norm
-        for each in Precision
-    ),
-    *(
-        replace(DEEPLABV2, model=model, precision=each)
-        for model in OTHER_NETS
-        for each in (Precision.FP32, Precision.AMP_BF16)
-    ),
+    replace(DEEPLABV2, model=model, precision=each)
+    for model in OTHER_NETS
+    for each in (Precision.FP32, Precision.AMP_BF16)
+]
+NIGHTLY_NETWORKS = [
+    each
+    for norm, precision, checkpointing in itertools.product(Norm, Precision, Checkpointing)
+    if (each := replace(DEEPLABV2, norm=norm, precision=precision, checkpointing=checkpointing))
+    not in CHECKPOINTED
 ]
 
 
 @needs_fake_cuda
 @pytest.mark.parametrize(
     "variant",
-    [*NETWORKS, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW_NETWORKS)],
+    [
+        *NETWORKS,
+        *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW_NETWORKS),
+        *(pytest.param(each, marks=pytest.mark.nightly) for each in NIGHTLY_NETWORKS),
+    ],
     ids=lambda variant: "-".join((variant.model, *(getattr(variant, a.field) for a in AXES))),
 )
 def test_a_network_runs_the_operators_that_it_runs_on_cuda(variant: Variant) -> None:

@@ -1,5 +1,6 @@
 """Explanations of simulated steps: they add up, and agree with what a trial predicts."""
 
+import bisect
 import functools
 import itertools
 import operator
@@ -40,9 +41,11 @@ from bsprobe.records.variants import (
 from bsprobe.report.explain.plots import KIND_COLOURS
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Kind
+from tests.support.pairwise import pairwise
 
 SIZE = Resolution(height=64, width=128)
 SMALL = Variant(model="deeplabv2-resnet50", resolution=SIZE)
+MINI = Variant(model="deeplabv2-mini", resolution=Resolution(height=32, width=64))
 CARD = custom_gpu(2 * GIB, "8.6", 300 * MIB)
 DEFAULTS = matrix(models=(SMALL.model,), resolutions=(SIZE,), choices={})
 OTHERS = [
@@ -108,12 +111,21 @@ def families(rows: list[Row]) -> Iterator[tuple[Row, list[Row]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "values",
+    pairwise({axis.field: tuple(axis.kind) for axis in AXES}),
+    ids=lambda values: "-".join(values.values()),
+)
+def test_they_add_up_for_any_two_values_of_two_axes(values: dict[str, Any]) -> None:
+    assert_adds_up(replace(MINI, **values))
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize("norm", Norm)
 def test_they_add_up_over_every_variant(norm: Norm, precision: Precision) -> None:
     """Every norm in every precision, with each other axis changed alone, and all together."""
-    size = Resolution(height=32, width=64)
-    plain = Variant(model="deeplabv2-mini", resolution=size, norm=norm, precision=precision)
+    plain = replace(MINI, norm=norm, precision=precision)
     others: dict[str, Any] = {
         axis.field: value
         for axis in AXES
@@ -140,7 +152,7 @@ def test_the_part_of_each_image_is_known_at_batch_one_too() -> None:
 
 
 def test_the_next_batch_is_played_on_a_card_without_end() -> None:
-    batch = next(each for each in itertools.count(20) if not explained(each + 1).fits)
+    batch = bisect.bisect(range(64), 0, lo=1, key=lambda each: not explained(each).fits) - 1
     last, beyond = explained(batch), explained(batch + 1)
     assert last.next_peak_bytes == beyond.peak_bytes > CARD.total_bytes >= last.peak_bytes
 

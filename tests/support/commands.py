@@ -1,17 +1,32 @@
-"""Programs as users start them, over the package of this checkout."""
+"""Programs as users start them and commands in this process, over the package of this checkout."""
 
+import contextlib
 import csv
+import io
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 from benchmarks.checkout import ROOT, python_path
+from bsprobe.__main__ import main
 from bsprobe.storage.journal import read_journal
 
-__all__ = ["ROOT", "bsprobe", "popen", "python", "python_path", "rows", "run", "start"]
+__all__ = [
+    "ROOT",
+    "bsprobe",
+    "bsprobe_process",
+    "popen",
+    "python",
+    "python_path",
+    "rows",
+    "run",
+    "start",
+]
 
 
 def run(
@@ -46,9 +61,37 @@ def python(
 
 
 def bsprobe(
+    *arguments: object, cwd: Path | str = ".", **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """`bsprobe ARGUMENTS` in this process: entry point, messages and exit code are the real ones.
+
+    Its workers are processes as ever. For what only a process of its own can show (signals, closed
+    pipes, limits, what is imported) there are `bsprobe_process` and `start`.
+    """
+    words = ["bsprobe", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    code: object = None
+    with contextlib.ExitStack() as undo:
+        # Where nothing is a terminal both click and rich write lines of 80 characters.
+        undo.enter_context(mock.patch.dict(os.environ, {"COLUMNS": "80", **environment}))
+        undo.enter_context(contextlib.chdir(cwd))
+        undo.enter_context(mock.patch.object(sys, "argv", words))
+        undo.enter_context(mock.patch.object(sys, "stdin", io.StringIO()))
+        undo.enter_context(contextlib.redirect_stdout(out))
+        undo.enter_context(contextlib.redirect_stderr(err))
+        undo.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    assert isinstance(code, int), code
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def bsprobe_process(
     *arguments: object, cwd: Path | str | None = None, timeout: float = 600, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """`bsprobe ARGUMENTS`."""
+    """`bsprobe ARGUMENTS` as a process of its own."""
     return python("-m", "bsprobe", *arguments, cwd=cwd, timeout=timeout, **environment)
 
 

@@ -4,6 +4,7 @@ Everything but the trials is real: processes, pipes, journal, reports.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 OPTIONS = ("--precision=fp32", "--norm=batch,group", "--target-batch=12")
+SILENCE = "STUBBED_SILENCE_SECONDS"
+"""The variable that says after how long a silent rank is given up, where half a minute is long."""
 RUN = ("run", *OPTIONS, "--out=out")
 
 
@@ -50,6 +53,7 @@ def _main() -> None:
     from bsprobe import __main__  # noqa: PLC0415 - only the child needs it
     from bsprobe.records.runs import DeviceRequest  # noqa: PLC0415 - as above
     from bsprobe.worker import process as worker_process  # noqa: PLC0415 - only the child needs it
+    from bsprobe.worker.ranks import world  # noqa: PLC0415 - as above
 
     stub = (sys.executable, str(Path(__file__).with_name("stub_worker.py")), sys.argv.pop(1))
 
@@ -58,6 +62,8 @@ def _main() -> None:
             super().__init__(request, **{**options, "command": stub})
 
     worker_process.Worker = StubbedWorker  # type: ignore[misc] # the one seam: which program is started
+    if SILENCE in os.environ:
+        world._SILENCE_SECONDS = float(os.environ[SILENCE])
     __main__.main()
 
 

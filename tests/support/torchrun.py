@@ -59,7 +59,9 @@ def stubbed(behaviour: str, *arguments: str) -> tuple[str, ...]:
     return (str(ROOT / "tests" / "support" / "stubbed_bsprobe.py"), behaviour, *arguments)
 
 
-def by_hand(rank: int, port: int, *program: str, cwd: Path, mark: str) -> Started:
+def by_hand(
+    rank: int, port: int, *program: str, cwd: Path, mark: str, **environment: str
+) -> Started:
     """One of two processes on two machines, as torchrun starts them there without its store."""
     return Started(
         (sys.executable, *program),
@@ -73,6 +75,7 @@ def by_hand(rank: int, port: int, *program: str, cwd: Path, mark: str) -> Starte
         LOCAL_WORLD_SIZE="1",
         MASTER_ADDR="localhost",
         MASTER_PORT=str(port),
+        **environment,
     )
 
 

@@ -21,7 +21,7 @@ def without(
 ) -> tuple[int, list[str]]:
     """The exit code and the complaints of `bsprobe COMMAND` where a module cannot be found."""
     hide(module, folder=folder, monkeypatch=monkeypatch)
-    done = commands.bsprobe(*command.split(), cwd=folder, timeout=120)
+    done = commands.bsprobe_process(*command.split(), cwd=folder, timeout=120)
     return done.returncode, done.stderr.splitlines()
 
 

@@ -15,7 +15,7 @@ from bsprobe.records.runs import Run, StopReason
 from bsprobe.records.trials import Purpose
 from bsprobe.storage.journal import read_journal
 from bsprobe.storage.runfile import load_run
-from tests.support.stubbed_bsprobe import OPTIONS
+from tests.support.stubbed_bsprobe import OPTIONS, SILENCE
 from tests.support.torchrun import Started, by_hand, free_port, stubbed, torchrun
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -127,7 +127,10 @@ def test_without_torchruns_store_rank_0_opens_one_and_a_silent_machine_ends_the_
     tmp_path: Path,
 ) -> None:
     port, program = free_port(), stubbed("hang-at-4", *RUN)
-    ranks = [by_hand(rank, port, *program, cwd=tmp_path, mark=uuid.uuid4().hex) for rank in (0, 1)]
+    ranks = [
+        by_hand(rank, port, *program, cwd=tmp_path, mark=uuid.uuid4().hex, **{SILENCE: "6"})
+        for rank in (0, 1)
+    ]
     wait_for_both_workers_to_wait(tmp_path)
     ranks[1].process.kill()
     for worker in ranks[1].alive():  # a machine that is gone takes everything along
@@ -135,7 +138,7 @@ def test_without_torchruns_store_rank_0_opens_one_and_a_silent_machine_ends_the_
             os.kill(worker, signal.SIGKILL)
     code, _, complaints = ranks[0].finish(timeout=90)
     ranks[1].finish()
-    assert (code, "error: rank 1 has not been heard of for 30 s" in complaints) == (2, True)
+    assert (code, "error: rank 1 has not been heard of for 6 s" in complaints) == (2, True)
     assert ranks[0].all_gone()
 
 

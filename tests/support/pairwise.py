@@ -1,0 +1,49 @@
+"""A few of many combinations: any two values of two axes stand together in at least one."""
+
+from collections.abc import Hashable, Iterable, Mapping
+from itertools import combinations, product
+from typing import Any
+
+
+def pairwise(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
+    """Rows with a value for each axis, as few as a greedy choice finds, always the same ones.
+
+    Args:
+        axes: The values of each axis, by its name.
+    """
+    axes = {name: tuple(values) for name, values in axes.items()}
+    wanted = {
+        frozenset(((one, x), (other, y))): None
+        for one, other in combinations(axes, 2)
+        for x, y in product(axes[one], axes[other])
+    }
+    rows = []
+    while wanted:
+        row = dict(sorted(next(iter(wanted)), key=lambda each: list(axes).index(each[0])))
+        for name in axes:
+            if name not in row:
+                row[name] = max(axes[name], key=lambda value: _met(row, name, value, wanted))
+        rows.append({name: row[name] for name in axes})
+        for met in combinations(row.items(), 2):
+            wanted.pop(frozenset(met), None)
+    return rows
+
+
+def _met(row: Mapping[str, Any], name: str, value: Any, wanted: Iterable[object]) -> int:
+    """How many of the wanted pairs a value adds to a row."""
+    return sum(frozenset(((name, value), each)) in wanted for each in row.items())
+
+
+def covering(features: Mapping[str, Iterable[Hashable]]) -> list[str]:
+    """Names that have all features among them, as few as a greedy choice finds.
+
+    Args:
+        features: The features of each name.
+    """
+    missing = {feature for each in features.values() for feature in each}
+    chosen = []
+    while missing:
+        best = max(features, key=lambda name: len(missing & set(features[name])))
+        chosen.append(best)
+        missing -= set(features[best])
+    return chosen
