@@ -43,6 +43,7 @@ def loaded() -> dict[str, set[str]]:
             folder=folder,
             PYTHONPATH=f"{site}{os.pathsep}{python_path()}",
             LOADED=str(log),
+            BSPROBE_SPAWN="1",  # a worker that is forked begins with what others load as well
             XDG_CACHE_HOME=folder,
         )
         found = {path.name: set(path.read_text().split()) for path in sorted(log.iterdir())}

@@ -10,7 +10,12 @@ import pytest
 from tests.support.commands import ROOT, python
 from tests.support.optional_packages import needs_import_linter
 
-CHILD = {"bsprobe.worker.child", "bsprobe.worker.ranks.store", "bsprobe.study.child"}
+CHILD = {
+    "bsprobe.worker.child",
+    "bsprobe.worker.ranks.store",
+    "bsprobe.worker.zygote",
+    "bsprobe.study.child",
+}
 """The modules of `worker` and `study` that load torch, beside `study/learning/`."""
 SLOW_TO_IMPORT = ("torch", "pandas", "matplotlib", "rich")
 LINT = "import importlinter.cli as cli; cli.lint_imports_command(['--no-cache'])"

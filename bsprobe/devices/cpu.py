@@ -98,17 +98,24 @@ class CpuDevice:
         _reset_high_water()
 
     def peak(self) -> Peak:
-        """Resident memory beyond the baseline; the CPU has no caching allocator."""
+        """Resident memory beyond the baseline; the CPU has no caching allocator.
+
+        Pages of files do not count, as they do not for the limit: they are the libraries' code, of
+        which a process has the more in its tables the longer it runs, and one that was forked
+        begins with none.
+        """
+        files = _status_bytes("RssFile") - self._resting_files
         mapped = _status_bytes("VmData") - self._resting_data
-        resident = _status_bytes("VmRSS") - self._baseline
+        resident = _status_bytes("VmRSS") - self._baseline - files
         self._unused_bytes = max(self._unused_bytes, mapped - resident)
-        peak = _status_bytes("VmHWM") - self._baseline
+        peak = _status_bytes("VmHWM") - self._baseline - files
         return Peak(allocated_bytes=max(0, peak), reserved_bytes=None)
 
     def _rest(self) -> None:
         """Take what the process holds now for what it holds anyway: the limit counts from here."""
         self._baseline = _status_bytes("VmRSS")
         self._resting_data = _status_bytes("VmData")
+        self._resting_files = _status_bytes("RssFile")
         limit = self._resting_data + self._info.capacity_bytes
         if self._hard_limit != resource.RLIM_INFINITY:
             limit = min(limit, self._hard_limit)

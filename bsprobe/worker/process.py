@@ -3,7 +3,6 @@
 import os
 import queue
 import signal
-import site
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from bsprobe.records.errors import DeviceError, WorkerError
 from bsprobe.records.explanations import Explanation
@@ -22,6 +20,7 @@ from bsprobe.records.gpus import Gpu
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Failure, TrialSpec
 from bsprobe.records.variants import Variant
+from bsprobe.records.workload import TORCHVISION
 from bsprobe.storage.codec import MalformedError
 from bsprobe.worker.interruption import undisturbed
 from bsprobe.worker.protocol import (
@@ -46,6 +45,7 @@ from bsprobe.worker.protocol import (
     encode,
 )
 from bsprobe.worker.required import missing_package
+from bsprobe.worker.spawning import prepared
 from bsprobe.worker.without_gpu import without_gpu
 
 COMMAND = (sys.executable, "-m", "bsprobe.worker.child")
@@ -56,8 +56,6 @@ _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 """How often a silent worker is looked after."""
 _LAST_WORDS_BYTES = 4000
-_WORKER_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""For the CPU device; glibc reads it once, when the process starts, so it is set for all."""
 
 ReportPhase = Callable[[str], None]
 Watch = Callable[[], None]
@@ -122,17 +120,15 @@ class Worker:
         self.trials_run = 0
         self.is_clean = True
         with ExitStack() as undo:
+            undo.callback(self._stderr.close)
+            kept_away = {} if request.gpu is None else without_gpu(os.environ)
+            birth = prepared(
+                command,
+                {**kept_away, **(environment or {})},
+                imports=_imports_of(variants, data),
+            )
             with undisturbed():
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=self._stderr,
-                    env={**_environment(request), **(environment or {})},
-                    # Its own session: Ctrl-C reaches the parent alone, and the whole group can be
-                    # killed.
-                    start_new_session=True,
-                )
+                self._process = birth.start(self._stderr)
                 undo.callback(self.close)
             threading.Thread(target=self._read, name="worker output", daemon=True).start()
             self.ready = self._open(OpenDevice(request=request, variants=variants, data=data))
@@ -382,12 +378,7 @@ def _endings_as_errors(*, silent: _Words, died: _Words) -> Iterator[None]:
         raise WorkerError(f"{what}: {last[-1]}", hint=hint) from None
 
 
-def _environment(request: DeviceRequest) -> dict[str, str]:
-    """The worker's environment: ours, with the package importable as it is here."""
-    package_root = str(Path(__file__).resolve().parents[2])
-    paths = [os.environ.get("PYTHONPATH", "")]
-    if package_root not in site.getsitepackages():
-        paths.insert(0, package_root)
-    python_path = os.pathsep.join(filter(None, paths))
-    found = {**os.environ, **_WORKER_ENVIRONMENT, "PYTHONPATH": python_path}
-    return found if request.gpu is None else without_gpu(found)
+def _imports_of(variants: tuple[Variant, ...], data: DataSource | None) -> tuple[str, ...]:
+    """What takes long to import, and only some workers need."""
+    is_needed = data is not None or any(each.model.startswith(TORCHVISION) for each in variants)
+    return ("torchvision",) if is_needed else ()

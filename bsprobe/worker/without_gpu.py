@@ -16,10 +16,6 @@ _NO_DRIVER: Final = Path(__file__).with_name("no_driver")
 
 
 def without_gpu(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment, changed so that a process started with it sees neither GPU nor driver."""
+    """What to set beside the variables of an environment."""
     folders = filter(None, [str(_NO_DRIVER), environment.get("LD_LIBRARY_PATH")])
-    return {
-        **environment,
-        "CUDA_VISIBLE_DEVICES": "",
-        "LD_LIBRARY_PATH": os.pathsep.join(folders),
-    }
+    return {"CUDA_VISIBLE_DEVICES": "", "LD_LIBRARY_PATH": os.pathsep.join(folders)}

@@ -41,12 +41,12 @@ def wait_for_lines(folder: Path, count: int, process: "subprocess.Popen[str]") -
 def workers(folder: Path) -> set[int]:
     """The worker processes that were started from a folder: other tests may have theirs."""
     found = set()
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if b"bsprobe.worker.child" in entry.read_bytes() and (
-                (entry.parent / "cwd").readlink() == folder.resolve()
-            ):
-                found.add(int(entry.parent.name))
+            is_spawned = b"bsprobe.worker.child" in (process / "cmdline").read_bytes()
+            is_forked = (process / "comm").read_text().strip() == "bsprobe-worker"
+            if (is_spawned or is_forked) and (process / "cwd").readlink() == folder.resolve():
+                found.add(int(process.name))
     return found
 
 

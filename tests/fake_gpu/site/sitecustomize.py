@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 if os.environ.get("CUDA_VISIBLE_DEVICES") != "":  # hidden from the processes that predict
+    # A server imports PyTorch once, with or without the fake GPU, for workers of both kinds.
+    os.environ["BSPROBE_SPAWN"] = "1"
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     from tests.fake_gpu import after_import
 

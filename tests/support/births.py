@@ -1,0 +1,87 @@
+"""Programs that are started as workers are, forked or spawned."""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from bsprobe.worker import spawning
+from bsprobe.worker.spawning import SPAWN, ChildProcess
+
+MODULE = "tests.support.given_program"
+COMMAND = (sys.executable, "-m", MODULE)
+
+
+class Ended(NamedTuple):
+    """What is left of a process."""
+
+    status: int
+    said: str
+    complained: str
+
+
+class Started:
+    """A process of a test."""
+
+    def __init__(self, process: ChildProcess, stderr: IO[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.process = process
+        self.stdin = process.stdin
+        self.stdout = process.stdout
+        self._stderr = stderr
+
+    def ended(self) -> Ended:
+        """Wait for its end, with nothing more on its standard input."""
+        self.stdin.close()
+        said = self.stdout.read().decode()
+        status = self.process.wait(timeout=60)
+        self._stderr.seek(0)
+        return Ended(status, said, self._stderr.read().decode())
+
+
+@contextmanager
+def started(program: str, *, spawned: bool = False, **environment: str) -> Iterator[Started]:
+    """Start a program; what is left of it then is killed."""
+    given = {"GIVEN_PROGRAM": program, SPAWN: str(int(spawned)), **environment}
+    with tempfile.TemporaryFile() as stderr:
+        process = spawning.prepared(COMMAND, given).start(stderr)
+        begun = Started(process, stderr)
+        try:
+            yield begun
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            begun.stdin.close()
+            begun.stdout.close()
+
+
+def run(program: str, *, spawned: bool = False, **environment: str) -> Ended:
+    """Run a program to its end."""
+    with started(program, spawned=spawned, **environment) as begun:
+        return begun.ended()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended, though nobody has asked how, does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def becomes(happened: Callable[[], bool], *, within: float = 20) -> bool:
+    """Whether something happens in so many seconds."""
+    deadline = time.monotonic() + within
+    while not happened():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
