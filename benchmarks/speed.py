@@ -3,6 +3,7 @@
     python benchmarks/speed.py allocator [folder with histories ...]
     python benchmarks/speed.py trace [model]
     python benchmarks/speed.py prediction
+    python benchmarks/speed.py workers
 
 Run it from a checkout.
 
@@ -18,12 +19,16 @@ is not counted either: it compiles the modules that are imported.
 prediction: seconds from the start of the process, and memory of the worker. Runs the command line
 as a user would, with cuDNN's answers not yet on the disk and again with them: the default matrix
 for one card, and every card of the catalogue.
+
+workers: seconds until a worker has opened its device, the CPU or a card that is predicted, forked
+and spawned in turn. The start of the server that forks, once for each command, is shown by itself.
 """
 
 import importlib
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,9 +40,13 @@ from pathlib import Path
 from benchmarks.checkout import ROOT, python_path, run_bsprobe
 from benchmarks.validation.history import Action, History, load_history
 from benchmarks.validation.replay import allocator_for
-from bsprobe.records.units import Resolution, format_bytes
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.units import GIB, Resolution, format_bytes
 from bsprobe.records.variants import Precision, Variant
 from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.worker.process import COMMAND, Worker
+from bsprobe.worker.spawning import SPAWN, prepared
 
 GOAL_EVENTS_PER_SECOND = 500_000
 EVENTS_PER_HISTORY = 300_000
@@ -49,6 +58,12 @@ TRACES = ROOT / "tests" / "data" / "traces"
 GOAL_SECONDS = 5.0
 THREADS = 2
 REPEATS = 3
+
+GOAL_OPENING_SECONDS = 0.1
+OPENED = {
+    "cpu": DeviceRequest(device="cpu", memory_limit_bytes=GIB),
+    "predicted": DeviceRequest(gpu=find_gpu("RTX 3090")),
+}
 
 COMMANDS = {
     "default matrix, one card (goal: 20 s)": ("run", "--gpu", "RTX 3090"),
@@ -211,11 +226,42 @@ def command_seconds(arguments: Iterable[str], cache: str) -> float:
         return time.perf_counter() - start
 
 
+def workers() -> None:
+    """Print a line for each kind of worker, and the verdict."""
+    goal_missed = False
+    for name, request in OPENED.items():
+        start = time.perf_counter()
+        prepared(COMMAND, {})
+        server = time.perf_counter() - start
+        seconds: dict[str, list[float]] = {"0": [], "1": []}
+        for turn in range(2 * REPEATS):
+            spawn = str((turn + turn // 2) % 2)  # forked first, then spawned first
+            seconds[spawn].append(opening_seconds(request, spawn))
+        forked, spawned = map(statistics.median, seconds.values())
+        print(
+            f"{name:<10} server {server:5.2f} s   forked {forked:6.3f} s   "
+            f"spawned {spawned:6.3f} s   ratio {forked / spawned:.3f}"
+        )
+        goal_missed |= name == "cpu" and forked > GOAL_OPENING_SECONDS
+    verdict = "NOT reached" if goal_missed else "reached"
+    print(f"medians of {REPEATS}; goal for the CPU {GOAL_OPENING_SECONDS} s: {verdict}")
+
+
+def opening_seconds(request: DeviceRequest, spawn: str) -> float:
+    """Seconds until a worker has opened its device."""
+    start = time.perf_counter()
+    worker = Worker(request, environment={SPAWN: spawn})
+    seconds = time.perf_counter() - start
+    worker.close()
+    return seconds
+
+
 QUESTIONS: dict[str, Callable[..., None]] = {
     "allocator": allocator,
     "trace": trace,
     "traced-here": traced_here,
     "prediction": prediction,
+    "workers": workers,
 }
 
 if __name__ == "__main__":

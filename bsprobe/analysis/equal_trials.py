@@ -72,7 +72,7 @@ def figures(old: Trials, new: Trials, metric: Metric, device: DeviceInfo) -> tup
     if metric is Metric.THROUGHPUT:
         # The most work for the clock to see, and what training does; the worst of many noisy
         # ratios would look like a regression now and again by itself.
-        keys = keys[-1:]
+        keys = [key for key in keys if _is_timed(old, key) and _is_timed(new, key)][-1:]
     found = [_at(key, old[key], new[key], metric, device) for key in keys]
     return tuple(one for one in found if one is not None)
 
@@ -113,6 +113,12 @@ def _at(
         run=max(now),
         noise=noise,
     )
+
+
+def _is_timed(trials: Trials, key: tuple[int, int]) -> bool:
+    """Whether a trial was timed for as many steps as any: others were to decide memory alone."""
+    most = max(len(m.step_seconds) for equal in trials.values() for m in equal)
+    return any(len(m.step_seconds) == most for m in trials[key])
 
 
 def _slopes(old: Trials, new: Trials, device: DeviceInfo) -> tuple[Figures, ...]:

@@ -141,10 +141,17 @@ def _towards_a_short_one(
 
 
 def _fastest(trials: Sequence[Trial]) -> int | None:
-    """The smallest batch within `BEST_WITHIN` of the best throughput, None without throughput."""
+    """The smallest batch within `BEST_WITHIN` of the best throughput, None without throughput.
+
+    Trials that were timed for fewer steps than others, as they were to decide memory alone, do not
+    count.
+    """
     rates: dict[int, float] = {}
+    steps = max((trial.spec.measured_steps for trial in trials), default=0)
     for trial in trials:
-        if trial.measurement is not None and trial.measurement.images_per_second is not None:
+        if trial.measurement is None or trial.spec.measured_steps < steps:
+            continue
+        if trial.measurement.images_per_second is not None:
             batch = trial.spec.batch_size
             rates[batch] = max(rates.get(batch, 0.0), trial.measurement.images_per_second)
     if not rates:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from bsprobe.analysis.caveats import caveats_of
 from bsprobe.analysis.expectation import Expected
+from bsprobe.analysis.memory_line import line_through
 from bsprobe.analysis.recommendation import Limits, limits, recommend, search_trials, starred
 from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.records.failures import Outcome
@@ -21,7 +22,7 @@ from bsprobe.records.runs import (
     StopReason,
     VariantResult,
 )
-from bsprobe.records.trials import Purpose, Trial, TrialSpec
+from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.storage.journal import Journal
 
@@ -137,7 +138,8 @@ class Probing:
     def _find_boundary(self, variant: Variant, prediction: Prediction | None) -> Boundary:
         def measure(batch: int, process: Process) -> Probe:
             purpose = Purpose.PROOF if process is Process.FRESH else Purpose.SEARCH
-            return Probe.of(self._trial(self._settings.trial(variant, batch), process, purpose))
+            spec = self._search_spec(variant, batch, prediction)
+            return Probe.of(self._trial(spec, process, purpose))
 
         def out_of_time() -> bool:
             limit = self._settings.time_limit_seconds
@@ -151,6 +153,28 @@ class Probing:
             out_of_time=out_of_time,
             expected=None if prediction is None else Expected.of(prediction),
         )
+
+    def _search_spec(
+        self, variant: Variant, batch: int, prediction: Prediction | None
+    ) -> TrialSpec:
+        """The trial of a batch: with one timed step where its throughput is of no use to anyone.
+
+        That is where it should need more than the headroom leaves, by the peaks that are known.
+        """
+        spec = self._settings.trial(variant, batch)
+        peaks = dict(prediction.peaks if prediction is not None else ())
+        for trial in search_trials(self._trials, variant):
+            if trial.measurement is not None:
+                peaks[trial.spec.batch_size] = trial.measurement.peak_bytes
+        line = line_through(list(peaks.items()))
+        needed = peaks.get(batch, 0 if line is None else line.at(batch))
+        is_timed = needed <= self._budget_bytes or self._device.source is Source.PREDICTED
+        return spec if is_timed else replace(spec, measured_steps=1)
+
+    @property
+    def _budget_bytes(self) -> float:
+        """What a trial may hold without eating the headroom."""
+        return self._device.capacity_bytes * (1 - self._settings.target.headroom)
 
     def _recommend(self, variant: Variant, largest: int) -> Recommendation:
         """Recommend, and run what is recommended as it will be used before saying so."""
@@ -192,7 +216,6 @@ class Probing:
         none at all in the end.
         """
         target = self._settings.target
-        budget = self._device.capacity_bytes * (1 - target.headroom)
         beyond_headroom: tuple[Recommendation, Trial] | None = None
         most: int | None = None
         while True:
@@ -208,7 +231,7 @@ class Probing:
             spec = self._settings.trial(variant, micro, accumulation_steps=steps)
             trial = self._trial(spec, Process.FRESH, Purpose.RECOMMENDED)
             if trial.measurement is not None:
-                fits = trial.measurement.peak_bytes <= budget
+                fits = trial.measurement.peak_bytes <= self._budget_bytes
                 if fits or micro == 1 or not found.keeps_headroom:
                     return item, trial
                 beyond_headroom = beyond_headroom or (item, trial)
@@ -229,7 +252,7 @@ class Probing:
     def _trial(self, spec: TrialSpec, process: Process, purpose: Purpose) -> Trial:
         """Run a trial, or take it from what is known already."""
         for trial in (*self._trials, *self._known):
-            if trial.spec == spec and (trial.fresh_process or process is Process.ANY):
+            if _serves(trial.spec, spec) and (trial.fresh_process or process is Process.ANY):
                 if trial not in self._trials:
                     self._trials.append(trial)
                     self._listener.on_trial(trial)
@@ -242,6 +265,14 @@ class Probing:
         self._trials.append(trial)
         self._listener.on_trial(trial)
         return trial
+
+
+def _serves(made: TrialSpec, asked: TrialSpec) -> bool:
+    """Whether a trial is the one that is asked for, or the same and timed for longer."""
+    return (
+        made.measured_steps >= asked.measured_steps
+        and replace(made, measured_steps=asked.measured_steps) == asked
+    )
 
 
 def _with_stars(results: Sequence[VariantResult]) -> list[VariantResult]:

@@ -196,6 +196,17 @@ def test_throughput_is_compared_at_the_largest_trial_beyond_the_spread_of_steps(
     assert only(steady, uneven, "throughput:10%").state is State.WITHIN_NOISE
 
 
+def test_throughput_is_not_compared_at_a_trial_that_was_to_decide_memory_alone(
+    baseline: Run,
+) -> None:
+    def cut(trial: Trial, measured: Measurement) -> Measurement:
+        is_largest = trial.spec.batch_size == 12
+        return replace(measured, step_seconds=measured.step_seconds[: 1 if is_largest else None])
+
+    check = only(with_measurements(baseline, cut), baseline, "throughput:10%")
+    assert (check.state, check.at) == (State.OK, "10")
+
+
 def test_one_slow_step_does_not_excuse_a_slow_run() -> None:
     assert step_noise((0.5, 0.5, 60.0)) == 0
     assert step_noise((0.4, 0.5, 60.0)) == pytest.approx(0.2)

@@ -157,6 +157,13 @@ def test_throughput_beyond_safe_does_not_count() -> None:
     )
 
 
+def test_a_trial_that_was_timed_for_fewer_steps_than_others_is_not_the_fastest() -> None:
+    four, eight = ran(4, GIB, 20.0), ran(8, GIB, 90.0)
+    eight = replace(eight, spec=replace(eight.spec, measured_steps=1))
+    found = limits_of([four, eight])
+    assert (found.safe, found.best, found.best_is_measured) == (8, 4, True)
+
+
 def test_without_throughput_best_is_safe() -> None:
     trials = curve((4, 10), (8, 18), (9, 20))
     assert limits_of(trials, capacity=20) == Limits(

@@ -122,6 +122,36 @@ def test_a_run_finds_proves_and_recommends(bench: Bench) -> None:
     assert item.caveats[0] == "BatchNorm statistics see the 10 images of a micro-batch."
 
 
+def test_a_trial_is_timed_for_one_step_where_it_should_eat_the_headroom(bench: Bench) -> None:
+    gpu = ArithmeticGpu()
+    bench.probe(gpu)
+    timed = [(spec.batch_size, spec.measured_steps) for spec, _ in gpu.asked]
+    assert timed == [(1, 3), (2, 3), (4, 3), (8, 3), (16, 1), (12, 1), (13, 1), (10, 3)]
+
+
+def test_a_trial_that_was_timed_for_longer_than_is_asked_now_is_not_run_again(
+    bench: Bench,
+) -> None:
+    whole = bench.probe(ArithmeticGpu())
+    longer = [replace(t, spec=replace(t.spec, measured_steps=3)) for t in whole.trials]
+    gpu = ArithmeticGpu()
+    run = bench.probe(gpu, known=longer)
+    assert (gpu.asked, run.results) == ([], whole.results)
+
+
+def test_a_plan_that_the_search_timed_for_one_step_is_timed_as_it_will_run(bench: Bench) -> None:
+    """The line through smaller batches says that 12 images eat the headroom; they do not."""
+
+    def needed(spec: TrialSpec) -> int:
+        return affine_need(spec) if spec.batch_size < 12 else affine_need(spec) - GIB
+
+    gpu = ArithmeticGpu(needed)
+    run = bench.probe(gpu, settings(VARIANT, target=Target(batch=12)))
+    item, trial = recommended(run)
+    assert (item.plan.micro_batch, trial.spec.measured_steps) == (12, 3)
+    assert [s.measured_steps for s, _ in gpu.asked if s.batch_size == 12] == [1, 3]
+
+
 def test_a_run_holds_every_trial_as_journalled_and_as_told(bench: Bench) -> None:
     chosen = settings(VARIANT, AMP, GROUP)
     run = bench.probe(ArithmeticGpu(), chosen)

@@ -69,13 +69,18 @@ def _meaning(run: Run) -> str:
         if is_measured
         else ("predicted as it stands, its gradients accumulated,")
     )
+    timed = (
+        " *Images/s* are of its median step, from which others differed by the share after ±."
+        if is_measured
+        else ""
+    )
     return (
         f"*Largest* {largest}. *Safe* leaves "
         f"{run.settings.target.headroom:.0%} of the memory free, by the {run.device.source} peaks, "
         "interpolated where it was not run itself. *Best* is the smallest batch "
         f"within 2 % of the best throughput up to safe. *Use* was {plan} before it was written "
-        "here. The star marks the best setting within one norm: another norm is another model, not "
-        "a speed-up." + _together(run)
+        f"here.{timed} The star marks the best setting within one norm: another norm is another "
+        "model, not a speed-up." + _together(run)
     )
 
 
@@ -212,7 +217,6 @@ def _log_row(trial: Trial, name: str) -> tuple[str, ...]:
     if spec.accumulation_steps > 1:
         batch += f" x {spec.accumulation_steps}"
     reserved = measured and measured.peak_reserved_bytes
-    rate = measured and measured.images_per_second
     return (
         name,
         batch,
@@ -221,7 +225,7 @@ def _log_row(trial: Trial, name: str) -> tuple[str, ...]:
         format_bytes(measured.peak_allocated_bytes) + _of_rank(trial) if measured else "-",
         format_bytes(reserved) if reserved else "-",
         format_bytes(measured.first_step.allocated_bytes) if measured else "-",
-        f"{rate:.3g}" if rate else "-",
+        sentences.rate_of(measured),
         format_seconds(trial.wall_seconds),
     )
 

@@ -43,7 +43,7 @@ def render(settings: Settings, out: Path | None) -> str:
         "For each: " + _SEARCHES[settings.search].format(most=settings.max_batch),
         "boundary, both sides in fresh processes; then the recommended micro-batch and",
         f"accumulation for an effective batch of {settings.target.batch}, run as they stand.",
-        f"A trial is {warm} warm-up and {steps} measured training steps;",
+        f"A trial is {warm} warm-up and {steps} measured training steps, beyond the headroom one;",
         f"it is given up after {format_seconds(settings.trial_timeout_seconds)}.",
         *(["Here a trial is predicted from a trace; nothing runs on a GPU."] if gpu else []),
     ]

@@ -1,6 +1,7 @@
 """The words that terminal and markdown share."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from bsprobe.records.runs import (
     TrainingPlan,
     VariantResult,
 )
-from bsprobe.records.trials import Purpose, Source, Trial
+from bsprobe.records.trials import Measurement, Purpose, Source, Trial
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.records.variants import Norm, OptimizerName, Precision, Variant, labels
 
@@ -191,10 +192,18 @@ def peak_share(item: Recommendation, device: DeviceInfo) -> str:
 
 def throughput(item: Recommendation) -> str:
     """Images per second of the recommended trial, where known."""
-    measured = item.trial.measurement if item.trial else None
+    return rate_of(item.trial.measurement if item.trial else None)
+
+
+def rate_of(measured: Measurement | None) -> str:
+    """Images per second, and by how much single steps were faster and slower."""
     if measured is None or measured.images_per_second is None:
         return "-"
-    return f"{measured.images_per_second:.3g}"
+    seconds = measured.step_seconds
+    rate = f"{measured.images_per_second:.3g}"
+    if len(seconds) < 2:  # noqa: PLR2004 - one step has no spread
+        return rate
+    return f"{rate} ±{(max(seconds) - min(seconds)) / 2 / statistics.median(seconds):.0%}"
 
 
 def answer(run: Run) -> str:
