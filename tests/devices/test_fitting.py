@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bsprobe.devices.fitting import fit_cards
-from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.devices.simulated import SimulatedDevice, Tracers
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import Gpu, custom_gpu
 from bsprobe.records.trials import TrialSpec
@@ -14,7 +14,7 @@ from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Precision, Variant
 from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 
-SMALL = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
+SMALL = Variant(model="deeplabv2-mini", resolution=Resolution(height=512, width=1024))
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +41,9 @@ def test_each_card_gets_a_batch_that_runs_there_while_the_next_one_does_not() ->
     fits = list(fit_cards(variants, cards, max_batch=256))
     assert {(fit.variant, fit.gpu) for fit in fits} == {(v, c) for v in variants for c in cards}
     assert len(fits) == len(variants) * len(cards)
+    tracers = Tracers()
     for fit in fits:
-        device = SimulatedDevice(fit.gpu, None)
+        device = SimulatedDevice(fit.gpu, None, tracers=tracers)
         assert fit.largest is not None
         assert runs(device, fit.variant, fit.largest)
         assert not runs(device, fit.variant, fit.largest + 1)
@@ -50,7 +51,7 @@ def test_each_card_gets_a_batch_that_runs_there_while_the_next_one_does_not() ->
 
 
 def test_a_card_that_runs_nothing_says_so() -> None:
-    (fit,) = fit_cards([SMALL], [card(500 * MIB)], max_batch=256)
+    (fit,) = fit_cards([SMALL], [card(310 * MIB)], max_batch=256)
     assert (fit.largest, fit.next_outcome) == (None, Outcome.OUT_OF_MEMORY)
 
 

@@ -735,15 +735,16 @@ def saved_gib_per_image(timeline: Timeline, precision: Precision) -> float:
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
-                (Norm.GROUP, Precision.FP32, 3.54),
-                (Norm.GROUP_AMP, Precision.FP32, 3.54),
-                (Norm.INSTANCE, Precision.FP32, 3.54),
                 (Norm.FROZEN, Precision.FP32, 1.73),
                 (Norm.BATCH, Precision.AMP_FP16, 1.80),
                 (Norm.GROUP_AMP, Precision.AMP_FP16, 1.80),
                 (Norm.INSTANCE, Precision.AMP_FP16, 1.80),
                 (Norm.FROZEN, Precision.AMP_FP16, 0.89),
             )
+        ),
+        *(
+            pytest.param(norm, Precision.FP32, 3.54, marks=pytest.mark.nightly)
+            for norm in (Norm.GROUP, Norm.GROUP_AMP, Norm.INSTANCE)
         ),
     ],
 )

@@ -1,12 +1,13 @@
 """The same seed shows the same images, whatever the batch, the processes, the interruption."""
 
+import gc
 import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, _utils
 
 from bsprobe.records.errors import FileError
 from bsprobe.records.trials import DataSource
@@ -135,13 +136,16 @@ def test_a_subset_is_the_first_images(root: Path) -> None:
 
 @pytest.mark.parametrize("setting", [ALONE, TWO])
 def test_a_damaged_image_is_refused_by_name_from_every_process(
-    tmp_path: Path, setting: LoaderSetting
+    tmp_path: Path, setting: LoaderSetting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # PyTorch waits as long for each loading process when the garbage of the error is collected.
+    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
     folder = drawn(tmp_path / "damaged", 2)
     image = cut_off_image(folder)
 
     with pytest.raises(FileError, match=f"^{image}: "):
         shown(folder, 2, micro_batch=1, setting=setting)
+    gc.collect()
 
 
 class Numbers(Dataset[tuple[torch.Tensor, torch.Tensor]]):

@@ -170,7 +170,7 @@ def test_a_rank_that_really_runs_out_of_memory_does_not_leave_the_other_in_a_col
     assert started.all_gone()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_whole_search_with_one_rank_that_has_less_memory(tmp_path: Path) -> None:
     program = ("-m", "bsprobe", "run", *TINY, "--resolution=64x128")
     started = torchrun(*program, "--memory-limit=900MiB,80MiB", cwd=tmp_path)
