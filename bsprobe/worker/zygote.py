@@ -153,6 +153,7 @@ def _become(request: _Request, server: int) -> None:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     sys.argv[1:] = []
     sys.orig_argv = [sys.executable, "-m", request.module]
+    gc.enable()
     importlib.invalidate_caches()
     tempfile.tempdir = None  # TMPDIR may be another one
     if numpy := sys.modules.get("numpy"):
@@ -166,9 +167,9 @@ def main() -> None:
     """Serve the socket whose number is the argument; in a child run the module that is wanted."""
     if not sys.flags.safe_path:
         del sys.path[0]  # the server's own folder, which `python -m` puts there
+    gc.disable()  # imports make much and leave nothing behind
     for name in IMPORTS:
         importlib.import_module(name)
-    gc.collect()
     gc.freeze()  # a collection in a child would write to, and so copy, pages that are shared
     module = serve(socket.socket(fileno=int(sys.argv[1])))
     if module is None:

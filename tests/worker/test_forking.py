@@ -103,13 +103,14 @@ def test_a_forked_process_has_what_a_spawned_one_has(
 ) -> None:
     """Variables, folder, path, name, arguments, descriptors, signals and session."""
     program = textwrap.dedent("""
-        import json, os, signal, sys
+        import gc, json, os, signal, sys
         handlers = {s.name: str(signal.getsignal(s)) for s in signal.valid_signals()
                     if isinstance(s, signal.Signals)}
         print(json.dumps({
             "variables": dict(os.environ), "folder": os.getcwd(), "path": sys.path,
             "program": __spec__.name, "main": sys.modules["__main__"].__spec__.name,
-            "arguments": [sys.argv, sys.orig_argv], "blocked": list(signal.pthread_sigmask(0, [])),
+            "arguments": [sys.argv, sys.orig_argv], "collects": gc.isenabled(),
+            "blocked": list(signal.pthread_sigmask(0, [])),
             "descriptors": sorted(map(int, set(os.listdir("/proc/self/fd")) & set("012345678"))),
             "handlers": handlers, "leads": os.getsid(0) == os.getpid() == os.getpgid(0),
         }))
