@@ -57,7 +57,7 @@ def recorded(folder: Path, *, tier: int, faults: str = "") -> "subprocess.Comple
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_recording_survives_whatever_happens_to_its_trials(tmp_path: Path) -> None:
     faults = "oom@2,unknown-event@3,sticky@4,segv@6,leak@8"
     done = recorded(tmp_path, tier=3, faults=faults)

@@ -119,7 +119,7 @@ def test_options_that_make_no_sense_are_refused(
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, message)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_card_of_the_catalogue_is_fitted(tmp_path: Path) -> None:
     done = bsprobe(
         *("gpus", "--fit", "--batch", "8", "--model", "deeplabv2-mini"),
