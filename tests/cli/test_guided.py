@@ -67,7 +67,12 @@ def test_a_guided_run_proves_the_boundary_in_four_trials_and_shows_both(tmp_path
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"step-by-kind.png", "memory.png", "throughput.png", "snippet.py"} <= names
 
-    # Interrupted after two trials, it goes on to the same end.
+
+@needs_fake_cuda
+@pytest.mark.nightly
+def test_a_guided_run_that_ends_after_two_trials_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    assert on_gpu(*SMALL, "--out=out", cwd=tmp_path).returncode == 0
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
     journal = tmp_path / "out" / "journal.jsonl"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:3]))
     (tmp_path / "out" / "run.json").unlink()
@@ -76,7 +81,7 @@ def test_a_guided_run_proves_the_boundary_in_four_trials_and_shows_both(tmp_path
     again = json.loads((tmp_path / "out" / "run.json").read_text())
     assert searched(again) == searched(run)
     assert again["trials"][:2] == run["trials"][:2]
-    assert again["results"][0]["boundary"] == result["boundary"]
+    assert again["results"][0]["boundary"] == run["results"][0]["boundary"]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")

@@ -184,9 +184,17 @@ VARIANTS = (
     ),
     replace(HALF, model="torchvision:swin_t", classes=1000),
 )
+DAILY = VARIANTS[::3]
+"""A network of convolutions and one of attention."""
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.model)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(each, id=each.model, marks=[] if each in DAILY else pytest.mark.nightly)
+        for each in VARIANTS
+    ],
+)
 def test_a_recording_is_the_same_with_and_without_what_is_remembered(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
