@@ -91,7 +91,7 @@ def wait_for_checkpoint(out: Path, process: "subprocess.Popen[str]") -> None:
 def test_a_study_that_was_killed_and_one_that_was_interrupted_go_on_to_the_same_figures(
     folder: Path,
 ) -> None:
-    longer = [*SMALL[:-1], "--batches=2,4", "--images=384"]
+    longer = [*SMALL[:-1], "--batches=2,4", "--images=192"]
     killed = start("study", *longer, "--out=out", cwd=folder)
     wait_for_checkpoint(folder / "out", killed)
     killed.send_signal(signal.SIGKILL)
