@@ -98,7 +98,7 @@ def test_a_recording_survives_whatever_happens_to_its_trials(tmp_path: Path) -> 
     assert all(each.is_complete for each in again)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_bug_in_every_trial_leaves_the_time_to_what_comes_next(tmp_path: Path) -> None:
     started = time.monotonic()
     done = recorded(tmp_path, tier=1, faults="bug@1-99")

@@ -113,7 +113,7 @@ def test_a_study_that_was_killed_and_one_that_was_interrupted_go_on_to_the_same_
     assert list((folder / "out").glob("*.checkpoint")) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_batch_that_does_not_fit_is_accumulated_and_says_so(folder: Path) -> None:
     options = [option for option in SMALL if not option.startswith("--resolution")]
     studied(

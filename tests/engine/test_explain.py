@@ -85,7 +85,7 @@ def test_each_remedy_gives_the_largest_batch_that_a_run_with_it_finds(
             assert found.boundary == boundaries[remedy.variant], remedy.name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_accumulation_gives_the_micro_batch_that_runs_accumulated_and_no_larger_one(
     report: ExplanationReport,
 ) -> None:
