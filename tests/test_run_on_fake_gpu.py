@@ -19,6 +19,7 @@ from bsprobe.records.failures import Outcome
 from tests.support import on_fake_gpu
 from tests.support.commands import ROOT, run
 from tests.support.fake_cuda import needs_fake_cuda
+from tests.support.torchrun import Started
 
 pytestmark = needs_fake_cuda
 SMALL = (
@@ -149,31 +150,21 @@ def test_the_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
         assert done.stderr.startswith("usage: ")
 
 
-def end_session(leader: int) -> None:
-    """Kill whatever is left of the session that a process began."""
-    for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
-        with suppress(ProcessLookupError):
-            if os.getsid(pid) == leader:
-                os.kill(pid, signal.SIGKILL)
-
-
 @pytest.mark.slow
 def test_a_script_that_is_stopped_has_kept_what_it_had_by_then(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        ["bash", SCRIPT, "A", "300"],  # noqa: S607 - the user's own bash
-        env={**os.environ, **rehearsing(tmp_path)},
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        log = tmp_path / "trials.log"
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline:
-            if log.exists() and len(log.read_text().splitlines()) > 9:
-                break
-            time.sleep(0.5)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    end_session(process.pid)  # the box that was running would go on for minutes
+    script = Started(("bash", str(SCRIPT), "A", "300"), tmp_path, **rehearsing(tmp_path))
+    log = tmp_path / "trials.log"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if log.exists() and len(log.read_text().splitlines()) > 9:
+            break
+        time.sleep(0.5)
+    script.process.kill()
+    script.process.wait()
+    for pid in script.alive():  # what it had started would go on for minutes
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    script.finish()
     with tarfile.open(tmp_path / "out" / "truth-1.tar") as tar:
         assert sum("/trials/" in name for name in tar.getnames()) >= 1
     assert len((tmp_path / "out" / "outside.jsonl").read_text().splitlines()) == 11

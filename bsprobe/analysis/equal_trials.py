@@ -116,7 +116,7 @@ def _at(
 
 
 def _is_timed(trials: Trials, key: tuple[int, int]) -> bool:
-    """Whether a trial was timed for as many steps as any: others were to decide memory alone."""
+    """Tell a trial timed for as many steps as any from those that were to decide memory alone."""
     most = max(len(m.step_seconds) for equal in trials.values() for m in equal)
     return any(len(m.step_seconds) == most for m in trials[key])
 

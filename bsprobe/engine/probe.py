@@ -173,7 +173,7 @@ class Probing:
 
     @property
     def _budget_bytes(self) -> float:
-        """What a trial may hold without eating the headroom."""
+        """The memory that a trial may hold without eating the headroom."""
         return self._device.capacity_bytes * (1 - self._settings.target.headroom)
 
     def _recommend(self, variant: Variant, largest: int) -> Recommendation:
@@ -268,7 +268,7 @@ class Probing:
 
 
 def _serves(made: TrialSpec, asked: TrialSpec) -> bool:
-    """Whether a trial is the one that is asked for, or the same and timed for longer."""
+    """Accept the trial that is asked for, or the same one timed for longer."""
     return (
         made.measured_steps >= asked.measured_steps
         and replace(made, measured_steps=asked.measured_steps) == asked

@@ -113,7 +113,7 @@ class Server:
 
     @property
     def is_idle(self) -> bool:
-        """Whether none of its children lives."""
+        """True where none of its children lives."""
         self._children = [child for child in self._children if child.poll() is None]
         return not self._children
 
@@ -261,7 +261,7 @@ def _at_load(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _inherited() -> _Key:
-    """What else a process has from its parent that libraries look at: its cores and its limits."""
+    """The cores and limits that a process has from its parent, and that libraries look at."""
     import resource  # noqa: PLC0415 - as servers, not everywhere
 
     limits = (number for name, number in vars(resource).items() if name.startswith("RLIMIT_"))
@@ -276,7 +276,7 @@ def _pipe(mode: str, undo: ExitStack, *, buffering: int = -1) -> tuple[int, IO[b
 
 
 def _can_be_read(file: IO[bytes] | socket.socket, timeout: float | None) -> bool:
-    """Whether there is something to read within so many seconds, be it the end."""
+    """Wait so many seconds for something to read, be it the end; says whether it came."""
     poll = select.poll()
     poll.register(file, select.POLLIN)
     return bool(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))

@@ -379,6 +379,6 @@ def _endings_as_errors(*, silent: _Words, died: _Words) -> Iterator[None]:
 
 
 def _imports_of(variants: tuple[Variant, ...], data: DataSource | None) -> tuple[str, ...]:
-    """What takes long to import, and only some workers need."""
+    """The modules that take long to import and that only some workers need."""
     is_needed = data is not None or any(each.model.startswith(TORCHVISION) for each in variants)
     return ("torchvision",) if is_needed else ()

@@ -38,7 +38,7 @@ class ChildProcess(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Birth:
-    """What a process is started with."""
+    """Everything that a process is started with."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]

@@ -2,8 +2,8 @@
 
 A context of its own would take memory that is being measured. And where the driver is installed but
 no GPU is visible, cuDNN asks the driver anew with each plan that it is asked for, and is refused
-each time: on a machine with an H100 a prediction took 150 s instead of 5 s. Whoever looks for the
-driver's library finds a file first that is none.
+each time: a prediction took minutes instead of seconds. Whoever looks for the driver's library
+finds a file first that is none.
 """
 
 import os
@@ -16,6 +16,6 @@ _NO_DRIVER: Final = Path(__file__).with_name("no_driver")
 
 
 def without_gpu(environment: Mapping[str, str]) -> dict[str, str]:
-    """What to set beside the variables of an environment."""
+    """The variables to set beside those of an environment."""
     folders = filter(None, [str(_NO_DRIVER), environment.get("LD_LIBRARY_PATH")])
     return {"CUDA_VISIBLE_DEVICES": "", "LD_LIBRARY_PATH": os.pathsep.join(folders)}

@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.accuracy import checked_boundaries
-from benchmarks.accuracy_figures import AIMED_WORKSPACES, CheckedBoundary, CheckedTrial, reserved
+from benchmarks.accuracy_figures import (
+    AIMED_WORKSPACES,
+    PEAKS,
+    CheckedBoundary,
+    CheckedTrial,
+    reserved,
+)
 from benchmarks.truth_prediction import compared, gpu_of, predicted_measurement
 from benchmarks.truth_records import ROOT, Machine, Truth, load_machine, load_trial
 from benchmarks.truth_versions import version_difference
@@ -21,7 +27,6 @@ from benchmarks.validation.history import load_history
 from benchmarks.validation.replay import replay_addresses
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.runs import Environment
-from bsprobe.records.trials import Measurement
 from bsprobe.records.variants import CudnnBenchmark, Precision
 from bsprobe.storage.runfile import load_run
 from tests.support.fabricated_truth import (
@@ -114,16 +119,11 @@ def peak_tolerance(folder: Path) -> float:
     return PEAK_TOLERANCE if is_recorded else PEAK_TOLERANCE_OF_OTHER_VERSIONS
 
 
-def steady_reserved(measurement: Measurement) -> int | None:
-    """Without the first step."""
-    return measurement.steady.reserved_bytes
-
-
 def check_peak(path: Path) -> None:
     trial = checked_trial(path)
     # What cuDNN takes to time its plans, which no step needs, it says on the card itself alone.
     times_plans = trial.trial.spec.variant.cudnn_benchmark is CudnnBenchmark.ON
-    error = trial.error(steady_reserved if times_plans else reserved)
+    error = trial.error(PEAKS["later steps, reserved"] if times_plans else reserved)
     assert error is not None
     assert abs(error) <= peak_tolerance(path.parents[1])
 

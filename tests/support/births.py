@@ -18,7 +18,7 @@ COMMAND = (sys.executable, "-m", MODULE)
 
 
 class Ended(NamedTuple):
-    """What is left of a process."""
+    """The status and the words that are left of a process."""
 
     status: int
     said: str
@@ -69,7 +69,7 @@ def run(program: str, *, spawned: bool = False, **environment: str) -> Ended:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended, though nobody has asked how, does not."""
+    """Tell a process that runs from one that has ended, be it that nobody has asked how."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
@@ -78,7 +78,7 @@ def is_alive(pid: int) -> bool:
 
 
 def becomes(happened: Callable[[], bool], *, within: float = 20) -> bool:
-    """Whether something happens in so many seconds."""
+    """Wait so many seconds for something; says whether it happened."""
     deadline = time.monotonic() + within
     while not happened():
         if time.monotonic() > deadline:

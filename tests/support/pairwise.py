@@ -30,7 +30,7 @@ def pairwise(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
 
 
 def _met(row: Mapping[str, Any], name: str, value: Any, wanted: Iterable[object]) -> int:
-    """How many of the wanted pairs a value adds to a row."""
+    """The number of wanted pairs that a value adds to a row."""
     return sum(frozenset(((name, value), each)) in wanted for each in row.items())
 
 

@@ -38,7 +38,7 @@ def shared() -> Iterator[Servers]:
 
 @pytest.fixture(autouse=True)
 def _programs_are_forked(monkeypatch: pytest.MonkeyPatch, shared: Servers) -> None:
-    """What matters in most tests is the process: there is no PyTorch in their servers."""
+    """Servers without PyTorch: in most tests the process is what matters."""
     monkeypatch.setattr(forking, "PROGRAM", "tests.support.light_zygote")
     monkeypatch.setattr(spawning, "MODULES", (MODULE,))
     monkeypatch.setattr(spawning, "SERVERS", shared)
@@ -66,7 +66,7 @@ def server_pid(begun: Started) -> int:
 
 
 def both(program: str, **environment: str) -> list[dict[str, Any]]:
-    """What a program says as JSON, forked and spawned."""
+    """The JSON that a program says, forked and spawned."""
     ends = [run(program, spawned=spawned, **environment) for spawned in (False, True)]
     assert [end.status for end in ends] == [0, 0], ends
     return [json.loads(end.said) for end in ends]

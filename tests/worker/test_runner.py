@@ -1,12 +1,10 @@
 """The parent survives whatever a worker does, and writes it down."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ from bsprobe.worker import process as worker_process
 from bsprobe.worker.process import Worker
 from bsprobe.worker.protocol import Record, TrialDone
 from bsprobe.worker.runner import TrialRunner
+from tests.support.births import is_alive
 from tests.support.commands import ROOT
 
 STUB = str(ROOT / "tests" / "support" / "stub_worker.py")
@@ -40,15 +39,6 @@ def run_once(behaviour: str, *, timeout: float = 20) -> tuple[TrialDone, list[st
         return worker.run(SPEC, timeout=timeout, on_phase=phases.append), phases
     finally:
         worker.close()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/status")
-    return not status.exists() or "State:\tZ" not in status.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

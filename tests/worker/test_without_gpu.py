@@ -1,4 +1,4 @@
-"""What keeps a process that predicts from the GPUs and their driver."""
+"""The variables that keep a process that predicts from the GPUs and their driver."""
 
 import json
 import os
