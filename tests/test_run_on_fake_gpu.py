@@ -24,7 +24,7 @@ from tests.support.torchrun import Started
 pytestmark = needs_fake_cuda
 SMALL = (
     *("-m", "bsprobe", "run", "--model=deeplabv2-mini", "--resolution=128x256"),
-    *("--precision=amp-fp16", "--norm=batch", "--max-batch=4"),
+    *("--precision=amp-fp16", "--norm=batch", "--max-batch=2"),
 )
 RECORD = ROOT / "benchmarks" / "record_truth.py"
 SCRIPT = ROOT / "benchmarks" / "first_gpu.sh"

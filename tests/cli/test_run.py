@@ -20,9 +20,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device 
 
 SMALL = [
     "--device=cpu",
-    "--memory-limit=380MiB",
-    "--model=deeplabv2-resnet50",
-    "--resolution=64x64",
+    "--memory-limit=80MiB",
+    "--model=deeplabv2-mini",
+    "--resolution=64x128",
     "--precision=fp32",
     "--norm=batch",
     "--target-batch=6",
