@@ -55,27 +55,6 @@ def figures(study: Study) -> list[Training]:
     return found
 
 
-@pytest.mark.slow
-def test_a_study_ends_in_a_report_whose_curves_fall(folder: Path) -> None:
-    printed = studied(*SMALL, "--batches=2,4", cwd=folder)
-
-    out = folder / "out"
-    assert "Train deeplabv2-mini at 32x64, fp32 / batch with an effective batch of" in printed
-    assert [line for line in printed.splitlines() if len(line) > 80] == []
-    assert sorted(path.name for path in out.iterdir()) == [
-        "batches.png", "batches.svg", "curves.csv", "curves.png", "curves.svg", "loader.csv",
-        "loader.png", "loader.svg", "report.md", "snippet.py", "study-journal.jsonl", "study.json",
-        "trainings.csv",
-    ]  # fmt: skip
-    curves = rows(out / "curves.csv")
-    assert [(row["effective_batch"], row["images"]) for row in curves] == [
-        (batch, images) for batch in ("2", "4") for images in ("0", "8", "16", "24", "32")
-    ]
-    first = [float(row["validation_loss"]) for row in curves if row["images"] == "0"]
-    last = [float(row["validation_loss"]) for row in curves if row["images"] == "32"]
-    assert max(last) < min(first)
-
-
 def checkpoints(out: Path) -> set[tuple[str, int]]:
     """The checkpoints in a folder and when each was written."""
     return {(path.name, path.stat().st_mtime_ns) for path in out.glob("batch-*.checkpoint")}
@@ -88,10 +67,13 @@ def wait_for_checkpoint(out: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.slow
-def test_a_study_that_was_killed_and_one_that_was_interrupted_go_on_to_the_same_figures(
+def test_a_study_ends_in_a_report_and_one_that_was_stopped_twice_in_the_same_figures(
     folder: Path,
 ) -> None:
     longer = [*SMALL[:-1], "--batches=2,4", "--images=192"]
+    printed = studied(*longer, "--out=whole", cwd=folder)
+    check_report(printed, folder / "whole")
+
     killed = start("study", *longer, "--out=out", cwd=folder)
     wait_for_checkpoint(folder / "out", killed)
     killed.send_signal(signal.SIGKILL)
@@ -108,9 +90,26 @@ def test_a_study_that_was_killed_and_one_that_was_interrupted_go_on_to_the_same_
     ]
 
     assert "Wrote out/" in studied("--resume", "--out=out", cwd=folder)
-    studied(*longer, "--out=whole", cwd=folder)
     assert figures(load_study(folder / "out")) == figures(load_study(folder / "whole"))
     assert list((folder / "out").glob("*.checkpoint")) == []
+
+
+def check_report(printed: str, out: Path) -> None:
+    """What a finished study prints and writes, and that its networks have learnt."""
+    assert "Train deeplabv2-mini at 32x64, fp32 / batch with an effective batch of" in printed
+    assert [line for line in printed.splitlines() if len(line) > 80] == []
+    assert sorted(path.name for path in out.iterdir()) == [
+        "batches.png", "batches.svg", "curves.csv", "curves.png", "curves.svg", "loader.csv",
+        "loader.png", "loader.svg", "report.md", "snippet.py", "study-journal.jsonl", "study.json",
+        "trainings.csv",
+    ]  # fmt: skip
+    curves = rows(out / "curves.csv")
+    assert [(row["effective_batch"], row["images"]) for row in curves] == [
+        (batch, images) for batch in ("2", "4") for images in ("0", "48", "96", "144", "192")
+    ]
+    first = [float(row["validation_loss"]) for row in curves if row["images"] == "0"]
+    last = [float(row["validation_loss"]) for row in curves if row["images"] == "192"]
+    assert max(last) < min(first)
 
 
 @pytest.mark.nightly

@@ -53,7 +53,7 @@ def _main() -> None:
     from bsprobe import __main__  # noqa: PLC0415 - only the child needs it
     from bsprobe.records.runs import DeviceRequest  # noqa: PLC0415 - as above
     from bsprobe.worker import process as worker_process  # noqa: PLC0415 - only the child needs it
-    from bsprobe.worker.ranks import world  # noqa: PLC0415 - as above
+    from bsprobe.worker.ranks import runner, world  # noqa: PLC0415 - as above
 
     stub = (sys.executable, str(Path(__file__).with_name("stub_worker.py")), sys.argv.pop(1))
 
@@ -61,6 +61,7 @@ def _main() -> None:
         def __init__(self, request: DeviceRequest, **options: Any) -> None:
             super().__init__(request, **{**options, "command": stub})
 
+    runner._GRACE_SECONDS = 0.5  # a stub of a rank that will not fail hangs at once
     worker_process.Worker = StubbedWorker  # type: ignore[misc] # the one seam: which program is started
     if SILENCE in os.environ:
         world._SILENCE_SECONDS = float(os.environ[SILENCE])

@@ -125,7 +125,7 @@ def test_without_torchruns_store_rank_0_opens_one_and_a_silent_machine_ends_the_
 ) -> None:
     port, program = free_port(), stubbed("hang-at-4", *RUN)
     ranks = [
-        by_hand(rank, port, *program, cwd=tmp_path, mark=uuid.uuid4().hex, **{SILENCE: "6"})
+        by_hand(rank, port, *program, cwd=tmp_path, mark=uuid.uuid4().hex, **{SILENCE: "4"})
         for rank in (0, 1)
     ]
     wait_for_both_workers_to_wait(tmp_path)
@@ -135,7 +135,7 @@ def test_without_torchruns_store_rank_0_opens_one_and_a_silent_machine_ends_the_
             os.kill(worker, signal.SIGKILL)
     code, _, complaints = ranks[0].finish(timeout=90)
     ranks[1].finish()
-    assert (code, "error: rank 1 has not been heard of for 6 s" in complaints) == (2, True)
+    assert (code, "error: rank 1 has not been heard of for 4 s" in complaints) == (2, True)
     assert ranks[0].all_gone()
 
 
