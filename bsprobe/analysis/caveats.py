@@ -130,7 +130,7 @@ def _headroom_caveat(
             "an evaluation or a larger image can run out."
         )
     measured = item.trial.measurement if item.trial is not None else None
-    if measured is None or measured.peak_bytes <= device.capacity_bytes * (1 - target.headroom):
+    if measured is None or measured.peak_bytes <= target.budget_bytes(device.capacity_bytes):
         return ""
     return (
         f"With its accumulated gradients the recommended step takes "

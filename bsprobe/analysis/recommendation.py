@@ -55,19 +55,15 @@ def search_trials(trials: Iterable[Trial], variant: Variant) -> list[Trial]:
     ]
 
 
-def limits(
-    trials: Sequence[Trial], *, largest: int, capacity_bytes: int, headroom: float
-) -> Limits:
+def limits(trials: Sequence[Trial], *, largest: int, budget_bytes: float) -> Limits:
     """Derive safe and best from the trials that ran.
 
     Args:
         trials: Trials of one variant, without accumulation, that ran.
         largest: The largest batch that ran.
-        capacity_bytes: What a trial may hold.
-        headroom: Share of the capacity to leave free.
+        budget_bytes: What a trial may hold without eating the headroom.
     """
-    budget = capacity_bytes * (1 - headroom)
-    safe = _largest_within(trials, largest, budget)
+    safe = _largest_within(trials, largest, budget_bytes)
     smallest = min(trial.spec.batch_size for trial in trials)
     # Throughput beyond the safe batch is of no use to anyone.
     best = _fastest([trial for trial in trials if trial.spec.batch_size <= (safe or smallest)])

@@ -173,8 +173,7 @@ class Probing:
 
     @property
     def _budget_bytes(self) -> float:
-        """The memory that a trial may hold without eating the headroom."""
-        return self._device.capacity_bytes * (1 - self._settings.target.headroom)
+        return self._settings.target.budget_bytes(self._device.capacity_bytes)
 
     def _recommend(self, variant: Variant, largest: int) -> Recommendation:
         """Recommend, and run what is recommended as it will be used before saying so."""
@@ -202,8 +201,7 @@ class Probing:
         return limits(
             search_trials(self._trials, variant),
             largest=largest,
-            capacity_bytes=self._device.capacity_bytes,
-            headroom=self._settings.target.headroom,
+            budget_bytes=self._budget_bytes,
         )
 
     def _proven_plan(

@@ -146,6 +146,10 @@ class Target:
     headroom: float = 0.05
     """Share of the capacity in bytes that "safe" leaves free."""
 
+    def budget_bytes(self, capacity_bytes: int) -> float:
+        """The memory that a trial may hold without eating the headroom."""
+        return capacity_bytes * (1 - self.headroom)
+
 
 REFERENCE = Target()
 """DeepLabV2's recipe on Cityscapes, for fine-tuning ImageNet weights with frozen BatchNorm."""

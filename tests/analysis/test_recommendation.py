@@ -46,8 +46,7 @@ def limits_of(
     return limits(
         trials,
         largest=largest or max(trial.spec.batch_size for trial in trials),
-        capacity_bytes=int(capacity * GIB),
-        headroom=headroom,
+        budget_bytes=Target(headroom=headroom).budget_bytes(int(capacity * GIB)),
     )
 
 

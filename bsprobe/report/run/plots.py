@@ -65,7 +65,7 @@ def write_plots(run: Run, folder: Path) -> list[str]:
 def memory_figure(run: Run) -> Figure | None:
     """Peak memory against batch, the capacity, the headroom, a cross at each out-of-memory."""
     capacity = run.device.capacity_bytes / GIB
-    headroom = run.settings.target.headroom
+    target = run.settings.target
     figure, axes = _figure(run, f"Peak memory on {run.device.name}", "GiB")
     ends: list[LineEnd] = []
     for result, colour, points in _lines(axes, run, _peak_gib):
@@ -81,11 +81,12 @@ def memory_figure(run: Run) -> Figure | None:
     if not ends:
         return None
     axes.axhline(capacity, color=GREY, lw=1.2)
-    axes.axhspan(capacity * (1 - headroom), capacity, color=GREY, alpha=0.12, lw=0)
+    budget = target.budget_bytes(run.device.capacity_bytes) / GIB
+    axes.axhspan(budget, capacity, color=GREY, alpha=0.12, lw=0)
     axes.set_ylim(0, capacity * (1.04 + _CROSS_GAP * (len(ends) + 1)))
     axes.set_title(
-        f"line: {format_bytes(run.device.capacity_bytes)} usable; shaded: {headroom:.0%} headroom; "
-        "cross: ran out of memory",
+        f"line: {format_bytes(run.device.capacity_bytes)} usable; shaded: {target.headroom:.0%} "
+        "headroom; cross: ran out of memory",
         loc="left",
         fontsize=8,
         color=GREY,
