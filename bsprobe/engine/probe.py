@@ -180,12 +180,12 @@ class Probing:
         target = self._settings.target
         ran = search_trials(self._trials, variant)
         groups = dict(ran[0].measurement.model.groups) if ran[0].measurement else {}
-        found = self._limits(variant, largest)
-        item, trial = self._proven_plan(variant, found, groups)
-        # What is safe may be interpolated, and running it says that it is not.
-        while (now := self._limits(variant, largest)).safe < found.safe:
-            found = now
+        while True:
+            found = self._tried_limits(variant, largest)
             item, trial = self._proven_plan(variant, found, groups)
+            # In the fresh process of the plan the safe batch may have taken more than in its own.
+            if self._limits(variant, largest).safe >= found.safe:
+                break
         item = replace(item, trial=trial, synthetic_trial=self._synthetic_counterpart(trial))
         sentences = caveats_of(
             item,
@@ -196,13 +196,31 @@ class Probing:
         )
         return replace(item, caveats=sentences)
 
+    def _tried_limits(self, variant: Variant, largest: int) -> Limits:
+        """Largest, safe and best, once what is safe has run and been timed as the others were."""
+        while True:
+            found = self._limits(variant, largest)
+            spec = self._settings.trial(variant, found.safe)
+            self._trial(spec, Process.ANY, Purpose.SAFE)
+            now = self._limits(variant, largest)
+            if now.safe == found.safe:
+                return now
+
     def _limits(self, variant: Variant, largest: int) -> Limits:
         """Largest, safe and best, by all trials so far."""
-        return limits(
-            search_trials(self._trials, variant),
-            largest=largest,
-            budget_bytes=self._budget_bytes,
-        )
+        trials = search_trials(self._trials, variant)
+        ran = {trial.spec.batch_size for trial in trials}
+        did_not_run = [
+            trial.spec.batch_size
+            for trial in self._trials
+            if trial.spec.variant == variant
+            and trial.spec.accumulation_steps == 1
+            and trial.spec.batch_size not in ran
+        ]
+        # From a batch that did not run on nothing is safe, though the largest one was proven.
+        most = min([largest + 1, *did_not_run]) - 1
+        found = limits(trials, largest=most, budget_bytes=self._budget_bytes)
+        return replace(found, largest=largest)
 
     def _proven_plan(
         self, variant: Variant, found: Limits, groups: Mapping[str, float]

@@ -34,6 +34,8 @@ class Purpose(StrEnum):
     SEARCH = "search"
     PROOF = "proof"
     """In a fresh process, to prove one side of the boundary."""
+    SAFE = "safe"
+    """The batch that should leave the headroom free, where the search had not timed it."""
     RECOMMENDED = "recommended"
     """As training will run it: with the recommended micro-batch and accumulation."""
     COMPARISON = "comparison"

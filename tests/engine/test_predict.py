@@ -154,13 +154,12 @@ def test_what_cannot_be_both_predicted_and_measured_is_refused(kind: str, compla
 # Following one.
 
 
-def test_a_right_prediction_takes_three_trials_and_the_recommended_one(tmp_path: Path) -> None:
+def test_a_right_prediction_takes_three_trials_to_the_boundary(tmp_path: Path) -> None:
     gpu = ArithmeticGpu()
     (result,) = probed(tmp_path, gpu, predictor(simulated())).results
-    assert [spec.batch_size for spec, _ in gpu.asked] == [6, 12, 13, 10]
+    assert [spec.batch_size for spec, _ in gpu.asked] == [6, 12, 13, 11, 10]
     assert (result.boundary.largest, result.boundary.is_exact) == (12, True)
     assert result.recommendation is not None
-    # Safe lies between two measured peaks, as it does after doubling.
     assert result.recommendation.safe == 11
     assert result.recommendation.plan.micro_batch == 10
 
@@ -175,7 +174,7 @@ def test_a_guided_run_goes_on_without_repeating_a_trial(tmp_path: Path) -> None:
         known=whole.trials[:2],
         predict=predictor(simulated()),
     )
-    assert [spec.batch_size for spec, _ in gpu.asked] == [13, 10]
+    assert [spec.batch_size for spec, _ in gpu.asked] == [13, 11, 10]
     assert resumed.results == whole.results
 
 

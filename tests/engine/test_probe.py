@@ -109,14 +109,15 @@ def test_a_run_finds_proves_and_recommends(bench: Bench) -> None:
         (16, 1, ANY),
         (12, 1, FRESH),
         (13, 1, FRESH),
+        (11, 1, ANY),
         (10, 1, FRESH),
     ]
     assert result.boundary == Boundary(stop=StopReason.PROVEN, largest=12, first_failure=13)
     item, trial = recommended(run)
-    # Throughput is 40 b/(b+2): 32 at 8, the largest measured up to safe.
-    assert (item.largest, item.safe, item.best, item.best_is_measured) == (12, 11, 8, True)
+    # Throughput is 40 b/(b+2): 33.8 at 11, which was timed because it is safe.
+    assert (item.largest, item.safe, item.best, item.best_is_measured) == (12, 11, 11, True)
     assert (item.plan.micro_batch, item.plan.accumulation_steps) == (10, 1)
-    assert (item.without_accumulation.micro_batch, item.starred) == (8, True)
+    assert (item.without_accumulation.micro_batch, item.starred) == (11, True)
     assert [name for name, _ in item.plan.group_learning_rates] == [name for name, _ in GROUPS]
     assert trial == run.trials[-1]
     assert item.caveats[0] == "BatchNorm statistics see the 10 images of a micro-batch."
@@ -126,7 +127,7 @@ def test_a_trial_is_timed_for_one_step_where_it_should_eat_the_headroom(bench: B
     gpu = ArithmeticGpu()
     bench.probe(gpu)
     timed = [(spec.batch_size, spec.measured_steps) for spec, _ in gpu.asked]
-    assert timed == [(1, 3), (2, 3), (4, 3), (8, 3), (16, 1), (12, 1), (13, 1), (10, 3)]
+    assert timed == [(1, 3), (2, 3), (4, 3), (8, 3), (16, 1), (12, 1), (13, 1), (11, 3), (10, 3)]
 
 
 def test_a_trial_that_was_timed_for_longer_than_is_asked_now_is_not_run_again(
@@ -167,7 +168,7 @@ def test_a_run_holds_every_trial_as_journalled_and_as_told(bench: Bench) -> None
 def test_each_trial_knows_why_it_was_run(bench: Bench) -> None:
     run = bench.probe(ArithmeticGpu(), settings(VARIANT, target=Target(batch=16)))
     assert [trial.purpose for trial in run.trials] == (
-        [Purpose.SEARCH] * 5 + [Purpose.PROOF] * 2 + [Purpose.RECOMMENDED]
+        [Purpose.SEARCH] * 5 + [Purpose.PROOF] * 2 + [Purpose.SAFE, Purpose.RECOMMENDED]
     )
     assert run.trials[-1].fresh_process
 
@@ -220,14 +221,14 @@ def test_a_plan_that_runs_out_of_memory_gets_a_smaller_micro_batch(
     assert trial == run.trials[-1]
     assert item.largest == 12
     # What fits without accumulation is not touched by what failed with it.
-    assert (item.safe, item.best) == (11, 8)
+    assert (item.safe, item.best) == (11, 11)
 
 
 def test_where_no_accumulation_runs_the_plan_is_what_fits_by_itself(bench: Bench) -> None:
     gpu = ArithmeticGpu(needing_more_to_accumulate(19 * GIB))
     item, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=20))))
     assert (item.reaches_target, item.plan) == (False, item.without_accumulation)
-    assert (trial.outcome, trial.spec.batch_size) == (Outcome.FITS, 8)
+    assert (trial.outcome, trial.spec.batch_size) == (Outcome.FITS, 11)
     assert item.caveats[0].startswith("An effective batch of 20 did not run with any accumulation")
 
 
@@ -241,16 +242,30 @@ def test_a_plan_that_eats_the_headroom_gives_way_to_a_smaller_one(bench: Bench) 
     assert peak_of(trial) <= 0.95 * DEVICE.capacity_bytes
 
 
-def test_a_safe_batch_that_was_interpolated_is_safe_no_more_once_it_ran_without_the_headroom(
-    bench: Bench,
-) -> None:
+def test_what_is_safe_has_run_and_left_the_headroom(bench: Bench) -> None:
     # Between 8 at 14 GiB and 12 at 20 batch 11 seems to take 18.5; it takes 19.5 of the 19 allowed.
     gpu = ArithmeticGpu(lambda spec: affine_need(spec) + (GIB if spec.batch_size == 11 else 0))
     item, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=11))))
-    assert (11, 1, FRESH) in asked(gpu)
+    assert asked(gpu)[-3:] == [(11, 1, ANY), (10, 1, ANY), (6, 2, FRESH)]
     assert (item.largest, item.safe) == (12, 10)
     assert (item.plan.micro_batch, item.plan.accumulation_steps) == (6, 2)
     assert peak_of(trial) <= 0.95 * DEVICE.capacity_bytes
+
+
+def test_where_a_safe_batch_takes_less_than_seemed_the_next_one_is_tried(bench: Bench) -> None:
+    # 16 GiB are allowed. Between 8 at 14 and 12 at 20 batch 9 seems to be safe; as it takes 13.5,
+    # 10 seems to take 15.7. It takes 17.
+    gpu = ArithmeticGpu(lambda spec: affine_need(spec) - (2 * GIB if spec.batch_size == 9 else 0))
+    item, _ = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=7, headroom=0.2))))
+    assert asked(gpu)[-3:] == [(9, 1, ANY), (10, 1, ANY), (7, 1, FRESH)]
+    assert item.safe == 9
+
+
+def test_a_batch_that_did_not_run_is_not_safe_whatever_lies_above_it(bench: Bench) -> None:
+    gpu = ArithmeticGpu(lambda spec: 21 * GIB if spec.batch_size == 11 else affine_need(spec))
+    item, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=21))))
+    assert asked(gpu)[-3:] == [(11, 1, ANY), (10, 1, ANY), (7, 3, FRESH)]
+    assert (item.largest, item.safe, item.best, trial.outcome) == (12, 10, 10, Outcome.FITS)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.KERNEL_LIMIT])

@@ -35,7 +35,7 @@ def test_memory_shows_a_line_a_variant_that_fits_and_a_cross_at_each_failure(run
     assert marked == {
         "o": [[1, 2, 4, 5]],
         "s": [[1, 2, 4, 5]],
-        "^": [[1, 2, 4, 8, 10]],
+        "^": [[1, 2, 4, 8, 9, 10]],
         "D": [[]],
         "x": [[8, 6], [8, 6], [16, 11], [1]],
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bsprobe.analysis.recommendation import search_trials
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Environment, Run, VariantResult
 from bsprobe.records.trials import Source, Trial
@@ -75,13 +76,21 @@ def _meaning(run: Run) -> str:
         else ""
     )
     return (
-        f"*Largest* {largest}. *Safe* leaves "
-        f"{run.settings.target.headroom:.0%} of the memory free, by the {run.device.source} peaks, "
-        "interpolated where it was not run itself. *Best* is the smallest batch "
-        f"within 2 % of the best throughput up to safe. *Use* was {plan} before it was written "
-        f"here.{timed} The star marks the best setting within one norm: another norm is another "
-        "model, not a speed-up." + _together(run)
+        f"*Largest* {largest}. *Safe* leaves {run.settings.target.headroom:.0%} of the memory "
+        f"free, by the {run.device.source} peaks{_where_not_run(run)}. *Best* is the smallest "
+        f"batch within 2 % of the best throughput up to safe. *Use* was {plan} before it was "
+        f"written here.{timed} The star marks the best setting within one norm: another norm is "
+        "another model, not a speed-up." + _together(run)
     )
+
+
+def _where_not_run(run: Run) -> str:
+    """The addition for a run in which a safe batch did not run: those made before it had to."""
+    for result in run.results:
+        ran = {trial.spec.batch_size for trial in search_trials(run.trials, result.variant)}
+        if result.recommendation is not None and result.recommendation.safe not in ran:
+            return ", interpolated where it was not run itself"
+    return ""
 
 
 def _together(run: Run) -> str:
