@@ -111,6 +111,10 @@ class CpuDevice:
         peak = _status_bytes("VmHWM") - self._baseline - files
         return Peak(allocated_bytes=max(0, peak), reserved_bytes=None)
 
+    def retries(self) -> int:
+        """None: the CPU has no caching allocator."""
+        return 0
+
     def _rest(self) -> None:
         """Take what the process holds now for what it holds anyway: the limit counts from here."""
         self._baseline = _status_bytes("VmRSS")

@@ -85,7 +85,7 @@ class CudaDevice:
             measured,
             outside=self._outside_bytes(),
             others=self._others,
-            retries=stats["num_alloc_retries"],
+            retries=self.retries(),
             ooms=stats["num_ooms"],
         )
 
@@ -150,6 +150,10 @@ class CudaDevice:
             allocated_bytes=torch.cuda.max_memory_allocated(self._device),
             reserved_bytes=torch.cuda.max_memory_reserved(self._device),
         )
+
+    def retries(self) -> int:
+        """How often in this trial the allocator gave its cache back to find room."""
+        return int(torch.cuda.memory_stats(self._device)["num_alloc_retries"])
 
     def _open(self, index: int) -> None:
         """Create the context and run a kernel: only then is it known that the GPU can be used."""

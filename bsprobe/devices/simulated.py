@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bsprobe.devices.base import ReportPhase
+from bsprobe.devices.stepping import until_settled
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation, RecordedTrial
 from bsprobe.records.gpus import ESTIMATE, Gpu, nccl_bytes
@@ -15,7 +16,7 @@ from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.records.units import Resolution, format_bytes
 from bsprobe.records.variants import Variant
-from bsprobe.simulate.allocator.caching import CachingAllocator
+from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
 from bsprobe.simulate.cuda.libraries import playback_on, workspaces_on
@@ -113,13 +114,24 @@ class SimulatedDevice:
         report("building")
         playback.play(Section.SETUP)
         report("step 1")
-        first = _peak_of(playback, allocator, Section.FIRST_STEP)
+        allocator.reset_peaks()
+        playback.play(Section.FIRST_STEP)
+        first = _peak_of(allocator)
         report(f"step 2 of {steps}")
-        steady = _peak_of(playback, allocator, Section.LATER_STEP, times=steps - 1)
+        allocator.reset_peaks()
+        _play_alike(playback, allocator, Section.LATER_STEP, times=steps - 1)
+        steps = until_settled(
+            partial(playback.play, Section.LATER_STEP),
+            lambda: allocator.statistics.num_alloc_retries,
+            ran=steps,
+        )
+        steady = _peak_of(allocator)
         evaluation = None
         if spec.evaluation_resolution is not None:
             report("evaluation")
-            evaluation = _peak_of(playback, allocator, Section.EVALUATION)
+            allocator.reset_peaks()
+            playback.play(Section.EVALUATION)
+            evaluation = _peak_of(allocator)
         self._keep_answers()
         statistics = allocator.statistics
         return Measurement(
@@ -155,6 +167,7 @@ class SimulatedDevice:
             total_bytes=self._gpu.total_bytes,
             new_allocator=_new_allocator,
             new_playback=partial(self._playback, spec.variant),
+            fits=self._fits(spec),
         )
         report("explaining")
         explanation = explain(timeline, spec, card)
@@ -163,6 +176,13 @@ class SimulatedDevice:
             write_atomically(snapshot, snapshot_of(timeline, spec.batch_size, card))
         self._keep_answers()
         return explanation
+
+    def _fits(self, spec: TrialSpec) -> bool:
+        try:
+            self.run_trial(spec, lambda _: None)
+        except SimulatedOutOfMemoryError:
+            return False
+        return True
 
     def attribute(self, trial: RecordedTrial, report: ReportPhase, snapshot: Path) -> Explanation:
         """Say where the memory of a trial went that a real GPU has run.
@@ -252,17 +272,20 @@ class SimulatedDevice:
         )
 
 
-def _peak_of(
-    playback: Playback, allocator: CachingAllocator, section: Section, *, times: int = 1
-) -> Peak:
-    """The peak over some repetitions; one that ends as it began is like all that follow it."""
-    allocator.reset_peaks()
+def _play_alike(
+    playback: Playback, allocator: CachingAllocator, section: Section, *, times: int
+) -> None:
+    """Play a section some times; one that ends as it began is like all that follow it."""
     before = allocator.layout()
     for _ in range(times):
         playback.play(section)
         before, last = allocator.layout(), before
         if before == last:
             break
+
+
+def _peak_of(allocator: CachingAllocator) -> Peak:
+    """The peak since the last reset."""
     statistics = allocator.statistics
     return Peak(
         allocated_bytes=statistics.peak_allocated_bytes,

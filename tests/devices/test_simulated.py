@@ -84,6 +84,18 @@ def test_just_below_what_it_needs_it_runs_with_retries() -> None:
     assert again.peak_bytes <= tight.total_bytes
 
 
+def test_a_step_that_finds_no_room_later_on_is_found_by_trials_of_any_length() -> None:
+    """Two steps of it run, each with retries; the third does not."""
+    variant = Variant(model="deeplabv2-mini", resolution=Resolution(height=256, width=512))
+    gpu = find_gpu("H100 80GB")
+    predict(variant, 7, gpu=gpu, limit=1280 * MIB, measured_steps=1)
+    for steps in (1, 3, 60):
+        with pytest.raises(SimulatedOutOfMemoryError):
+            predict(variant, 8, gpu=gpu, limit=1280 * MIB, measured_steps=steps)
+    spec = TrialSpec(variant=variant, batch_size=8)
+    assert not SimulatedDevice(gpu, 1280 * MIB).explain(spec, lambda _: None, None).fits
+
+
 def test_accumulation_keeps_the_gradients_through_the_forward_pass() -> None:
     alone, twice = predict(SMALL, 4), predict(SMALL, 4, accumulation_steps=2)
     parameters = 4 * alone.model.parameters

@@ -23,10 +23,12 @@ class FakeDevice:
 
     Attributes:
         told: What it was told and asked, in order.
+        found_retries: How often the cache has been given back each time it is asked; then as last.
         models: The networks that were built.
     """
 
     step_seconds: tuple[float, ...] = (0.5, 0.25, 1.0)
+    found_retries: list[int] = field(default_factory=lambda: [0])
     told: list[str] = field(default_factory=list)
     models: list[TinyNet] = field(default_factory=list)
 
@@ -36,6 +38,9 @@ class FakeDevice:
     def peak(self) -> Peak:
         self.told.append("peak")
         return peak(self.told.count("peak"))
+
+    def retries(self) -> int:
+        return self.found_retries.pop(0) if len(self.found_retries) > 1 else self.found_retries[0]
 
     def start(self) -> None:
         self.told.append("start")
@@ -115,6 +120,25 @@ def test_a_measurement_says_what_was_run(fake: FakeDevice) -> None:
         step_seconds=(0.5, 0.25, 1.0),
         images_per_second=2 / 0.5,
     )
+
+
+@pytest.mark.parametrize(
+    ("retries", "steps"),
+    [
+        ([0], 4),
+        ([2, 2], 5),  # it may have been the last step that needed them
+        ([2, 3, 5, 5], 7),
+        (list(range(1, 99)), 12),  # some need them in every step, and run
+    ],
+)
+def test_a_trial_goes_on_until_a_step_does_without_giving_the_cache_back(
+    fake: FakeDevice, retries: list[int], steps: int
+) -> None:
+    fake.found_retries = retries
+    measured = fake.run(SPEC)
+    assert (measured.steps, measured.step_seconds) == (steps, fake.step_seconds)
+    untimed = [f"step {number}" for number in range(5, steps + 1)]
+    assert fake.told[fake.told.index("seconds") :] == ["seconds", *untimed, "peak"]
 
 
 def test_evaluation_follows_the_steps_with_a_peak_of_its_own(

@@ -65,6 +65,7 @@ class Steps:
             total_bytes=CAPACITY,
             new_allocator=CachingAllocator,
             new_playback=lambda _timeline, _batch, memory: self._playback(workspace, memory),
+            fits=True,
         )
         return explain(self._timeline, SPEC, card)
 

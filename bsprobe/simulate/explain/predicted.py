@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bsprobe.records.explanations import Allocation, Explanation
 from bsprobe.records.trials import Source, TrialSpec
-from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.explain.levels import step_timeline
 from bsprobe.simulate.explain.peak import Moment, PeakContents, contents_of, play_watched
@@ -26,11 +26,13 @@ class Card:
     """With the setting that PyTorch would have."""
     new_playback: Callable[[Timeline, int, Memory], Playback]
     """From a timeline, a batch size and the memory to play on."""
+    fits: bool
+    """Whether the trial runs on it; else it is played on a card without end."""
 
     @property
-    def available_bytes(self) -> int:
-        """What the allocator can have."""
-        return self.capacity_bytes - self.outside_allocator_bytes
+    def available_bytes(self) -> int | None:
+        """What the allocator can have; None without end."""
+        return self.capacity_bytes - self.outside_allocator_bytes if self.fits else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class _Played:
 
 
 def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
-    """Play a trial and say where its memory goes, on a card without end if it does not fit.
+    """Play a trial and say where its memory goes.
 
     Args:
         timeline: Of the variant; growing where it can be.
@@ -53,17 +55,14 @@ def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
     batch = spec.batch_size
     later = spec.warmup_steps + spec.measured_steps - 1
     sections = (Section.FIRST_STEP, *[Section.LATER_STEP] * later)
-    try:
-        played, fits = _play(timeline, batch, sections, card, card.available_bytes), True
-    except SimulatedOutOfMemoryError:
-        played, fits = _play(timeline, batch, sections, card, None), False
+    played = _play(timeline, batch, sections, card, card.available_bytes)
     grows = len(timeline.traced_at) > 1
     following = _following(timeline, batch + 1, sections, card) if grows else None
     contents = contents_of(timeline, batch, played.moments, played.reserved_bytes)
     return Explanation(
         spec=spec,
         source=Source.PREDICTED,
-        fits=fits,
+        fits=card.fits,
         capacity_bytes=card.capacity_bytes,
         outside_allocator_bytes=card.outside_allocator_bytes,
         phase=str(contents.place.phase),
@@ -84,14 +83,7 @@ def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
 
 def snapshot(timeline: Timeline, batch: int, card: Card) -> bytes:
     """The set-up and two steps as a pickled memory snapshot, as `explain` plays them."""
-    try:
-        return _snapshot(timeline, batch, card, card.available_bytes)
-    except SimulatedOutOfMemoryError:
-        return _snapshot(timeline, batch, card, None)
-
-
-def _snapshot(timeline: Timeline, batch: int, card: Card, available_bytes: int | None) -> bytes:
-    driver = SnapshotDriver(available_bytes=available_bytes, total_bytes=card.total_bytes)
+    driver = SnapshotDriver(available_bytes=card.available_bytes, total_bytes=card.total_bytes)
     allocator = card.new_allocator(driver)
     memory = SnapshotMemory(allocator, driver)
     sections = (Section.FIRST_STEP, Section.LATER_STEP)
