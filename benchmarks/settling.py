@@ -1,0 +1,93 @@
+"""How many boundaries a trial of two steps would prove wrongly, on simulated cards of all sizes.
+
+    PYTHONPATH=. python benchmarks/settling.py [--model deeplabv2-resnet101] [--resolution 512x1024]
+
+At the edge of its memory PyTorch's allocator gives its cache back to find room, and free memory
+lies otherwise in the next step, which may find none. For each limit the largest batch is searched
+that two steps pass; it is then played for longer, and as `bsprobe` runs it: until a step does
+without a retry. Needs no GPU; takes a minute.
+"""
+
+import argparse
+from contextlib import AbstractContextManager
+from unittest.mock import patch
+
+from bsprobe.devices import stepping
+from bsprobe.devices.simulated import SimulatedDevice, Tracers
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.trials import Measurement, TrialSpec
+from bsprobe.records.units import GIB, MIB, parse_resolution
+from bsprobe.records.variants import Norm, Precision, Variant
+from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
+
+_GPU = "H100 80GB"
+_LIMITS = range(6 * GIB, 79 * GIB, 2 * GIB + 12 * MIB)
+_MOST_IMAGES = 64
+_LONG = 60
+"""Steps of the trial that has the last word."""
+
+
+def as_asked() -> AbstractContextManager[object]:
+    """Trials with the steps that they are asked for and no more."""
+    return patch.object(stepping, "_MOST_UNSETTLED", 0)
+
+
+def played(device: SimulatedDevice, variant: Variant, batch: int, steps: int) -> Measurement | None:
+    """A trial of some steps, None where it ran out of memory."""
+    spec = TrialSpec(variant=variant, batch_size=batch, warmup_steps=1, measured_steps=steps - 1)
+    try:
+        return device.run_trial(spec, lambda _: None)
+    except SimulatedOutOfMemoryError:
+        return None
+
+
+def largest_of_two_steps(device: SimulatedDevice, variant: Variant) -> int:
+    """The largest batch that two steps pass, 0 if there is none."""
+    low, high = 0, _MOST_IMAGES + 1
+    with as_asked():
+        while high - low > 1:
+            middle = (low + high) // 2
+            if played(device, variant, middle, 2) is None:
+                high = middle
+            else:
+                low = middle
+    return low
+
+
+def last_step(device: SimulatedDevice, variant: Variant, batch: int) -> int | None:
+    """The step in which a batch runs out of memory, None if it does not."""
+    with as_asked():
+        if played(device, variant, batch, _LONG) is not None:
+            return None
+        return next(n for n in range(3, _LONG + 1) if played(device, variant, batch, n) is None)
+
+
+def main() -> None:
+    """Count and print."""
+    parser = argparse.ArgumentParser(description="Boundaries that two steps prove wrongly.")
+    parser.add_argument("--model", default="deeplabv2-resnet101")
+    parser.add_argument("--resolution", default="512x1024", type=parse_resolution)
+    given = parser.parse_args()
+    tracers, boundaries, late, missed = Tracers(), 0, [], 0
+    for precision in (Precision.FP32, Precision.AMP_FP16):
+        for norm in (Norm.BATCH, Norm.GROUP):
+            variant = Variant(
+                model=given.model, resolution=given.resolution, precision=precision, norm=norm
+            )
+            for limit in _LIMITS:
+                device = SimulatedDevice(find_gpu(_GPU), limit, tracers=tracers)
+                if not (batch := largest_of_two_steps(device, variant)):
+                    continue
+                boundaries += 1
+                step = last_step(device, variant, batch)
+                settled = played(device, variant, batch, 2)
+                if step is not None:
+                    late.append(step)
+                    print(f"{precision} / {norm}, {limit / GIB:.1f} GiB: {batch}, step {step}")
+                missed += (step is None) != (settled is not None)
+    print(f"{boundaries} boundaries of two steps, {len(late)} of them out of memory later")
+    print(f"in steps {sorted(late)}; until settled: {missed} told wrongly")
+
+
+if __name__ == "__main__":
+    main()
