@@ -16,6 +16,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bsprobe.devices.base import ReportPhase
@@ -28,6 +29,8 @@ from bsprobe.records.units import KIB, MIB, format_bytes
 _DEFAULT_SHARE = 0.8
 """Of the memory that is available, where no limit is given: the machine must survive the probe."""
 _SMALLEST_LIMIT = 64 * MIB
+_THREADED = 300
+"""Rows of a product for which OpenBLAS starts its threads."""
 _CLEAN_WITHIN = 4 * MIB
 """What a trial may leave behind: the heap's small bins."""
 
@@ -162,6 +165,9 @@ def _load_libraries() -> None:
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
     layer(torch.zeros(4, 8, 64, 64)).sum().backward()
     optimizer.step()
+    # OpenBLAS, numpy's, takes 32 MiB for its first product, and after a fork its threads' stacks.
+    square = np.ones((_THREADED, _THREADED))
+    square @ square
 
 
 def _reset_high_water() -> bool:

@@ -156,6 +156,26 @@ def test_the_threads_of_openmp_work_in_a_process_whose_server_has_none() -> None
     assert said.splitlines() == ["1500.0 1500.0", "False 1"]
 
 
+@pytest.mark.usefixtures("_with_torch")
+@pytest.mark.parametrize("how", ["forked", "spawned"])
+def test_the_threads_of_openblas_take_nothing_of_a_trials_memory(how: str) -> None:
+    """They start with the first large product; their stacks and their room would count."""
+    program = textwrap.dedent("""
+        import numpy
+        from bsprobe.devices import cpu
+        from bsprobe.records.units import MIB
+
+        cpu.CpuDevice(512 * MIB)
+        before = cpu._status_bytes("VmData")
+        matrix = numpy.ones((700, 700))
+        matrix @ matrix
+        del matrix
+        print((cpu._status_bytes("VmData") - before) // MIB)
+    """)
+    said = run(program, spawned=how == "spawned", OPENBLAS_NUM_THREADS="4").said
+    assert int(said) < 8
+
+
 def test_what_the_server_imports_asks_cuda_nothing() -> None:
     """A driver that was asked in the server refuses to work in its children."""
     program = textwrap.dedent("""
