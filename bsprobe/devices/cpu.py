@@ -115,7 +115,7 @@ class CpuDevice:
         return Peak(allocated_bytes=max(0, peak), reserved_bytes=None)
 
     def retries(self) -> int:
-        """None: the CPU has no caching allocator."""
+        """Always 0: the CPU has no caching allocator."""
         return 0
 
     def _rest(self) -> None:

@@ -210,14 +210,13 @@ class Probing:
         """Largest, safe and best, by all trials so far."""
         trials = search_trials(self._trials, variant)
         ran = {trial.spec.batch_size for trial in trials}
-        did_not_run = [
+        tried = {
             trial.spec.batch_size
             for trial in self._trials
-            if trial.spec.variant == variant
-            and trial.spec.accumulation_steps == 1
-            and trial.spec.batch_size not in ran
-        ]
+            if trial.spec.variant == variant and trial.spec.accumulation_steps == 1
+        }
         # From a batch that did not run on nothing is safe, though the largest one was proven.
+        did_not_run = [batch for batch in tried - ran if batch > min(ran)]
         most = min([largest + 1, *did_not_run]) - 1
         found = limits(trials, largest=most, budget_bytes=self._budget_bytes)
         return replace(found, largest=largest)

@@ -268,6 +268,16 @@ def test_a_batch_that_did_not_run_is_not_safe_whatever_lies_above_it(bench: Benc
     assert (item.largest, item.safe, item.best, trial.outcome) == (12, 10, 10, Outcome.FITS)
 
 
+def test_a_smallest_batch_that_the_network_refuses_makes_no_other_unsafe(bench: Bench) -> None:
+    def refuse_one_image(trial: Trial) -> Trial:
+        refused = broke(1, Outcome.BATCH_TOO_SMALL)
+        refused = replace(refused, spec=trial.spec, purpose=trial.purpose)
+        return refused if trial.spec.batch_size == 1 else trial
+
+    item, _ = recommended(bench.probe(ArithmeticGpu(alter=refuse_one_image)))
+    assert (item.largest, item.safe, item.plan.micro_batch) == (12, 11, 10)
+
+
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.KERNEL_LIMIT])
 def test_a_plan_that_fails_otherwise_is_told_and_not_shrunk(bench: Bench, outcome: Outcome) -> None:
     def spoil(trial: Trial) -> Trial:
