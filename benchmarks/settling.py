@@ -12,7 +12,7 @@ import argparse
 from contextlib import AbstractContextManager
 from unittest.mock import patch
 
-from bsprobe.devices import stepping
+from bsprobe.devices import settling
 from bsprobe.devices.simulated import SimulatedDevice, Tracers
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.trials import Measurement, TrialSpec
@@ -29,7 +29,7 @@ _LONG = 60
 
 def as_asked() -> AbstractContextManager[object]:
     """Trials with the steps that they are asked for and no more."""
-    return patch.object(stepping, "_MOST_UNSETTLED", 0)
+    return patch.object(settling, "_MOST_UNSETTLED", 0)
 
 
 def played(device: SimulatedDevice, variant: Variant, batch: int, steps: int) -> Measurement | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bsprobe.devices.base import ReportPhase
-from bsprobe.devices.stepping import until_settled
+from bsprobe.devices.settling import until_settled
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation, RecordedTrial
 from bsprobe.records.gpus import ESTIMATE, Gpu, nccl_bytes

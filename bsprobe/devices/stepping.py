@@ -9,6 +9,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from bsprobe.devices.base import ReportPhase
+from bsprobe.devices.settling import until_settled
 from bsprobe.records.trials import Measurement, Peak, TrialSpec
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.training.batches import batches, images_per_second
@@ -19,9 +20,6 @@ REQUIRED_UPDATES = 2
 """The first update creates the optimizer's state; only the second runs beside it."""
 _MOST_SKIPPED = 20
 """A GradScaler that starts at 65536 is down to 1/16 by then: gradients overflow by themselves."""
-_MOST_UNSETTLED = 12
-"""Steps after which a trial ends though each made the allocator give its cache back. Some do so for
-ever, and run."""
 
 
 class StepClock(Protocol):
@@ -100,29 +98,6 @@ def run_steps(
         images_per_second=images / statistics.median(seconds),
         loader_images_per_second=None if spec.data is None else images_per_second(stream),
     )
-
-
-def until_settled(run: Callable[[], None], retries: Callable[[], int], *, ran: int) -> int:
-    """Go on with a trial whose allocator has to give its cache back, until a step does without.
-
-    After such a step free memory lies otherwise than before, and a later one may find no room: of
-    148 simulated boundaries of DeepLabV2 that two steps had passed, 22 ran out of memory by the
-    sixth (`benchmarks/settling.py`); of those that settled, none.
-
-    Args:
-        run: Runs a step.
-        retries: Tells how often the cache has been given back so far.
-        ran: Steps so far.
-
-    Returns:
-        The steps that have run in the end.
-    """
-    before = 0
-    while before < (now := retries()) and ran < _MOST_UNSETTLED:
-        before = now
-        run()
-        ran += 1
-    return ran
 
 
 def _most_retries(spec: TrialSpec, meter: Meter, device: torch.device) -> int:
