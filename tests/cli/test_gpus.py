@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from bsprobe.cli.gpus import gpus, print_this
 from bsprobe.records.errors import DeviceError
-from bsprobe.records.gpus import COLUMNS, catalogue
+from bsprobe.records.gpus import COLUMNS, catalogue, find_gpu
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.worker.process import Worker
 from tests.support.commands import ROOT, bsprobe, rows
@@ -119,18 +119,31 @@ def test_options_that_make_no_sense_are_refused(
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, message)
 
 
-@pytest.mark.nightly
-def test_every_card_of_the_catalogue_is_fitted(tmp_path: Path) -> None:
+def fitted(folder: Path) -> list[dict[str, str]]:
+    """The rows of a fit over the catalogue, once what it printed has been looked at."""
     done = bsprobe(
         *("gpus", "--fit", "--batch", "8", "--model", "deeplabv2-mini"),
         *("--resolution", "1024x2048", "--precision", "amp-fp16", "--norm", "batch"),
-        *("--out", str(tmp_path / "out")),
-        XDG_CACHE_HOME=str(tmp_path),
+        *("--out", str(folder / "out")),
+        XDG_CACHE_HOME=str(folder),
     )
     assert done.returncode == 0, done.stderr
     *table, wrote = done.stdout.splitlines()  # the last line ends as long as the folder's name is
-    assert wrote.startswith(f"Wrote {tmp_path}")
+    assert wrote.startswith(f"Wrote {folder}")
     assert max(map(len, table)) <= 80
-    fitted = rows(tmp_path / "out" / "fit.csv")
-    assert [row["gpu"] for row in fitted if int(row["largest"]) >= 8]
-    assert sorted(row["gpu"] for row in fitted) == sorted(gpu.name for gpu in catalogue())
+    return rows(folder / "out" / "fit.csv")
+
+
+@pytest.mark.nightly
+def test_every_card_of_the_catalogue_is_fitted(tmp_path: Path) -> None:
+    found = fitted(tmp_path)
+    assert [row["gpu"] for row in found if int(row["largest"]) >= 8]
+    assert sorted(row["gpu"] for row in found) == sorted(gpu.name for gpu in catalogue())
+
+
+def test_two_cards_are_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = tuple(map(find_gpu, ("RTX 3060 12GB", "RTX 3090")))
+    monkeypatch.setattr("bsprobe.cli.gpus.catalogue", lambda: cards)
+    smaller, larger = fitted(tmp_path)
+    assert (smaller["gpu"], larger["gpu"]) == ("RTX 3060 12GB", "RTX 3090")
+    assert 0 < int(smaller["largest"]) < int(larger["largest"])

@@ -3,11 +3,13 @@
 After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
 """
 
+import re
 from dataclasses import replace
 from functools import partial
 
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.runs import Recommendation, Run
+from bsprobe.records.units import GIB
 from bsprobe.records.variants import labels
 from bsprobe.report.run import markdown, tables, terminal
 from bsprobe.report.run.plan import render as render_plan
@@ -41,6 +43,15 @@ def test_a_prediction_says_so_and_never_says_measured(predicted: Run) -> None:
     for text in texts:
         assert "predicted" in text
         assert "measured" not in text.replace("batches measured", "")
+
+
+def test_the_log_shows_what_a_limit_left_to_the_allocator_where_there_was_one(run: Run) -> None:
+    first, *others = run.trials
+    limited = replace(run, trials=(replace(first, budget_bytes=7 * GIB), *others))
+    texts = [markdown.render(made, plots=(), snippet=None) for made in (run, limited)]
+    columns = [re.findall(r"^\| [^|]+ \| 1 \| search.*", text, re.MULTILINE) for text in texts]
+    assert [text.count("allocator's budget") for text in texts] == [0, 1]
+    assert [line.split(" | ")[-1] for line in columns[1]][:2] == ["7.00 GiB |", "- |"]
 
 
 def test_all_parts_of_a_report_speak_of_the_same_setting(predicted: Run) -> None:

@@ -4,6 +4,7 @@ After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then 
 """
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from bsprobe.study.records import Study
 from bsprobe.study.report import markdown, sentences, tables, terminal
 from bsprobe.study.report.write import study_snippet
 from tests.support import golden
+from tests.support.study_builders import made_study, study_settings
 
 PLOTS = ("batches", "curves", "loader")
 check = partial(golden.check, __file__)
@@ -41,3 +43,9 @@ def test_the_tables_are_as_agreed(troubled: Study) -> None:
     check("trainings.csv", to_csv(tables.trainings_table(troubled)).decode())
     check("curves.csv", to_csv(tables.curves_table(troubled)).decode())
     check("loader.csv", to_csv(tables.loader_table(troubled)).decode())
+
+
+def test_one_batch_alone_is_compared_with_nothing(tmp_path: Path) -> None:
+    _, chosen = sentences.chosen_of(made_study(tmp_path, study_settings(4)))
+    assert chosen is not None
+    assert sentences.certainty(chosen) == "There is no other batch to compare it with."
