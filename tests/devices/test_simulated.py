@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.devices.simulated import SimulatedDevice, Tracers
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.failures import Outcome, classify
 from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
@@ -17,6 +17,8 @@ from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 
 SMALL = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
 CARD = custom_gpu(2 * GIB, "8.6", 300 * MIB)
+TRACERS = Tracers()
+"""Of all tests: what was traced last is not traced again."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,7 @@ def predict(
     variant: Variant, batch: int, *, gpu: Gpu = CARD, limit: int | None = None, **more: Any
 ) -> Measurement:
     spec = TrialSpec(variant=variant, batch_size=batch, **more)
-    return SimulatedDevice(gpu, limit).run_trial(spec, lambda _: None)
+    return SimulatedDevice(gpu, limit, tracers=TRACERS).run_trial(spec, lambda _: None)
 
 
 def test_a_prediction_has_everything_but_times() -> None:

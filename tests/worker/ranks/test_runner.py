@@ -152,6 +152,7 @@ def test_ranks_that_are_asked_for_different_things_do_not_start(tmp_path: Path) 
     assert "error:" not in silence
 
 
+@pytest.mark.slow
 def test_a_rank_that_really_runs_out_of_memory_does_not_leave_the_other_in_a_collective(
     tmp_path: Path,
 ) -> None:
