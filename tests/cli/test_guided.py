@@ -32,7 +32,7 @@ def on_gpu(*arguments: str, cwd: Path) -> Any:
 
 
 def searched(run: dict[str, Any]) -> list[tuple[int, str]]:
-    trials = (t for t in run["trials"] if t["purpose"] != "recommended")
+    trials = (t for t in run["trials"] if t["purpose"] in ("search", "proof"))
     return [(trial["spec"]["batch_size"], trial["outcome"]) for trial in trials]
 
 

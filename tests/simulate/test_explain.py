@@ -49,11 +49,11 @@ MINI = Variant(model="deeplabv2-mini", resolution=Resolution(height=32, width=64
 CARD = custom_gpu(2 * GIB, "8.6", 300 * MIB)
 DEFAULTS = matrix(models=(SMALL.model,), resolutions=(SIZE,), choices={})
 OTHERS = [
-    replace(SMALL, precision=Precision.AMP_FP16, norm=Norm.GROUP_AMP),
-    replace(SMALL, checkpointing=Checkpointing.ON, norm=Norm.FROZEN),
-    replace(SMALL, memory_format=MemoryFormat.NHWC, precision=Precision.AMP_BF16),
-    replace(SMALL, cudnn_benchmark=CudnnBenchmark.ON),
-    replace(SMALL, loss_at=LossAt.LOGITS),
+    replace(MINI, precision=Precision.AMP_FP16, norm=Norm.GROUP_AMP),
+    replace(MINI, checkpointing=Checkpointing.ON, norm=Norm.FROZEN),
+    replace(MINI, memory_format=MemoryFormat.NHWC, precision=Precision.AMP_BF16),
+    replace(MINI, cudnn_benchmark=CudnnBenchmark.ON),
+    replace(MINI, loss_at=LossAt.LOGITS),
 ]
 
 
