@@ -70,7 +70,7 @@ def wait_for_checkpoint(out: Path, process: "subprocess.Popen[str]") -> None:
 def test_a_study_ends_in_a_report_and_one_that_was_stopped_twice_in_the_same_figures(
     folder: Path,
 ) -> None:
-    longer = [*SMALL[:-1], "--batches=2,4", "--images=192"]
+    longer = [*SMALL[:-1], "--batches=2,4", "--images=96"]
     printed = studied(*longer, "--out=whole", cwd=folder)
     check_report(printed, folder / "whole")
 
@@ -105,10 +105,10 @@ def check_report(printed: str, out: Path) -> None:
     ]  # fmt: skip
     curves = rows(out / "curves.csv")
     assert [(row["effective_batch"], row["images"]) for row in curves] == [
-        (batch, images) for batch in ("2", "4") for images in ("0", "48", "96", "144", "192")
+        (batch, images) for batch in ("2", "4") for images in ("0", "24", "48", "72", "96")
     ]
     first = [float(row["validation_loss"]) for row in curves if row["images"] == "0"]
-    last = [float(row["validation_loss"]) for row in curves if row["images"] == "192"]
+    last = [float(row["validation_loss"]) for row in curves if row["images"] == "96"]
     assert max(last) < min(first)
 
 
