@@ -20,6 +20,7 @@ losses, weights = trained(text, accumulation=2)
 import torch.distributed as dist
 with open(f"rank{dist.get_rank()}.json", "w") as file:
     json.dump([losses, weights], file)
+dist.barrier()
 dist.destroy_process_group()
 """
 
@@ -41,8 +42,9 @@ def test_two_processes_train_as_one_does_with_twice_the_accumulation(
     (tmp_path / "snippet.py").write_text(rendered(run, item, 2), encoding="utf-8")
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     started = torchrun("script.py", cwd=tmp_path)
-    code, _, complaints = started.finish()
-    assert code == 0, complaints
+    _, _, complaints = started.finish()
+    # The exit status is not looked at: rarely Gloo aborts once all is done, in its own threads.
+    assert len(list(tmp_path.glob("rank?.json"))) == 2, complaints
     losses, weights = trained(rendered(run, item, 1), accumulation=4)
     for rank in (0, 1):
         found = json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8"))
