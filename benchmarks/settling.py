@@ -1,4 +1,4 @@
-"""How many boundaries a trial of two steps would prove wrongly, on simulated cards of all sizes.
+"""Count the boundaries that a trial of two steps would prove wrongly, on cards of all sizes.
 
     PYTHONPATH=. python benchmarks/settling.py [--model deeplabv2-resnet101] [--resolution 512x1024]
 
@@ -12,10 +12,11 @@ import argparse
 from contextlib import AbstractContextManager
 from unittest.mock import patch
 
+from bsprobe.analysis.search import gallop
 from bsprobe.devices import settling
 from bsprobe.devices.simulated import SimulatedDevice, Tracers
 from bsprobe.records.gpus import find_gpu
-from bsprobe.records.trials import Measurement, TrialSpec
+from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import GIB, MIB, parse_resolution
 from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
@@ -32,34 +33,33 @@ def as_asked() -> AbstractContextManager[object]:
     return patch.object(settling, "_MOST_UNSETTLED", 0)
 
 
-def played(device: SimulatedDevice, variant: Variant, batch: int, steps: int) -> Measurement | None:
-    """A trial of some steps, None where it ran out of memory."""
+def runs(device: SimulatedDevice, variant: Variant, batch: int, steps: int) -> bool:
+    """True where a trial of some steps does not run out of memory."""
     spec = TrialSpec(variant=variant, batch_size=batch, warmup_steps=1, measured_steps=steps - 1)
     try:
-        return device.run_trial(spec, lambda _: None)
+        device.run_trial(spec, lambda _: None)
     except SimulatedOutOfMemoryError:
-        return None
+        return False
+    return True
 
 
-def largest_of_two_steps(device: SimulatedDevice, variant: Variant) -> int:
-    """The largest batch that two steps pass, 0 if there is none."""
-    low, high = 0, _MOST_IMAGES + 1
+def largest_of_two_steps(device: SimulatedDevice, variant: Variant) -> int | None:
+    """The largest batch that two steps pass, None if there is none."""
     with as_asked():
-        while high - low > 1:
-            middle = (low + high) // 2
-            if played(device, variant, middle, 2) is None:
-                high = middle
-            else:
-                low = middle
-    return low
+        return gallop(
+            lambda batch: runs(device, variant, batch, 2),
+            _MOST_IMAGES // 2,
+            minimum=1,
+            max_batch=_MOST_IMAGES,
+        )
 
 
 def last_step(device: SimulatedDevice, variant: Variant, batch: int) -> int | None:
     """The step in which a batch runs out of memory, None if it does not."""
     with as_asked():
-        if played(device, variant, batch, _LONG) is not None:
+        if runs(device, variant, batch, _LONG):
             return None
-        return next(n for n in range(3, _LONG + 1) if played(device, variant, batch, n) is None)
+        return next(n for n in range(3, _LONG + 1) if not runs(device, variant, batch, n))
 
 
 def main() -> None:
@@ -76,15 +76,15 @@ def main() -> None:
             )
             for limit in _LIMITS:
                 device = SimulatedDevice(find_gpu(_GPU), limit, tracers=tracers)
-                if not (batch := largest_of_two_steps(device, variant)):
+                batch = largest_of_two_steps(device, variant)
+                if batch is None:
                     continue
                 boundaries += 1
                 step = last_step(device, variant, batch)
-                settled = played(device, variant, batch, 2)
                 if step is not None:
                     late.append(step)
                     print(f"{precision} / {norm}, {limit / GIB:.1f} GiB: {batch}, step {step}")
-                missed += (step is None) != (settled is not None)
+                missed += (step is None) != runs(device, variant, batch, 2)
     print(f"{boundaries} boundaries of two steps, {len(late)} of them out of memory later")
     print(f"in steps {sorted(late)}; until settled: {missed} told wrongly")
 

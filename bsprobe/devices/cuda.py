@@ -85,7 +85,7 @@ class CudaDevice:
             measured,
             outside=self._outside_bytes(),
             others=self._others,
-            retries=self.retries(),
+            retries=stats["num_alloc_retries"],
             ooms=stats["num_ooms"],
         )
 
@@ -130,7 +130,7 @@ class CudaDevice:
         """Nothing to do: describing a failure takes no GPU memory."""
 
     def is_clean(self) -> bool:
-        """Whether every tensor of the last trial is gone and its memory is back at the driver."""
+        """True where the tensors of the last trial are gone, their memory back at the driver."""
         gc.collect()
         torch.cuda.synchronize(self._device)
         # A cuBLAS workspace belongs to a handle, not to a trial; only this drops it.
@@ -152,7 +152,7 @@ class CudaDevice:
         )
 
     def retries(self) -> int:
-        """How often in this trial the allocator gave its cache back to find room."""
+        """The times in this trial that the allocator gave its cache back to find room."""
         return int(torch.cuda.memory_stats(self._device)["num_alloc_retries"])
 
     def _open(self, index: int) -> None:
@@ -288,7 +288,7 @@ class _Nvml:
 
 
 def gpu_is_present() -> bool:
-    """Whether the machine has an NVIDIA GPU, whether or not PyTorch can use it."""
+    """True where the machine has an NVIDIA GPU, even if PyTorch cannot use it."""
     if torch.cuda.is_available():
         return True
     with suppress(*_NVML_ABSENT):

@@ -113,25 +113,23 @@ class SimulatedDevice:
         steps = spec.warmup_steps + spec.measured_steps
         report("building")
         playback.play(Section.SETUP)
+        allocator.reset_peaks()
         report("step 1")
-        allocator.reset_peaks()
         playback.play(Section.FIRST_STEP)
-        first = _peak_of(allocator)
+        first = _taken_peak(allocator)
         report(f"step 2 of {steps}")
-        allocator.reset_peaks()
         _play_alike(playback, allocator, Section.LATER_STEP, times=steps - 1)
         steps = until_settled(
             partial(playback.play, Section.LATER_STEP),
             lambda: allocator.statistics.num_alloc_retries,
             ran=steps,
         )
-        steady = _peak_of(allocator)
+        steady = _taken_peak(allocator)
         evaluation = None
         if spec.evaluation_resolution is not None:
             report("evaluation")
-            allocator.reset_peaks()
             playback.play(Section.EVALUATION)
-            evaluation = _peak_of(allocator)
+            evaluation = _taken_peak(allocator)
         self._keep_answers()
         statistics = allocator.statistics
         return Measurement(
@@ -221,7 +219,7 @@ class SimulatedDevice:
             self._workspaces.save()
 
     def _outside_bytes(self, spec: TrialSpec) -> int:
-        """What one process holds of the card outside PyTorch's allocator."""
+        """The bytes that one process holds of the card outside PyTorch's allocator."""
         return self._gpu.outside_allocator_bytes + nccl_bytes(spec.processes)
 
     def _empty_card(self, outside_bytes: int) -> CachingAllocator:
@@ -284,9 +282,10 @@ def _play_alike(
             break
 
 
-def _peak_of(allocator: CachingAllocator) -> Peak:
-    """The peak since the last reset."""
+def _taken_peak(allocator: CachingAllocator) -> Peak:
+    """The peak since the last one was taken, or since the peaks were reset."""
     statistics = allocator.statistics
+    allocator.reset_peaks()
     return Peak(
         allocated_bytes=statistics.peak_allocated_bytes,
         reserved_bytes=statistics.peak_reserved_bytes,
@@ -298,6 +297,6 @@ def _new_allocator(driver: MemoryDriver) -> CachingAllocator:
 
 
 def _wants_expandable() -> bool:
-    """Whether PyTorch's own setting asks for expandable segments."""
+    """True where PyTorch's own setting asks for expandable segments."""
     settings = os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF", "")
     return re.search(r"expandable_segments\s*:\s*true", settings, re.IGNORECASE) is not None

@@ -42,8 +42,9 @@ def test_two_processes_train_as_one_does_with_twice_the_accumulation(
     (tmp_path / "snippet.py").write_text(rendered(run, item, 2), encoding="utf-8")
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     started = torchrun("script.py", cwd=tmp_path)
-    _, _, complaints = started.finish()
-    # The exit status is not looked at: rarely Gloo aborts once all is done, in its own threads.
+    code, _, complaints = started.finish()
+    # Rarely Gloo aborts once all is done, in its own threads.
+    assert code == 0 or "terminate called without an active exception" in complaints, complaints
     assert len(list(tmp_path.glob("rank?.json"))) == 2, complaints
     losses, weights = trained(rendered(run, item, 1), accumulation=4)
     for rank in (0, 1):
