@@ -1,4 +1,4 @@
-"""What is released: it declares what it imports, and runs away from its repository."""
+"""The release: it declares what it imports, and runs away from its repository."""
 
 import ast
 import os
@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 IMPORTED_AS = {"nvidia-cudnn-frontend": "cudnn", "nvidia-ml-py": "pynvml", "pillow": "PIL"}
-"""Where a package has another name than its module."""
+"""Packages with another name than their module."""
 
 
 def declared() -> set[str]:

@@ -1,4 +1,4 @@
-"""What to know beside the numbers of a recommendation: sentences, only where they apply."""
+"""Sentences to read beside the numbers of a recommendation, only where they apply."""
 
 from collections.abc import Sequence
 
@@ -163,7 +163,7 @@ def _nccl_caveat(item: Recommendation, device: DeviceInfo) -> str:
 
 
 def _data_sentences(item: Recommendation) -> list[str]:
-    """What real images changed: whether they come fast enough, and whether they take more."""
+    """The change that real images made: in the rate at which they come, and in memory."""
     real = item.trial.measurement if item.trial is not None else None
     if real is None or real.loader_images_per_second is None or not real.images_per_second:
         return []

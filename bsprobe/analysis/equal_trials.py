@@ -17,7 +17,7 @@ from bsprobe.records.variants import Variant
 _CPU_MEMORY_NOISE_BYTES = 8 * MIB
 """Equal trials on the CPU differed by up to 6 MiB in `benchmarks/repeatability.py`."""
 _CUDA_SEGMENT_BYTES = 20 * MIB
-"""What the allocator takes at once for blocks below 10 MiB (kLargeBuffer in PyTorch's
+"""The bytes that the allocator takes at once for blocks below 10 MiB (kLargeBuffer in PyTorch's
 c10/cuda/CUDACachingAllocator.cpp): a block that finds no hole by a hair costs one more."""
 
 Trials = Mapping[tuple[int, int], Sequence[Measurement]]
@@ -51,7 +51,7 @@ def trials_of(run: Run, variant: Variant) -> Trials:
 
 
 def has_figure(trials: Trials, metric: Metric) -> bool:
-    """Whether the trials of one run say anything of a metric."""
+    """True where the trials of one run say something of a metric."""
     if metric is Metric.MEMORY_PER_IMAGE:
         return len(_batches(trials)) > 1
     return any(_value(m, metric) is not None for equal in trials.values() for m in equal)
@@ -122,7 +122,7 @@ def _is_timed(trials: Trials, key: tuple[int, int]) -> bool:
 
 
 def _slopes(old: Trials, new: Trials, device: DeviceInfo) -> tuple[Figures, ...]:
-    """What an image allocates, between the smallest and the largest batch that both ran."""
+    """Bytes that an image allocates, between the smallest and the largest batch that both ran."""
     common = sorted(_batches(old) & _batches(new))
     if len(common) < 2:  # noqa: PLR2004 - a slope takes two points
         return ()
@@ -152,7 +152,7 @@ def _value(measured: Measurement, metric: Metric) -> float | None:
 
 
 def _memory_noise(device: DeviceInfo, metric: Metric) -> float:
-    """What equal trials differ by at least; on CUDA the same allocations are made each time."""
+    """The least difference of equal trials; on CUDA the same allocations are made each time."""
     if device.kind == "cpu":
         return _CPU_MEMORY_NOISE_BYTES
     return 0.0 if metric is Metric.PEAK_ALLOCATED else _CUDA_SEGMENT_BYTES

@@ -17,7 +17,7 @@ from bsprobe.records.variants import OptimizerName, Variant
 
 
 class LearningRateRule(StrEnum):
-    """How the learning rate follows the effective batch."""
+    """The rule by which the learning rate follows the effective batch."""
 
     LINEAR = "linear"
     SQRT = "sqrt"
@@ -234,7 +234,7 @@ def recommend(
     most_accumulated: int | None = None,
     processes: int = 1,
 ) -> Recommendation:
-    """What to use for one variant.
+    """Recommend for one variant.
 
     Args:
         variant: The variant.

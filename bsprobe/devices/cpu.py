@@ -32,7 +32,7 @@ _SMALLEST_LIMIT = 64 * MIB
 _THREADED = 300
 """Rows of a product for which OpenBLAS starts its threads."""
 _CLEAN_WITHIN = 4 * MIB
-"""What a trial may leave behind: the heap's small bins."""
+"""Bytes that a trial may leave behind: the heap's small bins."""
 
 
 class CpuDevice:
@@ -86,7 +86,7 @@ class CpuDevice:
         resource.setrlimit(resource.RLIMIT_DATA, (self._hard_limit, self._hard_limit))
 
     def is_clean(self) -> bool:
-        """Whether the memory that the limit counts is back, and the peak can be reset.
+        """True where the memory that the limit counts is back, and the peak can be reset.
 
         Where oneDNN has compiled kernels for new shapes it is not: tens of MiB of code stay, with
         which the next trial would fail a batch earlier, or later, than in a fresh process.

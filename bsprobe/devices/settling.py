@@ -1,4 +1,4 @@
-"""How long a trial goes on that runs at the edge of its memory, on a GPU and on a simulated one."""
+"""The end of a trial at the edge of its memory, on a GPU and on a simulated one."""
 
 from collections.abc import Callable
 

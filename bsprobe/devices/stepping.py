@@ -32,7 +32,7 @@ class StepClock(Protocol):
         """End it."""
 
     def seconds(self) -> tuple[float, ...]:
-        """How long each stretch took; waits for the device."""
+        """The seconds that each stretch took; waits for the device."""
 
 
 class Meter(Protocol):
@@ -45,7 +45,7 @@ class Meter(Protocol):
         """The most that was held since the last reset; waits for the device."""
 
     def retries(self) -> int:
-        """How often in this trial the allocator gave its cache back to find room."""
+        """The times in this trial that the allocator gave its cache back to find room."""
 
 
 class TooFewUpdatesError(RuntimeError):

@@ -127,7 +127,7 @@ class Probing:
         return result
 
     def _prediction(self, variant: Variant) -> Prediction | None:
-        """What guides the search, or None where nothing is to."""
+        """The prediction that guides the search, or None where none is to."""
         if self._predict is None:
             return None
         self._listener.on_predicting()

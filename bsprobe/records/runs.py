@@ -24,16 +24,16 @@ Another process that computes holds more: the smallest CUDA context takes about 
 
 
 class SearchMethod(StrEnum):
-    """How the boundary is looked for; what proves it is the same."""
+    """The way in which the boundary is looked for; its proof is the same."""
 
     ORDINARY = "ordinary"
     """Doubling until it fails, then closing in."""
     GUIDED = "guided"
-    """Where a prediction for the GPU says that it is."""
+    """Begin where a prediction for the GPU says that it is."""
 
 
 class StopReason(StrEnum):
-    """Why the search for a variant's largest batch ended."""
+    """The reason why the search for a variant's largest batch ended."""
 
     PROVEN = "proven"
     """The largest batch ran and the next failed for want of memory, each in a fresh process."""
@@ -69,13 +69,13 @@ class DeviceInfo:
     total_bytes: int
     """All memory of the device as PyTorch reports it, whoever holds it."""
     capacity_bytes: int
-    """What one trial may hold, inside and outside PyTorch's allocator, before it fails."""
+    """The bytes that one trial may hold, inside and outside PyTorch's allocator."""
     limit_bytes: int | None = None
     """The limit that was asked for, or None where the device's own memory is the limit."""
     is_assumed: bool = False
-    """Whether nobody named this card: there is no GPU here, and it is predicted for by default."""
+    """True where nobody named this card: there is no GPU here, and it is predicted by default."""
     other_processes_bytes: int | None = None
-    """What other processes held when the device was opened, or None where it cannot be told."""
+    """Held by other processes when the device was opened, or None where it cannot be told."""
     compute_capability: str | None = None
     driver: str | None = None
     tf32_convolutions: bool | None = None
@@ -84,20 +84,20 @@ class DeviceInfo:
     """Sentences about the device that a reader of the results must know."""
 
     def has_memory_of(self, other: "DeviceInfo") -> bool:
-        """Whether both have the same memory limit, and capacities that count as equal."""
+        """True where both have the same memory limit, and capacities that count as equal."""
         return self.limit_bytes == other.limit_bytes and is_same_capacity(
             self.capacity_bytes, other.capacity_bytes
         )
 
 
 def is_same_capacity(one: int, two: int) -> bool:
-    """Whether two capacities in bytes differ by too little to count."""
+    """True where two capacities in bytes differ by too little to count."""
     return abs(one - two) < SMALLEST_CAPACITY_CHANGE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """Where and by what a run was made."""
+    """The place and the programs with which a run was made."""
 
     bsprobe: str
     commit: str | None
@@ -116,7 +116,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundary:
-    """Where a variant stops fitting, and how well that is known."""
+    """The batch at which a variant stops fitting, and how well that is known."""
 
     stop: StopReason
     largest: int | None = None
@@ -128,13 +128,13 @@ class Boundary:
 
     @property
     def is_exact(self) -> bool:
-        """Whether batch B ran and B+1 failed, each in a process of its own."""
+        """True where batch B ran and B+1 failed, each in a process of its own."""
         return self.stop in (StopReason.PROVEN, StopReason.KERNEL_LIMIT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What the user trains towards: the recipe that batch and learning rate are scaled from."""
+    """The recipe that the user trains by: batch and learning rate are scaled from it."""
 
     batch: int = 10
     """Wanted effective batch."""
@@ -170,12 +170,12 @@ class TrainingPlan:
     """Optimizer updates that keep the images seen constant."""
     warmup_updates: int
     processes: int = 1
-    """How many take part; the effective batch counts them all."""
+    """The number that take part; the effective batch counts them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """What to use for one variant."""
+    """The settings to train one variant with."""
 
     variant: Variant
     largest: int
@@ -198,14 +198,14 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What was predicted of a boundary before it was measured."""
+    """The boundary as it was predicted before it was measured."""
 
     largest: int | None
     """The largest batch predicted to run; None where nothing is predicted, or nothing to fit."""
     peaks: tuple[tuple[int, int], ...] = ()
     """Batches predicted to run, ascending, each with the most bytes it should hold."""
     detail: str = ""
-    """Why there is no prediction."""
+    """The reason why there is no prediction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +216,7 @@ class VariantResult:
     boundary: Boundary
     recommendation: Recommendation | None = None
     prediction: Prediction | None = None
-    """What the search began with, where a prediction guided it."""
+    """The prediction that the search began with, where one guided it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,10 +237,10 @@ class Settings:
     data: DataSource | None = None
     seed: int = 0
     processes: int = 1
-    """How many train together: started by torchrun, or predicted."""
+    """The number that train together: started by torchrun, or predicted."""
 
     def trial(self, variant: Variant, batch: int, *, accumulation_steps: int = 1) -> TrialSpec:
-        """What a trial of such a run does."""
+        """The description of a trial of such a run."""
         return TrialSpec(
             variant=variant,
             batch_size=batch,
@@ -281,13 +281,13 @@ class Run:
 
     @property
     def best(self) -> Recommendation | None:
-        """What it recommends."""
+        """The recommendation of the best result."""
         result = self.best_result
         return None if result is None else result.recommendation
 
     @property
     def has_only_failed(self) -> bool:
-        """Whether every variant met a failure that says nothing of its memory, and none ran."""
+        """True where every variant met a failure that says nothing of its memory, and none ran."""
         return all(
             result.boundary.stop is StopReason.FAILED and result.boundary.largest is None
             for result in self.results

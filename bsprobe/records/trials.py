@@ -12,7 +12,7 @@ from bsprobe.records.variants import Variant
 
 
 class Source(StrEnum):
-    """Where figures come from; the two are never mixed in one table without saying so."""
+    """The origin of figures; the two are never mixed in one table without saying so."""
 
     MEASURED = "measured"
     PREDICTED = "predicted"
@@ -29,7 +29,7 @@ class DataSource:
 
 
 class Purpose(StrEnum):
-    """Why a trial was run."""
+    """The reason why a trial was run."""
 
     SEARCH = "search"
     PROOF = "proof"
@@ -52,11 +52,11 @@ class TrialSpec:
     accumulation_steps: int = 1
     """Micro-batches per optimizer update."""
     processes: int = 1
-    """How many train together under DistributedDataParallel, each with its own micro-batch."""
+    """The number that train together in DistributedDataParallel, each with its own micro-batch."""
     warmup_steps: int = 1
     measured_steps: int = 3
     evaluation_resolution: Resolution | None = None
-    """Where given, an evaluation pass with predictions at this size follows the training steps."""
+    """An evaluation pass with predictions at this size follows the training steps, if given."""
     data: DataSource | None = None
     """None: synthetic batches."""
     seed: int = 0
@@ -73,7 +73,7 @@ class Peak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What the recommendation needs to know of a built network."""
+    """Facts of a built network that the recommendation needs."""
 
     parameters: int
     groups: tuple[tuple[str, float], ...]
@@ -82,7 +82,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What a trial that ran says."""
+    """The measurements of a trial that ran."""
 
     model: ModelFacts
     first_step: Peak
@@ -102,7 +102,7 @@ class Measurement:
     images_per_second: float | None = None
     """From the median step; None for predictions."""
     loader_images_per_second: float | None = None
-    """What the data loader delivers by itself; None for synthetic batches."""
+    """The rate of the data loader by itself; None for synthetic batches."""
 
     @property
     def peak_allocated_bytes(self) -> int:
@@ -129,13 +129,13 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a trial did not run to its end."""
+    """The reason why a trial did not run to its end."""
 
     message: str
     certainty: Certainty
     evidence: str
     phase: str
-    """What the worker was doing: `building`, `step 1`, `evaluation` …"""
+    """The phase in which it was: `building`, `step 1`, `evaluation` …"""
     traceback: str | None = None
 
 
@@ -148,7 +148,7 @@ class Trial:
     source: Source
     purpose: Purpose
     fresh_process: bool
-    """Whether nothing ran before it in its process; always so for predictions."""
+    """True where nothing ran before it in its process; always so for predictions."""
     measurement: Measurement | None
     failure: Failure | None
     started_at: str
@@ -170,5 +170,5 @@ class Trial:
 
     @property
     def ran(self) -> bool:
-        """Whether all of its steps ran."""
+        """True where all of its steps ran."""
         return self.outcome in RAN

@@ -54,7 +54,7 @@ OPEN_TIMEOUT_SECONDS = 300.0
 """For importing torch and opening the device; a cold file cache on a network disk is slow."""
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.5
-"""How often a silent worker is looked after."""
+"""The seconds between two looks after a silent worker."""
 _LAST_WORDS_BYTES = 4000
 
 ReportPhase = Callable[[str], None]
@@ -357,7 +357,7 @@ class Worker:
 
 
 _Words = tuple[str, str | None]
-"""What happened, and a hint."""
+"""The event in words, and a hint."""
 
 
 @contextmanager

@@ -22,7 +22,7 @@ SMALL = (
     "--norm=batch",
 )
 ADDED_MIB = 100
-"""What the context of the fake GPU takes above what is predicted: an image and a bit."""
+"""Taken by the context of the fake GPU above the prediction: an image and a bit."""
 
 
 def on_gpu(*arguments: str, cwd: Path) -> Any:

@@ -95,7 +95,7 @@ def test_a_study_ends_in_a_report_and_one_that_was_stopped_twice_in_the_same_fig
 
 
 def check_report(printed: str, out: Path) -> None:
-    """What a finished study prints and writes, and that its networks have learnt."""
+    """Check what a finished study prints and writes, and that its networks have learnt."""
     assert "Train deeplabv2-mini at 32x64, fp32 / batch with an effective batch of" in printed
     assert [line for line in printed.splitlines() if len(line) > 80] == []
     assert sorted(path.name for path in out.iterdir()) == [

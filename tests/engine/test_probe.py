@@ -73,7 +73,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def recommended(run: Run) -> tuple[Recommendation, Trial]:
-    """What the first result recommends, and the trial of it."""
+    """The recommendation of the first result, and the trial of it."""
     item = run.results[0].recommendation
     assert item is not None
     assert item.trial is not None

@@ -174,7 +174,7 @@ def test_a_stray_request_marks_no_phase(steps: Steps) -> None:
 
 
 def first_step_convolution(snapshot: Snapshot) -> int:
-    """How many allocations there are up to the output of the first convolution, with it."""
+    """The number of allocations up to the output of the first convolution, with it."""
     trace = snapshot["device_traces"][0]
     start = places_of(trace, "snapshot")[2]
     output = 2 * 8 * 8 * 12 * 4  # 2 maps of 8 channels at a quarter of 32 x 48, fp32

@@ -139,7 +139,7 @@ def test_every_operator_that_cuda_casts_is_in_a_table_or_cast_alike_on_the_cpu()
 def result_types(
     name: str, arguments: Arguments, device: str, dtypes: tuple[torch.dtype, ...], amp: torch.dtype
 ) -> list[tuple[torch.dtype, torch.Size]]:
-    """What an operator answers under autocast, whose tensors have some dtypes in turn."""
+    """The answers of an operator under autocast, whose tensors have some dtypes in turn."""
     packet, _, overload = name.partition(".")
     operator = getattr(getattr(aten, packet), overload or "default")
     turns = itertools.cycle(dtypes)
@@ -304,7 +304,7 @@ X_BYTES, W_BYTES, Y_BYTES = 4 * 2 * 8 * 256, 4 * 4 * 8 * 9, 4 * 2 * 4 * 256
 
 
 def of(*sizes: int, **changes: Any) -> Inside:
-    """What `dilated` takes inside its kernel, of which something is changed."""
+    """The memory of `dilated` inside its kernel, of which something is changed."""
     return Inside(sizes=sizes, convolution=replace(CONV, **changes))
 
 
@@ -496,7 +496,7 @@ def test_upsampling_counts_its_elements_in_32_bits(mode: str) -> None:
 def upsampling_copies(
     mode: str, channels: int, grad_format: torch.memory_format, out_format: torch.memory_format
 ) -> tuple[int, ...]:
-    """What upsampling's backward copies, of gradients in some layouts."""
+    """The copies of upsampling's backward, of gradients in some layouts."""
     operator = getattr(aten, f"upsample_{mode}2d_backward").default
     grad = torch.empty(2, channels, 4, 4).contiguous(memory_format=grad_format)
     out = torch.empty(2, channels, 2, 2).contiguous(memory_format=out_format)
@@ -545,7 +545,7 @@ def test_norms_keep_statistics_of_half_precision_in_full(dtype: torch.dtype) -> 
 
 
 def softmax_operators(device: str, dtype: torch.dtype) -> list[str]:
-    """What a softmax and a log-softmax of half precision dispatch under autocast."""
+    """The operators of a softmax and a log-softmax of half precision under autocast."""
     seen: list[str] = []
 
     def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:

@@ -1,4 +1,4 @@
-"""What fake kernels answer the second time is what they answered the first time."""
+"""Fake kernels answer the second time what they answered the first time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

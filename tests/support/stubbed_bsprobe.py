@@ -38,7 +38,7 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 
 def findings(folder: Path) -> dict[str, Any]:
-    """What a finished run came to, without its times and processes."""
+    """The findings of a finished run, without its times and processes."""
     run = json.loads((folder / "run.json").read_text())
     results = []
     for result in run["results"]:

@@ -62,7 +62,7 @@ def _recommendation(run: Run) -> str:
 
 
 def _meaning(run: Run) -> str:
-    """What the columns of the recommendation say."""
+    """The meaning of the columns of the recommendation."""
     is_measured = run.device.source is Source.MEASURED
     largest = "ran, and one more did not" if is_measured else "should run, and one more should not"
     plan = (
@@ -94,7 +94,7 @@ def _where_not_run(run: Run) -> str:
 
 
 def _together(run: Run) -> str:
-    """What several processes add to the meaning of the columns."""
+    """The addition to the meaning of the columns for several processes."""
     if run.settings.processes == 1:
         return ""
     images = ", *images/s* are of all" if run.device.source is Source.MEASURED else ""
@@ -125,7 +125,7 @@ def _row(run: Run, result: VariantResult, name: str) -> tuple[str, ...]:
 
 
 def _predictions(run: Run) -> str:
-    """Where predictions guided the search: each beside what was measured."""
+    """Predictions that guided the search, each beside the measurement."""
     names = labels(run.settings.variants)
     said = {r.variant: sentences.predicted_beside_measured(run, r) for r in run.results}
     lines = [f"- **{names[variant]}**: {text}" for variant, text in said.items() if text]
@@ -154,7 +154,7 @@ def _caveats(run: Run) -> str:
 
 
 def _memory(run: Run, plots: Sequence[str]) -> str:
-    """Where the memory of the starred row goes, or how to find out; of a GPU alone."""
+    """The memory of the starred row by kind, or how to find out; of a GPU alone."""
     item = run.best
     if item is None or run.device.kind == "cpu":
         return ""
@@ -211,7 +211,7 @@ def _trial_log(run: Run) -> str:
 
 
 def _tracebacks(run: Run) -> list[str]:
-    """Where in the code each bug showed; running out of memory is none."""
+    """The place in the code where each bug showed; running out of memory is none."""
     found = [
         trial.failure.traceback.rstrip()
         for trial in run.trials
@@ -252,7 +252,7 @@ def _is_new_process(trial: Trial) -> bool:
 
 
 def environment_section(device: DeviceInfo, environment: Environment) -> str:
-    """Where and by what it was made, and the command to make it again."""
+    """The machine and the versions that made it, and the command to make it again."""
     rows = [
         ("device", device.name),
         (

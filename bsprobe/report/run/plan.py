@@ -1,4 +1,4 @@
-"""What a run would do, for `--dry-run`."""
+"""The plan of a run, for `--dry-run`."""
 
 from pathlib import Path
 

@@ -167,7 +167,7 @@ def _lines(
 
 
 def _hides(upper: _PointList, lower: _PointList) -> bool:
-    """Whether a line that is drawn later leaves nothing to see of another."""
+    """True where a line that is drawn later leaves nothing to see of another."""
     above = dict(upper)
     return all(
         batch in above and math.isclose(value, above[batch], rel_tol=_HIDES)
@@ -200,7 +200,7 @@ def _line(
 def _end(
     run: Run, result: VariantResult, points: Sequence[tuple[int, float]], colour: str
 ) -> list[LineEnd]:
-    """Where a line ends and what it is called; nothing for a line without points."""
+    """The end of a line and its name; nothing for a line without points."""
     if not points:
         return []
     batch, value = points[-1]

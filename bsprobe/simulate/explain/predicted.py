@@ -27,11 +27,11 @@ class Card:
     new_playback: Callable[[Timeline, int, Memory], Playback]
     """From a timeline, a batch size and the memory to play on."""
     fits: bool
-    """Whether the trial runs on it; else it is played on a card without end."""
+    """True where the trial runs on it; else it is played on a card without end."""
 
     @property
     def available_bytes(self) -> int | None:
-        """What the allocator can have; None without end."""
+        """The bytes that the allocator can have; None without end."""
         return self.capacity_bytes - self.outside_allocator_bytes if self.fits else None
 
 

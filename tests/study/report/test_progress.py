@@ -1,4 +1,4 @@
-"""What a study says while it runs."""
+"""The lines that a study writes while it runs."""
 
 import io
 
