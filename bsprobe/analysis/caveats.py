@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from bsprobe.analysis.recommendation import Limits
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import nccl_bytes
 from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
@@ -184,7 +185,7 @@ def _data_sentences(item: Recommendation) -> list[str]:
 
 
 def _spill_caveat(device: DeviceInfo) -> str:
-    if device.kind != "cuda" or not any("Windows" in note for note in device.notes):
+    if device.kind is not DeviceKind.CUDA or not any("Windows" in note for note in device.notes):
         return ""
     return (
         "On Windows and WSL the driver moves memory to the host instead of failing: a collapse "

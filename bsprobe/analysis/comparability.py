@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 
 from bsprobe.analysis.thresholds import BATCHES, Metric
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.runs import Run
 from bsprobe.records.units import format_bytes
@@ -91,7 +92,7 @@ def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list
                 "give both the same",
             )
         )
-    if Metric.THROUGHPUT in metrics and new.kind == "cpu":
+    if Metric.THROUGHPUT in metrics and new.kind is DeviceKind.CPU:
         threads = (baseline.environment.cpu_threads, run.environment.cpu_threads)
         facts.append(("the number of threads", *threads, "set OMP_NUM_THREADS"))
     return facts

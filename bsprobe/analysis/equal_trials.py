@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bsprobe.analysis.thresholds import Metric
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import DeviceInfo, Run
 from bsprobe.records.trials import Measurement, Purpose, Source
 from bsprobe.records.units import MIB
@@ -153,6 +154,6 @@ def _value(measured: Measurement, metric: Metric) -> float | None:
 
 def _memory_noise(device: DeviceInfo, metric: Metric) -> float:
     """The least difference of equal trials; on CUDA the same allocations are made each time."""
-    if device.kind == "cpu":
+    if device.kind is DeviceKind.CPU:
         return _CPU_MEMORY_NOISE_BYTES
     return 0.0 if metric is Metric.PEAK_ALLOCATED else _CUDA_SEGMENT_BYTES

@@ -21,6 +21,7 @@ import torch
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.stepping import run_steps
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
@@ -218,7 +219,7 @@ def _describe(limit: int, available: int, *, asked: int | None) -> DeviceInfo:
     )
     notes = () if asked is not None else (default,)
     return DeviceInfo(
-        kind="cpu",
+        kind=DeviceKind.CPU,
         name=f"CPU ({model})",
         source=Source.MEASURED,
         total_bytes=os.sysconf("SC_PHYS_PAGES") * page_bytes,

@@ -14,6 +14,7 @@ import torch
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.recorder import CudaRecorder
 from bsprobe.devices.stepping import rehearse, run_steps
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import RecordedTrial
 from bsprobe.records.runs import DeviceInfo
@@ -221,7 +222,7 @@ class CudaDevice:
         if platform.system() == "Windows" or "microsoft" in platform.release().lower():
             notes.append("Windows drivers spill GPU memory to the host instead of failing.")
         return DeviceInfo(
-            kind="cuda",
+            kind=DeviceKind.CUDA,
             name=name,
             source=Source.MEASURED,
             total_bytes=self._total,

@@ -9,6 +9,7 @@ from typing import Final
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.settling import until_settled
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation, RecordedTrial
 from bsprobe.records.gpus import ESTIMATE, Gpu, nccl_bytes
@@ -256,7 +257,7 @@ class SimulatedDevice:
         if estimated:
             notes.append(f"Estimated for this card: {' and '.join(estimated)}.")
         return DeviceInfo(
-            kind="simulated",
+            kind=DeviceKind.SIMULATED,
             name=gpu.name,
             source=Source.PREDICTED,
             total_bytes=gpu.total_bytes,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from bsprobe.analysis.expectation import half_of
 from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.engine.probe import RunTrial
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError, UsageError, WorkerError
 from bsprobe.records.gpus import Gpu, compute_capabilities, custom_gpu, find_gpu
 from bsprobe.records.runs import (
@@ -92,12 +93,12 @@ def check_can_guide(kind: str) -> None:
     Raises:
         UsageError: Only GPUs that run trials can be predicted for and measured.
     """
-    if kind == "cpu":
+    if kind == DeviceKind.CPU:
         raise UsageError(
             "--search guided needs a prediction, and nothing predicts the memory of a CPU",
             hint="leave it out, or probe a GPU: --device cuda",
         )
-    if kind == "simulated":
+    if kind == DeviceKind.SIMULATED:
         raise UsageError(
             "--search guided measures on a GPU; without one, all of it is predicted anyway",
             hint="leave it out",

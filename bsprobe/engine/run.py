@@ -13,6 +13,7 @@ from bsprobe.engine.explain import recorded_side
 from bsprobe.engine.predict import card_like, predictor_for
 from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
 from bsprobe.engine.resume import require_same_device
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import BsprobeError, InterruptedRunError
 from bsprobe.records.explanations import RECORDED_SNAPSHOT, Explanation
 from bsprobe.records.runs import SCHEMA_VERSION, Run, Settings, VariantResult
@@ -157,7 +158,7 @@ def run(start: Start, *, listener: Listener, notify: Callable[[str], None]) -> F
                 known=contents.trials,
                 predict=predict,
             )
-            if alone is not None and alone.ready.device.kind == "cuda":
+            if alone is not None and alone.ready.device.kind is DeviceKind.CUDA:
                 explaining.found |= recorded_star(made, alone, notify)
     return Finished(run=made, folder=folder, explanations=explaining.found)
 

@@ -6,6 +6,7 @@ Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.gpus import Gpu
 from bsprobe.records.trials import DataSource, Source, Trial, TrialSpec
 from bsprobe.records.units import MIB, Resolution
@@ -62,8 +63,7 @@ class DeviceRequest:
 class DeviceInfo:
     """The device that answers, and how much memory a trial may take there."""
 
-    kind: str
-    """`cuda`, `cpu` or `simulated`."""
+    kind: DeviceKind
     name: str
     source: Source
     total_bytes: int

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError, FileError, UsageError
 from bsprobe.records.runs import DeviceInfo, Settings
 from bsprobe.records.trials import Source
@@ -27,7 +28,7 @@ def run_name(device: DeviceInfo, settings: Settings) -> str:
     """`rtx-4090-deeplabv2-resnet101-512x1024`, `predicted-…`; a capped device says its limit."""
     models = dict.fromkeys(variant.model for variant in settings.variants)
     sizes = dict.fromkeys(variant.inputs for variant in settings.variants)
-    name = "cpu" if device.kind == "cpu" else re.sub(r"NVIDIA|GeForce", "", device.name)
+    name = "cpu" if device.kind is DeviceKind.CPU else re.sub(r"NVIDIA|GeForce", "", device.name)
     if device.limit_bytes is not None:
         name += "-" + format_bytes(device.limit_bytes).replace(" ", "")
     marks = [Source.PREDICTED] if device.source is Source.PREDICTED else []

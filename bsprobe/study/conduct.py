@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import DeviceInfo, Environment
 from bsprobe.records.trials import Failure
 from bsprobe.study.journal import StudyJournal
@@ -86,7 +87,7 @@ class Studying:
         self._folder = folder
         self._listener = listener
         self._trainings = list(known)
-        self._on_gpu = device.kind == "cuda"
+        self._on_gpu = device.kind is DeviceKind.CUDA
         self._processors = processors
 
     def run(self, environment: Environment) -> Study:

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import FileError, InterruptedRunError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest
 from bsprobe.storage.folders import (
@@ -113,5 +114,5 @@ def _opened(start: Start, ready: Ready) -> tuple[Path, StudyJournal, StudyConten
 
 def study_name(device: DeviceInfo, settings: StudySettings) -> str:
     """`study-cpu-deeplabv2-mini-64x128`."""
-    name = "cpu" if device.kind == "cpu" else device.name
+    name = "cpu" if device.kind is DeviceKind.CPU else device.name
     return slug(f"study-{name}-{settings.variant.model}-{settings.variant.resolution}")

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from bsprobe.devices.base import Device, ReportPhase
 from bsprobe.devices.selection import open_device
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import BsprobeError, DeviceError
 from bsprobe.records.failures import Outcome, classify
 from bsprobe.records.runs import DeviceRequest
@@ -159,7 +160,7 @@ def _open(message: OpenDevice) -> Device:
 def _ready(device: Device) -> Ready:
     import torch  # noqa: PLC0415 - the device has imported it; this module stays light to read
 
-    cudnn = torch.backends.cudnn.version() if device.info.kind != "cpu" else None
+    cudnn = torch.backends.cudnn.version() if device.info.kind is not DeviceKind.CPU else None
     return Ready(
         device=device.info,
         torch=torch.__version__,

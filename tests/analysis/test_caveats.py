@@ -6,6 +6,7 @@ import pytest
 
 from bsprobe.analysis import caveats
 from bsprobe.analysis.recommendation import Limits, recommend
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Source, Trial
@@ -159,7 +160,7 @@ def test_windows_is_told_to_spill_into_the_host() -> None:
     windows = replace(DEVICE, notes=(note,))
     (sentence,) = caveats_of(FROZEN, device=windows)
     assert sentence.startswith("On Windows and WSL the driver moves memory to the host")
-    assert caveats_of(FROZEN, device=replace(windows, kind="cpu")) == ()
+    assert caveats_of(FROZEN, device=replace(windows, kind=DeviceKind.CPU)) == ()
 
 
 @pytest.mark.parametrize(

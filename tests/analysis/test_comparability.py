@@ -7,6 +7,7 @@ import pytest
 
 from bsprobe.analysis.comparability import differences, require_comparable
 from bsprobe.analysis.thresholds import Metric
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.runs import Run, SearchMethod
 from bsprobe.records.trials import DataSource, Source
@@ -106,7 +107,8 @@ def test_a_few_mib_of_other_processes_are_said_and_more_is_refused(run: Run) -> 
 
 def test_the_threads_count_for_the_cpus_throughput_alone(run: Run) -> None:
     one, two = (
-        other(run, device_kind="cpu", environment_cpu_threads=threads) for threads in (1, 2)
+        other(run, device_kind=DeviceKind.CPU, environment_cpu_threads=threads)
+        for threads in (1, 2)
     )
     require_comparable(one, two, [Metric.PEAK])
     gpu = other(run, environment_cpu_threads=2)

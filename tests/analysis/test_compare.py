@@ -8,6 +8,7 @@ import pytest
 from bsprobe.analysis.compare import Check, State, compare
 from bsprobe.analysis.equal_trials import step_noise
 from bsprobe.analysis.thresholds import DEFAULT_THRESHOLDS, Metric, parse_threshold
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.runs import Boundary, Run, StopReason
 from bsprobe.records.trials import Measurement, Peak, Purpose, Source, Trial
@@ -133,7 +134,7 @@ def test_cuda_reserves_in_segments_so_that_one_more_may_be_noise(baseline: Run) 
 
 
 def on_cpu(run: Run) -> Run:
-    return replace(run, device=replace(run.device, kind="cpu"))
+    return replace(run, device=replace(run.device, kind=DeviceKind.CPU))
 
 
 def test_the_cpu_is_allowed_what_equal_trials_differ_by(baseline: Run) -> None:

@@ -15,6 +15,7 @@ from bsprobe.analysis.memory_line import Line
 from bsprobe.cli.options.run import settings_from, settings_options
 from bsprobe.engine.predict import Predictor, card_of, check_can_guide, predictor_for
 from bsprobe.engine.probe import RunTrial
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import find_gpu
@@ -140,9 +141,12 @@ def test_an_ordinary_search_starts_no_predictor(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("kind", "complaint"), [("cpu", "memory of a CPU"), ("simulated", "predicted anyway")]
+    ("kind", "complaint"),
+    [(DeviceKind.CPU, "memory of a CPU"), (DeviceKind.SIMULATED, "predicted anyway")],
 )
-def test_what_cannot_be_both_predicted_and_measured_is_refused(kind: str, complaint: str) -> None:
+def test_what_cannot_be_both_predicted_and_measured_is_refused(
+    kind: DeviceKind, complaint: str
+) -> None:
     with (
         pytest.raises(UsageError, match=complaint),
         predictor_for(GUIDED, replace(DEVICE, kind=kind)),

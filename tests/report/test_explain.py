@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.explanations import (
     NO_MODULE,
     OUTSIDE,
@@ -214,7 +215,7 @@ def test_the_report_of_a_run_shows_the_step_where_it_was_drawn(run: Run, tmp_pat
 
 
 def test_the_report_of_a_run_on_a_cpu_says_nothing_of_it(run: Run) -> None:
-    on_cpu = replace(run, device=replace(run.device, kind="cpu"))
+    on_cpu = replace(run, device=replace(run.device, kind=DeviceKind.CPU))
     assert "bsprobe explain" not in markdown.render(on_cpu, plots=(), snippet=None)
 
 

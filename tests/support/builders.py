@@ -7,6 +7,7 @@ from pathlib import Path
 from bsprobe.analysis.recommendation import Limits, recommend
 from bsprobe.analysis.search import Process
 from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import (
     SCHEMA_VERSION,
@@ -70,7 +71,7 @@ UNUSUAL = Variant(
 GROUPS = (("backbone", 1.0), ("head weights", 10.0), ("head biases", 20.0))
 
 DEVICE = DeviceInfo(
-    kind="cuda",
+    kind=DeviceKind.CUDA,
     name="NVIDIA GeForce RTX 4090",
     source=Source.MEASURED,
     total_bytes=24 * GIB,

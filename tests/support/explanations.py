@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.explanations import (
     EXPLANATION_VERSION,
     NOT_ATTRIBUTED,
@@ -138,7 +139,7 @@ REPORT = ExplanationReport(
         cpu_threads=16,
     ),
     device=DeviceInfo(
-        kind="simulated",
+        kind=DeviceKind.SIMULATED,
         name="Invented 12",
         source=Source.PREDICTED,
         total_bytes=12 * GIB,
@@ -174,7 +175,11 @@ MEASURED = replace(
     ),
 )
 GPU = replace(
-    REPORT.device, kind="cuda", name="NVIDIA Invented 12", source=Source.MEASURED, driver="600.1"
+    REPORT.device,
+    kind=DeviceKind.CUDA,
+    name="NVIDIA Invented 12",
+    source=Source.MEASURED,
+    driver="600.1",
 )
 MEASURED_REPORT = replace(
     REPORT,

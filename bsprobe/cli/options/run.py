@@ -22,6 +22,7 @@ from bsprobe.cli.options.values import (
     count,
     number,
 )
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import (
     MAX_BATCH,
@@ -184,7 +185,7 @@ def _check_search(given: Mapping[str, Any]) -> None:
 
     if given["search"] == SearchMethod.GUIDED:
         if given["gpu"] is not None:
-            check_can_guide("simulated")
+            check_can_guide(DeviceKind.SIMULATED)
         elif given["device"] is not None:
             check_can_guide(given["device"])
 

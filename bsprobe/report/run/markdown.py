@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from bsprobe.analysis.recommendation import search_trials
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Environment, Run, VariantResult
 from bsprobe.records.trials import Source, Trial
@@ -156,7 +157,7 @@ def _caveats(run: Run) -> str:
 def _memory(run: Run, plots: Sequence[str]) -> str:
     """The memory of the starred row by kind, or how to find out; of a GPU alone."""
     item = run.best
-    if item is None or run.device.kind == "cpu":
+    if item is None or run.device.kind is DeviceKind.CPU:
         return ""
     name = labels(run.settings.variants)[item.variant]
     is_here = run.device.source is Source.MEASURED

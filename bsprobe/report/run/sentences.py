@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bsprobe.analysis.memory_line import line_through
 from bsprobe.analysis.recommendation import search_trials
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
     Boundary,
@@ -258,7 +259,7 @@ def common_advice(run: Run) -> list[tuple[str, str]]:
     found = f"largest batch {low}" if low == high else f"largest batch {low} to {high}, by variant"
     capacity = run.device.capacity_bytes / GIB
     in_range = _ADVICE_GIB[0] * 0.9 <= capacity <= _ADVICE_GIB[1]
-    is_gpu = run.device.kind != "cpu"
+    is_gpu = run.device.kind is not DeviceKind.CPU
     whose = "GPU" if is_gpu else "CPU"
     other = f"says nothing about {capacity:.1f} GiB of {whose} memory; {found}"
     power = 2 ** int(math.log2(high))

@@ -2,6 +2,7 @@
 
 from string import Template
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Target, TrainingPlan
 from bsprobe.records.variants import Variant
 from bsprobe.report.snippet.settings import settings
@@ -56,7 +57,7 @@ def fill(
     title: str,
     answer: str,
     target: Target,
-    device_kind: str,
+    device_kind: DeviceKind,
 ) -> str:
     """The snippet of a plan for parts that are not ours; arguments as of `snippet.fill`."""
     return _TEMPLATE.substitute(

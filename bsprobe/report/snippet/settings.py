@@ -1,12 +1,13 @@
 """The parts of a snippet that a plan and a variant decide, whoever makes loss and batches."""
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import TrainingPlan
 from bsprobe.records.variants import CudnnBenchmark, MemoryFormat, Precision, Variant
 
 _DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloat16"}
 
 
-def settings(variant: Variant, plan: TrainingPlan, device_kind: str) -> dict[str, object]:
+def settings(variant: Variant, plan: TrainingPlan, device_kind: DeviceKind) -> dict[str, object]:
     """The fields that all templates have in common."""
     nhwc = variant.memory_format is MemoryFormat.NHWC
     benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
@@ -15,7 +16,7 @@ def settings(variant: Variant, plan: TrainingPlan, device_kind: str) -> dict[str
         "accumulation_steps": plan.accumulation_steps,
         "effective_batch": plan.effective_batch,
         "lr_rule": plan.lr_rule,
-        "device": "cuda" if device_kind == "cuda" else "cpu",
+        "device": "cuda" if device_kind is DeviceKind.CUDA else "cpu",
         "benchmark": "    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
         "layout": ", memory_format=torch.channels_last" if nhwc else "",
         "scaler": variant.precision is Precision.AMP_FP16,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from string import Template
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Recommendation, Run, Target, TrainingPlan
 from bsprobe.records.trials import Source
 from bsprobe.records.variants import (
@@ -216,7 +217,7 @@ def fill(
     answer: str,
     target: Target,
     base_updates: str,
-    device_kind: str,
+    device_kind: DeviceKind,
     loader: Loader,
 ) -> str:
     """The snippet of a plan, whoever made it.
@@ -228,7 +229,7 @@ def fill(
         answer: What the docstring says beside.
         target: Where the learning rate was scaled from.
         base_updates: As many of its batches make the images seen.
-        device_kind: `cuda` or `cpu`.
+        device_kind: The kind of device that the run was made on.
         loader: How the images are loaded.
     """
     common = settings(variant, plan, device_kind)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import REFERENCE, DeviceInfo
 from bsprobe.records.variants import Norm, labels
 from bsprobe.study.noise_scale import CONFIDENCE, NoiseScale
@@ -120,7 +121,7 @@ def loading_sentence(loading: Loading | None, device: DeviceInfo) -> str:
     rate = recommended_loading(loading)
     starved = is_starved(loading, rate)
     fed, step = rate.fed_images_per_second, loading.step_images_per_second
-    shares = ", with which loading shares the processor" if device.kind == "cpu" else ""
+    shares = ", with which loading shares the processor" if device.kind is DeviceKind.CPU else ""
     verdict_words = (
         f"the step is starved, it gets {fed / step:.0%} of what it could take"
         if starved
@@ -240,7 +241,7 @@ def _length_caveat(settings: StudySettings) -> str:
 
 
 def _repetition(device: DeviceInfo) -> str:
-    if device.kind == "cpu":
+    if device.kind is DeviceKind.CPU:
         return (
             "Another run with the same seeds, PyTorch and number of threads gives the same "
             "figures, times and memory aside."
