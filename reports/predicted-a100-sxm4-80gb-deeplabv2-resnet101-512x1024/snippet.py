@@ -52,7 +52,7 @@ def logits_of(outputs, size):
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
-def train(model, dataset, device="cpu", updates=UPDATES, workers=4):
+def train(model, dataset, device="cuda", updates=UPDATES, workers=4):
     """Train on (image, label) pairs: float (3, H, W) and int64 train ids (H, W)."""
     device = torch.device(device)
     model = model.to(device).train()

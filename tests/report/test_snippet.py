@@ -1,5 +1,6 @@
 """The snippet is run as it was written, on a tiny net."""
 
+import inspect
 import itertools
 import math
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Recommendation, Run
 from bsprobe.records.variants import (
     CudnnBenchmark,
@@ -40,6 +42,17 @@ def item_with(run: Run, item: Recommendation, **changes: Any) -> tuple[Run, Reco
 def names(run: Run, item: Recommendation) -> dict[str, Any]:
     """What the snippet defines."""
     return execute(snippet.render(run, item))
+
+
+@pytest.mark.parametrize(
+    ("kind", "trains_on"),
+    [(DeviceKind.CUDA, "cuda"), (DeviceKind.SIMULATED, "cuda"), (DeviceKind.CPU, "cpu")],
+)
+def test_the_snippet_of_a_predicted_run_trains_on_a_gpu(
+    run: Run, item: Recommendation, kind: DeviceKind, trains_on: str
+) -> None:
+    names = execute(snippet.render(replace(run, device=replace(run.device, kind=kind)), item))
+    assert inspect.signature(names["train"]).parameters["device"].default == trains_on
 
 
 @pytest.mark.parametrize("changes", ALL, ids=str)

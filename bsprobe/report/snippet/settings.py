@@ -16,7 +16,7 @@ def settings(variant: Variant, plan: TrainingPlan, device_kind: DeviceKind) -> d
         "accumulation_steps": plan.accumulation_steps,
         "effective_batch": plan.effective_batch,
         "lr_rule": plan.lr_rule,
-        "device": "cuda" if device_kind is DeviceKind.CUDA else "cpu",
+        "device": "cpu" if device_kind is DeviceKind.CPU else "cuda",
         "benchmark": "    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
         "layout": ", memory_format=torch.channels_last" if nhwc else "",
         "scaler": variant.precision is Precision.AMP_FP16,
