@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Certainty, Outcome, classify
 
 
@@ -37,7 +38,9 @@ def recognitions() -> list[dict[str, str | bool]]:
 
 
 def _by_bsprobe(message: str) -> str:
-    verdict = classify(types=["RuntimeError"], message=message)
-    if verdict.outcome is not Outcome.OUT_OF_MEMORY:
-        return "no"
-    return "yes" if verdict.certainty is Certainty.CERTAIN else "probable"
+    """As read on the device that says such things: a GPU, else the CPU."""
+    for kind in (DeviceKind.CUDA, DeviceKind.CPU):
+        verdict = classify(kind, types=["RuntimeError"], message=message)
+        if verdict.outcome is Outcome.OUT_OF_MEMORY:
+            return "yes" if verdict.certainty is Certainty.CERTAIN else "probable"
+    return "no"

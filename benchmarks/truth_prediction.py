@@ -13,6 +13,7 @@ from benchmarks.validation.history import load_history
 from benchmarks.validation.requests import recorded_requests
 from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import UsageError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
@@ -71,7 +72,7 @@ def predicted_boundary(run: Run, variant: Variant, device: SimulatedDevice) -> B
         try:
             measured = device.run_trial(spec, lambda _: None)
         except (MemoryError, RuntimeError, ValueError) as error:
-            outcome, failure = describe_failure(error, "simulation")
+            outcome, failure = describe_failure(error, "simulation", DeviceKind.SIMULATED)
             return Probe(outcome=outcome, fresh=True, detail=failure.message)
         has_retried = measured.allocator_retries > 0
         return Probe(

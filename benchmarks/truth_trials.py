@@ -25,6 +25,7 @@ from benchmarks.truth_records import (
 )
 from bsprobe.devices.base import Device
 from bsprobe.devices.recorder import CudaRecorder, Recorder
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import FileError
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.trials import Failure
@@ -198,7 +199,9 @@ def record(
     except FileError:
         raise  # the disk does not take it, nor what comes next
     except Exception as error:  # noqa: BLE001 - as in the worker: any failure becomes data
-        outcome, failure = describe_failure(error, phases[-1] if phases else "opening")
+        outcome, failure = describe_failure(
+            error, phases[-1] if phases else "opening", DeviceKind.CUDA
+        )
     else:
         has_retried = measurement.allocator_retries > 0
         outcome = Outcome.FITS_WITH_RETRIES if has_retried else Outcome.FITS

@@ -153,7 +153,7 @@ def _absence(pair: _Pair, metric: Metric) -> tuple[State, str] | None:
     if pair.new is None:
         return State.MISSING, "the run has no such variant"
     boundary = pair.new.boundary
-    if boundary.stop is StopReason.FAILED:
+    if boundary.has_failed:
         return State.MISSING, f"the run failed: {boundary.detail}".removesuffix(": ")
     if metric in BATCHES:
         return None
@@ -168,7 +168,7 @@ def _absence(pair: _Pair, metric: Metric) -> tuple[State, str] | None:
 
 def _has(run: Run, result: VariantResult, metric: Metric) -> bool:
     """Whether a run has a figure of a metric for a variant."""
-    if result.boundary.stop is StopReason.FAILED:
+    if result.boundary.has_failed:
         return False
     if metric in BATCHES:
         return _batch(result, metric) is not None

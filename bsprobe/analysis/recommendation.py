@@ -5,7 +5,7 @@ adaptive optimizers from Malladi et al. 2022; accumulation and updates count eff
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -55,15 +55,18 @@ def search_trials(trials: Iterable[Trial], variant: Variant) -> list[Trial]:
     ]
 
 
-def limits(trials: Sequence[Trial], *, largest: int, budget_bytes: float) -> Limits:
+def limits(
+    trials: Sequence[Trial], *, largest: int, budget_bytes: float, failed: Collection[int] = ()
+) -> Limits:
     """Derive safe and best from the trials that ran.
 
     Args:
         trials: Trials of one variant, without accumulation, that ran.
         largest: The largest batch that ran.
         budget_bytes: What a trial may hold without eating the headroom.
+        failed: Batches that did not run, for whatever reason: none of them is safe.
     """
-    safe = _largest_within(trials, largest, budget_bytes)
+    safe = _largest_within(trials, largest, budget_bytes, failed)
     smallest = min(trial.spec.batch_size for trial in trials)
     # Throughput beyond the safe batch is of no use to anyone.
     best = _fastest([trial for trial in trials if trial.spec.batch_size <= (safe or smallest)])
@@ -76,7 +79,9 @@ def limits(trials: Sequence[Trial], *, largest: int, budget_bytes: float) -> Lim
     )
 
 
-def _largest_within(trials: Sequence[Trial], largest: int, budget: float) -> int | None:
+def _largest_within(
+    trials: Sequence[Trial], largest: int, budget: float, failed: Collection[int]
+) -> int | None:
     """The largest batch up to `largest` whose measured, else interpolated, peak is in budget.
 
     Interpolated between its measured neighbours: the two sides of the boundary lie side by side,
@@ -91,7 +96,8 @@ def _largest_within(trials: Sequence[Trial], largest: int, budget: float) -> int
     }
     for batch in range(largest, 0, -1):
         needed = _interpolated(peaks, batch) or _towards_a_short_one(peaks, short, batch)
-        if needed is not None and needed <= budget and batch not in short:
+        is_excluded = batch in short or batch in failed
+        if needed is not None and needed <= budget and not is_excluded:
             return batch
     return None
 

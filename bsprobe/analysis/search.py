@@ -150,6 +150,11 @@ class _Ledger:
         self.probes[batch] = probe
         if probe.outcome is Outcome.FAILED:
             raise self.stop(StopReason.FAILED, probe.detail)
+        if probe.outcome is Outcome.HOST_MEMORY:
+            raise self.stop(
+                StopReason.HOST_MEMORY,
+                f"the memory of this machine ended, not the card's: {probe.detail}",
+            )
         if probe.outcome is Outcome.TIMED_OUT:
             raise self.stop(StopReason.TIME, f"batch {batch} took longer than a trial may take")
         return probe

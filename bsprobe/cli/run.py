@@ -68,8 +68,8 @@ def run(
     _write(finished)
     if finished.run.has_only_failed:
         raise DeviceError(
-            "every variant failed, and not for want of memory",
-            hint=f"the tracebacks are in {finished.folder}/report.md",
+            "every variant failed, and none for want of the memory that was probed",
+            hint=f"all details are in {finished.folder}/report.md",
         )
 
 

@@ -19,12 +19,12 @@ from bsprobe.records.explanations import (
     MeasuredSide,
     RemedyResult,
 )
+from bsprobe.records.failures import TOO_LARGE
 from bsprobe.records.runs import (
     Boundary,
     DeviceInfo,
     DeviceRequest,
     Environment,
-    StopReason,
 )
 from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
 from bsprobe.records.variants import Variant
@@ -102,8 +102,7 @@ class Explaining:
         self._listener.on_stage("looking for the largest batch")
         boundary = self._boundary(variant, self._runner({}))
         proven = None if batch is not None else self._proven(variant)
-        known = proven or boundary
-        chosen = batch or known.largest or _smallest(known)
+        chosen = batch or _batch_at(proven or boundary)
         self._listener.on_stage(f"explaining batch {chosen}")
         spec = TrialSpec(variant=variant, batch_size=chosen)
         explanation = self._explanation(spec, self._runner({}), folder / SNAPSHOT)
@@ -162,7 +161,7 @@ class Explaining:
             return None
         self._listener.on_stage(f"trying batches on {self._recorder.ready.device.name}")
         boundary = self._boundary(variant, self._recorder)
-        if boundary.stop is StopReason.FAILED:
+        if boundary.has_failed:
             raise DeviceError(
                 f"this network does not run on {self._recorder.ready.device.name}: "
                 f"{boundary.detail}",
@@ -184,7 +183,7 @@ class Explaining:
                 return self._accumulated(remedy, batch, before)
             runner = self._runner(remedy.environment)
             boundary = self._boundary(remedy.variant, runner)
-            if boundary.stop is StopReason.FAILED:
+            if not boundary.is_known:
                 return _result(remedy, impossible=boundary.detail)
             spec = TrialSpec(variant=remedy.variant, batch_size=batch)
             found = self._explanation(spec, runner)
@@ -199,6 +198,8 @@ class Explaining:
 
     def _accumulated(self, remedy: Remedy, batch: int, before: Boundary) -> RemedyResult:
         """The largest micro-batch that still runs where its gradients are accumulated."""
+        if not before.is_known:
+            return _result(remedy, impossible=before.detail)
         failed: int | None = before.first_failure
         for micro in range(before.largest or 0, 0, -1):
             spec = TrialSpec(
@@ -207,6 +208,8 @@ class Explaining:
                 accumulation_steps=remedy.accumulation_steps,
             )
             trial = self._trial(spec, self._runner({}))
+            if trial.failure is not None and trial.outcome not in TOO_LARGE:
+                return _result(remedy, impossible=trial.failure.message)
             if trial.measurement is not None:
                 return _result(
                     remedy,
@@ -257,14 +260,20 @@ def recorded_side(
     return MeasuredSide(device=device, explanation=explanation)
 
 
-def _smallest(boundary: Boundary) -> int:
-    """The smallest batch that would run if there were memory for it."""
-    if boundary.stop is StopReason.NOTHING_FITS and boundary.first_failure is not None:
-        return boundary.first_failure
-    raise DeviceError(
-        f"this network runs at no batch size: {boundary.detail or boundary.stop}",
-        hint="does bsprobe run predict it?",
-    )
+def _batch_at(boundary: Boundary) -> int:
+    """The largest batch, or the smallest that would run if there were memory for it.
+
+    Raises:
+        DeviceError: It is not known.
+    """
+    batch = boundary.largest or boundary.first_failure
+    if not boundary.is_known or batch is None:
+        raise DeviceError(
+            f"the largest batch is not known: {boundary.detail or boundary.stop}",
+            hint="bsprobe run shows all details of the failure; --batch N explains a batch that "
+            "runs",
+        )
+    return batch
 
 
 def _result(

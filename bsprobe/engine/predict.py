@@ -61,7 +61,7 @@ class Predictor:
                 measure(half_of(boundary.largest), Process.ANY)
         except (DeviceError, WorkerError) as error:
             return Prediction(largest=None, detail=str(error))
-        if boundary.stop in (StopReason.FAILED, StopReason.TIME):
+        if boundary.has_failed or boundary.stop is StopReason.TIME:
             return Prediction(largest=None, detail=boundary.detail)
         return Prediction(largest=boundary.largest, peaks=_peaks(trials))
 

@@ -9,7 +9,8 @@ from bsprobe.analysis.expectation import Expected
 from bsprobe.analysis.memory_line import line_through
 from bsprobe.analysis.recommendation import Limits, limits, recommend, search_trials, starred
 from bsprobe.analysis.search import Probe, Process, find_boundary
-from bsprobe.records.failures import Outcome
+from bsprobe.records.device_kind import DeviceKind
+from bsprobe.records.failures import TOO_LARGE, Outcome
 from bsprobe.records.runs import (
     SCHEMA_VERSION,
     Boundary,
@@ -19,7 +20,6 @@ from bsprobe.records.runs import (
     Recommendation,
     Run,
     Settings,
-    StopReason,
     VariantResult,
 )
 from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
@@ -92,9 +92,7 @@ class Probing:
         self._device = device
         self._journal = journal
         self._listener = listener
-        # A failure that is no verdict on the batch (a bug since mended, a GPU that was gone) is
-        # tried again.
-        self._known = [trial for trial in known if trial.outcome is not Outcome.FAILED]
+        self._known = [trial for trial in known if _counts(trial, device.kind)]
         self._predict = predict
         self._trials: list[Trial] = []
 
@@ -115,7 +113,7 @@ class Probing:
         prediction = self._prediction(variant)
         boundary = self._find_boundary(variant, prediction)
         recommendation = None
-        if boundary.largest is not None and boundary.stop is not StopReason.FAILED:
+        if boundary.largest is not None and not boundary.has_failed:
             recommendation = self._recommend(variant, boundary.largest)
         result = VariantResult(
             variant=variant,
@@ -210,15 +208,20 @@ class Probing:
         """Largest, safe and best, by all trials so far."""
         trials = search_trials(self._trials, variant)
         ran = {trial.spec.batch_size for trial in trials}
-        tried = {
-            trial.spec.batch_size
+        did_not_run = {
+            trial.spec.batch_size: trial.outcome
             for trial in self._trials
-            if trial.spec.variant == variant and trial.spec.accumulation_steps == 1
+            if trial.spec.variant == variant
+            and trial.spec.accumulation_steps == 1
+            and trial.spec.batch_size > min(ran)
+            and trial.spec.batch_size not in ran
         }
-        # From a batch that did not run on nothing is safe, though the largest one was proven.
-        did_not_run = [batch for batch in tried - ran if batch > min(ran)]
-        most = min([largest + 1, *did_not_run]) - 1
-        found = limits(trials, largest=most, budget_bytes=self._budget_bytes)
+        # From a batch that was too large on nothing is safe, though the largest one was proven.
+        too_large = [batch for batch, outcome in did_not_run.items() if outcome in TOO_LARGE]
+        most = min([largest + 1, *too_large]) - 1
+        found = limits(
+            trials, largest=most, budget_bytes=self._budget_bytes, failed=did_not_run.keys()
+        )
         return replace(found, largest=largest)
 
     def _proven_plan(
@@ -280,6 +283,18 @@ class Probing:
         self._trials.append(trial)
         self._listener.on_trial(trial)
         return trial
+
+
+def _counts(trial: Trial, kind: DeviceKind) -> bool:
+    """Tell a trial that a resumed run goes on with from one that it makes again.
+
+    A failure that is no verdict on the batch (a bug since mended, a GPU that was gone) is made
+    again, and so is a verdict without proof.
+    """
+    failure = trial.failure
+    return failure is None or (
+        trial.outcome is not Outcome.FAILED and failure.proves(trial.outcome, kind)
+    )
 
 
 def _serves(made: TrialSpec, asked: TrialSpec) -> bool:

@@ -43,6 +43,8 @@ class StopReason(StrEnum):
     NOTHING_FITS = "nothing fits"
     MAX_BATCH = "max batch"
     TIME = "time"
+    HOST_MEMORY = "host memory"
+    """The machine's memory ended, not the card's: the boundary is not known."""
     FAILED = "failed"
 
 
@@ -130,6 +132,18 @@ class Boundary:
     def is_exact(self) -> bool:
         """True where batch B ran and B+1 failed, each in a process of its own."""
         return self.stop in (StopReason.PROVEN, StopReason.KERNEL_LIMIT)
+
+    @property
+    def has_failed(self) -> bool:
+        """True where the search ended with a failure that says nothing of its batch."""
+        return self.stop in (StopReason.FAILED, StopReason.HOST_MEMORY)
+
+    @property
+    def is_known(self) -> bool:
+        """True where a batch is known to be the largest, or to be no larger than it; or none."""
+        return not self.has_failed and (
+            self.largest is not None or self.stop is StopReason.NOTHING_FITS
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +303,6 @@ class Run:
     def has_only_failed(self) -> bool:
         """True where every variant met a failure that says nothing of its memory, and none ran."""
         return all(
-            result.boundary.stop is StopReason.FAILED and result.boundary.largest is None
+            result.boundary.has_failed and result.boundary.largest is None
             for result in self.results
         )

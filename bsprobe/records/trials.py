@@ -6,7 +6,8 @@ Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bsprobe.records.failures import RAN, Certainty, Outcome
+from bsprobe.records.device_kind import DeviceKind
+from bsprobe.records.failures import RAN, Certainty, Outcome, is_evidence
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
 
@@ -137,6 +138,19 @@ class Failure:
     phase: str
     """The phase in which it was: `building`, `step 1`, `evaluation` …"""
     traceback: str | None = None
+
+    def proves(self, outcome: Outcome, kind: DeviceKind) -> bool:
+        """True where it says something of the batch, so that a run may go on with its outcome.
+
+        Earlier versions took every death of a process for the end of the memory.
+
+        Args:
+            outcome: Of the trial.
+            kind: The kind of device that it ran on.
+        """
+        if outcome is Outcome.OUT_OF_MEMORY:
+            return is_evidence(kind, self.evidence)
+        return outcome is not Outcome.HOST_MEMORY and self.certainty is not Certainty.UNEXPLAINED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

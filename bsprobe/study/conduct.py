@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bsprobe.records.device_kind import DeviceKind
+from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Environment
 from bsprobe.records.trials import Failure
 from bsprobe.study.journal import StudyJournal
@@ -86,7 +87,7 @@ class Studying:
         self._journal = journal
         self._folder = folder
         self._listener = listener
-        self._trainings = list(known)
+        self._trainings = [training for training in known if _counts(training, device.kind)]
         self._on_gpu = device.kind is DeviceKind.CUDA
         self._processors = processors
 
@@ -136,6 +137,12 @@ class Studying:
         loading = self._trainer.measure_loading(spec, on_phase=self._listener.on_phase)
         self._listener.on_loading(loading)
         return None if isinstance(loading, Failure) else loading
+
+
+def _counts(training: Training, kind: DeviceKind) -> bool:
+    """Tell a training that a resumed study keeps from one whose failure says nothing of it."""
+    failure = training.failure
+    return failure is None or failure.proves(Outcome(training.ended.value), kind)
 
 
 def checkpoint_name(spec: TrainingSpec) -> str:

@@ -21,6 +21,7 @@ class Ending(StrEnum):
     DIVERGED = "diverged"
     """The loss was not finite any more."""
     OUT_OF_MEMORY = "out of memory"
+    HOST_MEMORY = "host memory"
     KERNEL_LIMIT = "kernel limit"
     BATCH_TOO_SMALL = "batch too small"
     FAILED = "failed"

@@ -12,7 +12,8 @@ from bsprobe.records.trials import DataSource, Failure
 from bsprobe.records.variants import Variant
 from bsprobe.study.messages import KINDS, LoadingDone, MeasureLoading, Train, TrainingDone
 from bsprobe.study.records import Ending, LoaderSpec, Loading, Training, TrainingSpec
-from bsprobe.worker.process import ReportPhase, Worker, WorkerDeath
+from bsprobe.worker.endings import WorkerDeath, again_if_killed, again_if_unexplained
+from bsprobe.worker.process import ReportPhase, Worker
 
 _COMMAND = (sys.executable, "-m", "bsprobe.study.child")
 
@@ -27,7 +28,8 @@ class StudyRunner:
         self, request: DeviceRequest, *, variant: Variant, data: DataSource, timeout: float
     ) -> None:
         self._start = partial(
-            Worker, request, variants=(variant,), data=data, command=_COMMAND, kinds=KINDS
+            again_if_killed,
+            partial(Worker, request, variants=(variant,), data=data, command=_COMMAND, kinds=KINDS),
         )
         self._timeout = timeout
         self._worker: Worker | None = self._start()
@@ -37,9 +39,14 @@ class StudyRunner:
     def train(self, spec: TrainingSpec, checkpoint: Path, *, on_phase: ReportPhase) -> Training:
         """Make one training, or go on with it from its checkpoint.
 
+        One whose process dies, and nothing says of what, goes on once more.
+
         Raises:
             DeviceError: The worker refused it: an image is damaged, weights do not match …
         """
+        return again_if_unexplained(partial(self._train, spec, checkpoint, on_phase))
+
+    def _train(self, spec: TrainingSpec, checkpoint: Path, on_phase: ReportPhase) -> Training:
         worker = self._fresh_worker(on_phase)
         started_at, start = datetime.now(UTC), time.monotonic()
         answer = worker.ask(
@@ -58,13 +65,19 @@ class StudyRunner:
 
     def measure_loading(self, spec: LoaderSpec, *, on_phase: ReportPhase) -> Loading | Failure:
         """Sweep the settings of the data loader; a failure is what it died of."""
-        worker = self._fresh_worker(on_phase)
-        answer = worker.ask(MeasureLoading(spec=spec), timeout=self._timeout, on_phase=on_phase)
-        assert isinstance(answer, LoadingDone | WorkerDeath)  # noqa: S101 - as above
+        answer = again_if_unexplained(partial(self._measure_loading, spec, on_phase))
         if isinstance(answer, LoadingDone) and answer.result is not None:
             return answer.result
         assert answer.failure is not None  # noqa: S101 - one of the two is there
         return answer.failure
+
+    def _measure_loading(
+        self, spec: LoaderSpec, on_phase: ReportPhase
+    ) -> LoadingDone | WorkerDeath:
+        worker = self._fresh_worker(on_phase)
+        answer = worker.ask(MeasureLoading(spec=spec), timeout=self._timeout, on_phase=on_phase)
+        assert isinstance(answer, LoadingDone | WorkerDeath)  # noqa: S101 - what it is answered with
+        return answer
 
     def close(self) -> None:
         """End the current worker, if there is one."""

@@ -118,7 +118,7 @@ class Session:
             self.device.lift_limit()
             if isinstance(error, ImportError) and (missing := missing_package(str(error))):
                 raise missing from error  # as above
-            outcome, failure = describe_failure(error, phase)
+            outcome, failure = describe_failure(error, phase, self.device.info.kind)
             return Failed(outcome=outcome, failure=failure)
 
 
@@ -275,10 +275,16 @@ def _is_clean(device: Device) -> bool:
         return False
 
 
-def describe_failure(error: Exception, phase: str) -> tuple[Outcome, Failure]:
-    """What a trial died of, as a record; `phase` is what it was doing."""
+def describe_failure(error: Exception, phase: str, kind: DeviceKind) -> tuple[Outcome, Failure]:
+    """The outcome and the record of a trial that failed.
+
+    Args:
+        error: What was raised.
+        phase: The phase in which it was.
+        kind: The kind of device that it ran on.
+    """
     message = str(error).strip() or type(error).__name__
-    verdict = classify(types=[kind.__name__ for kind in type(error).__mro__], message=message)
+    verdict = classify(kind, types=[kind.__name__ for kind in type(error).__mro__], message=message)
     return verdict.outcome, Failure(
         message=f"{type(error).__name__}: {message.splitlines()[0]}",
         certainty=verdict.certainty,

@@ -9,12 +9,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError, WorkerError
-from bsprobe.records.explanations import Explanation
-from bsprobe.records.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome, classify
+from bsprobe.records.failures import STOPPED_WITH_ITS_PEERS, Certainty, Outcome
 from bsprobe.records.fits import CardFit
 from bsprobe.records.gpus import Gpu
 from bsprobe.records.runs import DeviceRequest
@@ -22,13 +21,19 @@ from bsprobe.records.trials import DataSource, Failure, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.records.workload import TORCHVISION
 from bsprobe.storage.codec import MalformedError
+from bsprobe.worker.endings import (
+    PeerFailedError,
+    TimedOutError,
+    WorkerDeath,
+    WorkerDiedError,
+    death_of,
+    endings_as_errors,
+)
 from bsprobe.worker.interruption import undisturbed
+from bsprobe.worker.memory_watch import MemoryWatch
 from bsprobe.worker.protocol import (
     KINDS,
     Answer,
-    Attribute,
-    Explain,
-    Explained,
     FitCards,
     Fitted,
     Group,
@@ -44,7 +49,6 @@ from bsprobe.worker.protocol import (
     decode,
     encode,
 )
-from bsprobe.worker.required import missing_package
 from bsprobe.worker.spawning import prepared
 from bsprobe.worker.without_gpu import without_gpu
 
@@ -52,37 +56,15 @@ COMMAND = (sys.executable, "-m", "bsprobe.worker.child")
 """The program of a worker that runs, predicts and explains trials."""
 OPEN_TIMEOUT_SECONDS = 300.0
 """For importing torch and opening the device; a cold file cache on a network disk is slow."""
+_IN_TIME = f"within {OPEN_TIMEOUT_SECONDS:.0f} s"
 _GRACE_SECONDS = 5.0
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.2
 """The seconds between two looks after a silent worker."""
 _LAST_WORDS_BYTES = 4000
 
 ReportPhase = Callable[[str], None]
 Watch = Callable[[], None]
 """Called again and again while a worker is waited for; what it raises ends the wait."""
-
-
-class PeerFailedError(Exception):
-    """Raised by a `Watch`: the worker waits for another process that will not come any more."""
-
-
-class _WorkerDiedError(Exception):
-    def __init__(self, exit_status: int, last_words: str) -> None:
-        super().__init__(f"worker exited with status {exit_status}")
-        self.exit_status = exit_status
-        self.last_words = last_words
-
-
-class _TimedOutError(Exception):
-    pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerDeath:
-    """A worker that died or was killed instead of answering."""
-
-    outcome: Outcome
-    failure: Failure
 
 
 class Worker:
@@ -116,6 +98,8 @@ class Worker:
         self._watch = watch
         self._kinds = kinds
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._said_before = 0
+        self._memory: MemoryWatch | None = None
         self._inbox: queue.Queue[Message | MalformedError | None] = queue.Queue()
         self.trials_run = 0
         self.is_clean = True
@@ -176,6 +160,8 @@ class Worker:
         """
         phase = "building"
         deadline = time.monotonic() + timeout
+        self._said_before = self._said_bytes()
+        self._memory = memory = self._watched_memory()
         try:
             self._send(request)
             while True:
@@ -185,44 +171,15 @@ class Worker:
                     on_phase(phase)
                 elif isinstance(message, Answer):
                     return message
-        except _TimedOutError:
-            return self._lost(Outcome.TIMED_OUT, f"no end after {timeout:.0f} s", "time-out", phase)
+        except TimedOutError:
+            words = f"no end after {timeout:.0f} s"
+            return self._lost(Outcome.TIMED_OUT, words, "time-out", phase)
         except PeerFailedError:
             return self._lost(Outcome.FAILED, STOPPED_WITH_ITS_PEERS, "peers", phase)
-        except _WorkerDiedError as death:
-            verdict = classify(message=death.last_words, exit_status=death.exit_status)
-            last = death.last_words.strip().splitlines()
-            return self._lost(
-                verdict.outcome,
-                f"the process died ({verdict.evidence})" + (f": {last[-1]}" if last else ""),
-                verdict.evidence,
-                phase,
-                certainty=verdict.certainty,
-            )
-
-    def explain(
-        self, asked: Explain | Attribute, *, timeout: float, on_phase: ReportPhase
-    ) -> Explanation:
-        """Say where the memory of a trial goes, or went.
-
-        Args:
-            asked: What to explain.
-            timeout: Seconds it may take.
-            on_phase: Told what the worker is doing.
-
-        Raises:
-            DeviceError: It cannot be said: the trial runs on no card, or not on a simulated one.
-        """
-        answer = self.ask(asked, timeout=timeout, on_phase=on_phase)
-        if isinstance(answer, Explained) and answer.explanation is not None:
-            return answer.explanation
-        assert isinstance(answer, Explained | WorkerDeath)  # noqa: S101 - what it is answered with
-        why = "nothing was said" if answer.failure is None else answer.failure.message
-        spec = asked.trial.spec if isinstance(asked, Attribute) else asked.spec
-        raise DeviceError(
-            f"batch {spec.batch_size} cannot be explained: {why}",
-            hint="bsprobe run predicts it with all details of the failure",
-        )
+        except WorkerDiedError as death:
+            self._forsake()
+            kind = self.ready.device.kind
+            return death_of(death, kind, killed=memory.evidence(), phase=phase)
 
     def fit(
         self, variants: Sequence[Variant], gpus: Sequence[Gpu], *, max_batch: int
@@ -233,8 +190,8 @@ class Worker:
             DeviceError: The worker refused: a network cannot be traced.
             WorkerError: It died.
         """
-        with _endings_as_errors(
-            silent=("no card was fitted", "try a smaller network"),
+        with endings_as_errors(
+            silent=(f"no card was fitted {_IN_TIME}", "try a smaller network"),
             died=("the prediction failed", None),
         ):
             self._send(FitCards(variants=tuple(variants), gpus=tuple(gpus), max_batch=max_batch))
@@ -255,9 +212,9 @@ class Worker:
         self._stderr.close()
 
     def _open(self, opening: OpenDevice) -> Ready:
-        with _endings_as_errors(
+        with endings_as_errors(
             silent=(
-                "the worker did not open its device",
+                f"the worker did not open its device {_IN_TIME}",
                 "is the GPU hanging? nvidia-smi shows it",
             ),
             died=(
@@ -302,6 +259,8 @@ class Worker:
         """
         while (left := deadline - time.monotonic()) > 0:
             died = self._process.poll() is not None
+            if self._memory is not None:
+                self._memory.look()
             if self._watch is not None:
                 self._watch()
             try:
@@ -309,7 +268,7 @@ class Worker:
             except queue.Empty:
                 if died:
                     return None
-        raise _TimedOutError
+        raise TimedOutError
 
     def _read(self) -> None:
         """Put every message, then None at the end of the pipe, into the inbox."""
@@ -323,29 +282,36 @@ class Worker:
                     self._inbox.put(error)
         self._inbox.put(None)
 
-    def _death(self) -> _WorkerDiedError:
+    def _death(self) -> WorkerDiedError:
         try:
             status = self._process.wait(timeout=_GRACE_SECONDS)
         except subprocess.TimeoutExpired:  # it closed its pipe and lives on
             self._kill_group()
             status = self._process.wait()
-        end = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, end - _LAST_WORDS_BYTES))
-        return _WorkerDiedError(status, self._stderr.read().decode(errors="replace"))
+        self._stderr.seek(max(self._said_before, self._said_bytes() - _LAST_WORDS_BYTES))
+        return WorkerDiedError(status, self._stderr.read().decode(errors="replace"))
 
-    def _lost(
-        self,
-        outcome: Outcome,
-        message: str,
-        evidence: str,
-        phase: str,
-        *,
-        certainty: Certainty = Certainty.CERTAIN,
-    ) -> WorkerDeath:
+    def _lost(self, outcome: Outcome, message: str, evidence: str, phase: str) -> WorkerDeath:
+        self._forsake()
+        failure = Failure(
+            message=message, certainty=Certainty.CERTAIN, evidence=evidence, phase=phase
+        )
+        return WorkerDeath(outcome=outcome, failure=failure)
+
+    def _forsake(self) -> None:
+        """End what can be of no more use, and all that it has started."""
         self.is_clean = False
         self._kill_group()
-        failure = Failure(message=message, certainty=certainty, evidence=evidence, phase=phase)
-        return WorkerDeath(outcome=outcome, failure=failure)
+
+    def _said_bytes(self) -> int:
+        """The length of all that it has left on its standard error."""
+        return os.fstat(self._stderr.fileno()).st_size
+
+    def _watched_memory(self) -> MemoryWatch:
+        """A watch over the memory that a trial may fill: its limit, or else the machine's."""
+        device = self.ready.device
+        limit = device.capacity_bytes if device.kind is DeviceKind.CPU else None
+        return MemoryWatch(self._process.pid, limit_bytes=limit)
 
     def _kill_group(self) -> None:
         """Kill the worker's whole session: data-loader processes outlive a killed parent."""
@@ -354,28 +320,6 @@ class Worker:
                 os.killpg(self._process.pid, signal.SIGKILL)
         else:
             self._process.kill()
-
-
-_Words = tuple[str, str | None]
-"""The event in words, and a hint."""
-
-
-@contextmanager
-def _endings_as_errors(*, silent: _Words, died: _Words) -> Iterator[None]:
-    """Let a worker that ends where no trial runs be an error: there is no record to make of it."""
-    try:
-        yield
-    except _TimedOutError:
-        what, hint = silent
-        raise WorkerError(f"{what} within {OPEN_TIMEOUT_SECONDS:.0f} s", hint=hint) from None
-    except PeerFailedError:
-        raise WorkerError(STOPPED_WITH_ITS_PEERS) from None
-    except _WorkerDiedError as death:
-        what, hint = died
-        last = death.last_words.strip().splitlines() or [str(death)]
-        if missing := missing_package(last[-1]):
-            raise WorkerError(str(missing), hint=missing.hint) from None
-        raise WorkerError(f"{what}: {last[-1]}", hint=hint) from None
 
 
 def _imports_of(variants: tuple[Variant, ...], data: DataSource | None) -> tuple[str, ...]:

@@ -4,16 +4,20 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Self
+from typing import Self, TypeVar
 
 from bsprobe.analysis.search import Process
+from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Purpose, Source, Trial, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.worker import process as worker_process
-from bsprobe.worker.process import ReportPhase, Watch, WorkerDeath
-from bsprobe.worker.protocol import Attribute, Explain, Group, Record, Recorded
+from bsprobe.worker.endings import WorkerDeath, again_if_killed, again_if_unexplained
+from bsprobe.worker.process import ReportPhase, Watch
+from bsprobe.worker.protocol import Attribute, Explain, Explained, Group, Record, Recorded, Request
+
+_Answered = TypeVar("_Answered", Explained, Recorded)
 
 
 class TrialRunner:
@@ -30,12 +34,15 @@ class TrialRunner:
         watch: Watch | None = None,
     ) -> None:
         self._start = partial(
-            worker_process.Worker,
-            request,
-            variants=variants,
-            data=data,
-            environment=environment,
-            watch=watch,
+            again_if_killed,
+            partial(
+                worker_process.Worker,
+                request,
+                variants=variants,
+                data=data,
+                environment=environment,
+                watch=watch,
+            ),
         )
         self._timeout = timeout
         self._variant: object = None
@@ -46,11 +53,17 @@ class TrialRunner:
     def run(
         self, spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: ReportPhase
     ) -> Trial:
-        """Run one trial, in a fresh process where that is asked for or the old one is spoilt."""
-        trial = self.attempt(spec, process=process, purpose=purpose, on_phase=on_phase)
-        if self._worker is not None and not self._worker.is_clean:
-            self.close()
-        return trial
+        """Run one trial, in a fresh process where that is asked for or the old one is spoilt.
+
+        One whose process dies, and nothing says of what, is run once more.
+        """
+
+        def attempt() -> Trial:
+            trial = self.attempt(spec, process=process, purpose=purpose, on_phase=on_phase)
+            self._drop_spoilt_worker()
+            return trial
+
+        return again_if_unexplained(attempt)
 
     def attempt(
         self,
@@ -88,10 +101,24 @@ class TrialRunner:
         )
 
     def explain(self, asked: Explain | Attribute, *, on_phase: ReportPhase) -> Explanation:
-        """Say where the memory of a trial goes, in a worker of this device."""
-        if self._worker is None:
-            self._worker = self._start()
-        return self._worker.explain(asked, timeout=self._timeout, on_phase=on_phase)
+        """Say where the memory of a trial goes, or went, in a worker of this device.
+
+        Args:
+            asked: The trial.
+            on_phase: Told what the worker is doing.
+
+        Raises:
+            DeviceError: It cannot be said: the trial runs on no card, or not on a simulated one.
+        """
+        answer = again_if_unexplained(partial(self._ask, asked, Explained, on_phase))
+        if isinstance(answer, Explained) and answer.explanation is not None:
+            return answer.explanation
+        why = "nothing was said" if answer.failure is None else answer.failure.message
+        spec = asked.trial.spec if isinstance(asked, Attribute) else asked.spec
+        raise DeviceError(
+            f"batch {spec.batch_size} cannot be explained: {why}",
+            hint="bsprobe run predicts it with all details of the failure",
+        )
 
     def record(self, asked: Record, *, on_phase: ReportPhase) -> Recorded:
         """Run a trial and record it, as the first and the last of a process.
@@ -99,16 +126,16 @@ class TrialRunner:
         Raises:
             DeviceError: The device does not record.
         """
-        if self._worker is not None and self._worker.trials_run > 0:
+
+        def attempt() -> Recorded | WorkerDeath:
+            if self._worker is not None and self._worker.trials_run > 0:
+                self.close()
+            answer = self._ask(asked, Recorded, on_phase)
             self.close()
-        if self._worker is None:
-            self._worker = self._start()
-        answer = self._worker.ask(asked, timeout=self._timeout, on_phase=on_phase)
-        self.close()
-        if isinstance(answer, WorkerDeath):
-            return Recorded(failure=answer.failure)
-        assert isinstance(answer, Recorded)  # noqa: S101 - what it is answered with
-        return answer
+            return answer
+
+        answer = again_if_unexplained(attempt)
+        return Recorded(failure=answer.failure) if isinstance(answer, WorkerDeath) else answer
 
     def close(self) -> None:
         """End the current worker, if there is one."""
@@ -121,6 +148,21 @@ class TrialRunner:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _ask(
+        self, asked: Request, answered: type[_Answered], on_phase: ReportPhase
+    ) -> _Answered | WorkerDeath:
+        """Have a worker do something that is no trial of a run."""
+        if self._worker is None:
+            self._worker = self._start()
+        answer = self._worker.ask(asked, timeout=self._timeout, on_phase=on_phase)
+        assert isinstance(answer, answered | WorkerDeath)  # noqa: S101 - what it is answered with
+        self._drop_spoilt_worker()
+        return answer
+
+    def _drop_spoilt_worker(self) -> None:
+        if self._worker is not None and not self._worker.is_clean:
+            self.close()
 
     def _worker_for(
         self, spec: TrialSpec, process: Process, on_phase: ReportPhase

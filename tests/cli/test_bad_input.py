@@ -344,8 +344,8 @@ def test_a_run_in_which_all_failed_says_so_and_its_report_where(tmp_path: Path) 
     )
     assert done.returncode == 2
     assert done.stderr.endswith(
-        "error: every variant failed, and not for want of memory\n"
-        "hint: the tracebacks are in out/report.md\n"
+        "error: every variant failed, and none for want of the memory that was probed\n"
+        "hint: all details are in out/report.md\n"
     )
     report = (tmp_path / "out" / "report.md").read_text()
     assert 'File "buggy.py", line 11, in forward' in report

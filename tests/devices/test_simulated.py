@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bsprobe.devices.simulated import SimulatedDevice, Tracers
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.failures import Outcome, classify
 from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
@@ -66,7 +67,8 @@ def test_a_batch_that_needs_more_than_the_card_has_is_out_of_memory() -> None:
     with pytest.raises(SimulatedOutOfMemoryError) as refused:
         predict(SMALL, 8, gpu=scarce)
     names = [kind.__name__ for kind in type(refused.value).__mro__]
-    assert classify(types=names, message=str(refused.value)).outcome is Outcome.OUT_OF_MEMORY
+    verdict = classify(DeviceKind.SIMULATED, types=names, message=str(refused.value))
+    assert verdict.outcome is Outcome.OUT_OF_MEMORY
 
 
 def test_a_limit_is_the_capacity_of_a_smaller_card() -> None:

@@ -1,5 +1,6 @@
 """A run that is killed: nothing that was finished is lost, and going on always ends the same."""
 
+import json
 import random
 import shutil
 import signal
@@ -80,10 +81,8 @@ def test_killed_while_its_files_are_written_it_leaves_whole_ones(
     }
 
 
-def test_the_kernels_out_of_memory_killer_ends_a_trial_not_the_run(
-    tmp_path: Path, reference: Path
-) -> None:
-    code, printed, complaints = finish(start(*RUN, cwd=tmp_path, behaviour="oom-killer"))
+def test_a_death_with_evidence_ends_a_trial_not_the_run(tmp_path: Path, reference: Path) -> None:
+    code, printed, complaints = finish(start(*RUN, cwd=tmp_path, behaviour="aborted"))
     assert code == 0, complaints
     assert "8 out of memory  6 ok  7 out of memory" in printed
     run = load_run(tmp_path / "out")
@@ -92,5 +91,49 @@ def test_the_kernels_out_of_memory_killer_ends_a_trial_not_the_run(
         (StopReason.PROVEN, 6),
     ]
     failures = {t.failure.evidence for t in run.trials if t.failure is not None}
-    assert failures == {"killed by SIGKILL"}
+    assert failures == {"std::bad_alloc"}
     assert findings(tmp_path / "out") == findings(reference)
+
+
+def test_a_death_without_evidence_is_no_boundary_and_a_resumed_run_makes_the_trial_again(
+    tmp_path: Path, reference: Path
+) -> None:
+    code, printed, complaints = finish(start(*RUN, cwd=tmp_path, behaviour="killed"))
+    assert (code, "8 failed  -> failed" in printed) == (0, True), complaints
+    out = tmp_path / "out"
+    run = load_run(out)
+    assert [(r.boundary.stop, r.boundary.largest, r.recommendation) for r in run.results] == [
+        (StopReason.FAILED, 4, None),
+        (StopReason.FAILED, 4, None),
+    ]
+    assert "(killed by SIGKILL; no sign of a lack of memory)" in (out / "report.md").read_text()
+    (out / "run.json").unlink()
+    code, _, complaints = finish(start(*RUN, "--resume", cwd=tmp_path))
+    assert code == 0, complaints
+    assert findings(out) == findings(reference)
+
+
+def test_a_verdict_without_evidence_in_an_earlier_journal_is_not_taken(
+    tmp_path: Path, reference: Path
+) -> None:
+    """Batch 4 of a worker that somebody killed, as versions before recorded it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    lines = (reference / NAME).read_text().splitlines()
+    killed = json.loads(lines[3])
+    assert killed["spec"]["batch_size"] == 4
+    killed |= {
+        "outcome": "out of memory",
+        "measurement": None,
+        "failure": {
+            "message": "the process died (killed by SIGKILL)",
+            "certainty": "probable",
+            "evidence": "killed by SIGKILL",
+            "phase": "step 1",
+            "traceback": None,
+        },
+    }
+    (out / NAME).write_text("\n".join([*lines[:3], json.dumps(killed), ""]))
+    code, _, complaints = finish(start(*RUN, "--resume", cwd=tmp_path))
+    assert code == 0, complaints
+    assert findings(out) == findings(reference)

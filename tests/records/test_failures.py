@@ -1,12 +1,24 @@
 """What counts as out of memory, by every name it goes under."""
 
 import signal
+from functools import partial
 
 import pytest
 
-from bsprobe.records.failures import RAN, Certainty, Outcome, Verdict, classify
+from bsprobe.records.device_kind import DeviceKind
+from bsprobe.records.failures import (
+    RAN,
+    Certainty,
+    KernelKill,
+    Outcome,
+    Verdict,
+    classify,
+    classify_death,
+)
+from bsprobe.records.trials import Failure
+from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 
-CERTAIN = [
+CARD = [
     # The caching allocator, in its ordinary words.
     (
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB "
@@ -35,7 +47,6 @@ CERTAIN = [
     "cuda runtime error (2) : out of memory at /pytorch/aten/src/THC/THCGeneral.cpp:844",
     "CUDA failure: cudaErrorMemoryAllocation",
     "CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY",
-    "[enforce fail at alloc_cpu.cpp:83] . C10 Out of Memory. Trying to allocate 12884901888 bytes",
     # AMD, Intel, Apple: no CUDA in the words, and not always a full stop.
     (
         "HIP out of memory. Tried to allocate 3.31 GiB. GPU 0 has a total capacity of 128.00 GiB "
@@ -55,15 +66,6 @@ CERTAIN = [
         "cause system failure)."
     ),
     "Invalid buffer size: 24.41 GiB",
-    # The CPU.
-    (
-        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
-        "you tried to allocate 40000000000 bytes. Error code 12 (Cannot allocate memory)"
-    ),
-    (
-        "[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: not enough memory: you "
-        "tried to allocate 12582912000 bytes."
-    ),
     "FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed for size:1073741824 bytes",
     # Libraries.
     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
@@ -74,8 +76,23 @@ CERTAIN = [
         "NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1275, unhandled cuda "
         "error, NCCL version 2.20.5\nLast error:\nCuda failure 2 'out of memory'"
     ),
-    "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc",
 ]
+HOST = [
+    "[enforce fail at alloc_cpu.cpp:83] . C10 Out of Memory. Trying to allocate 12884901888 bytes",
+    (
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 40000000000 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    (
+        "[enforce fail at alloc_cpu.cpp:114] data. DefaultCPUAllocator: not enough memory: you "
+        "tried to allocate 12582912000 bytes."
+    ),
+    "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc",
+    "OSError: [Errno 12] Cannot allocate memory",
+    "libgomp: Out of memory allocating 4096 bytes",
+    "OpenBLAS error: Memory allocation still failed after 10 retries, giving up.",
+]
+CERTAIN = [*CARD, *HOST]
 PROBABLE = [
     (
         "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a "
@@ -149,35 +166,70 @@ BUGS = [
 ]
 
 
-@pytest.mark.parametrize("message", CERTAIN, ids=lambda message: message[:40])
-def test_an_error_that_says_so_is_certainly_out_of_memory(message: str) -> None:
+PROBABLE_ON_HOST = [
+    "could not create a primitive descriptor for a convolution forward propagation primitive",
+    "can't start new thread",
+    "\nlibgomp: Thread creation failed: Resource temporarily unavailable",
+]
+CPU, CUDA, SIMULATED = DeviceKind.CPU, DeviceKind.CUDA, DeviceKind.SIMULATED
+OUT_OF_MEMORY, HOST_MEMORY, FAILED = Outcome.OUT_OF_MEMORY, Outcome.HOST_MEMORY, Outcome.FAILED
+MEANINGS = {
+    "card": (CARD, Certainty.CERTAIN, {CPU: FAILED, CUDA: OUT_OF_MEMORY, SIMULATED: FAILED}),
+    "perhaps card": (
+        PROBABLE,
+        Certainty.PROBABLE,
+        {CPU: FAILED, CUDA: OUT_OF_MEMORY, SIMULATED: FAILED},
+    ),
+    "host": (
+        HOST,
+        Certainty.CERTAIN,
+        {CPU: OUT_OF_MEMORY, CUDA: HOST_MEMORY, SIMULATED: HOST_MEMORY},
+    ),
+    "perhaps host": (
+        PROBABLE_ON_HOST,
+        Certainty.PROBABLE,
+        {CPU: OUT_OF_MEMORY, CUDA: HOST_MEMORY, SIMULATED: HOST_MEMORY},
+    ),
+}
+"""By memory: the messages that say it has ended, how surely, and what that means on a device."""
+
+
+@pytest.mark.parametrize("kind", DeviceKind)
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [(memory, message) for memory, (messages, _, _) in MEANINGS.items() for message in messages],
+    ids=lambda text: text[:40],
+)
+def test_a_message_means_the_end_of_the_memory_that_it_is_about(
+    memory: str, message: str, kind: DeviceKind
+) -> None:
+    _, certainty, outcomes = MEANINGS[memory]
     for types in ((), ("RuntimeError", "Exception"), ("AcceleratorError", "RuntimeError")):
-        verdict = classify(types=types, message=message)
-        assert (verdict.outcome, verdict.certainty) == (Outcome.OUT_OF_MEMORY, Certainty.CERTAIN)
-        assert verdict.evidence.casefold() in message.casefold()
-        assert classify(types=types, message=message.upper()) == verdict
+        verdict = classify(kind, types=types, message=message)
+        assert verdict.outcome is outcomes[kind]
+        assert classify(kind, types=types, message=message.upper()) == verdict
+        if verdict.outcome is not FAILED:
+            assert verdict.certainty is certainty
+            assert verdict.evidence.casefold() in message.casefold()
 
 
-@pytest.mark.parametrize("message", PROBABLE, ids=lambda message: message[:40])
-def test_what_libraries_say_when_memory_ends_is_probably_out_of_memory(message: str) -> None:
-    verdict = classify(types=("RuntimeError", "Exception"), message=message)
-    assert (verdict.outcome, verdict.certainty) == (Outcome.OUT_OF_MEMORY, Certainty.PROBABLE)
-    assert verdict.evidence.casefold() in message.casefold()
-
-
+@pytest.mark.parametrize("kind", DeviceKind)
 @pytest.mark.parametrize("message", KERNEL_LIMITS, ids=lambda message: message[:40])
-def test_an_index_that_overflows_is_a_kernel_limit(message: str) -> None:
-    verdict = classify(types=("RuntimeError", "Exception"), message=message)
+def test_an_index_that_overflows_is_a_kernel_limit(message: str, kind: DeviceKind) -> None:
+    verdict = classify(kind, types=("RuntimeError", "Exception"), message=message)
     assert (verdict.outcome, verdict.certainty) == (Outcome.KERNEL_LIMIT, Certainty.CERTAIN)
 
 
+@pytest.mark.parametrize("kind", DeviceKind)
 @pytest.mark.parametrize("message", BUGS, ids=lambda message: message[:40])
-def test_a_bug_never_counts_as_out_of_memory(message: str) -> None:
-    assert classify(types=("RuntimeError", "Exception"), message=message).outcome is Outcome.FAILED
+def test_a_bug_never_counts_as_out_of_memory(message: str, kind: DeviceKind) -> None:
+    assert classify(kind, types=("RuntimeError", "Exception"), message=message).outcome is FAILED
 
 
-def test_one_image_on_a_map_of_one_pixel_is_a_batch_too_small() -> None:
+@pytest.mark.parametrize("kind", DeviceKind)
+def test_one_image_on_a_map_of_one_pixel_is_a_batch_too_small(kind: DeviceKind) -> None:
     verdict = classify(
+        kind,
         types=("ValueError", "Exception"),
         message="Expected more than 1 value per channel when training, got input size "
         "torch.Size([1, 256, 1, 1])",
@@ -187,55 +239,119 @@ def test_one_image_on_a_map_of_one_pixel_is_a_batch_too_small() -> None:
     )
 
 
+SIMULATED_ERROR = ("SimulatedOutOfMemoryError", "MemoryError", "Exception")
+
+
 @pytest.mark.parametrize(
-    ("types", "evidence"),
+    ("kind", "types", "outcome", "evidence"),
     [
-        (("OutOfMemoryError", "RuntimeError", "Exception", "object"), "OutOfMemoryError"),
-        (("MemoryError", "Exception"), "MemoryError"),
-        (("MyOutOfMemory", "OutOfMemoryError", "RuntimeError"), "OutOfMemoryError"),
+        (CUDA, ("OutOfMemoryError", "RuntimeError", "object"), OUT_OF_MEMORY, "OutOfMemoryError"),
+        (CUDA, ("MyOutOfMemory", "OutOfMemoryError"), OUT_OF_MEMORY, "OutOfMemoryError"),
+        (CUDA, ("_ArrayMemoryError", "MemoryError"), HOST_MEMORY, "MemoryError"),
+        (CPU, ("_ArrayMemoryError", "MemoryError"), OUT_OF_MEMORY, "MemoryError"),
+        (CPU, ("OutOfMemoryError", "RuntimeError"), FAILED, "OutOfMemoryError"),
+        (SIMULATED, SIMULATED_ERROR, OUT_OF_MEMORY, "SimulatedOutOfMemoryError"),
+        (SIMULATED, ("MemoryError", "Exception"), HOST_MEMORY, "MemoryError"),
+        (SIMULATED, ("OutOfMemoryError", "RuntimeError"), FAILED, "OutOfMemoryError"),
     ],
 )
-def test_the_type_alone_is_enough(types: tuple[str, ...], evidence: str) -> None:
-    expected = Verdict(outcome=Outcome.OUT_OF_MEMORY, evidence=evidence)
-    assert classify(types=types) == expected
-    assert classify(types=types, message="words nobody has seen before") == expected
+def test_the_type_alone_is_enough(
+    kind: DeviceKind, types: tuple[str, ...], outcome: Outcome, evidence: str
+) -> None:
+    expected = Verdict(outcome=outcome, evidence=evidence)
+    assert classify(kind, types=types) == expected
+    assert classify(kind, types=types, message="words nobody has seen before") == expected
 
 
+def test_the_simulated_allocators_error_is_named_as_it_is_recognised() -> None:
+    assert SimulatedOutOfMemoryError.__name__ == SIMULATED_ERROR[0]
+
+
+@pytest.mark.parametrize("device", DeviceKind)
 @pytest.mark.parametrize("kind", ["RuntimeError", "AcceleratorError", "ValueError", "OSError"])
-def test_other_types_alone_say_nothing(kind: str) -> None:
-    expected = Verdict(outcome=Outcome.FAILED, evidence=kind)
-    assert classify(types=(kind, "Exception"), message="no words about it") == expected
+def test_other_types_alone_say_nothing(kind: str, device: DeviceKind) -> None:
+    expected = Verdict(outcome=FAILED, evidence=kind)
+    assert classify(device, types=(kind, "Exception"), message="no words about it") == expected
 
 
+@pytest.mark.parametrize("kind", DeviceKind)
 @pytest.mark.parametrize(
-    ("status", "name"),
+    ("status", "manner"),
     [
-        (-9, "SIGKILL"),
-        (137, "SIGKILL"),
-        (-signal.SIGABRT, "SIGABRT"),
-        (134, "SIGABRT"),
-        (-signal.SIGSEGV, "SIGSEGV"),
-        (139, "SIGSEGV"),
+        (-9, "killed by SIGKILL"),
+        (-signal.SIGABRT, "killed by SIGABRT"),
+        (-signal.SIGSEGV, "killed by SIGSEGV"),
+        (-signal.SIGTERM, "killed by SIGTERM"),
+        *((status, f"exit status {status}") for status in (0, 1, 9, 134, 137, 139, 255, -200)),
     ],
 )
-def test_a_death_that_the_lack_of_memory_causes_is_probably_that(status: int, name: str) -> None:
-    assert classify(exit_status=status) == Verdict(
-        outcome=Outcome.OUT_OF_MEMORY, certainty=Certainty.PROBABLE, evidence=f"killed by {name}"
+def test_a_death_alone_explains_nothing(kind: DeviceKind, status: int, manner: str) -> None:
+    for words in ("", "Fatal Python error: Segmentation fault"):
+        assert classify_death(kind, exit_status=status, last_words=words) == Verdict(
+            outcome=FAILED, certainty=Certainty.UNEXPLAINED, evidence=manner
+        )
+
+
+@pytest.mark.parametrize("killed", KernelKill)
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [(CPU, OUT_OF_MEMORY), (CUDA, HOST_MEMORY), (SIMULATED, HOST_MEMORY)]
+)
+def test_a_kill_by_the_kernel_is_about_the_memory_of_the_machine(
+    kind: DeviceKind, outcome: Outcome, killed: KernelKill
+) -> None:
+    certainty = {KernelKill.OWN_GROUP: Certainty.CERTAIN, KernelKill.MACHINE: Certainty.PROBABLE}
+    assert classify_death(kind, exit_status=-9, killed=killed) == Verdict(
+        outcome=outcome, certainty=certainty[killed], evidence=killed
     )
-
-
-@pytest.mark.parametrize("status", [0, 1, 2, 3, 101, 128, 130, 143, 255, -2, -15, -200, 9])
-def test_any_other_end_of_the_process_is_a_bug(status: int) -> None:
-    expected = Verdict(outcome=Outcome.FAILED, evidence=f"exit status {status}")
-    assert classify(exit_status=status) == expected
+    for other in (-signal.SIGSEGV, 137, 0):  # the kernel has killed another one
+        verdict = classify_death(kind, exit_status=other, killed=killed)
+        assert verdict.certainty is Certainty.UNEXPLAINED
 
 
 def test_the_last_words_of_a_dead_process_outweigh_the_manner_of_its_death() -> None:
-    aborted = -signal.SIGABRT
-    certain = classify(message="what():  CUDA error: out of memory", exit_status=aborted)
-    assert (certain.outcome, certain.certainty) == (Outcome.OUT_OF_MEMORY, Certainty.CERTAIN)
-    bug = classify(message="CUDA error: device-side assert triggered", exit_status=aborted)
-    assert bug.outcome is Outcome.FAILED
+    said = partial(classify_death, exit_status=-signal.SIGABRT)
+    certain = said(CUDA, last_words="what():  CUDA error: out of memory")
+    assert (certain.outcome, certain.certainty) == (OUT_OF_MEMORY, Certainty.CERTAIN)
+    bug = said(CUDA, last_words="CUDA error: device-side assert triggered")
+    assert (bug.outcome, bug.certainty) == (FAILED, Certainty.CERTAIN)
+    assert said(CPU, last_words="std::bad_alloc").outcome is OUT_OF_MEMORY
+    assert said(CUDA, last_words="std::bad_alloc").outcome is HOST_MEMORY
+
+
+def failure(evidence: str, certainty: Certainty = Certainty.CERTAIN) -> Failure:
+    return Failure(message="", certainty=certainty, evidence=evidence, phase="step 1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "evidence", "expected"),
+    [
+        (CPU, "DefaultCPUAllocator: can't allocate memory", True),
+        (CPU, KernelKill.OWN_GROUP, True),
+        (CPU, "killed by SIGKILL", False),  # as earlier versions recorded it
+        (CUDA, "out of memory. Tried to allocate", True),
+        (CUDA, "killed by SIGKILL", False),
+        (CUDA, KernelKill.OWN_GROUP, False),
+        (CUDA, "std::bad_alloc", False),
+        (SIMULATED, "SimulatedOutOfMemoryError", True),
+        (SIMULATED, "DefaultCPUAllocator: can't allocate memory", False),
+        (SIMULATED, "MemoryError", False),
+    ],
+)
+def test_an_earlier_verdict_counts_if_its_evidence_is_still_one(
+    kind: DeviceKind, evidence: str, *, expected: bool
+) -> None:
+    assert failure(evidence).proves(OUT_OF_MEMORY, kind) is expected
+
+
+def test_host_memory_and_an_unexplained_death_are_no_verdicts_on_a_batch() -> None:
+    for outcome, certainty, expected in (
+        (HOST_MEMORY, Certainty.CERTAIN, False),
+        (FAILED, Certainty.UNEXPLAINED, False),
+        (FAILED, Certainty.CERTAIN, True),
+        (Outcome.KERNEL_LIMIT, Certainty.CERTAIN, True),
+        (Outcome.TIMED_OUT, Certainty.CERTAIN, True),
+    ):
+        assert failure("x", certainty).proves(outcome, CUDA) is expected
 
 
 def test_only_the_two_ways_of_fitting_count_as_having_run() -> None:

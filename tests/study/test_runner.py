@@ -76,17 +76,21 @@ def test_a_training_comes_back_with_its_curve_or_its_failure(
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "ended", "message"),
+    ("behaviour", "ended", "evidence", "attempts"),
     [
-        ("kill", Ending.OUT_OF_MEMORY, "the process died (killed by SIGKILL)"),
-        ("exit", Ending.FAILED, "the process died (exit status 7)"),
+        ("kill", Ending.FAILED, "killed by SIGKILL", 2),
+        ("exit", Ending.FAILED, "exit status 7", 2),
+        ("abort", Ending.OUT_OF_MEMORY, "std::bad_alloc", 1),
     ],
 )
-def test_the_death_of_the_process_is_a_result(behaviour: str, ended: Ending, message: str) -> None:
+def test_the_death_of_the_process_is_a_result(
+    behaviour: str, ended: Ending, evidence: str, attempts: int, started: list[str]
+) -> None:
     training = trained(behaviour)
 
     assert training.failure is not None
-    assert (training.ended, training.failure.message) == (ended, message)
+    assert (training.ended, training.failure.evidence) == (ended, evidence)
+    assert started == [behaviour] * attempts
 
 
 def test_what_is_refused_stops_the_study() -> None:

@@ -8,7 +8,7 @@ from bsprobe.analysis.recommendation import Limits, recommend
 from bsprobe.analysis.search import Process
 from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.failures import Certainty, Outcome
+from bsprobe.records.failures import Certainty, Outcome, classify
 from bsprobe.records.runs import (
     SCHEMA_VERSION,
     DeviceInfo,
@@ -149,7 +149,7 @@ def failure(
     return Failure(
         message=message,
         certainty=certainty,
-        evidence=message[:20],
+        evidence=classify(DeviceKind.CUDA, message=message).evidence,
         phase="step 1",
         traceback="Traceback (most recent call last):\n  ...",
     )

@@ -27,8 +27,9 @@ Result = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]] | None
 Operators = list[tuple[str, tuple[Result, ...]]]
 """Operators as they are dispatched, each with dtype, shape and strides of its results."""
 
+HAS_FAKE_CUDA = torch.__version__ >= "2.7"
 needs_fake_cuda = pytest.mark.skipif(
-    torch.__version__ < "2.7", reason="before 2.7 fake CUDA tensors need a CUDA driver"
+    not HAS_FAKE_CUDA, reason="before 2.7 fake CUDA tensors need a CUDA driver"
 )
 
 

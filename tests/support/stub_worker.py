@@ -79,7 +79,7 @@ def run_by_arithmetic(spec: dict[str, Any]) -> None:
     needed = needed_bytes(spec)
     time.sleep(0.01)  # for others to kill us in
     if needed > CAPACITY_BYTES:
-        failed("out of memory", "RuntimeError: DefaultCPUAllocator: can't allocate memory")
+        failed("out of memory", f"RuntimeError: {FULL}")
     else:
         peak = {"allocated_bytes": needed, "reserved_bytes": None}
         body = {**MEASUREMENT, "first_step": peak, "steady": peak}
@@ -91,15 +91,26 @@ def needed_bytes(spec: dict[str, Any]) -> int:
     return FIXED_BYTES + accumulated + int(spec["batch_size"]) * IMAGE_BYTES
 
 
+FULL = "DefaultCPUAllocator: can't allocate memory"
+
+
 def failed(outcome: str, message: str) -> None:
-    failure = {"message": message, "certainty": "certain", "evidence": "", "phase": "step 1"}
+    evidence = FULL if FULL in message else "RuntimeError"
+    failure = {"message": message, "certainty": "certain", "evidence": evidence, "phase": "step 1"}
     say("TrialDone", outcome=outcome, measurement=None, failure=failure, clean=False)
 
 
 def be_killed_where_memory_ends(spec: dict[str, Any]) -> None:
-    """As the kernel does it: no word, only the signal."""
+    """By whom nobody can tell: no word, only the signal."""
     if spec["batch_size"] > LARGEST:
         os.kill(os.getpid(), signal.SIGKILL)
+    run_by_arithmetic(spec)
+
+
+def run_short_of_memory_and_abort(spec: dict[str, Any]) -> None:
+    """As the standard library of C++ does it."""
+    if spec["batch_size"] > LARGEST:
+        abort()
     run_by_arithmetic(spec)
 
 
@@ -108,7 +119,7 @@ def train_together(spec: dict[str, Any]) -> None:
     if spec["batch_size"] <= LARGEST:
         run_by_arithmetic(spec)
     elif os.environ["RANK"] == "1":
-        failed("out of memory", "RuntimeError: DefaultCPUAllocator: can't allocate memory")
+        failed("out of memory", f"RuntimeError: {FULL}")
     else:
         hang()
 
@@ -141,7 +152,8 @@ def gpu_is_lost() -> bool:
 
 BY_SPEC: dict[str, Callable[[dict[str, Any]], None]] = {
     "arithmetic": run_by_arithmetic,
-    "oom-killer": be_killed_where_memory_ends,
+    "killed": be_killed_where_memory_ends,
+    "aborted": run_short_of_memory_and_abort,
     "gpu-lost": lose_the_gpu,
     "together": train_together,
     "hang-at-4": wait_from_the_third_on,

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import MissingPackageError
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import DeviceRequest
@@ -17,13 +18,14 @@ from bsprobe.records.variants import Variant
 from bsprobe.worker import child as worker
 from bsprobe.worker.protocol import OpenDevice, Progress, Ready, RunTrial, decode, encode
 from tests.support.commands import ROOT
+from tests.support.stub_gpu import StubGpu
 
 
 def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
     try:
         torch.nn.Conv2d(3, 4, 3)(torch.zeros(1, 5, 8, 8))
     except RuntimeError as error:
-        outcome, failure = worker.describe_failure(error, "step 1")
+        outcome, failure = worker.describe_failure(error, "step 1", DeviceKind.CPU)
     assert (outcome, failure.certainty, failure.phase) == (
         Outcome.FAILED,
         Certainty.CERTAIN,
@@ -37,7 +39,7 @@ def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
 
 
 def test_a_required_package_that_a_trial_misses_is_no_verdict_on_the_batch() -> None:
-    session = worker.Session(device=Mock(), request=DeviceRequest(), send=Mock())
+    session = worker.Session(device=StubGpu(), request=DeviceRequest(), send=Mock())
     missing = Mock(side_effect=ModuleNotFoundError("No module named 'torchvision'"))
     with pytest.raises(MissingPackageError, match="torchvision is not installed"):
         session.attempt(missing)

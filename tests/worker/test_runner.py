@@ -13,7 +13,7 @@ from bsprobe.analysis.search import Process
 from bsprobe.records.errors import DeviceError, WorkerError
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import DeviceRequest
-from bsprobe.records.trials import Failure, Purpose, TrialSpec
+from bsprobe.records.trials import Purpose, TrialSpec
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Norm, Variant
 from bsprobe.worker import process as worker_process
@@ -70,32 +70,22 @@ def test_a_trial_that_ends_well_comes_back_as_it_was_sent() -> None:
     assert done.measurement.peak_allocated_bytes == 200
 
 
-def test_a_killed_worker_is_probably_out_of_memory() -> None:
-    done, _ = run_once("kill")
-    assert done == TrialDone(
-        outcome=Outcome.OUT_OF_MEMORY,
-        failure=Failure(
-            message="the process died (killed by SIGKILL)",
-            certainty=Certainty.PROBABLE,
-            evidence="killed by SIGKILL",
-            phase="building",
-        ),
-        clean=False,
-    )
-
-
 @pytest.mark.parametrize(
-    ("behaviour", "outcome", "evidence"),
+    ("behaviour", "outcome", "certainty", "evidence"),
     [
-        ("abort", Outcome.OUT_OF_MEMORY, "std::bad_alloc"),  # its last words
-        ("exit", Outcome.FAILED, "exit status 7"),  # by itself: a bug
+        ("kill", Outcome.FAILED, Certainty.UNEXPLAINED, "killed by SIGKILL"),
+        ("abort", Outcome.OUT_OF_MEMORY, Certainty.CERTAIN, "std::bad_alloc"),  # its last words
+        ("exit", Outcome.FAILED, Certainty.UNEXPLAINED, "exit status 7"),
     ],
 )
-def test_how_a_worker_ended_can_be_certain(behaviour: str, outcome: Outcome, evidence: str) -> None:
+def test_the_death_of_a_worker_is_the_outcome_of_its_trial(
+    behaviour: str, outcome: Outcome, certainty: Certainty, evidence: str
+) -> None:
     done, _ = run_once(behaviour)
     assert done.failure is not None
-    found = (done.outcome, done.failure.certainty, done.failure.evidence)
-    assert found == (outcome, Certainty.CERTAIN, evidence)
+    assert (done.outcome, done.clean) == (outcome, False)
+    assert (done.failure.certainty, done.failure.evidence) == (certainty, evidence)
+    assert done.failure.phase == "building"
 
 
 def test_a_worker_that_hangs_is_killed_at_the_time_out() -> None:
@@ -203,7 +193,8 @@ def test_a_recording_whose_worker_dies_has_a_failure_and_leaves_no_worker(
             assert found.trial is None
             assert found.failure is not None
             assert found.failure.evidence == "killed by SIGKILL"
-    assert [worker.trials_run for worker in started] == [0, 0]  # each its own, and no trial before
+    # Each attempt has its own, without a trial before it, and each recording two attempts.
+    assert [worker.trials_run for worker in started] == [0] * 4
 
 
 def test_a_recording_is_never_made_in_a_process_that_has_run_a_trial(

@@ -153,7 +153,7 @@ def _largest_words(boundary: Boundary) -> str:
         return f"{boundary.largest}" if boundary.is_exact else f">={boundary.largest}"
     if boundary.stop is StopReason.NOTHING_FITS:
         return "none"
-    return "failed" if boundary.stop is StopReason.FAILED else "unknown"
+    return "failed" if boundary.has_failed else "unknown"
 
 
 def _is_starred(row: Row) -> bool:

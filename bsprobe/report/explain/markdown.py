@@ -148,7 +148,7 @@ def _remedies(report: ExplanationReport) -> str:
     rows = [
         (
             "as it is",
-            f"**{report.boundary.largest or 'none'}**",
+            f"**{sentences.largest_words(report.boundary)}**",
             format_bytes(found.per_image_bytes) if found.scales else "-",
             "",
             format_bytes(found.peak_bytes),

@@ -15,7 +15,7 @@ from bsprobe.records.explanations import (
     by_module,
 )
 from bsprobe.records.gpus import find_gpu
-from bsprobe.records.runs import DeviceInfo, Recommendation, Run
+from bsprobe.records.runs import Boundary, DeviceInfo, Recommendation, Run
 from bsprobe.records.trials import Source
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import AXES, RGB, Variant, labels
@@ -141,6 +141,8 @@ def arithmetic(found: Explanation) -> str:
 
 def what_helps(report: ExplanationReport) -> str:
     """The best change that costs nothing, and the best of all."""
+    if not report.boundary.is_known:
+        return f"What helps is not known, nor the largest batch as it is: {report.boundary.detail}."
     before = report.boundary.largest or 0
     better = [each for each in report.remedies if each.largest > before]
     if not better:
@@ -187,12 +189,17 @@ def saved_per_image(result: RemedyResult, found: Explanation) -> str:
 
 def batch_words(result: RemedyResult) -> str:
     """The largest batch of a change: `5`, `2 x N` accumulated."""
-    if result.boundary is None:
+    number = largest_words(result.boundary)
+    return f"{number} x N" if result.largest and result.accumulation_steps > 1 else number
+
+
+def largest_words(boundary: Boundary | None) -> str:
+    """The largest batch: `5`, `≥ 5` where larger ones may run, `none`, `-` where not known."""
+    if boundary is None or not boundary.is_known:
         return "-"
-    if result.boundary.largest is None:
+    if boundary.largest is None:
         return "none"
-    number = str(result.largest) if result.boundary.is_exact else f"≥ {result.largest}"
-    return f"{number} x N" if result.accumulation_steps > 1 else number
+    return str(boundary.largest) if boundary.is_exact else f"≥ {boundary.largest}"
 
 
 def command(run: Run, item: Recommendation) -> str:

@@ -104,17 +104,16 @@ def trial_words(trial: Trial) -> str:
 def verdict(boundary: Boundary) -> str:
     """The end of a search in a phrase."""
     largest = boundary.largest
-    if boundary.stop is StopReason.PROVEN:
-        return f"largest {largest}"
-    if boundary.stop is StopReason.KERNEL_LIMIT:
-        return f"largest {largest} (kernel limit, not memory)"
-    if boundary.stop is StopReason.NOTHING_FITS:
-        return "nothing fits"
-    if boundary.stop is StopReason.MAX_BATCH:
-        return f"at least {largest} (--max-batch)"
     if boundary.stop is StopReason.TIME:
         return f"at least {largest} (time ran out)" if largest else "nothing known (time ran out)"
-    return "failed"
+    return {
+        StopReason.PROVEN: f"largest {largest}",
+        StopReason.KERNEL_LIMIT: f"largest {largest} (kernel limit, not memory)",
+        StopReason.NOTHING_FITS: "nothing fits",
+        StopReason.MAX_BATCH: f"at least {largest} (--max-batch)",
+        StopReason.HOST_MEMORY: "host memory ran out",
+        StopReason.FAILED: "failed",
+    }[boundary.stop]
 
 
 def guided_by(prediction: Prediction, settings: Settings) -> str:

@@ -12,7 +12,10 @@ _ROOT_CAUSE_ORDER = (
     (Outcome.OUT_OF_MEMORY, Certainty.CERTAIN),
     (Outcome.KERNEL_LIMIT, Certainty.CERTAIN),
     (Outcome.BATCH_TOO_SMALL, Certainty.CERTAIN),
+    (Outcome.HOST_MEMORY, Certainty.CERTAIN),
     (Outcome.OUT_OF_MEMORY, Certainty.PROBABLE),
+    (Outcome.HOST_MEMORY, Certainty.PROBABLE),
+    (Outcome.FAILED, Certainty.UNEXPLAINED),
     (Outcome.FAILED, Certainty.CERTAIN),
     (Outcome.TIMED_OUT, Certainty.CERTAIN),
 )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +18,8 @@ from bsprobe.records.errors import UsageError, WorkerError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest, Settings
 from bsprobe.records.trials import Purpose, Trial, TrialSpec
 from bsprobe.storage.codec import from_json, to_json
-from bsprobe.worker.process import PeerFailedError, ReportPhase
+from bsprobe.worker.endings import PeerFailedError, again_if_unexplained
+from bsprobe.worker.process import ReportPhase
 from bsprobe.worker.protocol import Ready
 from bsprobe.worker.ranks.launch import Launch
 from bsprobe.worker.ranks.merge import joined_device, joined_trial
@@ -94,8 +96,14 @@ class WorldRunner:
     def run(
         self, spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: ReportPhase
     ) -> Trial:
-        """Run one trial on all ranks, each in a fresh process, and say what the weakest says."""
+        """Run one trial on all ranks, each in a fresh process, and say what the weakest says.
+
+        Where one dies, and nothing says of what, all run it once more.
+        """
         del process  # a process that has been in one group is used for no other
+        return again_if_unexplained(partial(self._run_together, spec, purpose, on_phase))
+
+    def _run_together(self, spec: TrialSpec, purpose: Purpose, on_phase: ReportPhase) -> Trial:
         order = {"spec": to_json(spec), "purpose": str(purpose)}
         self._world.publish(f"order/{self._trial + 1}", json.dumps(order))
         self._attempt(spec, purpose, on_phase)

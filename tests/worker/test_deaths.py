@@ -1,0 +1,161 @@
+"""The death of a trial's process is the end of its memory only with evidence of that."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bsprobe.analysis.search import Process
+from bsprobe.records.device_kind import DeviceKind
+from bsprobe.records.failures import Certainty, KernelKill, Outcome
+from bsprobe.records.gpus import find_gpu
+from bsprobe.records.runs import DeviceRequest
+from bsprobe.records.trials import Purpose, Trial, TrialSpec
+from bsprobe.records.units import GIB, MIB, Resolution
+from bsprobe.records.variants import Variant
+from bsprobe.worker.runner import TrialRunner
+from tests.support import on_fake_gpu
+from tests.support.control_group import ControlGroup, control_group
+from tests.support.dying_network import ABOVE, DEAD, MANNER, MANNERS
+from tests.support.fake_cuda import HAS_FAKE_CUDA
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
+CPU, CUDA, SIMULATED = DeviceKind.CPU, DeviceKind.CUDA, DeviceKind.SIMULATED
+REQUESTS = {
+    CPU: DeviceRequest(device="cpu", memory_limit_bytes=GIB),
+    CUDA: DeviceRequest(device="cuda"),
+    SIMULATED: DeviceRequest(gpu=find_gpu("RTX 3090")),
+}
+VARIANT = Variant(
+    model="tests.support.dying_network:Dying", resolution=Resolution(height=64, width=64)
+)
+UNEXPLAINED = {
+    "segmentation fault": "killed by SIGSEGV",
+    "abort": "killed by SIGABRT",
+    "SIGKILL": "killed by SIGKILL",
+    "SIGTERM": "killed by SIGTERM",
+    "sys.exit(137)": "exit status 137",
+    "os._exit(0)": "exit status 0",
+}
+MEMORY, HOST, FAILED = Outcome.OUT_OF_MEMORY, Outcome.HOST_MEMORY, Outcome.FAILED
+EXPLAINED = {
+    ("bad_alloc", CPU): MEMORY,
+    ("ENOMEM", CPU): MEMORY,
+    ("bad_alloc", CUDA): HOST,
+    ("ENOMEM", CUDA): HOST,
+    ("card is full", CUDA): MEMORY,
+    ("bad_alloc", SIMULATED): HOST,
+    ("ENOMEM", SIMULATED): HOST,
+}
+slow = pytest.mark.slow
+
+
+@contextmanager
+def runner(kind: DeviceKind, folder: Path, manner: str) -> Iterator[TrialRunner]:
+    if kind is CUDA and not HAS_FAKE_CUDA:
+        pytest.skip("the fake GPU does not know this PyTorch")
+    environment = {MANNER: manner, ABOVE: "1", DEAD: str(folder / "dead")}
+    if kind is CUDA:
+        environment |= on_fake_gpu.environment(folder)
+    with TrialRunner(REQUESTS[kind], timeout=120, environment=environment) as opened:
+        assert opened.ready.device.kind is kind
+        yield opened
+
+
+def run(trials: TrialRunner, batch: int) -> Trial:
+    spec = TrialSpec(variant=VARIANT, batch_size=batch)
+    return trials.run(spec, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=lambda _: None)
+
+
+def dead(folder: Path) -> list[str]:
+    """The processes that died, each once."""
+    numbers = (folder / "dead").read_text(encoding="ascii").split()
+    assert len(set(numbers)) == len(numbers)
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("kind", "manner"),
+    [
+        # One server forks the workers of each kind: kind after kind, none has to be started twice.
+        pytest.param(kind, manner, marks=() if kind is CPU or manner == "SIGKILL" else slow)
+        for kind in DeviceKind
+        for manner in UNEXPLAINED
+    ],
+)
+def test_a_death_without_evidence_is_tried_once_more_and_then_a_failure(
+    tmp_path: Path, kind: DeviceKind, manner: str
+) -> None:
+    with runner(kind, tmp_path, manner) as trials:
+        trial = run(trials, 2)
+    assert trial.failure is not None
+    assert (trial.outcome, trial.failure.certainty) == (FAILED, Certainty.UNEXPLAINED)
+    assert trial.failure.evidence == UNEXPLAINED[manner]
+    assert len(dead(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(("manner", "kind"), EXPLAINED)
+def test_a_death_with_evidence_is_about_the_memory_that_ended(
+    tmp_path: Path, manner: str, kind: DeviceKind
+) -> None:
+    with runner(kind, tmp_path, manner) as trials:
+        trial = run(trials, 2)
+    assert trial.failure is not None
+    assert (trial.outcome, trial.failure.certainty) == (
+        EXPLAINED[manner, kind],
+        Certainty.CERTAIN,
+    )
+    assert len(dead(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("kind", DeviceKind)
+def test_a_trial_whose_first_process_was_killed_by_someone_runs_in_the_second(
+    tmp_path: Path, kind: DeviceKind
+) -> None:
+    with runner(kind, tmp_path, "SIGKILL, once") as trials:
+        trial = run(trials, 2)
+    assert (trial.outcome, trial.fresh_process) == (Outcome.FITS, True)
+
+
+def test_every_manner_of_dying_is_tried() -> None:
+    explained = {manner for manner, _ in EXPLAINED}
+    assert {*UNEXPLAINED, *explained, "SIGKILL, once", "fill the memory"} == set(MANNERS)
+
+
+@pytest.fixture
+def group() -> Iterator[ControlGroup]:
+    with control_group(limit_bytes=700 * MIB) as made:
+        if made is None:
+            pytest.skip("this process may not make memory control groups")
+        yield made
+
+
+@pytest.mark.parametrize(("kind", "outcome"), [(CPU, MEMORY), (CUDA, HOST), (SIMULATED, HOST)])
+def test_the_kernel_that_kills_in_a_full_control_group_is_believed(
+    tmp_path: Path, group: ControlGroup, kind: DeviceKind, outcome: Outcome
+) -> None:
+    with runner(kind, tmp_path, "fill the memory") as trials:
+        worker = trials._worker
+        assert worker is not None
+        group.take(worker._process.pid)
+        trial = run(trials, 2)
+    assert trial.failure is not None
+    assert (trial.outcome, trial.failure.evidence, trial.failure.certainty) == (
+        outcome,
+        KernelKill.OWN_GROUP,
+        Certainty.CERTAIN,
+    )
+    assert len(dead(tmp_path)) == 1
+
+
+def test_a_kill_by_someone_beside_a_kill_by_the_kernel_elsewhere_stays_unexplained(
+    tmp_path: Path, group: ControlGroup
+) -> None:
+    """The counter of another control group, and the machine's, move while the trial runs."""
+    with runner(CPU, tmp_path, "SIGKILL") as trials:
+        group.have_one_killed()
+        trial = run(trials, 2)
+    assert trial.failure is not None
+    assert trial.failure.certainty is Certainty.UNEXPLAINED
