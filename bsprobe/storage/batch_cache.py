@@ -14,7 +14,8 @@ from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
 from bsprobe.storage.files import file_errors, write_atomically
 from bsprobe.storage.jsonlines import check_version
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""Version 1 may hold a batch whose next one merely died."""
 _LOG = logging.getLogger("bsprobe")
 
 
@@ -63,7 +64,7 @@ def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
         _LOG.warning("%s: %s; the batch is found anew", path, error.strerror or error)
         return None
     except (MalformedError, FileError):
-        _LOG.warning("%s is damaged; the batch is found anew", path)
+        _LOG.warning("%s is damaged or of another version; the batch is found anew", path)
         return None
     return found if found.question == question else None
 

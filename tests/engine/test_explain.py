@@ -14,7 +14,7 @@ from bsprobe.engine.explain import Explaining
 from bsprobe.engine.predict import card_like
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation, ExplanationReport
-from bsprobe.records.failures import Outcome
+from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.gpus import custom_gpu
 from bsprobe.records.runs import (
     Boundary,
@@ -29,7 +29,7 @@ from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Checkpointing, Precision, Variant
 from bsprobe.worker.protocol import Explain, Ready
 from bsprobe.worker.runner import TrialRunner
-from tests.support.builders import DEVICE, Silence, broke, probed_run, ran
+from tests.support.builders import DEVICE, Silence, broke, failure, probed_run, ran
 from tests.support.explanations import EXPLANATION, REPORT
 
 VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=256, width=512))
@@ -180,6 +180,67 @@ def test_a_few_mib_of_other_processes_are_no_memory_limit_of_the_card() -> None:
     asked = DEVICE.total_bytes - MIB
     capped = replace(whole, capacity_bytes=asked, limit_bytes=asked)
     assert card_like(capped).memory_limit_bytes == asked
+
+
+class DyingRunner(InventedRunner):
+    """The process of a variant dies from a batch on, and nothing says of what.
+
+    Args:
+        precision: Of that variant.
+        batch: The first that it dies at.
+        outcome: The outcome of such a trial.
+    """
+
+    def __init__(self, precision: Precision, batch: int, outcome: Outcome) -> None:
+        super().__init__()
+        self._dies = (precision, batch, outcome)
+
+    def run(self, spec: TrialSpec, *, purpose: Purpose, **others: object) -> Trial:
+        trial = super().run(spec, purpose=purpose, **others)
+        precision, batch, outcome = self._dies
+        if spec.variant.precision is not precision or spec.batch_size < batch:
+            return trial
+        why = failure("the process died", certainty=Certainty.UNEXPLAINED)
+        return replace(trial, outcome=outcome, measurement=None, failure=why)
+
+
+NO_VERDICTS = [Outcome.FAILED, Outcome.HOST_MEMORY]
+
+
+@pytest.mark.parametrize("outcome", NO_VERDICTS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_without_a_known_boundary_there_is_no_batch_to_explain_unless_one_is_named(
+    batch: int, outcome: Outcome
+) -> None:
+    runner = DyingRunner(VARIANT.precision, batch, outcome)
+    with pytest.raises(DeviceError, match=r"the largest batch is not known: .*the process died"):
+        explained(runner)
+    made = explained(runner, 1)
+    assert made.explanation.spec.batch_size == 1
+    accumulated = next(each for each in made.remedies if each.accumulation_steps > 1)
+    assert (accumulated.boundary, "the process died" in accumulated.impossible) == (None, True)
+
+
+@pytest.mark.parametrize("outcome", NO_VERDICTS)
+def test_a_change_whose_process_dies_is_impossible_not_a_boundary(outcome: Outcome) -> None:
+    made = explained(DyingRunner(Precision.AMP_FP16, 4, outcome))
+    half = next(each for each in made.remedies if each.variant.precision is Precision.AMP_FP16)
+    assert (half.boundary, "the process died" in half.impossible) == (None, True)
+
+
+@pytest.mark.parametrize("outcome", [*NO_VERDICTS, Outcome.TIMED_OUT])
+def test_an_accumulation_whose_process_dies_is_not_shrunk(outcome: Outcome) -> None:
+    class Accumulating(InventedRunner):
+        def run(self, spec: TrialSpec, *, purpose: Purpose, **others: object) -> Trial:
+            trial = super().run(spec, purpose=purpose, **others)
+            if spec.accumulation_steps == 1:
+                return trial
+            why = failure("the process died", certainty=Certainty.UNEXPLAINED)
+            return replace(trial, outcome=outcome, measurement=None, failure=why)
+
+    made = explained(Accumulating())
+    accumulated = next(each for each in made.remedies if each.accumulation_steps > 1)
+    assert (accumulated.boundary, accumulated.impossible) == (None, "the process died")
 
 
 def test_by_default_the_largest_batch_is_explained_and_its_snapshot_written() -> None:

@@ -9,7 +9,7 @@ import pytest
 from bsprobe.analysis.search import Process
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import Boundary, Recommendation, Run, Settings, StopReason, Target
-from bsprobe.records.trials import Purpose, Trial, TrialSpec
+from bsprobe.records.trials import Failure, Purpose, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB
 from bsprobe.storage.journal import read_journal
 from tests.support.builders import (
@@ -319,6 +319,50 @@ def test_a_bug_leaves_a_variant_without_recommendation_and_the_others_alone(benc
     assert [result.boundary.stop for result in run.results] == [StopReason.FAILED] * 2
     assert [result.recommendation for result in run.results] == [None, None]
     assert len(run.trials) == 4
+
+
+def test_the_end_of_the_hosts_memory_ends_a_variant_without_a_boundary(bench: Bench) -> None:
+    run = bench.probe(failing(4, Outcome.HOST_MEMORY), settings(VARIANT, AMP))
+    for result in run.results:
+        boundary = result.boundary
+        assert (boundary.stop, boundary.largest) == (StopReason.HOST_MEMORY, 2)
+        assert boundary.detail.startswith("the memory of this machine ended, not the card's: ")
+        assert result.recommendation is None
+    assert len(run.trials) == 6
+
+
+def test_a_safe_batch_that_does_not_run_is_not_safe_and_says_nothing_of_smaller_ones(
+    bench: Bench,
+) -> None:
+    """Its process died twice, of what nobody knows; the boundary stays what it is."""
+
+    def die(trial: Trial) -> Trial:
+        why = failure("the process died", certainty=Certainty.UNEXPLAINED)
+        lost = replace(trial, outcome=Outcome.FAILED, measurement=None, failure=why)
+        return lost if trial.purpose is Purpose.SAFE and trial.spec.batch_size == 11 else trial
+
+    run = bench.probe(ArithmeticGpu(alter=die))
+    item, _ = recommended(run)
+    assert run.results[0].boundary.largest == 12
+    assert (item.largest, item.safe) == (12, 10)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why"),
+    [
+        (Outcome.HOST_MEMORY, failure("MemoryError")),
+        (Outcome.OUT_OF_MEMORY, failure("the process died (killed by SIGKILL)")),
+    ],
+)
+def test_what_says_nothing_of_a_batch_is_made_again_by_a_resumed_run(
+    bench: Bench, outcome: Outcome, why: Failure
+) -> None:
+    undisturbed = bench.probe(ArithmeticGpu())
+    known = [broke(8, outcome, why)]
+    gpu = ArithmeticGpu()
+    run = bench.probe(gpu, known=known)
+    assert run.results == undisturbed.results
+    assert (8, 1, ANY) in asked(gpu)
 
 
 def test_the_certainty_of_a_failure_reaches_the_search(bench: Bench) -> None:

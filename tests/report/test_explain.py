@@ -20,7 +20,7 @@ from bsprobe.records.explanations import (
     by_kind,
     by_module,
 )
-from bsprobe.records.runs import Recommendation, Run
+from bsprobe.records.runs import Boundary, Recommendation, Run, StopReason
 from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB, MIB
 from bsprobe.report.explain import markdown as explain_markdown
@@ -118,6 +118,24 @@ def test_a_card_that_nobody_named_is_called_assumed() -> None:
 def test_where_nothing_helps_it_is_said() -> None:
     found = replace(REPORT, remedies=())
     assert explain_sentences.what_helps(found) == "No single change gives a batch larger than 2."
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        Boundary(stop=StopReason.FAILED, largest=2, first_failure=3, detail="the process died"),
+        Boundary(stop=StopReason.HOST_MEMORY, detail="the process died"),
+        Boundary(stop=StopReason.TIME, detail="the process died"),
+    ],
+    ids=lambda boundary: boundary.stop,
+)
+def test_nothing_is_held_against_a_boundary_that_is_not_known(boundary: Boundary) -> None:
+    found = replace(REPORT, boundary=boundary)
+    said = explain_sentences.what_helps(found)
+    assert "Instead of" not in said
+    assert "not known" in said
+    assert "the process died" in said
+    assert "| as it is | **-** |" in explain_markdown.render(found, depth=2, plots=PLOTS)
 
 
 def test_small_rows_are_shown_as_one_so_that_all_still_adds_up() -> None:

@@ -124,6 +124,17 @@ def train_together(spec: dict[str, Any]) -> None:
         hang()
 
 
+def lose_rank_1_once(spec: dict[str, Any]) -> None:
+    """In the trial of batch 4 somebody kills rank 1, and rank 0 waits for it."""
+    seen = Path(f"seen-{os.environ['RANK']}")
+    if spec["batch_size"] == 4 and not seen.exists():
+        seen.touch()
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        hang()
+    train_together(spec)
+
+
 def wait_from_the_third_on(spec: dict[str, Any]) -> None:
     """Long enough for a test to do something to the parents meanwhile; a file says when."""
     if spec["batch_size"] > 2:
@@ -156,6 +167,7 @@ BY_SPEC: dict[str, Callable[[dict[str, Any]], None]] = {
     "aborted": run_short_of_memory_and_abort,
     "gpu-lost": lose_the_gpu,
     "together": train_together,
+    "together-killed": lose_rank_1_once,
     "hang-at-4": wait_from_the_third_on,
 }
 BEHAVIOURS: dict[str, Callable[[], object]] = {

@@ -12,6 +12,7 @@ from tests.support.builders import DEVICE, broke, failure, ran
 from tests.support.builders import measurement as measured
 
 LOST = failure("RuntimeError: [/pytorch/gloo/pair.cc:537] Connection closed by peer [10.0.0.2]:1")
+DIED = failure("the process died", certainty=Certainty.UNEXPLAINED)
 STOPPED = failure(STOPPED_WITH_ITS_PEERS)
 
 
@@ -64,8 +65,20 @@ def test_retries_of_any_rank_are_retries() -> None:
             1,
         ),
         ([failing(Outcome.FAILED, STOPPED), failing(Outcome.FAILED, LOST)], 0),
+        ([failing(Outcome.FAILED), failing(Outcome.FAILED, DIED)], 1),
+        ([failing(Outcome.FAILED, DIED), failing(Outcome.HOST_MEMORY)], 1),
     ],
-    ids=["one", "stopped", "lost", "both", "cause first", "certain first", "nobody's"],
+    ids=[
+        "one",
+        "stopped",
+        "lost",
+        "both",
+        "cause first",
+        "certain first",
+        "nobody's",
+        "death first",
+        "host",
+    ],
 )
 def test_the_verdict_is_that_of_the_rank_that_failed_by_itself(
     trials: list[Trial], rank: int
