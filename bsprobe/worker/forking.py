@@ -19,6 +19,7 @@ from contextlib import ExitStack, closing, suppress
 from typing import IO, Final
 
 from bsprobe.worker.interruption import undisturbed
+from bsprobe.worker.tether import parent_variable
 from bsprobe.worker.zygote import LENGTH_BYTES
 
 PROGRAM: Final = "bsprobe.worker.zygote"
@@ -100,7 +101,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=environment,
+                env={**environment, **parent_variable()},
                 cwd="/",
                 pass_fds=(its.fileno(),),
                 start_new_session=True,  # Ctrl-C reaches the parent alone

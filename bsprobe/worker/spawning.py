@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 
 from bsprobe.worker.forking import SERVERS, Server
+from bsprobe.worker.tether import parent_variable
 
 SPAWN: Final = "BSPROBE_SPAWN"
 """The variable that, set to 1, has every worker spawned."""
 MODULES: Final = ("bsprobe.worker.child", "bsprobe.study.child")
 """The modules that a server runs; every other program is spawned."""
+TETHER: Final = "bsprobe.worker.tether"
 _WORKER_ENVIRONMENT: Final = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """For the CPU device; glibc reads it once, when the process starts, so it is set for all."""
 
@@ -63,11 +65,11 @@ class Birth:
                 return forked
             SERVERS.give_up(self.server)
         return subprocess.Popen(
-            self.command,
+            _tethered(self.command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=self.environment,
+            env={**self.environment, **parent_variable()},
             start_new_session=True,
         )
 
@@ -83,13 +85,18 @@ def prepared(
         imports: Slow modules that it needs and others do not.
     """
     variables = {**_environment(), **environment}
-    can_be_forked = (
-        sys.platform == "linux"
-        and command in {(sys.executable, "-m", module) for module in MODULES}
-        and variables.get(SPAWN) != "1"
-    )
+    can_be_forked = sys.platform == "linux" and _is_worker(command) and variables.get(SPAWN) != "1"
     server = SERVERS.find(variables) if can_be_forked else None
     return Birth(command=command, environment=variables, imports=imports, server=server)
+
+
+def _is_worker(command: tuple[str, ...]) -> bool:
+    return command in {(sys.executable, "-m", module) for module in MODULES}
+
+
+def _tethered(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The command with which a worker ties itself to this process first of all."""
+    return (*command[:2], TETHER, command[2]) if _is_worker(command) else command
 
 
 def _environment() -> dict[str, str]:

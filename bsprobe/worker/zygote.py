@@ -12,7 +12,6 @@ refuses to work in a child) and runs no code of the user's. It has one thread of
 OpenBLAS, which numpy brings, are ended and started again by OpenBLAS's own fork handlers.
 """
 
-import ctypes
 import gc
 import importlib
 import json
@@ -28,6 +27,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from bsprobe.worker.tether import end_with, end_with_parent, watch_group
 
 READY: Final = b"."
 """Sent once everything is imported."""
@@ -45,7 +46,6 @@ IMPORTS: Final = (
 """Modules that workers import anyway; those with which they begin are left to them, to be run."""
 _NAME: Final = "bsprobe-worker"
 """Of a child, as `top` and `ps -o comm` show it: its command line stays that of the server."""
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +139,7 @@ def _become(request: _Request, server: int) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != server:  # it ended before the line above
-        os._exit(1)
+    end_with(server)
     for number, descriptor in enumerate(request.streams):
         os.dup2(descriptor, number)
     os.fchdir(request.folder)
@@ -165,6 +163,7 @@ def _become(request: _Request, server: int) -> None:
 
 def main() -> None:
     """Serve the socket whose number is the argument; in a child run the module that is wanted."""
+    end_with_parent()
     if not sys.flags.safe_path:
         del sys.path[0]  # the server's own folder, which `python -m` puts there
     gc.disable()  # imports make much and leave nothing behind
@@ -174,6 +173,7 @@ def main() -> None:
     module = serve(socket.socket(fileno=int(sys.argv[1])))
     if module is None:
         os._exit(0)  # nothing is left to be done, not even what libraries do at exit
+    watch_group()
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

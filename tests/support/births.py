@@ -37,8 +37,7 @@ class Started:
         self._stderr = stderr
 
     def ended(self) -> Ended:
-        """Wait for its end, with nothing more on its standard input."""
-        self.stdin.close()
+        """Wait for its end; its watcher would take the end of its input for that of its parent."""
         said = self.stdout.read().decode()
         status = self.process.wait(timeout=60)
         self._stderr.seek(0)

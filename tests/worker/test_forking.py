@@ -235,6 +235,7 @@ def test_a_server_whose_process_runs_is_not_ended_to_make_room() -> None:
         for arenas in ("2", "3"):
             assert run("pass", MALLOC_ARENA_MAX=arenas).status == 0
         assert first.process.poll() is None
+        first.stdin.close()
         assert first.ended().status == 0
 
 
@@ -368,6 +369,7 @@ def test_a_fork_of_the_parent_has_none_of_its_servers() -> None:
             forking.SERVERS.end()
             os._exit(known)
         assert os.waitpid(pid, 0) == (pid, 0)
+        begun.stdin.close()
         assert begun.ended().status == 0
         assert run("pass").status == 0
 

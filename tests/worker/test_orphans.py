@@ -1,0 +1,132 @@
+"""A worker and all that its network starts end within five seconds of their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bsprobe.worker import tether
+from bsprobe.worker.spawning import SPAWN
+from tests.support.births import becomes
+from tests.support.commands import ROOT
+from tests.support.torchrun import Started
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+RUN = (
+    *("-m", "bsprobe", "run", "--device=cpu", "--memory-limit=1GiB", "--out=out"),
+    *("--model=tests.support.stubborn_network:Stubborn", "--resolution=64x64"),
+    *("--precision=fp32", "--norm=batch"),
+)
+SLEEPING = "import time; time.sleep(600)"
+
+
+def worker_of(started: Started) -> int | None:
+    """The process whose network sleeps: the parent of what that has started."""
+    for pid in started.alive(SLEEPING):
+        with suppress(OSError):
+            status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+            return int(status.rpartition(")")[2].split()[1])
+    return None
+
+
+@pytest.fixture
+def begun(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Started]:
+    """A run whose network sleeps by now."""
+    how, lock = request.param
+    argument = f"--model-arg=holds_lock={lock}"
+    started = Started(
+        (sys.executable, *RUN, argument), tmp_path, **{SPAWN: str(int(how == "spawned"))}
+    )
+    try:
+        assert becomes(lambda: worker_of(started) is not None, within=60)
+        yield started
+    finally:
+        for pid in started.alive():
+            os.kill(pid, signal.SIGKILL)
+        started.process.communicate()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [(how, lock) for how in ("forked", "spawned") for lock in (True, False)],
+    ids=lambda of: f"{of[0]}, {'holds the lock' if of[1] else 'sleeps'}",
+    indirect=True,
+)
+@pytest.mark.parametrize("killed", ["parent", "both"])
+def test_nothing_is_left_of_a_run_that_is_killed(begun: Started, killed: str) -> None:
+    worker = worker_of(begun)
+    assert worker is not None
+    if killed == "both":
+        os.kill(worker, signal.SIGKILL)
+    begun.process.kill()
+    begun.process.wait()
+    assert begun.all_gone(within=5), begun.alive()
+
+
+@pytest.mark.parametrize("begun", [("forked", True)], ids=["forked"], indirect=True)
+def test_what_a_network_has_started_ends_with_its_worker(begun: Started) -> None:
+    """The run goes on: it tries once more, with a worker and a sleeping process of its own."""
+    worker = worker_of(begun)
+    assert worker is not None
+    first = set(begun.alive(SLEEPING))
+    os.kill(worker, signal.SIGKILL)
+    assert becomes(lambda: not first & set(begun.alive(SLEEPING)), within=5)
+    assert becomes(lambda: worker_of(begun) not in (worker, None))
+
+
+def test_a_thread_that_may_end_ties_nobody_to_itself() -> None:
+    found: list[dict[str, str]] = []
+    other = threading.Thread(target=lambda: found.append(tether.parent_variable()))
+    other.start()
+    other.join()
+    assert found == [{tether.PARENT: ""}]
+    assert tether.parent_variable() == {tether.PARENT: str(os.getpid())}
+
+
+def tied_to(parent: str) -> int:
+    """The exit status of a process that is told who its parent is."""
+    program = "from bsprobe.worker.tether import end_with_parent as end; end(); print('lives')"
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), tether.PARENT: parent},
+        check=False,
+        timeout=60,
+        stdout=subprocess.DEVNULL,
+    ).returncode
+
+
+def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
+    assert tied_to(str(os.getpid())) == 0
+    assert tied_to("") == 0
+    assert tied_to("1") == 1
+
+
+def test_the_watcher_of_another_group_kills_nobody() -> None:
+    """Its group is that of this test, which is not the one that it is told to watch."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", tether._WATCHER, "1"], check=False, timeout=60, input=b""
+    )
+    assert done.returncode == 0
+
+
+def test_a_process_that_leads_no_group_has_no_watcher() -> None:
+    program = (
+        "import os; from bsprobe.worker.tether import watch_group; watch_group()\n"
+        "try: os.waitpid(-1, os.WNOHANG)\n"
+        "except ChildProcessError: print('no child')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "no child\n"
