@@ -59,11 +59,14 @@ def new_folder(base: Path, name: str) -> Path:
     """
     for number in range(1, _MOST_NUMBERED):
         folder = base / (name if number == 1 else f"{name}-{number}")
-        if folder.exists():
-            continue
         with file_errors(folder):
-            folder.mkdir(parents=True)
-        return folder
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:  # long since, or made by another process at this moment
+                if not base.is_dir():
+                    raise
+            else:
+                return folder
     raise FileError(f"{base} holds {_MOST_NUMBERED} runs named {name}", hint="give --out")
 
 
@@ -100,7 +103,7 @@ def withdrawn_if_refused(folder: Path) -> Iterator[None]:
     except (UsageError, DeviceError):
         with suppress(OSError):
             for path in map(folder.joinpath, _JOURNALS):
-                if path.exists() and len(path.read_bytes().splitlines()) <= 1:
+                if path.is_file() and len(path.read_bytes().splitlines()) <= 1:
                     path.unlink()
         raise
 

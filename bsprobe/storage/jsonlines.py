@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
 from bsprobe.records.errors import FileError
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
-from bsprobe.storage.files import file_errors
+from bsprobe.storage.files import file_errors, require_regular_file
 
 if sys.platform != "win32":
     import fcntl
@@ -66,6 +66,7 @@ class JsonLines(Generic[Header, Entry, Contents]):
             FileError: There is one already, or the disk does not take it.
         """
         path = folder / cls.NAME
+        require_regular_file(path)
         with file_errors(path):
             file = path.open("xb")
         journal = cls(path, file)
@@ -85,6 +86,7 @@ class JsonLines(Generic[Header, Entry, Contents]):
             FileError: Another run is writing to it, or it is damaged before its last line.
         """
         path = folder / cls.NAME
+        require_regular_file(path)
         if not path.exists():
             return None
         with file_errors(path):
@@ -111,6 +113,7 @@ class JsonLines(Generic[Header, Entry, Contents]):
             FileError: There is none, or it is damaged before its last line.
         """
         path = folder / cls.NAME
+        require_regular_file(path)
         with file_errors(path):
             contents = cls.parse(path, path.read_bytes())
         if contents is None:

@@ -9,6 +9,7 @@ from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Environment
 from bsprobe.records.trials import Failure
+from bsprobe.storage.files import remove_partial_files
 from bsprobe.study.journal import StudyJournal
 from bsprobe.study.plan import loader_settings, next_training
 from bsprobe.study.records import (
@@ -100,8 +101,9 @@ class Studying:
         """
         while (spec := self._next()) is not None:
             self._train(spec)
-        for left in [*self._folder.glob("batch-*.checkpoint"), *self._folder.glob(".*.partial")]:
+        for left in self._folder.glob("batch-*.checkpoint"):
             left.unlink(missing_ok=True)  # of a kill between two steps of ours
+        remove_partial_files(self._folder)
         return Study(
             schema_version=SCHEMA_VERSION,
             environment=environment,

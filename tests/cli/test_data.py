@@ -1,3 +1,5 @@
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from bsprobe.cli.data import data
 from bsprobe.cli.sample_data import sample_data
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.training.cityscapes.samples import Split, list_split
+from tests.support.commands import bsprobe
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +116,15 @@ def test_every_option_is_explained_with_its_default(command: Command) -> None:
     for option in options:
         assert str(option.help).endswith(".")
         assert option.show_default
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes with a path")
+def test_a_picture_takes_the_place_of_no_pipe() -> None:
+    run(sample_data, "streets", "--images", "1", "--size", "32x64")
+    os.mkfifo("pipe")
+    result = bsprobe("data", "streets", "--picture", "pipe")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: pipe is not a regular file\nhint: name another place, or move away what is there\n",
+    )
+    assert Path("pipe").is_fifo()

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -158,6 +159,19 @@ def test_of_runs_into_one_folder_one_writes_and_the_others_say_so(
             ), complaints
     assert findings(tmp_path / "out") == findings(reference)
     assert_no_trial_was_repeated(tmp_path / "out")
+
+
+def test_reports_into_one_folder_at_the_same_time_all_succeed(
+    tmp_path: Path, reference: Path
+) -> None:
+    shutil.copytree(reference, tmp_path / "out")
+    started = [start("report", "out", cwd=tmp_path) for _ in range(6)]
+    ended = [finish(process) for process in started]
+    assert [(code, complaints) for code, _, complaints in ended] == [(0, "")] * 6
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        path.name for path in reference.iterdir()
+    }
+    assert findings(tmp_path / "out") == findings(reference)
 
 
 def test_a_journal_that_was_taken_away_before_it_was_locked_is_not_written_to(

@@ -2,6 +2,11 @@
 
 import errno
 import os
+import re
+import socket
+import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -9,7 +14,13 @@ from typing import NoReturn
 import pytest
 
 from bsprobe.records.errors import FileError
-from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.files import (
+    file_errors,
+    partial_name,
+    remove_partial_files,
+    write_atomically,
+    written_whole,
+)
 
 
 def failing(code: int) -> Callable[..., NoReturn]:
@@ -31,7 +42,9 @@ def test_a_file_gets_its_name_once_it_is_whole(
     seen: list[dict[str, bytes]] = []
     monkeypatch.setattr(os, "fsync", lambda _: seen.append(content(tmp_path)))
     write_atomically(path, b"new")
-    assert seen == [{"run.json": b"old", ".run.json.partial": b"new"}]
+    ((partial, old), (name, new)) = sorted(seen[0].items())
+    assert re.fullmatch(rf"\.run\.json\.{os.getpid()}-[0-9a-f]{{16}}\.partial", partial)
+    assert (old, name, new, len(seen)) == (b"new", "run.json", b"old", 1)
     assert content(tmp_path) == {"run.json": b"new"}
 
 
@@ -80,12 +93,118 @@ def test_a_missing_folder_is_a_clear_refusal(tmp_path: Path) -> None:
         write_atomically(path, b"new")
 
 
-def test_a_folder_in_the_way_is_left_alone(tmp_path: Path) -> None:
+def device(path: Path) -> None:
+    """A device like /dev/null, in a folder of the test."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+def bound_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)  # relative, for the name of a socket is short
+
+
+IN_THE_WAY: dict[str, Callable[[Path], object]] = {
+    "device": device,
+    "pipe": os.mkfifo,
+    "socket": bound_socket,
+    "folder": Path.mkdir,
+    "dangling link": lambda path: path.symlink_to("absent"),
+    "link to a folder": lambda path: path.symlink_to("."),
+    "link to itself": lambda path: path.symlink_to(path.name),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no devices and pipes with a path")
+@pytest.mark.parametrize("make", IN_THE_WAY.values(), ids=IN_THE_WAY)
+def test_what_is_no_regular_file_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "run.json"
-    path.mkdir()
-    with pytest.raises(FileError):
+    make(path)
+    before = path.lstat()
+    with pytest.raises(FileError, match="is not a regular file") as refused:
         write_atomically(path, b"new")
+    assert refused.value.hint == "name another place, or move away what is there"
     assert list(tmp_path.iterdir()) == [path]
+    after = path.lstat()
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right of their own there")
+def test_a_link_to_a_file_is_kept_and_the_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "target.json"
+    target.write_bytes(b"old")
+    first, second = tmp_path / "run.json", tmp_path / "again.json"
+    first.symlink_to("elsewhere/target.json")
+    second.symlink_to("run.json")
+    write_atomically(second, b"new")
+    assert (first.readlink(), second.readlink()) == (
+        Path("elsewhere/target.json"),
+        Path("run.json"),
+    )
+    assert not target.is_symlink()
+    assert content(tmp_path / "elsewhere") == {"target.json": b"new"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no umask")
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_file_has_the_mode_of_the_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "run.json", b"new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "run.json").stat().st_mode) == 0o666 & ~mask
+
+
+def ended_process() -> int:
+    """The number of a process that no longer lives."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+        return process.pid
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="whether a process lives is not asked there")
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    ended = ended_process()
+    dead = partial_name("run.json", ended)
+    kept = {
+        partial_name("run.json", os.getpid()),
+        partial_name("run.json", os.getppid()),
+        partial_name("journal.jsonl", ended),
+        ".run.json.partial",
+        f"run.json.{ended}-0123456789abcdef.partial",
+        f".run.json.{ended}-.partial",
+    }
+    for name in (dead, *kept):
+        (tmp_path / name).touch()
+    write_atomically(tmp_path / "run.json", b"new")
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", *kept}
+    remove_partial_files(tmp_path)
+    assert partial_name("journal.jsonl", ended)[:20] not in str(list(tmp_path.iterdir()))
+    assert len(list(tmp_path.iterdir())) == len(kept)
+
+
+def test_two_writers_at_the_same_time_have_a_name_each(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    with written_whole(path) as first, written_whole(path) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert content(tmp_path) == {"run.json": b"first"}
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "n" * 250 + ".json"])
+def test_a_name_of_255_bytes_is_written_too(tmp_path: Path, name: str) -> None:
+    (tmp_path / partial_name(name, ended_process())).touch()
+    write_atomically(tmp_path / name, b"new")
+    assert content(tmp_path) == {name: b"new"}
 
 
 @pytest.mark.parametrize(

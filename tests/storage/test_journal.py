@@ -2,8 +2,10 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,14 @@ def test_a_header_cut_off_at_any_byte_holds_nothing(tmp_path: Path) -> None:
         assert "holds no whole line" in str(complaint(tmp_path))
         assert Journal.resume(tmp_path) is None
         assert not (tmp_path / NAME).exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes with a path")
+def test_a_pipe_in_the_place_of_a_journal_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / NAME)
+    for use in (read_journal, Journal.resume, partial(Journal.create, header=header())):
+        with pytest.raises(FileError, match="is not a regular file"):
+            use(tmp_path)
 
 
 def test_a_journal_with_a_header_alone_can_be_resumed(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """A whole study: what is finished is on the disk, and is not made again."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bsprobe.records.errors import DeviceError, FileError
+from bsprobe.storage.files import partial_name
 from bsprobe.study.conduct import checkpoint_name
 from bsprobe.study.journal import StudyJournal
 from bsprobe.study.records import Ending
@@ -71,12 +75,16 @@ def test_a_study_that_was_stopped_goes_on_and_repeats_nothing(tmp_path: Path) ->
 
 
 def test_what_a_kill_left_behind_is_gone_when_a_study_ends(tmp_path: Path) -> None:
-    for name in ("batch-9-micro-9-seed-0.checkpoint", ".batch-2-micro-2-seed-0.checkpoint.partial"):
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        killed.wait()
+    left = partial_name("batch-2-micro-2-seed-0.checkpoint", killed.pid)
+    written = partial_name("report.md", os.getpid())
+    for name in ("batch-9-micro-9-seed-0.checkpoint", left, written):
         (tmp_path / name).write_bytes(b"half")
 
     made_study(tmp_path)
 
-    assert [path.name for path in tmp_path.iterdir()] == ["study-journal.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"study-journal.jsonl", written}
 
 
 def test_each_training_has_a_checkpoint_of_its_own(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """cuDNN's answers kept on the disk: one file for each cuDNN version and compute capability."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +18,8 @@ Answers = dict[str, tuple[int, ...]]
 class WorkspaceCache:
     """A file of answers, read once and written when told to.
 
-    Two processes may use one file: each adds what it learnt to what is there when it writes, under
-    a name of its own that then takes the file's. Of two that write at the same moment one is lost,
-    which costs asking again.
+    Two processes may use one file: each adds what it learnt to what is there when it writes. Of two
+    that write at the same moment one is lost, which costs asking again.
 
     Attributes:
         notes: What went wrong with the file, for the user; the answers do not depend on it.
@@ -56,12 +54,10 @@ class WorkspaceCache:
         merged = self._read() | self._new
         answers = dict(list(merged.items())[-MOST_ANSWERS:])
         text = json.dumps({**self._header, "answers": answers}, separators=(",", ":"))
-        own = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
             with file_errors(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(own, text.encode())
-                own.replace(self._path)
+            write_atomically(self._path, text.encode())
         except FileError as error:
             self._note(f"cuDNN's answers are not kept for the next run: {error}.")
         self._new.clear()

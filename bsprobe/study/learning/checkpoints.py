@@ -9,7 +9,7 @@ import torch
 
 from bsprobe.records.errors import FileError
 from bsprobe.storage.codec import from_json, to_json
-from bsprobe.storage.files import file_errors, replacing
+from bsprobe.storage.files import file_errors, replacing, require_regular_file
 from bsprobe.study.learning.weights import LOAD_ERRORS
 from bsprobe.study.records import Chance, CurvePoint, NoiseSample, TrainingSpec
 from bsprobe.training.step import Task
@@ -81,6 +81,7 @@ def restore_checkpoint(path: Path, spec: TrainingSpec, task: Task) -> Reached | 
 
 
 def _read(path: Path) -> dict[str, Any]:
+    require_regular_file(path)
     with file_errors(path):
         try:
             # Random states must stay on the CPU; load_state_dict moves the rest.

@@ -1,0 +1,31 @@
+"""Folders of results."""
+
+from pathlib import Path
+
+import pytest
+
+from bsprobe.records.errors import FileError
+from bsprobe.storage.folders import new_folder
+
+
+def test_a_new_folder_has_the_first_name_that_nothing_has(tmp_path: Path) -> None:
+    base = tmp_path / "reports"
+    assert new_folder(base, "cpu") == base / "cpu"
+    (base / "cpu-2").touch()
+    (base / "cpu-3").symlink_to("absent")
+    assert new_folder(base, "cpu") == base / "cpu-4"
+
+
+def test_a_folder_that_another_process_makes_at_this_moment_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    assert new_folder(tmp_path, "cpu") == tmp_path / "cpu-2"
+
+
+@pytest.mark.parametrize("inside", [".", "deeper"])
+def test_a_file_in_the_place_of_the_reports_is_a_clear_refusal(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "reports").touch()
+    with pytest.raises(FileError, match="Not a directory"):
+        new_folder(tmp_path / "reports" / inside, "cpu")
