@@ -79,8 +79,12 @@ class _Channel:
             yield self._inbox.get()
 
     def _read(self) -> None:
-        for line in self._in:
-            self._inbox.put(decode(line, self._kinds))
+        try:
+            for line in self._in:
+                self._inbox.put(decode(line, self._kinds))
+        except Exception:  # noqa: BLE001 - the parent waits for an answer that would never come
+            traceback.print_exc()
+            os._exit(1)
         # The parent closed the pipe or died. A step may be running for minutes: do not wait for it.
         os._exit(_ORPHANED)
 

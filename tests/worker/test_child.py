@@ -74,3 +74,25 @@ def test_a_worker_in_the_middle_of_a_step_ends_with_its_parent() -> None:
             assert started.wait(timeout=10) == 3
         finally:
             started.kill()
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b'{"kind": "Ready"}\n', b"\xff\n"])
+def test_a_worker_that_is_sent_no_message_ends_at_once_and_says_why(line: bytes) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "bsprobe.worker.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as started:
+        assert started.stdin is not None
+        assert started.stderr is not None
+        opening = OpenDevice(request=DeviceRequest(device="cpu", memory_limit_bytes=2**33))
+        started.stdin.write(encode(opening) + line)
+        started.stdin.flush()
+        try:
+            assert started.wait(timeout=60) == 1
+        finally:
+            started.kill()
+        complaint = started.stderr.read().decode()
+    assert "Traceback" in complaint
+    assert "bsprobe.storage.codec.MalformedError: " in complaint.splitlines()[-1]
