@@ -1,9 +1,11 @@
 """The library: the same records from Python, and clear words for what cannot be imported."""
 
 import functools
+import math
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +13,19 @@ from torch import nn
 
 import bsprobe
 from bsprobe.cli.options.subject import variants_from
-from bsprobe.engine.workload import settings_for
+from bsprobe.engine.workload import Options, settings_for
+from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Source
 from bsprobe.records.variants import AXES, Norm, Precision, Variant
 from bsprobe.records.workload import OwnParts, name_of
+from bsprobe.storage.checks import check_figures
+from bsprobe.storage.codec import from_json, to_json
+from bsprobe.storage.journal import Header
 from bsprobe.storage.runfile import load_run
 from tests.support import commands, own_training
+from tests.support.builders import header
 
 WORKLOAD = bsprobe.Workload(
     model=own_training.network,
@@ -37,6 +44,31 @@ ORIGINAL = replaced
 
 def replaced() -> nn.Module:  # type: ignore[no-redef]
     return own_training.network()
+
+
+NUMBERS = {
+    "memory_limit": "memory_limit_bytes",
+    "max_batch": "max_batch",
+    "steps": "measured_steps",
+    "warmup_steps": "warmup_steps",
+    "trial_timeout": "trial_timeout_seconds",
+    "time_limit": "time_limit_seconds",
+    "seed": "seed",
+    "target.batch": "batch",
+    "target.base_batch": "base_batch",
+    "target.base_learning_rate": "base_learning_rate",
+    "target.base_updates": "base_updates",
+    "target.headroom": "headroom",
+}
+"""Options of the library that are numbers, and the fields that hold them."""
+
+
+def with_number(option: str, number: Any) -> Options:
+    """Options of which one has a number."""
+    name, _, field = option.partition(".")
+    given: Any = {name: bsprobe.Target(**{field: number}) if field else number}
+    options: Options = given
+    return options
 
 
 def test_every_public_name_is_there_and_no_other() -> None:
@@ -119,14 +151,46 @@ def test_an_option_or_a_loss_that_does_not_exist_is_refused() -> None:
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_btach=4)  # type: ignore[call-arg] # as a slip would
     with pytest.raises(UsageError, match="--precision: 'fp64' is unknown"):
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", precision="fp64")
-    with pytest.raises(UsageError, match=r"settings\.max_batch: 0 is less than 1"):
+    with pytest.raises(UsageError, match=r"settings\.max_batch: 0 is out of range"):
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_batch=0)
-    with pytest.raises(UsageError, match=r"settings\.target\.batch: 0 is less than 1"):
+    with pytest.raises(UsageError, match=r"settings\.target\.batch: 0 is out of range"):
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", target=bsprobe.Target(batch=0))
     with pytest.raises(UsageError, match="loss: 'mse' is unknown"):
         bsprobe.predict(replace(WORKLOAD, loss="mse"), gpu="RTX 3090")
     with pytest.raises(UsageError, match="gpu predicts and device runs"):
         bsprobe.recommend(WORKLOAD, gpu="RTX 3090", device="cpu")
+
+
+@pytest.mark.parametrize("option", NUMBERS)
+@pytest.mark.parametrize(
+    "number", [-1, math.nan, math.inf, 1e308, 10**23, 10**400, True, [4], 2**50 + 0.5]
+)
+def test_a_number_that_no_file_takes_is_refused_at_once(option: str, number: Any) -> None:
+    with pytest.raises(UsageError, match=rf"settings\.[a-z_.]*{NUMBERS[option]}: ") as caught:
+        settings_for(WORKLOAD, DeviceRequest(), with_number(option, number))
+    assert caught.value.hint == "see bsprobe.api.Options"
+
+
+@pytest.mark.parametrize("option", NUMBERS)
+def test_the_least_and_the_greatest_of_each_number_are_those_of_the_command_line(
+    option: str,
+) -> None:
+    bounds = ASKED[NUMBERS[option]]
+    most = math.nextafter(bounds.most, 0) if bounds.most_is_open else bounds.most
+    for number in (bounds.least, most):
+        settings = settings_for(WORKLOAD, DeviceRequest(), with_number(option, number))
+        check_figures(header(settings))
+        assert from_json(Header, to_json(header(settings))) == header(settings)
+    step = 1 if isinstance(bounds.least, int) else bounds.least / 2
+    for number in (bounds.least - step, bounds.most + step * 2**80):
+        with pytest.raises(UsageError):
+            settings_for(WORKLOAD, DeviceRequest(), with_number(option, number))
+
+
+def test_a_rule_for_the_learning_rate_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UsageError, match="lr_rule: 'lineal' is unknown") as caught:
+        bsprobe.predict(WORKLOAD, gpu="RTX 3090", target=bsprobe.Target(lr_rule="lineal"))
+    assert str(caught.value.hint).startswith("did you mean linear?")
 
 
 def test_a_prediction_is_a_run_and_the_optimizer_is_really_used(tmp_path: Path) -> None:

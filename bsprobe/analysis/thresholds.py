@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import format_bytes, parse_bytes
 from bsprobe.records.variants import unknown_value
@@ -81,10 +82,10 @@ def parse_threshold(text: str) -> Threshold:
     metric = Metric(name)
     if not colon or not amount:
         raise UsageError(f"--fail-on: '{text}' names no amount", hint=f"for example {name}:3%")
-    if share := re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)\s*%", amount):
-        return Threshold(metric=metric, share=float(share[1]) / 100)
+    if share := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", amount):
+        return Threshold(metric=metric, share=_within("share", text, float(share[1]) / 100))
     if metric in MORE_IS_BETTER:
-        return Threshold(metric=metric, absolute=_number(text, amount))
+        return Threshold(metric=metric, absolute=_within("absolute", text, _number(amount)))
     if re.fullmatch(r"0+(\.0*)?\s*[A-Za-z]*", amount):
         return Threshold(metric=metric, absolute=0)
     if amount[-1].isdigit():  # 3 would mean 3 bytes, and was meant as 3 %
@@ -106,14 +107,19 @@ def require_distinct(thresholds: tuple[Threshold, ...]) -> None:
             raise UsageError(f"--fail-on names {metric} twice", hint="keep the stricter one")
 
 
-def _number(text: str, amount: str) -> float:
+def _number(amount: str) -> float:
     try:
-        number = float(amount)
+        return float(amount)
     except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number < 0:
+        return math.nan
+
+
+def _within(field: str, text: str, number: float) -> float:
+    """A number, if it is within the bounds of a field of `Threshold`."""
+    if number not in ASKED[field]:
         raise UsageError(
             f"--fail-on: '{text}' names no amount of that metric",
-            hint="write a share or a number from 0 up, for example 3% or 1",
+            hint=f"write a share or a number from 0 up, for example 3% or 1; at most "
+            f"{ASKED['share'].most:.0%}, {ASKED['absolute'].most}",
         )
     return number

@@ -8,7 +8,7 @@ import click
 
 from bsprobe.cli.options.device import asked_gpu
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
-from bsprobe.cli.options.values import LARGEST_BATCH, axis_options, count, number, typed_command
+from bsprobe.cli.options.values import axis_options, count, number, typed_command
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
@@ -48,17 +48,17 @@ def _model_options(command: Any) -> Any:
     metavar="SIZE",
     help="Let the card answer as one with this much memory.  [default: all there is]",
 )
-@click.option(
+@count(
     "--batch",
-    type=click.IntRange(1, LARGEST_BATCH),
-    metavar="B",
-    help="Micro-batch to explain, whether it fits or not.  [default: the largest that fits; on a "
+    "batch_size",
+    "Micro-batch to explain, whether it fits or not.  [default: the largest that fits; on a "
     "GPU found as by bsprobe run]",
 )
-@count("--depth", "Of the tree of modules.", default=2, high=20)
-@count("--max-batch", "Never try a larger batch than this.", default=MAX_BATCH)
+@count("--depth", "depth", "Of the tree of modules.", default=2)
+@count("--max-batch", "max_batch", "Never try a larger batch than this.", default=MAX_BATCH)
 @number(
     "--trial-timeout",
+    "trial_timeout_seconds",
     "SECONDS",
     "Give up a trial, or an explanation, after this long.",
     default=f"{TRIAL_TIMEOUT_SECONDS:g}",

@@ -44,7 +44,7 @@ _TRIAL_TIMEOUT_SECONDS = 300.0
     help="Predict the largest batch of a network on every card: which one do I need?  "
     "[default: off]",
 )
-@count("--batch", "With --fit: the batch that the card has to run.")
+@count("--batch", "wanted_batch", "With --fit: the batch that the card has to run.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -10,7 +10,10 @@ from bsprobe.cli.options.values import count
 @click.command("sample-data")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @count(
-    "--images", "How many images to draw; every fifth is for validation.", default=40, high=999_999
+    "--images",
+    "sample_images",
+    "How many images to draw; every fifth is for validation.",
+    default=40,
 )
 @click.option(
     "--size",
@@ -19,14 +22,7 @@ from bsprobe.cli.options.values import count
     metavar="HxW",
     help="The size of each image, height first.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="S",
-    help="The same seed draws the same images again.",
-)
+@count("--seed", "seed", "The same seed draws the same images again.", default=0)
 def sample_data(folder: Path, images: int, size: str, seed: int) -> None:
     """Draw street scenes with labels into the new folder DIR.
 

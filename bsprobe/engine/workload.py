@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+from bsprobe.analysis.recommendation import LearningRateRule
 from bsprobe.engine.run import header_of, make_run, start_runner
 from bsprobe.records.errors import BsprobeError, UsageError
 from bsprobe.records.runs import (
@@ -26,10 +27,10 @@ from bsprobe.records.runs import (
 )
 from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.units import parse_bytes
-from bsprobe.records.variants import AXES, Variant, matrix, parse_choices
+from bsprobe.records.variants import AXES, Variant, matrix, parse_choices, unknown_value
 from bsprobe.records.workload import LOSSES, OwnParts, name_of
-from bsprobe.storage.checks import check_figures
-from bsprobe.storage.codec import MalformedError
+from bsprobe.storage.checks import check_asked
+from bsprobe.storage.codec import MalformedError, from_json, to_json
 from bsprobe.storage.files import file_errors
 from bsprobe.storage.journal import Journal
 from bsprobe.worker.runner import TrialRunner
@@ -106,7 +107,7 @@ def settings_for(workload: Workload, device: DeviceRequest, options: Options) ->
     limit = options.get("memory_limit")
     if isinstance(limit, str):
         limit = parse_bytes(limit)
-    settings = Settings(
+    asked = Settings(
         variants=_variants(workload, options),
         device=DeviceRequest(device=device.device, gpu=device.gpu, memory_limit_bytes=limit),
         target=options.get("target", REFERENCE),
@@ -118,9 +119,13 @@ def settings_for(workload: Workload, device: DeviceRequest, options: Options) ->
         seed=options.get("seed", 0),
     )
     try:
-        check_figures(settings, place="settings")
+        settings = from_json(Settings, to_json(asked), place="settings")  # types as files have them
+        check_asked(settings, place="settings")
     except MalformedError as error:
         raise UsageError(str(error), hint="see bsprobe.api.Options") from error
+    rules = [str(rule) for rule in LearningRateRule]
+    if settings.target.lr_rule not in (None, *rules):
+        raise unknown_value("lr_rule", settings.target.lr_rule or "", rules)
     return settings
 
 

@@ -35,6 +35,7 @@ from functools import cache
 from importlib import resources
 from statistics import median
 
+from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import MIB, format_bytes
 
@@ -59,8 +60,6 @@ consumer card had more from 2018 to 2024, and RTX 4090, A5000, A10G and L4 offer
 same. Of these the RTX 3090 is the one that timm's published benchmark was run on, so that what is
 predicted for it can be checked.
 """
-_LARGEST_BYTES = 2**40
-"""A custom card above this is a slip in the unit: the largest of the catalogue has 0.17 TiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +150,10 @@ def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None
     alike = [g for g in catalogue() if g.compute_capability == compute_capability]
     if not alike:
         raise _unknown_capability(compute_capability)
-    if not 0 < capacity_bytes < _LARGEST_BYTES:
+    if capacity_bytes not in ASKED["total_bytes"]:
         raise UsageError(
             f"--capacity: {format_bytes(capacity_bytes)} is out of range",
-            hint=f"above 0 and below {format_bytes(_LARGEST_BYTES)}",
+            hint=f"above 0 and below {format_bytes(ASKED['total_bytes'].most)}",
         )
     held = int(median(g.outside_allocator_bytes for g in alike)) if outside is None else outside
     if not 0 <= held < capacity_bytes:

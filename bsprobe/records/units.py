@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 
 KIB = 2**10
@@ -21,9 +22,6 @@ _BYTES_PER_UNIT = {
     "TB": 10**12,
 }
 _PRESETS = {"cityscapes": (1024, 2048), "cityscapes-half": (512, 1024)}
-_SMALLEST_SIDE = 32
-"""Below this a net that reduces by 32 (ResNets without dilation) has nothing left to classify."""
-_LARGEST_SIDE = 32768
 _SECONDS_PER_MINUTE = 60
 _MINUTES_PER_HOUR = 60
 
@@ -45,7 +43,8 @@ def parse_bytes(text: str) -> int:
     """Parse `11GiB`, `1500 MiB`, `24GB` (decimal) or a plain number of bytes.
 
     Raises:
-        UsageError: The text is no positive amount of memory, or its unit is unknown.
+        UsageError: The text is no positive amount of memory, or too large a one, or its unit is
+            unknown.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     unit = (match[2] or "B").upper() if match else ""
@@ -54,10 +53,16 @@ def parse_bytes(text: str) -> int:
             f"'{text}' is not an amount of memory",
             hint="write a number and a unit, for example 11GiB or 1500MiB",
         )
-    count = int(float(match[1]) * _BYTES_PER_UNIT[unit])
-    if count <= 0:
+    count = float(match[1]) * _BYTES_PER_UNIT[unit]
+    most = ASKED["memory_limit_bytes"].most
+    if count > most:
+        raise UsageError(
+            f"'{text}' is more memory than any machine has",
+            hint=f"give at most {most / GIB:.0f}GiB",
+        )
+    if count < 1:
         raise UsageError(f"'{text}' is no memory at all", hint="write for example 11GiB")
-    return count
+    return int(count)
 
 
 def format_seconds(seconds: float) -> str:
@@ -111,14 +116,15 @@ def parse_resolution(text: str) -> Resolution:
         )
     resolution = Resolution(height=int(match[1]), width=int(match[2]))
     shorter, longer = sorted((resolution.height, resolution.width))
-    if shorter < _SMALLEST_SIDE:
+    smallest, largest = int(ASKED["height"].least), int(ASKED["height"].most)
+    if shorter < smallest:
         raise UsageError(
             f"resolution {resolution} is too small for the networks: a side is {shorter} pixels",
-            hint=f"give at least {_SMALLEST_SIDE}x{_SMALLEST_SIDE}",
+            hint=f"give at least {smallest}x{smallest}",
         )
-    if longer > _LARGEST_SIDE:
+    if longer > largest:
         raise UsageError(
             f"resolution {resolution} is too large: a side is {longer} pixels",
-            hint=f"give at most {_LARGEST_SIDE} pixels a side; Cityscapes is 1024x2048",
+            hint=f"give at most {largest} pixels a side; Cityscapes is 1024x2048",
         )
     return resolution

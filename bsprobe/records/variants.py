@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.records.workload import (
@@ -312,11 +313,14 @@ def _problem(model: str, own: OwnParts) -> Problem:
 
 def _classes(model: str, own: OwnParts) -> int:
     """How many classes a network is built for: what its arguments say, else what its kind has."""
-    given = own.arguments.get("num_classes", CLASSES[_problem(model, own)])
-    if not isinstance(given, int) or given < 1:
+    typed = dict(own.model_args).get("num_classes")
+    if typed is None:
+        return CLASSES[_problem(model, own)]
+    given = own.arguments["num_classes"]
+    if type(given) is not int or given not in ASKED["classes"]:  # True is an int as well
         raise UsageError(
-            f"--model-arg num_classes={given}: it is no number of classes",
-            hint="for example --model-arg num_classes=19",
+            f"--model-arg num_classes={typed}: it is no number of classes",
+            hint=f"give {ASKED['classes']}, for example --model-arg num_classes=19",
         )
     return given
 

@@ -6,27 +6,13 @@ contradict each other.
 
 import dataclasses
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bsprobe.records.bounds import ASKED, FIGURE, HELD, Bounds
 from bsprobe.records.runs import Recommendation, Run, SearchMethod, VariantResult
 from bsprobe.records.trials import Trial
 from bsprobe.storage.codec import MalformedError
-
-_AT_LEAST_ONE = frozenset(
-    {
-        "accumulation_steps", "base_batch", "base_updates", "batch", "batch_size", "best",
-        "capacity_bytes", "channels", "classes", "cpu_threads", "effective_batch", "first_failure",
-        "height", "largest", "max_batch", "measured_steps", "micro_batch", "parameters",
-        "processes", "safe",
-        "steps", "total_bytes", "updates", "width",
-    }
-)  # fmt: skip
-_ABOVE_ZERO = frozenset(
-    {"base_learning_rate", "headroom", "images_per_second", "learning_rate", "step_seconds"}
-)
-_LARGEST = 2**63 - 1
-"""No count of bytes is larger, and integers far beyond it cannot be divided as floats."""
 
 
 def check_figures(record: Any, *, place: str = "$") -> None:
@@ -35,13 +21,22 @@ def check_figures(record: Any, *, place: str = "$") -> None:
     Raises:
         MalformedError: There is one; the message begins with its place.
     """
+    _check(record, place, HELD)
+
+
+def check_asked(settings: Any, *, place: str) -> None:
+    """Refuse settings that the options of a command would not take.
+
+    Raises:
+        MalformedError: There is one; the message begins with its place.
+    """
+    _check(settings, place, {**HELD, **ASKED})
+
+
+def _check(record: Any, place: str, bounds: Mapping[str, Bounds]) -> None:
     for where, field, number in _numbers(record, place, ""):
-        if not 0 <= number <= _LARGEST:
-            raise MalformedError(f"{where}: {reprlib.repr(number)} is out of range")
-        if field in _AT_LEAST_ONE and number < 1:
-            raise MalformedError(f"{where}: {number} is less than 1")
-        if field in _ABOVE_ZERO and not number:
-            raise MalformedError(f"{where}: it is zero")
+        if number not in (allowed := bounds.get(field, FIGURE)):
+            raise MalformedError(f"{where}: {reprlib.repr(number)} is out of range ({allowed})")
 
 
 def check_run(run: Run) -> None:

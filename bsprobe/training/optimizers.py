@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.variants import OptimizerName
 from bsprobe.training.models.callables import load_callable
@@ -92,16 +93,28 @@ def own_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def group_factors(optimizer: torch.optim.Optimizer) -> tuple[tuple[str, float], ...]:
-    """Name and multiple of the first group's learning rate of each group of an optimizer."""
+    """Name and multiple of the first group's learning rate of each group of an optimizer.
+
+    Raises:
+        UsageError: A multiple is out of range: the recommended rates would be no numbers.
+    """
     groups = optimizer.param_groups
     base = float(groups[0]["lr"])
     names = [str(group.get("name", f"group {number}")) for number, group in enumerate(groups, 1)]
     if len(groups) == 1:
         return (("all", 1.0),)
-    return tuple(
+    factors = tuple(
         (name, float(group["lr"]) / base if base else 1.0)
         for name, group in zip(names, groups, strict=True)
     )
+    for name, factor in factors:
+        if factor not in ASKED["groups"]:
+            raise UsageError(
+                f"--optimizer-from: the learning rate of {name} is {factor:g} times that of "
+                f"{names[0]}",
+                hint=f"give {ASKED['groups']} times that of the first group",
+            )
+    return factors
 
 
 def _trainable(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -1,5 +1,7 @@
 """From what was proven to what to train with."""
 
+import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -19,14 +21,18 @@ from bsprobe.analysis.recommendation import (
     split,
     starred,
 )
+from bsprobe.records.bounds import ASKED
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Boundary, Recommendation, StopReason, Target, TrainingPlan
 from bsprobe.records.trials import Trial
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Norm, OptimizerName, Variant
+from bsprobe.storage.checks import check_figures
+from bsprobe.storage.codec import from_json, to_json
 from tests.support.builders import AMP, FOUND, GROUPS, UNUSUAL, VARIANT, broke, item, ran
 
 LINEAR, SQRT = LearningRateRule.LINEAR, LearningRateRule.SQRT
+RATES = ASKED["base_learning_rate"]
 PROVEN = Boundary(stop=StopReason.PROVEN, largest=8, first_failure=9)
 
 
@@ -277,6 +283,31 @@ def test_a_plan_above_the_reference_batch_warms_up() -> None:
         updates=500,
         warmup_updates=25,
     )
+
+
+@pytest.mark.parametrize("rate", [RATES.least, RATES.most])
+@pytest.mark.parametrize("base_batch", [1, int(ASKED["base_batch"].most)])
+@pytest.mark.parametrize("batch", [1, int(ASKED["batch"].most)])
+@pytest.mark.parametrize("processes", [1, int(ASKED["processes"].most)])
+def test_a_plan_of_extremes_is_one_that_files_take(
+    rate: float, base_batch: int, batch: int, processes: int
+) -> None:
+    groups = {"all": 1.0, "frozen": ASKED["groups"].least, "fast": ASKED["groups"].most}
+    for updates, rule, fits in itertools.product(
+        (1, int(ASKED["base_updates"].most)), LearningRateRule, (1, int(ASKED["max_batch"].most))
+    ):
+        target = Target(
+            batch=batch,
+            base_batch=base_batch,
+            base_learning_rate=rate,
+            base_updates=updates,
+            lr_rule=rule.value,
+        )
+        found = replace(FOUND, largest=fits, safe=fits, best=fits)
+        made = recommend(VARIANT, found, target, groups=groups, processes=processes)
+        check_figures(made)
+        text = json.dumps(to_json(made), allow_nan=False)
+        assert from_json(Recommendation, json.loads(text)) == made
 
 
 @given(

@@ -55,7 +55,11 @@ hint: give it once
 
 $ bsprobe run --model-arg num_classes=few
 error: --model-arg num_classes=few: it is no number of classes
-hint: for example --model-arg num_classes=19
+hint: give 1 to 1048576, for example --model-arg num_classes=19
+
+$ bsprobe run --model-arg num_classes=true
+error: --model-arg num_classes=true: it is no number of classes
+hint: give 1 to 1048576, for example --model-arg num_classes=19
 
 $ bsprobe run --loss pixel-crossentropy
 error: --loss: 'pixel-crossentropy' is unknown
@@ -118,11 +122,11 @@ hint: write for example 11GiB
 
 $ bsprobe run --headroom 1
 error: --headroom: 1 is out of range
-hint: above 0 and below 1
+hint: give 1e-06 to less than 1
 
 $ bsprobe run --base-lr nan
 error: --base-lr: nan is out of range
-hint: above 0, finite
+hint: give 1e-12 to 1e+06
 
 $ bsprobe run --evaluate-at 512x1024
 error: --evaluate-at does nothing without --evaluate
@@ -150,11 +154,19 @@ hint: for example 2,4,8
 
 $ bsprobe study --batches=2,0
 error: --batches: '0' is no batch size
-hint: give whole numbers from 1 on, for example 2,4,8
+hint: give whole numbers, 1 to 1048576, for example 2,4,8
 
 $ bsprobe study --batches=2,x
 error: --batches: 'x' is no batch size
-hint: give whole numbers from 1 on, for example 2,4,8
+hint: give whole numbers, 1 to 1048576, for example 2,4,8
+
+$ bsprobe study --batches=1048573,1048575
+error: --batches: no number of images that all of them divide is small enough to train on
+hint: give batches that divide 2000000000 images or fewer, for example 2,4,8
+
+$ bsprobe run --memory-limit 99999999999GiB
+error: '99999999999GiB' is more memory than any machine has
+hint: give at most 1048576GiB
 
 $ bsprobe study --resume
 error: --resume does not say which study

@@ -192,6 +192,20 @@ def test_parts_of_ones_own_are_the_same_in_all_variants() -> None:
     assert made[0].described_inputs == "batches of m:batch"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("true", "True", "0", "-1", "1.5", "inf", "few", "", "None"),
+        *(str(2**20 + 1), "9" * 23, "9" * 5000, "0x" + "f" * 5000),
+    ],
+)
+def test_what_is_no_number_of_classes_is_refused(text: str) -> None:
+    own = OwnParts(model_args=(("num_classes", text),))
+    with pytest.raises(UsageError, match="it is no number of classes") as refused:
+        matrix(models=["deeplabv2-mini"], resolutions=[SIZE], choices={}, own=own)
+    assert refused.value.hint == "give 1 to 1048576, for example --model-arg num_classes=19"
+
+
 def test_inputs_say_their_channels_where_they_are_not_three() -> None:
     plain = Variant(model="m:n", resolution=SIZE)
     four = Variant(model="m:n", resolution=SIZE, channels=4)

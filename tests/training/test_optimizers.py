@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from bsprobe.analysis.recommendation import LearningRateRule, rule_for
+from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import Target
 from bsprobe.records.variants import Norm, OptimizerName
 from bsprobe.report.run import sentences
 from bsprobe.report.snippet import snippet
-from bsprobe.training.optimizers import build_optimizer, parameter_groups
+from bsprobe.training.optimizers import build_optimizer, group_factors, parameter_groups
 from tests.support.networks import without_data
 
 
@@ -112,3 +113,22 @@ def test_every_optimizer_is_known_wherever_optimizers_are(name: OptimizerName) -
     assert f"torch.optim.{type(built).__name__}(" in snippet._OPTIMIZERS[name]
     assert float(snippet._DECAYS[name]) == built.param_groups[0]["weight_decay"]
     assert rule_for(Target(), name) in LearningRateRule
+
+
+@pytest.mark.parametrize(
+    ("rates", "factor"), [((1e-300, 1.0), 1e300), ((1.0, float("inf")), float("inf"))]
+)
+def test_groups_whose_rates_differ_beyond_all_bounds_are_refused(
+    rates: tuple[float, float], factor: float
+) -> None:
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates]
+    with pytest.raises(UsageError) as refused:
+        group_factors(torch.optim.SGD(groups))
+    assert str(refused.value) == (
+        f"--optimizer-from: the learning rate of group 2 is {factor:g} times that of group 1"
+    )
+
+
+def test_groups_of_rate_zero_have_the_factor_zero() -> None:
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (0.1, 0.0)]
+    assert group_factors(torch.optim.SGD(groups)) == (("group 1", 1.0), ("group 2", 0.0))

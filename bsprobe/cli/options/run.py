@@ -64,12 +64,13 @@ _CIRCUMSTANCES = (
     ),
     count(
         "--processes",
+        "processes",
         "With --gpu: predict one of N processes that train together, each on such a card. "
         "Where they are to run, torchrun starts them.  [default: 1]",
-        high=2**16,
     ),
     count(
         "--target-batch",
+        "batch",
         "Effective batch to train with; reached by accumulation where it does not fit.",
         default=REFERENCE.batch,
     ),
@@ -77,19 +78,19 @@ _CIRCUMSTANCES = (
     BASE_BATCH,
     count(
         "--base-updates",
+        "base_updates",
         "Optimizer updates of the recipe; scaled so that the images seen stay constant.",
         default=REFERENCE.base_updates,
-        high=10**9,
     ),
     LR_RULE,
     number(
         "--headroom",
+        "headroom",
         "SHARE",
         "Share of the memory, in bytes, that the safe batch leaves free.",
         default=REFERENCE.headroom,
-        below=1,
     ),
-    count("--max-batch", "Never try a larger batch than this.", default=MAX_BATCH),
+    count("--max-batch", "max_batch", "Never try a larger batch than this.", default=MAX_BATCH),
     click.option(
         "--search",
         type=click.Choice([str(method) for method in SearchMethod]),
@@ -98,8 +99,8 @@ _CIRCUMSTANCES = (
         help="How to look for the boundary: by doubling, or, on a GPU, where a prediction says "
         "that it is. The proof is the same.",
     ),
-    count("--steps", "Measured steps of each trial.", default=3, low=3, high=1000),
-    count("--warmup-steps", "Steps before the measured ones.", default=1, high=1000),
+    count("--steps", "measured_steps", "Measured steps of each trial.", default=3),
+    count("--warmup-steps", "warmup_steps", "Steps before the measured ones.", default=1),
     click.option(
         "--data",
         "data_root",
@@ -108,7 +109,7 @@ _CIRCUMSTANCES = (
         help="Feed the trials with real images: a folder in Cityscapes' layout.  "
         "[default: synthetic]",
     ),
-    count("--subset", "With --data: use only the first N images.  [default: all]", high=10**9),
+    count("--subset", "subset", "With --data: use only the first N images.  [default: all]"),
     click.option(
         "--evaluate", is_flag=True, help="Also probe the evaluation pass.  [default: off]"
     ),
@@ -120,16 +121,18 @@ _CIRCUMSTANCES = (
     ),
     number(
         "--trial-timeout",
+        "trial_timeout_seconds",
         "SECONDS",
         "Give a trial up after this long.",
         default=f"{TRIAL_TIMEOUT_SECONDS:g}",
     ),
     number(
         "--time-limit",
+        "time_limit_seconds",
         "SECONDS",
         "Stop searching a variant once its trials took this long.  [default: no limit]",
     ),
-    count("--seed", "Seed of the synthetic images.", default=0, low=0, high=2**31 - 1),
+    count("--seed", "seed", "Seed of the synthetic images.", default=0),
 )
 """Where, towards what, and how long."""
 

@@ -10,12 +10,13 @@ from bsprobe.cli.options.subject import require_segmentation
 from bsprobe.cli.options.values import (
     BASE_BATCH,
     BASE_LR,
-    LARGEST_BATCH,
     LR_RULE,
     Command,
     count,
     number,
+    whole_number,
 )
+from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import DeviceRequest, Target
 from bsprobe.records.trials import DataSource
@@ -24,15 +25,18 @@ from bsprobe.records.variants import AXES, Variant
 from bsprobe.study.records import StudySettings
 from bsprobe.training.cityscapes.normalisation import InputNormalisation
 
+_BATCHES = ASKED["batches"]
+
 
 def batch_sizes(text: str) -> tuple[int, ...]:
     """Parse a comma-separated list of effective batches; ascending, each once."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
-        if not part.isdecimal() or not 1 <= int(part) <= LARGEST_BATCH:
+        number = whole_number(part)
+        if number is None or number not in _BATCHES:
             raise UsageError(
                 f"--batches: '{part}' is no batch size",
-                hint="give whole numbers from 1 on, for example 2,4,8",
+                hint=f"give whole numbers, {_BATCHES}, for example 2,4,8",
             )
     if not parts:
         raise UsageError("--batches names nothing", hint="for example 2,4,8")
@@ -57,26 +61,26 @@ _OPTIONS = (
     ),
     count(
         "--seeds",
+        "seed_count",
         "Trainings of each batch; without at least two no spread is known.",
         default=2,
-        high=100,
     ),
     count(
         "--images",
+        "images",
         "Training images that each training sees, augmented; rounded up until every batch "
         "divides it.",
         default=960,
-        high=10**9,
     ),
     count(
         "--validations",
+        "validations",
         "How often each network is validated while it trains.",
         default=8,
-        low=2,
-        high=1000,
     ),
     count(
         "--micro-batch",
+        "micro_batch",
         "The most images in one forward pass; larger batches are accumulated from the largest "
         "equal parts up to it.  [default: the whole batch, or what fits of it]",
     ),
@@ -135,16 +139,21 @@ _OPTIONS = (
         help="What the weights expect of the images.  [default: what their names tell, else "
         "imagenet-rgb without weights]",
     ),
-    count("--subset", "Train on the first N images only.  [default: all]", high=10**9),
+    count("--subset", "subset", "Train on the first N images only.  [default: all]"),
     count(
         "--workers",
+        "workers",
         "Processes that load images; they change no figure but the times.  [default: up to 4 "
         "for a GPU, none for the CPU]",
-        low=0,
-        high=1024,
     ),
-    number("--training-timeout", "SECONDS", "Give a training up after this long.", default=86400),
-    count("--seed", "The first seed; the others follow.", default=0, low=0, high=2**31 - 1),
+    number(
+        "--training-timeout",
+        "training_timeout_seconds",
+        "SECONDS",
+        "Give a training up after this long.",
+        default=86400,
+    ),
+    count("--seed", "seed", "The first seed; the others follow.", default=0),
 )
 
 
@@ -165,7 +174,7 @@ def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
     require_segmentation((variant,), "bsprobe study")
     weights = given["weights"]
     normalisation = given["input_normalisation"]
-    return StudySettings(
+    settings = StudySettings(
         variant=variant,
         device=DeviceRequest(device=given["device"], memory_limit_bytes=given["memory_limit"]),
         batches=given["batches"],
@@ -184,6 +193,13 @@ def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
         weights=None if weights is None else str(weights),
         input_normalisation=None if normalisation is None else InputNormalisation(normalisation),
     )
+    if settings.images_seen not in ASKED["images_seen"]:
+        raise UsageError(
+            "--batches: no number of images that all of them divide is small enough to train on",
+            hint=f"give batches that divide {ASKED['images_seen'].most} images or fewer, for "
+            "example 2,4,8",
+        )
+    return settings
 
 
 STUDY_FACETS: dict[str, Callable[[StudySettings], object]] = {

@@ -1,6 +1,5 @@
 """The types of options: text to values, with errors that name the nearest known value."""
 
-import math
 import os
 import shlex
 import sys
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bsprobe.analysis.recommendation import LearningRateRule
+from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import REFERENCE
 from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
@@ -19,8 +19,8 @@ from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
 from bsprobe.records.workload import LOSSES
 from bsprobe.worker.ranks.launch import command_of
 
-LARGEST_BATCH = 2**20
-_MOST_CHANNELS = 4096
+_MOST_DIGITS = 18
+"""More are out of every range, and Python reads no more than 4300."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -37,15 +37,21 @@ def model_names(text: str) -> tuple[str, ...]:
 def input_size(text: str) -> tuple[int, Resolution]:
     """Parse CHANNELSxHEIGHTxWIDTH: `3x512x1024`."""
     channels, times, size = text.strip().replace("×", "x").replace("X", "x").partition("x")  # noqa: RUF001 - people paste the sign
-    if not channels.isdecimal() or not times or "x" not in size:
+    count = whole_number(channels)
+    if count is None or not times or "x" not in size:
         raise UsageError(
             f"--input: '{text}' is not CHANNELSxHEIGHTxWIDTH", hint="for example 3x512x1024"
         )
-    if not 1 <= int(channels) <= _MOST_CHANNELS:
+    if count not in ASKED["channels"]:
         raise UsageError(
-            f"--input: {channels} channels are out of range", hint=f"give 1 to {_MOST_CHANNELS}"
+            f"--input: {channels} channels are out of range", hint=f"give {ASKED['channels']}"
         )
-    return int(channels), parse_resolution(size)
+    return count, parse_resolution(size)
+
+
+def whole_number(text: str) -> int | None:
+    """The number that digits make, None where there is anything else, or far too many of them."""
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 def argument(text: str) -> tuple[str, str]:
@@ -84,8 +90,8 @@ def byte_sizes(text: str) -> tuple[int, ...]:
     return tuple(parse_bytes(part) for part in text.split(","))
 
 
-def positive_number(option: str, *, below: float = math.inf) -> Callable[[str], float]:
-    """A parser for a finite number above zero and below a bound."""
+def number_within(option: str, field: str) -> Callable[[str], float]:
+    """A parser for a number within the bounds of a field."""
 
     def parse(text: str) -> float:
         try:
@@ -94,9 +100,8 @@ def positive_number(option: str, *, below: float = math.inf) -> Callable[[str], 
             raise UsageError(
                 f"{option}: '{text}' is not a number", hint="for example 0.05"
             ) from None
-        if not math.isfinite(number) or not 0 < number < below:
-            bound = f" and below {below:g}" if math.isfinite(below) else ", finite"
-            raise UsageError(f"{option}: {text} is out of range", hint=f"above 0{bound}")
+        if number not in ASKED[field]:
+            raise UsageError(f"{option}: {text} is out of range", hint=f"give {ASKED[field]}")
         return number
 
     return parse
@@ -110,13 +115,18 @@ def typed_command() -> str:
 Decorator = Callable[[Command], Command]
 
 
-def count(
-    name: str, text: str, *, default: int | None = None, low: int = 1, high: int = LARGEST_BATCH
-) -> Decorator[Any]:
-    """An option for a whole number; without a default, None where it is not typed."""
+def count(name: str, field: str, text: str, *, default: int | None = None) -> Decorator[Any]:
+    """An option for a whole number within the bounds of a field.
+
+    Args:
+        name: Of the option.
+        field: Its key in `ASKED`.
+        text: The help.
+        default: The default; without one, the option is None where it is not typed.
+    """
     return click.option(
         name,
-        type=click.IntRange(low, high),
+        type=click.IntRange(int(ASKED[field].least), int(ASKED[field].most)),
         metavar="N",
         default=default,
         show_default=default is not None,
@@ -125,17 +135,12 @@ def count(
 
 
 def number(
-    name: str,
-    metavar: str,
-    text: str,
-    *,
-    default: float | str | None = None,
-    below: float = math.inf,
+    name: str, field: str, metavar: str, text: str, *, default: float | str | None = None
 ) -> Decorator[Any]:
-    """An option for a number above zero; without a default, None where it is not typed."""
+    """An option for a number within the bounds of a field; otherwise as `count`."""
     return click.option(
         name,
-        type=positive_number(name, below=below),
+        type=number_within(name, field),
         metavar=metavar,
         default=default,
         show_default=default is not None,
@@ -145,12 +150,16 @@ def number(
 
 BASE_LR = number(
     "--base-lr",
+    "base_learning_rate",
     "RATE",
     "Learning rate of the recipe at --base-batch.",
     default=REFERENCE.base_learning_rate,
 )
 BASE_BATCH = count(
-    "--base-batch", "Effective batch that --base-lr belongs to.", default=REFERENCE.base_batch
+    "--base-batch",
+    "base_batch",
+    "Effective batch that --base-lr belongs to.",
+    default=REFERENCE.base_batch,
 )
 LR_RULE = click.option(
     "--lr-rule",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.storage.files import written_whole
@@ -29,8 +30,6 @@ _VAL_AT = 1
 """The second of each five scenes is for validation, so that two scenes give one of each."""
 _FRAME = 19
 """The official annotations are of the 20th frame of each sequence."""
-_MOST_IMAGES = 999_999
-"""As many sequences as the names have digits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +45,12 @@ def plan_scenes(count: int) -> tuple[PlannedScene, ...]:
     """Distribute scenes over the splits, 4 to 1, and over the cities.
 
     Raises:
-        UsageError: The count is not between 1 and 999999.
+        UsageError: The count is out of range.
     """
-    if not 1 <= count <= _MOST_IMAGES:
+    if count not in ASKED["sample_images"]:
         raise UsageError(
             f"{count} is no number of images to draw",
-            hint=f"give a number from 1 to {_MOST_IMAGES}, for example 40",
+            hint=f"give {ASKED['sample_images']}, for example 40",
         )
     return tuple(_plan(index) for index in range(count))
 
@@ -96,8 +95,8 @@ def write_sample_data(
         FileError: The folder holds something already, or cannot be written.
     """
     scenes = plan_scenes(count)
-    if seed < 0:
-        raise UsageError(f"the seed {seed} is negative", hint="give 0 or a larger number")
+    if seed not in ASKED["seed"]:
+        raise UsageError(f"the seed {seed} is out of range", hint=f"give {ASKED['seed']}")
     _refuse_used(root)
     samples = []
     for scene in scenes:

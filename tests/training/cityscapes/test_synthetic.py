@@ -159,7 +159,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     [
         (0, 0, "0 is no number of images to draw"),
         (1_000_000, 0, "1000000 is no number of images to draw"),
-        (1, -1, "the seed -1 is negative"),
+        (1, -1, "the seed -1 is out of range"),
     ],
 )
 def test_impossible_numbers_are_refused(
