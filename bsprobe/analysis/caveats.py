@@ -1,6 +1,7 @@
 """Sentences to read beside the numbers of a recommendation, only where they apply."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from bsprobe.analysis.recommendation import Limits
 from bsprobe.records.device_kind import DeviceKind
@@ -12,6 +13,10 @@ from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.records.workload import may_keep_own_norm
 
+AS_IF_NOT_COMPILED: Final = (
+    "Predicted as if not compiled: the memory that torch.compile's kernels take, or save, is not "
+    "known."
+)
 _PRETRAINED_NORMS = (Norm.BATCH, Norm.SYNC_BATCH, Norm.FROZEN)
 
 
@@ -28,6 +33,7 @@ def caveats_of(
         sentence
         for sentence in (
             _failure_caveat(item),
+            _compiled_caveat(trials),
             _target_caveat(item, target),
             *_norm_caveats(item),
             _rate_caveat(item.variant, target),
@@ -50,6 +56,12 @@ def _failure_caveat(item: Recommendation) -> str:
         f"As recommended, {item.plan.micro_batch} x {item.plan.accumulation_steps}, it did not "
         f"run ({item.trial.outcome}){why}"
     )
+
+
+def _compiled_caveat(trials: Sequence[Trial]) -> str:
+    measured = [trial.measurement for trial in trials if trial.measurement is not None]
+    is_uncompiled = any(each.model.as_if_not_compiled for each in measured)
+    return AS_IF_NOT_COMPILED if is_uncompiled else ""
 
 
 def _target_caveat(item: Recommendation, target: Target) -> str:

@@ -301,7 +301,11 @@ def _nothing_fits(ledger: _Ledger, high: int) -> _StopSearch:
         )
     if probe.certainty is Certainty.PROBABLE:
         # Only a smaller batch that succeeds would confirm that this was memory, and there is none.
-        return ledger.stop(StopReason.FAILED, probe.detail)
+        return ledger.stop(
+            StopReason.FAILED,
+            f"batch {high} may have run out of memory, which no smaller one confirms: "
+            f"{probe.detail}",
+        )
     return ledger.stop(StopReason.NOTHING_FITS, probe.detail)
 
 

@@ -62,6 +62,7 @@ def _fit_alike(
 
     minimum = _smallest_that_runs(device(_roomy(gpus[0])), variant)
     line = _line(device(_roomy(gpus[0])), variant, minimum)
+    facts = tracers.find(_spec(variant, minimum)).facts
     for gpu in gpus:
         runs = _Trials(device(gpu), variant)
         guess = line.largest_within(gpu.usable_bytes) or 0
@@ -72,6 +73,7 @@ def _fit_alike(
             variant=variant,
             largest=largest,
             next_outcome=runs.outcomes.get(following),
+            as_if_not_compiled=facts.as_if_not_compiled,
         )
 
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -169,7 +170,9 @@ class SimulatedDevice:
             fits=self._fits(spec),
         )
         report("explaining")
-        explanation = explain(timeline, spec, card)
+        explanation = replace(
+            explain(timeline, spec, card), as_if_not_compiled=tracer.facts.as_if_not_compiled
+        )
         if snapshot is not None:
             report("writing the snapshot")
             write_atomically(snapshot, snapshot_of(timeline, spec.batch_size, card))

@@ -63,7 +63,12 @@ class Predictor:
             return Prediction(largest=None, detail=str(error))
         if boundary.has_failed or boundary.stop is StopReason.TIME:
             return Prediction(largest=None, detail=boundary.detail)
-        return Prediction(largest=boundary.largest, peaks=_peaks(trials))
+        measured = [trial.measurement for trial in trials if trial.measurement is not None]
+        return Prediction(
+            largest=boundary.largest,
+            peaks=_peaks(trials),
+            as_if_not_compiled=any(each.model.as_if_not_compiled for each in measured),
+        )
 
 
 @contextmanager

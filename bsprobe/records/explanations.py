@@ -100,6 +100,8 @@ class Explanation:
     """Whether the parts per image are known: the step's operators are the same at other batches."""
     next_peak_bytes: int | None = None
     """What one image more would take on a card without end; None where it cannot be played."""
+    as_if_not_compiled: bool = False
+    """As in `ModelFacts`."""
     timeline: StepTimeline
 
     @property

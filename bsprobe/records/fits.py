@@ -18,6 +18,8 @@ class CardFit:
     """None where not even the smallest batch fits."""
     next_outcome: Outcome | None
     """How the next batch ends; None where no larger one was asked for."""
+    as_if_not_compiled: bool = False
+    """As in `ModelFacts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -220,6 +220,8 @@ class Prediction:
     """Batches predicted to run, ascending, each with the most bytes it should hold."""
     detail: str = ""
     """The reason why there is no prediction."""
+    as_if_not_compiled: bool = False
+    """As in `ModelFacts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,6 +79,8 @@ class ModelFacts:
     parameters: int
     groups: tuple[tuple[str, float], ...]
     """Per parameter group: its name and its multiple of the base learning rate."""
+    as_if_not_compiled: bool = False
+    """True where a prediction has run parts of it as written that go through `torch.compile`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

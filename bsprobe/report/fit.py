@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from bsprobe.analysis.caveats import AS_IF_NOT_COMPILED
 from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import Fitting
 from bsprobe.records.units import GIB, format_bytes
@@ -70,7 +71,7 @@ def advice(found: Fitting) -> list[str]:
             f"{name}: batch {batch} runs from {card.name} ({format_bytes(card.usable_bytes)} "
             f"for the allocator) upwards, on {len(enough)} of {len(found.cards)} cards."
         )
-    return [*lines, *_kernel_limits(found)]
+    return [*lines, *_kernel_limits(found), *_compiled(found)]
 
 
 def _kernel_limits(found: Fitting) -> list[str]:
@@ -89,6 +90,13 @@ def _kernel_limits(found: Fitting) -> list[str]:
                 "another reason than memory: a kernel counts no further (2^31 elements)."
             )
     return lines
+
+
+def _compiled(found: Fitting) -> list[str]:
+    """The variants whose networks go through `torch.compile`."""
+    names = labels(found.variants)
+    compiled = dict.fromkeys(names[fit.variant] for fit in found.fits if fit.as_if_not_compiled)
+    return [f"{', '.join(compiled)}: {AS_IF_NOT_COMPILED}"] if compiled else []
 
 
 def write_fitting(found: Fitting, folder: Path) -> None:

@@ -25,6 +25,7 @@ from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.report.run import markdown, plan, terminal
 from bsprobe.report.run.progress import TrialProgress
+from bsprobe.report.run.sentences import guided_by
 from bsprobe.report.run.tables import recommendation_table, trials_table
 from bsprobe.storage.runfile import load_run, save_run
 from bsprobe.worker import process as worker_process
@@ -107,6 +108,19 @@ def test_a_prediction_that_fails_says_why() -> None:
 
     assert predicted(refuse).detail == "this network cannot be traced: aten::nonzero"
     assert predicted(fail) == Prediction(largest=None, detail="KeyError: 'x'")
+
+
+def test_a_compiled_network_guides_as_if_not_compiled_and_says_so() -> None:
+    def uncompiled(trial: Trial) -> Trial:
+        assert trial.measurement is not None or not trial.ran
+        if trial.measurement is None:
+            return trial
+        facts = replace(trial.measurement.model, as_if_not_compiled=True)
+        return replace(trial, measurement=replace(trial.measurement, model=facts))
+
+    found = predicted(ArithmeticGpu(alter=uncompiled))
+    assert (found.largest, found.as_if_not_compiled) == (12, True)
+    assert guided_by(found, GUIDED) == "Predicted largest 12 (as if not compiled)"
 
 
 def test_the_card_is_the_catalogues_with_the_memory_that_the_device_has() -> None:

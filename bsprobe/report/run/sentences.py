@@ -121,7 +121,8 @@ def guided_by(prediction: Prediction, settings: Settings) -> str:
     if prediction.largest is not None:
         # Where the most that may be tried is predicted to run, more was not predicted.
         least = "at least " if prediction.largest == settings.max_batch else ""
-        return f"Predicted largest {least}{prediction.largest}"
+        how = " (as if not compiled)" if prediction.as_if_not_compiled else ""
+        return f"Predicted largest {least}{prediction.largest}{how}"
     why = prediction.detail.rstrip(".") or "nothing is predicted to fit"
     return f"No prediction guided the search: {why}"
 

@@ -10,6 +10,7 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from bsprobe.records.variants import Variant
+from bsprobe.simulate.trace.compiled import path_as_written
 from bsprobe.training.models.factory import build_model
 
 _WITH_LAYOUT = (4, 5)
@@ -61,7 +62,7 @@ def make_fake(
                 if id(tensor) not in moved:
                     real.append(tensor)
                     moved[id(tensor)] = _faked(tensor, mode)
-                    on_move(moved[id(tensor)], name)
+                    on_move(moved[id(tensor)], path_as_written(name))
                 tensors[key] = moved[id(tensor)]
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node
 
+from bsprobe.simulate.trace.compiled import path_as_written
+
 _current_node: Callable[[], Node | None] = torch._C._current_autograd_node  # noqa: SLF001 - no public name
 _sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # type: ignore[attr-defined] # noqa: SLF001 - as above
 
@@ -22,7 +24,10 @@ class ModuleTracker:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._owners = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
+        self._owners = {
+            id(parameter): path_as_written(name.rpartition(".")[0])
+            for name, parameter in model.named_parameters()
+        }
         self._stack: list[str] = []
         # Where in the network each stretch of sequence numbers of autograd nodes was made.
         self._numbers: list[int] = [0]
@@ -37,7 +42,7 @@ class ModuleTracker:
         """
         hooks = []
         for name, module in self._model.named_modules():
-            enter = functools.partial(self._enter, name, before_forward)
+            enter = functools.partial(self._enter, path_as_written(name), before_forward)
             hooks.append(module.register_forward_pre_hook(enter))
             hooks.append(module.register_forward_hook(self._leave, always_call=True))
         try:

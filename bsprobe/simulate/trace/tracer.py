@@ -4,6 +4,7 @@ import gc
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
@@ -24,6 +25,7 @@ from bsprobe.simulate.timeline import (
     at_one_batch,
     matched,
 )
+from bsprobe.simulate.trace.compiled import as_written, not_compiled
 from bsprobe.simulate.trace.ddp import SimulatedReplica, synchronise_norms
 from bsprobe.simulate.trace.fake_model import build_without_values, make_fake, rearrange
 from bsprobe.simulate.trace.recorder import Recorder
@@ -62,7 +64,11 @@ class StepTracer:
         self._variant = variant
         self._processes = processes
         self._evaluation_resolution = evaluation_resolution
-        self._model = build_without_values(variant)
+        self._has_compiled_parts = False
+        with not_compiled(self._note_compiled_part):
+            built = build_without_values(variant)
+        self._model = as_written(built)
+        self._has_compiled_parts |= self._model is not built
         if processes > 1:
             synchronise_norms(self._model, processes)
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -96,7 +102,7 @@ class StepTracer:
     def record(self, batch: int, accumulation_steps: int = 1) -> Recording:
         """Run two steps at one batch size, and an evaluation pass where one is wanted."""
         own = self._own_batch(batch)
-        with _tracing(self._mode):
+        with self._tracing():
             recorder = Recorder(self._model, self._mode, after=self._setup)
             task = self._task()
             recorder.watch(task.optimizer)
@@ -124,10 +130,14 @@ class StepTracer:
                 replica.release()
             return recorder.recording(batch)
 
-    @cached_property
+    @property
     def facts(self) -> ModelFacts:
-        """What the recommendation needs to know of the network."""
-        with _tracing(self._mode):
+        """Facts of the network that the recommendation needs, once a step is traced."""
+        return replace(self._facts, as_if_not_compiled=self._has_compiled_parts)
+
+    @cached_property
+    def _facts(self) -> ModelFacts:
+        with self._tracing():
             return facts_of(self._task(), self._variant)
 
     def _task(self) -> Task:
@@ -192,7 +202,7 @@ class StepTracer:
 
     def _record_setup(self) -> Recorder:
         """Move the network to the device: the same at every batch size."""
-        with _tracing(self._mode):
+        with self._tracing():
             recorder = Recorder(self._model, self._mode)
 
             def adopt(tensor: torch.Tensor, module: str) -> None:
@@ -205,20 +215,25 @@ class StepTracer:
                     rearrange(self._model)
             return recorder
 
+    def _note_compiled_part(self) -> None:
+        self._has_compiled_parts = True
+
+    @contextmanager
+    def _tracing(self) -> Iterator[None]:
+        """Fake tensors with CUDA's rules; neither compilers nor garbage collection.
+
+        Deaths must not depend on the latter.
+        """
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            with not_compiled(self._note_compiled_part), self._mode, cuda_dispatch():
+                yield
+        finally:
+            if was_enabled:
+                gc.enable()
+
 
 def _adopted(recorder: Recorder, tensor: torch.Tensor) -> torch.Tensor:
     recorder.adopt(tensor, Kind.BATCH)
     return tensor
-
-
-@contextmanager
-def _tracing(mode: FakeTensorMode) -> Iterator[None]:
-    """Fake tensors with CUDA's rules, and no garbage collection: deaths must not depend on it."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        with mode, cuda_dispatch():
-            yield
-    finally:
-        if was_enabled:
-            gc.enable()
