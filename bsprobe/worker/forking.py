@@ -45,15 +45,24 @@ class ForkedProcess:
         pid: Its number.
         stdin: To write to.
         stdout: To read from.
-        status: The status pipe, from which the number has been read.
+        status: The status pipe, from which the first line has been read.
+        exit_status: How it ended, where that line says so.
     """
 
-    def __init__(self, *, pid: int, stdin: IO[bytes], stdout: IO[bytes], status: IO[bytes]) -> None:
+    def __init__(
+        self,
+        *,
+        pid: int,
+        stdin: IO[bytes],
+        stdout: IO[bytes],
+        status: IO[bytes],
+        exit_status: int | None,
+    ) -> None:
         self.pid = pid
         self.stdin: IO[bytes] | None = stdin
         self.stdout: IO[bytes] | None = stdout
         self._status = status
-        self._exit_status: int | None = None
+        self._exit_status = exit_status
 
     def poll(self) -> int | None:
         """Its exit status, as `Popen` has it; None while it lives."""
@@ -79,7 +88,8 @@ class ForkedProcess:
     def _ended_within(self, timeout: float | None) -> int | None:
         if self._exit_status is None and _can_be_read(self._status, timeout):
             # A server that was killed says nothing, and the kernel kills its children.
-            self._exit_status = int(self._status.readline() or -signal.SIGKILL)
+            said = self._status.readline().split()
+            self._exit_status = int(said[1]) if said else -signal.SIGKILL
             self._status.close()
         return self._exit_status
 
@@ -161,11 +171,17 @@ class Server:
             finally:
                 for descriptor in (folder, its_stdin, its_stdout, its_status):
                     os.close(descriptor)
-            number = status.readline() if _can_be_read(status, _FORK_SECONDS) else b""
-            if not number:
+            said = status.readline().split() if _can_be_read(status, _FORK_SECONDS) else []
+            if not said:
                 return None
             undo.pop_all()
-            child = ForkedProcess(pid=int(number), stdin=stdin, stdout=stdout, status=status)
+            child = ForkedProcess(
+                pid=int(said[0]),
+                stdin=stdin,
+                stdout=stdout,
+                status=status,
+                exit_status=int(said[1]) if len(said) > 1 else None,
+            )
             self._children.append(child)
             return child
 

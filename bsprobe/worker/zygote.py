@@ -4,7 +4,8 @@ It is started by `spawning.py` with one end of a socket pair, and serves whoever
 end until that is closed. A request is a length and as many bytes of JSON (`module`, `imports`,
 `environment`), sent together with file descriptors: the working directory, standard input, output
 and error, and the status pipe of the process that is asked for. Down this pipe the new process
-writes its number once it has a session of its own, and the server how it ended, as `Popen` has it.
+writes its number once it has a session of its own, and the server the number and how it ended, as
+`Popen` has it: the one line that comes where the process is killed before it can write its own.
 
 The server itself runs no tensor operation (OpenMP's threads do not survive a fork: a matrix product
 here, and a child waits for them for ever), asks CUDA nothing (a driver that was initialised here
@@ -130,7 +131,7 @@ def _report_the_dead(children: dict[int, int]) -> None:
         if found:
             descriptor = children.pop(pid)
             with suppress(OSError):  # nobody waits for it any more
-                os.write(descriptor, b"%d\n" % os.waitstatus_to_exitcode(status))
+                os.write(descriptor, b"%d %d\n" % (pid, os.waitstatus_to_exitcode(status)))
             os.close(descriptor)
 
 

@@ -35,14 +35,12 @@ def kill_after(seconds: float, place: Path) -> list[str]:
     return [line for line in told.splitlines() if line.startswith("  batch")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 5))]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(5))
 def test_killed_at_ten_random_moments_it_goes_on_to_the_same_end(
     tmp_path: Path, undisturbed: tuple[Path, float], seed: int
 ) -> None:
-    """Ten kills, and five times as many by night, from the first import to the last plot."""
+    """Ten kills from the first import to the last plot; by day `test_random_kills.py` has some."""
     reference, seconds = undisturbed
     chance = random.Random(seed)
     out = tmp_path / "out"

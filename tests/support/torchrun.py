@@ -1,10 +1,12 @@
 """Processes that torch's own launcher starts: the program itself, or one over stubbed workers."""
 
+import signal
 import socket
 import sys
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.support.commands import ROOT, popen
@@ -28,7 +30,11 @@ class Started:
         return self.process.returncode, out, err
 
     def alive(self, *words: str) -> list[int]:
-        """Processes that bear the mark and have these words in their command lines."""
+        """Processes that bear the mark and have these words in their command lines.
+
+        One that waits for the disk when it is killed ends when the disk has answered: it counts as
+        dead.
+        """
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -37,8 +43,21 @@ class Started:
             except OSError:  # it has ended
                 continue
             if marked and command != [""] and all(word in command for word in words):
+                if is_killed(folder):
+                    continue
                 found.append(int(folder.name))
         return sorted(found)
+
+    def described(self) -> list[str]:
+        """What is alive, for the message of a test: number, state, parent and command."""
+        found = []
+        for pid in self.alive():
+            folder = Path(f"/proc/{pid}")
+            with suppress(OSError):
+                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found.append(f"{pid} {state} of {parent}: {command}")
+        return found
 
     def all_gone(self, within: float = 30) -> bool:
         """Whether nothing is left, given some time to go."""
@@ -46,6 +65,16 @@ class Started:
         while self.alive() and time.monotonic() < deadline:
             time.sleep(0.2)
         return self.alive() == []
+
+
+def is_killed(folder: Path) -> bool:
+    """Tell from its folder in /proc whether SIGKILL has reached a process that is there still."""
+    with suppress(OSError):
+        for line in (folder / "status").read_text(encoding="utf-8").splitlines():
+            name, _, mask = line.partition(":\t")
+            if name in ("SigPnd", "ShdPnd") and int(mask, 16) >> (signal.SIGKILL - 1) & 1:
+                return True
+    return False
 
 
 def torchrun(*program: str, cwd: Path, **environment: str) -> Started:

@@ -278,6 +278,16 @@ def test_a_process_whose_server_is_killed_dies_with_it_and_the_next_is_spawned(
     assert own.find(os.environ) is None  # for good
 
 
+def test_a_process_that_is_killed_before_it_says_its_number_has_ended(
+    own: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forking, "PROGRAM", "tests.support.deadly_zygote")
+    with started("pass") as begun:
+        assert (begun.process.poll(), begun.process.wait()) == (-signal.SIGKILL, -signal.SIGKILL)
+        assert begun.process.pid > 0
+    assert own.find(os.environ) is not None  # the server goes on
+
+
 def test_a_server_that_cannot_import_torch_leaves_it_to_the_worker_to_say_so(
     tmp_path: Path, own: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
