@@ -80,7 +80,7 @@ def dead(folder: Path) -> list[str]:
     ("kind", "manner"),
     [
         # One server forks the workers of each kind: kind after kind, none has to be started twice.
-        pytest.param(kind, manner, marks=() if kind is CPU or manner == "SIGKILL" else slow)
+        pytest.param(kind, manner, marks=() if kind is CPU else slow)
         for kind in DeviceKind
         for manner in UNEXPLAINED
     ],
@@ -96,7 +96,13 @@ def test_a_death_without_evidence_is_tried_once_more_and_then_a_failure(
     assert len(dead(tmp_path)) == 2
 
 
-@pytest.mark.parametrize(("manner", "kind"), EXPLAINED)
+@pytest.mark.parametrize(
+    ("manner", "kind"),
+    [
+        pytest.param(manner, kind, marks=slow if manner == "ENOMEM" and kind is not CPU else ())
+        for manner, kind in EXPLAINED
+    ],
+)
 def test_a_death_with_evidence_is_about_the_memory_that_ended(
     tmp_path: Path, manner: str, kind: DeviceKind
 ) -> None:
@@ -110,7 +116,9 @@ def test_a_death_with_evidence_is_about_the_memory_that_ended(
     assert len(dead(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("kind", DeviceKind)
+@pytest.mark.parametrize(
+    "kind", [CPU, *(pytest.param(each, marks=slow) for each in (CUDA, SIMULATED))]
+)
 def test_a_trial_whose_first_process_was_killed_by_someone_runs_in_the_second(
     tmp_path: Path, kind: DeviceKind
 ) -> None:
@@ -132,7 +140,14 @@ def group() -> Iterator[ControlGroup]:
         yield made
 
 
-@pytest.mark.parametrize(("kind", "outcome"), [(CPU, MEMORY), (CUDA, HOST), (SIMULATED, HOST)])
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [
+        (CPU, MEMORY),
+        pytest.param(CUDA, HOST, marks=slow),
+        pytest.param(SIMULATED, HOST, marks=slow),
+    ],
+)
 def test_the_kernel_that_kills_in_a_full_control_group_is_believed(
     tmp_path: Path, group: ControlGroup, kind: DeviceKind, outcome: Outcome
 ) -> None:

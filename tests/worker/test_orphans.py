@@ -14,7 +14,7 @@ import pytest
 from bsprobe.worker import tether
 from bsprobe.worker.spawning import SPAWN
 from tests.support.births import becomes
-from tests.support.commands import ROOT
+from tests.support.commands import python_path
 from tests.support.torchrun import Started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -52,13 +52,28 @@ def begun(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Started]:
         started.process.communicate()
 
 
+BY_DAY = [("forked", True, "parent"), ("spawned", False, "both")]
+ALL = [
+    (how, lock, killed)
+    for how in ("forked", "spawned")
+    for lock in (True, False)
+    for killed in ("parent", "both")
+]
+
+
 @pytest.mark.parametrize(
-    "begun",
-    [(how, lock) for how in ("forked", "spawned") for lock in (True, False)],
-    ids=lambda of: f"{of[0]}, {'holds the lock' if of[1] else 'sleeps'}",
-    indirect=True,
+    ("begun", "killed"),
+    [
+        pytest.param(
+            (how, lock),
+            killed,
+            id=f"{how}, {'holds the lock' if lock else 'sleeps'}, {killed}",
+            marks=() if (how, lock, killed) in BY_DAY else pytest.mark.slow,
+        )
+        for how, lock, killed in ALL
+    ],
+    indirect=["begun"],
 )
-@pytest.mark.parametrize("killed", ["parent", "both"])
 def test_nothing_is_left_of_a_run_that_is_killed(begun: Started, killed: str) -> None:
     worker = worker_of(begun)
     assert worker is not None
@@ -94,7 +109,7 @@ def tied_to(parent: str) -> int:
     program = "from bsprobe.worker.tether import end_with_parent as end; end(); print('lives')"
     return subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT), tether.PARENT: parent},
+        env={**os.environ, "PYTHONPATH": python_path(), tether.PARENT: parent},
         check=False,
         timeout=60,
         stdout=subprocess.DEVNULL,
@@ -123,7 +138,7 @@ def test_a_process_that_leads_no_group_has_no_watcher() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": python_path()},
         check=True,
         timeout=60,
         capture_output=True,
