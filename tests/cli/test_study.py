@@ -1,5 +1,6 @@
 """`bsprobe study` as its users run it: on this machine's CPU, killed, interrupted, resumed."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from bsprobe.records.units import Resolution
 from bsprobe.study.records import Ending, Study, Training
 from bsprobe.study.studyfile import load_study
 from bsprobe.training.cityscapes.synthetic import write_sample_data
+from tests.support.births import forked_worker_of
 from tests.support.commands import bsprobe, rows, start, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
@@ -67,7 +69,7 @@ def wait_for_checkpoint(out: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.slow
-def test_a_study_ends_in_a_report_and_one_that_was_stopped_twice_in_the_same_figures(
+def test_a_study_ends_in_a_report_and_one_that_was_stopped_thrice_in_the_same_figures(
     folder: Path,
 ) -> None:
     longer = [*SMALL[:-1], "--batches=2,4", "--images=96"]
@@ -81,6 +83,10 @@ def test_a_study_ends_in_a_report_and_one_that_was_stopped_twice_in_the_same_fig
 
     resumed = start("study", "--resume", "--out=out", cwd=folder)
     wait_for_checkpoint(folder / "out", resumed)
+    worker = forked_worker_of(resumed.pid)
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    wait_for_checkpoint(folder / "out", resumed)  # of the process that goes on in its place
     resumed.send_signal(signal.SIGINT)
     _, complaints = resumed.communicate(timeout=60)
     assert resumed.returncode == 130

@@ -17,6 +17,7 @@ import pytest
 
 from bsprobe.storage.journal import NAME
 from bsprobe.study.journal import StudyJournal
+from tests.support.births import forked_worker_of
 from tests.support.commands import bsprobe
 from tests.support.torchrun import Started
 
@@ -109,11 +110,11 @@ COMMANDS = {
     ),
 }
 BY_DAY = {
-    "run": [Victim.PARENT, Victim.BOTH],
+    "run": [Victim.BOTH],
     "predict": [Victim.WORKER],
-    "study": [Victim.WORKER],
-    "explain": [Victim.BOTH],
+    "explain": [Victim.PARENT],
 }
+"""A study is killed in `tests/cli/test_study.py`."""
 ROUNDS = [
     *((name, victims, 0) for name, victims in BY_DAY.items()),
     *(
@@ -154,7 +155,7 @@ def lines(command: Command, folder: Path) -> list[bytes]:
 
 def kill(started: Started, victim: Victim) -> bool:
     """Kill, once there is a worker to be killed; False where the command has ended before."""
-    while (worker := worker_of(started)) is None and victim is not Victim.PARENT:
+    while (worker := forked_worker_of(started.process.pid)) is None and victim is not Victim.PARENT:
         if started.process.poll() is not None:
             return False
         time.sleep(0.002)
@@ -166,15 +167,6 @@ def kill(started: Started, victim: Victim) -> bool:
     if victim is not Victim.WORKER:
         started.process.kill()
     return True
-
-
-def worker_of(started: Started) -> int | None:
-    """The worker that runs now."""
-    for pid in started.alive():
-        with suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text(encoding="ascii") == "bsprobe-worker\n":
-                return pid
-    return None
 
 
 @pytest.mark.parametrize(("name", "victims", "seed"), ROUNDS)

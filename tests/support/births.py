@@ -76,6 +76,22 @@ def is_alive(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
+def forked_worker_of(parent: int) -> int | None:
+    """A worker that a server of this process has forked; None where there is none now."""
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):  # it has ended
+            if comm.read_text(encoding="ascii") == "bsprobe-worker\n":
+                pid = int(comm.parent.name)
+                if _parent_of(_parent_of(pid)) == parent:
+                    return pid
+    return None
+
+
+def _parent_of(pid: int) -> int:
+    status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    return int(status.rpartition(")")[2].split()[1])
+
+
 def becomes(happened: Callable[[], bool], *, within: float = 20) -> bool:
     """Wait so many seconds for something; says whether it happened."""
     deadline = time.monotonic() + within
