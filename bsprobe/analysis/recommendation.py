@@ -5,7 +5,7 @@ adaptive optimizers from Malladi et al. 2022; accumulation and updates count eff
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -56,17 +56,17 @@ def search_trials(trials: Iterable[Trial], variant: Variant) -> list[Trial]:
 
 
 def limits(
-    trials: Sequence[Trial], *, largest: int, budget_bytes: float, failed: Collection[int] = ()
+    trials: Sequence[Trial], *, candidates: Sequence[int], largest: int, budget_bytes: float
 ) -> Limits:
     """Derive safe and best from the trials that ran.
 
     Args:
         trials: Trials of one variant, without accumulation, that ran.
+        candidates: Batches that may be safe, the largest first.
         largest: The largest batch that ran.
         budget_bytes: What a trial may hold without eating the headroom.
-        failed: Batches that did not run, for whatever reason: none of them is safe.
     """
-    safe = _largest_within(trials, largest, budget_bytes, failed)
+    safe = _largest_within(trials, candidates, budget_bytes)
     smallest = min(trial.spec.batch_size for trial in trials)
     # Throughput beyond the safe batch is of no use to anyone.
     best = _fastest([trial for trial in trials if trial.spec.batch_size <= (safe or smallest)])
@@ -80,9 +80,9 @@ def limits(
 
 
 def _largest_within(
-    trials: Sequence[Trial], largest: int, budget: float, failed: Collection[int]
+    trials: Sequence[Trial], candidates: Sequence[int], budget: float
 ) -> int | None:
-    """The largest batch up to `largest` whose measured, else interpolated, peak is in budget.
+    """The largest of some batches whose measured, else interpolated, peak is in budget.
 
     Interpolated between its measured neighbours: the two sides of the boundary lie side by side,
     and a line through them would carry what the allocator rounds a long way down. A batch that ran
@@ -94,10 +94,9 @@ def _largest_within(
         for batch, peak in _peaks(trials, Outcome.FITS_WITH_RETRIES).items()
         if batch not in peaks
     }
-    for batch in range(largest, 0, -1):
+    for batch in candidates:
         needed = _interpolated(peaks, batch) or _towards_a_short_one(peaks, short, batch)
-        is_excluded = batch in short or batch in failed
-        if needed is not None and needed <= budget and not is_excluded:
+        if needed is not None and needed <= budget and batch not in short:
             return batch
     return None
 

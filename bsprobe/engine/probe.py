@@ -219,10 +219,13 @@ class Probing:
         # From a batch that was too large on nothing is safe, though the largest one was proven.
         too_large = [batch for batch, outcome in did_not_run.items() if outcome in TOO_LARGE]
         most = min([largest + 1, *too_large]) - 1
-        found = limits(
-            trials, largest=most, budget_bytes=self._budget_bytes, failed=did_not_run.keys()
+        candidates: Sequence[int] = range(most, 0, -1)
+        if len(did_not_run) > len(too_large):
+            # One has failed otherwise: so may all that have not been tried.
+            candidates = sorted((batch for batch in ran if batch <= most), reverse=True)
+        return limits(
+            trials, candidates=candidates, largest=largest, budget_bytes=self._budget_bytes
         )
-        return replace(found, largest=largest)
 
     def _proven_plan(
         self, variant: Variant, found: Limits, groups: Mapping[str, float]

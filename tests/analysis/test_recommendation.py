@@ -49,9 +49,11 @@ def rates(**by_batch: float) -> list[Trial]:
 def limits_of(
     trials: list[Trial], *, capacity: float = 100, headroom: float = 0.05, largest: int = 0
 ) -> Limits:
+    most = largest or max(trial.spec.batch_size for trial in trials)
     return limits(
         trials,
-        largest=largest or max(trial.spec.batch_size for trial in trials),
+        candidates=range(most, 0, -1),
+        largest=most,
         budget_bytes=Target(headroom=headroom).budget_bytes(int(capacity * GIB)),
     )
 

@@ -331,20 +331,23 @@ def test_the_end_of_the_hosts_memory_ends_a_variant_without_a_boundary(bench: Be
     assert len(run.trials) == 6
 
 
-def test_a_safe_batch_that_does_not_run_is_not_safe_and_says_nothing_of_smaller_ones(
-    bench: Bench,
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.HOST_MEMORY, Outcome.TIMED_OUT])
+def test_where_the_safe_batch_fails_for_another_reason_than_memory_one_that_ran_is_safe(
+    bench: Bench, outcome: Outcome
 ) -> None:
-    """Its process died twice, of what nobody knows; the boundary stays what it is."""
+    """The boundary stays what it is, and nothing that might fail as well is tried."""
 
     def die(trial: Trial) -> Trial:
         why = failure("the process died", certainty=Certainty.UNEXPLAINED)
-        lost = replace(trial, outcome=Outcome.FAILED, measurement=None, failure=why)
-        return lost if trial.purpose is Purpose.SAFE and trial.spec.batch_size == 11 else trial
+        lost = replace(trial, outcome=outcome, measurement=None, failure=why)
+        return lost if trial.purpose is Purpose.SAFE else trial
 
-    run = bench.probe(ArithmeticGpu(alter=die))
+    gpu = ArithmeticGpu(alter=die)
+    run = bench.probe(gpu)
     item, _ = recommended(run)
     assert run.results[0].boundary.largest == 12
-    assert (item.largest, item.safe) == (12, 10)
+    assert (item.largest, item.safe) == (12, 8)
+    assert asked(gpu)[-2:] == [(11, 1, ANY), (5, 2, FRESH)]
 
 
 @pytest.mark.parametrize(
