@@ -110,11 +110,10 @@ COMMANDS = {
     ),
 }
 BY_DAY = {
-    "run": [Victim.BOTH],
-    "predict": [Victim.WORKER],
-    "explain": [Victim.PARENT],
+    "predict": [Victim.BOTH],
+    "explain": [Victim.WORKER],
 }
-"""A study is killed in `tests/cli/test_study.py`."""
+"""A run is killed by day in `tests/cli/test_run.py`, a study in `test_study.py` beside it."""
 ROUNDS = [
     *((name, victims, 0) for name, victims in BY_DAY.items()),
     *(
