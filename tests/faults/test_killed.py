@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 import sys
@@ -104,7 +105,11 @@ def test_a_death_without_evidence_is_no_boundary_and_a_resumed_run_makes_the_tri
         (StopReason.FAILED, 4, None),
         (StopReason.FAILED, 4, None),
     ]
-    assert "(killed by SIGKILL; no sign of a lack of memory)" in (out / "report.md").read_text()
+    assert re.search(r"fp32 / batch +>=4 +-", printed)
+    report = (out / "report.md").read_text()
+    assert "(killed by SIGKILL; no sign of a lack of memory)" in report
+    assert "no largest batch was found (measured)" in report
+    assert "largest batch 4" not in report
     (out / "run.json").unlink()
     code, _, complaints = finish(start(*RUN, "--resume", cwd=tmp_path))
     assert code == 0, complaints

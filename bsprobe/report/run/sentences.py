@@ -212,7 +212,9 @@ def answer(run: Run) -> str:
     names = labels(run.settings.variants)
     best = run.best_result
     if best is None or best.recommendation is None:
-        return f"On {run.device.name} no variant ran at any batch size ({run.device.source})."
+        has_run = any(result.boundary.largest is not None for result in run.results)
+        what = "no largest batch was found" if has_run else "no variant ran at any batch size"
+        return f"On {run.device.name} {what} ({run.device.source})."
     plan = best.recommendation.plan
     steps = plan.accumulation_steps
     accumulated = f" with {steps} accumulation steps" if steps > 1 else " without accumulation"
@@ -252,7 +254,8 @@ def _boundary_clause(boundary: Boundary, source: Source) -> str:
 
 def common_advice(run: Run) -> list[tuple[str, str]]:
     """What is commonly advised, beside what was found."""
-    largest = [r.boundary.largest for r in run.results if r.boundary.largest is not None]
+    boundaries = [result.boundary for result in run.results if not result.boundary.has_failed]
+    largest = [each.largest for each in boundaries if each.largest is not None]
     if not largest:
         return []
     low, high = min(largest), max(largest)

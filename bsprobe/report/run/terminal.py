@@ -32,13 +32,16 @@ def recommendation_table(run: Run) -> str:
         item = result.recommendation
         star = "* " if item is not None and item.starred else "  "
         name = star + names[result.variant]
+        boundary = result.boundary
+        largest = f"{boundary.largest}" if boundary.is_exact else f">={boundary.largest}"
         if item is None:
-            rows.append((name, str(result.boundary.largest or "-"), "-", "-", "-", "-", "-", "-"))
+            known = "-" if boundary.largest is None else largest
+            rows.append((name, known, "-", "-", "-", "-", "-", "-"))
             continue
         rows.append(
             (
                 name,
-                f"{item.largest}" if result.boundary.is_exact else f">={item.largest}",
+                largest,
                 f"{item.safe}",
                 sentences.plan_words(item.plan),
                 f"{item.plan.effective_batch}",
