@@ -138,6 +138,15 @@ def test_nothing_is_held_against_a_boundary_that_is_not_known(boundary: Boundary
     assert "| as it is | **-** |" in explain_markdown.render(found, depth=2, plots=PLOTS)
 
 
+def test_the_explanation_of_a_compiled_network_says_that_it_is_taken_as_it_is_written() -> None:
+    found = replace(REPORT, explanation=replace(EXPLANATION, as_if_not_compiled=True))
+    for text in (
+        explain_markdown.render(found, depth=2, plots=PLOTS),
+        explain_markdown.render_terminal(found),
+    ):
+        assert text.count("Predicted as if not compiled") == 1
+
+
 def test_small_rows_are_shown_as_one_so_that_all_still_adds_up() -> None:
     modules = by_module(EXPLANATION, 2)
     large = replace(EXPLANATION, peak_reserved_bytes=60_000 * MIB)
