@@ -41,7 +41,7 @@ class Number:
     besides: tuple[str, ...] = ()
     """Other words, without which the option does nothing."""
     least: float | None = None
-    """Where it is another than the field's."""
+    """The least number that it takes, if it is another than the field's."""
     unit: float = 1
     """The number typed for one of the field's."""
 
@@ -162,7 +162,7 @@ def parsed(number: Number, value: object) -> dict[str, Any]:
 
 
 def records(command: str, given: dict[str, Any]) -> list[Any]:
-    """What a command writes, or sends to its worker, of what was typed."""
+    """The settings that a command writes, or sends to its worker, of what was typed."""
     if command == "run":
         return [header(settings_from(given))]
     if command == "study":

@@ -1,4 +1,4 @@
-"""What goes through `torch.compile` is predicted as it is written, and marked so."""
+"""Networks that go through `torch.compile` are predicted as they are written, and marked so."""
 
 from dataclasses import replace
 from pathlib import Path

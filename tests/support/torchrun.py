@@ -49,7 +49,7 @@ class Started:
         return sorted(found)
 
     def described(self) -> list[str]:
-        """What is alive, for the message of a test: number, state, parent and command."""
+        """Living processes for the message of a test: number, state, parent and command."""
         found = []
         for pid in self.alive():
             folder = Path(f"/proc/{pid}")
