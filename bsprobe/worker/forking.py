@@ -175,12 +175,9 @@ class Server:
             if not said:
                 return None
             undo.pop_all()
+            pid, ended = int(said[0]), int(said[1]) if len(said) > 1 else None
             child = ForkedProcess(
-                pid=int(said[0]),
-                stdin=stdin,
-                stdout=stdout,
-                status=status,
-                exit_status=int(said[1]) if len(said) > 1 else None,
+                pid=pid, stdin=stdin, stdout=stdout, status=status, exit_status=ended
             )
             self._children.append(child)
             return child
