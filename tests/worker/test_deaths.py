@@ -49,7 +49,14 @@ EXPLAINED = {
     ("bad_alloc", SIMULATED): HOST,
     ("ENOMEM", SIMULATED): HOST,
 }
-slow = pytest.mark.slow
+slow, nightly = pytest.mark.slow, pytest.mark.nightly
+
+
+def often(kind: DeviceKind, manner: str) -> tuple[pytest.MarkDecorator, ...]:
+    """The mark that says how often a death is tried: of each kind of device one by day."""
+    if kind is CPU:
+        return ()
+    return (slow if manner in ("SIGKILL", "bad_alloc") else nightly,)
 
 
 @contextmanager
@@ -80,7 +87,7 @@ def dead(folder: Path) -> list[str]:
     ("kind", "manner"),
     [
         # One server forks the workers of each kind: kind after kind, none has to be started twice.
-        pytest.param(kind, manner, marks=() if kind is CPU else slow)
+        pytest.param(kind, manner, marks=often(kind, manner))
         for kind in DeviceKind
         for manner in UNEXPLAINED
     ],
@@ -98,10 +105,7 @@ def test_a_death_without_evidence_is_tried_once_more_and_then_a_failure(
 
 @pytest.mark.parametrize(
     ("manner", "kind"),
-    [
-        pytest.param(manner, kind, marks=slow if manner == "ENOMEM" and kind is not CPU else ())
-        for manner, kind in EXPLAINED
-    ],
+    [pytest.param(manner, kind, marks=often(kind, manner)) for manner, kind in EXPLAINED],
 )
 def test_a_death_with_evidence_is_about_the_memory_that_ended(
     tmp_path: Path, manner: str, kind: DeviceKind
@@ -117,7 +121,7 @@ def test_a_death_with_evidence_is_about_the_memory_that_ended(
 
 
 @pytest.mark.parametrize(
-    "kind", [CPU, *(pytest.param(each, marks=slow) for each in (CUDA, SIMULATED))]
+    "kind", [CPU, *(pytest.param(each, marks=nightly) for each in (CUDA, SIMULATED))]
 )
 def test_a_trial_whose_first_process_was_killed_by_someone_runs_in_the_second(
     tmp_path: Path, kind: DeviceKind
@@ -144,7 +148,7 @@ def group() -> Iterator[ControlGroup]:
     ("kind", "outcome"),
     [
         (CPU, MEMORY),
-        pytest.param(CUDA, HOST, marks=slow),
+        pytest.param(CUDA, HOST, marks=nightly),
         pytest.param(SIMULATED, HOST, marks=slow),
     ],
 )

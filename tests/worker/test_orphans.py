@@ -68,7 +68,7 @@ ALL = [
             (how, lock),
             killed,
             id=f"{how}, {'holds the lock' if lock else 'sleeps'}, {killed}",
-            marks=() if (how, lock, killed) in BY_DAY else pytest.mark.slow,
+            marks=() if (how, lock, killed) in BY_DAY else pytest.mark.nightly,
         )
         for how, lock, killed in ALL
     ],
