@@ -1,4 +1,4 @@
-"""Who recognises which out-of-memory message: bsprobe's tested list, by each tool's own test."""
+"""Recognition of out-of-memory messages: bsprobe's tested list, by each tool's own test."""
 
 from __future__ import annotations
 

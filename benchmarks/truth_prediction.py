@@ -116,7 +116,7 @@ def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
 
 
 def sections_of(trial: TruthTrial) -> tuple[tuple[int, Section | None], ...]:
-    """Where the sections of a timeline begin in a trial's history, in events.
+    """The beginnings of a timeline's sections in a trial's history, in events.
 
     A GradScaler skips updates in the first steps, if at all: those steps are not compared, for no
     section is like them, and the first one that updates is the first step.

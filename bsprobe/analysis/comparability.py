@@ -1,4 +1,4 @@
-"""Whether two runs can be compared: what must be equal, and what may differ but must be said."""
+"""Conditions for comparing two runs: what must be equal, and what may differ but must be said."""
 
 import re
 from collections.abc import Collection
@@ -10,7 +10,7 @@ from bsprobe.records.runs import Run
 from bsprobe.records.units import format_bytes
 
 _Fact = tuple[str, object, object, str]
-"""What, the baseline's, the run's, hint."""
+"""The fact's name, the baseline's value, the run's value, and a hint."""
 _ANEW = "make the baseline anew in this environment"
 
 
@@ -99,7 +99,7 @@ def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list
 
 
 def differences(baseline: Run, run: Run) -> tuple[str, ...]:
-    """What else differs and may explain a change: sentences."""
+    """Sentences about other differences that may explain a change."""
     old, new = baseline.environment, run.environment
     is_close = baseline.device.has_memory_of(run.device)
     pairs = (

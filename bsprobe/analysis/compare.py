@@ -21,7 +21,7 @@ from bsprobe.records.variants import Variant
 
 
 class State(StrEnum):
-    """How a check ended."""
+    """The end of a check."""
 
     OK = "ok"
     IMPROVED = "improved"
@@ -56,7 +56,7 @@ class Check:
 
     @property
     def fails(self) -> bool:
-        """Whether this check fails the comparison."""
+        """True where this check fails the comparison."""
         return self.state in FAILING
 
 
@@ -69,7 +69,7 @@ class Comparison:
     run: Environment
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
-    """What differs between the two without making them incomparable."""
+    """Differences between the two that do not make them incomparable."""
 
     @property
     def failing(self) -> tuple[Check, ...]:
@@ -110,7 +110,7 @@ def compare(baseline: Run, run: Run, thresholds: Sequence[Threshold]) -> Compari
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pair:
-    """What the two runs say of one variant."""
+    """The results of the two runs for one variant."""
 
     baseline: Run
     run: Run
@@ -147,7 +147,7 @@ def _check(pair: _Pair, variant: Variant, threshold: Threshold) -> Check:
 
 
 def _absence(pair: _Pair, metric: Metric) -> tuple[State, str] | None:
-    """Why there is nothing to hold against each other, None where there is."""
+    """The reason why there is nothing to compare; None where there is something."""
     if pair.old is None or not _has(pair.baseline, pair.old, metric):
         return State.NEW, "the baseline has no figure of it"
     if pair.new is None:
@@ -167,7 +167,7 @@ def _absence(pair: _Pair, metric: Metric) -> tuple[State, str] | None:
 
 
 def _has(run: Run, result: VariantResult, metric: Metric) -> bool:
-    """Whether a run has a figure of a metric for a variant."""
+    """True where a run has a figure of a metric for a variant."""
     if result.boundary.has_failed:
         return False
     if metric in BATCHES:
@@ -202,7 +202,7 @@ def _batch(result: VariantResult, metric: Metric) -> int | None:
 
 
 def _is_open(result: VariantResult) -> bool:
-    """Whether the search ended before the end of the memory, so that larger batches may run."""
+    """True where the search ended before the memory did, so that larger batches may run."""
     return result.boundary.stop in (StopReason.MAX_BATCH, StopReason.TIME)
 
 
@@ -221,5 +221,5 @@ def _worsening(found: Figures, threshold: Threshold) -> float:
 
 
 def _passing(found: Figures, threshold: Threshold) -> float:
-    """How much worse still passes: what is allowed, and what equal trials differ by anyway."""
+    """The worsening that passes: what is allowed, and what equal trials differ by anyway."""
     return threshold.allowed(found.baseline) + found.noise

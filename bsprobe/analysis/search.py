@@ -22,7 +22,7 @@ from bsprobe.records.trials import Trial
 
 
 class Process(Enum):
-    """Which process a trial is to run in."""
+    """The process that a trial is to run in."""
 
     ANY = "any"
     """One that has run other trials is fine."""
@@ -31,19 +31,19 @@ class Process(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What the search needs to know of a trial."""
+    """The facts of a trial that the search needs."""
 
     outcome: Outcome
     peak_bytes: int | None = None
     """The most memory it held, if it ran."""
     fresh: bool
-    """Whether its process had run nothing before."""
+    """True where its process had run nothing before."""
     certainty: Certainty = Certainty.CERTAIN
     detail: str = ""
 
     @classmethod
     def of(cls, trial: Trial) -> Self:
-        """What the search needs to know of a recorded trial."""
+        """The facts of a recorded trial."""
         measured, failure = trial.measurement, trial.failure
         return cls(
             outcome=trial.outcome,
@@ -172,12 +172,12 @@ class _Ledger:
         return min((b for b in failed if b >= self.minimum), default=None)
 
     def is_at_the_end(self) -> bool:
-        """Whether the largest batch that ran needed all memory: the boundary is near."""
+        """True where the largest batch that ran needed all memory: the boundary is near."""
         low = self.low
         return low is not None and self.probes[low].outcome is Outcome.FITS_WITH_RETRIES
 
     def is_proven(self, batch: int) -> bool:
-        """Whether the last word on a batch was spoken by a fresh process."""
+        """True where the last trial of a batch had a fresh process."""
         return batch in self.probes and self.probes[batch].fresh
 
     def line(self) -> Line | None:

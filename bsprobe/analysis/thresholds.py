@@ -1,4 +1,4 @@
-"""What may become how much worse: the metrics of a comparison and the limits set on them."""
+"""Metrics of a comparison, and the limits on how much worse each may become."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from bsprobe.records.variants import unknown_value
 
 
 class Metric(StrEnum):
-    """What is compared."""
+    """The metrics that are compared."""
 
     MAX_BATCH = "max-batch"
     """The largest batch that runs."""
@@ -24,7 +24,7 @@ class Metric(StrEnum):
     PEAK_RESERVED = "peak-reserved"
     """With PyTorch's cache; not on the CPU, which has none."""
     MEMORY_PER_IMAGE = "memory-per-image"
-    """What one more image allocates: the slope between the smallest and the largest batch."""
+    """Bytes that one more image allocates: the slope from the smallest to the largest batch."""
     THROUGHPUT = "throughput"
     """Images per second; not for predictions."""
 
@@ -35,7 +35,7 @@ MORE_IS_BETTER = BATCHES | {Metric.THROUGHPUT}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """How much worse a metric may become before that is a regression.
+    """The worsening of a metric from which on it is a regression.
 
     Exactly one of the two amounts is there.
     """
@@ -47,7 +47,7 @@ class Threshold:
     """In bytes, images (of a batch) or images per second."""
 
     def allowed(self, baseline: float) -> float:
-        """How much worse than a baseline's figure still passes, in the metric's own unit."""
+        """The worsening of a baseline's figure that still passes, in the metric's own unit."""
         if self.share is not None:
             return abs(baseline) * self.share
         assert self.absolute is not None  # noqa: S101 - one of the two is there
@@ -67,7 +67,7 @@ DEFAULT_THRESHOLDS = (
     Threshold(metric=Metric.MAX_BATCH, absolute=0),
     Threshold(metric=Metric.PEAK, share=0.03),
 )
-"""Where none is asked for: not one image less, and a peak within the usual 5 % of headroom."""
+"""The default: not one image less, and a peak within the usual 5 % of headroom."""
 
 
 def parse_threshold(text: str) -> Threshold:

@@ -191,7 +191,7 @@ def print_this(worker: Worker) -> None:
 
 
 def _outside_bytes(worker: Worker) -> int:
-    """What a real training step holds outside the allocator: the libraries must be loaded."""
+    """Bytes that a real training step holds outside the allocator, its libraries loaded."""
     from bsprobe.records.failures import RAN
     from bsprobe.records.trials import TrialSpec
     from bsprobe.records.units import Resolution

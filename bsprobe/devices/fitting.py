@@ -1,4 +1,4 @@
-"""Which cards run a variant, and how large a batch: many simulated cards, one traced step."""
+"""The largest batch of a variant on many cards: simulated, with one traced step."""
 
 from collections.abc import Iterator, Sequence
 
@@ -78,7 +78,7 @@ def _fit_alike(
 
 
 class _Trials:
-    """Which batches ran on one card; each is tried once."""
+    """The batches that ran on one card; each is tried once."""
 
     def __init__(self, device: SimulatedDevice, variant: Variant) -> None:
         self._device = device

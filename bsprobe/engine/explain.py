@@ -176,7 +176,7 @@ class Explaining:
         return runner.explain(Explain(spec=spec, snapshot=path), on_phase=self._listener.on_phase)
 
     def _try(self, remedy: Remedy, batch: int, before: Boundary) -> RemedyResult:
-        """What one change brings; one that is impossible says why."""
+        """The effect of one change; one that is impossible says why."""
         self._listener.on_stage(f"trying {remedy.name}")
         try:
             if remedy.accumulation_steps > 1:

@@ -1,4 +1,4 @@
-"""Where the boundary on the GPU at hand should be: predicted, to guide what measures it."""
+"""The predicted boundary on the GPU at hand, to guide what measures it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -53,7 +53,7 @@ def start_runner(settings: Settings, environment: Mapping[str, str] | None = Non
 
 
 def header_of(settings: Settings, ready: Ready, command: str) -> Header:
-    """What a new journal begins with."""
+    """The first line of a new journal."""
     return Header(
         schema_version=SCHEMA_VERSION,
         environment=describe_environment(ready, command),

@@ -41,7 +41,7 @@ _WORKER = "bsprobe.worker.child"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What is trained: four functions or classes at the top level of a module or script."""
+    """The training to probe: four functions or classes at the top level of a module or script."""
 
     model: Callable[..., Any]
     """Called without arguments, returns an `nn.Module` on the CPU; where it takes `norm_layer`,
@@ -57,7 +57,7 @@ class Workload:
 
 
 class Options(TypedDict, total=False):
-    """What may be given to `probe`, `predict` and `recommend`; lists are `fp32,amp-fp16`."""
+    """Options of `probe`, `predict` and `recommend`; lists are `fp32,amp-fp16`."""
 
     memory_limit: int | str
     """Bytes, or text such as `11GiB`."""
@@ -95,7 +95,7 @@ def hints_in_tracebacks() -> Iterator[None]:
 
 
 def settings_for(workload: Workload, device: DeviceRequest, options: Options) -> Settings:
-    """What the command line calls a run of these options.
+    """The settings of a run with these options, as the command line makes them.
 
     Raises:
         UsageError: A part of the workload cannot be imported, or an option is wrong.

@@ -1,4 +1,4 @@
-"""Where the memory of a training step goes: the records, and the ways to add them up.
+"""Records of a training step's memory, and the ways to add them up.
 
 Everything that is held at the peak is a `Allocation`; each view (by kind, by module, by operator)
 groups the same allocations and ends with the same two rests, so that all add up to the peak.
@@ -17,13 +17,13 @@ EXPLANATION_VERSION = 2
 SNAPSHOT = "snapshot.pickle"
 """The simulated step, for PyTorch's own viewer."""
 RECORDED_SNAPSHOT = "recorded-snapshot.pickle"
-"""What PyTorch recorded on a GPU, for its own viewer."""
+"""The file of what PyTorch recorded on a GPU, for its own viewer."""
 ROUNDING = "rounding and fragmentation"
 """Reserved by PyTorch's allocator, but asked for by nobody."""
 OUTSIDE = "outside the allocator"
 """The CUDA context, kernels and libraries."""
 NO_MODULE = "batch, loss, optimizer"
-"""What belongs to no module of the network."""
+"""The name for what belongs to no module of the network."""
 OTHER_MODULES = "other modules"
 NOT_ATTRIBUTED = "not attributed"
 """Module and kind of what a GPU was asked for where nothing like it was predicted."""
@@ -31,7 +31,7 @@ NOT_ATTRIBUTED = "not attributed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """What one operator of one module holds of one kind at the peak."""
+    """The memory of one kind that one operator of one module holds at the peak."""
 
     module: str
     """Dotted path in the network; empty for what belongs to no module."""
@@ -42,12 +42,12 @@ class Allocation:
     size_bytes: int
     """As asked for, before the allocator rounds."""
     per_image_bytes: int
-    """How much of it grows with each image; zero throughout where `Explanation.scales` is false."""
+    """The part that each image adds; zero throughout where `Explanation.scales` is false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Where a phase begins on the time line."""
+    """The beginning of a phase on the time line."""
 
     phase: str
     event: int
@@ -74,7 +74,7 @@ class StepTimeline:
     by_kind: tuple[Series, ...]
     by_module: tuple[Series, ...]
     next_allocated_bytes: tuple[int, ...] = ()
-    """What one image more would have allocated at the same events; empty where not known."""
+    """Bytes allocated at the same events with one image more; empty where not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,20 +86,20 @@ class Explanation:
     fits: bool
     """False: it does not fit, and was played on a card without end."""
     capacity_bytes: int
-    """What a trial may hold."""
+    """Bytes that a trial may hold."""
     outside_allocator_bytes: int
     phase: str
-    """Where the step was at the peak."""
+    """The phase of the step at the peak."""
     module: str
     operator: str
     allocations: tuple[Allocation, ...]
-    """What is allocated at the peak, by module, kind, operator and phase; the largest first."""
+    """Allocations at the peak, by module, kind, operator and phase; the largest first."""
     peak_allocated_bytes: int
     peak_reserved_bytes: int
     scales: bool
-    """Whether the parts per image are known: the step's operators are the same at other batches."""
+    """True where the parts per image are known: the operators are the same at other batches."""
     next_peak_bytes: int | None = None
-    """What one image more would take on a card without end; None where it cannot be played."""
+    """Bytes with one image more, on a card without end; None where it cannot be played."""
     as_if_not_compiled: bool = False
     """As in `ModelFacts`."""
     timeline: StepTimeline
@@ -116,7 +116,7 @@ class Explanation:
 
     @property
     def per_image_bytes(self) -> int:
-        """What one image more adds to what is asked for at the peak."""
+        """Bytes that one image more adds to what is asked for at the peak."""
         return sum(each.per_image_bytes for each in self.allocations)
 
     @property
@@ -132,14 +132,14 @@ class RecordedTrial:
     spec: TrialSpec
     measurement: Measurement
     phases: tuple[str, ...]
-    """What it reported, in order; the snapshot has a mark for each."""
+    """Phases that it reported, in order; the snapshot has a mark for each."""
     device_index: int
     capacity_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredSide:
-    """What the GPU in the machine says, beside the prediction for it."""
+    """The measurements of the GPU in the machine, beside the prediction for it."""
 
     device: DeviceInfo
     boundary: Boundary | None = None
@@ -147,18 +147,18 @@ class MeasuredSide:
     explanation: Explanation | None = None
     """Of a recorded trial; None where it did not run."""
     failure: str = ""
-    """Why it did not run; else empty."""
+    """The reason why it did not run; else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemedyResult:
-    """What one change would bring, found by the search that `bsprobe run` makes."""
+    """The effect of one change, found by the search that `bsprobe run` makes."""
 
     name: str
     command: str
-    """What to add to a command line, or to put before it."""
+    """Text to add to a command line, or to put before it."""
     cost: str
-    """What is paid for it, in a few words; `none` where nothing is."""
+    """Its price in a few words; `none` where there is none."""
     variant: Variant
     accumulation_steps: int = 1
     """More than one: the largest batch is the micro-batch that still runs accumulated."""
@@ -168,7 +168,7 @@ class RemedyResult:
     """At the batch that is explained, on a card without end where it would not fit."""
     per_image_bytes: int | None = None
     impossible: str = ""
-    """Why it cannot be done with this network; else empty."""
+    """The reason why it cannot be done with this network; else empty."""
 
     @property
     def largest(self) -> int:
@@ -205,13 +205,13 @@ class Row:
     per_image_bytes: int
     """Of the prediction, where one stands beside what was measured."""
     depth: int = 0
-    """How deep in the tree it stands; the parts of a row follow it, one deeper."""
+    """Its depth in the tree; the parts of a row follow it, one deeper."""
     predicted_bytes: int = 0
     """Of a measured row: what was predicted for it."""
 
 
 def by_kind(explanation: Explanation, beside: Explanation | None = None) -> list[Row]:
-    """What each kind of memory takes, largest first, and the two rests: together the peak.
+    """Bytes of each kind of memory, largest first, and the two rests: together the peak.
 
     Args:
         explanation: What is added up.
@@ -221,7 +221,7 @@ def by_kind(explanation: Explanation, beside: Explanation | None = None) -> list
 
 
 def by_operator(explanation: Explanation, beside: Explanation | None = None) -> list[Row]:
-    """What each operator's results and kernels take, and the two rests, as `by_kind`."""
+    """Bytes of each operator's results and kernels, and the two rests, as `by_kind`."""
     return _view(explanation, beside, lambda each: each.operator)
 
 

@@ -17,7 +17,7 @@ from bsprobe.records.device_kind import DeviceKind
 
 
 class Outcome(StrEnum):
-    """How a trial ended."""
+    """The end of a trial."""
 
     FITS = "fits"
     FITS_WITH_RETRIES = "fits with allocator retries"
@@ -41,7 +41,7 @@ TOO_LARGE = frozenset({Outcome.OUT_OF_MEMORY, Outcome.KERNEL_LIMIT})
 
 
 class Certainty(StrEnum):
-    """How sure the classification is; "probable" wants a smaller batch to succeed afterwards."""
+    """The certainty of a classification; "probable" wants a smaller batch to succeed afterwards."""
 
     CERTAIN = "certain"
     PROBABLE = "probable"
@@ -51,7 +51,7 @@ class Certainty(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a failure means, and the words that say so."""
+    """The meaning of a failure, and the words that say so."""
 
     outcome: Outcome
     certainty: Certainty = Certainty.CERTAIN
@@ -157,7 +157,7 @@ _KERNEL_LIMITS = (
     "invalid configuration argument",
 )
 STOPPED_WITH_ITS_PEERS = "stopped: another process had failed"
-"""What is said of a process that waited for one that would not come any more."""
+"""The message for a process that waited for one that would not come any more."""
 _LOST_PEERS = (
     STOPPED_WITH_ITS_PEERS,
     # Gloo, over TCP.
@@ -244,7 +244,7 @@ def is_evidence(kind: DeviceKind, evidence: str) -> bool:
 
 
 def is_loss_of_peer(message: str) -> bool:
-    """Whether a process failed only because another one, with which it worked, was gone."""
+    """True where a process failed only because another one, with which it worked, was gone."""
     return _first_in(message, _LOST_PEERS) is not None
 
 

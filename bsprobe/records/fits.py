@@ -10,14 +10,14 @@ from bsprobe.records.variants import Variant
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFit:
-    """How large a batch of a variant one card runs, by prediction."""
+    """The largest batch of a variant that one card runs, by prediction."""
 
     gpu: Gpu
     variant: Variant
     largest: int | None
     """None where not even the smallest batch fits."""
     next_outcome: Outcome | None
-    """How the next batch ends; None where no larger one was asked for."""
+    """The outcome of the next batch; None where no larger one was asked for."""
     as_if_not_compiled: bool = False
     """As in `ModelFacts`."""
 

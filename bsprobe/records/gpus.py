@@ -72,11 +72,11 @@ class Gpu:
     total_bytes: int
     """As `torch.cuda.get_device_properties` reports it; the lowest seen where drivers differ."""
     total_source: str
-    """Where the total was published, or `estimate`."""
+    """The publication of the total, or `estimate`."""
     outside_allocator_bytes: int
     """Held by a training process but not by PyTorch's allocator: context, kernels, libraries."""
     outside_source: str
-    """Where that was published, or `estimate`."""
+    """Its publication, or `estimate`."""
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -86,7 +86,7 @@ class Gpu:
 
     @property
     def usable_bytes(self) -> int:
-        """What PyTorch's allocator can reserve where no other process holds memory."""
+        """Bytes that PyTorch's allocator can reserve where no other process holds memory."""
         return self.total_bytes - self.outside_allocator_bytes
 
 
@@ -174,13 +174,13 @@ def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None
 
 _NCCL_TWO_BYTES = 544 * MIB
 _NCCL_MORE_BYTES = 688 * MIB
-"""What NCCL took for an all-reduce among two A100 and among more of them, over NVLink
+"""Bytes that NCCL took for an all-reduce among two A100 and among more of them, over NVLink
 (github.com/NVIDIA/nccl/issues/964). It grows with the number of channels, which faster links have
 more of (issue 986), and hardly with the number of GPUs: for slower links it is too much."""
 
 
 def nccl_bytes(processes: int) -> int:
-    """What NCCL holds of each GPU outside PyTorch's allocator; an estimate for all cards."""
+    """Bytes that NCCL holds of each GPU outside PyTorch's allocator; estimated for all cards."""
     if processes == 1:
         return 0
     return _NCCL_TWO_BYTES if processes == 2 else _NCCL_MORE_BYTES  # noqa: PLR2004 - a pair
@@ -265,7 +265,7 @@ _LEFT_OUT = frozenset(
 _OTHER_CARDS = frozenset({"ti", "super", "laptop", "max"})
 """Words that make another card of a name, so that "RTX 3080" never means the RTX 3080 Ti."""
 _PASTED = re.compile(r"(?<=rtx|gtx)(?=[a\d])|(?<=\d)(?=ti|super|ada|laptop)|(?<=ti)(?=super)")
-"""Where words that are commonly written as one come apart: `rtx4070tisuper`."""
+"""The seams of words that are commonly written as one: `rtx4070tisuper`."""
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -276,6 +276,6 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 def _is_meant(asked: tuple[str, ...], name: tuple[str, ...]) -> bool:
-    """Whether a name has all words that were asked for, and none that make it another card."""
+    """True where a name has all words that were asked for, and none that make it another card."""
     missing = set(name) - set(asked)
     return bool(asked) and set(asked) <= set(name) and not missing & _OTHER_CARDS

@@ -94,7 +94,7 @@ class Resolution:
 
     @property
     def is_portrait(self) -> bool:
-        """Whether the image is higher than wide, which for street scenes is rarely meant."""
+        """True where the image is higher than wide, which for street scenes is rarely meant."""
         return self.height > self.width
 
 

@@ -1,4 +1,4 @@
-"""What is varied between trials: the axes, one point in their product, and the product itself."""
+"""Variants of a training: the axes, one point in their product, and the product itself."""
 
 import difflib
 import itertools
@@ -45,7 +45,7 @@ class Norm(StrEnum):
 
 
 class Checkpointing(StrEnum):
-    """Whether each residual block is recomputed in the backward pass instead of remembered."""
+    """Recomputing each residual block in the backward pass instead of remembering it."""
 
     OFF = "off"
     ON = "on"
@@ -66,7 +66,7 @@ class OptimizerName(StrEnum):
 
 
 class CudnnBenchmark(StrEnum):
-    """Whether cuDNN times its algorithms on first use (`torch.backends.cudnn.benchmark`)."""
+    """Timing of cuDNN's algorithms on first use (`torch.backends.cudnn.benchmark`)."""
 
     OFF = "off"
     ON = "on"
@@ -105,7 +105,7 @@ class Variant:
 
     @property
     def problem(self) -> Problem:
-        """What the network predicts: what the loss says, else its name."""
+        """The problem that the network solves: what the loss says, else its name."""
         return _problem(self.model, self.own)
 
     @property
@@ -116,7 +116,7 @@ class Variant:
 
     @property
     def inputs(self) -> str:
-        """What it is fed: `512x1024`, `4x512x1024`, or the name of your own batches."""
+        """Its inputs: `512x1024`, `4x512x1024`, or the name of your own batches."""
         if self.resolution is None:
             return self.own.batches or "-"
         channels = "" if self.channels == RGB else f"{self.channels}x"
@@ -132,12 +132,12 @@ class Variant:
 
     @property
     def subject(self) -> str:
-        """What is trained on what: `deeplabv2-resnet101 at 512x1024`."""
+        """The network and its inputs: `deeplabv2-resnet101 at 512x1024`."""
         return f"{self.network} {'on' if self.resolution is None else 'at'} {self.inputs}"
 
     @property
     def comparison_group(self) -> tuple[str, Resolution | None, Norm]:
-        """What variants have in common that can be compared: others are other networks."""
+        """The key of variants that can be compared: model, resolution and norm."""
         return self.model, self.resolution, self.norm
 
     @property
@@ -156,7 +156,7 @@ class Axis:
     kind: type[StrEnum]
     defaults: tuple[StrEnum, ...]
     description: str
-    """What the choice means, in a sentence for `--help`."""
+    """The meaning of the choice, in a sentence for `--help`."""
     label_prefix: str = ""
     """Put before the value in a label where the bare value would say nothing ("on")."""
 
@@ -312,7 +312,7 @@ def _problem(model: str, own: OwnParts) -> Problem:
 
 
 def _classes(model: str, own: OwnParts) -> int:
-    """How many classes a network is built for: what its arguments say, else what its kind has."""
+    """The classes that a network is built for: what its arguments say, else what its kind has."""
     typed = dict(own.model_args).get("num_classes")
     if typed is None:
         return CLASSES[_problem(model, own)]

@@ -1,4 +1,4 @@
-"""Which GPU do I need: the largest batch of each variant on each card, in text, files, picture."""
+"""The GPU that a network needs: its largest batch on each card, in text, files, picture."""
 
 import textwrap
 from pathlib import Path
@@ -49,7 +49,7 @@ def render_text(found: Fitting) -> str:
 
 
 def titles(found: Fitting) -> list[str]:
-    """What the table is of."""
+    """The titles of the table."""
     one = found.variants[0]
     models = ", ".join(dict.fromkeys(v.network for v in found.variants))
     sizes = ", ".join(dict.fromkeys(v.described_inputs for v in found.variants))
@@ -75,7 +75,7 @@ def advice(found: Fitting) -> list[str]:
 
 
 def _kernel_limits(found: Fitting) -> list[str]:
-    """Where no memory would help: a kernel counts with 32 bits."""
+    """Sentences about cards where no memory would help: a kernel counts with 32 bits."""
     lines = []
     for variant, name in labels(found.variants).items():
         limited = [

@@ -1,4 +1,4 @@
-"""Whether what a file says can be: figures that exist, and results that follow from their trials.
+"""Checks of a file's content: figures that can be, and results that follow from their trials.
 
 Types alone do not show that a digit was lost: a table must not be printed from a file whose parts
 contradict each other.

@@ -20,7 +20,7 @@ if sys.platform != "win32":
 
 
 class HasLength(Protocol):
-    """What a journal's contents know of their file."""
+    """The part of a journal's contents that describes its file."""
 
     @property
     def complete_bytes(self) -> int:
@@ -51,7 +51,7 @@ class JsonLines(Generic[Header, Entry, Contents]):
 
     @classmethod
     def parse(cls, path: Path, data: bytes) -> Contents | None:
-        """What the bytes of a file say, None without a whole first line.
+        """The contents of a file's bytes, None without a whole first line.
 
         Raises:
             FileError: They are damaged before the last line, or of another version.
@@ -138,7 +138,7 @@ class JsonLines(Generic[Header, Entry, Contents]):
             self._file.close()
 
     def _read(self) -> Contents | None:
-        """What the file holds, leaving it open at the end of its last whole line."""
+        """The contents of the file, which stays open at the end of its last whole line."""
         with file_errors(self._path):
             contents = self.parse(self._path, self._file.read())
             self._file.truncate(0 if contents is None else contents.complete_bytes)

@@ -46,7 +46,7 @@ class Listener(Protocol):
         """The sweep over the data loader begins."""
 
     def on_phase(self, phase: str) -> None:
-        """What the worker is doing."""
+        """The worker does something else now."""
 
     def on_training(self, training: Training) -> None:
         """A training has ended."""

@@ -1,4 +1,4 @@
-"""What a study asks, what its trainings came to, and everything it knows: frozen, JSON-able."""
+"""A study: its settings, its trainings and all else that it knows; frozen, JSON-able."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 
 class Ending(StrEnum):
-    """How a training ended; all of them are results."""
+    """The end of a training; all of them are results."""
 
     FINISHED = "finished"
     DIVERGED = "diverged"
@@ -43,7 +43,7 @@ class TrainingSpec:
     seed: int
     """Of the weights, of the order of the images and of how each is scaled, cropped, flipped."""
     validations: int
-    """How often the network is validated while it trains; once more before it does."""
+    """Validations of the network while it trains; there is one more before it does."""
     noise_steps: int
     """Gradient-noise samples, in the second half of the training; 0: none."""
     data: DataSource
@@ -62,7 +62,7 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """What a network could do after some updates."""
+    """The abilities of a network after some updates."""
 
     updates: int
     images: int
@@ -93,7 +93,7 @@ class NoiseSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chance:
-    """What the best constant prediction scores on the validation images."""
+    """The score of the best constant prediction on the validation images."""
 
     class_name: str
     """The class that it predicts for every pixel."""
@@ -105,7 +105,7 @@ class Chance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """What a training that really ran says."""
+    """The results of a training that really ran."""
 
     diverged_at: int | None
     """The update whose loss was not finite, counted from 1; None where all were."""
@@ -115,7 +115,7 @@ class TrainingResult:
     model: ModelFacts
     input_normalisation: InputNormalisation
     weights_loaded: str | None
-    """What was and was not taken from the file of weights, in one sentence."""
+    """The parts that were and were not taken from the file of weights, in one sentence."""
     training_images: int
     """In the data set."""
     validation_images: int
@@ -148,7 +148,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderSetting:
-    """How a data loader is run."""
+    """The settings of a data loader."""
 
     workers: int
     prefetch_factor: int | None
@@ -166,13 +166,13 @@ class LoaderSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderRate:
-    """What one setting of the loader gives."""
+    """The rates with one setting of the loader."""
 
     setting: LoaderSetting
     alone_images_per_second: float
-    """What it delivers while nothing else is done."""
+    """Its own rate while nothing else is done."""
     fed_images_per_second: float
-    """What training takes that is fed by it."""
+    """The rate of a training that is fed by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +182,7 @@ class Loading:
     effective_batch: int
     micro_batch: int
     step_images_per_second: float
-    """What training takes of images that are in memory already."""
+    """The rate of a training whose images are in memory already."""
     rates: tuple[LoaderRate, ...]
 
 
@@ -201,7 +201,7 @@ class StudySettings:
     micro_batch: int | None
     """The most images in one forward pass; None: the whole batch, or what fits of it."""
     target: Target
-    """Where the learning rates are scaled from; its `batch` and `headroom` are not used."""
+    """The recipe that learning rates are scaled from; `batch` and `headroom` are not used."""
     data: DataSource
     workers: int | None
     """None: as many as the device's kind and the processor suggest."""

@@ -272,7 +272,7 @@ def fit(session: Session, message: FitCards) -> None:
 
 
 def _is_clean(device: Device) -> bool:
-    """Whether the device takes another trial; one that is gone by now has measured all the same."""
+    """True where the device takes another trial; one that is gone now has measured all the same."""
     try:
         return device.is_clean()
     except Exception:  # noqa: BLE001 - the worker's boundary: what was measured must not be lost

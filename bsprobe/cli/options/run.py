@@ -134,7 +134,7 @@ _CIRCUMSTANCES = (
     ),
     count("--seed", "seed", "Seed of the synthetic images.", default=0),
 )
-"""Where, towards what, and how long."""
+"""Options for the device, the target and the time limits."""
 
 
 def settings_options(command: Command) -> Command:
@@ -194,7 +194,7 @@ def _check_search(given: Mapping[str, Any]) -> None:
 
 
 def _data_source(root: Path | None, subset: int | None) -> DataSource | None:
-    """Where the images are; absolute, for a resumed run may be started elsewhere."""
+    """The folder of the images; absolute, for a resumed run may be started elsewhere."""
     return None if root is None else DataSource(root=str(root.resolve()), subset=subset)
 
 
@@ -223,4 +223,4 @@ FACETS: dict[str, Callable[[Settings], object]] = {
     "subset": lambda s: s.data and s.data.subset,
     "seed": lambda s: s.seed,
 } | {name: lambda s, facet=facet: facet(s.variants) for name, facet in SUBJECT_FACETS.items()}
-"""What each option decides, for telling whether a resumed run was asked for the same."""
+"""The setting that each option decides: a resumed run must be asked for the same."""

@@ -223,4 +223,4 @@ STUDY_FACETS: dict[str, Callable[[StudySettings], object]] = {
     "training_timeout": lambda s: s.training_timeout_seconds,
     "seed": lambda s: s.seeds[0],
 } | {axis.field: lambda s, field=axis.field: getattr(s.variant, field) for axis in AXES}
-"""What each option decides, for telling whether a resumed study was asked for the same."""
+"""The setting that each option decides: a resumed study must be asked for the same."""

@@ -88,7 +88,7 @@ def fleet_table(fleet: Fleet) -> pd.DataFrame:
 
 
 def _asked(fleet: Fleet, subject: Subject) -> str:
-    """What the plans of a subject's runs aim at."""
+    """The target of the plans of a subject's runs."""
     members = {row.member for row in fleet.rows_of(subject)}
     batches = dict.fromkeys(
         str(m.settings.target.batch) for m in fleet.members if m.name in members
@@ -177,7 +177,7 @@ def _text_runs(fleet: Fleet) -> str:
 
 
 def _markdown_runs(fleet: Fleet) -> str:
-    """Where and by what each run was made."""
+    """The machine and the programs of each run."""
     header = ("machine", "usable", "figures", "PyTorch", "cuDNN", "bsprobe", "started", "run")
     rows = [
         (

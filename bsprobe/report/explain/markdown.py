@@ -114,7 +114,7 @@ def render_terminal(report: ExplanationReport) -> str:
 
 
 def _sides(report: ExplanationReport) -> tuple[Explanation, Explanation | None]:
-    """What is shown first, and the prediction beside it where that was measured."""
+    """The side that is shown first, and the prediction beside it where that was measured."""
     found = sentences.recorded(report)
     return (report.explanation, None) if found is None else (found, report.explanation)
 

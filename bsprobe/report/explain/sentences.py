@@ -1,4 +1,4 @@
-"""What an explanation comes to, in the sentences that terminal and markdown share."""
+"""Sentences about an explanation that terminal and markdown share."""
 
 import shlex
 
@@ -24,7 +24,7 @@ from bsprobe.records.variants import AXES, RGB, Variant, labels
 _LEAST_SHARE = 0.01
 """Rows below this share of the peak are shown as one."""
 _FREE = "none"
-"""How the cost of a remedy begins that changes nothing a person would mind."""
+"""The first word of the cost of a remedy that changes nothing a person would mind."""
 
 
 def subject(report: ExplanationReport) -> str:
@@ -36,7 +36,7 @@ def subject(report: ExplanationReport) -> str:
 
 
 def why(report: ExplanationReport) -> str:
-    """Why the next batch does not fit, or why this one does not."""
+    """The reason why the next batch does not fit, or why this one does not."""
     found, capacity = report.explanation, report.device.capacity_bytes
     batch = found.spec.batch_size
     takes = f"Batch {batch} takes {format_bytes(found.peak_bytes)}"
@@ -59,7 +59,7 @@ def why(report: ExplanationReport) -> str:
 
 
 def _fragmentation(found: Explanation) -> str:
-    """What is said of a next batch whose tensors alone would fit."""
+    """The sentence about a next batch whose tensors alone would fit."""
     used = max(found.timeline.next_allocated_bytes, default=0) + found.outside_allocator_bytes
     if not 0 < used <= found.capacity_bytes:
         return ""
@@ -80,7 +80,7 @@ def recorded(report: ExplanationReport) -> Explanation | None:
 
 
 def measured(side: MeasuredSide, predicted: Explanation) -> str:
-    """What the GPU itself says, beside what was predicted for it."""
+    """The measured peak beside the predicted one."""
     batch, found = predicted.spec.batch_size, side.explanation
     if found is None:
         return (
@@ -104,7 +104,7 @@ def _proof(side: MeasuredSide) -> str:
 
 
 def _attribution(found: Explanation) -> str:
-    """How much of what was recorded is known by the prediction."""
+    """The part of what was recorded that the prediction knows."""
     unknown = sum(each.size_bytes for each in found.allocations if each.kind == NOT_ATTRIBUTED)
     if not unknown:
         return "Everything that was recorded at the peak stands beside something predicted."
@@ -115,7 +115,7 @@ def _attribution(found: Explanation) -> str:
 
 
 def what(report: ExplanationReport) -> str:
-    """What fills the card, as predicted."""
+    """The sentence about what fills the card, as predicted."""
     return f"{_fills(report.explanation)} {arithmetic(report.explanation)}"
 
 
@@ -182,7 +182,7 @@ def share(row: Row, found: Explanation) -> str:
 
 
 def saved_per_image(result: RemedyResult, found: Explanation) -> str:
-    """What a change saves with each image: `1.20 GiB`, `-33 MiB`, or `-` where not known."""
+    """The saving of a change with each image: `1.20 GiB`, `-33 MiB`, or `-` where not known."""
     if result.per_image_bytes is None or not found.scales:
         return "-"
     return format_bytes(found.per_image_bytes - result.per_image_bytes)
@@ -230,7 +230,7 @@ def _inputs(variant: Variant) -> list[str]:
 
 
 def notes(report: ExplanationReport) -> list[str]:
-    """What a reader must know of the card, or cards."""
+    """Notes that a reader must have on the card, or cards."""
     device = report.device
     found = [] if report.measured is None else list(report.measured.device.notes)
     if device.is_assumed:
@@ -241,7 +241,7 @@ def notes(report: ExplanationReport) -> list[str]:
 
 
 def assumed(device: DeviceInfo) -> str:
-    """What is added where nobody has named the card."""
+    """The addition where nobody has named the card."""
     return " (no GPU was named; --gpu NAME for another)" if device.is_assumed else ""
 
 

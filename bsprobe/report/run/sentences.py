@@ -33,7 +33,7 @@ _OPTIMIZER_NAMES = {OptimizerName.SGD: "SGD", OptimizerName.ADAMW: "AdamW"}
 
 
 def headline(device: DeviceInfo, settings: Settings) -> list[str]:
-    """What is probed, on what; two lines that fit 80 columns."""
+    """The network and the device, in two lines that fit 80 columns."""
     variants = settings.variants
     one = variants[0]
     optimizers = dict.fromkeys(optimizer_name(variant) for variant in variants)
@@ -64,14 +64,14 @@ def optimizer_name(variant: Variant) -> str:
 
 
 def origin(device: DeviceInfo) -> str:
-    """Whether figures are measured or predicted, and how to predict for a card of one's choice."""
+    """The word measured or predicted, and how to predict for a card of one's choice."""
     if device.is_assumed:
         return f"{device.source}: no GPU here; --gpu NAME for another"
     return str(device.source)
 
 
 def of_whom(device: DeviceInfo) -> str:
-    """What a table's title adds where its figures are not measured."""
+    """The addition to a table's title where its figures are not measured."""
     if device.source is Source.MEASURED:
         return ""
     way_out = " (no GPU here; --gpu NAME for another)" if device.is_assumed else ""
@@ -96,7 +96,7 @@ def ladder(trials: Sequence[Trial]) -> list[str]:
 
 
 def trial_words(trial: Trial) -> str:
-    """How a trial ended, and where one of several processes failed: which."""
+    """The outcome of a trial in words, and the rank where one of several processes failed."""
     words = outcome_words(trial.outcome)
     return words if trial.ran or trial.rank is None else f"{words} on rank {trial.rank}"
 
@@ -117,7 +117,7 @@ def verdict(boundary: Boundary) -> str:
 
 
 def guided_by(prediction: Prediction, settings: Settings) -> str:
-    """What a search begins with."""
+    """The sentence about what a search begins with."""
     if prediction.largest is not None:
         # Where the most that may be tried is predicted to run, more was not predicted.
         least = "at least " if prediction.largest == settings.max_batch else ""
@@ -128,7 +128,7 @@ def guided_by(prediction: Prediction, settings: Settings) -> str:
 
 
 def predicted_beside_measured(run: Run, result: VariantResult) -> str | None:
-    """What guided a variant's search beside what came of it; None where nothing did."""
+    """The prediction that guided a variant's search beside its result; None without one."""
     prediction = result.prediction
     if prediction is None:
         return None
@@ -158,7 +158,7 @@ def _measured_largest(boundary: Boundary) -> str:
 
 
 def advice_where_nothing_fits(result: VariantResult) -> str:
-    """What to try when not even the smallest batch fits."""
+    """Advice for when not even the smallest batch fits."""
     variant = result.variant
     ways = []
     if variant.checkpointing == "off":
@@ -178,7 +178,7 @@ def plan_words(plan: TrainingPlan) -> str:
 
 
 def wanted(settings: Settings) -> str:
-    """What the table of recommendations is for, and what its parts make."""
+    """The title of the table of recommendations."""
     together = f" (use x {settings.processes} processes)" if settings.processes > 1 else ""
     return f"For an effective batch of {settings.target.batch}{together}"
 
@@ -253,7 +253,7 @@ def _boundary_clause(boundary: Boundary, source: Source) -> str:
 
 
 def common_advice(run: Run) -> list[tuple[str, str]]:
-    """What is commonly advised, beside what was found."""
+    """Common advice beside what was found."""
     boundaries = [result.boundary for result in run.results if not result.boundary.has_failed]
     largest = [each.largest for each in boundaries if each.largest is not None]
     if not largest:
@@ -286,7 +286,7 @@ def common_advice(run: Run) -> list[tuple[str, str]]:
 
 
 def amp_against_fp32(run: Run) -> list[str]:
-    """What autocast does to plain GroupNorm, in this run's own figures."""
+    """Sentences on autocast with plain GroupNorm, in this run's own figures."""
     found = {result.variant: result for result in run.results}
     lines = []
     for variant, result in found.items():
@@ -308,7 +308,7 @@ def amp_against_fp32(run: Run) -> list[str]:
 
 
 def _per_image_bytes(run: Run, variant: Variant) -> int | None:
-    """What one image more takes, from the two largest batches that ran by themselves."""
+    """Bytes that one image more takes, from the two largest batches that ran by themselves."""
     peaks = [
         (trial.spec.batch_size, trial.measurement.peak_allocated_bytes)
         for trial in search_trials(run.trials, variant)

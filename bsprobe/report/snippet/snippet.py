@@ -166,7 +166,7 @@ $loss            scaler.scale(loss).backward()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
-    """How the snippet's data loader is run, in Python."""
+    """The arguments of the snippet's data loader, in Python."""
 
     workers: int = 4
     pin_memory: str = 'device.type == "cuda"'

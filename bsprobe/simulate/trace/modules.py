@@ -1,4 +1,4 @@
-"""Which module of a network runs: in the forward pass, and in the backward pass its part of it."""
+"""The module of a network that runs: in the forward pass, and in its part of the backward pass."""
 
 import bisect
 import functools

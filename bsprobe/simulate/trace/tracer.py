@@ -155,7 +155,7 @@ class StepTracer:
             return SimulatedReplica(self._model, lambda bucket: recorder.adopt(bucket, Kind.BUCKET))
 
     def _batch(self, size: int, recorder: Recorder) -> Batch:
-        """What `synthetic_batch` leaves on the device, and what it does there."""
+        """The tensors that `synthetic_batch` leaves on the device, made as it makes them."""
         labels = torch.zeros(label_shape(self._variant, size), dtype=torch.int64)
         images = torch.zeros(image_shape(self._variant, size))
         for tensor in (images, labels):
@@ -172,7 +172,7 @@ class StepTracer:
         return None if name is None else own_batch(name, size, seed=0)
 
     def _faked(self, own: OwnBatch, recorder: Recorder) -> OwnBatch:
-        """What `placed` leaves on the device of such a batch, and what it does there."""
+        """The tensors of such a batch that `placed` leaves on the device, made as it makes them."""
 
         def faked(tensor: torch.Tensor) -> torch.Tensor:
             fake = self._mode.from_tensor(tensor.detach())

@@ -19,7 +19,7 @@ _VERSION = 1
 
 @dataclass(slots=True, kw_only=True)
 class Reached:
-    """How far a training has come: all that changes beside the network and the optimizer."""
+    """The state of a training: all that changes beside the network and the optimizer."""
 
     updates: int = 0
     seconds: float = 0.0

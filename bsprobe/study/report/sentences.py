@@ -22,7 +22,7 @@ _WHOLE_FROM = 10
 
 
 def subject(settings: StudySettings) -> str:
-    """What was trained: `deeplabv2-mini at 64x128, fp32 / batch`."""
+    """The subject of the study: `deeplabv2-mini at 64x128, fp32 / batch`."""
     variant = settings.variant
     return f"{variant.model} at {variant.resolution}, {labels((variant,))[variant]}"
 
@@ -44,7 +44,7 @@ def answer(study: Study, chosen: Verdict | None) -> str:
 
 
 def certainty(chosen: Verdict) -> str:
-    """How well the recommended batch is told apart from the others."""
+    """The sentence on how well the recommended batch is told apart from the others."""
     if not chosen.rivals:
         return "There is no other batch to compare it with."
     if any(rival.uncertainty is None for rival in chosen.rivals):
@@ -115,7 +115,7 @@ def setting_words(rate: LoaderRate) -> str:
 
 
 def loading_sentence(loading: Loading | None, device: DeviceInfo) -> str:
-    """Whether the device waits for its images, and what to set."""
+    """The sentence on whether the device waits for its images, and what to set."""
     if loading is None:
         return "The data loader was not timed."
     rate = recommended_loading(loading)
@@ -135,7 +135,7 @@ def loading_sentence(loading: Loading | None, device: DeviceInfo) -> str:
 
 
 def caveats(study: Study) -> list[str]:
-    """What else to know of a study, only where it applies."""
+    """Other sentences on a study, only where they apply."""
     return [
         sentence
         for sentence in (
@@ -175,7 +175,7 @@ def _rival(rival: Rival) -> str:
 
 
 def _left_out(study: Study, chosen: Verdict) -> str:
-    """Which batches could not compete."""
+    """Sentences about the batches that could not compete."""
     compete = {chosen.best.batch, *(rival.batch for rival in chosen.rivals)}
     lost = [str(batch) for batch in study.settings.batches if batch not in compete]
     if not lost:

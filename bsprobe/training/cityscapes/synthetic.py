@@ -34,7 +34,7 @@ _FRAME = 19
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedScene:
-    """Where one scene goes. It depends on its index alone, not on how many there are."""
+    """The place of one scene. It depends on its index alone, not on how many there are."""
 
     index: int
     split: Split

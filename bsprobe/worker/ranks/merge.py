@@ -19,7 +19,7 @@ _ROOT_CAUSE_ORDER = (
     (Outcome.FAILED, Certainty.CERTAIN),
     (Outcome.TIMED_OUT, Certainty.CERTAIN),
 )
-"""What is likelier the cause comes before what it may have led to in other processes."""
+"""Causes come before what they may have led to in other processes."""
 
 
 def joined_trial(trials: Sequence[Trial]) -> Trial:
