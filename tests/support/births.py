@@ -82,12 +82,17 @@ def forked_worker_of(parent: int) -> int | None:
         with suppress(OSError):  # it has ended
             if comm.read_text(encoding="ascii") == "bsprobe-worker\n":
                 pid = int(comm.parent.name)
-                if _parent_of(_parent_of(pid)) == parent:
+                if parent_of(parent_of(pid)) == parent:
                     return pid
     return None
 
 
-def _parent_of(pid: int) -> int:
+def parent_of(pid: int) -> int:
+    """The process that a process was started by, or was left to.
+
+    Raises:
+        OSError: It has ended.
+    """
     status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     return int(status.rpartition(")")[2].split()[1])
 

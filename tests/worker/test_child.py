@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -47,52 +48,55 @@ def test_a_required_package_that_a_trial_misses_is_no_verdict_on_the_batch() -> 
     assert isinstance(session.attempt(others), worker.Failed)
 
 
-def test_a_worker_in_the_middle_of_a_step_ends_with_its_parent() -> None:
-    """The end of its input is all that it gets to know of a parent that was killed."""
-    variant = Variant(model="deeplabv2-mini", resolution=Resolution(height=512, width=1024))
-    spec = TrialSpec(variant=variant, batch_size=16, measured_steps=1000)
-    with subprocess.Popen(
-        [sys.executable, "-m", "bsprobe.worker.child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as started:
-        assert started.stdin is not None
-        assert started.stdout is not None
-        opening = OpenDevice(request=DeviceRequest(device="cpu", memory_limit_bytes=2**33))
-        started.stdin.write(encode(opening))
-        started.stdin.flush()
-        assert isinstance(decode(started.stdout.readline()), Ready)
-        started.stdin.write(encode(RunTrial(spec=spec)))
-        started.stdin.flush()
-        while True:
-            said = decode(started.stdout.readline())
-            assert isinstance(said, Progress)
-            if said.phase.startswith("step"):
-                break
-        started.stdin.close()
-        try:
-            assert started.wait(timeout=10) == 3
-        finally:
-            started.kill()
-
-
-@pytest.mark.parametrize("line", [b"nonsense\n", b'{"kind": "Ready"}\n', b"\xff\n"])
-def test_a_worker_that_is_sent_no_message_ends_at_once_and_says_why(line: bytes) -> None:
+@pytest.fixture
+def started() -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker that opens its device; it is killed in the end."""
     with subprocess.Popen(
         [sys.executable, "-m", "bsprobe.worker.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    ) as started:
-        assert started.stdin is not None
-        assert started.stderr is not None
+    ) as process:
         opening = OpenDevice(request=DeviceRequest(device="cpu", memory_limit_bytes=2**33))
-        started.stdin.write(encode(opening) + line)
-        started.stdin.flush()
+        send(process, encode(opening))
         try:
-            assert started.wait(timeout=60) == 1
+            yield process
         finally:
-            started.kill()
-        complaint = started.stderr.read().decode()
+            process.kill()
+
+
+def send(process: "subprocess.Popen[bytes]", line: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line)
+    process.stdin.flush()
+
+
+def test_a_worker_in_the_middle_of_a_step_ends_with_its_parent(
+    started: "subprocess.Popen[bytes]",
+) -> None:
+    """The end of its input is all that it gets to know of a parent that was killed."""
+    variant = Variant(model="deeplabv2-mini", resolution=Resolution(height=512, width=1024))
+    spec = TrialSpec(variant=variant, batch_size=16, measured_steps=1000)
+    assert started.stdin is not None
+    assert started.stdout is not None
+    assert isinstance(decode(started.stdout.readline()), Ready)
+    send(started, encode(RunTrial(spec=spec)))
+    while True:
+        said = decode(started.stdout.readline())
+        assert isinstance(said, Progress)
+        if said.phase.startswith("step"):
+            break
+    started.stdin.close()
+    assert started.wait(timeout=10) == 3
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b'{"kind": "Ready"}\n', b"\xff\n"])
+def test_a_worker_that_is_sent_no_message_ends_at_once_and_says_why(
+    line: bytes, started: "subprocess.Popen[bytes]"
+) -> None:
+    assert started.stderr is not None
+    send(started, line)
+    assert started.wait(timeout=60) == 1
+    complaint = started.stderr.read().decode()
     assert "Traceback" in complaint
     assert "bsprobe.storage.codec.MalformedError: " in complaint.splitlines()[-1]

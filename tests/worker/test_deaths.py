@@ -12,7 +12,7 @@ from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Certainty, KernelKill, Outcome
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.runs import DeviceRequest
-from bsprobe.records.trials import Purpose, Trial, TrialSpec
+from bsprobe.records.trials import Failure, Purpose, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.worker.runner import TrialRunner
@@ -76,6 +76,14 @@ def run(trials: TrialRunner, batch: int) -> Trial:
     return trials.run(spec, process=Process.ANY, purpose=Purpose.SEARCH, on_phase=lambda _: None)
 
 
+def died(folder: Path, kind: DeviceKind, manner: str) -> tuple[Outcome, Failure, int]:
+    """The outcome and the failure of a trial that dies, and the processes that it took."""
+    with runner(kind, folder, manner) as trials:
+        trial = run(trials, 2)
+    assert trial.failure is not None
+    return trial.outcome, trial.failure, len(dead(folder))
+
+
 def dead(folder: Path) -> list[str]:
     """The processes that died, each once."""
     numbers = (folder / "dead").read_text(encoding="ascii").split()
@@ -95,12 +103,9 @@ def dead(folder: Path) -> list[str]:
 def test_a_death_without_evidence_is_tried_once_more_and_then_a_failure(
     tmp_path: Path, kind: DeviceKind, manner: str
 ) -> None:
-    with runner(kind, tmp_path, manner) as trials:
-        trial = run(trials, 2)
-    assert trial.failure is not None
-    assert (trial.outcome, trial.failure.certainty) == (FAILED, Certainty.UNEXPLAINED)
-    assert trial.failure.evidence == UNEXPLAINED[manner]
-    assert len(dead(tmp_path)) == 2
+    outcome, why, processes = died(tmp_path, kind, manner)
+    assert (outcome, why.certainty, processes) == (FAILED, Certainty.UNEXPLAINED, 2)
+    assert why.evidence == UNEXPLAINED[manner]
 
 
 @pytest.mark.parametrize(
@@ -110,14 +115,9 @@ def test_a_death_without_evidence_is_tried_once_more_and_then_a_failure(
 def test_a_death_with_evidence_is_about_the_memory_that_ended(
     tmp_path: Path, manner: str, kind: DeviceKind
 ) -> None:
-    with runner(kind, tmp_path, manner) as trials:
-        trial = run(trials, 2)
-    assert trial.failure is not None
-    assert (trial.outcome, trial.failure.certainty) == (
-        EXPLAINED[manner, kind],
-        Certainty.CERTAIN,
-    )
-    assert len(dead(tmp_path)) == 1
+    outcome, why, processes = died(tmp_path, kind, manner)
+    assert (outcome, why.certainty) == (EXPLAINED[manner, kind], Certainty.CERTAIN)
+    assert processes == 1
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,15 @@ import pytest
 from bsprobe.worker import forking, spawning
 from bsprobe.worker.forking import ForkedProcess, Servers
 from bsprobe.worker.process import COMMAND as WORKER
-from tests.support.births import COMMAND, MODULE, Started, becomes, is_alive, run, started
+from tests.support.births import (
+    COMMAND,
+    MODULE,
+    becomes,
+    is_alive,
+    parent_of,
+    run,
+    started,
+)
 from tests.support.commands import popen, python
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="servers are for Linux")
@@ -57,12 +65,6 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
 def _with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forking, "PROGRAM", "bsprobe.worker.zygote")
     monkeypatch.setattr(spawning, "SERVERS", forking.SERVERS)
-
-
-def server_pid(begun: Started) -> int:
-    """The process that forked this one."""
-    status = Path(f"/proc/{begun.process.pid}/stat").read_text(encoding="utf-8")
-    return int(status.rpartition(")")[2].split()[1])
 
 
 def both(program: str, **environment: str) -> list[dict[str, Any]]:
@@ -266,7 +268,7 @@ def test_a_process_whose_server_is_killed_dies_with_it_and_the_next_is_spawned(
 ) -> None:
     with started(WAITING) as begun:
         begun.stdout.readline()
-        server = server_pid(begun)
+        server = parent_of(begun.process.pid)
         birth = spawning.prepared(COMMAND, {"GIVEN_PROGRAM": "pass"})
         os.kill(server, signal.SIGKILL)
         assert begun.process.wait(timeout=20) == -signal.SIGKILL

@@ -13,7 +13,7 @@ import pytest
 
 from bsprobe.worker import tether
 from bsprobe.worker.spawning import SPAWN
-from tests.support.births import becomes
+from tests.support.births import becomes, parent_of
 from tests.support.commands import python_path
 from tests.support.torchrun import Started
 
@@ -30,8 +30,7 @@ def worker_of(started: Started) -> int | None:
     """The process whose network sleeps: the parent of what that has started."""
     for pid in started.alive(SLEEPING):
         with suppress(OSError):
-            status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-            return int(status.rpartition(")")[2].split()[1])
+            return parent_of(pid)
     return None
 
 

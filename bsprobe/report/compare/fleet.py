@@ -150,7 +150,7 @@ def _cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
 
 def _largest_words(boundary: Boundary) -> str:
     if boundary.largest is not None:
-        return f"{boundary.largest}" if boundary.is_exact else f">={boundary.largest}"
+        return sentences.largest_words(boundary)
     if boundary.stop is StopReason.NOTHING_FITS:
         return "none"
     return "failed" if boundary.has_failed else "unknown"

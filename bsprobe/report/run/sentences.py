@@ -116,6 +116,11 @@ def verdict(boundary: Boundary) -> str:
     }[boundary.stop]
 
 
+def largest_words(boundary: Boundary) -> str:
+    """The largest batch that ran: `5`, or `>=5` where larger ones may run."""
+    return f"{boundary.largest}" if boundary.is_exact else f">={boundary.largest}"
+
+
 def guided_by(prediction: Prediction, settings: Settings) -> str:
     """The sentence about what a search begins with."""
     if prediction.largest is not None:

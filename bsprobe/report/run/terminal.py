@@ -32,11 +32,10 @@ def recommendation_table(run: Run) -> str:
         item = result.recommendation
         star = "* " if item is not None and item.starred else "  "
         name = star + names[result.variant]
-        boundary = result.boundary
-        largest = f"{boundary.largest}" if boundary.is_exact else f">={boundary.largest}"
+        has_run = result.boundary.largest is not None
+        largest = sentences.largest_words(result.boundary) if has_run else "-"
         if item is None:
-            known = "-" if boundary.largest is None else largest
-            rows.append((name, known, "-", "-", "-", "-", "-", "-"))
+            rows.append((name, largest, "-", "-", "-", "-", "-", "-"))
             continue
         rows.append(
             (
