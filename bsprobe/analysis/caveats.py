@@ -1,9 +1,10 @@
 """Sentences to read beside the numbers of a recommendation, only where they apply."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bsprobe.analysis.recommendation import Limits
+from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import nccl_bytes
@@ -13,10 +14,25 @@ from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.records.workload import may_keep_own_norm
 
-AS_IF_NOT_COMPILED: Final = (
-    "Predicted as if not compiled: the memory that torch.compile's kernels take, or save, is not "
-    "known."
-)
+ASSUMED: Final[Mapping[Assumption, str]] = {
+    Assumption.NOT_COMPILED: (
+        "Predicted as if not compiled: the memory that torch.compile's kernels take, or save, is "
+        "not known."
+    ),
+    Assumption.LARGEST_SIZES: (
+        "Predicted at the largest sizes: a size depends on the values of tensors (a boolean mask, "
+        "nonzero), and the largest that it can have is taken. Real data takes as much or less."
+    ),
+    Assumption.LARGEST_BRANCH: (
+        "Predicted along the largest branch: a condition depends on the values of tensors, both "
+        "branches were traced, and the one that takes more memory is shown."
+    ),
+    Assumption.STILL_GROWING: (
+        "Predicted while memory still grew: each traced step left more memory than the one before "
+        "it. A training takes more than this."
+    ),
+}
+"""The sentence that a reader must have on each assumption of a prediction."""
 _PRETRAINED_NORMS = (Norm.BATCH, Norm.SYNC_BATCH, Norm.FROZEN)
 
 
@@ -33,7 +49,7 @@ def caveats_of(
         sentence
         for sentence in (
             _failure_caveat(item),
-            _compiled_caveat(trials),
+            *_assumption_caveats(trials),
             _target_caveat(item, target),
             *_norm_caveats(item),
             _rate_caveat(item.variant, target),
@@ -58,10 +74,10 @@ def _failure_caveat(item: Recommendation) -> str:
     )
 
 
-def _compiled_caveat(trials: Sequence[Trial]) -> str:
+def _assumption_caveats(trials: Sequence[Trial]) -> list[str]:
     measured = [trial.measurement for trial in trials if trial.measurement is not None]
-    is_uncompiled = any(each.model.as_if_not_compiled for each in measured)
-    return AS_IF_NOT_COMPILED if is_uncompiled else ""
+    made = dict.fromkeys(each for trial in measured for each in trial.model.assumptions)
+    return [ASSUMED[each] for each in made]
 
 
 def _target_caveat(item: Recommendation, target: Target) -> str:

@@ -73,7 +73,7 @@ def _fit_alike(
             variant=variant,
             largest=largest,
             next_outcome=runs.outcomes.get(following),
-            as_if_not_compiled=facts.as_if_not_compiled,
+            assumptions=facts.assumptions,
         )
 
 

@@ -170,9 +170,7 @@ class SimulatedDevice:
             fits=self._fits(spec),
         )
         report("explaining")
-        explanation = replace(
-            explain(timeline, spec, card), as_if_not_compiled=tracer.facts.as_if_not_compiled
-        )
+        explanation = replace(explain(timeline, spec, card), assumptions=tracer.facts.assumptions)
         if snapshot is not None:
             report("writing the snapshot")
             write_atomically(snapshot, snapshot_of(timeline, spec.batch_size, card))

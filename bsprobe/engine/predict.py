@@ -67,7 +67,9 @@ class Predictor:
         return Prediction(
             largest=boundary.largest,
             peaks=_peaks(trials),
-            as_if_not_compiled=any(each.model.as_if_not_compiled for each in measured),
+            assumptions=tuple(
+                dict.fromkeys(each for trial in measured for each in trial.model.assumptions)
+            ),
         )
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from bsprobe.records.assumptions import Assumption
 from bsprobe.records.runs import Boundary, DeviceInfo, Environment
 from bsprobe.records.trials import Measurement, Source, TrialSpec
 from bsprobe.records.variants import Variant
@@ -100,7 +101,7 @@ class Explanation:
     """True where the parts per image are known: the operators are the same at other batches."""
     next_peak_bytes: int | None = None
     """Bytes with one image more, on a card without end; None where it cannot be played."""
-    as_if_not_compiled: bool = False
+    assumptions: tuple[Assumption, ...] = ()
     """As in `ModelFacts`."""
     timeline: StepTimeline
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from bsprobe.records.assumptions import Assumption
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import Gpu
 from bsprobe.records.runs import SCHEMA_VERSION, Environment
@@ -18,7 +19,7 @@ class CardFit:
     """None where not even the smallest batch fits."""
     next_outcome: Outcome | None
     """The outcome of the next batch; None where no larger one was asked for."""
-    as_if_not_compiled: bool = False
+    assumptions: tuple[Assumption, ...] = ()
     """As in `ModelFacts`."""
 
 

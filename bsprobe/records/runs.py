@@ -6,6 +6,7 @@ Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.gpus import Gpu
 from bsprobe.records.trials import DataSource, Source, Trial, TrialSpec
@@ -220,7 +221,7 @@ class Prediction:
     """Batches predicted to run, ascending, each with the most bytes it should hold."""
     detail: str = ""
     """The reason why there is no prediction."""
-    as_if_not_compiled: bool = False
+    assumptions: tuple[Assumption, ...] = ()
     """As in `ModelFacts`."""
 
 

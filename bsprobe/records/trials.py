@@ -6,6 +6,7 @@ Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import RAN, Certainty, Outcome, is_evidence
 from bsprobe.records.units import Resolution
@@ -79,8 +80,8 @@ class ModelFacts:
     parameters: int
     groups: tuple[tuple[str, float], ...]
     """Per parameter group: its name and its multiple of the base learning rate."""
-    as_if_not_compiled: bool = False
-    """True where a prediction has run parts of it as written that go through `torch.compile`."""
+    assumptions: tuple[Assumption, ...] = ()
+    """The assumptions under which a prediction was made; none of a measurement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

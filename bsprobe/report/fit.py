@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from bsprobe.analysis.caveats import AS_IF_NOT_COMPILED
+from bsprobe.analysis.caveats import ASSUMED
 from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import Fitting
 from bsprobe.records.units import GIB, format_bytes
@@ -71,7 +71,7 @@ def advice(found: Fitting) -> list[str]:
             f"{name}: batch {batch} runs from {card.name} ({format_bytes(card.usable_bytes)} "
             f"for the allocator) upwards, on {len(enough)} of {len(found.cards)} cards."
         )
-    return [*lines, *_kernel_limits(found), *_compiled(found)]
+    return [*lines, *_kernel_limits(found), *_assumptions(found)]
 
 
 def _kernel_limits(found: Fitting) -> list[str]:
@@ -92,11 +92,14 @@ def _kernel_limits(found: Fitting) -> list[str]:
     return lines
 
 
-def _compiled(found: Fitting) -> list[str]:
-    """The variants whose networks go through `torch.compile`."""
+def _assumptions(found: Fitting) -> list[str]:
+    """The assumptions that were made, each behind the variants that it was made of."""
     names = labels(found.variants)
-    compiled = dict.fromkeys(names[fit.variant] for fit in found.fits if fit.as_if_not_compiled)
-    return [f"{', '.join(compiled)}: {AS_IF_NOT_COMPILED}"] if compiled else []
+    made = {assumption: dict[str, None]() for fit in found.fits for assumption in fit.assumptions}
+    for fit in found.fits:
+        for assumption in fit.assumptions:
+            made[assumption][names[fit.variant]] = None
+    return [f"{', '.join(those)}: {ASSUMED[assumption]}" for assumption, those in made.items()]
 
 
 def write_fitting(found: Fitting, folder: Path) -> None:

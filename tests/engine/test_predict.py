@@ -15,6 +15,7 @@ from bsprobe.analysis.memory_line import Line
 from bsprobe.cli.options.run import settings_from, settings_options
 from bsprobe.engine.predict import Predictor, card_of, check_can_guide, predictor_for
 from bsprobe.engine.probe import RunTrial
+from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.failures import Outcome
@@ -115,11 +116,11 @@ def test_a_compiled_network_guides_as_if_not_compiled_and_says_so() -> None:
         assert trial.measurement is not None or not trial.ran
         if trial.measurement is None:
             return trial
-        facts = replace(trial.measurement.model, as_if_not_compiled=True)
+        facts = replace(trial.measurement.model, assumptions=(Assumption.NOT_COMPILED,))
         return replace(trial, measurement=replace(trial.measurement, model=facts))
 
     found = predicted(ArithmeticGpu(alter=uncompiled))
-    assert (found.largest, found.as_if_not_compiled) == (12, True)
+    assert (found.largest, found.assumptions) == (12, (Assumption.NOT_COMPILED,))
     assert guided_by(found, GUIDED) == "Predicted largest 12 (as if not compiled)"
 
 

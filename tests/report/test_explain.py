@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.explanations import (
     NO_MODULE,
@@ -139,7 +140,9 @@ def test_nothing_is_held_against_a_boundary_that_is_not_known(boundary: Boundary
 
 
 def test_the_explanation_of_a_compiled_network_says_that_it_is_taken_as_it_is_written() -> None:
-    found = replace(REPORT, explanation=replace(EXPLANATION, as_if_not_compiled=True))
+    found = replace(
+        REPORT, explanation=replace(EXPLANATION, assumptions=(Assumption.NOT_COMPILED,))
+    )
     for text in (
         explain_markdown.render(found, depth=2, plots=PLOTS),
         explain_markdown.render_terminal(found),

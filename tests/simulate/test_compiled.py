@@ -7,6 +7,7 @@ import pytest
 
 from bsprobe.devices.fitting import fit_cards
 from bsprobe.devices.simulated import SimulatedDevice
+from bsprobe.records.assumptions import Assumption
 from bsprobe.records.explanations import Explanation
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.trials import Measurement, TrialSpec
@@ -17,6 +18,7 @@ from tests.support import commands
 
 CARD = find_gpu("RTX 3090")
 PARTS = "tests.support.compiled_networks"
+AS_WRITTEN = (Assumption.NOT_COMPILED,)
 PLACES = ["as_a_whole", "in_place", "a_module_inside", "a_module_inside_in_place", "a_function"]
 
 
@@ -40,7 +42,7 @@ def explained(of: Variant) -> Explanation:
 
 
 def marked(found: Measurement) -> Measurement:
-    return replace(found, model=replace(found.model, as_if_not_compiled=True))
+    return replace(found, model=replace(found.model, assumptions=AS_WRITTEN))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def written() -> Measurement:
 
 
 def test_a_network_that_is_not_compiled_is_not_marked(written: Measurement) -> None:
-    assert not written.model.as_if_not_compiled
+    assert written.model.assumptions == ()
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -67,14 +69,14 @@ def test_a_compiled_optimizer_is_predicted_as_it_is_written() -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_an_explanation_names_the_modules_as_they_are_written(place: str) -> None:
     one, other = explained(variant("written")), explained(variant(place))
-    assert other == replace(one, spec=other.spec, as_if_not_compiled=True)
+    assert other == replace(one, spec=other.spec, assumptions=AS_WRITTEN)
 
 
 def test_the_answer_to_which_card_one_needs_is_marked_too() -> None:
     (one,), (other,) = (
         fit_cards([variant(name)], [CARD], max_batch=8) for name in ("written", "in_place")
     )
-    assert (one.as_if_not_compiled, other.as_if_not_compiled) == (False, True)
+    assert (one.assumptions, other.assumptions) == ((), AS_WRITTEN)
     assert one.largest == other.largest == 8
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
-from bsprobe.analysis.caveats import AS_IF_NOT_COMPILED
+from bsprobe.analysis.caveats import ASSUMED
 from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
     RECORDED_SNAPSHOT,
@@ -102,8 +102,7 @@ def render_terminal(report: ExplanationReport) -> str:
     predictions = (sentences.why, sentences.what, sentences.what_helps)
     verdicts = [] if side is None else [f"Measured: {sentences.measured(side, found)}"]
     verdicts += [f"{mark}{say(report)}" for say in predictions]
-    if report.explanation.as_if_not_compiled:
-        verdicts.append(AS_IF_NOT_COMPILED)
+    verdicts += [ASSUMED[each] for each in report.explanation.assumptions]
     parts = [
         textwrap.fill(f"{sentences.subject(report)}  [{marks}]", WIDTH),
         "\n".join(textwrap.fill(each, WIDTH, break_long_words=False) for each in verdicts),

@@ -2,7 +2,7 @@
 
 import shlex
 
-from bsprobe.analysis.caveats import AS_IF_NOT_COMPILED
+from bsprobe.analysis.caveats import ASSUMED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.explanations import (
     NO_MODULE,
@@ -235,8 +235,7 @@ def notes(report: ExplanationReport) -> list[str]:
     found = [] if report.measured is None else list(report.measured.device.notes)
     if device.is_assumed:
         found.append(f"No GPU was named: {device.name} is assumed; `--gpu NAME` for another.")
-    if report.explanation.as_if_not_compiled:
-        found.append(AS_IF_NOT_COMPILED)
+    found += [ASSUMED[each] for each in report.explanation.assumptions]
     return [*found, *device.notes]
 
 

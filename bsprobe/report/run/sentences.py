@@ -126,7 +126,7 @@ def guided_by(prediction: Prediction, settings: Settings) -> str:
     if prediction.largest is not None:
         # Where the most that may be tried is predicted to run, more was not predicted.
         least = "at least " if prediction.largest == settings.max_batch else ""
-        how = " (as if not compiled)" if prediction.as_if_not_compiled else ""
+        how = f" ({', '.join(prediction.assumptions)})" if prediction.assumptions else ""
         return f"Predicted largest {least}{prediction.largest}{how}"
     why = prediction.detail.rstrip(".") or "nothing is predicted to fit"
     return f"No prediction guided the search: {why}"

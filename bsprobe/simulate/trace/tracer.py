@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
+from bsprobe.records.assumptions import Assumption
 from bsprobe.records.trials import ModelFacts
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import MemoryFormat, Variant
@@ -64,11 +65,12 @@ class StepTracer:
         self._variant = variant
         self._processes = processes
         self._evaluation_resolution = evaluation_resolution
-        self._has_compiled_parts = False
+        self._assumptions: dict[Assumption, None] = {}
         with not_compiled(self._note_compiled_part):
             built = build_without_values(variant)
         self._model = as_written(built)
-        self._has_compiled_parts |= self._model is not built
+        if self._model is not built:
+            self._note_compiled_part()
         if processes > 1:
             synchronise_norms(self._model, processes)
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -133,7 +135,7 @@ class StepTracer:
     @property
     def facts(self) -> ModelFacts:
         """Facts of the network that the recommendation needs, once a step is traced."""
-        return replace(self._facts, as_if_not_compiled=self._has_compiled_parts)
+        return replace(self._facts, assumptions=tuple(self._assumptions))
 
     @cached_property
     def _facts(self) -> ModelFacts:
@@ -216,7 +218,7 @@ class StepTracer:
             return recorder
 
     def _note_compiled_part(self) -> None:
-        self._has_compiled_parts = True
+        self._assumptions[Assumption.NOT_COMPILED] = None
 
     @contextmanager
     def _tracing(self) -> Iterator[None]:
