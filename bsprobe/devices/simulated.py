@@ -120,7 +120,11 @@ class SimulatedDevice:
         playback.play(Section.FIRST_STEP)
         first = _taken_peak(allocator)
         report(f"step 2 of {steps}")
-        _play_alike(playback, allocator, Section.LATER_STEP, times=steps - 1)
+        repeats = timeline.repeats(steps)
+        steps = 1 + timeline.settling_steps + repeats
+        if timeline.settling_steps:
+            playback.play(Section.SETTLING_STEPS)
+        _play_alike(playback, allocator, Section.LATER_STEP, times=repeats)
         steps = until_settled(
             partial(playback.play, Section.LATER_STEP),
             lambda: allocator.statistics.num_alloc_retries,

@@ -106,6 +106,10 @@ class Playback:
             elif action is Action.FREE:
                 allocator.free(live.pop(subject))
                 inside = 0
+            elif action is Action.HAND_ON:
+                newer, older = self._timeline.handovers[subject]
+                live[older] = live.pop(newer)
+                inside = 0
             else:
                 inside = self._run_kernel(subject)
             if watch is not None:

@@ -51,6 +51,8 @@ class Action(IntEnum):
     """Of `storages`."""
     SCRATCH = 2
     """Of `scratches`: all taken in order, then all given back."""
+    HAND_ON = 3
+    """Of `handovers`: at the end of a step, before it is played again."""
 
 
 class Section(StrEnum):
@@ -58,12 +60,19 @@ class Section(StrEnum):
 
     SETUP = "setup"
     FIRST_STEP = "first step"
+    SETTLING_STEPS = "settling steps"
+    """All between the first step and the one that repeats; mostly there is none."""
     LATER_STEP = "later step"
-    """The second step: with optimizer state; the third one is the same."""
+    """The step that repeats: the second one, unless something is kept for longer than a step."""
     EVALUATION = "evaluation"
 
 
 Event = tuple[Action, int]
+Handover = tuple[int, int]
+"""Two storages of one kind and size: the first takes the place of the second, which was freed.
+
+A step that keeps something in place of what an earlier step has kept frees other storages than the
+step before it; with its handovers it can be played again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +143,20 @@ class Timeline:
     convolutions: tuple[BatchedConvolution, ...]
     """Each once, however often it runs."""
     sections: dict[Section, tuple[Event, ...]]
+    handovers: tuple[Handover, ...] = ()
+    settling_steps: int = 0
+    """How many steps the section of that name holds."""
     traced_at: tuple[int, ...]
     """The batch sizes it was traced at: two, or one where it does not hold for any other."""
+
+    def steps(self, count: int) -> tuple[Section, ...]:
+        """The sections of a training of so many steps; of one that settles later, until then."""
+        settling = (Section.SETTLING_STEPS,) if self.settling_steps else ()
+        return (Section.FIRST_STEP, *settling, *[Section.LATER_STEP] * self.repeats(count))
+
+    def repeats(self, count: int) -> int:
+        """How often the step that repeats is played in a training of so many steps."""
+        return max(1, count - 1 - self.settling_steps)
 
 
 RecordedStorage = tuple[Place, Kind, int]
@@ -161,6 +182,22 @@ class Recording:
     storages: tuple[RecordedStorage, ...]
     scratches: tuple[RecordedScratch, ...]
     sections: dict[Section, tuple[Event, ...]]
+    handovers: tuple[Handover, ...] = ()
+    settling_steps: int = 0
+
+
+def largest_bytes(recording: Recording) -> int:
+    """The most that lives at once, without what kernels take inside but for their copies."""
+    most = now = 0
+    for events in recording.sections.values():
+        for action, subject in events:
+            if action is Action.SCRATCH:
+                most = max(most, now + sum(recording.scratches[subject].sizes))
+            elif action is not Action.HAND_ON:
+                size = recording.storages[subject][2]
+                now += size if action is Action.ALLOCATE else -size
+                most = max(most, now)
+    return most
 
 
 class MismatchError(Exception):
@@ -182,6 +219,8 @@ def matched(one: Recording, other: Recording) -> Timeline:
     if one.sections != other.sections:
         section = next(key for key in one.sections if one.sections[key] != other.sections.get(key))
         raise MismatchError(f"the events of the {section} differ")
+    if one.handovers != other.handovers:
+        raise MismatchError("what a step hands on to the next one differs")
     return _timeline(one, other, (one.batch, other.batch))
 
 
@@ -227,6 +266,8 @@ def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> T
         scratches=tuple(map(scratch, one.scratches, other.scratches)),
         convolutions=tuple(batched),
         sections=one.sections,
+        handovers=one.handovers,
+        settling_steps=one.settling_steps,
         traced_at=traced_at,
     )
 

@@ -67,7 +67,8 @@ class _Trial:
         self._steps += 1
         if self._steps == 1:
             self._go_wrong()
-        self._play(Section.FIRST_STEP if self._steps == 1 else Section.LATER_STEP)
+        sections = self._timeline.steps(2)
+        self._play(sections[min(self._steps, len(sections)) - 1])
         images = self._spec.batch_size * self._spec.accumulation_steps
         card().seconds += _SECONDS_PER_IMAGE * images
 

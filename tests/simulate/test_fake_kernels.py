@@ -12,8 +12,7 @@ from bsprobe.records.units import Resolution
 from bsprobe.records.variants import MemoryFormat, Norm, OptimizerName, Precision, Variant
 from bsprobe.simulate.cuda import as_on_cuda
 from bsprobe.simulate.timeline import Recording
-from bsprobe.simulate.trace import fake_kernels
-from bsprobe.simulate.trace import recorder as recording
+from bsprobe.simulate.trace import fake_kernels, values
 from bsprobe.simulate.trace.fake_kernels import run_fake
 from bsprobe.simulate.trace.tracer import StepTracer
 
@@ -207,7 +206,7 @@ def test_a_recording_is_the_same_with_and_without_what_is_remembered(
         return StepTracer(variant).record(2, 2)
 
     first, again = record(), record()
-    monkeypatch.setattr(recording, "run_fake", asked_each_time)
+    monkeypatch.setattr(values, "run_fake", asked_each_time)
     asked = record()
 
     # Told apart here: pytest would look for hours for where they differ.

@@ -18,6 +18,7 @@ from bsprobe.simulate.timeline import (
     Recording,
     Section,
     Timeline,
+    at_one_batch,
 )
 from bsprobe.simulate.trace import fake_model
 from bsprobe.simulate.trace.tracer import StepTracer
@@ -96,6 +97,8 @@ def at(timeline: Timeline, batch: int) -> Recording:
             for each in timeline.scratches
         ),
         sections=timeline.sections,
+        handovers=timeline.handovers,
+        settling_steps=timeline.settling_steps,
     )
 
 
@@ -118,7 +121,7 @@ def story(recording: Recording, section: Section) -> list[str]:
 def live_at_the_end(recording: Recording) -> set[int]:
     """Storages that nothing frees."""
     live: set[int] = set()
-    for section in (Section.SETUP, *STEPS):
+    for section in (Section.SETUP, *at_one_batch(recording).steps(2)):
         play(recording, section, live)
     return live
 
@@ -131,6 +134,10 @@ def play(recording: Recording, section: Section, live: set[int]) -> None:
             live.add(subject)
         elif action is Action.FREE:
             live.remove(subject)
+        elif action is Action.HAND_ON:
+            newer, older = recording.handovers[subject]
+            live.remove(newer)
+            live.add(older)
 
 
 def born(recording: Recording, section: Section = Section.FIRST_STEP) -> Iterator[RecordedStorage]:

@@ -73,7 +73,9 @@ def explain_recorded(
     recorded = walked(found.history, found.marks)
     skipped = measured.steps - measured.updates_applied
     sections = [section_of(phase, skipped) for phase in trial.phases]
-    predicted = predicted_requests(timeline, batch, (Section.SETUP, *_STEPS), make_playback)
+    predicted = predicted_requests(
+        timeline, batch, (Section.SETUP, *timeline.steps(2)), make_playback
+    )
     origins = _origins(recorded, found, sections, predicted)
     peak = _peak_of(recorded.events, sections)
     allocations = _allocations(recorded.events[: peak + 1], origins)

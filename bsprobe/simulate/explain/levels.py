@@ -5,13 +5,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bsprobe.records.explanations import OTHER_MODULES, Mark, Series, StepTimeline, module_at
-from bsprobe.simulate.explain.peak import Moment, PeakContents, place_of
+from bsprobe.simulate.explain.peak import Moment, PeakContents, place_of, storage_of
 from bsprobe.simulate.timeline import Action, Kind, Timeline
 
 _MOST_SAMPLES = 400
 """Half a sample for each pixel of a picture's width."""
 _MOST_MODULES = 7
 """As many as there are colours that everybody can tell apart."""
+
+_SIGNS = {Action.ALLOCATE: 1, Action.FREE: -1, Action.HAND_ON: 0}
+_ABOUT_EARLIER = (Action.FREE, Action.HAND_ON)
+"""Events about what an earlier phase may have allocated."""
 
 _Key = tuple[str, str]
 """A kind and a group of modules."""
@@ -106,11 +110,10 @@ def _changes(timeline: Timeline, batch: int, moments: Iterable[Moment]) -> Itera
         place = place_of(timeline, moment.action, moment.subject)
         kind, held = Kind.WORKSPACE, 0
         if moment.action is not Action.SCRATCH:
-            storage = timeline.storages[moment.subject]
-            sign = 1 if moment.action is Action.ALLOCATE else -1
-            kind, held = storage.kind, sign * storage.size.at(batch)
+            storage = storage_of(timeline, moment.action, moment.subject)
+            kind, held = storage.kind, _SIGNS[moment.action] * storage.size.at(batch)
         yield Change(
-            phase="" if moment.action is Action.FREE else str(place.phase),
+            phase="" if moment.action in _ABOUT_EARLIER else str(place.phase),
             kind=str(kind),
             module=place.module,
             held_bytes=held,

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.playback import Playback
-from bsprobe.simulate.timeline import Action, Kind, Place, Section, Timeline
+from bsprobe.simulate.timeline import Action, Kind, Place, Section, Storage, Timeline
 
 Key = TypeVar("Key")
 
@@ -95,7 +95,7 @@ def play_watched(
         )
         if on_event is not None:
             scratch = action is Action.SCRATCH
-            kind = Kind.WORKSPACE if scratch else timeline.storages[subject].kind
+            kind = Kind.WORKSPACE if scratch else storage_of(timeline, action, subject).kind
             on_event(place_of(timeline, action, subject), kind)
 
     for part, section in enumerate((Section.SETUP, *sections)):  # noqa: B007 - `watch` reads it
@@ -105,8 +105,15 @@ def play_watched(
 
 def place_of(timeline: Timeline, action: Action, subject: int) -> Place:
     """Where in the program an event's memory belongs."""
-    holder = timeline.scratches if action is Action.SCRATCH else timeline.storages
-    return holder[subject].place
+    if action is Action.SCRATCH:
+        return timeline.scratches[subject].place
+    return storage_of(timeline, action, subject).place
+
+
+def storage_of(timeline: Timeline, action: Action, subject: int) -> Storage:
+    """The storage that an event outside kernels is about."""
+    number = timeline.handovers[subject][0] if action is Action.HAND_ON else subject
+    return timeline.storages[number]
 
 
 def contents_of(
@@ -151,6 +158,10 @@ def _pieces(
             live[subject] = None
         elif action is Action.FREE:
             del live[subject]
+        elif action is Action.HAND_ON:
+            newer, older = timeline.handovers[subject]
+            del live[newer]
+            live[older] = None
     for subject in live:
         storage = timeline.storages[subject]
         yield Piece(

@@ -53,8 +53,7 @@ def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
         KernelLimitError, NoPlanError: It cannot run on a card of any size.
     """
     batch = spec.batch_size
-    later = spec.warmup_steps + spec.measured_steps - 1
-    sections = (Section.FIRST_STEP, *[Section.LATER_STEP] * later)
+    sections = timeline.steps(spec.warmup_steps + spec.measured_steps)
     played = _play(timeline, batch, sections, card, card.available_bytes)
     grows = len(timeline.traced_at) > 1
     following = _following(timeline, batch + 1, sections, card) if grows else None
@@ -82,13 +81,12 @@ def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
 
 
 def snapshot(timeline: Timeline, batch: int, card: Card) -> bytes:
-    """The set-up and two steps as a pickled memory snapshot, as `explain` plays them."""
+    """The set-up and the steps until one repeats as a pickled memory snapshot."""
     driver = SnapshotDriver(available_bytes=card.available_bytes, total_bytes=card.total_bytes)
     allocator = card.new_allocator(driver)
     memory = SnapshotMemory(allocator, driver)
-    sections = (Section.FIRST_STEP, Section.LATER_STEP)
     playback = card.new_playback(timeline, batch, memory)
-    play_watched(timeline, playback, allocator, sections, memory.place)
+    play_watched(timeline, playback, allocator, timeline.steps(2), memory.place)
     return memory.pickled()
 
 

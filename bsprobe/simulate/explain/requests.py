@@ -88,6 +88,8 @@ def predicted_requests(
 
     def watch(action: Action, subject: int, _inside: int) -> None:
         fresh = len(ledger.sizes) - len(labels)
+        if action is Action.HAND_ON:
+            return
         if action is not Action.SCRATCH:
             storage = timeline.storages[subject]
             label = section, _text(storage.place), False, (storage.place, storage.kind)

@@ -42,14 +42,17 @@ def build_without_values(variant: Variant) -> nn.Module:
 
 
 def make_fake(
-    model: nn.Module, mode: FakeTensorMode, on_move: Callable[[torch.Tensor, str], None]
+    model: nn.Module,
+    mode: FakeTensorMode,
+    on_move: Callable[[torch.Tensor, torch.Tensor, str], None],
 ) -> None:
     """Exchange all parameters and buffers for fake ones, in the order in which `to` moves them.
 
     Args:
         model: Changed in place.
         mode: Whose fake tensors they become.
-        on_move: Told of each tensor that has been moved, and the module it belongs to.
+        on_move: Told of each tensor that has been moved, of the real one, and of the module it
+            belongs to.
     """
     moved: dict[int, torch.Tensor] = {}  # shared tensors are moved once
     real: list[torch.Tensor] = []  # kept until the end: another one could take its identity
@@ -62,7 +65,7 @@ def make_fake(
                 if id(tensor) not in moved:
                     real.append(tensor)
                     moved[id(tensor)] = _faked(tensor, mode)
-                    on_move(moved[id(tensor)], path_as_written(name))
+                    on_move(moved[id(tensor)], tensor, path_as_written(name))
                 tensors[key] = moved[id(tensor)]
 
 

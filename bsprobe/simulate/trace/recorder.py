@@ -1,27 +1,22 @@
 """Writes down which memory a program takes, and when, while it runs on fake tensors."""
 
 import functools
-import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
-from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-)
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bsprobe.records.errors import BsprobeError
 from bsprobe.simulate.cuda import Inside, effects
 from bsprobe.simulate.timeline import (
     Action,
     Event,
+    Handover,
     Kind,
     Phase,
     Place,
@@ -30,8 +25,18 @@ from bsprobe.simulate.timeline import (
     Recording,
     Section,
 )
-from bsprobe.simulate.trace.fake_kernels import run_fake, storage_of
+from bsprobe.simulate.trace.data_dependence import Decisions
+from bsprobe.simulate.trace.fake_kernels import storage_of
 from bsprobe.simulate.trace.modules import ModuleTracker
+from bsprobe.simulate.trace.named_device import named_device, names_gpu, with_device
+from bsprobe.simulate.trace.repetition import (
+    handed_on,
+    handovers,
+    in_canonical_order,
+    largest_step,
+    without_earlier,
+)
+from bsprobe.simulate.trace.values import Values
 
 _aten = torch.ops.aten
 _READ = _aten._local_scalar_dense.default  # noqa: SLF001 - its name
@@ -41,12 +46,7 @@ _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - no
 _FROM_HOST = "lift_fresh"
 """What `torch.tensor` calls: an optimizer makes its scalars with it, on the host."""
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 - as above
-_UNTRACEABLE = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-    NotImplementedError,
-)
+_EQUAL = _aten.equal.default
 
 
 @functools.cache
@@ -69,24 +69,6 @@ def _only_writes(operator: Any) -> bool:
     return operator.namespace == "aten" and not operator._schema.returns  # noqa: SLF001 - its name
 
 
-class UntraceableModelError(BsprobeError):
-    """The network does something that depends on data, or that fake tensors do not know."""
-
-    def __init__(self, operator: str, module: str, error: Exception) -> None:
-        where = f"module {module}" if module else "the step"
-        if isinstance(error, DataDependentOutputException):
-            why = "needs the values of tensors"
-        elif isinstance(error, DynamicOutputShapeException):
-            why = "makes a tensor whose size depends on values"
-        else:
-            why = "has no fake kernel"
-        super().__init__(
-            f"this network cannot be traced: {operator} in {where} {why}",
-            hint="probe it on a real device (--device cuda or cpu), or give the operator a fake "
-            "kernel (torch.library.register_fake) and keep data out of the control flow",
-        )
-
-
 class Recorder(TorchDispatchMode):
     """Sees every operator that runs while it watches, and the end of every storage.
 
@@ -94,15 +76,22 @@ class Recorder(TorchDispatchMode):
         model: Whose modules name the places.
         mode: Whose fake tensors it runs on.
         after: A recorder that has seen the set-up, to go on from.
+        decisions: The answers to conditions that depend on values.
     """
 
     def __init__(
-        self, model: nn.Module, mode: FakeTensorMode, *, after: "Recorder | None" = None
+        self,
+        model: nn.Module,
+        mode: FakeTensorMode,
+        *,
+        after: "Recorder | None" = None,
+        decisions: Decisions | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
         self._model = model
         self._mode = mode
         self._modules = ModuleTracker(model)
+        self._values = Values(decisions or Decisions(), self._modules.current)
         self._live: dict[int, int] = {}
         self._deaths: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._storages: list[RecordedStorage] = []
@@ -110,6 +99,7 @@ class Recorder(TorchDispatchMode):
         self._scratches: list[RecordedScratch] = []
         self._events: list[Event] = []
         self._sections: dict[Section, tuple[Event, ...]] = {}
+        self._steps: list[tuple[Event, ...]] = []
         self._phase = Phase.SETUP
         self._is_updating = False
         if after is not None:
@@ -117,19 +107,57 @@ class Recorder(TorchDispatchMode):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """See what runs; may be entered again, to go on."""
-        with self._modules.watching(self._before_forward), self:
-            yield
+        """See what runs; may be entered again, to go on.
 
-    def adopt(self, tensor: torch.Tensor, kind: Kind, module: str = "") -> None:
-        """Say what a tensor is for, and count it from now on where no operator made it."""
+        Raises:
+            UntraceableModelError: The program depends on values in a way that is not known.
+        """
+
+        def numpy(tensor: torch.Tensor, **_: object) -> Any:
+            return self._values.array(tensor)
+
+        with (
+            self._modules.watching(self._before_forward),
+            mock.patch.object(FakeTensor, "numpy", numpy),
+            named_device(),
+            self,
+        ):
+            try:
+                yield
+            except RuntimeError as error:
+                raise self._values.failed(error) from error
+
+    def adopt(
+        self,
+        tensor: torch.Tensor,
+        kind: Kind,
+        module: str = "",
+        value: torch.Tensor | None = None,
+    ) -> None:
+        """Say what a tensor is for, and count it from now on where no operator made it.
+
+        Args:
+            tensor: A fake one.
+            kind: What it is for.
+            module: The module it belongs to.
+            value: The real one, where its value may be read.
+        """
+        if value is not None:
+            self._values.known.remember(tensor, value)
         self._born(tensor, Place(phase=self._phase, module=module, operator="to"), kind)
         self._mark((tensor,), kind)
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """Learn from an optimizer what gradients and what its state are."""
+        self._mark_state(optimizer)
         optimizer.register_step_pre_hook(self._before_update)
         optimizer.register_step_post_hook(self._after_update)
+
+    def mark_scaler(self, scaler: torch.amp.GradScaler) -> None:
+        """Count what a scaler has made in the forward pass as the state of the optimizer."""
+        if scaler.is_enabled():
+            kept = (scaler._scale, scaler._growth_tracker)  # noqa: SLF001 - no public names
+            self._mark((each for each in kept if each is not None), Kind.OPTIMIZER_STATE)
 
     def begin(self, phase: Phase) -> None:
         """Say what comes; forward, backward and optimizer then follow each other by themselves."""
@@ -137,30 +165,72 @@ class Recorder(TorchDispatchMode):
 
     def end(self, section: Section) -> None:
         """Make a section of everything since the last one."""
-        self._sections[section] = _in_canonical_order(self._events)
-        self._events = []
+        self._sections[section] = self._taken()
+
+    def end_step(self) -> None:
+        """Make a step of everything since the last one, or since the set-up."""
+        self._steps.append(self._taken())
+
+    @property
+    def are_largest_sizes(self) -> bool:
+        """True where a size depends on values, and the largest was taken."""
+        return self._values.are_largest_sizes
+
+    @property
+    def repeats(self) -> bool:
+        """True where the last step can be played again."""
+        return len(self._steps) > 1 and handovers(self._steps, self._storages) is not None
+
+    @property
+    def largest_step(self) -> int:
+        """The number of the last step that has taken more than all before it, from 1 on."""
+        return largest_step(self._steps, self._storages)
+
+    def _taken(self) -> tuple[Event, ...]:
+        events, self._events = self._events, []
+        on_device = (
+            event for event in events if event[0] is Action.SCRATCH or event[1] not in self._on_host
+        )
+        return in_canonical_order(on_device)
 
     def recording(self, batch: int) -> Recording:
-        """What was recorded, without what lives on the host."""
-        # What outlives the steps is state as well: a GradScaler's scale and its count of steps.
-        for index in self._live.values():
-            place, kind, size = self._storages[index]
-            if kind in (Kind.SAVED_ACTIVATION, Kind.TEMPORARY):
-                self._storages[index] = (place, Kind.OPTIMIZER_STATE, size)
+        """What was recorded, without what lives on the host.
+
+        A last step that cannot be played again leaves what earlier ones have made.
+        """
+        first, *settling, last = self._steps
+        handed = handovers(self._steps, self._storages)
+        if handed is None:
+            last, handed = without_earlier(last), ()
+        self._mark_what_stays(handed)
         sections = {
-            section: tuple(
-                event
-                for event in events
-                if event[0] is Action.SCRATCH or event[1] not in self._on_host
-            )
-            for section, events in self._sections.items()
+            Section.SETUP: self._sections[Section.SETUP],
+            Section.FIRST_STEP: first,
+            Section.SETTLING_STEPS: tuple(event for step in settling for event in step),
+            Section.LATER_STEP: (*last, *((Action.HAND_ON, n) for n in range(len(handed)))),
         }
+        if not settling:
+            del sections[Section.SETTLING_STEPS]
+        if Section.EVALUATION in self._sections:
+            sections[Section.EVALUATION] = handed_on(self._sections[Section.EVALUATION], handed)
         return Recording(
             batch=batch,
             storages=tuple(self._storages),
             scratches=tuple(self._scratches),
             sections=sections,
+            handovers=handed,
+            settling_steps=len(settling),
         )
+
+    def _mark_what_stays(self, handed: Sequence[Handover]) -> None:
+        """Mark what outlives the steps: buffers, and what is made after the passes as state."""
+        stays = {*self._live.values(), *(subject for pair in handed for subject in pair)}
+        for index in stays:
+            place, kind, size = self._storages[index]
+            if kind in (Kind.SAVED_ACTIVATION, Kind.TEMPORARY):
+                is_state = place.phase is Phase.OPTIMIZER
+                kind = Kind.OPTIMIZER_STATE if is_state else Kind.BUFFER
+                self._storages[index] = (place, kind, size)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -178,17 +248,19 @@ class Recorder(TorchDispatchMode):
         if func.namespace == "prim":  # attributes such as the device; no operators
             return args[0].fake_device if func is _DEVICE else func(*args, **kwargs)
         self._note_phase()
-        if func is _READ and self._phase is Phase.OPTIMIZER:
+        if func is _READ:
             return self._value_read(args[0])
+        if func is _EQUAL:
+            return self._values.are_equal(*args)
+        if names_gpu(kwargs):
+            kwargs = with_device(kwargs)
+            if func is _CAST and kwargs.keys() <= {"device", "non_blocking"}:
+                return args[0]  # it is there already
         if _is_composite(func):  # inference mode does not take them apart before
             with self:  # not `decompose`, which prefers kernels for compilers
                 return func._op_dk(_COMPOSITE, *args, **kwargs)  # noqa: SLF001 - no public name
-        if _only_writes(func):
-            return None
-        try:
-            out = run_fake(self._mode, func, args, kwargs)
-        except _UNTRACEABLE as error:
-            raise UntraceableModelError(func.name(), self._modules.current(), error) from error
+        out = None if _only_writes(func) else self._values.run(self._mode, func, args, kwargs)
+        self._values.known.follow(func, args, kwargs, out)
         place, kind = None, Kind.TEMPORARY
         for effect in effects(func, args, out):
             if place is None:
@@ -205,7 +277,8 @@ class Recorder(TorchDispatchMode):
         return out
 
     def _go_on_from(self, setup: "Recorder") -> None:
-        self._storages = list(setup._storages)  # noqa: SLF001 - one of us, here and below
+        self._values.known = setup._values.known.copy()  # noqa: SLF001 - one of us, here and below
+        self._storages = list(setup._storages)  # noqa: SLF001
         self._scratches = list(setup._scratches)  # noqa: SLF001
         self._events = list(setup._events)  # noqa: SLF001
         for key, index in setup._live.items():  # noqa: SLF001
@@ -263,6 +336,7 @@ class Recorder(TorchDispatchMode):
     def _died(self, key: int, index: int, _: object) -> None:
         self._events.append((Action.FREE, index))
         del self._live[key], self._deaths[index]
+        self._values.known.forget(key)
 
     def _take(self, inside: Inside, place: Place) -> None:
         self._events.append((Action.SCRATCH, len(self._scratches)))
@@ -277,9 +351,14 @@ class Recorder(TorchDispatchMode):
         )
 
     def _value_read(self, tensor: torch.Tensor) -> float:
-        """What the optimizer reads: that no gradient overflowed, or Adam's first count of steps."""
-        value = int(self._is_updating)
-        return float(value) if tensor.is_floating_point() else value
+        """Read a value, or what the optimizer may find.
+
+        An unknown value that is read between the steps is whether a gradient overflowed: none did.
+        """
+        if self._phase is Phase.OPTIMIZER and self._values.known.of(tensor) is None:
+            unknown = int(self._is_updating)
+            return float(unknown) if tensor.is_floating_point() else unknown
+        return self._values.read(tensor)
 
     def _before_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self._is_updating = True
@@ -288,6 +367,9 @@ class Recorder(TorchDispatchMode):
 
     def _after_update(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
         self._is_updating = False
+        self._mark_state(optimizer)
+
+    def _mark_state(self, optimizer: torch.optim.Optimizer) -> None:
         # Adam counts its steps on the host, unless it is fused or captured in a graph.
         on_device = any(
             group.get("fused") or group.get("capturable") for group in optimizer.param_groups
@@ -304,15 +386,3 @@ class Recorder(TorchDispatchMode):
             if index is not None:  # it has elements
                 place, _, size = self._storages[index]
                 self._storages[index] = (place, kind, size)
-
-
-def _in_canonical_order(events: Sequence[Event]) -> tuple[Event, ...]:
-    """Sort what is freed at one moment: its order is Python's and the engine's, not the program's.
-
-    To the allocator it makes no difference: merging free neighbours ends in the same blocks.
-    """
-    ordered: list[Event] = []
-    for action, group in itertools.groupby(events, key=lambda event: event[0]):
-        together = list(group)
-        ordered += sorted(together) if action is Action.FREE else together
-    return tuple(ordered)

@@ -24,9 +24,11 @@ from bsprobe.simulate.timeline import (
     Section,
     Timeline,
     at_one_batch,
+    largest_bytes,
     matched,
 )
 from bsprobe.simulate.trace.compiled import as_written, not_compiled
+from bsprobe.simulate.trace.data_dependence import Decisions, largest_branch
 from bsprobe.simulate.trace.ddp import SimulatedReplica, synchronise_norms
 from bsprobe.simulate.trace.fake_model import build_without_values, make_fake, rearrange
 from bsprobe.simulate.trace.recorder import Recorder
@@ -38,6 +40,9 @@ _PAIRS = ((1, 2), (2, 3))
 """Batch sizes whose recordings make a timeline. The second pair serves networks that run otherwise,
 or not at all, with one image: BatchNorm on a 1x1 map, strides that turn ambiguous."""
 _MOST_MICRO_BATCHES = 3
+_MOST_STEPS = 24
+"""Steps after which no more are traced, though what lives at their ends goes on changing: enough
+for what is kept for some steps, and for optimizers that do something else every few steps."""
 _evaluation_pass = inspect.unwrap(evaluation_pass)
 """Without its inference mode, in which autocast does not see what composite operators call; it
 allocates what `no_grad` does."""
@@ -102,25 +107,39 @@ class StepTracer:
         return self.timeline(batch)
 
     def record(self, batch: int, accumulation_steps: int = 1) -> Recording:
-        """Run two steps at one batch size, and an evaluation pass where one is wanted."""
-        own = self._own_batch(batch)
+        """Run steps at one batch size until one repeats, and an evaluation pass if wanted.
+
+        Along the largest branch, where conditions depend on values.
+        """
+        found, has_branches = largest_branch(
+            partial(self._record, batch, accumulation_steps), largest_bytes
+        )
+        if has_branches:
+            self._assumptions[Assumption.LARGEST_BRANCH] = None
+        return found
+
+    def _record(self, batch: int, accumulation_steps: int, decisions: Decisions) -> Recording:
+        own, least_steps = self._own_batch(batch), self._least_steps
         with self._tracing():
-            recorder = Recorder(self._model, self._mode, after=self._setup)
-            task = self._task()
-            recorder.watch(task.optimizer)
+            recorder, task = self._begun(decisions)
             replica = self._replica(recorder)
             task.replica = replica
             fed = self._batch(batch, recorder) if own is None else self._faked(own, recorder)
             del own
             recorder.end(Section.SETUP)
             with recorder.watching():
-                for section in (Section.FIRST_STEP, Section.LATER_STEP):
+                for number in range(1, _MOST_STEPS + 1):
                     recorder.begin(Phase.FORWARD)
                     training_step(task, [fed] * accumulation_steps)
-                    if replica is not None and section is Section.FIRST_STEP:
+                    if replica is not None and number == 1:
                         # It belongs to the beginning of the second step; the third has none.
                         replica.rebuild_buckets()
-                    recorder.end(section)
+                    recorder.end_step()
+                    if recorder.repeats and number >= least_steps:
+                        break
+                else:
+                    self._assumptions[Assumption.STILL_GROWING] = None
+                recorder.mark_scaler(task.scaler)
                 if self._evaluation_resolution is not None:
                     recorder.begin(Phase.EVALUATION)
                     size = self._evaluation_resolution
@@ -130,7 +149,39 @@ class StepTracer:
                     recorder.end(Section.EVALUATION)
             if replica is not None:
                 replica.release()
+            if recorder.are_largest_sizes:
+                self._assumptions[Assumption.LARGEST_SIZES] = None
             return recorder.recording(batch)
+
+    @cached_property
+    def _least_steps(self) -> int:
+        """Steps to trace at the least: until an optimizer has taken the most that it ever takes.
+
+        One of the user's own may do more at some steps than at others, such as Lookahead. Its
+        updates alone are quickly run.
+        """
+        if self._variant.own.optimizer is None:
+            return 2
+        with self._tracing():
+            recorder, task = self._begun(Decisions())
+            parameters = [p for group in task.optimizer.param_groups for p in group["params"]]
+            with recorder.watching():
+                for _ in range(_MOST_STEPS):
+                    recorder.begin(Phase.OPTIMIZER)
+                    for parameter in parameters:
+                        parameter.grad = torch.empty_like(parameter)
+                    task.optimizer.step()
+                    task.optimizer.zero_grad(set_to_none=True)
+                    recorder.end_step()
+            return max(2, recorder.largest_step)
+
+    def _begun(self, decisions: Decisions) -> tuple[Recorder, Task]:
+        """A recorder behind the set-up, and what it is to watch."""
+        recorder = Recorder(self._model, self._mode, after=self._setup, decisions=decisions)
+        with recorder.watching():
+            task = self._task()
+        recorder.watch(task.optimizer)
+        return recorder, task
 
     @property
     def facts(self) -> ModelFacts:
@@ -207,9 +258,11 @@ class StepTracer:
         with self._tracing():
             recorder = Recorder(self._model, self._mode)
 
-            def adopt(tensor: torch.Tensor, module: str) -> None:
-                is_parameter = isinstance(tensor, nn.Parameter)
-                recorder.adopt(tensor, Kind.PARAMETER if is_parameter else Kind.BUFFER, module)
+            def adopt(tensor: torch.Tensor, real: torch.Tensor, module: str) -> None:
+                if isinstance(tensor, nn.Parameter):
+                    recorder.adopt(tensor, Kind.PARAMETER, module)
+                else:
+                    recorder.adopt(tensor, Kind.BUFFER, module, real)
 
             make_fake(self._model, self._mode, adopt)
             if self._variant.memory_format is MemoryFormat.NHWC:

@@ -1,0 +1,61 @@
+"""The line of the user's own source that an operator was called from."""
+
+import linecache
+import os
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_OURS = f"{Path(__file__).parents[2]}{os.sep}"
+_SIMULATE = f"{Path(__file__).parents[1]}{os.sep}"
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_LIBRARIES = tuple({sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib")})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceLine:
+    """A line of source."""
+
+    file: str
+    number: int
+
+    def __str__(self) -> str:
+        text = linecache.getline(self.file, self.number).strip()
+        place = f"{_shortened(self.file)}, line {self.number}"
+        return f"{place} (`{text}`)" if text else place
+
+
+def lines_of_caller() -> tuple[SourceLine, ...]:
+    """The lines that have called PyTorch: the innermost, and where that is a library's the user's.
+
+    Empty where neither a library's nor the user's code is running, such as in a backward pass.
+    """
+    found: list[SourceLine] = []
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as `inspect` does, without its cost
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(_OURS) and not file.startswith(_SIMULATE):
+            break  # what calls networks, losses and optimizers
+        if not file.startswith((_TORCH, _SIMULATE, "<")):
+            line = SourceLine(file=file, number=frame.f_lineno)
+            is_librarys = file.startswith(_LIBRARIES)
+            if not is_librarys:
+                return (*found, line)
+            if not found:
+                found.append(line)
+        frame = frame.f_back
+    return tuple(found)
+
+
+def _shortened(file: str) -> str:
+    """The path below the folder it was found by: this one, or one on Python's path."""
+    roots = [Path.cwd(), *(Path(each) for each in sys.path if each)]
+    shorter = [Path(file).relative_to(root) for root in roots if Path(file).is_relative_to(root)]
+    return str(min(shorter, key=lambda each: len(each.parts), default=Path(file)))

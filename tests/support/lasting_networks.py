@@ -1,0 +1,71 @@
+"""Networks and optimizers that keep tensors from step to step, as users write them."""
+
+from collections import deque
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from bsprobe.records.variants import Variant
+from tests.support.tiny_networks import VARIANT
+from tests.support.traced_networks import PlainNet
+
+
+class KeepsOutputs(PlainNet):
+    """Keeps its last outputs, such as for a loss over time."""
+
+    def __init__(self, variant: Variant, *, outputs: int = 1) -> None:
+        super().__init__(variant)
+        self.outputs: deque[torch.Tensor] = deque(maxlen=outputs)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(images)
+        self.outputs.append(logits.detach().clone())
+        return logits
+
+
+class AssignsStatistics(PlainNet):
+    """Assigns a new tensor to its running mean, where BatchNorm writes to the old one."""
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__(variant)
+        self.mean: torch.Tensor
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.features(images)
+        self.mean = 0.9 * self.mean + 0.1 * features.detach().mean((0, 2, 3))
+        logits: torch.Tensor = self.classifier(torch.relu(features))
+        return logits
+
+
+class Hoards(PlainNet):
+    """Keeps everything, as a list of losses that nobody empties does."""
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__(variant)
+        self.kept: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(images)
+        self.kept.append(logits.detach().clone())
+        return logits
+
+
+class AssignsState(torch.optim.SGD):
+    """Assigns new state in each step, as Hugging Face's Adafactor does."""
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override] # SGD's, without a closure
+        super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["rms"] = parameter.norm()
+                self.state[parameter]["copy"] = parameter.detach().clone()
+
+
+def assigns_state(model: nn.Module) -> torch.optim.Optimizer:
+    return AssignsState(model.parameters(), lr=1e-3, momentum=0.9)
+
+
+def five_outputs(num_classes: int = 4) -> nn.Module:
+    return KeepsOutputs(replace(VARIANT, classes=num_classes), outputs=5)
