@@ -482,49 +482,6 @@ def test_the_loss_copies_what_is_not_contiguous() -> None:
     assert [each for each in copied if isinstance(each, Output)] == [X, scalar, scalar]
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
-def test_upsampling_counts_its_elements_in_32_bits(mode: str) -> None:
-    forward, backward = effects_of(
-        lambda x: F.interpolate(x, size=(32, 32), mode=mode), learnt(2, 8, 16, 16)
-    )
-
-    elements = 2 * 8 * 32 * 32
-    assert forward == [Output((2, 8, 32, 32)), Inside(elements=elements)]
-    assert backward == [X, Inside(elements=elements)]
-
-
-def upsampling_copies(
-    mode: str, channels: int, grad_format: torch.memory_format, out_format: torch.memory_format
-) -> tuple[int, ...]:
-    """The copies of upsampling's backward, of gradients in some layouts."""
-    operator = getattr(aten, f"upsample_{mode}2d_backward").default
-    grad = torch.empty(2, channels, 4, 4).contiguous(memory_format=grad_format)
-    out = torch.empty(2, channels, 2, 2).contiguous(memory_format=out_format)
-    (inside,) = (each for each in effects(operator, (grad,), out) if isinstance(each, Inside))
-    return inside.sizes
-
-
-LAST, FLAT = torch.channels_last, torch.contiguous_format
-GRAD, OUT = 4 * 2 * 16, 4 * 2 * 4
-"""Bytes of a channel of these."""
-
-
-@pytest.mark.parametrize(
-    ("mode", "copies"),
-    [
-        ("bilinear", [(), (3 * OUT, 3 * GRAD), (4 * GRAD,), (4 * OUT,), ()]),
-        ("nearest", [(), (3 * OUT, 3 * GRAD), (4 * GRAD,), (4 * OUT,), ()]),
-        ("bicubic", [(4 * GRAD,), (3 * GRAD,), (4 * GRAD,), (), ()]),
-    ],
-)
-def test_upsampling_takes_channels_last_as_it_is_from_four_channels_on_but_never_bicubic(
-    mode: str, copies: list[tuple[int, ...]]
-) -> None:
-    layouts = ((4, LAST, LAST), (3, LAST, LAST), (4, LAST, FLAT), (4, FLAT, LAST), (4, FLAT, FLAT))
-
-    assert [upsampling_copies(mode, *layout) for layout in layouts] == copies
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, FP16, BF16])
 def test_norms_keep_statistics_of_half_precision_in_full(dtype: torch.dtype) -> None:
     x, vector = torch.empty(2, 8, 4, 4, dtype=dtype), torch.empty(8)
@@ -606,7 +563,7 @@ def test_pooling_copies_views_in_the_layout_that_they_suggest() -> None:
 
     def insides(x: torch.Tensor) -> list[Inside]:
         both = effects_of(lambda x: F.avg_pool2d(F.max_pool2d(x, 2), 2), x)[0]
-        return [each for each in both if isinstance(each, Inside)]
+        return [each for each in both if isinstance(each, Inside) and each.sizes]
 
     assert insides(maps) == insides(last) == []
     assert insides(maps[:, :4]) == [Inside(sizes=(4 * 2 * 4 * 16,))]

@@ -103,11 +103,16 @@ def at(timeline: Timeline, batch: int) -> Recording:
 
 
 def story(recording: Recording, section: Section) -> list[str]:
-    """The events of a section as lines: `+` allocates, `-` frees, `*` is inside a kernel."""
+    """The events of a section as lines: `+` allocates, `-` frees, `*` is inside a kernel.
+
+    Without those that only count elements: which do so depends on the PyTorch.
+    """
     lines = []
     for action, subject in recording.sections[section]:
         if action is Action.SCRATCH:
             scratch = recording.scratches[subject]
+            if scratch.elements is not None:
+                continue
             direction = scratch.convolution.direction if scratch.convolution else ""
             words = ("*", scratch.place.module, scratch.place.operator, direction)
         else:

@@ -22,6 +22,8 @@ from torch._prims_common import suggest_memory_format
 from bsprobe.simulate.cuda.autocast import Kernel
 from bsprobe.simulate.cuda.conv_scratch import convolution, convolution_backward
 from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of
+from bsprobe.simulate.cuda.limits import counted_elements
+from bsprobe.simulate.cuda.upsampling import UPSAMPLING
 
 aten = torch.ops.aten
 
@@ -128,40 +130,13 @@ def _steps_first(batch_first: object, *tensors: torch.Tensor) -> tuple[torch.Ten
     return tuple(each.transpose(0, 1) if batch_first else each for each in tensors)
 
 
-def _upsample(args: tuple[Any, ...], out: Any) -> Effects:
-    """32-bit indices over the output (cuda/UpSampleBilinear2d.cu and its siblings)."""
-    del args
-    yield out
-    yield Inside(elements=out.numel())
-
-
-def _upsample_backward(args: tuple[Any, ...], out: Any) -> Effects:
-    """Dense copies of both gradients, and the same 32-bit indices.
-
-    Channels-last ones stay as they are where there are at least 4 channels
-    (`upsample_bilinear2d_backward_out_cuda_template` and its nearest sibling).
-    """
-    grad, *_ = args
-    is_channels_last = (
-        grad.shape[1] >= 4  # noqa: PLR2004 - PyTorch's heuristic
-        and suggest_memory_format(grad) is torch.channels_last
-        and out.is_contiguous(memory_format=torch.channels_last)
-    )
-    layout = torch.channels_last if is_channels_last else torch.contiguous_format
-    yield out
-    yield Inside(sizes=copies((out, grad), layout), elements=grad.numel())
-
-
-def _bicubic_backward(args: tuple[Any, ...], out: Any) -> Effects:
-    """A dense copy of the output's gradient (cuda/UpSampleBicubic2d.cu)."""
-    yield out
-    yield Inside(sizes=copies(args[:1], torch.contiguous_format), elements=args[0].numel())
-
-
 def effects(operator: Kernel, args: tuple[Any, ...], out: Any) -> Effects:
     """What an operator allocates on CUDA, in order: its outputs, and what it takes inside."""
     rule = KERNELS.get(operator)
-    return tensors_of(out) if rule is None else rule(args, out)
+    yield from tensors_of(out) if rule is None else rule(args, out)
+    elements = counted_elements(operator, args, out)
+    if elements is not None:
+        yield Inside(elements=elements)
 
 
 KERNELS: dict[Kernel, Rule] = {
@@ -190,10 +165,5 @@ KERNELS: dict[Kernel, Rule] = {
     aten._log_softmax_backward_data.default: _dense_inputs(0, 1),  # noqa: SLF001 - its name
     aten.nll_loss2d_forward.default: _dense_inputs(0, 1),
     aten.nll_loss2d_backward.default: _dense_inputs(2),
-    aten.upsample_bilinear2d.default: _upsample,
-    aten.upsample_bilinear2d_backward.default: _upsample_backward,
-    aten.upsample_nearest2d.default: _upsample,
-    aten.upsample_nearest2d_backward.default: _upsample_backward,
-    aten.upsample_bicubic2d.default: _upsample,
-    aten.upsample_bicubic2d_backward.default: _bicubic_backward,
+    **UPSAMPLING,
 }
