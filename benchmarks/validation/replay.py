@@ -146,6 +146,9 @@ class _RecordedDriver:
         """An address range that starts where the next pages are mapped."""
         return self._calls[0].address if self._calls else 0
 
+    def release(self, address: int, size: int) -> None:
+        """Nothing: the record does not tell address ranges."""
+
     def map(self, address: int, size: int) -> bool:
         """Map pages as recorded; False where the record shows none: the driver refused then."""
         if not self._calls or self._calls[0].code != "M":

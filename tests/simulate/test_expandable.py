@@ -1,5 +1,7 @@
 """Expandable segments: what the recorded histories show little of, or none."""
 
+import itertools
+
 import pytest
 
 from bsprobe.records.units import GIB, KIB, MIB
@@ -16,6 +18,24 @@ class NewPagesAtTheHighestAddress(ExpandableAllocator):
         found = super()._find_expandable(pool, rounded)
         pool.unmapped.reverse()
         return found
+
+
+class CountingDriver(SimulatedDriver):
+    """Remembers the address ranges that it hands out and takes back."""
+
+    def __init__(self, *, total_bytes: int = 2**40) -> None:
+        super().__init__(total_bytes=total_bytes)
+        self.reserved: list[tuple[int, int]] = []
+        self.released: list[tuple[int, int]] = []
+
+    def reserve(self, size: int) -> int:
+        address = super().reserve(size)
+        self.reserved.append((address, size))
+        return address
+
+    def release(self, address: int, size: int) -> None:
+        super().release(address, size)
+        self.released.append((address, size))
 
 
 def test_a_segment_grows_and_shrinks_by_whole_pages_at_its_end() -> None:
@@ -101,17 +121,18 @@ def test_the_limit_is_compared_with_what_an_ordinary_segment_would_take() -> Non
 
 
 def test_a_segment_without_pages_is_forgotten_and_a_new_one_begun() -> None:
-    allocator = ExpandableAllocator()
-    starts = set()
-    for _ in range(3):
+    driver = CountingDriver()
+    allocator = ExpandableAllocator(driver)
+    for number in range(1, 4):
         blocks = [allocator.malloc(20 * MIB) for _ in range(3)]
-        starts.add(blocks[0].address)
         for block in blocks:
+            assert len(driver.released) == number - 1
             allocator.free(block)
             allocator.empty_cache()
         assert allocator.statistics.reserved_bytes == 0
         assert list(allocator.free_blocks) == []
-    assert len(starts) == 3
+        assert driver.reserved == driver.released
+        assert len(driver.reserved) == number
 
 
 def test_a_request_beyond_the_address_range_is_out_of_memory() -> None:
@@ -123,3 +144,53 @@ def test_a_request_beyond_the_address_range_is_out_of_memory() -> None:
 def test_oversize_blocks_do_not_go_with_expandable_segments() -> None:
     with pytest.raises(ValueError, match="cannot be combined with max_split_size_bytes"):
         ExpandableAllocator(rules=AllocatorRules(max_split_size_bytes=50 * MIB))
+
+
+def _program(
+    allocator: ExpandableAllocator, stream: int = 0
+) -> tuple[list[tuple[int, int]], int, int]:
+    """Small and large blocks whose places depend on best fit; then nothing is left of them."""
+    blocks = [allocator.malloc(size, stream) for size in (KIB, 5 * MIB, 30 * MIB, 3 * KIB, 7 * MIB)]
+    for block in blocks[::2]:
+        allocator.free(block)
+    blocks[::2] = [allocator.malloc(size, stream) for size in (6 * MIB, KIB, 25 * MIB)]
+    places = [(block.address - block.segment_address, block.size) for block in blocks]
+    seen = (places, allocator.reserved_bytes, allocator.allocated_bytes)
+    for block in blocks:
+        allocator.free(block)
+    return seen
+
+
+def test_thousands_of_reservations_behave_as_the_first_one() -> None:
+    driver = CountingDriver()
+    allocator = ExpandableAllocator(driver)
+    seen = []
+    for _ in range(3000):
+        seen.append((_program(allocator), allocator.layout()))
+        allocator.empty_cache()
+
+    assert seen == [seen[0]] * 3000
+    assert allocator.statistics.peak_reserved_bytes == seen[0][0][1]
+    assert len(driver.reserved) == 6000
+
+
+@pytest.mark.parametrize("total_bytes", [2**40, 2**44])
+def test_thousands_of_ranges_that_live_together_behave_as_the_first_one(total_bytes: int) -> None:
+    driver = CountingDriver(total_bytes=total_bytes)
+    allocator = ExpandableAllocator(driver)
+    seen = [_program(allocator, stream) for stream in range(2000)]
+
+    assert seen == [
+        (places, (number + 1) * reserved, allocated)
+        for number, (places, reserved, allocated) in enumerate([seen[0]] * 2000)
+    ]
+    ranges = sorted(driver.reserved)
+    assert len(ranges) == 4000
+    assert ranges[0][0] >= 0
+    assert ranges[-1][0] + ranges[-1][1] <= 2**62
+    assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(ranges))
+
+
+def test_addresses_that_are_used_up_are_said_to_be() -> None:
+    with pytest.raises(OverflowError, match="used up"):
+        SimulatedDriver().reserve(2**62 + 1)

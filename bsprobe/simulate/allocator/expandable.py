@@ -160,7 +160,11 @@ class ExpandableAllocator(CachingAllocator):
         self._keep_unmapped(pages)
 
     def _keep_unmapped(self, block: Block) -> None:
-        """Merge an unmapped block with its like, and forget a segment that is nothing else."""
+        """Merge an unmapped block with its like, and release a segment that is nothing else.
+
+        Its address range goes back to the driver (`release_expandable_segment`, which deletes the
+        `ExpandableSegment`).
+        """
         unmapped = block.pool.unmapped
         if block.previous is not None and block.previous.state == UNMAPPED:
             unmapped.remove(block.previous)
@@ -170,6 +174,8 @@ class ExpandableAllocator(CachingAllocator):
             block.absorb_next()
         if block.previous is not None or block.next is not None:
             self._add_unmapped(block)
+        else:
+            self._driver.release(block.address, block.size)
 
 
 def _grown_size(block: Block) -> int:
