@@ -33,17 +33,23 @@ def convolution(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def convolution_backward(args: tuple[Any, ...], out: Any) -> Effects:
-    """`cudnn_convolution_backward`: the input's gradient, then the weight's, then the bias's."""
+    """`cudnn_convolution_backward`: the input's gradient, then the weight's, then the bias's.
+
+    Copies of the output's gradient and, where the weight has one, of the input are made first and
+    live until the end (`convolution_backward` in Convolution.cpp, cudnn/ConvShared.cpp); that of
+    the weight does not.
+    """
     grad, x, weight, _, stride, padding, dilation, transposed, _, groups, _ = args
     layout = _convolution_layout(x, weight)
     grad_x, grad_weight, grad_bias = out
     settings = (stride, padding, dilation, groups)
     image = grad if transposed else x
+    held = (grad,) if grad_weight is None else (x, grad)
     if grad_x is not None:
         direction = Direction.FORWARD if transposed else Direction.DATA_GRADIENT
         yield grad_x
         yield Inside(
-            sizes=copies((grad, weight), layout),
+            sizes=copies((*held, weight), layout),
             convolution=_described(
                 direction,
                 image,
@@ -56,7 +62,7 @@ def convolution_backward(args: tuple[Any, ...], out: Any) -> Effects:
     if grad_weight is not None:
         yield grad_weight
         yield Inside(
-            sizes=copies((grad, x), layout),
+            sizes=copies(held, layout),
             convolution=_described(
                 Direction.WEIGHT_GRADIENT,
                 image,

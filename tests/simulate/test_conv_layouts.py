@@ -1,0 +1,146 @@
+"""Convolutions whose input and weight are laid out differently, as cuDNN takes and returns them.
+
+Source: `cudnn_conv_suggest_memory_format` (aten/src/ATen/native/ConvUtils.h), the functions of
+cudnn/ConvShared.cpp, and `obeys_layout_contract` (torch/csrc/autograd/utils).
+"""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
+
+from bsprobe.records.variants import Variant
+from bsprobe.simulate.cuda import Inside, effects
+from bsprobe.simulate.cuda.scratch import aten
+from bsprobe.simulate.timeline import Action, Kind, Recording, Section
+from tests.support.fake_cuda import Dispatched
+from tests.support.traced_networks import tracer_of
+
+FLAT, LAST = torch.contiguous_format, torch.channels_last
+IMAGES, MAPS, LOGITS = 4 * 2 * 3 * 32 * 48, 4 * 2 * 8 * 8 * 12, 4 * 2 * 4 * 8 * 12
+"""Bytes of two images, and of what the two layers make of them."""
+FIRST, SECOND = 4 * 8 * 3 * 9, 4 * 4 * 8 * 9
+"""Bytes of the weights of the two layers."""
+
+
+class LaidOutNet(nn.Module):
+    """Two convolutions, with images in one layout and weights in another."""
+
+    def __init__(
+        self, variant: Variant, *, images: torch.memory_format, weights: torch.memory_format
+    ) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 8, 3, stride=4, padding=1, bias=False)
+        self.classifier = nn.Conv2d(8, variant.classes, 3, padding=1, bias=False)
+        for layer in (self.features, self.classifier):
+            layer.weight.data = layer.weight.data.contiguous(memory_format=weights)
+        self._images = images
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = torch.relu(self.features(images.contiguous(memory_format=self._images)))
+        logits: torch.Tensor = self.classifier(maps)
+        return logits
+
+
+@functools.cache
+def recorded(images: torch.memory_format, weights: torch.memory_format) -> Recording:
+    return tracer_of(functools.partial(LaidOutNet, images=images, weights=weights)).record(2)
+
+
+def copied_inside(recording: Recording) -> list[tuple[str, str, tuple[int, ...]]]:
+    """The copies that the convolutions of a step make, by layer and direction."""
+    taken = (
+        recording.scratches[subject]
+        for action, subject in recording.sections[Section.LATER_STEP]
+        if action is Action.SCRATCH
+    )
+    return [
+        (each.place.module, each.convolution.direction, each.sizes)
+        for each in taken
+        if each.convolution is not None
+    ]
+
+
+@pytest.mark.parametrize(
+    ("images", "weights", "copies"),
+    [
+        (FLAT, FLAT, ((), (), (), (), ())),
+        # The loss hands back a contiguous gradient.
+        (LAST, LAST, ((), (), (LOGITS,), (LOGITS,), ())),
+        # The images are copied too; what comes of them is channels last.
+        (FLAT, LAST, ((IMAGES,), (), (LOGITS,), (LOGITS,), (IMAGES,))),
+        # The weights are, each time.
+        (LAST, FLAT, ((FIRST,), (SECOND,), (LOGITS, SECOND), (LOGITS,), ())),
+    ],
+)
+def test_what_is_not_in_the_common_layout_is_copied(
+    images: torch.memory_format, weights: torch.memory_format, copies: tuple[tuple[int, ...], ...]
+) -> None:
+    assert copied_inside(recorded(images, weights)) == [
+        ("features", "forward", copies[0]),
+        ("classifier", "forward", copies[1]),
+        ("classifier", "data gradient", copies[2]),
+        ("classifier", "weight gradient", copies[3]),
+        ("features", "weight gradient", copies[4]),
+    ]
+
+
+@pytest.mark.parametrize("images", [FLAT, LAST])
+@pytest.mark.parametrize("weights", [FLAT, LAST])
+def test_gradients_of_contiguous_weights_are_cloned_where_the_images_are_channels_last(
+    images: torch.memory_format, weights: torch.memory_format
+) -> None:
+    gradients = {
+        (place.operator, size)
+        for place, kind, size in recorded(images, weights).storages
+        if kind is Kind.GRADIENT
+    }
+
+    is_cloned = (images, weights) == (LAST, FLAT)
+    operator = "new_empty_strided" if is_cloned else "convolution_backward"
+    assert gradients == {(operator, FIRST), (operator, SECOND)}
+
+
+@pytest.mark.parametrize("convolve", [F.conv2d, F.conv_transpose2d])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("images", [FLAT, LAST])
+@pytest.mark.parametrize("weights", [FLAT, LAST])
+def test_outputs_and_both_gradients_are_channels_last_if_input_or_weight_is(
+    convolve: Any, dtype: torch.dtype, images: torch.memory_format, weights: torch.memory_format
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
+        if "convolution" in str(operator):
+            outs = out if isinstance(out, tuple) else (out,)
+            seen.extend(each for each in outs if each is not None)
+
+    with FakeTensorMode(), Dispatched(watch):
+        x = torch.empty(2, 4, 8, 8, dtype=dtype).contiguous(memory_format=images)
+        weight = torch.empty(4, 4, 3, 3, dtype=dtype).contiguous(memory_format=weights)
+        y = convolve(x.requires_grad_(), weight.requires_grad_())
+        for gradient in (FLAT, LAST):
+            y.backward(torch.ones_like(y, memory_format=gradient), retain_graph=True)
+
+    layout = LAST if LAST in (images, weights) else FLAT
+    assert len(seen) == 5
+    assert all(each.is_contiguous(memory_format=layout) for each in seen)
+
+
+def test_the_copy_of_the_input_lives_while_its_gradient_is_computed() -> None:
+    with FakeTensorMode():
+        x, weight = torch.empty(2, 8, 8, 12), torch.empty(4, 8, 3, 3).to(memory_format=LAST)
+        grad = torch.empty(2, 4, 8, 12)
+    settings = ([4], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])
+    out = (x, weight, None)
+    taken = [
+        each.sizes
+        for each in effects(aten.convolution_backward.default, (grad, x, weight, *settings), out)
+        if isinstance(each, Inside)
+    ]
+
+    assert taken == [(MAPS, LOGITS), (MAPS, LOGITS)]
