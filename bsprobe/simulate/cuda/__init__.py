@@ -4,9 +4,9 @@ Two parts. First, which operators run: `cuda_dispatch` makes CPU tensors obey CU
 (autocast.py) and CUDA's choice of kernels (kernels.py) while it is active. The result is held,
 operator by operator, to a trace of the forward pass on fake CUDA tensors
 (tests/simulate/test_cuda_semantics.py). Second, what CUDA's kernels allocate inside, where no trace
-can see it: scratch.py has a rule for each operator, those of convolutions in conv_scratch.py and
-of upsampling in upsampling.py; limits.py names the kernels that count in 32 bits; libraries.py says
-what cuBLAS and cuDNN take with this PyTorch.
+can see it: scratch.py has a rule for each operator, those of convolutions in conv_scratch.py, of
+upsampling in upsampling.py, of indexing and sorting in indexing.py; limits.py names the kernels
+that count in 32 bits; libraries.py says what cuBLAS and cuDNN take with this PyTorch.
 """
 
 from bsprobe.simulate.cuda.effects import Inside

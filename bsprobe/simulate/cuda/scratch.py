@@ -22,6 +22,7 @@ from torch._prims_common import suggest_memory_format
 from bsprobe.simulate.cuda.autocast import Kernel
 from bsprobe.simulate.cuda.conv_scratch import convolution, convolution_backward
 from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of
+from bsprobe.simulate.cuda.indexing import INDEXING
 from bsprobe.simulate.cuda.limits import counted_elements
 from bsprobe.simulate.cuda.upsampling import UPSAMPLING
 
@@ -165,5 +166,6 @@ KERNELS: dict[Kernel, Rule] = {
     aten._log_softmax_backward_data.default: _dense_inputs(0, 1),  # noqa: SLF001 - its name
     aten.nll_loss2d_forward.default: _dense_inputs(0, 1),
     aten.nll_loss2d_backward.default: _dense_inputs(2),
+    **INDEXING,
     **UPSAMPLING,
 }

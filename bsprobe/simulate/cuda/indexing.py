@@ -1,0 +1,248 @@
+"""Memory that CUDA's indexing and sorting kernels take, all of it known from shapes.
+
+A boolean mask is expanded to indices, as many as it has true values; as that is not known, all of
+them may be true. Files are those of aten/src/ATen/native.
+
+Left out, because they are small or not documented: single values and counters (of `nonzero`, and of
+`topk`'s search), what cub takes beside the buffers for keys and values, and the copies of several
+index tensors whose strides differ (`AdvancedIndex`, TensorAdvancedIndexing.cpp).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from bsprobe.simulate.cuda.autocast import Kernel
+from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of
+
+aten = torch.ops.aten
+_INDEX_BYTES: Final = 8
+_INT32_MAX: Final = 2**31 - 1
+_ONE_PASS_BITS: Final = 8
+"""What cub's radix sort orders in one pass, without further buffers (`RADIX_BITS` of its policies
+is 8 or less: dispatch_radix_sort.cuh)."""
+_SMALL_SORT: Final = 4096
+"""`should_use_small_sort` (cuda/Sort.h): slices up to here are sorted in place."""
+_LARGE_SEGMENT, _MANY_SEGMENTS = 1_000_000, 128
+"""`launch_stable_sort_kernel` (cuda/SortStable.cu) chooses by these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Indexed:
+    """A tensor and what indexes it.
+
+    Attributes:
+        masks: The masks among the indices.
+        dimensions: The dimensions that are indexed.
+        positions: The most places that are indexed, over these dimensions.
+        slice_elements: The elements behind the last of them.
+        elements: All elements that are read or written.
+    """
+
+    masks: tuple[torch.Tensor, ...]
+    dimensions: int
+    positions: int
+    slice_elements: int
+    elements: int
+
+    def expanded(self) -> tuple[int, ...]:
+        """Bytes of the indices that masks become (`expandTensors`, IndexingUtils.h)."""
+        counts = ((min(mask.numel(), self.positions), mask.dim()) for mask in self.masks)
+        return tuple(_INDEX_BYTES * count * dimensions for count, dimensions in counts)
+
+
+def _indexed(x: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> _Indexed:
+    masks = tuple(each for each in indices if each is not None and _is_mask(each))
+    shapes = [each.shape for each in indices if each is not None and not _is_mask(each)]
+    positions = math.prod(torch.broadcast_shapes(*shapes))
+    if positions == 1 and masks:
+        positions = max(mask.numel() for mask in masks)
+    dimensions = _dimensions(indices)
+    indexed = math.prod(x.shape[dimension] for dimension in dimensions)
+    others = x.numel() // indexed if indexed else 0
+    return _Indexed(
+        masks=masks,
+        dimensions=len(dimensions),
+        positions=positions,
+        slice_elements=math.prod(x.shape[dimensions[-1] + 1 :]) if dimensions else 0,
+        elements=positions * others,
+    )
+
+
+def _dimensions(indices: Sequence[torch.Tensor | None]) -> list[int]:
+    found: list[int] = []
+    dimension = 0
+    for index in indices:
+        width = index.dim() if index is not None and _is_mask(index) else 1
+        if index is not None:
+            found.extend(range(dimension, dimension + width))
+        dimension += width
+    return found
+
+
+def _is_mask(index: torch.Tensor) -> bool:
+    return index.dtype in (torch.bool, torch.uint8)
+
+
+def _nonzero(args: tuple[Any, ...], out: Any) -> Effects:
+    """A dense copy of the input (`nonzero_cuda_out_impl`, cuda/Nonzero.cu)."""
+    return _with(out, copies(args[:1], torch.contiguous_format))
+
+
+def _index(args: tuple[Any, ...], out: Any) -> Effects:
+    """The indices that masks become (`make_info`, TensorAdvancedIndexing.cpp)."""
+    x, indices = args
+    return _selected(_indexed(x, indices), out)
+
+
+def _masked_select(args: tuple[Any, ...], out: Any) -> Effects:
+    """The indices of the mask, expanded to the input's shape (cuda/IndexKernel.cpp)."""
+    x, mask = torch.broadcast_tensors(*args)
+    return _selected(_indexed(x, (mask,)), out)
+
+
+def _selected(indexed: _Indexed, out: torch.Tensor) -> Effects:
+    """First `nonzero` of each mask, then the output beside its indices."""
+    indices = indexed.expanded()
+    if copied := copies(indexed.masks, torch.contiguous_format):
+        yield Inside(sizes=(*copied, *indices))
+    yield from _with(out, indices)
+
+
+def _index_put(args: tuple[Any, ...], out: Any) -> Effects:
+    """The indices that masks become, and where values add up all that it takes to sort them.
+
+    Source: `_index_put_impl_` in TensorAdvancedIndexing.cpp. A number that is put by a mask fills
+    it, without any index (`canDispatchToMaskedFill`): on CUDA it is a tensor on the host.
+    """
+    x, indices, values, *rest = args
+    indexed = _indexed(x, indices)
+    yield from tensors_of(out)
+    if rest and rest[0]:
+        yield from _sorted_put(x, indexed, values)
+    elif values.dim() or len(indexed.masks) < sum(each is not None for each in indices):
+        copied = copies(indexed.masks, torch.contiguous_format)
+        if sizes := (*copied, *indexed.expanded()):
+            yield Inside(sizes=sizes)
+
+
+def _sorted_put(x: torch.Tensor, indexed: _Indexed, values: torch.Tensor) -> Iterator[Inside]:
+    """What `index_put_with_sort_kernel` takes (cuda/Indexing.cu).
+
+    First one index of each position, of the remainder and the product of each dimension
+    (`computeLinearIndex`); then that index, sorted, with where it was and a range, beside the
+    values in full.
+    """
+    each = _INDEX_BYTES * indexed.positions
+    if not each or not indexed.slice_elements:
+        return
+    dense = copies((x,), torch.contiguous_format)
+    masks = copies(indexed.masks, torch.contiguous_format)
+    linear = (each,) * min(indexed.dimensions, 2)
+    yield Inside(sizes=(*dense, *masks, *indexed.expanded(), *linear, each))
+    full = indexed.elements * values.element_size()
+    is_full = values.is_contiguous() and values.numel() == indexed.elements
+    bits = ((x.numel() - 1) // indexed.slice_elements).bit_length()
+    passes = (each, each) if bits > _ONE_PASS_BITS else ()
+    yield Inside(sizes=(*dense, *(() if is_full else (full,)), *(each,) * 4, *passes))
+
+
+def _masked_scatter(args: tuple[Any, ...], out: Any) -> Effects:
+    """A sum of the mask in int64, and dense copies (`masked_scatter__cuda`, cuda/IndexKernel.cpp).
+
+    The copies are those of `launch_masked_scatter_kernel` (cuda/IndexKernel.cu).
+    """
+    _, mask, source = args
+    dense = copies((mask.expand(out.shape), source), torch.contiguous_format)
+    return _with(out, (_INDEX_BYTES * out.numel(), *dense))
+
+
+def _sort(args: tuple[Any, ...], out: Any) -> Effects:
+    """The buffers of `sort_cuda_kernel` (cuda/Sort.cpp).
+
+    The stable overload takes its dimension by name, which is not seen here: it counts as the last.
+    """
+    x, *rest = args
+    return _with(out, _sort_bytes(x, rest[0] if rest else -1))
+
+
+def _sort_bytes(x: torch.Tensor, dimension: int) -> tuple[int, ...]:
+    if not x.dim() or not x.numel():
+        return ()
+    length = x.shape[dimension]
+    if length <= _SMALL_SORT:
+        return (_INDEX_BYTES * length,)  # `fillSliceWithIndex`
+    values, indices = x.numel() * x.element_size(), x.numel() * _INDEX_BYTES
+    laid_out: tuple[int, ...] = ()
+    if x.stride(dimension) != 1:  # the input with that dimension last, and both outputs
+        laid_out = (values, values, indices)
+    elif not _is_dense(x):
+        laid_out = (values,)
+    return (*laid_out, *_segments_bytes(x, length))
+
+
+def _segments_bytes(x: torch.Tensor, length: int) -> tuple[int, ...]:
+    """What `launch_stable_sort_kernel` takes (cuda/SortStable.cu).
+
+    cub's radix sort of pairs needs a second buffer for keys and for values, where it needs more
+    than one pass (O(N) temporary storage, in the documentation of `cub::DeviceRadixSort`).
+    """
+    elements = min(x.numel(), _INT32_MAX // length * length)
+    segments, size = elements // length, x.element_size()
+    takes_one_pass = 8 * size <= _ONE_PASS_BITS
+    held: tuple[int, ...]
+    if segments == 1 or length >= _LARGE_SEGMENT:
+        elements, held = length, (_INDEX_BYTES * length,)
+    elif segments < _MANY_SEGMENTS:  # pairs of index and segment, twice, and the sorted keys
+        held = (_INDEX_BYTES * elements, _INDEX_BYTES * elements, size * elements)
+    else:
+        held = (_INDEX_BYTES * elements,)
+    passes = () if takes_one_pass else (size * elements, _INDEX_BYTES * elements)
+    return (*held, *passes)
+
+
+def _is_dense(x: torch.Tensor) -> bool:
+    """As `is_non_overlapping_and_dense`."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _topk(args: tuple[Any, ...], out: Any) -> Effects:
+    """Sorts what it found, beside a copy of it (`topk_out_cuda`, cuda/TensorTopK.cpp)."""
+    _, k, *rest = args
+    dimension = rest[0] if rest else -1
+    is_sorted = rest[2] if len(rest) > 2 else True  # noqa: PLR2004 - its place
+    values, indices = out
+    if not is_sorted or k <= _SMALL_SORT:
+        return tensors_of(out)
+    copied = indices.numel() * _INDEX_BYTES, values.numel() * values.element_size()
+    return _with(out, (*copied, *_sort_bytes(values, dimension)))
+
+
+def _with(out: Any, sizes: tuple[int, ...]) -> Effects:
+    """Outputs, and what is taken beside them."""
+    yield from tensors_of(out)
+    if any(sizes):
+        yield Inside(sizes=sizes)
+
+
+INDEXING: dict[Kernel, Rule] = {
+    aten.nonzero.default: _nonzero,
+    aten.index.Tensor: _index,
+    aten.masked_select.default: _masked_select,
+    aten.index_put.default: _index_put,
+    aten.index_put_.default: _index_put,
+    aten._index_put_impl_.default: _index_put,
+    aten.masked_scatter.default: _masked_scatter,
+    aten.masked_scatter_.default: _masked_scatter,
+    aten.sort.default: _sort,
+    aten.sort.stable: _sort,
+    aten.topk.default: _topk,
+}
