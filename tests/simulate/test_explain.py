@@ -239,6 +239,8 @@ def test_the_trace_leads_to_the_segments_and_never_exceeds_its_peak(snapshot: Pa
     signs = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}
     reserved = peak = 0
     for entry in data["device_traces"][0]:
+        assert 0 <= entry["addr"] < 2**63
+        assert float(entry["addr"]) == entry["addr"]  # the viewer's numbers are doubles
         if entry["action"] == "alloc":
             assert entry["addr"] not in live
             live[entry["addr"]] = entry["size"]
