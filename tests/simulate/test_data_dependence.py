@@ -7,7 +7,7 @@ import torch
 
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.workload import OwnParts
-from bsprobe.simulate.timeline import Recording, Section, largest_bytes
+from bsprobe.simulate.timeline import Phase, Recording, Section, largest_bytes
 from bsprobe.simulate.trace.data_dependence import (
     Decisions,
     TooManyConditionsError,
@@ -55,6 +55,16 @@ def outputs_of(recording: Recording, operator: str) -> list[int]:
 
 def test_a_mask_selects_all() -> None:
     assert outputs_of(traced("hard_pixels").record(2), "index") == [8 * PIXELS, 4 * PIXELS]
+
+
+@pytest.mark.parametrize("loss", ["hard_pixels", "by_selected_rows", "a_quarter_of_the_valid"])
+def test_gradients_of_what_was_selected_are_written_into_zeros(loss: str) -> None:
+    copies = {"index_put", "scatter", "scatter_add"}
+    recording = traced(loss).record(2)
+
+    backward = [place for place, _, _ in born(recording) if place.phase is Phase.BACKWARD]
+    assert "new_zeros" in {place.operator for place in backward}
+    assert not copies & {place.operator for place in backward}
 
 
 def test_a_count_of_a_mask_is_all_of_it() -> None:

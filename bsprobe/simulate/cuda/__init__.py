@@ -10,7 +10,7 @@ that count in 32 bits; libraries.py says what cuBLAS and cuDNN take with this Py
 """
 
 from bsprobe.simulate.cuda.effects import Inside
-from bsprobe.simulate.cuda.kernels import as_on_cuda, cuda_dispatch
+from bsprobe.simulate.cuda.kernels import WRITES_INTO, ZEROS, as_on_cuda, cuda_dispatch
 from bsprobe.simulate.cuda.scratch import effects
 
-__all__ = ["Inside", "as_on_cuda", "cuda_dispatch", "effects"]
+__all__ = ["WRITES_INTO", "ZEROS", "Inside", "as_on_cuda", "cuda_dispatch", "effects"]

@@ -178,6 +178,22 @@ _HALF_INPUT_FP32_STATISTICS = (
 (`toAccumulateType` in Normalization.cu and layer_norm_kernel.cu; cuDNN wants fp32)."""
 
 
+WRITES_INTO: dict[Kernel, Kernel] = {
+    aten.index_put.default: aten.index_put_.default,
+    aten.index_add.default: aten.index_add_.default,
+    aten.masked_scatter.default: aten.masked_scatter_.default,
+    aten.put.default: aten.put_.default,
+    aten.scatter.src: aten.scatter_.src,
+    aten.scatter_add.default: aten.scatter_add_.default,
+}
+"""Operators by which backward passes fill zeros that they have just made, and those that real
+tensors are filled by: in place, unless a tensor is of a subclass (`areAnyTensorSubclassLike` in
+`index_backward`, `gather_backward`, `value_selecting_reduction_backward` and their siblings,
+torch/csrc/autograd/FunctionsManual.cpp)."""
+ZEROS = ("new_zeros", "zeros", "zeros_like")
+"""The operators that make those zeros."""
+
+
 def as_on_cuda(operator: Kernel, args: tuple[Any, ...], out: Any) -> Any:
     """An operator's outputs with the types and sizes that they have on CUDA."""
     if operator is aten._cudnn_rnn.default:  # noqa: SLF001 - its name

@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bsprobe.simulate.cuda import Inside, effects
+from bsprobe.simulate.cuda import WRITES_INTO, ZEROS, Inside, effects
 from bsprobe.simulate.timeline import (
     Action,
     Event,
@@ -46,7 +46,6 @@ _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - no
 _FROM_HOST = "lift_fresh"
 """What `torch.tensor` calls: an optimizer makes its scalars with it, on the host."""
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 - as above
-_EQUAL = _aten.equal.default
 
 
 @functools.cache
@@ -250,8 +249,6 @@ class Recorder(TorchDispatchMode):
         self._note_phase()
         if func is _READ:
             return self._value_read(args[0])
-        if func is _EQUAL:
-            return self._values.are_equal(*args)
         if names_gpu(kwargs):
             kwargs = with_device(kwargs)
             if func is _CAST and kwargs.keys() <= {"device", "non_blocking"}:
@@ -259,6 +256,7 @@ class Recorder(TorchDispatchMode):
         if _is_composite(func):  # inference mode does not take them apart before
             with self:  # not `decompose`, which prefers kernels for compilers
                 return func._op_dk(_COMPOSITE, *args, **kwargs)  # noqa: SLF001 - no public name
+        func = WRITES_INTO[func] if func in WRITES_INTO and self._is_fresh(args[0]) else func
         out = None if _only_writes(func) else self._values.run(self._mode, func, args, kwargs)
         self._values.known.follow(func, args, kwargs, out)
         place, kind = None, Kind.TEMPORARY
@@ -306,6 +304,15 @@ class Recorder(TorchDispatchMode):
     def _before_forward(self) -> None:
         if self._phase is Phase.OPTIMIZER:  # the next micro-batch
             self.begin(Phase.FORWARD)
+
+    def _is_fresh(self, tensor: torch.Tensor) -> bool:
+        """True for zeros that a backward pass has made last."""
+        last = len(self._storages) - 1
+        return (
+            self._phase is Phase.BACKWARD
+            and self._live.get(storage_of(tensor)) == last
+            and self._storages[last][0].operator in ZEROS
+        )
 
     def _kind_of_new(self, operator: Any, args: tuple[Any, ...]) -> Kind:
         if operator is _CAST:

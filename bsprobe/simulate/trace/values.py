@@ -23,6 +23,8 @@ from bsprobe.simulate.trace.known_values import KnownValues
 from bsprobe.simulate.trace.largest_sizes import LARGEST
 from bsprobe.simulate.trace.source_lines import SourceLine, lines_of_caller
 
+_EQUAL = torch.ops.aten.equal.default
+
 
 class Values:
     """The values that a trace knows, decides about or refuses.
@@ -53,6 +55,8 @@ class Values:
                 kernel.
         """
         name = operator.name()
+        if operator is _EQUAL:
+            return self._are_equal(*args)
         try:
             try:
                 return run_fake(mode, operator, args, kwargs)
@@ -86,8 +90,7 @@ class Values:
             return self._decided(name)
         raise self._refused(Obstacle.VALUES, name)
 
-    def are_equal(self, one: torch.Tensor, other: torch.Tensor) -> bool:
-        """Answer `torch.equal`."""
+    def _are_equal(self, one: torch.Tensor, other: torch.Tensor) -> bool:
         if one.shape != other.shape:
             return False
         first, second = self.known.of(one), self.known.of(other)
