@@ -1,13 +1,18 @@
 """Parameter groups and optimizers, as DeepLab's recipe has them."""
 
+import inspect
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from bsprobe.records.bounds import ASKED
-from bsprobe.records.errors import UsageError
+from bsprobe.records.device_kind import DeviceKind
+from bsprobe.records.errors import BsprobeError, UsageError
+from bsprobe.records.failures import Outcome, classify
 from bsprobe.records.variants import OptimizerName
 from bsprobe.training.models.callables import load_callable
 from bsprobe.training.models.deeplabv2 import DeepLabV2
@@ -81,15 +86,93 @@ def own_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
     """Have your callable build the optimizer of a network.
 
     Raises:
-        UsageError: It made something else.
+        UsageError: It fails, makes something else, or an optimizer whose step is another one than
+            that of `training_step`.
+        Exception: Whatever says that memory has run out, which is no mistake of the callable's.
     """
-    made = load_callable("--optimizer-from", name)(model)
+    build = load_callable("--optimizer-from", name)
+    try:
+        made = build(model)
+    except BsprobeError:
+        raise
+    except Exception as error:
+        if _is_of_memory(error):
+            raise
+        raise _failed_build(name, error) from error
     if not isinstance(made, torch.optim.Optimizer):
         raise UsageError(
             f"--optimizer-from {name}: it made a {type(made).__name__}, no torch optimizer",
             hint="it is called with the network and returns a torch.optim.Optimizer",
         )
+    if refusal := _refusal(made, model):
+        raise UsageError(
+            f"--optimizer-from {name}: {refusal}",
+            hint="give an optimizer whose step() takes dense gradients and no closure, such as "
+            "torch.optim.AdamW",
+        )
     return made
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """True where an exception is an outcome of the batch size, whatever the device."""
+    types = [kind.__name__ for kind in type(error).__mro__]
+    return any(
+        classify(kind, types=types, message=str(error)).outcome is not Outcome.FAILED
+        for kind in DeviceKind
+    )
+
+
+def _failed_build(name: str, error: Exception) -> UsageError:
+    """The error to show for a callable that failed: its own words and the line of it."""
+    words = (str(error).strip() or "no message").splitlines()[0]
+    calls = traceback.extract_tb(error.__traceback__)[1:]  # the first one is in this module
+    place = f" ({Path(calls[0].filename).name}, line {calls[0].lineno})" if calls else ""
+    hint = "it is called with the network and returns a torch.optim.Optimizer over its parameters"
+    if isinstance(error, ModuleNotFoundError):
+        hint = f"install the package that has {error.name}, or give another optimizer"
+    return UsageError(f"--optimizer-from {name}: {type(error).__name__}: {words}{place}", hint=hint)
+
+
+def _refusal(optimizer: torch.optim.Optimizer, model: nn.Module) -> str | None:
+    """The reason why the step of an optimizer cannot be run here, None where it can be."""
+    kind = type(optimizer).__name__
+    if _wants_closure(optimizer):
+        return (
+            f"{kind}.step() needs a closure that runs the network again; how often it does so in "
+            "a step depends on the values of the loss"
+        )
+    # timm's mark (timm/optim/adahessian.py): its training loops then pass `create_graph=True`.
+    if getattr(optimizer, "is_second_order", False):
+        return (
+            f"{kind} needs second derivatives: a backward pass that keeps its graph "
+            "(create_graph=True)"
+        )
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        return _dense_parameter(optimizer, model)
+    return None
+
+
+def _wants_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """True where `step` has a required argument: LBFGS's (torch/optim/lbfgs.py) in torch.optim."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    arguments = inspect.signature(optimizer.step).parameters.values()
+    return any(each.default is each.empty and each.kind not in several for each in arguments)
+
+
+def _dense_parameter(optimizer: torch.optim.SparseAdam, model: nn.Module) -> str | None:
+    """The refusal of `SparseAdam.step` (torch/optim/sparse_adam.py), told before a step is run."""
+    sparse = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
+    }
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in sparse:
+                what = names.get(id(parameter), "a parameter")
+                return f"SparseAdam takes sparse gradients alone, and that of {what} is dense"
+    return None
 
 
 def group_factors(optimizer: torch.optim.Optimizer) -> tuple[tuple[str, float], ...]:

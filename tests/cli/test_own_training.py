@@ -90,3 +90,18 @@ def test_a_step_is_explained_with_own_parts(folder: Path) -> None:
     # The optimizer and the loss are the user's: no other one of ours is a remedy.
     assert "adamw" not in text
     assert "loss at logits" not in text
+
+
+@pytest.mark.parametrize(
+    "device", ["--gpu=RTX 3090", pytest.param("--device=cpu", marks=pytest.mark.slow)]
+)
+def test_an_optimizer_with_a_closure_ends_the_run_with_one_line(folder: Path, device: str) -> None:
+    parts = [each for each in PARTS if "optimizer" not in each]
+    done = bsprobe(
+        "run", device, *parts, "--optimizer-from=parts.py:lbfgs", "--norm=batch", cwd=folder
+    )
+
+    assert done.returncode == 2
+    error, hint = done.stderr.splitlines()[-2:]
+    assert error.startswith("error: --optimizer-from parts.py:lbfgs: LBFGS.step() needs a closure")
+    assert hint.startswith("hint: give an optimizer whose step()")

@@ -37,6 +37,10 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=1e-3)
 
 
+def lbfgs(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.LBFGS(model.parameters())
+
+
 def two_rates(model: nn.Sequential) -> torch.optim.Optimizer:
     groups = [
         {"params": model[0].parameters(), "lr": 0.1, "name": "stem"},

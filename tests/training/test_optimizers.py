@@ -1,4 +1,7 @@
+import importlib
+import importlib.util
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +13,12 @@ from bsprobe.records.runs import Target
 from bsprobe.records.variants import Norm, OptimizerName
 from bsprobe.report.run import sentences
 from bsprobe.report.snippet import snippet
-from bsprobe.training.optimizers import build_optimizer, group_factors, parameter_groups
+from bsprobe.training.optimizers import (
+    build_optimizer,
+    group_factors,
+    own_optimizer,
+    parameter_groups,
+)
 from tests.support.networks import without_data
 
 
@@ -132,3 +140,96 @@ def test_groups_whose_rates_differ_beyond_all_bounds_are_refused(
 def test_groups_of_rate_zero_have_the_factor_zero() -> None:
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (0.1, 0.0)]
     assert group_factors(torch.optim.SGD(groups)) == (("group 1", 1.0), ("group 2", 0.0))
+
+
+def lbfgs(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.LBFGS(model.parameters())
+
+
+def adahessian(model: nn.Module) -> torch.optim.Optimizer:
+    timm = importlib.import_module("timm.optim")  # not everybody has it
+    made: torch.optim.Optimizer = timm.Adahessian(model.parameters())
+    return made
+
+
+def sparse(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SparseAdam(model.parameters())
+
+
+def of_a_missing_package(model: nn.Module) -> torch.optim.Optimizer:
+    import no_such_package  # type: ignore[import-not-found] # noqa: PLC0415 - that is the test
+
+    made: torch.optim.Optimizer = no_such_package.Adam(model.parameters())
+    return made
+
+
+def negative_rate(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=-1.0)
+
+
+def without_arguments() -> None:
+    """Cannot be called with a network."""
+
+
+def no_memory(_: nn.Module) -> torch.optim.Optimizer:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class AnyArguments(torch.optim.SGD):
+    def step(self, *args: Any, **named: Any) -> None:  # type: ignore[override]
+        super().step(*args, **named)
+
+
+def any_arguments(model: nn.Module) -> torch.optim.Optimizer:
+    return AnyArguments(model.parameters())
+
+
+def own(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    return own_optimizer(f"{__name__}:{name}", model)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "advised"),
+    [
+        ("lbfgs", "LBFGS.step() needs a closure", "no closure"),
+        pytest.param(
+            "adahessian",
+            "Adahessian needs second derivatives",
+            "torch.optim.AdamW",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("timm") is None, reason="timm is not installed"
+            ),
+        ),
+        (
+            "sparse",
+            "SparseAdam takes sparse gradients alone, and that of 0.weight is dense",
+            "dense",
+        ),
+        ("of_a_missing_package", "No module named 'no_such_package'", "install the package"),
+        ("negative_rate", "ValueError: Invalid learning rate: -1.0 (test_optimizers.py, line ", ""),
+        ("without_arguments", "takes 0 positional arguments but 1 was given", "with the network"),
+    ],
+)
+def test_an_optimizer_whose_step_cannot_be_run_here_is_refused_in_one_line(
+    name: str, said: str, advised: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        own(name, nn.Sequential(nn.Conv2d(3, 4, 1)))
+
+    assert str(refused.value).startswith(f"--optimizer-from {__name__}:{name}: ")
+    assert said in str(refused.value)
+    assert advised in (refused.value.hint or "")
+    assert "\n" not in str(refused.value)
+
+
+def test_an_optimizer_that_finds_no_memory_says_so_itself() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        own("no_memory", nn.Linear(2, 2))
+
+
+def test_sparse_adam_is_accepted_where_all_gradients_are_sparse() -> None:
+    assert type(own("sparse", nn.Embedding(4, 2, sparse=True))) is torch.optim.SparseAdam
+
+
+def test_a_step_that_takes_any_arguments_needs_no_closure() -> None:
+    assert type(own("any_arguments", nn.Linear(2, 2))) is AnyArguments
