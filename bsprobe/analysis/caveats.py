@@ -50,6 +50,7 @@ def caveats_of(
         for sentence in (
             _failure_caveat(item),
             *_assumption_caveats(trials),
+            _gradient_caveat(trials),
             _target_caveat(item, target),
             *_norm_caveats(item),
             _rate_caveat(item.variant, target),
@@ -78,6 +79,29 @@ def _assumption_caveats(trials: Sequence[Trial]) -> list[str]:
     measured = [trial.measurement for trial in trials if trial.measurement is not None]
     made = dict.fromkeys(each for trial in measured for each in trial.model.assumptions)
     return [ASSUMED[each] for each in made]
+
+
+def _gradient_caveat(trials: Sequence[Trial]) -> str:
+    """The note on parameters that are trained by name alone: their memory is missing in all rows.
+
+    PyTorch only warns where a reentrant checkpoint cuts the graph (`check_backward_validity` in
+    torch/utils/checkpoint.py).
+    """
+    facts = [trial.measurement.model for trial in trials if trial.measurement is not None]
+    found = next((each for each in facts if each.parameters_without_gradient), None)
+    if found is None:
+        return ""
+    count, first = found.parameters_without_gradient, found.first_without_gradient
+    them, subject = (
+        ("it", f"A trainable parameter gets no gradient: {first}.")
+        if count == 1
+        else ("them", f"{count} trainable parameters get no gradient, {first} first.")
+    )
+    return (
+        f"{subject} Training would not change {them}, and no memory is counted for gradient and "
+        "optimizer state. Inside torch.utils.checkpoint, pass use_reentrant=False; what no loss "
+        "depends on is better removed or frozen (requires_grad=False)."
+    )
 
 
 def _target_caveat(item: Recommendation, target: Target) -> str:

@@ -80,6 +80,10 @@ class ModelFacts:
     parameters: int
     groups: tuple[tuple[str, float], ...]
     """Per parameter group: its name and its multiple of the base learning rate."""
+    parameters_without_gradient: int = 0
+    """The trainable parameter tensors that got no gradient in any step."""
+    first_without_gradient: str | None = None
+    """The name of the first of them, in the order of the network."""
     assumptions: tuple[Assumption, ...] = ()
     """The assumptions under which a prediction was made; none of a measurement."""
 

@@ -82,6 +82,8 @@ class Task:
     """The network as it is trained together with other processes; None: alone."""
     updates_applied: int = field(default=0)
     """Optimizer updates so far; a GradScaler skips those whose gradients overflowed."""
+    without_gradient: tuple[str, ...] | None = field(default=None)
+    """The names of the trainable parameters that no step so far gave a gradient; None before."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of the forward pass and the loss."""
@@ -93,6 +95,18 @@ class Task:
     def trained(self) -> Callable[..., Any]:
         """What a training step runs forward: the network, or its replica."""
         return self.model if self.replica is None else self.replica
+
+    def note_gradients(self) -> None:
+        """Note which trainable parameters have no gradient, at the end of a backward pass."""
+        if self.without_gradient == ():
+            return
+        missing = tuple(
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad and parameter.grad is None
+        )
+        before = missing if self.without_gradient is None else self.without_gradient
+        self.without_gradient = tuple(name for name in before if name in missing)
 
     def without_average(self) -> AbstractContextManager[None]:
         """The context of a micro-batch that is not the last of its step."""
@@ -154,8 +168,12 @@ def facts_of(task: Task, variant: Variant) -> ModelFacts:
         if variant.own.optimizer is None
         else group_factors(task.optimizer)
     )
+    missing = task.without_gradient or ()
     return ModelFacts(
-        parameters=sum(parameter.numel() for parameter in task.model.parameters()), groups=groups
+        parameters=sum(parameter.numel() for parameter in task.model.parameters()),
+        groups=groups,
+        parameters_without_gradient=len(missing),
+        first_without_gradient=next(iter(missing), None),
     )
 
 
@@ -179,6 +197,7 @@ def training_step(task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> torc
                 loss = task.loss(batch.outputs_of(task.trained), batch.targets, count)
             task.scaler.scale(loss).backward()
         total += loss.detach()
+    task.note_gradients()
     task.scaler.step(task.optimizer)
     task.scaler.update()
     task.optimizer.zero_grad(set_to_none=True)

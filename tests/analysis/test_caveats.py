@@ -197,3 +197,27 @@ def test_a_prediction_for_several_processes_says_what_it_assumes_of_nccl() -> No
         "Predicted with an estimated 544 MiB for NCCL, which is what A100s over NVLink took; "
         "slower links take less."
     ) in sentences
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (1, "A trainable parameter gets no gradient: block.0.weight."),
+        (4, "4 trainable parameters get no gradient, block.0.weight first."),
+    ],
+)
+def test_parameters_without_a_gradient_are_told_with_what_to_do(count: int, words: str) -> None:
+    trial = ran(8)
+    assert trial.measurement is not None
+    facts = replace(
+        trial.measurement.model,
+        parameters_without_gradient=count,
+        first_without_gradient="block.0.weight",
+    )
+    found = replace(trial, measurement=replace(trial.measurement, model=facts))
+
+    (sentence,) = caveats_of(FROZEN, trials=(ran(4), found))
+
+    assert sentence.startswith(words)
+    assert "use_reentrant=False" in sentence
+    assert "requires_grad=False" in sentence

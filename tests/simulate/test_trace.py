@@ -36,7 +36,7 @@ from bsprobe.simulate.trace.data_dependence import UntraceableModelError
 from bsprobe.simulate.trace.fake_model import build_without_values, make_fake
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.training.batches import synthetic_batch
-from bsprobe.training.step import task_for, training_step
+from bsprobe.training.step import build_task, facts_of, task_for, training_step
 from tests.support.fake_cuda import REAL, Dispatched
 from tests.support.tiny_networks import VARIANT, TinyNet, TwoHeadedNet
 from tests.support.traced_networks import (
@@ -753,3 +753,24 @@ def test_an_image_saves_for_the_backward_pass_what_was_measured(
     assert bytes_of(recording, Kind.PARAMETER, Section.SETUP) == 4 * parameters
     kinds = [recording.storages[i][1] for i in live_at_the_end(recording)]
     assert kinds.count(Kind.PARAMETER) == len(list(tracer._model.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+def test_a_prediction_knows_what_gets_no_gradient_as_a_real_step_does() -> None:
+    variant = Variant(
+        model="tests.support.networks_without_gradients:Reentrant",
+        resolution=Resolution(height=32, width=32),
+        classes=5,
+    )
+    task = build_task(variant, torch.device("cpu"))
+    training_step(task, [synthetic_batch(variant, 2, device=task.device, seed=0)])
+    tracer = StepTracer(variant)
+    before = tracer.facts
+    tracer.timeline(2)
+
+    assert tracer.facts == facts_of(task, variant)
+    assert before == replace(
+        tracer.facts, parameters_without_gradient=0, first_without_gradient=None
+    )
+    assert tracer.facts.parameters_without_gradient == 4
+    assert tracer.facts.first_without_gradient == "block.0.weight"

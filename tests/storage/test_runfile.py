@@ -34,6 +34,14 @@ def test_saving_again_replaces_the_run(tmp_path: Path, run: Run) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
+def test_a_run_from_before_missing_gradients_were_noted_is_loaded(tmp_path: Path, run: Run) -> None:
+    path = save_run(run, tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(line for line in lines if "without_gradient" not in line))
+    assert len(path.read_text().splitlines()) < len(lines)
+    assert load_run(path) == run
+
+
 def test_a_full_disk_keeps_the_old_run(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

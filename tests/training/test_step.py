@@ -22,6 +22,7 @@ from bsprobe.training import step
 from bsprobe.training.batches import synthetic_batch
 from bsprobe.training.models.norms import LAYERS
 from bsprobe.training.step import Batch, build_task, evaluation_pass, training_step
+from tests.support.networks_without_gradients import Unused
 from tests.support.tiny_networks import VARIANT, OverflowingNet, TinyNet, TwoHeadedNet
 
 CPU = torch.device("cpu")
@@ -328,3 +329,25 @@ def test_only_the_last_micro_batch_of_a_step_averages_gradients() -> None:
     for count in (3, 1):
         training_step(task, [batch_of(2)] * count)
     assert together.averaged == [False, False, True, True]
+
+
+def test_what_no_step_gives_a_gradient_is_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "build_model", lambda variant: Unused(variant.classes))
+    task = build_task(VARIANT, CPU)
+    found = []
+    for _ in range(2):
+        training_step(task, [batch_of(2)])
+        found.append(step.facts_of(task, VARIANT))
+
+    assert [each.parameters_without_gradient for each in found] == [3, 1]
+    assert {each.first_without_gradient for each in found} == {"unused.bias"}
+
+
+def test_a_skipped_update_shows_the_gradients_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = functools.partial(OverflowingNet, overflows=frozenset([1]))
+    monkeypatch.setattr(step, "build_model", net)
+    task = build_task(FP16, CPU)
+
+    training_step(task, [batch_of(2)])
+
+    assert (task.updates_applied, task.without_gradient) == (0, ())

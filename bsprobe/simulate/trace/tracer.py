@@ -151,6 +151,7 @@ class StepTracer:
                 replica.release()
             if recorder.are_largest_sizes:
                 self._assumptions[Assumption.LARGEST_SIZES] = None
+            self._facts = facts_of(task, self._variant)  # with what the steps have shown
             return recorder.recording(batch)
 
     @cached_property
