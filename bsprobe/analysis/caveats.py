@@ -9,7 +9,7 @@ from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import nccl_bytes
 from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
-from bsprobe.records.trials import Source, Trial
+from bsprobe.records.trials import Ddp, Source, Trial
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.records.workload import may_keep_own_norm
@@ -107,6 +107,11 @@ def _gradient_caveat(trials: Sequence[Trial]) -> str:
 def _target_caveat(item: Recommendation, target: Target) -> str:
     if item.reaches_target:
         return ""
+    if item.plan.ddp is Ddp.STATIC_GRAPH:
+        return (
+            f"An effective batch of {target.batch} needs accumulation, which PyTorch's "
+            f"static_graph does not run with; --ddp {Ddp.FIND_UNUSED_PARAMETERS} does."
+        )
     return (
         f"An effective batch of {target.batch} did not run with any accumulation: beside the "
         "accumulated gradients not even the smallest micro-batch fits."

@@ -68,6 +68,12 @@ def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list
             "give both the same, by torchrun or by --processes",
         ),
         (
+            "the setting of DistributedDataParallel",
+            baseline.settings.ddp,
+            run.settings.ddp,
+            "give both the same --ddp",
+        ),
+        (
             "the size of the evaluation",
             baseline.settings.evaluation_resolution,
             run.settings.evaluation_resolution,

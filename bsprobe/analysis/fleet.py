@@ -196,8 +196,8 @@ def _rows_of_variant(found: _Named, variant: Variant) -> Iterable[Row]:
 
 def _machine(run: Run) -> tuple[object, ...]:
     """What makes two runs of one machine: one of them may have what the other lacks."""
-    device = run.device
-    return device.name, device.source, device.limit_bytes, run.settings.processes
+    device, settings = run.device, run.settings
+    return device.name, device.source, device.limit_bytes, settings.processes, settings.ddp
 
 
 def _result(run: Run, variant: Variant) -> VariantResult | None:

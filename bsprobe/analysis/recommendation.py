@@ -12,7 +12,7 @@ from functools import partial
 
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Recommendation, Target, TrainingPlan
-from bsprobe.records.trials import Purpose, Trial
+from bsprobe.records.trials import Ddp, Purpose, Trial
 from bsprobe.records.variants import OptimizerName, Variant
 
 
@@ -202,6 +202,7 @@ def plan(
     steps: int,
     groups: Mapping[str, float],
     processes: int = 1,
+    ddp: Ddp = Ddp.DEFAULT,
 ) -> TrainingPlan:
     """The numbers to train with at a micro-batch and a number of accumulation steps.
 
@@ -212,6 +213,7 @@ def plan(
         steps: Micro-batches per update.
         groups: The learning-rate multiplier of each parameter group of the model, by name.
         processes: How many train together, each with its own micro-batches.
+        ddp: How they do.
     """
     effective = micro_batch * steps * processes
     rule = rule_for(target, variant.optimizer)
@@ -227,6 +229,7 @@ def plan(
         updates=updates,
         warmup_updates=round(updates * WARMUP_SHARE) if effective > target.base_batch else 0,
         processes=processes,
+        ddp=ddp,
     )
 
 
@@ -238,6 +241,7 @@ def recommend(
     groups: Mapping[str, float],
     most_accumulated: int | None = None,
     processes: int = 1,
+    ddp: Ddp = Ddp.DEFAULT,
 ) -> Recommendation:
     """Recommend for one variant.
 
@@ -250,12 +254,16 @@ def recommend(
             were seen to fail: accumulated gradients live through the forward pass. None where
             none has failed, zero where all have: then the plan does without.
         processes: How many train together: each takes its share of the effective batch.
+        ddp: How they do: a static graph accumulates no gradients.
     """
-    planned = partial(plan, variant, target, groups=groups, processes=processes)
+    planned = partial(plan, variant, target, groups=groups, processes=processes, ddp=ddp)
     alone = planned(micro_batch=found.best, steps=1)
     most = found.safe if most_accumulated is None else min(found.safe, most_accumulated)
+    wanted = math.ceil(target.batch / processes)
+    if ddp is Ddp.STATIC_GRAPH and wanted > most:
+        most = 0
     if most > 0:
-        micro, steps = split(math.ceil(target.batch / processes), most)
+        micro, steps = split(wanted, most)
         chosen = planned(micro_batch=micro, steps=steps)
     return Recommendation(
         variant=variant,

@@ -179,7 +179,9 @@ class CudaDevice:
 
         What its kernels and libraries take must be held before it is counted.
         """
-        small = TrialSpec(variant=spec.variant, batch_size=1, processes=spec.processes)
+        small = TrialSpec(
+            variant=spec.variant, batch_size=1, processes=spec.processes, ddp=spec.ddp
+        )
         if small in self._rehearsed:
             return
         report("loading kernels")

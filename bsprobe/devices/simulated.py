@@ -15,7 +15,7 @@ from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation, RecordedTrial
 from bsprobe.records.gpus import ESTIMATE, Gpu, nccl_bytes
 from bsprobe.records.runs import DeviceInfo
-from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
+from bsprobe.records.trials import Ddp, Measurement, Peak, Source, TrialSpec
 from bsprobe.records.units import Resolution, format_bytes
 from bsprobe.records.variants import Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
@@ -38,15 +38,15 @@ class Tracers:
     """The traced step of the variant that is asked for; whatever the card, it is the same."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Variant, Resolution | None, int], StepTracer] = {}
+        self._known: dict[tuple[Variant, Resolution | None, int, Ddp], StepTracer] = {}
 
     def find(self, spec: TrialSpec) -> StepTracer:
         """The tracer of a trial's variant, built where it is not the last one asked for."""
-        subject = (spec.variant, spec.evaluation_resolution, spec.processes)
+        subject = (spec.variant, spec.evaluation_resolution, spec.processes, spec.ddp)
         if subject not in self._known:
             self._known.clear()  # variants come one after the other, and a traced one is large
-            variant, resolution, processes = subject
-            self._known[subject] = StepTracer(variant, resolution, processes=processes)
+            variant, resolution, processes, ddp = subject
+            self._known[subject] = StepTracer(variant, resolution, processes=processes, ddp=ddp)
         return self._known[subject]
 
 

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.settling import until_settled
-from bsprobe.records.trials import Measurement, Peak, TrialSpec
+from bsprobe.records.trials import Ddp, Measurement, Peak, TrialSpec
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.training.batches import batches, images_per_second
 from bsprobe.training.own_batches import OwnBatch
@@ -69,7 +69,7 @@ def run_steps(
     torch.backends.cudnn.benchmark = spec.variant.cudnn_benchmark is CudnnBenchmark.ON
     task = build_task(spec.variant, device)
     if spec.processes > 1:
-        task.replica = replicated(task)
+        replicate(task, spec.ddp)
     stream = batches(spec, device)
     steps = _Steps(task, stream, spec.accumulation_steps, report)
     meter.reset_peak()
@@ -120,14 +120,20 @@ def rehearse(spec: TrialSpec, device: torch.device) -> None:
     torch.backends.cudnn.benchmark = False
     task = build_task(spec.variant, device)
     if spec.processes > 1:
-        task.replica = replicated(task)
+        replicate(task, spec.ddp)
     training_step(task, [next(batches(spec, device))])
 
 
-def replicated(task: Task) -> DistributedDataParallel:
-    """A task's network under DistributedDataParallel as it is by default, in the default group."""
+def replicate(task: Task, ddp: Ddp) -> None:
+    """Put a task's network under DistributedDataParallel, in the default group."""
     index = None if task.device.type == "cpu" else [task.device]
-    return DistributedDataParallel(task.model, device_ids=index)
+    task.replica = DistributedDataParallel(
+        task.model,
+        device_ids=index,
+        find_unused_parameters=ddp is Ddp.FIND_UNUSED_PARAMETERS,
+        static_graph=ddp is Ddp.STATIC_GRAPH,
+    )
+    task.ddp = ddp
 
 
 class _Steps:

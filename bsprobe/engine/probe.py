@@ -247,6 +247,7 @@ class Probing:
                 groups=groups,
                 most_accumulated=most,
                 processes=self._settings.processes,
+                ddp=self._settings.ddp,
             )
             micro, steps = item.plan.micro_batch, item.plan.accumulation_steps
             spec = self._settings.trial(variant, micro, accumulation_steps=steps)

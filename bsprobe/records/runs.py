@@ -9,7 +9,7 @@ from enum import StrEnum
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.gpus import Gpu
-from bsprobe.records.trials import DataSource, Source, Trial, TrialSpec
+from bsprobe.records.trials import DataSource, Ddp, Source, Trial, TrialSpec
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import Variant
 
@@ -186,6 +186,7 @@ class TrainingPlan:
     warmup_updates: int
     processes: int = 1
     """The number that take part; the effective batch counts them all."""
+    ddp: Ddp = Ddp.DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,6 +256,7 @@ class Settings:
     seed: int = 0
     processes: int = 1
     """The number that train together: started by torchrun, or predicted."""
+    ddp: Ddp = Ddp.DEFAULT
 
     def trial(self, variant: Variant, batch: int, *, accumulation_steps: int = 1) -> TrialSpec:
         """The description of a trial of such a run."""
@@ -263,6 +265,7 @@ class Settings:
             batch_size=batch,
             accumulation_steps=accumulation_steps,
             processes=self.processes,
+            ddp=self.ddp,
             warmup_steps=self.warmup_steps,
             measured_steps=self.measured_steps,
             evaluation_resolution=self.evaluation_resolution,

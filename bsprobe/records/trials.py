@@ -30,6 +30,23 @@ class DataSource:
     """Only so many images, the first ones; None: all."""
 
 
+class Ddp(StrEnum):
+    """The way in which DistributedDataParallel treats parameters that get no gradient."""
+
+    DEFAULT = "default"
+    """They are an error in the second step."""
+    FIND_UNUSED_PARAMETERS = "find-unused-parameters"
+    """They are looked for in the graph of every step."""
+    STATIC_GRAPH = "static-graph"
+    """They are noted in the first step, and must be the same in all. Gradients cannot be
+    accumulated: the first backward pass under `no_sync` is an internal error of PyTorch."""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What the call of DistributedDataParallel has in addition to the network."""
+        return () if self is Ddp.DEFAULT else (self.value.replace("-", "_") + "=True",)
+
+
 class Purpose(StrEnum):
     """The reason why a trial was run."""
 
@@ -55,6 +72,7 @@ class TrialSpec:
     """Micro-batches per optimizer update."""
     processes: int = 1
     """The number that train together in DistributedDataParallel, each with its own micro-batch."""
+    ddp: Ddp = Ddp.DEFAULT
     warmup_steps: int = 1
     measured_steps: int = 3
     evaluation_resolution: Resolution | None = None

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from bsprobe.records.trials import ModelFacts
+from bsprobe.records.errors import UsageError
+from bsprobe.records.trials import Ddp, ModelFacts
 from bsprobe.records.variants import MemoryFormat, Precision, Variant
 from bsprobe.training.losses import CrossEntropy, Loss, OwnLoss, upsample
 from bsprobe.training.models.callables import load_callable
@@ -27,6 +28,8 @@ LAYOUTS = {
     MemoryFormat.NCHW: torch.contiguous_format,
     MemoryFormat.NHWC: torch.channels_last,
 }
+_NAMED = 3
+"""Parameters without a gradient that an error names."""
 AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
 
 
@@ -80,6 +83,8 @@ class Task:
     autocast_dtype: torch.dtype | None
     replica: Replica | None = None
     """The network as it is trained together with other processes; None: alone."""
+    ddp: Ddp = Ddp.DEFAULT
+    """What the replica is."""
     updates_applied: int = field(default=0)
     """Optimizer updates so far; a GradScaler skips those whose gradients overflowed."""
     without_gradient: tuple[str, ...] | None = field(default=None)
@@ -97,7 +102,11 @@ class Task:
         return self.model if self.replica is None else self.replica
 
     def note_gradients(self) -> None:
-        """Note which trainable parameters have no gradient, at the end of a backward pass."""
+        """Note which trainable parameters have no gradient, at the end of a backward pass.
+
+        Raises:
+            UsageError: There are some, and the replica would stop at the next forward pass.
+        """
         if self.without_gradient == ():
             return
         missing = tuple(
@@ -107,10 +116,26 @@ class Task:
         )
         before = missing if self.without_gradient is None else self.without_gradient
         self.without_gradient = tuple(name for name in before if name in missing)
+        if self.without_gradient and self.replica is not None and self.ddp is Ddp.DEFAULT:
+            raise _refused_by_ddp(self.without_gradient)
 
     def without_average(self) -> AbstractContextManager[None]:
         """The context of a micro-batch that is not the last of its step."""
         return nullcontext() if self.replica is None else self.replica.no_sync()
+
+
+def _refused_by_ddp(names: Sequence[str]) -> UsageError:
+    """The error in place of DDP's own, which tells indices at the beginning of the second step.
+
+    Source: `Reducer::ensure_prior_reduction_finished` in torch/csrc/distributed/c10d/reducer.cpp.
+    """
+    others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return UsageError(
+        "DistributedDataParallel stops at trainable parameters that get no gradient: "
+        f"{', '.join(names[:_NAMED])}{others}",
+        hint=f"add --ddp {Ddp.FIND_UNUSED_PARAMETERS} or --ddp {Ddp.STATIC_GRAPH}; or freeze them "
+        "(requires_grad=False), or give a checkpoint around them use_reentrant=False",
+    )
 
 
 def build_task(variant: Variant, device: torch.device) -> Task:

@@ -9,7 +9,7 @@ from bsprobe.analysis.recommendation import Limits, recommend
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Recommendation, Target
-from bsprobe.records.trials import Source, Trial
+from bsprobe.records.trials import Ddp, Source, Trial
 from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.records.workload import OwnParts
 from tests.support.builders import (
@@ -221,3 +221,11 @@ def test_parameters_without_a_gradient_are_told_with_what_to_do(count: int, word
     assert sentence.startswith(words)
     assert "use_reentrant=False" in sentence
     assert "requires_grad=False" in sentence
+
+
+def test_a_static_graph_that_misses_the_target_names_the_way_that_accumulates() -> None:
+    static = Ddp.STATIC_GRAPH
+    target = Target(batch=64)
+    made = recommend(VARIANT, FOUND, target, groups=dict(GROUPS), processes=2, ddp=static)
+    (sentence, *_) = caveats_of(VARIANT, made=made, target=target)
+    assert "--ddp find-unused-parameters" in sentence

@@ -10,7 +10,7 @@ from bsprobe.analysis.thresholds import Metric
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.runs import Run, SearchMethod
-from bsprobe.records.trials import DataSource, Source
+from bsprobe.records.trials import DataSource, Ddp, Source
 from bsprobe.records.units import GIB, MIB, Resolution
 from tests.support.builders import VARIANT, probed_run, settings
 
@@ -58,6 +58,14 @@ def other(run: Run, **changes: Any) -> Run:
             {"settings_data": DataSource(root="/images")},
             Metric.PEAK,
             "the images of the baseline is synthetic, of the run real",
+        ),
+        (
+            {"settings_ddp": Ddp.STATIC_GRAPH},
+            Metric.PEAK,
+            (
+                "the setting of DistributedDataParallel of the baseline is default, of the run "
+                "static-graph"
+            ),
         ),
         (
             {"settings_evaluation_resolution": Resolution(height=64, width=128)},

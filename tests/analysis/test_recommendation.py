@@ -24,7 +24,7 @@ from bsprobe.analysis.recommendation import (
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Boundary, Recommendation, StopReason, Target, TrainingPlan
-from bsprobe.records.trials import Trial
+from bsprobe.records.trials import Ddp, Trial
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Norm, OptimizerName, Variant
 from bsprobe.storage.checks import check_figures
@@ -416,3 +416,15 @@ def test_each_process_takes_its_share_of_the_effective_batch() -> None:
 def test_an_effective_batch_that_cannot_be_shared_out_is_exceeded() -> None:
     made = recommend(VARIANT, FOUND, Target(batch=10), groups=dict(GROUPS), processes=4)
     assert (made.plan.micro_batch, made.plan.effective_batch) == (3, 12)
+
+
+@pytest.mark.parametrize(("target", "reaches"), [(16, True), (64, False)])
+def test_a_static_graph_is_trained_without_accumulation(
+    target: int,
+    reaches: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    static = Ddp.STATIC_GRAPH
+    wanted = Target(batch=target)
+    found = recommend(VARIANT, FOUND, wanted, groups=dict(GROUPS), processes=2, ddp=static)
+    assert (found.plan.accumulation_steps, found.plan.ddp) == (1, static)
+    assert (found.reaches_target, found.plan.effective_batch >= target) == (reaches, reaches)

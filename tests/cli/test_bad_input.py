@@ -87,6 +87,10 @@ error: --processes 4: bsprobe starts no processes that train together
 hint: torchrun --nproc-per-node 4 -m bsprobe run, on the GPUs of this machine; or predict: add \
 --gpu NAME
 
+$ bsprobe run --gpu A10 --ddp static-graph
+error: --ddp static-graph does nothing with one process
+hint: leave it out; several are started by torchrun, or predicted by --gpu NAME --processes N
+
 $ bsprobe run --norm sync-batch
 error: --norm sync-batch: one process has nobody to share statistics with
 hint: torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME --processes N; else \

@@ -1,12 +1,15 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed import HashStore  # type: ignore[attr-defined] # documented, but not marked as exported
 
 from bsprobe.devices.stepping import TooFewUpdatesError, run_steps
-from bsprobe.records.trials import Measurement, ModelFacts, Peak, TrialSpec
+from bsprobe.records.errors import UsageError
+from bsprobe.records.trials import Ddp, Measurement, ModelFacts, Peak, TrialSpec
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import CudnnBenchmark, Precision, Variant
 from bsprobe.training import step
@@ -253,3 +256,34 @@ def test_the_facts_of_deeplabv2_name_its_three_groups() -> None:
         parameters=24_908_940,
         groups=(("backbone", 1.0), ("classifier weights", 10.0), ("classifier biases", 20.0)),
     )
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def together(ddp: Ddp) -> TrialSpec:
+    """A trial of one of two processes, with a network that has an unused parameter."""
+    model = "tests.support.networks_without_gradients:Reentrant"
+    variant = replace(VARIANT, model=model)
+    return replace(SPEC, variant=variant, processes=2, ddp=ddp)
+
+
+@pytest.mark.usefixtures("group_of_one")
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+@pytest.mark.parametrize("ddp", Ddp)
+def test_parameters_without_gradients_stop_processes_that_are_not_told_of_them(ddp: Ddp) -> None:
+    if ddp is Ddp.DEFAULT:
+        with pytest.raises(UsageError) as refused:
+            FakeDevice().run(together(ddp))
+        assert str(refused.value).endswith(
+            "block.0.weight, block.0.bias, block.1.weight and 1 more"
+        )
+        assert "--ddp find-unused-parameters or --ddp static-graph" in str(refused.value.hint)
+    else:
+        found = FakeDevice().run(together(ddp))
+        assert found.model.parameters_without_gradient == 4
+        assert found.updates_applied == 4

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Recommendation, Run
+from bsprobe.records.trials import Ddp
 from bsprobe.records.variants import (
     CudnnBenchmark,
     LossAt,
@@ -125,6 +126,8 @@ def test_around_parts_of_ones_own_the_snippet_is_handed_them(
     plan = replace(item.plan, processes=2)
     together = snippet.render(made, replace(item, plan=plan))
     assert "In each of 2 processes: hand over the network wrapped in" in together
+    told = snippet.render(made, replace(item, plan=replace(plan, ddp=Ddp.STATIC_GRAPH)))
+    assert "# Give DistributedDataParallel static_graph=True." in told
     execute(together)
     assert names["MICRO_BATCH"] == item.plan.micro_batch
     rate = item.plan.learning_rate / made.settings.target.base_learning_rate

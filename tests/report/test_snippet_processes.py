@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bsprobe.records.runs import Recommendation, Run
+from bsprobe.records.trials import Ddp
 from bsprobe.records.variants import Norm
 from bsprobe.report.snippet import snippet
 from tests.support.snippet_training import trained
@@ -61,3 +62,13 @@ def test_the_snippet_converts_norms_where_statistics_are_shared(
         for norm in (Norm.BATCH, Norm.SYNC_BATCH)
     ]
     assert converted == [False, True]
+
+
+@pytest.mark.parametrize("ddp", Ddp)
+def test_the_snippet_gives_distributed_data_parallel_what_the_run_gave(
+    run: Run, item: Recommendation, ddp: Ddp
+) -> None:
+    text = rendered(run, replace(item, plan=replace(item.plan, ddp=ddp)), 2)
+    found = [each for each in ("find_unused_parameters=True", "static_graph=True") if each in text]
+    assert found == list(ddp.arguments)
+    compile(text, "snippet.py", "exec")

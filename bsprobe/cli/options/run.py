@@ -32,7 +32,7 @@ from bsprobe.records.runs import (
     Settings,
     Target,
 )
-from bsprobe.records.trials import DataSource
+from bsprobe.records.trials import DataSource, Ddp
 from bsprobe.records.units import parse_bytes, parse_resolution
 
 _CIRCUMSTANCES = (
@@ -67,6 +67,14 @@ _CIRCUMSTANCES = (
         "processes",
         "With --gpu: predict one of N processes that train together, each on such a card. "
         "Where they are to run, torchrun starts them.  [default: 1]",
+    ),
+    click.option(
+        "--ddp",
+        type=click.Choice([str(each) for each in Ddp]),
+        default=str(Ddp.DEFAULT),
+        show_default=True,
+        help="With several processes, where parameters get no gradient: the argument that "
+        "DistributedDataParallel is given. Without one it stops there.",
     ),
     count(
         "--target-batch",
@@ -179,7 +187,19 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         data=_data_source(given["data_root"], given["subset"]),
         seed=given["seed"],
         processes=processes,
+        ddp=_ddp(Ddp(given["ddp"]), processes),
     )
+
+
+def _ddp(asked: Ddp, processes: int) -> Ddp:
+    """Refuse what one process has no use for."""
+    if asked is not Ddp.DEFAULT and processes == 1:
+        raise UsageError(
+            f"--ddp {asked} does nothing with one process",
+            hint="leave it out; several are started by torchrun, or predicted by --gpu NAME "
+            "--processes N",
+        )
+    return asked
 
 
 def _check_search(given: Mapping[str, Any]) -> None:
@@ -205,6 +225,7 @@ FACETS: dict[str, Callable[[Settings], object]] = {
     "compute_capability": lambda s: s.device.gpu,
     "memory_limits": lambda s: (s.device.memory_limit_bytes, s.device.rank_limits_bytes),
     "processes": lambda s: s.processes,
+    "ddp": lambda s: s.ddp,
     "target_batch": lambda s: s.target.batch,
     "base_batch": lambda s: s.target.base_batch,
     "base_lr": lambda s: s.target.base_learning_rate,

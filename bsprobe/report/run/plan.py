@@ -28,7 +28,8 @@ def render(settings: Settings, out: Path | None) -> str:
     if limits := settings.device.rank_limits_bytes:
         capped = f", with {', '.join(format_bytes(each) for each in limits)} by rank"
     count = settings.processes
-    together = f", {count} processes that train together" if count > 1 else ""
+    how = "".join(f" ({each})" for each in settings.ddp.arguments)
+    together = f", {count} processes that train together{how}" if count > 1 else ""
     warm, steps = settings.warmup_steps, settings.measured_steps
     lines = [
         *[f"Warning: {warning}" for warning in portrait_warnings(settings.variants)],

@@ -49,8 +49,10 @@ def headline(device: DeviceInfo, settings: Settings) -> list[str]:
     )
     lines = [first, second]
     if settings.processes > 1:
+        how = "".join(f" ({each})" for each in settings.ddp.arguments)
         lines.append(
-            f"{settings.processes} processes under DistributedDataParallel; batches are of one."
+            f"{settings.processes} processes under DistributedDataParallel{how}; batches are of "
+            "one."
         )
     if device.tf32_convolutions:
         lines.append("fp32 convolutions run in TF32, PyTorch's default on this GPU.")

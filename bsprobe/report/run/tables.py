@@ -60,6 +60,7 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
         "batch_size": trial.spec.batch_size,
         "accumulation_steps": trial.spec.accumulation_steps,
         "processes": trial.spec.processes,
+        "ddp": str(trial.spec.ddp),
         "rank": trial.rank,
         "purpose": str(trial.purpose),
         "fresh_process": trial.fresh_process,

@@ -9,7 +9,7 @@ from bsprobe.report.snippet.settings import settings
 
 _TOGETHER = """
 # In each of {} processes: hand over the network wrapped in DistributedDataParallel, its own batches
-# and its own device. Gradients are averaged over the processes."""
+# and its own device. Gradients are averaged over the processes.{}"""
 _TEMPLATE = Template('''\
 """$title
 
@@ -63,8 +63,13 @@ def fill(
     return _TEMPLATE.substitute(
         title=title,
         answer=answer,
-        together=_TOGETHER.format(plan.processes) if plan.processes > 1 else "",
+        together=_TOGETHER.format(plan.processes, _how(plan)) if plan.processes > 1 else "",
         factor=f"{plan.learning_rate / target.base_learning_rate:.6g}",
         base_batch=target.base_batch,
         **settings(variant, plan, device_kind),
     )
+
+
+def _how(plan: TrainingPlan) -> str:
+    """What the reader gives DistributedDataParallel beside the network."""
+    return "".join(f"\n# Give DistributedDataParallel {each}." for each in plan.ddp.arguments)

@@ -2,6 +2,7 @@
 
 import textwrap
 
+from bsprobe.records.trials import Ddp
 from bsprobe.records.variants import Norm
 
 _ALONE = {
@@ -48,24 +49,33 @@ def epochs(loader, sampler):
     "note": "        dist.all_reduce(total)\n        losses.append(total / PROCESSES)\n",
 }
 _REPLICATE = """\
-    model = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    model = DistributedDataParallel({arguments})
     sampler = DistributedSampler(dataset, shuffle=True, drop_last=True)
 """
 _CONVERT = "    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)\n"
 
 
-def pieces(processes: int, norm: Norm) -> dict[str, str]:
+def pieces(processes: int, norm: Norm, ddp: Ddp) -> dict[str, str]:
     """The parts of the snippet that depend on the number of processes."""
     if processes == 1:
         return {**_ALONE, "convert": "", "start": ""}
     return {
         **_TOGETHER,
         "processes": f"PROCESSES = {processes}\n",
-        "replicate": _REPLICATE,
+        "replicate": _replicate(ddp),
         "convert": _CONVERT if norm is Norm.SYNC_BATCH else "",
         "start": "\nStart the script that calls `train` as so many processes: "
         f"torchrun --nproc-per-node {processes} SCRIPT.\n",
     }
+
+
+def _replicate(ddp: Ddp) -> str:
+    """The network under DistributedDataParallel, in one line where that fits."""
+    arguments = ["model", 'device_ids=[device] if device.type == "cuda" else None', *ddp.arguments]
+    if ddp.arguments:
+        listed = "".join(f"        {each},\n" for each in arguments)
+        return _REPLICATE.format(arguments=f"\n{listed}    ")
+    return _REPLICATE.format(arguments=", ".join(arguments))
 
 
 def micro_step(body: str, processes: int) -> str:

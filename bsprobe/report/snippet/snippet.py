@@ -235,7 +235,7 @@ def fill(
     common = settings(variant, plan, device_kind)
     problem = variant.problem
     three = len(plan.group_learning_rates) > 1
-    parts = pieces(plan.processes, variant.norm)
+    parts = pieces(plan.processes, variant.norm, plan.ddp)
     body = _MICRO_STEP.substitute(common, loss=_LOSSES[variant.loss_at])
     prefetch = f"        prefetch_factor={loader.prefetch_factor} if workers else None,\n"
     return _TEMPLATE.substitute(

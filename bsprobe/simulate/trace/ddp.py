@@ -15,13 +15,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
+from bsprobe.records.trials import Ddp
 from bsprobe.records.units import MIB
 
 _FIRST_BUCKET_BYTES = 1 * MIB
 """`kDefaultFirstBucketBytes` in reducer.hpp: small, so that the first average starts early."""
 _BUCKET_BYTES = 25 * MIB
 """`bucket_cap_mb` by default."""
+_LIMITS = (_FIRST_BUCKET_BYTES, _BUCKET_BYTES)
 _BROADCAST_BYTES = 250 * MIB
 """`DistributedDataParallel.broadcast_bucket_size`."""
 _IN_FLIGHT = 2
@@ -31,29 +34,37 @@ OnBucket = Callable[[torch.Tensor], None]
 
 
 class SimulatedReplica:
-    """`DistributedDataParallel` as it is by default, without its traffic.
+    """`DistributedDataParallel` without its traffic.
 
     Gradients live beside the buckets that they are copied to (`gradient_as_bucket_view=False`).
     Until the first backward pass has shown the order in which gradients are ready, one bucket
-    holds all (`_BucketCapacityConfig`, or `_ddp_init_helper` in older versions).
+    holds all (`_BucketCapacityConfig`, or `_ddp_init_helper` in older versions). Where unused
+    parameters are looked for, buckets are made in the order of the network and stay
+    (`should_rebuild_buckets` in reducer.hpp).
 
     Args:
         model: The network, on its device.
         on_bucket: Told of every bucket.
+        ddp: How parameters without a gradient are treated.
     """
 
-    def __init__(self, model: nn.Module, on_bucket: OnBucket) -> None:
+    def __init__(self, model: nn.Module, on_bucket: OnBucket, *, ddp: Ddp = Ddp.DEFAULT) -> None:
         self._model = model
         self._on_bucket = on_bucket
+        self._ddp = ddp
+        self._copies_outputs = ddp is not Ddp.DEFAULT
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._ready: list[int] = []
+        self._ready: dict[int, None] = {}
         self._is_rebuilt = False
         self._averages = True
         self._sends_buffers = True
         states = [*model.parameters(), *model.buffers()]
         _broadcast([state.detach() for state in states])
-        indices = _assigned(self._parameters, [sys.maxsize])
+        limits = _LIMITS if ddp is Ddp.FIND_UNUSED_PARAMETERS else [sys.maxsize]
+        indices = _assigned(self._parameters, limits)
         self._buckets = self._new_buckets(reversed(indices))
+        if ddp is not Ddp.DEFAULT:
+            self._buckets.append(self._map_of_used())
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(functools.partial(self._note, index))
             for index, parameter in enumerate(self._parameters)
@@ -65,7 +76,7 @@ class SimulatedReplica:
             _broadcast(list(self._model.buffers()))
         outputs = self._model(*inputs, **named)
         self._sends_buffers = self._averages
-        return outputs
+        return self._sunk(outputs) if self._copies_outputs else outputs
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -79,26 +90,31 @@ class SimulatedReplica:
     def rebuild_buckets(self) -> None:
         """Make buckets anew in the order in which gradients were ready.
 
-        The reducer does this where the second step begins.
+        The reducer does this where the second step begins, that of a static graph where the third
+        does; where unused parameters are looked for, it never does.
 
         Raises:
             RuntimeError: Some have none, as DistributedDataParallel complains by default.
         """
-        if len(self._ready) < len(self._parameters):
+        if self._ddp is Ddp.FIND_UNUSED_PARAMETERS:
+            return
+        unused = [index for index in range(len(self._parameters)) if index not in self._ready]
+        if unused and self._ddp is Ddp.DEFAULT:
             raise RuntimeError(
                 "Expected to have finished reduction in the prior iteration: "
-                f"{len(self._parameters) - len(self._ready)} parameters had no gradient"
+                f"{len(unused)} parameters had no gradient"
             )
-        parameters = [self._parameters[index] for index in self._ready]
-        limits = [_FIRST_BUCKET_BYTES, _BUCKET_BYTES]
-        indices = _assigned(parameters, limits, self._ready)
+        order = [*self._ready, *unused]  # `mark_variable_ready` adds the unused ones at the end
+        parameters = [self._parameters[index] for index in order]
+        indices = _assigned(parameters, _LIMITS, order)
         # `sync_bucket_indices`: all processes must have the same ones.
         count = sum(len(each) for each in indices) + 1
         device = self._parameters[0].device
         sent = [torch.empty(n, dtype=torch.int32, device=device) for n in (count, len(indices))]
         del sent
+        used = self._buckets[-1:] if self._ddp is Ddp.STATIC_GRAPH else []
         self._buckets.clear()
-        self._buckets = self._new_buckets(indices)
+        self._buckets = [*self._new_buckets(indices), *used]
         self._is_rebuilt = True
 
     def release(self) -> None:
@@ -108,7 +124,32 @@ class SimulatedReplica:
 
     def _note(self, index: int, _: torch.Tensor) -> None:
         if self._averages and not self._is_rebuilt:
-            self._ready.append(index)
+            self._ready.pop(index, None)  # the last step counts, and in it the last gradient
+            self._ready[index] = None
+
+    def _map_of_used(self) -> torch.Tensor:
+        """`Reducer::initialize_local_used_map`: a number for each parameter, on the device."""
+        used = self._parameters[0].detach().new_empty(len(self._parameters), dtype=torch.int32)
+        self._on_bucket(used)
+        return used
+
+    def _sunk(self, outputs: Any) -> Any:
+        """`_DDPSink` and `_post_forward` in distributed.py: copies of all that has a gradient.
+
+        They show the beginning of the backward pass. A static graph needs that in its first step
+        alone.
+        """
+        leaves, structure = pytree.tree_flatten(outputs)
+        copies = _Sink.apply(self._sink_reached, *leaves)
+        kept = [
+            leaf if torch.is_tensor(leaf) and leaf.grad_fn is None else copy
+            for leaf, copy in zip(leaves, copies, strict=True)
+        ]
+        return pytree.tree_unflatten(kept, structure)
+
+    def _sink_reached(self) -> None:
+        if self._ddp is Ddp.STATIC_GRAPH:
+            self._copies_outputs = False
 
     def _new_buckets(self, indices: Iterator[list[int]] | Sequence[list[int]]) -> list[Any]:
         """`Reducer::initialize_buckets`: a flat tensor for the gradients of each bucket."""
@@ -119,6 +160,23 @@ class SimulatedReplica:
             self._on_bucket(flat)
             buckets.append(flat)
         return buckets
+
+
+class _Sink(torch.autograd.Function):
+    """Copies the outputs of a network and passes their gradients on."""
+
+    @staticmethod
+    def forward(ctx: Any, on_backward: Callable[[], None], *outputs: Any) -> tuple[Any, ...]:
+        """The copies."""
+        ctx.set_materialize_grads(False)
+        ctx.on_backward = on_backward
+        return tuple(each.clone() if torch.is_tensor(each) else each for each in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradients as they come."""
+        ctx.on_backward()
+        return (None, *grads)
 
 
 def _assigned(

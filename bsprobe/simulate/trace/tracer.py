@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from bsprobe.records.assumptions import Assumption
-from bsprobe.records.trials import ModelFacts
+from bsprobe.records.trials import Ddp, ModelFacts
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import MemoryFormat, Variant
 from bsprobe.simulate.cuda import cuda_dispatch
@@ -55,6 +55,7 @@ class StepTracer:
         variant: What to train.
         evaluation_resolution: Where given, an evaluation pass follows the steps.
         processes: How many train together; one of them is traced.
+        ddp: How they treat parameters that get no gradient.
 
     Raises:
         UsageError: The variant names something unknown.
@@ -66,9 +67,11 @@ class StepTracer:
         evaluation_resolution: Resolution | None = None,
         *,
         processes: int = 1,
+        ddp: Ddp = Ddp.DEFAULT,
     ) -> None:
         self._variant = variant
         self._processes = processes
+        self._ddp = ddp
         self._evaluation_resolution = evaluation_resolution
         self._assumptions: dict[Assumption, None] = {}
         with not_compiled(self._note_compiled_part):
@@ -123,7 +126,7 @@ class StepTracer:
         with self._tracing():
             recorder, task = self._begun(decisions)
             replica = self._replica(recorder)
-            task.replica = replica
+            task.replica, task.ddp = replica, self._ddp
             fed = self._batch(batch, recorder) if own is None else self._faked(own, recorder)
             del own
             recorder.end(Section.SETUP)
@@ -206,7 +209,8 @@ class StepTracer:
         if self._processes == 1:
             return None
         with recorder.watching():
-            return SimulatedReplica(self._model, lambda bucket: recorder.adopt(bucket, Kind.BUCKET))
+            adopt = partial(recorder.adopt, kind=Kind.BUCKET)
+            return SimulatedReplica(self._model, adopt, ddp=self._ddp)
 
     def _batch(self, size: int, recorder: Recorder) -> Batch:
         """The tensors that `synthetic_batch` leaves on the device, made as it makes them."""
