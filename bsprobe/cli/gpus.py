@@ -28,7 +28,9 @@ _LEGEND = """
 total    memory as PyTorch reports it
 outside  memory that training holds outside PyTorch's allocator
 figures  reported: published by people with that card (--format csv says where);
-         estimated (both, or outside alone): from cards of the same capability"""
+         estimated (both, or outside alone): from cards of the same capability
+6.0, 6.1 no tensor cores, and no PyTorch for CUDA 12.8 or later; workspaces are
+         estimated where cuDNN is 9.11 or later"""
 _TRIAL_TIMEOUT_SECONDS = 300.0
 
 

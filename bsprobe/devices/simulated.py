@@ -259,6 +259,7 @@ class SimulatedDevice:
         ]
         outside = format_bytes(gpu.outside_allocator_bytes)
         notes = [f"Predicted without the GPU; {outside} of its memory lie outside the allocator."]
+        notes += gpu.notes
         if estimated:
             notes.append(f"Estimated for this card: {' and '.join(estimated)}.")
         return DeviceInfo(

@@ -52,6 +52,7 @@ COLUMNS = (
     "outside_source",
 )
 """The columns of `gpus.csv`; the last four are empty where there is no evidence."""
+FIRST_WITH_TENSOR_CORES = (7, 0)
 DEFAULT_GPU = "RTX 3090"
 """The card that is predicted for where there is no GPU and none is named.
 
@@ -83,6 +84,21 @@ class Gpu:
         """The compute capability as two numbers."""
         major, minor = self.compute_capability.split(".")
         return int(major), int(minor)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what the card does not run.
+
+        Source: the release notes of PyTorch 2.8, and the table in pytorch/pytorch#172352.
+        """
+        if self.capability >= FIRST_WITH_TENSOR_CORES:
+            return ()
+        note = (
+            "PyTorch's builds for CUDA 12.8 and later do not run on compute capability "
+            f"{self.compute_capability}; those for CUDA 12.6 do. It has no tensor cores: half "
+            "precision saves memory, hardly time."
+        )
+        return (note,)
 
     @property
     def usable_bytes(self) -> int:

@@ -71,7 +71,7 @@ def advice(found: Fitting) -> list[str]:
             f"{name}: batch {batch} runs from {card.name} ({format_bytes(card.usable_bytes)} "
             f"for the allocator) upwards, on {len(enough)} of {len(found.cards)} cards."
         )
-    return [*lines, *_kernel_limits(found), *_assumptions(found)]
+    return [*lines, *_kernel_limits(found), *_assumptions(found), *_of_cards(found)]
 
 
 def _kernel_limits(found: Fitting) -> list[str]:
@@ -100,6 +100,15 @@ def _assumptions(found: Fitting) -> list[str]:
         for assumption in fit.assumptions:
             made[assumption][names[fit.variant]] = None
     return [f"{', '.join(those)}: {ASSUMED[assumption]}" for assumption, those in made.items()]
+
+
+def _of_cards(found: Fitting) -> list[str]:
+    """What there is to know of some cards, each sentence once."""
+    named: dict[str, list[str]] = {}
+    for card in found.cards:
+        for note in card.notes:
+            named.setdefault(note, []).append(card.name)
+    return [f"{', '.join(names)}: {note}" for note, names in named.items()]
 
 
 def write_fitting(found: Fitting, folder: Path) -> None:

@@ -153,6 +153,16 @@ def test_what_is_said_of_a_card() -> None:
     assert SimulatedDevice(find_gpu("Tesla T4"), None).info.tf32_convolutions is False
 
 
+def test_a_card_that_new_builds_of_pytorch_do_not_run_on_says_so() -> None:
+    said = {
+        name: [note for note in SimulatedDevice(find_gpu(name), None).info.notes if "12.6" in note]
+        for name in ("GTX 1080 Ti", "P100", "V100-SXM2-16GB")
+    }
+    assert [len(notes) for notes in said.values()] == [1, 1, 0]
+    assert "compute capability 6.1" in said["GTX 1080 Ti"][0]
+    assert "no tensor cores" in said["P100"][0]
+
+
 @pytest.mark.parametrize(
     ("limit", "message"),
     [

@@ -25,7 +25,7 @@ TEXT = (resources.files("bsprobe") / "records" / "gpus.csv").read_text(encoding=
 ROWS = {row["name"]: row for row in csv.DictReader(TEXT.splitlines(), strict=True)}
 LINES = tuple(gpus._line(row) for row in ROWS.values())
 GIB_IN_MIB = 1024
-CAPABILITIES = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+CAPABILITIES = ("6.0", "6.1", "7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 TERMS = re.compile(r"(\d+\.\d+)-(\d+\.\d+)(?: GiB-(\d+\.\d+) MiB|-(\d+\.\d+) GiB)")
 """Memory in use, allocated, and reserved but unallocated, in one unit or in two."""
 
@@ -149,6 +149,11 @@ def test_the_default_is_in_the_catalogue_with_nothing_estimated() -> None:
         ("h100-sxm5", "H100 SXM 80GB HBM3"),
         ("Tesla V100-SXM2-32GB", "V100-SXM2-32GB"),
         ("GH200", "GH200 480GB"),
+        ("1080ti", "GTX 1080 Ti"),
+        ("NVIDIA GeForce GTX 1080", "GTX 1080"),
+        ("Tesla P100-PCIE-16GB", "P100-PCIE-16GB"),
+        ("NVIDIA TITAN X (Pascal)", "TITAN X (Pascal)"),
+        ("titan xp", "TITAN Xp"),
         (
             "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
             "RTX PRO 6000 Blackwell",
@@ -213,7 +218,7 @@ def test_a_custom_card_holds_outside_what_its_compute_capability_usually_does() 
     [
         ("8.7", "the nearest is 8.6; known: " + ", ".join(CAPABILITIES)),
         ("12.1", "the nearest is 12.0; known: " + ", ".join(CAPABILITIES)),
-        ("6.1", "the nearest is 7.0; known: " + ", ".join(CAPABILITIES)),
+        ("5.2", "the nearest is 6.0; known: " + ", ".join(CAPABILITIES)),
         ("sm_86", "choose among " + ", ".join(CAPABILITIES)),
         ("", "choose among " + ", ".join(CAPABILITIES)),
         ("nan", "choose among " + ", ".join(CAPABILITIES)),

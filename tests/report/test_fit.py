@@ -84,3 +84,15 @@ def test_the_files_hold_everything_and_are_the_same_every_time(tmp_path: Path) -
     assert head.startswith("source,gpu,compute_capability,total_bytes,usable_bytes,model,")
     assert [line.split(",")[0] for line in lines] == ["predicted"] * 4
     assert "![largest batch by card](fit.png)" in files["fit.md"].decode()
+
+
+def test_what_some_cards_do_not_run_is_told_once_with_their_names() -> None:
+    found = fitting()
+    pascals = [custom_gpu(size * GIB, "6.1", GIB) for size in (8, 11)]
+    fits = tuple(
+        CardFit(gpu=gpu, variant=FP32, largest=1, next_outcome=Outcome.OUT_OF_MEMORY)
+        for gpu in (*pascals, LARGE)
+    )
+    told = advice(replace(found, fits=fits))[-1]
+    names = ", ".join(gpu.name for gpu in pascals)
+    assert told.startswith(f"{names}: PyTorch's builds for CUDA 12.8 and later do not run")

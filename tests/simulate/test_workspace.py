@@ -243,7 +243,7 @@ def failing(error: Exception) -> SimpleNamespace:
             "cuDNN 9.1.0 cannot plan for a card that is not there (9.8.0 can).",
         ),
         (fake(lambda: 92600), (7, 0), "cuDNN 9.26.0 does not support compute capability 7.0."),
-        (fake(lambda: 92600), (6, 1), "no card of compute capability 6.1 is described."),
+        (fake(lambda: 92600), (5, 2), "no card of compute capability 5.2 is described."),
         (fake(lambda: 92600), (13, 0), "no card of compute capability 13.0 is described."),
         # Whatever the package raises while it is imported.
         (AssertionError("two files"), (8, 6), "cuDNN does not load: AssertionError: two files."),
@@ -290,6 +290,27 @@ def test_a_relative_of_a_described_card_is_served_with_a_note(tmp_path: Path) ->
         "cuDNN workspaces are those of compute capability 12.0, the nearest described, for 12.1.",
     )
     assert grace.candidates(ASPP) == blackwell.candidates(ASPP)
+
+
+def test_a_card_that_this_cudnn_knows_no_more_is_estimated_by_the_oldest_that_it_knows(
+    tmp_path: Path,
+) -> None:
+    pascal, turing = (open_workspaces(each, tmp_path) for each in ((6, 1), (7, 5)))
+    if not pascal.notes:
+        pytest.skip("this cuDNN has plans for compute capability 6.1")
+    plain = replace(PLAIN, dtype="float32")
+    backward = replace(SINGLE, direction=Direction.DATA_GRADIENT)
+    matrix = SINGLE.input_size[0] * columns_bytes(SINGLE)
+
+    assert [pascal.candidates(each) for each in (plain, backward)] == [
+        turing.candidates(each) for each in (plain, backward)
+    ]
+    assert pascal.candidates(SINGLE) == (matrix, *turing.candidates(SINGLE))
+    # What cuDNN 9.10.2 itself answers for this one, first of seven.
+    assert matrix == 4 * 2048 * 9 * 65 * 129 * 4
+    (note,) = pascal.notes
+    assert re.match(r"cuDNN [\d.]+ does not support compute capability 6\.1 \(9\.10 does\)", note)
+    assert "plans for 7.5" in note
 
 
 def test_benchmarking_takes_the_largest_plan_of_all() -> None:

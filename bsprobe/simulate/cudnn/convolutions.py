@@ -115,6 +115,11 @@ class Convolution:
         )
         return (self.input_size[0], self.weight_size[0], *spatial)
 
+    @property
+    def is_dilated_forward(self) -> bool:
+        """True for the forward pass of a dilated convolution."""
+        return self.direction is Direction.FORWARD and max(self.dilation) > 1
+
     def widened(self) -> "Convolution":
         """The convolution that really runs: a one-dimensional one gets a height of 1."""
         if len(self.padding) > 1:

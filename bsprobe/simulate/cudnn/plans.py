@@ -29,6 +29,10 @@ class CudnnUnavailableError(Exception):
     """cuDNN cannot be asked; the message says why, as the end of a sentence."""
 
 
+class UnsupportedCardError(CudnnUnavailableError):
+    """This cuDNN has no plans for the card; others have."""
+
+
 class UnansweredError(Exception):
     """cuDNN failed at a question, other than by having no plan."""
 
@@ -61,7 +65,7 @@ class CudnnPlans:
             )
         major, minor = divmod(card["deviceVer"] // 10, 10)
         if (major, minor) < OLDEST_SINCE_THEN and self.version >= FIRST_WITHOUT_VOLTA:
-            raise CudnnUnavailableError(
+            raise UnsupportedCardError(
                 f"cuDNN {version_text(self.version)} does not support compute capability "
                 f"{major}.{minor}"
             )
