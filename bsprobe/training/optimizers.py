@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -182,13 +183,14 @@ def group_factors(optimizer: torch.optim.Optimizer) -> tuple[tuple[str, float], 
         UsageError: A multiple is out of range: the recommended rates would be no numbers.
     """
     groups = optimizer.param_groups
-    base = float(groups[0]["lr"])
+    rates = [_rate(group) for group in groups]
+    base = rates[0]
     names = [str(group.get("name", f"group {number}")) for number, group in enumerate(groups, 1)]
     if len(groups) == 1:
         return (("all", 1.0),)
     factors = tuple(
-        (name, float(group["lr"]) / base if base else 1.0)
-        for name, group in zip(names, groups, strict=True)
+        (name, rate / base if base and rate is not None else 1.0)
+        for name, rate in zip(names, rates, strict=True)
     )
     for name, factor in factors:
         if factor not in ASKED["groups"]:
@@ -198,6 +200,12 @@ def group_factors(optimizer: torch.optim.Optimizer) -> tuple[tuple[str, float], 
                 hint=f"give {ASKED['groups']} times that of the first group",
             )
     return factors
+
+
+def _rate(group: dict[str, Any]) -> float | None:
+    """The learning rate of a group; None where the optimizer finds it itself, such as Adafactor."""
+    rate = group.get("lr")
+    return None if rate is None else float(rate)
 
 
 def _trainable(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -142,6 +142,13 @@ def test_groups_of_rate_zero_have_the_factor_zero() -> None:
     assert group_factors(torch.optim.SGD(groups)) == (("group 1", 1.0), ("group 2", 0.0))
 
 
+def test_groups_of_an_optimizer_that_finds_its_rate_itself_have_one_rate() -> None:
+    optimizer = torch.optim.SGD([{"params": [each]} for each in torch.zeros(2, 1).unbind()])
+    for group in optimizer.param_groups:
+        group["lr"] = None  # as in Hugging Face's Adafactor
+    assert group_factors(optimizer) == (("group 1", 1.0), ("group 2", 1.0))
+
+
 def lbfgs(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.LBFGS(model.parameters())
 
