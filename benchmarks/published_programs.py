@@ -30,7 +30,6 @@ RENAMED: Final = {
     "vit_base_patch16_224_sam": "vit_base_patch16_224",  # the weights differ
 }
 """Names that timm does not map to today's by itself."""
-_STEPS: Final = (Section.SETUP, Section.FIRST_STEP, Section.LATER_STEP, Section.LATER_STEP)
 
 
 class OlderTracer(StepTracer):
@@ -127,8 +126,9 @@ def peak_bytes(
 ) -> int | None:
     """Peak allocated of a few steps; None where they do not run in the memory that there is."""
     allocator = CachingAllocator(SimulatedDriver(available_bytes=available_bytes))
+    timeline = tracer.timeline(batch)
     playback = Playback(
-        tracer.timeline(batch),
+        timeline,
         batch,
         allocator=allocator,
         workspaces=workspaces,
@@ -136,7 +136,7 @@ def peak_bytes(
         cublas_bytes=cublas_workspace_bytes((8, 6)),
     )
     try:
-        for section in _STEPS:
+        for section in (Section.SETUP, *timeline.steps(3)):
             playback.play(section)
             if section is Section.FIRST_STEP:
                 allocator.reset_peaks()  # without what timing the convolutions takes

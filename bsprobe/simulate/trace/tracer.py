@@ -2,7 +2,7 @@
 
 import gc
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
@@ -125,37 +125,38 @@ class StepTracer:
         own, least_steps = self._own_batch(batch), self._least_steps
         with self._tracing():
             recorder, task = self._begun(decisions)
-            replica = self._replica(recorder)
-            task.replica, task.ddp = replica, self._ddp
-            fed = self._batch(batch, recorder) if own is None else self._faked(own, recorder)
-            del own
-            recorder.end(Section.SETUP)
-            with recorder.watching():
-                for number in range(1, _MOST_STEPS + 1):
-                    recorder.begin(Phase.FORWARD)
-                    training_step(task, [fed] * accumulation_steps)
-                    if replica is not None and number == 1:
-                        # It belongs to the beginning of the second step; the third has none.
-                        replica.rebuild_buckets()
-                    recorder.end_step()
-                    if recorder.repeats and number >= least_steps:
-                        break
-                else:
-                    self._assumptions[Assumption.STILL_GROWING] = None
-                recorder.mark_scaler(task.scaler)
-                if self._evaluation_resolution is not None:
-                    recorder.begin(Phase.EVALUATION)
-                    size = self._evaluation_resolution
-                    assert isinstance(fed, Batch), "own batches are not evaluated"  # noqa: S101 - refused before
-                    with torch.no_grad():
-                        _evaluation_pass(task, fed.images, (size.height, size.width))
-                    recorder.end(Section.EVALUATION)
-            if replica is not None:
-                replica.release()
+            with self._replicated(task, recorder):
+                fed = self._batch(batch, recorder) if own is None else self._faked(own, recorder)
+                del own
+                recorder.end(Section.SETUP)
+                with recorder.watching():
+                    if not self._run_steps(task, [fed] * accumulation_steps, recorder, least_steps):
+                        self._assumptions[Assumption.STILL_GROWING] = None
+                    recorder.mark_scaler(task.scaler)
+                    if self._evaluation_resolution is not None:
+                        recorder.begin(Phase.EVALUATION)
+                        _evaluate(task, fed, self._evaluation_resolution)
+                        recorder.end(Section.EVALUATION)
             if recorder.are_largest_sizes:
                 self._assumptions[Assumption.LARGEST_SIZES] = None
             self._facts = facts_of(task, self._variant)  # with what the steps have shown
             return recorder.recording(batch)
+
+    @staticmethod
+    def _run_steps(
+        task: Task, micro_batches: Sequence[Batch | OwnBatch], recorder: Recorder, least: int
+    ) -> bool:
+        """Run steps until one can be played again; False where none can."""
+        for number in range(1, _MOST_STEPS + 1):
+            recorder.begin(Phase.FORWARD)
+            training_step(task, micro_batches)
+            if number == 1 and isinstance(task.replica, SimulatedReplica):
+                # It belongs to the beginning of the second step; the third has none.
+                task.replica.rebuild_buckets()
+            recorder.end_step()
+            if recorder.repeats and number >= least:
+                return True
+        return False
 
     @cached_property
     def _least_steps(self) -> int:
@@ -204,13 +205,20 @@ class StepTracer:
                 group["foreach"] = True  # CUDA's default, which fake tensors turn off
         return task
 
-    def _replica(self, recorder: Recorder) -> SimulatedReplica | None:
-        """The network as one of several processes trains it."""
+    @contextmanager
+    def _replicated(self, task: Task, recorder: Recorder) -> Iterator[None]:
+        """Let several processes train the network, if they are to."""
         if self._processes == 1:
-            return None
+            yield
+            return
         with recorder.watching():
             adopt = partial(recorder.adopt, kind=Kind.BUCKET)
-            return SimulatedReplica(self._model, adopt, ddp=self._ddp)
+            replica = SimulatedReplica(self._model, adopt, ddp=self._ddp)
+        task.replica, task.ddp = replica, self._ddp
+        try:
+            yield
+        finally:
+            replica.release()
 
     def _batch(self, size: int, recorder: Recorder) -> Batch:
         """The tensors that `synthetic_batch` leaves on the device, made as it makes them."""
@@ -292,6 +300,12 @@ class StepTracer:
         finally:
             if was_enabled:
                 gc.enable()
+
+
+def _evaluate(task: Task, batch: Batch | OwnBatch, size: Resolution) -> None:
+    assert isinstance(batch, Batch), "own batches are not evaluated"  # noqa: S101 - refused before
+    with torch.no_grad():
+        _evaluation_pass(task, batch.images, (size.height, size.width))
 
 
 def _adopted(recorder: Recorder, tensor: torch.Tensor) -> torch.Tensor:
