@@ -154,6 +154,9 @@ _KERNEL_LIMITS = (
     "output.numel() <= std::numeric_limits<int32_t>::max()",
     "Input/Output tensor is too large",
     "is too large for the channels_last CUDA kernel launch",
+    # `safe_downcast` of the pooling kernels until 2.11, and since.
+    "integer out of range",
+    "value cannot be safely converted without overflow",
     "invalid configuration argument",
 )
 STOPPED_WITH_ITS_PEERS = "stopped: another process had failed"

@@ -130,6 +130,8 @@ KERNEL_LIMITS = [
     "Expected output.numel() <= std::numeric_limits<int32_t>::max() to be true, but got false.",
     "Input/Output tensor is too large.",
     "tensor is too large for the channels_last CUDA kernel launch",
+    "integer out of range",
+    "value cannot be safely converted without overflow",
     (
         "CUDA error: invalid configuration argument\nCUDA kernel errors might be asynchronously "
         "reported at some other API call."
