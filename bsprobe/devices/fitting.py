@@ -74,6 +74,7 @@ def _fit_alike(
             largest=largest,
             next_outcome=runs.outcomes.get(following),
             assumptions=facts.assumptions,
+            notes=workspaces.notes,
         )
 
 

@@ -21,6 +21,8 @@ class CardFit:
     """The outcome of the next batch; None where no larger one was asked for."""
     assumptions: tuple[Assumption, ...] = ()
     """As in `ModelFacts`."""
+    notes: tuple[str, ...] = ()
+    """Sentences on how the workspaces of convolutions were found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,11 +104,14 @@ def _assumptions(found: Fitting) -> list[str]:
 
 def _of_cards(found: Fitting) -> list[str]:
     """What there is to know of some cards, each sentence once."""
-    named: dict[str, list[str]] = {}
-    for card in found.cards:
-        for note in card.notes:
-            named.setdefault(note, []).append(card.name)
-    return [f"{', '.join(names)}: {note}" for note, names in named.items()]
+    named: dict[str, dict[str, None]] = {}
+    for fit in found.fits:
+        for note in (*fit.gpu.notes, *fit.notes):
+            named.setdefault(note, {})[fit.gpu.name] = None
+    return [
+        note if len(names) == len(found.cards) else f"{', '.join(names)}: {note}"
+        for note, names in named.items()
+    ]
 
 
 def write_fitting(found: Fitting, folder: Path) -> None:

@@ -96,3 +96,12 @@ def test_what_some_cards_do_not_run_is_told_once_with_their_names() -> None:
     told = advice(replace(found, fits=fits))[-1]
     names = ", ".join(gpu.name for gpu in pascals)
     assert told.startswith(f"{names}: PyTorch's builds for CUDA 12.8 and later do not run")
+
+
+def test_what_is_estimated_is_told_with_the_cards_unless_it_is_so_of_all() -> None:
+    found = fitting()
+    noted = [replace(fit, notes=("Estimated.",)) for fit in found.fits]
+    some = [fit if fit.gpu == LARGE else replace(fit, notes=()) for fit in noted]
+
+    assert advice(replace(found, fits=tuple(noted)))[-1] == "Estimated."
+    assert advice(replace(found, fits=tuple(some)))[-1] == f"{LARGE.name}: Estimated."
