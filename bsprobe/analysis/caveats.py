@@ -1,6 +1,6 @@
 """Sentences to read beside the numbers of a recommendation, only where they apply."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from bsprobe.analysis.recommendation import Limits
@@ -9,7 +9,7 @@ from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import nccl_bytes
 from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
-from bsprobe.records.trials import Ddp, Source, Trial
+from bsprobe.records.trials import Ddp, ModelFacts, Source, Trial
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.records.workload import may_keep_own_norm
@@ -49,8 +49,7 @@ def caveats_of(
         sentence
         for sentence in (
             _failure_caveat(item),
-            *_assumption_caveats(trials),
-            _gradient_caveat(trials),
+            *notes_on_models(each.measurement.model for each in trials if each.measurement),
             _target_caveat(item, target),
             *_norm_caveats(item),
             _rate_caveat(item.variant, target),
@@ -75,19 +74,20 @@ def _failure_caveat(item: Recommendation) -> str:
     )
 
 
-def _assumption_caveats(trials: Sequence[Trial]) -> list[str]:
-    measured = [trial.measurement for trial in trials if trial.measurement is not None]
-    made = dict.fromkeys(each for trial in measured for each in trial.model.assumptions)
-    return [ASSUMED[each] for each in made]
+def notes_on_models(models: Iterable[ModelFacts]) -> list[str]:
+    """Sentences that a reader must have on a network, from the facts of some of its trials."""
+    facts = tuple(models)
+    made = dict.fromkeys(each for model in facts for each in model.assumptions)
+    sentences = [ASSUMED[each] for each in made]
+    return [*sentences, *filter(None, [_gradient_caveat(facts)])]
 
 
-def _gradient_caveat(trials: Sequence[Trial]) -> str:
+def _gradient_caveat(facts: Sequence[ModelFacts]) -> str:
     """The note on parameters that are trained by name alone: their memory is missing in all rows.
 
     PyTorch only warns where a reentrant checkpoint cuts the graph (`check_backward_validity` in
     torch/utils/checkpoint.py).
     """
-    facts = [trial.measurement.model for trial in trials if trial.measurement is not None]
     found = next((each for each in facts if each.parameters_without_gradient), None)
     if found is None:
         return ""

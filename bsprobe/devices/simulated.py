@@ -174,7 +174,7 @@ class SimulatedDevice:
             fits=self._fits(spec),
         )
         report("explaining")
-        explanation = replace(explain(timeline, spec, card), assumptions=tracer.facts.assumptions)
+        explanation = replace(explain(timeline, spec, card), model=tracer.facts)
         if snapshot is not None:
             report("writing the snapshot")
             write_atomically(snapshot, snapshot_of(timeline, spec.batch_size, card))

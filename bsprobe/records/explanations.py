@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from bsprobe.records.assumptions import Assumption
 from bsprobe.records.runs import Boundary, DeviceInfo, Environment
-from bsprobe.records.trials import Measurement, Source, TrialSpec
+from bsprobe.records.trials import Measurement, ModelFacts, Source, TrialSpec
 from bsprobe.records.variants import Variant
 
 EXPLANATION_VERSION = 2
@@ -101,8 +100,8 @@ class Explanation:
     """True where the parts per image are known: the operators are the same at other batches."""
     next_peak_bytes: int | None = None
     """Bytes with one image more, on a card without end; None where it cannot be played."""
-    assumptions: tuple[Assumption, ...] = ()
-    """As in `ModelFacts`."""
+    model: ModelFacts | None = None
+    """Facts of the network; None in files of earlier versions."""
     timeline: StepTimeline
 
     @property

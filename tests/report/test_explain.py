@@ -22,7 +22,7 @@ from bsprobe.records.explanations import (
     by_module,
 )
 from bsprobe.records.runs import Boundary, Recommendation, Run, StopReason
-from bsprobe.records.trials import Source
+from bsprobe.records.trials import ModelFacts, Source
 from bsprobe.records.units import GIB, MIB
 from bsprobe.report.explain import markdown as explain_markdown
 from bsprobe.report.explain import sentences as explain_sentences
@@ -139,15 +139,21 @@ def test_nothing_is_held_against_a_boundary_that_is_not_known(boundary: Boundary
     assert "| as it is | **-** |" in explain_markdown.render(found, depth=2, plots=PLOTS)
 
 
-def test_the_explanation_of_a_compiled_network_says_that_it_is_taken_as_it_is_written() -> None:
-    found = replace(
-        REPORT, explanation=replace(EXPLANATION, assumptions=(Assumption.NOT_COMPILED,))
+def test_an_explanation_says_what_there_is_to_know_of_the_network() -> None:
+    model = ModelFacts(
+        parameters=7,
+        groups=(("all", 1.0),),
+        parameters_without_gradient=2,
+        first_without_gradient="layer1.weight",
+        assumptions=(Assumption.NOT_COMPILED,),
     )
+    found = replace(REPORT, explanation=replace(EXPLANATION, model=model))
     for text in (
         explain_markdown.render(found, depth=2, plots=PLOTS),
         explain_markdown.render_terminal(found),
     ):
         assert text.count("Predicted as if not compiled") == 1
+        assert text.count("layer1.weight") == 1
 
 
 def test_small_rows_are_shown_as_one_so_that_all_still_adds_up() -> None:

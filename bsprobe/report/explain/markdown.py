@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
-from bsprobe.analysis.caveats import ASSUMED
 from bsprobe.records.explanations import (
     NOT_ATTRIBUTED,
     RECORDED_SNAPSHOT,
@@ -102,7 +101,7 @@ def render_terminal(report: ExplanationReport) -> str:
     predictions = (sentences.why, sentences.what, sentences.what_helps)
     verdicts = [] if side is None else [f"Measured: {sentences.measured(side, found)}"]
     verdicts += [f"{mark}{say(report)}" for say in predictions]
-    verdicts += [ASSUMED[each] for each in report.explanation.assumptions]
+    verdicts += sentences.notes_on_network(report)
     parts = [
         textwrap.fill(f"{sentences.subject(report)}  [{marks}]", WIDTH),
         "\n".join(textwrap.fill(each, WIDTH, break_long_words=False) for each in verdicts),

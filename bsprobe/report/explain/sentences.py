@@ -2,7 +2,7 @@
 
 import shlex
 
-from bsprobe.analysis.caveats import ASSUMED
+from bsprobe.analysis.caveats import notes_on_models
 from bsprobe.records.errors import UsageError
 from bsprobe.records.explanations import (
     NO_MODULE,
@@ -235,8 +235,13 @@ def notes(report: ExplanationReport) -> list[str]:
     found = [] if report.measured is None else list(report.measured.device.notes)
     if device.is_assumed:
         found.append(f"No GPU was named: {device.name} is assumed; `--gpu NAME` for another.")
-    found += [ASSUMED[each] for each in report.explanation.assumptions]
-    return [*found, *device.notes]
+    return [*found, *notes_on_network(report), *device.notes]
+
+
+def notes_on_network(report: ExplanationReport) -> list[str]:
+    """Notes that a reader must have on the network."""
+    model = report.explanation.model
+    return [] if model is None else notes_on_models([model])
 
 
 def assumed(device: DeviceInfo) -> str:

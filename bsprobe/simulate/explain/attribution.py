@@ -93,6 +93,7 @@ def explain_recorded(
         peak_allocated_bytes=measured.peak_allocated_bytes,
         peak_reserved_bytes=measured.peak_reserved_bytes or 0,
         scales=False,
+        model=measured.model,
         timeline=_timeline(recorded.events, peak, origins, allocations),
     )
 
