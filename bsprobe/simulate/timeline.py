@@ -186,18 +186,28 @@ class Recording:
     settling_steps: int = 0
 
 
-def largest_bytes(recording: Recording) -> int:
-    """The most that lives at once, without what kernels take inside but for their copies."""
-    most = now = 0
+def largest_bytes(recording: Recording) -> tuple[int, int]:
+    """The most that lives at once in forward and backward passes, and at any time.
+
+    Without what kernels take inside, but for their copies. The passes come first: with a small
+    batch an update may take the most, with a large one they do.
+    """
+    in_passes = most = now = 0
     for events in recording.sections.values():
         for action, subject in events:
             if action is Action.SCRATCH:
-                most = max(most, now + sum(recording.scratches[subject].sizes))
+                place, level = recording.scratches[subject].place, now
+                level += sum(recording.scratches[subject].sizes)
             elif action is not Action.HAND_ON:
-                size = recording.storages[subject][2]
+                place, _, size = recording.storages[subject]
                 now += size if action is Action.ALLOCATE else -size
-                most = max(most, now)
-    return most
+                level = now
+            else:
+                continue
+            most = max(most, level)
+            if place.phase in (Phase.FORWARD, Phase.BACKWARD):
+                in_passes = max(in_passes, level)
+    return in_passes, most
 
 
 class MismatchError(Exception):

@@ -137,6 +137,8 @@ def _failed_build(name: str, error: Exception) -> UsageError:
 def _refusal(optimizer: torch.optim.Optimizer, model: nn.Module) -> str | None:
     """The reason why the step of an optimizer cannot be run here, None where it can be."""
     kind = type(optimizer).__name__
+    if not hasattr(optimizer, "_optimizer_step_post_hooks"):
+        return f"{kind}.__init__() does not call that of torch.optim.Optimizer, which makes hooks"
     if _wants_closure(optimizer):
         return (
             f"{kind}.step() needs a closure that runs the network again; how often it does so in "
@@ -156,7 +158,8 @@ def _refusal(optimizer: torch.optim.Optimizer, model: nn.Module) -> str | None:
 def _wants_closure(optimizer: torch.optim.Optimizer) -> bool:
     """True where `step` has a required argument: LBFGS's (torch/optim/lbfgs.py) in torch.optim."""
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    arguments = inspect.signature(optimizer.step).parameters.values()
+    # Of the class: a learning rate scheduler puts a function without `self` in the instance.
+    _, *arguments = inspect.signature(type(optimizer).step).parameters.values()
     return any(each.default is each.empty and each.kind not in several for each in arguments)
 
 

@@ -113,6 +113,8 @@ class Task:
             name
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad and parameter.grad is None
+            # A simulated replica has such hooks on all.
+            if self.replica is not None or not _takes_its_gradient(parameter)
         )
         before = missing if self.without_gradient is None else self.without_gradient
         self.without_gradient = tuple(name for name in before if name in missing)
@@ -122,6 +124,14 @@ class Task:
     def without_average(self) -> AbstractContextManager[None]:
         """The context of a micro-batch that is not the last of its step."""
         return nullcontext() if self.replica is None else self.replica.no_sync()
+
+
+def _takes_its_gradient(parameter: nn.Parameter) -> bool:
+    """True where hooks run when the gradient is there, such as an optimizer's in the backward pass.
+
+    They may have used and dropped it.
+    """
+    return bool(getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 def _refused_by_ddp(names: Sequence[str]) -> UsageError:

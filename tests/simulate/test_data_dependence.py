@@ -7,7 +7,15 @@ import torch
 
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.workload import OwnParts
-from bsprobe.simulate.timeline import Phase, Recording, Section, largest_bytes
+from bsprobe.simulate.timeline import (
+    Action,
+    Kind,
+    Phase,
+    Place,
+    Recording,
+    Section,
+    largest_bytes,
+)
 from bsprobe.simulate.trace.data_dependence import (
     Decisions,
     TooManyConditionsError,
@@ -82,8 +90,9 @@ def test_of_two_branches_the_larger_one_is_taken() -> None:
     [
         ("read_number", "return loss * 2 if loss.item() > 3", "needs the values", "if a > b"),
         ("read_array", "labels.cpu().numpy().mean()", "needs the values", "--device"),
-        ("waiting", "while loss > 3:", "needs the values", "--device"),
-        ("by_each_class", "if labels[0, 0, 1] > 0:", "needs the values", "--device"),
+        ("waiting", "while loss > 3:", "again and again", "loops"),
+        ("by_pixels", "if labels[0, 0, 2] > 0:", "more than the 4 conditions", "torch.where"),
+        ("by_found_classes", "for label in torch.unique(labels):", "goes through", "all classes"),
         ("repeated", "repeat_interleave(times)", "has no bound", "output_size"),
         ("put_together_again", "losses[losses < 1]", "fails at the largest size", "mask"),
     ],
@@ -153,19 +162,38 @@ def test_where_all_branches_raise_the_first_error_is_raised() -> None:
         largest_branch(run, int)
 
 
-def test_no_more_than_three_conditions_are_tried() -> None:
+def test_no_more_than_four_conditions_are_tried() -> None:
     decisions = Decisions()
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         decisions.decide(lines(number))
     with pytest.raises(TooManyConditionsError):
-        decisions.decide(lines(4))
+        decisions.decide(lines(5))
 
 
 def test_the_largest_bytes_are_those_that_live_at_once() -> None:
     recording = traced("checked").record(2)
     everything = sum(size for _, _, size in recording.storages)
     setup = sum(size for _, _, size in born(recording, Section.SETUP))
-    assert setup < largest_bytes(recording) < everything
+    in_passes, most = largest_bytes(recording)
+    assert setup < in_passes <= most < everything
+
+
+def test_of_two_branches_the_passes_decide_where_an_update_takes_the_most() -> None:
+    def recording(size: int) -> Recording:
+        forward, update = (
+            Place(phase=phase, module="", operator="empty")
+            for phase in (Phase.FORWARD, Phase.OPTIMIZER)
+        )
+        events = [(action, n) for n in (0, 1) for action in (Action.ALLOCATE, Action.FREE)]
+        return Recording(
+            batch=1,
+            storages=((forward, Kind.TEMPORARY, size), (update, Kind.TEMPORARY, 100)),
+            scratches=(),
+            sections={Section.FIRST_STEP: tuple(events)},
+        )
+
+    assert largest_bytes(recording(7)) == (7, 100)
+    assert largest_bytes(recording(7)) < largest_bytes(recording(8)) == (8, 100)
 
 
 def test_integer_buffers_are_known_and_counted_up() -> None:

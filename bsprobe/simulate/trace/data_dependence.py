@@ -1,17 +1,18 @@
 """Programs that depend on data: which of them can be traced, and words for the others."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from bsprobe.records.errors import BsprobeError
 from bsprobe.simulate.trace.source_lines import SourceLine
 
 T = TypeVar("T")
-_MOST_CONDITIONS: Final = 3
-"""Conditions of which both branches are traced: eight programs at the most."""
-_MOST_ANSWERS: Final = 1000
+_MOST_CONDITIONS: Final = 4
+"""Conditions of which both branches are traced: sixteen programs at the most."""
+_MOST_ANSWERS: Final = 10_000
 """Times that one condition is answered in a recording: a loop that waits for it never ends."""
 
 
@@ -19,6 +20,9 @@ class Obstacle(StrEnum):
     """A property of an operator that keeps a program from being traced."""
 
     VALUES = "needs the values of tensors"
+    CONDITIONS = f"is one more than the {_MOST_CONDITIONS} conditions on values that are tried"
+    REPEATED = "asks a condition on values again and again"
+    LOOP = "goes through a tensor whose size depends on values"
     SIZE = "makes a tensor whose size depends on values and has no bound"
     LARGEST_SIZE = "makes a tensor whose size depends on values, and fails at the largest size"
     NO_KERNEL = "has no fake kernel"
@@ -28,6 +32,17 @@ _WAYS_OUT: Final = {
     Obstacle.VALUES: (
         "probe it on a real device (--device cuda or cpu), or keep data out of the control flow: "
         "compare tensors (`torch.where`, or `if a > b`) instead of numbers that `.item()` reads"
+    ),
+    Obstacle.CONDITIONS: (
+        "probe it on a real device (--device cuda or cpu), or choose by values within tensors "
+        "(`torch.where`)"
+    ),
+    Obstacle.REPEATED: (
+        "probe it on a real device (--device cuda or cpu), or keep data out of loops' conditions"
+    ),
+    Obstacle.LOOP: (
+        "probe it on a real device (--device cuda or cpu), or go through what is known, such as "
+        "all classes instead of those that `torch.unique` finds"
     ),
     Obstacle.SIZE: (
         "probe it on a real device (--device cuda or cpu), or give the size (`output_size` of "
@@ -73,43 +88,48 @@ class UntraceableModelError(BsprobeError):
 
 
 class TooManyConditionsError(Exception):
-    """A program asks for more values than can be tried."""
+    """A program has more conditions on values than can be tried."""
+
+
+class EndlessConditionError(Exception):
+    """A program asks one condition again and again: a loop may wait for another answer."""
 
 
 @dataclass(slots=True)
 class Decisions:
-    """Answers to the conditions that depend on values, by the lines that ask; true if not given."""
+    """Answers to conditions that depend on values, by the places that ask; true if not given."""
 
     given: tuple[bool, ...] = ()
-    """In the order in which the lines ask first."""
-    taken: dict[tuple[SourceLine, ...], bool] = field(default_factory=dict)
-    _count: dict[tuple[SourceLine, ...], int] = field(default_factory=dict)
+    """In the order in which the places ask first."""
+    taken: dict[Hashable, bool] = field(default_factory=dict)
+    _count: Counter[Hashable] = field(default_factory=Counter)
 
-    def decide(self, lines: tuple[SourceLine, ...]) -> bool:
-        """Answer a condition; the same line gets the same answer each time.
+    def decide(self, place: Hashable) -> bool:
+        """Answer a condition; the same place gets the same answer each time.
 
         Raises:
-            TooManyConditionsError: Too many lines ask, or one asks again and again.
+            TooManyConditionsError: Too many places ask.
+            EndlessConditionError: One asks again and again.
         """
-        if lines not in self.taken:
+        if place not in self.taken:
             number = len(self.taken)
             if number == _MOST_CONDITIONS:
                 raise TooManyConditionsError
-            self.taken[lines] = self.given[number] if number < len(self.given) else True
-        self._count[lines] = self._count.get(lines, 0) + 1
-        if self._count[lines] > _MOST_ANSWERS:
-            raise TooManyConditionsError
-        return self.taken[lines]
+            self.taken[place] = self.given[number] if number < len(self.given) else True
+        self._count[place] += 1
+        if self._count[place] > _MOST_ANSWERS:
+            raise EndlessConditionError
+        return self.taken[place]
 
 
-def largest_branch(run: Callable[[Decisions], T], size: Callable[[T], int]) -> tuple[T, bool]:
+def largest_branch(run: Callable[[Decisions], T], size: Callable[[T], Any]) -> tuple[T, bool]:
     """Run a program along each of its branches, and keep what is largest.
 
     Branches that raise are left out, such as those of failed checks, unless all do.
 
     Args:
         run: Runs it with the answers that it is given.
-        size: The size of what that gives.
+        size: What is compared of what that gives.
 
     Returns:
         The largest result, and whether more than one branch runs.

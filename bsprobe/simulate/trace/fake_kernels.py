@@ -4,6 +4,7 @@ Fake tensors have a memory of their own, but describing an operator's arguments 
 than all else in a trace.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,26 @@ class _Answer:
 _known: dict[Any, _Answer | None] = {}
 """By operator and arguments; None where an answer cannot be made again. One for the process, like
 fake tensors' own: what an operator answers is the same in every network."""
+
+
+@functools.cache
+def is_composite(operator: Any) -> bool:
+    """Whether an operator is made of others; some are so only where a device has no kernel.
+
+    Of those, such as `silu_backward`, the CPU has one wherever CUDA has one.
+    """
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001 - no public name
+    name = operator.name()
+    return has_kernel(name, "CompositeImplicitAutograd") and not has_kernel(name, "CPU")
+
+
+@functools.cache
+def only_writes(operator: Any) -> bool:
+    """Whether an operator makes nothing, so that there is nothing to do: `_foreach_add_` and such.
+
+    An optimizer hands all its tensors to one of those, and fake tensors look at each.
+    """
+    return operator.namespace == "aten" and not operator._schema.returns  # noqa: SLF001 - its name
 
 
 def storage_of(tensor: torch.Tensor) -> int:

@@ -37,11 +37,13 @@ class KnownValues:
         self._values: dict[int, torch.Tensor] = {}
         self._bounds: set[int] = set()
 
-    def copy(self) -> "KnownValues":
-        """The same values, to go on with."""
+    def copy(self, names: Mapping[int, int]) -> "KnownValues":
+        """The same values, to go on with; of some storages under other names."""
         other = KnownValues()
         with no_dispatch():
-            other._values = {key: value.clone() for key, value in self._values.items()}
+            other._values = {
+                names.get(key, key): value.clone() for key, value in self._values.items()
+            }
         return other
 
     def remember(self, tensor: torch.Tensor, value: torch.Tensor) -> None:

@@ -33,6 +33,10 @@ class ModuleTracker:
         self._numbers: list[int] = [0]
         self._modules: list[str] = [""]
 
+    def __deepcopy__(self, _: object) -> "ModuleTracker":
+        """Itself: modules of a copied network count as those that they are copies of."""
+        return self
+
     @contextmanager
     def watching(self, before_forward: Callable[[], None]) -> Iterator[None]:
         """Follow what runs; may be entered again, to go on.

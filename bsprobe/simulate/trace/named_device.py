@@ -1,21 +1,43 @@
 """Programs that name the device: `cuda` is the device on which everything is traced."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
 import torch
+from torch import nn
 from torch._subclasses import FakeTensor
 
 _TRACED_ON = torch.device("cpu")
 _NAMED = "cuda"
+_CAPTURABLE = "_get_capturable_supported_devices"
+_is_autocast_enabled = torch.is_autocast_enabled
+_get_autocast_dtype = torch.get_autocast_dtype
+_autocast_init = torch.autocast.__init__
+_module_to = nn.Module.to
 
 
 @contextmanager
 def named_device() -> Iterator[None]:
-    """Let `Tensor.cuda` and `Tensor.to` find their tensors on the device already."""
-    with mock.patch.multiple(FakeTensor, cuda=_itself, to=_moved):
+    """Let programs find their tensors on the GPU that they name, with its autocast."""
+    patches: list[tuple[Any, str, Callable[..., Any]]] = [
+        (FakeTensor, "cuda", _itself),
+        (FakeTensor, "to", _moved),
+        (nn.Module, "cuda", _itself),
+        (nn.Module, "to", _module_moved),
+        (torch.autocast, "__init__", _autocast),
+        (torch, "is_autocast_enabled", _is_enabled),
+        (torch, "get_autocast_dtype", _dtype),
+        (torch, "get_autocast_gpu_dtype", _dtype),
+        (torch.cuda, "synchronize", _nothing),
+        (torch.cuda, "empty_cache", _nothing),
+        *((module, _CAPTURABLE, _capturable) for module in _optimizers()),
+    ]
+    with ExitStack() as stack:
+        for holder, name, replacement in patches:
+            stack.enter_context(mock.patch.object(holder, name, replacement))
         yield
 
 
@@ -30,8 +52,12 @@ def with_device(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {**kwargs, "device": _TRACED_ON}
 
 
-def _itself(tensor: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-    return tensor
+def _itself(holder: Any, *_: object, **__: object) -> Any:
+    return holder
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """What a call does that changes no tensor."""
 
 
 def _moved(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -39,6 +65,47 @@ def _moved(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return torch.Tensor.to(tensor, *map(_here, args), **named)
 
 
+def _module_moved(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    """Leave a network where it is; PyTorch would swap its tensors, which fake ones do not allow."""
+    others = [each for each in (*args, *kwargs.values()) if not _is_device(each)]
+    return _module_to(module, *args, **kwargs) if others else module
+
+
 def _here(value: Any) -> Any:
-    is_device = isinstance(value, str | torch.device)
-    return _TRACED_ON if is_device and torch.device(value).type == _NAMED else value
+    return _TRACED_ON if _is_device(value) and torch.device(value).type == _NAMED else value
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, str | torch.device)
+
+
+def _autocast(
+    context: torch.autocast,
+    device_type: str,
+    dtype: torch.dtype | None = None,
+    enabled: bool = True,  # noqa: FBT001, FBT002 - PyTorch's signature
+    cache_enabled: bool | None = None,  # noqa: FBT001 - as above
+) -> None:
+    if device_type == _NAMED:
+        device_type = _TRACED_ON.type
+        if dtype is None:  # `at::autocast::get_autocast_dtype`: fp16 where nobody has set another
+            dtype = _dtype() if _is_enabled() else torch.float16
+    _autocast_init(context, device_type, dtype, enabled, cache_enabled)
+
+
+def _is_enabled(device_type: str = _NAMED) -> bool:
+    return _is_autocast_enabled(_TRACED_ON.type if device_type == _NAMED else device_type)
+
+
+def _dtype(device_type: str = _NAMED) -> torch.dtype:
+    return _get_autocast_dtype(_TRACED_ON.type if device_type == _NAMED else device_type)
+
+
+def _optimizers() -> list[Any]:
+    """The modules of PyTorch's optimizers that ask which devices can be captured in a graph."""
+    modules = [each for name, each in sys.modules.items() if name.startswith("torch.optim.")]
+    return [each for each in modules if hasattr(each, _CAPTURABLE)]
+
+
+def _capturable(*_: object, **__: object) -> list[str]:
+    return [_TRACED_ON.type]

@@ -2,14 +2,14 @@
 
 import functools
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
-from torch._subclasses import FakeTensor, FakeTensorMode
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bsprobe.simulate.cuda import WRITES_INTO, ZEROS, Inside, effects
@@ -26,7 +26,7 @@ from bsprobe.simulate.timeline import (
     Section,
 )
 from bsprobe.simulate.trace.data_dependence import Decisions
-from bsprobe.simulate.trace.fake_kernels import storage_of
+from bsprobe.simulate.trace.fake_kernels import is_composite, only_writes, storage_of
 from bsprobe.simulate.trace.modules import ModuleTracker
 from bsprobe.simulate.trace.named_device import named_device, names_gpu, with_device
 from bsprobe.simulate.trace.repetition import (
@@ -36,6 +36,7 @@ from bsprobe.simulate.trace.repetition import (
     largest_step,
     without_earlier,
 )
+from bsprobe.simulate.trace.start_over import Renewed
 from bsprobe.simulate.trace.values import Values
 
 _aten = torch.ops.aten
@@ -48,26 +49,6 @@ _FROM_HOST = "lift_fresh"
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 - as above
 
 
-@functools.cache
-def _is_composite(operator: Any) -> bool:
-    """Whether an operator is made of others; some are so only where a device has no kernel.
-
-    Of those, such as `silu_backward`, the CPU has one wherever CUDA has one.
-    """
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001 - no public name
-    name = operator.name()
-    return has_kernel(name, "CompositeImplicitAutograd") and not has_kernel(name, "CPU")
-
-
-@functools.cache
-def _only_writes(operator: Any) -> bool:
-    """Whether an operator makes nothing, so that there is nothing to do: `_foreach_add_` and such.
-
-    An optimizer hands all its tensors to one of those, and fake tensors look at each.
-    """
-    return operator.namespace == "aten" and not operator._schema.returns  # noqa: SLF001 - its name
-
-
 class Recorder(TorchDispatchMode):
     """Sees every operator that runs while it watches, and the end of every storage.
 
@@ -75,6 +56,7 @@ class Recorder(TorchDispatchMode):
         model: Whose modules name the places.
         mode: Whose fake tensors it runs on.
         after: A recorder that has seen the set-up, to go on from.
+        renewed: Storages that take the place of some that it has seen.
         decisions: The answers to conditions that depend on values.
     """
 
@@ -84,6 +66,7 @@ class Recorder(TorchDispatchMode):
         mode: FakeTensorMode,
         *,
         after: "Recorder | None" = None,
+        renewed: Renewed = MappingProxyType({}),
         decisions: Decisions | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
@@ -102,7 +85,11 @@ class Recorder(TorchDispatchMode):
         self._phase = Phase.SETUP
         self._is_updating = False
         if after is not None:
-            self._go_on_from(after)
+            self._go_on_from(after, renewed)
+
+    def __deepcopy__(self, _: object) -> "Recorder":
+        """Itself: copies of a network, such as averages of its weights, are watched with it."""
+        return self
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -111,13 +98,9 @@ class Recorder(TorchDispatchMode):
         Raises:
             UntraceableModelError: The program depends on values in a way that is not known.
         """
-
-        def numpy(tensor: torch.Tensor, **_: object) -> Any:
-            return self._values.array(tensor)
-
         with (
             self._modules.watching(self._before_forward),
-            mock.patch.object(FakeTensor, "numpy", numpy),
+            self._values.answering(),
             named_device(),
             self,
         ):
@@ -253,11 +236,11 @@ class Recorder(TorchDispatchMode):
             kwargs = with_device(kwargs)
             if func is _CAST and kwargs.keys() <= {"device", "non_blocking"}:
                 return args[0]  # it is there already
-        if _is_composite(func):  # inference mode does not take them apart before
+        if is_composite(func):  # inference mode does not take them apart before
             with self:  # not `decompose`, which prefers kernels for compilers
                 return func._op_dk(_COMPOSITE, *args, **kwargs)  # noqa: SLF001 - no public name
         func = WRITES_INTO[func] if func in WRITES_INTO and self._is_fresh(args[0]) else func
-        out = None if _only_writes(func) else self._values.run(self._mode, func, args, kwargs)
+        out = None if only_writes(func) else self._values.run(self._mode, func, args, kwargs)
         self._values.known.follow(func, args, kwargs, out)
         place, kind = None, Kind.TEMPORARY
         for effect in effects(func, args, out):
@@ -274,15 +257,17 @@ class Recorder(TorchDispatchMode):
                 self._born(effect, place, kind)
         return out
 
-    def _go_on_from(self, setup: "Recorder") -> None:
-        self._values.known = setup._values.known.copy()  # noqa: SLF001 - one of us, here and below
-        self._storages = list(setup._storages)  # noqa: SLF001
+    def _go_on_from(self, setup: "Recorder", renewed: Renewed) -> None:
+        names: dict[int, int] = {}
+        self._storages = list(setup._storages)  # noqa: SLF001 - one of us, here and below
         self._scratches = list(setup._scratches)  # noqa: SLF001
         self._events = list(setup._events)  # noqa: SLF001
         for key, index in setup._live.items():  # noqa: SLF001
-            storage = setup._deaths[index]()  # noqa: SLF001
+            storage = renewed.get(key, setup._deaths[index])()  # noqa: SLF001
             assert storage is not None  # noqa: S101 - it is alive, or it would not be there
-            self._follow(storage, key, index)
+            names[key] = storage._cdata  # noqa: SLF001 - as `storage_of`
+            self._follow(storage, names[key], index)
+        self._values.known = setup._values.known.copy(names)  # noqa: SLF001
 
     def _note_phase(self) -> None:
         if self._phase in (Phase.SETUP, Phase.EVALUATION):
@@ -343,7 +328,7 @@ class Recorder(TorchDispatchMode):
     def _died(self, key: int, index: int, _: object) -> None:
         self._events.append((Action.FREE, index))
         del self._live[key], self._deaths[index]
-        self._values.known.forget(key)
+        self._values.forget(key)
 
     def _take(self, inside: Inside, place: Place) -> None:
         self._events.append((Action.SCRATCH, len(self._scratches)))
@@ -362,7 +347,9 @@ class Recorder(TorchDispatchMode):
 
         An unknown value that is read between the steps is whether a gradient overflowed: none did.
         """
-        if self._phase is Phase.OPTIMIZER and self._values.known.of(tensor) is None:
+        is_update = self._phase is Phase.OPTIMIZER
+        is_condition = self._is_updating and tensor.dtype is torch.bool
+        if is_update and not is_condition and self._values.known.of(tensor) is None:
             unknown = int(self._is_updating)
             return float(unknown) if tensor.is_floating_point() else unknown
         return self._values.read(tensor)
@@ -381,7 +368,8 @@ class Recorder(TorchDispatchMode):
         on_device = any(
             group.get("fused") or group.get("capturable") for group in optimizer.param_groups
         )
-        for state in optimizer.state.values():
+        for held in optimizer.state.values():
+            state = held if isinstance(held, Mapping) else {"": held}  # one for all parameters
             tensors = {name: each for name, each in state.items() if torch.is_tensor(each)}
             if not on_device and (count := tensors.pop("step", None)) is not None:
                 self._on_host.add(self._live[storage_of(count)])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 _OURS = f"{Path(__file__).parents[2]}{os.sep}"
@@ -38,20 +39,30 @@ def lines_of_caller() -> tuple[SourceLine, ...]:
     Empty where neither a library's nor the user's code is running, such as in a backward pass.
     """
     found: list[SourceLine] = []
+    for frame in _frames():
+        line = SourceLine(file=frame.f_code.co_filename, number=frame.f_lineno)
+        if not line.file.startswith(_LIBRARIES):
+            return (*found, line)
+        if not found:
+            found.append(line)
+    return tuple(found)
+
+
+def place_of_caller() -> tuple[tuple[str, int, int], ...]:
+    """The place in a program that has called PyTorch, to the instruction, and all its callers."""
+    return tuple((frame.f_code.co_filename, frame.f_lineno, frame.f_lasti) for frame in _frames())
+
+
+def _frames() -> "Iterator[FrameType]":
+    """The frames of libraries and of the user's code, the innermost first."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as `inspect` does, without its cost
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(_OURS) and not file.startswith(_SIMULATE):
-            break  # what calls networks, losses and optimizers
+            return  # what calls networks, losses and optimizers
         if not file.startswith((_TORCH, _SIMULATE, "<")):
-            line = SourceLine(file=file, number=frame.f_lineno)
-            is_librarys = file.startswith(_LIBRARIES)
-            if not is_librarys:
-                return (*found, line)
-            if not found:
-                found.append(line)
+            yield frame
         frame = frame.f_back
-    return tuple(found)
 
 
 def _shortened(file: str) -> str:

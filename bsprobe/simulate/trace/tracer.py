@@ -32,6 +32,7 @@ from bsprobe.simulate.trace.data_dependence import Decisions, largest_branch
 from bsprobe.simulate.trace.ddp import SimulatedReplica, synchronise_norms
 from bsprobe.simulate.trace.fake_model import build_without_values, make_fake, rearrange
 from bsprobe.simulate.trace.recorder import Recorder
+from bsprobe.simulate.trace.start_over import Renewed, starting_over
 from bsprobe.training.batches import image_shape, label_shape, laid_out, placed
 from bsprobe.training.own_batches import OwnBatch, own_batch
 from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
@@ -39,6 +40,9 @@ from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_f
 _PAIRS = ((1, 2), (2, 3))
 """Batch sizes whose recordings make a timeline. The second pair serves networks that run otherwise,
 or not at all, with one image: BatchNorm on a 1x1 map, strides that turn ambiguous."""
+_COLLECTED_FROM = 4
+"""The step from which on cycles of references are collected: what they keep does not stay for ever.
+Few networks have any, and looking for them takes as long as some steps."""
 _MOST_MICRO_BATCHES = 3
 _MOST_STEPS = 24
 """Steps after which no more are traced, though what lives at their ends goes on changing: enough
@@ -123,8 +127,8 @@ class StepTracer:
 
     def _record(self, batch: int, accumulation_steps: int, decisions: Decisions) -> Recording:
         own, least_steps = self._own_batch(batch), self._least_steps
-        with self._tracing():
-            recorder, task = self._begun(decisions)
+        with self._tracing(), starting_over(self._model) as renewed:
+            recorder, task = self._begun(decisions, renewed)
             with self._replicated(task, recorder):
                 fed = self._batch(batch, recorder) if own is None else self._faked(own, recorder)
                 del own
@@ -133,13 +137,13 @@ class StepTracer:
                     if not self._run_steps(task, [fed] * accumulation_steps, recorder, least_steps):
                         self._assumptions[Assumption.STILL_GROWING] = None
                     recorder.mark_scaler(task.scaler)
+                    self._facts = facts_of(task, self._variant)  # with what the steps have shown
                     if self._evaluation_resolution is not None:
                         recorder.begin(Phase.EVALUATION)
                         _evaluate(task, fed, self._evaluation_resolution)
                         recorder.end(Section.EVALUATION)
             if recorder.are_largest_sizes:
                 self._assumptions[Assumption.LARGEST_SIZES] = None
-            self._facts = facts_of(task, self._variant)  # with what the steps have shown
             return recorder.recording(batch)
 
     @staticmethod
@@ -153,6 +157,8 @@ class StepTracer:
             if number == 1 and isinstance(task.replica, SimulatedReplica):
                 # It belongs to the beginning of the second step; the third has none.
                 task.replica.rebuild_buckets()
+            if number >= _COLLECTED_FROM:
+                gc.collect()
             recorder.end_step()
             if recorder.repeats and number >= least:
                 return True
@@ -167,8 +173,12 @@ class StepTracer:
         """
         if self._variant.own.optimizer is None:
             return 2
-        with self._tracing():
-            recorder, task = self._begun(Decisions())
+        least, _ = largest_branch(self._updates_until_largest, int)
+        return max(2, least)
+
+    def _updates_until_largest(self, decisions: Decisions) -> int:
+        with self._tracing(), starting_over(self._model) as renewed:
+            recorder, task = self._begun(decisions, renewed)
             parameters = [p for group in task.optimizer.param_groups for p in group["params"]]
             with recorder.watching():
                 for _ in range(_MOST_STEPS):
@@ -178,11 +188,13 @@ class StepTracer:
                     task.optimizer.step()
                     task.optimizer.zero_grad(set_to_none=True)
                     recorder.end_step()
-            return max(2, recorder.largest_step)
+            return recorder.largest_step
 
-    def _begun(self, decisions: Decisions) -> tuple[Recorder, Task]:
+    def _begun(self, decisions: Decisions, renewed: Renewed) -> tuple[Recorder, Task]:
         """A recorder behind the set-up, and what it is to watch."""
-        recorder = Recorder(self._model, self._mode, after=self._setup, decisions=decisions)
+        recorder = Recorder(
+            self._model, self._mode, after=self._setup, renewed=renewed, decisions=decisions
+        )
         with recorder.watching():
             task = self._task()
         recorder.watch(task.optimizer)
@@ -195,13 +207,15 @@ class StepTracer:
 
     @cached_property
     def _facts(self) -> ModelFacts:
-        with self._tracing():
+        with self._tracing(), Recorder(self._model, self._mode).watching():
             return facts_of(self._task(), self._variant)
 
     def _task(self) -> Task:
         task = task_for(self._model, self._variant, torch.device("cpu"))
         for group in task.optimizer.param_groups:
-            if group.get("foreach", False) is None and not group.get("fused"):
+            # `_default_to_fused_or_foreach` and Adam's exception from it in torch/optim.
+            is_rate_unread = torch.is_tensor(group.get("lr")) and not group.get("capturable")
+            if group.get("foreach", False) is None and not (group.get("fused") or is_rate_unread):
                 group["foreach"] = True  # CUDA's default, which fake tensors turn off
         return task
 

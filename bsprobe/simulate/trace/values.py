@@ -1,10 +1,13 @@
 """Answers to a program that asks for values, or for sizes that depend on them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
-from torch._subclasses import FakeTensorMode
+from torch import nn
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -12,18 +15,24 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._mode_utils import no_dispatch
 
+from bsprobe.simulate.cuda.effects import tensors_of
 from bsprobe.simulate.trace.data_dependence import (
     Decisions,
+    EndlessConditionError,
     Obstacle,
     TooManyConditionsError,
     UntraceableModelError,
 )
-from bsprobe.simulate.trace.fake_kernels import run_fake
+from bsprobe.simulate.trace.fake_kernels import run_fake, storage_of
 from bsprobe.simulate.trace.known_values import KnownValues
 from bsprobe.simulate.trace.largest_sizes import LARGEST
-from bsprobe.simulate.trace.source_lines import SourceLine, lines_of_caller
+from bsprobe.simulate.trace.source_lines import SourceLine, lines_of_caller, place_of_caller
 
-_EQUAL = torch.ops.aten.equal.default
+_aten = torch.ops.aten
+_COMPARISONS = (_aten.equal.default, _aten.allclose.default)
+_UNBIND = _aten.unbind.int
+_COUNTED_IN = (_aten.bincount.default,)
+"""Operators whose size is the one that is asked for."""
 
 
 class Values:
@@ -38,6 +47,7 @@ class Values:
         self.known = KnownValues()
         self._decisions = decisions
         self._module = module
+        self._selected: set[int] = set()
         self._largest: tuple[str, str, tuple[SourceLine, ...]] | None = None
 
     @property
@@ -55,16 +65,21 @@ class Values:
                 kernel.
         """
         name = operator.name()
-        if operator is _EQUAL:
-            return self._are_equal(*args)
+        if operator in _COMPARISONS:
+            return self._compared(operator, args, kwargs)
+        if operator is _UNBIND and storage_of(args[0]) in self._selected:
+            raise self._refused(Obstacle.LOOP, name)
         try:
             try:
                 return run_fake(mode, operator, args, kwargs)
             except DynamicOutputShapeException:
                 if operator not in LARGEST:
                     raise
-                self._note_largest(name)
-                return LARGEST[operator](*args, **kwargs)
+                found = LARGEST[operator](*args, **kwargs)
+                if operator not in _COUNTED_IN:
+                    self._note_largest(name)
+                    self._selected |= {storage_of(each) for each in tensors_of(found)}
+                return found
         except DynamicOutputShapeException as error:
             raise self._refused(Obstacle.SIZE, name) from error
         except DataDependentOutputException as error:
@@ -90,14 +105,29 @@ class Values:
             return self._decided(name)
         raise self._refused(Obstacle.VALUES, name)
 
-    def _are_equal(self, one: torch.Tensor, other: torch.Tensor) -> bool:
-        if one.shape != other.shape:
-            return False
-        first, second = self.known.of(one), self.known.of(other)
-        if first is None or second is None:
-            return self._decided("equal")
+    def _compared(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        known = self.known.of(args[0]), self.known.of(args[1])
+        if known[0] is None or known[1] is None:
+            return self._decided(operator.name())
         with no_dispatch():
-            return torch.equal(first, second)
+            return bool(operator(*known, *args[2:], **kwargs))
+
+    def forget(self, storage: int) -> None:
+        """Forget a storage that has died."""
+        self.known.forget(storage)
+        self._selected.discard(storage)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Answer fake tensors' methods that ask for values: those that no operator stands for."""
+
+        def numpy(tensor: torch.Tensor, **_: object) -> Any:
+            return self.array(tensor)
+
+        with mock.patch.multiple(
+            FakeTensor, numpy=numpy, __format__=_formatted, __deepcopy__=_copied
+        ):
+            yield
 
     def array(self, tensor: torch.Tensor) -> Any:
         """Answer `Tensor.numpy`.
@@ -120,9 +150,11 @@ class Values:
 
     def _decided(self, name: str) -> bool:
         try:
-            return self._decisions.decide(lines_of_caller())
+            return self._decisions.decide(place_of_caller())
         except TooManyConditionsError as error:
-            raise self._refused(Obstacle.VALUES, name) from error
+            raise self._refused(Obstacle.CONDITIONS, name) from error
+        except EndlessConditionError as error:
+            raise self._refused(Obstacle.REPEATED, name) from error
 
     def _note_largest(self, name: str) -> None:
         if self._largest is None:
@@ -130,3 +162,24 @@ class Values:
 
     def _refused(self, obstacle: Obstacle, name: str) -> UntraceableModelError:
         return UntraceableModelError(obstacle, name, self._module(), lines_of_caller())
+
+
+def _formatted(tensor: torch.Tensor, spec: str) -> str:
+    """A number in a text: which one changes no memory."""
+    if tensor.dim():
+        return object.__format__(tensor, spec)
+    return format(float("nan") if tensor.is_floating_point() else 0, spec)
+
+
+def _copied(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+    """A deep copy, which PyTorch makes of a storage that fake tensors do not have."""
+    if id(tensor) not in memo:
+        copy = tensor.detach().clone()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = (
+            nn.Parameter(copy, requires_grad=tensor.requires_grad)
+            if is_parameter
+            else copy.requires_grad_(tensor.requires_grad)
+        )
+    found: torch.Tensor = memo[id(tensor)]
+    return found
