@@ -44,6 +44,7 @@ def traced(loss: str) -> StepTracer:
         ("checked", ()),
         ("hard_pixels", (SIZES,)),
         ("by_selected_rows", (SIZES,)),
+        ("by_coordinates", (SIZES,)),
         ("a_quarter_of_the_valid", (SIZES,)),
         ("hardest_by_threshold", (SIZES, BRANCH)),
     ],

@@ -53,6 +53,12 @@ def by_selected_rows(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     return F.cross_entropy(logits.permute(0, 2, 3, 1)[valid], labels[valid])
 
 
+def by_coordinates(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    image, row, column = torch.where(labels != IGNORED)
+    logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear")
+    return F.cross_entropy(logits[image, :, row, column], labels[image, row, column])
+
+
 def by_constants(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Sums over all dimensions but the first two, which it computes as MONAI's losses do."""
     dimensions = torch.arange(2, logits.dim()).tolist()

@@ -31,6 +31,8 @@ from bsprobe.simulate.trace.source_lines import SourceLine, lines_of_caller, pla
 _aten = torch.ops.aten
 _COMPARISONS = (_aten.equal.default, _aten.allclose.default)
 _UNBIND = _aten.unbind.int
+_ROWS = ((), (0,))
+"""Its arguments for what was selected, row by row; columns are as many as there are dimensions."""
 _COUNTED_IN = (_aten.bincount.default,)
 """Operators whose size is the one that is asked for."""
 
@@ -67,7 +69,7 @@ class Values:
         name = operator.name()
         if operator in _COMPARISONS:
             return self._compared(operator, args, kwargs)
-        if operator is _UNBIND and storage_of(args[0]) in self._selected:
+        if operator is _UNBIND and args[1:] in _ROWS and storage_of(args[0]) in self._selected:
             raise self._refused(Obstacle.LOOP, name)
         try:
             try:
