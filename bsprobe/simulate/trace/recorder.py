@@ -107,7 +107,8 @@ class Recorder(TorchDispatchMode):
             try:
                 yield
             except RuntimeError as error:
-                raise self._values.failed(error) from error
+                self._values.explain(error)
+                raise
 
     def adopt(
         self,

@@ -143,12 +143,18 @@ class Values:
         with no_dispatch():
             return known.clone().numpy()
 
-    def failed(self, error: RuntimeError) -> Exception:
-        """The error of a program: another one where a largest size may be the cause."""
-        if self._largest is None:
-            return error
-        operator, module, lines = self._largest
-        return UntraceableModelError(Obstacle.LARGEST_SIZE, operator, module, lines, str(error))
+    def explain(self, error: RuntimeError) -> None:
+        """Raise another error in place of a program's where a largest size may be the cause.
+
+        Raises:
+            UntraceableModelError: A size was taken at its largest.
+        """
+        if self._largest is not None:
+            operator, module, lines = self._largest
+            detail = str(error)
+            raise UntraceableModelError(
+                Obstacle.LARGEST_SIZE, operator, module, lines, detail
+            ) from error
 
     def _decided(self, name: str) -> bool:
         try:
