@@ -66,8 +66,7 @@ EVERY_DAY = (
 def _marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
     if name in TORCH or name in EVERY_DAY:
         return ()
-    marks = (pytest.mark.slow,)
-    return (*marks, pytest.mark.nightly) if "kron" in name else marks  # ten seconds each
+    return (pytest.mark.slow, pytest.mark.nightly)  # all together half a minute
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ _PAIRS = ((1, 2), (2, 3))
 or not at all, with one image: BatchNorm on a 1x1 map, strides that turn ambiguous."""
 _COLLECTED_FROM = 4
 """The step from which on cycles of references are collected: what they keep does not stay for ever.
-Few networks have any, and looking for them takes as long as some steps."""
+Few networks have any."""
 _MOST_MICRO_BATCHES = 3
 _MOST_STEPS = 24
 """Steps after which no more are traced, though what lives at their ends goes on changing: enough
@@ -158,7 +158,7 @@ class StepTracer:
                 # It belongs to the beginning of the second step; the third has none.
                 task.replica.rebuild_buckets()
             if number >= _COLLECTED_FROM:
-                gc.collect()
+                gc.collect(0)  # the youngest: none has been collected since the trace began
             recorder.end_step()
             if recorder.repeats and number >= least:
                 return True
