@@ -111,7 +111,6 @@ COMMANDS = {
 }
 BY_DAY = {
     "predict": [Victim.BOTH],
-    "explain": [Victim.WORKER],
 }
 """A run is killed by day in `tests/cli/test_run.py`, a study in `test_study.py` beside it."""
 ROUNDS = [

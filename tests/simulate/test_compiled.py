@@ -83,6 +83,7 @@ def test_the_answer_to_which_card_one_needs_is_marked_too() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_every_output_says_that_the_network_is_taken_as_not_compiled(tmp_path: Path) -> None:
     asked = (
         *("--gpu=RTX 3090", f"--model={PARTS}:in_place", "--resolution=64x64"),
