@@ -7,7 +7,7 @@ class Assumption(StrEnum):
     """An assumption under which a network was predicted, in the words that name it."""
 
     NOT_COMPILED = "as if not compiled"
-    """What goes through `torch.compile` is run as it is written."""
+    """Code that goes through `torch.compile` is run as it is written."""
     LARGEST_SIZES = "at the largest sizes"
     """A size depends on the values of tensors: the largest that it can have is taken."""
     LARGEST_BRANCH = "along the largest branch"

@@ -43,7 +43,7 @@ class Ddp(StrEnum):
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What the call of DistributedDataParallel has in addition to the network."""
+        """Arguments of DistributedDataParallel in addition to the network."""
         return () if self is Ddp.DEFAULT else (self.value.replace("-", "_") + "=True",)
 
 

@@ -103,7 +103,7 @@ def _assumptions(found: Fitting) -> list[str]:
 
 
 def _of_cards(found: Fitting) -> list[str]:
-    """What there is to know of some cards, each sentence once."""
+    """Notes on some of the cards, each sentence once, behind their names."""
     named: dict[str, dict[str, None]] = {}
     for fit in found.fits:
         for note in (*fit.gpu.notes, *fit.notes):

@@ -145,7 +145,7 @@ class Timeline:
     sections: dict[Section, tuple[Event, ...]]
     handovers: tuple[Handover, ...] = ()
     settling_steps: int = 0
-    """How many steps the section of that name holds."""
+    """The number of steps in the section of that name."""
     traced_at: tuple[int, ...]
     """The batch sizes it was traced at: two, or one where it does not hold for any other."""
 
@@ -155,7 +155,7 @@ class Timeline:
         return (Section.FIRST_STEP, *settling, *[Section.LATER_STEP] * self.repeats(count))
 
     def repeats(self, count: int) -> int:
-        """How often the step that repeats is played in a training of so many steps."""
+        """The times that the step that repeats is played in a training of so many steps."""
         return max(1, count - 1 - self.settling_steps)
 
 

@@ -84,7 +84,7 @@ class Task:
     replica: Replica | None = None
     """The network as it is trained together with other processes; None: alone."""
     ddp: Ddp = Ddp.DEFAULT
-    """What the replica is."""
+    """The setting of the replica."""
     updates_applied: int = field(default=0)
     """Optimizer updates so far; a GradScaler skips those whose gradients overflowed."""
     without_gradient: tuple[str, ...] | None = field(default=None)

@@ -1,4 +1,4 @@
-"""What a network or an optimizer keeps from step to step is there in every later step."""
+"""Tensors that a network or an optimizer keeps are there in every later step."""
 
 from functools import partial
 from types import SimpleNamespace

@@ -71,5 +71,5 @@ def fill(
 
 
 def _how(plan: TrainingPlan) -> str:
-    """What the reader gives DistributedDataParallel beside the network."""
+    """Comments that tell the arguments of DistributedDataParallel beside the network."""
     return "".join(f"\n# Give DistributedDataParallel {each}." for each in plan.ddp.arguments)

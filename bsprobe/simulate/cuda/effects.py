@@ -35,6 +35,13 @@ def copies(tensors: Iterable[torch.Tensor], layout: torch.memory_format) -> tupl
     )
 
 
+def with_inside(out: Any, sizes: tuple[int, ...]) -> Effects:
+    """Outputs, then the memory that the kernel takes beside them, if it takes any."""
+    yield from tensors_of(out)
+    if any(sizes):
+        yield Inside(sizes=sizes)
+
+
 def tensors_of(out: Any) -> Iterator[torch.Tensor]:
     """The tensors among an operator's results, in their order."""
     if isinstance(out, torch.Tensor):

@@ -16,14 +16,14 @@ from typing import Any, Final
 import torch
 
 from bsprobe.simulate.cuda.autocast import Kernel
-from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of
+from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of, with_inside
 
 aten = torch.ops.aten
 _INDEX_BYTES: Final = 8
 _INT32_MAX: Final = 2**31 - 1
 _ONE_PASS_BITS: Final = 8
-"""What cub's radix sort orders in one pass, without further buffers (`RADIX_BITS` of its policies
-is 8 or less: dispatch_radix_sort.cuh)."""
+"""Bits that cub's radix sort orders in one pass, without further buffers (`RADIX_BITS` of its
+policies is 8 or less: dispatch_radix_sort.cuh)."""
 _SMALL_SORT: Final = 4096
 """`should_use_small_sort` (cuda/Sort.h): slices up to here are sorted in place."""
 _LARGE_SEGMENT, _MANY_SEGMENTS = 1_000_000, 128
@@ -55,8 +55,8 @@ class _Indexed:
 
 
 def _indexed(x: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> _Indexed:
-    masks = tuple(each for each in indices if each is not None and _is_mask(each))
-    shapes = [each.shape for each in indices if each is not None and not _is_mask(each)]
+    masks = tuple(each for each in indices if each is not None and is_mask(each))
+    shapes = [each.shape for each in indices if each is not None and not is_mask(each)]
     positions = math.prod(torch.broadcast_shapes(*shapes))
     if positions == 1 and masks:
         positions = max(mask.numel() for mask in masks)
@@ -76,20 +76,21 @@ def _dimensions(indices: Sequence[torch.Tensor | None]) -> list[int]:
     found: list[int] = []
     dimension = 0
     for index in indices:
-        width = index.dim() if index is not None and _is_mask(index) else 1
+        width = index.dim() if index is not None and is_mask(index) else 1
         if index is not None:
             found.extend(range(dimension, dimension + width))
         dimension += width
     return found
 
 
-def _is_mask(index: torch.Tensor) -> bool:
+def is_mask(index: torch.Tensor) -> bool:
+    """True for an index that says of each element if it is meant."""
     return index.dtype in (torch.bool, torch.uint8)
 
 
 def _nonzero(args: tuple[Any, ...], out: Any) -> Effects:
     """A dense copy of the input (`nonzero_cuda_out_impl`, cuda/Nonzero.cu)."""
-    return _with(out, copies(args[:1], torch.contiguous_format))
+    return with_inside(out, copies(args[:1], torch.contiguous_format))
 
 
 def _index(args: tuple[Any, ...], out: Any) -> Effects:
@@ -109,7 +110,7 @@ def _selected(indexed: _Indexed, out: torch.Tensor) -> Effects:
     indices = indexed.expanded()
     if copied := copies(indexed.masks, torch.contiguous_format):
         yield Inside(sizes=(*copied, *indices))
-    yield from _with(out, indices)
+    yield from with_inside(out, indices)
 
 
 def _index_put(args: tuple[Any, ...], out: Any) -> Effects:
@@ -130,7 +131,7 @@ def _index_put(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def _sorted_put(x: torch.Tensor, indexed: _Indexed, values: torch.Tensor) -> Iterator[Inside]:
-    """What `index_put_with_sort_kernel` takes (cuda/Indexing.cu).
+    """Memory of `index_put_with_sort_kernel` (cuda/Indexing.cu).
 
     First one index of each position, of the remainder and the product of each dimension
     (`computeLinearIndex`); then that index, sorted, with where it was and a range, beside the
@@ -157,7 +158,7 @@ def _masked_scatter(args: tuple[Any, ...], out: Any) -> Effects:
     """
     _, mask, source = args
     dense = copies((mask.expand(out.shape), source), torch.contiguous_format)
-    return _with(out, (_INDEX_BYTES * out.numel(), *dense))
+    return with_inside(out, (_INDEX_BYTES * out.numel(), *dense))
 
 
 def _sort(args: tuple[Any, ...], out: Any) -> Effects:
@@ -166,7 +167,7 @@ def _sort(args: tuple[Any, ...], out: Any) -> Effects:
     The stable overload takes its dimension by name, which is not seen here: it counts as the last.
     """
     x, *rest = args
-    return _with(out, _sort_bytes(x, rest[0] if rest else -1))
+    return with_inside(out, _sort_bytes(x, rest[0] if rest else -1))
 
 
 def _sort_bytes(x: torch.Tensor, dimension: int) -> tuple[int, ...]:
@@ -185,7 +186,7 @@ def _sort_bytes(x: torch.Tensor, dimension: int) -> tuple[int, ...]:
 
 
 def _segments_bytes(x: torch.Tensor, length: int) -> tuple[int, ...]:
-    """What `launch_stable_sort_kernel` takes (cuda/SortStable.cu).
+    """Memory of `launch_stable_sort_kernel` (cuda/SortStable.cu).
 
     cub's radix sort of pairs needs a second buffer for keys and for values, where it needs more
     than one pass (O(N) temporary storage, in the documentation of `cub::DeviceRadixSort`).
@@ -223,14 +224,7 @@ def _topk(args: tuple[Any, ...], out: Any) -> Effects:
     if not is_sorted or k <= _SMALL_SORT:
         return tensors_of(out)
     copied = indices.numel() * _INDEX_BYTES, values.numel() * values.element_size()
-    return _with(out, (*copied, *_sort_bytes(values, dimension)))
-
-
-def _with(out: Any, sizes: tuple[int, ...]) -> Effects:
-    """Outputs, and what is taken beside them."""
-    yield from tensors_of(out)
-    if any(sizes):
-        yield Inside(sizes=sizes)
+    return with_inside(out, (*copied, *_sort_bytes(values, dimension)))
 
 
 INDEXING: dict[Kernel, Rule] = {

@@ -21,7 +21,7 @@ from torch._prims_common import suggest_memory_format
 
 from bsprobe.simulate.cuda.autocast import Kernel
 from bsprobe.simulate.cuda.conv_scratch import convolution, convolution_backward
-from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of
+from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of, with_inside
 from bsprobe.simulate.cuda.indexing import INDEXING
 from bsprobe.simulate.cuda.limits import counted_elements
 from bsprobe.simulate.cuda.upsampling import UPSAMPLING
@@ -92,9 +92,8 @@ def _dense_inputs(*which: int) -> Rule:
     """Kernels that begin with `contiguous()` of some arguments."""
 
     def rule(args: tuple[Any, ...], out: Any) -> Effects:
-        yield from (each for each in tensors_of(out))
-        if sizes := copies((args[index] for index in which), torch.contiguous_format):
-            yield Inside(sizes=sizes)
+        inputs = (args[index] for index in which)
+        return with_inside(out, copies(inputs, torch.contiguous_format))
 
     return rule
 
@@ -103,10 +102,8 @@ def _inputs_laid_out_as(like: int, *which: int) -> Rule:
     """Kernels that begin with `contiguous()` of some arguments, in the layout of one of them."""
 
     def rule(args: tuple[Any, ...], out: Any) -> Effects:
-        yield from (each for each in tensors_of(out))
-        layout = suggest_memory_format(args[like])
-        if sizes := copies((args[index] for index in which), layout):
-            yield Inside(sizes=sizes)
+        inputs = (args[index] for index in which)
+        return with_inside(out, copies(inputs, suggest_memory_format(args[like])))
 
     return rule
 

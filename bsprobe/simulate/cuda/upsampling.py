@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bsprobe.simulate.cuda.autocast import Kernel
-from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies
+from bsprobe.simulate.cuda.effects import Effects, Rule, copies, with_inside
 from bsprobe.simulate.cuda.limits import changes_size, resizes_channels_last
 
 aten = torch.ops.aten
@@ -18,12 +18,12 @@ _runs_channels_last = resizes_channels_last(4)
 
 def _both(args: tuple[Any, ...], out: Any) -> Effects:
     """Contiguous copies of output and input (`upsample_gen2d_aa_out_cuda_template`)."""
-    return _copied(out, (out, args[0]), torch.contiguous_format)
+    return with_inside(out, copies((out, args[0]), torch.contiguous_format))
 
 
 def _first(args: tuple[Any, ...], out: Any) -> Effects:
     """A contiguous copy of the input, or of the output's gradient."""
-    return _copied(out, args[:1], torch.contiguous_format)
+    return with_inside(out, copies(args[:1], torch.contiguous_format))
 
 
 def _both_as_they_run(args: tuple[Any, ...], out: Any) -> Effects:
@@ -37,15 +37,7 @@ def _both_as_they_run(args: tuple[Any, ...], out: Any) -> Effects:
         return iter((out,))
     is_last = _runs_channels_last(call)
     layout = torch.channels_last if is_last else torch.contiguous_format
-    return _copied(out, (out, args[0]), layout)
-
-
-def _copied(
-    out: torch.Tensor, tensors: tuple[torch.Tensor, ...], layout: torch.memory_format
-) -> Effects:
-    yield out
-    if sizes := copies(tensors, layout):
-        yield Inside(sizes=sizes)
+    return with_inside(out, copies((out, args[0]), layout))
 
 
 UPSAMPLING: dict[Kernel, Rule] = {

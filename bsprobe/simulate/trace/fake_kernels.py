@@ -65,7 +65,7 @@ fake tensors' own: what an operator answers is the same in every network."""
 
 @functools.cache
 def is_composite(operator: Any) -> bool:
-    """Whether an operator is made of others; some are so only where a device has no kernel.
+    """True for an operator that is made of others; some are so only where a device has no kernel.
 
     Of those, such as `silu_backward`, the CPU has one wherever CUDA has one.
     """
@@ -76,7 +76,7 @@ def is_composite(operator: Any) -> bool:
 
 @functools.cache
 def only_writes(operator: Any) -> bool:
-    """Whether an operator makes nothing, so that there is nothing to do: `_foreach_add_` and such.
+    """True for an operator that makes nothing, such as `_foreach_add_`: there is nothing to do.
 
     An optimizer hands all its tensors to one of those, and fake tensors look at each.
     """

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
+from bsprobe.simulate.cuda.indexing import is_mask
+
 aten = torch.ops.aten
-_MASKS = (torch.bool, torch.uint8)
 _Unique = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -29,7 +30,7 @@ def _index(x: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
     """A mask stands for an index in each of its dimensions, as long as the mask has elements."""
     expanded: list[torch.Tensor | None] = []
     for each in indices:
-        if each is not None and each.dtype in _MASKS:
+        if each is not None and is_mask(each):
             expanded += [each.new_empty(each.numel(), dtype=torch.int64)] * each.dim()
         else:
             expanded.append(each)

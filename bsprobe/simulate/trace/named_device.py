@@ -57,7 +57,7 @@ def _itself(holder: Any, *_: object, **__: object) -> Any:
 
 
 def _nothing(*_: object, **__: object) -> None:
-    """What a call does that changes no tensor."""
+    """Stands for a call that changes no tensor."""
 
 
 def _moved(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

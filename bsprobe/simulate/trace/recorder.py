@@ -177,7 +177,7 @@ class Recorder(TorchDispatchMode):
         return in_canonical_order(on_device)
 
     def recording(self, batch: int) -> Recording:
-        """What was recorded, without what lives on the host.
+        """The recording, without what lives on the host.
 
         A last step that cannot be played again leaves what earlier ones have made.
         """
