@@ -1,6 +1,7 @@
 """The GPU that a network needs: its largest batch on each card, in text, files, picture."""
 
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -95,23 +96,29 @@ def _kernel_limits(found: Fitting) -> list[str]:
 def _assumptions(found: Fitting) -> list[str]:
     """The assumptions that were made, each behind the variants that it was made of."""
     names = labels(found.variants)
-    made = {assumption: dict[str, None]() for fit in found.fits for assumption in fit.assumptions}
-    for fit in found.fits:
-        for assumption in fit.assumptions:
-            made[assumption][names[fit.variant]] = None
-    return [f"{', '.join(those)}: {ASSUMED[assumption]}" for assumption, those in made.items()]
+    made = _names_by(
+        (ASSUMED[each], names[fit.variant]) for fit in found.fits for each in fit.assumptions
+    )
+    return [f"{', '.join(those)}: {sentence}" for sentence, those in made.items()]
 
 
 def _of_cards(found: Fitting) -> list[str]:
     """Notes on some of the cards, each sentence once, behind their names."""
-    named: dict[str, dict[str, None]] = {}
-    for fit in found.fits:
-        for note in (*fit.gpu.notes, *fit.notes):
-            named.setdefault(note, {})[fit.gpu.name] = None
+    named = _names_by(
+        (note, fit.gpu.name) for fit in found.fits for note in (*fit.gpu.notes, *fit.notes)
+    )
     return [
         note if len(names) == len(found.cards) else f"{', '.join(names)}: {note}"
         for note, names in named.items()
     ]
+
+
+def _names_by(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The names that each sentence is about, from pairs of both; each name once."""
+    found: dict[str, list[str]] = {}
+    for sentence, name in dict.fromkeys(pairs):
+        found.setdefault(sentence, []).append(name)
+    return found
 
 
 def write_fitting(found: Fitting, folder: Path) -> None:
