@@ -23,6 +23,7 @@ from tests.support.torchrun import Started
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.nightly,
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
 ]
 GONE_WITHIN_SECONDS = 5
