@@ -90,7 +90,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence(built: tuple[Path
     }
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_sdist_builds_the_same_wheel_and_holds_what_its_tests_look_at(
     built: tuple[Path, Path], tmp_path: Path
 ) -> None:

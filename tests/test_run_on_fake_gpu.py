@@ -151,7 +151,7 @@ def test_the_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
         assert done.stderr.startswith("usage: ")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_script_that_is_stopped_has_kept_what_it_had_by_then(tmp_path: Path) -> None:
     script = Started(("bash", str(SCRIPT), "A", "300"), tmp_path, **rehearsing(tmp_path))
     archive = tmp_path / "out" / "truth-1.tar"  # written anew after every configuration

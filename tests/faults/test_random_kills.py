@@ -22,7 +22,6 @@ from tests.support.commands import bsprobe
 from tests.support.torchrun import Started
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.nightly,
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
 ]
@@ -110,18 +109,11 @@ COMMANDS = {
         said=lambda explained: without(explained, *WORKER_DEPENDENT),
     ),
 }
-BY_DAY = {
-    "predict": [Victim.BOTH],
-}
-"""A run is killed by day in `tests/cli/test_run.py`, a study in `test_study.py` beside it."""
-ROUNDS = [
-    *((name, victims, 0) for name, victims in BY_DAY.items()),
-    *(
-        pytest.param(name, [*Victim] * 5, seed, marks=pytest.mark.nightly)
-        for seed, name in enumerate(COMMANDS, start=1)
-    ),
-]
-"""By night sixty kills: fifteen of each command, five of each victim."""
+ROUNDS = [(name, [*Victim] * 5, seed) for seed, name in enumerate(COMMANDS, start=1)]
+"""Fifteen kills of each command, five of each victim.
+
+By day a run is killed in `tests/cli/test_run.py`, a study in `test_study.py` beside it.
+"""
 
 
 def undisturbed(command: Command, folder: Path) -> tuple[Any, float]:

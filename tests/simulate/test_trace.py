@@ -312,7 +312,7 @@ def test_a_single_image_and_accumulated_steps_are_traced_at_the_batch_asked_for(
     [
         replace(RESNET50, checkpointing=Checkpointing.ON),
         *(
-            pytest.param(each, marks=pytest.mark.slow)
+            pytest.param(each, marks=pytest.mark.nightly)
             for each in (
                 RESNET50,
                 replace(RESNET50, precision=Precision.AMP_FP16, checkpointing=Checkpointing.ON),
@@ -725,7 +725,7 @@ def saved_gib_per_image(timeline: Timeline, precision: Precision) -> float:
         (Norm.BATCH, Precision.FP32, 3.54),
         (Norm.GROUP, Precision.AMP_FP16, 4.48),
         *(
-            pytest.param(*case, marks=pytest.mark.slow)
+            pytest.param(*case, marks=pytest.mark.nightly)
             for case in (
                 (Norm.FROZEN, Precision.FP32, 1.73),
                 (Norm.BATCH, Precision.AMP_FP16, 1.80),

@@ -118,7 +118,7 @@ def test_a_killed_parent_leaves_no_process_behind_and_nobody_waiting(tmp_path: P
     assert [trial.spec.batch_size for trial in read_journal(tmp_path / "out").trials] == [1, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_interrupted_run_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     started = torchrun(*stubbed("hang-at-4", *RUN), cwd=tmp_path)
     wait_for_both_workers_to_wait(tmp_path)
@@ -134,7 +134,7 @@ def test_an_interrupted_run_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     assert {result.boundary.largest for result in run.results} == {6}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_without_torchruns_store_rank_0_opens_one_and_a_silent_machine_ends_the_wait(
     tmp_path: Path,
 ) -> None:
