@@ -134,9 +134,9 @@ def test_timing_plans_takes_more_in_the_first_step() -> None:
 
 
 def test_pytorchs_setting_of_expandable_segments_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = predict(SMALL, 8)
+    plain = predict(SMALL, 4)
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    expandable = predict(SMALL, 8)
+    expandable = predict(SMALL, 4)
     assert expandable.peak_allocated_bytes <= plain.peak_allocated_bytes
     assert expandable.peak_reserved_bytes != plain.peak_reserved_bytes
 
@@ -183,7 +183,7 @@ def test_one_of_several_processes_holds_its_gradients_twice(steps: int) -> None:
     )
     gradients = 4 * alone.model.parameters
     beside = together.steady.allocated_bytes - alone.steady.allocated_bytes
-    assert gradients <= beside < 1.05 * gradients  # what is left of a block stays with it
+    assert 0.99 * gradients < beside < 1.05 * gradients  # what is left of a block stays with it
     assert together.outside_allocator_bytes == alone.outside_allocator_bytes + 688 * MIB
     assert together.model == alone.model
 

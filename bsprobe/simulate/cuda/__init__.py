@@ -9,8 +9,8 @@ upsampling in upsampling.py, of indexing and sorting in indexing.py; limits.py n
 that count in 32 bits; libraries.py says what cuBLAS and cuDNN take with this PyTorch.
 """
 
-from bsprobe.simulate.cuda.effects import Inside
+from bsprobe.simulate.cuda.effects import Inside, is_dense
 from bsprobe.simulate.cuda.kernels import WRITES_INTO, ZEROS, as_on_cuda, cuda_dispatch
 from bsprobe.simulate.cuda.scratch import effects
 
-__all__ = ["WRITES_INTO", "ZEROS", "Inside", "as_on_cuda", "cuda_dispatch", "effects"]
+__all__ = ["WRITES_INTO", "ZEROS", "Inside", "as_on_cuda", "cuda_dispatch", "effects", "is_dense"]

@@ -35,6 +35,16 @@ def copies(tensors: Iterable[torch.Tensor], layout: torch.memory_format) -> tupl
     )
 
 
+def is_dense(tensor: torch.Tensor) -> bool:
+    """As `is_non_overlapping_and_dense` of C++."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
 def with_inside(out: Any, sizes: tuple[int, ...]) -> Effects:
     """Outputs, then the memory that the kernel takes beside them, if it takes any."""
     yield from tensors_of(out)

@@ -16,7 +16,15 @@ from typing import Any, Final
 import torch
 
 from bsprobe.simulate.cuda.autocast import Kernel
-from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of, with_inside
+from bsprobe.simulate.cuda.effects import (
+    Effects,
+    Inside,
+    Rule,
+    copies,
+    is_dense,
+    tensors_of,
+    with_inside,
+)
 
 aten = torch.ops.aten
 _INDEX_BYTES: Final = 8
@@ -180,7 +188,7 @@ def _sort_bytes(x: torch.Tensor, dimension: int) -> tuple[int, ...]:
     laid_out: tuple[int, ...] = ()
     if x.stride(dimension) != 1:  # the input with that dimension last, and both outputs
         laid_out = (values, values, indices)
-    elif not _is_dense(x):
+    elif not is_dense(x):
         laid_out = (values,)
     return (*laid_out, *_segments_bytes(x, length))
 
@@ -203,16 +211,6 @@ def _segments_bytes(x: torch.Tensor, length: int) -> tuple[int, ...]:
         held = (_INDEX_BYTES * elements,)
     passes = () if takes_one_pass else (size * elements, _INDEX_BYTES * elements)
     return (*held, *passes)
-
-
-def _is_dense(x: torch.Tensor) -> bool:
-    """As `is_non_overlapping_and_dense`."""
-    expected = 1
-    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
-        if size > 1 and stride != expected:
-            return False
-        expected *= size
-    return True
 
 
 def _topk(args: tuple[Any, ...], out: Any) -> Effects:

@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bsprobe.simulate.cuda import WRITES_INTO, ZEROS, Inside, effects
+from bsprobe.simulate.cuda import Inside, effects
 from bsprobe.simulate.timeline import (
     Action,
     Event,
@@ -37,7 +37,9 @@ from bsprobe.simulate.trace.repetition import (
     without_earlier,
 )
 from bsprobe.simulate.trace.start_over import Renewed
+from bsprobe.simulate.trace.unwatched import Unwatched
 from bsprobe.simulate.trace.values import Values
+from bsprobe.simulate.versions import INSTALLED, Version
 
 _aten = torch.ops.aten
 _READ = _aten._local_scalar_dense.default  # noqa: SLF001 - its name
@@ -58,6 +60,7 @@ class Recorder(TorchDispatchMode):
         after: A recorder that has seen the set-up, to go on from.
         renewed: Storages that take the place of some that it has seen.
         decisions: The answers to conditions that depend on values.
+        version: The PyTorch that is imitated.
     """
 
     def __init__(
@@ -68,12 +71,14 @@ class Recorder(TorchDispatchMode):
         after: "Recorder | None" = None,
         renewed: Renewed = MappingProxyType({}),
         decisions: Decisions | None = None,
+        version: Version = INSTALLED,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
         self._model = model
         self._mode = mode
         self._modules = ModuleTracker(model)
         self._values = Values(decisions or Decisions(), self._modules.current)
+        self._unwatched = Unwatched(version)
         self._live: dict[int, int] = {}
         self._deaths: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._storages: list[RecordedStorage] = []
@@ -240,8 +245,9 @@ class Recorder(TorchDispatchMode):
         if is_composite(func):  # inference mode does not take them apart before
             with self:  # not `decompose`, which prefers kernels for compilers
                 return func._op_dk(_COMPOSITE, *args, **kwargs)  # noqa: SLF001 - no public name
-        func = WRITES_INTO[func] if func in WRITES_INTO and self._is_fresh(args[0]) else func
+        func = self._unwatched.instead_of(func, args)
         out = None if only_writes(func) else self._values.run(self._mode, func, args, kwargs)
+        self._unwatched.note(func, args, out)
         self._values.known.follow(func, args, kwargs, out)
         place, kind = None, Kind.TEMPORARY
         for effect in effects(func, args, out):
@@ -290,15 +296,6 @@ class Recorder(TorchDispatchMode):
     def _before_forward(self) -> None:
         if self._phase is Phase.OPTIMIZER:  # the next micro-batch
             self.begin(Phase.FORWARD)
-
-    def _is_fresh(self, tensor: torch.Tensor) -> bool:
-        """True for zeros that a backward pass has made last."""
-        last = len(self._storages) - 1
-        return (
-            self._phase is Phase.BACKWARD
-            and self._live.get(storage_of(tensor)) == last
-            and self._storages[last][0].operator in ZEROS
-        )
 
     def _kind_of_new(self, operator: Any, args: tuple[Any, ...]) -> Kind:
         if operator is _CAST:

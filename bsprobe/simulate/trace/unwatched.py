@@ -1,0 +1,139 @@
+"""Operators that PyTorch calls where no dispatch mode watches it.
+
+Under a mode, and on tensors of a subclass, autograd never writes in place
+(`at::isTensorSubclassLike` in ATen/TensorSubclassLikeUtils.h). Real training does.
+"""
+
+import functools
+import sys
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bsprobe.simulate.cuda import WRITES_INTO, ZEROS, is_dense
+from bsprobe.simulate.cuda.effects import tensors_of
+from bsprobe.simulate.trace.fake_kernels import storage_of
+from bsprobe.simulate.versions import Change, Version, has
+
+_ADD = torch.ops.aten.add.Tensor
+_ADD_IN_PLACE = torch.ops.aten.add_.Tensor
+_graph_task = torch._C._current_graph_task_id  # noqa: SLF001 - no public name, here and below
+_node = torch._C._current_autograd_node  # noqa: SLF001
+
+References = tuple[int, int, int]
+"""References to a tensor in C++ and in Python, and to its storage."""
+
+
+class Unwatched:
+    """Chooses the operator that a program calls where nothing watches it.
+
+    Args:
+        version: The PyTorch that is imitated.
+    """
+
+    def __init__(self, version: Version) -> None:
+        self._adds_in_place = has(version, Change.GRADIENTS_ADDED_IN_PLACE)
+        self._held_by_autograd = _references_of_accumulation()
+        self._zeros: frozenset[int] = frozenset()
+        self._node = -1
+        self._made_in_node: set[int] = set()
+
+    def instead_of(self, operator: Any, args: tuple[Any, ...]) -> Any:
+        """The operator that is called instead of one that a dispatch mode sees.
+
+        Args:
+            operator: What the mode sees.
+            args: Its arguments, which hold the only Python references to them.
+        """
+        if _graph_task() == -1:
+            return operator
+        if operator is _ADD:
+            return _ADD_IN_PLACE if self._accumulates(args) else operator
+        if operator in WRITES_INTO and storage_of(args[0]) in self._zeros:
+            return WRITES_INTO[operator]
+        return operator
+
+    def note(self, operator: Any, args: tuple[Any, ...], out: Any) -> None:
+        """Note what an operator has made, after each of a backward pass."""
+        if _graph_task() == -1:
+            return
+        given = {storage_of(each) for each in args if isinstance(each, torch.Tensor)}
+        made = {storage_of(each) for each in tensors_of(out)} - given
+        if not made:
+            return
+        name = operator.overloadpacket.__name__
+        self._zeros = frozenset(made) if name in ZEROS else frozenset()
+        node = _number(_node())
+        if node != self._node:
+            self._node = node
+            self._made_in_node.clear()
+        self._made_in_node |= made
+
+    def _accumulates(self, args: tuple[Any, ...]) -> bool:
+        """True where autograd adds a gradient to one that it holds the only reference to.
+
+        Source: `can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp. A node's own
+        formula may add what it has just made; that is no gradient of another node yet.
+        """
+        return (
+            self._adds_in_place
+            and not torch.is_grad_enabled()
+            and isinstance(args[1], torch.Tensor)
+            and _references(args) == self._held_by_autograd
+            and is_dense(args[0])
+            and not self._is_of_formula(args)
+        )
+
+    def _is_of_formula(self, args: tuple[Any, ...]) -> bool:
+        node = _node()
+        if _number(node) != self._node or storage_of(args[0]) not in self._made_in_node:
+            return False
+        edges = [edge for edge in node.next_functions if edge[0] is not None]
+        return len(set(edges)) == len(edges)
+
+
+def _number(node: Any) -> int:
+    number: int = node._sequence_nr()  # noqa: SLF001 - no public name
+    return number
+
+
+def _references(args: tuple[Any, ...]) -> References:
+    return (
+        args[0]._use_count(),  # noqa: SLF001 - no public names, here and below
+        sys.getrefcount(args[0]),
+        torch._C._storage_Use_Count(args[0].untyped_storage()._cdata),  # noqa: SLF001
+    )
+
+
+class _Accumulation(TorchDispatchMode):
+    """Sees autograd add two gradients, as `Unwatched` does."""
+
+    seen: References
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: tuple[type, ...], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is _ADD:
+            self._look(args)
+        return func(*args, **(kwargs or {}))
+
+    def _look(self, args: tuple[Any, ...]) -> None:
+        self.seen = _references(args)
+
+
+@functools.cache
+def _references_of_accumulation() -> References:
+    """Counts of references where autograd holds the only one, in the installed PyTorch.
+
+    What handing a tensor to Python adds to them differs from version to version.
+    """
+    mode = _Accumulation()  # type: ignore[no-untyped-call] # PyTorch's
+    with torch.enable_grad(), mode:
+        x = torch.zeros(1, requires_grad=True)
+        torch.autograd.grad(torch.stack((x.sin(), x.cos())).sum(), x)
+    return mode.seen

@@ -1,0 +1,79 @@
+"""Changes of PyTorch that change a step's memory, in one table with the versions that made them.
+
+Predictions follow the PyTorch that is installed; what others measured is predicted with theirs.
+What only limits a kernel's size stands in `cuda/limits.py`, by kernel.
+"""
+
+import re
+from collections.abc import Mapping
+from enum import Enum, auto
+from importlib import metadata
+from types import MappingProxyType
+from typing import Final
+
+Version = tuple[int, int]
+"""Major and minor version, of PyTorch or of CUDA."""
+
+
+class Change(Enum):
+    """Something that PyTorch does from a version on, and did otherwise before."""
+
+    INPUT_OF_SOFTMAX_FREED = auto()
+    """`softmax` and `log_softmax` keep their result alone for the backward pass."""
+    KERNELS_LOADED_LAZILY = auto()
+    """A kernel's code takes memory outside the allocator only once it runs; with CUDA 11.7."""
+    GRADIENTS_ADDED_IN_PLACE = auto()
+    """Gradients of a value that is used twice are added in place, where nothing else holds them."""
+    GRADIENTS_SET_TO_NONE = auto()
+    """`Optimizer.zero_grad()` frees the gradients."""
+    OPTIMIZERS_USE_FOREACH = auto()
+    """Optimizers update all parameters at once by default, on CUDA."""
+    CUDNN_FRONTEND = auto()
+    """Convolutions ask cuDNN's graphs for plans (v8 API), and take the first that builds."""
+    INTERPOLATION_IN_FP32 = auto()
+    """CUDA's autocast runs interpolation in fp32."""
+    CUBLAS_WORKSPACE_FREED = auto()
+    """cuBLAS's workspace is taken for each call; before, it was kept."""
+
+
+SINCE: Final[Mapping[Change, Version]] = MappingProxyType(
+    {
+        # pytorch/pytorch#65242: derivatives.yaml names the type of `self`, no longer `self`.
+        Change.INPUT_OF_SOFTMAX_FREED: (1, 11),
+        # pytorch/pytorch#86509 sets CUDA_MODULE_LOADING=LAZY.
+        Change.KERNELS_LOADED_LAZILY: (1, 13),
+        # pytorch/pytorch#90217: `can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp.
+        Change.GRADIENTS_ADDED_IN_PLACE: (2, 0),
+        # pytorch/pytorch#92731: `Optimizer.zero_grad`.
+        Change.GRADIENTS_SET_TO_NONE: (2, 0),
+        # pytorch/pytorch#92306 and, for parameters, #95862: torch/optim/optimizer.py.
+        Change.OPTIMIZERS_USE_FOREACH: (2, 0),
+        # pytorch/pytorch#91117: ATen/native/cudnn/Conv_v8.cpp.
+        Change.CUDNN_FRONTEND: (2, 0),
+        # pytorch/pytorch#121072: AT_FORALL_FP32 in ATen/autocast_mode.h.
+        Change.INTERPOLATION_IN_FP32: (2, 4),
+        # ATen/cuda/CUDABlas.cpp
+        Change.CUBLAS_WORKSPACE_FREED: (2, 15),
+    }
+)
+
+
+def has(version: Version, change: Change) -> bool:
+    """True where a version of PyTorch has a change."""
+    return version >= SINCE[change]
+
+
+def parsed(version: str) -> Version:
+    """Major and minor version of a text such as `2.14.1+cu130`.
+
+    Raises:
+        ValueError: It begins with no version.
+    """
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None:
+        raise ValueError(f"not a version: {version!r}")
+    return int(found[1]), int(found[2])
+
+
+INSTALLED: Final = parsed(metadata.version("torch"))
+"""The PyTorch that is installed."""

@@ -1,0 +1,117 @@
+"""Additions of gradients, in place or not, as autograd makes them where nothing watches it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bsprobe.simulate.trace.unwatched import Unwatched
+
+aten = torch.ops.aten
+ADDITIONS = {aten.add.Tensor: "aten::add", aten.add_.Tensor: "aten::add_"}
+NOW, BEFORE = (2, 6), (1, 13)
+Program = Callable[[torch.Tensor], torch.Tensor]
+
+
+class AddsItself(torch.autograd.Function):
+    """A backward pass of the user's own, which adds while it holds what it adds to."""
+
+    @staticmethod
+    def forward(_: Any, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(_: Any, *gradients: Any) -> Any:
+        part = gradients[0] * 2
+        return part + gradients[0] * 3
+
+
+def both_heads(x: torch.Tensor) -> torch.Tensor:
+    deviation, mean = torch.std_mean(x, 1)
+    return deviation.sum() + mean.sum()
+
+
+def kept_by_a_hook(x: torch.Tensor) -> torch.Tensor:
+    parts = x.sin(), x.cos()
+    kept: list[torch.Tensor] = []
+    x.register_hook(kept.append)
+    parts[0].register_hook(kept.append)
+    return (parts[0] + parts[1]).sum()
+
+
+PROGRAMS: dict[str, Program] = {
+    "two operators": lambda x: (x.sin() + x.cos()).sum(),
+    "three operators": lambda x: (x.sin() + x.cos() + x.neg()).sum(),
+    "one operator, twice": lambda x: (x * x).sum(),
+    "a shortcut": lambda x: (x + x.sin()).sin().sum(),
+    "a shortcut behind its block": lambda x: (x.sin() + x).sin().sum(),
+    "a view first": lambda x: x.view(16).sin().sum() + x.cos().sum(),
+    "a view last": lambda x: x.cos().sum() + x.view(16).sin().sum(),
+    "transposed twice": lambda x: x.t().sin().sum() + x.t().cos().sum(),
+    "an expanded sum": lambda x: x.sum() + x.cos().sum() + x.sum(),
+    "a slice of a concatenation": lambda x: torch.cat([x, x.sin()], 1).sin().sum() + x.cos().sum(),
+    "the user's own backward pass": lambda x: (AddsItself.apply(x) + AddsItself.apply(x)).sum(),
+    "a formula that adds": both_heads,
+    "another formula that adds": lambda x: torch.logcumsumexp(x, 1).sum(),
+    "a formula that adds, twice": lambda x: both_heads(x) + both_heads(x),
+    "kept by a hook": kept_by_a_hook,
+}
+
+
+class Watching(TorchDispatchMode):
+    """Lists the additions of backward passes, as they are where nothing watches."""
+
+    def __init__(self, version: tuple[int, int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
+        self.unwatched = Unwatched(version)
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: tuple[type, ...], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        chosen = self.unwatched.instead_of(func, args)
+        out = chosen(*args, **(kwargs or {}))
+        self.unwatched.note(chosen, args, out)
+        if chosen in ADDITIONS and torch._C._current_graph_task_id() != -1:
+            self.names.append(ADDITIONS[chosen])
+        return out
+
+
+def graph(program: Program) -> torch.Tensor:
+    x = torch.zeros(4, 4, requires_grad=True)
+    return program(x * 1)
+
+
+def additions(program: Program, version: tuple[int, int] = NOW) -> list[str]:
+    watching = Watching(version)
+    with FakeTensorMode(), watching:
+        graph(program).backward()
+    return watching.names
+
+
+def real_additions(program: Program) -> list[str]:
+    loss = graph(program)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        loss.backward()
+    events = sorted(profile.events(), key=lambda event: event.time_range.start)
+    return [event.name for event in events if event.name in ADDITIONS.values()]
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_gradients_are_added_in_place_where_autograd_does_so(program: Program) -> None:
+    assert additions(program) == real_additions(program) != []
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_before_2_0_no_gradient_is_added_in_place(program: Program) -> None:
+    assert set(additions(program, BEFORE)) == {"aten::add"}
+
+
+def test_gradients_that_have_gradients_are_not_added_in_place() -> None:
+    with FakeTensorMode(), Watching(NOW) as watching:
+        x = torch.zeros(4, requires_grad=True)
+        torch.autograd.grad((x.sin() + x.cos()).sum(), x, create_graph=True)
+    assert watching.names == ["aten::add"]
