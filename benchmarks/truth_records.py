@@ -19,13 +19,14 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bsprobe.records.errors import FileError
 from bsprobe.records.failures import Outcome
+from bsprobe.records.habits import Habits, Outputs
 from bsprobe.records.runs import DeviceInfo, Environment, Run
 from bsprobe.records.trials import Failure, Measurement, TrialSpec
 from bsprobe.storage.codec import MalformedError, from_json, to_json
@@ -33,6 +34,8 @@ from bsprobe.storage.files import file_errors, write_atomically
 from bsprobe.storage.runfile import load_run
 
 SCHEMA_VERSION = 1
+FIRST_HABITS = Habits(outputs=Outputs.DROPPED)
+"""Those of the loop of recordings that name none."""
 ROOT = Path(__file__).parents[1] / "tests" / "data" / "truth"
 _TRIALS, _BOUNDARIES = "trials", "boundaries"
 
@@ -157,7 +160,13 @@ def load_trial(path: Path) -> TruthTrial:
     Raises:
         FileError: The file cannot be read, is damaged, or of another version.
     """
-    return _decoded(TruthTrial, path, _read(path).get("truth"))
+    value = _read(path).get("truth")
+    trial = _decoded(TruthTrial, path, value)
+    if value is None or "habits" in value["spec"]["variant"]["own"]:
+        return trial
+    variant = trial.spec.variant
+    own = replace(variant.own, habits=FIRST_HABITS)
+    return replace(trial, spec=replace(trial.spec, variant=replace(variant, own=own)))
 
 
 def save_machine(folder: Path, machine: Machine) -> None:

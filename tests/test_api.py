@@ -16,6 +16,7 @@ from bsprobe.cli.options.subject import variants_from
 from bsprobe.engine.workload import Options, settings_for
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.habits import Habits, Outputs
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Source
 from bsprobe.records.variants import AXES, Norm, Precision, Variant
@@ -81,7 +82,12 @@ def test_a_workload_is_what_the_command_line_would_say() -> None:
     settings = settings_for(
         WORKLOAD,
         DeviceRequest(device="cpu"),
-        {"norm": "batch,group", "memory_limit": "100MiB", "max_batch": 7},
+        {
+            "norm": "batch,group",
+            "memory_limit": "100MiB",
+            "max_batch": 7,
+            "loop": "outputs=dropped",
+        },
     )
 
     typed = {
@@ -92,6 +98,7 @@ def test_a_workload_is_what_the_command_line_would_say() -> None:
         "loss": "tests.support.own_training:loss",
         "optimizer_from": "tests.support.own_training:adam",
         "batch_from": "tests.support.own_training:batch",
+        "habits": Habits(outputs=Outputs.DROPPED),
         **{axis.field: axis.defaults[:1] for axis in AXES},
         "norm": (Norm.BATCH, Norm.GROUP),
     }

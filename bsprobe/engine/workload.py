@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 from bsprobe.analysis.recommendation import LearningRateRule
 from bsprobe.engine.run import header_of, make_run, start_runner
 from bsprobe.records.errors import BsprobeError, UsageError
+from bsprobe.records.habits import COMMONEST, parsed_habits
 from bsprobe.records.runs import (
     MAX_BATCH,
     REFERENCE,
@@ -68,6 +69,8 @@ class Options(TypedDict, total=False):
     checkpointing: str
     memory_format: str
     cudnn_benchmark: str
+    loop: str
+    """Habits of the training loop, such as `zero-grad=start,outputs=dropped`; see `--loop`."""
     target: Target
     """The recipe that batch and learning rate are scaled from."""
     max_batch: int
@@ -170,6 +173,7 @@ def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:
         loss=loss if isinstance(loss, str) else name_of(loss, "loss"),
         optimizer=name_of(workload.optimizer, "optimizer"),
         batches=name_of(workload.batch, "batch"),
+        habits=parsed_habits(options["loop"]) if "loop" in options else COMMONEST,
     )
     given: dict[str, Any] = dict(options)
     choices = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bsprobe.records.errors import UsageError
+from bsprobe.records.habits import COMMONEST, Habits
 
 TORCHVISION: Final = "torchvision:"
 TIMM: Final = "timm:"
@@ -75,6 +76,8 @@ class OwnParts:
     """A callable: the network in, its optimizer out."""
     batches: str | None = None
     """A callable: a batch size in, inputs and targets out."""
+    habits: Habits = COMMONEST
+    """Those of the loop."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -101,7 +104,8 @@ class OwnParts:
             ("--optimizer-from", self.optimizer),
             ("--batch-from", self.batches),
         )
-        return words + [word for option, name in named if name for word in (option, name)]
+        words += [word for option, name in named if name for word in (option, name)]
+        return words + (["--loop", str(self.habits)] if self.habits != COMMONEST else [])
 
 
 NOTHING_OWN: Final = OwnParts()

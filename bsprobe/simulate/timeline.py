@@ -35,6 +35,8 @@ class Kind(StrEnum):
     OPTIMIZER_STATE = "optimizer state"
     SAVED_ACTIVATION = "saved activations"
     """Made in the forward pass and still there when it ends."""
+    OUTPUT = "outputs"
+    """Of the network, and the loss, where they live until the next step has made its own."""
     WEIGHT_COPY = "weight copies"
     """Half-precision copies of parameters that autocast makes and keeps until the backward pass."""
     TEMPORARY = "temporaries"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bsprobe.records.errors import UsageError
+from bsprobe.records.habits import COMMONEST, Gradients, Habits, Outputs, ZeroGrad
 from bsprobe.records.trials import Ddp, ModelFacts
 from bsprobe.records.variants import MemoryFormat, Precision, Variant
 from bsprobe.training.losses import CrossEntropy, Loss, OwnLoss, upsample
@@ -47,6 +48,10 @@ class Batch:
             labels=self.labels.to(device, non_blocking=True),
         )
 
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The batch with another tensor in the place of each."""
+        return Batch(images=function(self.images), labels=function(self.labels))
+
     @property
     def targets(self) -> torch.Tensor:
         """What the loss compares the outputs with."""
@@ -81,6 +86,10 @@ class Task:
     device: torch.device
     layout: torch.memory_format
     autocast_dtype: torch.dtype | None
+    habits: Habits = COMMONEST
+    """Those of the loop, but for its batch: whoever calls `training_step` keeps or moves it."""
+    kept: tuple[Any, torch.Tensor] | None = field(default=None)
+    """Outputs and loss of the last micro-batch, where the loop has names for them."""
     replica: Replica | None = None
     """The network as it is trained together with other processes; None: alone."""
     ddp: Ddp = Ddp.DEFAULT
@@ -171,6 +180,7 @@ def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
         device=device,
         layout=LAYOUTS[variant.memory_format],
         autocast_dtype=AUTOCAST_DTYPES.get(variant.precision),
+        habits=variant.own.habits,
     )
 
     def count(*_: object) -> None:
@@ -221,6 +231,9 @@ def training_step(task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> torc
         The loss of the effective batch, a detached scalar: ours is the mean over its valid pixels
         or images, your own the mean over its micro-batches.
     """
+    habits = task.habits
+    if habits.zero_grad is ZeroGrad.START:
+        _zero_grad(task)
     count = task.loss.counted([batch.targets for batch in micro_batches])
     total = torch.zeros((), device=task.device)
     for number, waiting in enumerate(micro_batches, start=1):
@@ -228,15 +241,33 @@ def training_step(task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> torc
         batch = waiting.to(task.device, task.layout)
         with nullcontext() if is_last else task.without_average():
             with task.autocast():
-                # No name for the outputs: it would keep them through the backward pass.
-                loss = task.loss(batch.outputs_of(task.trained), batch.targets, count)
+                loss = _loss(task, batch, count)
+            if number == 1 and habits.zero_grad is ZeroGrad.BEFORE_BACKWARD:
+                _zero_grad(task)
             task.scaler.scale(loss).backward()
         total += loss.detach()
     task.note_gradients()
     task.scaler.step(task.optimizer)
     task.scaler.update()
-    task.optimizer.zero_grad(set_to_none=True)
+    if habits.zero_grad is ZeroGrad.END:
+        _zero_grad(task)
+    if habits.outputs is Outputs.STEP:
+        task.kept = None
     return total
+
+
+def _loss(task: Task, batch: Batch | OwnBatch, count: Any) -> torch.Tensor:
+    """The forward pass; what it makes has a name where it has one in the loop."""
+    if task.habits.outputs is Outputs.DROPPED:
+        return task.loss(batch.outputs_of(task.trained), batch.targets, count)
+    outputs = batch.outputs_of(task.trained)
+    loss = task.loss(outputs, batch.targets, count)
+    task.kept = outputs, loss
+    return loss
+
+
+def _zero_grad(task: Task) -> None:
+    task.optimizer.zero_grad(set_to_none=task.habits.gradients is Gradients.NONE)
 
 
 @torch.inference_mode()

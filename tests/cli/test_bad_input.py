@@ -78,6 +78,18 @@ $ bsprobe run --optimizer-from adam
 error: --optimizer-from: 'adam' is not PACKAGE.MODULE:CALLABLE
 hint: for example training.parts:build, or train.py:build
 
+$ bsprobe run --loop outputs=kept,outputs=dropped
+error: --loop: outputs is given twice
+hint: give it once
+
+$ bsprobe run --loop zero_grad=start
+error: --loop: 'zero_grad' is no habit
+hint: give zero-grad, gradients, batch or outputs
+
+$ bsprobe run --loop zero-grad=never
+error: --loop: zero-grad cannot be 'never'
+hint: give start, before-backward or end
+
 $ bsprobe run --norm grup
 error: --norm: 'grup' is unknown
 hint: did you mean group? Known: batch, sync-batch, group, group-amp, instance, frozen

@@ -2,6 +2,15 @@
 
 import pytest
 
+from bsprobe.records.habits import (
+    COMMONEST,
+    BatchPlace,
+    Gradients,
+    Habits,
+    Outputs,
+    ZeroGrad,
+    parsed_habits,
+)
 from bsprobe.records.workload import NOTHING_OWN, OwnParts, value_of
 
 
@@ -31,12 +40,17 @@ def test_a_value_is_a_literal_of_python_or_json_else_text(text: str, value: obje
 
 def test_the_options_say_all_of_it_again() -> None:
     own = OwnParts(
-        model_args=(("a", "1"), ("b", "x y")), loss="m:loss", optimizer="m:adam", batches="m:batch"
+        model_args=(("a", "1"), ("b", "x y")),
+        loss="m:loss",
+        optimizer="m:adam",
+        batches="m:batch",
+        habits=Habits(zero_grad=ZeroGrad.START, gradients=Gradients.ZERO),
     )
 
     assert own.options() == [
         "--model-arg", "a=1", "--model-arg", "b=x y", "--loss", "m:loss",
         "--optimizer-from", "m:adam", "--batch-from", "m:batch",
+        "--loop", "zero-grad=start,gradients=zero",
     ]  # fmt: skip
     assert NOTHING_OWN.options() == []
 
@@ -53,3 +67,17 @@ def test_the_options_say_all_of_it_again() -> None:
 )
 def test_only_what_is_not_ours_changes_the_step(own: OwnParts, *, changes: bool) -> None:
     assert own.changes_the_step is changes
+
+
+EVERY_HABIT = [
+    Habits(zero_grad=place, gradients=gradients, batch=batch, outputs=outputs)
+    for place in ZeroGrad
+    for gradients in Gradients
+    for batch in BatchPlace
+    for outputs in Outputs
+]
+
+
+@pytest.mark.parametrize("habits", EVERY_HABIT[1:], ids=str)
+def test_habits_are_read_as_they_are_written(habits: Habits) -> None:
+    assert str(habits) == "" if habits == COMMONEST else parsed_habits(str(habits)) == habits

@@ -46,10 +46,10 @@ def held_after(recording: Recording, *sections: Section) -> list[int]:
     ("build", "settling"),
     [
         (PlainNet, 0),
-        (AssignsStatistics, 1),
-        (outputs_kept(1), 1),
-        (outputs_kept(2), 2),
-        (outputs_kept(5), 5),
+        (AssignsStatistics, 0),
+        (outputs_kept(1), 0),
+        (outputs_kept(2), 1),
+        (outputs_kept(5), 4),
     ],
 )
 def test_steps_are_traced_until_one_repeats(build: Build, settling: int) -> None:
@@ -123,4 +123,4 @@ def predicted(network: str, optimizer: str | None = None) -> Measurement:
 def test_state_that_is_assigned_anew_is_predicted_and_explained() -> None:
     found = predicted(f"{SUPPORT}:five_outputs", "assigns_state")
     assert found.model.assumptions == ()
-    assert found.steps == 7  # as many as it takes, though a trial has four
+    assert found.steps == 6  # as many as it takes, though a trial has four

@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.records.habits import COMMONEST, Gradients, Habits, Outputs, ZeroGrad
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import (
     Checkpointing,
@@ -23,6 +24,7 @@ from bsprobe.records.variants import (
     Precision,
     Variant,
 )
+from bsprobe.records.workload import OwnParts
 from bsprobe.simulate.timeline import (
     Action,
     Kind,
@@ -40,6 +42,7 @@ from bsprobe.training.step import build_task, facts_of, task_for, training_step
 from tests.support.fake_cuda import REAL, Dispatched
 from tests.support.tiny_networks import VARIANT, TinyNet, TwoHeadedNet
 from tests.support.traced_networks import (
+    NOTHING_KEPT,
     STEPS,
     Build,
     Function,
@@ -199,13 +202,21 @@ def runs(events: list[tuple[str, int]]) -> list[tuple[str, list[int]]]:
     return [(sign, sorted(each) if sign == "-" else each) for sign, each in sizes]
 
 
-@pytest.mark.parametrize("norm", [Norm.BATCH, Norm.GROUP_AMP, Norm.FROZEN])
-@pytest.mark.parametrize("accumulation_steps", [1, 2])
+@pytest.mark.parametrize(
+    ("norm", "accumulation_steps", "habits"),
+    [
+        *((norm, 1, NOTHING_KEPT) for norm in (Norm.BATCH, Norm.GROUP_AMP, Norm.FROZEN)),
+        (Norm.BATCH, 2, NOTHING_KEPT),
+        *((Norm.BATCH, steps, COMMONEST) for steps in (1, 2)),
+        (Norm.BATCH, 1, Habits(zero_grad=ZeroGrad.START, outputs=Outputs.STEP)),
+        (Norm.BATCH, 2, Habits(zero_grad=ZeroGrad.BEFORE_BACKWARD, gradients=Gradients.ZERO)),
+    ],
+)
 def test_births_and_deaths_are_those_of_a_real_step_on_the_cpu(
-    norm: Norm, accumulation_steps: int, monkeypatch: pytest.MonkeyPatch
+    norm: Norm, accumulation_steps: int, habits: Habits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without CUDA's rules, which a real CPU does not know."""
-    variant = replace(VARIANT, norm=norm)
+    variant = replace(VARIANT, norm=norm, own=OwnParts(habits=habits))
     task = task_for(TinyNet(variant), variant, torch.device("cpu"))
     for group in task.optimizer.param_groups:
         group["foreach"] = True
@@ -216,7 +227,7 @@ def test_births_and_deaths_are_those_of_a_real_step_on_the_cpu(
         training_step(task, [batch] * accumulation_steps)
 
     monkeypatch.setattr("bsprobe.simulate.trace.tracer.cuda_dispatch", nullcontext)
-    recording = tracer_of(TinyNet, variant).record(2, accumulation_steps)
+    recording = tracer_of(TinyNet, variant, habits=habits).record(2, accumulation_steps)
 
     expected = [
         ("+" if action is Action.ALLOCATE else "-", recording.storages[subject][2])

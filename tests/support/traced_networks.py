@@ -3,11 +3,13 @@
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from bsprobe.records.habits import Habits, Outputs
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.simulate.timeline import (
@@ -26,6 +28,7 @@ from tests.support.tiny_networks import VARIANT
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 Build = Callable[[Variant], nn.Module]
+NOTHING_KEPT = Habits(outputs=Outputs.DROPPED)
 STEPS = (Section.FIRST_STEP, Section.LATER_STEP)
 
 
@@ -71,9 +74,13 @@ def extra(function: Function) -> Build:
 
 
 def tracer_of(
-    build: Build, variant: Variant = VARIANT, evaluation: Resolution | None = None
+    build: Build,
+    variant: Variant = VARIANT,
+    evaluation: Resolution | None = None,
+    habits: Habits = NOTHING_KEPT,
 ) -> StepTracer:
-    """A tracer of a network of ours."""
+    """A tracer of a network of ours, by default in a loop that keeps nothing."""
+    variant = replace(variant, own=replace(variant.own, habits=habits))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake_model, "build_model", build)
         return StepTracer(variant, evaluation)

@@ -11,12 +11,14 @@ from bsprobe.cli.options.values import (
     argument,
     axis_options,
     callable_name,
+    habits,
     input_size,
     loss_name,
     model_names,
     resolutions,
 )
 from bsprobe.records.errors import UsageError
+from bsprobe.records.habits import COMMONEST
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import AXES, RGB, Variant, matrix
 from bsprobe.records.workload import OwnParts, Problem
@@ -81,6 +83,15 @@ SUBJECT_OPTIONS = (
         help="PACKAGE.MODULE:CALLABLE that makes inputs and targets for a batch size, in place of "
         "images of --resolution.",
     ),
+    click.option(
+        "--loop",
+        "habits",
+        type=habits,
+        metavar="LIST",
+        help="Habits of your training loop, as NAME=VALUE: zero-grad=start|before-backward|end, "
+        "gradients=none|zero, batch=kept|moved|overlapping, outputs=dropped|step|kept.  "
+        "[default: zero-grad=end,gradients=none,batch=kept,outputs=kept]",
+    ),
 )
 """What is trained."""
 
@@ -99,6 +110,7 @@ def variants_from(given: Mapping[str, Any], processes: int = 1) -> tuple[Variant
         loss=given["loss"],
         optimizer=given["optimizer_from"],
         batches=given["batch_from"],
+        habits=given["habits"] or COMMONEST,
     )
     channels, sizes = _images(given, own)
     return matrix(
@@ -171,6 +183,7 @@ SUBJECT_FACETS: dict[str, Callable[[Sequence[Variant]], object]] = {
     "loss": lambda variants: variants[0].own.loss,
     "optimizer_from": lambda variants: variants[0].own.optimizer,
     "batch_from": lambda variants: variants[0].own.batches,
+    "habits": lambda variants: variants[0].own.habits,
 } | {
     axis.field: lambda variants, field=axis.field: {getattr(v, field) for v in variants}
     for axis in AXES

@@ -24,6 +24,7 @@ KIND_COLOURS = {
     "gradients": "#009E73",
     "weight copies": "#CC79A7",
     "batch": "#F0E442",
+    "outputs": "#7A4F00",
     "saved activations": "#E69F00",
     "temporaries": "#D55E00",
     "workspace": "#000000",

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bsprobe.simulate.cuda import Inside, effects
 from bsprobe.simulate.timeline import (
@@ -48,6 +49,7 @@ _DEVICE = torch.ops.prim.device.default
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - no public name
 _FROM_HOST = "lift_fresh"
 """What `torch.tensor` calls: an optimizer makes its scalars with it, on the host."""
+_OF_STEP = (Kind.SAVED_ACTIVATION, Kind.TEMPORARY)
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 - as above
 
 
@@ -147,6 +149,13 @@ class Recorder(TorchDispatchMode):
             kept = (scaler._scale, scaler._growth_tracker)  # noqa: SLF001 - no public names
             self._mark((each for each in kept if each is not None), Kind.OPTIMIZER_STATE)
 
+    def mark_outputs(self, kept: object) -> None:
+        """Count as outputs what the step has made of them and the loop keeps."""
+        for tensor in tree_leaves(kept):
+            index = self._live.get(storage_of(tensor)) if torch.is_tensor(tensor) else None
+            if index is not None and self._storages[index][1] in _OF_STEP:
+                self._mark((tensor,), Kind.OUTPUT)
+
     def begin(self, phase: Phase) -> None:
         """Say what comes; forward, backward and optimizer then follow each other by themselves."""
         self._phase = phase
@@ -215,7 +224,7 @@ class Recorder(TorchDispatchMode):
         stays = {*self._live.values(), *(subject for pair in handed for subject in pair)}
         for index in stays:
             place, kind, size = self._storages[index]
-            if kind in (Kind.SAVED_ACTIVATION, Kind.TEMPORARY):
+            if kind in _OF_STEP:
                 is_state = place.phase is Phase.OPTIMIZER
                 kind = Kind.OPTIMIZER_STATE if is_state else Kind.BUFFER
                 self._storages[index] = (place, kind, size)

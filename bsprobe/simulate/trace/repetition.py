@@ -24,7 +24,7 @@ def handovers(
     Returns:
         Handovers after which the last step can be played again, none where it leaves all as it
         found it; None where it cannot: what lives at its end is not what lived at its beginning,
-        or steps that it takes things from ran otherwise.
+        or steps that it takes things from ran otherwise until they made them.
     """
     born = [[subject for action, subject in step if action is Action.ALLOCATE] for step in steps]
     made_at = {
@@ -40,8 +40,10 @@ def handovers(
         number, ordinal = made_at.get(subject, (-1, 0))
         if number == last:
             continue
+        # What follows it in the step may differ: the first one makes the optimizer's state.
         if number < 0 or not all(
-            _are_alike(born[each], born[last], storages) for each in range(number, last)
+            _are_alike(born[each][: ordinal + 1], born[last][: ordinal + 1], storages)
+            for each in range(number, last)
         ):
             return None
         pairs += [(born[each + 1][ordinal], born[each][ordinal]) for each in range(number, last)]

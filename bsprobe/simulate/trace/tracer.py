@@ -31,8 +31,10 @@ from bsprobe.simulate.trace.compiled import as_written, not_compiled
 from bsprobe.simulate.trace.data_dependence import Decisions, largest_branch
 from bsprobe.simulate.trace.ddp import SimulatedReplica, synchronise_norms
 from bsprobe.simulate.trace.fake_model import build_without_values, make_fake, rearrange
+from bsprobe.simulate.trace.feeder import Feeder
 from bsprobe.simulate.trace.recorder import Recorder
 from bsprobe.simulate.trace.start_over import Renewed, starting_over
+from bsprobe.simulate.versions import INSTALLED, Change, Version, has
 from bsprobe.training.batches import image_shape, label_shape, laid_out, placed
 from bsprobe.training.own_batches import OwnBatch, own_batch
 from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
@@ -60,6 +62,7 @@ class StepTracer:
         evaluation_resolution: Where given, an evaluation pass follows the steps.
         processes: How many train together; one of them is traced.
         ddp: How they treat parameters that get no gradient.
+        version: The PyTorch that is imitated.
 
     Raises:
         UsageError: The variant names something unknown.
@@ -72,8 +75,10 @@ class StepTracer:
         *,
         processes: int = 1,
         ddp: Ddp = Ddp.DEFAULT,
+        version: Version = INSTALLED,
     ) -> None:
         self._variant = variant
+        self._version = version
         self._processes = processes
         self._ddp = ddp
         self._evaluation_resolution = evaluation_resolution
@@ -132,28 +137,28 @@ class StepTracer:
             with self._replicated(task, recorder):
                 fed = self._batch(batch, recorder) if own is None else self._faked(own, recorder)
                 del own
+                feeder = Feeder(fed, accumulation_steps, self._variant.own.habits.batch)
+                del fed  # the loop may let go of it
                 recorder.end(Section.SETUP)
                 with recorder.watching():
-                    if not self._run_steps(task, [fed] * accumulation_steps, recorder, least_steps):
+                    if not self._run_steps(task, feeder, recorder, least_steps):
                         self._assumptions[Assumption.STILL_GROWING] = None
                     recorder.mark_scaler(task.scaler)
                     self._facts = facts_of(task, self._variant)  # with what the steps have shown
                     if self._evaluation_resolution is not None:
                         recorder.begin(Phase.EVALUATION)
-                        _evaluate(task, fed, self._evaluation_resolution)
+                        _evaluate(task, feeder.last, self._evaluation_resolution)
                         recorder.end(Section.EVALUATION)
             if recorder.are_largest_sizes:
                 self._assumptions[Assumption.LARGEST_SIZES] = None
             return recorder.recording(batch)
 
-    @staticmethod
-    def _run_steps(
-        task: Task, micro_batches: Sequence[Batch | OwnBatch], recorder: Recorder, least: int
-    ) -> bool:
+    def _run_steps(self, task: Task, feeder: Feeder, recorder: Recorder, least: int) -> bool:
         """Run steps until one can be played again; False where none can."""
         for number in range(1, _MOST_STEPS + 1):
             recorder.begin(Phase.FORWARD)
-            training_step(task, micro_batches)
+            self.run_step(task, feeder.fed(recorder))
+            recorder.mark_outputs(task.kept)
             if number == 1 and isinstance(task.replica, SimulatedReplica):
                 # It belongs to the beginning of the second step; the third has none.
                 task.replica.rebuild_buckets()
@@ -163,6 +168,10 @@ class StepTracer:
             if recorder.repeats and number >= least:
                 return True
         return False
+
+    def run_step(self, task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> None:
+        """Run one step; a loop that is no habit of bsprobe's has its own."""
+        training_step(task, micro_batches)
 
     @cached_property
     def _least_steps(self) -> int:
@@ -193,7 +202,12 @@ class StepTracer:
     def _begun(self, decisions: Decisions, renewed: Renewed) -> tuple[Recorder, Task]:
         """A recorder behind the set-up, and what it is to watch."""
         recorder = Recorder(
-            self._model, self._mode, after=self._setup, renewed=renewed, decisions=decisions
+            self._model,
+            self._mode,
+            after=self._setup,
+            renewed=renewed,
+            decisions=decisions,
+            version=self._version,
         )
         with recorder.watching():
             task = self._task()
@@ -216,7 +230,8 @@ class StepTracer:
             # `_default_to_fused_or_foreach` and Adam's exception from it in torch/optim.
             is_rate_unread = torch.is_tensor(group.get("lr")) and not group.get("capturable")
             if group.get("foreach", False) is None and not (group.get("fused") or is_rate_unread):
-                group["foreach"] = True  # CUDA's default, which fake tensors turn off
+                # CUDA's default, which fake tensors turn off.
+                group["foreach"] = has(self._version, Change.OPTIMIZERS_USE_FOREACH)
         return task
 
     @contextmanager

@@ -1,0 +1,50 @@
+"""The batch of each traced step: the one of the set-up, or one that the loop has moved anew."""
+
+from collections.abc import Sequence
+
+import torch
+
+from bsprobe.records.habits import BatchPlace
+from bsprobe.simulate.timeline import Kind
+from bsprobe.simulate.trace.recorder import Recorder
+from bsprobe.training.own_batches import OwnBatch
+from bsprobe.training.step import Batch
+
+
+class Feeder:
+    """Feeds the micro-batches of one step after the other.
+
+    Args:
+        batch: What the set-up has left on the device.
+        micro_batches: The number of them in a step, all alike.
+        place: The batch between two steps.
+    """
+
+    def __init__(self, batch: Batch | OwnBatch, micro_batches: int, place: BatchPlace) -> None:
+        self._count = micro_batches
+        self._place = place
+        self._looks = batch.mapped(_without_memory)
+        self._batches = [batch]
+
+    @property
+    def last(self) -> Batch | OwnBatch:
+        """The batch of the last step."""
+        return self._batches[-1]
+
+    def fed(self, recorder: Recorder) -> Sequence[Batch | OwnBatch]:
+        """The micro-batches of the next step, whose memory a recorder that watches sees."""
+        if self._place is not BatchPlace.KEPT:
+            if self._place is BatchPlace.MOVED:
+                self._batches.clear()
+
+            def moved(looks: torch.Tensor) -> torch.Tensor:
+                tensor = torch.empty_strided(looks.shape, looks.stride(), dtype=looks.dtype)
+                recorder.adopt(tensor, Kind.BATCH)
+                return tensor
+
+            self._batches = [self._looks.mapped(moved)]
+        return self._batches * self._count
+
+
+def _without_memory(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
