@@ -26,9 +26,8 @@ from bsprobe.simulate.explain.requests import predicted_requests
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace.tracer import StepTracer
+from bsprobe.simulate.versions import Change, has, parsed
 from bsprobe.worker.child import describe_failure
-
-_FIRST_WITHOUT_KEPT_CUBLAS = (2, 15)
 
 
 def gpu_of(machine: Machine) -> Gpu:
@@ -107,7 +106,7 @@ def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
                 workspaces=workspaces,
                 benchmark=spec.variant.cudnn_benchmark,
                 cublas_bytes=cublas_workspace_bytes(capability_of(machine)),
-                keeps_cublas=_version(trial.torch) < _FIRST_WITHOUT_KEPT_CUBLAS,
+                keeps_cublas=not has(parsed(trial.torch), Change.CUBLAS_WORKSPACE_FREED),
             )
 
         sections = [section for _, section in stretches if section is not None]
@@ -154,7 +153,3 @@ def _allocator_settings(settings: str) -> Iterator[None]:
     both = {"PYTORCH_CUDA_ALLOC_CONF": settings, "PYTORCH_ALLOC_CONF": settings}
     with mock.patch.dict(os.environ, both):
         yield
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2])

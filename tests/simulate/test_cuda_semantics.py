@@ -26,6 +26,7 @@ from bsprobe.simulate.cuda.autocast import (
     FP32,
     FP32_OUTPUT,
     FP32_OUTPUT_OVERLOADS,
+    INTERPOLATION,
     LOWER_PRECISION,
     WIDEST,
     operators_cast,
@@ -51,7 +52,7 @@ OTHER_NETS = [
         *("fcn_resnet101", "fcn_resnet50", "lraspp_mobilenet_v3_large"),
     )
 ]
-TABLES = {*LOWER_PRECISION, *FP32, *FP32_OUTPUT, *FP32_OUTPUT_OVERLOADS, *WIDEST}
+TABLES = {*LOWER_PRECISION, *FP32, *INTERPOLATION, *FP32_OUTPUT, *FP32_OUTPUT_OVERLOADS, *WIDEST}
 ONLY_ON_CUDA = {
     *("_cudnn_rnn", "cudnn_convolution", "cudnn_convolution_transpose"),
     *("_scaled_dot_product_flash_attention", "_thnn_fused_gru_cell", "_thnn_fused_lstm_cell"),

@@ -24,6 +24,7 @@ from bsprobe.simulate.timeline import (
 )
 from bsprobe.simulate.trace import fake_model
 from bsprobe.simulate.trace.tracer import StepTracer
+from bsprobe.simulate.versions import INSTALLED, Version
 from tests.support.tiny_networks import VARIANT
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -78,12 +79,13 @@ def tracer_of(
     variant: Variant = VARIANT,
     evaluation: Resolution | None = None,
     habits: Habits = NOTHING_KEPT,
+    version: Version = INSTALLED,
 ) -> StepTracer:
     """A tracer of a network of ours, by default in a loop that keeps nothing."""
     variant = replace(variant, own=replace(variant.own, habits=habits))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake_model, "build_model", build)
-        return StepTracer(variant, evaluation)
+        return StepTracer(variant, evaluation, version=version)
 
 
 def at(timeline: Timeline, batch: int) -> Recording:

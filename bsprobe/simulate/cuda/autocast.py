@@ -14,6 +14,8 @@ import torch
 from torch.library import fallthrough_kernel
 from torch.utils._pytree import tree_map_only
 
+from bsprobe.simulate.versions import INSTALLED, Change, Version, has
+
 Kernel = Callable[..., Any]
 _aten = torch.ops.aten
 _has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001 - no public name
@@ -31,12 +33,15 @@ FP32 = (
     *("pow.Scalar", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "cosine_similarity"),
     *("group_norm", "layer_norm", "native_layer_norm", "rms_norm"),
     *("frobenius_norm.dim", "nuclear_norm", "nuclear_norm.dim"),
+)
+"""Operators whose arguments CUDA's autocast casts to fp32."""
+INTERPOLATION = (
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d"),
     *("upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d"),
     *("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d"),
     *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
 )
-"""Operators whose arguments CUDA's autocast casts to fp32."""
+"""Those that it casts since 2.4 only (`Change.INTERPOLATION_IN_FP32`)."""
 FP32_OUTPUT = (
     *("softmax.int", "log_softmax.int", "cumprod", "cumsum", "prod", "prod.dim_int"),
     *("sum", "sum.dim_IntList", "linalg_vector_norm", "linalg_matrix_norm"),
@@ -58,12 +63,13 @@ _SAME_ON_BOTH = ("conv1d.padding", "conv2d.padding", "conv3d.padding")
 
 
 @functools.cache
-def autocast_kernels() -> tuple[tuple[str, Kernel], ...]:
-    """Names of operators, and kernels that turn the CPU's autocast into CUDA's."""
+def autocast_kernels(version: Version = INSTALLED) -> tuple[tuple[str, Kernel], ...]:
+    """Names of operators, and kernels that turn the CPU's autocast into CUDA's of a version."""
     kernels: list[tuple[str, Kernel]] = []
+    interpolation = INTERPOLATION if has(version, Change.INTERPOLATION_IN_FP32) else ()
     policies = (
         (LOWER_PRECISION, _in_lower_precision),
-        (FP32, _in_fp32),
+        ((*FP32, *interpolation), _in_fp32),
         (FP32_OUTPUT, _with_fp32_output),
         (tuple(FP32_OUTPUT_OVERLOADS), _with_fp32_overload),
         (WIDEST, _in_widest),

@@ -11,6 +11,7 @@ from torch._prims_common import suggest_memory_format
 from torch.library import Library
 
 from bsprobe.simulate.cuda.autocast import Kernel, autocast_kernels, is_half
+from bsprobe.simulate.versions import INSTALLED, Version
 
 aten = torch.ops.aten
 _INT32_MAX = 2**31 - 1
@@ -27,7 +28,7 @@ since pytorch/pytorch#182293; without it two libraries may not override one kern
 
 
 @contextmanager
-def cuda_dispatch() -> Iterator[None]:
+def cuda_dispatch(version: Version = INSTALLED) -> Iterator[None]:
     """Let operators on CPU tensors be cast and chosen as on CUDA; for the whole process.
 
     Autocast itself must be enabled for "cpu", which `torch.autocast` does.
@@ -37,7 +38,7 @@ def cuda_dispatch() -> Iterator[None]:
         with warnings.catch_warnings():
             # Older versions say once that a kernel takes the place of another.
             warnings.filterwarnings("ignore", "Warning only once for all operators")
-            for name, kernel in autocast_kernels():
+            for name, kernel in autocast_kernels(version):
                 library.impl(name, kernel, "AutocastCPU", **_OVERRIDE)
             for name, kernel in _CHOICES.items():
                 library.impl(name, kernel, "AutogradCPU", **_OVERRIDE)

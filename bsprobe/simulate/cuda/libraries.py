@@ -1,16 +1,12 @@
 """The memory that CUDA's libraries take with the installed PyTorch: cuBLAS's and cuDNN's."""
 
-from typing import Final
-
 import torch
 
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import Memory, Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Timeline
-
-_CUBLAS_PER_CALL: Final = "2.15"
-"""From this PyTorch on cuBLAS's workspace is taken for each call."""
+from bsprobe.simulate.versions import INSTALLED, Change, has
 
 
 def workspaces_on(capability: tuple[int, int]) -> Workspaces:
@@ -35,5 +31,5 @@ def playback_on(
         workspaces=workspaces,
         benchmark=benchmark,
         cublas_bytes=cublas_workspace_bytes(capability),
-        keeps_cublas=torch.__version__ < _CUBLAS_PER_CALL,
+        keeps_cublas=not has(INSTALLED, Change.CUBLAS_WORKSPACE_FREED),
     )

@@ -28,6 +28,7 @@ from bsprobe.simulate.timeline import (
 )
 from bsprobe.simulate.trace.data_dependence import Decisions
 from bsprobe.simulate.trace.fake_kernels import is_composite, only_writes, storage_of
+from bsprobe.simulate.trace.kept_inputs import KeptInputs
 from bsprobe.simulate.trace.modules import ModuleTracker
 from bsprobe.simulate.trace.named_device import named_device, names_gpu, with_device
 from bsprobe.simulate.trace.repetition import (
@@ -81,6 +82,7 @@ class Recorder(TorchDispatchMode):
         self._modules = ModuleTracker(model)
         self._values = Values(decisions or Decisions(), self._modules.current)
         self._unwatched = Unwatched(version)
+        self._kept_inputs = KeptInputs(version)
         self._live: dict[int, int] = {}
         self._deaths: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._storages: list[RecordedStorage] = []
@@ -257,6 +259,7 @@ class Recorder(TorchDispatchMode):
         func = self._unwatched.instead_of(func, args)
         out = None if only_writes(func) else self._values.run(self._mode, func, args, kwargs)
         self._unwatched.note(func, args, out)
+        self._kept_inputs.note(func, args, out)
         self._values.known.follow(func, args, kwargs, out)
         place, kind = None, Kind.TEMPORARY
         for effect in effects(func, args, out):
@@ -336,6 +339,7 @@ class Recorder(TorchDispatchMode):
         self._events.append((Action.FREE, index))
         del self._live[key], self._deaths[index]
         self._values.forget(key)
+        self._kept_inputs.forget(key)
 
     def _take(self, inside: Inside, place: Place) -> None:
         self._events.append((Action.SCRATCH, len(self._scratches)))

@@ -324,7 +324,7 @@ class StepTracer:
         was_enabled = gc.isenabled()
         gc.disable()
         try:
-            with not_compiled(self._note_compiled_part), self._mode, cuda_dispatch():
+            with not_compiled(self._note_compiled_part), self._mode, cuda_dispatch(self._version):
                 yield
         finally:
             if was_enabled:

@@ -1,0 +1,48 @@
+"""Inputs that older versions of PyTorch keep for a backward pass that does not read them."""
+
+from typing import Any, Final
+
+import torch
+
+from bsprobe.simulate.trace.fake_kernels import storage_of
+from bsprobe.simulate.versions import Change, Version, has
+
+_aten = torch.ops.aten
+_FORWARD: Final = (_aten._softmax.default, _aten._log_softmax.default)  # noqa: SLF001 - their names
+_RESULT_OF_BACKWARD: Final = {
+    _aten._softmax_backward_data.default: 1,  # noqa: SLF001 - as above
+    _aten._log_softmax_backward_data.default: 1,  # noqa: SLF001
+}
+"""Operators of the backward passes, and the place of the result among their arguments."""
+
+
+class KeptInputs:
+    """Keeps the storages of inputs alive as long as a version of PyTorch does.
+
+    Args:
+        version: The PyTorch that is imitated.
+    """
+
+    def __init__(self, version: Version) -> None:
+        self._keeps_softmax = not has(version, Change.INPUT_OF_SOFTMAX_FREED)
+        self._kept: dict[int, torch.UntypedStorage] = {}
+
+    def note(self, operator: Any, args: tuple[Any, ...], out: Any) -> None:
+        """Keep the input of an operator that has run, or let go of it.
+
+        Args:
+            operator: What has run.
+            args: Its arguments.
+            out: What it has returned.
+        """
+        if not self._keeps_softmax:
+            return
+        if operator in _FORWARD:
+            if torch.is_grad_enabled() and args[0].requires_grad:
+                self._kept[storage_of(out)] = args[0].untyped_storage()
+        elif operator in _RESULT_OF_BACKWARD:
+            self._kept.pop(storage_of(args[_RESULT_OF_BACKWARD[operator]]), None)
+
+    def forget(self, storage: int) -> None:
+        """Let go of what is kept beside a result that has died."""
+        self._kept.pop(storage, None)

@@ -1,0 +1,109 @@
+"""Steps as other versions of PyTorch run them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from bsprobe.records.variants import Precision, Variant
+from bsprobe.simulate.timeline import Action, Kind, Recording, Section
+from bsprobe.simulate.versions import INSTALLED, SINCE, Change, Version, has, parsed
+from tests.support.tiny_networks import VARIANT
+from tests.support.traced_networks import PlainNet, tracer_of
+
+LOGIT_BYTES = 2 * 4 * 32 * 48 * 4
+"""Of PlainNet, upsampled to the labels, at batch 2."""
+
+
+class WithSoftmax(PlainNet):
+    """Passes on a softmax of its features, scaled: only the scaling keeps the result."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(torch.softmax(self.features(images), dim=1))
+        return logits
+
+
+def recorded(version: Version, build: type[nn.Module] = PlainNet, **changes: object) -> Recording:
+    variant = replace(VARIANT, **changes)  # type: ignore[arg-type] # each of its own type
+    return tracer_of(build, variant, version=version).record(2)
+
+
+def saved(recording: Recording) -> list[int]:
+    """The sizes of what the first step saves for its backward pass."""
+    made = (s for action, s in recording.sections[Section.FIRST_STEP] if action is Action.ALLOCATE)
+    found = (recording.storages[subject] for subject in made)
+    return [size for _, kind, size in found if kind is Kind.SAVED_ACTIVATION]
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [("2.14.1+cu130", (2, 14)), ("1.9.0a0+git", (1, 9)), ("2.6", (2, 6))],
+)
+def test_a_version_is_read_from_its_text(text: str, version: Version) -> None:
+    assert parsed(text) == version
+
+
+def test_what_is_no_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="nightly"):
+        parsed("nightly")
+
+
+def test_the_installed_pytorch_has_every_change_up_to_its_own_version() -> None:
+    assert parsed(torch.__version__) == INSTALLED
+    assert {each for each in Change if has(INSTALLED, each)} == {
+        each for each, since in SINCE.items() if since <= INSTALLED
+    }
+    assert set(SINCE) == set(Change)
+
+
+def test_up_to_1_10_the_input_of_log_softmax_is_saved() -> None:
+    now, then = saved(recorded((1, 11))), saved(recorded((1, 10)))
+    assert now.count(LOGIT_BYTES) == 1
+    assert then.count(LOGIT_BYTES) == 2
+    assert len(then) == len(now) + 1
+
+
+def test_up_to_1_10_the_input_of_softmax_is_saved() -> None:
+    now, then = (saved(recorded(version, WithSoftmax)) for version in ((1, 11), (1, 10)))
+    assert sum(then) - sum(now) == LOGIT_BYTES + 2 * 8 * 8 * 12 * 4
+
+
+def test_what_was_saved_is_freed_with_the_result() -> None:
+    recording = recorded((1, 10))
+    events = recording.sections[Section.LATER_STEP]
+    freed = [
+        recording.storages[subject][2]
+        for action, subject in events
+        if action is Action.FREE
+        and recording.storages[subject][1] is Kind.SAVED_ACTIVATION
+        and recording.storages[subject][2] == LOGIT_BYTES
+    ]
+    assert len(freed) == 2
+
+
+def test_until_2_3_autocast_interpolates_in_half_precision() -> None:
+    def upsampled(version: Version) -> list[int]:
+        recording = recorded(version, precision=Precision.AMP_FP16)
+        made = (
+            s for action, s in recording.sections[Section.FIRST_STEP] if action is Action.ALLOCATE
+        )
+        found = (recording.storages[subject] for subject in made)
+        return [size for place, _, size in found if place.operator == "upsample_bilinear2d"]
+
+    assert upsampled((2, 4)) == [LOGIT_BYTES]
+    assert upsampled((2, 3)) == [LOGIT_BYTES // 2]
+
+
+def test_until_1_13_each_parameter_is_updated_by_itself() -> None:
+    def temporaries(version: Version) -> set[str]:
+        variant: Variant = replace(VARIANT)
+        recording = tracer_of(PlainNet, variant, version=version).record(2)
+        made = (
+            s for action, s in recording.sections[Section.LATER_STEP] if action is Action.ALLOCATE
+        )
+        found = (recording.storages[subject] for subject in made)
+        return {place.operator for place, _, _ in found if place.phase == "optimizer"}
+
+    assert temporaries((2, 0)) == {"_foreach_add"}
+    assert temporaries((1, 13)) == {"add"}
