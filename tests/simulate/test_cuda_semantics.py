@@ -470,6 +470,22 @@ def test_matrix_products_use_cublas_and_copy_operands_that_it_cannot_read() -> N
         assert effects_of(product, *operands)[0] == expected
 
 
+@pytest.mark.parametrize("dtype", [None, FP16])
+def test_a_bias_is_fused_or_added_in_place(dtype: torch.dtype | None) -> None:
+    x, weight, bias = torch.empty(2, 4, 4), torch.empty(4, 4), torch.empty(4)
+
+    def operators(x: torch.Tensor, bias: torch.Tensor | None) -> list[str]:
+        seen: list[str] = []
+        watch = Dispatched(lambda operator, *_: seen.append(operator.overloadpacket.__name__))
+        with cuda_dispatch(), autocast("cpu", dtype), watch:
+            F.linear(x, weight, bias)
+        return [name for name in seen if name in {"addmm", "mm", "bmm", "add", "add_"}]
+
+    assert operators(x, bias) == operators(x[0].t(), bias) == ["addmm"]
+    assert operators(x.transpose(1, 2), bias) == ["bmm", "add_"]
+    assert operators(x.transpose(1, 2), None) == ["bmm"]
+
+
 def test_the_loss_copies_what_is_not_contiguous() -> None:
     labels = torch.zeros(2, 16, 16, dtype=torch.int64)
 
