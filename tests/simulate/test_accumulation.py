@@ -115,3 +115,19 @@ def test_gradients_that_have_gradients_are_not_added_in_place() -> None:
         x = torch.zeros(4, requires_grad=True)
         torch.autograd.grad((x.sin() + x.cos()).sum(), x, create_graph=True)
     assert watching.names == ["aten::add"]
+
+
+def test_what_runs_at_the_end_of_a_backward_pass_is_left_as_it_is() -> None:
+    sums: list[torch.Tensor] = []
+
+    def ask(_: torch.Tensor) -> None:
+        engine = torch.autograd.Variable._execution_engine
+        engine.queue_callback(lambda: sums.append(torch.zeros(4) + torch.zeros(4)))
+
+    with FakeTensorMode(), Watching(NOW) as watching:
+        x = torch.zeros(4, requires_grad=True)
+        x.register_hook(ask)
+        (x * 1).sum().backward()
+
+    assert len(sums) == 1
+    assert watching.names == ["aten::add"]

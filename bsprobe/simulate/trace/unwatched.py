@@ -6,6 +6,7 @@ Under a mode, and on tensors of a subclass, autograd never writes in place
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from bsprobe.simulate.versions import Change, Version, has
 _ADD = torch.ops.aten.add.Tensor
 _ADD_IN_PLACE = torch.ops.aten.add_.Tensor
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 - no public name, here and below
-_node = torch._C._current_autograd_node  # noqa: SLF001
+_node: Callable[[], Any] = torch._C._current_autograd_node  # noqa: SLF001
 
 References = tuple[int, int, int]
 """References to a tensor in C++ and in Python, and to its storage."""
@@ -46,7 +47,7 @@ class Unwatched:
             operator: What the mode sees.
             args: Its arguments, which hold the only Python references to them.
         """
-        if _graph_task() == -1:
+        if not _runs_node():
             return operator
         if operator is _ADD:
             return _ADD_IN_PLACE if self._accumulates(args) else operator
@@ -56,7 +57,7 @@ class Unwatched:
 
     def note(self, operator: Any, args: tuple[Any, ...], out: Any) -> None:
         """Note what an operator has made, after each of a backward pass."""
-        if _graph_task() == -1:
+        if not _runs_node():
             return
         given = {storage_of(each) for each in args if isinstance(each, torch.Tensor)}
         made = {storage_of(each) for each in tensors_of(out)} - given
@@ -91,6 +92,11 @@ class Unwatched:
             return False
         edges = [edge for edge in node.next_functions if edge[0] is not None]
         return len(set(edges)) == len(edges)
+
+
+def _runs_node() -> bool:
+    """True in a backward pass, but for the callbacks at its end, such as those of DDP."""
+    return _graph_task() != -1 and _node() is not None
 
 
 def _number(node: Any) -> int:
