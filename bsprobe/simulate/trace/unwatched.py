@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bsprobe.simulate.cuda import WRITES_INTO, ZEROS, is_dense
+from bsprobe.simulate.cuda import FORMULAS, WRITES_INTO, ZEROS, is_dense
 from bsprobe.simulate.cuda.effects import tensors_of
 from bsprobe.simulate.trace.fake_kernels import storage_of
 from bsprobe.simulate.versions import Change, Version, has
@@ -38,7 +38,7 @@ class Unwatched:
         self._held_by_autograd = _references_of_accumulation()
         self._zeros: frozenset[int] = frozenset()
         self._node = -1
-        self._made_in_node: set[int] = set()
+        self._made_in_node: dict[int, str] = {}
 
     def instead_of(self, operator: Any, args: tuple[Any, ...]) -> Any:
         """The operator that is called instead of one that a dispatch mode sees.
@@ -49,27 +49,41 @@ class Unwatched:
         """
         if not _runs_node():
             return operator
-        if operator is _ADD:
-            return _ADD_IN_PLACE if self._accumulates(args) else operator
+        if operator is _ADD and self._accumulates(args):
+            return _ADD_IN_PLACE
         if operator in WRITES_INTO and storage_of(args[0]) in self._zeros:
             return WRITES_INTO[operator]
-        return operator
+        return self._in_formula(operator, args)
 
     def note(self, operator: Any, args: tuple[Any, ...], out: Any) -> None:
         """Note what an operator has made, after each of a backward pass."""
         if not _runs_node():
             return
-        given = {storage_of(each) for each in args if isinstance(each, torch.Tensor)}
-        made = {storage_of(each) for each in tensors_of(out)} - given
-        if not made:
-            return
         name = operator.overloadpacket.__name__
-        self._zeros = frozenset(made) if name in ZEROS else frozenset()
+        given = {storage_of(each) for each in args if isinstance(each, torch.Tensor)}
+        returned = {storage_of(each) for each in tensors_of(out)}
+        made = returned - given
+        if made:
+            self._zeros = frozenset(made) if name in ZEROS else frozenset()
+            self._enter_node()
+        if not operator.is_view:
+            written = returned & self._made_in_node.keys()
+            self._made_in_node.update(dict.fromkeys(made | written, name.removesuffix("_")))
+
+    def _enter_node(self) -> None:
         node = _number(_node())
         if node != self._node:
             self._node = node
             self._made_in_node.clear()
-        self._made_in_node |= made
+
+    def _in_formula(self, operator: Any, args: tuple[Any, ...]) -> Any:
+        """The operator that a node's own formula calls, in place on what it has just made."""
+        node = _node()
+        formula = FORMULAS.get(type(node).__name__, {})
+        if operator not in formula or _number(node) != self._node or torch.is_grad_enabled():
+            return operator
+        instead, makers = formula[operator]
+        return instead if self._made_in_node.get(storage_of(args[0])) in makers else operator
 
     def _accumulates(self, args: tuple[Any, ...]) -> bool:
         """True where autograd adds a gradient to one that it holds the only reference to.

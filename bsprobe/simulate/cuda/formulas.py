@@ -1,0 +1,58 @@
+"""Backward formulas that write into what they have just made, unless a dispatch mode watches."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import torch
+
+from bsprobe.simulate.cuda.autocast import Kernel
+
+aten = torch.ops.aten
+InPlace = tuple[Kernel, frozenset[str]]
+"""The operator that is called instead, on what one of some operators has made."""
+Formula = Mapping[Kernel, InPlace]
+"""Operators called in place, by those that a mode sees."""
+
+_LARGER: Final[Formula] = {
+    aten.masked_fill.Scalar: (aten.masked_fill_.Scalar, frozenset({"where"}))
+}
+_LARGEST: Final[Formula] = {
+    aten.logical_and.default: (aten.logical_and_.default, frozenset({"isnan"}))
+}
+"""`evenly_distribute_backward`: CUDA does as is done under a mode, but for this."""
+FORMULAS: Final[Mapping[str, Formula]] = MappingProxyType(
+    {
+        "AminmaxBackward0": {aten.add.Tensor: (aten.add_.Tensor, frozenset({"mul"}))},
+        "Atan2Backward0": {
+            aten.masked_fill.Scalar: (aten.masked_fill_.Scalar, frozenset({"reciprocal"}))
+        },
+        "BinaryCrossEntropyBackward0": {
+            aten.mul.Tensor: (aten.mul_.Tensor, frozenset({"neg", "mul"}))
+        },
+        "BinaryCrossEntropyWithLogitsBackward0": {
+            aten.sub.Tensor: (
+                aten.sub_.Tensor,
+                frozenset({"sigmoid", "add", "mul", "log_sigmoid_forward"}),
+            ),
+            aten.mul.Tensor: (aten.mul_.Tensor, frozenset({"sub", "mul", "log_sigmoid_forward"})),
+        },
+        "ClampMaxBackward1": _LARGER,
+        "ClampMinBackward1": _LARGER,
+        "FmaxBackward0": _LARGER,
+        "FminBackward0": _LARGER,
+        "MaximumBackward0": _LARGER,
+        "MinimumBackward0": _LARGER,
+        "MaxBackward1": _LARGEST,
+        "MedianBackward0": _LARGEST,
+        "MinBackward1": _LARGEST,
+        "NanmedianBackward0": _LARGEST,
+        "TraceBackward0": {
+            aten.index_fill.int_Tensor: (aten.index_fill_.int_Tensor, frozenset({"zeros"}))
+        },
+    }
+)
+"""By the name of the node: `aminmax_backward`, `atan2_backward`, `evenly_distribute_backward`,
+`binary_cross_entropy_target_backward`, `binary_cross_entropy_with_logits_backward` and
+`binary_cross_entropy_with_logits_target_backward` in torch/csrc/autograd/FunctionsManual.cpp,
+`trace_backward` in ATen/native/ReduceOps.cpp, and tools/autograd/derivatives.yaml."""
