@@ -1,7 +1,8 @@
 """The prediction against memory that others measured: timm's benchmark and mmsegmentation's zoo.
 
 What was measured, on which machine, with which step, stands in data/published/README.md. From a
-checkout, with timm installed; it takes most of an hour, and --resume goes on with what is left:
+checkout, with timm and what mmseg-requirements.txt names installed; it takes most of an hour, and
+--resume goes on with what is left:
 
     python benchmarks/published.py --out reports/published [--resume]
 
@@ -23,12 +24,16 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.published_programs import OlderTracer, needed_bytes, peak_bytes, timm_tracer
+from benchmarks.mmseg_scores import Scorer, ZooRow
+from benchmarks.published_programs import (
+    interpolate_in_half,
+    needed_bytes,
+    peak_bytes,
+    timm_tracer,
+)
 from benchmarks.published_report import rows_of, write_report
 from bsprobe.records.errors import BsprobeError
-from bsprobe.records.units import Resolution
-from bsprobe.records.variants import CudnnBenchmark, Variant
-from bsprobe.simulate.cuda import autocast
+from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.cudnn.workspace import Workspaces
 
 IN_PLACE: Final = ("tresnet_", "_iabn")
@@ -54,17 +59,6 @@ class TimmRow:
     """The least that the allocator can be left with for the steps to run, to 16 MiB: what it must
     reserve is among it."""
     needed_at_next: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MmsegRow:
-    """A row of mmsegmentation's table and what is predicted for it."""
-
-    model: str
-    crop_hw: str
-    measured_gb: float
-    predicted_bytes: int
-    """`max_memory_allocated`, DDP's buckets among it."""
 
 
 def timm_row(row: dict[str, str], workspaces: Workspaces) -> TimmRow:
@@ -98,35 +92,19 @@ def timm_row(row: dict[str, str], workspaces: Workspaces) -> TimmRow:
     return found
 
 
-def mmseg_row(row: dict[str, str], workspaces: Workspaces) -> MmsegRow:
-    """Two images a GPU; DDP keeps a flat copy of all gradients."""
-    names = {"FCN R-50-D8": "fcn_r50_d8", "FCN R-101-D8": "fcn_r101_d8"}
-    height, width = map(int, row["crop_hw"].split("x"))
-    tracer = OlderTracer(
-        Variant(
-            model=f"mmseg_networks:{names[row['model']]}",
-            resolution=Resolution(height=height, width=width),
-        )
-    )
-    batch = int(row["batch_per_gpu"])
-    peak = peak_bytes(tracer, batch, workspaces, benchmark=CudnnBenchmark.OFF)
-    assert peak is not None  # noqa: S101 - the card is large enough
-    return MmsegRow(
-        model=row["model"],
-        crop_hw=row["crop_hw"],
-        measured_gb=float(row["mem_gb"]),
-        predicted_bytes=peak + 4 * tracer.facts.parameters,
-    )
+def named(row: dict[str, str]) -> str:
+    """The network of a row: timm's name, or the configuration."""
+    return row["model"] if "model" in row else row["config"]
 
 
 def predicted(
     rows: Sequence[dict[str, str]],
-    predict: Callable[[dict[str, str]], TimmRow | MmsegRow],
+    predict: Callable[[dict[str, str]], TimmRow | ZooRow],
     done: dict[str, dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     """Predict row by row, but for those that are done, and show how far it is."""
     for count, row in enumerate(rows, start=1):
-        name = " ".join((row["model"], row.get("crop_hw", ""))).strip()
+        name = named(row)
         if name not in done:
             done[name] = dataclasses.asdict(predict(row))
             print(f"{count}/{len(rows)} {done[name]}", flush=True)
@@ -138,23 +116,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("reports/published"))
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
-    parser.add_argument("--only", default="", help="timm rows whose name contains this")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
     given = parser.parse_args()
     os.environ["TIMM_FUSED_ATTN"] = "0"  # read when timm is imported
     warnings.filterwarnings("ignore", module="timm")
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "results.json"
     done = json.loads(kept.read_text()) if given.resume and kept.exists() else {}
-    # Autocast left interpolation in half precision until 2.4 (pytorch/pytorch#121072).
-    then = tuple(name for name in autocast.FP32 if "upsample" not in name)
-    setattr(autocast, "FP32", then)  # noqa: B010 - mypy knows the table's length
+    interpolate_in_half()
     with Workspaces((8, 6)) as ampere, Workspaces((7, 0), allow_tf32=False) as volta:
         tables = (
-            ("mmseg.csv", partial(mmseg_row, workspaces=volta)),
+            ("mmseg-zoo.csv", Scorer({"V100": volta}).scored),
             ("timm-rtx3090-amp.csv", partial(timm_row, workspaces=ampere)),
         )
         for table, predict in tables:
-            rows = [row for row in rows_of(table) if given.only in row["model"]]
+            rows = [row for row in rows_of(table) if given.only in named(row)]
             for _ in predicted(rows, predict, done):
                 kept.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
     write_report(

@@ -13,6 +13,7 @@ from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import CudnnBenchmark, Precision, Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.cuda import autocast
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import KernelLimitError, Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Section
@@ -32,6 +33,12 @@ RENAMED: Final = {
 """Names that timm does not map to today's by itself."""
 
 
+def interpolate_in_half() -> None:
+    """Have autocast leave interpolation in half precision, as until 2.4 (pytorch/pytorch#121072)."""
+    then = tuple(name for name in autocast.FP32 if "upsample" not in name)
+    setattr(autocast, "FP32", then)  # noqa: B010 - mypy knows the table's length
+
+
 class OlderTracer(StepTracer):
     """The step of programs that clear gradients to zero, as PyTorch did until 2.0.
 
@@ -44,9 +51,11 @@ class OlderTracer(StepTracer):
         self,
         variant: Variant,
         optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
+        *,
+        processes: int = 1,
     ) -> None:
         self._new_optimizer = optimizer
-        super().__init__(variant)
+        super().__init__(variant, processes=processes)
 
     def _task(self) -> Task:
         task = super()._task()

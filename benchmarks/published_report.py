@@ -14,7 +14,7 @@ from bsprobe.records.units import GIB, MIB
 
 Row = Mapping[str, Any]
 
-_DATA: Final = Path(__file__).resolve().parent / "data" / "published"
+DATA: Final = Path(__file__).resolve().parent / "data" / "published"
 _CARD_BYTES: Final = 24268 * MIB
 """What PyTorch said of the card then: 23.70 GiB (huggingface/transformers, docs of DeepSpeed).
 Newer drivers leave less: gpus.csv has the least that was seen."""
@@ -48,15 +48,16 @@ _HISTORY: Final = (
     "at many times; the others were added when all rules stood, and changed none."
 )
 _ZOO: Final = (
-    "Two images a GPU, fp32. DDP's flat copy of the gradients is added by rule. Whether their GB "
-    "is 2^30 or 10^9 bytes is not said: the error is given for both."
+    "The networks, their losses and optimizers are built by mmsegmentation from its own "
+    "configurations. Whether their GB is 2^30 or 10^9 bytes is not said: the error is given for "
+    "both. `python -m benchmarks.mmseg_scores` scores the rest of the zoo."
 )
 _BLUE, _RED = "#0072b2", "#d55e00"
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
     """The rows of a published table."""
-    with (_DATA / name).open(encoding="utf-8", newline="") as file:
+    with (DATA / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -107,6 +108,8 @@ def write_report(
     for row in ladder:
         row["verdict"] = None if row["left_out"] else verdict(row, limit)
     for row in zoo:
+        if row["predicted_bytes"] is None:
+            continue
         row["predicted_gib"] = round(row["predicted_bytes"] / GIB, 2)
         row["error"] = row["predicted_bytes"] / GIB / row["measured_gb"] - 1
         row["error_in_10e9"] = row["predicted_bytes"] / 1e9 / row["measured_gb"] - 1
@@ -255,14 +258,18 @@ def _mmseg(rows: Sequence[Row]) -> list[str]:
         "",
         _ZOO,
         "",
-        "| network | crop | measured, GB | predicted, GiB | error (2^30) | error (10^9) |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| configuration | measured, GB | predicted, GiB | error (2^30) | error (10^9) |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
     lines += [
-        f"| {row['model']} | {row['crop_hw']} | {row['measured_gb']} | {row['predicted_gib']:.2f} "
+        f"| {row['config']} | {row['measured_gb']} | {row['predicted_gib']:.2f} "
         f"| {row['error']:+.1%} | {row['error_in_10e9']:+.1%} |"
         for row in rows
+        if row["predicted_bytes"] is not None
     ]
+    left_out = [f"{row['config']} ({row['left_out']})" for row in rows if row["left_out"]]
+    if left_out:
+        lines += ["", f"Left out, {len(left_out)}: {'; '.join(left_out)}."]
     return lines
 
 

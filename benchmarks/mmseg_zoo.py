@@ -1,0 +1,217 @@
+"""The training steps of mmsegmentation's model zoo, built from its own configurations and code.
+
+The wheel `mmsegmentation==1.2.2` has both; see requirements.txt. The zoo was trained by older
+versions, from 0.5 on; what they did otherwise in a training step stands here.
+"""
+
+import sys
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NoReturn
+
+import mmseg
+import torch
+from mmengine.config import Config, ConfigDict
+from torch import nn
+
+from benchmarks.published_programs import OlderTracer
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Precision, Variant
+from bsprobe.records.workload import OwnParts
+from bsprobe.simulate.timeline import Timeline, at_one_batch
+from bsprobe.training.losses import OwnLoss
+from bsprobe.training.own_batches import OwnBatch
+from bsprobe.training.step import Task
+
+CONFIGS: Final = Path(mmseg.__file__).parent / ".mim"
+"""The folder that the paths of the zoo's configurations begin in."""
+OUTPUTS_GIVEN: Final = ("psamask_forward", "psamask_backward")
+"""Compiled operators that write to what Python has allocated (mmcv/ops/psa_mask.py)."""
+
+
+class CompiledOperators(ModuleType):
+    """Stands for `mmcv._ext`, which mmcv-lite lacks; mmcv's Python code around it stays."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Give an operator: one of `OUTPUTS_GIVEN` does nothing, any other raises when called."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _write_nothing if name in OUTPUTS_GIVEN else partial(_refuse, name)
+
+
+def _write_nothing(*_: object, **__: object) -> None:
+    """Leave outputs as they are: fake tensors have no values."""
+
+
+def _refuse(name: str, *_: object, **__: object) -> NoReturn:
+    raise NotImplementedError(f"{name} is a compiled operator of mmcv, which mmcv-lite lacks")
+
+
+def registries() -> Any:
+    """Import mmsegmentation's networks and optimizers, without mmcv's compiled operators."""
+    if "mmcv._ext" not in sys.modules:
+        stand_in = CompiledOperators("mmcv._ext")
+        stand_in.__spec__ = ModuleSpec("mmcv._ext", loader=None)  # mmengine looks for it
+        sys.modules["mmcv._ext"] = stand_in
+    from mmseg import registry, utils  # noqa: PLC0415 - after the stand-in is there
+
+    utils.register_all_modules(init_default_scope=True)
+    return registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A configuration of the zoo, as far as memory depends on it."""
+
+    path: str
+    """Of the configuration, beginning with `configs/`."""
+    model: ConfigDict
+    wrapper: ConfigDict
+    """The optimizer, and the parameters that it treats otherwise."""
+    crop: Resolution
+    images_per_gpu: int
+
+    @property
+    def precision(self) -> Precision:
+        """Mixed precision where the configuration asks for it."""
+        is_mixed = self.wrapper.type == "AmpOptimWrapper"
+        return Precision.AMP_FP16 if is_mixed else Precision.FP32
+
+    def same_step(self) -> str:
+        """A text that is equal for configurations with equal steps."""
+        model = deepcopy(self.model)
+        model.pop("data_preprocessor", None)
+        return f"{model} {self.wrapper} {self.crop}"
+
+
+def training_of(path: str) -> Training:
+    """Read a configuration.
+
+    Raises:
+        FileNotFoundError: There is none of this name.
+    """
+    config = Config.fromfile(CONFIGS / path)
+    size = config.get("crop_size") or config.model.data_preprocessor.size
+    height, width = (size, size) if isinstance(size, int) else size
+    return Training(
+        path=path,
+        model=config.model,
+        wrapper=config.optim_wrapper,
+        crop=Resolution(height=height, width=width),
+        images_per_gpu=config.train_dataloader.batch_size,
+    )
+
+
+class TrainingLoss(nn.Module):
+    """A segmentor whose forward pass goes on to the loss, as `train_step` does.
+
+    Args:
+        path: Of the configuration.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        registry = registries()
+        self.segmentor = registry.MODELS.build(training_of(path).model)
+        for module in self.segmentor.modules():
+            if hasattr(module, "_stack_batch_gt"):
+                _take_stacked_labels(module)
+
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Compute the loss that is minimised.
+
+        Args:
+            images: (N, 3, H, W), normalised.
+            labels: (N, 1, H, W), int64.
+        """
+        losses = self.segmentor.loss(images, _Samples(labels))
+        loss: torch.Tensor = self.segmentor.parse_losses(losses)[0]
+        return loss
+
+
+class _Samples(list[Any]):
+    """mmsegmentation's record of each image, and the labels of all as the loader stacked them."""
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        from mmengine.structures import PixelData  # noqa: PLC0415 - after `registries`
+        from mmseg.structures import SegDataSample  # noqa: PLC0415 - as above
+
+        self.labels = labels
+        size = tuple(labels.shape[-2:])
+        names = ("img_shape", "ori_shape", "pad_shape", "batch_input_shape")
+        super().__init__(SegDataSample(metainfo=dict.fromkeys(names, size)) for _ in labels)
+        for sample, each in zip(self, labels, strict=True):
+            sample.gt_sem_seg = PixelData(data=each)
+
+
+def _take_stacked_labels(head: Any) -> None:
+    """Give a head the labels as they come from the loader, which stacked them until 0.30.
+
+    From 1.0 on every head stacks them itself, which takes a copy for each. Source:
+    `BaseDecodeHead.losses` in mmseg/models/decode_heads/decode_head.py of 0.17.
+    """
+    stack = head._stack_batch_gt  # noqa: SLF001 - the only place where it is done
+
+    def taken(samples: list[Any]) -> Any:
+        return samples.labels if isinstance(samples, _Samples) else stack(samples)
+
+    head._stack_batch_gt = taken  # noqa: SLF001 - as above
+
+
+def optimizer_of(training: Training, segmentor: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of a configuration by mmengine's own constructor."""
+    registry = registries()
+    wrapper = deepcopy(training.wrapper)
+    kept = {name: wrapper[name] for name in ("optimizer", "clip_grad") if name in wrapper}
+    constructor = registry.OPTIM_WRAPPER_CONSTRUCTORS.build(
+        {
+            "type": wrapper.get("constructor", "DefaultOptimWrapperConstructor"),
+            "optim_wrapper_cfg": {"type": "OptimWrapper", **kept},
+            "paramwise_cfg": wrapper.get("paramwise_cfg"),
+        }
+    )
+    found: torch.optim.Optimizer = constructor(segmentor).optimizer
+    return found
+
+
+class ZooTracer(OlderTracer):
+    """The step of a configuration, among the processes that trained it.
+
+    Args:
+        training: The configuration.
+        processes: How many there were.
+    """
+
+    def __init__(self, training: Training, processes: int = 4) -> None:
+        self._training = training
+        variant = Variant(
+            model=f"{__name__}:{TrainingLoss.__name__}",
+            resolution=training.crop,
+            precision=training.precision,
+            own=OwnParts(model_args=(("path", training.path),)),
+        )
+        super().__init__(variant, lambda _: self._optimizer(), processes=processes)
+
+    def timeline(self, batch: int, accumulation_steps: int = 1) -> Timeline:
+        """Record this batch alone: no other is asked for."""
+        return at_one_batch(self.record(batch, accumulation_steps))
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        segmentor = self._model.get_submodule("segmentor")
+        return optimizer_of(self._training, segmentor)
+
+    def _task(self) -> Task:
+        task = super()._task()
+        task.loss = OwnLoss(function=lambda loss, _: loss)
+        task.scaler = torch.amp.GradScaler("cpu", enabled=task.autocast_dtype is not None)
+        return task
+
+    def _own_batch(self, size: int) -> OwnBatch:
+        crop = self._training.crop
+        images = torch.zeros(size, 3, crop.height, crop.width)
+        labels = torch.zeros(size, 1, crop.height, crop.width, dtype=torch.int64)
+        return OwnBatch(inputs=(images, labels), targets=labels)

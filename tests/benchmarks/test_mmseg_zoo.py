@@ -1,0 +1,120 @@
+"""The rows of mmsegmentation's model zoo, their scores, and a step of one of its networks."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import mmseg_zoo_rows
+from benchmarks.mmseg_scores import TABLES, ZooRow, summary
+from benchmarks.published_report import rows_of
+from bsprobe.records.units import GIB
+from tests.support.optional_packages import is_there
+
+needs_mmseg = pytest.mark.skipif(
+    not (is_there("mmseg") and is_there("mmcv")), reason="mmsegmentation is not installed"
+)
+FCN = "configs/fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py"
+
+
+def entry(**changed: Any) -> dict[str, Any]:
+    metadata = {
+        "Batch Size": 8,
+        "Training Resources": "4x V100 GPUS",
+        "Memory (GB)": 5.7,
+        **changed.pop("metadata", {}),
+    }
+    weights = "https://x/fcn_r50-d8_512x1024_40k_cityscapes_20200604_192608-efe53f0d.pth"
+    return {"Config": FCN, "Weights": weights, "Metadata": metadata, **changed}
+
+
+def test_a_row_has_the_images_of_one_gpu_and_the_day_of_the_weights() -> None:
+    assert mmseg_zoo_rows.row_of(entry()) == {
+        "config": FCN,
+        "images_per_gpu": "2",
+        "mem_gb": "5.7",
+        "amp": "no",
+        "known": "no",
+        "card": "V100",
+        "trained": "20200604",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"metadata": {"Memory (GB)": 3826.0}}, "3826.0 cannot be GB"),
+        ({"metadata": {"Training Resources": "8x 42.20 GPUS"}}, "'42.20' is no card"),
+        ({"metadata": {"Batch Size": 16}}, "its name says 2 images a GPU, the entry 4"),
+    ],
+)
+def test_an_entry_that_contradicts_itself_is_left_out(changed: Any, reason: str) -> None:
+    with pytest.raises(mmseg_zoo_rows.LeftOutError, match=reason):
+        mmseg_zoo_rows.row_of(entry(**changed))
+
+
+def test_entries_of_one_configuration_with_two_figures_are_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = entry(metadata={"Memory (GB)": 9.8})
+    without = entry(metadata={"Memory (GB)": None})
+    assert list(mmseg_zoo_rows.measured([entry(), other, without])) == []
+    assert capsys.readouterr().out.count("2 entries") == 2
+    assert len(list(mmseg_zoo_rows.measured([entry(), without]))) == 1
+
+
+def test_no_row_stands_in_both_tables() -> None:
+    rows = [row for table in TABLES for row in rows_of(table)]
+    configs = {row["config"] for row in rows}
+    assert len(rows) == len(configs)
+    assert len([row for row in rows if row["known"] == "yes"]) == 4
+    assert all(list(row) == list(mmseg_zoo_rows.COLUMNS) for row in rows)
+
+
+def scored(config: str, error: float | None, *, known: bool = False) -> ZooRow:
+    return ZooRow(
+        config=config,
+        images_per_gpu=2,
+        card="V100",
+        trained="",
+        known=known,
+        measured_gb=10.0,
+        predicted_bytes=None if error is None else round(10 * GIB * (1 + error)),
+        left_out="no loss" if error is None else None,
+    )
+
+
+def test_a_summary_has_medians_by_head_the_worst_rows_and_the_reasons() -> None:
+    rows = [
+        scored("configs/fcn/a.py", 0.01, known=True),
+        scored("configs/fcn/b.py", -0.05),
+        scored("configs/san/c.py", 0.02),
+        scored("configs/san/d.py", None),
+    ]
+    assert list(summary(rows)) == [
+        "all: 3 rows, median |error| 2.0%, 67% within 3%",
+        "known: 1 rows, median |error| 1.0%, 100% within 3%",
+        "not known: 2 rows, median |error| 3.5%, 50% within 3%",
+        "fcn: 2 rows, median |error| 3.0%, 50% within 3%",
+        "san: 1 rows, median |error| 2.0%, 100% within 3%",
+        "worst:",
+        "  -5.0% configs/fcn/b.py",
+        "  +2.0% configs/san/c.py",
+        "  +1.0% configs/fcn/a.py",
+        "left out: 1",
+        "  configs/san/d.py: no loss",
+    ]
+
+
+@needs_mmseg
+def test_the_step_of_a_configuration_is_traced_with_its_own_loss_and_optimizer() -> None:
+    from benchmarks.mmseg_zoo import ZooTracer, training_of  # noqa: PLC0415 - needs mmsegmentation
+
+    training = training_of(FCN)
+    assert (training.crop.height, training.crop.width) == (512, 1024)
+    tracer = ZooTracer(training)
+    tracer.record(2)
+    assert tracer.facts.parameters == 49_497_734
+    optimizer = tracer._optimizer()
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.defaults["weight_decay"] == 0.0005
