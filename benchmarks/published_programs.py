@@ -34,7 +34,7 @@ RENAMED: Final = {
 
 
 def interpolate_in_half() -> None:
-    """Have autocast leave interpolation in half precision, as until 2.4 (pytorch/pytorch#121072)."""
+    """Have autocast leave interpolation in half, as until 2.4 (pytorch/pytorch#121072)."""
     then = tuple(name for name in autocast.FP32 if "upsample" not in name)
     setattr(autocast, "FP32", then)  # noqa: B010 - mypy knows the table's length
 
