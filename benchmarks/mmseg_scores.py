@@ -28,6 +28,9 @@ from bsprobe.simulate.cudnn.workspace import Workspaces
 TABLES: Final = ("mmseg-zoo.csv", "mmseg-metafiles.csv")
 CAPABILITIES: Final = {"V100": (7, 0), "A100": (8, 0)}
 """The cards whose workspaces cuDNN tells; the others are older, and few."""
+AUTOCAST_SINCE: Final = "20200728"
+"""The day of PyTorch 1.6. Before it mixed precision was mmcv's own: half weights and fp32 copies
+(`Fp16OptimizerHook` in mmcv/runner/hooks/optimizer.py of mmcv 1.0), which is not traced."""
 NEAR: Final = 0.03
 WORST_ROWS: Final = 15
 
@@ -86,6 +89,8 @@ class Scorer:
         )
         if found.card not in self._workspaces:
             return dataclasses.replace(found, left_out=f"measured on a {found.card}")
+        if row["amp"] == "yes" and found.trained and found.trained < AUTOCAST_SINCE:
+            return dataclasses.replace(found, left_out="mixed precision before autocast")
         try:
             return dataclasses.replace(found, predicted_bytes=self._peak(found))
         except Exception as error:  # noqa: BLE001 - other people's networks raise anything

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from benchmarks import mmseg_zoo_rows
-from benchmarks.mmseg_scores import TABLES, ZooRow, summary
+from benchmarks.mmseg_scores import TABLES, Scorer, ZooRow, summary
 from benchmarks.published_report import rows_of
 from bsprobe.records.units import GIB
+from bsprobe.simulate.cudnn.workspace import Workspaces
 from tests.support.optional_packages import is_there
 
 needs_mmseg = pytest.mark.skipif(
@@ -104,6 +105,20 @@ def test_a_summary_has_medians_by_head_the_worst_rows_and_the_reasons() -> None:
         "left out: 1",
         "  configs/san/d.py: no loss",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"card": "TITAN Xp"}, "measured on a TITAN Xp"),
+        ({"amp": "yes", "trained": "20200717"}, "mixed precision before autocast"),
+    ],
+)
+def test_a_row_that_cannot_be_predicted_says_why(changed: dict[str, str], reason: str) -> None:
+    row = mmseg_zoo_rows.row_of(entry()) | changed
+    with Workspaces((7, 0), allow_tf32=False) as workspaces:
+        found = Scorer({"V100": workspaces}).scored(row)
+    assert (found.left_out, found.predicted_bytes, found.error) == (reason, None, None)
 
 
 @needs_mmseg
