@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.published_programs import interpolate_in_half, peak_bytes
+from benchmarks.published_programs import peak_bytes
 from benchmarks.published_report import rows_of
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import CudnnBenchmark
@@ -160,7 +160,6 @@ def main() -> None:
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)
-    interpolate_in_half()
     given.out.mkdir(parents=True, exist_ok=True)
     rows = [row for table in TABLES for row in rows_of(table) if given.only in row["config"]]
     workspaces = {

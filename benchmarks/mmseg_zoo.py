@@ -18,7 +18,8 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from benchmarks.published_programs import OlderTracer
+from benchmarks.published_programs import ProgramTracer
+from bsprobe.records.habits import BatchPlace, Gradients, Habits, ZeroGrad
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Precision, Variant
 from bsprobe.records.workload import OwnParts
@@ -27,6 +28,14 @@ from bsprobe.training.losses import OwnLoss
 from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Task
 
+VERSION: Final = (1, 5)
+"""The PyTorch of most rows: when the zoo began. It does not say which one a row had."""
+HABITS: Final = Habits(
+    zero_grad=ZeroGrad.BEFORE_BACKWARD, gradients=Gradients.ZERO, batch=BatchPlace.MOVED
+)
+"""`IterBasedRunner.train` keeps the outputs as `self.outputs` (mmcv/runner/iter_based_runner.py of
+1.0), `OptimizerHook.after_train_iter` clears gradients between loss and backward pass
+(mmcv/runner/hooks/optimizer.py), and scattering moves a batch that nothing keeps."""
 CONFIGS: Final = Path(mmseg.__file__).parent / ".mim"
 """The folder that the paths of the zoo's configurations begin in."""
 OUTPUTS_GIVEN: Final = ("psamask_forward", "psamask_backward")
@@ -178,7 +187,7 @@ def optimizer_of(training: Training, segmentor: nn.Module) -> torch.optim.Optimi
     return found
 
 
-class ZooTracer(OlderTracer):
+class ZooTracer(ProgramTracer):
     """The step of a configuration, among the processes that trained it.
 
     Args:
@@ -192,9 +201,11 @@ class ZooTracer(OlderTracer):
             model=f"{__name__}:{TrainingLoss.__name__}",
             resolution=training.crop,
             precision=training.precision,
-            own=OwnParts(model_args=(("path", training.path),)),
+            own=OwnParts(model_args=(("path", training.path),), habits=HABITS),
         )
-        super().__init__(variant, lambda _: self._optimizer(), processes=processes)
+        super().__init__(
+            variant, VERSION, optimizer=lambda _: self._optimizer(), processes=processes
+        )
 
     def timeline(self, batch: int, accumulation_steps: int = 1) -> Timeline:
         """Record this batch alone: no other is asked for."""

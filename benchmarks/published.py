@@ -25,12 +25,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.mmseg_scores import Scorer, ZooRow
-from benchmarks.published_programs import (
-    interpolate_in_half,
-    needed_bytes,
-    peak_bytes,
-    timm_tracer,
-)
+from benchmarks.published_programs import needed_bytes, peak_bytes, timm_tracer
 from benchmarks.published_report import rows_of, write_report
 from bsprobe.records.errors import BsprobeError
 from bsprobe.records.variants import CudnnBenchmark
@@ -123,7 +118,6 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     kept = given.out / "results.json"
     done = json.loads(kept.read_text()) if given.resume and kept.exists() else {}
-    interpolate_in_half()
     with Workspaces((8, 6)) as ampere, Workspaces((7, 0), allow_tf32=False) as volta:
         tables = (
             ("mmseg-zoo.csv", Scorer({"V100": volta}).scored),

@@ -1,24 +1,24 @@
 """The training steps that others measured, as they were then, and the memory they are predicted."""
 
 import bisect
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 import torch
+from torch.nn import functional
 
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import CudnnBenchmark, Precision, Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
-from bsprobe.simulate.cuda import autocast
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import KernelLimitError, Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace.tracer import StepTracer
-from bsprobe.training.step import Task
+from bsprobe.simulate.versions import Change, Version, has
+from bsprobe.training.own_batches import OwnBatch
+from bsprobe.training.step import Batch, Task
 
 RENAMED: Final = {
     "convnext_tiny_hnfd": "convnext_tiny_hnf",  # timm 0.8 dropped one of two alike
@@ -33,87 +33,65 @@ RENAMED: Final = {
 """Names that timm does not map to today's by itself."""
 
 
-def interpolate_in_half() -> None:
-    """Have autocast leave interpolation in half, as until 2.4 (pytorch/pytorch#121072)."""
-    then = tuple(name for name in autocast.FP32 if "upsample" not in name)
-    setattr(autocast, "FP32", then)  # noqa: B010 - mypy knows the table's length
+Step = Callable[[Task, Batch | OwnBatch], None]
+"""One step of a program, as its loop runs it."""
+NewOptimizer = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
-class OlderTracer(StepTracer):
-    """The step of programs that clear gradients to zero, as PyTorch did until 2.0.
+class ProgramTracer(StepTracer):
+    """The step of a program of others, with the PyTorch of then.
 
     Args:
-        variant: What to train.
-        optimizer: Makes the program's own from parameters; None: bsprobe's.
+        variant: What it trains.
+        version: The PyTorch that it ran with.
+        optimizer: Makes its optimizer from the parameters.
+        step: Runs one step; None: bsprobe's, with the habits of the variant.
+        processes: The number of them.
     """
 
     def __init__(
         self,
         variant: Variant,
-        optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
+        version: Version,
         *,
+        optimizer: NewOptimizer,
+        step: Step | None = None,
         processes: int = 1,
     ) -> None:
         self._new_optimizer = optimizer
-        super().__init__(variant, processes=processes)
+        self._step = step
+        super().__init__(variant, processes=processes, version=version)
 
     def _task(self) -> Task:
         task = super()._task()
-        if self._new_optimizer is not None:
-            task.optimizer = self._new_optimizer(list(task.model.parameters()))
-            task.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        task.optimizer = self._new_optimizer(list(task.model.parameters()))
+        task.scaler = torch.amp.GradScaler("cpu", enabled=False)
         for group in task.optimizer.param_groups:
-            group["foreach"] = False  # as then
-        clear = task.optimizer.zero_grad
-        task.optimizer.zero_grad = lambda **_: clear(set_to_none=False)  # type: ignore[method-assign] # the program's own
+            group["foreach"] = has(self._version, Change.OPTIMIZERS_USE_FOREACH)
         return task
 
+    def run_step(self, task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> None:
+        """Run the program's own step where it has one."""
+        if self._step is None:
+            super().run_step(task, micro_batches)
+        else:
+            self._step(task, micro_batches[0])
 
-class AutocastUntilUpdate:
-    """Autocast as timm's benchmark uses it: the backward pass runs inside it as well.
 
-    `TrainBenchmarkRunner.run` in timm's benchmark.py leaves it just before the optimizer's step.
+def timm_step(task: Task, batch: Batch | OwnBatch) -> None:
+    """`TrainBenchmarkRunner.run` in timm's benchmark.py: the backward pass is inside autocast.
+
+    The target is drawn anew in each step; the output lives until the step ends.
     """
-
-    def __init__(self) -> None:
-        self._autocast = torch.autocast("cpu", dtype=torch.float16)
-
-    def __enter__(self) -> None:
-        self._autocast.__enter__()
-
-    def __exit__(self, error: object, *_: object) -> None:
-        """Stay inside, unless the forward pass failed: BatchNorm's does on one value a channel."""
-        if error is not None:
-            self.close()
-
-    def close(self, *_: object) -> None:
-        """Leave it: a hook before the optimizer's step."""
-        self._autocast.__exit__(None, None, None)
+    task.optimizer.zero_grad(set_to_none=False)
+    with torch.autocast("cpu", dtype=torch.float16):
+        output = batch.outputs_of(task.model)
+        target = torch.empty(output.shape[0], dtype=torch.int64).random_(output.shape[1])
+        functional.cross_entropy(output, target).backward()
+    task.optimizer.step()
 
 
-@dataclass(slots=True, kw_only=True)
-class TimmTask(Task):
-    """A task with that autocast."""
-
-    inside: AutocastUntilUpdate
-
-    def autocast(self) -> AutocastUntilUpdate:
-        """Of the forward pass, the loss and the backward pass."""
-        return self.inside
-
-
-class TimmTracer(OlderTracer):
-    """The step of timm's benchmark."""
-
-    def _task(self) -> Task:
-        task = super()._task()
-        fields = {each.name: getattr(task, each.name) for each in dataclasses.fields(task)}
-        inside = AutocastUntilUpdate()
-        task.optimizer.register_step_pre_hook(inside.close)
-        return TimmTask(**fields, inside=inside)
-
-
-def timm_tracer(model: str, size: int) -> TimmTracer:
+def timm_tracer(model: str, size: int) -> ProgramTracer:
     """Timm's TrainBenchmarkRunner: SGD with Nesterov momentum, no decay, no GradScaler."""
     variant = Variant(
         model=f"timm:{RENAMED.get(model, model)}",
@@ -122,7 +100,12 @@ def timm_tracer(model: str, size: int) -> TimmTracer:
         cudnn_benchmark=CudnnBenchmark.ON,
         classes=1000,
     )
-    return TimmTracer(variant, partial(torch.optim.SGD, lr=1e-4, momentum=0.9, nesterov=True))
+    return ProgramTracer(
+        variant,
+        (1, 12),
+        optimizer=partial(torch.optim.SGD, lr=1e-4, momentum=0.9, nesterov=True),
+        step=timm_step,
+    )
 
 
 def peak_bytes(

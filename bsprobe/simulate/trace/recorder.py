@@ -259,7 +259,6 @@ class Recorder(TorchDispatchMode):
         func = self._unwatched.instead_of(func, args)
         out = None if only_writes(func) else self._values.run(self._mode, func, args, kwargs)
         self._unwatched.note(func, args, out)
-        self._kept_inputs.note(func, args, out)
         self._values.known.follow(func, args, kwargs, out)
         place, kind = None, Kind.TEMPORARY
         for effect in effects(func, args, out):
@@ -274,6 +273,7 @@ class Recorder(TorchDispatchMode):
                 self._take(effect, place)
             else:
                 self._born(effect, place, kind)
+        self._kept_inputs.note(func, args, out)  # which may free what the kernel has read
         return out
 
     def _go_on_from(self, setup: "Recorder", renewed: Renewed) -> None:
