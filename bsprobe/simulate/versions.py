@@ -18,6 +18,8 @@ Version = tuple[int, int]
 class Change(Enum):
     """Something that PyTorch does from a version on, and did otherwise before."""
 
+    INPUT_OF_HARDTANH_COPIED = auto()
+    """`hardtanh_`, and with it ReLU6 in place, copies its input for the backward pass."""
     INPUT_OF_SOFTMAX_FREED = auto()
     """`softmax` and `log_softmax` keep their result alone for the backward pass."""
     KERNELS_LOADED_LAZILY = auto()
@@ -38,6 +40,8 @@ class Change(Enum):
 
 SINCE: Final[Mapping[Change, Version]] = MappingProxyType(
     {
+        # pytorch/pytorch#62329, undone by none (pytorch/pytorch#95432): derivatives.yaml.
+        Change.INPUT_OF_HARDTANH_COPIED: (1, 10),
         # pytorch/pytorch#65242: derivatives.yaml names the type of `self`, no longer `self`.
         Change.INPUT_OF_SOFTMAX_FREED: (1, 11),
         # pytorch/pytorch#86509 sets CUDA_MODULE_LOADING=LAZY.

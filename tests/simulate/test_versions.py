@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from bsprobe.records.variants import Precision, Variant
+from bsprobe.simulate.cuda import cuda_dispatch
 from bsprobe.simulate.timeline import Action, Kind, Recording, Section
 from bsprobe.simulate.versions import INSTALLED, SINCE, Change, Version, has, parsed
 from tests.support.tiny_networks import VARIANT
@@ -83,6 +84,32 @@ def test_what_was_saved_is_freed_once_the_gradient_is_there() -> None:
         (Action.FREE, "nll_loss2d_backward"),
         (Action.FREE, "_log_softmax_backward_data"),
     ]
+
+
+class WithReLU6(PlainNet):
+    """Clamps its features in place."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = nn.functional.relu6(self.features(images), inplace=True)
+        logits: torch.Tensor = self.classifier(features)
+        return logits
+
+
+def test_since_1_10_relu6_in_place_saves_a_copy_of_its_input() -> None:
+    now, then = (saved(recorded(version, WithReLU6)) for version in ((1, 11), (1, 9)))
+    logits = 1  # the input of log_softmax
+    assert len(then) - logits == len(now) - 1
+    assert sum(then) - LOGIT_BYTES == sum(now) - 2 * 8 * 8 * 12 * 4
+
+
+def test_the_gradient_of_relu6_is_the_same_in_both() -> None:
+    x = torch.linspace(-3, 9, 13)
+    for version in ((1, 9), INSTALLED):
+        leaf = x.clone().requires_grad_()
+        with cuda_dispatch(version):
+            nn.functional.relu6(leaf * 1, inplace=True).sum().backward()
+        assert leaf.grad is not None
+        assert torch.equal(leaf.grad, ((x > 0) & (x < 6)).float())
 
 
 def test_until_2_3_autocast_interpolates_in_half_precision() -> None:

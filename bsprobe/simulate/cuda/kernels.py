@@ -12,6 +12,7 @@ from torch.library import Library
 
 from bsprobe.simulate.cuda.autocast import Kernel, autocast_kernels, is_half
 from bsprobe.simulate.cuda.composites import COMPOSITES
+from bsprobe.simulate.cuda.older import older_kernels
 from bsprobe.simulate.versions import INSTALLED, Version
 
 aten = torch.ops.aten
@@ -41,7 +42,8 @@ def cuda_dispatch(version: Version = INSTALLED) -> Iterator[None]:
             warnings.filterwarnings("ignore", "Warning only once for all operators")
             for name, kernel in autocast_kernels(version):
                 library.impl(name, kernel, "AutocastCPU", **_OVERRIDE)
-            for name, kernel in (*_CHOICES.items(), *COMPOSITES.items()):
+            chosen = _CHOICES | dict(COMPOSITES) | older_kernels(version)
+            for name, kernel in chosen.items():
                 library.impl(name, kernel, "AutogradCPU", **_OVERRIDE)
             library.impl("_cudnn_rnn_backward", _lstm_backward, "Meta", **_OVERRIDE)
         yield

@@ -1,0 +1,47 @@
+"""Kernels that save less for the backward pass, as older versions of PyTorch had them."""
+
+from typing import Any, Final
+
+import torch
+
+from bsprobe.simulate.cuda.autocast import Kernel
+from bsprobe.simulate.versions import Change, Version, has
+
+_aten = torch.ops.aten
+
+
+class _HardtanhInPlace(torch.autograd.Function):
+    """`hardtanh_` whose backward pass reads the result: nothing else is saved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, least: float, most: float) -> torch.Tensor:
+        with torch._C._AutoDispatchBelowAutograd():  # noqa: SLF001 - no public name
+            _aten.hardtanh_.default(x, least, most)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        ctx.bounds = least, most
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (result,) = ctx.saved_tensors
+        return _aten.hardtanh_backward.default(gradients[0], result, *ctx.bounds), None, None
+
+
+def _hardtanh_in_place(x: torch.Tensor, least: float = -1, most: float = 1) -> Any:
+    return _HardtanhInPlace.apply(x, least, most)
+
+
+_UNTIL: Final[dict[Change, dict[str, Kernel]]] = {
+    Change.INPUT_OF_HARDTANH_COPIED: {"hardtanh_": _hardtanh_in_place},
+}
+
+
+def older_kernels(version: Version) -> dict[str, Kernel]:
+    """Kernels by the name of the operator, for a version without the changes that ended them."""
+    return {
+        name: kernel
+        for change, kernels in _UNTIL.items()
+        if not has(version, change)
+        for name, kernel in kernels.items()
+    }
