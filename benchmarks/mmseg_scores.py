@@ -17,9 +17,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from benchmarks.published_programs import peak_bytes
+from benchmarks.published_programs import EstimatedWorkspaces, NoWorkspaces, peak_bytes
 from benchmarks.published_report import rows_of
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import CudnnBenchmark
@@ -49,7 +49,12 @@ class ZooRow:
     measured_gb: float
     """`max_memory_allocated`, in the zoo's GB."""
     predicted_bytes: int | None = None
-    """`max_memory_allocated`, the buckets of DistributedDataParallel among it."""
+    """`max_memory_allocated`, the buckets of DistributedDataParallel among it; workspaces are
+    estimated from the sizes, as for every card that the installed cuDNN does not support."""
+    asked_bytes: int | None = None
+    """The same with the workspaces of a cuDNN that supports the card; None without one."""
+    tensors_bytes: int | None = None
+    """The same without any workspace."""
     left_out: str | None = None
     """The reason why nothing is predicted."""
 
@@ -75,7 +80,7 @@ class Scorer:
 
     def __init__(self, workspaces: Mapping[str, Workspaces]) -> None:
         self._workspaces = workspaces
-        self._peaks: dict[str, int | None] = {}
+        self._peaks: dict[str, dict[str, Any]] = {}
 
     def scored(self, row: Mapping[str, str]) -> ZooRow:
         """Predict a row; any failure of a network or of its trace is the row's reason."""
@@ -92,12 +97,12 @@ class Scorer:
         if row["amp"] == "yes" and found.trained and found.trained < AUTOCAST_SINCE:
             return dataclasses.replace(found, left_out="mixed precision before autocast")
         try:
-            return dataclasses.replace(found, predicted_bytes=self._peak(found))
+            return dataclasses.replace(found, **self._peaks_of(found))
         except Exception as error:  # noqa: BLE001 - other people's networks raise anything
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             return dataclasses.replace(found, left_out=reason)
 
-    def _peak(self, row: ZooRow) -> int | None:
+    def _peaks_of(self, row: ZooRow) -> dict[str, Any]:
         from benchmarks.mmseg_zoo import ZooTracer, training_of  # noqa: PLC0415 - needs mmseg
 
         training = training_of(row.config)
@@ -105,12 +110,18 @@ class Scorer:
             raise ValueError(f"its configuration says {training.images_per_gpu} images a GPU")
         key = f"{training.same_step()} {row.images_per_gpu} {row.card}"
         if key not in self._peaks:
-            self._peaks[key] = peak_bytes(
-                ZooTracer(training),
-                row.images_per_gpu,
-                self._workspaces[row.card],
-                benchmark=CudnnBenchmark.OFF,  # docs/en/model_zoo.md of mmsegmentation
-            )
+            asked = self._workspaces[row.card]
+            sources = {
+                "predicted_bytes": EstimatedWorkspaces(),
+                "tensors_bytes": NoWorkspaces(),
+                **({} if asked.cudnn_version is None else {"asked_bytes": asked}),
+            }
+            tracer = ZooTracer(training)
+            self._peaks[key] = {
+                # docs/en/model_zoo.md of mmsegmentation: no timing.
+                name: peak_bytes(tracer, row.images_per_gpu, each, benchmark=CudnnBenchmark.OFF)
+                for name, each in sources.items()
+            }
         return self._peaks[key]
 
 

@@ -12,8 +12,19 @@ from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import CudnnBenchmark, Precision, Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
-from bsprobe.simulate.cudnn.workspace import Workspaces
-from bsprobe.simulate.playback import KernelLimitError, Playback, cublas_workspace_bytes
+from bsprobe.simulate.cudnn.convolutions import (
+    Backend,
+    Convolution,
+    backend_of,
+    columns_bytes,
+    upper_bound_bytes,
+)
+from bsprobe.simulate.playback import (
+    KernelLimitError,
+    Playback,
+    WorkspaceSource,
+    cublas_workspace_bytes,
+)
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.simulate.versions import Change, Version, has
@@ -31,6 +42,29 @@ RENAMED: Final = {
     "vit_base_patch16_224_sam": "vit_base_patch16_224",  # the weights differ
 }
 """Names that timm does not map to today's by itself."""
+
+
+class EstimatedWorkspaces:
+    """Workspaces estimated from the sizes alone."""
+
+    def candidates(self, convolution: Convolution) -> tuple[int, ...]:
+        """Give the one candidate."""
+        match backend_of(convolution, capability=(7, 0), cudnn_version=0):
+            case Backend.CUDNN:
+                return (upper_bound_bytes(convolution),)
+            case Backend.COLUMNS:
+                return (columns_bytes(convolution),)
+            case Backend.DEPTHWISE:
+                return (0,)
+
+
+class NoWorkspaces:
+    """Convolutions that take nothing: what remains is the program's tensors."""
+
+    def candidates(self, convolution: Convolution) -> tuple[int, ...]:
+        """Give the one candidate."""
+        del convolution
+        return (0,)
 
 
 Step = Callable[[Task, Batch | OwnBatch], None]
@@ -111,7 +145,7 @@ def timm_tracer(model: str, size: int) -> ProgramTracer:
 def peak_bytes(
     tracer: StepTracer,
     batch: int,
-    workspaces: Workspaces,
+    workspaces: WorkspaceSource,
     *,
     benchmark: CudnnBenchmark,
     available_bytes: int | None = None,

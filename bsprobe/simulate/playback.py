@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
-from bsprobe.simulate.cudnn.workspace import Workspaces, timing_bytes
+from bsprobe.simulate.cudnn.convolutions import Convolution
+from bsprobe.simulate.cudnn.workspace import timing_bytes
 from bsprobe.simulate.timeline import Action, Section, Timeline
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ def cublas_workspace_bytes(capability: tuple[int, int]) -> int:
     return 4096 * 8 * 1024 if capability == _HOPPER else 4096 * 1024 * 2 + 16 * 1024 * 8
 
 
+class WorkspaceSource(Protocol):
+    """The workspaces of convolutions, such as `Workspaces` has them."""
+
+    def candidates(self, convolution: Convolution) -> tuple[int, ...]:
+        """Bytes asked of the allocator, in the order in which PyTorch tries them."""
+
+
 class Playback:
     """Plays sections of a timeline at one batch size, in any order that makes sense.
 
@@ -68,7 +76,7 @@ class Playback:
         batch: int,
         *,
         allocator: Memory,
-        workspaces: Workspaces,
+        workspaces: WorkspaceSource,
         benchmark: CudnnBenchmark = CudnnBenchmark.OFF,
         cublas_bytes: int = cublas_workspace_bytes((8, 0)),
         keeps_cublas: bool = True,
