@@ -111,7 +111,7 @@ class Scorer:
         key = f"{training.same_step()} {row.images_per_gpu} {row.card}"
         if key not in self._peaks:
             asked = self._workspaces[row.card]
-            sources = {
+            sources: dict[str, Any] = {
                 "predicted_bytes": EstimatedWorkspaces(),
                 "tensors_bytes": NoWorkspaces(),
                 **({} if asked.cudnn_version is None else {"asked_bytes": asked}),
