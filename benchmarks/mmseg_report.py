@@ -1,0 +1,143 @@
+"""The part of the report of published.py that scores mmsegmentation's model zoo."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from bsprobe.records.units import GIB, MIB
+
+Row = Mapping[str, Any]
+
+NEAR: Final = 0.03
+"""Rows further off than this are listed with their causes."""
+_INTRODUCTION: Final = (
+    "fp32 and autocast, two to eight images a GPU, four processes. The networks, losses and "
+    "optimizers are mmsegmentation's own, built from its configurations; the PyTorch imitated is "
+    "1.5, for the zoo does not say which one a row had. A GB counts as 2^30 bytes. Workspaces are "
+    "estimated from the sizes, as `bsprobe run` does for a card that the installed cuDNN does not "
+    "support; beside that stand the workspaces that cuDNN {cudnn} names for the card, and the "
+    "tensors alone. The zoo's own cuDNN was 7.6, which cannot be asked."
+)
+FIGURES: Final = {
+    "predicted_bytes": "workspaces estimated from the sizes",
+    "asked_bytes": "workspaces as cuDNN names them for the card",
+    "tensors_bytes": "tensors alone",
+}
+SUSPECT: Final = {
+    "pspnet_r50-d8_4xb4-20k_coco-stuff10k": "its figure is that of DeepLabV3, to the digit",
+    "pspnet_r101-d8_4xb4-20k_coco-stuff10k": "as above",
+    "pspnet_r50-d8_4xb4-80k_coco-stuff164k": "as above",
+    "pspnet_r101-d8_4xb4-80k_coco-stuff164k": "as above",
+    "emanet_r50-d8_4xb2-80k_cityscapes-769x769": "the figures of two sizes seem exchanged",
+    "deeplabv3plus_r101-d16-mg124_4xb2": "the zoo has 5.8 and 9.9 for one step",
+}
+"""Rows whose published figure contradicts another one, by parts of their names."""
+
+
+def error(row: Row, figure: str = "predicted_bytes", gigabyte: float = GIB) -> float | None:
+    """The relative error of one figure of a row; None where it has none."""
+    predicted = row[figure]
+    return None if predicted is None else predicted / gigabyte / row["measured_gb"] - 1
+
+
+def cause(row: Row) -> str:
+    """The cause of a miss, as far as the figures of the row tell it."""
+    for part, words in SUSPECT.items():
+        if part in row["config"]:
+            return f"the zoo's own: {words}"
+    found = [error(row, figure) for figure in FIGURES]
+    known = [each for each in found if each is not None]
+    if min(known) <= NEAR and max(known) >= -NEAR:
+        return "workspaces: the figure lies between the tensors alone and those estimated or asked"
+    thousands = error(row, gigabyte=1000 * MIB)
+    if thousands is not None and abs(thousands) <= NEAR:
+        return "its GB: right if one is 1000 MiB"
+    return "not found"
+
+
+def section(rows: Sequence[Row], cudnn: str | None) -> list[str]:
+    """The lines of the section.
+
+    Args:
+        rows: `ZooRow`s as dicts.
+        cudnn: The version that was asked for the card's workspaces; None where none was.
+    """
+    scored = [row for row in rows if row["predicted_bytes"] is not None]
+    left_out = [row for row in rows if row["predicted_bytes"] is None]
+    return [
+        f"## mmsegmentation's model zoo: peak allocated of {len(scored)} configurations",
+        "",
+        _INTRODUCTION.format(cudnn=cudnn or "(none here)"),
+        "",
+        *_by_figure(scored),
+        "",
+        *_by_head(scored),
+        "",
+        *_misses(scored),
+        "",
+        *_left_out(left_out),
+        "",
+    ]
+
+
+def _by_figure(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| figure | rows | median error | mean | within 3% | worst |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: |"
+    for figure, name in FIGURES.items():
+        for which, group in (
+            ("known before", [row for row in rows if row["known"]]),
+            ("others", [row for row in rows if not row["known"]]),
+        ):
+            errors = [each for row in group if (each := error(row, figure)) is not None]
+            if errors:
+                yield f"| {name} | {len(errors)} {which} | {_figures(errors)} |"
+
+
+def _by_head(rows: Sequence[Row]) -> Iterator[str]:
+    heads: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        found = error(row)
+        assert found is not None  # noqa: S101 - these rows are predicted
+        heads[row["config"].split("/")[1]].append(found)
+    yield "By folder of the configurations, workspaces estimated:"
+    yield ""
+    yield "| folder | rows | median error | mean | within 3% | worst |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for head, errors in sorted(heads.items()):
+        yield f"| {head} | {len(errors)} | {_figures(errors)} |"
+
+
+def _figures(errors: Sequence[float]) -> str:
+    sizes = [abs(each) for each in errors]
+    near = sum(size <= NEAR for size in sizes) / len(sizes)
+    worst = max(errors, key=abs)
+    return (
+        f"{statistics.median(sizes):.2%} | {statistics.fmean(sizes):.2%} | {near:.0%} | "
+        f"{worst:+.1%}"
+    )
+
+
+def _misses(rows: Sequence[Row]) -> Iterator[str]:
+    by_cause: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        found = error(row)
+        if found is not None and abs(found) > NEAR:
+            by_cause[cause(row)].append(f"{PurePosixPath(row['config']).stem} {found:+.1%}")
+    total = sum(map(len, by_cause.values()))
+    yield f"{total} rows are further off than {NEAR:.0%}:"
+    yield ""
+    yield "| cause | rows | which |"
+    yield "| --- | ---: | --- |"
+    for name, which in sorted(by_cause.items(), key=lambda pair: -len(pair[1])):
+        yield f"| {name} | {len(which)} | {', '.join(which)} |"
+
+
+def _left_out(rows: Sequence[Row]) -> Iterator[str]:
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        by_reason[row["left_out"]].append(PurePosixPath(row["config"]).stem)
+    if rows:
+        named = "; ".join(f"{reason} ({', '.join(which)})" for reason, which in by_reason.items())
+        yield f"Left out, {len(rows)}: {named}."
