@@ -11,14 +11,13 @@ from bsprobe.cli.options.values import (
     argument,
     axis_options,
     callable_name,
-    habits,
     input_size,
     loss_name,
     model_names,
     resolutions,
 )
 from bsprobe.records.errors import UsageError
-from bsprobe.records.habits import COMMONEST
+from bsprobe.records.habits import COMMONEST, parsed_habits
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import AXES, RGB, Variant, matrix
 from bsprobe.records.workload import OwnParts, Problem
@@ -86,7 +85,7 @@ SUBJECT_OPTIONS = (
     click.option(
         "--loop",
         "habits",
-        type=habits,
+        type=parsed_habits,
         metavar="LIST",
         help="Habits of your training loop, as NAME=VALUE: zero-grad=start|before-backward|end, "
         "gradients=none|zero, batch=kept|moved|overlapping, outputs=dropped|step|kept.  "

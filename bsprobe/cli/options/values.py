@@ -13,7 +13,6 @@ import click
 from bsprobe.analysis.recommendation import LearningRateRule
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
-from bsprobe.records.habits import Habits, parsed_habits
 from bsprobe.records.runs import REFERENCE
 from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
@@ -84,11 +83,6 @@ def callable_name(option: str) -> Callable[[str], str]:
         return text
 
     return parse
-
-
-def habits(text: str) -> Habits:
-    """Parse a comma-separated list of a loop's habits."""
-    return parsed_habits(text)
 
 
 def byte_sizes(text: str) -> tuple[int, ...]:
