@@ -1,0 +1,106 @@
+"""The training steps whose memory others recorded event by event, as their sources are written."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.published_programs import ProgramTracer
+from bsprobe.records.habits import BatchPlace, Habits
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import CudnnBenchmark, Variant
+from bsprobe.records.workload import OwnParts
+from bsprobe.simulate.timeline import Kind
+from bsprobe.simulate.trace.recorder import Recorder
+from bsprobe.training.own_batches import OwnBatch
+from bsprobe.training.step import Batch, Task
+
+BATCH: Final = 32
+CLASSES: Final = 1000
+_RESNET = Variant(
+    model="torchvision:resnet50",
+    resolution=Resolution(height=224, width=224),
+    classes=CLASSES,
+)
+
+
+def kineto_step(task: Task, batch: Batch | OwnBatch) -> None:
+    """The loop of tb_plugin/examples/resnet50_profiler_api.py in pytorch/kineto.
+
+    Outputs and loss are variables of the loop: the old one of each lives until the new one is
+    made. The batch is moved before the step.
+    """
+    loss = None if task.kept is None else task.kept[1]
+    outputs = batch.outputs_of(task.model)
+    task.kept = outputs, loss  # type: ignore[assignment] # none in the first step
+    loss = functional.cross_entropy(outputs, batch.targets)
+    task.kept = outputs, loss
+    task.optimizer.zero_grad(set_to_none=False)
+    loss.backward()
+    task.optimizer.step()
+
+
+def hta_step(task: Task, batch: Batch | OwnBatch) -> None:
+    """The loop of the recording of HTA, whose source is not in its repository.
+
+    Inferred from its events: gradients are freed before the forward pass, the outputs live until
+    the next ones are made, the loss until the backward pass ends. But for the place of `zero_grad`
+    so are the loop and the labels (`torch.rand_like(model(inputs))`) of the example in PyTorch's
+    blog, "Understanding GPU Memory 1", appendix B.
+    """
+    task.optimizer.zero_grad(set_to_none=True)
+    outputs = batch.outputs_of(task.model)
+    task.kept = outputs, None  # type: ignore[assignment] # the loss has no name
+    functional.cross_entropy(outputs, batch.targets).backward()
+    task.optimizer.step()
+
+
+class KinetoTracer(ProgramTracer):
+    """Kineto's example, with PyTorch 1.9."""
+
+    def __init__(self) -> None:
+        moved = OwnParts(habits=Habits(batch=BatchPlace.OVERLAPPING))
+        super().__init__(
+            replace(_RESNET, own=moved, cudnn_benchmark=CudnnBenchmark.ON),
+            (1, 9),
+            optimizer=partial(torch.optim.SGD, lr=0.001, momentum=0.9),
+            step=kineto_step,
+        )
+
+    def _task(self) -> Task:
+        task = super()._task()
+        for module in task.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.register_forward_pre_hook(_count_batch)
+        return task
+
+
+class HtaTracer(ProgramTracer):
+    """The program that HTA's memory timeline is of, with PyTorch 2.1."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            _RESNET,
+            (2, 1),
+            optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9),
+            step=hta_step,
+        )
+
+    def _batch(self, size: int, recorder: Recorder) -> Batch:
+        """A batch with a probability for each class in the place of a label."""
+        labels = torch.zeros(size, CLASSES)
+        recorder.adopt(labels, Kind.BATCH)
+        return Batch(images=super()._batch(size, recorder).images, labels=labels)
+
+
+def _count_batch(norm: nn.BatchNorm2d, _: Any) -> None:
+    """Count a batch in a new tensor, as `_BatchNorm.forward` of PyTorch 1.9 does.
+
+    Source: torch/nn/modules/batchnorm.py, `self.num_batches_tracked = self.num_batches_tracked
+    + 1`; today's counts in place.
+    """
+    assert norm.num_batches_tracked is not None  # noqa: S101 - torchvision's all count
+    norm.num_batches_tracked = norm.num_batches_tracked + 1

@@ -1,0 +1,149 @@
+"""Training steps that others recorded, event by event, held against what is predicted for them.
+
+    python -m benchmarks.recordings
+
+For each recording in data/recordings: how many tensors are allocated as predicted, in size, order
+and operator, with the same ones ending between two allocations; the first difference, if there is
+one; the peak over the step's start. Workspaces are set aside: other versions of cuDNN chose them.
+"""
+
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from benchmarks.recorded_programs import BATCH, HtaTracer, KinetoTracer
+from benchmarks.validation.recorded_steps import RecordedStep, load_recorded_steps
+from benchmarks.validation.steps import (
+    IsMadeBy,
+    StepComparer,
+    StepComparison,
+    peaks,
+    workspaces_by_operator,
+)
+from bsprobe.records.units import MIB
+from bsprobe.simulate.timeline import Kind, Phase, Place, Recording
+
+FOLDER: Final = Path(__file__).parent / "data" / "recordings"
+CONVOLUTIONS: Final = frozenset({"convolution", "convolution_backward"})
+_OLD_NAMES: Final = MappingProxyType(
+    {
+        "empty_strided": ("to",),  # the batch is moved
+        "convolution": ("cudnn_convolution",),
+        "convolution_backward": (
+            "cudnn_convolution_backward_input",
+            "cudnn_convolution_backward_weight",
+        ),
+    }
+)
+"""Operators inside which PyTorch 1.9 allocates, where they have other names than in a trace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A recording, the program that was recorded, and what is known to differ."""
+
+    file: str
+    trace: Callable[[], Recording]
+    is_made_by: IsMadeBy
+    known: tuple[tuple[str, str], ...] = ()
+    """Operators other than convolutions in which a workspace was taken, and why."""
+
+
+def is_operator(place: Place, _: Kind, name: str) -> bool:
+    """True where a recorded operator is the one that is predicted."""
+    own = place.operator
+    return name.removeprefix("aten::") in _OLD_NAMES.get(own, (own,))
+
+
+def is_purpose(place: Place, kind: Kind, category: str) -> bool:
+    """True where a tensor is for what PyTorch's memory profiler says.
+
+    It calls an activation what gradients flow through, and a temporary what else the forward pass
+    makes.
+    """
+    if kind is Kind.GRADIENT:
+        return category == "gradient"
+    if place.phase is Phase.FORWARD:
+        return category in ("activation", "temporary")
+    return category == "autograd detail"
+
+
+_CUBLASLT: Final = (
+    "cuBLASLt's, 1 MiB for each product with a bias (`gemm_and_bias` and "
+    "`_parseChosenWorkspaceSize` in ATen/cuda/CUDABlas.cpp of PyTorch 2.1); far from the peak"
+)
+_KINETO: Final = partial(Case, trace=lambda: KinetoTracer().record(BATCH), is_made_by=is_operator)
+CASES: Final = (
+    _KINETO(file="kineto_r50_nw0_a.json.gz"),
+    _KINETO(file="kineto_r50_nw4_a.json.gz"),
+    Case(
+        file="hta_resnet50_timeline.json.gz",
+        trace=lambda: HtaTracer().record(BATCH),
+        is_made_by=is_purpose,
+        known=(("addmm", _CUBLASLT),),
+    ),
+)
+
+
+def compared(
+    case: Case, recording: Recording, steps: tuple[RecordedStep, ...]
+) -> tuple[StepComparison, ...]:
+    """All steps of a recording beside the predicted step that repeats."""
+    comparer = StepComparer(recording, case.is_made_by)
+    return tuple(comparer.compare(step) for step in steps)
+
+
+def report(case: Case, recording: Recording) -> str:
+    """The paragraph on one recording."""
+    steps = load_recorded_steps(FOLDER / case.file)
+    found = compared(case, recording, steps)
+    counts = Counter((each.equal, each.recorded, each.predicted) for each in found)
+    lines = [
+        f"  {repeats} steps: {equal} of {recorded} allocations equal, {predicted} predicted"
+        for (equal, recorded, predicted), repeats in counts.items()
+    ]
+    differences = [each.difference for each in found if each.difference is not None]
+    if differences:
+        lines.append(f"  {differences[0].describe()}")
+    else:
+        lines += _beyond_tensors(case, recording, steps[0])
+    return "\n".join([case.file, *lines])
+
+
+def _beyond_tensors(case: Case, recording: Recording, step: RecordedStep) -> Iterator[str]:
+    """Lines on workspaces and peaks, whose places are known where the tensors are as predicted."""
+    taken = workspaces_by_operator(recording, step)
+    yield "  workspaces set aside:"
+    yield "    " + ", ".join(f"{count} in {operator}" for operator, count in sorted(taken.items()))
+    for operator, reason in case.known:
+        yield from textwrap.wrap(
+            f"{operator}: {reason}", 80, initial_indent="    ", subsequent_indent="    "
+        )
+    peak = peaks(recording, step)
+    yield f"  peak over the step's start: {_mib(peak.recorded_bytes)}"
+    yield f"    predicted without workspaces: {_mib(peak.tensors_bytes)}"
+    yield f"    predicted with the recorded workspaces: {_mib(peak.with_workspaces_bytes)}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:.3f} MiB"
+
+
+def main() -> int:
+    """Print the comparison of every recording."""
+    traced: dict[Callable[[], Recording], Recording] = {}
+    for case in CASES:
+        if case.trace not in traced:
+            traced[case.trace] = case.trace()
+        print(report(case, traced[case.trace]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
