@@ -4,6 +4,7 @@ import functools
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from benchmarks.validation.recorded_steps import (
     RecordedWorkspace,
     load_recorded_steps,
 )
+from benchmarks.validation.step_blocks import PlayedStep, played_step
 from benchmarks.validation.steps import (
     Kind,
     Peaks,
@@ -26,7 +28,13 @@ from benchmarks.validation.steps import (
     workspaces_by_operator,
 )
 from bsprobe.records.units import MIB
-from bsprobe.simulate.timeline import Action, Phase, Place, Recording, Section
+from bsprobe.simulate.timeline import (
+    Action,
+    Phase,
+    Place,
+    Recording,
+    Section,
+)
 from bsprobe.simulate.timeline import Kind as Purpose
 
 KINETO, KINETO_WORKERS, HTA = CASES
@@ -72,6 +80,14 @@ def test_the_peak_is_that_of_tensors_and_workspaces_and_of_blocks_left_whole(
     found = peaks(traced(case.trace), load_recorded_steps(FOLDER / case.file)[0])
     assert found.tensors_bytes < found.with_workspaces_bytes
     assert found.recorded_bytes - found.with_workspaces_bytes == whole_blocks_mib * MIB
+
+
+@pytest.mark.slow
+@by_file
+def test_the_peak_with_blocks_left_whole_is_that_of_the_simulated_allocator(case: Case) -> None:
+    step = load_recorded_steps(FOLDER / case.file)[0]
+    played = played_step(traced(case.trace), step)
+    assert played.peak_bytes == pytest.approx(step.peak_bytes, rel=0.003)
 
 
 @by_file
@@ -226,15 +242,7 @@ def test_a_category_of_the_profiler_is_a_purpose(
 def test_the_script_prints_a_paragraph_of_80_columns_for_each_recording(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cases = [
-        Case(
-            file=c.file,
-            trace=functools.partial(traced, c.trace),
-            is_made_by=c.is_made_by,
-            known=c.known,
-        )
-        for c in CASES
-    ]
+    cases = [replace(case, trace=functools.partial(traced, case.trace)) for case in CASES]
     monkeypatch.setattr(recordings, "CASES", cases)
     assert recordings.main() == 0
     lines = capsys.readouterr().out.splitlines()
@@ -250,3 +258,19 @@ def test_of_a_recording_that_differs_the_first_difference_is_printed() -> None:
         f"    predicted [{LARGE}]",
         "    recorded  []",
     ]
+
+
+def test_a_tensor_takes_the_whole_of_a_block_whose_rest_is_too_small_to_be_split_off() -> None:
+    """A request of 10 MiB has a segment of its own, which serves the next one as it is."""
+    program = Recording(
+        batch=1,
+        storages=tuple((CONVOLUTION, Purpose.TEMPORARY, 10 * MIB - less) for less in (0, 512)),
+        scratches=(),
+        sections={
+            Section.SETUP: (),
+            Section.FIRST_STEP: ((Action.ALLOCATE, 0), (Action.FREE, 0)),
+            Section.LATER_STEP: ((Action.ALLOCATE, 1), (Action.FREE, 1)),
+        },
+    )
+    played = played_step(program, step([], workspaces=[(1, 512)]))
+    assert played == PlayedStep(blocks=(10 * MIB,), peak_bytes=10 * MIB + 512)
