@@ -90,6 +90,31 @@ def test_the_peak_with_blocks_left_whole_is_that_of_the_simulated_allocator(case
     assert played.peak_bytes == pytest.approx(step.peak_bytes, rel=0.003)
 
 
+def sizes_before_the_step_that_repeats(recording: Recording) -> list[int]:
+    live: dict[int, int] = {}
+    for section, events in recording.sections.items():
+        if section is Section.LATER_STEP:
+            break
+        for action, subject in events:
+            if action is Action.ALLOCATE:
+                live[subject] = recording.storages[subject][2]
+            elif action is Action.FREE:
+                del live[subject]
+    return sorted(live.values())
+
+
+@pytest.mark.slow
+def test_what_is_there_before_a_timeline_begins_is_predicted_tensor_by_tensor() -> None:
+    """The profiler knows some by their block, and those that nothing frees by their own size."""
+    found = sorted(size for _, size, _ in content_of(HTA)["initial"])
+    expected = sizes_before_the_step_that_repeats(traced(HTA.trace))
+    assert len(found) == len(expected) == 645
+    assert all(
+        size == asked or could_serve(size, asked)
+        for size, asked in zip(found, expected, strict=True)
+    )
+
+
 @by_file
 def test_a_recording_says_where_it_comes_from(case: Case) -> None:
     assert {"repo", "path", "commit", "licence"} <= content_of(case)["provenance"].keys()
