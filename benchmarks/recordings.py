@@ -3,10 +3,12 @@
     python -m benchmarks.recordings
 
 For each recording in data/recordings: how many tensors are allocated as predicted, in size, order
-and operator (HTA's names purposes, not operators), with the same ones ending between two allocations; the first difference, if there is
-one; the peak over the step's start. Workspaces are set aside: other versions of cuDNN chose them.
-The peak is predicted three times: of tensors alone, their sizes rounded up; with the workspaces
-that were recorded; and with the same on the simulated allocator, which leaves some blocks whole.
+and operator, with the same ones ending between two allocations; the first difference, if there is
+one; the peak over the step's start. HTA's recording says what a tensor is for, not who made it.
+
+Workspaces are set aside: other versions of cuDNN chose them. The peak is predicted three times: of
+tensors alone, their sizes rounded up; with the workspaces that were recorded; and with the same on
+the simulated allocator, which leaves some blocks whole.
 """
 
 import sys
