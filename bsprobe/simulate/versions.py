@@ -34,6 +34,8 @@ class Change(Enum):
     """Convolutions ask cuDNN's graphs for plans (v8 API), and take the first that builds."""
     INTERPOLATION_IN_FP32 = auto()
     """CUDA's autocast runs interpolation in fp32."""
+    GROUPED_QUERIES_FUSED = auto()
+    """CUDA's memory-efficient attention takes grouped queries, all fused kernels a single key."""
     CUBLAS_WORKSPACE_FREED = auto()
     """cuBLAS's workspace is taken for each call; before, it was kept."""
 
@@ -56,6 +58,8 @@ SINCE: Final[Mapping[Change, Version]] = MappingProxyType(
         Change.CUDNN_FRONTEND: (2, 0),
         # pytorch/pytorch#121072: AT_FORALL_FP32 in ATen/autocast_mode.h.
         Change.INTERPOLATION_IN_FP32: (2, 4),
+        # pytorch/pytorch#191085: `q_heads_per_kv` in cuda/mem_eff_attention/kernel_backward.h.
+        Change.GROUPED_QUERIES_FUSED: (2, 14),
         # ATen/cuda/CUDABlas.cpp
         Change.CUBLAS_WORKSPACE_FREED: (2, 15),
     }

@@ -57,7 +57,7 @@ ONLY_ON_CUDA = {
     *("_cudnn_rnn", "cudnn_convolution", "cudnn_convolution_transpose"),
     *("_scaled_dot_product_flash_attention", "_thnn_fused_gru_cell", "_thnn_fused_lstm_cell"),
 }
-"""Operators that nothing calls on CPU tensors."""
+"""Operators that nothing calls on CPU tensors under autocast."""
 WITHOUT_EXAMPLE = ONLY_ON_CUDA | {
     "binary_cross_entropy",  # an error under CUDA's autocast
     "linalg_matrix_sqrth",  # new; the policies' lists do not name it

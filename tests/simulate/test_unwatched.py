@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from bsprobe.records.variants import Norm
@@ -121,8 +122,7 @@ TIMM = {
     ),
     "botnet26t_256": 256,
 }
-"""Networks of timm, and the side of the images that they take. None of which the attention has a
-mask that learns: CUDA does not take that apart."""
+"""Networks of timm, and the side of the images that they take."""
 
 
 @needs_timm
@@ -222,6 +222,37 @@ def test_the_mask_of_the_largest_is_made_in_place_as_on_cuda(
     assert Counter(under(Watching(), step)) - Counter(as_unwatched(step)) == {300: 1, -300: 1}
 
 
+ATTENTION: dict[str, dict[str, Any]] = {
+    "a mask that learns": {"attn_mask": torch.randn(7, 9, requires_grad=True)},
+    "a mask of what is seen": {"attn_mask": torch.ones(7, 9).tril().bool(), "dropout_p": 0.1},
+    "what has come before": {"is_causal": True, "scale": -0.3},
+    "grouped queries": {"is_causal": True, "enable_gqa": True},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_that_is_made_of_products_adds_its_mask_in_place(
+    name: str, dtype: torch.dtype
+) -> None:
+    sizes = ((2, 4, 7, 8), *((2, 2 if name == "grouped queries" else 4, 9, 8),) * 2)
+    leaves = [torch.randn(size, dtype=dtype, requires_grad=True) for size in sizes]
+    options = dict(ATTENTION[name])
+    if name == "a mask that learns":
+        options["attn_mask"] = options["attn_mask"].to(dtype).detach().requires_grad_()
+        leaves.append(options["attn_mask"])
+
+    def step() -> None:
+        torch.manual_seed(0)
+        with sdpa_kernel(SDPBackend.MATH):
+            out = F.scaled_dot_product_attention(*leaves[:3], **options)  # type: ignore[arg-type]
+            torch.autograd.grad(out.square().mean(), leaves)
+
+    found, plain, watched = compared(step)
+    assert found == ""
+    assert plain != watched
+
+
 CUDAS = "CUDA does as a mode does"
 SCALARS = "its value is another tensor that learns: rare, and the difference is one of gradients"
 VALUES = "values decide: zeros are looked for"
@@ -242,7 +273,6 @@ LEFT_OUT = {
     "nanmedian": CUDAS,
     "nanquantile": "the CPU looks at the levels (`quantile_checks`, ATen/native/Sorting.cpp)",
     "nn.functional.ctc_loss": "cuDNN's on CUDA",
-    "nn.functional.scaled_dot_product_attention": "not made of other operators on CUDA",
     "ormqr": LINALG,
     "prod": VALUES,
     "quantile": "as `nanquantile`",

@@ -4,13 +4,15 @@ They then write nothing in place (`isTensorSubclassLike` in ATen/TensorSubclassL
 kernels call the operators that they call on real tensors.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 
-from bsprobe.simulate.cuda.autocast import Kernel
+from bsprobe.simulate.cuda.attention import added
+from bsprobe.simulate.cuda.autocast import Kernel, is_half
 
 aten = torch.ops.aten
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - no public name
@@ -28,5 +30,53 @@ def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
     return aten.matmul(x, weight.t()).add_(bias)
 
 
-COMPOSITES: Final[Mapping[str, Kernel]] = MappingProxyType({"linear": _linear})
+def _attention(  # noqa: PLR0913 - PyTorch's signature
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,  # noqa: FBT001, FBT002 - PyTorch's signature
+    dropout_mask: torch.Tensor | None = None,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add the mask in place (`_scaled_dot_product_attention_math` in transformers/attention.cpp).
+
+    A mask of what is dropped is for PyTorch's own tests: left to it, as is what has no mask.
+    """
+    if dropout_mask is not None or (mask is None and not is_causal):
+        operator = aten._scaled_dot_product_attention_math.default  # noqa: SLF001 - its name
+        given = (query, key, value, mask, dropout_p, is_causal, dropout_mask)
+        return operator._op_dk(_COMPOSITE, *given, scale=scale, enable_gqa=enable_gqa)  # type: ignore[no-any-return] # noqa: SLF001 - as above
+    dtype, parts = query.dtype, (query, key, value)
+    if is_half(query) and not torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed():
+        parts = (query.float(), key.float(), value.float())
+    query, key, value = parts
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    factor = math.sqrt(abs(scale))
+    query = aten.mul.Scalar(query, math.copysign(factor, scale))
+    if is_causal:
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+        mask = added(mask, query.dtype)
+    if enable_gqa:
+        key, value = (_repeated(each, query.shape[-3]) for each in (key, value))
+    weights = query.matmul(aten.mul.Scalar(key.transpose(-2, -1), factor)).add_(mask)  # type: ignore[arg-type] # there is one
+    weights = aten._safe_softmax(weights, -1)  # noqa: SLF001 - its name
+    if dropout_p > 0:
+        weights = aten.dropout(weights, dropout_p, True)  # noqa: FBT003 - PyTorch's signature
+    returned = weights.to(dtype)
+    return weights.matmul(value).to(dtype), returned
+
+
+def _repeated(part: torch.Tensor, heads: int) -> torch.Tensor:
+    """Keys or values for each head (`pre_process_group_query_attention_input`)."""
+    of_part = part.shape[-3]
+    return part if of_part == heads else part.repeat_interleave(heads // of_part, -3)
+
+
+COMPOSITES: Final[Mapping[str, Kernel]] = MappingProxyType(
+    {"linear": _linear, "_scaled_dot_product_attention_math": _attention}
+)
 """Kernels by the name of the operator."""

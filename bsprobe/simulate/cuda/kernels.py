@@ -10,6 +10,7 @@ import torch
 from torch._prims_common import suggest_memory_format
 from torch.library import Library
 
+from bsprobe.simulate.cuda.attention import attention
 from bsprobe.simulate.cuda.autocast import Kernel, autocast_kernels, is_half
 from bsprobe.simulate.cuda.composites import COMPOSITES
 from bsprobe.simulate.cuda.older import older_kernels
@@ -170,6 +171,7 @@ _CHOICES: dict[str, Kernel] = {
     "softmax.int": _widening(aten._softmax),  # noqa: SLF001 - its name
     "log_softmax.int": _widening(aten._log_softmax),  # noqa: SLF001 - its name
     "lstm.input": _lstm,
+    "scaled_dot_product_attention": attention,
 }
 
 

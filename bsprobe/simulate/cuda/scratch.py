@@ -12,6 +12,7 @@ Left out, because they are small or nobody says how large they are:
   `cudnnBatchNormalizationForwardTrainingEx`). For those kernels the sizes are not published, and
   asking (`cudnnGetBatchNormalizationTrainingExReserveSpaceSize`) takes a handle, and so a GPU.
 - cuDNN's LSTM: its workspace (see `_lstm_reserve_bytes` in kernels.py).
+- Of attention, what attention_scratch.py names.
 """
 
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
+from bsprobe.simulate.cuda.attention_scratch import ATTENTION
 from bsprobe.simulate.cuda.autocast import Kernel
 from bsprobe.simulate.cuda.conv_scratch import convolution, convolution_backward
 from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of, with_inside
@@ -163,6 +165,7 @@ KERNELS: dict[Kernel, Rule] = {
     aten._log_softmax_backward_data.default: _dense_inputs(0, 1),  # noqa: SLF001 - its name
     aten.nll_loss2d_forward.default: _dense_inputs(0, 1),
     aten.nll_loss2d_backward.default: _dense_inputs(2),
+    **ATTENTION,
     **INDEXING,
     **UPSAMPLING,
 }
