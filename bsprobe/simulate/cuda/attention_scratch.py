@@ -8,6 +8,9 @@ Left out:
 - Its copies of the gradient of the queries where algorithms must be deterministic (`mha_bwd`):
   likewise.
 - The memory-efficient kernels' gradients of the keys and values of grouped queries.
+- More than one part of the keys for which the memory-efficient kernels of wide heads stage the
+  gradients of keys and values. There is one from 101 images and heads on, and below no more than
+  200 blocks, 26 MB of heads 256 wide (`_efficient_attention_backward`): no line over the batch.
 """
 
 from typing import Any, NamedTuple
@@ -22,10 +25,6 @@ _FP32 = 4
 """Bytes of a number of full precision."""
 _FLASH_ROWS = 128
 """Queries are rounded up to this many in flash attention (`mha_bwd`, flash_api.cpp)."""
-_BLOCKS_THAT_FILL = 256
-"""Blocks of images and heads from which on the keys of a short row are not split."""
-_STAGED_SPLITS = 200
-"""Blocks at most of which gradients of keys and values are staged in memory."""
 
 
 def _round_up(size: int, multiple: int) -> int:
@@ -85,7 +84,7 @@ def _efficient_backward(args: tuple[Any, ...], out: Any) -> Effects:
     The kernels of half precision sum the rows themselves. For those of fp32, product, sum and its
     dense copy are tensors. Source: `_efficient_attention_backward` in cuda/attention_backward.cu.
     """
-    gradient, query, key, value, _, result, *_ = args
+    gradient, query, _, value, _, result, *_ = args
     images, heads, tokens, width = query.shape
     dense = copies((gradient.transpose(1, 2),), torch.contiguous_format)
     sums = _FP32 * images * heads * tokens
@@ -95,7 +94,7 @@ def _efficient_backward(args: tuple[Any, ...], out: Any) -> Effects:
         yield Inside(sizes=(*dense, _bytes_of(result), sums, *transposed))
     has_dropout = args[9] > 0
     blocks = _blocks(max(width, value.shape[3]), is_half=is_half(query), has_dropout=has_dropout)
-    workspace = _workspace(blocks, (images * heads, tokens, key.shape[2], width, value.shape[3]))
+    workspace = _workspace(blocks, (images * heads, tokens, width, value.shape[3]))
     yield Inside(sizes=(*dense, sums, workspace))
 
 
@@ -123,20 +122,14 @@ def _blocks(width: int, *, is_half: bool, has_dropout: bool) -> _Blocks:
     return _Blocks(128, 128) if width <= 128 else _Blocks(128, 64, is_staged=True)  # noqa: PLR2004
 
 
-def _workspace(blocks: _Blocks, sizes: tuple[int, int, int, int, int]) -> int:
-    """Bytes (`workspace_size` of cuda/mem_eff_attention/kernel_backward.h, and its caller)."""
-    images_heads, tokens, keys, width, width_of_values = sizes
+def _workspace(blocks: _Blocks, sizes: tuple[int, int, int, int]) -> int:
+    """Bytes (`workspace_size` of cuda/mem_eff_attention/kernel_backward.h)."""
+    images_heads, tokens, width, width_of_values = sizes
     parts = -(-tokens // blocks.queries) * -(-width // blocks.keys)
     elements = parts * (4 + blocks.queries * blocks.keys)  # a lock, a counter and padding
     if blocks.is_staged:
-        splits = -(-keys // blocks.keys)
-        if images_heads >= _BLOCKS_THAT_FILL and keys <= 2 * blocks.keys:
-            splits = 1
-        if torch.are_deterministic_algorithms_enabled():
-            splits = 1
-        splits = max(1, min(splits, _STAGED_SPLITS // images_heads))
         wide = _round_up(width, blocks.queries) + _round_up(width_of_values, blocks.queries)
-        elements += splits * blocks.keys * wide
+        elements += blocks.keys * wide
     return _FP32 * images_heads * _round_up(elements, 4)
 
 
