@@ -36,7 +36,7 @@ def _bytes_of(tensor: torch.Tensor) -> int:
 
 
 def _flash(args: tuple[Any, ...], out: Any) -> Effects:
-    """Result, logarithms of sums, and the state of the random numbers, since 2.7 on the card."""
+    """Result, sums, and the state of the random numbers, in newer PyTorch on the card."""
     del args
     result, logsumexp, _, _, _, _, seed, offset, _ = out
     yield result
@@ -108,10 +108,10 @@ class _Blocks(NamedTuple):
 
 
 def _blocks(width: int, *, is_half: bool, has_dropout: bool) -> _Blocks:
-    """The first kernel of a list that fits (`dispatch_cutlassB`, kernels/cutlassB.h, sm80).
+    """The first kernel of a list (`dispatch_cutlassB`, kernels/cutlassB.h, sm80).
 
-    Those of more than 64 elements need more shared memory than cards such as 8.6 have, which take
-    smaller blocks.
+    CUDA takes the first whose shared memory the card has. It is assumed to have that of all; for
+    heads wider than 64 elements the list goes on with smaller blocks.
     """
     if width <= 64:  # noqa: PLR2004 - the widths are part of the kernels' names, here and below
         return _Blocks(64, 64)
