@@ -17,7 +17,7 @@ _INTRODUCTION: Final = (
     "optimizers are mmsegmentation's own, built from its configurations; the PyTorch imitated is "
     "1.5, for the zoo does not say which one a row had. A GB counts as 2^30 bytes. Workspaces are "
     "estimated from the sizes, as `bsprobe run` does for a card that the installed cuDNN does not "
-    "support; beside that stand the workspaces that cuDNN {cudnn} names for the card, and the "
+    "support; beside that stand the workspaces that one names which does (up to 9.10), and the "
     "tensors alone. The zoo's own cuDNN was 7.6, which cannot be asked."
 )
 FIGURES: Final = {
@@ -26,10 +26,15 @@ FIGURES: Final = {
     "tensors_bytes": "tensors alone",
 }
 SUSPECT: Final = {
-    "pspnet_r50-d8_4xb4-20k_coco-stuff10k": "its figure is that of DeepLabV3, to the digit",
-    "pspnet_r101-d8_4xb4-20k_coco-stuff10k": "as above",
-    "pspnet_r50-d8_4xb4-80k_coco-stuff164k": "as above",
-    "pspnet_r101-d8_4xb4-80k_coco-stuff164k": "as above",
+    **dict.fromkeys(
+        (
+            "pspnet_r50-d8_4xb4-20k_coco-stuff10k",
+            "pspnet_r101-d8_4xb4-20k_coco-stuff10k",
+            "pspnet_r50-d8_4xb4-80k_coco-stuff164k",
+            "pspnet_r101-d8_4xb4-80k_coco-stuff164k",
+        ),
+        "their figures are those of DeepLabV3, to the digit",
+    ),
     "emanet_r50-d8_4xb2-80k_cityscapes-769x769": "the figures of two sizes seem exchanged",
     "deeplabv3plus_r101-d16-mg124_4xb2": "the zoo has 5.8 and 9.9 for one step",
 }
@@ -57,19 +62,14 @@ def cause(row: Row) -> str:
     return "not found"
 
 
-def section(rows: Sequence[Row], cudnn: str | None) -> list[str]:
-    """The lines of the section.
-
-    Args:
-        rows: `ZooRow`s as dicts.
-        cudnn: The version that was asked for the card's workspaces; None where none was.
-    """
+def section(rows: Sequence[Row]) -> list[str]:
+    """The lines of the section, from `ZooRow`s as dicts."""
     scored = [row for row in rows if row["predicted_bytes"] is not None]
     left_out = [row for row in rows if row["predicted_bytes"] is None]
     return [
         f"## mmsegmentation's model zoo: peak allocated of {len(scored)} configurations",
         "",
-        _INTRODUCTION.format(cudnn=cudnn or "(none here)"),
+        _INTRODUCTION,
         "",
         *_by_figure(scored),
         "",

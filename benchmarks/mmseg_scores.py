@@ -1,38 +1,26 @@
-"""Predictions of peak memory against mmsegmentation's model zoo, row by row.
+"""Predictions of peak memory for the rows of mmsegmentation's model zoo; see published.py.
 
-What was measured stands in data/published/README.md. With mmsegmentation installed, see
-requirements.txt; it takes ten minutes:
-
-    python -m benchmarks.mmseg_scores --out DIR [--only TEXT]
-
-DIR gets `mmseg-zoo.csv`. Rows that cannot be predicted stay in it, with the reason.
+Rows that cannot be predicted have the reason in place of figures.
 """
 
-import argparse
-import csv
 import dataclasses
-import logging
-import statistics
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.published_programs import EstimatedWorkspaces, NoWorkspaces, peak_bytes
-from benchmarks.published_report import rows_of
-from bsprobe.records.units import GIB
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.cudnn.workspace import Workspaces
 
 TABLES: Final = ("mmseg-zoo.csv", "mmseg-metafiles.csv")
-CAPABILITIES: Final = {"V100": (7, 0), "A100": (8, 0)}
-"""The cards whose workspaces cuDNN tells; the others are older, and few."""
 AUTOCAST_SINCE: Final = "20200728"
 """The day of PyTorch 1.6. Before it mixed precision was mmcv's own: half weights and fp32 copies
 (`Fp16OptimizerHook` in mmcv/runner/hooks/optimizer.py of mmcv 1.0), which is not traced."""
-NEAR: Final = 0.03
-WORST_ROWS: Final = 15
+NOT_TRACED: Final = {
+    "configs/mask2former/": "needs mmdetection",
+    "configs/pidnet/": "needs edge maps, which its loader makes",
+}
+"""Configurations that cannot be built here or fed, by parts of their names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,18 +46,6 @@ class ZooRow:
     left_out: str | None = None
     """The reason why nothing is predicted."""
 
-    @property
-    def head(self) -> str:
-        """The folder of the configuration: the name of its head or of its network."""
-        return self.config.split("/")[1]
-
-    @property
-    def error(self) -> float | None:
-        """The relative error, a GB being 2^30 bytes."""
-        if self.predicted_bytes is None:
-            return None
-        return self.predicted_bytes / GIB / self.measured_gb - 1
-
 
 class Scorer:
     """Predicts rows; equal steps are traced once.
@@ -94,6 +70,9 @@ class Scorer:
         )
         if found.card not in self._workspaces:
             return dataclasses.replace(found, left_out=f"measured on a {found.card}")
+        for part, reason in NOT_TRACED.items():
+            if part in found.config:
+                return dataclasses.replace(found, left_out=reason)
         if row["amp"] == "yes" and found.trained and found.trained < AUTOCAST_SINCE:
             return dataclasses.replace(found, left_out="mixed precision before autocast")
         try:
@@ -123,72 +102,3 @@ class Scorer:
                 for name, each in sources.items()
             }
         return self._peaks[key]
-
-
-def summary(rows: Sequence[ZooRow]) -> Iterator[str]:
-    """Give the lines of a summary: all rows, those of each head, the worst, those left out."""
-    scored = [(abs(row.error), row) for row in rows if row.error is not None]
-    scored.sort(key=lambda pair: -pair[0])
-    known = [error for error, row in scored if row.known]
-    yield _line("all", [error for error, _ in scored])
-    yield _line("known", known)
-    yield _line("not known", [error for error, row in scored if not row.known])
-    for head in sorted({row.head for _, row in scored}):
-        yield _line(head, [error for error, row in scored if row.head == head])
-    yield "worst:"
-    yield from (f"  {row.error:+.1%} {row.config}" for _, row in scored[:WORST_ROWS])
-    left_out = [row for row in rows if row.left_out is not None]
-    yield f"left out: {len(left_out)}"
-    yield from (f"  {row.config}: {row.left_out}" for row in left_out)
-
-
-def _line(name: str, errors: Sequence[float]) -> str:
-    if not errors:
-        return f"{name}: no row"
-    near = sum(error <= NEAR for error in errors) / len(errors)
-    return (
-        f"{name}: {len(errors)} rows, median |error| {statistics.median(errors):.1%}, "
-        f"{near:.0%} within {NEAR:.0%}"
-    )
-
-
-def write(rows: Sequence[ZooRow], path: Path) -> None:
-    """Write the rows as a table."""
-    names = [each.name for each in dataclasses.fields(ZooRow)]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow([*names, "error"])
-        for row in rows:
-            error = "" if row.error is None else f"{row.error:.4f}"
-            table.writerow([*(getattr(row, name) for name in names), error])
-
-
-def main() -> None:
-    """Predict all rows, print the summary and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="", help="rows whose configuration contains this")
-    given = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.INFO)
-    given.out.mkdir(parents=True, exist_ok=True)
-    rows = [row for table in TABLES for row in rows_of(table) if given.only in row["config"]]
-    workspaces = {
-        card: Workspaces(capability, allow_tf32=card != "V100")
-        for card, capability in CAPABILITIES.items()
-    }
-    scorer = Scorer(workspaces)
-    found = []
-    for row in rows:
-        found.append(scorer.scored(row))
-        error = found[-1].error
-        shown = found[-1].left_out if error is None else f"{error:+.1%}"
-        print(f"{len(found)}/{len(rows)} {row['config']}: {shown}", flush=True)
-        write(found, given.out / "mmseg-zoo.csv")
-    for each in workspaces.values():
-        each.save()
-    print(*summary(found), sep="\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """The training steps of mmsegmentation's model zoo, built from its own configurations and code.
 
-The wheel `mmsegmentation==1.2.2` has both; see requirements.txt. The zoo was trained by older
-versions, from 0.5 on; what they did otherwise in a training step stands here.
+The wheel `mmsegmentation==1.2.2` has both; see published-requirements.txt. The zoo was trained by
+older versions, from 0.5 on; what they did otherwise in a training step stands here.
 """
 
 import sys
@@ -30,6 +30,8 @@ from bsprobe.training.step import Task
 
 VERSION: Final = (1, 5)
 """The PyTorch of most rows: when the zoo began. It does not say which one a row had."""
+_HARDSWISH: Final = (1, 7)
+"""The PyTorch since which mmcv takes `nn.Hardswish`."""
 HABITS: Final = Habits(
     zero_grad=ZeroGrad.BEFORE_BACKWARD, gradients=Gradients.ZERO, batch=BatchPlace.MOVED
 )
@@ -66,9 +68,14 @@ def registries() -> Any:
         stand_in = CompiledOperators("mmcv._ext")
         stand_in.__spec__ = ModuleSpec("mmcv._ext", loader=None)  # mmengine looks for it
         sys.modules["mmcv._ext"] = stand_in
+    from mmcv.cnn.bricks.hswish import HSwish  # noqa: PLC0415 - after the stand-in is there
+    from mmengine.registry import MODELS  # noqa: PLC0415 - as above
     from mmseg import registry, utils  # noqa: PLC0415 - after the stand-in is there
 
     utils.register_all_modules(init_default_scope=True)
+    if VERSION < _HARDSWISH:
+        # mmcv's own, as mmcv/cnn/bricks/hswish.py registers it with such a PyTorch.
+        MODELS.register_module(name="HSwish", module=HSwish, force=True)
     return registry
 
 

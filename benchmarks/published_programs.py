@@ -1,15 +1,10 @@
 """The training steps that others measured, as they were then, and the memory they are predicted."""
 
-import bisect
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Final
 
 import torch
-from torch.nn import functional
 
-from bsprobe.records.units import MIB, Resolution
-from bsprobe.records.variants import CudnnBenchmark, Precision, Variant
+from bsprobe.records.variants import CudnnBenchmark, Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.cudnn.convolutions import (
@@ -30,18 +25,6 @@ from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.simulate.versions import Change, Version, has
 from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task
-
-RENAMED: Final = {
-    "convnext_tiny_hnfd": "convnext_tiny_hnf",  # timm 0.8 dropped one of two alike
-    # The 50 had the layers of the 26 until timm 0.8: [2, 2, 2, 2] in resnet.py.
-    "ecaresnext50t_32x4d": "ecaresnext26t_32x4d",
-    # timm's own table of old names sends these to the 32x8d network.
-    "ig_resnext101_32x16d": "resnext101_32x16d",
-    "ig_resnext101_32x32d": "resnext101_32x32d",
-    "ig_resnext101_32x48d": "resnext101_32x48d",
-    "vit_base_patch16_224_sam": "vit_base_patch16_224",  # the weights differ
-}
-"""Names that timm does not map to today's by itself."""
 
 
 class EstimatedWorkspaces:
@@ -112,36 +95,6 @@ class ProgramTracer(StepTracer):
             self._step(task, micro_batches[0])
 
 
-def timm_step(task: Task, batch: Batch | OwnBatch) -> None:
-    """`TrainBenchmarkRunner.run` in timm's benchmark.py: the backward pass is inside autocast.
-
-    The target is drawn anew in each step; the output lives until the step ends.
-    """
-    task.optimizer.zero_grad(set_to_none=False)
-    with torch.autocast("cpu", dtype=torch.float16):
-        output = batch.outputs_of(task.model)
-        target = torch.empty(output.shape[0], dtype=torch.int64).random_(output.shape[1])
-        functional.cross_entropy(output, target).backward()
-    task.optimizer.step()
-
-
-def timm_tracer(model: str, size: int) -> ProgramTracer:
-    """Timm's TrainBenchmarkRunner: SGD with Nesterov momentum, no decay, no GradScaler."""
-    variant = Variant(
-        model=f"timm:{RENAMED.get(model, model)}",
-        resolution=Resolution(height=size, width=size),
-        precision=Precision.AMP_FP16,
-        cudnn_benchmark=CudnnBenchmark.ON,
-        classes=1000,
-    )
-    return ProgramTracer(
-        variant,
-        (1, 12),
-        optimizer=partial(torch.optim.SGD, lr=1e-4, momentum=0.9, nesterov=True),
-        step=timm_step,
-    )
-
-
 def peak_bytes(
     tracer: StepTracer,
     batch: int,
@@ -169,13 +122,3 @@ def peak_bytes(
     except (SimulatedOutOfMemoryError, KernelLimitError):
         return None
     return allocator.statistics.peak_allocated_bytes
-
-
-def needed_bytes(peak: Callable[..., int | None], batch: int) -> int | None:
-    """The least memory that the steps run in, to 16 MiB; None where no memory is enough."""
-    allocated = peak(batch)
-    if allocated is None:
-        return None
-    tried = range(allocated, allocated * 2, 16 * MIB)
-    place = bisect.bisect(tried, 0, key=lambda size: peak(batch, available_bytes=size) is not None)
-    return tried[place]

@@ -1,301 +1,127 @@
-"""The report of published.py: tables, a picture, and what the misses are about."""
+"""The report of published.py: the aims first, then a section for each part."""
 
-import csv
-from collections.abc import Mapping, Sequence
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
 
-from bsprobe.records.runs import REFERENCE
-from bsprobe.records.units import GIB, MIB
+from benchmarks import mmseg_report, timm_report, xmem_report
+from bsprobe.simulate.versions import Change, Version, has
 
 Row = Mapping[str, Any]
 
-DATA: Final = Path(__file__).resolve().parent / "data" / "published"
-_CARD_BYTES: Final = 24268 * MIB
-"""What PyTorch said of the card then: 23.70 GiB (huggingface/transformers, docs of DeepSpeed).
-Newer drivers leave less: gpus.csv has the least that was seen."""
-
-EXPLANATIONS: Final = {
-    "cs3darknet_l": "The table's own: cs3sedarknet_l, the same network and squeeze-and-excitation, "
-    "ran at 384 there.",
-    "pit_s_224": "Not found. The peak is the end of the forward pass, a third of it the attention "
-    "maps of the first two blocks, which at this batch, and not at the one below, take more than "
-    "2^31 bytes each; timm of then ran the same operators there but for the place of one scaling, "
-    "which keeps nothing.",
-    "resnetv2_50d_evos": "Not found. EvoNorm is elementwise operators and a variance, no cuDNN; "
-    "timm's code of it is the same as then, and so are the forward pass's operators on fake CUDA "
-    "tensors. Four more networks with it are right.",
+_VERSIONS: Final[Mapping[str, Version]] = {
+    "timm's benchmark": (1, 12),
+    "mmsegmentation's zoo": (1, 5),
+    "xMem's runs": (2, 6),
+    "kineto's recordings": (1, 9),
+    "HTA's recording": (2, 1),
 }
-"""What looking at the misses gave, for those that a run may have."""
-_FAR: Final = 0.05
-"""Misses further than this from the limit are listed one by one."""
-_LADDER: Final = (
-    "The batch walked down a ladder (512, 384, 256, ...) until it ran. Right is the same rung: the "
-    "batch that ran is predicted to run, the next one not to."
+NOT_IMITATED: Final = (
+    Change.CUDNN_FRONTEND,
+    Change.GROUPED_QUERIES_FUSED,
+    Change.KERNELS_LOADED_LAZILY,
 )
-_OUTSIDE: Final = (
-    "With CUDA 11.3 all kernels are loaded with their libraries. What that takes on this card is "
-    "told by out-of-memory texts of then that name an RTX 3090, as total - free - reserved: "
-    "{texts}. Other programs are among it, so the least says most; timm's networks load cuDNN, so "
-    "the least of a network of convolutions is assumed: {assumed}."
-)
-_HISTORY: Final = (
-    "59 rows were known while the prediction was made, and what is predicted for them was looked "
-    "at many times; the others were added when all rules stood, and changed none."
-)
-_ZOO: Final = (
-    "The networks, their losses and optimizers are built by mmsegmentation from its own "
-    "configurations. Whether their GB is 2^30 or 10^9 bytes is not said: the error is given for "
-    "both. `python -m benchmarks.mmseg_scores` scores the rest of the zoo."
-)
-_BLUE, _RED = "#0072b2", "#d55e00"
+"""Changes that a trace does not undo: cuDNN's, one that follows the installed PyTorch, and one
+outside the allocator."""
 
 
-def rows_of(name: str) -> list[dict[str, str]]:
-    """The rows of a published table."""
-    with (DATA / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def outside_gib(text: Mapping[str, str]) -> float:
-    """GiB that PyTorch's allocator did not hold where memory was out: context and libraries.
-
-    Other programs are among it.
-    """
-    return float(text["total_gib"]) - float(text["free_gib"]) - float(text["reserved_gib"])
-
-
-def out_of_memory_texts() -> list[dict[str, str]]:
-    """What PyTorch said where memory was out on an RTX 3090, smallest rest first."""
-    return sorted(rows_of("rtx3090-out-of-memory.csv"), key=outside_gib)
-
-
-def outside_bytes() -> int:
-    """Context and libraries of the timm rows: the least that a text of convolutions leaves over.
-
-    All of them load cuDNN, as timm's networks do; what is more belongs to other programs.
-    """
-    loaded = [text for text in out_of_memory_texts() if text["convolutions"] == "yes"]
-    return round(outside_gib(loaded[0]) * GIB)
-
-
-def verdict(row: Row, limit: int) -> str:
-    """Whether the batch at which a row stops is predicted, with so much left to the allocator."""
-    if row["needed_at_fits"] is None or row["needed_at_fits"] > limit:
-        return "too low"
-    failed = row["needed_at_next"] is None or row["needed_at_next"] > limit
-    return "right" if failed else "too high"
-
-
-def write_report(
-    folder: Path, done: Mapping[str, Row], *, software: str, notes: Sequence[str]
-) -> None:
-    """Write `timm.csv`, `mmseg.csv`, `report.md` and the picture from the predicted rows.
+def write_report(folder: Path, done: Mapping[str, Mapping[str, Row]]) -> None:
+    """Write `report.md`, a table for each part, and the picture, from the predicted rows.
 
     Args:
         folder: Where to.
-        done: Rows by their names, as published.py keeps them.
-        software: The versions that the predictions were made with.
-        notes: Sentences about the workspaces.
+        done: Rows by part and name, as published.py keeps them.
     """
-    ladder = [dict(row) for row in done.values() if "fits" in row]
-    zoo = [dict(row) for row in done.values() if "measured_gb" in row]
-    limit = _CARD_BYTES - outside_bytes()
-    for row in ladder:
-        row["verdict"] = None if row["left_out"] else verdict(row, limit)
-    for row in zoo:
-        if row["predicted_bytes"] is None:
-            continue
-        row["predicted_gib"] = round(row["predicted_bytes"] / GIB, 2)
-        row["error"] = row["predicted_bytes"] / GIB / row["measured_gb"] - 1
-        row["error_in_10e9"] = row["predicted_bytes"] / 1e9 / row["measured_gb"] - 1
-    pd.DataFrame(ladder).convert_dtypes().to_csv(folder / "timm.csv", index=False)
-    pd.DataFrame(zoo).to_csv(folder / "mmseg.csv", index=False)
-    counted = [row for row in ladder if row["verdict"] is not None]
-    draw(counted, limit, folder)
-    left_out = [row for row in ladder if row["verdict"] is None]
-    parts = [*_head(software, notes), *_timm(counted, left_out, limit), *_mmseg(zoo)]
-    (folder / "report.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
-
-
-def _head(software: str, notes: Sequence[str]) -> list[str]:
-    return [
-        "# The prediction against published measurements  [predicted, and measured by others]",
-        "",
-        "Made by `python benchmarks/published.py`; the measurements are in "
-        f"`benchmarks/data/published/`. Predicted with {software}: cuDNN is asked for its "
-        "workspaces as it is installed now, not as it was then, and networks are built by today's "
-        "timm. timm measured with PyTorch 1.12 and CUDA 11.3, mmsegmentation in PyTorch 1.5's "
-        "days. "
-        + " ".join(notes)
-        + " (The V100 of mmsegmentation's rows is the only card here of compute capability 7.0.)",
-        "",
-    ]
-
-
-def _timm(rows: Sequence[Row], left_out: Sequence[Row], limit: int) -> list[str]:
-    known = [row for row in rows if row["known"]]
-    others = [row for row in rows if not row["known"]]
-    best = best_limit(known)
+    rows = {part: list(found.values()) for part, found in done.items()}
+    for part in ("mmseg", "xmem"):
+        if part in rows:
+            pd.DataFrame(rows[part]).convert_dtypes().to_csv(folder / f"{part}.csv", index=False)
     lines = [
-        f"## timm's training benchmark: {len(rows)} networks on an RTX 3090",
+        "# The prediction against what others published  [predicted, and measured by others]",
         "",
-        _LADDER,
+        *_aims(rows),
         "",
-        "| left to the allocator | rows | right | too high | too low |",
-        "| --- | --- | ---: | ---: | ---: |",
-        _score(f"{limit / GIB:.2f} GiB, assumed", "known before", known, limit),
-        _score(f"{limit / GIB:.2f} GiB, assumed", "others", others, limit),
-        _score(f"{best / GIB:.2f} GiB, what the known rows ask for", "known before", known, best),
-        _score(f"{best / GIB:.2f} GiB, what the known rows ask for", "others", others, best),
+        "Made by `python -m benchmarks.published`; the measurements are in "
+        "`benchmarks/data/published/` and `benchmarks/data/recordings/`. "
+        + " ".join(_software(rows)),
         "",
-        _HISTORY,
+        *_versions(),
         "",
-        _recommended(rows, limit),
-        "",
-        _outside(),
-        "",
-        "![Memory that is predicted for what ran and what did not](memory.png)",
-        "",
-        *_misses(rows, limit),
     ]
-    if left_out:
-        named = "; ".join(f"{row['model']} ({row['left_out']})" for row in left_out)
-        lines += ["", f"Left out, {len(left_out)}: {named}."]
-    return [*lines, ""]
+    if "recordings" in rows:
+        lines += _recordings(rows["recordings"])
+    if "xmem" in rows:
+        lines += xmem_report.section(rows["xmem"])
+    if "mmseg" in rows:
+        lines += mmseg_report.section(rows["mmseg"])
+    if "timm" in rows:
+        lines += timm_report.section(rows["timm"], folder)
+    (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
 
 
-def best_limit(rows: Sequence[Row]) -> int:
-    """With how much left to the allocator most of these rows are right, known afterwards.
-
-    The middle where several values are as good.
-    """
-    edges = sorted(
-        {row[at] for row in rows for at in ("needed_at_fits", "needed_at_next")} - {None}
-    )
-    right = [sum(verdict(row, edge) == "right" for row in rows) for edge in edges]
-    place = right.index(max(right))
-    return int(edges[place] + edges[place + 1]) // 2
-
-
-def _score(left: str, which: str, rows: Sequence[Row], limit: int) -> str:
-    found = [verdict(row, limit) for row in rows]
-    counts = " | ".join(
-        f"{found.count(kind)} ({found.count(kind) / max(1, len(rows)):.1%})"
-        for kind in ("right", "too high", "too low")
-    )
-    return f"| {left} | {len(rows)} {which} | {counts} |"
-
-
-def _recommended(rows: Sequence[Row], limit: int) -> str:
-    """What the headroom of a recommendation makes of too high and too low."""
-    room = limit * (1 - REFERENCE.headroom)
-
-    def within(at: str) -> int:
-        return sum(row[at] is not None and row[at] <= room for row in rows)
-
-    failed, ran = within("needed_at_next"), within("needed_at_fits")
-    return (
-        f"A recommendation leaves {REFERENCE.headroom:.0%} free. With that, {failed} of the "
-        f"{len(rows)} batches that were out of memory would be recommended "
-        f"({failed / len(rows):.1%}), and {len(rows) - ran} of the {len(rows)} that ran would not."
-    )
-
-
-def _outside() -> str:
-    """Where the assumed memory outside the allocator comes from."""
-    texts = ", ".join(
-        f"{outside_gib(text):.2f} GiB ({text['work']}; {text['source']})"
-        for text in out_of_memory_texts()
-    )
-    return _OUTSIDE.format(texts=texts, assumed=f"{outside_bytes() / GIB:.2f} GiB")
-
-
-def _misses(rows: Sequence[Row], limit: int) -> list[str]:
-    """The misses far from the limit, with what is known of them, and how many are near."""
-    missed = [row for row in rows if row["verdict"] != "right"]
-    far = sorted(
-        (row for row in missed if abs(_distance(row, limit)) > _FAR),
-        key=lambda row: _distance(row, limit),
-    )
-    near = (
-        f"{len(missed) - len(far)} of the {len(missed)} misses lie within {_FAR:.0%} of the limit "
-        "(`timm.csv` has them all). timm's benchmark lowers the batch at any RuntimeError, so that "
-        "some rows say nothing of memory; which ones cannot be told, and all are counted. The "
-        "others:"
-    )
-    lines = [
-        near,
-        "",
-        "| network | ran | did not | misjudged batch needs | from the limit | why |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
-    ]
-    lines += [
-        f"| {row['model']} | {row['fits']} | {row['next_rung_failed']} | "
-        f"{_misjudged(row) / GIB:.2f} GiB | {_distance(row, limit):+.1%} | "
-        f"{EXPLANATIONS.get(row['model'], 'Not found.')} |"
-        for row in far
-    ]
-    return lines
-
-
-def _misjudged(row: Row) -> int:
-    """What the batch needs on whose side of the limit the prediction was wrong."""
-    return int(row["needed_at_next" if row["verdict"] == "too high" else "needed_at_fits"])
-
-
-def _distance(row: Row, limit: int) -> float:
-    return _misjudged(row) / limit - 1
-
-
-def _mmseg(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        "## mmsegmentation's model zoo: `max_memory_allocated` on a V100",
-        "",
-        _ZOO,
-        "",
-        "| configuration | measured, GB | predicted, GiB | error (2^30) | error (10^9) |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {row['config']} | {row['measured_gb']} | {row['predicted_gib']:.2f} "
-        f"| {row['error']:+.1%} | {row['error_in_10e9']:+.1%} |"
-        for row in rows
-        if row["predicted_bytes"] is not None
-    ]
-    left_out = [f"{row['config']} ({row['left_out']})" for row in rows if row["left_out"]]
-    if left_out:
-        lines += ["", f"Left out, {len(left_out)}: {'; '.join(left_out)}."]
-    return lines
-
-
-def draw(rows: Sequence[Row], limit: int, folder: Path) -> None:
-    """How much memory is predicted for the batches that ran and for those that did not."""
-    edges = [size / 2 for size in range(12, 73)]
-    with mpl.rc_context({"font.size": 8, "svg.hashsalt": "bsprobe"}):
-        figure = Figure(figsize=(7, 3.2), layout="constrained")
-        axes = figure.subplots()
-        for at, color, label in (
-            ("fits", _BLUE, "ran on the RTX 3090"),
-            ("next", _RED, "was out of memory there"),
-        ):
-            needed = [row[f"needed_at_{at}"] for row in rows]
-            sizes = [size / GIB for size in needed if size is not None]
-            axes.hist(sizes, bins=edges, color=color, alpha=0.6, label=label)
-        axes.axvline(limit / GIB, color="black", linewidth=0.8)
-        axes.set_ylim(top=axes.get_ylim()[1] * 1.15)  # for the line's name
-        axes.annotate(
-            f"assumed limit\n{limit / GIB:.2f} GiB",
-            (limit / GIB, axes.get_ylim()[1]),
-            xytext=(4, -2),
-            textcoords="offset points",
-            va="top",
+def _aims(rows: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+    """One line for each part: what is aimed at, and what is reached."""
+    yield "| held against | aim | reached |"
+    yield "| --- | --- | --- |"
+    if "recordings" in rows:
+        equal = sum(row["is_equal"] for row in rows["recordings"])
+        yield (
+            "| kineto, HTA: steps recorded event by event | all tensors equal in sequence | "
+            f"{equal} of {len(rows['recordings'])} recordings |"
         )
-        axes.set_xlabel("predicted: the least memory that the batch runs in, GiB")
-        axes.set_ylabel("networks")
-        axes.legend(frameon=False, loc="upper left")
-        figure.savefig(folder / "memory.png", dpi=150)
+    if "xmem" in rows:
+        yield f"| xMem's runs, reserved | {xmem_report.AIM} | {xmem_report.reached(rows['xmem'])} |"
+    if "mmseg" in rows:
+        errors = [abs(e) for row in rows["mmseg"] if (e := mmseg_report.error(row)) is not None]
+        near = sum(each <= mmseg_report.NEAR for each in errors) / len(errors)
+        yield (
+            "| mmsegmentation's zoo, peak allocated | median at most 0.5%, 95% of rows within 3% | "
+            f"median {statistics.median(errors):.2%}, {near:.0%} within 3% |"
+        )
+    if "timm" in rows:
+        yield f"| timm's benchmark, the rung that fits | - | {timm_report.reached(rows['timm'])} |"
+
+
+def _software(rows: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+    """Sentences that name the versions each part was predicted with."""
+    parts: dict[str, list[str]] = defaultdict(list)
+    for part, found in rows.items():
+        parts[" and ".join(sorted({row["software"] for row in found}))].append(part)
+    for versions, together in parts.items():
+        yield f"Predicted with {versions}: {', '.join(together)}."
+
+
+def _versions() -> Iterator[str]:
+    """Name what the PyTorch of each part did otherwise than today's, from the table of changes."""
+    yield "| part | PyTorch | imitated: not yet there | not imitated |"
+    yield "| --- | --- | --- | --- |"
+    for part, version in _VERSIONS.items():
+        missing = [change for change in Change if not has(version, change)]
+        imitated = [_words(each) for each in missing if each not in NOT_IMITATED]
+        others = [_words(each) for each in missing if each in NOT_IMITATED]
+        number = ".".join(map(str, version))
+        yield f"| {part} | {number} | {', '.join(imitated) or '-'} | {', '.join(others) or '-'} |"
+
+
+def _words(change: Change) -> str:
+    return change.name.lower().replace("_", " ")
+
+
+def _recordings(rows: Sequence[Row]) -> Iterator[str]:
+    yield "## Steps recorded event by event"
+    yield ""
+    yield (
+        "Tensors in the order of their allocation, with their sizes and operators; workspaces are "
+        "set aside, for other versions of cuDNN chose them. `python -m benchmarks.recordings` "
+        "prints the same."
+    )
+    yield ""
+    yield "```text"
+    for row in rows:
+        yield row["text"]
+    yield "```"
+    yield ""

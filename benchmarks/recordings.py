@@ -105,7 +105,22 @@ def compared(
     return tuple(comparer.compare(step) for step in steps)
 
 
-def report(case: Case, recording: Recording) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedFile:
+    """The outcome of one recording."""
+
+    is_equal: bool
+    """True where every allocation of every step is predicted, in its place."""
+    text: str
+
+
+def compared_file(file: str) -> ComparedFile:
+    """Predict and compare one recording."""
+    (case,) = (each for each in CASES if each.file == file)
+    return report(case, case.trace())
+
+
+def report(case: Case, recording: Recording) -> ComparedFile:
     """The paragraph on one recording."""
     steps = load_recorded_steps(FOLDER / case.file)
     found = compared(case, recording, steps)
@@ -119,7 +134,7 @@ def report(case: Case, recording: Recording) -> str:
         lines.append(f"  {differences[0].describe()}")
     else:
         lines += _beyond_tensors(case, recording, steps[0])
-    return "\n".join([case.file, *lines])
+    return ComparedFile(is_equal=not differences, text="\n".join([case.file, *lines]))
 
 
 def _beyond_tensors(case: Case, recording: Recording, step: RecordedStep) -> Iterator[str]:
@@ -152,7 +167,7 @@ def main() -> int:
     for case in CASES:
         if case.trace not in traced:
             traced[case.trace] = case.trace()
-        print(report(case, traced[case.trace]))
+        print(report(case, traced[case.trace]).text)
     return 0
 
 

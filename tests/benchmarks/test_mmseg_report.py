@@ -57,7 +57,7 @@ def test_a_miss_has_the_cause_that_its_figures_tell(found: dict[str, Any], begin
 
 def test_the_section_counts_rows_that_were_known_apart() -> None:
     rows = [row(10.1, known=True), row(10.2), row(11.5, tensors=11.4), row(None)]
-    text = "\n".join(section(rows, "9.10.2"))
+    text = "\n".join(section(rows))
     assert (
         "| workspaces estimated from the sizes | 1 known before | 1.00% | 1.00% | 100% | +1.0% |"
         in text

@@ -276,7 +276,7 @@ def test_the_script_prints_a_paragraph_of_80_columns_for_each_recording(
 
 
 def test_of_a_recording_that_differs_the_first_difference_is_printed() -> None:
-    assert recordings.report(KINETO, PREDICTED).splitlines() == [
+    assert recordings.report(KINETO, PREDICTED).text.splitlines() == [
         "kineto_r50_nw0_a.json.gz",
         "  6 steps: 0 of 611 allocations equal, 2 predicted",
         "  allocation 0: others end before the next allocation",

@@ -1,0 +1,115 @@
+"""The training step of xMem's runs, as its loop has it, and the memory that it reserves."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+from torch.nn import functional
+
+from benchmarks.published_programs import ProgramTracer
+from bsprobe.records.gpus import Gpu
+from bsprobe.records.habits import BatchPlace, Habits
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Variant
+from bsprobe.records.workload import OwnParts
+from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
+from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.allocator.statistics import AllocatorStatistics
+from bsprobe.simulate.playback import (
+    KernelLimitError,
+    Playback,
+    WorkspaceSource,
+    cublas_workspace_bytes,
+)
+from bsprobe.simulate.timeline import Section
+from bsprobe.simulate.trace.tracer import StepTracer
+from bsprobe.training.own_batches import OwnBatch
+from bsprobe.training.step import Batch, Task
+
+NETWORKS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ConvNeXtBase": "convnext_base",
+        "ConvNeXtTiny": "convnext_tiny",
+        "MnasNet": "mnasnet1_0",
+        "MobeNetV3Small": "mobilenet_v3_small",
+        "MobileNetV2": "mobilenet_v2",
+        "RegNetX400MF": "regnet_x_400mf",
+        "RegNetY400MF": "regnet_y_400mf",
+        "ResNet101": "resnet101",
+        "VGG16": "vgg16",
+        "VGG19": "vgg19",
+    }
+)
+"""The networks of the runs and their names in torchvision."""
+_TEN_CLASSES: Final = ("MnasNet", "MobeNetV3Small")
+PYTORCH: Final = (2, 6)
+"""The version that xMem's runs had: 2.6.0+cu124."""
+ITERATIONS: Final = 4
+
+
+def xmem_step(task: Task, batch: Batch | OwnBatch) -> None:
+    """One iteration: the gradients are dropped between the loss and the backward pass.
+
+    The outputs, the loss and the predicted classes live until the next iteration has its own.
+    """
+    outputs = batch.outputs_of(task.model)
+    loss = functional.cross_entropy(outputs, batch.targets)
+    task.optimizer.zero_grad()
+    loss.backward()
+    task.optimizer.step()
+    task.kept = (outputs, outputs.argmax(dim=1)), loss
+
+
+def xmem_tracer(network: str, optimizer: str) -> ProgramTracer:
+    """Trace a network of the runs with one of their optimizers, its settings the default ones."""
+    variant = Variant(
+        model=f"torchvision:{NETWORKS[network]}",
+        resolution=Resolution(height=86, width=86),
+        classes=10 if network in _TEN_CLASSES else 1000,
+        own=OwnParts(habits=Habits(batch=BatchPlace.MOVED)),
+    )
+    make: Callable[..., Any] = getattr(torch.optim, optimizer)
+    return ProgramTracer(variant, PYTORCH, optimizer=partial(make, lr=1e-3), step=xmem_step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """The memory that a run is predicted to take."""
+
+    fits: bool
+    """Whether the iterations run in the memory of the card."""
+    statistics: AllocatorStatistics
+    """At the end, or where memory was out."""
+
+
+def reserved(
+    tracer: StepTracer, batch: int, workspaces: WorkspaceSource, gpu: Gpu, *, is_bounded: bool
+) -> Reserved:
+    """Play the iterations on a card.
+
+    Args:
+        tracer: Of the step.
+        batch: Its images.
+        workspaces: Those of the card's convolutions.
+        gpu: The card.
+        is_bounded: Whether its memory ends, or is as much as is asked for.
+    """
+    available = gpu.usable_bytes if is_bounded else None
+    allocator = CachingAllocator(SimulatedDriver(available_bytes=available))
+    timeline = tracer.timeline(batch)
+    playback = Playback(
+        timeline,
+        batch,
+        allocator=allocator,
+        workspaces=workspaces,
+        cublas_bytes=cublas_workspace_bytes(gpu.capability),
+    )
+    try:
+        for section in (Section.SETUP, *timeline.steps(ITERATIONS)):
+            playback.play(section)
+    except (SimulatedOutOfMemoryError, KernelLimitError):
+        return Reserved(fits=False, statistics=allocator.statistics)
+    return Reserved(fits=True, statistics=allocator.statistics)

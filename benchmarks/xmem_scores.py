@@ -1,0 +1,81 @@
+"""Predictions of reserved memory for xMem's measured runs, beside its own and its peers'.
+
+What was measured stands in data/published/README.md; see published.py. The runs had cuDNN 9.1,
+which cannot plan for a card that is not there: the workspaces are those of the installed one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.published_programs import NoWorkspaces
+from benchmarks.xmem_programs import reserved, xmem_tracer
+from bsprobe.records.gpus import find_gpu
+from bsprobe.simulate.cudnn.workspace import Workspaces
+
+CARDS: Final[Mapping[str, str]] = {"RTX 3060": "RTX 3060 12GB", "RTX 4060": "RTX 4060"}
+"""The cards of the runs and their names in the catalogue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XmemRow:
+    """A run and what is predicted for it; all sizes in bytes."""
+
+    run: str
+    known: bool
+    """Looked at while a rule was made."""
+    ran_out: bool
+    """Whether the run was out of memory."""
+    measured_bytes: int
+    usable_bytes: int
+    """What the card leaves to the allocator, by the catalogue."""
+    fits: bool
+    """Whether the run is predicted to fit on the card."""
+    reserved_bytes: int
+    """On the card; where it does not fit, until memory was out."""
+    unbounded_bytes: int
+    """Reserved on a card without end."""
+    without_workspaces_bytes: int
+    """As before, convolutions taking no temporary memory."""
+    requested_bytes: int
+    """The largest sum of live tensors: no workspaces, and nothing of the allocator."""
+    xmem_bytes: int
+    xmem_fits: bool
+    dnnmem_bytes: int
+    schedtune_bytes: int
+
+
+class Scorer:
+    """Predicts runs.
+
+    Args:
+        workspaces: By the compute capabilities of the cards.
+    """
+
+    def __init__(self, workspaces: Mapping[tuple[int, int], Workspaces]) -> None:
+        self._workspaces = workspaces
+
+    def scored(self, row: Mapping[str, str]) -> XmemRow:
+        """Predict a run."""
+        gpu, batch = find_gpu(CARDS[row["gpu"]]), int(row["batch"])
+        workspaces = self._workspaces[gpu.capability]
+        tracer = xmem_tracer(row["model"], row["optimiser"])
+        on_card = reserved(tracer, batch, workspaces, gpu, is_bounded=True)
+        unbounded = reserved(tracer, batch, workspaces, gpu, is_bounded=False).statistics
+        without = reserved(tracer, batch, NoWorkspaces(), gpu, is_bounded=False).statistics
+        return XmemRow(
+            run=row["run"],
+            known=row["known"] == "yes",
+            ran_out=row["real_oom"] == "1",
+            measured_bytes=int(row["ground_bytes"]),
+            usable_bytes=gpu.usable_bytes,
+            fits=on_card.fits,
+            reserved_bytes=on_card.statistics.peak_reserved_bytes,
+            unbounded_bytes=unbounded.peak_reserved_bytes,
+            without_workspaces_bytes=without.peak_reserved_bytes,
+            requested_bytes=without.peak_requested_bytes,
+            xmem_bytes=round(float(row["xmem_bytes"])),
+            xmem_fits=row["xmem_says_oom"] != "1",
+            dnnmem_bytes=round(float(row["dnnmem_bytes"])),
+            schedtune_bytes=round(float(row["schedtune_bytes"])),
+        )
