@@ -33,13 +33,10 @@ def kineto_step(task: Task, batch: Batch | OwnBatch) -> None:
     Outputs and loss are variables of the loop: the old one of each lives until the new one is
     made. The batch is moved before the step.
     """
-    loss = None if task.kept is None else task.kept[1]
-    outputs = batch.outputs_of(task.model)
-    task.kept = outputs, loss  # type: ignore[assignment] # none in the first step
-    loss = functional.cross_entropy(outputs, batch.targets)
-    task.kept = outputs, loss
+    task.kept_outputs = batch.outputs_of(task.model)
+    task.kept_loss = functional.cross_entropy(task.kept_outputs, batch.targets)
     task.optimizer.zero_grad(set_to_none=False)
-    loss.backward()
+    task.kept_loss.backward()
     task.optimizer.step()
 
 
@@ -52,9 +49,8 @@ def hta_step(task: Task, batch: Batch | OwnBatch) -> None:
     blog, "Understanding GPU Memory 1", appendix B.
     """
     task.optimizer.zero_grad(set_to_none=True)
-    outputs = batch.outputs_of(task.model)
-    task.kept = outputs, None  # type: ignore[assignment] # the loss has no name
-    functional.cross_entropy(outputs, batch.targets).backward()
+    task.kept_outputs = batch.outputs_of(task.model)
+    functional.cross_entropy(task.kept_outputs, batch.targets).backward()
     task.optimizer.step()
 
 

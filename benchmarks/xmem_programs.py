@@ -55,12 +55,14 @@ def xmem_step(task: Task, batch: Batch | OwnBatch) -> None:
 
     The outputs, the loss and the predicted classes live until the next iteration has its own.
     """
+    _, predicted = task.kept_outputs or (None, None)
     outputs = batch.outputs_of(task.model)
-    loss = functional.cross_entropy(outputs, batch.targets)
+    task.kept_outputs = outputs, predicted
+    task.kept_loss = functional.cross_entropy(outputs, batch.targets)
     task.optimizer.zero_grad()
-    loss.backward()
+    task.kept_loss.backward()
     task.optimizer.step()
-    task.kept = (outputs, outputs.argmax(dim=1)), loss
+    task.kept_outputs = outputs, outputs.argmax(dim=1)
 
 
 def xmem_tracer(network: str, optimizer: str) -> ProgramTracer:

@@ -88,8 +88,10 @@ class Task:
     autocast_dtype: torch.dtype | None
     habits: Habits = COMMONEST
     """Those of the loop, but for its batch: whoever calls `training_step` keeps or moves it."""
-    kept: tuple[Any, torch.Tensor] | None = field(default=None)
-    """Outputs and loss of the last micro-batch, where the loop has names for them."""
+    kept_outputs: Any = field(default=None)
+    """Those of the last micro-batch, where the loop has a name for them."""
+    kept_loss: torch.Tensor | None = field(default=None)
+    """As above."""
     replica: Replica | None = None
     """The network as it is trained together with other processes; None: alone."""
     ddp: Ddp = Ddp.DEFAULT
@@ -252,7 +254,7 @@ def training_step(task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> torc
     if habits.zero_grad is ZeroGrad.END:
         _zero_grad(task)
     if habits.outputs is Outputs.STEP:
-        task.kept = None
+        task.kept_outputs = task.kept_loss = None
     return total
 
 
@@ -260,10 +262,9 @@ def _loss(task: Task, batch: Batch | OwnBatch, count: Any) -> torch.Tensor:
     """The forward pass; what it makes has a name where it has one in the loop."""
     if task.habits.outputs is Outputs.DROPPED:
         return task.loss(batch.outputs_of(task.trained), batch.targets, count)
-    outputs = batch.outputs_of(task.trained)
-    loss = task.loss(outputs, batch.targets, count)
-    task.kept = outputs, loss
-    return loss
+    task.kept_outputs = batch.outputs_of(task.trained)  # those before end here
+    task.kept_loss = task.loss(task.kept_outputs, batch.targets, count)
+    return task.kept_loss
 
 
 def _zero_grad(task: Task) -> None:

@@ -44,6 +44,20 @@ def test_outputs_that_end_with_the_step_live_through_its_backward_pass_alone() -
     assert passes[2] == passes[1]  # what the step before has kept is replaced by then
 
 
+def test_outputs_end_as_soon_as_the_next_ones_are_there() -> None:
+    recording = recorded()
+    later = recording.sections[Section.LATER_STEP]
+    _, older = zip(*recording.handovers, strict=True)
+    freed = next(at for at, event in enumerate(later) if event == (Action.FREE, older[0]))
+    made = [
+        recording.storages[subject][0].operator
+        for action, subject in later[:freed]
+        if action is Action.ALLOCATE
+    ]
+    assert recording.storages[older[0]][2] == OUTPUT_BYTES
+    assert made[-1] == "convolution"  # before the loss upsamples them
+
+
 @pytest.mark.parametrize("place", ZeroGrad)
 def test_gradients_that_are_set_to_zero_live_on(place: ZeroGrad) -> None:
     zeroed = recorded(gradients=Gradients.ZERO, zero_grad=place)

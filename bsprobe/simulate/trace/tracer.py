@@ -158,7 +158,7 @@ class StepTracer:
         for number in range(1, _MOST_STEPS + 1):
             recorder.begin(Phase.FORWARD)
             self.run_step(task, feeder.fed(recorder))
-            recorder.mark_outputs(task.kept)
+            recorder.mark_outputs((task.kept_outputs, task.kept_loss))
             if number == 1 and isinstance(task.replica, SimulatedReplica):
                 # It belongs to the beginning of the second step; the third has none.
                 task.replica.rebuild_buckets()
