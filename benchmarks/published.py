@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,6 +106,8 @@ def software() -> str:
 
 
 PARTS: Final = ("recordings", "xmem", "mmseg", "timm")
+NEEDED: Final = {"mmseg": "mmseg", "timm": "timm"}
+"""Packages without which no row of a part can be predicted."""
 
 
 def main() -> None:
@@ -115,6 +118,11 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, action="append", help="may be repeated")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     given = parser.parse_args()
+    chosen = given.part or PARTS
+    for name, package in NEEDED.items():
+        if name in chosen and find_spec(package) is None:
+            needs = f"--part {name} needs {package}"
+            parser.error(f"{needs}: pip install -r benchmarks/published-requirements.txt")
     os.environ["TIMM_FUSED_ATTN"] = "0"  # read when timm is imported; it did not exist then
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)
@@ -123,7 +131,7 @@ def main() -> None:
     done: Done = json.loads(kept.read_text()) if given.resume and kept.exists() else {}
     with ExitStack() as stack:
         for part in parts_of(stack):
-            if part.name in (given.part or PARTS):
+            if part.name in chosen:
                 for _ in predicted(part, given.only, done):
                     kept.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
     write_report(given.out, done)

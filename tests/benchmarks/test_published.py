@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import published
 from benchmarks.published_report import write_report
 from benchmarks.timm_report import best_limit, outside_bytes, reached, verdict
 from bsprobe.records.units import GIB
@@ -55,6 +56,18 @@ def test_rows_that_are_left_out_are_not_counted() -> None:
     rows = [rung(10, 40), rung(10, 12), rung(1, 2, left_out="another network")]
     assert reached(rows) == "1 of 2 right"
     assert outside_bytes() > GIB
+
+
+def test_a_part_whose_package_is_missing_is_refused_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(published, "find_spec", lambda _: None)
+    monkeypatch.setattr("sys.argv", ["published", "--part", "mmseg", "--out", str(tmp_path / "o")])
+    with pytest.raises(SystemExit) as ended:
+        published.main()
+    assert ended.value.code == 2
+    assert "published-requirements.txt" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_report_names_what_is_imitated_of_each_version(tmp_path: Path) -> None:
