@@ -15,8 +15,8 @@ from bsprobe.records.units import GIB, MIB
 Row = Mapping[str, Any]
 
 _CARD_BYTES: Final = 24268 * MIB
-"""What PyTorch said of the card then: 23.70 GiB (huggingface/transformers, docs of DeepSpeed).
-Newer drivers leave less: gpus.csv has the least that was seen."""
+"""The total that PyTorch told of the card then: 23.70 GiB (huggingface/transformers, docs of
+DeepSpeed). Newer drivers leave less: gpus.csv has the least that was seen."""
 
 EXPLANATIONS: Final = {
     "cs3darknet_l": "The table's own: cs3sedarknet_l, the same network and squeeze-and-excitation, "
@@ -29,7 +29,7 @@ EXPLANATIONS: Final = {
     "timm's code of it is the same as then, and so are the forward pass's operators on fake CUDA "
     "tensors. Four more networks with it are right.",
 }
-"""What looking at the misses gave, for those that a run may have."""
+"""Findings on the misses, for those that a run may have."""
 _FAR: Final = 0.05
 """Misses further than this from the limit are listed one by one."""
 _LADDER: Final = (
@@ -58,7 +58,7 @@ def outside_gib(text: Mapping[str, str]) -> float:
 
 
 def out_of_memory_texts() -> list[dict[str, str]]:
-    """What PyTorch said where memory was out on an RTX 3090, smallest rest first."""
+    """Out-of-memory texts of an RTX 3090, smallest rest first."""
     return sorted(rows_of("rtx3090-out-of-memory.csv"), key=outside_gib)
 
 
@@ -72,7 +72,7 @@ def outside_bytes() -> int:
 
 
 def verdict(row: Row, limit: int) -> str:
-    """Whether the batch at which a row stops is predicted, with so much left to the allocator."""
+    """Judge the batch at which a row stops, with so much memory left to the allocator."""
     if row["needed_at_fits"] is None or row["needed_at_fits"] > limit:
         return "too low"
     failed = row["needed_at_next"] is None or row["needed_at_next"] > limit
@@ -158,7 +158,7 @@ def _score(left: str, which: str, rows: Sequence[Row], limit: int) -> str:
 
 
 def _recommended(rows: Sequence[Row], limit: int) -> str:
-    """What the headroom of a recommendation makes of too high and too low."""
+    """The effect of a recommendation's headroom on rows that are too high or too low."""
     room = limit * (1 - REFERENCE.headroom)
 
     def within(at: str) -> int:
@@ -173,7 +173,7 @@ def _recommended(rows: Sequence[Row], limit: int) -> str:
 
 
 def _outside() -> str:
-    """Where the assumed memory outside the allocator comes from."""
+    """The source of the assumed memory outside the allocator."""
     texts = ", ".join(
         f"{outside_gib(text):.2f} GiB ({text['work']}; {text['source']})"
         for text in out_of_memory_texts()
@@ -210,7 +210,7 @@ def _misses(rows: Sequence[Row], limit: int) -> list[str]:
 
 
 def _misjudged(row: Row) -> int:
-    """What the batch needs on whose side of the limit the prediction was wrong."""
+    """The memory of the batch on whose side of the limit the prediction was wrong."""
     return int(row["needed_at_next" if row["verdict"] == "too high" else "needed_at_fits"])
 
 
@@ -219,7 +219,7 @@ def _distance(row: Row, limit: int) -> float:
 
 
 def draw(rows: Sequence[Row], limit: int, folder: Path) -> None:
-    """How much memory is predicted for the batches that ran and for those that did not."""
+    """Draw the predicted memory of the batches that ran and of those that did not."""
     edges = [size / 2 for size in range(12, 73)]
     with mpl.rc_context({"font.size": 8, "svg.hashsalt": "bsprobe"}):
         figure = Figure(figsize=(7, 3.2), layout="constrained")

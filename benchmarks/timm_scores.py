@@ -44,9 +44,9 @@ class TimmRow:
     fits: int
     next_rung_failed: int
     known: bool
-    """Whether it was looked at while the prediction was made."""
+    """Looked at while the prediction was made."""
     left_out: str | None = None
-    """Why it says nothing of the prediction."""
+    """The reason why it says nothing of the prediction."""
     allocated_at_fits: int | None = None
     """Bytes, on a card that is large enough; None where a kernel cannot do it."""
     allocated_at_next: int | None = None
@@ -57,7 +57,7 @@ class TimmRow:
 
 
 def timm_row(row: dict[str, str], workspaces: Workspaces) -> TimmRow:
-    """What the steps need at the batch that ran and at the next, which did not."""
+    """Predict the memory at the batch that ran and at the next, which did not."""
     fits, following = int(row["fits"]), int(row["next_rung_failed"])
     found = TimmRow(
         model=row["model"],

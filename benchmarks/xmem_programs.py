@@ -82,7 +82,7 @@ class Reserved:
     """The memory that a run is predicted to take."""
 
     fits: bool
-    """Whether the iterations run in the memory of the card."""
+    """True where the iterations run in the memory of the card."""
     statistics: AllocatorStatistics
     """At the end, or where memory was out."""
 

@@ -25,12 +25,12 @@ class XmemRow:
     known: bool
     """Looked at while a rule was made."""
     ran_out: bool
-    """Whether the run was out of memory."""
+    """True where the run was out of memory."""
     measured_bytes: int
     usable_bytes: int
-    """What the card leaves to the allocator, by the catalogue."""
+    """The memory that the card leaves to the allocator, by the catalogue."""
     fits: bool
-    """Whether the run is predicted to fit on the card."""
+    """True where the run is predicted to fit on the card."""
     reserved_bytes: int
     """On the card; where it does not fit, until memory was out."""
     unbounded_bytes: int

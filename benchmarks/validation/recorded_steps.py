@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 _CREATED, _VERSION, _DESTROYED = 2, 3, 4
 """Actions of the profiler's memory timeline that are in the file; a new version takes nothing."""
@@ -39,7 +39,7 @@ class RecordedWorkspace:
     """Memory that an operator took and gave back before anything else happened."""
 
     after: int
-    """How many tensors were allocated in the step before."""
+    """The number of tensors that the step had allocated before."""
     size_bytes: int
     by: str
 
@@ -110,10 +110,3 @@ def _is_workspace(event: RecordedEvent, following: Sequence[RecordedEvent]) -> b
         and event.size_bytes > 0
         and any(each.size_bytes == -event.size_bytes and each.by == event.by for each in following)
     )
-
-
-def provenance(path: Path) -> dict[str, Any]:
-    """Where a recording comes from: repository, path, commit and licence."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        found: dict[str, Any] = json.load(file)["provenance"]
-    return found

@@ -49,7 +49,7 @@ class StepDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepComparison:
-    """What came of a step."""
+    """The outcome of a step."""
 
     predicted: int
     """Allocations of tensors."""
@@ -196,7 +196,7 @@ def peaks(recording: Recording, step: RecordedStep) -> Peaks:
 
 
 def workspaces_by_operator(recording: Recording, step: RecordedStep) -> Counter[str]:
-    """How many workspaces were taken in each predicted operator: the one that allocated last."""
+    """Count the workspaces of each predicted operator: the one that allocated last."""
     makers = [
         recording.storages[subject][0].operator
         for action, subject in recording.sections[Section.LATER_STEP]

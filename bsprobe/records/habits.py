@@ -17,7 +17,7 @@ class ZeroGrad(StrEnum):
 
 
 class Gradients(StrEnum):
-    """What `zero_grad` leaves of the gradients."""
+    """The gradients after `zero_grad`."""
 
     NONE = "none"
     """Nothing: the default of `zero_grad` since PyTorch 2.0."""

@@ -15,7 +15,7 @@ from bsprobe.records.habits import COMMONEST, Habits
 TORCHVISION: Final = "torchvision:"
 TIMM: Final = "timm:"
 _SEGMENTATION: Final = ("fcn_", "deeplabv3_", "lraspp_")
-"""How the names of torchvision's segmentation models begin; a test holds this to its list."""
+"""Beginnings of the names of torchvision's segmentation models; a test holds this to its list."""
 _TOP_LEVEL = (
     "trials run in processes of their own, which import it by name: define it with def or class at "
     "the top level of a module or of the script you run"
@@ -23,7 +23,7 @@ _TOP_LEVEL = (
 
 
 class Problem(StrEnum):
-    """What a network predicts, which decides labels and loss."""
+    """The kind of prediction that a network makes, which decides labels and loss."""
 
     SEGMENTATION = "segmentation"
     """A class for each pixel."""
@@ -45,12 +45,12 @@ def problem_of(model: str) -> Problem:
 
 
 def is_factory(model: str) -> bool:
-    """Whether a name is `package.module:factory` or `file.py:factory`."""
+    """True for `package.module:factory` and `file.py:factory`."""
     return ":" in model and not model.startswith((TORCHVISION, TIMM))
 
 
 def may_keep_own_norm(model: str) -> bool:
-    """Whether a model may be built in the norm that it names itself: timm's and your own."""
+    """True for models that name their norm themselves: timm's and your own."""
     return model.startswith(TIMM) or is_factory(model)
 
 
@@ -63,7 +63,7 @@ LOSSES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnParts:
-    """What takes the place of ours; the same for all variants of a run.
+    """User-supplied parts of a training; the same for all variants of a run.
 
     Callables are named as `package.module:callable` or `file.py:callable`.
     """
@@ -91,7 +91,7 @@ class OwnParts:
 
     @property
     def changes_the_step(self) -> bool:
-        """Whether the loss, the optimizer or the batches are not ours."""
+        """True where the loss, the optimizer or the batches are not ours."""
         return any((self.own_loss, self.optimizer, self.batches))
 
     def options(self) -> list[str]:
@@ -148,7 +148,7 @@ def name_of(part: object, what: str) -> str:
 
 
 def _place_of_main(what: str) -> str:
-    """Where the program that runs can be imported from, as multiprocessing's spawn finds it."""
+    """The name to import the running program by, as multiprocessing's spawn finds it."""
     main = sys.modules["__main__"]
     if main.__spec__ is not None:  # python -m package.module
         return main.__spec__.name

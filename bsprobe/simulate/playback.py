@@ -20,7 +20,7 @@ Watch = Callable[[Action, int, int], None]
 
 
 class Memory(Protocol):
-    """What a program does to the allocator: `CachingAllocator`, or one that takes notes."""
+    """An allocator as a program uses it: `CachingAllocator`, or one that takes notes."""
 
     def malloc(self, size: int) -> "Block":
         """Allocate."""
@@ -41,7 +41,7 @@ class NoPlanError(RuntimeError):
 
 
 def cublas_workspace_bytes(capability: tuple[int, int]) -> int:
-    """What cuBLAS keeps for each handle and stream once a matrix product ran.
+    """Bytes that cuBLAS keeps for each handle and stream once a matrix product ran.
 
     Source: `parseChosenWorkspaceSize` in ATen/cuda/CublasHandlePool.cpp: 32 MiB on Hopper, else
     two of 4 MiB and sixteen of 8 KiB.
@@ -95,7 +95,7 @@ class Playback:
 
     @property
     def kept_bytes(self) -> int:
-        """What cuBLAS keeps of the allocator from its first matrix product on."""
+        """Bytes that cuBLAS keeps of the allocator from its first matrix product on."""
         return 0 if self._cublas is None else self._cublas.size
 
     def play(self, section: Section, watch: Watch | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a training step allocates, in order: births, deaths and kernels' own memory, for any batch.
+"""A training step's allocations in order: births, deaths and kernels' own memory, for any batch.
 
 A `Recording` is one traced program at one batch size. Two of them that run the same operators make
 a `Timeline`, in which every size is a line over the batch.
@@ -23,7 +23,7 @@ class Phase(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a piece of memory is for."""
+    """The purpose of a piece of memory."""
 
     PARAMETER = "parameters"
     BUFFER = "buffers"
@@ -45,7 +45,7 @@ class Kind(StrEnum):
 
 
 class Action(IntEnum):
-    """What happens in an event; its subject is an index into a tuple of the timeline."""
+    """The kind of an event; its subject is an index into a tuple of the timeline."""
 
     ALLOCATE = 0
     """Of `storages`."""
@@ -91,7 +91,7 @@ class Affine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where in the program something is allocated."""
+    """The place in the program where something is allocated."""
 
     phase: Phase
     module: str
@@ -116,11 +116,11 @@ class Scratch:
     place: Place
     sizes: tuple[Affine, ...]
     convolution: int | None = None
-    """Where cuDNN is asked how much more it takes: an index into the timeline's convolutions."""
+    """The convolution whose further memory cuDNN tells: an index into the timeline's."""
     uses_cublas: bool = False
-    """Where cuBLAS has a workspace, which lives on."""
+    """True where cuBLAS has a workspace, which lives on."""
     elements: Affine | None = None
-    """Where the kernel counts elements in 32 bits: how many there are."""
+    """The elements of a kernel that counts them in 32 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

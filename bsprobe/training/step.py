@@ -54,11 +54,11 @@ class Batch:
 
     @property
     def targets(self) -> torch.Tensor:
-        """What the loss compares the outputs with."""
+        """The targets that the loss compares the outputs with."""
         return self.labels
 
     def outputs_of(self, model: Callable[..., Any]) -> Any:
-        """What a network makes of the images."""
+        """The outputs of a network for the images."""
         return model(self.images)
 
 
@@ -109,7 +109,7 @@ class Task:
 
     @property
     def trained(self) -> Callable[..., Any]:
-        """What a training step runs forward: the network, or its replica."""
+        """The module that a training step runs forward: the network, or its replica."""
         return self.model if self.replica is None else self.replica
 
     def note_gradients(self) -> None:
@@ -209,7 +209,7 @@ def _optimizer_of(variant: Variant, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def facts_of(task: Task, variant: Variant) -> ModelFacts:
-    """What the recommendation needs to know of the network and its optimizer."""
+    """The facts of the network and its optimizer that the recommendation needs."""
     groups = (
         tuple((group.name, group.factor) for group in parameter_groups(task.model))
         if variant.own.optimizer is None

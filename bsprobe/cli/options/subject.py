@@ -92,7 +92,7 @@ SUBJECT_OPTIONS = (
         "[default: zero-grad=end,gradients=none,batch=kept,outputs=kept]",
     ),
 )
-"""What is trained."""
+"""The network and its training."""
 
 
 def subject_options(command: Command) -> Command:
@@ -187,4 +187,4 @@ SUBJECT_FACETS: dict[str, Callable[[Sequence[Variant]], object]] = {
     axis.field: lambda variants, field=axis.field: {getattr(v, field) for v in variants}
     for axis in AXES
 }
-"""What each option decides, for telling whether a resumed run was asked for the same."""
+"""The choice behind each option, to tell whether a resumed run was asked for the same."""

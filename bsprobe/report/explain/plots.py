@@ -127,7 +127,7 @@ def _figure(explanation: Explanation, inside: Sequence[_Area], what: str) -> Fig
 
 
 def _cached(explanation: Explanation, series: Iterable[Series]) -> _Area:
-    """What is reserved and in nobody's use."""
+    """Memory that is reserved and in nobody's use."""
     used = [sum(column) for column in zip(*(each.sizes_bytes for each in series), strict=True)]
     reserved = explanation.timeline.reserved_bytes
     rest = [max(0, all_ - part) for all_, part in zip(reserved, used, strict=True)]

@@ -1,4 +1,4 @@
-"""What CUDA's fused attention kernels allocate inside, on the card that attention.py assumes.
+"""Memory that CUDA's fused attention kernels take inside, on the card that attention.py assumes.
 
 Left out:
 

@@ -182,5 +182,5 @@ def _in_widest(name: str) -> Kernel:
 
 
 def is_half(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has one of the types that autocast computes in."""
+    """True for a tensor of one of the types that autocast computes in."""
     return tensor.dtype in (torch.float16, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""What an operator allocates: the words that the rules of the other files are written in."""
+"""Allocations of an operator: the words that the rules of the other files are written in."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Inside:
 
     sizes: tuple[int, ...] = ()
     convolution: Convolution | None = None
-    """Where cuDNN says how much more."""
+    """The convolution whose further memory cuDNN tells."""
     uses_cublas: bool = False
-    """Where cuBLAS has a workspace, which lives on."""
+    """True where cuBLAS has a workspace, which lives on."""
     elements: int | None = None
-    """Where the kernel counts elements in 32 bits."""
+    """The elements of a kernel that counts them in 32 bits."""
 
 
 Effects = Iterator[torch.Tensor | Inside]

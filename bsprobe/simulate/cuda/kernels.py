@@ -212,7 +212,7 @@ def as_on_cuda(operator: Kernel, args: tuple[Any, ...], out: Any) -> Any:
 
 
 def _lstm_reserve_bytes(args: tuple[Any, ...], output: torch.Tensor) -> int:
-    """What cuDNN keeps of an LSTM for its backward pass, at the least.
+    """Bytes that cuDNN keeps of an LSTM for its backward pass, at the least.
 
     `cudnnGetRNNTempSpaceSizes` would say it, but wants a handle, and so a GPU; the size is not
     documented. It cannot be less than what that pass needs (`_KEPT_BY_LSTM`). Nor is the workspace

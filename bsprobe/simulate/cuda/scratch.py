@@ -1,4 +1,4 @@
-"""What CUDA's kernels allocate inside, where no trace can see it: a rule for each operator.
+"""Memory that CUDA's kernels take inside, where no trace can see it: a rule for each operator.
 
 Left out, because they are small or nobody says how large they are:
 
@@ -131,7 +131,7 @@ def _steps_first(batch_first: object, *tensors: torch.Tensor) -> tuple[torch.Ten
 
 
 def effects(operator: Kernel, args: tuple[Any, ...], out: Any) -> Effects:
-    """What an operator allocates on CUDA, in order: its outputs, and what it takes inside."""
+    """Allocations of an operator on CUDA, in order: its outputs, and what it takes inside."""
     rule = KERNELS.get(operator)
     yield from tensors_of(out) if rule is None else rule(args, out)
     elements = counted_elements(operator, args, out)

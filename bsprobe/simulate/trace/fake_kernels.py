@@ -1,4 +1,4 @@
-"""What PyTorch's fake kernels answer, remembered: most operators of a network run many times.
+"""Answers of PyTorch's fake kernels, remembered: most operators of a network run many times.
 
 Fake tensors have a memory of their own, but describing an operator's arguments to it takes longer
 than all else in a trace.
@@ -18,7 +18,7 @@ from bsprobe.simulate.cuda import as_on_cuda
 
 _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 _PLAIN |= {torch.layout, torch.memory_format}
-"""What arguments are made of besides tensors and collections."""
+"""Types of arguments besides tensors and collections."""
 _layout_of = torch.Tensor.layout.__get__  # type: ignore[attr-defined] # a property, made in C
 
 
@@ -52,7 +52,7 @@ _Output = _Looks | int | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
-    """What an operator returns: a tensor, or a collection of some type."""
+    """The result of an operator: a tensor, or a collection of some type."""
 
     outputs: tuple[_Output, ...]
     collection: type | None

@@ -49,7 +49,7 @@ _CAST = _aten._to_copy.default  # noqa: SLF001 - its name
 _DEVICE = torch.ops.prim.device.default
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - no public name
 _FROM_HOST = "lift_fresh"
-"""What `torch.tensor` calls: an optimizer makes its scalars with it, on the host."""
+"""The operator of `torch.tensor`: an optimizer makes its scalars with it, on the host."""
 _OF_STEP = (Kind.SAVED_ACTIVATION, Kind.TEMPORARY)
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001 - as above
 
@@ -299,7 +299,7 @@ class Recorder(TorchDispatchMode):
             self._phase = Phase.OPTIMIZER
 
     def _end_forward(self) -> None:
-        """What the forward pass made and what is still there is there for the backward pass."""
+        """Mark what the forward pass made and is still there: it is there for the backward pass."""
         for index in self._live.values():
             place, kind, size = self._storages[index]
             if kind is Kind.TEMPORARY:
