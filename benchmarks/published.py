@@ -13,6 +13,7 @@ are those of the version that is installed, not of the version then: that cannot
 
 import argparse
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -20,7 +21,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -82,7 +82,7 @@ def parts_of(stack: ExitStack) -> tuple[Part, ...]:
             name="timm",
             rows=rows_of("timm-rtx3090-amp.csv"),
             row_name=lambda row: row["model"],
-            predict=partial(timm_row, workspaces=ampere),
+            predict=functools.partial(timm_row, workspaces=ampere),
         ),
     )
 
@@ -99,6 +99,7 @@ def predicted(part: Part, only: str, done: Done) -> Iterator[None]:
             yield
 
 
+@functools.cache
 def software() -> str:
     """The versions that a row is predicted with."""
     asked = Workspaces((8, 6)).cudnn_version or "unasked"

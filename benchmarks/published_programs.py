@@ -1,12 +1,14 @@
 """The training steps that others measured, as they were then, and the memory they are predicted."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from bsprobe.records.variants import CudnnBenchmark, Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
+from bsprobe.simulate.allocator.statistics import AllocatorStatistics
 from bsprobe.simulate.cudnn.convolutions import (
     Backend,
     Convolution,
@@ -22,7 +24,7 @@ from bsprobe.simulate.playback import (
 )
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace.tracer import StepTracer
-from bsprobe.simulate.versions import Change, Version, has
+from bsprobe.simulate.versions import Version
 from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task
 
@@ -83,8 +85,7 @@ class ProgramTracer(StepTracer):
         task = super()._task()
         task.optimizer = self._new_optimizer(list(task.model.parameters()))
         task.scaler = torch.amp.GradScaler("cpu", enabled=False)
-        for group in task.optimizer.param_groups:
-            group["foreach"] = has(self._version, Change.OPTIMIZERS_USE_FOREACH)
+        self._choose_loop(task.optimizer)
         return task
 
     def run_step(self, task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> None:
@@ -93,6 +94,57 @@ class ProgramTracer(StepTracer):
             super().run_step(task, micro_batches)
         else:
             self._step(task, micro_batches[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """Some steps of a program on a card."""
+
+    fits: bool
+    """True where they run in the memory that there is."""
+    statistics: AllocatorStatistics
+    """At the end, or where memory was out."""
+
+
+def played(
+    tracer: StepTracer,
+    batch: int,
+    workspaces: WorkspaceSource,
+    *,
+    steps: int,
+    capability: tuple[int, int],
+    benchmark: CudnnBenchmark = CudnnBenchmark.OFF,
+    available_bytes: int | None = None,
+) -> Played:
+    """Play steps on a card.
+
+    Args:
+        tracer: Of the step.
+        batch: Its images.
+        workspaces: Those of the card's convolutions.
+        steps: The number of steps, at the least.
+        capability: The card's compute capability.
+        benchmark: Timing of cuDNN's plans; what it takes in the first step is not counted.
+        available_bytes: The memory for the allocator; None: as much as is asked for.
+    """
+    allocator = CachingAllocator(SimulatedDriver(available_bytes=available_bytes))
+    timeline = tracer.timeline(batch)
+    playback = Playback(
+        timeline,
+        batch,
+        allocator=allocator,
+        workspaces=workspaces,
+        benchmark=benchmark,
+        cublas_bytes=cublas_workspace_bytes(capability),
+    )
+    try:
+        for section in (Section.SETUP, *timeline.steps(steps)):
+            playback.play(section)
+            if section is Section.FIRST_STEP and benchmark is CudnnBenchmark.ON:
+                allocator.reset_peaks()
+    except (SimulatedOutOfMemoryError, KernelLimitError):
+        return Played(fits=False, statistics=allocator.statistics)
+    return Played(fits=True, statistics=allocator.statistics)
 
 
 def peak_bytes(
@@ -104,21 +156,13 @@ def peak_bytes(
     available_bytes: int | None = None,
 ) -> int | None:
     """Peak allocated of a few steps; None where they do not run in the memory that there is."""
-    allocator = CachingAllocator(SimulatedDriver(available_bytes=available_bytes))
-    timeline = tracer.timeline(batch)
-    playback = Playback(
-        timeline,
+    found = played(
+        tracer,
         batch,
-        allocator=allocator,
-        workspaces=workspaces,
+        workspaces,
+        steps=3,
+        capability=(8, 6),
         benchmark=benchmark,
-        cublas_bytes=cublas_workspace_bytes((8, 6)),
+        available_bytes=available_bytes,
     )
-    try:
-        for section in (Section.SETUP, *timeline.steps(3)):
-            playback.play(section)
-            if section is Section.FIRST_STEP:
-                allocator.reset_peaks()  # without what timing the convolutions takes
-    except (SimulatedOutOfMemoryError, KernelLimitError):
-        return None
-    return allocator.statistics.peak_allocated_bytes
+    return found.statistics.peak_allocated_bytes if found.fits else None

@@ -11,12 +11,12 @@ tensors alone, their sizes rounded up; with the workspaces that were recorded; a
 the simulated allocator, which leaves some blocks whole.
 """
 
+import functools
 import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from operator import eq
 from pathlib import Path
 from types import MappingProxyType
@@ -84,7 +84,14 @@ _CUBLASLT: Final = (
     "cuBLASLt's, 1 MiB for each product with a bias (`gemm_and_bias` and "
     "`_parseChosenWorkspaceSize` in ATen/cuda/CUDABlas.cpp of PyTorch 2.1); far from the peak"
 )
-_KINETO: Final = partial(Case, trace=lambda: KinetoTracer().record(BATCH), is_made_by=is_operator)
+
+
+@functools.cache
+def _kineto() -> Recording:
+    return KinetoTracer().record(BATCH)
+
+
+_KINETO: Final = functools.partial(Case, trace=_kineto, is_made_by=is_operator)
 CASES: Final = (
     _KINETO(file="kineto_r50_nw0_a.json.gz"),
     _KINETO(file="kineto_r50_nw4_a.json.gz"),
@@ -163,11 +170,8 @@ def _mib(size: int) -> str:
 
 def main() -> int:
     """Print the comparison of every recording."""
-    traced: dict[Callable[[], Recording], Recording] = {}
     for case in CASES:
-        if case.trace not in traced:
-            traced[case.trace] = case.trace()
-        print(report(case, traced[case.trace]).text)
+        print(report(case, case.trace()).text)
     return 0
 
 

@@ -1,7 +1,6 @@
-"""The training step of xMem's runs, as its loop has it, and the memory that it reserves."""
+"""The training step of xMem's runs, as its loop has it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -10,22 +9,10 @@ import torch
 from torch.nn import functional
 
 from benchmarks.published_programs import ProgramTracer
-from bsprobe.records.gpus import Gpu
 from bsprobe.records.habits import BatchPlace, Habits
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
 from bsprobe.records.workload import OwnParts
-from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
-from bsprobe.simulate.allocator.driver import SimulatedDriver
-from bsprobe.simulate.allocator.statistics import AllocatorStatistics
-from bsprobe.simulate.playback import (
-    KernelLimitError,
-    Playback,
-    WorkspaceSource,
-    cublas_workspace_bytes,
-)
-from bsprobe.simulate.timeline import Section
-from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task
 
@@ -75,43 +62,3 @@ def xmem_tracer(network: str, optimizer: str) -> ProgramTracer:
     )
     make: Callable[..., Any] = getattr(torch.optim, optimizer)
     return ProgramTracer(variant, PYTORCH, optimizer=partial(make, lr=1e-3), step=xmem_step)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reserved:
-    """The memory that a run is predicted to take."""
-
-    fits: bool
-    """True where the iterations run in the memory of the card."""
-    statistics: AllocatorStatistics
-    """At the end, or where memory was out."""
-
-
-def reserved(
-    tracer: StepTracer, batch: int, workspaces: WorkspaceSource, gpu: Gpu, *, is_bounded: bool
-) -> Reserved:
-    """Play the iterations on a card.
-
-    Args:
-        tracer: Of the step.
-        batch: Its images.
-        workspaces: Those of the card's convolutions.
-        gpu: The card.
-        is_bounded: Whether its memory ends, or is as much as is asked for.
-    """
-    available = gpu.usable_bytes if is_bounded else None
-    allocator = CachingAllocator(SimulatedDriver(available_bytes=available))
-    timeline = tracer.timeline(batch)
-    playback = Playback(
-        timeline,
-        batch,
-        allocator=allocator,
-        workspaces=workspaces,
-        cublas_bytes=cublas_workspace_bytes(gpu.capability),
-    )
-    try:
-        for section in (Section.SETUP, *timeline.steps(ITERATIONS)):
-            playback.play(section)
-    except (SimulatedOutOfMemoryError, KernelLimitError):
-        return Reserved(fits=False, statistics=allocator.statistics)
-    return Reserved(fits=True, statistics=allocator.statistics)

@@ -6,10 +6,11 @@ which cannot plan for a card that is not there: the workspaces are those of the 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from benchmarks.published_programs import NoWorkspaces
-from benchmarks.xmem_programs import reserved, xmem_tracer
+from benchmarks.published_programs import NoWorkspaces, played
+from benchmarks.xmem_programs import ITERATIONS, xmem_tracer
 from bsprobe.records.gpus import find_gpu
 from bsprobe.simulate.cudnn.workspace import Workspaces
 
@@ -60,9 +61,10 @@ class Scorer:
         gpu, batch = find_gpu(CARDS[row["gpu"]]), int(row["batch"])
         workspaces = self._workspaces[gpu.capability]
         tracer = xmem_tracer(row["model"], row["optimiser"])
-        on_card = reserved(tracer, batch, workspaces, gpu, is_bounded=True)
-        unbounded = reserved(tracer, batch, workspaces, gpu, is_bounded=False).statistics
-        without = reserved(tracer, batch, NoWorkspaces(), gpu, is_bounded=False).statistics
+        run = partial(played, tracer, batch, steps=ITERATIONS, capability=gpu.capability)
+        on_card = run(workspaces, available_bytes=gpu.usable_bytes)
+        unbounded = run(workspaces).statistics
+        without = run(NoWorkspaces()).statistics
         return XmemRow(
             run=row["run"],
             known=row["known"] == "yes",

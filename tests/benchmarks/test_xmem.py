@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import xmem_report
 from benchmarks.published_data import rows_of
-from benchmarks.published_programs import NoWorkspaces
-from benchmarks.xmem_programs import NETWORKS, reserved, xmem_tracer
+from benchmarks.published_programs import NoWorkspaces, Played, played
+from benchmarks.xmem_programs import ITERATIONS, NETWORKS, xmem_tracer
 from benchmarks.xmem_scores import CARDS, XmemRow
 from bsprobe.records.gpus import find_gpu
 from tests.support.optional_packages import is_there
@@ -84,12 +84,22 @@ def test_what_is_reached_stands_beside_xmem() -> None:
     )
 
 
+def without_workspaces(network: str, optimizer: str, batch: int) -> Played:
+    gpu = find_gpu("RTX 3060 12GB")
+    return played(
+        xmem_tracer(network, optimizer),
+        batch,
+        NoWorkspaces(),
+        steps=ITERATIONS,
+        capability=gpu.capability,
+        available_bytes=gpu.usable_bytes,
+    )
+
+
 @pytest.mark.slow
 @needs_torchvision
 def test_a_run_is_predicted_within_a_percent() -> None:
-    gpu = find_gpu("RTX 3060 12GB")
-    tracer = xmem_tracer("MobeNetV3Small", "SGD")
-    found = reserved(tracer, 258, NoWorkspaces(), gpu, is_bounded=True)
+    found = without_workspaces("MobeNetV3Small", "SGD", 258)
     assert found.fits
     assert found.statistics.peak_reserved_bytes == pytest.approx(878_706_688, rel=0.01)
 
@@ -97,12 +107,7 @@ def test_a_run_is_predicted_within_a_percent() -> None:
 @pytest.mark.slow
 @needs_torchvision
 def test_the_state_of_adagrad_is_there_from_the_beginning() -> None:
-    gpu = find_gpu("RTX 3060 12GB")
-    none = NoWorkspaces()
-    taken = {
-        name: reserved(xmem_tracer("MobeNetV3Small", name), 2, none, gpu, is_bounded=True)
-        for name in ("SGD", "Adagrad")
-    }
+    taken = {name: without_workspaces("MobeNetV3Small", name, 2) for name in ("SGD", "Adagrad")}
     parameters = 4 * 1_528_106  # of MobileNetV3-Small with ten classes, fp32
     more = taken["Adagrad"].statistics.requested_bytes - taken["SGD"].statistics.requested_bytes
     assert more == pytest.approx(parameters, rel=0.01)

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from bsprobe.simulate.trace.unwatched import Unwatched
+from tests.support.allocations import AsUnwatched
 
 aten = torch.ops.aten
 ADDITIONS = {aten.add.Tensor: "aten::add", aten.add_.Tensor: "aten::add_"}
@@ -61,35 +60,20 @@ PROGRAMS: dict[str, Program] = {
 }
 
 
-class Watching(TorchDispatchMode):
-    """Lists the additions of backward passes, as they are where nothing watches."""
-
-    def __init__(self, version: tuple[int, int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
-        self.unwatched = Unwatched(version)
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: tuple[type, ...], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        chosen = self.unwatched.instead_of(func, args)
-        out = chosen(*args, **(kwargs or {}))
-        self.unwatched.note(chosen, args, out)
-        if chosen in ADDITIONS and torch._C._current_graph_task_id() != -1:
-            self.names.append(ADDITIONS[chosen])
-        return out
-
-
 def graph(program: Program) -> torch.Tensor:
     x = torch.zeros(4, 4, requires_grad=True)
     return program(x * 1)
 
 
+def names_of(mode: AsUnwatched) -> list[str]:
+    return [ADDITIONS[each] for each in mode.called if each in ADDITIONS]
+
+
 def additions(program: Program, version: tuple[int, int] = NOW) -> list[str]:
-    watching = Watching(version)
-    with FakeTensorMode(), watching:
+    mode = AsUnwatched(version)
+    with FakeTensorMode(), mode:
         graph(program).backward()
-    return watching.names
+    return names_of(mode)
 
 
 def real_additions(program: Program) -> list[str]:
@@ -111,10 +95,10 @@ def test_before_2_0_no_gradient_is_added_in_place(program: Program) -> None:
 
 
 def test_gradients_that_have_gradients_are_not_added_in_place() -> None:
-    with FakeTensorMode(), Watching(NOW) as watching:
+    with FakeTensorMode(), AsUnwatched(NOW) as mode:
         x = torch.zeros(4, requires_grad=True)
         torch.autograd.grad((x.sin() + x.cos()).sum(), x, create_graph=True)
-    assert watching.names == ["aten::add"]
+    assert names_of(mode) == ["aten::add"]
 
 
 def test_what_runs_at_the_end_of_a_backward_pass_is_left_as_it_is() -> None:
@@ -124,10 +108,10 @@ def test_what_runs_at_the_end_of_a_backward_pass_is_left_as_it_is() -> None:
         engine = torch.autograd.Variable._execution_engine
         engine.queue_callback(lambda: sums.append(torch.zeros(4) + torch.zeros(4)))
 
-    with FakeTensorMode(), Watching(NOW) as watching:
+    with FakeTensorMode(), AsUnwatched(NOW) as mode:
         x = torch.zeros(4, requires_grad=True)
         x.register_hook(ask)
         (x * 1).sum().backward()
 
     assert len(sums) == 1
-    assert watching.names == ["aten::add"]
+    assert names_of(mode) == ["aten::add"]

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bsprobe.simulate.cuda import COMPOSITES
 from bsprobe.simulate.trace.unwatched import Unwatched
-from bsprobe.simulate.versions import INSTALLED
+from bsprobe.simulate.versions import INSTALLED, Version
 
 Changes = tuple[int, ...]
 """Bytes allocated, and as negative ones bytes freed."""
@@ -61,11 +61,16 @@ def under(mode: TorchDispatchMode, step: Callable[[], object]) -> Changes:
 
 
 class AsUnwatched(TorchDispatchMode):
-    """A mode that calls what PyTorch would call without it."""
+    """A mode that calls what PyTorch would call without it, and lists what a backward pass calls.
 
-    def __init__(self) -> None:
+    Args:
+        version: The PyTorch that is imitated.
+    """
+
+    def __init__(self, version: Version = INSTALLED) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
-        self._unwatched = Unwatched(INSTALLED)
+        self._unwatched = Unwatched(version)
+        self.called: list[Any] = []
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -81,6 +86,8 @@ class AsUnwatched(TorchDispatchMode):
         func = self._unwatched.instead_of(func, args)
         out = func(*args, **(kwargs or {}))
         self._unwatched.note(func, args, out)
+        if torch._C._current_graph_task_id() != -1:
+            self.called.append(func)
         return out
 
 

@@ -9,11 +9,11 @@ from bsprobe.simulate.versions import Change, Version, has
 
 _aten = torch.ops.aten
 _FORWARD: Final = (_aten._softmax.default, _aten._log_softmax.default)  # noqa: SLF001 - their names
-_RESULT_OF_BACKWARD: Final = {
-    _aten._softmax_backward_data.default: 1,  # noqa: SLF001 - as above
-    _aten._log_softmax_backward_data.default: 1,  # noqa: SLF001
-}
-"""Operators of the backward passes, and the place of the result among their arguments."""
+_BACKWARD: Final = (
+    _aten._softmax_backward_data.default,  # noqa: SLF001 - as above
+    _aten._log_softmax_backward_data.default,  # noqa: SLF001
+)
+"""Operators of the backward passes, whose second argument is the result."""
 
 
 class KeptInputs:
@@ -40,8 +40,8 @@ class KeptInputs:
         if operator in _FORWARD:
             if torch.is_grad_enabled() and args[0].requires_grad:
                 self._kept[storage_of(out)] = args[0].untyped_storage()
-        elif operator in _RESULT_OF_BACKWARD:
-            self._kept.pop(storage_of(args[_RESULT_OF_BACKWARD[operator]]), None)
+        elif operator in _BACKWARD:
+            self._kept.pop(storage_of(args[1]), None)
 
     def forget(self, storage: int) -> None:
         """Let go of what is kept beside a result that has died."""

@@ -226,13 +226,17 @@ class StepTracer:
 
     def _task(self) -> Task:
         task = task_for(self._model, self._variant, torch.device("cpu"))
-        for group in task.optimizer.param_groups:
+        self._choose_loop(task.optimizer)
+        return task
+
+    def _choose_loop(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let an optimizer update all parameters at once where CUDA's default is to."""
+        for group in optimizer.param_groups:
             # `_default_to_fused_or_foreach` and Adam's exception from it in torch/optim.
             is_rate_unread = torch.is_tensor(group.get("lr")) and not group.get("capturable")
             if group.get("foreach", False) is None and not (group.get("fused") or is_rate_unread):
-                # CUDA's default, which fake tensors turn off.
+                # Fake tensors turn it off.
                 group["foreach"] = has(self._version, Change.OPTIMIZERS_USE_FOREACH)
-        return task
 
     @contextmanager
     def _replicated(self, task: Task, recorder: Recorder) -> Iterator[None]:

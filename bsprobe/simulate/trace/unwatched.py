@@ -139,11 +139,8 @@ class _Accumulation(TorchDispatchMode):
         self, func: Any, types: tuple[type, ...], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func is _ADD:
-            self._look(args)
+            self.seen = _references(args)
         return func(*args, **(kwargs or {}))
-
-    def _look(self, args: tuple[Any, ...]) -> None:
-        self.seen = _references(args)
 
 
 @functools.cache
