@@ -3,6 +3,8 @@
 import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -161,6 +163,59 @@ def test_a_workflow_runs_the_scripts_that_are_there(workflow: str, scripts: list
     steps = steps_of(ROOT / ".github" / "workflows" / workflow)
     assert [step["run"] for step in steps if "run" in step] == [f"bash {each}" for each in scripts]
     assert [each for each in scripts if not (ROOT / each).exists()] == []
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path) -> Path:
+    """A checkout with `.ci/run` alone, and commands that only write down how they were called."""
+    shutil.copytree(ROOT / ".ci", tmp_path / "checkout" / ".ci")
+    for name, script in STAND_INS.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n", encoding="utf-8")
+        (tmp_path / "bin" / name).chmod(0o755)
+    return tmp_path
+
+
+STAND_INS = {
+    "python3": 'mkdir -p .venv/bin; cp "$(dirname "$0")"/* .venv/bin/',
+    "uv": 'echo "uv $*" >>calls',
+    "pip": """echo "pip $*" >>calls
+case "$*" in
+  'config list') echo "global.constraint='/etc/some/limits.txt'" ;;
+  *) [ "$PIP_FAILS" != yes ] ;;
+esac""",
+    **{name: f'echo "{name} $*" >>calls' for name in ("pytest", "ruff", "mypy", "lint-imports")},
+}
+
+
+def ci_run(folder: Path, *, pip_fails: bool) -> tuple[int, list[str]]:
+    """The exit code of `.ci/run` among the stand-ins, and every call that it made."""
+    environment = {
+        "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+        "PIP_FAILS": "yes" if pip_fails else "no",
+    }
+    checkout = folder / "checkout"
+    ended = subprocess.run(
+        ["/bin/bash", ".ci/run"], check=False, cwd=checkout, env=environment, timeout=60
+    )
+    return ended.returncode, (checkout / "calls").read_text(encoding="utf-8").splitlines()
+
+
+def test_ci_ends_where_the_installation_fails(stand_ins: Path) -> None:
+    code, calls = ci_run(stand_ins, pip_fails=True)
+    assert code != 0
+    assert [call for call in calls if not call.startswith(("pip", "uv"))] == []
+
+
+def test_ci_installs_within_the_limits_of_pip_and_runs_both_halves_of_the_tests(
+    stand_ins: Path,
+) -> None:
+    code, calls = ci_run(stand_ins, pip_fails=False)
+    assert code == 0
+    assert [call for call in calls if call.startswith("uv")] == [
+        "uv pip install --python .venv/bin/python --constraint /etc/some/limits.txt -e .[dev]"
+    ]
+    assert len([call for call in calls if call.startswith("pytest")]) == 2
 
 
 NETWORK = """
