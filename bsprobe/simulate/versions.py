@@ -20,6 +20,10 @@ class Change(Enum):
 
     INPUT_OF_HARDTANH_COPIED = auto()
     """`hardtanh_`, and with it ReLU6 in place, copies its input for the backward pass."""
+    INPUT_OF_RELU_FREED = auto()
+    """`relu` out of place keeps its result for the backward pass, and no longer its input."""
+    GELU_IN_HALF_PRECISION = auto()
+    """CUDA's autocast leaves GELU in the type of its input; before, it cast that to fp32."""
     INPUT_OF_SOFTMAX_FREED = auto()
     """`softmax` and `log_softmax` keep their result alone for the backward pass."""
     KERNELS_LOADED_LAZILY = auto()
@@ -32,6 +36,8 @@ class Change(Enum):
     """Optimizers update all parameters at once by default, on CUDA."""
     CUDNN_FRONTEND = auto()
     """Convolutions ask cuDNN's graphs for plans (v8 API), and take the first that builds."""
+    LOGITS_LOSS_BY_LOG_SIGMOID = auto()
+    """`binary_cross_entropy_with_logits` takes one tensor inside, in place of four."""
     INTERPOLATION_IN_FP32 = auto()
     """CUDA's autocast runs interpolation in fp32."""
     GROUPED_QUERIES_FUSED = auto()
@@ -44,6 +50,10 @@ SINCE: Final[Mapping[Change, Version]] = MappingProxyType(
     {
         # pytorch/pytorch#62329, undone by none (pytorch/pytorch#95432): derivatives.yaml.
         Change.INPUT_OF_HARDTANH_COPIED: (1, 10),
+        # pytorch/pytorch#63089: `threshold_backward(grad, result, 0)` in derivatives.yaml.
+        Change.INPUT_OF_RELU_FREED: (1, 10),
+        # pytorch/pytorch#59639: the fp32 list of ATen/autocast_mode.cpp.
+        Change.GELU_IN_HALF_PRECISION: (1, 10),
         # pytorch/pytorch#65242: derivatives.yaml names the type of `self`, no longer `self`.
         Change.INPUT_OF_SOFTMAX_FREED: (1, 11),
         # pytorch/pytorch#86509 sets CUDA_MODULE_LOADING=LAZY.
@@ -56,6 +66,8 @@ SINCE: Final[Mapping[Change, Version]] = MappingProxyType(
         Change.OPTIMIZERS_USE_FOREACH: (2, 0),
         # pytorch/pytorch#91117: ATen/native/cudnn/Conv_v8.cpp.
         Change.CUDNN_FRONTEND: (2, 0),
+        # pytorch/pytorch#115539: ATen/native/Loss.cpp.
+        Change.LOGITS_LOSS_BY_LOG_SIGMOID: (2, 3),
         # pytorch/pytorch#121072: AT_FORALL_FP32 in ATen/autocast_mode.h.
         Change.INTERPOLATION_IN_FP32: (2, 4),
         # pytorch/pytorch#191085: `q_heads_per_kv` in cuda/mem_eff_attention/kernel_backward.h.

@@ -32,9 +32,14 @@ def recorded(version: Version, build: type[nn.Module] = PlainNet, **changes: obj
 
 def saved(recording: Recording) -> list[int]:
     """The sizes of what the first step saves for its backward pass."""
+    return [size for _, size in savings(recording)]
+
+
+def savings(recording: Recording) -> list[tuple[str, int]]:
+    """What the first step saves for its backward pass: operators that made it, and sizes."""
     made = (s for action, s in recording.sections[Section.FIRST_STEP] if action is Action.ALLOCATE)
     found = (recording.storages[subject] for subject in made)
-    return [size for _, kind, size in found if kind is Kind.SAVED_ACTIVATION]
+    return [(place.operator, size) for place, kind, size in found if kind is Kind.SAVED_ACTIVATION]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +115,40 @@ def test_the_gradient_of_relu6_is_the_same_in_both() -> None:
             nn.functional.relu6(leaf * 1, inplace=True).sum().backward()
         assert leaf.grad is not None
         assert torch.equal(leaf.grad, ((x > 0) & (x < 6)).float())
+
+
+class WithReLU(PlainNet):
+    """Rectifies its features out of place, and passes on their double."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(torch.relu(self.features(images)) * 2)
+        return logits
+
+
+def test_up_to_1_9_relu_saves_its_input_in_place_of_its_result() -> None:
+    now, then = (
+        {operator for operator, _ in savings(recorded(version, WithReLU))}
+        for version in ((1, 10), (1, 9))
+    )
+    assert now - then == {"relu"}
+    assert then - now == {"convolution"}
+
+
+def test_the_gradient_of_relu_is_the_same_in_both() -> None:
+    x = torch.linspace(-3, 3, 7)
+    for version in ((1, 9), INSTALLED):
+        leaf = x.clone().requires_grad_()
+        with cuda_dispatch(version):
+            torch.relu(leaf * 1).sum().backward()
+        assert leaf.grad is not None
+        assert torch.equal(leaf.grad, (x > 0).float())
+
+
+@pytest.mark.parametrize(("version", "dtype"), [((1, 9), torch.float32), ((1, 10), torch.float16)])
+def test_up_to_1_9_autocast_runs_gelu_in_fp32(version: Version, dtype: torch.dtype) -> None:
+    x = torch.zeros(3, dtype=torch.float16)
+    with cuda_dispatch(version), torch.autocast("cpu", dtype=torch.float16):
+        assert nn.functional.gelu(x).dtype is dtype
 
 
 def test_until_2_3_autocast_interpolates_in_half_precision() -> None:

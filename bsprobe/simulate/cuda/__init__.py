@@ -7,9 +7,9 @@ forward pass on fake CUDA tensors (tests/simulate/test_cuda_semantics.py). What 
 only because something watches is undone: in the forward pass by composites.py, in the backward
 pass by the tables of kernels.py and formulas.py. Second, what CUDA's kernels allocate inside, where
 no trace can see it: scratch.py has a rule for each operator, those of convolutions in
-conv_scratch.py, of attention in attention_scratch.py, of upsampling in upsampling.py, of indexing
-and sorting in indexing.py; limits.py names the kernels that count in 32 bits; libraries.py says
-what cuBLAS and cuDNN take with this PyTorch.
+conv_scratch.py, of attention in attention_scratch.py, of losses in losses.py, of upsampling in
+upsampling.py, of indexing and sorting in indexing.py; limits.py names the kernels that count in 32
+bits; libraries.py says what cuBLAS and cuDNN take with this PyTorch.
 """
 
 from bsprobe.simulate.cuda.composites import COMPOSITES

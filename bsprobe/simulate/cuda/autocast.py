@@ -42,6 +42,8 @@ INTERPOLATION = (
     *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
 )
 """Those that it casts since 2.4 only (`Change.INTERPOLATION_IN_FP32`)."""
+GELU = ("gelu",)
+"""Cast until 1.9 (`Change.GELU_IN_HALF_PRECISION`)."""
 FP32_OUTPUT = (
     *("softmax.int", "log_softmax.int", "cumprod", "cumsum", "prod", "prod.dim_int"),
     *("sum", "sum.dim_IntList", "linalg_vector_norm", "linalg_matrix_norm"),
@@ -67,14 +69,15 @@ def autocast_kernels(version: Version = INSTALLED) -> tuple[tuple[str, Kernel], 
     """Names of operators, and kernels that turn the CPU's autocast into CUDA's of a version."""
     kernels: list[tuple[str, Kernel]] = []
     interpolation = INTERPOLATION if has(version, Change.INTERPOLATION_IN_FP32) else ()
+    gelu = () if has(version, Change.GELU_IN_HALF_PRECISION) else GELU
     policies = (
         (LOWER_PRECISION, _in_lower_precision),
-        ((*FP32, *interpolation), _in_fp32),
+        ((*FP32, *interpolation, *gelu), _in_fp32),
         (FP32_OUTPUT, _with_fp32_output),
         (tuple(FP32_OUTPUT_OVERLOADS), _with_fp32_overload),
         (WIDEST, _in_widest),
     )
-    on_cuda = operators_cast("AutocastCUDA")
+    on_cuda = operators_cast("AutocastCUDA").union(gelu)
     for names, policy in policies:
         kernels += [(name, policy(name)) for name in names if name in on_cuda]
     on_cpu_alone = operators_cast("AutocastCPU") - on_cuda

@@ -1,4 +1,4 @@
-"""Kernels that save less for the backward pass, as older versions of PyTorch had them."""
+"""Kernels that save something else for the backward pass, as older versions of PyTorch did."""
 
 from typing import Any, Final
 
@@ -32,8 +32,25 @@ def _hardtanh_in_place(x: torch.Tensor, least: float = -1, most: float = 1) -> A
     return _HardtanhInPlace.apply(x, least, most)
 
 
+class _Relu(torch.autograd.Function):
+    """`relu` whose backward pass reads the input: the result is not saved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        with torch._C._AutoDispatchBelowAutograd():  # noqa: SLF001 - as above
+            out: torch.Tensor = _aten.relu.default(x)
+        ctx.save_for_backward(x)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return _aten.threshold_backward.default(gradients[0], x, 0)
+
+
 _UNTIL: Final[dict[Change, dict[str, Kernel]]] = {
     Change.INPUT_OF_HARDTANH_COPIED: {"hardtanh_": _hardtanh_in_place},
+    Change.INPUT_OF_RELU_FREED: {"relu": _Relu.apply},
 }
 
 

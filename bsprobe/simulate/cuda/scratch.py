@@ -15,6 +15,8 @@ Left out, because they are small or nobody says how large they are:
 - Of attention, what attention_scratch.py names.
 """
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,7 +28,9 @@ from bsprobe.simulate.cuda.conv_scratch import convolution, convolution_backward
 from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of, with_inside
 from bsprobe.simulate.cuda.indexing import INDEXING
 from bsprobe.simulate.cuda.limits import counted_elements
+from bsprobe.simulate.cuda.losses import LOSSES, UNTIL
 from bsprobe.simulate.cuda.upsampling import UPSAMPLING
+from bsprobe.simulate.versions import INSTALLED, Version, has
 
 aten = torch.ops.aten
 
@@ -130,9 +134,11 @@ def _steps_first(batch_first: object, *tensors: torch.Tensor) -> tuple[torch.Ten
     return tuple(each.transpose(0, 1) if batch_first else each for each in tensors)
 
 
-def effects(operator: Kernel, args: tuple[Any, ...], out: Any) -> Effects:
+def effects(
+    operator: Kernel, args: tuple[Any, ...], out: Any, version: Version = INSTALLED
+) -> Effects:
     """Allocations of an operator on CUDA, in order: its outputs, and what it takes inside."""
-    rule = KERNELS.get(operator)
+    rule = _rules_of(version).get(operator)
     yield from tensors_of(out) if rule is None else rule(args, out)
     elements = counted_elements(operator, args, out)
     if elements is not None:
@@ -167,5 +173,16 @@ KERNELS: dict[Kernel, Rule] = {
     aten.nll_loss2d_backward.default: _dense_inputs(2),
     **ATTENTION,
     **INDEXING,
+    **LOSSES,
     **UPSAMPLING,
 }
+
+
+@functools.cache
+def _rules_of(version: Version) -> Mapping[Kernel, Rule]:
+    """The rules for a version of PyTorch."""
+    rules = dict(KERNELS)
+    for change, older in UNTIL.items():
+        if not has(version, change):
+            rules |= older
+    return rules

@@ -81,6 +81,7 @@ class Recorder(TorchDispatchMode):
         self._mode = mode
         self._modules = ModuleTracker(model)
         self._values = Values(decisions or Decisions(), self._modules.current)
+        self._version = version
         self._unwatched = Unwatched(version)
         self._kept_inputs = KeptInputs(version)
         self._live: dict[int, int] = {}
@@ -261,7 +262,7 @@ class Recorder(TorchDispatchMode):
         self._unwatched.note(func, args, out)
         self._values.known.follow(func, args, kwargs, out)
         place, kind = None, Kind.TEMPORARY
-        for effect in effects(func, args, out):
+        for effect in effects(func, args, out, self._version):
             if place is None:
                 place = Place(
                     phase=self._phase,

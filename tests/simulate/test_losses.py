@@ -1,0 +1,87 @@
+"""Memory inside loss kernels: by the sources, and by what they take on real CPU tensors."""
+
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from bsprobe.simulate.cuda import Inside, effects
+from bsprobe.simulate.cuda.scratch import aten
+from bsprobe.simulate.versions import INSTALLED, Version
+from tests.support.allocations import plainly
+from tests.support.traced_networks import born, extra, tracer_of
+
+X = torch.rand(2, 3, 40, 50)
+Y = torch.rand(2, 3, 40, 50)
+SIZE = 4 * X.numel()
+NONE, MEAN = 0, 1
+Loss = Callable[..., torch.Tensor]
+KEPT: dict[Any, Loss] = {
+    aten.mse_loss.default: functional.mse_loss,
+    aten.smooth_l1_loss.default: functional.smooth_l1_loss,
+    aten.soft_margin_loss.default: functional.soft_margin_loss,
+    aten.binary_cross_entropy.default: functional.binary_cross_entropy,
+}
+LOSSES = KEPT | {aten.huber_loss.default: functional.huber_loss}
+
+
+def inside(operator: Any, *args: Any, out: Any, version: Version = INSTALLED) -> list[int]:
+    """The sizes of what an operator takes inside, all at once."""
+    found = [each for each in effects(operator, args, out, version) if isinstance(each, Inside)]
+    return [size for each in found for size in each.sizes]
+
+
+def peak(program: Callable[[], object]) -> int:
+    """The most that a program has of real memory at once, in tensors of the inputs' size."""
+    return max(accumulate(plainly(program))) // SIZE
+
+
+def smallest(loss: torch.Tensor) -> torch.Tensor:
+    """A reduced loss as the trace has it: in no more memory than it needs."""
+    return torch.zeros(()) if loss.dim() == 0 else loss
+
+
+@pytest.mark.parametrize("operator", LOSSES, ids=str)
+def test_a_reduced_loss_takes_and_keeps_what_it_does_on_the_cpu(operator: Any) -> None:
+    loss = LOSSES[operator]
+    out = smallest(loss(X, Y))
+    taken = inside(operator, X, Y, out=out)
+    kept = out.untyped_storage().nbytes()
+    assert kept == loss(X, Y).untyped_storage().nbytes()
+    assert (sum(taken) + kept) // SIZE == peak(lambda: loss(X, Y))
+
+
+@pytest.mark.parametrize("operator", LOSSES, ids=str)
+def test_a_loss_that_is_not_reduced_takes_nothing_else(operator: Any) -> None:
+    out = LOSSES[operator](X, Y, reduction="none")
+    args = (X, Y, *((None,) if operator is aten.binary_cross_entropy.default else ()), NONE)
+    assert list(effects(operator, args, out)) == [out]
+    assert out.untyped_storage().nbytes() == SIZE
+
+
+def test_the_trace_has_the_memory_that_a_loss_keeps() -> None:
+    build = extra(lambda x: x + functional.mse_loss(x, torch.zeros_like(x)))
+    sizes = {place.operator: size for place, _, size in born(tracer_of(build).record(2))}
+    assert sizes["mse_loss"] == sizes["zeros_like"]
+
+
+def test_a_loss_of_logits_takes_log_sigmoid_and_where_it_is_reduced_the_loss_of_each() -> None:
+    operator = aten.binary_cross_entropy_with_logits.default
+    loss = functional.binary_cross_entropy_with_logits
+    assert inside(operator, X, Y, out=loss(X, Y)) == [SIZE, SIZE]
+    each = loss(X, Y, reduction="none")
+    assert inside(operator, X, Y, None, None, NONE, out=each) == [SIZE]
+    # The CPU's log_sigmoid has a buffer as well, which is gone when the loss of each is made.
+    assert peak(lambda: loss(X, Y)) == 2
+
+
+def test_until_2_2_a_loss_of_logits_takes_four_tensors_beside_the_loss_of_each() -> None:
+    operator = aten.binary_cross_entropy_with_logits.default
+    mean, each = X.mean(), X.clone()
+    assert inside(operator, X, Y, out=mean, version=(2, 2)) == [SIZE] * 5
+    assert inside(operator, X, Y, None, None, NONE, out=each, version=(2, 2)) == [SIZE] * 4
+    assert inside(operator, X, Y, None, Y, MEAN, out=mean, version=(2, 2)) == [SIZE] * 6
+    assert inside(operator, X, Y, out=mean, version=(2, 3)) == [SIZE] * 2
