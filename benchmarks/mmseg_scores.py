@@ -6,12 +6,23 @@ Rows that cannot be predicted have the reason in place of figures.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.published_programs import EstimatedWorkspaces, NoWorkspaces, peak_bytes
+from benchmarks.published_programs import (
+    EstimatedWorkspaces,
+    NoWorkspaces,
+    WinogradWorkspaces,
+    peak_bytes,
+)
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.cudnn.workspace import Workspaces
+from bsprobe.simulate.trace.data_dependence import UntraceableModelError
 
+if TYPE_CHECKING:
+    from benchmarks.mmseg_zoo import Era, Training  # needs mmseg where it runs
+
+Peaks = dict[str, Any]
+"""Predicted bytes by the field of `ZooRow`."""
 TABLES: Final = ("mmseg-zoo.csv", "mmseg-metafiles.csv")
 AUTOCAST_SINCE: Final = "20200728"
 """The day of PyTorch 1.6. Before it mixed precision was mmcv's own: half weights and fp32 copies
@@ -41,8 +52,13 @@ class ZooRow:
     estimated from the sizes, as for every card that the installed cuDNN does not support."""
     asked_bytes: int | None = None
     """The same with the workspaces of a cuDNN that supports the card; None without one."""
+    winograd_bytes: int | None = None
+    """The same with the workspaces of cuDNN's non-fused Winograd transform: a bound, for cuDNN 7.6
+    chose it for some convolutions."""
     tensors_bytes: int | None = None
     """The same without any workspace."""
+    newer_bytes: int | None = None
+    """The estimate with the software of mmsegmentation 1.0, for rows that may have had it."""
     left_out: str | None = None
     """The reason why nothing is predicted."""
 
@@ -56,7 +72,7 @@ class Scorer:
 
     def __init__(self, workspaces: Mapping[str, Workspaces]) -> None:
         self._workspaces = workspaces
-        self._peaks: dict[str, dict[str, Any]] = {}
+        self._peaks: dict[str, Peaks] = {}
 
     def scored(self, row: Mapping[str, str]) -> ZooRow:
         """Predict a row; any failure of a network or of its trace is the row's reason."""
@@ -81,24 +97,42 @@ class Scorer:
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             return dataclasses.replace(found, left_out=reason)
 
-    def _peaks_of(self, row: ZooRow) -> dict[str, Any]:
-        from benchmarks.mmseg_zoo import ZooTracer, training_of  # noqa: PLC0415 - needs mmseg
+    def _peaks_of(self, row: ZooRow) -> Peaks:
+        from benchmarks.mmseg_zoo import eras_of, training_of  # noqa: PLC0415 - needs mmseg
 
         training = training_of(row.config)
         if training.images_per_gpu != row.images_per_gpu:
             raise ValueError(f"its configuration says {training.images_per_gpu} images a GPU")
-        key = f"{training.same_step()} {row.images_per_gpu} {row.card}"
+        eras = eras_of(row.trained)
+        key = f"{training.same_step()} {row.images_per_gpu} {row.card} {eras}"
         if key not in self._peaks:
-            asked = self._workspaces[row.card]
-            sources: dict[str, Any] = {
-                "predicted_bytes": EstimatedWorkspaces(),
-                "tensors_bytes": NoWorkspaces(),
-                **({} if asked.cudnn_version is None else {"asked_bytes": asked}),
-            }
-            tracer = ZooTracer(training)
-            self._peaks[key] = {
-                # docs/en/model_zoo.md of mmsegmentation: no timing.
-                name: peak_bytes(tracer, row.images_per_gpu, each, benchmark=CudnnBenchmark.OFF)
-                for name, each in sources.items()
-            }
+            self._peaks[key] = self._peaks_in(eras, training, row)
         return self._peaks[key]
+
+    def _peaks_in(self, eras: tuple["Era", ...], training: "Training", row: ZooRow) -> Peaks:
+        """Predict with the software of the first era that can run the step."""
+        newest = self._peaks_with(eras[-1], training, row)
+        if len(eras) == 1:
+            return newest
+        try:
+            found = self._peaks_with(eras[0], training, row)
+        except UntraceableModelError:
+            found = newest
+        return found | {"newer_bytes": newest["predicted_bytes"]}
+
+    def _peaks_with(self, era: "Era", training: "Training", row: ZooRow) -> Peaks:
+        from benchmarks.mmseg_zoo import ZooTracer  # noqa: PLC0415 - needs mmseg
+
+        asked = self._workspaces[row.card]
+        sources: dict[str, Any] = {
+            "predicted_bytes": EstimatedWorkspaces(),
+            "winograd_bytes": WinogradWorkspaces(),
+            "tensors_bytes": NoWorkspaces(),
+            **({} if asked.cudnn_version is None else {"asked_bytes": asked}),
+        }
+        tracer = ZooTracer(training, era)
+        return {
+            # docs/en/model_zoo.md of mmsegmentation: no timing.
+            name: peak_bytes(tracer, row.images_per_gpu, each, benchmark=CudnnBenchmark.OFF)
+            for name, each in sources.items()
+        }

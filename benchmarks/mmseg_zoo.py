@@ -1,7 +1,7 @@
 """The training steps of mmsegmentation's model zoo, built from its own configurations and code.
 
-The wheel `mmsegmentation==1.2.2` has both; see published-requirements.txt. The zoo was trained by
-older versions, from 0.5 on; what they did otherwise in a training step stands here.
+The wheel `mmsegmentation==1.2.2` has both; see published-requirements.txt. Most of the zoo was
+trained by older versions, from 0.5 on; what they did otherwise in a training step stands here.
 """
 
 import sys
@@ -17,6 +17,7 @@ import mmseg
 import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from benchmarks.published_programs import ProgramTracer
 from bsprobe.records.habits import BatchPlace, Gradients, Habits, ZeroGrad
@@ -24,20 +25,49 @@ from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Precision, Variant
 from bsprobe.records.workload import OwnParts
 from bsprobe.simulate.timeline import Timeline, at_one_batch
+from bsprobe.simulate.versions import Version
 from bsprobe.training.losses import OwnLoss
 from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Task
 
-VERSION: Final = (1, 5)
-"""The PyTorch of most rows: when the zoo began. It does not say which one a row had."""
-_HARDSWISH: Final = (1, 7)
-"""The PyTorch since which mmcv takes `nn.Hardswish`."""
-HABITS: Final = Habits(
-    zero_grad=ZeroGrad.BEFORE_BACKWARD, gradients=Gradients.ZERO, batch=BatchPlace.MOVED
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Era:
+    """Software that rows were trained with. The zoo does not say which one a row had."""
+
+    version: Version
+    """The PyTorch."""
+    habits: Habits
+    loses_in_fp32: bool
+    """True where heads compute their losses in fp32, from labels that the loader has stacked."""
+
+
+MMCV: Final = Era(
+    version=(1, 5),
+    habits=Habits(
+        zero_grad=ZeroGrad.BEFORE_BACKWARD, gradients=Gradients.ZERO, batch=BatchPlace.MOVED
+    ),
+    loses_in_fp32=True,
 )
-"""`IterBasedRunner.train` keeps the outputs as `self.outputs` (mmcv/runner/iter_based_runner.py of
+"""mmsegmentation up to 0.30; the PyTorch is that of when the zoo began.
+
+`IterBasedRunner.train` keeps the outputs as `self.outputs` (mmcv/runner/iter_based_runner.py of
 1.0), `OptimizerHook.after_train_iter` clears gradients between loss and backward pass
 (mmcv/runner/hooks/optimizer.py), and scattering moves a batch that nothing keeps."""
+MMENGINE: Final = Era(
+    version=(1, 13),
+    habits=Habits(zero_grad=ZeroGrad.END, gradients=Gradients.ZERO, batch=BatchPlace.MOVED),
+    loses_in_fp32=False,
+)
+"""mmsegmentation from 1.0 on; the PyTorch is the newest that was stable then.
+
+`OptimWrapper.update_params` clears gradients after the optimizer's step
+(mmengine/optim/optimizer/optimizer_wrapper.py)."""
+_MMENGINE_SINCE: Final = "202211"
+"""The month of the first rows whose weights have names of 1.0. Some of these rows have the figure
+of an older training."""
+_HARDSWISH: Final = (1, 7)
+"""The PyTorch since which mmcv takes `nn.Hardswish`."""
 CONFIGS: Final = Path(mmseg.__file__).parent / ".mim"
 """The folder that the paths of the zoo's configurations begin in."""
 OUTPUTS_GIVEN: Final = ("psamask_forward", "psamask_backward")
@@ -73,10 +103,16 @@ def registries() -> Any:
     from mmseg import registry, utils  # noqa: PLC0415 - after the stand-in is there
 
     utils.register_all_modules(init_default_scope=True)
-    if VERSION < _HARDSWISH:
-        # mmcv's own, as mmcv/cnn/bricks/hswish.py registers it with such a PyTorch.
+    if MMCV.version < _HARDSWISH:
+        # mmcv's own, as mmcv/cnn/bricks/hswish.py registers it with such a PyTorch. No row of later
+        # has one.
         MODELS.register_module(name="HSwish", module=HSwish, force=True)
     return registry
+
+
+def eras_of(trained: str) -> tuple[Era, ...]:
+    """The eras that a row may be of, by its day, as YYYYMMDD or empty."""
+    return (MMCV, MMENGINE) if trained > _MMENGINE_SINCE else (MMCV,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +129,25 @@ class Training:
 
     @property
     def precision(self) -> Precision:
-        """Mixed precision where the configuration asks for it."""
-        is_mixed = self.wrapper.type == "AmpOptimWrapper"
+        """Mixed precision where the configuration asks for it, and its name as well.
+
+        A name has had it since before the zoo's 1.0, whose PoolFormers have it anew.
+        """
+        is_mixed = self.wrapper.type == "AmpOptimWrapper" and "-amp-" in self.path
         return Precision.AMP_FP16 if is_mixed else Precision.FP32
 
     def same_step(self) -> str:
         """A text that is equal for configurations with equal steps."""
         model = deepcopy(self.model)
         model.pop("data_preprocessor", None)
-        return f"{model} {self.wrapper} {self.crop}"
+        return f"{model} {self.wrapper} {self.precision} {self.crop}"
 
 
 def training_of(path: str) -> Training:
     """Read a configuration.
+
+    Args:
+        path: Of the configuration, beginning with `configs/`.
 
     Raises:
         FileNotFoundError: There is none of this name.
@@ -127,15 +169,20 @@ class TrainingLoss(nn.Module):
 
     Args:
         path: Of the configuration.
+        loses_in_fp32: As the era's.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, loses_in_fp32: bool) -> None:
         super().__init__()
         registry = registries()
         self.segmentor = registry.MODELS.build(training_of(path).model)
+        if not loses_in_fp32:
+            return
         for module in self.segmentor.modules():
             if hasattr(module, "_stack_batch_gt"):
                 _take_stacked_labels(module)
+            if hasattr(module, "loss_by_feat"):
+                _lose_in_fp32(module)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the loss that is minimised.
@@ -178,6 +225,24 @@ def _take_stacked_labels(head: Any) -> None:
     head._stack_batch_gt = taken  # noqa: SLF001 - as above
 
 
+def _lose_in_fp32(head: Any) -> None:
+    """Let a head cast its logits, enlarge them and compute its loss in fp32, as it did until 0.30.
+
+    Source: `force_fp32` of `BaseDecodeHead.losses` in mmseg/models/decode_heads/decode_head.py of
+    0.18, and in mmcv/runner/fp16_utils.py of 1.3.
+    """
+    compute = head.loss_by_feat
+
+    def computed(logits: Any, *others: Any, **named: Any) -> Any:
+        if not torch.is_autocast_enabled("cpu"):
+            return compute(logits, *others, **named)
+        with torch.autocast("cpu", enabled=False):
+            logits = tree_map_only(torch.Tensor, torch.Tensor.float, logits)
+            return compute(logits, *others, **named)
+
+    head.loss_by_feat = computed
+
+
 def optimizer_of(training: Training, segmentor: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of a configuration by mmengine's own constructor."""
     registry = registries()
@@ -199,19 +264,26 @@ class ZooTracer(ProgramTracer):
 
     Args:
         training: The configuration.
+        era: The software that it was trained with.
         processes: How many there were.
     """
 
-    def __init__(self, training: Training, processes: int = 4) -> None:
+    def __init__(self, training: Training, era: Era, processes: int = 4) -> None:
         self._training = training
         variant = Variant(
             model=f"{__name__}:{TrainingLoss.__name__}",
             resolution=training.crop,
             precision=training.precision,
-            own=OwnParts(model_args=(("path", training.path),), habits=HABITS),
+            own=OwnParts(
+                model_args=(
+                    ("path", training.path),
+                    ("loses_in_fp32", str(era.loses_in_fp32).lower()),
+                ),
+                habits=era.habits,
+            ),
         )
         super().__init__(
-            variant, VERSION, optimizer=lambda _: self._optimizer(), processes=processes
+            variant, era.version, optimizer=lambda _: self._optimizer(), processes=processes
         )
 
     def timeline(self, batch: int, accumulation_steps: int = 1) -> Timeline:

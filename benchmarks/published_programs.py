@@ -10,6 +10,7 @@ from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfM
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.allocator.statistics import AllocatorStatistics
 from bsprobe.simulate.cudnn.convolutions import (
+    ITEM_BYTES,
     Backend,
     Convolution,
     backend_of,
@@ -41,6 +42,31 @@ class EstimatedWorkspaces:
                 return (columns_bytes(convolution),)
             case Backend.DEPTHWISE:
                 return (0,)
+
+
+class WinogradWorkspaces(EstimatedWorkspaces):
+    """Workspaces of cuDNN's non-fused Winograd transform where it can run, else estimated ones.
+
+    `CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD_NONFUSED` and its backward namesakes serve 3 by 3 kernels
+    in steps of one. They keep input, weight and output in the transform's domain: 36 numbers for
+    each channel and tile of 4 by 4 outputs (Lavin and Gray, arXiv:1509.09308, F(4x4, 3x3)).
+    """
+
+    def candidates(self, convolution: Convolution) -> tuple[int, ...]:
+        """Give the one candidate."""
+        (estimated,) = super().candidates(convolution)
+        is_served = (
+            convolution.weight_size[2:] == (3, 3)
+            and set(convolution.stride + convolution.dilation) == {1}
+            and convolution.groups == 1
+        )
+        if not is_served or estimated == 0:
+            return (estimated,)
+        height, width = convolution.output_size[2:]
+        tiles = convolution.input_size[0] * -(-height // 4) * -(-width // 4)
+        outputs, inputs = convolution.weight_size[:2]
+        numbers = 36 * (tiles * (inputs + outputs) + inputs * outputs)
+        return (max(estimated, numbers * ITEM_BYTES[convolution.dtype]),)
 
 
 class NoWorkspaces:

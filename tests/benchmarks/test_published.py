@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from benchmarks import published
+from benchmarks.published_programs import EstimatedWorkspaces, WinogradWorkspaces
 from benchmarks.published_report import write_report
 from benchmarks.timm_report import best_limit, outside_bytes, reached, verdict
 from bsprobe.records.units import GIB
+from bsprobe.simulate.cudnn.convolutions import Convolution, Direction
 
 
 def rung(fits: float | None, following: float | None, **rest: Any) -> dict[str, Any]:
@@ -86,3 +88,38 @@ def test_the_report_names_what_is_imitated_of_each_version(tmp_path: Path) -> No
     assert "input of softmax freed" not in versions["timm's benchmark"]
     assert (tmp_path / "timm.csv").exists()
     assert (tmp_path / "memory.png").exists()
+
+
+def convolution(**changed: Any) -> Convolution:
+    settings: dict[str, Any] = {
+        "direction": Direction.FORWARD,
+        "dtype": "float32",
+        "channels_last": False,
+        "input_size": (2, 2048, 126, 255),
+        "weight_size": (512, 2048, 3, 3),
+        "padding": (1, 1),
+        "stride": (1, 1),
+        "dilation": (1, 1),
+        "groups": 1,
+    }
+    return Convolution(**settings | changed)
+
+
+def test_the_winograd_transform_keeps_36_numbers_for_each_channel_and_tile() -> None:
+    tiles = 2 * 32 * 64
+    expected = 4 * 36 * (tiles * (2048 + 512) + 2048 * 512)
+    assert WinogradWorkspaces().candidates(convolution()) == (expected,)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"weight_size": (512, 2048, 1, 1), "padding": (0, 0)},
+        {"stride": (2, 2)},
+        {"dilation": (2, 2)},
+        {"weight_size": (512, 1024, 3, 3), "groups": 2},
+    ],
+)
+def test_what_it_does_not_serve_is_estimated(changed: dict[str, Any]) -> None:
+    asked = convolution(**changed)
+    assert WinogradWorkspaces().candidates(asked) == EstimatedWorkspaces().candidates(asked)
