@@ -1,5 +1,6 @@
 """The report on what others published: verdicts on rungs, and the versions that are imitated."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from benchmarks.published_programs import EstimatedWorkspaces, WinogradWorkspace
 from benchmarks.published_report import write_report
 from benchmarks.timm_report import best_limit, outside_bytes, reached, verdict
 from bsprobe.records.units import GIB
-from bsprobe.simulate.cudnn.convolutions import Convolution, Direction
+from tests.support.convolution_examples import PLAIN
 
 
 def rung(fits: float | None, following: float | None, **rest: Any) -> dict[str, Any]:
@@ -90,25 +91,13 @@ def test_the_report_names_what_is_imitated_of_each_version(tmp_path: Path) -> No
     assert (tmp_path / "memory.png").exists()
 
 
-def convolution(**changed: Any) -> Convolution:
-    settings: dict[str, Any] = {
-        "direction": Direction.FORWARD,
-        "dtype": "float32",
-        "channels_last": False,
-        "input_size": (2, 2048, 126, 255),
-        "weight_size": (512, 2048, 3, 3),
-        "padding": (1, 1),
-        "stride": (1, 1),
-        "dilation": (1, 1),
-        "groups": 1,
-    }
-    return Convolution(**settings | changed)
+WIDE = replace(PLAIN, input_size=(2, 2048, 126, 255), weight_size=(512, 2048, 3, 3), stride=(1, 1))
 
 
 def test_the_winograd_transform_keeps_36_numbers_for_each_channel_and_tile() -> None:
     tiles = 2 * 32 * 64
     expected = 4 * 36 * (tiles * (2048 + 512) + 2048 * 512)
-    assert WinogradWorkspaces().candidates(convolution()) == (expected,)
+    assert WinogradWorkspaces().candidates(WIDE) == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -121,5 +110,5 @@ def test_the_winograd_transform_keeps_36_numbers_for_each_channel_and_tile() -> 
     ],
 )
 def test_what_it_does_not_serve_is_estimated(changed: dict[str, Any]) -> None:
-    asked = convolution(**changed)
+    asked = replace(WIDE, **changed)
     assert WinogradWorkspaces().candidates(asked) == EstimatedWorkspaces().candidates(asked)
