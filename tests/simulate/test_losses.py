@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bsprobe.simulate.cuda import Inside, effects
 from bsprobe.simulate.cuda.scratch import aten
 from bsprobe.simulate.versions import INSTALLED, Version
 from tests.support.allocations import plainly
+from tests.support.operator_examples import operators, samples_of
 from tests.support.traced_networks import born, extra, tracer_of
 
 X = torch.rand(2, 3, 40, 50)
@@ -85,3 +88,33 @@ def test_until_2_2_a_loss_of_logits_takes_four_tensors_beside_the_loss_of_each()
     assert inside(operator, X, Y, None, None, NONE, out=each, version=(2, 2)) == [SIZE] * 4
     assert inside(operator, X, Y, None, Y, MEAN, out=mean, version=(2, 2)) == [SIZE] * 6
     assert inside(operator, X, Y, out=mean, version=(2, 3)) == [SIZE] * 2
+
+
+def held(results: object) -> list[int]:
+    """The bytes of the storages of tensors."""
+    tensors = (each for each in tree_leaves(results) if isinstance(each, torch.Tensor))
+    return [each.untyped_storage().nbytes() for each in tensors if each.layout is torch.strided]
+
+
+def holds_more(operator: Any) -> bool:
+    """True for an operator whose results hold more memory on real tensors than on fake ones."""
+    for sample in samples_of(operator, requires_grad=False):
+        given = (sample.input, sample.args, sample.kwargs)
+        mode = FakeTensorMode()
+        fake = tree_map_only(torch.Tensor, mode.from_tensor, given)
+        try:
+            with mode:
+                expected = held(operator.op(fake[0], *fake[1], **fake[2]))
+            found = held(operator.op(given[0], *given[1], **given[2]))
+        except Exception:  # noqa: BLE001, S112 - operators that fake tensors cannot run: not asked
+            continue
+        if any(real > least for real, least in zip(found, expected, strict=True)):
+            return True
+    return False
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")
+def test_no_other_operator_keeps_more_memory_than_its_results_need() -> None:
+    names = {each.name.removeprefix("nn.functional.") for each in operators() if holds_more(each)}
+    assert names == {operator.overloadpacket.__name__ for operator in KEPT}

@@ -1,11 +1,8 @@
 """A step on real tensors allocates under bsprobe's mode what it allocates without any mode."""
 
 import importlib
-import sys
-import unittest
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,6 +24,7 @@ from tests.support.allocations import (
     under,
     without_numbers,
 )
+from tests.support.operator_examples import operators, samples_of
 from tests.support.optional_packages import needs_timm
 from tests.support.tiny_networks import VARIANT, TinyNet, TwoHeadedNet
 from tests.support.traced_networks import extra
@@ -286,12 +284,6 @@ UNSUPPORTED = {
 SHARDS = 4
 
 
-def samples_of(operator: Any, most: int = 12) -> Iterator[Any]:
-    samples = operator.sample_inputs("cpu", torch.float32, requires_grad=True)
-    for _, sample in zip(range(most), samples, strict=False):
-        yield sample
-
-
 def passes(operator: Any, sample: Any) -> Step:
     """Forward and backward pass of an operator with a sample of its inputs."""
 
@@ -322,15 +314,10 @@ def differs(operator: Any) -> bool:
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_operators_that_allocate_otherwise_have_a_reason(
-    shard: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # PyTorch's list of operators imports it for a class of tests.
-    monkeypatch.setitem(sys.modules, "expecttest", SimpleNamespace(TestCase=unittest.TestCase))
-    listed = importlib.import_module("torch.testing._internal.common_methods_invocations").op_db
+def test_operators_that_allocate_otherwise_have_a_reason(shard: int) -> None:
     by_name = defaultdict(list)
-    for each in listed:
-        if torch.float32 in each.dtypes and each.supports_autograd:
+    for each in operators():
+        if each.supports_autograd:
             by_name[each.name].append(each)
 
     names = set(sorted(by_name.keys() - UNSUPPORTED)[shard::SHARDS])
