@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from bsprobe.simulate.cuda import Inside, effects
+from bsprobe.simulate.cuda import Inside, cuda_dispatch, effects
 from bsprobe.simulate.cuda.scratch import aten
 from bsprobe.simulate.versions import INSTALLED, Version
 from tests.support.allocations import plainly
@@ -79,6 +79,15 @@ def test_a_loss_of_logits_takes_log_sigmoid_and_where_it_is_reduced_the_loss_of_
     assert inside(operator, X, Y, None, None, NONE, out=each) == [SIZE]
     # The CPU's log_sigmoid has a buffer as well, which is gone when the loss of each is made.
     assert peak(lambda: loss(X, Y)) == 2
+
+
+def test_autocast_refuses_the_loss_of_probabilities_and_runs_that_of_logits_in_fp32() -> None:
+    x = X.half()
+    with cuda_dispatch(), torch.autocast("cpu", dtype=torch.float16):
+        with pytest.raises(RuntimeError, match="unsafe to autocast"):
+            functional.binary_cross_entropy(x, Y)
+        assert functional.binary_cross_entropy_with_logits(x, Y).dtype is torch.float32
+    assert functional.binary_cross_entropy(X, Y) > 0
 
 
 def test_until_2_2_a_loss_of_logits_takes_four_tensors_beside_the_loss_of_each() -> None:

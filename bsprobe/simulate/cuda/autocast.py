@@ -60,6 +60,8 @@ WIDEST = (
     *("index_put", "tensordot", "scatter_add"),
 )
 """Operators whose arguments are all cast to the widest type among them."""
+REFUSED = ("binary_cross_entropy",)
+"""Operators that raise where CUDA's autocast is on."""
 _SAME_ON_BOTH = ("conv1d.padding", "conv2d.padding", "conv3d.padding")
 """On the CPU's list alone, but what they call on CUDA is on CUDA's: the casts are the same."""
 
@@ -76,6 +78,7 @@ def autocast_kernels(version: Version = INSTALLED) -> tuple[tuple[str, Kernel], 
         (FP32_OUTPUT, _with_fp32_output),
         (tuple(FP32_OUTPUT_OVERLOADS), _with_fp32_overload),
         (WIDEST, _in_widest),
+        (REFUSED, _refused),
     )
     on_cuda = operators_cast("AutocastCUDA").union(gelu)
     for names, policy in policies:
@@ -180,6 +183,18 @@ def _in_widest(name: str) -> Kernel:
 
         tree_map_only(torch.Tensor, look, (args, kwargs))
         return _call(operator, _cast(args, widest), _cast(kwargs, widest))
+
+    return run
+
+
+def _refused(name: str) -> Kernel:
+    """As `binary_cross_entropy_banned` in ATen/autocast_mode.cpp."""
+
+    def run(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(
+            f"{name} and torch.nn.BCELoss are unsafe to autocast: use {name}_with_logits or "
+            "torch.nn.BCEWithLogitsLoss on the logits, without a sigmoid"
+        )
 
     return run
 
