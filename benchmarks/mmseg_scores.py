@@ -48,17 +48,17 @@ class ZooRow:
     measured_gb: float
     """`max_memory_allocated`, in the zoo's GB."""
     predicted_bytes: int | None = None
-    """`max_memory_allocated`, the buckets of DistributedDataParallel among it; workspaces are
-    estimated from the sizes, as for every card that the installed cuDNN does not support."""
+    """`max_memory_allocated`, the buckets of DistributedDataParallel among it, with the workspaces
+    of cuDNN's non-fused Winograd transform: cuDNN 7 took it on these cards wherever it runs."""
+    estimated_bytes: int | None = None
+    """The same with workspaces that are estimated from the sizes, as for every card that the
+    installed cuDNN does not support."""
     asked_bytes: int | None = None
     """The same with the workspaces of a cuDNN that supports the card; None without one."""
-    winograd_bytes: int | None = None
-    """The same with the workspaces of cuDNN's non-fused Winograd transform: a bound, for cuDNN 7.6
-    chose it for some convolutions."""
     tensors_bytes: int | None = None
     """The same without any workspace."""
     newer_bytes: int | None = None
-    """The estimate with the software of mmsegmentation 1.0, for rows that may have had it."""
+    """The prediction with the software of mmsegmentation 1.0, for rows that may have had it."""
     left_out: str | None = None
     """The reason why nothing is predicted."""
 
@@ -125,8 +125,8 @@ class Scorer:
 
         asked = self._workspaces[row.card]
         sources: dict[str, Any] = {
-            "predicted_bytes": EstimatedWorkspaces(),
-            "winograd_bytes": WinogradWorkspaces(),
+            "predicted_bytes": WinogradWorkspaces(),
+            "estimated_bytes": EstimatedWorkspaces(),
             "tensors_bytes": NoWorkspaces(),
             **({} if asked.cudnn_version is None else {"asked_bytes": asked}),
         }

@@ -24,9 +24,11 @@ COLUMNS: Final = ("config", "images_per_gpu", "mem_gb", "amp", "known", "card", 
 KNOWN: Final = (
     *("configs/mobilenet_v2/", "configs/mobilenet_v3/"),
     *("configs/convnext/", "configs/erfnet/", "configs/fastscnn/", "configs/poolformer/"),
+    *("configs/upernet/", "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_hrf-256x256"),
 )
 """Rows that a rule was found by: those of ReLU6 in place, and of mmcv's own HSwish; of GELU in fp32
-and losses in fp32, of ReLU out of place, of the loss of logits; of precision by name."""
+and losses in fp32, of ReLU out of place, of the loss of logits; of precision by name; of Winograd's
+transform."""
 RENAMED: Final = {
     # The metafile has a letter too many; the weights are named as the file that exists.
     "ddeeplabv3plus_r101-d16-mg124_4xb2-40k_cityscapes-512x1024": (

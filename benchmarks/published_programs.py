@@ -44,8 +44,8 @@ class EstimatedWorkspaces:
                 return (0,)
 
 
-class WinogradWorkspaces(EstimatedWorkspaces):
-    """Workspaces of cuDNN's non-fused Winograd transform where it can run, else estimated ones.
+class WinogradWorkspaces:
+    """Workspaces of cuDNN's non-fused Winograd transform where it can run, else none.
 
     `CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD_NONFUSED` and its backward namesakes serve 3 by 3 kernels
     in steps of one. They keep input, weight and output in the transform's domain: 36 numbers for
@@ -54,19 +54,18 @@ class WinogradWorkspaces(EstimatedWorkspaces):
 
     def candidates(self, convolution: Convolution) -> tuple[int, ...]:
         """Give the one candidate."""
-        (estimated,) = super().candidates(convolution)
         is_served = (
             convolution.weight_size[2:] == (3, 3)
             and set(convolution.stride + convolution.dilation) == {1}
             and convolution.groups == 1
         )
-        if not is_served or estimated == 0:
-            return (estimated,)
+        if not is_served:
+            return (0,)
         height, width = convolution.output_size[2:]
         tiles = convolution.input_size[0] * -(-height // 4) * -(-width // 4)
         outputs, inputs = convolution.weight_size[:2]
         numbers = 36 * (tiles * (inputs + outputs) + inputs * outputs)
-        return (max(estimated, numbers * ITEM_BYTES[convolution.dtype]),)
+        return (numbers * ITEM_BYTES[convolution.dtype],)
 
 
 class NoWorkspaces:

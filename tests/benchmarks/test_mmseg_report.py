@@ -15,7 +15,7 @@ def row(
     *,
     tensors: float | None = None,
     asked: float | None = None,
-    winograd: float | None = None,
+    estimated: float | None = None,
     newer: float | None = None,
     **rest: Any,
 ) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def row(
         "left_out": None if predicted else "it cannot be traced",
         "predicted_bytes": size(predicted),
         "asked_bytes": size(asked),
-        "winograd_bytes": size(predicted if winograd is None else winograd),
+        "estimated_bytes": size(predicted if estimated is None else estimated),
         "newer_bytes": size(newer),
         "tensors_bytes": size(predicted if tensors is None else tensors),
         **rest,
@@ -49,7 +49,7 @@ def test_an_error_is_relative_to_what_was_measured() -> None:
     [
         (row(11.0, tensors=9.0), "workspaces: "),
         (row(11.0, asked=9.9), "workspaces: "),
-        (row(9.0, winograd=10.1), "workspaces: "),
+        (row(9.0, estimated=10.1), "workspaces: "),
         (row(11.0, newer=10.1), "its software: "),
         (row(1.59, measured_gb=1.5), "rounding: "),
         (row(1.61, measured_gb=1.5), "not found"),

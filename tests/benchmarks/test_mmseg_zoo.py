@@ -69,9 +69,10 @@ def test_no_row_stands_in_both_tables() -> None:
     assert len(rows) == len(configs)
     assert {row["known"] for row in rows_of(TABLES[0])} == {"yes"}
     known = [row["config"] for row in rows_of(TABLES[1]) if row["known"] == "yes"]
-    assert len(known) == 25
-    folders = {config.split("/")[1] for config in known}
-    assert folders == {part.split("/")[1] for part in mmseg_zoo_rows.KNOWN}
+    assert len(known) == 34
+    parts = mmseg_zoo_rows.KNOWN
+    assert all(any(part in config for config in known) for part in parts)
+    assert all(any(part in config for part in parts) for config in known)
     assert all(list(row) == list(mmseg_zoo_rows.COLUMNS) for row in rows)
 
 
