@@ -16,11 +16,12 @@ _INTRODUCTION: Final = (
     "fp32 and autocast, two to eight images a GPU, four processes. The networks, losses and "
     "optimizers are mmsegmentation's own, built from its configurations; the PyTorch imitated is "
     "1.5, or 1.13 for a network that 1.5 cannot run: the zoo does not say which one a row had. A "
-    "GB counts as 2^30 bytes. The zoo's cuDNN was 7, mostly 7.6, which cannot be asked. By UPerNet's "
-    "rows it took the workspace of the non-fused Winograd transform for convolutions of 3 by 3 in "
-    "steps of one, which is predicted for all of these, and nothing elsewhere. Beside that stand "
-    "workspaces estimated from the sizes, as `bsprobe run` does for a card that the installed cuDNN "
-    "does not support, those that a cuDNN names which does (up to 9.10), and the tensors alone."
+    "GB counts as 2^30 bytes. The zoo's cuDNN was 7, mostly 7.6, which cannot be asked. By "
+    "UPerNet's rows it took the workspace of the non-fused Winograd transform for convolutions of "
+    "3 by 3 in steps of one, which is predicted for all of these, and nothing elsewhere. Beside "
+    "that stand workspaces estimated from the sizes, as `bsprobe run` does for a card that the "
+    "installed cuDNN does not support, those that a cuDNN names which does (up to 9.10), and the "
+    "tensors alone."
 )
 FIGURES: Final = {
     "predicted_bytes": "workspaces of the Winograd transform, where it can run",

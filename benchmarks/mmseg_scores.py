@@ -116,7 +116,7 @@ class Scorer:
             return newest
         try:
             found = self._peaks_with(eras[0], training, row)
-        except UntraceableModelError:
+        except UntraceableModelError:  # it writes to what an older ReLU has saved
             found = newest
         return found | {"newer_bytes": newest["predicted_bytes"]}
 

@@ -38,7 +38,7 @@ class Era:
     version: Version
     """The PyTorch."""
     habits: Habits
-    loses_in_fp32: bool
+    has_fp32_losses: bool
     """True where heads compute their losses in fp32, from labels that the loader has stacked."""
 
 
@@ -47,7 +47,7 @@ MMCV: Final = Era(
     habits=Habits(
         zero_grad=ZeroGrad.BEFORE_BACKWARD, gradients=Gradients.ZERO, batch=BatchPlace.MOVED
     ),
-    loses_in_fp32=True,
+    has_fp32_losses=True,
 )
 """mmsegmentation up to 0.30; the PyTorch is that of when the zoo began.
 
@@ -57,7 +57,7 @@ MMCV: Final = Era(
 MMENGINE: Final = Era(
     version=(1, 13),
     habits=Habits(zero_grad=ZeroGrad.END, gradients=Gradients.ZERO, batch=BatchPlace.MOVED),
-    loses_in_fp32=False,
+    has_fp32_losses=False,
 )
 """mmsegmentation from 1.0 on; the PyTorch is the newest that was stable then.
 
@@ -169,20 +169,20 @@ class TrainingLoss(nn.Module):
 
     Args:
         path: Of the configuration.
-        loses_in_fp32: As the era's.
+        has_fp32_losses: As the era's.
     """
 
-    def __init__(self, path: str, *, loses_in_fp32: bool) -> None:
+    def __init__(self, path: str, *, has_fp32_losses: bool) -> None:
         super().__init__()
         registry = registries()
         self.segmentor = registry.MODELS.build(training_of(path).model)
-        if not loses_in_fp32:
+        if not has_fp32_losses:
             return
         for module in self.segmentor.modules():
             if hasattr(module, "_stack_batch_gt"):
                 _take_stacked_labels(module)
             if hasattr(module, "loss_by_feat"):
-                _lose_in_fp32(module)
+                _compute_losses_in_fp32(module)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the loss that is minimised.
@@ -225,7 +225,7 @@ def _take_stacked_labels(head: Any) -> None:
     head._stack_batch_gt = taken  # noqa: SLF001 - as above
 
 
-def _lose_in_fp32(head: Any) -> None:
+def _compute_losses_in_fp32(head: Any) -> None:
     """Let a head cast its logits, enlarge them and compute its loss in fp32, as it did until 0.30.
 
     Source: `force_fp32` of `BaseDecodeHead.losses` in mmseg/models/decode_heads/decode_head.py of
@@ -277,7 +277,7 @@ class ZooTracer(ProgramTracer):
             own=OwnParts(
                 model_args=(
                     ("path", training.path),
-                    ("loses_in_fp32", str(era.loses_in_fp32).lower()),
+                    ("has_fp32_losses", str(era.has_fp32_losses).lower()),
                 ),
                 habits=era.habits,
             ),
