@@ -21,6 +21,10 @@ DeepSpeed). Newer drivers leave less: gpus.csv has the least that was seen."""
 EXPLANATIONS: Final = {
     "cs3darknet_l": "The table's own: cs3sedarknet_l, the same network and squeeze-and-excitation, "
     "ran at 384 there.",
+    "gluon_resnet152_v1s": "The table's own: seresnet152 ran at 192 there, whose 50 "
+    "squeeze-and-excitations keep more than the wider stem of this one.",
+    "resnetv2_101x1_bitm": "The table's own: resnetv2_101x3_bitm, the same network three times as "
+    "wide, ran at 8 there, with as many activations and nine times the parameters.",
     "pit_s_224": "Not found. The peak is the end of the forward pass, a third of it the attention "
     "maps of the first two blocks, which at this batch, and not at the one below, take more than "
     "2^31 bytes each; timm of then ran the same operators there but for the place of one scaling, "
