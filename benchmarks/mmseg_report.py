@@ -47,7 +47,6 @@ SUSPECT: Final = {
         "the figures of two rows seem exchanged",
     ),
     "deeplabv3plus_r101-d16-mg124_4xb2": "the zoo has 5.8 and 9.9 for one step",
-    "pspnet_r18-d8_4xb4-80k_potsdam": "it has 1.5, and 1.45 for the same step on Vaihingen",
     "convnext-xlarge": "2.17 times convnext-large's, which is three quarters as wide",
     "ddrnet_23-slim": "the logits of two heads at full size, with gradients, take 1.78 alone",
     "knet-s3_swin-l_upernet_8xb2-adamw-80k_ade20k-640x640": "nearly that of 512x512, 13.5",
