@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from importlib import metadata
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 Version = tuple[int, int]
 """Major and minor version, of PyTorch or of CUDA."""
 
@@ -81,6 +83,21 @@ SINCE: Final[Mapping[Change, Version]] = MappingProxyType(
 def has(version: Version, change: Change) -> bool:
     """True where a version of PyTorch has a change."""
     return version >= SINCE[change]
+
+
+def until(version: Version, older: Mapping[Change, Mapping[_Key, _Value]]) -> dict[_Key, _Value]:
+    """Give what a version has that later changes ended.
+
+    Args:
+        version: Of PyTorch.
+        older: What each change ended, by key.
+    """
+    return {
+        key: value
+        for change, ended in older.items()
+        if not has(version, change)
+        for key, value in ended.items()
+    }
 
 
 def parsed(version: str) -> Version:

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from bsprobe.records.variants import Precision, Variant
+from bsprobe.records.variants import Precision
 from bsprobe.simulate.cuda import cuda_dispatch
 from bsprobe.simulate.timeline import Action, Kind, Recording, Section
 from bsprobe.simulate.versions import INSTALLED, SINCE, Change, Version, has, parsed
 from tests.support.tiny_networks import VARIANT
-from tests.support.traced_networks import PlainNet, tracer_of
+from tests.support.traced_networks import PlainNet, born, tracer_of
 
 LOGIT_BYTES = 2 * 4 * 32 * 48 * 4
 """Of PlainNet, upsampled to the labels, at batch 2."""
@@ -36,10 +36,12 @@ def saved(recording: Recording) -> list[int]:
 
 
 def savings(recording: Recording) -> list[tuple[str, int]]:
-    """What the first step saves for its backward pass: operators that made it, and sizes."""
-    made = (s for action, s in recording.sections[Section.FIRST_STEP] if action is Action.ALLOCATE)
-    found = (recording.storages[subject] for subject in made)
-    return [(place.operator, size) for place, kind, size in found if kind is Kind.SAVED_ACTIVATION]
+    """Operators and sizes of the tensors that the first step saves for its backward pass."""
+    return [
+        (place.operator, size)
+        for place, kind, size in born(recording)
+        if kind is Kind.SAVED_ACTIVATION
+    ]
 
 
 @pytest.mark.parametrize(
@@ -153,11 +155,7 @@ def test_up_to_1_9_autocast_runs_gelu_in_fp32(version: Version, dtype: torch.dty
 
 def test_until_2_3_autocast_interpolates_in_half_precision() -> None:
     def upsampled(version: Version) -> list[int]:
-        recording = recorded(version, precision=Precision.AMP_FP16)
-        made = (
-            s for action, s in recording.sections[Section.FIRST_STEP] if action is Action.ALLOCATE
-        )
-        found = (recording.storages[subject] for subject in made)
+        found = born(recorded(version, precision=Precision.AMP_FP16))
         return [size for place, _, size in found if place.operator == "upsample_bilinear2d"]
 
     assert upsampled((2, 4)) == [LOGIT_BYTES]
@@ -166,12 +164,7 @@ def test_until_2_3_autocast_interpolates_in_half_precision() -> None:
 
 def test_until_1_13_each_parameter_is_updated_by_itself() -> None:
     def temporaries(version: Version) -> set[str]:
-        variant: Variant = replace(VARIANT)
-        recording = tracer_of(PlainNet, variant, version=version).record(2)
-        made = (
-            s for action, s in recording.sections[Section.LATER_STEP] if action is Action.ALLOCATE
-        )
-        found = (recording.storages[subject] for subject in made)
+        found = born(recorded(version), Section.LATER_STEP)
         return {place.operator for place, _, _ in found if place.phase == "optimizer"}
 
     assert temporaries((2, 0)) == {"_foreach_add"}

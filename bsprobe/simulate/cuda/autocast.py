@@ -188,7 +188,7 @@ def _in_widest(name: str) -> Kernel:
 
 
 def _refused(name: str) -> Kernel:
-    """As `binary_cross_entropy_banned` in ATen/autocast_mode.cpp."""
+    """Raise, as `binary_cross_entropy_banned` in ATen/autocast_mode.cpp does."""
 
     def run(*_: Any, **__: Any) -> Any:
         raise RuntimeError(

@@ -5,7 +5,7 @@ from typing import Any, Final
 import torch
 
 from bsprobe.simulate.cuda.autocast import Kernel
-from bsprobe.simulate.versions import Change, Version, has
+from bsprobe.simulate.versions import Change, Version, until
 
 _aten = torch.ops.aten
 
@@ -56,9 +56,4 @@ _UNTIL: Final[dict[Change, dict[str, Kernel]]] = {
 
 def older_kernels(version: Version) -> dict[str, Kernel]:
     """Kernels by the name of the operator, for a version without the changes that ended them."""
-    return {
-        name: kernel
-        for change, kernels in _UNTIL.items()
-        if not has(version, change)
-        for name, kernel in kernels.items()
-    }
+    return until(version, _UNTIL)

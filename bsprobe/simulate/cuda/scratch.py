@@ -30,7 +30,7 @@ from bsprobe.simulate.cuda.indexing import INDEXING
 from bsprobe.simulate.cuda.limits import counted_elements
 from bsprobe.simulate.cuda.losses import LOSSES, UNTIL
 from bsprobe.simulate.cuda.upsampling import UPSAMPLING
-from bsprobe.simulate.versions import INSTALLED, Version, has
+from bsprobe.simulate.versions import INSTALLED, Version, until
 
 aten = torch.ops.aten
 
@@ -181,8 +181,4 @@ KERNELS: dict[Kernel, Rule] = {
 @functools.cache
 def _rules_of(version: Version) -> Mapping[Kernel, Rule]:
     """The rules for a version of PyTorch."""
-    rules = dict(KERNELS)
-    for change, older in UNTIL.items():
-        if not has(version, change):
-            rules |= older
-    return rules
+    return KERNELS | until(version, UNTIL)

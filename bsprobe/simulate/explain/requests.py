@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from bsprobe.simulate.allocator.blocks import Block
 from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.playback import Playback
-from bsprobe.simulate.timeline import Action, Kind, Place, Section, Timeline
+from bsprobe.simulate.timeline import Action, Kind, Place, Scratch, Section, Timeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,15 +15,15 @@ class Request:
 
     section: Section
     size_bytes: int
-    """As it was asked for, before the allocator rounds."""
+    """The bytes that were asked for, before the allocator rounds."""
     place: str
-    """Who asked: an operator and a module where it is predicted, functions where it is recorded."""
+    """Operator and module where the request is predicted, functions where it is recorded."""
     ends_before: int | None
-    """How many requests had been made when it was given back; None if it lives to the end."""
+    """The number of requests before it was given back; None if it lives to the end."""
     is_workspace: bool = False
-    """Whether it is a convolution's; known of predicted ones alone."""
+    """True for a convolution's; known of predicted ones alone."""
     origin: tuple[Place, Kind] | None = None
-    """Where in the program it was made and what for; known of predicted ones alone."""
+    """Place in the program, and purpose; known of predicted ones alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class ConvolutionUse:
     place: str
     origin: Place
     before: int
-    """How many requests come before its workspace."""
+    """The number of requests before its workspace."""
     workspace_bytes: int
     """Zero where it should need none: then it makes no request."""
 
@@ -66,6 +66,69 @@ class _Ledger(CachingAllocator):
         super().free(block)
 
 
+_Label = tuple[Section, str, bool, tuple[Place, Kind]]
+"""Section, words, true for a convolution's workspace, and origin of a request."""
+
+
+class _Labels:
+    """Labels what each event of a playback has asked of an allocator.
+
+    Args:
+        timeline: Of the playback.
+        batch: Its micro-batch.
+        ledger: The allocator.
+    """
+
+    def __init__(self, timeline: Timeline, batch: int, ledger: _Ledger) -> None:
+        self.section = Section.SETUP
+        """The one that is played."""
+        self.labels: list[_Label] = []
+        self.uses: list[ConvolutionUse] = []
+        self._timeline = timeline
+        self._batch = batch
+        self._ledger = ledger
+
+    def watch(self, action: Action, subject: int, _inside: int) -> None:
+        """Label the requests since the event before."""
+        if action is Action.HAND_ON:
+            return
+        if action is Action.SCRATCH:
+            self._label_scratch(self._timeline.scratches[subject])
+        else:
+            storage = self._timeline.storages[subject]
+            self._label(self._unlabelled, _text(storage.place), (storage.place, storage.kind))
+
+    @property
+    def _unlabelled(self) -> int:
+        return len(self._ledger.sizes) - len(self.labels)
+
+    def _label(
+        self, count: int, words: str, origin: tuple[Place, Kind], *, is_workspace: bool = False
+    ) -> None:
+        self.labels.extend([(self.section, words, is_workspace, origin)] * count)
+
+    def _label_scratch(self, scratch: Scratch) -> None:
+        words, origin = _text(scratch.place), (scratch.place, Kind.WORKSPACE)
+        copies = sum(size.at(self._batch) > 0 for size in scratch.sizes)
+        self._label(copies, f"{words}, inside", origin)
+        if scratch.convolution is not None:
+            self._note_use(scratch.place)
+            self._label(self._unlabelled, f"{words}, workspace", origin, is_workspace=True)
+            return
+        if len(self._ledger.sizes) - 1 not in self._ledger.ends:  # it lives on: no module's own
+            origin = replace(scratch.place, module="", operator="cuBLAS"), Kind.WORKSPACE
+        self._label(self._unlabelled, f"{words}, cuBLAS", origin)
+
+    def _note_use(self, place: Place) -> None:
+        """Note a convolution, whose workspace is the last of what has no label, if anything has."""
+        sizes = self._ledger.sizes
+        size = sizes[-1] if self._unlabelled else 0
+        last = len(sizes) - 1 if size else len(self.labels)  # after what is timed, if it is
+        self.uses.append(
+            ConvolutionUse(place=_text(place), origin=place, before=last, workspace_bytes=size)
+        )
+
+
 def predicted_requests(
     timeline: Timeline,
     batch: int,
@@ -82,37 +145,10 @@ def predicted_requests(
     """
     ledger = _Ledger()
     playback = make_playback(ledger)
-    labels: list[tuple[Section, str, bool, tuple[Place, Kind]]] = []
-    uses: list[ConvolutionUse] = []
-    section = Section.SETUP
-
-    def watch(action: Action, subject: int, _inside: int) -> None:
-        fresh = len(ledger.sizes) - len(labels)
-        if action is Action.HAND_ON:
-            return
-        if action is not Action.SCRATCH:
-            storage = timeline.storages[subject]
-            label = section, _text(storage.place), False, (storage.place, storage.kind)
-            labels.extend([label] * fresh)
-            return
-        scratch = timeline.scratches[subject]
-        copies = sum(size.at(batch) > 0 for size in scratch.sizes)
-        place, is_convolution = _text(scratch.place), scratch.convolution is not None
-        origin = scratch.place, Kind.WORKSPACE
-        labels.extend([(section, f"{place}, inside", False, origin)] * copies)
-        if is_convolution:
-            size = ledger.sizes[-1] if fresh > copies else 0
-            last = len(ledger.sizes) - 1 if size else len(labels)  # after what is timed, if it is
-            uses.append(
-                ConvolutionUse(place=place, origin=scratch.place, before=last, workspace_bytes=size)
-            )
-        elif len(ledger.sizes) - 1 not in ledger.ends:  # it lives on: no module's own
-            origin = replace(scratch.place, module="", operator="cuBLAS"), Kind.WORKSPACE
-        words = f"{place}, {'workspace' if is_convolution else 'cuBLAS'}"
-        labels.extend([(section, words, is_convolution, origin)] * (fresh - copies))
-
+    labels = _Labels(timeline, batch, ledger)
     for section in sections:
-        playback.play(section, watch)
+        labels.section = section
+        playback.play(section, labels.watch)
     requests = tuple(
         Request(
             section=where,
@@ -123,10 +159,10 @@ def predicted_requests(
             origin=origin,
         )
         for number, (size, (where, place, is_workspace, origin)) in enumerate(
-            zip(ledger.sizes, labels, strict=True)
+            zip(ledger.sizes, labels.labels, strict=True)
         )
     )
-    return PredictedRequests(requests=requests, convolutions=tuple(uses))
+    return PredictedRequests(requests=requests, convolutions=tuple(labels.uses))
 
 
 def _text(place: Place) -> str:
