@@ -10,6 +10,7 @@
 #     OUT/log-A.txt                 everything that was said
 #     OUT/outside.jsonl             what lies outside the allocator, stage by stage
 #     OUT/truth-1.tar, -2, -3, -4   what benchmarks/record_truth.py records: for tests/data/truth
+#     OUT/plans.json.gz             what cuDNN plans and runs on the card: benchmarks/card_plans.py
 #     OUT/run.tgz, torchrun.tgz, explain.tgz  folders of bsprobe run and bsprobe explain
 #
 # PY names the Python, W the folder for work in progress. A wheel of nvidia-cudnn-frontend in .whl/
@@ -98,13 +99,19 @@ if [ "$part" = A ]; then
   box 320 "$PY" -m bsprobe run --resume --search guided --trial-timeout 150 --out "$W/run" "${network[@]}"
   record 600 --tier all  # what the run has left over
 else
-  box 200 "$PY" -m bsprobe run --resume --search guided --trial-timeout 60 --out "$W/run" "${network[@]}"
-  box 100 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/explain" "${network[@]}"
-  record 150 --tier 2
-  box 60 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run --resume \
+  record 45 --tier 4
+  if [ ! -e "$W/plans.json.gz" ]; then
+    box 75 "$PY" benchmarks/card_plans.py "$W/plans.json.gz" --minutes 1
+    cp "$W/plans.json.gz" "$OUT/" 2>/dev/null
+  fi
+  box 215 "$PY" -m bsprobe run --resume --search guided --trial-timeout 60 --out "$W/run" "${network[@]}"
+  record 70 --tier 1
+  box 60 "$PY" -m pytest -m gpu tests/engine/test_measuring_on_gpu.py -q -p no:cacheprovider
+  box 70 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/explain" "${network[@]}"
+  box 45 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run --resume \
     --search guided --model deeplabv2-mini --resolution 256x512 --precision amp-fp16 --norm batch \
     --out "$W/torchrun"
-  box 100 "$PY" -m pytest -m gpu tests/engine/test_measuring_on_gpu.py -q -p no:cacheprovider
+  record 100 --tier 2
   box 85 "$PY" -m pytest -m gpu tests/devices/test_cuda.py -q -x -p no:cacheprovider
   record 600 --tier all
 fi

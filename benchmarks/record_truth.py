@@ -1,6 +1,6 @@
 """Records on this machine's GPU what predictions are held against; runs unattended.
 
-    PYTHONPATH=. python benchmarks/record_truth.py --out DIR [--tier 1|2|3|all] [--minutes 8]
+    PYTHONPATH=. python benchmarks/record_truth.py --out DIR [--tier 1|2|3|4|all] [--minutes 8]
 
 Run it at the root of a checkout; what bsprobe depends on must be installed, bsprobe need not.
 What is in DIR already is left as it is: started again, it goes on where it stopped, so short
@@ -12,10 +12,11 @@ archives of DIR, FILE-1.tar and on, written anew after every configuration.
 2. Exact boundaries, by `bsprobe run --search guided` under memory limits: 25 runs of minutes.
 3. What is off by default (cudnn.benchmark, checkpointing, AdamW, accumulation, evaluation,
    expandable segments), and images per second against the batch.
+4. Networks and losses of other people's kind (`recorded_networks.py`).
 
-Everything is recorded in the order of its value per second: the first half of tier 1, the memory of
-tier 3, the rest of tier 1, tier 2, the times of tier 3. Configurations share a process as far as
-they can. `--rehearse` records a small network instead, to see that all of it works here.
+Everything is recorded in the order of its value per second: tier 4, the first half of tier 1, the
+memory of tier 3, the rest of tier 1, tier 2, the times of tier 3. Configurations share a process as
+far as they can. `--rehearse` records a small network instead, to see that all of it works here.
 
 Where `nvidia-cudnn-frontend` is installed, it also says how cuDNN describes the card. What becomes
 of it all: `benchmarks/judge.sh`.
@@ -61,7 +62,7 @@ from bsprobe.records.units import GIB
 from bsprobe.storage.journal import NAME as JOURNAL
 from bsprobe.storage.runfile import NAME as RUN
 
-TIERS = ("1", "2", "3", "all")
+TIERS = ("1", "2", "3", "4", "all")
 BROKEN = BsprobeError.exit_code
 """Exit status of a process that met something that concerns more than one trial."""
 _GRACE_SECONDS = 20.0

@@ -15,11 +15,15 @@ from bsprobe.records.variants import (
     Precision,
     Variant,
 )
+from bsprobe.records.workload import NOTHING_OWN, OwnParts
 
 HALF = Resolution(height=512, width=1024)
 FULL = Resolution(height=1024, width=2048)
 CROP = Resolution(height=321, width=321)
 """DeepLab's own crops: every map has odd sides."""
+CROPPED = Resolution(height=512, width=512)
+IMAGE = Resolution(height=224, width=224)
+OWN = "benchmarks/recorded_networks.py"
 RESNET101, RESNET50 = "deeplabv2-resnet101", "deeplabv2-resnet50"
 OTHERS = (
     "torchvision:deeplabv3_resnet50",
@@ -75,6 +79,7 @@ def in_order() -> tuple[Stage, ...]:
     histories = tier_1()
     half = len(histories) // 2
     return (
+        Stage(tier="4", configurations=tier_4()),
         Stage(tier="1", configurations=histories[:half]),
         Stage(tier="3", configurations=tier_3_memory()),
         Stage(tier="1", configurations=histories[half:]),
@@ -180,12 +185,56 @@ def tier_3_times() -> tuple[Configuration, ...]:
     )
 
 
+def tier_4() -> tuple[Configuration, ...]:
+    """Networks and losses of other people's kind: attention, transposed convolutions, AdamW.
+
+    They come in the order of what no recording had before. `transformers` must be installed for
+    one of them.
+    """
+    unet = Variant(model=f"{OWN}:UNet", resolution=CROPPED, precision=FP16)
+    dice, squared = (
+        replace(unet, own=OwnParts(loss=f"{OWN}:{name}"))
+        for name in ("dice_and_cross_entropy", "squared_error")
+    )
+    vit = Variant(
+        model="timm:vit_base_patch16_224",
+        resolution=IMAGE,
+        classes=1000,
+        precision=FP16,
+        optimizer=OptimizerName.ADAMW,
+    )
+    convnext = replace(vit, model="timm:convnext_tiny")
+    segformer = replace(
+        vit,
+        model=f"{OWN}:segformer",
+        resolution=HALF,
+        classes=19,
+        own=OwnParts(loss=f"{OWN}:segformer_loss"),
+    )
+    many, few = 64, 4
+    chosen = [
+        *((each, batch) for batch in (16, many) for each in (vit, replace(vit, precision=FP32))),
+        *((each, batch) for batch in (few, 8) for each in (dice, replace(dice, precision=FP32))),
+        *((each, few) for each in (squared, replace(squared, precision=FP32))),
+        *((each, batch) for batch in (2, 6) for each in (segformer,)),
+        (replace(segformer, precision=FP32), 2),
+        *((each, many) for each in (convnext, replace(convnext, precision=FP32))),
+        (replace(vit, precision=BF16), many),
+    ]
+    return tuple(
+        Configuration(name=_name(spec), spec=spec, process="others")
+        for spec in (_spec(variant, batch) for variant, batch in chosen)
+    )
+
+
 def rehearsed(stage: Stage) -> Stage:
     """A stage with a network that is small enough to try the recording itself."""
     changed = [
         replace(each, name=f"rehearsed-{each.name}", spec=replace(each.spec, variant=small))
         for each in stage.configurations
-        for small in (replace(each.spec.variant, model=_SMALL, resolution=_SMALL_SIZE),)
+        for small in (
+            replace(each.spec.variant, model=_SMALL, resolution=_SMALL_SIZE, own=NOTHING_OWN),
+        )
     ]
     searches = [
         replace(
@@ -201,11 +250,13 @@ def rehearsed(stage: Stage) -> Stage:
 def name_of(variant: Variant) -> str:
     """A variant as a file name: model, size, precision, norm, layout, what is not as by default."""
     parts = [
-        variant.model.replace(":", "-"),
+        variant.model.replace(":", "-").replace("/", "-"),
         str(variant.resolution),
         variant.precision,
         variant.norm,
     ]
+    if variant.own.own_loss is not None:
+        parts.append(variant.own.own_loss.rpartition(":")[2])
     parts.append(variant.memory_format)
     rest = [axis for axis in AXES if axis.field not in ("precision", "norm", "memory_format")]
     for axis in rest:

@@ -70,7 +70,7 @@ class CudnnPlans:
                 f"{major}.{minor}"
             )
         try:
-            self._card = self._cudnn.create_device_properties(json.dumps(card))
+            self._where = self._place(card)
             notes = self._cudnn.numerical_note
             self._barred = [notes.DOWN_CONVERT_INPUTS]
             if deterministic:
@@ -93,6 +93,10 @@ class CudnnPlans:
             return self._answer(wide, data_type)
         except Exception as error:
             raise UnansweredError(_said(error)) from error
+
+    def _place(self, card: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments that tell cuDNN which card a graph is for."""
+        return {"device_property": self._cudnn.create_device_properties(json.dumps(card))}
 
     def _answer(self, wide: Convolution, data_type: str) -> tuple[int, ...]:
         graph = self._graph(wide, data_type)
@@ -123,7 +127,7 @@ class CudnnPlans:
             io_data_type=dtype,
             intermediate_data_type=types.FLOAT,
             compute_data_type=types.FLOAT,
-            device_property=self._card,
+            **self._where,
         )
 
         def tensor(size: tuple[int, ...]) -> Any:

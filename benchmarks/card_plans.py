@@ -1,0 +1,159 @@
+"""What cuDNN plans and runs for convolutions on the GPU at hand, to hold described cards against.
+
+    PYTHONPATH=. python benchmarks/card_plans.py FILE.json.gz [--minutes 2]
+
+For every distinct convolution of some networks, in both dtypes, layouts and all directions: the
+first plans that cuDNN builds for this very card (names and workspaces), as PyTorch's convolutions
+ask for them. Then the kernels that convolutions of DeepLabV2 really launched, by PyTorch's
+profiler. FILE is written again after each network, so that what is known is never lost.
+"""
+
+import argparse
+import gzip
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.workspaces import (
+    DEFAULT,
+    NETWORKS,
+    RESOLUTIONS,
+    in_every_way,
+    network_convolutions,
+    run_by_cudnn,
+)
+from bsprobe.records.trials import TrialSpec
+from bsprobe.records.variants import MemoryFormat, Precision, Variant
+from bsprobe.simulate.cudnn.convolutions import Convolution
+from bsprobe.simulate.cudnn.plans import CudnnPlans, described_card
+
+BATCHES = (2, 5)
+_MOST_PLANS = 6
+_PROFILED_BATCH = 2
+_SAVE_EVERY_SECONDS = 10.0
+
+
+class PlansOfThisCard(CudnnPlans):
+    """cuDNN's plans for the GPU at hand, with their names."""
+
+    def _place(self, card: Mapping[str, Any]) -> dict[str, Any]:
+        del card  # the one at hand counts
+        return {"handle": self._cudnn.create_handle()}
+
+    def named(self, convolution: Convolution) -> list[tuple[str, int]]:
+        """Name and workspace of the first plans that build, in cuDNN's order."""
+        wide = convolution.widened()
+        graph = self._graph(wide, {"float32": "FLOAT", "float16": "HALF"}[wide.dtype])
+        modes = self._cudnn.heur_mode
+        try:
+            graph.validate()
+            graph.build_operation_graph()
+            graph.create_execution_plans([modes.A, modes.FALLBACK])
+        except self._cudnn.cudnnGraphNotSupportedError:
+            return []
+        is_fp32 = wide.dtype == "float32"
+        graph.deselect_numeric_notes(self._barred_for_fp32 if is_fp32 else self._barred)
+        found: list[tuple[str, int]] = []
+        for index in range(graph.get_execution_plan_count()):
+            size = self._built(graph, index)
+            if size is not None:
+                found.append((str(graph.get_plan_name_at_index(index)), size))
+            if len(found) == _MOST_PLANS:
+                break
+        return found
+
+
+def questions(capability: tuple[int, int], version: int) -> Iterator[Convolution]:
+    """Convolutions to ask about, those of the default network first."""
+    seen: set[Convolution] = set()
+    for network, resolution, batch in product(NETWORKS, RESOLUTIONS, BATCHES):
+        asked = in_every_way(network_convolutions(network, resolution, batch))
+        for each in run_by_cudnn(asked, capability, version):
+            if each not in seen:
+                seen.add(each)
+                yield each
+
+
+def kernels(precision: Precision, memory_format: MemoryFormat) -> list[dict[str, Any]]:
+    """The kernels that each convolution of one training step of DeepLabV2 launches."""
+    from bsprobe.devices.cuda import CudaDevice  # noqa: PLC0415 - needs a GPU
+
+    variant = Variant(
+        model=DEFAULT,
+        resolution=RESOLUTIONS[0],
+        precision=precision,
+        memory_format=memory_format,
+    )
+    spec = TrialSpec(variant=variant, batch_size=_PROFILED_BATCH, warmup_steps=1, measured_steps=1)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
+        CudaDevice(0, None).run_trial(spec, lambda _phase: None)
+    return [
+        {
+            "operator": event.name,
+            "sizes": event.input_shapes,
+            "kernels": [[each.name, each.duration] for each in event.kernels],
+        }
+        for event in profiler.events()
+        if event.name in ("aten::cudnn_convolution", "aten::convolution_backward")
+    ]
+
+
+def main() -> int:
+    """Ask until the time is up; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--minutes", type=float, default=2.0)
+    given = parser.parse_args()
+    deadline = time.monotonic() + given.minutes * 60
+    capability = torch.cuda.get_device_capability()
+    found: dict[str, Any] = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cudnn": torch.backends.cudnn.version(),
+        "kernels": {},
+        "plans": [],
+    }
+
+    def save() -> None:
+        given.file.write_bytes(gzip.compress(json.dumps(found).encode()))
+
+    for precision, layout in product((Precision.FP32, Precision.AMP_FP16), MemoryFormat):
+        try:
+            found["kernels"][f"{precision} {layout}"] = kernels(precision, layout)
+        except Exception:  # noqa: BLE001 - an optional tool; the plans are asked for all the same
+            found["kernels"][f"{precision} {layout}"] = traceback.format_exc()
+            traceback.print_exc()
+        torch.cuda.empty_cache()
+        save()
+    plans = PlansOfThisCard(described_card(capability)[1], allow_tf32=True, deterministic=False)
+    saved = time.monotonic()
+    for each in questions(capability, plans.version):
+        try:
+            answer: Any = plans.named(each)
+        except Exception as error:  # noqa: BLE001 - one question; the others are asked
+            answer = repr(error)
+        found["plans"].append([asdict(each), answer])
+        if time.monotonic() > saved + _SAVE_EVERY_SECONDS:
+            save()
+            saved = time.monotonic()
+        if time.monotonic() > deadline:
+            print("The time is up.")
+            break
+    save()
+    print(f"{len(found['plans'])} convolutions", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
