@@ -89,13 +89,13 @@ def predicted_boundary(run: Run, variant: Variant, device: SimulatedDevice) -> B
 def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
     """The requests of a recorded trial beside those that are predicted for it."""
     history = load_history(path)
-    stretches = sections_of(trial)
-    recorded = recorded_requests(
-        history, stretches, [trial.places[place] for place in trial.place_of]
-    )
     spec = trial.spec
     tracer = StepTracer(spec.variant, spec.evaluation_resolution)
     timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
+    stretches = sections_of(trial, timeline.settling_steps)
+    recorded = recorded_requests(
+        history, stretches, [trial.places[place] for place in trial.place_of]
+    )
     with Workspaces(capability_of(machine)) as workspaces:
 
         def playback(allocator: CachingAllocator) -> Playback:
@@ -114,16 +114,22 @@ def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
     return compare(predicted, recorded)
 
 
-def sections_of(trial: TruthTrial) -> tuple[tuple[int, Section | None], ...]:
+def sections_of(
+    trial: TruthTrial, settling_steps: int = 0
+) -> tuple[tuple[int, Section | None], ...]:
     """The beginnings of a timeline's sections in a trial's history, in events.
 
     A GradScaler skips updates in the first steps, if at all: those steps are not compared, for no
     section is like them, and the first one that updates is the first step.
+
+    Args:
+        trial: What was recorded.
+        settling_steps: Of the timeline, between its first step and the one that repeats.
     """
     skipped = 0
     if trial.measurement is not None:
         skipped = trial.measurement.steps - trial.measurement.updates_applied
-    return tuple((start, section) for start, section in _sections(trial.marks, skipped))
+    return tuple(_sections(trial.marks, skipped, settling_steps))
 
 
 def capability_of(machine: Machine) -> tuple[int, int]:
@@ -133,7 +139,7 @@ def capability_of(machine: Machine) -> tuple[int, int]:
 
 
 def _sections(
-    marks: Sequence[tuple[int, str]], skipped: int
+    marks: Sequence[tuple[int, str]], skipped: int, settling_steps: int
 ) -> Iterator[tuple[int, Section | None]]:
     for start, phase in marks:
         step = re.match(r"step (\d+)", phase)
@@ -143,8 +149,12 @@ def _sections(
                 yield start, named[phase]
         elif (number := int(step[1]) - skipped) < 1:
             yield start, None
-        else:
-            yield start, Section.FIRST_STEP if number == 1 else Section.LATER_STEP
+        elif number == 1:
+            yield start, Section.FIRST_STEP
+        elif number > 1 + settling_steps:
+            yield start, Section.LATER_STEP
+        elif number == 2:  # noqa: PLR2004 - the first of them; they are one section
+            yield start, Section.SETTLING_STEPS
 
 
 @contextmanager

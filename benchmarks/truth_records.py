@@ -1,6 +1,7 @@
 """The files below `tests/data/truth`: what was measured on GPUs, to hold predictions against.
 
     GPU/machine.json                the card, the versions, what lies outside the allocator
+    GPU/plans.json.gz               what cuDNN plans and runs on the card: `card_plans.py` wrote it
     GPU/trials/NAME.json.gz         one trial: its peaks and, most with, the allocator's history
     GPU/raw/NAME.pickle.gz          PyTorch's snapshots of the first trial that could not be reduced
     GPU/boundaries/NAME/run.json    a finished `bsprobe run` under a memory limit

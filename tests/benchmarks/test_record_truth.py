@@ -122,10 +122,10 @@ def test_tier_2_asks_for_every_limit() -> None:
 
 def test_the_memory_of_tier_3_comes_before_the_second_half_of_tier_1() -> None:
     stages = in_order()
-    assert [stage.tier for stage in stages] == ["1", "3", "1", "2", "3"]
-    assert [len(stage.configurations) for stage in stages] == [40, 12, 40, 0, 16]
-    assert (*stages[0].configurations, *stages[2].configurations) == tier_1()
-    assert len({each.process for each in stages[1].configurations}) == 3
+    assert [stage.tier for stage in stages] == ["4", "1", "3", "1", "2", "3"]
+    assert [len(stage.configurations) for stage in stages] == [16, 40, 12, 40, 0, 16]
+    assert (*stages[1].configurations, *stages[3].configurations) == tier_1()
+    assert len({each.process for each in stages[2].configurations}) == 3
 
 
 def test_timed_convolutions_share_no_process_with_others_of_their_sizes() -> None:

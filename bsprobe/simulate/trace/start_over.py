@@ -59,12 +59,15 @@ def _renewed_buffers(model: nn.Module) -> Renewed:
 
 
 def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
-    """The containers of a module and what is in them; PyTorch's own of hooks and modules stay."""
+    """The containers of a module and what is in them; PyTorch's own of modules and weights stay.
+
+    Hooks do not: transformers adds its own in the first step, and notes in an attribute that it has.
+    """
     return [
         (value, copy.copy(value))
         for name, value in vars(module).items()
         if isinstance(value, list | dict | set | deque)
-        and (name == "_buffers" or not name.startswith("_"))
+        and (name == "_buffers" or "_hooks" in name or not name.startswith("_"))
     ]
 
 
