@@ -67,7 +67,8 @@ NUMBERS = {
 def with_number(option: str, number: Any) -> Options:
     """Options of which one has a number."""
     name, _, field = option.partition(".")
-    given: Any = {name: bsprobe.Target(**{field: number}) if field else number}
+    fields: dict[str, Any] = {"base_batch": 8} if field == "base_learning_rate" else {}
+    given: Any = {name: bsprobe.Target(**fields | {field: number}) if field else number}
     options: Options = given
     return options
 
@@ -208,7 +209,10 @@ def test_a_prediction_is_a_run_and_the_optimizer_is_really_used(tmp_path: Path) 
     assert {trial.spec.variant.precision for trial in run.trials} == {Precision.FP32}
     assert run.best is not None
     assert run.best.largest == 8
-    assert run.best.plan.group_learning_rates == (("all", 2.5e-4),)
+    plan = run.best.plan
+    assert (plan.micro_batch, plan.accumulation_steps) == (run.best.safe, 1)
+    assert (plan.learning_rate, plan.group_learning_rates) == (None, ())
+    assert plan.rate_formula == f"lr * ({run.best.safe} / your batch)"
     assert any("linear rule, SGD's" in sentence for sentence in run.best.caveats)
 
 

@@ -12,7 +12,7 @@ from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Ddp, ModelFacts, Source, Trial
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Norm, Precision, Variant
-from bsprobe.records.workload import may_keep_own_norm
+from bsprobe.records.workload import has_recipe, may_keep_own_norm
 
 ASSUMED: Final[Mapping[Assumption, str]] = {
     Assumption.NOT_COMPILED: (
@@ -161,6 +161,7 @@ def _norm_caveats(item: Recommendation) -> list[str]:
 def _rate_caveat(variant: Variant, target: Target) -> str:
     is_its_own = variant.own.optimizer is not None  # and its rate with it: a factor is shown
     is_given = target.base_learning_rate != REFERENCE.base_learning_rate
+    is_given = is_given or not has_recipe(variant.model)
     if variant.norm is Norm.FROZEN or is_given or is_its_own:
         return ""
     return (

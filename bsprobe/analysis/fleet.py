@@ -8,14 +8,16 @@ predicted.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from bsprobe.analysis.recommendation import recipe_of
 from bsprobe.records.runs import (
     SCHEMA_VERSION,
     DeviceInfo,
     Environment,
     Run,
     Settings,
+    Target,
     VariantResult,
 )
 from bsprobe.records.trials import Source
@@ -236,18 +238,39 @@ def _together(found: _Named) -> list[str]:
     return [f"{', '.join(several)}: {what}."]
 
 
+def _asked(run: Run) -> Target:
+    return recipe_of(run.settings.variants[0], run.settings.target)
+
+
+def _takes_the_default(run: Run) -> bool:
+    """True where nothing but what the network's own recipe says was asked for."""
+    return _asked(run) == recipe_of(run.settings.variants[0], _with_recipe(Target(), run))
+
+
+def _with_recipe(target: Target, run: Run) -> Target:
+    """A target with whatever of a run's is not about its batch and its rate."""
+    own = run.settings.target
+    return replace(
+        target, base_updates=own.base_updates, lr_rule=own.lr_rule, headroom=own.headroom
+    )
+
+
+def _rate_asked(run: Run) -> str:
+    target = _asked(run)
+    rate = target.base_learning_rate
+    return "none" if rate is None else f"{rate:g} at {target.base_batch}"
+
+
 _FACTS: tuple[tuple[str, Callable[[Run], object], str], ...] = (
     ("Source", lambda run: run.device.source, "A predicted row is not a measurement."),
     (
         "Effective batch asked for",
-        lambda run: run.settings.target.batch,
+        lambda run: _asked(run).batch or "the best that fits",
         "Use and LR are each run's own, and not to be compared.",
     ),
     (
         "Reference rate",
-        lambda run: (
-            f"{run.settings.target.base_learning_rate:g} at {run.settings.target.base_batch}"
-        ),
+        _rate_asked,
         "Rates are each run's own, and not to be compared.",
     ),
     ("Rule for the rate", lambda run: run.settings.target.lr_rule or "the optimizer's", ""),
@@ -263,12 +286,17 @@ _FACTS: tuple[tuple[str, Callable[[Run], object], str], ...] = (
     ("bsprobe", lambda run: run.environment.bsprobe, ""),
 )
 """What may differ between the runs besides the machine, and what follows from it."""
+_OF_THE_RECIPE = ("Effective batch asked for", "Reference rate")
+"""Differ between networks, without anyone having asked for it."""
 
 
 def _differences(found: _Named) -> list[str]:
     """A sentence each fact that is not the same in all runs."""
     lines = []
+    takes_default = all(_takes_the_default(run) for _, run in found)
     for what, fact, consequence in _FACTS:
+        if takes_default and what in _OF_THE_RECIPE:
+            continue
         members: dict[str, list[str]] = {}
         for name, run in found:
             members.setdefault(str(fact(run)), []).append(name)

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
+from bsprobe.records.errors import UsageError
 from bsprobe.records.failures import Outcome
-from bsprobe.records.runs import Recommendation, Target, TrainingPlan
+from bsprobe.records.runs import REFERENCE, Recommendation, Target, TrainingPlan
 from bsprobe.records.trials import Ddp, Purpose, Trial
 from bsprobe.records.variants import OptimizerName, Variant
+from bsprobe.records.workload import has_recipe
 
 
 class LearningRateRule(StrEnum):
@@ -27,6 +29,8 @@ BEST_WITHIN = 0.02
 """A batch counts as fast as the fastest within this share of its images per second."""
 WARMUP_SHARE = 0.05
 """Share of updates that warm up when the rate is scaled up; Goyal et al.: 5 of 90 epochs."""
+BATCH_OF_UPDATES = REFERENCE.base_batch or 1
+"""The batch that `base_updates` are of where no other is known: DeepLabV2's."""
 _DIVISOR_KEEPS = 2 / 3
 """An exact divisor of the target is taken if it keeps this share of the micro-batch."""
 
@@ -187,11 +191,56 @@ def rule_for(target: Target, optimizer: OptimizerName) -> LearningRateRule:
     return _RULES[optimizer] if target.lr_rule is None else LearningRateRule(target.lr_rule)
 
 
-def scaled_rate(target: Target, effective_batch: int, rule: LearningRateRule) -> float:
-    """The learning rate for an effective batch."""
-    ratio = effective_batch / target.base_batch
-    factor = ratio if rule is LearningRateRule.LINEAR else math.sqrt(ratio)
-    return target.base_learning_rate * factor
+def recipe_of(variant: Variant, target: Target) -> Target:
+    """A target in which DeepLabV2's recipe stands for what nobody said, where the network is one.
+
+    Of other networks no recipe is known: without a wanted batch the best one that fits is taken,
+    and without a rate the recommendation is a factor.
+    """
+    if not has_recipe(variant.model):
+        return target
+    return replace(
+        target,
+        batch=target.batch or REFERENCE.batch,
+        base_batch=target.base_batch or REFERENCE.base_batch,
+        base_learning_rate=target.base_learning_rate or REFERENCE.base_learning_rate,
+    )
+
+
+def check_target(target: Target) -> None:
+    """Refuse a learning rate without the batch that it belongs to.
+
+    Raises:
+        UsageError: It has none.
+    """
+    if target.base_learning_rate is not None and target.base_batch is None:
+        raise UsageError(
+            "--base-lr needs --base-batch: a learning rate belongs to a batch",
+            hint="add --base-batch N, the effective batch that you train with at this rate",
+        )
+
+
+def rate_factor(base_batch: int, effective_batch: int, rule: LearningRateRule) -> float:
+    """The factor by which a learning rate changes from one effective batch to another."""
+    ratio = effective_batch / base_batch
+    return ratio if rule is LearningRateRule.LINEAR else math.sqrt(ratio)
+
+
+def scaled_rate(target: Target, effective_batch: int, rule: LearningRateRule) -> float | None:
+    """The learning rate for an effective batch; None where no rate is known to scale from."""
+    if target.base_learning_rate is None or target.base_batch is None:
+        return None
+    return target.base_learning_rate * rate_factor(target.base_batch, effective_batch, rule)
+
+
+def warms_up(target: Target, effective_batch: int) -> bool:
+    """True where the rate is scaled up, and where it may be: the batch that it has is not known."""
+    return target.base_batch is None or effective_batch > target.base_batch
+
+
+def _formula(target: Target, effective_batch: int, rule: LearningRateRule) -> str:
+    ratio = f"({effective_batch} / {target.base_batch or 'your batch'})"
+    return f"lr * {'' if rule is LearningRateRule.LINEAR else 'sqrt'}{ratio}"
 
 
 def plan(
@@ -218,18 +267,22 @@ def plan(
     effective = micro_batch * steps * processes
     rule = rule_for(target, variant.optimizer)
     rate = scaled_rate(target, effective, rule)
-    updates = max(1, round(target.base_updates * target.base_batch / effective))
+    images = target.base_updates * (target.base_batch or BATCH_OF_UPDATES)
+    updates = max(1, round(images / effective))
     return TrainingPlan(
         micro_batch=micro_batch,
         accumulation_steps=steps,
         effective_batch=effective,
         learning_rate=rate,
-        group_learning_rates=tuple((name, rate * factor) for name, factor in groups.items()),
+        group_learning_rates=()
+        if rate is None
+        else tuple((name, rate * factor) for name, factor in groups.items()),
         lr_rule=rule,
         updates=updates,
-        warmup_updates=round(updates * WARMUP_SHARE) if effective > target.base_batch else 0,
+        warmup_updates=round(updates * WARMUP_SHARE) if warms_up(target, effective) else 0,
         processes=processes,
         ddp=ddp,
+        rate_formula=_formula(target, effective, rule) if rate is None else None,
     )
 
 
@@ -248,7 +301,7 @@ def recommend(
     Args:
         variant: The variant.
         found: Its three batch sizes.
-        target: The recipe to scale from.
+        target: The recipe to scale from, as `recipe_of` fills it.
         groups: As in `plan`.
         most_accumulated: The largest micro-batch that may still be accumulated, where larger ones
             were seen to fail: accumulated gradients live through the forward pass. None where
@@ -259,21 +312,24 @@ def recommend(
     planned = partial(plan, variant, target, groups=groups, processes=processes, ddp=ddp)
     alone = planned(micro_batch=found.best, steps=1)
     most = found.safe if most_accumulated is None else min(found.safe, most_accumulated)
-    wanted = math.ceil(target.batch / processes)
-    if ddp is Ddp.STATIC_GRAPH and wanted > most:
-        most = 0
-    if most > 0:
-        micro, steps = split(wanted, most)
-        chosen = planned(micro_batch=micro, steps=steps)
+    chosen, reaches_target = alone, True
+    if target.batch is not None:
+        wanted = math.ceil(target.batch / processes)
+        if ddp is Ddp.STATIC_GRAPH and wanted > most:
+            most = 0
+        reaches_target = most > 0
+        if reaches_target:
+            micro, steps = split(wanted, most)
+            chosen = planned(micro_batch=micro, steps=steps)
     return Recommendation(
         variant=variant,
         largest=found.largest,
         safe=found.safe,
         best=found.best,
         best_is_measured=found.best_is_measured,
-        plan=chosen if most > 0 else alone,
+        plan=chosen,
         without_accumulation=alone,
-        reaches_target=most > 0,
+        reaches_target=reaches_target,
     )
 
 

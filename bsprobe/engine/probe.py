@@ -7,7 +7,14 @@ from typing import Protocol
 from bsprobe.analysis.caveats import caveats_of
 from bsprobe.analysis.expectation import Expected
 from bsprobe.analysis.memory_line import line_through
-from bsprobe.analysis.recommendation import Limits, limits, recommend, search_trials, starred
+from bsprobe.analysis.recommendation import (
+    Limits,
+    limits,
+    recipe_of,
+    recommend,
+    search_trials,
+    starred,
+)
 from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import TOO_LARGE, Outcome
@@ -175,7 +182,7 @@ class Probing:
 
     def _recommend(self, variant: Variant, largest: int) -> Recommendation:
         """Recommend, and run what is recommended as it will be used before saying so."""
-        target = self._settings.target
+        target = recipe_of(variant, self._settings.target)
         ran = search_trials(self._trials, variant)
         groups = dict(ran[0].measurement.model.groups) if ran[0].measurement else {}
         while True:
@@ -236,7 +243,7 @@ class Probing:
         can fail, or eat the headroom, with it; then the next smaller micro-batch is tried, and
         none at all in the end.
         """
-        target = self._settings.target
+        target = recipe_of(variant, self._settings.target)
         beyond_headroom: tuple[Recommendation, Trial] | None = None
         most: int | None = None
         while True:

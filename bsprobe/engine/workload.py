@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from bsprobe.analysis.recommendation import LearningRateRule
+from bsprobe.analysis.recommendation import LearningRateRule, check_target
 from bsprobe.engine.run import header_of, make_run, start_runner
 from bsprobe.records.errors import BsprobeError, UsageError
 from bsprobe.records.habits import COMMONEST, parsed_habits
 from bsprobe.records.runs import (
     MAX_BATCH,
-    REFERENCE,
     TRIAL_TIMEOUT_SECONDS,
     DeviceRequest,
     Prediction,
@@ -113,7 +112,7 @@ def settings_for(workload: Workload, device: DeviceRequest, options: Options) ->
     asked = Settings(
         variants=_variants(workload, options),
         device=DeviceRequest(device=device.device, gpu=device.gpu, memory_limit_bytes=limit),
-        target=options.get("target", REFERENCE),
+        target=options.get("target", Target()),
         max_batch=options.get("max_batch", MAX_BATCH),
         trial_timeout_seconds=options.get("trial_timeout", TRIAL_TIMEOUT_SECONDS),
         time_limit_seconds=options.get("time_limit"),
@@ -126,6 +125,7 @@ def settings_for(workload: Workload, device: DeviceRequest, options: Options) ->
         check_asked(settings, place="settings")
     except MalformedError as error:
         raise UsageError(str(error), hint="see bsprobe.api.Options") from error
+    check_target(settings.target)
     rules = [str(rule) for rule in LearningRateRule]
     if settings.target.lr_rule not in (None, *rules):
         raise unknown_value("lr_rule", settings.target.lr_rule or "", rules)

@@ -149,13 +149,19 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The recipe that the user trains by: batch and learning rate are scaled from it."""
+    """The recipe that the user trains by: batch and learning rate are scaled from it.
 
-    batch: int = 10
-    """Wanted effective batch."""
-    base_batch: int = 10
-    base_learning_rate: float = 2.5e-4
+    What is None is taken from the recipe of the network, where it has one (`recipe_of`).
+    """
+
+    batch: int | None = None
+    """Wanted effective batch; None: the best batch that fits, without accumulation."""
+    base_batch: int | None = None
+    """The effective batch that the rate belongs to."""
+    base_learning_rate: float | None = None
+    """None: the rate is not known, and a factor for it is recommended."""
     base_updates: int = 20_000
+    """Of batches of `base_batch`, or of DeepLabV2's: the images to see."""
     lr_rule: str | None = None
     """`linear` or `sqrt`; None: linear for SGD, square root for AdamW."""
     headroom: float = 0.05
@@ -166,7 +172,7 @@ class Target:
         return capacity_bytes * (1 - self.headroom)
 
 
-REFERENCE = Target()
+REFERENCE = Target(batch=10, base_batch=10, base_learning_rate=2.5e-4)
 """DeepLabV2's recipe on Cityscapes, for fine-tuning ImageNet weights with frozen BatchNorm."""
 
 
@@ -177,7 +183,8 @@ class TrainingPlan:
     micro_batch: int
     accumulation_steps: int
     effective_batch: int
-    learning_rate: float
+    learning_rate: float | None
+    """None where no rate is known to scale from."""
     group_learning_rates: tuple[tuple[str, float], ...]
     """Per parameter group of the model: its name and its learning rate."""
     lr_rule: str
@@ -187,6 +194,15 @@ class TrainingPlan:
     processes: int = 1
     """The number that take part; the effective batch counts them all."""
     ddp: Ddp = Ddp.DEFAULT
+    rate_formula: str | None = None
+    """The learning rate where none is known to scale from: `lr * (80 / your batch)`."""
+
+    @property
+    def known_rate(self) -> float:
+        """The learning rate, of a plan that was scaled from a known one."""
+        if self.learning_rate is None:
+            raise ValueError("no learning rate is known to scale from")
+        return self.learning_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from bsprobe.records.workload import (
     OwnParts,
     Problem,
     is_factory,
+    may_keep_own_norm,
     problem_of,
 )
 
@@ -231,7 +232,8 @@ def matrix(
     Args:
         models: Names of models.
         resolutions: Image sizes; None for batches of your own.
-        choices: For axes that do not keep their default: field name to values.
+        choices: For axes that do not keep their default: field name to values; no norms, or none
+            at all, for each network's own default.
         processes: How many train together.
         channels: Of the images.
         own: What is not ours.
@@ -241,13 +243,14 @@ def matrix(
             synchronise its statistics, or a part of the user's own leaves an axis or a model
             without meaning.
     """
-    norms = choices.get("norm", (Norm.BATCH, Norm.GROUP))
-    _require_others(norms, processes)
-    for model in models:
+    norms_of = {model: choices.get("norm") or default_norms(model) for model in models}
+    for model, norms in norms_of.items():
+        _require_others(norms, processes)
         _require_norm_for(model, norms)
         _require_loss_for(model, own.loss)
     _require_meaning(choices, own)
-    lists = [choices.get(axis.field, axis.defaults) for axis in AXES]
+    rest = dict(choices)
+    rest.pop("norm", None)
     variants = [
         Variant(
             model=model,
@@ -259,9 +262,16 @@ def matrix(
         )
         for model in models
         for resolution in resolutions
-        for values in itertools.product(*lists)
+        for values in itertools.product(
+            *(({**rest, "norm": norms_of[model]}).get(axis.field, axis.defaults) for axis in AXES)
+        )
     ]
     return tuple(dict.fromkeys(variants))
+
+
+def default_norms(model: str) -> tuple[Norm, ...]:
+    """The norms to try where nobody says: yours and timm's are left as they are built."""
+    return (Norm.BATCH,) if may_keep_own_norm(model) else (Norm.BATCH, Norm.GROUP)
 
 
 def _require_others(norms: Sequence[StrEnum], processes: int) -> None:

@@ -44,6 +44,11 @@ def problem_of(model: str) -> Problem:
     return Problem.SEGMENTATION
 
 
+def has_recipe(model: str) -> bool:
+    """True for the built-in DeepLabV2 networks, whose paper says how they are trained."""
+    return model.startswith("deeplabv2-")
+
+
 def is_factory(model: str) -> bool:
     """True for `package.module:factory` and `file.py:factory`."""
     return ":" in model and not model.startswith((TORCHVISION, TIMM))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from bsprobe.analysis.recommendation import WARMUP_SHARE, plan
+from bsprobe.analysis.recommendation import WARMUP_SHARE, plan, warms_up
 from bsprobe.records.runs import TrainingPlan
 from bsprobe.study.records import (
     Ending,
@@ -40,11 +40,10 @@ def training_plan(settings: StudySettings, batch: int, micro_batch: int) -> Trai
         groups={},
     )
     updates = settings.images_seen // batch
-    warms_up = batch > settings.target.base_batch
     return replace(
         scaled,
         updates=updates,
-        warmup_updates=round(updates * WARMUP_SHARE) if warms_up else 0,
+        warmup_updates=round(updates * WARMUP_SHARE) if warms_up(settings.target, batch) else 0,
     )
 
 

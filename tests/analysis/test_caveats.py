@@ -8,7 +8,7 @@ from bsprobe.analysis import caveats
 from bsprobe.analysis.recommendation import Limits, recommend
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
-from bsprobe.records.runs import DeviceInfo, Recommendation, Target
+from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Ddp, Source, Trial
 from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.records.workload import OwnParts
@@ -97,12 +97,12 @@ def test_a_norm_without_pretrained_weights_is_told_to_be_another_model(norm: Nor
 
 def test_the_reference_rate_is_told_to_stem_from_frozen_norms() -> None:
     words = "The reference rate 2.5e-04 stems from a recipe whose BatchNorm was frozen"
-    assert any(words in one for one in caveats_of(GROUP, target=Target()))
+    assert any(words in one for one in caveats_of(GROUP, target=REFERENCE))
     own = Target(base_learning_rate=1e-3)
     assert not any(words in one for one in caveats_of(GROUP, target=own))
-    assert not any(words in one for one in caveats_of(FROZEN, target=Target()))
+    assert not any(words in one for one in caveats_of(FROZEN, target=REFERENCE))
     adam = replace(GROUP, own=OwnParts(optimizer="m:adam"))
-    assert not any(words in one for one in caveats_of(adam, target=Target()))
+    assert not any(words in one for one in caveats_of(adam, target=REFERENCE))
 
 
 def test_the_rate_of_an_optimizer_of_ones_own_is_told_to_follow_sgds_rule() -> None:
@@ -151,7 +151,9 @@ def test_a_plan_that_eats_the_headroom_is_told() -> None:
 
 
 def test_a_target_that_no_accumulation_reaches_is_told() -> None:
-    (sentence,) = caveats_of(FROZEN, made=replace(item(FROZEN), reaches_target=False))
+    (sentence,) = caveats_of(
+        FROZEN, made=replace(item(FROZEN), reaches_target=False), target=Target(batch=10)
+    )
     assert sentence.startswith("An effective batch of 10 did not run with any accumulation")
 
 
@@ -191,7 +193,7 @@ def test_with_several_processes_the_statistics_are_of_one_or_of_all() -> None:
 
 
 def test_a_prediction_for_several_processes_says_what_it_assumes_of_nccl() -> None:
-    made = recommend(VARIANT, FOUND, Target(), groups=dict(GROUPS), processes=2)
+    made = recommend(VARIANT, FOUND, REFERENCE, groups=dict(GROUPS), processes=2)
     sentences = caveats_of(VARIANT, made=made, device=replace(DEVICE, source=Source.PREDICTED))
     assert (
         "Predicted with an estimated 544 MiB for NCCL, which is what A100s over NVLink took; "

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from bsprobe.analysis.recommendation import (
     LearningRateRule,
     Limits,
+    check_target,
     limits,
     plan,
+    recipe_of,
     recommend,
     rule_for,
     scaled_rate,
@@ -22,8 +24,16 @@ from bsprobe.analysis.recommendation import (
     starred,
 )
 from bsprobe.records.bounds import ASKED
+from bsprobe.records.errors import UsageError
 from bsprobe.records.failures import Outcome
-from bsprobe.records.runs import Boundary, Recommendation, StopReason, Target, TrainingPlan
+from bsprobe.records.runs import (
+    REFERENCE,
+    Boundary,
+    Recommendation,
+    StopReason,
+    Target,
+    TrainingPlan,
+)
 from bsprobe.records.trials import Ddp, Trial
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import Norm, OptimizerName, Variant
@@ -253,11 +263,11 @@ def test_the_rule_is_the_one_asked_for_else_the_optimizers_own(
 def test_the_rate_follows_the_effective_batch(
     effective: int, rule: LearningRateRule, rate: float
 ) -> None:
-    assert scaled_rate(Target(), effective, rule) == pytest.approx(rate, rel=1e-12)
+    assert scaled_rate(REFERENCE, effective, rule) == pytest.approx(rate, rel=1e-12)
 
 
 def test_a_plan_at_the_reference_batch_is_the_reference() -> None:
-    assert plan(VARIANT, Target(), micro_batch=5, steps=2, groups=dict(GROUPS)) == TrainingPlan(
+    assert plan(VARIANT, REFERENCE, micro_batch=5, steps=2, groups=dict(GROUPS)) == TrainingPlan(
         micro_batch=5,
         accumulation_steps=2,
         effective_batch=10,
@@ -335,14 +345,14 @@ def test_a_plan_keeps_the_images_seen_and_warms_up_only_when_scaled_up(
 def test_a_recommendation_puts_the_numbers_together() -> None:
     found = replace(FOUND, safe=8, best=4, best_is_measured=False)
     groups = dict(GROUPS)
-    assert recommend(VARIANT, found, Target(), groups=groups) == Recommendation(
+    assert recommend(VARIANT, found, REFERENCE, groups=groups) == Recommendation(
         variant=VARIANT,
         largest=12,
         safe=8,
         best=4,
         best_is_measured=False,
-        plan=plan(VARIANT, Target(), micro_batch=5, steps=2, groups=groups),
-        without_accumulation=plan(VARIANT, Target(), micro_batch=4, steps=1, groups=groups),
+        plan=plan(VARIANT, REFERENCE, micro_batch=5, steps=2, groups=groups),
+        without_accumulation=plan(VARIANT, REFERENCE, micro_batch=4, steps=1, groups=groups),
     )
 
 
@@ -353,7 +363,7 @@ def test_accumulation_stays_below_what_was_seen_to_fail(
     most: int | None, split_up: tuple[int, int]
 ) -> None:
     found = replace(FOUND, safe=8, best=4)
-    made = recommend(VARIANT, found, Target(), groups=dict(GROUPS), most_accumulated=most)
+    made = recommend(VARIANT, found, REFERENCE, groups=dict(GROUPS), most_accumulated=most)
     assert (made.plan.micro_batch, made.plan.accumulation_steps) == split_up
     assert (made.safe, made.best) == (8, 4)
     assert made.reaches_target is (most != 0)
@@ -406,7 +416,8 @@ def test_nothing_to_choose_from_gets_no_star() -> None:
 
 
 def test_each_process_takes_its_share_of_the_effective_batch() -> None:
-    made = recommend(VARIANT, FOUND, Target(batch=64), groups=dict(GROUPS), processes=4)
+    target = replace(REFERENCE, batch=64)
+    made = recommend(VARIANT, FOUND, target, groups=dict(GROUPS), processes=4)
     assert (made.plan.micro_batch, made.plan.accumulation_steps) == (8, 2)
     assert (made.plan.processes, made.plan.effective_batch) == (4, 64)
     assert made.plan.learning_rate == pytest.approx(64 / 10 * 2.5e-4)
@@ -428,3 +439,44 @@ def test_a_static_graph_is_trained_without_accumulation(
     found = recommend(VARIANT, FOUND, wanted, groups=dict(GROUPS), processes=2, ddp=static)
     assert (found.plan.accumulation_steps, found.plan.ddp) == (1, static)
     assert (found.reaches_target, found.plan.effective_batch >= target) == (reaches, reaches)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "formula"),
+    [
+        (OptimizerName.SGD, "lr * (9 / your batch)"),
+        (OptimizerName.ADAMW, "lr * sqrt(9 / your batch)"),
+    ],
+)
+def test_without_a_target_or_a_rate_the_best_batch_is_taken_and_the_rate_is_a_factor(
+    optimizer: OptimizerName, formula: str
+) -> None:
+    variant = replace(VARIANT, model="unet.py:build", optimizer=optimizer)
+    found = replace(FOUND, safe=11, best=9)
+    made = recommend(variant, found, recipe_of(variant, Target()), groups=dict(GROUPS))
+    assert made.plan == made.without_accumulation
+    assert (made.plan.micro_batch, made.plan.accumulation_steps) == (9, 1)
+    assert (made.plan.learning_rate, made.plan.group_learning_rates) == (None, ())
+    assert made.plan.rate_formula == formula
+    assert made.reaches_target
+    assert from_json(Recommendation, json.loads(json.dumps(to_json(made)))) == made
+
+
+def test_a_batch_without_a_rate_is_written_into_the_factor() -> None:
+    variant = replace(VARIANT, model="unet.py:build")
+    made = recommend(variant, FOUND, Target(batch=32, base_batch=16), groups={})
+    assert made.plan.rate_formula == f"lr * ({made.plan.effective_batch} / 16)"
+
+
+@pytest.mark.parametrize("model", ["deeplabv2-resnet101", "deeplabv2-mini"])
+def test_what_nobody_said_of_deeplabv2_is_as_its_paper_has_it(model: str) -> None:
+    variant = replace(VARIANT, model=model)
+    assert recipe_of(variant, Target()) == REFERENCE
+    asked = Target(batch=4, base_batch=2, base_learning_rate=0.1)
+    assert recipe_of(variant, asked) == asked
+
+
+def test_a_rate_without_its_batch_is_refused_naming_both() -> None:
+    with pytest.raises(UsageError, match="--base-lr needs --base-batch"):
+        check_target(Target(base_learning_rate=0.1))
+    check_target(Target(base_batch=8))

@@ -9,9 +9,13 @@ import pytest
 from tests.support.commands import bsprobe, run
 
 WRONG = """
-$ bsprobe run --model timm:resnet18
+$ bsprobe run --model timm:resnet18 --norm batch,group
 error: --norm: timm:resnet18 keeps the norm it is built with; it cannot be exchanged
 hint: add --norm batch, which leaves it alone
+
+$ bsprobe run --base-lr 0.01
+error: --base-lr needs --base-batch: a learning rate belongs to a batch
+hint: add --base-batch N, the effective batch that you train with at this rate
 
 $ bsprobe run --model torchvision:resnet18 --evaluate
 error: --evaluate needs a segmentation network; torchvision:resnet18 classifies images

@@ -95,7 +95,11 @@ EXPLAIN = {
     "--trial-timeout": "trial_timeout_seconds",
     "--memory-limit": "memory_limit_bytes",
 }
-NEEDED = {"--processes": ("--gpu=RTX 3090",), "--subset": ("--data=.",)}
+NEEDED = {
+    "--processes": ("--gpu=RTX 3090",),
+    "--subset": ("--data=.",),
+    "--base-lr": ("--base-batch=8",),
+}
 REQUIRED = {"compare": ("a", "b"), "ci": ("--baseline=a",), "sample-data": ("d",)}
 TEXTS = frozenset(
     {
@@ -111,7 +115,8 @@ def numbers() -> Iterator[Number]:
     for option, field in RUN.items():
         yield Number(command="run", option=option, field=field, besides=NEEDED.get(option, ()))
     for option, field in STUDY.items():
-        yield Number(command="study", option=option, field=field)
+        besides = NEEDED.get(option, ()) if option == "--base-lr" else ()
+        yield Number(command="study", option=option, field=field, besides=besides)
     for option, field in EXPLAIN.items():
         yield Number(command="explain", option=option, field=field)
     for command in ("run", "explain"):

@@ -70,8 +70,11 @@ def test_a_model_that_keeps_its_norm_is_not_built_in_another() -> None:
     kept = matrix(models=[model], resolutions=[SIZE], choices={"norm": [Norm.BATCH]})
 
     assert [variant.norm for variant in kept] == [Norm.BATCH, Norm.BATCH]
+    made = matrix(models=["deeplabv2-mini", model], resolutions=[SIZE], choices={})
+    assert {v.norm for v in made if v.model == model} == {Norm.BATCH}
+    assert {v.norm for v in made if v.model != model} == {Norm.BATCH, Norm.GROUP}
     with pytest.raises(UsageError) as caught:
-        matrix(models=["deeplabv2-mini", model], resolutions=[SIZE], choices={})
+        matrix(models=[model], resolutions=[SIZE], choices={"norm": [Norm.GROUP]})
     assert (str(caught.value), caught.value.hint) == (
         f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
         "add --norm batch, which leaves it alone",
@@ -187,7 +190,7 @@ def test_parts_of_ones_own_are_the_same_in_all_variants() -> None:
     made = matrix(models=["nets:mine"], resolutions=[None], choices={}, own=own)
 
     assert {(v.own, v.classes, v.resolution) for v in made} == {(own, 4, None)}
-    assert {v.norm for v in made} == {Norm.BATCH, Norm.GROUP}
+    assert {v.norm for v in made} == {Norm.BATCH}
     assert made[0].subject == "nets:mine(num_classes=4) on m:batch"
     assert made[0].described_inputs == "batches of m:batch"
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.runs import Recommendation, Run
+from bsprobe.records.runs import REFERENCE, Recommendation, Run
 from bsprobe.records.trials import Ddp
 from bsprobe.records.variants import (
     CudnnBenchmark,
@@ -95,7 +95,7 @@ def test_the_snippets_groups_are_those_of_the_trials(
     item: Recommendation, names: dict[str, Any]
 ) -> None:
     groups = names["parameter_groups"](Net())
-    rate = item.plan.learning_rate
+    rate = item.plan.known_rate
     assert [(len(g["params"]), g["lr"], g["weight_decay"]) for g in groups] == [
         (2, pytest.approx(rate), 5e-4),
         (1, pytest.approx(10 * rate), 5e-4),
@@ -130,6 +130,6 @@ def test_around_parts_of_ones_own_the_snippet_is_handed_them(
     assert "# Give DistributedDataParallel static_graph=True." in told
     execute(together)
     assert names["MICRO_BATCH"] == item.plan.micro_batch
-    rate = item.plan.learning_rate / made.settings.target.base_learning_rate
+    rate = item.plan.effective_batch / (REFERENCE.base_batch or 1)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * rate)
     assert losses[-1] < 0.5 * losses[0]

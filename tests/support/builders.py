@@ -10,6 +10,7 @@ from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Certainty, Outcome, classify
 from bsprobe.records.runs import (
+    REFERENCE,
     SCHEMA_VERSION,
     DeviceInfo,
     DeviceRequest,
@@ -199,7 +200,7 @@ def item(
 ) -> Recommendation:
     """What is recommended of `FOUND` but for its safe batch, with a trial of it."""
     found = replace(FOUND, safe=safe, best=min(safe, FOUND.best))
-    made = recommend(variant, found, Target(batch=batch), groups=dict(GROUPS))
+    made = recommend(variant, found, replace(REFERENCE, batch=batch), groups=dict(GROUPS))
     return replace(made, trial=ran(made.plan.micro_batch, GIB, rate, variant=variant))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bsprobe.analysis.recommendation import check_target
 from bsprobe.cli.options.device import asked_device, asked_processes, require_synchronisable
 from bsprobe.cli.options.subject import (
     SUBJECT_FACETS,
@@ -79,8 +80,9 @@ _CIRCUMSTANCES = (
     count(
         "--target-batch",
         "batch",
-        "Effective batch to train with; reached by accumulation where it does not fit.",
-        default=REFERENCE.batch,
+        "Effective batch to train with; reached by accumulation where it does not fit.  "
+        f"[default: {REFERENCE.batch} for DeepLabV2, as its paper has it; for others the best "
+        "batch that fits]",
     ),
     BASE_LR,
     BASE_BATCH,
@@ -166,17 +168,19 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
     native = parse_resolution("cityscapes") if given["evaluate"] else None
     _check_search(given)
     require_synchronisable(variants, given["device"])
+    target = Target(
+        batch=given["target_batch"],
+        base_batch=given["base_batch"],
+        base_learning_rate=given["base_lr"],
+        base_updates=given["base_updates"],
+        lr_rule=given["lr_rule"],
+        headroom=given["headroom"],
+    )
+    check_target(target)
     return Settings(
         variants=variants,
         device=asked_device(given, processes),
-        target=Target(
-            batch=given["target_batch"],
-            base_batch=given["base_batch"],
-            base_learning_rate=given["base_lr"],
-            base_updates=given["base_updates"],
-            lr_rule=given["lr_rule"],
-            headroom=given["headroom"],
-        ),
+        target=target,
         max_batch=given["max_batch"],
         trial_timeout_seconds=given["trial_timeout"],
         search=SearchMethod(given["search"]),

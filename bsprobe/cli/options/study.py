@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bsprobe.analysis.recommendation import check_target, recipe_of
 from bsprobe.cli.options.subject import require_segmentation
 from bsprobe.cli.options.values import (
     BASE_BATCH,
@@ -172,6 +173,12 @@ def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
         **{axis.field: axis.kind(given[axis.field]) for axis in AXES},  # type: ignore[arg-type] # each axis names the field of its own kind
     )
     require_segmentation((variant,), "bsprobe study")
+    target = Target(
+        base_batch=given["base_batch"],
+        base_learning_rate=given["base_lr"],
+        lr_rule=given["lr_rule"],
+    )
+    check_target(target)
     weights = given["weights"]
     normalisation = given["input_normalisation"]
     settings = StudySettings(
@@ -182,11 +189,7 @@ def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
         images=given["images"],
         validations=given["validations"],
         micro_batch=given["micro_batch"],
-        target=Target(
-            base_batch=given["base_batch"],
-            base_learning_rate=given["base_lr"],
-            lr_rule=given["lr_rule"],
-        ),
+        target=recipe_of(variant, target),
         data=DataSource(root=str(given["data_root"] or ""), subset=given["subset"]),
         workers=given["workers"],
         training_timeout_seconds=given["training_timeout"],

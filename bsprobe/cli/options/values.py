@@ -152,20 +152,27 @@ BASE_LR = number(
     "--base-lr",
     "base_learning_rate",
     "RATE",
-    "Learning rate of the recipe at --base-batch.",
-    default=REFERENCE.base_learning_rate,
+    "The learning rate that you train with at --base-batch.  "
+    f"[default: {REFERENCE.base_learning_rate} for DeepLabV2; for others a factor is given]",
 )
 BASE_BATCH = count(
     "--base-batch",
     "base_batch",
-    "Effective batch that --base-lr belongs to.",
-    default=REFERENCE.base_batch,
+    f"Effective batch that --base-lr belongs to.  [default: {REFERENCE.base_batch} for DeepLabV2]",
 )
 LR_RULE = click.option(
     "--lr-rule",
     type=click.Choice([str(rule) for rule in LearningRateRule]),
     help="How the learning rate follows the batch.  [default: linear for sgd, sqrt for adamw]",
 )
+
+
+_NORMS = "batch,group; as it is built for timm's networks and your own"
+
+
+def _by_network(axis: Axis, defaults: Callable[[Axis], Sequence[StrEnum]]) -> bool:
+    """True for the norm, where all of its defaults would be taken: networks have their own."""
+    return axis.field == "norm" and tuple(defaults(axis)) == axis.defaults
 
 
 def axis_options(
@@ -178,9 +185,10 @@ def axis_options(
             axis.field,
             type=_axis_values(axis),
             metavar="LIST",
-            default=",".join(str(value) for value in defaults(axis)),
+            default=None if _by_network(axis, defaults) else ",".join(map(str, defaults(axis))),
             show_default=True,
-            help=f"{axis.description} Any of: {', '.join(str(value) for value in axis.kind)}.",
+            help=f"{axis.description} Any of: {', '.join(str(value) for value in axis.kind)}."
+            + (f"  [default: {_NORMS}]" if _by_network(axis, defaults) else ""),
         )
         for axis in AXES
     ]

@@ -91,11 +91,11 @@ def _asked(fleet: Fleet, subject: Subject) -> str:
     """The target of the plans of a subject's runs."""
     members = {row.member for row in fleet.rows_of(subject)}
     batches = dict.fromkeys(
-        str(m.settings.target.batch) for m in fleet.members if m.name in members
+        sentences.wanted_batch(m.settings) for m in fleet.members if m.name in members
     )
     if len(batches) == 1:
-        return f"an effective batch of {next(iter(batches))}"
-    return f"the effective batch that each run was asked for ({', '.join(batches)})"
+        return next(iter(batches))
+    return f"what each run was asked for ({', '.join(batches)})"
 
 
 def _text_table(fleet: Fleet, subject: Subject) -> str:
@@ -142,7 +142,9 @@ def _cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
         str(item.safe),
         sentences.plan_words(item.plan),
         str(item.plan.effective_batch),
-        f"{item.plan.learning_rate:.2e}",
+        sentences.short_rate_words(
+            item.plan, item.variant, fleet.member(row.member).settings.target
+        ),
         sentences.peak_share(item, fleet.member(row.member).device),
         "-" if rate is None else f"{rate:.3g}",
     )

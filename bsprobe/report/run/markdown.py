@@ -81,7 +81,9 @@ def _meaning(run: Run) -> str:
         f"free, by the {run.device.source} peaks{_where_not_run(run)}. *Best* is the smallest "
         f"batch within 2 % of the best throughput up to safe. *Use* was {plan} before it was "
         f"written here.{timed} The star marks the best setting within one norm: another norm is "
-        "another model, not a speed-up." + _together(run)
+        "another model, not a speed-up."
+        + _together(run)
+        + "".join(f" {sentence}" for sentence in sentences.about_recipe(run.settings))
     )
 
 
@@ -140,7 +142,8 @@ def _caveats(run: Run) -> str:
         item = result.recommendation
         if item is not None:
             lines += [f"- **{names[result.variant]}**: {text}" for text in item.caveats]
-            rates = ", ".join(f"{name} {rate:.2e}" for name, rate in item.plan.group_learning_rates)
+            by_group = [f"{name} {rate:.2e}" for name, rate in item.plan.group_learning_rates]
+            rates = ", ".join(by_group) or item.plan.rate_formula
             lines.append(
                 f"- **{names[result.variant]}**: {item.plan.lr_rule} rule; rates {rates}; poly 0.9 "
                 f"over {item.plan.updates} updates, {item.plan.warmup_updates} of them warming up."

@@ -6,7 +6,7 @@ from bsprobe.records.gpus import DEFAULT_GPU
 from bsprobe.records.runs import SearchMethod, Settings
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import labels
-from bsprobe.report.run.sentences import portrait_warnings
+from bsprobe.report.run.sentences import portrait_warnings, wanted_batch
 
 _SEARCHES = {
     SearchMethod.ORDINARY: "batch 1, 2, 4 ... until one fails or {most} ran; then the exact",
@@ -43,7 +43,7 @@ def render(settings: Settings, out: Path | None) -> str:
         "",
         "For each: " + _SEARCHES[settings.search].format(most=settings.max_batch),
         "boundary, both sides in fresh processes; then the safe batch, and what is",
-        f"recommended for an effective batch of {settings.target.batch}, as it stands.",
+        f"recommended for {wanted_batch(settings)}, as it stands.",
         f"A trial is {warm} warm-up and {steps} measured training steps, beyond the headroom one;",
         f"it is given up after {format_seconds(settings.trial_timeout_seconds)}.",
         *(["Here a trial is predicted from a trace; nothing runs on a GPU."] if gpu else []),

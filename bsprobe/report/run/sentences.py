@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bsprobe.analysis.memory_line import line_through
-from bsprobe.analysis.recommendation import search_trials
+from bsprobe.analysis.recommendation import (
+    LearningRateRule,
+    rate_factor,
+    recipe_of,
+    search_trials,
+)
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
+    REFERENCE,
     Boundary,
     DeviceInfo,
     Prediction,
@@ -24,6 +30,7 @@ from bsprobe.records.runs import (
 from bsprobe.records.trials import Measurement, Purpose, Source, Trial
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.records.variants import Norm, OptimizerName, Precision, Variant, labels
+from bsprobe.records.workload import has_recipe
 
 _OUTCOME_WORDS = {Outcome.FITS: "ok", Outcome.FITS_WITH_RETRIES: "ok with retries"}
 _ADVICE_GIB = (12, 24)
@@ -187,7 +194,38 @@ def plan_words(plan: TrainingPlan) -> str:
 def wanted(settings: Settings) -> str:
     """The title of the table of recommendations."""
     together = f" (use x {settings.processes} processes)" if settings.processes > 1 else ""
-    return f"For an effective batch of {settings.target.batch}{together}"
+    return f"For {wanted_batch(settings)}{together}"
+
+
+def wanted_batch(settings: Settings) -> str:
+    """The effective batch that is recommended for, as a noun."""
+    batches = {recipe_of(variant, settings.target).batch for variant in settings.variants}
+    if len(batches) > 1:
+        return "each network"
+    (batch,) = batches
+    return "the best batch that fits" if batch is None else f"an effective batch of {batch}"
+
+
+def about_recipe(settings: Settings) -> list[str]:
+    """Where the learning rates come from, and the options that decide about them."""
+    given = settings.target
+    filled = [recipe_of(variant, given) for variant in settings.variants]
+    lines = []
+    if any(has_recipe(variant.model) for variant in settings.variants) and (
+        given.base_learning_rate in (None, REFERENCE.base_learning_rate)
+    ):
+        lines.append(
+            f"Rates by DeepLabV2's recipe: {REFERENCE.base_learning_rate:.1e} at batch "
+            f"{filled[0].base_batch}, poly, 1x/10x/20x; yours: --base-lr with --base-batch."
+        )
+    if any(target.base_learning_rate is None for target in filled):
+        lines.append(
+            "LR: multiply the rate that you have at your batch b by this factor; --base-lr RATE "
+            "--base-batch b writes it out."
+        )
+    if any(target.batch is None for target in filled):
+        lines.append("--target-batch N asks for another effective batch, by accumulation.")
+    return lines
 
 
 def peak_share(item: Recommendation, device: DeviceInfo) -> str:
@@ -238,10 +276,26 @@ def answer(run: Run) -> str:
 
 
 def rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:
-    """The learning rate: `2.50e-04`; of an optimizer of your own what to multiply its rate by."""
-    if variant.own.optimizer is None:
-        return f"{plan.learning_rate:.2e}"
-    return f"x {plan.learning_rate / target.base_learning_rate:.2f}"
+    """The learning rate: `2.50e-04`; of an optimizer of your own what to multiply its rate by.
+
+    Where the batch that a rate belongs to is not known, the factor is a formula.
+    """
+    base_batch = recipe_of(variant, target).base_batch
+    if variant.own.optimizer is not None and base_batch is not None:
+        rule = LearningRateRule(plan.lr_rule)
+        return f"x {rate_factor(base_batch, plan.effective_batch, rule):.2f}"
+    if plan.learning_rate is None:
+        return plan.rate_formula or "-"
+    return f"{plan.learning_rate:.2e}"
+
+
+def short_rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:
+    """As `rate_words`, for a column of a table that fits 80 columns: `x 80/b`."""
+    words = rate_words(plan, variant, target)
+    if not words.startswith("lr * "):
+        return words
+    short = words.removeprefix("lr * ").replace("your batch", "b").replace(" ", "")
+    return f"x {short if short.startswith('sqrt') else short.strip('()')}"
 
 
 def _boundary_clause(boundary: Boundary, source: Source) -> str:

@@ -142,6 +142,7 @@ def result_columns(device: DeviceInfo, result: VariantResult) -> dict[str, Any]:
                 "accumulation_steps",
                 "effective_batch",
                 "learning_rate",
+                "rate_formula",
                 "lr_rule",
                 "updates",
                 "warmup_updates",

@@ -18,7 +18,8 @@ def render(run: Run) -> str:
     names = labels(run.settings.variants)
     parts.append("\n".join(_ladder(run, result, names[result.variant]) for result in run.results))
     title = f"{sentences.wanted(run.settings)}{sentences.of_whom(run.device)}:"
-    parts.append(_wrapped(title) + "\n" + recommendation_table(run))
+    below = [_wrapped(line) for line in sentences.about_recipe(run.settings)]
+    parts.append("\n".join([_wrapped(title), recommendation_table(run), *below]))
     if notes := _notes(run):
         parts.append("\n".join(notes))
     return "\n\n".join(parts) + "\n"
@@ -44,7 +45,7 @@ def recommendation_table(run: Run) -> str:
                 f"{item.safe}",
                 sentences.plan_words(item.plan),
                 f"{item.plan.effective_batch}",
-                sentences.rate_words(item.plan, item.variant, run.settings.target),
+                sentences.short_rate_words(item.plan, item.variant, run.settings.target),
                 sentences.peak_share(item, run.device),
                 sentences.throughput(item),
             )
@@ -117,4 +118,4 @@ def _sentences(result: VariantResult) -> tuple[str, ...]:
 
 
 def _wrapped(text: str, *, indent: str = "") -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent=indent)
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)

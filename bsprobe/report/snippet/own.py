@@ -2,6 +2,7 @@
 
 from string import Template
 
+from bsprobe.analysis.recommendation import LearningRateRule, rate_factor, recipe_of
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Target, TrainingPlan
 from bsprobe.records.variants import Variant
@@ -10,6 +11,10 @@ from bsprobe.report.snippet.settings import settings
 _TOGETHER = """
 # In each of {} processes: hand over the network wrapped in DistributedDataParallel, its own batches
 # and its own device. Gradients are averaged over the processes.{}"""
+_GUARD = """\
+    if RATE_FACTOR is None:
+        raise SystemExit("set RATE_FACTOR: it depends on the batch that your rates belong to")
+"""
 _TEMPLATE = Template('''\
 """$title
 
@@ -22,12 +27,12 @@ import torch
 
 MICRO_BATCH = $micro_batch  # what each of your batches holds
 ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch$together
-RATE_FACTOR = $factor  # $lr_rule rule: of the learning rates that you train batch $base_batch with
+RATE_FACTOR = $factor
 
 
 def train(model, optimizer, loss, batches, updates, device="$device"):
     """Train on (inputs, targets), tensors of MICRO_BATCH each; the optimizer is the model's."""
-$benchmark    device = torch.device(device)
+$guard$benchmark    device = torch.device(device)
     for group in optimizer.param_groups:
         group["lr"] *= RATE_FACTOR
     scaler = torch.amp.GradScaler(device.type, enabled=$scaler)
@@ -64,10 +69,20 @@ def fill(
         title=title,
         answer=answer,
         together=_TOGETHER.format(plan.processes, _how(plan)) if plan.processes > 1 else "",
-        factor=f"{plan.learning_rate / target.base_learning_rate:.6g}",
-        base_batch=target.base_batch,
+        factor=_factor(variant, plan, target),
+        guard="" if recipe_of(variant, target).base_batch else _GUARD,
         **settings(variant, plan, device_kind),
     )
+
+
+def _factor(variant: Variant, plan: TrainingPlan, target: Target) -> str:
+    """The factor for the learning rates as Python, with a comment."""
+    base_batch, rule = recipe_of(variant, target).base_batch, plan.lr_rule
+    if base_batch is None:
+        factor = f"{plan.rate_formula}".removeprefix("lr * ")
+        return f"None  # set it: {factor}, by the {rule} rule"
+    factor = f"{rate_factor(base_batch, plan.effective_batch, LearningRateRule(rule)):.6g}"
+    return f"{factor}  # {rule} rule: of the learning rates that you train batch {base_batch} with"
 
 
 def _how(plan: TrainingPlan) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from string import Template
 
+from bsprobe.analysis.recommendation import BATCH_OF_UPDATES, recipe_of
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Recommendation, Run, Target, TrainingPlan
 from bsprobe.records.trials import Source
@@ -106,7 +107,7 @@ ${imports}from torch.nn import functional as F
 $loader_imports
 MICRO_BATCH = $micro_batch
 ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch
-${processes}LEARNING_RATE = $learning_rate  # $lr_rule rule from $base_rate at batch $base_batch
+${processes}LEARNING_RATE = $learning_rate
 WEIGHT_DECAY = $weight_decay
 UPDATES = $updates  # as many images as $base_updates updates of $base_batch
 WARMUP_UPDATES = $warmup_updates
@@ -126,7 +127,7 @@ $logits
 
 ${epochs}def train(model, dataset, device="$device", updates=UPDATES, workers=$workers):
     """Train on (image, label) pairs: float (3, H, W) and $labels."""
-$benchmark$device_setup$convert    model = model.to(device$layout).train()
+$guard$benchmark$device_setup$convert    model = model.to(device$layout).train()
     groups = parameter_groups(model)
 $replicate    optimizer = $optimizer
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
@@ -155,6 +156,10 @@ $micro_step        scaler.step(optimizer)
 $note    return [loss.item() for loss in losses]
 ''')
 
+_GUARD = """\
+    if LEARNING_RATE is None:
+        raise SystemExit("set LEARNING_RATE: it depends on the rate that you have at your batch")
+"""
 _MICRO_STEP = Template("""\
             images = images.to(device, non_blocking=True$layout)
             labels = labels.to(device, non_blocking=True)
@@ -187,7 +192,7 @@ def render(run: Run, item: Recommendation) -> str:
         f"{run.device.source.capitalize()} on {run.device.name}: the largest batch that "
         f"{'ran' if run.device.source is Source.MEASURED else 'should run'} is {item.largest}."
     )
-    target = run.settings.target
+    target = recipe_of(variant, run.settings.target)
     if variant.own.changes_the_step:
         return own_snippet.fill(
             variant,
@@ -207,6 +212,14 @@ def render(run: Run, item: Recommendation) -> str:
         device_kind=run.device.kind,
         loader=Loader(),
     )
+
+
+def _rate(plan: TrainingPlan, target: Target) -> str:
+    """The learning rate as Python, with a comment on where it comes from."""
+    if plan.learning_rate is None:
+        return f"None  # set it: {plan.rate_formula}, by the {plan.lr_rule} rule"
+    origin = f"from {target.base_learning_rate:.6g} at batch {target.base_batch}"
+    return f"{plan.learning_rate:.6g}  # {plan.lr_rule} rule {origin}"
 
 
 def fill(
@@ -241,9 +254,9 @@ def fill(
     return _TEMPLATE.substitute(
         title=title,
         answer=answer,
-        learning_rate=f"{plan.learning_rate:.6g}",
-        base_rate=f"{target.base_learning_rate:.6g}",
-        base_batch=target.base_batch,
+        learning_rate=_rate(plan, target),
+        guard=_GUARD if plan.learning_rate is None else "",
+        base_batch=target.base_batch or BATCH_OF_UPDATES,
         base_updates=base_updates,
         weight_decay=_DECAYS[variant.optimizer],
         updates=plan.updates,

@@ -61,7 +61,7 @@ def _renewed_buffers(model: nn.Module) -> Renewed:
 def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
     """The containers of a module and what is in them; PyTorch's own of modules and weights stay.
 
-    Hooks do not: transformers adds its own in the first step, and notes in an attribute that it has.
+    Hooks do not: transformers adds its own in the first step, and an attribute says that it has.
     """
     return [
         (value, copy.copy(value))

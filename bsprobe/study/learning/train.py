@@ -137,7 +137,7 @@ class _Learning:
         )
         groups = self._task.optimizer.param_groups
         for group, factor in zip(groups, self._factors, strict=True):
-            group["lr"] = plan.learning_rate * factor * share
+            group["lr"] = plan.known_rate * factor * share
         start = time.perf_counter()
         micro_batches = list(itertools.islice(stream, plan.accumulation_steps))
         loss = training_step(self._task, micro_batches).item()

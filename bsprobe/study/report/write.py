@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from bsprobe.analysis.recommendation import BATCH_OF_UPDATES
 from bsprobe.records.runs import TrainingPlan
 from bsprobe.report.run.tables import to_csv
 from bsprobe.report.snippet.snippet import Loader, fill
@@ -44,14 +45,14 @@ def study_snippet(study: Study, chosen: Verdict) -> str:
         answer=f"{study.device.source.capitalize()} on {study.device.name}: mean IoU "
         f"{sentences.spread(best.mean_iou)} after {settings.images_seen} images.",
         target=target,
-        base_updates=f"{settings.images_seen / target.base_batch:g}",
+        base_updates=f"{settings.images_seen / (target.base_batch or BATCH_OF_UPDATES):g}",
         device_kind=study.device.kind,
         loader=_loader(study),
     )
 
 
 def _with_groups(plan: TrainingPlan, groups: tuple[tuple[str, float], ...]) -> TrainingPlan:
-    rates = tuple((name, plan.learning_rate * factor) for name, factor in groups)
+    rates = tuple((name, plan.known_rate * factor) for name, factor in groups)
     return replace(plan, group_learning_rates=rates)
 
 
