@@ -1,11 +1,14 @@
 """What cuDNN plans and runs for convolutions on the GPU at hand, to hold described cards against.
 
     PYTHONPATH=. python benchmarks/card_plans.py FILE.json.gz [--minutes 2]
+    PYTHONPATH=. python benchmarks/card_plans.py FILE.json.gz --compare
 
 For every distinct convolution of some networks, in both dtypes, layouts and all directions: the
 first plans that cuDNN builds for this very card (names and workspaces), as PyTorch's convolutions
 ask for them. Then the kernels that convolutions of DeepLabV2 really launched, by PyTorch's
-profiler. FILE is written again after each network, so that what is known is never lost.
+profiler. FILE is written again every few seconds, so that what is known is never lost. `--compare`
+needs no GPU: it counts how many first plans, and how many of their workspaces, are those that the
+same cuDNN gives for the described card.
 """
 
 import argparse
@@ -34,6 +37,7 @@ from bsprobe.records.trials import TrialSpec
 from bsprobe.records.variants import MemoryFormat, Precision, Variant
 from bsprobe.simulate.cudnn.convolutions import Convolution
 from bsprobe.simulate.cudnn.plans import CudnnPlans, described_card
+from bsprobe.storage.codec import from_json
 
 BATCHES = (2, 5)
 _MOST_PLANS = 6
@@ -41,12 +45,8 @@ _PROFILED_BATCH = 2
 _SAVE_EVERY_SECONDS = 10.0
 
 
-class PlansOfThisCard(CudnnPlans):
-    """cuDNN's plans for the GPU at hand, with their names."""
-
-    def _place(self, card: Mapping[str, Any]) -> dict[str, Any]:
-        del card  # the one at hand counts
-        return {"handle": self._cudnn.create_handle()}
+class NamedPlans(CudnnPlans):
+    """cuDNN's plans with their names."""
 
     def named(self, convolution: Convolution) -> list[tuple[str, int]]:
         """Name and workspace of the first plans that build, in cuDNN's order."""
@@ -69,6 +69,14 @@ class PlansOfThisCard(CudnnPlans):
             if len(found) == _MOST_PLANS:
                 break
         return found
+
+
+class PlansOfThisCard(NamedPlans):
+    """cuDNN's plans for the GPU at hand."""
+
+    def _place(self, card: Mapping[str, Any]) -> dict[str, Any]:
+        del card  # the one at hand counts
+        return {"handle": self._cudnn.create_handle()}
 
 
 def questions(capability: tuple[int, int], version: int) -> Iterator[Convolution]:
@@ -107,14 +115,39 @@ def kernels(precision: Precision, memory_format: MemoryFormat) -> list[dict[str,
     ]
 
 
+def compare(found: Mapping[str, Any]) -> None:
+    """Print, by direction, dtype, layout and kind, how many answers a described card shares."""
+    plans = NamedPlans(described_card((9, 0))[1], allow_tf32=True, deterministic=False)
+    if plans.version != found["cudnn"]:
+        sys.exit(f"error: this is cuDNN {plans.version}, the card was asked with {found['cudnn']}")
+    counts: dict[tuple[str, ...], list[int]] = {}
+    for asked, answer in found["plans"]:
+        convolution = from_json(Convolution, asked, place="convolution")
+        described = plans.named(convolution)
+        if not answer or isinstance(answer, str) or not described:
+            continue
+        layout = "nhwc" if convolution.channels_last else "nchw"
+        kind = "1x1" if set(convolution.weight_size[2:]) == {1} else "larger"
+        row = counts.setdefault((kind, convolution.direction, convolution.dtype, layout), [0] * 3)
+        same = (True, answer[0][0] == described[0][0], answer[0][1] == described[0][1])
+        row[:] = [count + is_one for count, is_one in zip(row, same, strict=True)]
+    for key, (asked_for, same_plan, same_bytes) in sorted(counts.items()):
+        print(f"{' '.join(key):<40} {asked_for:>4} asked, {same_plan:>4} plans and ", end="")
+        print(f"{same_bytes:>4} workspaces equal")
+
+
 def main() -> int:
-    """Ask until the time is up; returns the exit status."""
+    """Ask until the time is up, or compare; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=Path)
     parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--compare", action="store_true", help="with the described card")
     given = parser.parse_args()
+    if given.compare:
+        compare(json.loads(gzip.decompress(given.file.read_bytes())))
+        return 0
     deadline = time.monotonic() + given.minutes * 60
     capability = torch.cuda.get_device_capability()
     found: dict[str, Any] = {

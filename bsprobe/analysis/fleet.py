@@ -8,7 +8,8 @@ predicted.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from operator import attrgetter
 
 from bsprobe.analysis.recommendation import recipe_of
 from bsprobe.records.runs import (
@@ -243,16 +244,10 @@ def _asked(run: Run) -> Target:
 
 
 def _takes_the_default(run: Run) -> bool:
-    """True where nothing but what the network's own recipe says was asked for."""
-    return _asked(run) == recipe_of(run.settings.variants[0], _with_recipe(Target(), run))
-
-
-def _with_recipe(target: Target, run: Run) -> Target:
-    """A target with whatever of a run's is not about its batch and its rate."""
-    own = run.settings.target
-    return replace(
-        target, base_updates=own.base_updates, lr_rule=own.lr_rule, headroom=own.headroom
-    )
+    """True where batch and rate are what the network's own recipe says, or nothing."""
+    default = recipe_of(run.settings.variants[0], Target())
+    batch_and_rate = attrgetter("batch", "base_batch", "base_learning_rate")
+    return bool(batch_and_rate(_asked(run)) == batch_and_rate(default))
 
 
 def _rate_asked(run: Run) -> str:

@@ -266,3 +266,11 @@ def test_a_compute_capability_that_is_none_is_refused(value: str) -> None:
     done = bsprobe("run", "--gpu=custom", "--capacity=20GiB", f"--compute-capability={value}")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --compute-capability: ")
+
+
+def test_a_study_has_a_rate_whatever_it_trains() -> None:
+    command = commands.get_command(click.Context(commands), "study")
+    assert command is not None
+    given = command.make_context("study", ["--model=torchvision:fcn_resnet50"]).params
+    target = study_settings_from(given).target
+    assert (target.base_learning_rate, target.base_batch) == (2.5e-4, 10)

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import pytest
+
 from bsprobe.analysis.recommendation import plan
 from bsprobe.records.runs import Target
+from bsprobe.records.variants import OptimizerName
 from bsprobe.records.workload import OwnParts
 from bsprobe.report.run import sentences
 from bsprobe.report.run.terminal import WIDTH, fitted
-from tests.support.builders import VARIANT
+from tests.support.builders import VARIANT, settings
 
 
 def test_a_name_that_is_too_long_for_the_width_goes_on_below() -> None:
@@ -35,3 +38,29 @@ def test_the_rate_of_an_optimizer_of_ones_own_is_a_factor() -> None:
     own = replace(VARIANT, own=OwnParts(optimizer="m:adam"))
     assert sentences.rate_words(scaled, VARIANT, target) == "5.00e-04"
     assert sentences.rate_words(scaled, own, target) == "x 2.00"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "whole", "short"),
+    [
+        (OptimizerName.SGD, "lr * (80 / your batch)", "x 80/b"),
+        (OptimizerName.ADAMW, "lr * sqrt(80 / your batch)", "x sqrt(80/b)"),
+    ],
+)
+def test_a_rate_that_nobody_knows_is_a_factor_of_ones_own(
+    optimizer: OptimizerName, whole: str, short: str
+) -> None:
+    variant = replace(VARIANT, model="unet.py:build", optimizer=optimizer)
+    made = plan(variant, Target(), micro_batch=80, steps=1, groups={})
+    assert sentences.rate_words(made, variant, Target()) == whole
+    assert sentences.short_rate_words(made, variant, Target()) == short
+
+
+def test_the_options_that_bring_a_rate_and_accumulation_are_named_where_there_is_neither() -> None:
+    other = settings(replace(VARIANT, model="unet.py:build"))
+    told = " ".join(sentences.about_recipe(other))
+    assert all(option in told for option in ("--base-lr", "--base-batch", "--target-batch"))
+    (by_recipe,) = sentences.about_recipe(settings())
+    assert "DeepLabV2" in by_recipe
+    given = Target(batch=8, base_batch=4, base_learning_rate=0.1)
+    assert sentences.about_recipe(settings(target=given)) == []

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bsprobe.analysis.recommendation import check_target, recipe_of
+from bsprobe.analysis.recommendation import check_target, with_recipe
 from bsprobe.cli.options.subject import require_segmentation
 from bsprobe.cli.options.values import (
     BASE_BATCH,
@@ -189,7 +189,7 @@ def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
         images=given["images"],
         validations=given["validations"],
         micro_batch=given["micro_batch"],
-        target=recipe_of(variant, target),
+        target=with_recipe(target),  # whatever the network: a training needs a rate
         data=DataSource(root=str(given["data_root"] or ""), subset=given["subset"]),
         workers=given["workers"],
         training_timeout_seconds=given["training_timeout"],

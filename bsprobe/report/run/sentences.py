@@ -207,13 +207,12 @@ def wanted_batch(settings: Settings) -> str:
 
 
 def about_recipe(settings: Settings) -> list[str]:
-    """Where the learning rates come from, and the options that decide about them."""
+    """Sentences on the origin of the learning rates, and on the options that decide about them."""
     given = settings.target
     filled = [recipe_of(variant, given) for variant in settings.variants]
     lines = []
-    if any(has_recipe(variant.model) for variant in settings.variants) and (
-        given.base_learning_rate in (None, REFERENCE.base_learning_rate)
-    ):
+    by_recipe = (v for v in settings.variants if has_recipe(v.model) and v.own.optimizer is None)
+    if any(by_recipe) and given.base_learning_rate in (None, REFERENCE.base_learning_rate):
         lines.append(
             f"Rates by DeepLabV2's recipe: {REFERENCE.base_learning_rate:.1e} at batch "
             f"{filled[0].base_batch}, poly, 1x/10x/20x; yours: --base-lr with --base-batch."
