@@ -64,7 +64,9 @@ def test_a_network_of_others_is_probed_on_the_cpu(command: str, tmp_path: Path) 
 
     assert {trial["source"] for trial in trials} == {"measured"}
     assert ("4", "fits") in {(trial["batch_size"], trial["outcome"]) for trial in trials}
-    assert [t["outcome"] for t in trials if t["purpose"] == "recommended"] == ["fits"]
+    (chosen,) = commands.rows(tmp_path / "out" / "recommendation.csv")
+    assert (chosen["accumulation_steps"], chosen["recommended_outcome"]) == ("1", "fits")
+    assert chosen["rate_formula"] == f"lr * ({chosen['micro_batch']} / your batch)"
 
 
 @pytest.mark.parametrize(
