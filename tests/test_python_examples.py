@@ -44,7 +44,7 @@ def test_the_script_probes_predicts_recommends_and_trains(tmp_path: Path) -> Non
     assert re.match(rf"INFO:bsprobe:batch {batch} for train.py:Net on .*: it ran, ", line)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_says_the_same(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
     ((command,),) = (block.splitlines() for block in blocks("sh"))

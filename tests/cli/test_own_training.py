@@ -65,7 +65,7 @@ def test_a_prediction_records_the_parts_and_goes_on_with_them(folder: Path) -> N
     assert (same.returncode, load_run(folder / "out").trials) == (0, run.trials), same.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 def test_a_measured_run_of_own_parts_ends_in_a_proven_boundary(folder: Path) -> None:
     done = bsprobe(
@@ -93,7 +93,7 @@ def test_a_step_is_explained_with_own_parts(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "device", ["--gpu=RTX 3090", pytest.param("--device=cpu", marks=pytest.mark.slow)]
+    "device", ["--gpu=RTX 3090", pytest.param("--device=cpu", marks=pytest.mark.nightly)]
 )
 def test_an_optimizer_with_a_closure_ends_the_run_with_one_line(folder: Path, device: str) -> None:
     parts = [each for each in PARTS if "optimizer" not in each]
