@@ -62,7 +62,7 @@ def test_every_tensor_of_every_step_is_predicted_in_size_and_order(case: Case) -
         assert found.equal == found.recorded == found.predicted == MADE[case.file]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @by_file
 def test_workspaces_are_those_of_convolutions_and_of_what_is_known(case: Case) -> None:
     step = load_recorded_steps(FOLDER / case.file)[0]
@@ -70,7 +70,7 @@ def test_workspaces_are_those_of_convolutions_and_of_what_is_known(case: Case) -
     assert found.keys() - CONVOLUTIONS == {operator for operator, _ in case.known}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("case", "whole_blocks_mib"), [(KINETO, 8.25), (KINETO_WORKERS, 8.125), (HTA, 6.3125)]
 )
@@ -82,7 +82,7 @@ def test_the_peak_is_that_of_tensors_and_workspaces_and_of_blocks_left_whole(
     assert found.recorded_bytes - found.with_workspaces_bytes == whole_blocks_mib * MIB
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @by_file
 def test_the_peak_with_blocks_left_whole_is_that_of_the_simulated_allocator(case: Case) -> None:
     step = load_recorded_steps(FOLDER / case.file)[0]
@@ -103,7 +103,7 @@ def sizes_before_the_step_that_repeats(recording: Recording) -> list[int]:
     return sorted(live.values())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_is_there_before_a_timeline_begins_is_predicted_tensor_by_tensor() -> None:
     """The profiler knows some by their block, and those that nothing frees by their own size."""
     found = sorted(size for _, size, _ in content_of(HTA)["initial"])
@@ -263,7 +263,7 @@ def test_a_category_of_the_profiler_is_a_purpose(
     assert is_purpose(place, purpose, category) is is_same
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_script_prints_a_paragraph_of_80_columns_for_each_recording(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
