@@ -78,7 +78,7 @@ def test_a_measured_run_of_own_parts_ends_in_a_proven_boundary(folder: Path) -> 
     assert re.search(r"-> largest \d+", " ".join(done.stdout.split()))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_step_is_explained_with_own_parts(folder: Path) -> None:
     explained = bsprobe(
         "explain", "--gpu=RTX 3090", *PARTS, "--max-batch=4", "--out=explained", cwd=folder
