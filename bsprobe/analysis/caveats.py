@@ -105,7 +105,7 @@ def _gradient_caveat(facts: Sequence[ModelFacts]) -> str:
 
 
 def _target_caveat(item: Recommendation, target: Target) -> str:
-    if item.reaches_target:
+    if item.reaches_target or target.batch is None:
         return ""
     if item.plan.ddp is Ddp.STATIC_GRAPH:
         return (

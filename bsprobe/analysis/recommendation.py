@@ -306,33 +306,30 @@ def recommend(
         found: Its three batch sizes.
         target: The recipe to scale from, as `recipe_of` fills it.
         groups: As in `plan`.
-        most_accumulated: The largest micro-batch that may still be accumulated, where larger ones
+        most_accumulated: The largest micro-batch that a plan may still have, where larger ones
             were seen to fail: accumulated gradients live through the forward pass. None where
-            none has failed, zero where all have: then the plan does without.
+            none has failed, zero where all have: then the plan does without accumulation.
         processes: How many train together: each takes its share of the effective batch.
         ddp: How they do: a static graph accumulates no gradients.
     """
     planned = partial(plan, variant, target, groups=groups, processes=processes, ddp=ddp)
     alone = planned(micro_batch=found.best, steps=1)
     most = found.safe if most_accumulated is None else min(found.safe, most_accumulated)
-    chosen, reaches_target = alone, True
-    if target.batch is not None:
-        wanted = math.ceil(target.batch / processes)
-        if ddp is Ddp.STATIC_GRAPH and wanted > most:
-            most = 0
-        reaches_target = most > 0
-        if reaches_target:
-            micro, steps = split(wanted, most)
-            chosen = planned(micro_batch=micro, steps=steps)
+    wanted = None if target.batch is None else math.ceil(target.batch / processes)
+    if wanted is not None and ddp is Ddp.STATIC_GRAPH and wanted > most:
+        most = 0
+    if most > 0:
+        micro, steps = (min(found.best, most), 1) if wanted is None else split(wanted, most)
+        chosen = planned(micro_batch=micro, steps=steps)
     return Recommendation(
         variant=variant,
         largest=found.largest,
         safe=found.safe,
         best=found.best,
         best_is_measured=found.best_is_measured,
-        plan=chosen,
+        plan=chosen if most > 0 else alone,
         without_accumulation=alone,
-        reaches_target=reaches_target,
+        reaches_target=most > 0,
     )
 
 

@@ -157,6 +157,13 @@ def test_a_target_that_no_accumulation_reaches_is_told() -> None:
     assert sentence.startswith("An effective batch of 10 did not run with any accumulation")
 
 
+def test_without_a_target_none_is_told_to_be_missed() -> None:
+    missed = replace(item(FROZEN), reaches_target=False)
+    assert (
+        caveats_of(FROZEN, made=missed, target=Target(base_batch=8, base_learning_rate=1e-3)) == ()
+    )
+
+
 def test_windows_is_told_to_spill_into_the_host() -> None:
     note = "Windows: other programs draw on this GPU."
     windows = replace(DEVICE, notes=(note,))

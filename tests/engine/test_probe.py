@@ -449,3 +449,26 @@ def test_what_a_trial_raises_ends_the_run_and_keeps_what_was_measured(bench: Ben
     with pytest.raises(KeyboardInterrupt):
         bench.probe(ArithmeticGpu(alter=interrupt))
     assert [trial.spec.batch_size for trial in bench.journalled] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("more", "micro_batch"), [(GIB, 10), (40 * GIB, 10)])
+def test_without_a_target_a_best_batch_that_needs_more_in_a_fresh_process_gives_way(
+    bench: Bench, more: int, micro_batch: int
+) -> None:
+    needed: list[int] = []
+
+    def need(spec: TrialSpec) -> int:
+        needed.append(spec.batch_size)
+        is_again = spec.batch_size == 11 and needed.count(11) > 1
+        return affine_need(spec) + (more if is_again else 0)
+
+    def in_a_used_process(trial: Trial) -> Trial:
+        return replace(trial, fresh_process=False) if trial.purpose is Purpose.SAFE else trial
+
+    other = replace(VARIANT, model="unet.py:build")
+    gpu = ArithmeticGpu(need, alter=in_a_used_process)
+    item, trial = recommended(bench.probe(gpu, settings(other)))
+    assert asked(gpu)[-2:] == [(11, 1, FRESH), (micro_batch, 1, FRESH)]
+    assert (item.plan.micro_batch, item.plan.accumulation_steps) == (micro_batch, 1)
+    assert trial.outcome is Outcome.FITS
+    assert peak_of(trial) <= 0.95 * DEVICE.capacity_bytes
