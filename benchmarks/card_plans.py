@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -50,25 +50,8 @@ class NamedPlans(CudnnPlans):
 
     def named(self, convolution: Convolution) -> list[tuple[str, int]]:
         """Name and workspace of the first plans that build, in cuDNN's order."""
-        wide = convolution.widened()
-        graph = self._graph(wide, {"float32": "FLOAT", "float16": "HALF"}[wide.dtype])
-        modes = self._cudnn.heur_mode
-        try:
-            graph.validate()
-            graph.build_operation_graph()
-            graph.create_execution_plans([modes.A, modes.FALLBACK])
-        except self._cudnn.cudnnGraphNotSupportedError:
-            return []
-        is_fp32 = wide.dtype == "float32"
-        graph.deselect_numeric_notes(self._barred_for_fp32 if is_fp32 else self._barred)
-        found: list[tuple[str, int]] = []
-        for index in range(graph.get_execution_plan_count()):
-            size = self._built(graph, index)
-            if size is not None:
-                found.append((str(graph.get_plan_name_at_index(index)), size))
-            if len(found) == _MOST_PLANS:
-                break
-        return found
+        plans = islice(self._plans(convolution), _MOST_PLANS)
+        return [(str(graph.get_plan_name_at_index(index)), size) for graph, index, size in plans]
 
 
 class PlansOfThisCard(NamedPlans):

@@ -8,7 +8,7 @@ cores for fp32 where TF32 is off, and what is not deterministic where that is as
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,10 +87,8 @@ class CudnnPlans:
         Raises:
             UnansweredError: cuDNN fails, other than by having no plan.
         """
-        wide = convolution.widened()
-        data_type = _DATA_TYPES[wide.dtype]
         try:
-            return self._answer(wide, data_type)
+            return tuple(size for _, _, size in self._plans(convolution))
         except Exception as error:
             raise UnansweredError(_said(error)) from error
 
@@ -98,19 +96,23 @@ class CudnnPlans:
         """The arguments that tell cuDNN which card a graph is for."""
         return {"device_property": self._cudnn.create_device_properties(json.dumps(card))}
 
-    def _answer(self, wide: Convolution, data_type: str) -> tuple[int, ...]:
-        graph = self._graph(wide, data_type)
+    def _plans(self, convolution: Convolution) -> Iterator[tuple[Any, int, int]]:
+        """The graph, the index and the workspace of each plan that builds."""
+        wide = convolution.widened()
+        graph = self._graph(wide, _DATA_TYPES[wide.dtype])
         modes = self._cudnn.heur_mode
         try:
             graph.validate()
             graph.build_operation_graph()
             graph.create_execution_plans([modes.A, modes.FALLBACK])
         except self._cudnn.cudnnGraphNotSupportedError:
-            return ()
+            return
         is_fp32 = wide.dtype == "float32"
         graph.deselect_numeric_notes(self._barred_for_fp32 if is_fp32 else self._barred)
-        found = (self._built(graph, index) for index in range(graph.get_execution_plan_count()))
-        return tuple(size for size in found if size is not None)
+        for index in range(graph.get_execution_plan_count()):
+            size = self._built(graph, index)
+            if size is not None:
+                yield graph, index, size
 
     def _built(self, graph: Any, index: int) -> int | None:
         try:
