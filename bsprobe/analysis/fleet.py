@@ -41,7 +41,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What one run says of one variant."""
+    """The result of one run for one variant."""
 
     variant: Variant
     member: str
@@ -52,7 +52,7 @@ class Row:
 
     @property
     def images_per_second_per_gpu(self) -> float | None:
-        """What one GPU takes in the recommended step: a run of several counts what all of them do.
+        """The rate of one GPU in the recommended step: a run of several counts what all of them do.
 
         None for predictions, and where nothing is recommended.
         """
@@ -66,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What variants must share to be put beside each other: the network and its images."""
+    """The network and its images: variants that share them can be put beside each other."""
 
     network: str
     inputs: str
@@ -107,7 +107,7 @@ class Fleet:
 
 
 def subject_of(variant: Variant) -> Subject:
-    """What a variant is a variant of."""
+    """The subject of a variant."""
     return Subject(
         network=variant.network,
         inputs=variant.described_inputs,
@@ -198,7 +198,7 @@ def _rows_of_variant(found: _Named, variant: Variant) -> Iterable[Row]:
 
 
 def _machine(run: Run) -> tuple[object, ...]:
-    """What makes two runs of one machine: one of them may have what the other lacks."""
+    """The key of a machine: of two runs with one key, one may have what the other lacks."""
     device, settings = run.device, run.settings
     return device.name, device.source, device.limit_bytes, settings.processes, settings.ddp
 
@@ -208,7 +208,7 @@ def _result(run: Run, variant: Variant) -> VariantResult | None:
 
 
 def _absences(found: _Named, rows: Sequence[Row]) -> list[str]:
-    """Which variants are missing where, and which networks."""
+    """Sentences on the variants and the networks that are missing, and on where they are."""
     lines = []
     subjects = dict.fromkeys(subject_of(row.variant) for row in rows)
     for subject in subjects:
@@ -231,7 +231,7 @@ def _has(run: Run, subject: Subject) -> bool:
 
 
 def _together(found: _Named) -> list[str]:
-    """What the figures of machines count whose GPUs train together."""
+    """The sentence on what figures count on machines whose GPUs train together."""
     several = [name for name, run in found if run.settings.processes > 1]
     if not several:
         return []

@@ -249,8 +249,6 @@ def matrix(
         _require_norm_for(model, norms)
         _require_loss_for(model, own.loss)
     _require_meaning(choices, own)
-    rest = dict(choices)
-    rest.pop("norm", None)
     variants = [
         Variant(
             model=model,
@@ -261,10 +259,9 @@ def matrix(
             **{axis.field: value for axis, value in zip(AXES, values, strict=True)},  # type: ignore[arg-type] # each axis names the field of its own kind
         )
         for model in models
+        for chosen in [{**choices, "norm": norms_of[model]}]
         for resolution in resolutions
-        for values in itertools.product(
-            *(({**rest, "norm": norms_of[model]}).get(axis.field, axis.defaults) for axis in AXES)
-        )
+        for values in itertools.product(*(chosen.get(axis.field, axis.defaults) for axis in AXES))
     ]
     return tuple(dict.fromkeys(variants))
 

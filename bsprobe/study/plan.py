@@ -1,4 +1,4 @@
-"""Which trainings a study makes, so that they can be compared: pure arithmetic."""
+"""The trainings of a study, chosen so that they can be compared: pure arithmetic."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -45,7 +45,7 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def variant_columns(variant: Variant) -> dict[str, Any]:
-    """What tells a variant from others, one column a setting."""
+    """The settings that tell a variant from others, one column each."""
     return {
         "model": variant.network,
         "resolution": variant.inputs,
@@ -75,7 +75,7 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
 
 
 def _predicted_peak_bytes(trial: Trial, guide: Prediction | None) -> int | None:
-    """What was predicted of a measured trial's `peak_bytes`, where a prediction guided the search.
+    """The prediction of a measured trial's `peak_bytes`, where a prediction guided the search.
 
     It knows nothing of accumulated gradients.
     """

@@ -170,5 +170,5 @@ def _text(place: Place) -> str:
 
 
 def lives_until(end: int | None, count: int) -> int | None:
-    """What is given back after the last request lives to the end."""
+    """The end of a block as an index: one that is given back after the last request has none."""
     return None if end == count else end

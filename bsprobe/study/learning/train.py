@@ -227,7 +227,7 @@ def _marks(updates: int, validations: int) -> tuple[int, ...]:
 
 
 def _noise_counts(marks: tuple[int, ...], updates: int, samples: int) -> dict[int, int]:
-    """How many noise samples to take at which marks: those of the second half, evenly."""
+    """The number of noise samples to take at each mark: those of the second half, evenly."""
     late = [mark for mark in marks if 2 * mark > updates]
     parts = len(late)
     return {
