@@ -34,7 +34,7 @@ def run_of(folder: Path) -> Any:
     return json.loads((folder / "out" / "run.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_gpu_that_breaks_and_a_few_mib_of_others_do_not_keep_a_run_from_going_on(
     tmp_path: Path,
 ) -> None:

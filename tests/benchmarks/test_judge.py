@@ -442,7 +442,7 @@ def test_it_starts_with_nothing_but_the_standard_library() -> None:
     assert done.stdout.startswith("usage: judge.sh [-h] [--out OUT] TRUTH [TRUTH ...]")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_recording_of_what_is_predicted_is_judged_without_a_difference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def with_smaller_peaks(value: Any) -> Any:
     return value
 
 
+@pytest.mark.nightly  # test_workflows.py has its kind in CI
 def test_the_same_code_passes_and_a_network_that_grew_fails(tmp_path: Path) -> None:
     made = bsprobe("run", *SMALL, "--out", "baseline", cwd=tmp_path)
     assert made.returncode == 0, made.stderr

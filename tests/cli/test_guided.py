@@ -37,7 +37,7 @@ def searched(run: dict[str, Any]) -> list[tuple[int, str]]:
 
 
 @needs_fake_cuda
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_guided_run_proves_the_boundary_in_four_trials_and_shows_both(tmp_path: Path) -> None:
     done = on_gpu(*SMALL, "--out=out", cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr

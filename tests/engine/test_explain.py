@@ -64,7 +64,7 @@ def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Pat
     return probed_run(folder, settings, run_trial=runner.run, device=runner.ready.device)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_each_remedy_gives_the_largest_batch_that_a_run_with_it_finds(
     report: ExplanationReport, tmp_path: Path
 ) -> None:

@@ -35,8 +35,11 @@ def without(
         ("PIL", "pillow", "study --data D --out out"),
         ("numpy", "numpy", "report missing"),
         ("torch", "torch", RUN + "deeplabv2-mini"),
-        ("torchvision", "torchvision", RUN + "torchvision:lraspp_mobilenet_v3_large"),
-        ("pynvml", "nvidia-ml-py", "gpus --this"),
+        pytest.param(
+            *("torchvision", "torchvision", RUN + "torchvision:lraspp_mobilenet_v3_large"),
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param("pynvml", "nvidia-ml-py", "gpus --this", marks=pytest.mark.nightly),
     ],
 )
 def test_a_missing_package_is_one_clear_line_and_how_to_install_it(

@@ -81,7 +81,7 @@ def test_the_loader_stands_beside_the_step(study: Study) -> None:
     assert [set(np.asarray(line.get_xdata()).tolist()) for line in dashed] == [{100.0}]
 
 
-@pytest.mark.parametrize("name", ["study", "troubled"])
+@pytest.mark.parametrize("name", [pytest.param("study", marks=pytest.mark.nightly), "troubled"])
 def test_plots_are_the_same_every_time_and_open(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

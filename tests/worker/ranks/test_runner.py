@@ -106,7 +106,7 @@ def parent_of_rank(started: Started, rank: int) -> int:
     return pid
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_parent_leaves_no_process_behind_and_nobody_waiting(tmp_path: Path) -> None:
     started = torchrun(*stubbed("hang-at-4", *RUN), cwd=tmp_path)
     wait_for_both_workers_to_wait(tmp_path)
@@ -167,7 +167,7 @@ def test_ranks_that_are_asked_for_different_things_do_not_start(tmp_path: Path) 
     assert "error:" not in silence
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_rank_that_really_runs_out_of_memory_does_not_leave_the_other_in_a_collective(
     tmp_path: Path,
 ) -> None:
