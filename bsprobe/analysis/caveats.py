@@ -12,7 +12,7 @@ from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Ddp, ModelFacts, Source, Trial
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Norm, Precision, Variant
-from bsprobe.records.workload import has_recipe, may_keep_own_norm
+from bsprobe.records.workload import has_recipe
 
 ASSUMED: Final[Mapping[Assumption, str]] = {
     Assumption.NOT_COMPILED: (
@@ -33,7 +33,7 @@ ASSUMED: Final[Mapping[Assumption, str]] = {
     ),
 }
 """The sentence that a reader must have on each assumption of a prediction."""
-_PRETRAINED_NORMS = (Norm.BATCH, Norm.SYNC_BATCH, Norm.FROZEN)
+_PRETRAINED_NORMS = (Norm.BATCH, Norm.SYNC_BATCH, Norm.FROZEN, Norm.AS_BUILT)
 
 
 def caveats_of(
@@ -128,7 +128,7 @@ def _norm_caveats(item: Recommendation) -> list[str]:
             "processes' micro-batches; accumulation does not change that."
         )
         return [sentence]
-    if norm is Norm.BATCH and may_keep_own_norm(item.variant.model):
+    if norm is Norm.AS_BUILT:
         sentence = (
             "The network keeps the norm it is built with. Where that is BatchNorm, its statistics "
             f"see the {micro} images of {one}, whatever the accumulation."

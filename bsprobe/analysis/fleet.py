@@ -71,7 +71,7 @@ class Subject:
     network: str
     inputs: str
     """As `Variant.described_inputs`."""
-    classes: int
+    classes: int | None
     name: str
     """Both in short: `deeplabv2-resnet101 at 512x1024`."""
 

@@ -125,7 +125,7 @@ def _explain(
     progress.on_stage("opening the card")
     with Explaining(start, request, max_batch=given["max_batch"], listener=progress) as explaining:
         environment = describe_environment(explaining.ready, typed_command())
-        for variant in variants:
+        for variant in explaining.ready.variants or variants:
             folder = out or new_folder(REPORTS, explanation_name(explaining.device, variant))
             report = explaining.explain(variant, batch, environment, folder)
             progress.stop()

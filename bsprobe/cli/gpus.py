@@ -107,8 +107,9 @@ def fit_catalogue(variants: tuple[Variant, ...], batch: int | None, out: Path | 
     if out is not None:
         given_folder(out)
     found = _fitting(variants, batch)
-    parts = ["gpus-fit", *dict.fromkeys(variant.model for variant in variants)]
-    parts += dict.fromkeys(variant.inputs for variant in variants)
+    known = [each.variant for each in found.fits]
+    parts = ["gpus-fit", *dict.fromkeys(variant.model for variant in known)]
+    parts += dict.fromkeys(variant.inputs for variant in known)
     folder = out or new_folder(REPORTS, slug("-".join(parts)))
     click.echo(render_text(found))
     write_fitting(found, folder)

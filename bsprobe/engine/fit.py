@@ -34,7 +34,8 @@ def fit(
     """
     found = []
     with closing(Worker(DeviceRequest(gpu=cards[0]), variants=variants)) as worker:
-        for each in worker.fit(variants, cards, max_batch=max(MAX_BATCH, batch or 0)):
+        known = worker.ready.variants or variants
+        for each in worker.fit(known, cards, max_batch=max(MAX_BATCH, batch or 0)):
             found.append(each)
             on_fit(each)
         environment = describe_environment(worker.ready, command)

@@ -37,6 +37,9 @@ from bsprobe.storage.journal import Journal
 class Listener(Protocol):
     """Is told what happens, for people to see."""
 
+    def on_open(self, settings: Settings) -> None:
+        """The device is open, and the variants are complete."""
+
     def on_variant(self, variant: Variant) -> None:
         """A variant's search begins."""
 

@@ -52,6 +52,11 @@ def start_runner(settings: Settings, environment: Mapping[str, str] | None = Non
     )
 
 
+def completed(settings: Settings, ready: Ready) -> Settings:
+    """The settings with variants of which nothing is left that only the networks tell."""
+    return replace(settings, variants=ready.variants or settings.variants)
+
+
 def header_of(settings: Settings, ready: Ready, command: str) -> Header:
     """The first line of a new journal."""
     return Header(
@@ -136,30 +141,40 @@ def run(start: Start, *, listener: Listener, notify: Callable[[str], None]) -> F
         DeviceError: The device is not there, or something that is named.
         InterruptedRunError: The user interrupted.
     """
-    settings = start.settings
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
-    with (
-        start.open_runner(settings) as runner,
-        predictor_for(settings, runner.ready.device) as predict,
-    ):
-        folder, log, contents = _opened(start, runner.ready)
-        # What several processes ran together is not taken apart.
-        alone = runner if isinstance(runner, TrialRunner) else None
-        explaining = _Explaining(listener, alone)
-        with _resumable(folder), withdrawn_if_refused(folder):
-            made = make_run(
-                settings,
-                runner.run,
-                log,
-                contents.header,
-                folder=folder,
-                listener=explaining,
-                known=contents.trials,
-                predict=predict,
-            )
-            if alone is not None and alone.ready.device.kind is DeviceKind.CUDA:
-                explaining.found |= recorded_star(made, alone, notify)
+    with start.open_runner(start.settings) as runner:
+        start = replace(start, settings=completed(start.settings, runner.ready))
+        listener.on_open(start.settings)
+        with predictor_for(start.settings, runner.ready.device) as predict:
+            return _run_on(runner, start, predict, listener, notify)
+
+
+def _run_on(
+    runner: "TrialRunner | WorldRunner",
+    start: Start,
+    predict: Predict | None,
+    listener: Listener,
+    notify: Callable[[str], None],
+) -> Finished:
+    """Make the run on an open device."""
+    folder, log, contents = _opened(start, runner.ready)
+    # What several processes ran together is not taken apart.
+    alone = runner if isinstance(runner, TrialRunner) else None
+    explaining = _Explaining(listener, alone)
+    with _resumable(folder), withdrawn_if_refused(folder):
+        made = make_run(
+            start.settings,
+            runner.run,
+            log,
+            contents.header,
+            folder=folder,
+            listener=explaining,
+            known=contents.trials,
+            predict=predict,
+        )
+        if alone is not None and alone.ready.device.kind is DeviceKind.CUDA:
+            explaining.found |= recorded_star(made, alone, notify)
     return Finished(run=made, folder=folder, explanations=explaining.found)
 
 
@@ -173,6 +188,7 @@ class _Explaining:
         self._listener = listener
         self._runner = runner
         self.found: dict[Variant, Explanation] = {}
+        self.on_open = listener.on_open
         self.on_variant = listener.on_variant
         self.on_predicting = listener.on_predicting
         self.on_prediction = listener.on_prediction

@@ -188,6 +188,9 @@ def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:
 class _Log:
     """Says in the log what happens, to whoever wants to know so much."""
 
+    def on_open(self, settings: Settings) -> None:
+        pass
+
     def on_variant(self, variant: Variant) -> None:
         _LOG.debug("probing %s, %s", variant.subject, variant.precision)
 

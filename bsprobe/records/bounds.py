@@ -83,6 +83,7 @@ ASKED: Final[Mapping[str, Bounds]] = MappingProxyType(
         "classes": Bounds(least=1, most=2**20),
         "channels": Bounds(least=1, most=4096),
         "height": _SIDE,
+        "slices": Bounds(least=1, most=32768),
         "width": _SIDE,
         # Multiples of the first group's learning rate, in an optimizer of the user's own.
         "groups": Bounds(least=0, most=1e6),
@@ -113,7 +114,7 @@ HELD: Final[Mapping[str, Bounds]] = MappingProxyType(
             "accumulation_steps", "base_batch", "base_updates", "batch", "batch_size", "best",
             "capacity_bytes", "channels", "classes", "cpu_threads", "effective_batch",
             "first_failure", "height", "largest", "max_batch", "measured_steps", "micro_batch",
-            "parameters", "processes", "safe", "steps", "total_bytes", "updates", "width",
+            "parameters", "processes", "safe", "slices", "steps", "total_bytes", "updates", "width",
         ),
         _FROM_ONE,
     )

@@ -84,13 +84,22 @@ class Resolution:
 
     height: int
     width: int
+    slices: int | None = None
+    """Of a volume; None for an image."""
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}"
+        return "x".join(map(str, self.sides))
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """(height, width), of a volume (slices, height, width)."""
+        flat = (self.height, self.width)
+        return flat if self.slices is None else (self.slices, *flat)
 
     def describe(self) -> str:
         """Say which number is which: notes that write "1024x512" mean width first."""
-        return f"{self.height} high x {self.width} wide"
+        volume = "" if self.slices is None else f"{self.slices} slices x "
+        return f"{volume}{self.height} high x {self.width} wide"
 
     @property
     def is_portrait(self) -> bool:

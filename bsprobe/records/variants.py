@@ -11,13 +11,13 @@ from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.records.workload import (
     CLASSES,
+    HUGGING_FACE,
     LOSSES,
     NOTHING_OWN,
-    TIMM,
     OwnParts,
     Problem,
-    is_factory,
-    may_keep_own_norm,
+    is_told_by_logits,
+    keeps_own_norm,
     problem_of,
 )
 
@@ -43,6 +43,8 @@ class Norm(StrEnum):
     INSTANCE = "instance"
     FROZEN = "frozen"
     """BatchNorm with fixed statistics, folded to one scale and one shift per channel."""
+    AS_BUILT = "as-built"
+    """The norms that the network is built with, whatever they are."""
 
 
 class Checkpointing(StrEnum):
@@ -83,6 +85,8 @@ class LossAt(StrEnum):
 
 
 RGB = 3
+DEFAULT_RESOLUTION = Resolution(height=512, width=1024)
+"""Half of Cityscapes' images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,8 @@ class Variant:
 
     model: str
     resolution: Resolution | None
-    """None where the batches are your own: then they say what they measure."""
+    """None where the batches are your own: then they say what they measure. None, too, until the
+    network is built, where only the network knows the size of its images."""
     precision: Precision = Precision.FP32
     norm: Norm = Norm.BATCH
     checkpointing: Checkpointing = Checkpointing.OFF
@@ -99,7 +104,8 @@ class Variant:
     optimizer: OptimizerName = OptimizerName.SGD
     cudnn_benchmark: CudnnBenchmark = CudnnBenchmark.OFF
     loss_at: LossAt = LossAt.LABELS
-    classes: int = 19
+    classes: int | None = 19
+    """Of the labels; None until the network is built and its logits are counted."""
     channels: int = RGB
     """Of the images."""
     own: OwnParts = NOTHING_OWN
@@ -108,6 +114,12 @@ class Variant:
     def problem(self) -> Problem:
         """The problem that the network solves: what the loss says, else its name."""
         return _problem(self.model, self.own)
+
+    @property
+    def is_complete(self) -> bool:
+        """True where nothing is left that only the network tells."""
+        has_size = self.resolution is not None or self.own.batches is not None
+        return has_size and self.classes is not None
 
     @property
     def network(self) -> str:
@@ -119,7 +131,7 @@ class Variant:
     def inputs(self) -> str:
         """Its inputs: `512x1024`, `4x512x1024`, or the name of your own batches."""
         if self.resolution is None:
-            return self.own.batches or "-"
+            return self.own.batches or "its own size"
         channels = "" if self.channels == RGB else f"{self.channels}x"
         return f"{channels}{self.resolution}"
 
@@ -127,7 +139,7 @@ class Variant:
     def described_inputs(self) -> str:
         """As `inputs`, saying which number is which."""
         if self.resolution is None:
-            return f"batches of {self.inputs}"
+            return f"batches of {self.inputs}" if self.own.batches else self.inputs
         channels = "" if self.channels == RGB else f"{self.channels} channels · "
         return f"{channels}{self.resolution.describe()}"
 
@@ -147,6 +159,17 @@ class Variant:
         assert self.resolution is not None, "own batches have no resolution"  # noqa: S101 - ours to see to
         return self.resolution
 
+    @property
+    def logits(self) -> int:
+        """The number of logits that a network is built with, where the network does not decide."""
+        assert self.classes is not None, "only the network tells its classes"  # noqa: S101 - ours to see to
+        return self.classes
+
+    @property
+    def label_classes(self) -> int:
+        """The number of classes in labels that are made for it: two where there is one logit."""
+        return max(2, self.classes or CLASSES[self.problem])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
@@ -160,11 +183,17 @@ class Axis:
     """The meaning of the choice, in a sentence for `--help`."""
     label_prefix: str = ""
     """Put before the value in a label where the bare value would say nothing ("on")."""
+    words: tuple[tuple[StrEnum, str], ...] = ()
+    """Values that a label has other words for."""
 
     @property
     def option(self) -> str:
         """The command-line option that sets this axis."""
         return "--" + self.field.replace("_", "-")
+
+    def label(self, value: StrEnum) -> str:
+        """A value as a label shows it."""
+        return self.label_prefix + dict(self.words).get(value, str(value))
 
 
 AXES = (
@@ -179,6 +208,7 @@ AXES = (
         kind=Norm,
         defaults=(Norm.BATCH, Norm.GROUP),
         description="Normalisation layer the network is built with.",
+        words=((Norm.AS_BUILT, "as built"),),
     ),
     Axis(
         field="checkpointing",
@@ -221,7 +251,7 @@ _LABELLED_ALWAYS = ("precision", "norm")
 def matrix(
     *,
     models: Sequence[str],
-    resolutions: Sequence[Resolution | None],
+    resolutions: Sequence[Resolution | None] | None,
     choices: Mapping[str, Sequence[StrEnum]],
     processes: int = 1,
     channels: int = RGB,
@@ -231,7 +261,8 @@ def matrix(
 
     Args:
         models: Names of models.
-        resolutions: Image sizes; None for batches of your own.
+        resolutions: Image sizes, None among them for batches of your own; None: each network's
+            default.
         choices: For axes that do not keep their default: field name to values; no norms, or none
             at all, for each network's own default.
         processes: How many train together.
@@ -243,7 +274,7 @@ def matrix(
             synchronise its statistics, or a part of the user's own leaves an axis or a model
             without meaning.
     """
-    norms_of = {model: choices.get("norm") or default_norms(model) for model in models}
+    norms_of = {model: _norms(model, choices.get("norm")) for model in models}
     for model, norms in norms_of.items():
         _require_others(norms, processes)
         _require_norm_for(model, norms)
@@ -260,15 +291,29 @@ def matrix(
         )
         for model in models
         for chosen in [{**choices, "norm": norms_of[model]}]
-        for resolution in resolutions
+        for resolution in resolutions or (default_resolution(model),)
         for values in itertools.product(*(chosen.get(axis.field, axis.defaults) for axis in AXES))
     ]
     return tuple(dict.fromkeys(variants))
 
 
 def default_norms(model: str) -> tuple[Norm, ...]:
-    """The norms to try where nobody says: yours and timm's are left as they are built."""
-    return (Norm.BATCH,) if may_keep_own_norm(model) else (Norm.BATCH, Norm.GROUP)
+    """The norms to try where nobody says; other people's networks are left as they are built."""
+    return (Norm.AS_BUILT,) if keeps_own_norm(model) else (Norm.BATCH, Norm.GROUP)
+
+
+def default_resolution(model: str) -> Resolution | None:
+    """The size of the images where nobody says; None where the network is built for one."""
+    has_its_own = problem_of(model) is Problem.CLASSIFICATION or model.startswith(HUGGING_FACE)
+    return None if has_its_own else DEFAULT_RESOLUTION
+
+
+def _norms(model: str, asked: Sequence[StrEnum] | None) -> tuple[StrEnum, ...]:
+    """The norms of a model; `batch` leaves one that has its own as it is built."""
+    norms = tuple(asked or default_norms(model))
+    if not keeps_own_norm(model):
+        return norms
+    return tuple(dict.fromkeys(Norm.AS_BUILT if each is Norm.BATCH else each for each in norms))
 
 
 def _require_others(norms: Sequence[StrEnum], processes: int) -> None:
@@ -282,18 +327,18 @@ def _require_others(norms: Sequence[StrEnum], processes: int) -> None:
 
 
 def _require_norm_for(model: str, norms: Sequence[StrEnum]) -> None:
-    """Refuse other norms for networks whose norm nobody can exchange; of yours, they say so."""
-    if model.startswith(TIMM) and not set(norms) <= {Norm.BATCH, Norm.SYNC_BATCH}:
+    """Refuse to leave a norm alone that is always chosen."""
+    if Norm.AS_BUILT in norms and not keeps_own_norm(model):
         raise UsageError(
-            f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
-            hint="add --norm batch, which leaves it alone",
+            f"--norm {Norm.AS_BUILT}: {model} is built with the norm that is asked for",
+            hint=f"its own is --norm {Norm.BATCH}",
         )
 
 
 def _require_loss_for(model: str, loss: str | None) -> None:
     """Refuse a built-in loss whose labels are of another kind than a model's own."""
     wanted = LOSSES.get(loss or "")
-    if wanted is not None and not is_factory(model) and wanted is not problem_of(model):
+    if wanted is not None and not is_told_by_logits(model) and wanted is not problem_of(model):
         raise UsageError(
             f"--loss {loss}: {model} is a network for {problem_of(model)}",
             hint="leave --loss out: its name says which loss it takes",
@@ -318,18 +363,22 @@ def _problem(model: str, own: OwnParts) -> Problem:
     return LOSSES.get(own.loss or "") or problem_of(model)
 
 
-def _classes(model: str, own: OwnParts) -> int:
-    """The classes that a network is built for: what its arguments say, else what its kind has."""
+def _classes(model: str, own: OwnParts) -> int | None:
+    """The classes that a network is built for: what its arguments say, else what its kind has.
+
+    None where its logits will tell. Of batches of the user's own nobody counts them.
+    """
     typed = dict(own.model_args).get("num_classes")
+    is_told = is_told_by_logits(model) and own.batches is None
     if typed is None:
-        return CLASSES[_problem(model, own)]
+        return None if is_told else CLASSES[_problem(model, own)]
     given = own.arguments["num_classes"]
     if type(given) is not int or given not in ASKED["classes"]:  # True is an int as well
         raise UsageError(
             f"--model-arg num_classes={typed}: it is no number of classes",
             hint=f"give {ASKED['classes']}, for example --model-arg num_classes=19",
         )
-    return given
+    return None if is_told else given
 
 
 def labels(variants: Sequence[Variant]) -> dict[Variant, str]:
@@ -344,7 +393,7 @@ def labels(variants: Sequence[Variant]) -> dict[Variant, str]:
     return {
         variant: " / ".join(
             [str(getattr(variant, field)) for field in whole]
-            + [axis.label_prefix + str(getattr(variant, axis.field)) for axis in shown]
+            + [axis.label(getattr(variant, axis.field)) for axis in shown]
         )
         for variant in variants
     }

@@ -14,6 +14,12 @@ from bsprobe.records.habits import COMMONEST, Habits
 
 TORCHVISION: Final = "torchvision:"
 TIMM: Final = "timm:"
+HUGGING_FACE: Final = "hf:"
+"""Before the path of a configuration that transformers reads."""
+SMP: Final = "smp:"
+"""Before the name of an architecture of segmentation_models_pytorch."""
+PREFIXES: Final = (TORCHVISION, TIMM, HUGGING_FACE, SMP)
+"""Beginnings of the names of networks that other packages build."""
 _SEGMENTATION: Final = ("fcn_", "deeplabv3_", "lraspp_")
 """Beginnings of the names of torchvision's segmentation models; a test holds this to its list."""
 _TOP_LEVEL = (
@@ -36,12 +42,20 @@ CLASSES: Final = {Problem.SEGMENTATION: 19, Problem.CLASSIFICATION: 1000}
 
 
 def problem_of(model: str) -> Problem:
-    """The problem of a model, by its name; your own factories make segmentation networks."""
+    """The problem of a model, by its name.
+
+    That of other people's networks is told from their logits, once they are built.
+    """
     is_torchvision = model.startswith(TORCHVISION)
     segments = model.removeprefix(TORCHVISION).startswith(_SEGMENTATION)
     if model.startswith(TIMM) or (is_torchvision and not segments):
         return Problem.CLASSIFICATION
     return Problem.SEGMENTATION
+
+
+def is_told_by_logits(model: str) -> bool:
+    """True for models whose problem and classes only their logits tell."""
+    return is_factory(model) or model.startswith(HUGGING_FACE)
 
 
 def has_recipe(model: str) -> bool:
@@ -51,17 +65,19 @@ def has_recipe(model: str) -> bool:
 
 def is_factory(model: str) -> bool:
     """True for `package.module:factory` and `file.py:factory`."""
-    return ":" in model and not model.startswith((TORCHVISION, TIMM))
+    return ":" in model and not model.startswith(PREFIXES)
 
 
-def may_keep_own_norm(model: str) -> bool:
-    """True for models that name their norm themselves: timm's and your own."""
-    return model.startswith(TIMM) or is_factory(model)
+def keeps_own_norm(model: str) -> bool:
+    """True for models that are built with a norm of their own unless another is asked for."""
+    is_segmentation = problem_of(model) is Problem.SEGMENTATION
+    return ":" in model and not (model.startswith(TORCHVISION) and is_segmentation)
 
 
+IMAGE_LOSS: Final = "image-cross-entropy"
 LOSSES: Final = {
     "pixel-cross-entropy": Problem.SEGMENTATION,
-    "image-cross-entropy": Problem.CLASSIFICATION,
+    IMAGE_LOSS: Problem.CLASSIFICATION,
 }
 """The losses that are built in, and the labels that each is computed from."""
 

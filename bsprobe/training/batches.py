@@ -10,8 +10,8 @@ from bsprobe.records.trials import TrialSpec
 from bsprobe.records.variants import MemoryFormat, Variant
 from bsprobe.records.workload import Problem
 from bsprobe.training.losses import IGNORE
-from bsprobe.training.own_batches import OwnBatch, own_batch
-from bsprobe.training.step import LAYOUTS, Batch
+from bsprobe.training.own_batches import OwnBatch, layout_for, own_batch
+from bsprobe.training.step import Batch, layout_of
 
 _TIMED_SECONDS = 2.0
 """How long the loader is timed by itself; at least one batch."""
@@ -22,7 +22,8 @@ _BLOCK = 16
 def synthetic_batch(variant: Variant, size: int, *, device: torch.device, seed: int) -> Batch:
     """Normally distributed images, and labels over all classes: of pixels or of images.
 
-    Those of pixels are blocky and have 255 among them.
+    Those of pixels are blocky and have 255 among them, but for a loss of the user's own, which may
+    know no label that is ignored.
 
     Args:
         variant: Gives resolution, channels, classes and memory format.
@@ -34,38 +35,41 @@ def synthetic_batch(variant: Variant, size: int, *, device: torch.device, seed: 
     images = torch.randn(image_shape(variant, size), generator=generator)
     shape = label_shape(variant, size)
     if len(shape) == 1:
-        labels = torch.randint(0, variant.classes, shape, generator=generator)
+        labels = torch.randint(0, variant.label_classes, shape, generator=generator)
     else:
-        labels = _blocky(shape, variant.classes, generator)
+        labels = _blocky(shape, variant.label_classes, generator)
+        if variant.own.own_loss is not None:
+            labels[labels == IGNORE] = 0
     images, labels = images.to(device), labels.to(device)
     return Batch(images=laid_out(images, variant.memory_format), labels=labels)
 
 
-def image_shape(variant: Variant, size: int) -> tuple[int, int, int, int]:
-    """The shape of a batch's images: (N, C, H, W)."""
-    return (size, variant.channels, variant.size.height, variant.size.width)
+def image_shape(variant: Variant, size: int) -> tuple[int, ...]:
+    """The shape of a batch's images (N, C, H, W) or volumes (N, C, D, H, W)."""
+    return (size, variant.channels, *variant.size.sides)
 
 
 def label_shape(variant: Variant, size: int) -> tuple[int, ...]:
-    """The shape of a batch's labels: (N, H, W) for pixels, (N,) for images."""
+    """The shape of a batch's labels: (N, H, W) or (N, D, H, W) for pixels, (N,) for images."""
     if variant.problem is Problem.CLASSIFICATION:
         return (size,)
-    return (size, variant.size.height, variant.size.width)
+    return (size, *variant.size.sides)
 
 
 def _blocky(shape: Sequence[int], classes: int, generator: torch.Generator) -> torch.Tensor:
-    size, height, width = shape
-    rows, columns = -(-height // _BLOCK), -(-width // _BLOCK)
-    blocks = torch.randint(0, classes + 1, (size, rows, columns), generator=generator)
-    blocks[blocks == classes] = IGNORE
-    labels = blocks.repeat_interleave(_BLOCK, dim=1).repeat_interleave(_BLOCK, dim=2)
-    return labels[:, :height, :width].contiguous()
+    size, *sides = shape
+    few = (size, *(-(-side // _BLOCK) for side in sides))
+    labels = torch.randint(0, classes + 1, few, generator=generator)
+    labels[labels == classes] = IGNORE
+    for dimension, side in enumerate(sides, start=1):
+        labels = labels.repeat_interleave(_BLOCK, dim=dimension).narrow(dimension, 0, side)
+    return labels.contiguous()
 
 
 def laid_out(images: torch.Tensor, memory_format: MemoryFormat) -> torch.Tensor:
-    """Images (N, C, H, W) in the memory layout of a variant; themselves where they are so."""
+    """Images or volumes in the memory layout of a variant; themselves where they are so."""
     if memory_format is MemoryFormat.NHWC:
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=layout_for(images, torch.channels_last))
     return images
 
 
@@ -95,7 +99,7 @@ def batches(spec: TrialSpec, device: torch.device) -> Iterator[Batch | OwnBatch]
 def placed(batch: OwnBatch, variant: Variant, device: torch.device) -> OwnBatch:
     """A batch of your own on the device, then in the memory layout of the variant."""
     there = batch.to(device, torch.contiguous_format)
-    return there.to(device, LAYOUTS[variant.memory_format])
+    return there.to(device, layout_of(variant))
 
 
 def images_per_second(stream: Iterator[Batch | OwnBatch]) -> float:

@@ -1,6 +1,6 @@
 """Losses over an effective batch: cross-entropy of its valid pixels or images, or your own."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,10 @@ from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code
 from bsprobe.records.errors import UsageError
 from bsprobe.records.variants import LossAt
 from bsprobe.records.workload import Problem
+from bsprobe.training.outputs import auxiliary_of, logits_of, loss_in
 
+_FLAT = 2
+"""Sides of an image."""
 IGNORE = 255
 """The Cityscapes train id of everything that is not evaluated."""
 AUXILIARY_WEIGHT = 0.5
@@ -27,7 +30,7 @@ def valid_pixels(*labels: torch.Tensor) -> torch.Tensor:
 
 
 def segmentation_loss(
-    outputs: torch.Tensor | Mapping[str, torch.Tensor],
+    outputs: Any,
     labels: torch.Tensor,
     valid: torch.Tensor,
     at: LossAt = LossAt.LABELS,
@@ -38,8 +41,9 @@ def segmentation_loss(
     hold different numbers of valid ones, and is NaN where one holds none.
 
     Args:
-        outputs: Logits (N, classes, h, w), or torchvision's dict with "out" and perhaps "aux".
-        labels: Train ids (N, H, W), int64, 255 where ignored.
+        outputs: Logits (N, classes, h, w), or what `logits_of` finds them in, such as
+            torchvision's dict with "out" and perhaps "aux". A single logit is told from zero.
+        labels: Train ids (N, H, W), int64, 255 where ignored. Volumes have a dimension more.
         valid: The number of valid pixels in the effective batch.
         at: Where the two are compared. At the logits' size each logit counts for all the pixels
             that it stands for, so that the loss stays a mean over pixels of the same scale.
@@ -47,28 +51,29 @@ def segmentation_loss(
     Returns:
         A scalar; over the micro-batches of an update these add up to the mean loss.
     """
-    if isinstance(outputs, torch.Tensor):
-        return _cross_entropy(outputs, labels, at) / valid
-    loss = _cross_entropy(outputs["out"], labels, at)
-    if "aux" in outputs:
-        loss = loss + AUXILIARY_WEIGHT * _cross_entropy(outputs["aux"], labels, at)
+    loss = _cross_entropy(logits_of(outputs), labels, at)
+    if (auxiliary := auxiliary_of(outputs)) is not None:
+        loss = loss + AUXILIARY_WEIGHT * _cross_entropy(auxiliary, labels, at)
     return loss / valid
 
 
 def classification_loss(
-    outputs: torch.Tensor, labels: torch.Tensor, images: torch.Tensor
+    outputs: Any, labels: torch.Tensor, images: torch.Tensor | int
 ) -> torch.Tensor:
     """Sum of the images' cross-entropies over the number of images in the *effective* batch.
 
     Args:
-        outputs: Logits (N, classes).
+        outputs: Logits (N, classes), or what `logits_of` finds them in.
         labels: Classes (N,), int64; none is ignored.
         images: The number of images in the effective batch.
 
     Returns:
         A scalar; over the micro-batches of an update these add up to the mean loss.
     """
-    return F.cross_entropy(outputs, labels, reduction="sum") / images
+    logits = logits_of(outputs)
+    if logits.shape[1] > 1:
+        return F.cross_entropy(logits, labels, reduction="sum") / images
+    return _binary(logits, labels) / images
 
 
 class Loss(Protocol):
@@ -103,7 +108,7 @@ class CrossEntropy:
             UsageError: The network tells fewer classes apart than there are. On a GPU that would
                 be an assertion in a kernel, and nothing at all in a prediction.
         """
-        for logits in outputs.values() if isinstance(outputs, Mapping) else (outputs,):
+        for logits in (logits_of(outputs), auxiliary_of(outputs)):
             if self.classes is not None and _channels(logits) < self.classes:
                 raise UsageError(
                     f"the network makes {_channels(logits)} logits, and there are {self.classes} "
@@ -136,29 +141,82 @@ class OwnLoss:
         return self.function(outputs, targets) / count
 
 
-def upsample(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bring logits (N, classes, h, w) bilinearly to (height, width), where they are not already."""
-    if logits.shape[-2:] == size:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkLoss:
+    """The loss that the network returns, else the cross-entropy of its logits.
+
+    Each micro-batch counts alike, as in a loop that divides by the accumulation steps.
+    """
+
+    def counted(self, targets: Sequence[Any]) -> int:
+        """The number of micro-batches."""
+        return len(targets)
+
+    def __call__(self, outputs: Any, targets: Any, count: int) -> torch.Tensor:
+        """The loss of a micro-batch, over the number of micro-batches.
+
+        Raises:
+            UsageError: The network returned no loss, and nothing that one can be computed from.
+        """
+        if (found := loss_in(outputs)) is not None:
+            return found / count
+        logits = logits_of(outputs)
+        if not (isinstance(logits, torch.Tensor) and isinstance(targets, torch.Tensor)):
+            raise UsageError(
+                f"no loss can be computed from outputs of type {type(outputs).__name__} and "
+                f"targets of type {type(targets).__name__}",
+                hint="name a loss of yours: --loss FILE.py:FUNCTION, of outputs and targets",
+            )
+        if targets.dim() == 1:
+            return classification_loss(logits, targets, len(targets)) / count
+        # Many data sets keep the labels of volumes and masks in one channel.
+        labels = targets.squeeze(1) if targets.dim() == logits.dim() else targets
+        labels = labels.long()
+        return segmentation_loss(logits, labels, valid_pixels(labels)) / count
+
+
+def upsample(logits: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Bring logits (N, classes, h, w) bilinearly to (height, width), where they are not already.
+
+    Those of volumes (N, classes, d, h, w) are brought to (slices, height, width), trilinearly.
+    """
+    if logits.shape[2:] == tuple(size):
         return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    mode = "bilinear" if len(size) == _FLAT else "trilinear"
+    return F.interpolate(logits, size=tuple(size), mode=mode, align_corners=False)
 
 
-def thin_out(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Labels (N, H, W) at (height, width): of each cell of a grid the one in its middle."""
-    height, width = size
-    rows, columns = (
-        ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
-        for count, whole in ((height, labels.shape[-2]), (width, labels.shape[-1]))
-    )
-    return labels[:, rows[:, None], columns]
+def thin_out(labels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Labels (N, H, W) at (height, width): of each cell of a grid the one in its middle.
+
+    Those of volumes have a dimension more.
+    """
+    thinned = labels
+    for dimension, count in enumerate(size, start=1):
+        whole = labels.shape[dimension]
+        middles = ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
+        thinned = thinned.index_select(dimension, middles)
+    return thinned
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, at: LossAt) -> torch.Tensor:
-    height, width = labels.shape[-2:]
     if at is LossAt.LOGITS:
-        thinned = thin_out(labels, (logits.shape[-2], logits.shape[-1]))
-        loss = F.cross_entropy(logits, thinned, ignore_index=IGNORE, reduction="sum")
-        return loss * (height * width / thinned[0].numel())
-    return F.cross_entropy(
-        upsample(logits, (height, width)), labels, ignore_index=IGNORE, reduction="sum"
+        thinned = thin_out(labels, logits.shape[2:])
+        return _summed(logits, thinned) * (labels[0].numel() / thinned[0].numel())
+    return _summed(upsample(logits, labels.shape[1:]), labels)
+
+
+def _summed(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The sum over all that is not ignored; a single logit tells class 1 from all others."""
+    if logits.shape[1] > 1:
+        return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return _binary(logits, labels, (labels != IGNORE).to(logits.dtype))
+
+
+def _binary(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    wanted = (labels == 1).to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(
+        logits.squeeze(1), wanted, weight=weights, reduction="sum"
     )

@@ -12,7 +12,7 @@ from bsprobe.records.errors import UsageError
 from bsprobe.records.habits import COMMONEST, Gradients, Habits, Outputs, ZeroGrad
 from bsprobe.records.trials import Ddp, ModelFacts
 from bsprobe.records.variants import MemoryFormat, Precision, Variant
-from bsprobe.training.losses import CrossEntropy, Loss, OwnLoss, upsample
+from bsprobe.training.losses import CrossEntropy, Loss, NetworkLoss, OwnLoss, upsample
 from bsprobe.training.models.callables import load_callable
 from bsprobe.training.models.factory import build_model
 from bsprobe.training.optimizers import (
@@ -21,14 +21,11 @@ from bsprobe.training.optimizers import (
     own_optimizer,
     parameter_groups,
 )
-from bsprobe.training.own_batches import OwnBatch
+from bsprobe.training.outputs import logits_of
+from bsprobe.training.own_batches import OwnBatch, layout_for
 
 LEARNING_RATE = 1e-5
 """Of the trials: memory does not depend on it, and a small one lets no short trial diverge."""
-LAYOUTS = {
-    MemoryFormat.NCHW: torch.contiguous_format,
-    MemoryFormat.NHWC: torch.channels_last,
-}
 _NAMED = 3
 """Parameters without a gradient that an error names."""
 AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
@@ -36,15 +33,19 @@ AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Images (N, C, H, W), float32, and int64 labels: train ids (N, H, W) or classes (N,)."""
+    """Images (N, C, H, W), float32, and int64 labels: train ids (N, H, W) or classes (N,).
+
+    Volumes and their labels have a dimension more, behind the channels.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
 
     def to(self, device: torch.device, layout: torch.memory_format) -> "Batch":
         """The batch on a device, images in a memory layout; itself where it is so already."""
+        kept = layout_for(self.images, layout)
         return Batch(
-            images=self.images.to(device, memory_format=layout, non_blocking=True),
+            images=self.images.to(device, memory_format=kept, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
         )
 
@@ -166,10 +167,18 @@ def build_task(variant: Variant, device: torch.device) -> Task:
         UsageError: The variant names something unknown.
     """
     model = build_model(variant).to(device=device)
-    layout = LAYOUTS[variant.memory_format]
-    if layout is torch.channels_last:
+    layout = layout_of(variant)
+    if layout is not torch.contiguous_format:
         model = model.to(memory_format=layout)
     return task_for(model, variant, device)
+
+
+def layout_of(variant: Variant) -> torch.memory_format:
+    """The memory layout of a network's weights and images."""
+    if variant.memory_format is MemoryFormat.NCHW:
+        return torch.contiguous_format
+    is_volume = variant.resolution is not None and variant.resolution.slices is not None
+    return torch.channels_last_3d if is_volume else torch.channels_last
 
 
 def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
@@ -180,7 +189,7 @@ def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
         optimizer=_optimizer_of(variant, model),
         scaler=torch.amp.GradScaler(device.type, enabled=variant.precision is Precision.AMP_FP16),
         device=device,
-        layout=LAYOUTS[variant.memory_format],
+        layout=layout_of(variant),
         autocast_dtype=AUTOCAST_DTYPES.get(variant.precision),
         habits=variant.own.habits,
     )
@@ -194,12 +203,14 @@ def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
 
 
 def _loss_of(variant: Variant) -> Loss:
-    name = variant.own.own_loss
-    if name is None:
-        # What labels your own batches have is not known here.
-        classes = variant.classes if variant.own.batches is None else None
-        return CrossEntropy(problem=variant.problem, at=variant.loss_at, classes=classes)
-    return OwnLoss(function=load_callable("--loss", name))
+    own = variant.own
+    if own.own_loss is not None:
+        return OwnLoss(function=load_callable("--loss", own.own_loss))
+    if own.batches is not None and own.loss is None:
+        return NetworkLoss()
+    # What labels your own batches have is not known here.
+    classes = variant.classes if own.batches is None else None
+    return CrossEntropy(problem=variant.problem, at=variant.loss_at, classes=classes)
 
 
 def _optimizer_of(variant: Variant, model: nn.Module) -> torch.optim.Optimizer:
@@ -293,8 +304,6 @@ def evaluation_pass(task: Task, images: torch.Tensor, size: tuple[int, int]) -> 
 def _logits(task: Task, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     task.model.eval()
     with task.autocast():
-        outputs = task.model(images)
-        logits = outputs if isinstance(outputs, torch.Tensor) else outputs["out"]
-        logits = upsample(logits, size)
+        logits = upsample(logits_of(task.model(images)), size)
     task.model.train()
     return logits

@@ -22,6 +22,7 @@ from bsprobe.records.errors import BsprobeError, DeviceError
 from bsprobe.records.failures import Outcome, classify
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Failure, Measurement, Source
+from bsprobe.records.variants import Variant
 from bsprobe.training.models.factory import check_variant
 from bsprobe.worker.protocol import (
     KINDS,
@@ -142,26 +143,32 @@ def serve(handlers: Handlers, kinds: Kinds) -> None:
     for message in channel.messages():
         try:
             if isinstance(message, OpenDevice):
-                session = Session(device=_open(message), request=message.request, send=channel.send)
-                channel.send(_ready(session.device))
+                variants = _looked_up(message)
+                device = open_device(message.request)
+                session = Session(device=device, request=message.request, send=channel.send)
+                channel.send(_ready(device, variants))
             elif session is not None and isinstance(message, Request):
                 handlers[type(message)](session, message)
         except BsprobeError as error:
             channel.send(Refused(message=str(error), hint=error.hint))
 
 
-def _open(message: OpenDevice) -> Device:
-    """Open the device, once everything that will be asked of it is known to be there."""
+def _looked_up(message: OpenDevice) -> tuple[Variant, ...]:
+    """The variants, completed, once everything that will be asked for is known to be there."""
     for variant in message.variants:
         check_variant(variant)
     if message.data is not None:
         from bsprobe.training.images import check_images  # noqa: PLC0415 - imports torchvision
 
         check_images(message.data)
-    return open_device(message.request)
+    if all(each.is_complete for each in message.variants):
+        return message.variants
+    from bsprobe.simulate.trace.completion import completed  # noqa: PLC0415 - others need none
+
+    return tuple(completed(variant) for variant in message.variants)
 
 
-def _ready(device: Device) -> Ready:
+def _ready(device: Device, variants: tuple[Variant, ...]) -> Ready:
     import torch  # noqa: PLC0415 - the device has imported it; this module stays light to read
 
     cudnn = torch.backends.cudnn.version() if device.info.kind is not DeviceKind.CPU else None
@@ -171,6 +178,7 @@ def _ready(device: Device) -> Ready:
         cuda=torch.version.cuda,
         cudnn=None if cudnn is None else str(cudnn),
         cpu_threads=torch.get_num_threads(),
+        variants=variants,
     )
 
 

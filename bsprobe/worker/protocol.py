@@ -39,7 +39,8 @@ class OpenDevice(Request):
 
     request: DeviceRequest
     variants: tuple[Variant, ...] = ()
-    """What will be asked for: what it names is looked up, and its libraries are loaded, now."""
+    """What will be asked for: what it names is looked up, and its libraries are loaded, now. What
+    only the networks tell comes back with `Ready`."""
     data: DataSource | None = None
     """Images that will be asked for: looked at, and their libraries loaded, now."""
 
@@ -119,6 +120,8 @@ class Ready(Message):
     cuda: str | None
     cudnn: str | None
     cpu_threads: int
+    variants: tuple[Variant, ...] = ()
+    """Those that were asked for, completed by what only their networks tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

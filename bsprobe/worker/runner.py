@@ -33,21 +33,18 @@ class TrialRunner:
         environment: Mapping[str, str] | None = None,
         watch: Watch | None = None,
     ) -> None:
-        self._start = partial(
-            again_if_killed,
-            partial(
-                worker_process.Worker,
-                request,
-                variants=variants,
-                data=data,
-                environment=environment,
-                watch=watch,
-            ),
+        start = partial(
+            worker_process.Worker, request, data=data, environment=environment, watch=watch
         )
         self._timeout = timeout
         self._variant: object = None
-        self._worker: worker_process.Worker | None = self._start()
+        self._worker: worker_process.Worker | None = again_if_killed(
+            partial(start, variants=variants)
+        )
         self.ready = self._worker.ready
+        # Later ones are told what the first found out.
+        again = partial(start, variants=self.ready.variants or variants)
+        self._start = partial(again_if_killed, again)
         self._is_predicting = self.ready.device.source is Source.PREDICTED
 
     def run(

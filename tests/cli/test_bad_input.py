@@ -9,9 +9,9 @@ import pytest
 from tests.support.commands import bsprobe, run
 
 WRONG = """
-$ bsprobe run --model timm:resnet18 --norm batch,group
-error: --norm: timm:resnet18 keeps the norm it is built with; it cannot be exchanged
-hint: add --norm batch, which leaves it alone
+$ bsprobe run --norm as-built
+error: --norm as-built: deeplabv2-resnet101 is built with the norm that is asked for
+hint: its own is --norm batch
 
 $ bsprobe run --base-lr 0.01
 error: --base-lr needs --base-batch: a learning rate belongs to a batch
@@ -31,7 +31,11 @@ hint: give one of the two
 
 $ bsprobe run --input 512x1024
 error: --input: '512x1024' is not CHANNELSxHEIGHTxWIDTH
-hint: for example 3x512x1024
+hint: for example 3x512x1024; for volumes 1x96x96x96: channels, slices, height, width
+
+$ bsprobe run --input 1x0x64x64
+error: --input: 0 slices are out of range
+hint: give 1 to 32768
 
 $ bsprobe run --input 0x64x64
 error: --input: 0 channels are out of range
@@ -96,7 +100,8 @@ hint: give start, before-backward or end
 
 $ bsprobe run --norm grup
 error: --norm: 'grup' is unknown
-hint: did you mean group? Known: batch, sync-batch, group, group-amp, instance, frozen
+hint: did you mean group? Known: batch, sync-batch, group, group-amp, instance, frozen, \
+as-built
 
 $ bsprobe run --processes 4
 error: --processes 4: bsprobe starts no processes that train together
@@ -122,7 +127,8 @@ hint: did you mean fp32? Known: fp32, amp-fp16, amp-bf16
 
 $ bsprobe run --norm ,
 error: --norm names no value
-hint: choose among batch, sync-batch, group, group-amp, instance, frozen
+hint: choose among batch, sync-batch, group, group-amp, instance, frozen, \
+as-built
 
 $ bsprobe run --resolution 16x2048
 error: resolution 16x2048 is too small for the networks: a side is 16 pixels
@@ -207,7 +213,8 @@ hint: leave it out
 $ bsprobe run --device cpu --model deeplab-resnet50
 error: --model: 'deeplab-resnet50' is unknown
 hint: did you mean deeplabv2-resnet50? Known: deeplabv2-resnet50, deeplabv2-resnet101, \
-deeplabv2-mini, torchvision:NAME, timm:NAME, PACKAGE.MODULE:FACTORY
+deeplabv2-mini, torchvision:NAME, timm:NAME, smp:ARCHITECTURE, hf:CONFIG.json, \
+PACKAGE.MODULE:FACTORY
 
 $ bsprobe compare nowhere nowhere
 error: nowhere does not exist
@@ -278,7 +285,7 @@ def test_a_run_that_is_refused_before_its_first_trial_leaves_its_folder_empty(
     (tmp_path / "few.py").write_text("from torch import nn\ndef net(): return nn.Conv2d(3, 5, 1)\n")
     done = bsprobe(
         *("run", "--gpu=RTX 3090", "--model=few.py:net", "--resolution=64x64"),
-        *("--norm=batch", "--precision=fp32", "--out=out"),
+        *("--model-arg=num_classes=19", "--precision=fp32", "--out=out"),
         cwd=tmp_path,
     )
     assert (done.returncode, done.stdout) == (2, "")

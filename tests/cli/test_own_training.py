@@ -44,7 +44,7 @@ def test_a_prediction_records_the_parts_and_goes_on_with_them(folder: Path) -> N
     run = load_run(folder / "out")
     assert run.settings.variants == tuple(
         Variant(model="parts.py:network", resolution=None, norm=norm, own=OWN)
-        for norm in (Norm.BATCH, Norm.GROUP)
+        for norm in (Norm.AS_BUILT, Norm.GROUP)
     )
     words = " ".join(done.stdout.split())
     assert (

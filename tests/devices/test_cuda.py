@@ -11,6 +11,7 @@ from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import MemoryFormat, Norm, Precision, Variant
+from bsprobe.training.models.norms import LAYERS
 from bsprobe.worker.process import Worker
 from bsprobe.worker.protocol import TrialDone
 from tests.support.recorded_peaks import stays_within
@@ -34,7 +35,7 @@ def worker() -> Iterator[Worker]:
 
 @pytest.mark.parametrize("memory_format", MemoryFormat)
 @pytest.mark.parametrize("precision", Precision)
-@pytest.mark.parametrize("norm", Norm)
+@pytest.mark.parametrize("norm", LAYERS)
 def test_every_variant_runs_and_is_measured(
     worker: Worker, norm: Norm, precision: Precision, memory_format: MemoryFormat
 ) -> None:

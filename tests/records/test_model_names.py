@@ -3,7 +3,7 @@
 import pytest
 from torchvision import models
 
-from bsprobe.records.workload import Problem, is_factory, may_keep_own_norm, problem_of
+from bsprobe.records.workload import Problem, is_factory, keeps_own_norm, problem_of
 
 
 def test_every_segmentation_network_of_torchvision_is_known_as_one_and_no_other_is() -> None:
@@ -19,8 +19,10 @@ def test_every_segmentation_network_of_torchvision_is_known_as_one_and_no_other_
     [
         ("deeplabv2-resnet101", Problem.SEGMENTATION, False, False),
         ("torchvision:fcn_resnet50", Problem.SEGMENTATION, False, False),
-        ("torchvision:resnet50", Problem.CLASSIFICATION, False, False),
+        ("torchvision:resnet50", Problem.CLASSIFICATION, False, True),
         ("timm:resnet50", Problem.CLASSIFICATION, False, True),
+        ("smp:Unet", Problem.SEGMENTATION, False, True),
+        ("hf:segformer/config.json", Problem.SEGMENTATION, False, True),
         ("nets.mine:build", Problem.SEGMENTATION, True, True),
     ],
 )
@@ -30,7 +32,7 @@ def test_a_name_says_problem_source_and_norm(
     factory: bool,  # noqa: FBT001 - an expected value
     own_norm: bool,  # noqa: FBT001 - as above
 ) -> None:
-    assert (problem_of(model), is_factory(model), may_keep_own_norm(model)) == (
+    assert (problem_of(model), is_factory(model), keeps_own_norm(model)) == (
         problem,
         factory,
         own_norm,

@@ -10,6 +10,7 @@ from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import (
     AXES,
+    DEFAULT_RESOLUTION,
     Checkpointing,
     MemoryFormat,
     Norm,
@@ -65,20 +66,35 @@ def test_a_model_has_as_many_classes_as_its_problem(model: str, classes: int) ->
     assert {variant.classes for variant in made} == {classes}
 
 
-def test_a_model_that_keeps_its_norm_is_not_built_in_another() -> None:
-    model = "timm:resnet18"
-    kept = matrix(models=[model], resolutions=[SIZE], choices={"norm": [Norm.BATCH]})
+@pytest.mark.parametrize("model", ["timm:resnet18", "unet.py:build", "torchvision:vit_b_16"])
+def test_other_peoples_networks_keep_their_norm_unless_another_is_asked_for(model: str) -> None:
+    def norms(*asked: Norm) -> set[Norm]:
+        choices = {"norm": asked} if asked else {}
+        made = matrix(models=["deeplabv2-mini", model], resolutions=[SIZE], choices=choices)
+        return {v.norm for v in made if v.model == model}
 
-    assert [variant.norm for variant in kept] == [Norm.BATCH, Norm.BATCH]
-    made = matrix(models=["deeplabv2-mini", model], resolutions=[SIZE], choices={})
-    assert {v.norm for v in made if v.model == model} == {Norm.BATCH}
-    assert {v.norm for v in made if v.model != model} == {Norm.BATCH, Norm.GROUP}
-    with pytest.raises(UsageError) as caught:
-        matrix(models=[model], resolutions=[SIZE], choices={"norm": [Norm.GROUP]})
-    assert (str(caught.value), caught.value.hint) == (
-        f"--norm: {model} keeps the norm it is built with; it cannot be exchanged",
-        "add --norm batch, which leaves it alone",
-    )
+    assert norms() == norms(Norm.BATCH) == {Norm.AS_BUILT}
+    assert norms(Norm.BATCH, Norm.GROUP) == {Norm.AS_BUILT, Norm.GROUP}
+    made = matrix(models=[model], resolutions=[SIZE], choices={"precision": [Precision.FP32]})
+    assert set(labels(made).values()) == {"fp32 / as built"}
+
+
+def test_a_network_that_is_built_in_any_norm_has_none_of_its_own() -> None:
+    with pytest.raises(UsageError, match="--norm as-built: deeplabv2-mini") as caught:
+        matrix(models=["deeplabv2-mini"], resolutions=[SIZE], choices={"norm": [Norm.AS_BUILT]})
+    assert "--norm batch" in str(caught.value.hint)
+
+
+def test_classifiers_and_other_peoples_networks_leave_open_what_only_they_tell() -> None:
+    def made(model: str) -> Variant:
+        return matrix(models=[model], resolutions=None, choices={})[0]
+
+    assert (made("timm:resnet18").resolution, made("timm:resnet18").classes) == (None, 1000)
+    assert made("unet.py:build").resolution == DEFAULT_RESOLUTION
+    assert made("unet.py:build").classes is None
+    assert [made(name).is_complete for name in ("unet.py:b", "hf:c.json", "deeplabv2-mini")] == [
+        False, False, True,
+    ]  # fmt: skip
 
 
 def test_every_axis_is_a_field_of_the_variant_with_its_own_kind_of_value() -> None:
@@ -136,7 +152,11 @@ def test_a_label_names_whatever_differs_and_says_what_is_on() -> None:
 @given(
     st.fixed_dictionaries(
         {
-            axis.field: st.lists(st.sampled_from(list(axis.kind)), min_size=1, unique=True)
+            axis.field: st.lists(
+                st.sampled_from([each for each in axis.kind if each is not Norm.AS_BUILT]),
+                min_size=1,
+                unique=True,
+            )
             for axis in AXES
         }
     ),
@@ -190,7 +210,7 @@ def test_parts_of_ones_own_are_the_same_in_all_variants() -> None:
     made = matrix(models=["nets:mine"], resolutions=[None], choices={}, own=own)
 
     assert {(v.own, v.classes, v.resolution) for v in made} == {(own, 4, None)}
-    assert {v.norm for v in made} == {Norm.BATCH}
+    assert {v.norm for v in made} == {Norm.AS_BUILT}
     assert made[0].subject == "nets:mine(num_classes=4) on m:batch"
     assert made[0].described_inputs == "batches of m:batch"
 
@@ -229,8 +249,7 @@ def test_inputs_say_their_channels_where_they_are_not_three() -> None:
 def test_the_loss_says_what_a_network_of_ones_own_predicts(
     loss: str | None, problem: Problem
 ) -> None:
-    (variant, *_) = matrix(
-        models=["nets:mine"], resolutions=[SIZE], choices={}, own=OwnParts(loss=loss)
-    )
+    own = OwnParts(loss=loss, batches="m:batch")
+    (variant, *_) = matrix(models=["nets:mine"], resolutions=[None], choices={}, own=own)
 
     assert (variant.problem, variant.classes) == (problem, CLASSES[problem])

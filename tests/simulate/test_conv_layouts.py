@@ -35,7 +35,7 @@ class LaidOutNet(nn.Module):
     ) -> None:
         super().__init__()
         self.features = nn.Conv2d(3, 8, 3, stride=4, padding=1, bias=False)
-        self.classifier = nn.Conv2d(8, variant.classes, 3, padding=1, bias=False)
+        self.classifier = nn.Conv2d(8, variant.logits, 3, padding=1, bias=False)
         for layer in (self.features, self.classifier):
             layer.weight.data = layer.weight.data.contiguous(memory_format=weights)
         self._images = images

@@ -627,7 +627,7 @@ def test_shared_parameters_are_there_once() -> None:
     class Tied(PlainNet):
         def __init__(self, variant: Variant) -> None:
             super().__init__(variant)
-            self.again = nn.Conv2d(8, variant.classes, 1)
+            self.again = nn.Conv2d(8, variant.logits, 1)
             self.again.weight = self.classifier.weight
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:

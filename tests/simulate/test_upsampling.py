@@ -192,6 +192,6 @@ def test_the_upsampling_of_contiguous_logits_is_limited_before_2_14_and_only_bac
     timeline = matched(tracer.record(2), tracer.record(3))
     counts = [each.elements for each in timeline.scratches if each.elements is not None]
 
-    logits = Affine(fixed=0, per_image=VARIANT.classes * size.height * size.width)
+    logits = Affine(fixed=0, per_image=VARIANT.logits * size.height * size.width)
     two_steps = [logits, logits]
     assert counts == (two_steps if torch.__version__ < "2.14" else [])

@@ -14,7 +14,9 @@ PACKAGES: Final = {
     "hypothesis": "hypothesis",
     "importlinter": "import-linter",
     "pytest": "pytest",
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
     "timm": "timm",
+    "transformers": "transformers",
     "xdist": "pytest-xdist",
     "yaml": "pyyaml",
 }
@@ -35,6 +37,12 @@ def may_be_skipped() -> bool:
     return os.environ.get("CI") != "true"
 
 
+needs_smp = pytest.mark.skipif(
+    not is_there("segmentation_models_pytorch"), reason="segmentation-models-pytorch is missing"
+)
+needs_transformers = pytest.mark.skipif(
+    not is_there("transformers"), reason="transformers is not installed"
+)
 needs_timm = pytest.mark.skipif(not is_there("timm"), reason="timm is not installed")
 needs_import_linter = pytest.mark.skipif(
     not is_there("importlinter"), reason="import-linter is not installed"

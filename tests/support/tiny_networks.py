@@ -24,7 +24,7 @@ class TinyNet(nn.Module):
         self.features = nn.Sequential(
             nn.Conv2d(3, 8, 5, stride=4, padding=2), LAYERS[variant.norm](8), nn.ReLU()
         )
-        self.classifier = nn.Conv2d(8, variant.classes, 1)
+        self.classifier = nn.Conv2d(8, variant.logits, 1)
         self.calls = 0
         self.logits_dtypes: list[torch.dtype] = []
 

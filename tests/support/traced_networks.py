@@ -39,7 +39,7 @@ class PlainNet(nn.Module):
     def __init__(self, variant: Variant) -> None:
         super().__init__()
         self.features = nn.Conv2d(3, 8, 3, stride=4, padding=1)
-        self.classifier = nn.Conv2d(8, variant.classes, 1)
+        self.classifier = nn.Conv2d(8, variant.logits, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(torch.relu(self.features(images)))

@@ -9,7 +9,9 @@ from bsprobe.training.losses import (
     IGNORE,
     CrossEntropy,
     Loss,
+    NetworkLoss,
     OwnLoss,
+    classification_loss,
     segmentation_loss,
     thin_out,
     upsample,
@@ -159,3 +161,48 @@ def test_a_loss_of_your_own_is_the_mean_over_the_micro_batches() -> None:
     found = summed(OwnLoss(function=F.mse_loss), outputs, targets, [2, 2])
 
     torch.testing.assert_close(found, F.mse_loss(outputs, targets))
+
+
+def test_a_single_logit_tells_class_one_from_the_others() -> None:
+    logits = torch.randn(2, 1, 4, 4)
+    labels = torch.randint(0, 2, (2, 4, 4))
+    labels[0, 0] = 255
+    counted = labels != 255
+
+    loss = segmentation_loss(logits, labels, valid_pixels(labels))
+
+    expected = F.binary_cross_entropy_with_logits(logits[:, 0][counted], labels[counted].float())
+    torch.testing.assert_close(loss, expected)
+    of_images = classification_loss(torch.tensor([[2.0], [-1.0]]), torch.tensor([1, 0]), 2)
+    wanted = -F.logsigmoid(torch.tensor([2.0, 1.0])).mean()
+    torch.testing.assert_close(of_images, wanted)
+
+
+def test_logits_of_volumes_are_compared_at_the_size_of_their_labels() -> None:
+    labels = torch.randint(0, 3, (2, 4, 6, 8))
+    logits = torch.randn(2, 3, 2, 3, 4)
+    large = F.interpolate(logits, size=(4, 6, 8), mode="trilinear", align_corners=False)
+
+    torch.testing.assert_close(upsample(logits, (4, 6, 8)), large)
+    assert thin_out(labels, (2, 3, 4)).tolist() == labels[:, 1::2, 1::2, 1::2].tolist()
+    loss = segmentation_loss(logits, labels, valid_pixels(labels))
+    torch.testing.assert_close(loss, F.cross_entropy(large, labels))
+
+
+@pytest.mark.parametrize("of", ["pixels", "one channel", "images"])
+def test_without_a_loss_of_its_own_a_networks_logits_are_compared_with_the_targets(of: str) -> None:
+    if of == "images":
+        logits, labels = torch.randn(4, 3), torch.randint(0, 3, (4,))
+    else:
+        logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
+    targets = labels[:, None].float() if of == "one channel" else labels
+
+    torch.testing.assert_close(
+        NetworkLoss()({"logits": logits}, targets, 2), F.cross_entropy(logits, labels) / 2
+    )
+
+
+def test_what_no_loss_can_be_computed_from_is_refused_with_the_option_that_helps() -> None:
+    with pytest.raises(UsageError, match="outputs of type dict and targets of type list") as caught:
+        NetworkLoss()({"boxes": torch.zeros(2, 4)}, [], 1)
+    assert "--loss" in str(caught.value.hint)

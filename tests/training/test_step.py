@@ -124,7 +124,7 @@ def test_the_loss_is_a_detached_scalar_in_full_precision() -> None:
 
 
 @pytest.mark.parametrize("optimizer", OptimizerName)
-@pytest.mark.parametrize("norm", Norm)
+@pytest.mark.parametrize("norm", LAYERS)
 def test_twenty_steps_learn_a_batch_by_heart(
     norm: Norm, optimizer: OptimizerName, monkeypatch: pytest.MonkeyPatch
 ) -> None:

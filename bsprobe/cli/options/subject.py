@@ -19,10 +19,9 @@ from bsprobe.cli.options.values import (
 from bsprobe.records.errors import UsageError
 from bsprobe.records.habits import COMMONEST, parsed_habits
 from bsprobe.records.units import Resolution
-from bsprobe.records.variants import AXES, RGB, Variant, matrix
+from bsprobe.records.variants import AXES, DEFAULT_RESOLUTION, RGB, Variant, matrix
 from bsprobe.records.workload import OwnParts, Problem
 
-_DEFAULT_RESOLUTION = Resolution(height=512, width=1024)
 SUBJECT_OPTIONS = (
     click.option(
         "--model",
@@ -33,8 +32,9 @@ SUBJECT_OPTIONS = (
         show_default=True,
         help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (a small one, for trying "
         "things out), torchvision:NAME or timm:NAME for their segmentation and classification "
-        "models, or PACKAGE.MODULE:FACTORY (FILE.py:FACTORY) for your own: a callable that returns "
-        "an nn.Module.",
+        "models, smp:ARCHITECTURE for segmentation_models_pytorch, hf:CONFIG.json for a "
+        "configuration of transformers, or PACKAGE.MODULE:NAME (FILE.py:NAME) for your own: an "
+        "nn.Module class, a function that makes a network, or a network.",
     ),
     click.option(
         "--model-arg",
@@ -51,15 +51,16 @@ SUBJECT_OPTIONS = (
         type=resolutions,
         metavar="LIST",
         help="Image sizes as HEIGHTxWIDTH, or cityscapes (1024x2048), cityscapes-half (512x1024).  "
-        f"[default: {_DEFAULT_RESOLUTION}]",
+        f"[default: {DEFAULT_RESOLUTION}; for classifiers the size that they are built for]",
     ),
     click.option(
         "--input",
         "input_size",
         type=input_size,
         metavar="CxHxW",
-        help="Channels and size of the images in one, for example 4x512x1024; in place of "
-        "--resolution.  [default: 3 channels]",
+        help="Channels and size of the images in one, for example 4x512x1024, or of volumes, "
+        "1x96x96x96 (channels, slices, height, width); in place of --resolution.  "
+        "[default: 3 channels]",
     ),
     click.option(
         "--loss",
@@ -152,8 +153,11 @@ def _each_once(arguments: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], .
 
 def _images(
     given: Mapping[str, Any], own: OwnParts
-) -> tuple[int, tuple[Resolution, ...] | tuple[None]]:
-    """Channels and sizes of the images; no size where batches are your own."""
+) -> tuple[int, tuple[Resolution, ...] | tuple[None] | None]:
+    """Channels and sizes of the images; no size where batches are your own.
+
+    None for the sizes where each network has its default.
+    """
     sizes: tuple[Resolution, ...] | None = given["resolutions"]
     channels, size = given["input_size"] or (RGB, None)
     if own.batches is not None:
@@ -165,7 +169,7 @@ def _images(
             )
         return RGB, (None,)
     if size is None:
-        return channels, sizes or (_DEFAULT_RESOLUTION,)
+        return channels, sizes
     if sizes is not None and set(sizes) != {size}:
         raise UsageError(
             f"--input says {size}, --resolution {','.join(str(each) for each in sizes)}",

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
 from bsprobe.records.workload import LOSSES
 from bsprobe.worker.ranks.launch import command_of
 
+_FLAT = 2
+"""Sides of an image."""
 _MOST_DIGITS = 18
 """More are out of every range, and Python reads no more than 4300."""
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -35,18 +38,28 @@ def model_names(text: str) -> tuple[str, ...]:
 
 
 def input_size(text: str) -> tuple[int, Resolution]:
-    """Parse CHANNELSxHEIGHTxWIDTH: `3x512x1024`."""
-    channels, times, size = text.strip().replace("×", "x").replace("X", "x").partition("x")  # noqa: RUF001 - people paste the sign
+    """Parse CHANNELSxHEIGHTxWIDTH, or for volumes CHANNELSxSLICESxHEIGHTxWIDTH."""
+    parts = text.strip().replace("×", "x").replace("X", "x").split("x")  # noqa: RUF001 - people paste the sign
+    channels, *sides = parts
     count = whole_number(channels)
-    if count is None or not times or "x" not in size:
+    if count is None or len(sides) not in (_FLAT, _FLAT + 1):
         raise UsageError(
-            f"--input: '{text}' is not CHANNELSxHEIGHTxWIDTH", hint="for example 3x512x1024"
+            f"--input: '{text}' is not CHANNELSxHEIGHTxWIDTH",
+            hint="for example 3x512x1024; for volumes 1x96x96x96: channels, slices, height, width",
         )
     if count not in ASKED["channels"]:
         raise UsageError(
             f"--input: {channels} channels are out of range", hint=f"give {ASKED['channels']}"
         )
-    return count, parse_resolution(size)
+    size = parse_resolution("x".join(sides[-_FLAT:]))
+    if len(sides) == _FLAT:
+        return count, size
+    slices = whole_number(sides[0])
+    if slices is None or slices not in ASKED["slices"]:
+        raise UsageError(
+            f"--input: {sides[0]} slices are out of range", hint=f"give {ASKED['slices']}"
+        )
+    return count, replace(size, slices=slices)
 
 
 def whole_number(text: str) -> int | None:
@@ -167,7 +180,7 @@ LR_RULE = click.option(
 )
 
 
-_NORMS = "batch,group; as it is built for timm's networks and your own"
+_NORMS = "batch,group; as-built for timm's networks, others' classifiers and your own"
 
 
 def _by_network(axis: Axis, defaults: Callable[[Axis], Sequence[StrEnum]]) -> bool:

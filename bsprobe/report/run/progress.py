@@ -72,6 +72,11 @@ class TrialProgress:
         finally:
             self.stop()
 
+    def on_open(self, settings: Settings) -> None:
+        """Take the settings, whose variants are complete once the device is open."""
+        self._settings = settings
+        self._names = labels(settings.variants)
+
     def on_variant(self, variant: Variant) -> None:
         """Announce a variant."""
         self.stop()

@@ -10,6 +10,8 @@ _DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloa
 def settings(variant: Variant, plan: TrainingPlan, device_kind: DeviceKind) -> dict[str, object]:
     """The fields that all templates have in common."""
     nhwc = variant.memory_format is MemoryFormat.NHWC
+    is_volume = variant.resolution is not None and variant.resolution.slices is not None
+    last = "channels_last_3d" if is_volume else "channels_last"
     benchmark = variant.cudnn_benchmark is CudnnBenchmark.ON
     return {
         "micro_batch": plan.micro_batch,
@@ -18,7 +20,7 @@ def settings(variant: Variant, plan: TrainingPlan, device_kind: DeviceKind) -> d
         "lr_rule": plan.lr_rule,
         "device": "cpu" if device_kind is DeviceKind.CPU else "cuda",
         "benchmark": "    torch.backends.cudnn.benchmark = True\n" if benchmark else "",
-        "layout": ", memory_format=torch.channels_last" if nhwc else "",
+        "layout": f", memory_format=torch.{last}" if nhwc else "",
         "scaler": variant.precision is Precision.AMP_FP16,
         "dtype": _DTYPES.get(variant.precision, "torch.bfloat16"),
         "autocast": variant.precision is not Precision.FP32,

@@ -13,7 +13,7 @@ from bsprobe.records.variants import (
     Variant,
     labels,
 )
-from bsprobe.records.workload import Problem
+from bsprobe.records.workload import HUGGING_FACE, Problem
 from bsprobe.report.snippet import own as own_snippet
 from bsprobe.report.snippet.processes import micro_step, pieces
 from bsprobe.report.snippet.settings import settings
@@ -56,13 +56,13 @@ def parameter_groups(model):
 
 _LOSSES = {
     LossAt.LABELS: """\
-                logits = logits_of(model(images), labels.shape[-2:])
-                loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / valid
+                logits = logits_of(model(images), labels.shape[1:])
+                loss = $loss / valid
 """,
     LossAt.LOGITS: """\
                 logits = logits_of(model(images))
-                few = thin_out(labels, logits.shape[-2:])
-                loss = F.cross_entropy(logits, few, ignore_index=IGNORE, reduction="sum") / valid
+                few = thin_out(labels, logits.shape[2:])
+                loss = $loss / valid
                 loss = loss * labels[0].numel() / few[0].numel()  # each counts for its pixels
 """,
 }
@@ -70,28 +70,38 @@ _LOGITS = {
     LossAt.LABELS: '''\
 def logits_of(outputs, size):
     """The main logits of a net, at the size of the labels."""
-    logits = outputs["out"] if isinstance(outputs, dict) else outputs
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)''',
+    logits = $outputs
+    return F.interpolate(logits, size=size, mode="$mode", align_corners=False)''',
     LossAt.LOGITS: '''\
 def logits_of(outputs):
     """The main logits of a net, at their own size."""
-    return outputs["out"] if isinstance(outputs, dict) else outputs
+    return $outputs
 
 
 def thin_out(labels, size):
-    """Labels (N, H, W) at the size of the logits: of each cell the one in its middle."""
-    rows, columns = (
-        ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
-        for count, whole in zip(size, labels.shape[-2:])
-    )
-    return labels[:, rows[:, None], columns]''',
+    """Labels at the size of the logits: of each cell the one in its middle."""
+    for dim, count in enumerate(size, start=1):
+        whole = labels.shape[dim]
+        middles = ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
+        labels = labels.index_select(dim, middles)
+    return labels''',
 }
 _CLASSIFIER_LOGITS = '''\
 def logits_of(outputs, _):
     """The logits of a net that classifies images: they have no size."""
-    return outputs'''
+    return $outputs'''
+_OUTPUTS = 'outputs["out"] if isinstance(outputs, dict) else outputs'
+_NAMED_OUTPUTS = "outputs.logits"
+"""Of networks of transformers."""
+_CROSS_ENTROPY = 'F.cross_entropy(logits, $labels, ignore_index=IGNORE, reduction="sum")'
+_BINARY = """F.binary_cross_entropy_with_logits(
+                    logits[:, 0],
+                    ($labels == 1).float(),
+                    weight=($labels != IGNORE).float(),
+                    reduction="sum",
+                )"""
 _LABELS = {
-    Problem.SEGMENTATION: "int64 train ids (H, W)",
+    Problem.SEGMENTATION: "int64 train ids ($sides)",
     Problem.CLASSIFICATION: "an int64 class",
 }
 _IGNORE = {Problem.SEGMENTATION: 255, Problem.CLASSIFICATION: -100}
@@ -126,7 +136,7 @@ $logits
 
 
 ${epochs}def train(model, dataset, device="$device", updates=UPDATES, workers=$workers):
-    """Train on (image, label) pairs: float (3, H, W) and $labels."""
+    """Train on (image, label) pairs: float ($channels, $sides) and $labels."""
 $guard$benchmark$device_setup$convert    model = model.to(device$layout).train()
     groups = parameter_groups(model)
 $replicate    optimizer = $optimizer
@@ -222,6 +232,25 @@ def _rate(plan: TrainingPlan, target: Target) -> str:
     return f"{plan.learning_rate:.6g}  # {plan.lr_rule} rule {origin}"
 
 
+def _loss(variant: Variant) -> str:
+    """The lines that compute the loss of a micro-batch."""
+    labels = "few" if variant.loss_at is LossAt.LOGITS else "labels"
+    loss = _BINARY if variant.classes == 1 else _CROSS_ENTROPY
+    return Template(_LOSSES[variant.loss_at]).substitute(
+        loss=Template(loss).substitute(labels=labels)
+    )
+
+
+def _logits(variant: Variant) -> str:
+    """The function that finds the logits in the outputs of the network."""
+    is_classifier = variant.problem is Problem.CLASSIFICATION
+    text = _CLASSIFIER_LOGITS if is_classifier else _LOGITS[variant.loss_at]
+    is_named = variant.model.startswith(HUGGING_FACE)
+    outputs = _NAMED_OUTPUTS if is_named else "outputs" if is_classifier else _OUTPUTS
+    mode = "bilinear" if variant.size.slices is None else "trilinear"
+    return Template(text).substitute(outputs=outputs, mode=mode)
+
+
 def fill(
     variant: Variant,
     plan: TrainingPlan,
@@ -249,7 +278,8 @@ def fill(
     problem = variant.problem
     three = len(plan.group_learning_rates) > 1
     parts = pieces(plan.processes, variant.norm, plan.ddp)
-    body = _MICRO_STEP.substitute(common, loss=_LOSSES[variant.loss_at])
+    sides = "H, W" if variant.size.slices is None else "D, H, W"
+    body = _MICRO_STEP.substitute(common, loss=_loss(variant))
     prefetch = f"        prefetch_factor={loader.prefetch_factor} if workers else None,\n"
     return _TEMPLATE.substitute(
         title=title,
@@ -263,11 +293,11 @@ def fill(
         warmup_updates=plan.warmup_updates,
         parameter_groups=_THREE_GROUPS if three else _ONE_GROUP,
         ignore=_IGNORE[problem],
-        labels=_LABELS[problem],
+        labels=Template(_LABELS[problem]).substitute(sides=sides),
+        channels=variant.channels,
+        sides=sides,
         power=_POLY_POWER,
-        logits=_CLASSIFIER_LOGITS
-        if problem is Problem.CLASSIFICATION
-        else _LOGITS[variant.loss_at],
+        logits=_logits(variant),
         optimizer=_OPTIMIZERS[variant.optimizer],
         micro_step=micro_step(body, plan.processes),
         workers=loader.workers,

@@ -157,7 +157,7 @@ class _Learning:
         """Add a point to the curve."""
         reached = self._reached
         self._report(f"validation after {reached.updates} updates")
-        found = validate(self._task, batches, classes=self._spec.variant.classes)
+        found = validate(self._task, batches, classes=self._spec.variant.logits)
         if not int(found.confusion.sum()):
             raise FileError(
                 f"{self._spec.data.root}: no pixel of the validation images is of a known class",

@@ -1,19 +1,40 @@
 """Your own callables, by the names that command lines and records give them."""
 
+import difflib
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final, NoReturn
+from unittest import mock
+
+import torch
 
 from bsprobe.records.errors import UsageError
 
-_HINT = "give package.module:callable, importable from the folder you are in, or file.py:callable"
-_FAILED = "the module is there, and fails while it is imported"
+_HINT: Final = (
+    "give package.module:callable, importable from the folder you are in, or file.py:callable"
+)
+_FAILED: Final = "the module is there, and fails while it is imported"
+_GUARD: Final = (
+    'put what the file does when it is run under: if __name__ == "__main__": - it is imported to '
+    "build the network, as every trial does"
+)
+_PACKAGES: Final = (
+    *("site-packages", "dist-packages", "importlib", "<frozen"),
+    sysconfig.get_paths()["stdlib"],
+)
+"""Parts of the file names of frames that are not the user's."""
+
+
+class _TrainingError(BaseException):
+    """Ends an import that begins to train; no `except Exception` of the file catches it."""
 
 
 def load_callable(option: str, name: str) -> Callable[..., Any]:
@@ -28,13 +49,16 @@ def load_callable(option: str, name: str) -> Callable[..., Any]:
     """
     where, _, what = name.partition(":")
     try:
-        module = _file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:
+        with _without_training():
+            module = _file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except (Exception, SystemExit, _TrainingError) as error:
         raise _failed_import(option, name, where, error) from error
     try:
         found = attrgetter(what)(module)
     except AttributeError as error:
-        raise UsageError(f"{option} {name}: {error}", hint=_HINT) from error
+        raise UsageError(
+            f"{option} {name}: {where} has no '{what}'", hint=_near(what, module)
+        ) from error
     if not callable(found):
         raise UsageError(
             f"{option} {name}: it is a {type(found).__name__} and cannot be called",
@@ -44,17 +68,51 @@ def load_callable(option: str, name: str) -> Callable[..., Any]:
     return loaded
 
 
-def _failed_import(option: str, name: str, where: str, error: Exception) -> UsageError:
-    """What to say of a module that is not there, or that is and fails."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+def _near(what: str, module: ModuleType) -> str:
+    """A hint that names the nearest thing in a module that can be called."""
+    known = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
+    near = difflib.get_close_matches(what, known, n=1)
+    return f"did you mean {near[0]}?" if near else _HINT
+
+
+@contextmanager
+def _without_training() -> Iterator[None]:
+    """Stop an import that computes gradients: a script trains whenever it is imported."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise _TrainingError
+
+    with mock.patch.object(torch.autograd, "backward", refuse):
+        yield
+
+
+def _failed_import(option: str, name: str, where: str, error: BaseException) -> UsageError:
+    """The error for a module that is not there, or that is and fails."""
     is_missing = isinstance(error, ModuleNotFoundError) and f"{where}.".startswith(f"{error.name}.")
     if isinstance(error, SyntaxError):  # which says where itself
         return UsageError(f"{option} {name}: {error}", hint=_FAILED)
-    if is_missing or "importlib" in frame.filename:
+    place = _place(error)
+    if isinstance(error, _TrainingError):
+        return UsageError(
+            f"{option} {name}: it starts to train when it is imported{place}", hint=_GUARD
+        )
+    if isinstance(error, SystemExit):
+        return UsageError(
+            f"{option} {name}: it ends the program when it is imported{place}", hint=_GUARD
+        )
+    if is_missing or not place:
         return UsageError(f"{option} {name}: {error}", hint=_HINT)
-    place = f"{Path(frame.filename).name}, line {frame.lineno}"
-    what = f"{type(error).__name__}: {error} ({place})"
-    return UsageError(f"{option} {name}: {what}", hint=_FAILED)
+    return UsageError(f"{option} {name}: {type(error).__name__}: {error}{place}", hint=_FAILED)
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the user's own that a traceback goes through: ` (unet.py, line 12)`."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and not any(part in frame.filename for part in _PACKAGES)
+    ]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _file(path: Path) -> ModuleType:

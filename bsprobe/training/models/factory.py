@@ -1,20 +1,27 @@
 """From a variant to a network: by name, in its norm, with or without checkpointing."""
 
+import copy
 import functools
-import importlib
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import ModuleType
-from typing import Any
-from unittest import mock
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from bsprobe.records.errors import UsageError
 from bsprobe.records.variants import RGB, Checkpointing, Norm, Variant, unknown_value
-from bsprobe.records.workload import TIMM, TORCHVISION, Problem, is_factory, problem_of
+from bsprobe.records.workload import (
+    CLASSES,
+    HUGGING_FACE,
+    PREFIXES,
+    SMP,
+    TIMM,
+    TORCHVISION,
+    is_factory,
+    keeps_own_norm,
+)
+from bsprobe.training.models import elsewhere
 from bsprobe.training.models.callables import load_callable
 from bsprobe.training.models.deeplabv2 import (
     BLOCKS,
@@ -31,8 +38,17 @@ _DEEPLABV2 = {
     "deeplabv2-mini": (MINI_BLOCKS, MINI_WIDTH),
 }
 """Blocks and width of each."""
-_WITH_AUXILIARY = ("googlenet", "inception_v3")
-_ELSEWHERE = (f"{TORCHVISION}NAME", f"{TIMM}NAME", "PACKAGE.MODULE:FACTORY")
+_ELSEWHERE = (
+    f"{TORCHVISION}NAME",
+    f"{TIMM}NAME",
+    f"{SMP}ARCHITECTURE",
+    f"{HUGGING_FACE}CONFIG.json",
+    "PACKAGE.MODULE:FACTORY",
+)
+_ANY_CHANNELS = (TIMM, SMP, HUGGING_FACE)
+_CLASSES: Final = ("num_classes", "n_classes", "classes", "num_labels", "out_channels", "out_ch")
+_CHANNELS: Final = ("in_channels", "n_channels", "in_chans", "num_channels", "in_ch")
+"""Arguments by which factories ask for the number of logits, and for that of the channels."""
 
 
 def build_model(variant: Variant) -> nn.Module:
@@ -48,12 +64,13 @@ def build_model(variant: Variant) -> nn.Module:
     elif variant.model in _DEEPLABV2:
         blocks, width = _DEEPLABV2[variant.model]
         norm = LAYERS[variant.norm]
-        model = DeepLabV2(blocks, classes=variant.classes, norm=norm, width=width)
+        model = DeepLabV2(blocks, classes=variant.logits, norm=norm, width=width)
     else:
-        build = _timm_model if variant.model.startswith(TIMM) else _torchvision_model
-        model = _with_arguments(build, variant)
+        model = _with_arguments(variant)
     if variant.norm is Norm.SYNC_BATCH:
         model = _synchronised(model, variant)
+    elif variant.model not in _DEEPLABV2 and "norm_layer" not in _told(variant):
+        exchange_norms(model, variant)
     if variant.checkpointing is Checkpointing.ON:
         checkpoint_blocks(model)
     return model.train()
@@ -83,7 +100,7 @@ def check_variant(variant: Variant) -> None:
             f"--model-arg: {variant.model} takes num_classes alone",
             hint="give --model package.module:factory for a network of your own",
         )
-    if variant.channels != RGB and not variant.model.startswith(TIMM):
+    if variant.channels != RGB and not variant.model.startswith(_ANY_CHANNELS):
         raise UsageError(
             f"--input: {variant.model} takes images of {RGB} channels, not {variant.channels}",
             hint="timm:NAME takes any number, and so may your own package.module:factory",
@@ -96,9 +113,43 @@ def _synchronised(model: nn.Module, variant: Variant) -> nn.Module:
     if not any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules()):
         raise UsageError(
             f"--norm {variant.norm}: {variant.model} has no BatchNorm",
-            hint="add --norm batch, which leaves it alone",
+            hint=f"add --norm {Norm.AS_BUILT}, which leaves it alone",
         )
     return converted
+
+
+def exchange_norms(model: nn.Module, variant: Variant) -> None:
+    """Exchange the BatchNorm layers of a network for the norm of its variant.
+
+    A finished network is changed, since few offer an argument for it. That of volumes is exchanged
+    for GroupNorm alone.
+
+    Raises:
+        UsageError: It has none, or other norms beside them, which would stay.
+    """
+    norm = variant.norm
+    if norm in (Norm.BATCH, Norm.AS_BUILT):
+        return
+    grouped = (nn.BatchNorm2d, nn.BatchNorm3d)
+    exchanged = grouped if norm in (Norm.GROUP, Norm.GROUP_AMP) else (nn.BatchNorm2d,)
+    made: dict[int, nn.Module] = {}
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) in exchanged:
+                assert isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d)  # noqa: S101 - seen above
+                if id(child) not in made:
+                    layer = LAYERS[norm](child.num_features, eps=child.eps, momentum=child.momentum)
+                    made[id(child)] = layer
+                setattr(parent, name, made[id(child)])
+    others = (*grouped, nn.BatchNorm1d, nn.LayerNorm)
+    kept = {type(module).__name__ for module in model.modules() if isinstance(module, others)}
+    if kept or not made:
+        raise UsageError(
+            f"--norm {norm}: {variant.model} has {' and '.join(sorted(kept)) or 'no BatchNorm'}"
+            f"{', which is not exchanged' if kept else ''}",
+            hint=f"add --norm {Norm.AS_BUILT if keeps_own_norm(variant.model) else Norm.BATCH}, "
+            "which leaves it alone",
+        )
 
 
 def check_model_name(name: str) -> None:
@@ -110,107 +161,16 @@ def check_model_name(name: str) -> None:
     if is_factory(name):
         load_callable("--model", name)
         return
-    if name.startswith(TORCHVISION):
-        known = _torchvision_names()
-    elif name.startswith(TIMM):
-        timm = _timm()
-        if timm.is_model(name.removeprefix(TIMM)):  # names of old versions, too
-            return
-        known = [TIMM + each for each in timm.list_models()]
-    else:
-        known = [*_DEEPLABV2, *_ELSEWHERE]
-    if name not in known:
-        raise unknown_value("--model", name, known)
+    if name.startswith(PREFIXES):
+        elsewhere.check_name(name)
+    elif name not in _DEEPLABV2:
+        raise unknown_value("--model", name, [*_DEEPLABV2, *_ELSEWHERE])
 
 
-def _torchvision_names() -> list[str]:
-    """Its networks for classification and for segmentation of images."""
-    from torchvision import models  # noqa: PLC0415 - takes seconds; DeepLabV2 needs none of it
-
-    names = models.list_models(module=models) + models.list_models(module=models.segmentation)
-    return [TORCHVISION + name for name in names]
-
-
-def _torchvision_model(variant: Variant) -> nn.Module:
-    from torchvision import models  # noqa: PLC0415 - as above
-
-    name = variant.model.removeprefix(TORCHVISION)
-    arguments: dict[str, Any]
-    if problem_of(variant.model) is Problem.SEGMENTATION:
-        arguments = {"weights_backbone": None, **_auxiliary(name)}
-    else:
-        arguments = _classifier_arguments(name, variant)
-    arguments |= {"num_classes": variant.classes, **variant.own.arguments}
-    with _batch_norm_replaced(variant.norm):
-        model = models.get_model(name, weights=None, **arguments)
-    assert isinstance(model, nn.Module)  # noqa: S101 - torchvision is not typed
-    is_batch_norm = variant.norm in (Norm.BATCH, Norm.SYNC_BATCH)
-    if not is_batch_norm and not _is_built_in(model, variant.norm):
-        raise UsageError(
-            f"--norm {variant.norm}: {variant.model} has other norms than BatchNorm2d, or none",
-            hint="add --norm batch, which leaves it alone",
-        )
-    return model
-
-
-def _auxiliary(name: str) -> dict[str, Any]:
-    """Train with the auxiliary loss, as torchvision's recipes do; LRASPP alone has none."""
-    return {} if name.startswith("lraspp") else {"aux_loss": True}
-
-
-def _classifier_arguments(name: str, variant: Variant) -> dict[str, Any]:
-    """What some classification networks must be told: the image size, and to have one output."""
-    if name in _WITH_AUXILIARY:
-        return {"aux_logits": False, "init_weights": True}
-    if variant.resolution is None:
-        return {}
-    height, width = variant.resolution.height, variant.resolution.width
-    if name.startswith("vit_"):
-        if height != width:
-            raise UsageError(
-                f"--resolution {height}x{width}: {variant.model} takes square images alone",
-                hint=f"for example --resolution {height}x{height}",
-            )
-        return {"image_size": height}
-    if name == "maxvit_t":
-        return {"input_size": (height, width)}
-    return {}
-
-
-def _is_built_in(model: nn.Module, norm: Norm) -> bool:
-    """Whether a network's norms are of one kind."""
-    kinds = {type(module) for module in model.modules()}
-    return LAYERS[norm] in kinds and kinds.isdisjoint((nn.BatchNorm2d, nn.LayerNorm))
-
-
-def _timm() -> ModuleType:
-    try:
-        return importlib.import_module("timm")
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "--model timm:NAME needs the package timm, which is not installed",
-            hint="pip install timm",
-        ) from error
-
-
-def _timm_model(variant: Variant) -> nn.Module:
-    """Build for the resolution, which networks with fixed positions must know."""
-    arguments: dict[str, Any] = {"num_classes": variant.classes}
-    if variant.channels != RGB:
-        arguments["in_chans"] = variant.channels
-    if variant.resolution is not None:
-        size = (variant.channels, variant.resolution.height, variant.resolution.width)
-        arguments["pretrained_cfg_overlay"] = {"input_size": size}
-    arguments |= variant.own.arguments
-    model = _timm().create_model(variant.model.removeprefix(TIMM), pretrained=False, **arguments)
-    assert isinstance(model, nn.Module)  # noqa: S101 - imported by name, so not typed
-    return model
-
-
-def _with_arguments(build: Callable[[Variant], nn.Module], variant: Variant) -> nn.Module:
+def _with_arguments(variant: Variant) -> nn.Module:
     """Build by name; a complaint about arguments that were given is the user's to read."""
     try:
-        return build(variant)
+        return elsewhere.build(variant)
     except TypeError as error:
         if not variant.own.model_args:
             raise
@@ -219,28 +179,47 @@ def _with_arguments(build: Callable[[Variant], nn.Module], variant: Variant) -> 
         ) from error
 
 
-def _own_arguments(variant: Variant) -> dict[str, Any]:
-    """What your factory is called with: what it is told where it takes it, then what was given.
+def _told(variant: Variant) -> dict[str, Any]:
+    """What a factory is told where it asks for it; nothing where it is none, or a network.
 
-    Of batches of your own nobody knows what they hold, so that it is not told either.
+    Classes and channels are told only where the factory has no default for them, but for channels
+    that are not the default, which it must know. Of batches of the user's own nobody knows what
+    they hold, so that their number is not told either.
+    """
+    if not is_factory(variant.model):
+        return {}
+    made = load_callable("--model", variant.model)
+    if isinstance(made, nn.Module):
+        return {}
+    parameters = inspect.signature(made).parameters
+    told: dict[str, Any] = {}
+    if variant.own.batches is None:
+        required = {name for name, each in parameters.items() if each.default is each.empty}
+        told |= _first_of(required, _CLASSES, variant.classes or CLASSES[variant.problem])
+        known = parameters if variant.channels != RGB else required
+        told |= _first_of(known, _CHANNELS, variant.channels)
+    if variant.norm in LAYERS and "norm_layer" in parameters:
+        told["norm_layer"] = LAYERS[variant.norm]
+    return told
+
+
+def _first_of(taken: Collection[str], names: Sequence[str], value: object) -> dict[str, Any]:
+    """The value under the first of some names that a factory takes."""
+    return next(({name: value} for name in names if name in taken), {})
+
+
+def _own_arguments(variant: Variant) -> dict[str, Any]:
+    """What your factory is called with: what it is told, then what was given.
 
     Raises:
-        UsageError: It takes no such arguments, or has no norm to exchange.
+        UsageError: It takes no such arguments.
     """
-    signature = inspect.signature(load_callable("--model", variant.model))
-    offered: dict[str, Any] = {}
-    if variant.own.batches is None:
-        offered = {"num_classes": variant.classes, "in_channels": variant.channels}
-    if variant.norm not in (Norm.BATCH, Norm.SYNC_BATCH):
-        offered["norm_layer"] = LAYERS[variant.norm]
-        if "norm_layer" not in signature.parameters:
-            raise UsageError(
-                f"--norm {variant.norm}: {variant.model} keeps the norm it is built with: it takes "
-                "no norm_layer",
-                hint="add --norm batch, which leaves it alone, or give it an argument norm_layer",
-            )
-    told = {name: value for name, value in offered.items() if name in signature.parameters}
-    arguments = told | variant.own.arguments
+    made = load_callable("--model", variant.model)
+    arguments = _told(variant) | variant.own.arguments
+    if isinstance(made, nn.Module):
+        _require_no_arguments(variant)
+        return {}
+    signature = inspect.signature(made)
     takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
     if "num_classes" not in signature.parameters and not takes_any:
         # Then it says how many classes the labels have, for a network that has them fixed.
@@ -254,27 +233,26 @@ def _own_arguments(variant: Variant) -> dict[str, Any]:
     return arguments
 
 
+def _require_no_arguments(variant: Variant) -> None:
+    """Refuse arguments for a network that is built already."""
+    if given := [name for name in variant.own.arguments if name != "num_classes"]:
+        raise UsageError(
+            f"--model-arg {given[0]}: {variant.model} is a network, which takes no arguments",
+            hint="name a class or a function that makes the network",
+        )
+
+
 def _own_model(variant: Variant) -> nn.Module:
-    """Call your factory."""
-    model = load_callable("--model", variant.model)(**_own_arguments(variant))
+    """Call your factory, or copy your network, of which the trials change their own."""
+    made = load_callable("--model", variant.model)
+    arguments = _own_arguments(variant)
+    model = copy.deepcopy(made) if isinstance(made, nn.Module) else made(**arguments)
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"--model {variant.model}: it made a {type(model).__name__}, not an nn.Module",
-            hint="give a function or a class that makes an nn.Module",
+            hint="give a function or a class that makes an nn.Module, or an nn.Module",
         )
     return model
-
-
-@contextmanager
-def _batch_norm_replaced(norm: Norm) -> Iterator[None]:
-    """Build with another norm.
-
-    torchvision's networks name `nn.BatchNorm2d` outright, and few offer an argument for it;
-    lending the name to another class while the net is built reaches every layer, and nothing has
-    to be exchanged in a finished net.
-    """
-    with mock.patch.object(nn, "BatchNorm2d", LAYERS[norm]):
-        yield
 
 
 def checkpoint_blocks(model: nn.Module) -> None:

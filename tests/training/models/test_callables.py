@@ -42,8 +42,8 @@ def test_a_file_is_run_once_not_as_a_program_and_finds_its_neighbours(
     [
         ("no_such_module:build", "No module named 'no_such_module'"),
         ("missing.py:build", "No such file or directory"),
-        ("tests.support.own_training:missing", "has no attribute 'missing'"),
-        ("tests.support.own_training:Training.missing", "has no attribute 'missing'"),
+        ("tests.support.own_training:missing", "has no 'missing'"),
+        ("tests.support.own_training:Training.missing", "has no 'Training.missing'"),
         ("tests.support.own_training:torch", "it is a module and cannot be called"),
         (":build", "Empty module name"),
     ],
@@ -77,3 +77,61 @@ def test_a_module_that_fails_while_it_is_imported_says_where(
     with pytest.raises(UsageError, match=f"--model mine.py:f: {why}") as caught:
         load_callable("--model", "mine.py:f")
     assert caught.value.hint == "the module is there, and fails while it is imported"
+
+
+TRAINS = """
+import argparse
+import torch
+from torch import nn
+
+net = nn.Linear(2, 1)
+try:
+    net(torch.ones(1, 2)).sum().backward()
+except Exception:
+    pass
+"""
+ENDS = """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("data")
+arguments = parser.parse_args([])
+"""
+FAILS = """
+import torch
+device = torch.device("meta")
+weights = torch.zeros(2, device=device).tolist()
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (TRAINS, r"it starts to train when it is imported \(script.py, line 8\)"),
+        (ENDS, r"it ends the program when it is imported \(script.py, line 5\)"),
+        (FAILS, r"NotImplementedError: .*\(script.py, line 4\)"),
+    ],
+    ids=["trains", "ends", "fails"],
+)
+def test_a_script_that_does_its_work_when_it_is_imported_is_refused_with_its_line(
+    text: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "script.py").write_text(text)
+
+    with pytest.raises(UsageError, match=rf"--model script.py:net: {why}"):
+        load_callable("--model", "script.py:net")
+
+
+def test_a_mistyped_name_suggests_the_nearest_and_shows_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "unet.py").write_text("def build():\n    return None\n")
+
+    with pytest.raises(
+        UsageError, match=r"--model unet\.py:buildd: unet\.py has no 'buildd'"
+    ) as found:
+        load_callable("--model", "unet.py:buildd")
+    assert found.value.hint == "did you mean build?"

@@ -47,7 +47,7 @@ def assert_same(layer: Function, reference: Function, maps: torch.Tensor) -> Non
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", Norm)
+@pytest.mark.parametrize("norm", LAYERS)
 def test_each_layer_can_stand_where_a_batch_norm_stood(norm: Norm, maps: torch.Tensor) -> None:
     layer = LAYERS[norm](64, eps=0.001, momentum=0.01)
 

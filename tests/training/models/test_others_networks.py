@@ -1,7 +1,10 @@
 """Networks that are not ours: torchvision's classifiers, timm's, and your own factories."""
 
 import importlib
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from bsprobe.records.workload import OwnParts
 from bsprobe.training.models.factory import build_model, check_model_name, check_variant
 from bsprobe.training.models.norms import LAYERS
 from tests.support.networks import SMALL, without_data
-from tests.support.optional_packages import needs_timm
+from tests.support.optional_packages import needs_smp, needs_timm, needs_transformers
 
 SQUARE = Resolution(height=64, width=64)
 
@@ -70,15 +73,14 @@ def test_a_classifier_of_torchvision_is_built_in_another_norm() -> None:
     assert norms == ["GroupNorm"] * 20
 
 
-@pytest.mark.parametrize("name", ["torchvision:vgg11", "torchvision:convnext_tiny"])
-def test_a_classifier_without_batch_norm_has_none_to_exchange(name: str) -> None:
-    with pytest.raises(UsageError) as caught:
+@pytest.mark.parametrize(
+    ("name", "has"), [("torchvision:vgg11", "no BatchNorm"), ("torchvision:swin_t", "LayerNorm")]
+)
+def test_a_classifier_without_batch_norm_has_none_to_exchange(name: str, has: str) -> None:
+    with pytest.raises(UsageError, match=f"--norm group: {name} has {has}") as caught:
         without_data(name, norm=Norm.GROUP)
 
-    assert (str(caught.value), caught.value.hint) == (
-        f"--norm group: {name} has other norms than BatchNorm2d, or none",
-        "add --norm batch, which leaves it alone",
-    )
+    assert "--norm as-built" in str(caught.value.hint)
 
 
 def test_a_vision_transformer_of_torchvision_wants_square_images() -> None:
@@ -150,23 +152,16 @@ OWN = f"{MODULE}:network"
     ("variant", "why"),
     [
         (
-            variant_of(f"{MODULE}:Named", norm=Norm.GROUP),
-            (
-                f"--norm group: {MODULE}:Named keeps the norm it is built with: it takes no "
-                "norm_layer"
-            ),
-        ),
-        (
             variant_of(OWN, own=OwnParts(model_args=(("wdth", "3"),))),
             f"--model {OWN}(wdth=3): got an unexpected keyword argument 'wdth'",
         ),
         (
             variant_of(f"{MODULE}:none"),
-            f"--model {MODULE}:none: module '{MODULE}' has no attribute 'none'",
+            f"--model {MODULE}:none: {MODULE} has no 'none'",
         ),
         (
             variant_of(OWN, own=OwnParts(batches=f"{MODULE}:none")),
-            f"--batch-from {MODULE}:none: module '{MODULE}' has no attribute 'none'",
+            f"--batch-from {MODULE}:none: {MODULE} has no 'none'",
         ),
         (
             variant_of("deeplabv2-mini", channels=4),
@@ -225,3 +220,108 @@ def test_a_network_of_timm_is_built_for_other_channels() -> None:
     model = without_data("timm:resnet18", channels=5)
 
     assert next(model.parameters()).shape[1] == 5
+
+
+def with_batch_norm() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=1e-3), nn.Conv2d(8, 2, 1))
+
+
+def of_volumes(n_channels: int, n_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Conv3d(n_channels, 4, 3), nn.BatchNorm3d(4), nn.Conv3d(4, n_classes, 1))
+
+
+ready_made = with_batch_norm()
+
+
+@pytest.mark.parametrize("name", ["with_batch_norm", "ready_made"])
+def test_the_batch_norm_of_any_network_is_exchanged(name: str) -> None:
+    model = build_model(variant_of(f"{__name__}:{name}", norm=Norm.GROUP))
+
+    (norm,) = [each for each in model.modules() if type(each) is LAYERS[Norm.GROUP]]
+    assert isinstance(norm, nn.GroupNorm)
+    assert (norm.num_channels, norm.eps) == (8, 1e-3)
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in model.modules())
+    norms = [each for each in ready_made.modules() if isinstance(each, nn.BatchNorm2d)]
+    assert len(norms) == 1  # a trial changes a copy
+
+
+def test_a_network_takes_no_arguments() -> None:
+    own = OwnParts(model_args=(("width", "3"),))
+    with pytest.raises(UsageError, match=r"--model-arg width: .*ready_made is a network"):
+        check_variant(variant_of(f"{__name__}:ready_made", own=own))
+
+
+def test_a_factory_is_told_channels_and_classes_by_other_names_and_volumes_have_group_norm() -> (
+    None
+):
+    model = build_model(variant_of(f"{__name__}:of_volumes", channels=2, norm=Norm.GROUP))
+
+    shapes = [tuple(parameter.shape)[:2] for parameter in model.parameters()]
+    assert (shapes[0], shapes[-2]) == ((4, 2), (7, 4))
+    assert type(list(model.children())[1]) is LAYERS[Norm.GROUP]
+
+
+@needs_smp
+def test_an_architecture_of_segmentation_models_is_built_for_classes_and_channels() -> None:
+    variant = variant_of("smp:Unet", SQUARE, channels=4)
+    own = OwnParts(model_args=(("encoder_name", "mobilenet_v2"), ("num_classes", "3")))
+    with torch.device("meta"):
+        images = torch.empty((2, 4, 64, 64))
+        shapes = [build_model(each)(images).shape for each in (variant, replace(variant, own=own))]
+
+    assert [tuple(shape) for shape in shapes] == [(2, 7, 64, 64), (2, 3, 64, 64)]
+    with pytest.raises(UsageError) as caught:
+        check_model_name("smp:Unett")
+    assert str(caught.value.hint).startswith("did you mean smp:Unet")
+
+
+def configuration(folder: Path, **changes: object) -> str:
+    tiny = {
+        "model_type": "segformer",
+        "architectures": ["SegformerForSemanticSegmentation"],
+        "hidden_sizes": [8, 8, 8, 8],
+        "depths": [1, 1, 1, 1],
+        "num_attention_heads": [1, 1, 1, 1],
+        "decoder_hidden_size": 8,
+        "id2label": {"0": "road", "1": "car", "2": "sky"},
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps({**tiny, **changes}))
+    return f"hf:{path}"
+
+
+@needs_transformers
+def test_a_configuration_of_transformers_is_built_as_it_says(tmp_path: Path) -> None:
+    name = configuration(tmp_path)
+    own = OwnParts(model_args=(("num_classes", "5"),))
+    variant = variant_of(name, SQUARE, classes=None)
+
+    shapes = [
+        tuple(build_model(each)(torch.zeros(2, 3, 64, 64)).logits.shape)
+        for each in (variant, replace(variant, own=own))
+    ]
+
+    assert shapes == [(2, 3, 16, 16), (2, 5, 16, 16)]
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "No such file"),
+        ("{", "Expecting property name"),
+        ("[]", "the file has no model_type"),
+        ('{"model_type": 3}', "the file has no model_type"),
+        ('{"model_type": "no-such-model"}', "no-such-model"),
+        ('{"model_type": "gpt2", "n_layer": 1}', "it names no architecture"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_refused(
+    content: str | None, why: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+
+    with pytest.raises(UsageError, match=f"--model hf:{path}: .*{why}"):
+        build_model(variant_of(f"hf:{path}", classes=None))

@@ -1,0 +1,71 @@
+"""Variants completed by what only their networks tell: image size, classes, and the problem."""
+
+from dataclasses import replace
+
+import torch
+from torch._subclasses import FakeTensorMode
+
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import DEFAULT_RESOLUTION, Variant
+from bsprobe.records.workload import IMAGE_LOSS, Problem, is_told_by_logits
+from bsprobe.simulate.trace.compiled import as_written, not_compiled
+from bsprobe.simulate.trace.fake_model import build_without_values, make_fake
+from bsprobe.training.batches import image_shape
+from bsprobe.training.models.elsewhere import own_size
+from bsprobe.training.outputs import logits_of
+
+_IMAGENET = Resolution(height=224, width=224)
+"""The size of the images of most classifiers."""
+_IMAGES = 2
+"""Of the batch that is looked at: BatchNorm on a 1x1 map refuses one."""
+_OF_IMAGES = 2
+"""Dimensions of logits that are about whole images."""
+
+
+def completed(variant: Variant) -> Variant:
+    """A variant whose image size, classes and problem are known.
+
+    Logits are counted by one forward pass on fake tensors. A network that this pass fails with is
+    left to the trials, which show the failure.
+
+    Raises:
+        UsageError: The variant names something unknown.
+    """
+    if variant.own.batches is not None:
+        return variant
+    if variant.resolution is None:
+        variant = replace(variant, resolution=_size(variant))
+    return variant if variant.classes is not None else _counted(variant)
+
+
+def _size(variant: Variant) -> Resolution:
+    found = own_size(variant.model)
+    if found is not None:
+        return found
+    return _IMAGENET if variant.problem is Problem.CLASSIFICATION else DEFAULT_RESOLUTION
+
+
+def _counted(variant: Variant) -> Variant:
+    """The variant with as many classes as there are logits, or as its arguments say."""
+    logits = _logits(variant)
+    is_classifier = isinstance(logits, torch.Tensor) and logits.dim() == _OF_IMAGES
+    if is_classifier and variant.own.loss is None and is_told_by_logits(variant.model):
+        variant = replace(variant, own=replace(variant.own, loss=IMAGE_LOSS))
+    typed = variant.own.arguments.get("num_classes")
+    if isinstance(logits, torch.Tensor) and logits.dim() >= _OF_IMAGES and typed is None:
+        return replace(variant, classes=logits.shape[1])
+    return replace(variant, classes=typed or variant.label_classes)
+
+
+def _logits(variant: Variant) -> object:
+    """The logits of two images, without values; None where the network does not get so far."""
+    with not_compiled(lambda: None):
+        built = build_without_values(variant)
+    model = as_written(built)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with mode, torch.no_grad():
+            make_fake(model, mode, lambda *_: None)
+            return logits_of(model(torch.zeros(image_shape(variant, _IMAGES))))
+    except Exception:  # noqa: BLE001 - a user's network may raise anything: trials record it
+        return None
