@@ -1,7 +1,8 @@
-"""Ten networks that are not ours, probed on this CPU and predicted, by the commands of the docs."""
+"""Networks that are not ours, probed on this CPU and predicted, by the commands of the docs."""
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,12 +11,17 @@ import pytest
 from tests.support import commands
 from tests.support.commands import ROOT
 
-MEASURED, PREDICTED = (
-    block.splitlines()
-    for block in re.findall(
-        r"```sh\n(.*?)```", (ROOT / "docs" / "networks.md").read_text(encoding="utf-8"), re.DOTALL
-    )
-)
+FIRST_PART, TEN = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8").split("## Ten")
+
+
+def blocks(text: str) -> list[list[str]]:
+    return [block.splitlines() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
+
+
+FIRST = [command for block in blocks(FIRST_PART) for command in block]
+MEASURED, PREDICTED = blocks(TEN)
+PACKAGES = {"timm:": "timm", "smp:": "segmentation_models_pytorch", "hf:": "transformers"}
+"""By the beginning of a model's name what builds it."""
 PREDICTED_BY_DEFAULT = ("torchvision:resnet18",)
 SLOW = ("timm:vit_tiny_patch16_224",)
 """The others are run by night."""
@@ -35,14 +41,38 @@ def often(command: str, *, default: tuple[str, ...]) -> list[pytest.MarkDecorato
 
 def run(command: str, folder: Path) -> list[dict[str, str]]:
     """Run a command of the docs; its trials."""
-    if model_of(command).startswith("timm:"):
-        pytest.importorskip("timm")
+    for prefix, package in PACKAGES.items():
+        if model_of(command).startswith(prefix):
+            pytest.importorskip(package)
     program, *words = shlex.split(command)
     assert program == "bsprobe"
     done = commands.bsprobe(*words, "--out=out", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "out" / "snippet.py").exists()
     return commands.rows(folder / "out" / "trials.csv")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(each, marks=pytest.mark.slow if "mixed" in each else pytest.mark.nightly)
+        for each in FIRST
+    ],
+)
+def test_the_first_command_answers_for_other_peoples_networks(command: str, tmp_path: Path) -> None:
+    if "volumes" in command:
+        pytest.importorskip("monai")
+    shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")
+
+    trials = run(command, tmp_path)
+
+    assert {trial["source"] for trial in trials} == {
+        "measured" if "--device" in command else "predicted"
+    }
+    chosen = commands.rows(tmp_path / "out" / "recommendation.csv")
+    assert {each["recommended_outcome"] for each in chosen} == {"fits"}
+    assert all(int(each["effective_batch"]) > 1 for each in chosen)
 
 
 def test_the_docs_name_ten_networks_six_of_torchvision_four_of_timm() -> None:

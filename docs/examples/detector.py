@@ -1,0 +1,12 @@
+"""torchvision's Faster R-CNN, without pretrained weights."""
+
+from torch import nn
+from torchvision.models import detection
+
+
+def build() -> nn.Module:
+    """A small Faster R-CNN; in training it takes images and targets and returns its losses."""
+    network: nn.Module = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None
+    )
+    return network
