@@ -140,7 +140,8 @@ class Variant:
         """As `inputs`, saying which number is which."""
         if self.resolution is None:
             return f"batches of {self.inputs}" if self.own.batches else self.inputs
-        channels = "" if self.channels == RGB else f"{self.channels} channels · "
+        plural = "" if self.channels == 1 else "s"
+        channels = "" if self.channels == RGB else f"{self.channels} channel{plural} · "
         return f"{channels}{self.resolution.describe()}"
 
     @property

@@ -133,3 +133,25 @@ def test_around_parts_of_ones_own_the_snippet_is_handed_them(
     rate = item.plan.effective_batch / (REFERENCE.base_batch or 1)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * rate)
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_around_whole_batches_the_snippet_is_handed_the_loss_of_one(
+    run: Run, item: Recommendation
+) -> None:
+    torch.manual_seed(0)
+    made, item = item_with(run, item, own=OwnParts(batches="m:batch"))
+    train = execute(snippet.render(made, item))["train"]
+    model = Net()
+    images, labels = Stripes()[1]
+    batch = {"image": images[None].repeat(4, 1, 1, 1), "mask": labels[None].repeat(4, 1, 1)}
+
+    def loss(
+        model: torch.nn.Module, batch: dict[str, torch.Tensor], device: torch.device
+    ) -> torch.Tensor:
+        logits = model(batch["image"].to(device))
+        return F.cross_entropy(logits, batch["mask"][:, ::2, ::2].to(device), ignore_index=255)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    losses = train(model, optimizer, loss, itertools.repeat(batch), updates=30, device="cpu")
+
+    assert losses[-1] < 0.5 * losses[0]

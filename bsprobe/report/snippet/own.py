@@ -15,6 +15,22 @@ _GUARD = """\
     if RATE_FACTOR is None:
         raise SystemExit("set RATE_FACTOR: it depends on the batch that your rates belong to")
 """
+_PAIR = "Each is (inputs, targets), tensors; loss(outputs, targets) is a scalar."
+_WHOLE_BATCH = (
+    "loss(model, batch, device) moves one to the device, runs the model and returns the loss."
+)
+_PARTS = Template("""\
+        for inputs, targets in itertools.islice(stream, ACCUMULATION_STEPS):
+            inputs = inputs.to(device, non_blocking=True$layout)
+            targets = targets.to(device, non_blocking=True)
+            with torch.autocast(device.type, dtype=$dtype, enabled=$autocast):
+                part = loss(model(inputs), targets) / ACCUMULATION_STEPS
+""")
+_WHOLE = Template("""\
+        for batch in itertools.islice(stream, ACCUMULATION_STEPS):
+            with torch.autocast(device.type, dtype=$dtype, enabled=$autocast):
+                part = loss(model, batch, device) / ACCUMULATION_STEPS
+""")
 _TEMPLATE = Template('''\
 """$title
 
@@ -31,7 +47,10 @@ RATE_FACTOR = $factor
 
 
 def train(model, optimizer, loss, batches, updates, device="$device"):
-    """Train on (inputs, targets), tensors of MICRO_BATCH each; the optimizer is the model's."""
+    """Train on batches of MICRO_BATCH; the optimizer is the model's.
+
+    $batch
+    """
 $guard$benchmark    device = torch.device(device)
     for group in optimizer.param_groups:
         group["lr"] *= RATE_FACTOR
@@ -40,12 +59,7 @@ $guard$benchmark    device = torch.device(device)
     losses = []
     for _ in range(updates):
         total = torch.zeros((), device=device)
-        for inputs, targets in itertools.islice(stream, ACCUMULATION_STEPS):
-            inputs = inputs.to(device, non_blocking=True$layout)
-            targets = targets.to(device, non_blocking=True)
-            with torch.autocast(device.type, dtype=$dtype, enabled=$autocast):
-                part = loss(model(inputs), targets) / ACCUMULATION_STEPS
-            scaler.scale(part).backward()
+$micro_batch_loss            scaler.scale(part).backward()
             total += part.detach()
         scaler.step(optimizer)
         scaler.update()
@@ -65,13 +79,17 @@ def fill(
     device_kind: DeviceKind,
 ) -> str:
     """The snippet of a plan for parts that are not ours; arguments as of `snippet.fill`."""
+    common = settings(variant, plan, device_kind)
+    is_whole = variant.own.batches is not None and variant.own.loss is None
     return _TEMPLATE.substitute(
         title=title,
         answer=answer,
         together=_TOGETHER.format(plan.processes, _how(plan)) if plan.processes > 1 else "",
         factor=_factor(variant, plan, target),
+        batch=_WHOLE_BATCH if is_whole else _PAIR,
+        micro_batch_loss=(_WHOLE if is_whole else _PARTS).substitute(common),
         guard="" if recipe_of(variant, target).base_batch else _GUARD,
-        **settings(variant, plan, device_kind),
+        **common,
     )
 
 
