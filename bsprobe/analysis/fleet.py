@@ -71,13 +71,14 @@ class Subject:
     network: str
     inputs: str
     """As `Variant.described_inputs`."""
-    classes: int | None
+    classes: str
+    """As `Variant.described_classes`."""
     name: str
     """Both in short: `deeplabv2-resnet101 at 512x1024`."""
 
     def describe(self) -> str:
         """`deeplabv2-resnet101 · 512 high x 1024 wide · 19 classes`."""
-        return f"{self.network} · {self.inputs} · {self.classes} classes"
+        return f"{self.network} · {self.inputs} · {self.classes}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,7 @@ def subject_of(variant: Variant) -> Subject:
     return Subject(
         network=variant.network,
         inputs=variant.described_inputs,
-        classes=variant.classes,
+        classes=variant.described_classes,
         name=variant.subject,
     )
 

@@ -116,6 +116,13 @@ class Variant:
         return _problem(self.model, self.own)
 
     @property
+    def described_classes(self) -> str:
+        """The number of classes: `19 classes`, `classes by its logits` until they are counted."""
+        if self.classes is None:
+            return "classes by its logits"
+        return f"{self.classes} class{'' if self.classes == 1 else 'es'}"
+
+    @property
     def is_complete(self) -> bool:
         """True where nothing is left that only the network tells."""
         has_size = self.resolution is not None or self.own.batches is not None

@@ -54,7 +54,7 @@ def titles(found: Fitting) -> list[str]:
     one = found.variants[0]
     models = ", ".join(dict.fromkeys(v.network for v in found.variants))
     sizes = ", ".join(dict.fromkeys(v.described_inputs for v in found.variants))
-    classes = "" if one.own.batches else f" · {one.classes} classes"
+    classes = "" if one.own.batches else f" · {one.described_classes}"
     return [f"{models} · {sizes}{classes}  [predicted]"]
 
 

@@ -1,6 +1,6 @@
 """Losses over an effective batch: cross-entropy of its valid pixels or images, or your own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -108,6 +108,8 @@ class CrossEntropy:
             UsageError: The network tells fewer classes apart than there are. On a GPU that would
                 be an assertion in a kernel, and nothing at all in a prediction.
         """
+        if not isinstance(logits_of(outputs), torch.Tensor):
+            raise _without_logits(outputs)
         for logits in (logits_of(outputs), auxiliary_of(outputs)):
             if self.classes is not None and _channels(logits) < self.classes:
                 raise UsageError(
@@ -118,6 +120,16 @@ class CrossEntropy:
         if self.problem is Problem.SEGMENTATION:
             return segmentation_loss(outputs, targets, count, self.at)
         return classification_loss(outputs, targets, count)
+
+
+def _without_logits(outputs: Any) -> UsageError:
+    """The error for outputs that nothing is known of."""
+    parts = f" of {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else ""
+    return UsageError(
+        f"the network returns a {type(outputs).__name__}{parts}, in which no logits are found",
+        hint="let it return them, alone, first, or as 'logits'; or name a loss of yours: "
+        "--loss FILE.py:FUNCTION, of outputs and targets",
+    )
 
 
 def _channels(logits: Any) -> float:

@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -155,8 +156,9 @@ def serve(handlers: Handlers, kinds: Kinds) -> None:
 
 def _looked_up(message: OpenDevice) -> tuple[Variant, ...]:
     """The variants, completed, once everything that will be asked for is known to be there."""
-    for variant in message.variants:
-        check_variant(variant)
+    with _without_gpu(message.request):
+        for variant in message.variants:
+            check_variant(variant)
     if message.data is not None:
         from bsprobe.training.images import check_images  # noqa: PLC0415 - imports torchvision
 
@@ -166,6 +168,15 @@ def _looked_up(message: OpenDevice) -> tuple[Variant, ...]:
     from bsprobe.simulate.trace.completion import completed  # noqa: PLC0415 - others need none
 
     return tuple(completed(variant) for variant in message.variants)
+
+
+def _without_gpu(request: DeviceRequest) -> AbstractContextManager[None]:
+    """The context in which a predicted network is imported: `.cuda()` leaves it where it is."""
+    if request.gpu is None:
+        return nullcontext()
+    from bsprobe.simulate.trace.named_device import named_device  # noqa: PLC0415 - others need none
+
+    return named_device()
 
 
 def _ready(device: Device, variants: tuple[Variant, ...]) -> Ready:

@@ -114,3 +114,20 @@ def test_a_configuration_says_the_size_of_classified_images(
 
     kind = Problem.CLASSIFICATION if size != DEFAULT_RESOLUTION else Problem.SEGMENTATION
     assert (found.resolution, found.classes, found.problem) == (size, 2, kind)
+
+
+class OnTheGpu(nn.Module):
+    """A network that moves itself, and names the GPU in its forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 6, 1).cuda()
+        self.to("cuda")
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        logits = self.layer(x + torch.ones(x.shape[-1], device="cuda"))
+        return [logits, logits]
+
+
+def test_a_network_that_names_the_gpu_is_looked_at_without_one() -> None:
+    assert completed(asked(f"{__name__}:OnTheGpu")).classes == 6

@@ -81,7 +81,7 @@ def test_groups_of_ones_own_optimizer_have_the_factors_of_its_rates() -> None:
     assert StepTracer(replace(VARIANT, own=own)).facts.groups == (("stem", 1.0), ("group 2", 4.0))
 
 
-def test_a_network_is_told_channels_and_classes_of_images_that_are_ours() -> None:
+def test_a_network_is_told_the_channels_and_keeps_its_own_number_of_classes() -> None:
     variant = Variant(
         model="tests.support.own_training:network",
         resolution=Resolution(height=32, width=64),
@@ -89,7 +89,7 @@ def test_a_network_is_told_channels_and_classes_of_images_that_are_ours() -> Non
         classes=7,
     )
 
-    assert StepTracer(variant).facts.parameters == (4 * 8 * 9 + 8) + 2 * 8 + (8 * 7 + 7)
+    assert StepTracer(variant).facts.parameters == (4 * 8 * 9 + 8) + 2 * 8 + (8 * 5 + 5)
 
 
 def test_inputs_by_name_go_through_the_replica_of_several_processes() -> None:

@@ -49,7 +49,7 @@ def headline(device: DeviceInfo, settings: Settings) -> list[str]:
         [
             ", ".join(dict.fromkeys(variant.network for variant in variants)),
             ", ".join(dict.fromkeys(variant.described_inputs for variant in variants)),
-            *([] if one.own.batches else [f"{one.classes} classes"]),
+            *([] if one.own.batches else [one.described_classes]),
             *([f"loss {one.own.loss}"] if one.own.loss else []),
             ", ".join(optimizers),
         ]

@@ -3,14 +3,12 @@
 from dataclasses import replace
 
 import torch
-from torch._subclasses import FakeTensorMode
 
+from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import DEFAULT_RESOLUTION, Variant
 from bsprobe.records.workload import IMAGE_LOSS, Problem, is_told_by_logits
-from bsprobe.simulate.trace.compiled import as_written, not_compiled
-from bsprobe.simulate.trace.fake_model import build_without_values, make_fake
-from bsprobe.training.batches import image_shape
+from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.training.models.elsewhere import own_size
 from bsprobe.training.outputs import logits_of
 
@@ -59,13 +57,9 @@ def _counted(variant: Variant) -> Variant:
 
 def _logits(variant: Variant) -> object:
     """The logits of two images, without values; None where the network does not get so far."""
-    with not_compiled(lambda: None):
-        built = build_without_values(variant)
-    model = as_written(built)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        with mode, torch.no_grad():
-            make_fake(model, mode, lambda *_: None)
-            return logits_of(model(torch.zeros(image_shape(variant, _IMAGES))))
+        return logits_of(StepTracer(variant).outputs(_IMAGES))
+    except UsageError:
+        raise
     except Exception:  # noqa: BLE001 - a user's network may raise anything: trials record it
         return None

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from bsprobe.records.variants import Variant
 from bsprobe.simulate.trace.compiled import path_as_written
+from bsprobe.simulate.trace.named_device import named_device
 from bsprobe.training.models.factory import build_model
 
 _WITH_LAYOUT = (4, 5)
@@ -37,7 +38,7 @@ def build_without_values(variant: Variant) -> nn.Module:
     Raises:
         UsageError: The variant names something unknown.
     """
-    with _WithoutRandomValues(), _without_truncation():
+    with named_device(), _WithoutRandomValues(), _without_truncation():
         return build_model(variant)
 
 

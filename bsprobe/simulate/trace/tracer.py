@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -168,6 +169,14 @@ class StepTracer:
             if recorder.repeats and number >= least:
                 return True
         return False
+
+    def outputs(self, batch: int) -> Any:
+        """The outputs of the network for a batch of images, without a training step."""
+        with self._tracing():
+            recorder = Recorder(self._model, self._mode, after=self._setup)
+            images = self._batch(batch, recorder).images
+            with recorder.watching(), torch.no_grad():
+                return self._model(images)
 
     def run_step(self, task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> None:
         """Run one step; a loop that is no habit of bsprobe's has its own."""

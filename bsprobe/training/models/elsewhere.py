@@ -177,7 +177,7 @@ def _configuration(path: str, arguments: dict[str, Any]) -> Any:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"--model {HUGGING_FACE}{path}: {error}",
+            f"--model {HUGGING_FACE}{path}: {getattr(error, 'strerror', None) or error}",
             hint="give the config.json of a model, as transformers writes it",
         ) from error
     kind = content.pop("model_type", None) if isinstance(content, dict) else None
