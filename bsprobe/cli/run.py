@@ -83,19 +83,13 @@ def _follow(asked: Settings, launch: Launch, connect: Connect) -> None:
 
 def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: bool) -> Start:
     """The beginning of the run; a journal's settings hold if nothing typed contradicts them."""
-    from bsprobe.engine.resume import newest_unfinished
+    from bsprobe.engine.resume import begun_run
     from bsprobe.engine.run import Start
-    from bsprobe.storage.folders import REPORTS
-    from bsprobe.storage.journal import Journal
 
     start = Start(settings=asked, folder=out, command=typed_command())
     if not resume:
         return start
-    folder = out or newest_unfinished(REPORTS)
-    resumed = Journal.resume(folder)
-    if resumed is None:
-        return replace(start, folder=folder)
-    _, contents = resumed
+    folder, journal, contents = begun_run(out)
     before = contents.header.settings
     require_same_settings(ctx, FACETS, asked, before, f"run in {folder}")
     if before.processes != asked.processes:
@@ -107,7 +101,7 @@ def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: boo
         # A limit that was derived from what was free then must not move while the run goes on.
         limit = contents.header.device.limit_bytes
         before = replace(before, device=replace(before.device, memory_limit_bytes=limit))
-    return replace(start, settings=before, folder=folder, resumed=resumed)
+    return replace(start, settings=before, folder=folder, resumed=(journal, contents))
 
 
 def probe(start: Start) -> Finished:

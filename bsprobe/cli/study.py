@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the unfinished study in --out, from its last checkpoint.  [default: off]",
+    help="Go on with the unfinished study in --out (or the newest one below reports/), from its "
+    "last checkpoint.  [default: off]",
 )
 @click.pass_context
 def study(ctx: click.Context, /, *, out: Path | None, resume: bool, **given: Any) -> None:
@@ -52,20 +53,15 @@ def study(ctx: click.Context, /, *, out: Path | None, resume: bool, **given: Any
 
 def _start(ctx: click.Context, asked: StudySettings, out: Path | None, *, resume: bool) -> Start:
     """The beginning of the study; a journal's settings hold if nothing typed contradicts them."""
-    from bsprobe.study.journal import StudyJournal
-    from bsprobe.study.run import Start
+    from bsprobe.study.run import Start, begun_study
 
     start = Start(settings=asked, folder=out, command=typed_command())
     if not resume:
         return start
-    if out is None:
-        raise UsageError("--resume does not say which study", hint="add --out FOLDER")
-    resumed = StudyJournal.resume(out)
-    if resumed is None:
-        return start
-    before = resumed[1].header.settings
-    require_same_settings(ctx, STUDY_FACETS, asked, before, f"study in {out}")
-    return replace(start, settings=before, resumed=resumed)
+    folder, journal, contents = begun_study(out)
+    before = contents.header.settings
+    require_same_settings(ctx, STUDY_FACETS, asked, before, f"study in {folder}")
+    return replace(start, settings=before, folder=folder, resumed=(journal, contents))
 
 
 def _study(start: Start) -> None:

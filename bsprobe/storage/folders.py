@@ -1,9 +1,12 @@
 """Folders of results: their names, which say what they are about, and what may be put there."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError, FileError, UsageError
@@ -17,9 +20,26 @@ from bsprobe.storage.runfile import NAME as RUN
 
 STUDY_JOURNAL = "study-journal.jsonl"
 STUDY = "study.json"
+REPORT = "report.md"
+"""The last file that is written to a folder of results."""
 REPORTS = Path("reports")
 """The folder that folders of results are made in where none is named."""
 _MOST_NUMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of results that can be gone on with, by the command that makes them."""
+
+    command: str
+    journal: str
+    """The file that is there once something was begun."""
+    result: str
+    """The file that is there once it is finished."""
+
+
+RUNS: Final = Kind(command="run", journal=JOURNAL, result=RUN)
+STUDIES: Final = Kind(command="study", journal=STUDY_JOURNAL, result=STUDY)
 _JOURNALS = {JOURNAL, STUDY_JOURNAL}
 _RESULTS = {RUN, STUDY}
 
@@ -90,6 +110,38 @@ def _what_to_do_with(folder: Path) -> str:
     if held & _JOURNALS and not held & _RESULTS:
         return "go on with what was begun in it by adding --resume, or give another --out"
     return "give another --out"
+
+
+def newest_unfinished(base: Path, kind: Kind) -> Path | None:
+    """The folder of the newest unfinished results of a kind below another folder, or None."""
+    found = [
+        path.parent
+        for path in base.glob(f"*/{kind.journal}")
+        if not (path.parent / kind.result).exists()
+    ]
+    return max(found, key=lambda folder: (folder / kind.journal).stat().st_mtime, default=None)
+
+
+def nothing_begun(folder: Path, kind: Kind) -> UsageError:
+    """The error for a folder in which nothing of a kind was begun, so that nothing can go on."""
+    other = STUDIES if kind is RUNS else RUNS
+    if (folder / other.journal).exists():
+        return UsageError(
+            f"--resume: {folder} holds a {other.command}, not a {kind.command}",
+            hint=resuming(folder, other),
+        )
+    newest = newest_unfinished(REPORTS, kind)
+    anew = f"start a new {kind.command} without --resume"
+    what = f"holds no {kind.command} to go on with" if folder.exists() else "does not exist"
+    return UsageError(
+        f"--resume: {folder} {what}",
+        hint=anew if newest is None else f"{resuming(newest, kind)} goes on; or {anew}",
+    )
+
+
+def resuming(folder: Path, kind: Kind) -> str:
+    """The command that goes on with what was begun in a folder."""
+    return f"bsprobe {kind.command} --resume --out {shlex.quote(str(folder))}"
 
 
 @contextmanager

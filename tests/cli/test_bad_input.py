@@ -1,12 +1,14 @@
 """Whatever is typed wrong gets one clear line, a hint, and exit code 2."""
 
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import bsprobe, run
+from bsprobe.storage.folders import RUNS, STUDIES
+from tests.support.commands import ROOT, bsprobe, run
 
 WRONG = """
 $ bsprobe run --model timm:resnet18 --norm batch,group
@@ -188,9 +190,21 @@ $ bsprobe run --memory-limit 99999999999GiB
 error: '99999999999GiB' is more memory than any machine has
 hint: give at most 1048576GiB
 
+$ bsprobe run --resume --out nowhere
+error: --resume: nowhere does not exist
+hint: start a new run without --resume
+
+$ bsprobe run --resume --out .
+error: --resume: . holds no run to go on with
+hint: start a new run without --resume
+
 $ bsprobe study --resume
-error: --resume does not say which study
-hint: add --out FOLDER
+error: there is no unfinished study below reports/
+hint: name its folder with --out
+
+$ bsprobe study --resume --out nowhere
+error: --resume: nowhere does not exist
+hint: start a new study without --resume
 
 $ bsprobe run --search=guided --device=cpu
 error: --search guided needs a prediction, and nothing predicts the memory of a CPU
@@ -270,6 +284,58 @@ def test_a_folder_that_holds_something_is_refused_and_resume_named_where_it_help
         f"error: --out full exists and is not an empty folder\nhint: {hint}\n",
     )
     assert {path.read_text() for path in (tmp_path / "full").iterdir()} == {"mine"}
+
+
+@pytest.mark.parametrize(
+    ("command", "journal"), [("run", RUNS.journal), ("study", STUDIES.journal)]
+)
+def test_resuming_elsewhere_names_the_unfinished_folder_below_reports(
+    command: str, journal: str, tmp_path: Path
+) -> None:
+    begun = tmp_path / "reports" / "an ü"
+    begun.mkdir(parents=True)
+    (begun / journal).write_text("")
+    done = bsprobe(command, "--resume", "--out=elsewhere", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "elsewhere does not exist" in done.stderr
+    assert f"hint: bsprobe {command} --resume --out 'reports/an ü' goes on" in done.stderr
+    # Nothing was begun there either: the first line is missing.
+    begun_anew = bsprobe(command, "--resume", cwd=tmp_path)
+    assert (begun_anew.returncode, list(begun.iterdir())) == (2, [])
+    assert "without --resume" in begun_anew.stderr
+
+
+def test_the_other_kind_of_results_is_resumed_by_its_own_command(tmp_path: Path) -> None:
+    (tmp_path / STUDIES.journal).write_text("")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / RUNS.journal).write_text("")
+    run, study = (
+        bsprobe("run", "--resume", "--out=.", cwd=tmp_path),
+        bsprobe("study", "--resume", "--out=r", cwd=tmp_path),
+    )
+    assert (run.returncode, study.returncode) == (2, 2)
+    assert run.stderr.endswith("hint: bsprobe study --resume --out .\n")
+    assert study.stderr.endswith("hint: bsprobe run --resume --out r\n")
+
+
+FINISHED_RUN = ROOT / "reports" / "predicted-rtx-3090-deeplabv2-resnet101-512x1024"
+FINISHED_STUDY = ROOT / "reports" / "study-cpu-deeplabv2-mini-64x128"
+
+
+@pytest.mark.parametrize(
+    ("command", "finished", "next_"),
+    [("run", FINISHED_RUN, "bsprobe report 'a b'"), ("study", FINISHED_STUDY, "'a b/report.md'")],
+)
+def test_what_is_finished_is_not_gone_on_with(
+    command: str, finished: Path, next_: str, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "a b")
+    (tmp_path / "a b" / (RUNS if command == "run" else STUDIES).journal).touch()
+    done = bsprobe(command, "--resume", "--out=a b", cwd=tmp_path)
+    error, hint = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "a b is finished" in error
+    assert next_ in hint
 
 
 def test_a_run_that_is_refused_before_its_first_trial_leaves_its_folder_empty(
