@@ -261,6 +261,12 @@ def test_what_click_refuses_is_shown_the_same_way(arguments: str, tmp_path: Path
     assert lines[1].startswith("hint: see bsprobe")
 
 
+def test_without_a_command_the_help_is_printed_as_it_is(tmp_path: Path) -> None:
+    alone, asked = bsprobe(cwd=tmp_path), bsprobe("--help", cwd=tmp_path)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (2, "", asked.stdout)
+    assert len(asked.stdout.splitlines()) > 10
+
+
 @pytest.mark.parametrize(
     ("held", "hint"),
     [
