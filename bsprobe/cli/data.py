@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bsprobe.cli.options.named import require_label_ids
 from bsprobe.records.errors import FileError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def data(root: Path, picture: Path | None) -> None:
 
     from bsprobe.training.cityscapes.inspection import inspect_folder
 
+    require_label_ids(root)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Reading", total=None)

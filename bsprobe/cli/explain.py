@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from bsprobe.cli.options.device import asked_gpu
+from bsprobe.cli.options.named import require_device, require_named
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.cli.options.values import axis_options, count, number, typed_command
 from bsprobe.records.errors import UsageError
+from bsprobe.records.gpus import check_limit
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
 from bsprobe.records.variants import Variant
@@ -82,6 +84,8 @@ def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) ->
             hint="leave it out: bsprobe explain predicts on any machine",
         )
     variants = variants_from(given)
+    require_device(given["device"])
+    require_named(variants)
     if out is not None and len(variants) > 1:
         raise UsageError(
             f"--out is one folder, these are {len(variants)} variants",
@@ -109,11 +113,10 @@ def _explain(
     from bsprobe.worker.environment import describe_environment
     from bsprobe.worker.runner import TrialRunner
 
-    request = DeviceRequest(
-        device=given["device"],
-        gpu=asked_gpu({**given, "data_root": None}),
-        memory_limit_bytes=given["memory_limit"],
-    )
+    gpu, limit = asked_gpu({**given, "data_root": None}), given["memory_limit"]
+    if gpu is not None and limit is not None:
+        check_limit(gpu, limit)
+    request = DeviceRequest(device=given["device"], gpu=gpu, memory_limit_bytes=limit)
     progress = StageProgress(Console(stderr=True))
 
     def start(asked: DeviceRequest, environment: Mapping[str, str]) -> TrialRunner:

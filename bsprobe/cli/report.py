@@ -32,12 +32,13 @@ def report(run: tuple[Path, ...], out: Path | None) -> None:
 
 
 def _again(run: Path, out: Path | None) -> None:
-    from bsprobe.report.run import terminal
-    from bsprobe.report.run.write import write_report
     from bsprobe.storage.files import file_errors
     from bsprobe.storage.runfile import load_run
 
     loaded = load_run(run)
+    from bsprobe.report.run import terminal  # only now: with the plots it takes seconds
+    from bsprobe.report.run.write import write_report
+
     folder = out or (run if run.is_dir() else run.parent)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,11 +49,12 @@ def _again(run: Path, out: Path | None) -> None:
 
 def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
     from bsprobe.analysis.fleet import make_fleet
-    from bsprobe.report.compare.fleet import render_text, write_fleet
     from bsprobe.storage.files import file_errors
     from bsprobe.storage.runfile import load_run
 
     fleet = make_fleet([(str(path), load_run(path)) for path in paths])
+    from bsprobe.report.compare.fleet import render_text, write_fleet  # as above
+
     folder = out or _new_folder(fleet)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bsprobe.cli.options.named import require_there
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.run import FACETS, settings_from, settings_options
 from bsprobe.cli.options.values import typed_command
@@ -48,6 +49,7 @@ def run(
     processes, and scales the learning rate. Lists make a matrix: every combination is probed.
     """
     asked = settings_from(given)
+    require_there(asked)
     launch = launched(os.environ)
     if launch is not None and not launch.leads:
         if not dry_run:
@@ -97,6 +99,7 @@ def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: boo
             f"the run in {folder} is of {before.processes} processes, not {asked.processes}",
             hint="start as many, or start a new run without --resume",
         )
+    require_there(before)
     if before.processes == 1:  # of several, every rank has its limit from the command line
         # A limit that was derived from what was free then must not move while the run goes on.
         limit = contents.header.device.limit_bytes

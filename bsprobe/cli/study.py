@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bsprobe.cli.options.named import (
+    require_device,
+    require_file,
+    require_images,
+    require_named,
+)
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.study import STUDY_FACETS, study_options, study_settings_from
 from bsprobe.cli.options.values import typed_command
@@ -47,6 +53,7 @@ def study(ctx: click.Context, /, *, out: Path | None, resume: bool, **given: Any
             "--data is missing: a study needs images to learn from",
             hint="draw some with `bsprobe sample-data DIR`, then add --data DIR",
         )
+    _require_there(start.settings)
     require_report_packages()
     _study(start)
 
@@ -62,6 +69,15 @@ def _start(ctx: click.Context, asked: StudySettings, out: Path | None, *, resume
     before = contents.header.settings
     require_same_settings(ctx, STUDY_FACETS, asked, before, f"study in {folder}")
     return replace(start, settings=before, folder=folder, resumed=(journal, contents))
+
+
+def _require_there(settings: StudySettings) -> None:
+    """Refuse a study of what is surely not there."""
+    require_device(settings.device.device)
+    require_named([settings.variant])
+    if settings.weights is not None:
+        require_file("--weights", Path(settings.weights))
+    require_images(settings.data)
 
 
 def _study(start: Start) -> None:

@@ -36,7 +36,7 @@ from importlib import resources
 from statistics import median
 
 from bsprobe.records.bounds import ASKED
-from bsprobe.records.errors import UsageError
+from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.units import MIB, format_bytes
 
 ESTIMATE = "estimate"
@@ -186,6 +186,26 @@ def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None
         outside_allocator_bytes=held,
         outside_source=ESTIMATE if outside is None else "as given",
     )
+
+
+def check_limit(gpu: Gpu, limit_bytes: int) -> None:
+    """Refuse a memory limit under which a card cannot train.
+
+    Raises:
+        DeviceError: It is more than the card has, or leaves nothing for training.
+    """
+    if limit_bytes > gpu.total_bytes:
+        raise DeviceError(
+            f"a memory limit of {format_bytes(limit_bytes)} is more than the "
+            f"{format_bytes(gpu.total_bytes)} of {gpu.name}",
+            hint="a limit can only make a GPU smaller",
+        )
+    if limit_bytes <= gpu.outside_allocator_bytes:
+        raise DeviceError(
+            f"a memory limit of {format_bytes(limit_bytes)} is used up by the CUDA context, "
+            f"which takes {format_bytes(gpu.outside_allocator_bytes)}",
+            hint="give a larger --memory-limit, with its unit: 11GiB",
+        )
 
 
 _NCCL_TWO_BYTES = 544 * MIB

@@ -14,6 +14,8 @@ from bsprobe.records.habits import COMMONEST, Habits
 
 TORCHVISION: Final = "torchvision:"
 TIMM: Final = "timm:"
+BUILT_IN: Final = ("deeplabv2-resnet50", "deeplabv2-resnet101", "deeplabv2-mini")
+"""The networks of this package; a test holds this to its factory."""
 _SEGMENTATION: Final = ("fcn_", "deeplabv3_", "lraspp_")
 """Beginnings of the names of torchvision's segmentation models; a test holds this to its list."""
 _TOP_LEVEL = (

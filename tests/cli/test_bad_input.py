@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bsprobe.storage.folders import RUNS, STUDIES
-from tests.support.commands import ROOT, bsprobe, run
+from tests.support.commands import ROOT, bsprobe, python, run
 
 WRONG = """
 $ bsprobe run --model timm:resnet18 --norm batch,group
@@ -223,6 +223,27 @@ error: --model: 'deeplab-resnet50' is unknown
 hint: did you mean deeplabv2-resnet50? Known: deeplabv2-resnet50, deeplabv2-resnet101, \
 deeplabv2-mini, torchvision:NAME, timm:NAME, PACKAGE.MODULE:FACTORY
 
+$ bsprobe run --model resnet18
+error: --model: 'resnet18' is unknown
+hint: did you mean torchvision:resnet18?
+
+$ bsprobe run --model torchvision:resnet19
+error: --model: 'torchvision:resnet19' is unknown
+hint: did you mean torchvision:resnet18? There are 86, such as torchvision:resnet152, \
+torchvision:resnet101, torchvision:resnet50, torchvision:resnet34, torchvision:densenet169
+
+$ bsprobe run --device cude:0
+error: --device: 'cude:0' is unknown
+hint: choose cpu, cuda or cuda:N
+
+$ bsprobe study --data D --weights W
+error: --weights: W does not exist
+hint: give the path of a file
+
+$ bsprobe run --gpu A10 --memory-limit 11
+error: a memory limit of 11 B is used up by the CUDA context, which takes 275 MiB
+hint: give a larger --memory-limit, with its unit: 11GiB
+
 $ bsprobe compare nowhere nowhere
 error: nowhere does not exist
 hint: is this the folder of a run?
@@ -363,6 +384,70 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     done = bsprobe("run", "--device", "cpu", "--out", "file/inside", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: file/inside: Not a directory\nhint: ")
+
+
+TOO_EARLY = """
+import sys
+from bsprobe.__main__ import main
+
+SLOW = ("torch", "torchvision", "timm", "pandas", "matplotlib")
+
+def importing(event, arguments):
+    if event == "import" and arguments[0] in SLOW:
+        sys.exit(f"{arguments[0]} is imported")
+    if event == "subprocess.Popen":
+        sys.exit("a process is started")
+
+sys.addaudithook(importing)
+main()
+"""
+NAMED = (
+    "run --model unet.py:buildd",
+    "run --model unet:build --optimizer-from unet:adam",
+    "run --model unet.py",
+    "run --model unet.py:build --loss unet.py",
+    "run --model unet.py:build --batch-from nowhere.py:batch",
+    "run --model deeplabv2-resnet999",
+    "run --model timm:resnet19",
+    "run --device cude",
+    "run --gpu 'RTX 4091'",
+    "run --data nowhere",
+    "explain --model unet.py:buildd",
+    "gpus --fit --model unet.py:buildd",
+    "study --data nowhere",
+    "ci --baseline nowhere",
+    "report nowhere",
+    "report nowhere elsewhere",
+    "compare nowhere elsewhere",
+)
+
+
+@pytest.mark.parametrize("typed", NAMED)
+def test_what_is_misspelt_is_refused_before_anything_slow_is_imported(
+    typed: str, tmp_path: Path
+) -> None:
+    (tmp_path / "unet.py").write_text("import torch\ndef build(): ...\nclass UNet: ...\n")
+    done = python("-c", TOO_EARLY, *shlex.split(typed), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    error, hint = done.stderr.splitlines()
+    assert (error[:7], hint[:6]) == ("error: ", "hint: ")
+    assert "bsprobe file" not in done.stderr
+    if "unet" in typed and "nowhere" not in typed:
+        assert "build, UNet" in hint
+
+
+def test_labels_by_train_id_alone_are_told_from_missing_ones(tmp_path: Path) -> None:
+    for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds")):
+        city = tmp_path / "D" / kind / "train" / "a"
+        city.mkdir(parents=True)
+        (city / f"a_000000_000019_{ending}.png").write_bytes(b"")
+    for command in (["run", "--data=D"], ["data", "D"], ["study", "--data=D"]):
+        done = bsprobe(*command, cwd=tmp_path)
+        error, hint = done.stderr.splitlines()
+        assert done.returncode == 2
+        assert "a_000000_000019_gtFine_labelIds.png" in error
+        assert "json2labelImg" in hint
+        assert "delete" not in done.stderr
 
 
 def test_a_folder_without_images_is_refused_by_name(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from bsprobe.records.runs import REFERENCE
 from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
 from bsprobe.records.workload import LOSSES
+from bsprobe.storage.source_names import callables_hint
 from bsprobe.worker.ranks.launch import command_of
 
 _MOST_DIGITS = 18
@@ -66,6 +67,8 @@ def argument(text: str) -> tuple[str, str]:
 def loss_name(text: str) -> str:
     """Parse the name of a loss: a built-in one, or the name of a callable."""
     if ":" not in text and text not in LOSSES:
+        if text.endswith(".py"):
+            return callable_name("--loss")(text)
         raise unknown_value("--loss", text, [*LOSSES, "PACKAGE.MODULE:CALLABLE"])
     return text
 
@@ -76,9 +79,12 @@ def callable_name(option: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         where, colon, what = text.partition(":")
         if not (where and colon and what):
+            found = callables_hint(where)
             raise UsageError(
                 f"{option}: '{text}' is not PACKAGE.MODULE:CALLABLE",
-                hint="for example training.parts:build, or train.py:build",
+                hint="for example training.parts:build, or train.py:build"
+                if found is None
+                else f"give {where}:CALLABLE; {found}",
             )
         return text
 

@@ -1,0 +1,167 @@
+"""Checks of what options name, before a process is started for it: most mistakes are misspellings.
+
+The process that runs the trials imports PyTorch first, and its check of the same takes seconds.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bsprobe.records.errors import FileError, UsageError
+from bsprobe.records.runs import Settings
+from bsprobe.records.trials import DataSource
+from bsprobe.records.variants import Variant, unknown_value
+from bsprobe.records.workload import BUILT_IN, TIMM, TORCHVISION, is_factory
+from bsprobe.storage.library_names import (
+    is_former_timm_name,
+    is_installed,
+    timm_networks,
+    torchvision_networks,
+)
+from bsprobe.storage.source_names import callables_hint, require_callable
+
+_ELSEWHERE = (f"{TORCHVISION}NAME", f"{TIMM}NAME", "PACKAGE.MODULE:FACTORY")
+
+
+def require_there(settings: Settings) -> None:
+    """Refuse settings that name what is surely not there.
+
+    Raises:
+        UsageError: A network, a callable of the user's or a device is not.
+        FileError: The images are not.
+    """
+    require_device(settings.device.device)
+    require_named(settings.variants)
+    require_images(settings.data)
+
+
+def require_named(variants: Iterable[Variant]) -> None:
+    """Refuse networks, losses, optimizers and batches that are surely not there.
+
+    Raises:
+        UsageError: One is not; the nearest is suggested.
+    """
+    named: dict[tuple[str, str], None] = {}
+    for variant in variants:
+        own = variant.own
+        _require_model(variant.model)
+        for option, name in (
+            ("--loss", own.own_loss),
+            ("--optimizer-from", own.optimizer),
+            ("--batch-from", own.batches),
+        ):
+            if name is not None:
+                named[option, name] = None
+    for option, name in named:
+        require_callable(option, name)
+
+
+def require_device(name: str | None) -> None:
+    """Refuse a device of another form than `cpu` and `cuda:N`.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if name is not None and re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        raise UsageError(f"--device: '{name}' is unknown", hint="choose cpu, cuda or cuda:N")
+
+
+def require_images(source: DataSource | None) -> None:
+    """Refuse a folder that is not in the layout of Cityscapes.
+
+    Raises:
+        FileError: It is not, or lacks files that are needed.
+    """
+    if source is None:
+        return
+    root = Path(source.root)
+    if not root.is_dir():
+        raise FileError(
+            f"--data: {root} {'is a file, not a folder' if root.exists() else 'does not exist'}",
+            hint="give the folder that holds leftImg8bit/ and gtFine/, or draw a stand-in with "
+            "`bsprobe sample-data DIR`",
+        )
+    from bsprobe.training.cityscapes.samples import Split, list_split  # imports numpy and Pillow
+
+    require_label_ids(root)
+    problems = list_split(root, Split.TRAIN).problems
+    if problems:
+        error = problems[0].as_error()
+        more = f"`bsprobe data {shlex.quote(source.root)}` lists all that is wrong"
+        raise FileError(str(error), hint=f"{error.hint}; {more}")
+
+
+def require_label_ids(root: Path) -> None:
+    """Refuse a data set that has labels by train id alone: they are made for another loader.
+
+    Raises:
+        FileError: It has, with what to do about it.
+    """
+    labels = root / "gtFine"
+    by_train_id = next(labels.glob("*/*/*_gtFine_labelTrainIds.png"), None)
+    if by_train_id is None or next(labels.glob("*/*/*_gtFine_labelIds.png"), None) is not None:
+        return
+    wanted = by_train_id.name.replace("_labelTrainIds.png", "_labelIds.png")
+    raise FileError(
+        f"{labels} has labels by train id alone, and labels by label id are needed: {wanted} "
+        f"beside {by_train_id.name}",
+        hint="gtFine_trainvaltest.zip of Cityscapes has them; or make each from its "
+        "*_polygons.json: python -m cityscapesscripts.preparation.json2labelImg IN.json OUT.png",
+    )
+
+
+def require_file(option: str, path: Path) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        FileError: It is not, or is a folder.
+    """
+    if path.is_file():
+        return
+    what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    raise FileError(f"{option}: {path} {what}", hint="give the path of a file")
+
+
+def _require_model(name: str) -> None:
+    if is_factory(name):
+        require_callable("--model", name)
+    elif name.startswith(TORCHVISION):
+        _require_known(name, name, [TORCHVISION + each for each in torchvision_networks()])
+    elif name.startswith(TIMM):
+        if not is_installed("timm"):
+            raise UsageError(
+                "--model timm:NAME needs the package timm, which is not installed",
+                hint="pip install timm",
+            )
+        architecture, _, _ = name.partition(".")  # behind it, weights are named
+        if not is_former_timm_name(architecture.removeprefix(TIMM)):
+            _require_known(name, architecture, [TIMM + each for each in timm_networks()])
+    elif ":" not in name and name not in BUILT_IN:
+        raise _unknown_network(name)
+
+
+def _require_known(name: str, architecture: str, known: Sequence[str]) -> None:
+    if known and architecture not in known:
+        raise unknown_value("--model", name, known)
+
+
+def _unknown_network(name: str) -> UsageError:
+    """The error for a network that is not built in, which may be somebody else's."""
+    is_file = name.endswith(".py") or os.sep in name
+    hint = callables_hint(name) if is_file or Path(f"{name}.py").is_file() else None
+    if hint is not None:
+        return UsageError(
+            f"--model: '{name}' does not say what builds the network",
+            hint=f"give {name}:FACTORY; {hint}",
+        )
+    for prefix, known in ((TORCHVISION, torchvision_networks), (TIMM, timm_networks)):
+        if name in known():
+            return UsageError(
+                f"--model: '{name}' is unknown", hint=f"did you mean {shlex.quote(prefix + name)}?"
+            )
+    if is_file:
+        what = "is no Python file with a factory" if Path(name).exists() else "does not exist"
+        return UsageError(f"--model: {name} {what}", hint="give FILE.py:FACTORY")
+    return unknown_value("--model", name, [*BUILT_IN, *_ELSEWHERE])
