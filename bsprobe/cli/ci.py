@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from bsprobe.analysis.thresholds import Threshold
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.comparison import compare_and_show, comparison_options
 from bsprobe.cli.options.named import require_there
 from bsprobe.cli.options.values import typed_command
@@ -16,7 +17,7 @@ from bsprobe.records.runs import Run, Settings
 from bsprobe.records.trials import Source
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path),

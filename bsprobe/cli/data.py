@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.named import require_label_ids
 from bsprobe.records.errors import FileError
 
@@ -21,7 +22,7 @@ _COLUMNS = 80
 _IGNORED = 255
 
 
-@click.command("data")
+@click.command("data", cls=Command)
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option(
     "--picture",

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.device import asked_gpu
 from bsprobe.cli.options.named import require_device, require_named
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
@@ -26,7 +27,7 @@ def _model_options(command: Any) -> Any:
     return command
 
 
-@click.command()
+@click.command(cls=Command)
 @_model_options
 @click.option(
     "--gpu",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.named import require_named
 from bsprobe.cli.options.subject import subject_options, variants_from
 from bsprobe.cli.options.values import count, typed_command
@@ -35,7 +36,7 @@ figures  reported: published by people with that card (--format csv says where);
 _TRIAL_TIMEOUT_SECONDS = 300.0
 
 
-@click.command("gpus")
+@click.command("gpus", cls=Command)
 @click.option(
     "--this",
     is_flag=True,

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bsprobe.cli.command import Command
+
 if TYPE_CHECKING:
     from bsprobe.analysis.fleet import Fleet
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--out",

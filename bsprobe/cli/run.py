@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.named import require_there
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.run import FACETS, settings_from, settings_options
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from bsprobe.worker.ranks.runner import Connect
 
 
-@click.command()
+@click.command(cls=Command)
 @settings_options
 @click.option(
     "--out",
@@ -38,7 +39,12 @@ if TYPE_CHECKING:
     help="Go on with the unfinished run in --out (or the newest one below reports/) without "
     "repeating a finished trial.  [default: off]",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be probed and stop.  [default: off]")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Open the device, check all that is asked, show what would be probed, and stop.  "
+    "[default: off]",
+)
 @click.pass_context
 def run(
     ctx: click.Context, /, *, out: Path | None, resume: bool, dry_run: bool, **given: Any
@@ -52,11 +58,7 @@ def run(
     require_there(asked)
     launch = launched(os.environ)
     if launch is not None and not launch.leads:
-        if not dry_run:
-            _follow(asked, launch, ctx.obj)
-        return
-    if dry_run:
-        click.echo(_plan_text(asked, out))
+        _follow(asked, launch, ctx.obj)
         return
     require_report_packages()
     start = _start(ctx, asked, out, resume=resume)
@@ -65,6 +67,9 @@ def run(
 
         open_ranks = partial(WorldRunner, launch=launch, connect=ctx.obj)
         start = replace(start, open_runner=open_ranks)
+    if dry_run:
+        click.echo(_plan_text(start))
+        return
     _warn(start.settings)
     finished = probe(start)
     _write(finished)
@@ -139,7 +144,14 @@ def _warn(settings: Settings) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _plan_text(settings: Settings, out: Path | None) -> str:
-    from bsprobe.report.run.plan import render
+def _plan_text(start: Start) -> str:
+    """The plan of a run, once all that it needs is known to be there."""
+    from rich.console import Console
 
-    return render(settings, out)
+    from bsprobe.engine.run import rehearse
+    from bsprobe.report.run.plan import render
+    from bsprobe.report.run.progress import TrialProgress
+
+    with TrialProgress(start.settings, Console(stderr=True)).opening():
+        device = rehearse(start)
+    return render(start.settings, start.folder, device)

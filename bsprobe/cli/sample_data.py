@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.values import count
 
 
-@click.command("sample-data")
+@click.command("sample-data", cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @count(
     "--images",

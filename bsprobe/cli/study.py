@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.named import (
     require_device,
     require_file,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from bsprobe.study.run import Start
 
 
-@click.command()
+@click.command(cls=Command)
 @study_options
 @click.option(
     "--out",

@@ -1,5 +1,7 @@
 """Folders of results: their names, which say what they are about, and what may be put there."""
 
+import errno
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -96,13 +98,28 @@ def given_folder(folder: Path) -> Path:
     Raises:
         FileError: It holds something, or is no folder, or cannot be created.
     """
+    require_empty(folder)
+    with file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse a folder for results that holds something, or cannot be created; nothing is created.
+
+    Raises:
+        FileError: It holds something, or is no folder, or may not be written to.
+    """
     with file_errors(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileError(
                 f"--out {folder} exists and is not an empty folder", hint=_what_to_do_with(folder)
             )
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _what_to_do_with(folder: Path) -> str:

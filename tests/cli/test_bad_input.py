@@ -5,8 +5,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from bsprobe.cli import COMMANDS
+from bsprobe.cli import bsprobe as commands
+from bsprobe.cli.command import _OTHERS
 from bsprobe.storage.folders import RUNS, STUDIES
 from tests.support.commands import ROOT, bsprobe, python, run
 
@@ -244,6 +248,18 @@ $ bsprobe run --gpu A10 --memory-limit 11
 error: a memory limit of 11 B is used up by the CUDA context, which takes 275 MiB
 hint: give a larger --memory-limit, with its unit: 11GiB
 
+$ bsprobe run --gpu A10 --dry-run --gpu A100
+error: --gpu is given twice
+hint: give it once
+
+$ bsprobe study --out a --out b --out a
+error: --out is given 3 times
+hint: give it once
+
+$ bsprobe run --norm batch --norm group
+error: --norm is given twice
+hint: give it once, with commas between its values: --norm A,B
+
 $ bsprobe compare nowhere nowhere
 error: nowhere does not exist
 hint: is this the folder of a run?
@@ -280,6 +296,46 @@ def test_what_click_refuses_is_shown_the_same_way(arguments: str, tmp_path: Path
     assert (done.returncode, done.stdout, len(lines)) == (2, "", 2)
     assert lines[0].startswith("error: ")
     assert lines[1].startswith("hint: see bsprobe")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("run --num-classes 21", "--model-arg num_classes=N"),
+        ("explain --classes=21", "--model-arg num_classes=N"),
+        ("run --batch-size 4", "--target-batch N or --max-batch N"),
+        ("study --batch_size 4", "--batches LIST or --micro-batch N"),
+        ("explain --batch-size 4", "--batch N or --max-batch N"),
+        ("run --amp", "--precision amp-fp16"),
+        ("study --FP16", "--precision amp-fp16"),
+        ("run --image-size 512", "--resolution HEIGHTxWIDTH"),
+        ("sample-data D --image-size 512", "--size HxW"),
+        ("run --lr 0.1", "--base-lr RATE"),
+        ("run --gpus 2", "--gpu NAME or --processes N"),
+        ("run --max_batch 2", "--max-batch"),
+    ],
+)
+def test_options_of_other_tools_are_answered_with_those_of_this_one(
+    typed: str, meant: str, tmp_path: Path
+) -> None:
+    done = bsprobe(*typed.split(), cwd=tmp_path)
+    error, hint = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, hint) == (2, "", f"hint: give {meant}")
+    option = typed.split()[-2 if " " in typed.partition("--")[2] else -1].partition("=")[0]
+    assert option in error
+
+
+def test_every_option_that_such_an_answer_names_exists() -> None:
+    known = {
+        name
+        for name_of_command in COMMANDS
+        if (command := commands.get_command(click.Context(commands), name_of_command))
+        for parameter in command.params
+        for name in parameter.opts
+    }
+    answers = [answer for each in _OTHERS.values() for answer in each]
+    assert {answer.partition(" ")[0] for answer in answers} <= known
+    assert {f"--{name}" for name in _OTHERS} & known <= {"--size", "--classes"}
 
 
 def test_without_a_command_the_help_is_printed_as_it_is(tmp_path: Path) -> None:
@@ -458,13 +514,43 @@ def test_a_folder_without_images_is_refused_by_name(tmp_path: Path) -> None:
     assert second.startswith("hint: ")
 
 
-def test_a_portrait_resolution_draws_a_warning(tmp_path: Path) -> None:
-    done = bsprobe("run", "--dry-run", "--resolution", "1024x512", cwd=tmp_path)
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[0] == (
+def test_a_rehearsal_opens_the_device_and_writes_nothing(tmp_path: Path) -> None:
+    words = ("run", "--dry-run", "--gpu=RTX 3090", "--model=deeplabv2-mini", "--out=out")
+    done = bsprobe(*words, "--resolution", "1024x512", cwd=tmp_path)
+    assert (done.returncode, list(tmp_path.iterdir())) == (0, []), done.stderr
+    first, _, device, *_ = done.stdout.splitlines()
+    assert first == (
         "Warning: 1024x512 is 1024 high x 512 wide, a portrait image; if you meant width first, "
         "write 512x1024"
     )
+    assert device == "on RTX 3090, predicted"
+
+
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
+        ("--model=no.py:net", "no.py does not exist"),
+        ("--gpu=A10 --memory-limit=11", "a memory limit of 11 B"),
+        ("--gpu=A10 --out=full", "--out full exists and is not an empty folder"),
+        ("--gpu=A10 --out=full/notes.txt/in", "Not a directory"),
+        ("--resume --out=full", "full holds no run to go on with"),
+        pytest.param(
+            "--gpu=A10 --model=deeplabv2-mini --model-arg=width=3",
+            "takes num_classes alone",
+            marks=pytest.mark.slow,  # the worker says so
+        ),
+    ],
+)
+def test_a_rehearsal_is_refused_what_the_run_would_be(
+    typed: str, complaint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    said = [
+        bsprobe("run", *typed.split(), *dry, cwd=tmp_path).stderr for dry in ([], ["--dry-run"])
+    ]
+    assert complaint in said[0]
+    assert said[1] == said[0]
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
