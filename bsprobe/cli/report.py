@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bsprobe.cli.command import Command
+from bsprobe.cli.options.values import wrote
 
 if TYPE_CHECKING:
     from bsprobe.analysis.fleet import Fleet
@@ -46,7 +47,7 @@ def _again(run: Path, out: Path | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     click.echo(terminal.render(loaded))
     write_report(loaded, folder)
-    click.echo(f"Wrote {folder}/   Next: read {folder}/report.md")
+    click.echo(wrote(folder, "report.md"))
 
 
 def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
@@ -62,7 +63,7 @@ def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     click.echo(render_text(fleet))
     write_fleet(fleet, folder)
-    click.echo(f"Wrote {folder}/   Next: read {folder}/fleet.md")
+    click.echo(wrote(folder, "fleet.md"))
 
 
 def _new_folder(fleet: Fleet) -> Path:

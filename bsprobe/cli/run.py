@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from bsprobe.cli.command import Command
 from bsprobe.cli.options.named import require_there
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.run import FACETS, settings_from, settings_options
-from bsprobe.cli.options.values import typed_command
+from bsprobe.cli.options.values import typed_command, wrote
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.worker.ranks.launch import launched
 from bsprobe.worker.required import require_report_packages
@@ -76,7 +77,7 @@ def run(
     if finished.run.has_only_failed:
         raise DeviceError(
             "every variant failed, and none for want of the memory that was probed",
-            hint=f"all details are in {finished.folder}/report.md",
+            hint=f"all details are in {shlex.quote(str(finished.folder / 'report.md'))}",
         )
 
 
@@ -134,7 +135,7 @@ def _write(finished: Finished) -> None:
     if best is not None and best.variant in finished.explanations:
         write_kinds_plot(finished.explanations[best.variant], folder / markdown.EXPLAINED)
     write_report(finished.run, folder)
-    click.echo(f"Wrote {folder}/   Next: read {folder}/report.md")
+    click.echo(wrote(folder, "report.md"))
 
 
 def _warn(settings: Settings) -> None:

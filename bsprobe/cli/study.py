@@ -17,7 +17,7 @@ from bsprobe.cli.options.named import (
 )
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.study import STUDY_FACETS, study_options, study_settings_from
-from bsprobe.cli.options.values import typed_command
+from bsprobe.cli.options.values import typed_command, wrote
 from bsprobe.records.errors import UsageError
 from bsprobe.worker.required import require_report_packages
 
@@ -78,7 +78,7 @@ def _require_there(settings: StudySettings) -> None:
     require_named([settings.variant])
     if settings.weights is not None:
         require_file("--weights", Path(settings.weights))
-    require_images(settings.data)
+    require_images(settings.data, ("train", "val"))
 
 
 def _study(start: Start) -> None:
@@ -95,4 +95,4 @@ def _study(start: Start) -> None:
         finished, folder = run(start, listener=progress)
     click.echo(terminal.render(finished))
     write_study_report(finished, folder)
-    click.echo(f"Wrote {folder}/   Next: read {folder}/report.md")
+    click.echo(wrote(folder, "report.md"))

@@ -7,6 +7,7 @@ from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.units import format_bytes
 from bsprobe.storage import runfile
+from bsprobe.storage.files import file_errors
 from bsprobe.storage.folders import REPORT, REPORTS, RUNS, newest_unfinished, nothing_begun
 from bsprobe.storage.journal import Contents, Journal
 
@@ -28,7 +29,9 @@ def begun_run(folder: Path | None) -> tuple[Path, Journal, Contents]:
         raise UsageError(
             f"there is no unfinished run below {REPORTS}/", hint="name its folder with --out"
         )
-    if not (folder / RUNS.journal).exists():
+    with file_errors(folder):
+        is_begun = (folder / RUNS.journal).exists()
+    if not is_begun:
         raise nothing_begun(folder, RUNS)
     if (folder / RUNS.result).exists():
         _require_unfinished(folder)

@@ -230,9 +230,15 @@ def compute_capabilities() -> tuple[str, ...]:
 def _unknown_capability(text: str) -> UsageError:
     known = compute_capabilities()
     hint = f"choose among {', '.join(known)}"
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        nearest = min(known, key=lambda capability: abs(float(capability) - float(text)))
+    meant = text
+    # CUDA's tools write 8.6 as 86 and sm_86.
+    if plain := re.fullmatch(r"(?:sm_?|compute_?)?(\d{1,2})(\d)a?", text.strip().lower()):
+        meant = f"{plain[1]}.{plain[2]}"
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", meant):
+        nearest = min(known, key=lambda capability: abs(float(capability) - float(meant)))
         hint = f"the nearest is {nearest}; known: {', '.join(known)}"
+        if nearest == meant:
+            hint = f"did you mean {meant}? Known: {', '.join(known)}"
     return UsageError(f"--compute-capability: '{text}' is unknown", hint=hint)
 
 

@@ -83,7 +83,7 @@ def callables_hint(where: str) -> str | None:
     """
     with suppress(UsageError):
         path = source_path("", where)
-        if path is not None and path.is_file():
+        if path is not None:
             return _those_of(where, read_names("", where, path))
     return None
 
@@ -97,7 +97,7 @@ def source_path(option: str, name: str) -> Path | None:
     where = name.partition(":")[0]
     if where.endswith(".py"):
         path = Path(where)
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113 - Path's raises where a name is too long
             raise _missing(option, name, f"{where} does not exist", path)
         return path
     if not all(part.isidentifier() for part in where.split(".")):

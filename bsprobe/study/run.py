@@ -7,6 +7,7 @@ from pathlib import Path
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import FileError, InterruptedRunError, UsageError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest
+from bsprobe.storage.files import file_errors
 from bsprobe.storage.folders import (
     REPORT,
     REPORTS,
@@ -132,7 +133,9 @@ def begun_study(folder: Path | None) -> tuple[Path, StudyJournal, StudyContents]
         raise UsageError(
             f"there is no unfinished study below {REPORTS}/", hint="name its folder with --out"
         )
-    if not (folder / STUDIES.journal).exists():
+    with file_errors(folder):
+        is_begun = (folder / STUDIES.journal).exists()
+    if not is_begun:
         raise nothing_begun(folder, STUDIES)
     if (folder / STUDIES.result).exists():
         _require_unfinished(folder)

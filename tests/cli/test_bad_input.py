@@ -11,6 +11,7 @@ import pytest
 from bsprobe.cli import COMMANDS
 from bsprobe.cli import bsprobe as commands
 from bsprobe.cli.command import _OTHERS
+from bsprobe.cli.options.values import number_within
 from bsprobe.storage.folders import RUNS, STUDIES
 from tests.support.commands import ROOT, bsprobe, python, run
 
@@ -25,11 +26,16 @@ hint: add --base-batch N, the effective batch that you train with at this rate
 
 $ bsprobe run --model torchvision:resnet18 --evaluate
 error: --evaluate needs a segmentation network; torchvision:resnet18 classifies images
-hint: leave one of the two out
+hint: give --model NAME of one, such as deeplabv2-resnet50 or torchvision:fcn_resnet50; or leave \
+--evaluate out
+
+$ bsprobe run --model parts:net --loss image-cross-entropy --evaluate
+error: --evaluate needs a segmentation network; parts:net classifies images
+hint: leave --loss image-cross-entropy out, or --evaluate
 
 $ bsprobe study --model torchvision:resnet18
 error: bsprobe study needs a segmentation network; torchvision:resnet18 classifies images
-hint: leave one of the two out
+hint: give --model NAME of one, such as deeplabv2-resnet50 or torchvision:fcn_resnet50
 
 $ bsprobe run --input 3x64x96 --resolution 64x64
 error: --input says 64x96, --resolution 64x64
@@ -78,7 +84,7 @@ PACKAGE.MODULE:CALLABLE
 
 $ bsprobe run --model torchvision:resnet18 --loss pixel-cross-entropy
 error: --loss pixel-cross-entropy: torchvision:resnet18 is a network for classification
-hint: leave --loss out: its name says which loss it takes
+hint: leave --loss out, or give --model NAME of a network for segmentation
 
 $ bsprobe run --optimizer-from parts:adam --optimizer adamw
 error: --optimizer does nothing with --optimizer-from parts:adam
@@ -148,7 +154,35 @@ hint: write for example 11GiB
 
 $ bsprobe run --headroom 1
 error: --headroom: 1 is out of range
+hint: give 1e-06 to less than 1; or is 1% meant?
+
+$ bsprobe run --headroom 100%
+error: --headroom: 100% is out of range
 hint: give 1e-06 to less than 1
+
+$ bsprobe run --trial-timeout 5%
+error: --trial-timeout: '5%' is not a number
+hint: for example 0.05
+
+$ bsprobe run --input 512x768x3
+error: --input: '512x768x3' has its channels last
+hint: channels come first: --input 3x512x768
+
+$ bsprobe run --resolution 512x768x4
+error: --resolution: '512x768x4' has three numbers, and a resolution is HEIGHTxWIDTH
+hint: give --resolution 512x768; or --input 4x512x768, where the channels come first
+
+$ bsprobe run --gpu custom --capacity 24GiB --compute-capability 86
+error: --compute-capability: '86' is unknown
+hint: did you mean 8.6? Known: 6.0, 6.1, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, 10.0, 12.0
+
+$ bsprobe explain --gpu custom --capacity 24GiB --compute-capability sm_120
+error: --compute-capability: 'sm_120' is unknown
+hint: did you mean 12.0? Known: 6.0, 6.1, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, 10.0, 12.0
+
+$ bsprobe run --gpu custom --capacity 24GiB --compute-capability 87
+error: --compute-capability: '87' is unknown
+hint: the nearest is 8.6; known: 6.0, 6.1, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, 10.0, 12.0
 
 $ bsprobe run --base-lr nan
 error: --base-lr: nan is out of range
@@ -504,6 +538,41 @@ def test_labels_by_train_id_alone_are_told_from_missing_ones(tmp_path: Path) -> 
         assert "a_000000_000019_gtFine_labelIds.png" in error
         assert "json2labelImg" in hint
         assert "delete" not in done.stderr
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *(["run", "--model", LONG], ["run", "--model", f"{LONG}.py"], ["run", f"--{LONG}"]),
+        *(["run", "--model", f"{LONG}.py:{LONG}"], ["run", "--norm", "x " * 50_000], [LONG]),
+        *(["run", "--steps", LONG], ["run", "--resume", "--out", LONG], ["report", LONG]),
+        *(["run", "--data", LONG], ["data", LONG], ["run", "--gpu=A10", "--out", LONG]),
+        ["study", "--data=D", "--weights", LONG],
+    ],
+    ids=lambda typed: " ".join(word[:9] for word in typed),
+)
+def test_a_value_of_any_length_is_shown_by_its_ends(typed: list[str], tmp_path: Path) -> None:
+    done = bsprobe(*typed, cwd=tmp_path)
+    error, hint = done.stderr.splitlines()
+    assert (done.returncode, error[:7], hint[:6]) == (2, "error: ", "hint: ")
+    assert 200 < len(error) < 700
+    assert "…" in error
+    assert "make room" not in hint
+
+
+def test_what_is_typed_next_can_be_pasted_whatever_a_folder_is_called(tmp_path: Path) -> None:
+    done = bsprobe("sample-data", "A ü", "--images=5", "--size=32x64", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "Next: bsprobe data 'A ü'"
+    done = bsprobe("report", FINISHED_RUN, "--out", "B &", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "Wrote B &/   Next: read 'B &/report.md'"
+
+
+def test_a_share_may_be_given_in_percent() -> None:
+    parse = number_within("--headroom", "headroom")
+    assert (parse("5%"), parse("0.05"), parse(0.05)) == (0.05, 0.05, 0.05)
 
 
 def test_a_folder_without_images_is_refused_by_name(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from bsprobe.records.runs import Settings
 from bsprobe.records.trials import DataSource
 from bsprobe.records.variants import Variant, unknown_value
 from bsprobe.records.workload import BUILT_IN, TIMM, TORCHVISION, is_factory
+from bsprobe.storage.files import file_errors
 from bsprobe.storage.library_names import (
     is_former_timm_name,
     is_installed,
@@ -68,8 +69,8 @@ def require_device(name: str | None) -> None:
         raise UsageError(f"--device: '{name}' is unknown", hint="choose cpu, cuda or cuda:N")
 
 
-def require_images(source: DataSource | None) -> None:
-    """Refuse a folder that is not in the layout of Cityscapes.
+def require_images(source: DataSource | None, splits: Sequence[str] = ("train",)) -> None:
+    """Refuse a folder that is not in the layout of Cityscapes, or lacks a split.
 
     Raises:
         FileError: It is not, or lacks files that are needed.
@@ -77,7 +78,9 @@ def require_images(source: DataSource | None) -> None:
     if source is None:
         return
     root = Path(source.root)
-    if not root.is_dir():
+    with file_errors(root):
+        is_folder = root.is_dir()
+    if not is_folder:
         raise FileError(
             f"--data: {root} {'is a file, not a folder' if root.exists() else 'does not exist'}",
             hint="give the folder that holds leftImg8bit/ and gtFine/, or draw a stand-in with "
@@ -86,11 +89,11 @@ def require_images(source: DataSource | None) -> None:
     from bsprobe.training.cityscapes.samples import Split, list_split  # imports numpy and Pillow
 
     require_label_ids(root)
-    problems = list_split(root, Split.TRAIN).problems
-    if problems:
-        error = problems[0].as_error()
-        more = f"`bsprobe data {shlex.quote(source.root)}` lists all that is wrong"
-        raise FileError(str(error), hint=f"{error.hint}; {more}")
+    for split in splits:
+        for problem in list_split(root, Split(split)).problems:
+            error = problem.as_error()
+            more = f"`bsprobe data {shlex.quote(source.root)}` lists all that is wrong"
+            raise FileError(str(error), hint=f"{error.hint}; {more}")
 
 
 def require_label_ids(root: Path) -> None:
@@ -100,8 +103,10 @@ def require_label_ids(root: Path) -> None:
         FileError: It has, with what to do about it.
     """
     labels = root / "gtFine"
-    by_train_id = next(labels.glob("*/*/*_gtFine_labelTrainIds.png"), None)
-    if by_train_id is None or next(labels.glob("*/*/*_gtFine_labelIds.png"), None) is not None:
+    with file_errors(root):
+        by_train_id = next(labels.glob("*/*/*_gtFine_labelTrainIds.png"), None)
+        by_id = next(labels.glob("*/*/*_gtFine_labelIds.png"), None)
+    if by_train_id is None or by_id is not None:
         return
     wanted = by_train_id.name.replace("_labelTrainIds.png", "_labelIds.png")
     raise FileError(
@@ -118,8 +123,9 @@ def require_file(option: str, path: Path) -> None:
     Raises:
         FileError: It is not, or is a folder.
     """
-    if path.is_file():
-        return
+    with file_errors(path):
+        if path.is_file():
+            return
     what = "is a folder, not a file" if path.is_dir() else "does not exist"
     raise FileError(f"{option}: {path} {what}", hint="give the path of a file")
 
@@ -150,7 +156,8 @@ def _require_known(name: str, architecture: str, known: Sequence[str]) -> None:
 def _unknown_network(name: str) -> UsageError:
     """The error for a network that is not built in, which may be somebody else's."""
     is_file = name.endswith(".py") or os.sep in name
-    hint = callables_hint(name) if is_file or Path(f"{name}.py").is_file() else None
+    is_module = os.path.isfile(f"{name}.py")  # noqa: PTH113 - Path's raises where a name is too long
+    hint = callables_hint(name) if is_file or is_module else None
     if hint is not None:
         return UsageError(
             f"--model: '{name}' does not say what builds the network",
@@ -162,6 +169,6 @@ def _unknown_network(name: str) -> UsageError:
                 f"--model: '{name}' is unknown", hint=f"did you mean {shlex.quote(prefix + name)}?"
             )
     if is_file:
-        what = "is no Python file with a factory" if Path(name).exists() else "does not exist"
+        what = "is no Python file with a factory" if os.path.exists(name) else "does not exist"  # noqa: PTH110 - as above
         return UsageError(f"--model: {name} {what}", hint="give FILE.py:FACTORY")
     return unknown_value("--model", name, [*BUILT_IN, *_ELSEWHERE])

@@ -1,11 +1,13 @@
 """The types of options: text to values, with errors that name the nearest known value."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -22,12 +24,32 @@ from bsprobe.worker.ranks.launch import command_of
 
 _MOST_DIGITS = 18
 """More are out of every range, and Python reads no more than 4300."""
+_SHARES = ("headroom",)
+"""Fields that are shares of a whole, and may be given in percent."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def resolutions(text: str) -> tuple[Resolution, ...]:
     """Parse a comma-separated list of resolutions."""
-    return tuple(parse_resolution(part) for part in _parts(text, "--resolution", "512x1024"))
+    return tuple(_resolution(part) for part in _parts(text, "--resolution", "512x1024"))
+
+
+def _resolution(text: str) -> Resolution:
+    """A resolution; three numbers are told where the channels go."""
+    if numbers := re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.replace("×", "x").replace("X", "x")):  # noqa: RUF001 - people paste the sign
+        channels, height, width = _channels_first(*map(int, numbers.groups()))
+        raise UsageError(
+            f"--resolution: '{text}' has three numbers, and a resolution is HEIGHTxWIDTH",
+            hint=f"give --resolution {height}x{width}; or --input {channels}x{height}x{width}, "
+            "where the channels come first",
+        )
+    return parse_resolution(text)
+
+
+def _channels_first(first: int, second: int, third: int) -> tuple[int, int, int]:
+    """Three numbers of an image as channels, height and width, from that order or the other."""
+    is_last = third < ASKED["width"].least <= first
+    return (third, first, second) if is_last else (first, second, third)
 
 
 def model_names(text: str) -> tuple[str, ...]:
@@ -43,6 +65,13 @@ def input_size(text: str) -> tuple[int, Resolution]:
         raise UsageError(
             f"--input: '{text}' is not CHANNELSxHEIGHTxWIDTH", hint="for example 3x512x1024"
         )
+    if numbers := re.fullmatch(r"(\d+)\s*[xX×]\s*(\d+)", size.strip()):  # noqa: RUF001 - as above
+        found = (count, *map(int, numbers.groups()))
+        if (meant := _channels_first(*found)) != found:
+            raise UsageError(
+                f"--input: '{text}' has its channels last",
+                hint=f"channels come first: --input {'x'.join(map(str, meant))}",
+            )
     if count not in ASKED["channels"]:
         raise UsageError(
             f"--input: {channels} channels are out of range", hint=f"give {ASKED['channels']}"
@@ -96,18 +125,24 @@ def byte_sizes(text: str) -> tuple[int, ...]:
     return tuple(parse_bytes(part) for part in text.split(","))
 
 
-def number_within(option: str, field: str) -> Callable[[str], float]:
+def number_within(option: str, field: str) -> Callable[[str | float], float]:
     """A parser for a number within the bounds of a field."""
 
-    def parse(text: str) -> float:
+    def parse(given: str | float) -> float:
+        text = str(given)  # a default comes as a number
+        is_percent = field in _SHARES and text.endswith("%")
         try:
-            number = float(text)
+            number = float(text.removesuffix("%")) / 100 if is_percent else float(text)
         except ValueError:
             raise UsageError(
                 f"{option}: '{text}' is not a number", hint="for example 0.05"
             ) from None
         if number not in ASKED[field]:
-            raise UsageError(f"{option}: {text} is out of range", hint=f"give {ASKED[field]}")
+            meant = field in _SHARES and not is_percent and number / 100 in ASKED[field]
+            raise UsageError(
+                f"{option}: {text} is out of range",
+                hint=f"give {ASKED[field]}" + (f"; or is {text}% meant?" if meant else ""),
+            )
         return number
 
     return parse
@@ -116,6 +151,11 @@ def number_within(option: str, field: str) -> Callable[[str], float]:
 def typed_command() -> str:
     """The command line of this process, for the reader of a report to type again."""
     return command_of(shlex.join(sys.argv[1:]), os.environ)
+
+
+def wrote(folder: Path, report: str) -> str:
+    """The last line of a command that has written a folder of results."""
+    return f"Wrote {folder}/   Next: read {shlex.quote(f'{folder}/{report}')}"
 
 
 Decorator = Callable[[Command], Command]
