@@ -12,7 +12,6 @@ from bsprobe.cli.options.named import require_device, require_named
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.cli.options.values import axis_options, count, number, typed_command
 from bsprobe.records.errors import UsageError
-from bsprobe.records.gpus import check_limit
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
 from bsprobe.records.variants import Variant
@@ -85,7 +84,12 @@ def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) ->
             hint="leave it out: bsprobe explain predicts on any machine",
         )
     variants = variants_from(given)
-    require_device(given["device"])
+    request = DeviceRequest(
+        device=given["device"],
+        gpu=asked_gpu({**given, "data_root": None}),
+        memory_limit_bytes=given["memory_limit"],
+    )
+    require_device(request)
     require_named(variants)
     if out is not None and len(variants) > 1:
         raise UsageError(
@@ -93,11 +97,12 @@ def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) ->
             hint="leave it out, or give one value for each option",
         )
     require_report_packages()
-    _explain(variants, batch, depth, out, given)
+    _explain(variants, request, batch, depth, out, given)
 
 
 def _explain(
     variants: tuple[Variant, ...],
+    request: DeviceRequest,
     batch: int | None,
     depth: int,
     out: Path | None,
@@ -114,10 +119,6 @@ def _explain(
     from bsprobe.worker.environment import describe_environment
     from bsprobe.worker.runner import TrialRunner
 
-    gpu, limit = asked_gpu({**given, "data_root": None}), given["memory_limit"]
-    if gpu is not None and limit is not None:
-        check_limit(gpu, limit)
-    request = DeviceRequest(device=given["device"], gpu=gpu, memory_limit_bytes=limit)
     progress = StageProgress(Console(stderr=True))
 
     def start(asked: DeviceRequest, environment: Mapping[str, str]) -> TrialRunner:

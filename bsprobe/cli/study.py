@@ -74,7 +74,7 @@ def _start(ctx: click.Context, asked: StudySettings, out: Path | None, *, resume
 
 def _require_there(settings: StudySettings) -> None:
     """Refuse a study of what is surely not there."""
-    require_device(settings.device.device)
+    require_device(settings.device)
     require_named([settings.variant])
     if settings.weights is not None:
         require_file("--weights", Path(settings.weights))

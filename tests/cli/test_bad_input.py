@@ -502,6 +502,9 @@ NAMED = (
     "run --device cude",
     "run --gpu 'RTX 4091'",
     "run --data nowhere",
+    "run --device cpu --memory-limit 11",
+    "run --model torchvision:resnet18 --input 4x64x64",
+    "explain --model deeplabv2-mini --model-arg width=3",
     "explain --model unet.py:buildd",
     "gpus --fit --model unet.py:buildd",
     "study --data nowhere",
@@ -603,9 +606,10 @@ def test_a_rehearsal_opens_the_device_and_writes_nothing(tmp_path: Path) -> None
         ("--gpu=A10 --out=full", "--out full exists and is not an empty folder"),
         ("--gpu=A10 --out=full/notes.txt/in", "Not a directory"),
         ("--resume --out=full", "full holds no run to go on with"),
+        ("--gpu=A10 --model=deeplabv2-mini --model-arg=width=3", "takes num_classes alone"),
         pytest.param(
-            "--gpu=A10 --model=deeplabv2-mini --model-arg=width=3",
-            "takes num_classes alone",
+            "--gpu=A10 --model=full/few.py:net --norm=group",
+            "it takes no norm_layer",
             marks=pytest.mark.slow,  # the worker says so
         ),
     ],
@@ -615,6 +619,7 @@ def test_a_rehearsal_is_refused_what_the_run_would_be(
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "full" / "few.py").write_text("def net(): ...\n")
     said = [
         bsprobe("run", *typed.split(), *dry, cwd=tmp_path).stderr for dry in ([], ["--dry-run"])
     ]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsprobe.records.errors import UsageError
-from bsprobe.records.gpus import Gpu, check_limit, custom_gpu, find_gpu
+from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.variants import Norm, Variant
 from bsprobe.worker.ranks.launch import launched
@@ -48,8 +48,6 @@ def asked_device(given: Mapping[str, Any], processes: int) -> DeviceRequest:
             f"and there {'are' if processes > 1 else 'is'} {processes}",
             hint="give one limit for all",
         )
-    if gpu is not None and limits:
-        check_limit(gpu, limits[0])
     differ = len(set(limits)) > 1
     return DeviceRequest(
         device=given["device"],

@@ -9,10 +9,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bsprobe.records.device_kind import DeviceKind, check_cpu_limit
 from bsprobe.records.errors import FileError, UsageError
-from bsprobe.records.runs import Settings
+from bsprobe.records.gpus import check_limit
+from bsprobe.records.runs import DeviceRequest, Settings
 from bsprobe.records.trials import DataSource
-from bsprobe.records.variants import Variant, unknown_value
+from bsprobe.records.variants import RGB, Variant, unknown_value
 from bsprobe.records.workload import BUILT_IN, TIMM, TORCHVISION, is_factory
 from bsprobe.storage.files import file_errors
 from bsprobe.storage.library_names import (
@@ -33,7 +35,7 @@ def require_there(settings: Settings) -> None:
         UsageError: A network, a callable of the user's or a device is not.
         FileError: The images are not.
     """
-    require_device(settings.device.device)
+    require_device(settings.device)
     require_named(settings.variants)
     require_images(settings.data)
 
@@ -48,6 +50,7 @@ def require_named(variants: Iterable[Variant]) -> None:
     for variant in variants:
         own = variant.own
         _require_model(variant.model)
+        _require_taken(variant)
         for option, name in (
             ("--loss", own.own_loss),
             ("--optimizer-from", own.optimizer),
@@ -59,14 +62,21 @@ def require_named(variants: Iterable[Variant]) -> None:
         require_callable(option, name)
 
 
-def require_device(name: str | None) -> None:
-    """Refuse a device of another form than `cpu` and `cuda:N`.
+def require_device(asked: DeviceRequest) -> None:
+    """Refuse a device of another form than `cpu` and `cuda:N`, and too little memory for it.
 
     Raises:
         UsageError: It is none.
+        DeviceError: The memory limit leaves nothing for training.
     """
+    name = asked.device
     if name is not None and re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
         raise UsageError(f"--device: '{name}' is unknown", hint="choose cpu, cuda or cuda:N")
+    for limit in (asked.memory_limit_bytes, *asked.rank_limits_bytes):
+        if limit is not None and asked.gpu is not None:
+            check_limit(asked.gpu, limit)
+        elif limit is not None and name == DeviceKind.CPU:
+            check_cpu_limit(limit)
 
 
 def require_images(source: DataSource | None, splits: Sequence[str] = ("train",)) -> None:
@@ -146,6 +156,21 @@ def _require_model(name: str) -> None:
             _require_known(name, architecture, [TIMM + each for each in timm_networks()])
     elif ":" not in name and name not in BUILT_IN:
         raise _unknown_network(name)
+
+
+def _require_taken(variant: Variant) -> None:
+    """Refuse arguments and channels that networks of other people's do not take."""
+    model = variant.model
+    if model in BUILT_IN and set(variant.own.arguments) - {"num_classes"}:
+        raise UsageError(
+            f"--model-arg: {model} takes num_classes alone",
+            hint="give --model package.module:factory for a network of your own",
+        )
+    if variant.channels != RGB and (model in BUILT_IN or model.startswith(TORCHVISION)):
+        raise UsageError(
+            f"--input: {model} takes images of {RGB} channels, not {variant.channels}",
+            hint="timm:NAME takes any number, and so may your own package.module:factory",
+        )
 
 
 def _require_known(name: str, architecture: str, known: Sequence[str]) -> None:
