@@ -1,7 +1,6 @@
 """Whatever is typed wrong gets one clear line, a hint, and exit code 2."""
 
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import pytest
 from bsprobe.cli import COMMANDS
 from bsprobe.cli import bsprobe as commands
 from bsprobe.cli.command import _OTHERS
-from bsprobe.cli.options.values import number_within
-from bsprobe.storage.folders import RUNS, STUDIES
-from tests.support.commands import ROOT, bsprobe, python, run
+from bsprobe.cli.options.values import number_within, wrote
+from tests.support.commands import bsprobe, run
 
 WRONG = """
 $ bsprobe run --model timm:resnet18 --norm batch,group
@@ -403,58 +401,6 @@ def test_a_folder_that_holds_something_is_refused_and_resume_named_where_it_help
     assert {path.read_text() for path in (tmp_path / "full").iterdir()} == {"mine"}
 
 
-@pytest.mark.parametrize(
-    ("command", "journal"), [("run", RUNS.journal), ("study", STUDIES.journal)]
-)
-def test_resuming_elsewhere_names_the_unfinished_folder_below_reports(
-    command: str, journal: str, tmp_path: Path
-) -> None:
-    begun = tmp_path / "reports" / "an ü"
-    begun.mkdir(parents=True)
-    (begun / journal).write_text("")
-    done = bsprobe(command, "--resume", "--out=elsewhere", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "elsewhere does not exist" in done.stderr
-    assert f"hint: bsprobe {command} --resume --out 'reports/an ü' goes on" in done.stderr
-    # Nothing was begun there either: the first line is missing.
-    begun_anew = bsprobe(command, "--resume", cwd=tmp_path)
-    assert (begun_anew.returncode, list(begun.iterdir())) == (2, [])
-    assert "without --resume" in begun_anew.stderr
-
-
-def test_the_other_kind_of_results_is_resumed_by_its_own_command(tmp_path: Path) -> None:
-    (tmp_path / STUDIES.journal).write_text("")
-    (tmp_path / "r").mkdir()
-    (tmp_path / "r" / RUNS.journal).write_text("")
-    run, study = (
-        bsprobe("run", "--resume", "--out=.", cwd=tmp_path),
-        bsprobe("study", "--resume", "--out=r", cwd=tmp_path),
-    )
-    assert (run.returncode, study.returncode) == (2, 2)
-    assert run.stderr.endswith("hint: bsprobe study --resume --out .\n")
-    assert study.stderr.endswith("hint: bsprobe run --resume --out r\n")
-
-
-FINISHED_RUN = ROOT / "reports" / "predicted-rtx-3090-deeplabv2-resnet101-512x1024"
-FINISHED_STUDY = ROOT / "reports" / "study-cpu-deeplabv2-mini-64x128"
-
-
-@pytest.mark.parametrize(
-    ("command", "finished", "next_"),
-    [("run", FINISHED_RUN, "bsprobe report 'a b'"), ("study", FINISHED_STUDY, "'a b/report.md'")],
-)
-def test_what_is_finished_is_not_gone_on_with(
-    command: str, finished: Path, next_: str, tmp_path: Path
-) -> None:
-    shutil.copytree(finished, tmp_path / "a b")
-    (tmp_path / "a b" / (RUNS if command == "run" else STUDIES).journal).touch()
-    done = bsprobe(command, "--resume", "--out=a b", cwd=tmp_path)
-    error, hint = done.stderr.splitlines()
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "a b is finished" in error
-    assert next_ in hint
-
-
 def test_a_run_that_is_refused_before_its_first_trial_leaves_its_folder_empty(
     tmp_path: Path,
 ) -> None:
@@ -474,73 +420,6 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     done = bsprobe("run", "--device", "cpu", "--out", "file/inside", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: file/inside: Not a directory\nhint: ")
-
-
-TOO_EARLY = """
-import sys
-from bsprobe.__main__ import main
-
-SLOW = ("torch", "torchvision", "timm", "pandas", "matplotlib")
-
-def importing(event, arguments):
-    if event == "import" and arguments[0] in SLOW:
-        sys.exit(f"{arguments[0]} is imported")
-    if event == "subprocess.Popen":
-        sys.exit("a process is started")
-
-sys.addaudithook(importing)
-main()
-"""
-NAMED = (
-    "run --model unet.py:buildd",
-    "run --model unet:build --optimizer-from unet:adam",
-    "run --model unet.py",
-    "run --model unet.py:build --loss unet.py",
-    "run --model unet.py:build --batch-from nowhere.py:batch",
-    "run --model deeplabv2-resnet999",
-    "run --model timm:resnet19",
-    "run --device cude",
-    "run --gpu 'RTX 4091'",
-    "run --data nowhere",
-    "run --device cpu --memory-limit 11",
-    "run --model torchvision:resnet18 --input 4x64x64",
-    "explain --model deeplabv2-mini --model-arg width=3",
-    "explain --model unet.py:buildd",
-    "gpus --fit --model unet.py:buildd",
-    "study --data nowhere",
-    "ci --baseline nowhere",
-    "report nowhere",
-    "report nowhere elsewhere",
-    "compare nowhere elsewhere",
-)
-
-
-@pytest.mark.parametrize("typed", NAMED)
-def test_what_is_misspelt_is_refused_before_anything_slow_is_imported(
-    typed: str, tmp_path: Path
-) -> None:
-    (tmp_path / "unet.py").write_text("import torch\ndef build(): ...\nclass UNet: ...\n")
-    done = python("-c", TOO_EARLY, *shlex.split(typed), cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    error, hint = done.stderr.splitlines()
-    assert (error[:7], hint[:6]) == ("error: ", "hint: ")
-    assert "bsprobe file" not in done.stderr
-    if "unet" in typed and "nowhere" not in typed:
-        assert "build, UNet" in hint
-
-
-def test_labels_by_train_id_alone_are_told_from_missing_ones(tmp_path: Path) -> None:
-    for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds")):
-        city = tmp_path / "D" / kind / "train" / "a"
-        city.mkdir(parents=True)
-        (city / f"a_000000_000019_{ending}.png").write_bytes(b"")
-    for command in (["run", "--data=D"], ["data", "D"], ["study", "--data=D"]):
-        done = bsprobe(*command, cwd=tmp_path)
-        error, hint = done.stderr.splitlines()
-        assert done.returncode == 2
-        assert "a_000000_000019_gtFine_labelIds.png" in error
-        assert "json2labelImg" in hint
-        assert "delete" not in done.stderr
 
 
 LONG = "x" * 100_000
@@ -569,8 +448,7 @@ def test_a_value_of_any_length_is_shown_by_its_ends(typed: list[str], tmp_path: 
 def test_what_is_typed_next_can_be_pasted_whatever_a_folder_is_called(tmp_path: Path) -> None:
     done = bsprobe("sample-data", "A ü", "--images=5", "--size=32x64", cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "Next: bsprobe data 'A ü'"
-    done = bsprobe("report", FINISHED_RUN, "--out", "B &", cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == "Wrote B &/   Next: read 'B &/report.md'"
+    assert wrote(Path("B &"), "report.md") == "Wrote B &/   Next: read 'B &/report.md'"
 
 
 def test_a_share_may_be_given_in_percent() -> None:
@@ -584,47 +462,6 @@ def test_a_folder_without_images_is_refused_by_name(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert first.startswith(f"error: {tmp_path}")
     assert second.startswith("hint: ")
-
-
-def test_a_rehearsal_opens_the_device_and_writes_nothing(tmp_path: Path) -> None:
-    words = ("run", "--dry-run", "--gpu=RTX 3090", "--model=deeplabv2-mini", "--out=out")
-    done = bsprobe(*words, "--resolution", "1024x512", cwd=tmp_path)
-    assert (done.returncode, list(tmp_path.iterdir())) == (0, []), done.stderr
-    first, _, device, *_ = done.stdout.splitlines()
-    assert first == (
-        "Warning: 1024x512 is 1024 high x 512 wide, a portrait image; if you meant width first, "
-        "write 512x1024"
-    )
-    assert device == "on RTX 3090, predicted"
-
-
-@pytest.mark.parametrize(
-    ("typed", "complaint"),
-    [
-        ("--model=no.py:net", "no.py does not exist"),
-        ("--gpu=A10 --memory-limit=11", "a memory limit of 11 B"),
-        ("--gpu=A10 --out=full", "--out full exists and is not an empty folder"),
-        ("--gpu=A10 --out=full/notes.txt/in", "Not a directory"),
-        ("--resume --out=full", "full holds no run to go on with"),
-        ("--gpu=A10 --model=deeplabv2-mini --model-arg=width=3", "takes num_classes alone"),
-        pytest.param(
-            "--gpu=A10 --model=full/few.py:net --norm=group",
-            "it takes no norm_layer",
-            marks=pytest.mark.slow,  # the worker says so
-        ),
-    ],
-)
-def test_a_rehearsal_is_refused_what_the_run_would_be(
-    typed: str, complaint: str, tmp_path: Path
-) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "notes.txt").write_text("mine")
-    (tmp_path / "full" / "few.py").write_text("def net(): ...\n")
-    said = [
-        bsprobe("run", *typed.split(), *dry, cwd=tmp_path).stderr for dry in ([], ["--dry-run"])
-    ]
-    assert complaint in said[0]
-    assert said[1] == said[0]
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
