@@ -56,7 +56,8 @@ def run(
     processes, and scales the learning rate. Lists make a matrix: every combination is probed.
     """
     asked = settings_from(given)
-    require_there(asked)
+    if not resume:  # then the settings are those of the journal
+        require_there(asked)
     launch = launched(os.environ)
     if launch is not None and not launch.leads:
         _follow(asked, launch, ctx.obj)
