@@ -61,6 +61,7 @@ pack() {  # pack FOLDER...: each as an archive in $OUT, without what makes it to
     (($(wc -c <"$partial") <= 15 << 20)) && cp "$partial" "$W/$folder.tgz" && mv "$W/$folder.tgz" "$OUT/"
   done
 }
+begun() { [ ! -e "$W/$1/journal.jsonl" ] || echo --resume; }  # what a run that goes on is given
 minutes() { awk "BEGIN { print ($1) / 60 }"; }
 record() {  # record SECONDS [OPTION...]: what is still missing, for so long
   local seconds=$1
@@ -96,7 +97,7 @@ trap 'kill $mirror 2>/dev/null; pack run torchrun explain' EXIT
 if [ "$part" = A ]; then
   box 75 "$PY" benchmarks/outside_stages.py "$OUT/outside.jsonl" "${small[@]}"
   record "$first" --tier all
-  box 320 "$PY" -m bsprobe run --resume --search guided --trial-timeout 150 --out "$W/run" "${network[@]}"
+  box 320 "$PY" -m bsprobe run $(begun run) --search guided --trial-timeout 150 --out "$W/run" "${network[@]}"
   record 600 --tier all  # what the run has left over
 else
   record 45 --tier 4
@@ -104,11 +105,11 @@ else
     box 75 "$PY" benchmarks/card_plans.py "$W/plans.json.gz" --minutes 1
     cp "$W/plans.json.gz" "$OUT/" 2>/dev/null
   fi
-  box 215 "$PY" -m bsprobe run --resume --search guided --trial-timeout 60 --out "$W/run" "${network[@]}"
+  box 215 "$PY" -m bsprobe run $(begun run) --search guided --trial-timeout 60 --out "$W/run" "${network[@]}"
   record 70 --tier 1
   box 60 "$PY" -m pytest -m gpu tests/engine/test_measuring_on_gpu.py -q -p no:cacheprovider
   box 70 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/explain" "${network[@]}"
-  box 45 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run --resume \
+  box 45 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run $(begun torchrun) \
     --search guided --model deeplabv2-mini --resolution 256x512 --precision amp-fp16 --norm batch \
     --out "$W/torchrun"
   record 100 --tier 2

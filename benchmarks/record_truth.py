@@ -147,8 +147,9 @@ def record_boundaries(session: Session, plan: Sequence[BoundarySearch]) -> None:
 def run_command(search: BoundarySearch, folder: Path) -> list[str]:
     """The `bsprobe run` that finds boundaries, or goes on with finding them."""
     variant = search.variant
+    begun = ["--resume"] if (folder / JOURNAL).exists() else []
     return [
-        *(sys.executable, "-m", "bsprobe", "run", "--resume", "--out", str(folder)),
+        *(sys.executable, "-m", "bsprobe", "run", *begun, "--out", str(folder)),
         *("--device", "cuda", "--memory-limit", f"{search.limit_bytes // GIB}GiB"),
         *("--search", "guided", "--trial-timeout", str(_TRIAL_TIMEOUT_SECONDS)),
         *("--model", variant.model, "--resolution", str(variant.resolution)),

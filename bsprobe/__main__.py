@@ -1,6 +1,7 @@
 """The entry point: runs a command and turns what it raises into one line and an exit code."""
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 _USAGE = 2
 _OUR_BUG = 101
 _INTERRUPTED = 130
+_LONGEST_VALUE = 200
+"""Characters of a value that is repeated in an error."""
+_LONGEST_LINE = 2000
+"""Of a whole error or hint, which may list names and paths."""
 _ROOM = "make room on this machine (disk, memory, processes), then try again"
 
 
@@ -87,10 +92,18 @@ def _complain_first(message: str, hint: str | None, code: int) -> int:
 
 
 def _complain(message: str, hint: str | None, code: int) -> int:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    values = r"'[^']*'|\S+"
+    shown = re.sub(values, lambda value: _shortened(value[0], _LONGEST_VALUE), message)
+    click.echo(f"error: {_shortened(' '.join(shown.split()), _LONGEST_LINE)}", err=True)
     if hint:
-        click.echo(f"hint: {hint}", err=True)
+        click.echo(f"hint: {_shortened(hint, _LONGEST_LINE)}", err=True)
     return code
+
+
+def _shortened(text: str, most: int) -> str:
+    """A text without its middle where it is longer than people read."""
+    kept = most // 2
+    return text if len(text) <= most else f"{text[:kept]}…{text[-kept:]}"
 
 
 def _refused_by_system(error: OSError) -> int:

@@ -23,9 +23,17 @@ COMMANDS: Final = (
 )
 """Each is a function in the file of its name, with an underscore for the hyphen."""
 
+_USAGE = 2
+
 
 class _Commands(click.Group):
     """Imports a command when it is asked for, so that one does not load what the others need."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:  # click would raise it, for one line of an error
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(_USAGE)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx

@@ -6,7 +6,9 @@ from pathlib import Path
 import click
 
 from bsprobe.analysis.thresholds import Threshold
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.comparison import compare_and_show, comparison_options
+from bsprobe.cli.options.named import require_there
 from bsprobe.cli.options.values import typed_command
 from bsprobe.cli.run import probe
 from bsprobe.records.errors import UsageError
@@ -15,7 +17,7 @@ from bsprobe.records.runs import Run, Settings
 from bsprobe.records.trials import Source
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path),
@@ -43,15 +45,17 @@ def ci(
     """
     from bsprobe.analysis.comparability import require_comparable_torch
     from bsprobe.engine.run import Start
-    from bsprobe.report.run.write import write_report
     from bsprobe.storage.runfile import load_run
     from bsprobe.worker.environment import installed_version
 
     def runs() -> tuple[Run, Run]:
         before = load_run(baseline)
         settings = _settings_of(before, baseline)
+        require_there(settings)
         if torch := installed_version("torch"):
             require_comparable_torch(before, torch)
+        from bsprobe.report.run.write import write_report  # with the plots it takes seconds
+
         made = probe(Start(settings=settings, folder=out, command=typed_command()))
         write_report(made.run, made.folder)
         click.echo(f"Wrote {made.folder}/", err=True)

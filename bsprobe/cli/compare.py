@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from bsprobe.analysis.thresholds import Threshold
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.comparison import compare_and_show, comparison_options
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("baseline", type=click.Path(path_type=Path))
 @click.argument("run", type=click.Path(path_type=Path))
 @comparison_options

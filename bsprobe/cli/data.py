@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bsprobe.cli.command import Command
+from bsprobe.cli.options.named import require_label_ids
 from bsprobe.records.errors import FileError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ _COLUMNS = 80
 _IGNORED = 255
 
 
-@click.command("data")
+@click.command("data", cls=Command)
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option(
     "--picture",
@@ -42,6 +44,7 @@ def data(root: Path, picture: Path | None) -> None:
 
     from bsprobe.training.cityscapes.inspection import inspect_folder
 
+    require_label_ids(root)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Reading", total=None)

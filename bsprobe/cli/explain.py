@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.device import asked_gpu
+from bsprobe.cli.options.named import require_device, require_named
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.cli.options.values import axis_options, count, number, typed_command
 from bsprobe.records.errors import UsageError
@@ -24,7 +26,7 @@ def _model_options(command: Any) -> Any:
     return command
 
 
-@click.command()
+@click.command(cls=Command)
 @_model_options
 @click.option(
     "--gpu",
@@ -82,17 +84,25 @@ def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) ->
             hint="leave it out: bsprobe explain predicts on any machine",
         )
     variants = variants_from(given)
+    request = DeviceRequest(
+        device=given["device"],
+        gpu=asked_gpu({**given, "data_root": None}),
+        memory_limit_bytes=given["memory_limit"],
+    )
+    require_device(request)
+    require_named(variants)
     if out is not None and len(variants) > 1:
         raise UsageError(
             f"--out is one folder, these are {len(variants)} variants",
             hint="leave it out, or give one value for each option",
         )
     require_report_packages()
-    _explain(variants, batch, depth, out, given)
+    _explain(variants, request, batch, depth, out, given)
 
 
 def _explain(
     variants: tuple[Variant, ...],
+    request: DeviceRequest,
     batch: int | None,
     depth: int,
     out: Path | None,
@@ -109,11 +119,6 @@ def _explain(
     from bsprobe.worker.environment import describe_environment
     from bsprobe.worker.runner import TrialRunner
 
-    request = DeviceRequest(
-        device=given["device"],
-        gpu=asked_gpu({**given, "data_root": None}),
-        memory_limit_bytes=given["memory_limit"],
-    )
     progress = StageProgress(Console(stderr=True))
 
     def start(asked: DeviceRequest, environment: Mapping[str, str]) -> TrialRunner:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bsprobe.cli.command import Command
+from bsprobe.cli.options.named import require_named
 from bsprobe.cli.options.subject import subject_options, variants_from
 from bsprobe.cli.options.values import count, typed_command
 from bsprobe.records.errors import DeviceError, UsageError
@@ -34,7 +36,7 @@ figures  reported: published by people with that card (--format csv says where);
 _TRIAL_TIMEOUT_SECONDS = 300.0
 
 
-@click.command("gpus")
+@click.command("gpus", cls=Command)
 @click.option(
     "--this",
     is_flag=True,
@@ -83,7 +85,9 @@ def gpus(
     if not fit:
         _require_fit(ctx)
     if fit:
-        fit_catalogue(variants_from(subject), batch, out)
+        variants = variants_from(subject)
+        require_named(variants)
+        fit_catalogue(variants, batch, out)
     elif this:
         worker = _open()
         try:

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bsprobe.cli.command import Command
+from bsprobe.cli.options.values import wrote
+
 if TYPE_CHECKING:
     from bsprobe.analysis.fleet import Fleet
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--out",
@@ -32,33 +35,35 @@ def report(run: tuple[Path, ...], out: Path | None) -> None:
 
 
 def _again(run: Path, out: Path | None) -> None:
-    from bsprobe.report.run import terminal
-    from bsprobe.report.run.write import write_report
     from bsprobe.storage.files import file_errors
     from bsprobe.storage.runfile import load_run
 
     loaded = load_run(run)
+    from bsprobe.report.run import terminal  # only now: with the plots it takes seconds
+    from bsprobe.report.run.write import write_report
+
     folder = out or (run if run.is_dir() else run.parent)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     click.echo(terminal.render(loaded))
     write_report(loaded, folder)
-    click.echo(f"Wrote {folder}/   Next: read {folder}/report.md")
+    click.echo(wrote(folder, "report.md"))
 
 
 def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
     from bsprobe.analysis.fleet import make_fleet
-    from bsprobe.report.compare.fleet import render_text, write_fleet
     from bsprobe.storage.files import file_errors
     from bsprobe.storage.runfile import load_run
 
     fleet = make_fleet([(str(path), load_run(path)) for path in paths])
+    from bsprobe.report.compare.fleet import render_text, write_fleet  # as above
+
     folder = out or _new_folder(fleet)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     click.echo(render_text(fleet))
     write_fleet(fleet, folder)
-    click.echo(f"Wrote {folder}/   Next: read {folder}/fleet.md")
+    click.echo(wrote(folder, "fleet.md"))
 
 
 def _new_folder(fleet: Fleet) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bsprobe.cli.command import Command
+from bsprobe.cli.options.named import require_there
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.run import FACETS, settings_from, settings_options
-from bsprobe.cli.options.values import typed_command
+from bsprobe.cli.options.values import typed_command, wrote
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.worker.ranks.launch import launched
 from bsprobe.worker.required import require_report_packages
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from bsprobe.worker.ranks.runner import Connect
 
 
-@click.command()
+@click.command(cls=Command)
 @settings_options
 @click.option(
     "--out",
@@ -37,7 +40,12 @@ if TYPE_CHECKING:
     help="Go on with the unfinished run in --out (or the newest one below reports/) without "
     "repeating a finished trial.  [default: off]",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be probed and stop.  [default: off]")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Open the device, check all that is asked, show what would be probed, and stop.  "
+    "[default: off]",
+)
 @click.pass_context
 def run(
     ctx: click.Context, /, *, out: Path | None, resume: bool, dry_run: bool, **given: Any
@@ -48,13 +56,11 @@ def run(
     processes, and scales the learning rate. Lists make a matrix: every combination is probed.
     """
     asked = settings_from(given)
+    if not resume:  # then the settings are those of the journal
+        require_there(asked)
     launch = launched(os.environ)
     if launch is not None and not launch.leads:
-        if not dry_run:
-            _follow(asked, launch, ctx.obj)
-        return
-    if dry_run:
-        click.echo(_plan_text(asked, out))
+        _follow(asked, launch, ctx.obj)
         return
     require_report_packages()
     start = _start(ctx, asked, out, resume=resume)
@@ -63,13 +69,16 @@ def run(
 
         open_ranks = partial(WorldRunner, launch=launch, connect=ctx.obj)
         start = replace(start, open_runner=open_ranks)
+    if dry_run:
+        click.echo(_plan_text(start))
+        return
     _warn(start.settings)
     finished = probe(start)
     _write(finished)
     if finished.run.has_only_failed:
         raise DeviceError(
             "every variant failed, and none for want of the memory that was probed",
-            hint=f"all details are in {finished.folder}/report.md",
+            hint=f"all details are in {shlex.quote(str(finished.folder / 'report.md'))}",
         )
 
 
@@ -83,19 +92,13 @@ def _follow(asked: Settings, launch: Launch, connect: Connect) -> None:
 
 def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: bool) -> Start:
     """The beginning of the run; a journal's settings hold if nothing typed contradicts them."""
-    from bsprobe.engine.resume import newest_unfinished
+    from bsprobe.engine.resume import begun_run
     from bsprobe.engine.run import Start
-    from bsprobe.storage.folders import REPORTS
-    from bsprobe.storage.journal import Journal
 
     start = Start(settings=asked, folder=out, command=typed_command())
     if not resume:
         return start
-    folder = out or newest_unfinished(REPORTS)
-    resumed = Journal.resume(folder)
-    if resumed is None:
-        return replace(start, folder=folder)
-    _, contents = resumed
+    folder, journal, contents = begun_run(out)
     before = contents.header.settings
     require_same_settings(ctx, FACETS, asked, before, f"run in {folder}")
     if before.processes != asked.processes:
@@ -103,11 +106,12 @@ def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: boo
             f"the run in {folder} is of {before.processes} processes, not {asked.processes}",
             hint="start as many, or start a new run without --resume",
         )
+    require_there(before)
     if before.processes == 1:  # of several, every rank has its limit from the command line
         # A limit that was derived from what was free then must not move while the run goes on.
         limit = contents.header.device.limit_bytes
         before = replace(before, device=replace(before.device, memory_limit_bytes=limit))
-    return replace(start, settings=before, folder=folder, resumed=resumed)
+    return replace(start, settings=before, folder=folder, resumed=(journal, contents))
 
 
 def probe(start: Start) -> Finished:
@@ -132,7 +136,7 @@ def _write(finished: Finished) -> None:
     if best is not None and best.variant in finished.explanations:
         write_kinds_plot(finished.explanations[best.variant], folder / markdown.EXPLAINED)
     write_report(finished.run, folder)
-    click.echo(f"Wrote {folder}/   Next: read {folder}/report.md")
+    click.echo(wrote(folder, "report.md"))
 
 
 def _warn(settings: Settings) -> None:
@@ -142,7 +146,14 @@ def _warn(settings: Settings) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _plan_text(settings: Settings, out: Path | None) -> str:
-    from bsprobe.report.run.plan import render
+def _plan_text(start: Start) -> str:
+    """The plan of a run, once all that it needs is known to be there."""
+    from rich.console import Console
 
-    return render(settings, out)
+    from bsprobe.engine.run import rehearse
+    from bsprobe.report.run.plan import render
+    from bsprobe.report.run.progress import TrialProgress
+
+    with TrialProgress(start.settings, Console(stderr=True)).opening():
+        device = rehearse(start)
+    return render(start.settings, start.folder, device)

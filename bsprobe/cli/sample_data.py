@@ -1,13 +1,15 @@
 """`bsprobe sample-data`: draw a small data set in the layout of Cityscapes."""
 
+import shlex
 from pathlib import Path
 
 import click
 
+from bsprobe.cli.command import Command
 from bsprobe.cli.options.values import count
 
 
-@click.command("sample-data")
+@click.command("sample-data", cls=Command)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @count(
     "--images",
@@ -54,4 +56,4 @@ def sample_data(folder: Path, images: int, size: str, seed: int) -> None:
         f"Drew {images} images, {resolution.describe()}: "
         f"{of_split.count(Split.TRAIN)} train, {of_split.count(Split.VAL)} val."
     )
-    click.echo(f"Next: bsprobe data {folder}")
+    click.echo(f"Next: bsprobe data {shlex.quote(str(folder))}")

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bsprobe.cli.command import Command
+from bsprobe.cli.options.named import (
+    require_device,
+    require_file,
+    require_images,
+    require_named,
+)
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.study import STUDY_FACETS, study_options, study_settings_from
-from bsprobe.cli.options.values import typed_command
+from bsprobe.cli.options.values import typed_command, wrote
 from bsprobe.records.errors import UsageError
 from bsprobe.worker.required import require_report_packages
 
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
     from bsprobe.study.run import Start
 
 
-@click.command()
+@click.command(cls=Command)
 @study_options
 @click.option(
     "--out",
@@ -29,7 +36,8 @@ if TYPE_CHECKING:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the unfinished study in --out, from its last checkpoint.  [default: off]",
+    help="Go on with the unfinished study in --out (or the newest one below reports/), from its "
+    "last checkpoint.  [default: off]",
 )
 @click.pass_context
 def study(ctx: click.Context, /, *, out: Path | None, resume: bool, **given: Any) -> None:
@@ -46,26 +54,31 @@ def study(ctx: click.Context, /, *, out: Path | None, resume: bool, **given: Any
             "--data is missing: a study needs images to learn from",
             hint="draw some with `bsprobe sample-data DIR`, then add --data DIR",
         )
+    _require_there(start.settings)
     require_report_packages()
     _study(start)
 
 
 def _start(ctx: click.Context, asked: StudySettings, out: Path | None, *, resume: bool) -> Start:
     """The beginning of the study; a journal's settings hold if nothing typed contradicts them."""
-    from bsprobe.study.journal import StudyJournal
-    from bsprobe.study.run import Start
+    from bsprobe.study.run import Start, begun_study
 
     start = Start(settings=asked, folder=out, command=typed_command())
     if not resume:
         return start
-    if out is None:
-        raise UsageError("--resume does not say which study", hint="add --out FOLDER")
-    resumed = StudyJournal.resume(out)
-    if resumed is None:
-        return start
-    before = resumed[1].header.settings
-    require_same_settings(ctx, STUDY_FACETS, asked, before, f"study in {out}")
-    return replace(start, settings=before, resumed=resumed)
+    folder, journal, contents = begun_study(out)
+    before = contents.header.settings
+    require_same_settings(ctx, STUDY_FACETS, asked, before, f"study in {folder}")
+    return replace(start, settings=before, folder=folder, resumed=(journal, contents))
+
+
+def _require_there(settings: StudySettings) -> None:
+    """Refuse a study of what is surely not there."""
+    require_device(settings.device)
+    require_named([settings.variant])
+    if settings.weights is not None:
+        require_file("--weights", Path(settings.weights))
+    require_images(settings.data, ("train", "val"))
 
 
 def _study(start: Start) -> None:
@@ -82,4 +95,4 @@ def _study(start: Start) -> None:
         finished, folder = run(start, listener=progress)
     click.echo(terminal.render(finished))
     write_study_report(finished, folder)
-    click.echo(f"Wrote {folder}/   Next: read {folder}/report.md")
+    click.echo(wrote(folder, "report.md"))

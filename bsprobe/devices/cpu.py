@@ -21,7 +21,7 @@ import torch
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.stepping import run_steps
-from bsprobe.records.device_kind import DeviceKind
+from bsprobe.records.device_kind import DeviceKind, check_cpu_limit
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
@@ -29,7 +29,6 @@ from bsprobe.records.units import KIB, MIB, format_bytes
 
 _DEFAULT_SHARE = 0.8
 """Of the memory that is available, where no limit is given: the machine must survive the probe."""
-_SMALLEST_LIMIT = 64 * MIB
 _THREADED = 300
 """Rows of a product for which OpenBLAS starts its threads."""
 _CLEAN_WITHIN = 4 * MIB
@@ -45,11 +44,7 @@ class CpuDevice:
         self._can_reset = _reset_high_water()
         available = _available_bytes()
         limit = int(available * _DEFAULT_SHARE) if limit_bytes is None else limit_bytes
-        if limit < _SMALLEST_LIMIT:
-            raise DeviceError(
-                f"a memory limit of {format_bytes(limit)} leaves no room for any network",
-                hint=f"give at least {format_bytes(_SMALLEST_LIMIT)}",
-            )
+        check_cpu_limit(limit)
         if limit > available:
             raise DeviceError(
                 f"a memory limit of {format_bytes(limit)} is more than the "

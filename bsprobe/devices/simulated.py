@@ -11,9 +11,8 @@ from typing import Final
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.settling import until_settled
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.errors import DeviceError
 from bsprobe.records.explanations import Explanation, RecordedTrial
-from bsprobe.records.gpus import ESTIMATE, Gpu, nccl_bytes
+from bsprobe.records.gpus import ESTIMATE, Gpu, check_limit, nccl_bytes
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.trials import Ddp, Measurement, Peak, Source, TrialSpec
 from bsprobe.records.units import Resolution, format_bytes
@@ -72,18 +71,7 @@ class SimulatedDevice:
     ) -> None:
         self._gpu = gpu
         self._capacity = gpu.total_bytes if limit_bytes is None else limit_bytes
-        if self._capacity > gpu.total_bytes:
-            raise DeviceError(
-                f"a memory limit of {format_bytes(self._capacity)} is more than the "
-                f"{format_bytes(gpu.total_bytes)} of {gpu.name}",
-                hint="a limit can only make a GPU smaller",
-            )
-        if self._capacity <= gpu.outside_allocator_bytes:
-            raise DeviceError(
-                f"a memory limit of {format_bytes(self._capacity)} is used up by the CUDA context, "
-                f"which takes {format_bytes(gpu.outside_allocator_bytes)}",
-                hint="give a larger --memory-limit",
-            )
+        check_limit(gpu, self._capacity)
         self._capability = gpu.capability
         self._workspaces = workspaces or workspaces_on(self._capability)
         # Shared ones are written to the disk by whoever shares them: once, not once a trial.

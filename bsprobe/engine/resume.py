@@ -1,29 +1,58 @@
 """A run that was interrupted: where it is, and whether this device may go on with it."""
 
+import shlex
 from pathlib import Path
 
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.units import format_bytes
-from bsprobe.storage import journal, runfile
+from bsprobe.storage import runfile
+from bsprobe.storage.files import file_errors
+from bsprobe.storage.folders import REPORT, REPORTS, RUNS, newest_unfinished, nothing_begun
+from bsprobe.storage.journal import Contents, Journal
 
 
-def newest_unfinished(base: Path) -> Path:
-    """The folder of the newest unfinished run below another folder.
+def begun_run(folder: Path | None) -> tuple[Path, Journal, Contents]:
+    """The folder of an unfinished run, its journal, open, and what it holds.
+
+    A run in which a variant has failed, or whose report is not written, counts as unfinished.
+
+    Args:
+        folder: The run's; None: the newest unfinished one below `REPORTS`.
 
     Raises:
-        UsageError: There is none.
+        UsageError: Nothing was begun there, or it is finished.
+        FileError: Another run is writing to the journal, or it is damaged.
     """
-    found = [
-        path.parent
-        for path in base.glob(f"*/{journal.NAME}")
-        if not (path.parent / runfile.NAME).exists()
-    ]
-    if not found:
+    folder = folder or newest_unfinished(REPORTS, RUNS)
+    if folder is None:
         raise UsageError(
-            f"there is no unfinished run below {base}/", hint="name its folder with --out"
+            f"there is no unfinished run below {REPORTS}/", hint="name its folder with --out"
         )
-    return max(found, key=lambda folder: (folder / journal.NAME).stat().st_mtime)
+    with file_errors(folder):
+        is_begun = (folder / RUNS.journal).exists()
+    if not is_begun:
+        raise nothing_begun(folder, RUNS)
+    if (folder / RUNS.result).exists():
+        _require_unfinished(folder)
+    resumed = Journal.resume(folder)
+    if resumed is None:
+        raise UsageError(
+            f"--resume: the run in {folder} ended before its first line, and {folder} is empty now",
+            hint="start it again without --resume",
+        )
+    return folder, *resumed
+
+
+def _require_unfinished(folder: Path) -> None:
+    """Refuse a run of which nothing is to be made again, and whose report is written."""
+    run = runfile.load_run(folder)
+    if (folder / REPORT).exists() and not any(result.boundary.has_failed for result in run.results):
+        raise UsageError(
+            f"--resume: the run in {folder} is finished",
+            hint=f"bsprobe report {shlex.quote(str(folder))} shows it again; for a new run give "
+            "another --out",
+        )
 
 
 def require_same_device(before: DeviceInfo, now: DeviceInfo, folder: Path) -> None:

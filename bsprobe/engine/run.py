@@ -16,13 +16,14 @@ from bsprobe.engine.resume import require_same_device
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import BsprobeError, InterruptedRunError
 from bsprobe.records.explanations import RECORDED_SNAPSHOT, Explanation
-from bsprobe.records.runs import SCHEMA_VERSION, Run, Settings, VariantResult
+from bsprobe.records.runs import SCHEMA_VERSION, DeviceInfo, Run, Settings, VariantResult
 from bsprobe.records.trials import Source, Trial
 from bsprobe.records.variants import Variant
 from bsprobe.storage.folders import (
     REPORTS,
     given_folder,
     new_folder,
+    require_empty,
     run_name,
     withdrawn_if_refused,
 )
@@ -176,6 +177,27 @@ def _run_on(
         if alone is not None and alone.ready.device.kind is DeviceKind.CUDA:
             explaining.found |= recorded_star(made, alone, notify)
     return Finished(run=made, folder=folder, explanations=explaining.found)
+
+
+def rehearse(start: Start) -> DeviceInfo:
+    """Open and check all that `run` opens before its first trial; nothing is written.
+
+    Raises:
+        BsprobeError: As `run`.
+    """
+    if start.folder is not None and start.resumed is None:
+        require_empty(start.folder)
+    with (
+        start.open_runner(start.settings) as runner,
+        predictor_for(start.settings, runner.ready.device),
+    ):
+        device = runner.ready.device
+        if start.resumed is not None:
+            assert start.folder is not None  # noqa: S101 - the journal's
+            log, contents = start.resumed
+            with log:
+                require_same_device(contents.header.device, device, start.folder)
+    return device
 
 
 class _Explaining:

@@ -36,7 +36,7 @@ from importlib import resources
 from statistics import median
 
 from bsprobe.records.bounds import ASKED
-from bsprobe.records.errors import UsageError
+from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.units import MIB, format_bytes
 
 ESTIMATE = "estimate"
@@ -188,6 +188,26 @@ def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None
     )
 
 
+def check_limit(gpu: Gpu, limit_bytes: int) -> None:
+    """Refuse a memory limit under which a card cannot train.
+
+    Raises:
+        DeviceError: It is more than the card has, or leaves nothing for training.
+    """
+    if limit_bytes > gpu.total_bytes:
+        raise DeviceError(
+            f"a memory limit of {format_bytes(limit_bytes)} is more than the "
+            f"{format_bytes(gpu.total_bytes)} of {gpu.name}",
+            hint="a limit can only make a GPU smaller",
+        )
+    if limit_bytes <= gpu.outside_allocator_bytes:
+        raise DeviceError(
+            f"a memory limit of {format_bytes(limit_bytes)} is used up by the CUDA context, "
+            f"which takes {format_bytes(gpu.outside_allocator_bytes)}",
+            hint="give a larger --memory-limit, with its unit: 11GiB",
+        )
+
+
 _NCCL_TWO_BYTES = 544 * MIB
 _NCCL_MORE_BYTES = 688 * MIB
 """Bytes that NCCL took for an all-reduce among two A100 and among more of them, over NVLink
@@ -210,9 +230,15 @@ def compute_capabilities() -> tuple[str, ...]:
 def _unknown_capability(text: str) -> UsageError:
     known = compute_capabilities()
     hint = f"choose among {', '.join(known)}"
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        nearest = min(known, key=lambda capability: abs(float(capability) - float(text)))
+    meant = text
+    # CUDA's tools write 8.6 as 86 and sm_86.
+    if plain := re.fullmatch(r"(?:sm_?|compute_?)?(\d{1,2})(\d)a?", text.strip().lower()):
+        meant = f"{plain[1]}.{plain[2]}"
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", meant):
+        nearest = min(known, key=lambda capability: abs(float(capability) - float(meant)))
         hint = f"the nearest is {nearest}; known: {', '.join(known)}"
+        if nearest == meant:
+            hint = f"did you mean {meant}? Known: {', '.join(known)}"
     return UsageError(f"--compute-capability: '{text}' is unknown", hint=hint)
 
 

@@ -349,7 +349,7 @@ def _require_loss_for(model: str, loss: str | None) -> None:
     if wanted is not None and not is_told_by_logits(model) and wanted is not problem_of(model):
         raise UsageError(
             f"--loss {loss}: {model} is a network for {problem_of(model)}",
-            hint="leave --loss out: its name says which loss it takes",
+            hint=f"leave --loss out, or give --model NAME of a network for {wanted}",
         )
 
 

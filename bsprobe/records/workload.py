@@ -20,6 +20,17 @@ SMP: Final = "smp:"
 """Before the name of an architecture of segmentation_models_pytorch."""
 PREFIXES: Final = (TORCHVISION, TIMM, HUGGING_FACE, SMP)
 """Beginnings of the names of networks that other packages build."""
+BUILT_IN: Final = ("deeplabv2-resnet50", "deeplabv2-resnet101", "deeplabv2-mini")
+"""The networks of this package; a test holds this to its factory."""
+MODEL_FORMS: Final = (
+    *BUILT_IN,
+    f"{TORCHVISION}NAME",
+    f"{TIMM}NAME",
+    f"{SMP}ARCHITECTURE",
+    f"{HUGGING_FACE}CONFIG.json",
+    "PACKAGE.MODULE:NAME",
+)
+"""The names of models, or their forms."""
 _SEGMENTATION: Final = ("fcn_", "deeplabv3_", "lraspp_")
 """Beginnings of the names of torchvision's segmentation models; a test holds this to its list."""
 _TOP_LEVEL = (

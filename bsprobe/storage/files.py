@@ -1,5 +1,6 @@
 """Files: written whole or not at all, and complaints of the operating system in one clear line."""
 
+import errno
 import os
 import re
 import secrets
@@ -143,6 +144,8 @@ def file_errors(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise FileError(f"{path} does not exist", hint="is this the folder of a run?") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise FileError(f"{path}: {error.strerror}", hint="give a shorter name") from error
         raise FileError(
             f"{path}: {error.strerror or error}",
             hint="free the disk or its permissions; what was measured before is kept, and a run "

@@ -1,9 +1,14 @@
 """Folders of results: their names, which say what they are about, and what may be put there."""
 
+import errno
+import os
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError, FileError, UsageError
@@ -17,9 +22,26 @@ from bsprobe.storage.runfile import NAME as RUN
 
 STUDY_JOURNAL = "study-journal.jsonl"
 STUDY = "study.json"
+REPORT = "report.md"
+"""The last file that is written to a folder of results."""
 REPORTS = Path("reports")
 """The folder that folders of results are made in where none is named."""
 _MOST_NUMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of results that can be gone on with, by the command that makes them."""
+
+    command: str
+    journal: str
+    """The file that is there once something was begun."""
+    result: str
+    """The file that is there once it is finished."""
+
+
+RUNS: Final = Kind(command="run", journal=JOURNAL, result=RUN)
+STUDIES: Final = Kind(command="study", journal=STUDY_JOURNAL, result=STUDY)
 _JOURNALS = {JOURNAL, STUDY_JOURNAL}
 _RESULTS = {RUN, STUDY}
 
@@ -76,13 +98,28 @@ def given_folder(folder: Path) -> Path:
     Raises:
         FileError: It holds something, or is no folder, or cannot be created.
     """
+    require_empty(folder)
+    with file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse a folder for results that holds something, or cannot be created; nothing is created.
+
+    Raises:
+        FileError: It holds something, or is no folder, or may not be written to.
+    """
     with file_errors(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileError(
                 f"--out {folder} exists and is not an empty folder", hint=_what_to_do_with(folder)
             )
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
+        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _what_to_do_with(folder: Path) -> str:
@@ -90,6 +127,38 @@ def _what_to_do_with(folder: Path) -> str:
     if held & _JOURNALS and not held & _RESULTS:
         return "go on with what was begun in it by adding --resume, or give another --out"
     return "give another --out"
+
+
+def newest_unfinished(base: Path, kind: Kind) -> Path | None:
+    """The folder of the newest unfinished results of a kind below another folder, or None."""
+    found = [
+        path.parent
+        for path in base.glob(f"*/{kind.journal}")
+        if not (path.parent / kind.result).exists()
+    ]
+    return max(found, key=lambda folder: (folder / kind.journal).stat().st_mtime, default=None)
+
+
+def nothing_begun(folder: Path, kind: Kind) -> UsageError:
+    """The error for a folder in which nothing of a kind was begun, so that nothing can go on."""
+    other = STUDIES if kind is RUNS else RUNS
+    if (folder / other.journal).exists():
+        return UsageError(
+            f"--resume: {folder} holds a {other.command}, not a {kind.command}",
+            hint=resuming(folder, other),
+        )
+    newest = newest_unfinished(REPORTS, kind)
+    anew = f"start a new {kind.command} without --resume"
+    what = f"holds no {kind.command} to go on with" if folder.exists() else "does not exist"
+    return UsageError(
+        f"--resume: {folder} {what}",
+        hint=anew if newest is None else f"{resuming(newest, kind)} goes on; or {anew}",
+    )
+
+
+def resuming(folder: Path, kind: Kind) -> str:
+    """The command that goes on with what was begun in a folder."""
+    return f"bsprobe {kind.command} --resume --out {shlex.quote(str(folder))}"
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The file of a finished run: everything, versioned."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def load_run(path: Path) -> Run:
             path = path / NAME
         data = path.read_bytes()
     try:
-        value = parse_json(data)
+        value = _parsed(path, data)
         _require_run(path, value)
         check_version(path, value, SCHEMA_VERSION)
         run = from_json(Run, value)
@@ -49,16 +50,40 @@ def load_run(path: Path) -> Run:
     return run
 
 
+def _parsed(path: Path, data: bytes) -> Any:
+    """The JSON of a file; what has another ending is no damaged file, but another one."""
+    try:
+        return parse_json(data)
+    except MalformedError:
+        if path.suffix == ".json":
+            raise
+        folder = path.parent
+        hint = f"give the folder of a run, or its {NAME}"
+        if (folder / NAME).exists():
+            hint = f"give its folder, {_quoted(folder)}, or {_quoted(folder / NAME)}"
+        elif (folder / JOURNAL_NAME).exists():
+            hint = _finishing(folder)
+        raise FileError(f"{path} is not the file of a run: it is not JSON", hint=hint) from None
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _finishing(folder: Path) -> str:
+    return f"finish it: bsprobe run --resume --out {_quoted(folder)}"
+
+
 def _no_run_in(folder: Path) -> FileError:
     """What a folder without `run.json` is, and what to type instead."""
     if (folder / JOURNAL_NAME).exists():
         return FileError(
             f"the run in {folder} is not finished",
-            hint=f"finish it: bsprobe run --resume --out {folder}",
+            hint=_finishing(folder),
         )
     hint = "is this the folder of a run?"
     if any(folder.glob(f"*/{NAME}")):
-        hint = f"it holds folders of runs; name them: {folder / '*' / NAME}"
+        hint = f"it holds folders of runs; name them: {_quoted(folder)}/*/{NAME}"
     return FileError(f"there is no {NAME} in {folder}", hint=hint)
 
 

@@ -88,7 +88,7 @@ class Studying:
         self._journal = journal
         self._folder = folder
         self._listener = listener
-        self._trainings = [training for training in known if _counts(training, device.kind)]
+        self._trainings = [training for training in known if counts(training, device.kind)]
         self._on_gpu = device.kind is DeviceKind.CUDA
         self._processors = processors
 
@@ -141,7 +141,7 @@ class Studying:
         return None if isinstance(loading, Failure) else loading
 
 
-def _counts(training: Training, kind: DeviceKind) -> bool:
+def counts(training: Training, kind: DeviceKind) -> bool:
     """Tell a training that a resumed study keeps from one whose failure says nothing of it."""
     failure = training.failure
     return failure is None or failure.proves(Outcome(training.ended.value), kind)

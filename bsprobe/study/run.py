@@ -5,20 +5,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.errors import FileError, InterruptedRunError
+from bsprobe.records.errors import FileError, InterruptedRunError, UsageError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest
+from bsprobe.storage.files import file_errors
 from bsprobe.storage.folders import (
+    REPORT,
     REPORTS,
+    STUDIES,
     given_folder,
     new_folder,
+    newest_unfinished,
+    nothing_begun,
+    resuming,
     slug,
     withdrawn_if_refused,
 )
-from bsprobe.study.conduct import Listener, Studying
+from bsprobe.study.conduct import Listener, Studying, counts
 from bsprobe.study.journal import StudyContents, StudyHeader, StudyJournal
 from bsprobe.study.records import SCHEMA_VERSION, Study, StudySettings
 from bsprobe.study.runner import StudyRunner
-from bsprobe.study.studyfile import save_study
+from bsprobe.study.studyfile import load_study, save_study
 from bsprobe.worker.environment import describe_environment
 from bsprobe.worker.protocol import Ready
 
@@ -83,7 +89,7 @@ def run(start: Start, *, listener: Listener) -> tuple[Study, Path]:
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 "interrupted; finished trainings and the last checkpoint are kept",
-                hint=f"go on with: bsprobe study --resume --out {shlex.quote(str(folder))}",
+                hint=f"go on with: {resuming(folder, STUDIES)}",
             ) from None
     save_study(made, folder)
     return made, folder
@@ -110,6 +116,47 @@ def _opened(start: Start, ready: Ready) -> tuple[Path, StudyJournal, StudyConten
     )
     empty = StudyContents(header=header, trainings=(), complete_bytes=0)
     return folder, StudyJournal.create(folder, header), empty
+
+
+def begun_study(folder: Path | None) -> tuple[Path, StudyJournal, StudyContents]:
+    """The folder of an unfinished study, its journal, open, and what it holds.
+
+    Args:
+        folder: The study's; None: the newest unfinished one below `REPORTS`.
+
+    Raises:
+        UsageError: Nothing was begun there, or it is finished.
+        FileError: Another study is writing to the journal, or it is damaged.
+    """
+    folder = folder or newest_unfinished(REPORTS, STUDIES)
+    if folder is None:
+        raise UsageError(
+            f"there is no unfinished study below {REPORTS}/", hint="name its folder with --out"
+        )
+    with file_errors(folder):
+        is_begun = (folder / STUDIES.journal).exists()
+    if not is_begun:
+        raise nothing_begun(folder, STUDIES)
+    if (folder / STUDIES.result).exists():
+        _require_unfinished(folder)
+    resumed = StudyJournal.resume(folder)
+    if resumed is None:
+        raise UsageError(
+            f"--resume: the study in {folder} ended before its first line, and {folder} is empty "
+            "now",
+            hint="start it again without --resume",
+        )
+    return folder, *resumed
+
+
+def _require_unfinished(folder: Path) -> None:
+    """Refuse a study of which nothing is to be made again, and whose report is written."""
+    study, report = load_study(folder), folder / REPORT
+    if report.exists() and all(counts(each, study.device.kind) for each in study.trainings):
+        raise UsageError(
+            f"--resume: the study in {folder} is finished",
+            hint=f"read {shlex.quote(str(report))}; for a new study give another --out",
+        )
 
 
 def study_name(device: DeviceInfo, settings: StudySettings) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from bsprobe.records.errors import FileError
 from bsprobe.storage.codec import MalformedError, from_json, to_text
 from bsprobe.storage.files import file_errors, write_atomically
-from bsprobe.storage.folders import STUDY, STUDY_JOURNAL
+from bsprobe.storage.folders import STUDIES, STUDY, STUDY_JOURNAL, resuming
 from bsprobe.storage.jsonlines import check_version, damaged
 from bsprobe.study.records import SCHEMA_VERSION, Study
 
@@ -33,7 +33,7 @@ def load_study(folder: Path) -> Study:
         if not path.exists() and (folder / STUDY_JOURNAL).exists():
             raise FileError(
                 f"the study in {folder} is not finished",
-                hint=f"finish it: bsprobe study --resume --out {folder}",
+                hint=f"finish it: {resuming(folder, STUDIES)}",
             )
         data = path.read_bytes()
     try:

@@ -270,8 +270,9 @@ def test_a_search_asks_for_its_variants_under_its_limit(tmp_path: Path) -> None:
     bench = Bench(tmp_path, finishing)
     record_boundaries(bench.session, SEARCHES[:1])
     (command,) = bench.commands
-    assert list(command[1:6]) == ["-m", "bsprobe", "run", "--resume", "--out"]
-    assert " ".join(command[7:]) == (
+    folder = unfinished_folder(bench.session.folder, SEARCHES[0].name)
+    assert list(command[1:6]) == ["-m", "bsprobe", "run", "--out", str(folder)]
+    assert " ".join(command[6:]) == (
         "--device cuda --memory-limit 12GiB --search guided --trial-timeout 120 "
         "--model deeplabv2-resnet101 --resolution 512x1024 --precision fp32,amp-fp16 "
         "--norm batch,group --memory-format nchw"
@@ -300,7 +301,6 @@ def test_a_search_out_of_time_is_kept_packed_and_gone_on_with(tmp_path: Path) ->
     bench = Bench(tmp_path / "root", interrupted, archive=tmp_path / "kept.tar")
     record_boundaries(bench.session, SEARCHES)
     assert len(bench.commands) == 1
-    assert "--resume" in bench.commands[0]
     kept = unfinished_folder(bench.session.folder, SEARCHES[0].name) / "journal.jsonl"
     assert kept.read_text() == "measured"
     with tarfile.open(tmp_path / "kept-1.tar") as tar:
@@ -311,6 +311,7 @@ def test_a_search_that_fails_keeps_what_it_measured_and_goes_on_with_it(tmp_path
     bench = Bench(tmp_path, measuring("one ", "two "))
     record_boundaries(bench.session, SEARCHES[:1])
     record_boundaries(bench.session, SEARCHES[:1])
+    assert ["--resume" in command for command in bench.commands[:2]] == [False, True]
     journal = unfinished_folder(bench.session.folder, SEARCHES[0].name) / "journal.jsonl"
     assert journal.read_text() == "one two "
     failed = boundary_folder(bench.session.folder, SEARCHES[0].name) / "failed.txt"

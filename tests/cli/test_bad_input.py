@@ -4,8 +4,13 @@ import shlex
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from bsprobe.cli import COMMANDS
+from bsprobe.cli import bsprobe as commands
+from bsprobe.cli.command import _OTHERS
+from bsprobe.cli.options.values import number_within, wrote
 from tests.support.commands import bsprobe, run
 
 WRONG = """
@@ -19,11 +24,16 @@ hint: add --base-batch N, the effective batch that you train with at this rate
 
 $ bsprobe run --model torchvision:resnet18 --evaluate
 error: --evaluate needs a segmentation network; torchvision:resnet18 classifies images
-hint: leave one of the two out
+hint: give --model NAME of one, such as deeplabv2-resnet50 or torchvision:fcn_resnet50; or leave \
+--evaluate out
+
+$ bsprobe run --model parts:net --loss image-cross-entropy --evaluate
+error: --evaluate needs a segmentation network; parts:net classifies images
+hint: leave --loss image-cross-entropy out, or --evaluate
 
 $ bsprobe study --model torchvision:resnet18
 error: bsprobe study needs a segmentation network; torchvision:resnet18 classifies images
-hint: leave one of the two out
+hint: give --model NAME of one, such as deeplabv2-resnet50 or torchvision:fcn_resnet50
 
 $ bsprobe run --input 3x64x96 --resolution 64x64
 error: --input says 64x96, --resolution 64x64
@@ -76,7 +86,7 @@ PACKAGE.MODULE:CALLABLE
 
 $ bsprobe run --model torchvision:resnet18 --loss pixel-cross-entropy
 error: --loss pixel-cross-entropy: torchvision:resnet18 is a network for classification
-hint: leave --loss out: its name says which loss it takes
+hint: leave --loss out, or give --model NAME of a network for segmentation
 
 $ bsprobe run --optimizer-from parts:adam --optimizer adamw
 error: --optimizer does nothing with --optimizer-from parts:adam
@@ -148,7 +158,35 @@ hint: write for example 11GiB
 
 $ bsprobe run --headroom 1
 error: --headroom: 1 is out of range
+hint: give 1e-06 to less than 1; or is 1% meant?
+
+$ bsprobe run --headroom 100%
+error: --headroom: 100% is out of range
 hint: give 1e-06 to less than 1
+
+$ bsprobe run --trial-timeout 5%
+error: --trial-timeout: '5%' is not a number
+hint: for example 0.05
+
+$ bsprobe run --input 512x768x3
+error: --input: '512x768x3' has its channels last
+hint: channels come first: --input 3x512x768
+
+$ bsprobe run --resolution 512x768x4
+error: --resolution: '512x768x4' has three numbers, and a resolution is HEIGHTxWIDTH
+hint: give --resolution 512x768; or --input 4x512x768, where the channels come first
+
+$ bsprobe run --gpu custom --capacity 24GiB --compute-capability 86
+error: --compute-capability: '86' is unknown
+hint: did you mean 8.6? Known: 6.0, 6.1, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, 10.0, 12.0
+
+$ bsprobe explain --gpu custom --capacity 24GiB --compute-capability sm_120
+error: --compute-capability: 'sm_120' is unknown
+hint: did you mean 12.0? Known: 6.0, 6.1, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, 10.0, 12.0
+
+$ bsprobe run --gpu custom --capacity 24GiB --compute-capability 87
+error: --compute-capability: '87' is unknown
+hint: the nearest is 8.6; known: 6.0, 6.1, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0, 10.0, 12.0
 
 $ bsprobe run --base-lr nan
 error: --base-lr: nan is out of range
@@ -194,9 +232,21 @@ $ bsprobe run --memory-limit 99999999999GiB
 error: '99999999999GiB' is more memory than any machine has
 hint: give at most 1048576GiB
 
+$ bsprobe run --resume --out nowhere
+error: --resume: nowhere does not exist
+hint: start a new run without --resume
+
+$ bsprobe run --resume --out .
+error: --resume: . holds no run to go on with
+hint: start a new run without --resume
+
 $ bsprobe study --resume
-error: --resume does not say which study
-hint: add --out FOLDER
+error: there is no unfinished study below reports/
+hint: name its folder with --out
+
+$ bsprobe study --resume --out nowhere
+error: --resume: nowhere does not exist
+hint: start a new study without --resume
 
 $ bsprobe run --search=guided --device=cpu
 error: --search guided needs a prediction, and nothing predicts the memory of a CPU
@@ -214,7 +264,40 @@ $ bsprobe run --device cpu --model deeplab-resnet50
 error: --model: 'deeplab-resnet50' is unknown
 hint: did you mean deeplabv2-resnet50? Known: deeplabv2-resnet50, deeplabv2-resnet101, \
 deeplabv2-mini, torchvision:NAME, timm:NAME, smp:ARCHITECTURE, hf:CONFIG.json, \
-PACKAGE.MODULE:FACTORY
+PACKAGE.MODULE:NAME
+
+$ bsprobe run --model resnet18
+error: --model: 'resnet18' is unknown
+hint: did you mean torchvision:resnet18?
+
+$ bsprobe run --model torchvision:resnet19
+error: --model: 'torchvision:resnet19' is unknown
+hint: did you mean torchvision:resnet18? There are 86, such as torchvision:resnet152, \
+torchvision:resnet101, torchvision:resnet50, torchvision:resnet34, torchvision:densenet169
+
+$ bsprobe run --device cude:0
+error: --device: 'cude:0' is unknown
+hint: choose cpu, cuda or cuda:N
+
+$ bsprobe study --data D --weights W
+error: --weights: W does not exist
+hint: give the path of a file
+
+$ bsprobe run --gpu A10 --memory-limit 11
+error: a memory limit of 11 B is used up by the CUDA context, which takes 275 MiB
+hint: give a larger --memory-limit, with its unit: 11GiB
+
+$ bsprobe run --gpu A10 --dry-run --gpu A100
+error: --gpu is given twice
+hint: give it once
+
+$ bsprobe study --out a --out b --out a
+error: --out is given 3 times
+hint: give it once
+
+$ bsprobe run --norm batch --norm group
+error: --norm is given twice
+hint: give it once, with commas between its values: --norm A,B
 
 $ bsprobe compare nowhere nowhere
 error: nowhere does not exist
@@ -252,6 +335,52 @@ def test_what_click_refuses_is_shown_the_same_way(arguments: str, tmp_path: Path
     assert (done.returncode, done.stdout, len(lines)) == (2, "", 2)
     assert lines[0].startswith("error: ")
     assert lines[1].startswith("hint: see bsprobe")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("run --num-classes 21", "--model-arg num_classes=N"),
+        ("explain --classes=21", "--model-arg num_classes=N"),
+        ("run --batch-size 4", "--target-batch N or --max-batch N"),
+        ("study --batch_size 4", "--batches LIST or --micro-batch N"),
+        ("explain --batch-size 4", "--batch N or --max-batch N"),
+        ("run --amp", "--precision amp-fp16"),
+        ("study --FP16", "--precision amp-fp16"),
+        ("run --image-size 512", "--resolution HEIGHTxWIDTH"),
+        ("sample-data D --image-size 512", "--size HxW"),
+        ("run --lr 0.1", "--base-lr RATE"),
+        ("run --gpus 2", "--gpu NAME or --processes N"),
+        ("run --max_batch 2", "--max-batch"),
+    ],
+)
+def test_options_of_other_tools_are_answered_with_those_of_this_one(
+    typed: str, meant: str, tmp_path: Path
+) -> None:
+    done = bsprobe(*typed.split(), cwd=tmp_path)
+    error, hint = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, hint) == (2, "", f"hint: give {meant}")
+    option = typed.split()[-2 if " " in typed.partition("--")[2] else -1].partition("=")[0]
+    assert option in error
+
+
+def test_every_option_that_such_an_answer_names_exists() -> None:
+    known = {
+        name
+        for name_of_command in COMMANDS
+        if (command := commands.get_command(click.Context(commands), name_of_command))
+        for parameter in command.params
+        for name in parameter.opts
+    }
+    answers = [answer for each in _OTHERS.values() for answer in each]
+    assert {answer.partition(" ")[0] for answer in answers} <= known
+    assert {f"--{name}" for name in _OTHERS} & known <= {"--size", "--classes"}
+
+
+def test_without_a_command_the_help_is_printed_as_it_is(tmp_path: Path) -> None:
+    alone, asked = bsprobe(cwd=tmp_path), bsprobe("--help", cwd=tmp_path)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (2, "", asked.stdout)
+    assert len(asked.stdout.splitlines()) > 10
 
 
 @pytest.mark.parametrize(
@@ -300,21 +429,46 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: file/inside: Not a directory\nhint: ")
 
 
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *(["run", "--model", LONG], ["run", "--model", f"{LONG}.py"], ["run", f"--{LONG}"]),
+        *(["run", "--model", f"{LONG}.py:{LONG}"], ["run", "--norm", "x " * 50_000], [LONG]),
+        *(["run", "--steps", LONG], ["run", "--resume", "--out", LONG], ["report", LONG]),
+        *(["run", "--data", LONG], ["data", LONG], ["run", "--gpu=A10", "--out", LONG]),
+        ["study", "--data=D", "--weights", LONG],
+    ],
+    ids=lambda typed: " ".join(word[:9] for word in typed),
+)
+def test_a_value_of_any_length_is_shown_by_its_ends(typed: list[str], tmp_path: Path) -> None:
+    done = bsprobe(*typed, cwd=tmp_path)
+    error, hint = done.stderr.splitlines()
+    assert (done.returncode, error[:7], hint[:6]) == (2, "error: ", "hint: ")
+    assert 200 < len(error) < 700
+    assert "…" in error
+    assert "make room" not in hint
+
+
+def test_what_is_typed_next_can_be_pasted_whatever_a_folder_is_called(tmp_path: Path) -> None:
+    done = bsprobe("sample-data", "A ü", "--images=5", "--size=32x64", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "Next: bsprobe data 'A ü'"
+    assert wrote(Path("B &"), "report.md") == "Wrote B &/   Next: read 'B &/report.md'"
+
+
+def test_a_share_may_be_given_in_percent() -> None:
+    parse = number_within("--headroom", "headroom")
+    assert (parse("5%"), parse("0.05"), parse(0.05)) == (0.05, 0.05, 0.05)
+
+
 def test_a_folder_without_images_is_refused_by_name(tmp_path: Path) -> None:
     done = bsprobe("run", "--device", "cpu", "--data", ".", cwd=tmp_path)
     first, second = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
     assert first.startswith(f"error: {tmp_path}")
     assert second.startswith("hint: ")
-
-
-def test_a_portrait_resolution_draws_a_warning(tmp_path: Path) -> None:
-    done = bsprobe("run", "--dry-run", "--resolution", "1024x512", cwd=tmp_path)
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[0] == (
-        "Warning: 1024x512 is 1024 high x 512 wide, a portrait image; if you meant width first, "
-        "write 512x1024"
-    )
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

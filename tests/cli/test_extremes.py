@@ -241,7 +241,7 @@ def test_what_is_beyond_is_refused_in_a_line_with_a_hint(
         lines = done.stderr.splitlines()
         assert (done.returncode, done.stdout, len(lines)) == (2, "", 2), (value, done)
         assert lines[0].startswith("error: "), value
-        assert str(value) in lines[0] or number.option in lines[0]
+        assert str(value)[:90] in lines[0] or number.option in lines[0]  # long ones are shortened
         assert lines[1].startswith("hint: "), value
     assert list(place.iterdir()) == []
 

@@ -91,9 +91,11 @@ def test_without_a_gpu_it_is_refused_once_that_is_known(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: --search guided measures on a GPU;")
 
 
+@needs_fake_cuda
+@pytest.mark.nightly
 def test_the_plan_of_a_guided_run_says_so(tmp_path: Path) -> None:
-    done = bsprobe("run", "--search=guided", "--dry-run", cwd=tmp_path)
-    assert done.returncode == 0
+    done = on_gpu(*SMALL, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "For each: half the predicted batch, then what it points to; then the exact" in (
         done.stdout
     )

@@ -1,6 +1,7 @@
 """`bsprobe report` as its users run it: one run again, several beside each other."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_files_and_folders_may_be_mixed_and_out_names_the_folder(tmp_path: Path)
     done = bsprobe("report", CARDS[0], CARDS[1] / "run.json", "--out", "a/b", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "a" / "b" / "fleet.png").exists()
+
+
+@pytest.mark.parametrize("name", ["report.md", "memory.png", "trials.csv", "journal.jsonl"])
+def test_another_file_of_a_run_is_answered_with_the_ones_to_give(name: str, tmp_path: Path) -> None:
+    shutil.copytree(CARDS[0], tmp_path / "a b")
+    (tmp_path / "a b" / "journal.jsonl").write_text("{}\n{}\n")
+    done = bsprobe("report", f"a b/{name}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        (
+            f"error: a b/{name} is not the file of a run: it is not JSON\n"
+            "hint: give its folder, 'a b', or 'a b/run.json'\n"
+        ),
+    )
 
 
 def test_one_run_is_rendered_again_as_before(tmp_path: Path) -> None:

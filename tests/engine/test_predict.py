@@ -272,7 +272,7 @@ def test_a_prediction_that_ends_at_the_largest_allowed_says_at_least(tmp_path: P
 
 def test_the_plan_says_how_the_search_begins() -> None:
     assert "For each: half the predicted batch, then what it points to;" in plan.render(
-        GUIDED, None
+        GUIDED, None, DEVICE
     )
 
 

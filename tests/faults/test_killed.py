@@ -27,9 +27,14 @@ def whole_lines(folder: Path) -> list[bytes]:
     return [line for line in lines if line.endswith(b"\n")]
 
 
+def resume(folder: Path) -> list[str]:
+    """The option to go on with a run, where one has begun."""
+    return ["--resume"] if (folder / NAME).exists() else []
+
+
 def kill_after(seconds: float, place: Path) -> list[str]:
     """Go on with the run, kill it, and return the trials that it had told people of."""
-    process = start(*RUN, "--resume", cwd=place)
+    process = start(*RUN, *resume(place / "out"), cwd=place)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     _, told = process.communicate(timeout=60)
@@ -54,7 +59,7 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_end(
         if (out / "run.json").exists():  # whole, however early the kill came
             assert findings(out) == findings(reference)
             shutil.rmtree(out)
-    code, _, complaints = finish(start(*RUN, "--resume", cwd=tmp_path))
+    code, _, complaints = finish(start(*RUN, *resume(out), cwd=tmp_path))
     assert (code, "Traceback" in complaints) == (0, False), complaints
     assert findings(out) == findings(reference)
     names = {path.name for path in out.iterdir()}

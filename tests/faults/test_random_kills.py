@@ -128,7 +128,7 @@ def undisturbed(command: Command, folder: Path) -> tuple[Any, float]:
 
 def start(command: Command, folder: Path) -> Started:
     """Begin a command, or go on with it."""
-    resume = ["--resume"] if command.journal and (folder / "out").exists() else []
+    resume = ["--resume"] if lines(command, folder) else []
     words = (sys.executable, "-m", "bsprobe", *command.words, "--out=out", *resume)
     return Started(words, folder)
 

@@ -7,7 +7,6 @@ import re
 from dataclasses import replace
 from functools import partial
 
-from bsprobe.records.gpus import find_gpu
 from bsprobe.records.runs import Recommendation, Run
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import labels
@@ -26,12 +25,12 @@ def test_every_text_of_a_run_is_as_agreed(run: Run, item: Recommendation) -> Non
     check("trials.csv", tables.to_csv(tables.trials_table(run)).decode())
     check("recommendation.csv", tables.to_csv(tables.recommendation_table(run)).decode())
     check("snippet.py.txt", script)
-    check("plan.txt", render_plan(run.settings, None))
+    check("plan.txt", render_plan(run.settings, None, run.device))
 
 
-def test_the_plan_of_a_prediction_says_that_nothing_runs(run: Run) -> None:
-    device = replace(run.settings.device, gpu=find_gpu("RTX 3090"), device=None)
-    said = render_plan(replace(run.settings, device=device), None).splitlines()
+def test_the_plan_of_a_prediction_says_that_nothing_runs(predicted: Run) -> None:
+    said = render_plan(predicted.settings, None, predicted.device).splitlines()
+    assert f"on {predicted.device.name}, predicted" in said
     assert said[-2:] == [
         "Here a trial is predicted from a trace; nothing runs on a GPU.",
         "Results go to reports/DEVICE-MODEL-SIZE/.",

@@ -20,7 +20,7 @@ from bsprobe.records.errors import UsageError
 from bsprobe.records.habits import COMMONEST, parsed_habits
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import AXES, DEFAULT_RESOLUTION, RGB, Variant, matrix
-from bsprobe.records.workload import OwnParts, Problem
+from bsprobe.records.workload import LOSSES, OwnParts, Problem
 
 SUBJECT_OPTIONS = (
     click.option(
@@ -134,13 +134,21 @@ def require_segmentation(variants: Sequence[Variant], what: str) -> None:
         if variant.problem is not Problem.SEGMENTATION:
             raise UsageError(
                 f"{what} needs a segmentation network; {variant.model} classifies images",
-                hint="leave one of the two out",
+                hint=_segmenting(variant, what),
             )
         if what == "--data" and variant.channels != RGB:
             raise UsageError(
                 f"--data has images of {RGB} channels, --input says {variant.channels}",
                 hint="leave one of the two out",
             )
+
+
+def _segmenting(variant: Variant, what: str) -> str:
+    """The hint to give a segmentation network; what makes it none may be its loss."""
+    if variant.own.loss in LOSSES:
+        return f"leave --loss {variant.own.loss} out, or {what}"
+    give = "give --model NAME of one, such as deeplabv2-resnet50 or torchvision:fcn_resnet50"
+    return f"{give}; or leave {what} out" if what.startswith("--") else give
 
 
 def _each_once(arguments: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

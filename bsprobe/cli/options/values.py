@@ -1,12 +1,14 @@
 """The types of options: text to values, with errors that name the nearest known value."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -18,18 +20,39 @@ from bsprobe.records.runs import REFERENCE
 from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
 from bsprobe.records.workload import LOSSES
+from bsprobe.storage.source_names import callables_hint
 from bsprobe.worker.ranks.launch import command_of
 
 _FLAT = 2
 """Sides of an image."""
 _MOST_DIGITS = 18
 """More are out of every range, and Python reads no more than 4300."""
+_SHARES = ("headroom",)
+"""Fields that are shares of a whole, and may be given in percent."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def resolutions(text: str) -> tuple[Resolution, ...]:
     """Parse a comma-separated list of resolutions."""
-    return tuple(parse_resolution(part) for part in _parts(text, "--resolution", "512x1024"))
+    return tuple(_resolution(part) for part in _parts(text, "--resolution", "512x1024"))
+
+
+def _resolution(text: str) -> Resolution:
+    """A resolution; three numbers are told where the channels go."""
+    if numbers := re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.replace("×", "x").replace("X", "x")):  # noqa: RUF001 - people paste the sign
+        channels, height, width = _channels_first(tuple(map(int, numbers.groups())))
+        raise UsageError(
+            f"--resolution: '{text}' has three numbers, and a resolution is HEIGHTxWIDTH",
+            hint=f"give --resolution {height}x{width}; or --input {channels}x{height}x{width}, "
+            "where the channels come first",
+        )
+    return parse_resolution(text)
+
+
+def _channels_first(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels and sides of an image or a volume, from that order or the other."""
+    is_last = numbers[-1] < ASKED["width"].least <= numbers[0]
+    return (numbers[-1], *numbers[:-1]) if is_last else numbers
 
 
 def model_names(text: str) -> tuple[str, ...]:
@@ -46,6 +69,12 @@ def input_size(text: str) -> tuple[int, Resolution]:
         raise UsageError(
             f"--input: '{text}' is not CHANNELSxHEIGHTxWIDTH",
             hint="for example 3x512x1024; for volumes 1x96x96x96: channels, slices, height, width",
+        )
+    numbers = tuple(number for each in parts if (number := whole_number(each.strip())) is not None)
+    if len(numbers) == len(parts) and (meant := _channels_first(numbers)) != numbers:
+        raise UsageError(
+            f"--input: '{text}' has its channels last",
+            hint=f"channels come first: --input {'x'.join(map(str, meant))}",
         )
     if count not in ASKED["channels"]:
         raise UsageError(
@@ -79,6 +108,8 @@ def argument(text: str) -> tuple[str, str]:
 def loss_name(text: str) -> str:
     """Parse the name of a loss: a built-in one, or the name of a callable."""
     if ":" not in text and text not in LOSSES:
+        if text.endswith(".py"):
+            return callable_name("--loss")(text)
         raise unknown_value("--loss", text, [*LOSSES, "PACKAGE.MODULE:CALLABLE"])
     return text
 
@@ -89,9 +120,12 @@ def callable_name(option: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         where, colon, what = text.partition(":")
         if not (where and colon and what):
+            found = callables_hint(where)
             raise UsageError(
                 f"{option}: '{text}' is not PACKAGE.MODULE:CALLABLE",
-                hint="for example training.parts:build, or train.py:build",
+                hint="for example training.parts:build, or train.py:build"
+                if found is None
+                else f"give {where}:CALLABLE; {found}",
             )
         return text
 
@@ -103,18 +137,24 @@ def byte_sizes(text: str) -> tuple[int, ...]:
     return tuple(parse_bytes(part) for part in text.split(","))
 
 
-def number_within(option: str, field: str) -> Callable[[str], float]:
+def number_within(option: str, field: str) -> Callable[[str | float], float]:
     """A parser for a number within the bounds of a field."""
 
-    def parse(text: str) -> float:
+    def parse(given: str | float) -> float:
+        text = str(given)  # a default comes as a number
+        is_percent = field in _SHARES and text.endswith("%")
         try:
-            number = float(text)
+            number = float(text.removesuffix("%")) / 100 if is_percent else float(text)
         except ValueError:
             raise UsageError(
                 f"{option}: '{text}' is not a number", hint="for example 0.05"
             ) from None
         if number not in ASKED[field]:
-            raise UsageError(f"{option}: {text} is out of range", hint=f"give {ASKED[field]}")
+            meant = field in _SHARES and not is_percent and number / 100 in ASKED[field]
+            raise UsageError(
+                f"{option}: {text} is out of range",
+                hint=f"give {ASKED[field]}" + (f"; or is {text}% meant?" if meant else ""),
+            )
         return number
 
     return parse
@@ -123,6 +163,11 @@ def number_within(option: str, field: str) -> Callable[[str], float]:
 def typed_command() -> str:
     """The command line of this process, for the reader of a report to type again."""
     return command_of(shlex.join(sys.argv[1:]), os.environ)
+
+
+def wrote(folder: Path, report: str) -> str:
+    """The last line of a command that has written a folder of results."""
+    return f"Wrote {folder}/   Next: read {shlex.quote(f'{folder}/{report}')}"
 
 
 Decorator = Callable[[Command], Command]

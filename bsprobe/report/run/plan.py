@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bsprobe.records.gpus import DEFAULT_GPU
-from bsprobe.records.runs import SearchMethod, Settings
+from bsprobe.records.runs import DeviceInfo, SearchMethod, Settings
+from bsprobe.records.trials import Source
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import labels
 from bsprobe.report.run.sentences import portrait_warnings, wanted_batch
@@ -13,16 +13,16 @@ _SEARCHES = {
     SearchMethod.GUIDED: "half the predicted batch, then what it points to; then the exact",
 }
 
+_PREDICTED = "Here a trial is predicted from a trace; nothing runs on a GPU."
 
-def render(settings: Settings, out: Path | None) -> str:
+
+def render(settings: Settings, out: Path | None, device: DeviceInfo) -> str:
     """The matrix and the plan as text that fits 80 columns."""
     names = labels(settings.variants)
     sizes = dict.fromkeys(v.described_inputs for v in settings.variants)
     models = dict.fromkeys(v.network for v in settings.variants)
     own = settings.variants[0].own
-    gpu = settings.device.gpu
-    device = f"{gpu.name}, predicted" if gpu is not None else settings.device.device
-    device = device or f"the GPU of this machine; without one, predicted for {DEFAULT_GPU}"
+    is_predicted = device.source is Source.PREDICTED
     limit = settings.device.memory_limit_bytes
     capped = f", with {format_bytes(limit)}" if limit is not None else ""
     if limits := settings.device.rank_limits_bytes:
@@ -36,7 +36,7 @@ def render(settings: Settings, out: Path | None) -> str:
         f"{', '.join(models)} {'on' if own.batches else 'at'} {', '.join(sizes)}",
         *([f"with loss {own.loss}"] if own.loss else []),
         *([f"with the optimizer of {own.optimizer}"] if own.optimizer else []),
-        f"on {device}{capped}{together}",
+        f"on {device.name}{', predicted' if is_predicted else ''}{capped}{together}",
         "",
         f"{len(names)} variant{'s' if len(names) > 1 else ''}:",
         *[f"  {name}" for name in names.values()],
@@ -46,7 +46,11 @@ def render(settings: Settings, out: Path | None) -> str:
         f"recommended for {wanted_batch(settings)}, as it stands.",
         f"A trial is {warm} warm-up and {steps} measured training steps, beyond the headroom one;",
         f"it is given up after {format_seconds(settings.trial_timeout_seconds)}.",
-        *(["Here a trial is predicted from a trace; nothing runs on a GPU."] if gpu else []),
+        *(
+            ["Here a trial is predicted from a trace; nothing runs on a GPU."]
+            if is_predicted
+            else []
+        ),
     ]
     if settings.evaluation_resolution is not None:
         size = settings.evaluation_resolution.describe()

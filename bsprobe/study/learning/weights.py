@@ -6,6 +6,7 @@ classifier may be left out or left as it is; anything else without a counterpart
 """
 
 import pickle
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ LOAD_ERRORS = (
     struct.error,
 )
 """What `torch.load` raises for files that are damaged or no files of its own."""
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+\w)")
+"""The name of a class or function that `torch.load` finds beside tensors."""
 _PREFIXES = ("module.", "Scale.")
 _WRAPPERS = ("state_dict", "model")
 """Under which a training script keeps the weights beside other things."""
@@ -110,9 +113,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except LOAD_ERRORS as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise FileError(
-                f"{path} is no file of weights that can be loaded safely: {reason[0]}",
+                f"{path} is no file of weights that can be loaded safely: {_reason(error)}",
                 hint="give a state dict saved with torch.save",
             ) from error
     for wrapper in _WRAPPERS:
@@ -120,6 +122,17 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             content = content[wrapper]
     _require_tensors(path, content)
     return dict(content)
+
+
+def _reason(error: Exception) -> str:
+    """The cause in PyTorch's words, without its advice to load the file all the same."""
+    text = str(error).strip()
+    if named := _FORBIDDEN.search(text):
+        return f"it holds {named[1]}, which is no tensor"
+    if text.startswith("Weights only load failed"):
+        return "it holds more than tensors"
+    sentence = text.partition("\n")[0].partition(". ")[0]
+    return sentence if " " in sentence else type(error).__name__
 
 
 def _require_tensors(path: Path, content: Any) -> None:

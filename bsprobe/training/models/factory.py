@@ -14,10 +14,10 @@ from bsprobe.records.variants import RGB, Checkpointing, Norm, Variant, unknown_
 from bsprobe.records.workload import (
     CLASSES,
     HUGGING_FACE,
+    MODEL_FORMS,
     PREFIXES,
     SMP,
     TIMM,
-    TORCHVISION,
     is_factory,
     keeps_own_norm,
 )
@@ -38,13 +38,6 @@ _DEEPLABV2 = {
     "deeplabv2-mini": (MINI_BLOCKS, MINI_WIDTH),
 }
 """Blocks and width of each."""
-_ELSEWHERE = (
-    f"{TORCHVISION}NAME",
-    f"{TIMM}NAME",
-    f"{SMP}ARCHITECTURE",
-    f"{HUGGING_FACE}CONFIG.json",
-    "PACKAGE.MODULE:FACTORY",
-)
 _ANY_CHANNELS = (TIMM, SMP, HUGGING_FACE)
 _CLASSES: Final = ("num_classes", "n_classes", "classes", "num_labels", "out_channels", "out_ch")
 _CHANNELS: Final = ("in_channels", "n_channels", "in_chans", "num_channels", "in_ch")
@@ -164,7 +157,7 @@ def check_model_name(name: str) -> None:
     if name.startswith(PREFIXES):
         elsewhere.check_name(name)
     elif name not in _DEEPLABV2:
-        raise unknown_value("--model", name, [*_DEEPLABV2, *_ELSEWHERE])
+        raise unknown_value("--model", name, MODEL_FORMS)
 
 
 def _with_arguments(variant: Variant) -> nn.Module:

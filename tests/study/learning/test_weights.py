@@ -223,7 +223,16 @@ def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object, words
     if isinstance(content, bytes):
         path.write_bytes(content)
 
-    with pytest.raises(FileError, match=words):
+    with pytest.raises(FileError, match=words) as refused:
+        load_weights(network(), path, stated=RGB)
+    # PyTorch advises to load it all the same, by switching its safeguard off.
+    assert "weights_only" not in str(refused.value)
+    assert "trust" not in str(refused.value)
+
+
+def test_the_class_that_no_state_dict_has_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path, torch.nn.Linear(1, 1))
+    with pytest.raises(FileError, match=r"it holds torch\.nn\.modules\.linear\.Linear, which"):
         load_weights(network(), path, stated=RGB)
 
 

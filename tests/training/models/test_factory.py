@@ -61,7 +61,7 @@ def test_an_unknown_model_suggests_the_nearest() -> None:
         (
             "did you mean deeplabv2-resnet101? "
             "Known: deeplabv2-resnet50, deeplabv2-resnet101, deeplabv2-mini, torchvision:NAME, "
-            "timm:NAME, smp:ARCHITECTURE, hf:CONFIG.json, PACKAGE.MODULE:FACTORY"
+            "timm:NAME, smp:ARCHITECTURE, hf:CONFIG.json, PACKAGE.MODULE:NAME"
         ),
     )
 

@@ -1,0 +1,215 @@
+"""Checks of what options name, before a process is started for it: most mistakes are misspellings.
+
+The process that runs the trials imports PyTorch first, and its check of the same takes seconds.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bsprobe.records.device_kind import DeviceKind, check_cpu_limit
+from bsprobe.records.errors import FileError, UsageError
+from bsprobe.records.gpus import check_limit
+from bsprobe.records.runs import DeviceRequest, Settings
+from bsprobe.records.trials import DataSource
+from bsprobe.records.variants import RGB, Variant, unknown_value
+from bsprobe.records.workload import (
+    BUILT_IN,
+    HUGGING_FACE,
+    MODEL_FORMS,
+    SMP,
+    TIMM,
+    TORCHVISION,
+    is_factory,
+)
+from bsprobe.storage.files import file_errors
+from bsprobe.storage.library_names import (
+    is_former_timm_name,
+    is_installed,
+    timm_networks,
+    torchvision_networks,
+)
+from bsprobe.storage.source_names import callables_hint, require_callable
+
+
+def require_there(settings: Settings) -> None:
+    """Refuse settings that name what is surely not there.
+
+    Raises:
+        UsageError: A network, a callable of the user's or a device is not.
+        FileError: The images are not.
+    """
+    require_device(settings.device)
+    require_named(settings.variants)
+    require_images(settings.data)
+
+
+def require_named(variants: Iterable[Variant]) -> None:
+    """Refuse networks, losses, optimizers and batches that are surely not there.
+
+    Raises:
+        UsageError: One is not; the nearest is suggested.
+    """
+    named: dict[tuple[str, str], None] = {}
+    for variant in variants:
+        own = variant.own
+        _require_model(variant.model)
+        _require_taken(variant)
+        for option, name in (
+            ("--loss", own.own_loss),
+            ("--optimizer-from", own.optimizer),
+            ("--batch-from", own.batches),
+        ):
+            if name is not None:
+                named[option, name] = None
+    for option, name in named:
+        require_callable(option, name)
+
+
+def require_device(asked: DeviceRequest) -> None:
+    """Refuse a device of another form than `cpu` and `cuda:N`, and too little memory for it.
+
+    Raises:
+        UsageError: It is none.
+        DeviceError: The memory limit leaves nothing for training.
+    """
+    name = asked.device
+    if name is not None and re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        raise UsageError(f"--device: '{name}' is unknown", hint="choose cpu, cuda or cuda:N")
+    for limit in (asked.memory_limit_bytes, *asked.rank_limits_bytes):
+        if limit is not None and asked.gpu is not None:
+            check_limit(asked.gpu, limit)
+        elif limit is not None and name == DeviceKind.CPU:
+            check_cpu_limit(limit)
+
+
+def require_images(source: DataSource | None, splits: Sequence[str] = ("train",)) -> None:
+    """Refuse a folder that is not in the layout of Cityscapes, or lacks a split.
+
+    Raises:
+        FileError: It is not, or lacks files that are needed.
+    """
+    if source is None:
+        return
+    root = Path(source.root)
+    with file_errors(root):
+        is_folder = root.is_dir()
+    if not is_folder:
+        raise FileError(
+            f"--data: {root} {'is a file, not a folder' if root.exists() else 'does not exist'}",
+            hint="give the folder that holds leftImg8bit/ and gtFine/, or draw a stand-in with "
+            "`bsprobe sample-data DIR`",
+        )
+    from bsprobe.training.cityscapes.samples import Split, list_split  # imports numpy and Pillow
+
+    require_label_ids(root)
+    for split in splits:
+        for problem in list_split(root, Split(split)).problems:
+            error = problem.as_error()
+            more = f"`bsprobe data {shlex.quote(source.root)}` lists all that is wrong"
+            raise FileError(str(error), hint=f"{error.hint}; {more}")
+
+
+def require_label_ids(root: Path) -> None:
+    """Refuse a data set that has labels by train id alone: they are made for another loader.
+
+    Raises:
+        FileError: It has, with what to do about it.
+    """
+    labels = root / "gtFine"
+    with file_errors(root):
+        by_train_id = next(labels.glob("*/*/*_gtFine_labelTrainIds.png"), None)
+        by_id = next(labels.glob("*/*/*_gtFine_labelIds.png"), None)
+    if by_train_id is None or by_id is not None:
+        return
+    wanted = by_train_id.name.replace("_labelTrainIds.png", "_labelIds.png")
+    raise FileError(
+        f"{labels} has labels by train id alone, and labels by label id are needed: {wanted} "
+        f"beside {by_train_id.name}",
+        hint="gtFine_trainvaltest.zip of Cityscapes has them; or make each from its "
+        "*_polygons.json: python -m cityscapesscripts.preparation.json2labelImg IN.json OUT.png",
+    )
+
+
+def require_file(option: str, path: Path) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        FileError: It is not, or is a folder.
+    """
+    with file_errors(path):
+        if path.is_file():
+            return
+    what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    raise FileError(f"{option}: {path} {what}", hint="give the path of a file")
+
+
+def _require_model(name: str) -> None:
+    if is_factory(name):
+        require_callable("--model", name)
+    elif name.startswith(TORCHVISION):
+        _require_known(name, name, [TORCHVISION + each for each in torchvision_networks()])
+    elif name.startswith(SMP):
+        _require_package("segmentation_models_pytorch", f"{SMP}ARCHITECTURE")
+    elif name.startswith(HUGGING_FACE):
+        require_file(f"--model {HUGGING_FACE}", Path(name.removeprefix(HUGGING_FACE)))
+        _require_package("transformers", f"{HUGGING_FACE}CONFIG.json")
+    elif name.startswith(TIMM):
+        _require_package("timm", f"{TIMM}NAME")
+        architecture, _, _ = name.partition(".")  # behind it, weights are named
+        if not is_former_timm_name(architecture.removeprefix(TIMM)):
+            _require_known(name, architecture, [TIMM + each for each in timm_networks()])
+    elif ":" not in name and name not in BUILT_IN:
+        raise _unknown_network(name)
+
+
+def _require_package(module: str, form: str) -> None:
+    if not is_installed(module):
+        name = module.replace("_", "-")
+        raise UsageError(
+            f"--model {form} needs the package {name}, which is not installed",
+            hint=f"pip install {name}",
+        )
+
+
+def _require_taken(variant: Variant) -> None:
+    """Refuse arguments and channels that networks of other people's do not take."""
+    model = variant.model
+    if model in BUILT_IN and set(variant.own.arguments) - {"num_classes"}:
+        raise UsageError(
+            f"--model-arg: {model} takes num_classes alone",
+            hint="give --model package.module:factory for a network of your own",
+        )
+    if variant.channels != RGB and (model in BUILT_IN or model.startswith(TORCHVISION)):
+        raise UsageError(
+            f"--input: {model} takes images of {RGB} channels, not {variant.channels}",
+            hint="timm:NAME takes any number, and so may your own package.module:factory",
+        )
+
+
+def _require_known(name: str, architecture: str, known: Sequence[str]) -> None:
+    if known and architecture not in known:
+        raise unknown_value("--model", name, known)
+
+
+def _unknown_network(name: str) -> UsageError:
+    """The error for a network that is not built in, which may be somebody else's."""
+    is_file = name.endswith(".py") or os.sep in name
+    is_module = os.path.isfile(f"{name}.py")  # noqa: PTH113 - Path's raises where a name is too long
+    hint = callables_hint(name) if is_file or is_module else None
+    if hint is not None:
+        return UsageError(
+            f"--model: '{name}' does not say what builds the network",
+            hint=f"give {name}:FACTORY; {hint}",
+        )
+    for prefix, known in ((TORCHVISION, torchvision_networks), (TIMM, timm_networks)):
+        if name in known():
+            return UsageError(
+                f"--model: '{name}' is unknown", hint=f"did you mean {shlex.quote(prefix + name)}?"
+            )
+    if is_file:
+        what = "is no Python file with a factory" if os.path.exists(name) else "does not exist"  # noqa: PTH110 - as above
+        return UsageError(f"--model: {name} {what}", hint="give FILE.py:FACTORY")
+    return unknown_value("--model", name, MODEL_FORMS)

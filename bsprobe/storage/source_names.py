@@ -1,0 +1,240 @@
+"""Names at the top level of Python files, read from the text without running it.
+
+Importing a network takes as long as all that it imports. A misspelt name is told at once instead;
+a name that the text cannot tell of is left to the import.
+"""
+
+import ast
+import difflib
+import importlib
+import os
+import shlex
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+
+from bsprobe.records.errors import UsageError
+from bsprobe.storage.files import file_errors
+
+_HINT = "give package.module:callable, importable from the folder you are in, or file.py:callable"
+_OWN_SCOPE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+_LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set)
+_MOST_LISTED = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceNames:
+    """The names that a module's text binds at its top level."""
+
+    names: frozenset[str]
+    callables: tuple[str, ...]
+    """Functions and classes, in the order of the text, without those that begin with `_`."""
+    literals: frozenset[str]
+    """Names that are bound to numbers, texts, lists: they cannot be called."""
+    is_open: bool
+    """True where the module may have more names than its text tells: `from x import *`."""
+
+
+def require_callable(option: str, name: str) -> None:
+    """Refuse the name of a callable that is surely not there; nothing is imported.
+
+    Args:
+        option: The option that named it, for complaints.
+        name: `package.module:callable` or `file.py:callable`; dots after the colon go into classes.
+
+    Raises:
+        UsageError: There is no such file or module, it is no Python, or has no such callable.
+    """
+    where, _, what = name.partition(":")
+    path = source_path(option, name)
+    if path is None:
+        return
+    shown = path.name if where.endswith(".py") else where
+    source = read_names(option, name, path)
+    wanted = what.partition(".")[0]
+    if not wanted:
+        raise UsageError(f"{option}: '{name}' names no callable", hint=_those_of(where, source))
+    if wanted in source.literals:
+        raise UsageError(
+            f"{option} {name}: '{wanted}' is no function and no class of {shown}",
+            hint=_those_of(where, source),
+        )
+    if wanted in source.names or source.is_open:
+        return
+    near = difflib.get_close_matches(wanted, source.callables or sorted(source.names), n=1)
+    suggestion = f"did you mean {shlex.quote(f'{where}:{near[0]}')}? " if near else ""
+    raise UsageError(
+        f"{option} {name}: {shown} has no '{wanted}'",
+        hint=suggestion + _those_of(where, source),
+    )
+
+
+def callables_hint(where: str) -> str | None:
+    """The callables of a file or module that was named alone, as a hint; None where it has none.
+
+    Raises:
+        UsageError: It is no Python.
+    """
+    with suppress(UsageError):
+        path = source_path("", where)
+        if path is not None:
+            return _those_of(where, read_names("", where, path))
+    return None
+
+
+def source_path(option: str, name: str) -> Path | None:
+    """The file of the module that a name begins with; None where that cannot be told.
+
+    Raises:
+        UsageError: There is surely no such file or module.
+    """
+    where = name.partition(":")[0]
+    if where.endswith(".py"):
+        path = Path(where)
+        if not os.path.isfile(path):  # noqa: PTH113 - Path's raises where a name is too long
+            raise _missing(option, name, f"{where} does not exist", path)
+        return path
+    if not all(part.isidentifier() for part in where.split(".")):
+        raise _missing(option, name, f"'{where}' is no name of a module", Path(f"{where}.py"))
+    spec = _spec_of(option, name)
+    origin = None if spec is None else spec.origin
+    return Path(origin) if origin is not None and origin.endswith(".py") else None
+
+
+def read_names(option: str, name: str, path: Path) -> SourceNames:
+    """The names of a Python file.
+
+    Raises:
+        UsageError: It is no Python; the message has the file and the line.
+        FileError: It cannot be read.
+    """
+    with file_errors(path):
+        text = path.read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python repeats them where the module is imported
+            tree = ast.parse(text, filename=str(path))
+            compile(tree, str(path), "exec", dont_inherit=True)
+        return _names_of(tree)
+    except SyntaxError as error:
+        place = f"{path.name}, line {error.lineno}" if error.lineno else path.name
+        line = (error.text or "").strip()
+        raise UsageError(
+            f"{option} {name}: {place}: {error.msg}" + (f": {line}" if line else ""),
+            hint="mend the file: Python cannot read it",
+        ) from error
+    except ValueError as error:  # a null byte in the text
+        raise UsageError(
+            f"{option} {name}: {path.name}: {error}", hint="mend the file: Python cannot read it"
+        ) from error
+    except (RecursionError, MemoryError):
+        nothing = frozenset[str]()
+        return SourceNames(names=nothing, callables=(), literals=nothing, is_open=True)
+
+
+def _names_of(tree: ast.Module) -> SourceNames:
+    bound: Counter[str] = Counter()
+    literal: Counter[str] = Counter()
+    defined: list[str] = []
+    for node in _top_level(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined.append(node.name)
+        elif isinstance(node, ast.alias):
+            bound[node.asname or node.name.partition(".")[0]] += 1
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound[node.id] += 1
+        elif isinstance(node, ast.Assign) and isinstance(node.value, _LITERALS):
+            literal.update(each.id for each in node.targets if isinstance(each, ast.Name))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global):
+            bound.update(node.names)
+    bound.update(defined)
+    return SourceNames(
+        names=frozenset(bound),
+        callables=tuple(dict.fromkeys(each for each in defined if not each.startswith("_"))),
+        literals=frozenset(each for each in literal if literal[each] == bound[each]),
+        is_open="*" in bound or "__getattr__" in defined or any(map(_may_bind, ast.walk(tree))),
+    )
+
+
+def _top_level(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes outside functions and classes, which have names of their own."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, _OWN_SCOPE):
+            yield from _top_level(child)
+
+
+def _may_bind(node: ast.AST) -> bool:
+    """True for what can bind names that the text does not show."""
+    if isinstance(node, ast.Name):
+        return node.id in ("globals", "vars", "exec", "setattr")
+    return isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.modules"
+
+
+def _spec_of(option: str, name: str) -> ModuleSpec | None:
+    """The finder's answer for a module; None where its packages decide what they hold."""
+    where = name.partition(":")[0]
+    top, *parts = where.split(".")
+    importlib.invalidate_caches()
+    # The process that imports it begins its search in the working folder; this one may not.
+    spec = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path])
+    if spec is None:
+        try:
+            spec = find_spec(top)
+        except (ImportError, ValueError):  # a module that was put there without a spec
+            return None
+    found = top
+    for part in parts:
+        if spec is None:
+            break
+        found = f"{found}.{part}"
+        package = spec
+        spec = PathFinder.find_spec(found, list(package.submodule_search_locations or ()))
+        if spec is None and _decides_itself(package):
+            return None
+    if spec is None:
+        file = Path(*where.split(".")).with_suffix(".py")
+        raise _missing(option, name, f"there is no module {found}", file)
+    return spec
+
+
+def _decides_itself(package: ModuleSpec) -> bool:
+    """True for a package whose own code can say where its modules are."""
+    if package.origin is None or not package.origin.endswith(".py"):
+        return package.origin is not None
+    with suppress(OSError):
+        text = Path(package.origin).read_bytes()
+        return any(mark in text for mark in (b"__path__", b"sys.modules", b"__getattr__"))
+    return True
+
+
+def _missing(option: str, name: str, what: str, path: Path) -> UsageError:
+    """The error for a file or module that is not there, with the nearest file beside it."""
+    what_of_it = name.partition(":")[2] or "NAME"
+    folder = path.parent
+    known = [each.name for each in sorted(folder.glob("*.py"))] if folder.is_dir() else []
+    near = difflib.get_close_matches(path.name, known, n=1)
+    hint = _HINT
+    if near:
+        where = name.partition(":")[0]
+        meant = str(folder / near[0])
+        if not where.endswith(".py") and os.sep not in where:
+            meant = ".".join([*where.split(".")[:-1], near[0].removesuffix(".py")])
+        hint = f"did you mean {shlex.quote(f'{meant}:{what_of_it}')}?"
+    return UsageError(f"{option} {name}: {what}", hint=hint)
+
+
+def _those_of(where: str, source: SourceNames) -> str:
+    """The hint that lists the functions and classes of a module."""
+    if not source.callables:
+        return f"{where} defines no function and no class; {_HINT}"
+    more = len(source.callables) - _MOST_LISTED
+    listed = ", ".join(source.callables[:_MOST_LISTED])
+    return f"{where} has {listed}" + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,61 @@
+"""`--resume` goes on with what was begun, and is refused where nothing is or all is finished."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bsprobe.storage.folders import RUNS, STUDIES
+from tests.support.commands import ROOT, bsprobe
+
+
+@pytest.mark.parametrize(
+    ("command", "journal"), [("run", RUNS.journal), ("study", STUDIES.journal)]
+)
+def test_resuming_elsewhere_names_the_unfinished_folder_below_reports(
+    command: str, journal: str, tmp_path: Path
+) -> None:
+    begun = tmp_path / "reports" / "an ü"
+    begun.mkdir(parents=True)
+    (begun / journal).write_text("")
+    done = bsprobe(command, "--resume", "--out=elsewhere", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "elsewhere does not exist" in done.stderr
+    assert f"hint: bsprobe {command} --resume --out 'reports/an ü' goes on" in done.stderr
+    # Nothing was begun there either: the first line is missing.
+    begun_anew = bsprobe(command, "--resume", cwd=tmp_path)
+    assert (begun_anew.returncode, list(begun.iterdir())) == (2, [])
+    assert "without --resume" in begun_anew.stderr
+
+
+def test_the_other_kind_of_results_is_resumed_by_its_own_command(tmp_path: Path) -> None:
+    (tmp_path / STUDIES.journal).write_text("")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / RUNS.journal).write_text("")
+    run, study = (
+        bsprobe("run", "--resume", "--out=.", cwd=tmp_path),
+        bsprobe("study", "--resume", "--out=r", cwd=tmp_path),
+    )
+    assert (run.returncode, study.returncode) == (2, 2)
+    assert run.stderr.endswith("hint: bsprobe study --resume --out .\n")
+    assert study.stderr.endswith("hint: bsprobe run --resume --out r\n")
+
+
+FINISHED_RUN = ROOT / "reports" / "predicted-rtx-3090-deeplabv2-resnet101-512x1024"
+FINISHED_STUDY = ROOT / "reports" / "study-cpu-deeplabv2-mini-64x128"
+
+
+@pytest.mark.parametrize(
+    ("command", "finished", "next_"),
+    [("run", FINISHED_RUN, "bsprobe report 'a b'"), ("study", FINISHED_STUDY, "'a b/report.md'")],
+)
+def test_what_is_finished_is_not_gone_on_with(
+    command: str, finished: Path, next_: str, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "a b")
+    (tmp_path / "a b" / (RUNS if command == "run" else STUDIES).journal).touch()
+    done = bsprobe(command, "--resume", "--out=a b", cwd=tmp_path)
+    error, hint = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "a b is finished" in error
+    assert next_ in hint
