@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,18 +118,20 @@ def fit_catalogue(variants: tuple[Variant, ...], batch: int | None, out: Path | 
 
 def _fitting(variants: tuple[Variant, ...], batch: int | None) -> Fitting:
     from rich.console import Console
-    from rich.progress import Progress
 
     from bsprobe.engine.fit import fit
+    from bsprobe.report.progress import Progress
 
     cards = catalogue()
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("opening", total=len(cards) * len(variants))
+    total = len(cards) * len(variants)
+    answers = itertools.count(1)
+    progress = Progress(Console(stderr=True))
 
-        def show(found: CardFit) -> None:
-            progress.update(bar, advance=1, description=found.gpu.name)
+    def show(found: CardFit) -> None:
+        progress.begin(f"predicted {next(answers)} of {total}, {found.gpu.name}")
 
+    with progress.shown():
+        progress.begin(f"predicting for {len(cards)} cards")
         return fit(variants, cards, batch=batch, command=typed_command(), on_fit=show)
 
 

@@ -118,8 +118,8 @@ def probe(start: Start) -> Finished:
     from bsprobe.report.run.progress import TrialProgress
 
     progress = TrialProgress(start.settings, Console(stderr=True))
-    with progress.opening():
-        return make(start, listener=progress, notify=partial(click.echo, err=True))
+    with progress.shown():
+        return make(start, listener=progress, warn=progress.warn)
 
 
 def _write(finished: Finished) -> None:
