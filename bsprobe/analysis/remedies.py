@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from bsprobe.records.explanations import RemedyResult
+from bsprobe.records.trials import ModelFacts
 from bsprobe.records.variants import (
     AXES,
     Checkpointing,
@@ -61,8 +62,15 @@ class Remedy:
     """Variables to run under."""
 
 
-def remedies_for(variant: Variant) -> tuple[Remedy, ...]:
-    """Every change that is worth a try; which of them helps is for the simulation to say."""
+def remedies_for(variant: Variant, model: ModelFacts | None) -> tuple[Remedy, ...]:
+    """Every change that is worth a try; which of them helps is for the simulation to say.
+
+    Args:
+        variant: What is trained.
+        model: Facts of its network; None where they are not known.
+    """
+    has_statistics = model is None or model.batch_norms != 0
+    seen = "BatchNorm sees one micro-batch; " if has_statistics else ""
     return (
         *_settings(variant),
         Remedy(
@@ -75,7 +83,7 @@ def remedies_for(variant: Variant) -> tuple[Remedy, ...]:
         Remedy(
             name="accumulation",
             command="--target-batch N",
-            cost="BatchNorm sees one micro-batch; gradients are held throughout",
+            cost=f"{seen}gradients are held throughout",
             variant=variant,
             accumulation_steps=2,
         ),

@@ -117,7 +117,8 @@ class Explaining:
                 on_phase=self._listener.on_phase,
             )
             measured = replace(measured, boundary=proven)
-        results = [self._try(remedy, chosen, boundary) for remedy in remedies_for(variant)]
+        remedies = remedies_for(variant, explanation.model)
+        results = [self._try(remedy, chosen, boundary) for remedy in remedies]
         return ExplanationReport(
             schema_version=EXPLANATION_VERSION,
             environment=environment,

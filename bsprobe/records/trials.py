@@ -104,6 +104,8 @@ class ModelFacts:
     """The name of the first of them, in the order of the network."""
     assumptions: tuple[Assumption, ...] = ()
     """The assumptions under which a prediction was made; none of a measurement."""
+    batch_norms: int | None = None
+    """The BatchNorm modules whose statistics are those of a batch; None in older files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from tests.support.explanations import REMEDIES, VARIANT
 
 
 def test_every_change_that_may_help_is_tried_by_itself() -> None:
-    found = remedies_for(VARIANT)
+    found = remedies_for(VARIANT, None)
     assert [each.variant for each in found] == [
         replace(VARIANT, precision=Precision.AMP_FP16),
         replace(VARIANT, precision=Precision.AMP_BF16),
@@ -60,7 +60,7 @@ def test_every_change_that_may_help_is_tried_by_itself() -> None:
     ],
 )
 def test_what_is_so_already_is_no_remedy(variant: Variant) -> None:
-    found = remedies_for(variant)
+    found = remedies_for(variant, None)
     assert [each for each in found[:-2] if each.variant == variant] == []
     assert len({each.variant for each in found[:-2]}) == len(found) - 2
 
@@ -79,6 +79,7 @@ def test_the_best_change_comes_first_and_the_impossible_last() -> None:
 def test_parts_of_ones_own_are_not_exchanged_for_ours() -> None:
     own = OwnParts(loss="m:loss", optimizer="m:adam")
 
-    names = {each.name for each in remedies_for(replace(VARIANT, own=own))}
+    names = {each.name for each in remedies_for(replace(VARIANT, own=own), None)}
 
-    assert {each.name for each in remedies_for(VARIANT)} - names == {"adamw", "loss at logits"}
+    every = {each.name for each in remedies_for(VARIANT, None)}
+    assert every - names == {"adamw", "loss at logits"}
