@@ -72,7 +72,7 @@ def caveats_of(
 def _failure_caveat(item: Recommendation) -> str:
     if item.trial is None or item.trial.ran:
         return ""
-    why = f": {item.trial.failure.message}" if item.trial.failure is not None else ""
+    why = f": {item.trial.failure.words}" if item.trial.failure is not None else ""
     return (
         f"As recommended, {item.plan.micro_batch} x {item.plan.accumulation_steps}, it did not "
         f"run ({item.trial.outcome}){why}"

@@ -210,7 +210,7 @@ class Explaining:
             )
             trial = self._trial(spec, self._runner({}))
             if trial.failure is not None and trial.outcome not in TOO_LARGE:
-                return _result(remedy, impossible=trial.failure.message)
+                return _result(remedy, impossible=trial.failure.words)
             if trial.measurement is not None:
                 return _result(
                     remedy,
@@ -250,9 +250,7 @@ def recorded_side(
     found = recorder.record(Record(spec=spec, snapshot=path), on_phase=on_phase)
     if found.trial is None:
         assert found.failure is not None  # noqa: S101 - one of the two is there
-        return MeasuredSide(
-            device=device, failure=f"{found.failure.message} ({found.failure.phase})"
-        )
+        return MeasuredSide(device=device, failure=f"{found.failure.words} ({found.failure.phase})")
     try:
         asked = Attribute(trial=found.trial, snapshot=path)
         explanation = predictor.explain(asked, on_phase=on_phase)

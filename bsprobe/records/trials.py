@@ -165,6 +165,13 @@ class Failure:
     phase: str
     """The phase in which it was: `building`, `step 1`, `evaluation` …"""
     traceback: str | None = None
+    place: str | None = None
+    """The last line of the user's own files that ran: `unet.py, line 12`; None where none did."""
+
+    @property
+    def words(self) -> str:
+        """The message, and the place in the user's files where there is one."""
+        return self.message if self.place is None else f"{self.message} ({self.place})"
 
     def proves(self, outcome: Outcome, kind: DeviceKind) -> bool:
         """True where it says something of the batch, so that a run may go on with its outcome.

@@ -171,21 +171,6 @@ def _measured_largest(boundary: Boundary) -> str:
     return "none" if boundary.largest is None else f"at least {boundary.largest}"
 
 
-def advice_where_nothing_fits(result: VariantResult) -> str:
-    """Advice for when not even the smallest batch fits."""
-    variant = result.variant
-    ways = []
-    if variant.checkpointing == "off":
-        ways.append("--checkpointing on")
-    if variant.precision == "fp32":
-        ways.append("--precision amp-fp16")
-    if variant.norm == "group":
-        ways.append("--norm group-amp")
-    if (size := variant.resolution) is not None:
-        ways.append(f"--resolution {size.height // 2}x{size.width // 2}")
-    return f"Not even batch {result.boundary.first_failure} fits. Try {', '.join(ways)}."
-
-
 def plan_words(plan: TrainingPlan) -> str:
     """Micro-batch and accumulation: `5 x 2`."""
     return f"{plan.micro_batch} x {plan.accumulation_steps}"

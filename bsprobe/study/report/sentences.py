@@ -201,7 +201,7 @@ def _training_caveats(trainings: Sequence[Training]) -> list[str]:
         elif training.failure is not None:
             sentences.append(
                 f"{name_of(training)} ended in {training.failure.phase}, {training.ended}: "
-                f"{training.failure.message}"
+                f"{training.failure.words}"
             )
     return sentences
 
