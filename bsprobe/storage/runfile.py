@@ -1,6 +1,7 @@
 """The file of a finished run: everything, versioned."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _no_run_in(folder: Path) -> FileError:
     if (folder / JOURNAL_NAME).exists():
         return FileError(
             f"the run in {folder} is not finished",
-            hint=f"finish it: bsprobe run --resume --out {folder}",
+            hint=f"finish it: bsprobe run --resume --out {shlex.quote(str(folder))}",
         )
     hint = "is this the folder of a run?"
     if any(folder.glob(f"*/{NAME}")):

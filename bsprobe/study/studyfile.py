@@ -1,6 +1,7 @@
 """The file of a finished study: everything, versioned."""
 
 import json
+import shlex
 from pathlib import Path
 
 from bsprobe.records.errors import FileError
@@ -33,7 +34,7 @@ def load_study(folder: Path) -> Study:
         if not path.exists() and (folder / STUDY_JOURNAL).exists():
             raise FileError(
                 f"the study in {folder} is not finished",
-                hint=f"finish it: bsprobe study --resume --out {folder}",
+                hint=f"finish it: bsprobe study --resume --out {shlex.quote(str(folder))}",
             )
         data = path.read_bytes()
     try:
