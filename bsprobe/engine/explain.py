@@ -117,7 +117,7 @@ class Explaining:
                 on_phase=self._listener.on_phase,
             )
             measured = replace(measured, boundary=proven)
-        remedies = remedies_for(variant, explanation.model)
+        remedies = remedies_for(variant, explanation.model, self.device.capability)
         results = [self._try(remedy, chosen, boundary) for remedy in remedies]
         return ExplanationReport(
             schema_version=EXPLANATION_VERSION,

@@ -68,7 +68,7 @@ def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Pat
 def test_each_remedy_gives_the_largest_batch_that_a_run_with_it_finds(
     report: ExplanationReport, tmp_path: Path
 ) -> None:
-    remedies = remedies_for(VARIANT, None)
+    remedies = remedies_for(VARIANT, None, None)
     changed = tuple(each.variant for each in remedies if each.variant != VARIANT)
     with START() as runner:
         run = found_by_run(runner, (VARIANT, *changed), tmp_path / "plain")
