@@ -112,7 +112,7 @@ def test_a_remedy_is_listed_with_what_it_takes_at_the_batch_that_is_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Nobody asks for the remedies of a remedy, which take as long again each time.
-    monkeypatch.setattr("bsprobe.engine.explain.remedies_for", lambda _: ())
+    monkeypatch.setattr("bsprobe.engine.explain.remedies_for", lambda *_: ())
     batch = report.explanation.spec.batch_size
     assert batch == report.boundary.largest
     for each in report.remedies[:3]:

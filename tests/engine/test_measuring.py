@@ -61,7 +61,7 @@ MOST = 4
 @pytest.fixture(autouse=True)
 def _without_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are predicted as ever, which takes long."""
-    monkeypatch.setattr(explaining, "remedies_for", lambda _: ())
+    monkeypatch.setattr(explaining, "remedies_for", lambda *_: ())
 
 
 class InventedGpu:
