@@ -62,7 +62,7 @@ class Scorer:
         workspaces = self._workspaces[gpu.capability]
         tracer = xmem_tracer(row["model"], row["optimiser"])
         run = partial(played, tracer, batch, steps=ITERATIONS, capability=gpu.capability)
-        on_card = run(workspaces, available_bytes=gpu.usable_bytes)
+        on_card = run(workspaces, available_bytes=gpu.allocator_bytes)
         unbounded = run(workspaces).statistics
         without = run(NoWorkspaces()).statistics
         return XmemRow(
@@ -70,7 +70,7 @@ class Scorer:
             known=row["known"] == "yes",
             ran_out=row["real_oom"] == "1",
             measured_bytes=int(row["ground_bytes"]),
-            usable_bytes=gpu.usable_bytes,
+            usable_bytes=gpu.allocator_bytes,
             fits=on_card.fits,
             reserved_bytes=on_card.statistics.peak_reserved_bytes,
             unbounded_bytes=unbounded.peak_reserved_bytes,

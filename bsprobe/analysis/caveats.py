@@ -33,6 +33,8 @@ ASSUMED: Final[Mapping[Assumption, str]] = {
     ),
 }
 """The sentence that a reader must have on each assumption of a prediction."""
+_RANGE_FROM = 3
+"""So many batches, and more, are told as a range."""
 _PRETRAINED_NORMS = (Norm.BATCH, Norm.SYNC_BATCH, Norm.FROZEN, Norm.AS_BUILT)
 
 
@@ -45,14 +47,17 @@ def caveats_of(
     device: DeviceInfo,
 ) -> tuple[str, ...]:
     """Sentences that a reader of this row must know, and only those."""
+    models = tuple(each.measurement.model for each in trials if each.measurement)
+    batch_norms = next((m.batch_norms for m in models if m.batch_norms is not None), None)
     return tuple(
         sentence
         for sentence in (
             _failure_caveat(item),
-            *notes_on_models(each.measurement.model for each in trials if each.measurement),
+            *notes_on_models(models),
             _target_caveat(item, target),
-            *_norm_caveats(item),
-            _rate_caveat(item.variant, target),
+            *_norm_caveats(item, batch_norms),
+            _autocast_caveat(item.variant, device),
+            _rate_caveat(item.variant, target, batch_norms),
             _rule_caveat(item.variant, target),
             _headroom_caveat(item, found, target, device),
             _retry_caveat(trials),
@@ -67,7 +72,7 @@ def caveats_of(
 def _failure_caveat(item: Recommendation) -> str:
     if item.trial is None or item.trial.ran:
         return ""
-    why = f": {item.trial.failure.message}" if item.trial.failure is not None else ""
+    why = f": {item.trial.failure.words}" if item.trial.failure is not None else ""
     return (
         f"As recommended, {item.plan.micro_batch} x {item.plan.accumulation_steps}, it did not "
         f"run ({item.trial.outcome}){why}"
@@ -118,38 +123,16 @@ def _target_caveat(item: Recommendation, target: Target) -> str:
     )
 
 
-def _norm_caveats(item: Recommendation) -> list[str]:
-    norm, micro, processes = item.variant.norm, item.plan.micro_batch, item.plan.processes
-    one = "a micro-batch" if processes == 1 else "one process's micro-batch"
-    sentences = []
-    if norm is Norm.SYNC_BATCH:
+def _norm_caveats(item: Recommendation, batch_norms: int | None) -> list[str]:
+    norm, plan = item.variant.norm, item.plan
+    sentences = [_statistics_caveat(item, batch_norms)]
+    if norm is Norm.SYNC_BATCH and batch_norms != 0:
+        seen = plan.micro_batch * plan.processes
         sentence = (
-            f"SyncBatchNorm statistics see the {micro * processes} images of all {processes} "
-            "processes' micro-batches; accumulation does not change that."
+            f"SyncBatchNorm statistics see the {seen} images of all {plan.processes} processes' "
+            "micro-batches; accumulation does not change that."
         )
-        return [sentence]
-    if norm is Norm.AS_BUILT:
-        sentence = (
-            "The network keeps the norm it is built with. Where that is BatchNorm, its statistics "
-            f"see the {micro} images of {one}, whatever the accumulation."
-        )
-        return [sentence]
-    if norm is Norm.BATCH and micro == 1:
-        sentences.append(
-            "Micro-batch 1: BatchNorm normalises each image by itself, as InstanceNorm would, "
-            "and accumulation does not change that; consider "
-            + ("group or frozen." if processes == 1 else "sync-batch, group or frozen.")
-        )
-    elif norm is Norm.BATCH:
-        sentences.append(
-            f"BatchNorm statistics see the {micro} images of {one}"
-            + ("; accumulation does not change that." if item.plan.accumulation_steps > 1 else ".")
-        )
-    if norm is Norm.GROUP and item.variant.precision is not Precision.FP32:
-        sentences.append(
-            "Autocast runs GroupNorm in fp32 and keeps fp32 copies: on CUDA this takes more "
-            "memory than fp32 training does; group-amp keeps it in half precision."
-        )
+        sentences = [sentence]
     if norm not in _PRETRAINED_NORMS:
         sentences.append(
             f"A network with {norm} norm is another model than the one that BatchNorm weights "
@@ -158,11 +141,50 @@ def _norm_caveats(item: Recommendation) -> list[str]:
     return sentences
 
 
-def _rate_caveat(variant: Variant, target: Target) -> str:
+def _statistics_caveat(item: Recommendation, batch_norms: int | None) -> str:
+    """The images that BatchNorm's statistics see; empty for a network that has none.
+
+    Args:
+        item: What is recommended.
+        batch_norms: Its number of BatchNorm modules; None: not known.
+    """
+    micro, processes = item.plan.micro_batch, item.plan.processes
+    keeps_its_norm = item.variant.norm is Norm.AS_BUILT
+    one = "a micro-batch" if processes == 1 else "one process's micro-batch"
+    if item.variant.norm not in (Norm.BATCH, Norm.AS_BUILT) or batch_norms == 0:
+        return ""
+    if keeps_its_norm and batch_norms is None:
+        return (
+            "The network keeps the norm it is built with. Where that is BatchNorm, its statistics "
+            f"see the {micro} images of {one}, whatever the accumulation."
+        )
+    if micro == 1:
+        others = "group or frozen" if processes == 1 else "sync-batch, group or frozen"
+        return (
+            "Micro-batch 1: BatchNorm normalises each image by itself, as InstanceNorm would, "
+            "and accumulation does not change that"
+            + ("." if keeps_its_norm else f"; consider {others}.")
+        )
+    return f"BatchNorm statistics see the {micro} images of {one}" + (
+        "; accumulation does not change that." if item.plan.accumulation_steps > 1 else "."
+    )
+
+
+def _autocast_caveat(variant: Variant, device: DeviceInfo) -> str:
+    is_affected = variant.norm is Norm.GROUP and variant.precision is not Precision.FP32
+    if not is_affected or device.kind is DeviceKind.CPU:
+        return ""
+    return (
+        "Autocast runs GroupNorm in fp32 and keeps fp32 copies beside those in half precision; "
+        "group-amp keeps half precision alone."
+    )
+
+
+def _rate_caveat(variant: Variant, target: Target, batch_norms: int | None) -> str:
     is_its_own = variant.own.optimizer is not None  # and its rate with it: a factor is shown
     is_given = target.base_learning_rate != REFERENCE.base_learning_rate
     is_given = is_given or not has_recipe(variant.model)
-    if variant.norm is Norm.FROZEN or is_given or is_its_own:
+    if variant.norm is Norm.FROZEN or batch_norms == 0 or is_given or is_its_own:
         return ""
     return (
         "The reference rate 2.5e-04 stems from a recipe whose BatchNorm was frozen; "
@@ -202,13 +224,20 @@ def _retry_caveat(trials: Sequence[Trial]) -> str:
     retried = {t.spec.batch_size for t in trials if t.outcome is Outcome.FITS_WITH_RETRIES}
     if not retried:
         return ""
-    batches = ("Batch " if len(retried) == 1 else "Batches ") + " and ".join(
-        map(str, sorted(retried))
-    )
+    batches = ("Batch " if len(retried) == 1 else "Batches ") + _numbers(sorted(retried))
     return (
         f"{batches} ran only after the allocator had emptied its cache "
         "and tried again, which is slow: stay below."
     )
+
+
+def _numbers(found: Sequence[int]) -> str:
+    """Ascending numbers in few words: `3`, `3 and 5`, `3 to 5`, `3 to 9 (4 of them)`."""
+    low, high = found[0], found[-1]
+    if len(found) < _RANGE_FROM:
+        return " and ".join(map(str, found))
+    of_them = f" ({len(found)} of them)" if len(found) <= high - low else ""
+    return f"{low} to {high}{of_them}"
 
 
 def _nccl_caveat(item: Recommendation, device: DeviceInfo) -> str:

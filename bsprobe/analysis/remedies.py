@@ -6,6 +6,8 @@ from enum import StrEnum
 from typing import Final
 
 from bsprobe.records.explanations import RemedyResult
+from bsprobe.records.gpus import FIRST_WITH_TENSOR_CORES
+from bsprobe.records.trials import ModelFacts
 from bsprobe.records.variants import (
     AXES,
     Checkpointing,
@@ -25,7 +27,7 @@ _COSTS: dict[str, dict[StrEnum, str]] = {
     "precision": {
         Precision.FP32: "slower: no half precision",
         Precision.AMP_FP16: f"{_FASTER}, with a GradScaler",
-        Precision.AMP_BF16: f"{_FASTER}; slow below compute capability 8.0",
+        Precision.AMP_BF16: _FASTER,
     },
     "norm": {
         Norm.GROUP_AMP: "another model: GroupNorm, kept in half precision under AMP",
@@ -43,7 +45,10 @@ _COSTS: dict[str, dict[StrEnum, str]] = {
     "loss_at": {LossAt.LOGITS: "another recipe: labels are thinned out to the logits"},
     "cudnn_benchmark": {CudnnBenchmark.OFF: "slower: not the fastest algorithms"},
 }
-"""By axis the values that are worth a try, and what is paid for them."""
+"""By axis the values that are worth a try, and what is paid for them on most cards."""
+_WITHOUT_TENSOR_CORES = "none: hardly faster without tensor cores; it trains in half precision"
+_FIRST_WITH_BF16 = (8, 0)
+"""Older cards have no bfloat16 of their own; PyTorch runs it slowly there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +66,20 @@ class Remedy:
     """Variables to run under."""
 
 
-def remedies_for(variant: Variant) -> tuple[Remedy, ...]:
-    """Every change that is worth a try; which of them helps is for the simulation to say."""
+def remedies_for(
+    variant: Variant, model: ModelFacts | None, capability: tuple[int, int] | None
+) -> tuple[Remedy, ...]:
+    """Every change that is worth a try; which of them helps is for the simulation to say.
+
+    Args:
+        variant: What is trained.
+        model: Facts of its network; None where they are not known.
+        capability: Compute capability of the card; None where it is not known.
+    """
+    has_statistics = model is None or model.batch_norms != 0
+    seen = "BatchNorm sees one micro-batch; " if has_statistics else ""
     return (
-        *_settings(variant),
+        *_settings(variant, capability),
         Remedy(
             name="expandable segments",
             command=" ".join(f"{name}={value}" for name, value in EXPANDABLE.items()),
@@ -75,7 +90,7 @@ def remedies_for(variant: Variant) -> tuple[Remedy, ...]:
         Remedy(
             name="accumulation",
             command="--target-batch N",
-            cost="BatchNorm sees one micro-batch; gradients are held throughout",
+            cost=f"{seen}gradients are held throughout",
             variant=variant,
             accumulation_steps=2,
         ),
@@ -100,7 +115,7 @@ def ranked(results: list[RemedyResult]) -> tuple[RemedyResult, ...]:
     return tuple(sorted(results, key=merit))
 
 
-def _settings(variant: Variant) -> Iterator[Remedy]:
+def _settings(variant: Variant, capability: tuple[int, int] | None) -> Iterator[Remedy]:
     """One axis changed at a time."""
     decided = {"optimizer": variant.own.optimizer, "loss_at": variant.own.own_loss}
     for axis in AXES:
@@ -111,6 +126,17 @@ def _settings(variant: Variant) -> Iterator[Remedy]:
                 yield Remedy(
                     name=axis.label_prefix + str(value),
                     command=f"{axis.option} {value}",
-                    cost=cost,
+                    cost=_cost_on(capability, value, cost),
                     variant=replace(variant, **{axis.field: value}),  # type: ignore[arg-type] # each axis names the field of its own kind
                 )
+
+
+def _cost_on(capability: tuple[int, int] | None, value: StrEnum, cost: str) -> str:
+    """The cost of a setting on a card: half precision is not equally fast on all."""
+    if capability is None or not isinstance(value, Precision) or value is Precision.FP32:
+        return cost
+    if value is Precision.AMP_BF16 and capability < _FIRST_WITH_BF16:
+        return "slower: bfloat16 is slow below compute capability 8.0"
+    if capability < FIRST_WITH_TENSOR_CORES:
+        return cost.replace(_FASTER, _WITHOUT_TENSOR_CORES)
+    return cost

@@ -50,7 +50,7 @@ class Probe:
             peak_bytes=measured.peak_bytes if measured is not None else None,
             fresh=trial.fresh_process,
             certainty=failure.certainty if failure is not None else Certainty.CERTAIN,
-            detail=failure.message if failure is not None else "",
+            detail=failure.words if failure is not None else "",
         )
 
 

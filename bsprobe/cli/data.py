@@ -40,17 +40,17 @@ def data(root: Path, picture: Path | None) -> None:
     """
     # Imported here because numpy, Pillow and matplotlib would slow `bsprobe --help` down.
     from rich.console import Console
-    from rich.progress import Progress
 
+    from bsprobe.report.progress import Progress
     from bsprobe.training.cityscapes.inspection import inspect_folder
 
     require_label_ids(root)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Reading", total=None)
+    progress = Progress(Console(stderr=True))
+    with progress.shown():
+        progress.begin(f"reading {root}")
         report = inspect_folder(
             root,
-            on_looked_at=lambda done, total: progress.update(task, completed=done, total=total),
+            on_looked_at=lambda done, total: progress.begin(f"read {done} of {total} images"),
         )
     for line in describe(report):
         click.echo(line)

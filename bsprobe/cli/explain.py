@@ -113,13 +113,13 @@ def _explain(
     from bsprobe.engine.explain import Explaining
     from bsprobe.report.explain.markdown import render_terminal
     from bsprobe.report.explain.write import write_explanation
-    from bsprobe.report.run.progress import StageProgress
+    from bsprobe.report.progress import Progress
     from bsprobe.storage.explanationfile import save_explanation
     from bsprobe.storage.folders import REPORTS, explanation_name, given_folder, new_folder
     from bsprobe.worker.environment import describe_environment
     from bsprobe.worker.runner import TrialRunner
 
-    progress = StageProgress(Console(stderr=True))
+    progress = Progress(Console(stderr=True))
 
     def start(asked: DeviceRequest, environment: Mapping[str, str]) -> TrialRunner:
         timeout = given["trial_timeout"]
@@ -127,13 +127,16 @@ def _explain(
 
     if out is not None:
         given_folder(out)
-    progress.on_stage("opening the card")
-    with Explaining(start, request, max_batch=given["max_batch"], listener=progress) as explaining:
+    most = given["max_batch"]
+    with (
+        progress.shown(),
+        Explaining(start, request, max_batch=most, listener=progress) as explaining,
+    ):
         environment = describe_environment(explaining.ready, typed_command())
         for variant in explaining.ready.variants or variants:
             folder = out or new_folder(REPORTS, explanation_name(explaining.device, variant))
             report = explaining.explain(variant, batch, environment, folder)
-            progress.stop()
+            progress.erase()
             save_explanation(report, folder)
             click.echo(render_terminal(report))
             write_explanation(report, folder, depth=depth)

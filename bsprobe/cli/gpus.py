@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,9 @@ import click
 from bsprobe.cli.command import Command
 from bsprobe.cli.options.named import require_named
 from bsprobe.cli.options.subject import subject_options, variants_from
-from bsprobe.cli.options.values import count, typed_command
+from bsprobe.cli.options.values import count, gpu_names, typed_command
 from bsprobe.records.errors import DeviceError, UsageError
-from bsprobe.records.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu
+from bsprobe.records.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu, find_gpus
 from bsprobe.records.units import MIB, format_bytes
 
 if TYPE_CHECKING:
@@ -25,18 +26,20 @@ if TYPE_CHECKING:
     from bsprobe.records.variants import Variant
     from bsprobe.worker.process import Worker
 
-_HEADINGS = ("GPU", "capability", "total", "outside", "allocator", "figures")
+_HEADINGS = ("GPU", "capability", "usable", "outside", "allocator", "figures")
 _LEGEND = """
-total    memory as PyTorch reports it
-outside  memory that training holds outside PyTorch's allocator
+usable   memory as PyTorch reports it, for training and its libraries together
+outside  the part of it that lies outside PyTorch's allocator while training
 figures  reported: published by people with that card (--format csv says where);
-         estimated (both, or outside alone): from cards of the same capability
+         estimated (both, or outside alone): from cards of the same capability"""
+_OLD_CARDS = """\
 6.0, 6.1 no tensor cores, and no PyTorch for CUDA 12.8 or later; workspaces are
          estimated where cuDNN is 9.11 or later"""
 _TRIAL_TIMEOUT_SECONDS = 300.0
 
 
 @click.command("gpus", cls=Command)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option(
     "--this",
     is_flag=True,
@@ -45,8 +48,15 @@ _TRIAL_TIMEOUT_SECONDS = 300.0
 @click.option(
     "--fit",
     is_flag=True,
-    help="Predict the largest batch of a network on every card: which one do I need?  "
+    help="Predict the largest batch of a network on each card: which one do I need?  "
     "[default: off]",
+)
+@click.option(
+    "--gpu",
+    "only",
+    type=gpu_names,
+    metavar="LIST",
+    help="With --fit: only these cards.  [default: all]",
 )
 @count("--batch", "wanted_batch", "With --fit: the batch that the card has to run.")
 @click.option(
@@ -69,25 +79,29 @@ def gpus(
     ctx: click.Context,
     /,
     *,
+    names: tuple[str, ...],
     this: bool,
     fit: bool,
+    only: tuple[Gpu, ...] | None,
     form: str,
     batch: int | None,
     out: Path | None,
     **subject: Any,
 ) -> None:
-    """List the GPUs that are known: compute capability, memory, and what training can use of it.
+    """List the GPUs that are known, or those that are named: compute capability and memory.
 
     A name may be shortened wherever it is asked for, as long as it stays clear: 4090, a100-40gb.
     """
-    if this and fit:
-        raise UsageError("--this and --fit exclude each other", hint="give one of the two")
+    if this and (fit or names):
+        other = "--fit" if fit else names[0]
+        raise UsageError(f"--this and {other} exclude each other", hint="give one of the two")
     if not fit:
         _require_fit(ctx)
+    cards = find_gpus(names, "NAME") or catalogue()
     if fit:
         variants = variants_from(subject)
         require_named(variants)
-        fit_catalogue(variants, batch, out)
+        fit_catalogue(variants, only or cards, batch, out)
     elif this:
         worker = _open()
         try:
@@ -95,45 +109,50 @@ def gpus(
         finally:
             worker.close()
     elif form == "csv":
-        click.echo(_as_csv(catalogue()), nl=False)
+        click.echo(_as_csv(cards), nl=False)
     else:
-        headings, *lines = _table(catalogue()).splitlines()
+        headings, *lines = _table(cards).splitlines()
         click.echo(click.style(headings, bold=True))  # plain where the output is no terminal
         click.echo("\n".join(lines))
         click.echo(_LEGEND)
+        if any(card.notes for card in cards):
+            click.echo(_OLD_CARDS)
 
 
-def fit_catalogue(variants: tuple[Variant, ...], batch: int | None, out: Path | None) -> None:
-    """Predict for every card of the catalogue, print the table and write the report."""
-    from bsprobe.report.fit import render_text, write_fitting
+def fit_catalogue(
+    variants: tuple[Variant, ...], cards: tuple[Gpu, ...], batch: int | None, out: Path | None
+) -> None:
+    """Predict for every card, print the table and write the report."""
+    from bsprobe.report.fit import next_command, render_text, write_fitting
     from bsprobe.storage.folders import REPORTS, given_folder, new_folder, slug
 
     if out is not None:
         given_folder(out)
-    found = _fitting(variants, batch)
+    found = _fitting(variants, cards, batch)
     known = [each.variant for each in found.fits]
     parts = ["gpus-fit", *dict.fromkeys(variant.model for variant in known)]
     parts += dict.fromkeys(variant.inputs for variant in known)
     folder = out or new_folder(REPORTS, slug("-".join(parts)))
     click.echo(render_text(found))
     write_fitting(found, folder)
-    click.echo(f"\nWrote {folder}/   Next: bsprobe run --gpu NAME")
+    click.echo(f"\nWrote {folder}/\nNext: {next_command(found)}")
 
 
-def _fitting(variants: tuple[Variant, ...], batch: int | None) -> Fitting:
+def _fitting(variants: tuple[Variant, ...], cards: tuple[Gpu, ...], batch: int | None) -> Fitting:
     from rich.console import Console
-    from rich.progress import Progress
 
     from bsprobe.engine.fit import fit
+    from bsprobe.report.progress import Progress
 
-    cards = catalogue()
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("opening", total=len(cards) * len(variants))
+    total = len(cards) * len(variants)
+    answers = itertools.count(1)
+    progress = Progress(Console(stderr=True))
 
-        def show(found: CardFit) -> None:
-            progress.update(bar, advance=1, description=found.gpu.name)
+    def show(found: CardFit) -> None:
+        progress.begin(f"predicted {next(answers)} of {total}, {found.gpu.name}")
 
+    with progress.shown():
+        progress.begin(f"predicting for {len(cards)} cards")
         return fit(variants, cards, batch=batch, command=typed_command(), on_fit=show)
 
 
@@ -142,7 +161,7 @@ def _require_fit(ctx: click.Context) -> None:
     for parameter in ctx.command.params:
         name = parameter.name or ""
         is_typed = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if is_typed and name not in ("this", "form"):
+        if is_typed and name not in ("names", "this", "form"):
             raise UsageError(f"{parameter.opts[0]} does nothing without --fit", hint="add --fit")
 
 
@@ -232,7 +251,7 @@ def _table(cards: Iterable[Gpu]) -> str:
             card.compute_capability,
             format_bytes(card.total_bytes),
             format_bytes(card.outside_allocator_bytes),
-            format_bytes(card.usable_bytes),
+            format_bytes(card.allocator_bytes),
             _provenance(card),
         )
         for card in cards

@@ -122,8 +122,8 @@ def probe(start: Start) -> Finished:
     from bsprobe.report.run.progress import TrialProgress
 
     progress = TrialProgress(start.settings, Console(stderr=True))
-    with progress.opening():
-        return make(start, listener=progress, notify=partial(click.echo, err=True))
+    with progress.shown():
+        return make(start, listener=progress, warn=progress.warn)
 
 
 def _write(finished: Finished) -> None:
@@ -154,6 +154,6 @@ def _plan_text(start: Start) -> str:
     from bsprobe.report.run.plan import render
     from bsprobe.report.run.progress import TrialProgress
 
-    with TrialProgress(start.settings, Console(stderr=True)).opening():
-        device = rehearse(start)
-    return render(start.settings, start.folder, device)
+    with TrialProgress(start.settings, Console(stderr=True)).shown():
+        settings, device = rehearse(start)
+    return render(settings, start.folder, device)

@@ -1,5 +1,6 @@
 """`bsprobe sample-data`: draw a small data set in the layout of Cityscapes."""
 
+import itertools
 import shlex
 from pathlib import Path
 
@@ -34,22 +35,23 @@ def sample_data(folder: Path, images: int, size: str, seed: int) -> None:
     """
     # Imported here because numpy and Pillow would slow `bsprobe --help` down.
     from rich.console import Console
-    from rich.progress import Progress
 
     from bsprobe.records.units import parse_resolution
+    from bsprobe.report.progress import Progress
     from bsprobe.training.cityscapes.samples import Split
     from bsprobe.training.cityscapes.synthetic import plan_scenes, write_sample_data
 
     resolution = parse_resolution(size)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Drawing", total=images)
+    progress = Progress(Console(stderr=True))
+    drawn = itertools.count(1)
+    with progress.shown():
+        progress.begin(f"drawing {images} images")
         write_sample_data(
             folder,
             count=images,
             size=resolution,
             seed=seed,
-            on_written=lambda _: progress.advance(task),
+            on_written=lambda _: progress.begin(f"drew {next(drawn)} of {images}"),
         )
     of_split = [scene.split for scene in plan_scenes(images)]
     click.echo(

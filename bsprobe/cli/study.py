@@ -91,7 +91,7 @@ def _study(start: Start) -> None:
     from bsprobe.study.run import run
 
     progress = StudyProgress(start.settings, Console(stderr=True))
-    with progress.opening():
+    with progress.shown():
         finished, folder = run(start, listener=progress)
     click.echo(terminal.render(finished))
     write_study_report(finished, folder)

@@ -65,7 +65,7 @@ def _fit_alike(
     facts = tracers.find(_spec(variant, minimum)).facts
     for gpu in gpus:
         runs = _Trials(device(gpu), variant)
-        guess = line.largest_within(gpu.usable_bytes) or 0
+        guess = line.largest_within(gpu.allocator_bytes) or 0
         largest = gallop(runs, guess, minimum=minimum, max_batch=max_batch)
         following = minimum if largest is None else largest + 1
         yield CardFit(

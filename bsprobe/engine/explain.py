@@ -117,7 +117,8 @@ class Explaining:
                 on_phase=self._listener.on_phase,
             )
             measured = replace(measured, boundary=proven)
-        results = [self._try(remedy, chosen, boundary) for remedy in remedies_for(variant)]
+        remedies = remedies_for(variant, explanation.model, self.device.capability)
+        results = [self._try(remedy, chosen, boundary) for remedy in remedies]
         return ExplanationReport(
             schema_version=EXPLANATION_VERSION,
             environment=environment,
@@ -209,7 +210,7 @@ class Explaining:
             )
             trial = self._trial(spec, self._runner({}))
             if trial.failure is not None and trial.outcome not in TOO_LARGE:
-                return _result(remedy, impossible=trial.failure.message)
+                return _result(remedy, impossible=trial.failure.words)
             if trial.measurement is not None:
                 return _result(
                     remedy,
@@ -249,9 +250,7 @@ def recorded_side(
     found = recorder.record(Record(spec=spec, snapshot=path), on_phase=on_phase)
     if found.trial is None:
         assert found.failure is not None  # noqa: S101 - one of the two is there
-        return MeasuredSide(
-            device=device, failure=f"{found.failure.message} ({found.failure.phase})"
-        )
+        return MeasuredSide(device=device, failure=f"{found.failure.words} ({found.failure.phase})")
     try:
         asked = Attribute(trial=found.trial, snapshot=path)
         explanation = predictor.explain(asked, on_phase=on_phase)

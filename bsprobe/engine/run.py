@@ -129,13 +129,13 @@ class Finished:
     """Of each predicted recommendation, or of the starred one as the GPU recorded it."""
 
 
-def run(start: Start, *, listener: Listener, notify: Callable[[str], None]) -> Finished:
+def run(start: Start, *, listener: Listener, warn: Callable[[str], None]) -> Finished:
     """Open the device and make the run; whatever stops it leaves the journal behind.
 
     Args:
         start: What to run, and where from.
         listener: Told what happens.
-        notify: Told, in a sentence, what is done after the last trial.
+        warn: Told, in a sentence, what could not be had beside the run.
 
     Raises:
         FileError: The folder cannot be used, or the journal was made on another device.
@@ -148,7 +148,7 @@ def run(start: Start, *, listener: Listener, notify: Callable[[str], None]) -> F
         start = replace(start, settings=completed(start.settings, runner.ready))
         listener.on_open(start.settings)
         with predictor_for(start.settings, runner.ready.device) as predict:
-            return _run_on(runner, start, predict, listener, notify)
+            return _run_on(runner, start, predict, listener, warn)
 
 
 def _run_on(
@@ -156,7 +156,7 @@ def _run_on(
     start: Start,
     predict: Predict | None,
     listener: Listener,
-    notify: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> Finished:
     """Make the run on an open device."""
     folder, log, contents = _opened(start, runner.ready)
@@ -175,12 +175,15 @@ def _run_on(
             predict=predict,
         )
         if alone is not None and alone.ready.device.kind is DeviceKind.CUDA:
-            explaining.found |= recorded_star(made, alone, notify)
+            explaining.found |= recorded_star(made, alone, listener.on_phase, warn)
     return Finished(run=made, folder=folder, explanations=explaining.found)
 
 
-def rehearse(start: Start) -> DeviceInfo:
+def rehearse(start: Start) -> tuple[Settings, DeviceInfo]:
     """Open and check all that `run` opens before its first trial; nothing is written.
+
+    Returns:
+        The settings, complete, and the device.
 
     Raises:
         BsprobeError: As `run`.
@@ -197,7 +200,7 @@ def rehearse(start: Start) -> DeviceInfo:
             log, contents = start.resumed
             with log:
                 require_same_device(contents.header.device, device, start.folder)
-    return device
+        return completed(start.settings, runner.ready), device
 
 
 class _Explaining:
@@ -255,7 +258,10 @@ def _opened(start: Start, ready: Ready) -> tuple[Path, Journal, Contents]:
 
 
 def recorded_star(
-    finished: Run, runner: TrialRunner, notify: Callable[[str], None]
+    finished: Run,
+    runner: TrialRunner,
+    on_phase: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> dict[Variant, Explanation]:
     """Explain the starred row by one more trial, which the GPU records.
 
@@ -264,14 +270,15 @@ def recorded_star(
     Args:
         finished: A run on a GPU.
         runner: Of that GPU.
-        notify: Told what is done, and why nothing is returned.
+        on_phase: Told what is done.
+        warn: Told why nothing is returned.
     """
     best = finished.best
     if best is None or best.trial is None:
         return {}
     spec = replace(best.trial.spec, accumulation_steps=1, evaluation_resolution=None, data=None)
     timeout = finished.settings.trial_timeout_seconds
-    notify("recording one step of the starred row")
+    on_phase("recording one step of the starred row")
     try:
         with (
             TrialRunner(card_like(finished.device), timeout=timeout) as predictor,
@@ -285,9 +292,9 @@ def recorded_star(
                 on_phase=lambda _: None,
             )
     except BsprobeError as error:
-        notify(f"warning: no picture of the step: {error}")
+        warn(f"warning: no picture of the step: {error}")
         return {}
     if side.explanation is None:
-        notify(f"warning: no picture of the step: {side.failure}")
+        warn(f"warning: no picture of the step: {side.failure}")
         return {}
     return {best.variant: side.explanation}

@@ -159,6 +159,8 @@ _KERNEL_LIMITS = (
     "value cannot be safely converted without overflow",
     "invalid configuration argument",
 )
+_SIZE_MISMATCHES = ("Sizes of tensors must match", "must match the size of tensor b")
+"""The messages of `torch.cat` and of arithmetic."""
 STOPPED_WITH_ITS_PEERS = "stopped: another process had failed"
 """The message for a process that waited for one that would not come any more."""
 _LOST_PEERS = (
@@ -249,6 +251,11 @@ def is_evidence(kind: DeviceKind, evidence: str) -> bool:
 def is_loss_of_peer(message: str) -> bool:
     """True where a process failed only because another one, with which it worked, was gone."""
     return _first_in(message, _LOST_PEERS) is not None
+
+
+def is_mismatch_of_sizes(message: str) -> bool:
+    """True where tensors of unequal sizes met, as those of a U-Net do at sizes that are odd."""
+    return _first_in(message, _SIZE_MISMATCHES) is not None
 
 
 def manner_of_death(exit_status: int) -> str:

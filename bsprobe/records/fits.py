@@ -42,9 +42,9 @@ class Fitting:
 
     @property
     def cards(self) -> tuple[Gpu, ...]:
-        """The cards, the smallest first."""
+        """The cards, the one with the least usable memory first."""
         cards = dict.fromkeys(fit.gpu for fit in self.fits)
-        return tuple(sorted(cards, key=lambda gpu: (gpu.usable_bytes, gpu.name)))
+        return tuple(sorted(cards, key=lambda gpu: (gpu.total_bytes, gpu.name)))
 
     def largest(self, gpu: Gpu, variant: Variant) -> int | None:
         """The largest batch of a variant on a card."""

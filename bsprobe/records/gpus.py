@@ -101,7 +101,7 @@ class Gpu:
         return (note,)
 
     @property
-    def usable_bytes(self) -> int:
+    def allocator_bytes(self) -> int:
         """Bytes that PyTorch's allocator can reserve where no other process holds memory."""
         return self.total_bytes - self.outside_allocator_bytes
 
@@ -128,12 +128,33 @@ def catalogue() -> tuple[Gpu, ...]:
     return tuple(_gpu(line, lines) for line in lines)
 
 
+_ANOTHER = "; for another: --gpu custom --capacity 20GiB --compute-capability 8.6"
+
+
 def find_gpu(text: str) -> Gpu:
     """The card that a name means: case, maker and punctuation do not matter (`rtx4090`, `A100`).
 
     Raises:
         UsageError: No card has that name (the nearest is suggested), or several have.
     """
+    return _found(text, "--gpu", _ANOTHER)
+
+
+def find_gpus(names: Iterable[str], option: str) -> tuple[Gpu, ...]:
+    """Cards of the catalogue by their names, each once, in the order of the names.
+
+    Args:
+        names: As `find_gpu` takes them.
+        option: That an error is about.
+
+    Raises:
+        UsageError: As `find_gpu`.
+    """
+    return tuple(dict.fromkeys(_found(name, option, "") for name in names))
+
+
+def _found(text: str, option: str, another: str) -> Gpu:
+    """As `find_gpu`; the hint for an unknown name ends with how to have another card."""
     asked = _words(text)
     named = [gpu for gpu in catalogue() if _words(gpu.name) == asked]
     found = named or [gpu for gpu in catalogue() if _is_meant(asked, _words(gpu.name))]
@@ -141,14 +162,12 @@ def find_gpu(text: str) -> Gpu:
         return found[0]
     if found:
         names = ", ".join(gpu.name for gpu in found)
-        raise UsageError(f"--gpu: '{text}' is one of several", hint=f"choose among {names}")
+        raise UsageError(f"{option}: '{text}' is one of several", hint=f"choose among {names}")
     known = {" ".join(_words(gpu.name)): gpu.name for gpu in catalogue()}
     near = difflib.get_close_matches(" ".join(asked), known, n=1, cutoff=0.5)
     suggestion = f"did you mean {known[near[0]]}? " if near else ""
     raise UsageError(
-        f"--gpu: '{text}' is unknown",
-        hint=f"{suggestion}bsprobe gpus lists all; for another: --gpu custom --capacity 20GiB "
-        "--compute-capability 8.6",
+        f"{option}: '{text}' is unknown", hint=f"{suggestion}bsprobe gpus lists all{another}"
     )
 
 

@@ -86,6 +86,14 @@ class DeviceInfo:
     notes: tuple[str, ...] = ()
     """Sentences about the device that a reader of the results must know."""
 
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """The compute capability as two numbers; None of a CPU."""
+        if self.compute_capability is None:
+            return None
+        major, minor = self.compute_capability.split(".")
+        return int(major), int(minor)
+
     def has_memory_of(self, other: "DeviceInfo") -> bool:
         """True where both have the same memory limit, and capacities that count as equal."""
         return self.limit_bytes == other.limit_bytes and is_same_capacity(

@@ -104,6 +104,8 @@ class ModelFacts:
     """The name of the first of them, in the order of the network."""
     assumptions: tuple[Assumption, ...] = ()
     """The assumptions under which a prediction was made; none of a measurement."""
+    batch_norms: int | None = None
+    """The BatchNorm modules whose statistics are those of a batch; None in older files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +165,13 @@ class Failure:
     phase: str
     """The phase in which it was: `building`, `step 1`, `evaluation` …"""
     traceback: str | None = None
+    place: str | None = None
+    """The last line of the user's own files that ran: `unet.py, line 12`; None where none did."""
+
+    @property
+    def words(self) -> str:
+        """The message, and the place in the user's files where there is one."""
+        return self.message if self.place is None else f"{self.message} ({self.place})"
 
     def proves(self, outcome: Outcome, kind: DeviceKind) -> bool:
         """True where it says something of the batch, so that a run may go on with its outcome.

@@ -1,5 +1,6 @@
 """The GPU that a network needs: its largest batch on each card, in text, files, picture."""
 
+import shlex
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import Fitting
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.records.variants import labels
+from bsprobe.report.commands import matrix_defaults, subject_options
 from bsprobe.report.run.markdown import table
 from bsprobe.report.run.plots import COLOURS, MARKERS, STYLE, write_figure
 from bsprobe.report.run.tables import to_csv, variant_columns
@@ -30,7 +32,7 @@ def rows(found: Fitting) -> list[tuple[str, ...]]:
     return [
         (
             card.name,
-            format_bytes(card.usable_bytes),
+            format_bytes(card.total_bytes),
             *(str(found.largest(card, v) or _NOTHING) for v in found.variants),
         )
         for card in found.cards
@@ -41,7 +43,7 @@ def render_text(found: Fitting) -> str:
     """The table for a terminal: the variants' names stand above each other, to fit 80 columns."""
     names = [label.split(" / ") for label in labels(found.variants).values()]
     depth = max(len(parts) for parts in names)
-    head = [[""] * (depth - len(parts)) + parts for parts in (["GPU"], ["allocator"], *names)]
+    head = [[""] * (depth - len(parts)) + parts for parts in (["GPU"], ["usable"], *names)]
     lines = list(zip(*head, strict=True))
     largest = "The largest batch:"
     table = aligned([*lines, *rows(found)])
@@ -69,10 +71,20 @@ def advice(found: Fitting) -> list[str]:
             continue
         card = enough[0]
         lines.append(
-            f"{name}: batch {batch} runs from {card.name} ({format_bytes(card.usable_bytes)} "
-            f"for the allocator) upwards, on {len(enough)} of {len(found.cards)} cards."
+            f"{name}: batch {batch} runs from {card.name} ({format_bytes(card.total_bytes)} "
+            f"usable) upwards, on {len(enough)} of {len(found.cards)} cards."
         )
     return [*lines, *_kernel_limits(found), *_assumptions(found), *_of_cards(found)]
+
+
+def next_command(found: Fitting) -> str:
+    """The command that predicts the same in full for the smallest card that is enough."""
+    variants = found.variants
+    batch = found.wanted_batch or 1
+    largest = {c: max(found.largest(c, v) or 0 for v in variants) for c in found.cards}
+    card = next((card for card in found.cards if largest[card] >= batch), found.cards[-1])
+    options = subject_options(variants, matrix_defaults(variants))
+    return shlex.join(["bsprobe", "run", "--gpu", card.name, *options])
 
 
 def _kernel_limits(found: Fitting) -> list[str]:
@@ -136,15 +148,15 @@ def write_fitting(found: Fitting, folder: Path) -> None:
 
 def render_markdown(found: Fitting) -> str:
     """The report."""
-    header = ("card", "allocator", *labels(found.variants).values())
+    header = ("card", "usable", *labels(found.variants).values())
     return (
         f"# Which GPU do I need?\n\n{titles(found)[0]}\n\n"
         + "\n".join(f"- {line}" for line in advice(found))
         + "\n\nThe largest batch of each card, predicted without it:\n\n"
         + table(header, rows(found))
         + "\n\n![largest batch by card](fit.png)\n\n"
-        "*Allocator* is what is left to PyTorch's: the card's memory less what lies outside; its "
-        "sources are in `bsprobe gpus --format csv`.\n\n"
+        "*Usable* is the card's memory as PyTorch reports it, of which a part lies outside its "
+        "allocator; the sources of both are in `bsprobe gpus --format csv`.\n\n"
         f"PyTorch {found.environment.torch}, cuDNN {found.environment.cudnn}. "
         f"Again: `{found.environment.command}`\n"
     )
@@ -173,12 +185,10 @@ def figure(found: Fitting) -> Figure:
         axes.axvline(found.wanted_batch, color="#444444", lw=1.2)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_yticks(range(len(cards)), [f"{c.name}  {c.usable_bytes / GIB:.1f}" for c in cards])
+    axes.set_yticks(range(len(cards)), [f"{c.name}  {c.total_bytes / GIB:.1f}" for c in cards])
     axes.set_ylim(-0.7, len(cards) - 0.3)
     axes.set_xlabel("largest batch, predicted")
-    axes.set_title(
-        "\n".join(titles(found)) + "\ncard, and GiB for the allocator", fontsize=9, loc="left"
-    )
+    axes.set_title("\n".join(titles(found)) + "\ncard, and its usable GiB", fontsize=9, loc="left")
     drawn.legend(loc="outside lower center", ncols=2, frameon=False)
     return drawn
 
@@ -190,8 +200,8 @@ def _frame(found: Fitting) -> pd.DataFrame:
                 "source": "predicted",
                 "gpu": fit.gpu.name,
                 "compute_capability": fit.gpu.compute_capability,
-                "total_bytes": fit.gpu.total_bytes,
-                "usable_bytes": fit.gpu.usable_bytes,
+                "usable_bytes": fit.gpu.total_bytes,
+                "allocator_bytes": fit.gpu.allocator_bytes,
                 **variant_columns(fit.variant),
                 "largest": fit.largest,
                 "next_outcome": None if fit.next_outcome is None else str(fit.next_outcome),

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from bsprobe.study.noise_scale import NoiseScale, noise_scale
 from bsprobe.study.plan import final_trainings
@@ -116,9 +117,23 @@ def recommended_loading(loading: Loading) -> LoaderRate:
     )
 
 
-def is_starved(loading: Loading, rate: LoaderRate) -> bool:
-    """Whether training that is fed so waits for images."""
-    return rate.fed_images_per_second < loading.step_images_per_second * _STARVED_BELOW
+class Feeding(Enum):
+    """The effect of a data loader on the steps that it feeds."""
+
+    FULL = auto()
+    """They run as fast as with images in memory."""
+    SLOWED = auto()
+    """The images are there in time; that they are loaded meanwhile makes the steps slower."""
+    STARVED = auto()
+    """They wait for images."""
+
+
+def feeding(loading: Loading, rate: LoaderRate) -> Feeding:
+    """The effect of one setting of the loader on the steps."""
+    step = loading.step_images_per_second
+    if rate.fed_images_per_second >= step * _STARVED_BELOW:
+        return Feeding.FULL
+    return Feeding.STARVED if rate.alone_images_per_second < step else Feeding.SLOWED
 
 
 def _share(summary: BatchSummary) -> float:

@@ -232,6 +232,11 @@ def facts_of(task: Task, variant: Variant) -> ModelFacts:
         groups=groups,
         parameters_without_gradient=len(missing),
         first_without_gradient=next(iter(missing), None),
+        batch_norms=sum(
+            module.training or module.running_mean is None
+            for module in task.model.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 - the common base
+        ),
     )
 
 

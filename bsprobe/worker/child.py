@@ -6,6 +6,7 @@ It ends when its standard input does, so nothing is left behind by a parent that
 import os
 import queue
 import sys
+import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -314,7 +315,19 @@ def describe_failure(error: Exception, phase: str, kind: DeviceKind) -> tuple[Ou
         evidence=verdict.evidence,
         phase=phase,
         traceback=_without_folders("".join(traceback.format_exception(error))),
+        place=_place_of(error) if verdict.outcome is Outcome.FAILED else None,
     )
+
+
+def _place_of(error: Exception) -> str | None:
+    """The last line outside of bsprobe and of installed packages that was running."""
+    libraries = {str(Path(__file__).resolve().parents[1])} | {
+        sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib")
+    }
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((*libraries, "<")):
+            return f"{_without_folders(frame.filename)}, line {frame.lineno}"
+    return None
 
 
 def _without_folders(text: str) -> str:

@@ -122,6 +122,40 @@ def test_a_factory_keeps_its_norm_unless_another_is_asked_for(norm: Norm) -> Non
     assert ("another model than the one" in found) is (norm is Norm.GROUP)
 
 
+def with_batch_norms(count: int) -> tuple[Trial, ...]:
+    trial = ran(8)
+    assert trial.measurement is not None
+    model = replace(trial.measurement.model, batch_norms=count)
+    return (replace(trial, measurement=replace(trial.measurement, model=model)),)
+
+
+@pytest.mark.parametrize("model", ["m:net", "timm:vit_tiny", "torchvision:vit_b_16"])
+def test_a_network_without_batch_norm_is_told_nothing_of_it(model: str) -> None:
+    for norm in (Norm.BATCH, Norm.SYNC_BATCH):
+        variant = replace(VARIANT, model=model, norm=norm)
+        assert caveats_of(variant, trials=with_batch_norms(0)) == ()
+
+
+def test_the_reference_rate_is_told_only_of_networks_with_batch_norm() -> None:
+    found = caveats_of(GROUP, target=REFERENCE, trials=with_batch_norms(0))
+    assert not any("reference rate" in one for one in found)
+
+
+def test_a_network_of_ones_own_with_batch_norm_is_told_how_many_images_it_sees() -> None:
+    own = replace(VARIANT, model="m:net")
+    assert caveats_of(own, safe=10, trials=with_batch_norms(3)) == (
+        "BatchNorm statistics see the 10 images of a micro-batch.",
+    )
+    (alone,) = caveats_of(own, safe=1, trials=with_batch_norms(3))
+    assert "consider" not in alone  # its norm may not be exchangeable
+
+
+def test_autocast_on_a_cpu_is_told_nothing_of_cuda() -> None:
+    amp = replace(GROUP, precision=Precision.AMP_BF16)
+    cpu = replace(DEVICE, kind=DeviceKind.CPU)
+    assert not any("Autocast" in one for one in caveats_of(amp, device=cpu))
+
+
 def test_a_missing_headroom_is_told() -> None:
     tight = replace(FOUND, safe=3, keeps_headroom=False)
     assert caveats_of(FROZEN, safe=3, found=tight, target=Target(headroom=0.1)) == (
@@ -134,7 +168,12 @@ def test_a_missing_headroom_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("batches", "named"),
-    [((11,), "Batch 11"), ((12, 11), "Batches 11 and 12"), ((11, 12, 11), "Batches 11 and 12")],
+    [
+        ((11,), "Batch 11"),
+        ((12, 11, 12), "Batches 11 and 12"),
+        ((11, 12, 13), "Batches 11 to 13"),
+        ((91, 93, 96, 97), "Batches 91 to 97 (4 of them)"),
+    ],
 )
 def test_retries_are_told_by_their_batches(batches: tuple[int, ...], named: str) -> None:
     slow = [ran(batch, outcome=Outcome.FITS_WITH_RETRIES) for batch in batches]

@@ -7,6 +7,7 @@ import pytest
 from bsprobe.analysis.remedies import EXPANDABLE, ranked, remedies_for
 from bsprobe.records.explanations import RemedyResult
 from bsprobe.records.runs import Boundary, StopReason
+from bsprobe.records.trials import ModelFacts
 from bsprobe.records.variants import (
     Checkpointing,
     CudnnBenchmark,
@@ -22,7 +23,7 @@ from tests.support.explanations import REMEDIES, VARIANT
 
 
 def test_every_change_that_may_help_is_tried_by_itself() -> None:
-    found = remedies_for(VARIANT)
+    found = remedies_for(VARIANT, None, None)
     assert [each.variant for each in found] == [
         replace(VARIANT, precision=Precision.AMP_FP16),
         replace(VARIANT, precision=Precision.AMP_BF16),
@@ -60,7 +61,7 @@ def test_every_change_that_may_help_is_tried_by_itself() -> None:
     ],
 )
 def test_what_is_so_already_is_no_remedy(variant: Variant) -> None:
-    found = remedies_for(variant)
+    found = remedies_for(variant, None, None)
     assert [each for each in found[:-2] if each.variant == variant] == []
     assert len({each.variant for each in found[:-2]}) == len(found) - 2
 
@@ -79,6 +80,29 @@ def test_the_best_change_comes_first_and_the_impossible_last() -> None:
 def test_parts_of_ones_own_are_not_exchanged_for_ours() -> None:
     own = OwnParts(loss="m:loss", optimizer="m:adam")
 
-    names = {each.name for each in remedies_for(replace(VARIANT, own=own))}
+    names = {each.name for each in remedies_for(replace(VARIANT, own=own), None, None)}
 
-    assert {each.name for each in remedies_for(VARIANT)} - names == {"adamw", "loss at logits"}
+    every = {each.name for each in remedies_for(VARIANT, None, None)}
+    assert every - names == {"adamw", "loss at logits"}
+
+
+@pytest.mark.parametrize(
+    ("capability", "fp16", "bf16"),
+    [
+        ((6, 1), "hardly faster", "slower"),
+        ((7, 5), "faster", "slower"),
+        ((8, 6), "faster", "faster"),
+    ],
+)
+def test_half_precision_costs_what_it_costs_on_the_card(
+    capability: tuple[int, int], fp16: str, bf16: str
+) -> None:
+    costs = {each.name: each.cost for each in remedies_for(VARIANT, None, capability)}
+    assert costs["amp-fp16"].removeprefix("none: ").startswith(fp16)
+    assert costs["amp-bf16"].removeprefix("none: ").startswith(bf16)
+
+
+def test_accumulation_says_nothing_of_batch_norm_where_there_is_none() -> None:
+    facts = ModelFacts(parameters=1, groups=(), batch_norms=0)
+    assert "BatchNorm" in remedies_for(VARIANT, None, None)[-1].cost
+    assert "BatchNorm" not in remedies_for(VARIANT, facts, None)[-1].cost

@@ -92,7 +92,7 @@ def without_workspaces(network: str, optimizer: str, batch: int) -> Played:
         NoWorkspaces(),
         steps=ITERATIONS,
         capability=gpu.capability,
-        available_bytes=gpu.usable_bytes,
+        available_bytes=gpu.allocator_bytes,
     )
 
 

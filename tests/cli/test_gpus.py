@@ -1,6 +1,7 @@
 """`bsprobe gpus` as its users run it, and `--this` before a GPU that is played by a stub."""
 
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from bsprobe.cli.gpus import gpus, print_this
 from bsprobe.records.errors import DeviceError
-from bsprobe.records.gpus import COLUMNS, catalogue, find_gpu
+from bsprobe.records.gpus import COLUMNS, catalogue
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.worker.process import Worker
 from tests.support.commands import ROOT, bsprobe, rows
@@ -33,7 +34,7 @@ def test_the_table_is_plain_fits_80_columns_and_has_every_card() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert [line for line in lines if len(line) > 80 or not line.isascii() or "\x1b" in line] == []
-    assert lines[0].split() == ["GPU", "capability", "total", "outside", "allocator", "figures"]
+    assert lines[0].split() == ["GPU", "capability", "usable", "outside", "allocator", "figures"]
     names = [card.name for card in catalogue()]
     assert [line[: len(name)] for line, name in zip(lines[1:], names, strict=False)] == names
     assert lines[1 + len(names)] == ""
@@ -47,6 +48,15 @@ def test_a_row_has_the_figures_of_its_card_and_says_which_are_estimates() -> Non
         "A30": ["A30", "8.0", "23.5 GiB", "236 MiB", "23.3 GiB", "outside est."],
         "RTX 5070": ["RTX 5070", "12.0", "11.5 GiB", "165 MiB", "11.3 GiB", "estimated"],
     }
+
+
+def test_named_cards_are_listed_alone_in_the_order_of_their_names() -> None:
+    for form in ("text", "csv"):
+        done = bsprobe("gpus", "h200", "RTX 3090", "--format", form)
+        lines = done.stdout.splitlines()[1:3]
+        assert [re.split(" {2}|,", line)[0] for line in lines] == ["H200", "RTX 3090"]
+    unknown = bsprobe("gpus", "RTX 3091")
+    assert "did you mean RTX 3090?" in unknown.stderr.splitlines()[1]
 
 
 def test_a_terminal_shows_the_same_words_with_the_headings_set_off() -> None:
@@ -108,6 +118,10 @@ def test_a_gpu_that_cannot_run_the_step_is_an_error(capfd: pytest.CaptureFixture
     [
         (["--batch", "4"], "error: --batch does nothing without --fit"),
         (["--model", "deeplabv2-resnet50"], "error: --model does nothing without --fit"),
+        (["--gpu", "RTX 3090"], "error: --gpu does nothing without --fit"),
+        (["RTX 3090", "RTX 3091"], "error: NAME: 'RTX 3091' is unknown"),
+        (["--this", "RTX 3090"], "error: --this and RTX 3090 exclude each other"),
+        (["--fit", "--gpu", "RTX 3090,9090"], "error: --gpu: '9090' is unknown"),
         (["--fit", "--this"], "error: --this and --fit exclude each other"),
         (["--fit", "--model", "deeplab"], "error: --model: 'deeplab' is unknown"),
     ],
@@ -119,16 +133,22 @@ def test_options_that_make_no_sense_are_refused(
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, message)
 
 
-def fitted(folder: Path) -> list[dict[str, str]]:
+def fitted(folder: Path, *more: str) -> list[dict[str, str]]:
     """The rows of a fit over the catalogue, once what it printed has been looked at."""
     done = bsprobe(
         *("gpus", "--fit", "--batch", "8", "--model", "deeplabv2-mini"),
         *("--resolution", "1024x2048", "--precision", "amp-fp16", "--norm", "batch"),
+        *more,
         *("--out", str(folder / "out")),
         XDG_CACHE_HOME=str(folder),
     )
     assert done.returncode == 0, done.stderr
-    *table, wrote = done.stdout.splitlines()  # the last line ends as long as the folder's name is
+    *table, wrote, then = done.stdout.splitlines()  # the last ones are as long as names are
+    assert re.fullmatch(
+        "Next: bsprobe run --gpu .* --model deeplabv2-mini --resolution 1024x2048 "
+        "--precision amp-fp16 --norm batch",
+        then,
+    )
     assert wrote.startswith(f"Wrote {folder}")
     assert max(map(len, table)) <= 80
     return rows(folder / "out" / "fit.csv")
@@ -141,9 +161,7 @@ def test_every_card_of_the_catalogue_is_fitted(tmp_path: Path) -> None:
     assert sorted(row["gpu"] for row in found) == sorted(gpu.name for gpu in catalogue())
 
 
-def test_two_cards_are_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cards = tuple(map(find_gpu, ("RTX 3060 12GB", "RTX 3090")))
-    monkeypatch.setattr("bsprobe.cli.gpus.catalogue", lambda: cards)
-    smaller, larger = fitted(tmp_path)
+def test_two_cards_are_fitted(tmp_path: Path) -> None:
+    smaller, larger = fitted(tmp_path, "--gpu", "3060-12gb,RTX 3090,rtx3090")
     assert (smaller["gpu"], larger["gpu"]) == ("RTX 3060 12GB", "RTX 3090")
     assert 0 < int(smaller["largest"]) < int(larger["largest"])

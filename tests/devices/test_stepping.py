@@ -11,13 +11,13 @@ from bsprobe.devices.stepping import TooFewUpdatesError, run_steps
 from bsprobe.records.errors import UsageError
 from bsprobe.records.trials import Ddp, Measurement, ModelFacts, Peak, TrialSpec
 from bsprobe.records.units import Resolution
-from bsprobe.records.variants import CudnnBenchmark, Precision, Variant
+from bsprobe.records.variants import CudnnBenchmark, Norm, Precision, Variant
 from bsprobe.training import step
 from tests.support.tiny_networks import VARIANT, OverflowingNet, TinyNet
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 FP16_SPEC = replace(SPEC, variant=replace(VARIANT, precision=Precision.AMP_FP16))
-FACTS = ModelFacts(parameters=660, groups=(("all", 1.0),))
+FACTS = ModelFacts(parameters=660, groups=(("all", 1.0),), batch_norms=1)
 
 
 @dataclass(slots=True)
@@ -245,6 +245,18 @@ def test_equal_trials_see_equal_images(fake: FakeDevice, monkeypatch: pytest.Mon
     assert [torch.equal(images, seen[0]) for images in seen] == [True] * 4 + [False] * 2
 
 
+@pytest.mark.parametrize("norm", [Norm.BATCH, Norm.GROUP, Norm.FROZEN])
+def test_the_facts_count_the_batch_norms_that_see_batches(norm: Norm) -> None:
+    size = Resolution(height=64, width=64)
+    variant = Variant(model="deeplabv2-mini", resolution=size, norm=norm)
+    task = step.build_task(variant, torch.device("cpu"))
+    built = [each for each in task.model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    assert bool(built) is (norm is Norm.BATCH)
+    assert step.facts_of(task, variant).batch_norms == len(built)
+    task.model.eval()  # as a network of one's own keeps them that freezes their statistics
+    assert step.facts_of(task, variant).batch_norms == 0
+
+
 def test_the_facts_of_deeplabv2_name_its_three_groups() -> None:
     variant = replace(
         VARIANT, model="deeplabv2-resnet50", resolution=Resolution(height=32, width=32), classes=19
@@ -255,6 +267,7 @@ def test_the_facts_of_deeplabv2_name_its_three_groups() -> None:
     assert result.model == ModelFacts(
         parameters=24_908_940,
         groups=(("backbone", 1.0), ("classifier weights", 10.0), ("classifier biases", 20.0)),
+        batch_norms=53,
     )
 
 

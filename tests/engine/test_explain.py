@@ -68,7 +68,7 @@ def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Pat
 def test_each_remedy_gives_the_largest_batch_that_a_run_with_it_finds(
     report: ExplanationReport, tmp_path: Path
 ) -> None:
-    remedies = remedies_for(VARIANT)
+    remedies = remedies_for(VARIANT, None, None)
     changed = tuple(each.variant for each in remedies if each.variant != VARIANT)
     with START() as runner:
         run = found_by_run(runner, (VARIANT, *changed), tmp_path / "plain")
@@ -112,7 +112,7 @@ def test_a_remedy_is_listed_with_what_it_takes_at_the_batch_that_is_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Nobody asks for the remedies of a remedy, which take as long again each time.
-    monkeypatch.setattr("bsprobe.engine.explain.remedies_for", lambda _: ())
+    monkeypatch.setattr("bsprobe.engine.explain.remedies_for", lambda *_: ())
     batch = report.explanation.spec.batch_size
     assert batch == report.boundary.largest
     for each in report.remedies[:3]:

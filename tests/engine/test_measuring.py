@@ -61,7 +61,7 @@ MOST = 4
 @pytest.fixture(autouse=True)
 def _without_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are predicted as ever, which takes long."""
-    monkeypatch.setattr(explaining, "remedies_for", lambda _: ())
+    monkeypatch.setattr(explaining, "remedies_for", lambda *_: ())
 
 
 class InventedGpu:
@@ -282,7 +282,7 @@ def test_a_run_on_a_gpu_records_the_step_of_its_starred_row(
     run = finished(tmp_path)
     assert run.best is not None
     assert (run.best.plan.micro_batch, run.best.plan.accumulation_steps) == (LARGEST, 2)
-    found = recorded_star(run, cast("TrialRunner", gpu), said.append)
+    found = recorded_star(run, cast("TrialRunner", gpu), said.append, said.append)
     assert [asked.spec for asked in gpu.asked] == [TrialSpec(variant=VARIANT, batch_size=LARGEST)]
     assert list(found) == [VARIANT]
     assert found[VARIANT].source is Source.MEASURED
@@ -295,8 +295,8 @@ def test_a_run_whose_step_cannot_be_recorded_says_so_and_is_none_the_worse(
     gpu = InventedGpu(largest=0)
     monkeypatch.setattr("bsprobe.engine.run.TrialRunner", without_timeout(start(gpu)))
     run = finished(tmp_path)
-    assert recorded_star(run, cast("TrialRunner", gpu), said.append) == {}
+    assert recorded_star(run, cast("TrialRunner", gpu), said.append, said.append) == {}
     assert said[-1].startswith("warning: no picture of the step: OutOfMemoryError")
     unknown = replace(run, device=replace(GPU, compute_capability="99.0"))
-    assert recorded_star(unknown, cast("TrialRunner", gpu), said.append) == {}
+    assert recorded_star(unknown, cast("TrialRunner", gpu), said.append, said.append) == {}
     assert said[-1].startswith("warning: no picture of the step: nothing is known of")

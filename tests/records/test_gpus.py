@@ -54,7 +54,7 @@ def test_a_card_is_complete_and_its_figures_are_possible(gpu: Gpu) -> None:
     row = ROWS[gpu.name]
     assert gpu.compute_capability in CAPABILITIES
     assert 50 * MIB < gpu.outside_allocator_bytes < GIB
-    assert gpu.usable_bytes == gpu.total_bytes - gpu.outside_allocator_bytes
+    assert gpu.allocator_bytes == gpu.total_bytes - gpu.outside_allocator_bytes
     if nominal := int(row["nominal_mib"] or 0) * MIB:  # `gpus --this` leaves the two empty
         assert 0.93 * nominal < gpu.total_bytes < nominal
     assert 10 <= int(row["multiprocessors"] or 10) <= 200

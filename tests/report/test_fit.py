@@ -1,6 +1,7 @@
 """Which GPU do I need: the table, the advice, the files."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from bsprobe.records.fits import CardFit, Fitting
 from bsprobe.records.gpus import custom_gpu
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import Norm, Precision, matrix
-from bsprobe.report.fit import advice, render_text, write_fitting
+from bsprobe.records.workload import OwnParts
+from bsprobe.report.commands import matrix_defaults, subject_options
+from bsprobe.report.fit import advice, next_command, render_text, write_fitting
 from bsprobe.storage.codec import from_json
 from tests.support.builders import ENVIRONMENT, HALF
 from tests.support.golden import written_twice
@@ -39,15 +42,15 @@ def test_the_table_lists_the_smallest_card_first_and_says_that_it_is_predicted()
         "deeplabv2-resnet101 · 512 high x 1024 wide · 19 classes  [predicted]",
         "The largest batch:",
         "",
-        "                                                     fp32  amp-fp16",
-        "GPU                                      allocator  batch     batch",
-        "custom 8.00 GiB, compute capability 7.5   7.00 GiB      -         3",
-        "custom 24.0 GiB, compute capability 8.6   23.0 GiB      5        11",
+        "                                                    fp32  amp-fp16",
+        "GPU                                        usable  batch     batch",
+        "custom 8.00 GiB, compute capability 7.5  8.00 GiB      -         3",
+        "custom 24.0 GiB, compute capability 8.6  24.0 GiB      5        11",
         "",
-        "fp32 / batch: batch 1 runs from custom 24.0 GiB, compute capability 8.6 (23.0",
-        "    GiB for the allocator) upwards, on 1 of 2 cards.",
+        "fp32 / batch: batch 1 runs from custom 24.0 GiB, compute capability 8.6 (24.0",
+        "    GiB usable) upwards, on 1 of 2 cards.",
         "amp-fp16 / batch: batch 1 runs from custom 8.00 GiB, compute capability 7.5",
-        "    (7.00 GiB for the allocator) upwards, on 2 of 2 cards.",
+        "    (8.00 GiB usable) upwards, on 2 of 2 cards.",
     ]
 
 
@@ -55,8 +58,8 @@ def test_the_advice_names_the_smallest_card_that_runs_what_was_asked_for() -> No
     assert advice(fitting(8)) == [
         "fp32 / batch: no listed card runs batch 8.",
         (
-            "amp-fp16 / batch: batch 8 runs from custom 24.0 GiB, compute capability 8.6 (23.0 GiB "
-            "for the allocator) upwards, on 1 of 2 cards."
+            "amp-fp16 / batch: batch 8 runs from custom 24.0 GiB, compute capability 8.6 (24.0 GiB "
+            "usable) upwards, on 1 of 2 cards."
         ),
     ]
 
@@ -81,7 +84,7 @@ def test_the_files_hold_everything_and_are_the_same_every_time(tmp_path: Path) -
     assert list(files) == ["fit.csv", "fit.json", "fit.md", "fit.png", "fit.svg"]
     assert from_json(Fitting, json.loads(files["fit.json"])) == found
     head, *lines = files["fit.csv"].decode().splitlines()
-    assert head.startswith("source,gpu,compute_capability,total_bytes,usable_bytes,model,")
+    assert head.startswith("source,gpu,compute_capability,usable_bytes,allocator_bytes,model,")
     assert [line.split(",")[0] for line in lines] == ["predicted"] * 4
     assert "![largest batch by card](fit.png)" in files["fit.md"].decode()
 
@@ -105,3 +108,20 @@ def test_what_is_estimated_is_told_with_the_cards_unless_it_is_so_of_all() -> No
 
     assert advice(replace(found, fits=tuple(noted)))[-1] == "Estimated."
     assert advice(replace(found, fits=tuple(some)))[-1] == f"{LARGE.name}: Estimated."
+
+
+def test_the_next_command_names_the_smallest_card_that_is_enough_and_all_options() -> None:
+    assert next_command(fitting(8)) == (
+        "bsprobe run --gpu 'custom 24.0 GiB, compute capability 8.6' --model deeplabv2-resnet101 "
+        "--resolution 512x1024 --norm batch"
+    )
+
+
+def test_the_next_command_keeps_a_network_of_ones_own_and_quotes_it() -> None:
+    own = OwnParts(model_args=(("width", "[1, 2]"),), optimizer="m:adam")
+    variant = replace(FP32, model="my net.py:make", channels=4, own=own)
+    words = shlex.join(subject_options((variant,), matrix_defaults((variant,))))
+    assert words == (
+        "--model 'my net.py:make' --input 4x512x1024 --model-arg 'width=[1, 2]' "
+        "--optimizer-from m:adam --precision fp32"
+    )

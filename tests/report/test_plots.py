@@ -6,9 +6,11 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from PIL import Image
 
 from bsprobe.records.runs import Run
+from bsprobe.records.variants import labels
 from bsprobe.report.run.plots import memory_figure, throughput_figure, write_plots
 from tests.support.golden import written_twice
 
@@ -18,35 +20,54 @@ def test_plots_are_png_and_svg_that_open_and_are_the_same_every_time(
 ) -> None:
     files = written_twice(lambda folder: write_plots(run, folder), tmp_path)
     assert list(files) == ["memory.png", "memory.svg", "throughput.png", "throughput.svg"]
-    for name in ("memory.png", "throughput.png"):
+    sizes = {"memory.png": (1200, 840), "throughput.png": (1200, 675)}
+    for name, size in sizes.items():
         with Image.open(io.BytesIO(files[name])) as picture:
-            assert picture.size == (1200, 675)
+            assert picture.size == size
 
 
-def test_memory_shows_a_line_a_variant_that_fits_and_a_cross_at_each_failure(run: Run) -> None:
+def marked(axes: Axes) -> dict[str, list[list[int]]]:
+    """The batches at which each kind of mark is drawn, a list for each line of them."""
+    found: dict[str, list[list[int]]] = {}
+    for line in axes.lines:
+        if str(line.get_marker()) != "None":
+            batches = [int(batch) for batch in np.asarray(line.get_xdata())]
+            found.setdefault(str(line.get_marker()), []).append(batches)
+    return found
+
+
+def test_memory_shows_a_line_a_variant_that_fits_and_no_mark_without_a_peak(run: Run) -> None:
     figure = memory_figure(run)
     assert figure is not None
-    (axes,) = figure.axes
-    marked: dict[str, list[list[int]]] = {}
-    for line in axes.lines:
-        batches = [int(batch) for batch in np.asarray(line.get_xdata())]
-        marked.setdefault(str(line.get_marker()), []).append(batches)
-    marked.pop("None")
-    assert marked == {
+    _, axes = figure.axes
+    assert marked(axes) == {
         "o": [[1, 2, 4, 5]],
         "s": [[1, 2, 4, 5]],
         "^": [[1, 2, 4, 8, 9, 10]],
         "D": [[]],
-        "x": [[8, 6], [8, 6], [16, 11], [1]],
     }
     assert axes.get_ylim()[0] == 0
     assert any(np.array_equal(line.get_ydata(), [23.0, 23.0]) for line in axes.lines)
 
 
+def test_above_the_memory_each_variant_has_a_row_with_a_cross_at_each_failure(run: Run) -> None:
+    figure = memory_figure(run)
+    assert figure is not None
+    tried, axes = figure.axes
+    assert marked(tried)["x"] == [[8, 6], [8, 6], [16, 11], [1]]
+    assert {mark: found for mark, found in marked(tried).items() if mark != "x"} == marked(axes)
+    assert tried.get_xlim() == axes.get_xlim()
+    names = labels(run.settings.variants)
+    assert [text.get_text() for text in tried.get_yticklabels()] == [
+        names[result.variant] for result in run.results
+    ]
+    assert len(axes.texts) == 0  # a name over the lines would lie on them
+
+
 def test_a_prediction_is_drawn_dashed_and_has_no_throughput(predicted: Run) -> None:
     figure = memory_figure(predicted)
     assert figure is not None
-    styles = [line.get_linestyle() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    styles = [line.get_linestyle() for line in figure.axes[1].lines if line.get_marker() == "o"]
     assert styles == ["--"]
     assert throughput_figure(predicted) is None
 
@@ -69,6 +90,6 @@ def test_a_line_that_a_later_one_covers_is_wide_enough_to_be_seen(run: Run) -> N
     twins = replace(run, results=(first, second), trials=(*own, *others))
     figure = memory_figure(twins)
     assert figure is not None
-    lines = [line for line in figure.axes[0].lines if line.get_linestyle() in ("-", "--")]
+    lines = [line for line in figure.axes[1].lines if line.get_linestyle() in ("-", "--")]
     widths = [line.get_linewidth() for line in lines if len(np.atleast_1d(line.get_xdata())) > 2]
     assert widths == [4.5, 1.6]

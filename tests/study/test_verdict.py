@@ -8,9 +8,10 @@ import pytest
 from bsprobe.study.records import LoaderRate, LoaderSetting, Loading, Study
 from bsprobe.study.verdict import (
     BatchSummary,
+    Feeding,
     Spread,
     Verdict,
-    is_starved,
+    feeding,
     recommended_loading,
     summaries,
     verdict,
@@ -83,15 +84,16 @@ def test_where_nothing_finished_nothing_is_recommended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fed", "workers", "starved"),
+    ("fed", "workers", "effect"),
     [
-        ({0: 50.0, 1: 80.0, 2: 97.0, 4: 99.0, 8: 98.0}, 2, False),
-        ({0: 20.0, 4: 90.0}, 4, True),
+        ({0: 50.0, 1: 80.0, 2: 97.0, 4: 99.0, 8: 98.0}, 2, Feeding.FULL),
+        ({0: 20.0, 4: 90.0}, 4, Feeding.SLOWED),  # the loader alone gives twice as much
+        ({0: 20.0, 4: 45.0}, 4, Feeding.STARVED),
     ],
-    ids=["fast enough", "too slow"],
+    ids=["fast enough", "fast enough alone", "too slow"],
 )
 def test_the_fewest_workers_that_are_as_fast_as_the_fastest_are_recommended_even_if_the_step_waits(
-    fed: dict[int, float], workers: int, *, starved: bool
+    fed: dict[int, float], workers: int, effect: Feeding
 ) -> None:
     rates = [
         LoaderRate(
@@ -107,4 +109,4 @@ def test_the_fewest_workers_that_are_as_fast_as_the_fastest_are_recommended_even
 
     best = recommended_loading(swept)
 
-    assert (best.setting.workers, is_starved(swept, best)) == (workers, starved)
+    assert (best.setting.workers, feeding(swept, best)) == (workers, effect)

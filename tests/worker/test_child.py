@@ -39,6 +39,18 @@ def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
         assert str(folder) not in failure.traceback
 
 
+def test_a_failure_names_the_last_line_outside_of_packages() -> None:
+    layer = torch.nn.Conv2d(3, 4, 3)
+    try:
+        layer(torch.zeros(1, 5, 8, 8))
+    except RuntimeError as error:
+        _, failure = worker.describe_failure(error, "step 1", DeviceKind.CPU)
+        here = error.__traceback__
+    assert here is not None
+    assert failure.place == f"tests/worker/test_child.py, line {here.tb_lineno}"
+    assert failure.words == f"{failure.message} ({failure.place})"
+
+
 def test_a_required_package_that_a_trial_misses_is_no_verdict_on_the_batch() -> None:
     session = worker.Session(device=StubGpu(), request=DeviceRequest(), send=Mock())
     missing = Mock(side_effect=ModuleNotFoundError("No module named 'torchvision'"))

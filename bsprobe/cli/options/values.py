@@ -16,6 +16,7 @@ import click
 from bsprobe.analysis.recommendation import LearningRateRule
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
+from bsprobe.records.gpus import Gpu, find_gpus
 from bsprobe.records.runs import REFERENCE
 from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
@@ -58,6 +59,11 @@ def _channels_first(numbers: tuple[int, ...]) -> tuple[int, ...]:
 def model_names(text: str) -> tuple[str, ...]:
     """Parse a comma-separated list of models; whether they exist is the worker's to say."""
     return _parts(text, "--model", "deeplabv2-resnet101")
+
+
+def gpu_names(text: str) -> tuple[Gpu, ...]:
+    """Parse a comma-separated list of cards of the catalogue."""
+    return find_gpus(_parts(text, "--gpu", "'RTX 3090,RTX 4090'"), "--gpu")
 
 
 def input_size(text: str) -> tuple[int, Resolution]:

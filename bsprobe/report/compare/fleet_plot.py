@@ -2,8 +2,7 @@
 
 import itertools
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,28 +14,20 @@ from bsprobe.records.runs import StopReason
 from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import labels
-from bsprobe.report.line_ends import LineEnd, label_ends
-from bsprobe.report.run.plots import COLOURS, GREY, MARKERS, STYLE, write_figure
+from bsprobe.report.run.plots import COLOURS, GREY, STYLE, write_figure
 
 _HEIGHT_INCHES = 3.5
 """Of each panel."""
 _LABELS_INCHES = 3.0
-_MACHINE_INCHES = 1.1
+_MACHINE_INCHES = 1.3
 _NAME_WIDTH = 15
 """Characters of a machine's name on one line."""
-_DODGE = 0.07
-"""Of the distance between machines: equal values of several variants lie beside each other."""
+_GROUP_WIDTH = 0.8
+"""Of the distance between machines: the bars of one."""
+_BAR_SHARE = 0.85
+"""Of its place: a bar."""
 
 _FigureOf = Callable[[Row], float | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Point:
-    """A figure of one variant on one machine."""
-
-    place: float
-    value: float
-    source: Source
 
 
 def write_fleet_plot(fleet: Fleet, path: Path) -> None:
@@ -63,7 +54,7 @@ def fleet_figure(fleet: Fleet) -> Figure:
         axes.set_title(subject.describe(), loc="left", fontsize=9, color=GREY)
     figure.suptitle(
         f"{len(fleet.members)} runs beside each other; below each machine its usable memory\n"
-        "filled: measured; hollow and dashed: predicted",
+        "filled: measured; hollow: predicted",
         x=0.01,
         ha="left",
         fontsize=10,
@@ -99,65 +90,48 @@ def _members(fleet: Fleet, subject: Subject) -> list[Member]:
 
 
 def _draw(axes: Axes, fleet: Fleet, subject: Subject, figure_of: _FigureOf) -> None:
-    """A line a variant, from machine to machine, named at its end."""
+    """A group of bars a machine, a bar a variant, with its figure above it."""
     members = _members(fleet, subject)
     rows = fleet.rows_of(subject)
     names = labels(list(dict.fromkeys(row.variant for row in rows)))
-    styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
-    ends: list[LineEnd] = []
+    places = {member.name: place for place, member in enumerate(members)}
+    width = _GROUP_WIDTH / len(names)
     highest = 0.0
-    for index, (variant, (colour, marker)) in enumerate(zip(names, styles, strict=False)):
-        offset = (index - (len(names) - 1) / 2) * _DODGE
-        points = _points(members, [r for r in rows if r.variant == variant], figure_of, offset)
-        _line(axes, points, colour, marker)
-        highest = max([highest, *(point.value for point in points)])
-        if points:
-            value = points[-1].value
-            # All labels of a machine begin beside the last of its marks.
-            place = points[-1].place - offset + len(names) / 2 * _DODGE
-            name = f"{names[variant]}: {value:.3g}"
-            ends.append(LineEnd(value=value, place=place, name=name, colour=colour))
+    for index, (variant, colour) in enumerate(zip(names, itertools.cycle(COLOURS), strict=False)):
+        offset = (index - (len(names) - 1) / 2) * width
+        axes.bar(0, 0, color=colour, label=names[variant])  # the legend's: filled
+        for row in (row for row in rows if row.variant == variant):
+            if (value := figure_of(row)) is not None:
+                _bar(axes, places[row.member] + offset, value, row.source, colour, width)
+                highest = max(highest, value)
     ticks = [
         f"{textwrap.fill(m.name, _NAME_WIDTH)}\n{m.device.capacity_bytes / GIB:.1f} GiB"
         for m in members
     ]
     axes.set_xticks(range(len(members)), ticks, fontsize=8.5)
-    axes.set_xlim(-0.4, len(members) - 0.6)
+    axes.set_xlim(-0.6, len(members) - 0.4)
     axes.grid(visible=False, axis="x")
-    axes.set_ylim(0, highest * 1.1 or 1)  # before the labels, which are placed by it
-    label_ends(axes, ends)
+    axes.set_ylim(0, highest * 1.1 or 1)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
 
 
-def _points(
-    members: Sequence[Member], rows: Sequence[Row], figure_of: _FigureOf, offset: float
-) -> list[_Point]:
-    """The points of a variant, in the order of the machines; none where nothing is known."""
-    places = {member.name: place for place, member in enumerate(members)}
-    return [
-        _Point(place=places[row.member] + offset, value=value, source=row.source)
-        for row in rows
-        if (value := figure_of(row)) is not None
-    ]
-
-
-def _line(axes: Axes, points: Sequence[_Point], colour: str, marker: str) -> None:
-    """Solid between what was measured, dashed where one end of a stretch is predicted.
-
-    No line passes over a machine of which nothing is known.
-    """
-    for one, other in itertools.pairwise(points):
-        if round(other.place - one.place) > 1:
-            continue
-        is_measured = one.source is other.source is Source.MEASURED
-        axes.plot(
-            [one.place, other.place],
-            [one.value, other.value],
-            color=colour,
-            lw=1.4,
-            linestyle="-" if is_measured else "--",
-        )
-    for point in points:
-        face = colour if point.source is Source.MEASURED else "white"
-        axes.plot(
-            [point.place], [point.value], marker, color=colour, markerfacecolor=face, ms=6, mew=1.6
-        )
+def _bar(axes: Axes, place: float, value: float, source: Source, colour: str, width: float) -> None:
+    """A bar, filled where it was measured; unrelated machines are joined by no line."""
+    is_measured = source is Source.MEASURED
+    axes.bar(
+        place,
+        value,
+        width=width * _BAR_SHARE,
+        color=colour if is_measured else "white",
+        edgecolor=colour,
+        linewidth=1.4,
+    )
+    axes.annotate(
+        f"{value:.3g}",
+        xy=(place, value),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="center",
+        fontsize=7.5,
+        color=colour,
+    )

@@ -19,7 +19,8 @@ from bsprobe.records.gpus import find_gpu
 from bsprobe.records.runs import Boundary, DeviceInfo, Recommendation, Run
 from bsprobe.records.trials import Source
 from bsprobe.records.units import format_bytes
-from bsprobe.records.variants import AXES, RGB, Variant, labels
+from bsprobe.records.variants import labels
+from bsprobe.report.commands import FIRST, subject_options
 
 _LEAST_SHARE = 0.01
 """Rows below this share of the peak are shown as one."""
@@ -209,24 +210,10 @@ def command(run: Run, item: Recommendation) -> str:
     named = run.settings.device.device
     here = [] if named is None else ["--device", named]
     card = here if device.source is Source.MEASURED else _card(device)
-    words = ["bsprobe", "explain", *card, "--model", variant.model]
-    words += _inputs(variant) + variant.own.options()
-    for axis in AXES:
-        value = getattr(variant, axis.field)
-        if value != axis.defaults[0]:
-            words += [axis.option, str(value)]
+    words = ["bsprobe", "explain", *card, *subject_options((variant,), FIRST)]
     if device.limit_bytes is not None:
         words += ["--memory-limit", str(device.limit_bytes)]
     return shlex.join([*words, "--batch", str(item.plan.micro_batch)])
-
-
-def _inputs(variant: Variant) -> list[str]:
-    """The option that says what the network is fed, where that is not in the batches' name."""
-    if variant.resolution is None:
-        return []
-    if variant.channels == RGB:
-        return ["--resolution", str(variant.resolution)]
-    return ["--input", variant.inputs]
 
 
 def notes(report: ExplanationReport) -> list[str]:

@@ -10,7 +10,7 @@ from bsprobe.records.trials import Source, Trial
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import labels
 from bsprobe.report.explain import sentences as explain_sentences
-from bsprobe.report.run import sentences
+from bsprobe.report.run import advice, sentences
 
 EXPLAINED = "step-by-kind"
 """The picture of memory over one step of the starred row, where there is one."""
@@ -148,11 +148,9 @@ def _caveats(run: Run) -> str:
                 f"- **{names[result.variant]}**: {item.plan.lr_rule} rule; rates {rates}; poly 0.9 "
                 f"over {item.plan.updates} updates, {item.plan.warmup_updates} of them warming up."
             )
-        elif result.boundary.stop == "nothing fits":
-            advice = sentences.advice_where_nothing_fits(result)
-            lines.append(f"- **{names[result.variant]}**: {advice}")
         else:
-            lines.append(f"- **{names[result.variant]}**: {result.boundary.detail}")
+            reason = advice.without_recommendation(result)
+            lines.append(f"- **{names[result.variant]}**: {reason}")
     lines.append("- Learning-rate rules are starting points, not promises (Shallue et al. 2019).")
     return "## What to know\n\n" + "\n".join(lines)
 
@@ -206,7 +204,7 @@ def _trial_log(run: Run) -> str:
         rows = [(*row, _budget(trial)) for row, trial in zip(rows, run.trials, strict=True)]
     failures = [
         f"- {names[t.spec.variant]}, batch {t.spec.batch_size}{_of_rank(t)}, {t.failure.phase}: "
-        f"`{t.failure.message}`"
+        f"`{t.failure.message}`" + (f", {t.failure.place}" if t.failure.place else "")
         for t in run.trials
         if t.failure is not None
     ]

@@ -36,12 +36,12 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "bsprobe",
     "svg.fonttype": "path",
 }
-_SIZE_INCHES = (8.0, 4.5)
+_WIDTH_INCHES, _HEIGHT_INCHES = 8.0, 4.5
+_ROW_INCHES = 0.22
+"""Of the batches of one variant, above the memory."""
 _DPI = 150
 _HIDES = 0.01
 """Lines this close, relative, hide each other."""
-_CROSS_GAP = 0.03
-"""Of the capacity: the distance between the rows of crosses above it."""
 
 _FigureOf = Callable[[Trial], float | None]
 _PointList = list[tuple[int, float]]
@@ -63,44 +63,70 @@ def write_plots(run: Run, folder: Path) -> list[str]:
 
 
 def memory_figure(run: Run) -> Figure | None:
-    """Peak memory against batch, the capacity, the headroom, a cross at each out-of-memory."""
+    """Peak memory against batch, and above it the batches of each variant that ran or did not."""
     capacity = run.device.capacity_bytes / GIB
     target = run.settings.target
-    figure, axes = _figure(run, f"Peak memory on {run.device.name}", "GiB")
-    ends: list[LineEnd] = []
-    for result, colour, points in _lines(axes, run, _peak_gib):
-        failed = [
-            t.spec.batch_size
-            for t in _of(run, result)
-            if t.outcome is Outcome.OUT_OF_MEMORY and t.spec.accumulation_steps == 1
-        ]
-        # One row of crosses a variant, or those of several variants would hide each other.
-        height = capacity * (1 + _CROSS_GAP * (len(ends) + 1))
-        axes.plot(failed, [height] * len(failed), "x", color=colour, ms=6, mew=1.8)
-        ends += _end(run, result, points, colour)
-    if not ends:
+    if all(_peak_gib(trial) is None for trial in run.trials):
         return None
+    rows = len(run.results)
+    tried_inches = _ROW_INCHES * (rows + 1)
+    figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES + tried_inches), layout="constrained")
+    tried, axes = figure.subplots(2, 1, sharex=True, height_ratios=(tried_inches, _HEIGHT_INCHES))
+    _set_up(figure, axes, run, f"Peak memory on {run.device.name}", "GiB")
+    for result, style, points in _lines(axes, run, _peak_gib):
+        _tried(tried, run, result, style, points)
+    _name_rows(tried, run)
     axes.axhline(capacity, color=GREY, lw=1.2)
     budget = target.budget_bytes(run.device.capacity_bytes) / GIB
     axes.axhspan(budget, capacity, color=GREY, alpha=0.12, lw=0)
-    axes.set_ylim(0, capacity * (1.04 + _CROSS_GAP * (len(ends) + 1)))
-    axes.set_title(
+    axes.set_ylim(0, capacity * 1.04)
+    tried.set_title(
         f"line: {format_bytes(run.device.capacity_bytes)} usable; shaded: {target.headroom:.0%} "
-        "headroom; cross: ran out of memory",
+        "headroom; above: batches that ran, crosses where memory ran out",
         loc="left",
         fontsize=8,
         color=GREY,
     )
-    label_ends(axes, ends)
     return figure
+
+
+def _tried(
+    tried: Axes, run: Run, result: VariantResult, style: tuple[str, str], points: _PointList
+) -> None:
+    """One row: the variant's mark at each batch that ran, a cross where memory ran out."""
+    colour, marker = style
+    row = run.results.index(result)
+    failed = [
+        trial.spec.batch_size
+        for trial in _of(run, result)
+        if trial.outcome is Outcome.OUT_OF_MEMORY and trial.spec.accumulation_steps == 1
+    ]
+    ran = [batch for batch, _ in points]
+    tried.plot(ran, [row] * len(ran), linestyle="", marker=marker, color=colour, ms=4)
+    tried.plot(failed, [row] * len(failed), "x", color=colour, ms=6, mew=1.8)
+
+
+def _name_rows(tried: Axes, run: Run) -> None:
+    """The names of the variants at the ends of their rows: they are the legend of both axes."""
+    labelled = labels(run.settings.variants)
+    names = [labelled[result.variant] for result in run.results]
+    tried.set_ylim(len(run.results) - 0.5, -0.5)
+    tried.yaxis.tick_right()
+    tried.set_yticks(range(len(run.results)), names, fontsize=9)
+    for text, colour in zip(tried.get_yticklabels(), itertools.cycle(COLOURS), strict=False):
+        text.set_color(colour)
+    tried.tick_params(length=0, labelbottom=False)
+    tried.spines[:].set_visible(False)
 
 
 def throughput_figure(run: Run) -> Figure | None:
     """Images per second against batch; None where nothing was timed."""
-    figure, axes = _figure(run, f"Throughput on {run.device.name}", "images / s")
+    figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), layout="constrained")
+    axes = figure.add_subplot()
+    _set_up(figure, axes, run, f"Throughput on {run.device.name}", "images / s")
     ends: list[LineEnd] = []
     highest = 0.0
-    for result, colour, points in _lines(axes, run, _rate):
+    for result, (colour, _), points in _lines(axes, run, _rate):
         highest = max([highest, *(rate for _, rate in points)])
         ends += _end(run, result, points, colour)
     if not ends:
@@ -118,9 +144,8 @@ def _rate(trial: Trial) -> float | None:
     return None if trial.measurement is None else trial.measurement.images_per_second
 
 
-def _figure(run: Run, title: str, unit: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-    axes = figure.add_subplot()
+def _set_up(figure: Figure, axes: Axes, run: Run, title: str, unit: str) -> None:
+    """Set what both pictures share: the title, and the axes with their limits."""
     variant = run.settings.variants[0]
     figure.suptitle(
         f"{title}: {variant.network}, {variant.inputs}  [{run.device.source}]",
@@ -133,7 +158,6 @@ def _figure(run: Run, title: str, unit: str) -> tuple[Figure, Axes]:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     largest = max((t.spec.batch_size for t in run.trials), default=1)
     axes.set_xlim(0, largest * 1.04 + 0.5)
-    return figure, axes
 
 
 def _of(run: Run, result: VariantResult) -> list[Trial]:
@@ -156,14 +180,14 @@ def _points(run: Run, result: VariantResult, figure_of: _FigureOf) -> _PointList
 
 def _lines(
     axes: Axes, run: Run, figure_of: _FigureOf
-) -> Iterator[tuple[VariantResult, str, _PointList]]:
-    """Draw the variants' lines one by one; yield each with its colour and its points."""
+) -> Iterator[tuple[VariantResult, tuple[str, str], _PointList]]:
+    """Draw the variants' lines one by one; yield each with colour, marker and points."""
     series = [_points(run, result, figure_of) for result in run.results]
     styles = zip(itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
     for place, (result, points, style) in enumerate(zip(run.results, series, styles, strict=False)):
         is_covered = any(_hides(later, points) for later in series[place + 1 :])
         _line(axes, run, points, *style, is_covered=is_covered)
-        yield result, style[0], points
+        yield result, style, points
 
 
 def _hides(upper: _PointList, lower: _PointList) -> bool:

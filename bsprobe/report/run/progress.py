@@ -1,8 +1,7 @@
-"""What happens now, on standard error: a live line in a terminal, a line a trial elsewhere."""
+"""The progress of a run: a line a variant and a line a trial."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 
@@ -10,67 +9,28 @@ from bsprobe.records.runs import Prediction, Settings, VariantResult
 from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import Variant, labels
+from bsprobe.report.progress import Progress
 from bsprobe.report.run import sentences
-
-
-class _Status(Protocol):
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def update(self, status: str) -> None: ...
-
-
-class StageProgress:
-    """Shows the stages of something long: a live line in a terminal, a line a stage elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._status: _Status | None = None
-        self._now = ""
-
-    def on_stage(self, stage: str) -> None:
-        """Something begins that takes seconds."""
-        self.stop()
-        self._now = stage
-        if self._console.is_terminal:
-            self._status = self._console.status(stage, spinner="dots")
-            self._status.start()
-        else:
-            self._console.print(stage, highlight=False, markup=False, soft_wrap=True)
-
-    def on_phase(self, phase: str) -> None:
-        """Say what the worker is doing."""
-        if self._status is not None:
-            self._status.update(f"{self._now}  {phase}")
-
-    def stop(self) -> None:
-        """Take the live line away."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
 
 
 class TrialProgress:
     """Shows a run as it goes."""
 
     def __init__(self, settings: Settings, console: Console) -> None:
-        self._console = console
+        self._progress = Progress(console)
         self._settings = settings
         self._names = labels(settings.variants)
         self._count = len(settings.variants)
         self._started = 0
-        self._status: _Status | None = None
-        self._now = ""
+        self.on_phase = self._progress.on_phase
+        self.warn = self._progress.warn
 
     @contextmanager
-    def opening(self) -> Iterator[None]:
-        """Show that the device is being opened, which takes seconds, until the first variant."""
-        if self._console.is_terminal:
-            self._status = self._console.status("opening the device", spinner="dots")
-            self._status.start()
-        try:
+    def shown(self) -> Iterator[None]:
+        """Show the run inside the context, from the opening of the device on."""
+        with self._progress.shown():
+            self._progress.begin("opening the device")
             yield
-        finally:
-            self.stop()
 
     def on_open(self, settings: Settings) -> None:
         """Take the settings, whose variants are complete once the device is open."""
@@ -79,33 +39,25 @@ class TrialProgress:
 
     def on_variant(self, variant: Variant) -> None:
         """Announce a variant."""
-        self.stop()
         self._started += 1
-        self._print(f"[{self._started}/{self._count}] {self._names[variant]}")
+        self._progress.log(f"[{self._started}/{self._count}] {self._names[variant]}")
 
     def on_predicting(self) -> None:
-        """Begin the live line of a prediction."""
-        self._begin("  predicting")
+        """Say that the search's guide is being predicted."""
+        self._progress.begin("  predicting")
 
     def on_prediction(self, prediction: Prediction) -> None:
         """Say where the search will begin."""
-        self.stop()
-        self._print(f"  {sentences.guided_by(prediction, self._settings)}")
+        self._progress.log(f"  {sentences.guided_by(prediction, self._settings)}")
 
     def on_trial_start(self, spec: TrialSpec) -> None:
-        """Begin the live line of a trial."""
+        """Say which trial runs."""
         steps = spec.accumulation_steps
         accumulated = f" x {steps} accumulation steps" if steps > 1 else ""
-        self._begin(f"  batch {spec.batch_size}{accumulated}")
-
-    def on_phase(self, phase: str) -> None:
-        """Say what the worker is doing."""
-        if self._status is not None:
-            self._status.update(f"{self._now}  {phase}")
+        self._progress.begin(f"  batch {spec.batch_size}{accumulated}")
 
     def on_trial(self, trial: Trial) -> None:
         """Say how a trial ended."""
-        self.stop()
         steps = trial.spec.accumulation_steps
         batch = f"batch {trial.spec.batch_size}" + (f" x {steps}" if steps > 1 else "")
         words = [f"  {batch:<11}", f"{sentences.trial_words(trial):<14}"]
@@ -116,23 +68,8 @@ class TrialProgress:
         elif trial.failure is not None:
             words.append(f"in {trial.failure.phase}")
         words.append(f"({trial.purpose}, {format_seconds(trial.wall_seconds)})")
-        self._print(" ".join(words))
+        self._progress.log(" ".join(words))
 
     def on_result(self, result: VariantResult) -> None:
         """Say what a variant came to."""
-        self._print(f"  {sentences.verdict(result.boundary)}")
-
-    def stop(self) -> None:
-        """Take the live line away."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
-
-    def _begin(self, now: str) -> None:
-        self._now = now
-        if self._console.is_terminal:
-            self._status = self._console.status(now, spinner="dots")
-            self._status.start()
-
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._progress.log(f"  {sentences.verdict(result.boundary)}")

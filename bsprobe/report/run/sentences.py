@@ -30,7 +30,7 @@ from bsprobe.records.runs import (
 from bsprobe.records.trials import Measurement, Purpose, Source, Trial
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.records.variants import Norm, OptimizerName, Precision, Variant, labels
-from bsprobe.records.workload import has_recipe
+from bsprobe.records.workload import Problem, has_recipe
 
 _OUTCOME_WORDS = {Outcome.FITS: "ok", Outcome.FITS_WITH_RETRIES: "ok with retries"}
 _ADVICE_GIB = (12, 24)
@@ -61,7 +61,7 @@ def headline(device: DeviceInfo, settings: Settings) -> list[str]:
             f"{settings.processes} processes under DistributedDataParallel{how}; batches are of "
             "one."
         )
-    if device.tf32_convolutions:
+    if device.tf32_convolutions and any(v.precision is Precision.FP32 for v in variants):
         lines.append("fp32 convolutions run in TF32, PyTorch's default on this GPU.")
     lines += device.notes
     return lines
@@ -169,21 +169,6 @@ def _measured_largest(boundary: Boundary) -> str:
     if boundary.is_exact:
         return str(boundary.largest)
     return "none" if boundary.largest is None else f"at least {boundary.largest}"
-
-
-def advice_where_nothing_fits(result: VariantResult) -> str:
-    """Advice for when not even the smallest batch fits."""
-    variant = result.variant
-    ways = []
-    if variant.checkpointing == "off":
-        ways.append("--checkpointing on")
-    if variant.precision == "fp32":
-        ways.append("--precision amp-fp16")
-    if variant.norm == "group":
-        ways.append("--norm group-amp")
-    if (size := variant.resolution) is not None:
-        ways.append(f"--resolution {size.height // 2}x{size.width // 2}")
-    return f"Not even batch {result.boundary.first_failure} fits. Try {', '.join(ways)}."
 
 
 def plan_words(plan: TrainingPlan) -> str:
@@ -313,7 +298,9 @@ def _boundary_clause(boundary: Boundary, source: Source) -> str:
 
 
 def common_advice(run: Run) -> list[tuple[str, str]]:
-    """Common advice beside what was found."""
+    """Common advice on segmentation beside what was found."""
+    if any(variant.problem is not Problem.SEGMENTATION for variant in run.settings.variants):
+        return []
     boundaries = [result.boundary for result in run.results if not result.boundary.has_failed]
     largest = [each.largest for each in boundaries if each.largest is not None]
     if not largest:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.variants import labels
-from bsprobe.report.run import sentences
+from bsprobe.report.run import advice, sentences
 
 WIDTH = 80
 _COLUMNS = ("", "largest", "safe", "use", "effective", "LR", "peak", "images/s")
@@ -18,7 +18,8 @@ def render(run: Run) -> str:
     names = labels(run.settings.variants)
     parts.append("\n".join(_ladder(run, result, names[result.variant]) for result in run.results))
     title = f"{sentences.wanted(run.settings)}{sentences.of_whom(run.device)}:"
-    below = [_wrapped(line) for line in sentences.about_recipe(run.settings)]
+    recipe = sentences.about_recipe(run.settings) if run.best is not None else []
+    below = [_wrapped(line) for line in recipe]
     parts.append("\n".join([_wrapped(title), recommendation_table(run), *below]))
     if notes := _notes(run):
         parts.append("\n".join(notes))
@@ -112,9 +113,7 @@ def _prediction(run: Run, result: VariantResult) -> list[str]:
 def _sentences(result: VariantResult) -> tuple[str, ...]:
     if result.recommendation is not None:
         return result.recommendation.caveats
-    if result.boundary.stop == "nothing fits":
-        return (sentences.advice_where_nothing_fits(result),)
-    return (f"no recommendation: {result.boundary.stop}. {result.boundary.detail}".strip(),)
+    return (advice.without_recommendation(result),)
 
 
 def _wrapped(text: str, *, indent: str = "") -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from bsprobe.records.errors import FileError
-from bsprobe.records.trials import ModelFacts
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.study.learning.checkpoints import Reached, restore_checkpoint, save_checkpoint
 from bsprobe.study.learning.evaluation import best_constant_prediction, class_name, scores
@@ -35,7 +34,7 @@ from bsprobe.study.records import (
 )
 from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.optimizers import parameter_groups
-from bsprobe.training.step import Batch, Task, build_task, training_step
+from bsprobe.training.step import Batch, Task, build_task, facts_of, training_step
 
 ReportPhase = Callable[[str], None]
 
@@ -201,17 +200,14 @@ class _Learning:
     def _result(
         self, diverged_at: int | None, validation_images: int, training_images: int
     ) -> TrainingResult:
-        reached, model = self._reached, self._task.model
+        reached = self._reached
         assert reached.chance is not None  # noqa: S101 - every training begins with a validation
         return TrainingResult(
             diverged_at=diverged_at,
             curve=reached.curve,
             noise=reached.noise,
             chance=reached.chance,
-            model=ModelFacts(
-                parameters=sum(parameter.numel() for parameter in model.parameters()),
-                groups=tuple((group.name, group.factor) for group in parameter_groups(model)),
-            ),
+            model=facts_of(self._task, self._spec.variant),
             input_normalisation=self._normalisation,
             weights_loaded=None if self._weights is None else self._weights.sentence,
             training_images=training_images,

@@ -9,10 +9,11 @@ from bsprobe.study.noise_scale import CONFIDENCE, NoiseScale
 from bsprobe.study.records import Ending, LoaderRate, Loading, Study, StudySettings, Training
 from bsprobe.study.verdict import (
     BatchSummary,
+    Feeding,
     Rival,
     Spread,
     Verdict,
-    is_starved,
+    feeding,
     recommended_loading,
     summaries,
     verdict,
@@ -119,18 +120,19 @@ def loading_sentence(loading: Loading | None, device: DeviceInfo) -> str:
     if loading is None:
         return "The data loader was not timed."
     rate = recommended_loading(loading)
-    starved = is_starved(loading, rate)
     fed, step = rate.fed_images_per_second, loading.step_images_per_second
-    shares = ", with which loading shares the processor" if device.kind is DeviceKind.CPU else ""
-    verdict_words = (
-        f"the step is starved, it gets {fed / step:.0%} of what it could take"
-        if starved
-        else "the step is not starved"
-    )
+    where = ", on the same processor," if device.kind is DeviceKind.CPU else ""
+    effect = {
+        Feeding.FULL: "the step is not starved",
+        Feeding.SLOWED: f"the step does not wait for images, but loading them meanwhile{where} "
+        f"slows it down to {fed / step:.0%}",
+        Feeding.STARVED: f"the step waits for images and gets {fed / step:.0%} of what it could "
+        "take",
+    }[feeding(loading, rate)]
     return (
         f"Data loader: use {setting_words(rate)}. The step takes {step:.3g} images/s from "
-        f"memory{shares}; fed so it takes {fed:.3g}, and the loader alone gives "
-        f"{rate.alone_images_per_second:.3g}: {verdict_words}."
+        f"memory; fed so it takes {fed:.3g}, and the loader alone gives "
+        f"{rate.alone_images_per_second:.3g}: {effect}."
     )
 
 
@@ -199,7 +201,7 @@ def _training_caveats(trainings: Sequence[Training]) -> list[str]:
         elif training.failure is not None:
             sentences.append(
                 f"{name_of(training)} ended in {training.failure.phase}, {training.ended}: "
-                f"{training.failure.message}"
+                f"{training.failure.words}"
             )
     return sentences
 
@@ -218,7 +220,8 @@ def _norm_caveat(study: Study) -> str:
     norm = study.settings.variant.norm
     if norm is Norm.FROZEN and study.settings.weights is None:
         return "Frozen BatchNorm without loaded weights normalises nothing: give --weights."
-    if norm is not Norm.BATCH:
+    models = (t.result.model for t in study.trainings if t.result is not None)
+    if norm is not Norm.BATCH or all(model.batch_norms == 0 for model in models):
         return ""
     return (
         "BatchNorm statistics see the images of a micro-batch: part of the difference between "

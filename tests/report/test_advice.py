@@ -1,0 +1,62 @@
+"""What is said where nothing can be recommended: options that bsprobe accepts."""
+
+from dataclasses import replace
+
+import pytest
+
+from bsprobe.records.runs import Boundary, StopReason, VariantResult
+from bsprobe.records.units import Resolution
+from bsprobe.records.variants import Norm
+from bsprobe.report.run import advice
+from tests.support.builders import VARIANT
+
+
+def result(stop: StopReason, size: tuple[int, int], detail: str = "") -> VariantResult:
+    variant = replace(VARIANT, resolution=Resolution(height=size[0], width=size[1]))
+    boundary = Boundary(stop=stop, largest=None, first_failure=1, detail=detail)
+    return VariantResult(variant=variant, boundary=boundary, recommendation=None)
+
+
+@pytest.mark.parametrize(
+    ("size", "named"), [((64, 128), "--resolution 32x64"), ((32, 128), None), ((63, 64), None)]
+)
+def test_where_nothing_fits_no_size_is_named_that_is_refused(
+    size: tuple[int, int], named: str | None
+) -> None:
+    said = advice.without_recommendation(result(StopReason.NOTHING_FITS, size))
+    assert ("--resolution" in said, named is None or named in said) == (named is not None, True)
+    assert "--checkpointing on" in said
+
+
+@pytest.mark.parametrize("model", ["m:net", "timm:resnet18", "torchvision:vit_b_16"])
+def test_checkpointing_is_not_advised_where_no_blocks_are_known(model: str) -> None:
+    variant = replace(VARIANT, model=model, norm=Norm.BATCH)
+    assert "--checkpointing on" not in advice.ways_to_fit(variant)
+
+
+@pytest.mark.parametrize(
+    ("size", "named"),
+    [
+        ((513, 513), ["--resolution 512x512", "--resolution 544x544"]),
+        ((512, 1030), ["--resolution 512x1024", "--resolution 512x1056"]),
+        ((40, 32768), ["--resolution 32x32768", "--resolution 64x32768"]),
+        ((512, 1024), []),
+    ],
+)
+def test_sizes_that_do_not_halve_come_with_the_nearest_that_do(
+    size: tuple[int, int], named: list[str]
+) -> None:
+    detail = "RuntimeError: Sizes of tensors must match except in dimension 1. (unet.py, line 12)"
+    said = advice.without_recommendation(result(StopReason.FAILED, size, detail))
+    assert [option for option in named if option in said] == named
+    assert ("--resolution" in said, "unet.py, line 12" in said) == (bool(named), True)
+
+
+def test_other_failures_advise_no_size() -> None:
+    said = advice.without_recommendation(result(StopReason.FAILED, (513, 513), "ValueError: no"))
+    assert "--resolution" not in said
+
+
+def test_images_of_other_channels_are_advised_by_the_option_that_gives_them() -> None:
+    variant = replace(VARIANT, channels=4)
+    assert advice.ways_to_fit(variant)[-1].startswith("--input 4x")
