@@ -11,7 +11,7 @@ from bsprobe.records.gpus import nccl_bytes
 from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Ddp, ModelFacts, Source, Trial
 from bsprobe.records.units import format_bytes
-from bsprobe.records.variants import Norm, Precision, Variant
+from bsprobe.records.variants import Checkpointing, Norm, Precision, Variant
 from bsprobe.records.workload import has_recipe, may_keep_own_norm
 
 ASSUMED: Final[Mapping[Assumption, str]] = {
@@ -52,6 +52,7 @@ def caveats_of(
             *notes_on_models(each.measurement.model for each in trials if each.measurement),
             _target_caveat(item, target),
             *_norm_caveats(item),
+            _checkpointing_caveat(item.variant),
             _rate_caveat(item.variant, target),
             _rule_caveat(item.variant, target),
             _headroom_caveat(item, found, target, device),
@@ -156,6 +157,23 @@ def _norm_caveats(item: Recommendation) -> list[str]:
             "were trained for: it must learn its normalisation anew."
         )
     return sentences
+
+
+def _checkpointing_caveat(variant: Variant) -> str:
+    """The note on statistics that a block's second forward pass updates again.
+
+    torch.utils.checkpoint runs the whole block again, in training mode.
+    """
+    if variant.checkpointing is Checkpointing.OFF:
+        return ""
+    if variant.norm not in (Norm.BATCH, Norm.SYNC_BATCH):
+        return ""
+    is_own = may_keep_own_norm(variant.model)  # its norms may be others
+    blocks = "Any recomputed blocks" if is_own else "Recomputed blocks"
+    return (
+        f"{blocks} with BatchNorm update its running statistics twice a step, by the same batch: "
+        "a momentum of 0.1 acts as one of 0.19. Gradients are the same."
+    )
 
 
 def _rate_caveat(variant: Variant, target: Target) -> str:

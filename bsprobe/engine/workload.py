@@ -66,6 +66,8 @@ class Options(TypedDict, total=False):
     norm: str
     """By default `batch`, which leaves the network as it is built."""
     checkpointing: str
+    checkpoint_blocks: str
+    """With `checkpointing="on"`: patterns of modules' names; see `--checkpoint-blocks`."""
     memory_format: str
     cudnn_benchmark: str
     loop: str
@@ -174,6 +176,7 @@ def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:
         optimizer=name_of(workload.optimizer, "optimizer"),
         batches=name_of(workload.batch, "batch"),
         habits=parsed_habits(options["loop"]) if "loop" in options else COMMONEST,
+        checkpoint_blocks=options.get("checkpoint_blocks"),
     )
     given: dict[str, Any] = dict(options)
     choices = {

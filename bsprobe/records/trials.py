@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bsprobe.records.assumptions import Assumption
+from bsprobe.records.checkpointing import Checkpointed
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import RAN, Certainty, Outcome, is_evidence
 from bsprobe.records.units import Resolution
@@ -104,6 +105,8 @@ class ModelFacts:
     """The name of the first of them, in the order of the network."""
     assumptions: tuple[Assumption, ...] = ()
     """The assumptions under which a prediction was made; none of a measurement."""
+    checkpointed: tuple[Checkpointed, ...] = ()
+    """The modules that are recomputed; none without activation checkpointing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

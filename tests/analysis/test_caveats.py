@@ -10,7 +10,7 @@ from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Ddp, Source, Trial
-from bsprobe.records.variants import Norm, Precision, Variant
+from bsprobe.records.variants import Checkpointing, Norm, Precision, Variant
 from bsprobe.records.workload import OwnParts
 from tests.support.builders import (
     DEVICE,
@@ -120,6 +120,15 @@ def test_a_factory_keeps_its_norm_under_batch_alone(norm: Norm) -> None:
     found = " ".join(caveats_of(replace(VARIANT, model="m:net", norm=norm)))
     assert ("keeps the norm it is built with" in found) is (norm is Norm.BATCH)
     assert ("another model than the one" in found) is (norm is Norm.GROUP)
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_recomputed_batch_norm_is_told_to_update_its_statistics_twice(norm: Norm) -> None:
+    words = "with BatchNorm update its running statistics twice a step"
+    recomputing = replace(VARIANT, norm=norm, checkpointing=Checkpointing.ON)
+    is_told = any(words in one for one in caveats_of(recomputing))
+    assert is_told is (norm in (Norm.BATCH, Norm.SYNC_BATCH))
+    assert not any(words in one for one in caveats_of(replace(VARIANT, norm=norm)))
 
 
 def test_a_missing_headroom_is_told() -> None:
