@@ -72,10 +72,9 @@ class Around(nn.Module):
         return z
 
 
-def nested() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 1), Around(Around(Around(nn.Conv2d(4, 4, 1), 4), 4), 4), nn.Conv2d(4, 3, 1)
-    )
+def nested(num_classes: int = 3) -> nn.Module:
+    inside = Around(Around(Around(nn.Conv2d(4, 4, 1), 4), 4), 4)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), inside, nn.Conv2d(4, num_classes, 1))
 
 
 def chain_of_blocks() -> nn.Module:
@@ -86,6 +85,30 @@ def long_chain() -> nn.Module:
     """Bare layers one after the other, some of which work in place and would not twice."""
     layers = [(nn.Conv2d(3, 3, 3, padding=1), nn.SiLU(inplace=True)) for _ in range(6)]
     return nn.Sequential(*[layer for pair in layers for layer in pair])
+
+
+class Dense(nn.Module):
+    """Its blocks are given a list that grows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Joined(3 * count) for count in range(1, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = [x]
+        for block in self.blocks:
+            features.append(block(features))
+        return features[-1]
+
+
+class Joined(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block = DoubleConv(channels, 3)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        y: torch.Tensor = self.block(torch.cat(features, dim=1))
+        return y
 
 
 class Encoder(nn.Module):

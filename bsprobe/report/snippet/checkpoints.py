@@ -22,6 +22,10 @@ _BLOCKS = """\
 
     from torch.utils.checkpoint import checkpoint
 
+    def run(forward, *inputs, **named):
+        inputs = [list(each) if isinstance(each, list) else each for each in inputs]  # as now
+        return checkpoint(forward, *inputs, use_reentrant=False, **named)
+
     patterns = [
 {patterns}    ]
     named = {{
@@ -32,7 +36,7 @@ _BLOCKS = """\
     for name, module in named.items():
         is_inside = any(name.startswith(f"{{other}}.") for other in named)
         if not is_inside and "forward" not in vars(module):  # once is enough
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+            module.forward = partial(run, module.forward)
 """
 _SEGMENTS = """\
     from functools import partial

@@ -20,7 +20,7 @@ Layers themselves, torch.nn's and others without children, are never blocks, nor
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import pairwise
@@ -69,7 +69,7 @@ def apply_checkpointing(model: nn.Module, patterns: str | None) -> None:
     """
     for module, way in _chosen(model, patterns):
         if way is CheckpointWay.BLOCK:
-            module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
+            module.forward = functools.partial(_run_block, module.forward)
         elif way is CheckpointWay.SEGMENTS:
             segments = _segments(list(module.children()))
             module.forward = functools.partial(_run_segments, segments)
@@ -267,6 +267,15 @@ def _layers_in(module: nn.Module) -> int:
 def _holds_its_kind(module: nn.Module) -> bool:
     """True where another module of the same class is inside, as in networks that are nested."""
     return any(type(each) is type(module) for each in module.modules() if each is not module)
+
+
+def _run_block(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+    """Run a block that is recomputed from its inputs as they are now.
+
+    A list may have grown by then, such as the features of a dense block.
+    """
+    now = [list(each) if isinstance(each, list) else each for each in inputs]
+    return checkpoint(forward, *now, use_reentrant=False, **named)
 
 
 def _segments(layers: Sequence[nn.Module]) -> list[list[nn.Module]]:

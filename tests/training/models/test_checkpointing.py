@@ -55,6 +55,7 @@ TRAINED = [
     home_made.nested,
     home_made.long_chain,
     home_made.Siamese,
+    home_made.Dense,
     home_made.WithBackbone,
 ]
 
