@@ -48,6 +48,8 @@ class TrialRunner:
         self._variant: object = None
         self._worker: worker_process.Worker | None = self._start()
         self.ready = self._worker.ready
+        self.files: set[str] = set()
+        """The files of the user's own that workers have imported for their trials."""
         self._is_predicting = self.ready.device.source is Source.PREDICTED
 
     def run(
@@ -87,6 +89,7 @@ class TrialRunner:
         fresh = worker.trials_run == 0 or self._is_predicting
         started_at, start = datetime.now(UTC), time.monotonic()
         done = worker.run(spec, timeout=self._timeout, on_phase=on_phase, group=group)
+        self.files.update(done.files)
         return Trial(
             spec=spec,
             outcome=done.outcome,
