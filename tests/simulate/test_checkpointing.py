@@ -36,7 +36,7 @@ def predicted(variant: Variant) -> Measurement:
         pytest.param(
             "timm:vit_tiny_patch16_224",
             CheckpointWay.TIMM,
-            marks=[needs_timm, pytest.mark.slow],
+            marks=[needs_timm, pytest.mark.nightly],
         ),
     ],
 )

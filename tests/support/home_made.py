@@ -77,6 +77,11 @@ def nested(num_classes: int = 3) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 1), inside, nn.Conv2d(4, num_classes, 1))
 
 
+def columns() -> nn.Module:
+    """Nested networks side by side."""
+    return nn.Sequential(*[Around(Around(nn.Conv2d(3, 3, 1), 3), 3) for _ in range(4)])
+
+
 def chain_of_blocks() -> nn.Module:
     return nn.Sequential(*[DoubleConv(3, 3) for _ in range(4)])
 

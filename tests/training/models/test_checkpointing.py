@@ -26,6 +26,10 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
         ("1.down", "1.inside.down", "1.inside.inside.down", "1.inside.inside.up", "1.inside.up",
          "1.up"),
     ),
+    "columns": (
+        home_made.columns,
+        tuple(f"{each}.*" for each in range(4)),
+    ),
     "chain of blocks": (home_made.chain_of_blocks, ("*",)),
     "stages of two encoders": (home_made.Siamese, ("left.stages.*", "right.stages.*")),
     "transformer": (home_made.transformer, ("1.layers.*",)),
