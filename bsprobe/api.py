@@ -3,9 +3,11 @@
 The records that it returns are those that `bsprobe run` writes.
 """
 
-from typing import Unpack
+import sys
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar, Unpack
 
-from bsprobe.engine.executable_batch import find_executable_batch_size
+from bsprobe.engine.executable_batch import with_proven_batch
 from bsprobe.engine.workload import (
     Options,
     Workload,
@@ -16,7 +18,8 @@ from bsprobe.engine.workload import (
 )
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.gpus import find_gpu
-from bsprobe.records.runs import DeviceRequest, Recommendation, Run, Target
+from bsprobe.records.runs import MAX_BATCH, DeviceRequest, Recommendation, Run, Target
+from bsprobe.report.run.plain import PlainProgress
 
 __all__ = (
     "Options",
@@ -29,6 +32,8 @@ __all__ = (
     "probe",
     "recommend",
 )
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @hints_in_tracebacks()
@@ -85,6 +90,39 @@ def recommend(
     if run.best is None:
         raise _nothing_ran(run)
     return run.best
+
+
+def find_executable_batch_size(
+    workload: Workload,
+    *,
+    starting_batch_size: int = MAX_BATCH,
+    device: str = "cuda",
+    **options: Unpack[Options],
+) -> Callable[[Callable[Concatenate[int, _P], _R]], Callable[_P, _R]]:
+    """Hand a function the largest batch that really runs, as its first argument.
+
+    In the place of accelerate's decorator of this name, which halves the batch of the function
+    itself until nothing is raised. Here the boundary is proven once, by `bsprobe.probe`, with a
+    line on standard error for each trial, and kept in the user's cache folder: for this device with
+    this much memory, this PyTorch, these settings, the files that define the parts of the workload,
+    and those of the user's own that the trials imported.
+
+    Args:
+        workload: What the function trains.
+        starting_batch_size: The largest batch to try, as in accelerate.
+        device: `cuda`, `cuda:N` or `cpu`.
+        options: As of `probe`, but for `max_batch`.
+
+    Returns:
+        The decorator. Calling what it makes raises what `probe` raises, and a DeviceError where no
+        batch runs or the boundary is not found.
+    """
+    return with_proven_batch(
+        workload,
+        device=device,
+        options={**options, "max_batch": starting_batch_size},
+        listener=lambda settings: PlainProgress(settings, sys.stderr),
+    )
 
 
 def _nothing_ran(run: Run) -> DeviceError:

@@ -100,6 +100,7 @@ def test_a_workload_is_what_the_command_line_would_say() -> None:
         "optimizer_from": "tests.support.own_training:adam",
         "batch_from": "tests.support.own_training:batch",
         "habits": Habits(outputs=Outputs.DROPPED),
+        "checkpoint_blocks": None,
         **{axis.field: axis.defaults[:1] for axis in AXES},
         "norm": (Norm.BATCH, Norm.GROUP),
     }

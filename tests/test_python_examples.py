@@ -40,7 +40,10 @@ def test_the_script_probes_predicts_recommends_and_trains(tmp_path: Path) -> Non
     # What a search of its own found, not much beside the first one's.
     batch = int(trained.removeprefix("trained with "))
     assert abs(batch - int(largest[1])) <= 1
-    (line,) = done.stderr.splitlines()
+    began, *trials, ended, line = done.stderr.splitlines()
+    assert began.startswith("bsprobe: finding the largest batch for train.py:Net")
+    assert ended == f"bsprobe: largest {batch}"
+    assert all(trial.startswith("  batch ") for trial in trials)
     assert re.match(rf"INFO:bsprobe:batch {batch} for train.py:Net on .*: it ran, ", line)
 
 

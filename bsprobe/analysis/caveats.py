@@ -11,7 +11,7 @@ from bsprobe.records.gpus import nccl_bytes
 from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Ddp, ModelFacts, Source, Trial
 from bsprobe.records.units import format_bytes
-from bsprobe.records.variants import Norm, Precision, Variant
+from bsprobe.records.variants import Checkpointing, Norm, Precision, Variant
 from bsprobe.records.workload import has_recipe
 
 ASSUMED: Final[Mapping[Assumption, str]] = {
@@ -56,6 +56,7 @@ def caveats_of(
             *notes_on_models(models),
             _target_caveat(item, target),
             *_norm_caveats(item, batch_norms),
+            _checkpointing_caveat(item.variant, batch_norms),
             _autocast_caveat(item.variant, device),
             _rate_caveat(item.variant, target, batch_norms),
             _rule_caveat(item.variant, target),
@@ -177,6 +178,23 @@ def _autocast_caveat(variant: Variant, device: DeviceInfo) -> str:
     return (
         "Autocast runs GroupNorm in fp32 and keeps fp32 copies beside those in half precision; "
         "group-amp keeps half precision alone."
+    )
+
+
+def _checkpointing_caveat(variant: Variant, batch_norms: int | None) -> str:
+    """The note on statistics that a block's second forward pass updates again.
+
+    torch.utils.checkpoint runs the whole block again, in training mode.
+    """
+    if variant.checkpointing is Checkpointing.OFF or batch_norms == 0:
+        return ""
+    if variant.norm not in (Norm.BATCH, Norm.SYNC_BATCH, Norm.AS_BUILT):
+        return ""
+    is_unknown = variant.norm is Norm.AS_BUILT and batch_norms is None
+    blocks = "Any recomputed blocks" if is_unknown else "Recomputed blocks"
+    return (
+        f"{blocks} with BatchNorm update its running statistics twice a step, by the same batch: "
+        "a momentum of 0.1 acts as one of 0.19. Gradients are the same."
     )
 
 

@@ -33,7 +33,7 @@ _COSTS: dict[str, dict[StrEnum, str]] = {
         Norm.GROUP_AMP: "another model: GroupNorm, kept in half precision under AMP",
         Norm.FROZEN: "another model: statistics stay those of the weights it starts from",
     },
-    "checkpointing": {Checkpointing.ON: "slower: every residual block runs forward twice"},
+    "checkpointing": {Checkpointing.ON: "slower: every block runs forward twice"},
     "memory_format": {
         MemoryFormat.NHWC: "none: often faster in half precision",
         MemoryFormat.NCHW: "none",

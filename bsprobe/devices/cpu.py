@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from bsprobe.devices.base import ReportPhase
+from bsprobe.devices.processor import cpu_device_name
 from bsprobe.devices.stepping import run_steps
 from bsprobe.records.device_kind import DeviceKind, check_cpu_limit
 from bsprobe.records.errors import DeviceError
@@ -199,14 +200,6 @@ def _available_bytes() -> int:
 
 
 def _describe(limit: int, available: int, *, asked: int | None) -> DeviceInfo:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-            if line.startswith("model name")
-        ),
-        "unknown processor",
-    )
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     default = (
         f"No --memory-limit was given: {_DEFAULT_SHARE:.0%} of the "
@@ -215,7 +208,7 @@ def _describe(limit: int, available: int, *, asked: int | None) -> DeviceInfo:
     notes = () if asked is not None else (default,)
     return DeviceInfo(
         kind=DeviceKind.CPU,
-        name=f"CPU ({model})",
+        name=cpu_device_name(),
         source=Source.MEASURED,
         total_bytes=os.sysconf("SC_PHYS_PAGES") * page_bytes,
         capacity_bytes=limit,

@@ -1,15 +1,17 @@
 """`find_executable_batch_size`: accelerate's decorator with a proven batch instead of attempts."""
 
 import functools
-import hashlib
 import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar, Unpack
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from bsprobe._version import __version__
+from bsprobe.devices.identity import identity_of
+from bsprobe.engine.probe import Listener
 from bsprobe.engine.workload import (
     Options,
     Workload,
@@ -19,9 +21,10 @@ from bsprobe.engine.workload import (
     start_worker,
 )
 from bsprobe.records.errors import DeviceError, UsageError
-from bsprobe.records.runs import MAX_BATCH, DeviceRequest, Run, Settings, StopReason
-from bsprobe.storage.batch_cache import ProvenBatch, Question, find_batch, keep_batch
+from bsprobe.records.runs import DeviceRequest, Run, Settings, StopReason
+from bsprobe.storage.batch_cache import ProvenBatch, Question, file_hash, find_batch, keep_batch
 from bsprobe.storage.files import cache_folder
+from bsprobe.worker.environment import installed_version
 
 _LOG = logging.getLogger("bsprobe")
 _P = ParamSpec("_P")
@@ -29,37 +32,34 @@ _R = TypeVar("_R")
 _CERTAIN = (StopReason.PROVEN, StopReason.KERNEL_LIMIT, StopReason.MAX_BATCH)
 
 
-def find_executable_batch_size(
+class SearchListener(Listener, Protocol):
+    """Is told of a search that nothing was kept of."""
+
+    def on_opening(self) -> None:
+        """The search begins: the device is opened."""
+
+
+def with_proven_batch(
     workload: Workload,
     *,
-    starting_batch_size: int = MAX_BATCH,
-    device: str = "cuda",
-    **options: Unpack[Options],
+    device: str,
+    options: Options,
+    listener: Callable[[Settings], SearchListener],
 ) -> Callable[[Callable[Concatenate[int, _P], _R]], Callable[_P, _R]]:
-    """Hand a function the largest batch that really runs, as its first argument.
-
-    In the place of accelerate's decorator of this name, which halves the batch of the function
-    itself until nothing is raised. Here the boundary is proven once, by `bsprobe.probe`, and kept
-    in the user's cache folder: for this device with this much memory, this PyTorch, these settings
-    and the files that define the parts of the workload. What those files import is not looked at.
+    """The decorator that `bsprobe.find_executable_batch_size` makes.
 
     Args:
         workload: What the function trains.
-        starting_batch_size: The largest batch to try, as in accelerate.
         device: `cuda`, `cuda:N` or `cpu`.
-        options: As of `probe`, but for `max_batch`.
-
-    Returns:
-        The decorator. Calling what it makes raises what `probe` raises, and a DeviceError where no
-        batch runs or the boundary is not found.
+        options: As of `probe`.
+        listener: Makes what is told of a search with these settings.
     """
 
     def decorate(function: Callable[Concatenate[int, _P], _R]) -> Callable[_P, _R]:
         @functools.cache
         def batch() -> int:
-            asked: Options = {**options, "max_batch": starting_batch_size}
-            settings = settings_for(workload, DeviceRequest(device=device), asked)
-            return _proven(settings, asked, _sources(workload)).batch
+            settings = settings_for(workload, DeviceRequest(device=device), options)
+            return _proven(settings, options, _sources(workload), listener).batch
 
         @functools.wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -72,7 +72,10 @@ def find_executable_batch_size(
 
 @hints_in_tracebacks()
 def _proven(
-    settings: Settings, options: Options, sources: tuple[tuple[str, str], ...]
+    settings: Settings,
+    options: Options,
+    sources: tuple[tuple[str, str], ...],
+    listener: Callable[[Settings], SearchListener],
 ) -> ProvenBatch:
     """The largest batch of one variant, kept or found now."""
     if len(settings.variants) > 1:
@@ -81,36 +84,74 @@ def _proven(
             hint="give one value for each option",
         )
     folder = cache_folder()
+    about = partial(Question, bsprobe=__version__, settings=settings, sources=sources)
+    found = _kept_without_worker(folder, about, settings)
+    if found is None:
+        found = _kept_or_found(folder, about, settings, options, listener(settings))
+    return found
+
+
+def _kept_without_worker(
+    folder: Path, about: Callable[..., Question], settings: Settings
+) -> ProvenBatch | None:
+    """The batch that is kept, where the device can be told without opening it."""
+    identity, torch = identity_of(settings.device), _torch_version()
+    if identity is None or torch is None:
+        return None
+    question = about(device=identity.name, capacity_bytes=identity.capacity_bytes, torch=torch)
+    found = find_batch(folder, question)
+    if found is not None:
+        _tell(found, "kept", folder)
+    return found
+
+
+def _kept_or_found(
+    folder: Path,
+    about: Callable[..., Question],
+    settings: Settings,
+    options: Options,
+    listener: SearchListener,
+) -> ProvenBatch:
+    """The batch for the device as a worker opens it."""
+    listener.on_opening()
     with start_worker(settings) as runner:
-        question = Question(
-            device=runner.ready.device.name,
-            capacity_bytes=runner.ready.device.capacity_bytes,
-            torch=runner.ready.torch,
-            bsprobe=__version__,
-            settings=settings,
-            sources=sources,
+        device = runner.ready.device
+        question = about(
+            device=device.name, capacity_bytes=device.capacity_bytes, torch=runner.ready.torch
         )
         found = find_batch(folder, question)
-        origin = "kept" if found is not None else "found"
-        if found is None:
-            run = run_on(runner, settings, options)
-            found = _answer(run, question)
-            keep_batch(folder, found)
+        if found is not None:
+            _tell(found, "kept", folder)
+            return found
+        run = run_on(runner, settings, options, listener)
+        found = _answer(run, question, tuple(sorted(runner.files)))
+    keep_batch(folder, found)
+    _tell(found, "found", folder)
+    return found
+
+
+def _torch_version() -> str | None:
+    """The version of PyTorch, without importing it where the program has not done so."""
+    loaded = getattr(sys.modules.get("torch"), "__version__", None)
+    return installed_version("torch") if loaded is None else str(loaded)
+
+
+def _tell(found: ProvenBatch, origin: str, folder: Path) -> None:
+    """Say in the log which batch it is, and where from."""
     beyond = f", {found.first_failure} fails" if found.first_failure is not None else ""
     _LOG.info(
         "batch %d for %s on %s: it ran%s (%s %s; %s)",
         found.batch,
-        settings.variants[0].network,
-        question.device,
+        found.question.settings.variants[0].network,
+        found.question.device,
         beyond,
         origin,
         found.found_at,
-        question.path(folder),
+        found.question.path(folder),
     )
-    return found
 
 
-def _answer(run: Run, question: Question) -> ProvenBatch:
+def _answer(run: Run, question: Question, files: tuple[str, ...]) -> ProvenBatch:
     """What a run proved.
 
     Raises:
@@ -127,6 +168,7 @@ def _answer(run: Run, question: Question) -> ProvenBatch:
         question=question,
         batch=boundary.largest,
         first_failure=boundary.first_failure,
+        files=tuple((name, file_hash(Path(name))) for name in files),
         found_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -136,8 +178,4 @@ def _sources(workload: Workload) -> tuple[tuple[str, str], ...]:
     parts = (workload.model, workload.optimizer, workload.batch, workload.loss)
     modules = dict.fromkeys(getattr(part, "__module__", None) for part in parts)
     files = ((name, getattr(sys.modules.get(name or ""), "__file__", None)) for name in modules)
-    return tuple(
-        (str(name), hashlib.sha256(Path(file).read_bytes()).hexdigest())
-        for name, file in files
-        if file is not None
-    )
+    return tuple((str(name), file_hash(Path(file))) for name, file in files if file is not None)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from bsprobe.analysis.recommendation import LearningRateRule, check_target
+from bsprobe.engine.probe import Listener
 from bsprobe.engine.run import header_of, make_run, start_runner
 from bsprobe.records.errors import BsprobeError, UsageError
 from bsprobe.records.habits import COMMONEST, parsed_habits
@@ -66,6 +67,8 @@ class Options(TypedDict, total=False):
     norm: str
     """By default `batch`, which leaves the network as it is built."""
     checkpointing: str
+    checkpoint_blocks: str
+    """With `checkpointing="on"`: patterns of modules' names; see `--checkpoint-blocks`."""
     memory_format: str
     cudnn_benchmark: str
     loop: str
@@ -151,7 +154,9 @@ def start_worker(settings: Settings) -> TrialRunner:
     return start_runner(settings, {"PYTHONPATH": path})
 
 
-def run_on(runner: TrialRunner, settings: Settings, options: Options) -> Run:
+def run_on(
+    runner: TrialRunner, settings: Settings, options: Options, listener: Listener | None = None
+) -> Run:
     """Make a run, its files in the folder that was asked for, else in one that does not stay."""
     out = options.get("out")
     with ExitStack() as stack:
@@ -162,7 +167,9 @@ def run_on(runner: TrialRunner, settings: Settings, options: Options) -> Run:
             folder.mkdir(parents=True, exist_ok=True)
         header = header_of(settings, runner.ready, shlex.join(["python", *sys.orig_argv[1:]]))
         log = Journal.create(folder, header)
-        return make_run(settings, runner.run, log, header, folder=folder, listener=_Log())
+        return make_run(
+            settings, runner.run, log, header, folder=folder, listener=listener or _Log()
+        )
 
 
 def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:
@@ -174,6 +181,7 @@ def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:
         optimizer=name_of(workload.optimizer, "optimizer"),
         batches=name_of(workload.batch, "batch"),
         habits=parsed_habits(options["loop"]) if "loop" in options else COMMONEST,
+        checkpoint_blocks=options.get("checkpoint_blocks"),
     )
     given: dict[str, Any] = dict(options)
     choices = {

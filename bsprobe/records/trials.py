@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bsprobe.records.assumptions import Assumption
+from bsprobe.records.checkpointing import Checkpointed
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import RAN, Certainty, Outcome, is_evidence
 from bsprobe.records.units import Resolution
@@ -106,6 +107,8 @@ class ModelFacts:
     """The assumptions under which a prediction was made; none of a measurement."""
     batch_norms: int | None = None
     """The BatchNorm modules whose statistics are those of a batch; None in older files."""
+    checkpointed: tuple[Checkpointed, ...] = ()
+    """The modules that are recomputed; none without activation checkpointing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,7 +48,7 @@ class Norm(StrEnum):
 
 
 class Checkpointing(StrEnum):
-    """Recomputing each residual block in the backward pass instead of remembering it."""
+    """Recomputing each block in the backward pass instead of remembering it."""
 
     OFF = "off"
     ON = "on"
@@ -222,7 +222,7 @@ AXES = (
         field="checkpointing",
         kind=Checkpointing,
         defaults=(Checkpointing.OFF,),
-        description="Recompute each residual block in the backward pass.",
+        description="Recompute each block of the network in the backward pass.",
         label_prefix="checkpointing ",
     ),
     Axis(
@@ -365,6 +365,11 @@ def _require_meaning(choices: Mapping[str, Sequence[StrEnum]], own: OwnParts) ->
                 f"{field.option} does nothing with {option} {part}",
                 hint="leave one of the two out",
             )
+    if own.checkpoint_blocks and Checkpointing.ON not in choices.get("checkpointing", ()):
+        raise UsageError(
+            f"--checkpoint-blocks {own.checkpoint_blocks} does nothing without checkpointing",
+            hint="add --checkpointing on",
+        )
 
 
 def _problem(model: str, own: OwnParts) -> Problem:

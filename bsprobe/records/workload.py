@@ -110,6 +110,9 @@ class OwnParts:
     """A callable: a batch size in, inputs and targets out."""
     habits: Habits = COMMONEST
     """Those of the loop."""
+    checkpoint_blocks: str | None = None
+    """Patterns of the modules that are recomputed, by their dotted names (fnmatch), separated by
+    commas; None: the blocks that are found."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -135,6 +138,7 @@ class OwnParts:
             ("--loss", self.loss),
             ("--optimizer-from", self.optimizer),
             ("--batch-from", self.batches),
+            ("--checkpoint-blocks", self.checkpoint_blocks),
         )
         words += [word for option, name in named if name for word in (option, name)]
         return words + (["--loop", str(self.habits)] if self.habits != COMMONEST else [])

@@ -14,8 +14,8 @@ from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
 from bsprobe.storage.files import file_errors, write_atomically
 from bsprobe.storage.jsonlines import check_version
 
-SCHEMA_VERSION: Final = 2
-"""Version 1 may hold a batch whose next one merely died."""
+SCHEMA_VERSION: Final = 3
+"""Version 1 may hold a batch whose next one merely died; 2 knows nothing of imported files."""
 _LOG = logging.getLogger("bsprobe")
 
 
@@ -46,6 +46,8 @@ class ProvenBatch:
     batch: int
     first_failure: int | None
     """None where no larger batch was to be tried."""
+    files: tuple[tuple[str, str], ...]
+    """The files of the user's own that the trials imported: paths, and hashes of what they held."""
     found_at: str
     """ISO 8601, UTC."""
 
@@ -66,7 +68,19 @@ def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
     except (MalformedError, FileError):
         _LOG.warning("%s is damaged or of another version; the batch is found anew", path)
         return None
+    changed = [name for name, content in found.files if file_hash(Path(name)) != content]
+    if changed:
+        _LOG.info("%s has changed; the batch is found anew", ", ".join(changed))
+        return None
     return found if found.question == question else None
+
+
+def file_hash(path: Path) -> str:
+    """A hash of a file's content, empty where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def keep_batch(folder: Path, found: ProvenBatch) -> None:

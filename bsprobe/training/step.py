@@ -11,9 +11,10 @@ from torch import nn
 from bsprobe.records.errors import UsageError
 from bsprobe.records.habits import COMMONEST, Gradients, Habits, Outputs, ZeroGrad
 from bsprobe.records.trials import Ddp, ModelFacts
-from bsprobe.records.variants import MemoryFormat, Precision, Variant
+from bsprobe.records.variants import Checkpointing, MemoryFormat, Precision, Variant
 from bsprobe.training.losses import CrossEntropy, Loss, NetworkLoss, OwnLoss, upsample
 from bsprobe.training.models.callables import load_callable
+from bsprobe.training.models.checkpointing import checkpointed_parts
 from bsprobe.training.models.factory import build_model
 from bsprobe.training.optimizers import (
     build_optimizer,
@@ -237,6 +238,9 @@ def facts_of(task: Task, variant: Variant) -> ModelFacts:
             for module in task.model.modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 - the common base
         ),
+        checkpointed=checkpointed_parts(task.model, variant.own.checkpoint_blocks)
+        if variant.checkpointing is Checkpointing.ON
+        else (),
     )
 
 

@@ -49,6 +49,7 @@ from bsprobe.worker.protocol import (
     encode,
 )
 from bsprobe.worker.required import missing_package
+from bsprobe.worker.sources import imported_files
 
 Result = TypeVar("Result")
 
@@ -205,6 +206,7 @@ def run_trial(session: Session, message: RunTrial) -> None:
         return device.run_trial(message.spec, report)
 
     found = session.attempt(work)
+    files = imported_files()
     if isinstance(found, Failed):
         done = TrialDone(
             outcome=found.outcome,
@@ -212,6 +214,7 @@ def run_trial(session: Session, message: RunTrial) -> None:
             # A simulated failure leaves nothing behind; after a real one nobody can be sure.
             clean=device.info.source is Source.PREDICTED,
             budget_bytes=device.budget_bytes,
+            files=files,
         )
     else:
         done = TrialDone(
@@ -219,6 +222,7 @@ def run_trial(session: Session, message: RunTrial) -> None:
             measurement=found,
             clean=_is_clean(device),
             budget_bytes=device.budget_bytes,
+            files=files,
         )
     session.send(done)
 

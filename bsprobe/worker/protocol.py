@@ -150,6 +150,8 @@ class TrialDone(Answer):
     """Whether memory is back where it was, so that another trial may run in this process."""
     budget_bytes: int | None = None
     """As in `Trial`."""
+    files: tuple[str, ...] = ()
+    """The files of the user's own that the worker has imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

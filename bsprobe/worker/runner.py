@@ -45,6 +45,8 @@ class TrialRunner:
         # Later ones are told what the first found out.
         again = partial(start, variants=self.ready.variants or variants)
         self._start = partial(again_if_killed, again)
+        self.files: set[str] = set()
+        """The files of the user's own that workers have imported for their trials."""
         self._is_predicting = self.ready.device.source is Source.PREDICTED
 
     def run(
@@ -84,6 +86,7 @@ class TrialRunner:
         fresh = worker.trials_run == 0 or self._is_predicting
         started_at, start = datetime.now(UTC), time.monotonic()
         done = worker.run(spec, timeout=self._timeout, on_phase=on_phase, group=group)
+        self.files.update(done.files)
         return Trial(
             spec=spec,
             outcome=done.outcome,

@@ -10,7 +10,7 @@ from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Ddp, Source, Trial
-from bsprobe.records.variants import Norm, Precision, Variant
+from bsprobe.records.variants import Checkpointing, Norm, Precision, Variant
 from bsprobe.records.workload import OwnParts
 from tests.support.builders import (
     DEVICE,
@@ -131,7 +131,7 @@ def with_batch_norms(count: int) -> tuple[Trial, ...]:
 
 @pytest.mark.parametrize("model", ["m:net", "timm:vit_tiny", "torchvision:vit_b_16"])
 def test_a_network_without_batch_norm_is_told_nothing_of_it(model: str) -> None:
-    for norm in (Norm.BATCH, Norm.SYNC_BATCH):
+    for norm in (Norm.AS_BUILT, Norm.BATCH, Norm.SYNC_BATCH):
         variant = replace(VARIANT, model=model, norm=norm)
         assert caveats_of(variant, trials=with_batch_norms(0)) == ()
 
@@ -142,7 +142,7 @@ def test_the_reference_rate_is_told_only_of_networks_with_batch_norm() -> None:
 
 
 def test_a_network_of_ones_own_with_batch_norm_is_told_how_many_images_it_sees() -> None:
-    own = replace(VARIANT, model="m:net")
+    own = replace(VARIANT, model="m:net", norm=Norm.AS_BUILT)
     assert caveats_of(own, safe=10, trials=with_batch_norms(3)) == (
         "BatchNorm statistics see the 10 images of a micro-batch.",
     )
@@ -154,6 +154,17 @@ def test_autocast_on_a_cpu_is_told_nothing_of_cuda() -> None:
     amp = replace(GROUP, precision=Precision.AMP_BF16)
     cpu = replace(DEVICE, kind=DeviceKind.CPU)
     assert not any("Autocast" in one for one in caveats_of(amp, device=cpu))
+
+
+@pytest.mark.parametrize("norm", Norm)
+def test_recomputed_batch_norm_is_told_to_update_its_statistics_twice(norm: Norm) -> None:
+    words = "with BatchNorm update its running statistics twice a step"
+    recomputing = replace(VARIANT, norm=norm, checkpointing=Checkpointing.ON)
+    is_told = any(words in one for one in caveats_of(recomputing))
+    assert is_told is (norm in (Norm.BATCH, Norm.SYNC_BATCH, Norm.AS_BUILT))
+    without = caveats_of(recomputing, trials=with_batch_norms(0))
+    assert not any(words in one for one in without)
+    assert not any(words in one for one in caveats_of(replace(VARIANT, norm=norm)))
 
 
 def test_a_missing_headroom_is_told() -> None:

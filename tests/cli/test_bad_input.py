@@ -108,6 +108,14 @@ $ bsprobe run --loop zero-grad=never
 error: --loop: zero-grad cannot be 'never'
 hint: give start, before-backward or end
 
+$ bsprobe run --checkpoint-blocks down*
+error: --checkpoint-blocks down* does nothing without checkpointing
+hint: add --checkpointing on
+
+$ bsprobe run --checkpointing on --checkpoint-blocks ,
+error: --checkpoint-blocks names nothing
+hint: for example 'encoder.layer*'
+
 $ bsprobe run --norm grup
 error: --norm: 'grup' is unknown
 hint: did you mean group? Known: batch, sync-batch, group, group-amp, instance, frozen, \

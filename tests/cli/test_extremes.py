@@ -106,6 +106,7 @@ TEXTS = frozenset(
         *("--model", "--loss", "--optimizer-from", "--batch-from", "--device", "--gpu"),
         *("--compute-capability", "--precision", "--norm", "--checkpointing", "--memory-format"),
         *("--optimizer", "--cudnn-benchmark", "--loss-at", "--ddp", "--loop"),
+        "--checkpoint-blocks",
     }
 )
 """Options that take no number; the compute capability is one of a list."""

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 import bsprobe
+from bsprobe.devices.identity import Identity
 from bsprobe.engine import executable_batch
+from bsprobe.engine.executable_batch import SearchListener
 from bsprobe.records.errors import DeviceError, UsageError
-from bsprobe.records.runs import Boundary, Run, Settings, StopReason
+from bsprobe.records.runs import Boundary, DeviceRequest, Run, Settings, StopReason
 from bsprobe.records.units import GIB
 from bsprobe.worker.protocol import Ready
 from tests.support import own_training
-from tests.support.builders import DEVICE, probed_run
+from tests.support.builders import DEVICE, probed_run, ran
 
 WORKLOAD = bsprobe.Workload(
     model=own_training.network,
@@ -35,19 +37,31 @@ class Gpu:
         ready: What it says of itself.
         run: What it finds.
         asked: The settings of each run that was really made.
+        opened: How often a worker was started.
+        files: What its trials import.
     """
 
     ready: Ready
     run: Run
     asked: list[Settings]
+    opened: int = 0
+    files: frozenset[str] = frozenset()
 
     @contextmanager
     def start_worker(self, _: Settings) -> Iterator["Gpu"]:
+        self.opened += 1
         yield self
 
-    def run_on(self, _: "Gpu", settings: Settings, __: Any) -> Run:
+    def run_on(self, _: "Gpu", settings: Settings, __: Any, listener: SearchListener) -> Run:
         self.asked.append(settings)
+        listener.on_trial(ran(8))
+        listener.on_result(self.run.results[0])
         return self.run
+
+    def identity(self, _: DeviceRequest) -> Identity:
+        """What is known of it without opening it."""
+        device = self.ready.device
+        return Identity(name=device.name, capacity_bytes=device.capacity_bytes)
 
 
 @pytest.fixture
@@ -57,6 +71,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(executable_batch, "start_worker", gpu.start_worker)
     monkeypatch.setattr(executable_batch, "run_on", gpu.run_on)
+    monkeypatch.setattr(executable_batch, "identity_of", lambda _: None)
     return gpu
 
 
@@ -129,8 +144,83 @@ def test_the_hash_of_a_source_is_of_the_file_that_defines_the_part() -> None:
     assert (module, len(text)) == ("tests.support.own_training", 64)
 
 
+def test_a_device_that_is_known_without_opening_it_is_not_opened_again(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(executable_batch, "identity_of", gpu.identity)
+    monkeypatch.setattr(executable_batch, "_torch_version", lambda: READY.torch)
+
+    first = train()
+    assert "batch 8" in capsys.readouterr().err
+    assert train() == first
+
+    assert (gpu.opened, len(gpu.asked), capsys.readouterr().err) == (1, 1, "")
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"schema_version": 1}', b'{"schema_version": 3}', b"\xff"]
+    "known",
+    [
+        Identity(name=DEVICE.name, capacity_bytes=DEVICE.capacity_bytes - 1),
+        Identity(name="NVIDIA RTX A6000", capacity_bytes=DEVICE.capacity_bytes),
+    ],
+    ids=["memory", "name"],
+)
+def test_another_device_never_has_the_batch_that_is_kept(
+    known: Identity, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train()
+    monkeypatch.setattr(executable_batch, "identity_of", lambda _: known)
+    monkeypatch.setattr(executable_batch, "_torch_version", lambda: READY.torch)
+    gpu.ready = replace(
+        READY, device=replace(DEVICE, name=known.name, capacity_bytes=known.capacity_bytes)
+    )
+    train()
+
+    assert (gpu.opened, len(gpu.asked)) == (2, 2)
+
+
+def test_a_search_says_what_it_does_and_a_batch_that_is_kept_says_nothing(
+    gpu: Gpu, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train()
+
+    began, trial, ended = capsys.readouterr().err.splitlines()
+    assert "tests.support.own_training:network" in began
+    assert trial.split()[:3] == ["batch", "8", "ok"]
+    assert f"largest {gpu.run.results[0].boundary.largest}" in ended
+
+
+@pytest.mark.parametrize("change", ["other", None], ids=["changed", "gone"])
+def test_a_file_that_the_trials_imported_has_the_batch_found_anew_once_it_changes(
+    change: str | None, gpu: Gpu, tmp_path: Path
+) -> None:
+    imported = tmp_path / "imported.py"
+    imported.write_text("width = 1")
+    gpu.files = frozenset({str(imported)})
+    train()
+    train()
+    assert len(gpu.asked) == 1
+    if change is None:
+        imported.unlink()
+    else:
+        imported.write_text(change)
+
+    train()
+
+    assert len(gpu.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"schema_version": 1}',
+        b'{"schema_version": 2}',
+        b'{"schema_version": 4}',
+        b"\xff",
+    ],
 )
 def test_a_damaged_file_is_warned_of_and_replaced(
     content: bytes, gpu: Gpu, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -45,11 +45,12 @@ def test_the_options_say_all_of_it_again() -> None:
         optimizer="m:adam",
         batches="m:batch",
         habits=Habits(zero_grad=ZeroGrad.START, gradients=Gradients.ZERO),
+        checkpoint_blocks="a*,b",
     )
 
     assert own.options() == [
         "--model-arg", "a=1", "--model-arg", "b=x y", "--loss", "m:loss",
-        "--optimizer-from", "m:adam", "--batch-from", "m:batch",
+        "--optimizer-from", "m:adam", "--batch-from", "m:batch", "--checkpoint-blocks", "a*,b",
         "--loop", "zero-grad=start,gradients=zero",
     ]  # fmt: skip
     assert NOTHING_OWN.options() == []

@@ -6,7 +6,6 @@ import pytest
 
 from bsprobe.records.runs import Boundary, StopReason, VariantResult
 from bsprobe.records.units import Resolution
-from bsprobe.records.variants import Norm
 from bsprobe.report.run import advice
 from tests.support.builders import VARIANT
 
@@ -26,12 +25,6 @@ def test_where_nothing_fits_no_size_is_named_that_is_refused(
     said = advice.without_recommendation(result(StopReason.NOTHING_FITS, size))
     assert ("--resolution" in said, named is None or named in said) == (named is not None, True)
     assert "--checkpointing on" in said
-
-
-@pytest.mark.parametrize("model", ["m:net", "timm:resnet18", "torchvision:vit_b_16"])
-def test_checkpointing_is_not_advised_where_no_blocks_are_known(model: str) -> None:
-    variant = replace(VARIANT, model=model, norm=Norm.BATCH)
-    assert "--checkpointing on" not in advice.ways_to_fit(variant)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +53,13 @@ def test_other_failures_advise_no_size() -> None:
 def test_images_of_other_channels_are_advised_by_the_option_that_gives_them() -> None:
     variant = replace(VARIANT, channels=4)
     assert advice.ways_to_fit(variant)[-1].startswith("--input 4x")
+
+
+def test_volumes_are_advised_with_all_their_sides() -> None:
+    volume = Resolution(height=97, width=96, slices=90)
+    variant = replace(VARIANT, resolution=volume, channels=1)
+    assert [each.sides for each in advice.nearest_multiples(volume)] == [
+        (64, 96, 96),
+        (96, 128, 96),
+    ]
+    assert advice.ways_to_fit(variant)[-1] == "--input 1x45x48x48"

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.records.checkpointing import Checkpointed, CheckpointWay
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import REFERENCE, Recommendation, Run
 from bsprobe.records.trials import Ddp
 from bsprobe.records.variants import (
+    Checkpointing,
     CudnnBenchmark,
     LossAt,
     MemoryFormat,
@@ -22,6 +24,7 @@ from bsprobe.records.variants import (
 )
 from bsprobe.records.workload import OwnParts
 from bsprobe.report.snippet import snippet
+from tests.support import home_made
 from tests.support.snippet_training import Net, Stripes, execute
 
 ALL = [
@@ -155,3 +158,100 @@ def test_around_whole_batches_the_snippet_is_handed_the_loss_of_one(
     losses = train(model, optimizer, loss, itertools.repeat(batch), updates=30, device="cpu")
 
     assert losses[-1] < 0.5 * losses[0]
+
+
+def recomputing(
+    run: Run, item: Recommendation, *parts: tuple[str, CheckpointWay], own: OwnParts | None = None
+) -> str:
+    """The snippet of a run whose trials recomputed these parts of the network."""
+    made, item = item_with(run, item, checkpointing=Checkpointing.ON)
+    if own is not None:
+        made, item = item_with(made, item, own=own)
+    assert item.trial is not None
+    assert item.trial.measurement is not None
+    found = tuple(Checkpointed(modules=modules, way=way) for modules, way in parts)
+    measured = item.trial.measurement
+    trial = replace(
+        item.trial,
+        spec=replace(item.trial.spec, variant=item.variant),
+        measurement=replace(measured, model=replace(measured.model, checkpointed=found)),
+    )
+    return snippet.render(replace(made, trials=(trial,)), item)
+
+
+def changed(model: torch.nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if "forward" in vars(module)]
+
+
+def test_the_snippet_recomputes_the_blocks_of_the_trials(run: Run, item: Recommendation) -> None:
+    blocks = [("down?", CheckpointWay.BLOCK), ("up1", CheckpointWay.BLOCK)]
+    names = execute(recomputing(run, item, *blocks))
+    model = home_made.UNet()
+
+    names["checkpoint_blocks"](model)
+    names["checkpoint_blocks"](model)
+
+    assert changed(model) == ["down1", "down2", "down3", "up1"]
+    model(torch.zeros(2, 3, 16, 16)).sum().backward()
+    assert int(model.down1.layers[1].num_batches_tracked) == 2  # not 4: once is enough
+
+
+def test_the_snippet_trains_with_recomputed_blocks(run: Run, item: Recommendation) -> None:
+    torch.manual_seed(0)
+    names = execute(recomputing(run, item, ("conv1", CheckpointWay.BLOCK)))
+    names["LEARNING_RATE"] = 0.05
+    model = Net()
+    losses = names["train"](model, Stripes(), device="cpu", updates=10, workers=0)
+    assert changed(model) == ["conv1"]
+    assert losses[-1] < losses[0]
+
+
+def test_the_snippet_runs_a_chain_of_layers_in_segments(run: Run, item: Recommendation) -> None:
+    model = home_made.long_chain()
+    images = torch.rand(1, 3, 8, 8)
+    before = model(images)
+    before.square().sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+
+    execute(recomputing(run, item, ("", CheckpointWay.SEGMENTS)))["checkpoint_blocks"](model)
+    after = model(images)
+    after.square().sum().backward()
+
+    torch.testing.assert_close(after, before)
+    torch.testing.assert_close([parameter.grad for parameter in model.parameters()], gradients)
+    assert changed(model) == [""]
+
+
+def test_the_snippet_calls_the_method_of_a_network_that_has_one(
+    run: Run, item: Recommendation
+) -> None:
+    names = execute(recomputing(run, item, ("backbone", CheckpointWay.TIMM)))
+    model = home_made.WithBackbone()
+    names["checkpoint_blocks"](model)
+    assert model.backbone.is_on
+
+    text = recomputing(run, item, ("", CheckpointWay.TRANSFORMERS))
+    assert 'model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_re' in text
+
+
+def test_around_parts_of_ones_own_the_network_is_recomputed_as_well(
+    run: Run, item: Recommendation
+) -> None:
+    own = OwnParts(loss="m:loss", optimizer="m:adam", batches="m:batch")
+    names = execute(recomputing(run, item, ("conv1", CheckpointWay.BLOCK), own=own))
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pairs = itertools.repeat((torch.zeros(2, 3, 8, 8), torch.zeros(2)))
+
+    names["train"](model, optimizer, lambda y, _: y.mean(), pairs, updates=1, device="cpu")
+
+    assert changed(model) == ["conv1"]
+
+
+def test_an_older_run_has_a_comment_in_the_place_of_the_blocks(
+    run: Run, item: Recommendation
+) -> None:
+    text = recomputing(run, item)
+    assert "torch.utils.checkpoint" in text
+    assert "checkpoint_blocks" not in execute(text)

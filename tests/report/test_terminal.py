@@ -8,9 +8,10 @@ from bsprobe.analysis.recommendation import plan
 from bsprobe.records.runs import Target
 from bsprobe.records.variants import OptimizerName
 from bsprobe.records.workload import OwnParts
+from bsprobe.report.run import plan as dry_run
 from bsprobe.report.run import sentences
 from bsprobe.report.run.terminal import WIDTH, fitted
-from tests.support.builders import VARIANT, settings
+from tests.support.builders import DEVICE, VARIANT, settings
 
 
 def test_a_name_that_is_too_long_for_the_width_goes_on_below() -> None:
@@ -64,3 +65,9 @@ def test_the_options_that_bring_a_rate_and_accumulation_are_named_where_there_is
     assert "DeepLabV2" in by_recipe
     given = Target(batch=8, base_batch=4, base_learning_rate=0.1)
     assert sentences.about_recipe(settings(target=given)) == []
+
+
+def test_blocks_that_are_named_are_told() -> None:
+    asked = settings(replace(VARIANT, own=OwnParts(checkpoint_blocks="down*")))
+    assert sentences.headline(DEVICE, asked)[1].endswith(" · recomputing down*")
+    assert "\nrecomputing down*\n" in dry_run.render(asked, None, DEVICE)

@@ -91,7 +91,7 @@ EXPLANATION = Explanation(
 REMEDIES = (
     remedy(
         "checkpointing on",
-        "slower: every residual block runs forward twice",
+        "slower: every block runs forward twice",
         "checkpointing on",
         variant=replace(VARIANT, checkpointing=Checkpointing.ON),
         boundary=proven(7),

@@ -11,6 +11,7 @@ from bsprobe.cli.options.values import (
     argument,
     axis_options,
     callable_name,
+    checkpoint_patterns,
     input_size,
     loss_name,
     model_names,
@@ -92,6 +93,14 @@ SUBJECT_OPTIONS = (
         "gradients=none|zero, batch=kept|moved|overlapping, outputs=dropped|step|kept.  "
         "[default: zero-grad=end,gradients=none,batch=kept,outputs=kept]",
     ),
+    click.option(
+        "--checkpoint-blocks",
+        type=checkpoint_patterns,
+        metavar="PATTERN",
+        help="With --checkpointing on: the modules to recompute, as a comma-separated list of "
+        "patterns of their dotted names, such as 'encoder.layer*,decoder.*'.  [default: the "
+        "network's own way, else the blocks that are repeated in it]",
+    ),
 )
 """The network and its training."""
 
@@ -111,6 +120,7 @@ def variants_from(given: Mapping[str, Any], processes: int = 1) -> tuple[Variant
         optimizer=given["optimizer_from"],
         batches=given["batch_from"],
         habits=given["habits"] or COMMONEST,
+        checkpoint_blocks=given["checkpoint_blocks"],
     )
     channels, sizes = _images(given, own)
     return matrix(
@@ -195,6 +205,7 @@ SUBJECT_FACETS: dict[str, Callable[[Sequence[Variant]], object]] = {
     "optimizer_from": lambda variants: variants[0].own.optimizer,
     "batch_from": lambda variants: variants[0].own.batches,
     "habits": lambda variants: variants[0].own.habits,
+    "checkpoint_blocks": lambda variants: variants[0].own.checkpoint_blocks,
 } | {
     axis.field: lambda variants, field=axis.field: {getattr(v, field) for v in variants}
     for axis in AXES

@@ -138,6 +138,11 @@ def callable_name(option: str) -> Callable[[str], str]:
     return parse
 
 
+def checkpoint_patterns(text: str) -> str:
+    """Parse patterns of modules' names; whether they match anything is the worker's to say."""
+    return ",".join(_parts(text, "--checkpoint-blocks", "'encoder.layer*'"))
+
+
 def byte_sizes(text: str) -> tuple[int, ...]:
     """Parse a comma-separated list of sizes in bytes; equal ones count as often as they stand."""
     return tuple(parse_bytes(part) for part in text.split(","))

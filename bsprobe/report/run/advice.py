@@ -1,16 +1,15 @@
 """Sentences for where nothing can be recommended: the reason, and options that are accepted."""
 
+from collections.abc import Callable
+
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.failures import is_mismatch_of_sizes
 from bsprobe.records.runs import StopReason, VariantResult
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import RGB, Checkpointing, Norm, Precision, Variant
-from bsprobe.records.workload import TIMM, is_factory
 
 _MULTIPLE = 32
 """Networks halve their images up to five times."""
-_BACKBONES = ("deeplab", "resnet", "mobilenet")
-"""Words in the names of networks whose residual blocks can be checkpointed."""
 
 
 def without_recommendation(result: VariantResult) -> str:
@@ -33,37 +32,36 @@ def without_recommendation(result: VariantResult) -> str:
 def ways_to_fit(variant: Variant) -> list[str]:
     """Options that make the smallest batch take less memory."""
     ways = []
-    is_known = not variant.model.startswith(TIMM) and not is_factory(variant.model)
-    has_blocks = is_known and any(word in variant.model for word in _BACKBONES)
-    if variant.checkpointing is Checkpointing.OFF and has_blocks:
+    if variant.checkpointing is Checkpointing.OFF:
         ways.append("--checkpointing on")
     if variant.precision is Precision.FP32:
         ways.append("--precision amp-fp16")
     if variant.norm is Norm.GROUP:
         ways.append("--norm group-amp")
     size = variant.resolution
-    if size is not None and _is_accepted(half := _of(size.height // 2, size.width // 2)):
+    if size is not None and _is_accepted(half := _with_sides(size, lambda side: side // 2)):
         ways.append(_size_option(variant, half))
     return ways
 
 
 def nearest_multiples(size: Resolution) -> list[Resolution]:
-    """The sizes below and above whose sides are multiples of 32; none where both sides are so."""
-    sides = (size.height, size.width)
-    below = _of(*(side // _MULTIPLE * _MULTIPLE for side in sides))
-    above = _of(*(-(-side // _MULTIPLE) * _MULTIPLE for side in sides))
+    """The sizes below and above whose sides are multiples of 32; none where all sides are so."""
+    below = _with_sides(size, lambda side: side // _MULTIPLE * _MULTIPLE)
+    above = _with_sides(size, lambda side: -(-side // _MULTIPLE) * _MULTIPLE)
     return [each for each in (below, above) if each != size and _is_accepted(each)]
 
 
-def _of(height: int, width: int) -> Resolution:
-    return Resolution(height=height, width=width)
+def _with_sides(size: Resolution, change: Callable[[int], int]) -> Resolution:
+    slices = None if size.slices is None else change(size.slices)
+    return Resolution(height=change(size.height), width=change(size.width), slices=slices)
 
 
 def _is_accepted(size: Resolution) -> bool:
-    return size.height in ASKED["height"] and size.width in ASKED["width"]
+    are_sides = size.height in ASKED["height"] and size.width in ASKED["width"]
+    return are_sides and (size.slices is None or size.slices in ASKED["slices"])
 
 
 def _size_option(variant: Variant, size: Resolution) -> str:
-    if variant.channels == RGB:
+    if variant.channels == RGB and size.slices is None:
         return f"--resolution {size}"
     return f"--input {variant.channels}x{size}"

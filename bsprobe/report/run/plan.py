@@ -36,6 +36,7 @@ def render(settings: Settings, out: Path | None, device: DeviceInfo) -> str:
         f"{', '.join(models)} {'on' if own.batches else 'at'} {', '.join(sizes)}",
         *([f"with loss {own.loss}"] if own.loss else []),
         *([f"with the optimizer of {own.optimizer}"] if own.optimizer else []),
+        *([f"recomputing {own.checkpoint_blocks}"] if own.checkpoint_blocks else []),
         f"on {device.name}{', predicted' if is_predicted else ''}{capped}{together}",
         "",
         f"{len(names)} variant{'s' if len(names) > 1 else ''}:",

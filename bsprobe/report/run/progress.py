@@ -7,10 +7,10 @@ from rich.console import Console
 
 from bsprobe.records.runs import Prediction, Settings, VariantResult
 from bsprobe.records.trials import Trial, TrialSpec
-from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import Variant, labels
 from bsprobe.report.progress import Progress
 from bsprobe.report.run import sentences
+from bsprobe.report.run.plain import trial_line
 
 
 class TrialProgress:
@@ -58,17 +58,7 @@ class TrialProgress:
 
     def on_trial(self, trial: Trial) -> None:
         """Say how a trial ended."""
-        steps = trial.spec.accumulation_steps
-        batch = f"batch {trial.spec.batch_size}" + (f" x {steps}" if steps > 1 else "")
-        words = [f"  {batch:<11}", f"{sentences.trial_words(trial):<14}"]
-        if trial.measurement is not None:
-            words.append(f"{format_bytes(trial.measurement.peak_bytes):>9}")
-            rate = trial.measurement.images_per_second
-            words.append(f"{rate:8.3g} images/s" if rate is not None else "")
-        elif trial.failure is not None:
-            words.append(f"in {trial.failure.phase}")
-        words.append(f"({trial.purpose}, {format_seconds(trial.wall_seconds)})")
-        self._progress.log(" ".join(words))
+        self._progress.log(trial_line(trial))
 
     def on_result(self, result: VariantResult) -> None:
         """Say what a variant came to."""

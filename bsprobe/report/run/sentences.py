@@ -52,6 +52,7 @@ def headline(device: DeviceInfo, settings: Settings) -> list[str]:
             *([] if one.own.batches else [one.described_classes]),
             *([f"loss {one.own.loss}"] if one.own.loss else []),
             ", ".join(optimizers),
+            *([f"recomputing {one.own.checkpoint_blocks}"] if one.own.checkpoint_blocks else []),
         ]
     )
     lines = [first, second]

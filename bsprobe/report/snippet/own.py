@@ -1,11 +1,14 @@
 """The recommendation as Python around a loss, an optimizer or batches of your own."""
 
+from collections.abc import Sequence
 from string import Template
 
 from bsprobe.analysis.recommendation import LearningRateRule, rate_factor, recipe_of
+from bsprobe.records.checkpointing import Checkpointed
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Target, TrainingPlan
 from bsprobe.records.variants import Variant
+from bsprobe.report.snippet import checkpoints
 from bsprobe.report.snippet.settings import settings
 
 _TOGETHER = """
@@ -32,9 +35,7 @@ _WHOLE = Template("""\
                 part = loss(model, batch, device) / ACCUMULATION_STEPS
 """)
 _TEMPLATE = Template('''\
-"""$title
-
-$answer
+"""$docstring
 """
 
 import itertools
@@ -44,14 +45,14 @@ import torch
 MICRO_BATCH = $micro_batch  # what each of your batches holds
 ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch$together
 RATE_FACTOR = $factor
-
+$checkpoint_blocks
 
 def train(model, optimizer, loss, batches, updates, device="$device"):
     """Train on batches of MICRO_BATCH; the optimizer is the model's.
 
     $batch
     """
-$guard$benchmark    device = torch.device(device)
+$guard$benchmark$checkpoint_call    device = torch.device(device)
     for group in optimizer.param_groups:
         group["lr"] *= RATE_FACTOR
     scaler = torch.amp.GradScaler(device.type, enabled=$scaler)
@@ -73,18 +74,21 @@ def fill(
     variant: Variant,
     plan: TrainingPlan,
     *,
-    title: str,
-    answer: str,
+    docstring: str,
     target: Target,
     device_kind: DeviceKind,
+    checkpointed: Sequence[Checkpointed],
 ) -> str:
     """The snippet of a plan for parts that are not ours; arguments as of `snippet.fill`."""
     common = settings(variant, plan, device_kind)
     is_whole = variant.own.batches is not None and variant.own.loss is None
     return _TEMPLATE.substitute(
-        title=title,
-        answer=answer,
-        together=_TOGETHER.format(plan.processes, _how(plan)) if plan.processes > 1 else "",
+        docstring=docstring,
+        together=_TOGETHER.format(plan.processes, _how(plan, checkpointed))
+        if plan.processes > 1
+        else "",
+        checkpoint_blocks=checkpoints.definition(variant, checkpointed),
+        checkpoint_call=checkpoints.call(checkpointed) if plan.processes == 1 else "",
         factor=_factor(variant, plan, target),
         batch=_WHOLE_BATCH if is_whole else _PAIR,
         micro_batch_loss=(_WHOLE if is_whole else _PARTS).substitute(common),
@@ -103,6 +107,9 @@ def _factor(variant: Variant, plan: TrainingPlan, target: Target) -> str:
     return f"{factor}  # {rule} rule: of the learning rates that you train batch {base_batch} with"
 
 
-def _how(plan: TrainingPlan) -> str:
+def _how(plan: TrainingPlan, checkpointed: Sequence[Checkpointed]) -> str:
     """Comments that tell the arguments of DistributedDataParallel beside the network."""
-    return "".join(f"\n# Give DistributedDataParallel {each}." for each in plan.ddp.arguments)
+    before = "\n# Before that, call checkpoint_blocks with the network." if checkpointed else ""
+    return before + "".join(
+        f"\n# Give DistributedDataParallel {each}." for each in plan.ddp.arguments
+    )

@@ -1,9 +1,11 @@
 """The recommendation as Python that can be pasted into a training script."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Template
 
 from bsprobe.analysis.recommendation import BATCH_OF_UPDATES, recipe_of
+from bsprobe.records.checkpointing import Checkpointed
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Recommendation, Run, Target, TrainingPlan
 from bsprobe.records.trials import Source
@@ -14,6 +16,7 @@ from bsprobe.records.variants import (
     labels,
 )
 from bsprobe.records.workload import HUGGING_FACE, Problem
+from bsprobe.report.snippet import checkpoints
 from bsprobe.report.snippet import own as own_snippet
 from bsprobe.report.snippet.processes import micro_step, pieces
 from bsprobe.report.snippet.settings import settings
@@ -108,9 +111,7 @@ _IGNORE = {Problem.SEGMENTATION: 255, Problem.CLASSIFICATION: -100}
 """Cityscapes' train id of what is not evaluated; PyTorch's own default, which is no class."""
 
 _TEMPLATE = Template('''\
-"""$title
-
-$answer
+"""$docstring
 $start"""
 
 ${imports}from torch.nn import functional as F
@@ -123,7 +124,7 @@ UPDATES = $updates  # as many images as $base_updates updates of $base_batch
 WARMUP_UPDATES = $warmup_updates
 IGNORE = $ignore
 
-$parameter_groups
+$parameter_groups$checkpoint_blocks
 
 def schedule(update):
     """Linear warm-up, then poly with power $power; counts optimizer updates."""
@@ -137,7 +138,7 @@ $logits
 
 ${epochs}def train(model, dataset, device="$device", updates=UPDATES, workers=$workers):
     """Train on (image, label) pairs: float ($channels, $sides) and $labels."""
-$guard$benchmark$device_setup$convert    model = model.to(device$layout).train()
+$guard$benchmark$checkpoint_call$device_setup$convert    model = model.to(device$layout).train()
     groups = parameter_groups(model)
 $replicate    optimizer = $optimizer
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
@@ -203,24 +204,25 @@ def render(run: Run, item: Recommendation) -> str:
         f"{'ran' if run.device.source is Source.MEASURED else 'should run'} is {item.largest}."
     )
     target = recipe_of(variant, run.settings.target)
+    checkpointed = checkpoints.parts_of(variant, run.trials)
     if variant.own.changes_the_step:
         return own_snippet.fill(
             variant,
             item.plan,
-            title=title,
-            answer=answer,
+            docstring=f"{title}\n\n{answer}",
             target=target,
             device_kind=run.device.kind,
+            checkpointed=checkpointed,
         )
     return fill(
         variant,
         item.plan,
-        title=title,
-        answer=answer,
+        docstring=f"{title}\n\n{answer}",
         target=target,
         base_updates=str(run.settings.target.base_updates),
         device_kind=run.device.kind,
         loader=Loader(),
+        checkpointed=checkpointed,
     )
 
 
@@ -255,24 +257,24 @@ def fill(
     variant: Variant,
     plan: TrainingPlan,
     *,
-    title: str,
-    answer: str,
+    docstring: str,
     target: Target,
     base_updates: str,
     device_kind: DeviceKind,
     loader: Loader,
+    checkpointed: Sequence[Checkpointed],
 ) -> str:
     """The snippet of a plan, whoever made it.
 
     Args:
         variant: What is trained.
         plan: With its rates by group: their number decides between one group and DeepLab's three.
-        title: The first line of its docstring.
-        answer: What the docstring says beside.
+        docstring: Of the snippet: a title and the answer.
         target: Where the learning rate was scaled from.
         base_updates: As many of its batches make the images seen.
         device_kind: The kind of device that the run was made on.
         loader: How the images are loaded.
+        checkpointed: The modules that are recomputed, where it is known.
     """
     common = settings(variant, plan, device_kind)
     problem = variant.problem
@@ -282,8 +284,7 @@ def fill(
     body = _MICRO_STEP.substitute(common, loss=_loss(variant))
     prefetch = f"        prefetch_factor={loader.prefetch_factor} if workers else None,\n"
     return _TEMPLATE.substitute(
-        title=title,
-        answer=answer,
+        docstring=docstring,
         learning_rate=_rate(plan, target),
         guard=_GUARD if plan.learning_rate is None else "",
         base_batch=target.base_batch or BATCH_OF_UPDATES,
@@ -302,6 +303,8 @@ def fill(
         micro_step=micro_step(body, plan.processes),
         workers=loader.workers,
         pin_memory=loader.pin_memory,
+        checkpoint_blocks=checkpoints.definition(variant, checkpointed),
+        checkpoint_call=checkpoints.call(checkpointed),
         prefetch=prefetch if loader.prefetch_factor else "",
         **common,
         **parts,

@@ -41,13 +41,14 @@ def study_snippet(study: Study, chosen: Verdict) -> str:
     return fill(
         settings.variant,
         plan,
-        title=f"{sentences.subject(settings)}: what bsprobe's study recommends.",
-        answer=f"{study.device.source.capitalize()} on {study.device.name}: mean IoU "
+        docstring=f"{sentences.subject(settings)}: what bsprobe's study recommends.\n\n"
+        f"{study.device.source.capitalize()} on {study.device.name}: mean IoU "
         f"{sentences.spread(best.mean_iou)} after {settings.images_seen} images.",
         target=target,
         base_updates=f"{settings.images_seen / (target.base_batch or BATCH_OF_UPDATES):g}",
         device_kind=study.device.kind,
         loader=_loader(study),
+        checkpointed=result.model.checkpointed,
     )
 
 

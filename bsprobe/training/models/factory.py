@@ -1,13 +1,11 @@
 """From a variant to a network: by name, in its norm, with or without checkpointing."""
 
 import copy
-import functools
 import inspect
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from bsprobe.records.errors import UsageError
 from bsprobe.records.variants import RGB, Checkpointing, Norm, Variant, unknown_value
@@ -23,12 +21,12 @@ from bsprobe.records.workload import (
 )
 from bsprobe.training.models import elsewhere
 from bsprobe.training.models.callables import load_callable
+from bsprobe.training.models.checkpointing import apply_checkpointing
 from bsprobe.training.models.deeplabv2 import (
     BLOCKS,
     MINI_BLOCKS,
     MINI_WIDTH,
     WIDTH,
-    Bottleneck,
     DeepLabV2,
 )
 from bsprobe.training.models.norms import LAYERS
@@ -48,8 +46,8 @@ def build_model(variant: Variant) -> nn.Module:
     """Build the network of a variant, in fp32 on the CPU, in training mode.
 
     Raises:
-        UsageError: No model has this name, it has no norm to exchange, no residual blocks to
-            checkpoint, or does not take its arguments.
+        UsageError: No model has this name, it has no norm to exchange, no blocks to checkpoint,
+            or does not take its arguments.
     """
     check_variant(variant)
     if is_factory(variant.model):
@@ -65,7 +63,7 @@ def build_model(variant: Variant) -> nn.Module:
     elif variant.model not in _DEEPLABV2 and "norm_layer" not in _told(variant):
         exchange_norms(model, variant)
     if variant.checkpointing is Checkpointing.ON:
-        checkpoint_blocks(model)
+        apply_checkpointing(model, variant.own.checkpoint_blocks)
     return model.train()
 
 
@@ -246,34 +244,3 @@ def _own_model(variant: Variant) -> nn.Module:
             hint="give a function or a class that makes an nn.Module, or an nn.Module",
         )
     return model
-
-
-def checkpoint_blocks(model: nn.Module) -> None:
-    """Make every residual block recompute its inside in the backward pass.
-
-    Raises:
-        UsageError: The model has no residual block that is known here.
-    """
-    kinds = residual_block_types(model)
-    blocks = [module for module in model.modules() if isinstance(module, kinds)]
-    if not blocks:
-        raise UsageError(
-            "--checkpointing on: this model has no residual blocks to checkpoint",
-            hint="leave it off, or choose a model with a ResNet or MobileNet backbone",
-        )
-    for block in blocks:
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
-
-
-def residual_block_types(model: nn.Module) -> tuple[type[nn.Module], ...]:
-    """The classes of residual blocks that a model may consist of."""
-    if isinstance(model, DeepLabV2):
-        return (Bottleneck,)
-    from torchvision.models import mobilenetv2, mobilenetv3, resnet  # noqa: PLC0415 - as above
-
-    return (
-        resnet.Bottleneck,
-        resnet.BasicBlock,
-        mobilenetv2.InvertedResidual,
-        mobilenetv3.InvertedResidual,
-    )

@@ -135,13 +135,10 @@ def test_a_factory_must_make_a_network() -> None:
 
 
 def test_a_network_whose_blocks_are_unknown_cannot_be_checkpointed() -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"--checkpointing on: .* no blocks") as caught:
         build_model(variant_of(f"{__name__}:two_layers", checkpointing=Checkpointing.ON))
 
-    assert (str(caught.value), caught.value.hint) == (
-        "--checkpointing on: this model has no residual blocks to checkpoint",
-        "leave it off, or choose a model with a ResNet or MobileNet backbone",
-    )
+    assert "--checkpoint-blocks" in str(caught.value.hint)
 
 
 MODULE = "tests.support.own_training"
