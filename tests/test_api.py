@@ -118,6 +118,7 @@ def test_a_class_and_a_function_of_pytorch_can_be_parts() -> None:
     assert variant == Variant(
         model="tests.support.own_training:Named",
         resolution=None,
+        norm=Norm.AS_BUILT,
         own=OwnParts(
             loss="torch.nn.functional:mse_loss",
             optimizer="tests.support.own_training:adam",

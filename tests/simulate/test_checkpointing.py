@@ -43,7 +43,7 @@ def predicted(variant: Variant) -> Measurement:
 def test_a_network_with_recomputed_blocks_is_predicted_to_take_less(
     model: str, way: CheckpointWay
 ) -> None:
-    variant = Variant(model=model, resolution=SIZE, precision=Precision.AMP_FP16)
+    variant = Variant(model=model, classes=None, resolution=SIZE, precision=Precision.AMP_FP16)
 
     plain = predicted(variant)
     recomputing = predicted(replace(variant, checkpointing=Checkpointing.ON))
@@ -54,7 +54,9 @@ def test_a_network_with_recomputed_blocks_is_predicted_to_take_less(
 
 
 def test_fewer_blocks_take_more_than_all() -> None:
-    variant = Variant(model=ATTRIBUTES, resolution=SIZE, checkpointing=Checkpointing.ON)
+    variant = Variant(
+        model=ATTRIBUTES, classes=None, resolution=SIZE, checkpointing=Checkpointing.ON
+    )
     few = replace(variant, own=replace(variant.own, checkpoint_blocks="up1"))
 
     found = predicted(few)

@@ -17,7 +17,6 @@ from bsprobe.records.variants import (
     AXES,
     Checkpointing,
     MemoryFormat,
-    Norm,
     Precision,
     Variant,
 )
@@ -33,6 +32,7 @@ from bsprobe.simulate.cuda.autocast import (
 )
 from bsprobe.simulate.cuda.scratch import KERNELS, aten
 from bsprobe.simulate.cudnn.convolutions import Direction
+from bsprobe.training.models.norms import LAYERS
 from tests.support.autocast_examples import ARGUMENTS, CPU_ALONE, Arguments
 from tests.support.convolution_examples import PLAIN
 from tests.support.fake_cuda import (
@@ -84,7 +84,7 @@ def _fake() -> Iterator[None]:
 DEEPLABV2 = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
 CHECKPOINTED = [
     replace(DEEPLABV2, model="deeplabv2-mini", **values)
-    for values in pairwise({"norm": Norm, "precision": Precision, "checkpointing": Checkpointing})
+    for values in pairwise({"norm": LAYERS, "precision": Precision, "checkpointing": Checkpointing})
 ]
 """Every norm in every precision, either with or without checkpointing."""
 NETWORKS = [
@@ -106,7 +106,7 @@ SLOW_NETWORKS = [
 ]
 NIGHTLY_NETWORKS = [
     replace(DEEPLABV2, norm=norm, precision=precision, checkpointing=checkpointing)
-    for norm, precision, checkpointing in itertools.product(Norm, Precision, Checkpointing)
+    for norm, precision, checkpointing in itertools.product(LAYERS, Precision, Checkpointing)
 ]
 
 

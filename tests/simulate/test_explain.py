@@ -119,7 +119,9 @@ def families(rows: list[Row]) -> Iterator[tuple[Row, list[Row]]]:
             id="-".join(values.values()),
             marks=pytest.mark.nightly if number % 4 else pytest.mark.slow,
         )
-        for number, values in enumerate(pairwise({a.field: tuple(a.kind) for a in AXES}))
+        for number, values in enumerate(
+            pairwise({a.field: tuple(a.kind) for a in AXES} | {"norm": tuple(LAYERS)})
+        )
     ],
 )
 def test_they_add_up_for_any_two_values_of_two_axes(values: dict[str, Any]) -> None:

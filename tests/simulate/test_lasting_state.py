@@ -110,7 +110,9 @@ def test_memory_that_grows_for_ever_is_said_to_grow() -> None:
 
 def predicted(network: str, optimizer: str | None = None) -> Measurement:
     own = OwnParts(optimizer=None if optimizer is None else f"{SUPPORT}:{optimizer}")
-    variant = Variant(model=network, resolution=SIZE, precision=Precision.AMP_FP16, own=own)
+    variant = Variant(
+        model=network, classes=4, resolution=SIZE, precision=Precision.AMP_FP16, own=own
+    )
     device = SimulatedDevice(find_gpu("RTX 3090"), None)
     spec = TrialSpec(variant=variant, batch_size=4)
     explanation = device.explain(spec, lambda _: None, None)

@@ -136,7 +136,9 @@ def is_complete(contents: PeakContents, allocator: CachingAllocator) -> bool:
 def tiny_variants(*fields: str) -> tuple[Variant, ...]:
     """All values of some axes that one process can train with."""
     choices = {
-        axis.field: tuple(value for value in axis.kind if value is not Norm.SYNC_BATCH)
+        axis.field: tuple(
+            value for value in axis.kind if value not in (Norm.SYNC_BATCH, Norm.AS_BUILT)
+        )
         for axis in AXES
         if axis.field in fields
     }

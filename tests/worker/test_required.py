@@ -32,8 +32,8 @@ def without(
         ("rich", "rich", RUN + "deeplabv2-mini"),
         ("pandas", "pandas", RUN + "deeplabv2-mini"),
         ("matplotlib", "matplotlib", "explain --model deeplabv2-mini --resolution 32x64"),
-        ("PIL", "pillow", "study --data D --out out"),
-        ("numpy", "numpy", "report missing"),
+        ("PIL", "pillow", "study --data . --out out"),
+        ("numpy", "numpy", RUN + "deeplabv2-mini"),
         ("torch", "torch", RUN + "deeplabv2-mini"),
         pytest.param(
             *("torchvision", "torchvision", RUN + "torchvision:lraspp_mobilenet_v3_large"),
