@@ -258,6 +258,7 @@ def test_a_script_hands_over_what_it_defines_itself(tmp_path: Path) -> None:
     assert (done.stdout, done.returncode) == ("train.py:model on train.py:batch 2\n", 0), done
 
 
+@pytest.mark.nightly
 def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT + GO.format(guard="if True:"))
 

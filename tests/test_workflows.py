@@ -276,7 +276,7 @@ def test_a_network_that_grows_by_200_mib_fails_the_job_and_one_that_does_not_pas
     grown = NETWORK.replace("ENTRIES", str(200 * MIB // 4))
     (tmp_path / "net.py").write_text(grown, encoding="utf-8")
     assert as_a_job(step, tmp_path) == 1
-    assert "::error title=bsprobe%3A peak-reserved regressed::fp32 / batch" in (
+    assert "::error title=bsprobe%3A peak-reserved regressed::fp32 / as built" in (
         tmp_path / "output.txt"
     ).read_text(encoding="utf-8")
     summaries = re.findall(r"^## .*", (tmp_path / "summary.md").read_text(), re.MULTILINE)

@@ -111,6 +111,7 @@ def test_requests_of_a_fake_are_compared_where_that_is_asked_for(
     assert "10 of 10 workspaces; 0 differences" in second
 
 
+@pytest.mark.nightly
 def test_a_refusal_is_one_line_a_hint_and_exit_code_2(root: Path) -> None:
     done = python(accuracy.__file__, "--truth", root, "--out", root)
     assert (done.returncode, done.stdout) == (2, "")

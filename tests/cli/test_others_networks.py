@@ -87,7 +87,7 @@ def test_the_docs_name_ten_networks_six_of_torchvision_four_of_timm() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 @pytest.mark.parametrize(
     "command",
-    [pytest.param(each, id=model_of(each), marks=often(each, default=())) for each in MEASURED],
+    [pytest.param(each, id=model_of(each), marks=pytest.mark.nightly) for each in MEASURED],
 )
 def test_a_network_of_others_is_probed_on_the_cpu(command: str, tmp_path: Path) -> None:
     trials = run(command, tmp_path)

@@ -73,15 +73,19 @@ def wait_for_checkpoint(out: Path, process: "subprocess.Popen[str]") -> None:
     wait_until(lambda: bool(checkpoints(out) - before), process)
 
 
+LONGER = [*without("--images", "--out"), "--batches=2,4", "--images=96"]
+
+
 @pytest.mark.slow
-def test_a_study_ends_in_a_report_and_one_that_was_stopped_thrice_in_the_same_figures(
-    folder: Path,
-) -> None:
-    longer = [*without("--images", "--out"), "--batches=2,4", "--images=96"]
-    printed = studied(*longer, "--out=whole", cwd=folder)
+def test_a_study_ends_in_a_report(folder: Path) -> None:
+    printed = studied(*LONGER, "--out=whole", cwd=folder)
     check_report(printed, folder / "whole")
 
-    killed = start("study", *longer, "--out=out", cwd=folder)
+
+@pytest.mark.nightly
+def test_a_study_that_was_stopped_thrice_ends_in_the_same_figures(folder: Path) -> None:
+    studied(*LONGER, "--out=whole", cwd=folder)
+    killed = start("study", *LONGER, "--out=out", cwd=folder)
     wait_for_checkpoint(folder / "out", killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()

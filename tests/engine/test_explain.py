@@ -104,7 +104,7 @@ def test_accumulation_gives_the_micro_batch_that_runs_accumulated_and_no_larger_
     assert found.largest == max(ran)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_remedy_is_listed_with_what_it_takes_at_the_batch_that_is_explained(
     report: ExplanationReport,
     explaining: Explaining,

@@ -111,7 +111,7 @@ def test_a_read_only_folder_is_refused_before_anything_is_measured(tmp_path: Pat
     assert list(locked.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="root's override is Linux's")
 def test_a_folder_that_became_read_only_is_resumed_once_it_is_not(
     tmp_path: Path, reference: Path
@@ -167,6 +167,7 @@ def test_of_runs_into_one_folder_one_writes_and_the_others_say_so(
     assert_no_trial_was_repeated(tmp_path / "out")
 
 
+@pytest.mark.nightly
 def test_reports_into_one_folder_at_the_same_time_all_succeed(
     tmp_path: Path, reference: Path
 ) -> None:

@@ -43,7 +43,8 @@ def predicted(variant: Variant) -> Measurement:
 def test_a_network_with_recomputed_blocks_is_predicted_to_take_less(
     model: str, way: CheckpointWay
 ) -> None:
-    variant = Variant(model=model, classes=None, resolution=SIZE, precision=Precision.AMP_FP16)
+    classes = None if model.startswith("tests.") else 19
+    variant = Variant(model=model, classes=classes, resolution=SIZE, precision=Precision.AMP_FP16)
 
     plain = predicted(variant)
     recomputing = predicted(replace(variant, checkpointing=Checkpointing.ON))

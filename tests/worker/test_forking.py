@@ -160,6 +160,7 @@ def test_the_threads_of_openmp_work_in_a_process_whose_server_has_none() -> None
 
 @pytest.mark.usefixtures("_with_torch")
 @pytest.mark.parametrize("how", ["forked", "spawned"])
+@pytest.mark.nightly
 def test_the_threads_of_openblas_take_nothing_of_a_trials_memory(how: str) -> None:
     """They start with the first large product; their stacks and their room would count."""
     program = textwrap.dedent("""

@@ -63,6 +63,7 @@ def test_the_weakest_rank_decides_while_the_other_would_wait_for_ever(tmp_path: 
     assert started.all_gone()
 
 
+@pytest.mark.nightly
 def test_a_trial_of_which_somebody_kills_a_rank_is_run_once_more_by_all(tmp_path: Path) -> None:
     started = torchrun(*stubbed("together-killed", *ONE_NORM, "--max-batch=4"), cwd=tmp_path)
     code, _, complaints = started.finish()
