@@ -81,7 +81,7 @@ def train(model, dataset, device="cuda", updates=UPDATES, workers=4):
             images = images.to(device, non_blocking=True)
             labels = labels.to(device, non_blocking=True)
             with torch.autocast(device.type, dtype=torch.float16, enabled=True):
-                logits = logits_of(model(images), labels.shape[-2:])
+                logits = logits_of(model(images), labels.shape[1:])
                 loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / valid
             scaler.scale(loss).backward()
             total += loss.detach()
