@@ -16,6 +16,7 @@ from bsprobe.engine.probe import Listener
 from bsprobe.engine.run import header_of, make_run, start_runner
 from bsprobe.records.errors import BsprobeError, UsageError
 from bsprobe.records.habits import COMMONEST, parsed_habits
+from bsprobe.records.matrix import matrix
 from bsprobe.records.runs import (
     MAX_BATCH,
     TRIAL_TIMEOUT_SECONDS,
@@ -28,7 +29,7 @@ from bsprobe.records.runs import (
 )
 from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.units import parse_bytes
-from bsprobe.records.variants import AXES, Variant, matrix, parse_choices, unknown_value
+from bsprobe.records.variants import AXES, Variant, parse_choices, unknown_value
 from bsprobe.records.workload import LOSSES, OwnParts, name_of
 from bsprobe.storage.checks import check_asked
 from bsprobe.storage.codec import MalformedError, from_json, to_json

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from bsprobe.records.variants import AXES, RGB, Variant, default_norms
+from bsprobe.records.matrix import default_norms
+from bsprobe.records.variants import AXES, RGB, Variant
 
 Defaults = Mapping[str, Sequence[StrEnum]]
 """By the field of an axis, the values that a command takes where none is typed."""

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bsprobe.records.errors import UsageError
+from bsprobe.records.matrix import matrix
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import (
     AXES,
@@ -18,7 +19,6 @@ from bsprobe.records.variants import (
     Precision,
     Variant,
     labels,
-    matrix,
     parse_choices,
     unknown_value,
 )

@@ -7,10 +7,11 @@ import pytest
 
 from bsprobe.analysis.search import Process
 from bsprobe.engine.probe import Probing
+from bsprobe.records.matrix import matrix
 from bsprobe.records.runs import DeviceRequest, Recommendation, Run
 from bsprobe.records.trials import ModelFacts, Peak, Purpose, Source, Trial, TrialSpec
 from bsprobe.records.units import GIB, MIB
-from bsprobe.records.variants import Norm, Precision, matrix
+from bsprobe.records.variants import Norm, Precision
 from bsprobe.storage.journal import Journal
 from tests.support import builders
 from tests.support.builders import Silence, broke, failure, header, measurement, ran

@@ -8,8 +8,9 @@ from pathlib import Path
 from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import CardFit, Fitting
 from bsprobe.records.gpus import custom_gpu
+from bsprobe.records.matrix import matrix
 from bsprobe.records.units import GIB
-from bsprobe.records.variants import Norm, Precision, matrix
+from bsprobe.records.variants import Norm, Precision
 from bsprobe.records.workload import OwnParts
 from bsprobe.report.commands import matrix_defaults, subject_options
 from bsprobe.report.fit import advice, next_command, render_text, write_fitting

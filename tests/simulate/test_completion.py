@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from bsprobe.records.matrix import matrix
 from bsprobe.records.units import Resolution
-from bsprobe.records.variants import DEFAULT_RESOLUTION, Variant, matrix
+from bsprobe.records.variants import DEFAULT_RESOLUTION, Variant
 from bsprobe.records.workload import OwnParts, Problem
 from bsprobe.simulate.trace.completion import completed
 from tests.support.optional_packages import needs_timm, needs_transformers

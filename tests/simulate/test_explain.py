@@ -25,6 +25,7 @@ from bsprobe.records.explanations import (
     by_operator,
 )
 from bsprobe.records.gpus import custom_gpu
+from bsprobe.records.matrix import matrix
 from bsprobe.records.trials import TrialSpec
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import (
@@ -36,7 +37,6 @@ from bsprobe.records.variants import (
     Norm,
     Precision,
     Variant,
-    matrix,
 )
 from bsprobe.report.explain.plots import KIND_COLOURS
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from bsprobe.records.matrix import matrix
 from bsprobe.records.units import MIB, Resolution
-from bsprobe.records.variants import AXES, Norm, Variant, matrix
+from bsprobe.records.variants import AXES, Norm, Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.cudnn.convolutions import upper_bound_bytes

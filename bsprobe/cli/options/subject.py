@@ -19,8 +19,9 @@ from bsprobe.cli.options.values import (
 )
 from bsprobe.records.errors import UsageError
 from bsprobe.records.habits import COMMONEST, parsed_habits
+from bsprobe.records.matrix import matrix
 from bsprobe.records.units import Resolution
-from bsprobe.records.variants import AXES, DEFAULT_RESOLUTION, RGB, Variant, matrix
+from bsprobe.records.variants import AXES, DEFAULT_RESOLUTION, RGB, Variant
 from bsprobe.records.workload import LOSSES, OwnParts, Problem
 
 SUBJECT_OPTIONS = (
