@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 from unittest import mock
 
 import torch
@@ -27,6 +27,7 @@ from bsprobe.simulate.trace.fake_kernels import run_fake, storage_of
 from bsprobe.simulate.trace.known_values import KnownValues
 from bsprobe.simulate.trace.largest_sizes import LARGEST
 from bsprobe.simulate.trace.source_lines import SourceLine, lines_of_caller, place_of_caller
+from bsprobe.simulate.trace.unknown_numbers import UnknownNumber
 
 _aten = torch.ops.aten
 _COMPARISONS = (_aten.equal.default, _aten.allclose.default)
@@ -126,10 +127,32 @@ class Values:
         def numpy(tensor: torch.Tensor, **_: object) -> Any:
             return self.array(tensor)
 
+        def item(tensor: torch.Tensor) -> float:
+            return self.number(tensor)
+
         with mock.patch.multiple(
-            FakeTensor, numpy=numpy, __format__=_formatted, __deepcopy__=_copied
+            FakeTensor, numpy=numpy, item=item, __format__=_formatted, __deepcopy__=_copied
         ):
             yield
+
+    def number(self, tensor: torch.Tensor) -> float:
+        """Answer `Tensor.item`: one that is not known can be logged, and nothing else.
+
+        Raises:
+            UntraceableModelError: It is none that can be logged.
+        """
+        try:
+            value: float = torch.Tensor.item(tensor)
+        except UntraceableModelError:
+            if not tensor.is_floating_point():
+                raise
+        else:
+            return value
+
+        def refuse() -> NoReturn:
+            raise self._refused(Obstacle.VALUES, "item")
+
+        return UnknownNumber(refuse)
 
     def array(self, tensor: torch.Tensor) -> Any:
         """Answer `Tensor.numpy`.
