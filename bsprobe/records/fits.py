@@ -24,6 +24,13 @@ class CardFit:
     notes: tuple[str, ...] = ()
     """Sentences on how the workspaces of convolutions were found."""
 
+    @property
+    def largest_words(self) -> str:
+        """The largest batch, `>=4096` where larger ones may run; empty where none does."""
+        if self.largest is None:
+            return ""
+        return f"{'>=' if self.next_outcome is None else ''}{self.largest}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitting:
@@ -48,4 +55,8 @@ class Fitting:
 
     def largest(self, gpu: Gpu, variant: Variant) -> int | None:
         """The largest batch of a variant on a card."""
-        return next(f.largest for f in self.fits if (f.gpu, f.variant) == (gpu, variant))
+        return self.fit_of(gpu, variant).largest
+
+    def fit_of(self, gpu: Gpu, variant: Variant) -> CardFit:
+        """The answer for a variant on a card."""
+        return next(f for f in self.fits if (f.gpu, f.variant) == (gpu, variant))

@@ -33,7 +33,7 @@ def rows(found: Fitting) -> list[tuple[str, ...]]:
         (
             card.name,
             format_bytes(card.total_bytes),
-            *(str(found.largest(card, v) or _NOTHING) for v in found.variants),
+            *(found.fit_of(card, v).largest_words or _NOTHING for v in found.variants),
         )
         for card in found.cards
     ]

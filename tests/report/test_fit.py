@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import CardFit, Fitting
-from bsprobe.records.gpus import custom_gpu
+from bsprobe.records.gpus import custom_gpu, find_gpu
 from bsprobe.records.matrix import matrix
 from bsprobe.records.units import GIB
 from bsprobe.records.variants import Norm, Precision
@@ -126,3 +126,11 @@ def test_the_next_command_keeps_a_network_of_ones_own_and_quotes_it() -> None:
         "--model 'my net.py:make' --input 4x512x1024 --model-arg 'width=[1, 2]' "
         "--optimizer-from m:adam --precision fp32"
     )
+
+
+def test_a_search_that_ended_at_its_limit_says_at_least() -> None:
+    gpu = find_gpu("RTX 4090")
+    fit = CardFit(gpu=gpu, variant=FP32, largest=4096, next_outcome=None)
+    assert fit.largest_words == ">=4096"
+    assert replace(fit, next_outcome=Outcome.OUT_OF_MEMORY).largest_words == "4096"
+    assert replace(fit, largest=None).largest_words == ""
