@@ -12,7 +12,7 @@ import shlex
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
@@ -73,6 +73,47 @@ def require_callable(option: str, name: str) -> None:
         f"{option} {name}: {shown} has no '{wanted}'",
         hint=suggestion + _those_of(where, source),
     )
+
+
+def require_arguments(name: str, given: Iterable[str]) -> None:
+    """Refuse arguments that a network's factory surely does not take.
+
+    Args:
+        name: The factory, as `require_callable` takes it, which has found it.
+        given: The names of the arguments.
+
+    Raises:
+        UsageError: It takes no argument of a name; the nearest is suggested.
+    """
+    where, _, what = name.partition(":")
+    path = source_path("--model", name)
+    if path is None or "." in what:
+        return
+    with file_errors(path):
+        taken = _arguments_of(ast.parse(path.read_bytes()), what)
+    if taken is None:
+        return
+    for argument in sorted(set(given) - set(taken)):
+        near = difflib.get_close_matches(argument, taken, n=1)
+        raise UsageError(
+            f"--model-arg {argument}: {what} of {where} takes no such argument",
+            hint=(f"did you mean {near[0]}? " if near else "")
+            + f"it takes {', '.join(taken) or 'none'}",
+        )
+
+
+def _arguments_of(tree: ast.Module, what: str) -> tuple[str, ...] | None:
+    """The arguments of a function, or of a class's `__init__`; None where they cannot be told."""
+    found = [each for each in tree.body if getattr(each, "name", None) == what]
+    if len(found) != 1 or getattr(found[0], "decorator_list", None):
+        return None
+    if isinstance(found[0], ast.ClassDef):
+        found = [each for each in found[0].body if getattr(each, "name", None) == "__init__"]
+    function = found[0] if len(found) == 1 else None
+    if not isinstance(function, ast.FunctionDef) or function.args.kwarg or function.decorator_list:
+        return None
+    arguments = [each.arg for each in (*function.args.args, *function.args.kwonlyargs)]
+    return tuple(arguments[1:] if function.name == "__init__" else arguments)
 
 
 def callables_hint(where: str) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bsprobe.records.errors import UsageError
-from bsprobe.storage.source_names import callables_hint, require_callable
+from bsprobe.storage.source_names import callables_hint, require_arguments, require_callable
 
 NETWORK = """
 raise RuntimeError("this file must not be run")
@@ -132,3 +132,36 @@ def test_a_file_with_an_odd_escape_warns_of_nothing(recwarn: pytest.WarningsReco
     Path("odd.py").write_text("def build():\n    return '\\d'\n")
     require_callable("--model", "odd.py:build")
     assert list(recwarn) == []
+
+
+FACTORIES = """
+import functools
+from torch import nn
+def build(width=3, *, depth=1): ...
+def any_of_them(**arguments): ...
+@functools.cache
+def cached(): ...
+class Net(nn.Module):
+    def __init__(self, classes, width=3): ...
+class Inherits(Net): ...
+"""
+
+
+@pytest.mark.parametrize("name", ["build", "any_of_them", "cached", "Net", "Inherits"])
+def test_arguments_that_may_be_taken_are_left_to_the_import(name: str) -> None:
+    Path("net.py").write_text(FACTORIES)
+    require_arguments(f"net.py:{name}", ["width"])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("build", "did you mean width? it takes width, depth"),
+        ("Net", "did you mean width? it takes classes, width"),
+    ],
+)
+def test_an_argument_that_is_surely_not_taken_suggests_the_nearest(name: str, hint: str) -> None:
+    Path("net.py").write_text(FACTORIES)
+    with pytest.raises(UsageError, match=f"--model-arg wdth: {name} of net.py") as refused:
+        require_arguments(f"net.py:{name}", ["wdth"])
+    assert refused.value.hint == hint

@@ -31,7 +31,7 @@ from bsprobe.storage.library_names import (
     timm_networks,
     torchvision_networks,
 )
-from bsprobe.storage.source_names import callables_hint, require_callable
+from bsprobe.storage.source_names import callables_hint, require_arguments, require_callable
 
 
 def require_there(settings: Settings) -> None:
@@ -177,6 +177,9 @@ def _require_package(module: str, form: str) -> None:
 def _require_taken(variant: Variant) -> None:
     """Refuse arguments and channels that networks of other people's do not take."""
     model = variant.model
+    if is_factory(model):  # one may say how many classes the labels have, whatever it takes
+        require_arguments(model, set(variant.own.arguments) - {"num_classes"})
+        return
     if model in BUILT_IN and set(variant.own.arguments) - {"num_classes"}:
         raise UsageError(
             f"--model-arg: {model} takes num_classes alone",
