@@ -17,7 +17,7 @@ def mixed(size: int) -> dict[str, Any]:
 
 
 def with_labels(size: int) -> dict[str, Tensor]:
-    """What transformers' networks take by name; they return their loss."""
+    """Arguments that transformers' networks take by name; they return their loss."""
     return {
         "pixel_values": torch.randn(size, 3, 512, 512),
         "labels": torch.randint(0, 19, (size, 512, 512)),

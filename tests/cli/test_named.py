@@ -1,4 +1,4 @@
-"""What options name is looked for before PyTorch is imported, and misspellings are answered."""
+"""Names in options, looked up before PyTorch is imported; misspellings are answered."""
 
 from pathlib import Path
 

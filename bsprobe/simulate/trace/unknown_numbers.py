@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn, Self
 
 _VALUE: Final = 1.0
-"""What is formatted, and computed with: finite, so that a check for NaN passes."""
+"""The number that is formatted and computed with: finite, so that a check for NaN passes."""
 _ARITHMETIC: Final = (
     *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__"),
     *("__rtruediv__", "__pow__", "__rpow__", "__neg__", "__pos__", "__abs__"),

@@ -131,7 +131,7 @@ def _auxiliary(name: str) -> dict[str, Any]:
 
 
 def _classifier_arguments(name: str, variant: Variant) -> dict[str, Any]:
-    """What some classification networks must be told: the image size, and to have one output."""
+    """Arguments that some classifiers need: the image size, and to have one output."""
     if name in _WITH_AUXILIARY:
         return {"aux_logits": False, "init_weights": True}
     if variant.resolution is None:

@@ -125,7 +125,8 @@ def exchange_norms(model: nn.Module, variant: Variant) -> None:
     exchanged = grouped if norm in (Norm.GROUP, Norm.GROUP_AMP) else (nn.BatchNorm2d,)
     made: dict[int, nn.Module] = {}
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        # Not `named_children`, which leaves out a module that is there twice.
+        for name, child in list(parent._modules.items()):  # noqa: SLF001 - as above
             if type(child) in exchanged:
                 assert isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d)  # noqa: S101 - seen above
                 if id(child) not in made:
@@ -171,7 +172,7 @@ def _with_arguments(variant: Variant) -> nn.Module:
 
 
 def _told(variant: Variant) -> dict[str, Any]:
-    """What a factory is told where it asks for it; nothing where it is none, or a network.
+    """Arguments that a factory is told where it asks for them; none for other networks.
 
     Classes and channels are told only where the factory has no default for them, but for channels
     that are not the default, which it must know. Of batches of the user's own nobody knows what
@@ -189,7 +190,8 @@ def _told(variant: Variant) -> dict[str, Any]:
         told |= _first_of(required, _CLASSES, variant.classes or CLASSES[variant.problem])
         known = parameters if variant.channels != RGB else required
         told |= _first_of(known, _CHANNELS, variant.channels)
-    if variant.norm in LAYERS and "norm_layer" in parameters:
+    is_exchanged = variant.norm not in (Norm.BATCH, Norm.SYNC_BATCH, Norm.AS_BUILT)
+    if is_exchanged and "norm_layer" in parameters:
         told["norm_layer"] = LAYERS[variant.norm]
     return told
 
@@ -200,7 +202,7 @@ def _first_of(taken: Collection[str], names: Sequence[str], value: object) -> di
 
 
 def _own_arguments(variant: Variant) -> dict[str, Any]:
-    """What your factory is called with: what it is told, then what was given.
+    """The arguments of your factory: those that it is told, then those that were given.
 
     Raises:
         UsageError: It takes no such arguments.

@@ -322,3 +322,20 @@ def test_a_configuration_that_cannot_be_used_is_refused(
 
     with pytest.raises(UsageError, match=f"--model hf:{path}: .*{why}"):
         build_model(variant_of(f"hf:{path}", classes=None))
+
+
+class Shared(nn.Module):
+    """One norm under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.BatchNorm2d(4)
+        self.two = self.one
+
+
+def test_a_norm_that_is_there_twice_stays_one() -> None:
+    model = build_model(variant_of(f"{__name__}:Shared", norm=Norm.GROUP))
+
+    assert isinstance(model, Shared)
+    assert type(model.one) is LAYERS[Norm.GROUP]
+    assert model.two is model.one
