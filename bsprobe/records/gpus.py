@@ -137,32 +137,33 @@ def find_gpu(text: str) -> Gpu:
     Raises:
         UsageError: No card has that name (the nearest is suggested), or several have.
     """
-    return _found(text, "--gpu", _ANOTHER)
+    found = _found(text, "--gpu", _ANOTHER)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(gpu.name for gpu in found)
+    raise UsageError(f"--gpu: '{text}' is one of several", hint=f"choose among {names}")
 
 
 def find_gpus(names: Iterable[str], option: str) -> tuple[Gpu, ...]:
     """Cards of the catalogue by their names, each once, in the order of the names.
 
     Args:
-        names: As `find_gpu` takes them.
-        option: That an error is about.
+        names: As `find_gpu` takes them; one that means several cards finds all of them.
+        option: The option that an error is about.
 
     Raises:
-        UsageError: As `find_gpu`.
+        UsageError: No card has a name.
     """
-    return tuple(dict.fromkeys(_found(name, option, "") for name in names))
+    return tuple(dict.fromkeys(gpu for name in names for gpu in _found(name, option, "")))
 
 
-def _found(text: str, option: str, another: str) -> Gpu:
-    """As `find_gpu`; the hint for an unknown name ends with how to have another card."""
+def _found(text: str, option: str, another: str) -> tuple[Gpu, ...]:
+    """The cards that a name means; the hint for an unknown one ends with how to have another."""
     asked = _words(text)
     named = [gpu for gpu in catalogue() if _words(gpu.name) == asked]
     found = named or [gpu for gpu in catalogue() if _is_meant(asked, _words(gpu.name))]
-    if len(found) == 1:
-        return found[0]
     if found:
-        names = ", ".join(gpu.name for gpu in found)
-        raise UsageError(f"{option}: '{text}' is one of several", hint=f"choose among {names}")
+        return tuple(found)
     known = {" ".join(_words(gpu.name)): gpu.name for gpu in catalogue()}
     near = difflib.get_close_matches(" ".join(asked), known, n=1, cutoff=0.5)
     suggestion = f"did you mean {known[near[0]]}? " if near else ""

@@ -14,7 +14,6 @@ from bsprobe.records.variants import (
     Checkpointing,
     Norm,
     Variant,
-    problem_with,
 )
 from bsprobe.records.workload import (
     CLASSES,
@@ -153,7 +152,7 @@ def _classes(model: str, own: OwnParts) -> int | None:
     typed = dict(own.model_args).get("num_classes")
     is_told = is_told_by_logits(model) and own.batches is None
     if typed is None:
-        return None if is_told else CLASSES[problem_with(model, own)]
+        return None if is_told else CLASSES[LOSSES.get(own.loss or "") or problem_of(model)]
     given = own.arguments["num_classes"]
     if type(given) is not int or given not in ASKED["classes"]:  # True is an int as well
         raise UsageError(

@@ -103,12 +103,14 @@ class Variant:
     """Of the labels; None until the network is built and its logits are counted."""
     channels: int = RGB
     """Of the images."""
+    labels_of: Problem | None = None
+    """The problem that the logits tell, where neither a built-in loss nor the name does."""
     own: OwnParts = NOTHING_OWN
 
     @property
     def problem(self) -> Problem:
-        """The problem that the network solves: what the loss says, else its name."""
-        return problem_with(self.model, self.own)
+        """The problem that the network solves: what the loss says, its logits, else its name."""
+        return LOSSES.get(self.own.loss or "") or self.labels_of or problem_of(self.model)
 
     @property
     def described_classes(self) -> str:
@@ -249,11 +251,6 @@ AXES = (
     ),
 )
 _LABELLED_ALWAYS = ("precision", "norm")
-
-
-def problem_with(model: str, own: OwnParts) -> Problem:
-    """The problem of a model and its training: what the loss says, else the model's name."""
-    return LOSSES.get(own.loss or "") or problem_of(model)
 
 
 def labels(variants: Sequence[Variant]) -> dict[Variant, str]:

@@ -85,10 +85,9 @@ def keeps_own_norm(model: str) -> bool:
     return ":" in model and not (model.startswith(TORCHVISION) and is_segmentation)
 
 
-IMAGE_LOSS: Final = "image-cross-entropy"
 LOSSES: Final = {
     "pixel-cross-entropy": Problem.SEGMENTATION,
-    IMAGE_LOSS: Problem.CLASSIFICATION,
+    "image-cross-entropy": Problem.CLASSIFICATION,
 }
 """The losses that are built in, and the labels that each is computed from."""
 

@@ -463,7 +463,7 @@ def test_a_value_of_any_length_is_shown_by_its_ends(typed: list[str], tmp_path: 
 def test_what_is_typed_next_can_be_pasted_whatever_a_folder_is_called(tmp_path: Path) -> None:
     done = bsprobe("sample-data", "A ü", "--images=5", "--size=32x64", cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "Next: bsprobe data 'A ü'"
-    assert wrote(Path("B &"), "report.md") == "Wrote B &/   Next: read 'B &/report.md'"
+    assert wrote(Path("B &"), "report.md") == "Wrote B &/\nNext: read 'B &/report.md'"
 
 
 def test_a_share_may_be_given_in_percent() -> None:

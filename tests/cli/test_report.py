@@ -20,7 +20,7 @@ def test_several_runs_become_one_table_in_a_new_folder(tmp_path: Path) -> None:
     done = bsprobe("report", *CARDS, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     folder = "reports/fleet-deeplabv2-resnet101-512x1024"
-    assert done.stdout.splitlines()[-1] == f"Wrote {folder}/   Next: read {folder}/fleet.md"
+    assert done.stdout.splitlines()[-2:] == [f"Wrote {folder}/", f"Next: read {folder}/fleet.md"]
     members = json.loads((tmp_path / folder / "fleet.json").read_text())["members"]
     names = ["RTX 3060 12GB", "RTX 3090", "A100-SXM4-80GB"]
     assert [member["name"] for member in members] == names

@@ -18,6 +18,7 @@ from bsprobe.records.gpus import (
     catalogue,
     custom_gpu,
     find_gpu,
+    find_gpus,
 )
 from bsprobe.records.units import GIB, MIB
 
@@ -252,3 +253,11 @@ def test_a_capacity_that_no_card_has_is_refused(
     with pytest.raises(UsageError, match=re.escape(complaint)) as refused:
         custom_gpu(capacity, "8.6", outside=outside)
     assert refused.value.hint is not None
+
+
+def test_a_list_of_cards_takes_a_name_that_means_several() -> None:
+    names = [gpu.name for gpu in find_gpus(["4090", "H100", "4090"], "NAME")]
+
+    assert names[0] == "RTX 4090"
+    assert len(names) == len(set(names)) > 2
+    assert all("H100" in name for name in names[1:])

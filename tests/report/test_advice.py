@@ -6,6 +6,7 @@ import pytest
 
 from bsprobe.records.runs import Boundary, StopReason, VariantResult
 from bsprobe.records.units import Resolution
+from bsprobe.records.workload import OwnParts
 from bsprobe.report.run import advice
 from tests.support.builders import VARIANT
 
@@ -63,3 +64,13 @@ def test_volumes_are_advised_with_all_their_sides() -> None:
         (96, 128, 96),
     ]
     assert advice.ways_to_fit(variant)[-1] == "--input 1x45x48x48"
+
+
+def test_a_loss_of_ones_own_that_fails_is_told_the_labels_that_it_was_given() -> None:
+    failed = result(StopReason.FAILED, (64, 64), "ValueError: the number of dimensions")
+    own = replace(failed.variant, own=OwnParts(loss="m:loss"))
+
+    assert "labels" not in advice.without_recommendation(failed)
+    assert "m:loss is given the outputs and int64 labels (N, H, W)" in (
+        advice.without_recommendation(replace(failed, variant=own))
+    )

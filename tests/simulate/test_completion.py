@@ -59,6 +59,10 @@ def test_classes_and_problem_are_told_by_the_logits(
 
     assert (found.classes, found.problem, found.is_complete) == (classes, problem, True)
     assert completed(found) == found
+    with_own_loss = completed(
+        asked(f"{__name__}:{name}", OwnParts(loss="tests.support.own_training:loss"))
+    )
+    assert (with_own_loss.classes, with_own_loss.problem) == (classes, problem)
 
 
 def test_volumes_have_classes_too() -> None:
@@ -132,3 +136,16 @@ class OnTheGpu(nn.Module):
 
 def test_a_network_that_names_the_gpu_is_looked_at_without_one() -> None:
     assert completed(asked(f"{__name__}:OnTheGpu")).classes == 6
+
+
+def asks(n_channels: int, n_classes: int, width: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(n_channels, width, 3), nn.Conv2d(width, n_classes, 1))
+
+
+def test_what_a_factory_is_told_is_shown_as_its_arguments() -> None:
+    found = completed(asked(f"{__name__}:asks"))
+
+    assert found.network == f"{__name__}:asks(n_channels=3, n_classes=19)"
+    given = OwnParts(model_args=(("n_classes", "2"),))
+    fewer = completed(asked(f"{__name__}:asks", given))
+    assert (fewer.network, fewer.classes) == (f"{__name__}:asks(n_channels=3, n_classes=2)", 2)

@@ -3,6 +3,7 @@
 The process that runs the trials imports PyTorch first, and its check of the same takes seconds.
 """
 
+import difflib
 import os
 import re
 import shlex
@@ -143,7 +144,10 @@ def require_file(option: str, path: Path) -> None:
         if path.is_file():
             return
     what = "is a folder, not a file" if path.is_dir() else "does not exist"
-    raise FileError(f"{option}: {path} {what}", hint="give the path of a file")
+    there = [each.name for each in path.absolute().parent.glob(f"*{path.suffix}")]
+    near = difflib.get_close_matches(path.name, sorted(there), n=1)
+    hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a file"
+    raise FileError(f"{option}: {path} {what}", hint=hint)
 
 
 def _require_model(name: str) -> None:
@@ -154,7 +158,7 @@ def _require_model(name: str) -> None:
     elif name.startswith(SMP):
         _require_package("segmentation_models_pytorch", f"{SMP}ARCHITECTURE")
     elif name.startswith(HUGGING_FACE):
-        require_file(f"--model {HUGGING_FACE}", Path(name.removeprefix(HUGGING_FACE)))
+        require_file(f"--model {name}", Path(name.removeprefix(HUGGING_FACE)))
         _require_package("transformers", f"{HUGGING_FACE}CONFIG.json")
     elif name.startswith(TIMM):
         _require_package("timm", f"{TIMM}NAME")

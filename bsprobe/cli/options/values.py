@@ -177,8 +177,8 @@ def typed_command() -> str:
 
 
 def wrote(folder: Path, report: str) -> str:
-    """The last line of a command that has written a folder of results."""
-    return f"Wrote {folder}/   Next: read {shlex.quote(f'{folder}/{report}')}"
+    """The last lines of a command that has written a folder of results."""
+    return f"Wrote {folder}/\nNext: read {shlex.quote(f'{folder}/{report}')}"
 
 
 Decorator = Callable[[Command], Command]
@@ -236,7 +236,7 @@ LR_RULE = click.option(
 )
 
 
-_NORMS = "batch,group; as-built for timm's networks, others' classifiers and your own"
+_NORMS = "batch,group for DeepLabV2 and torchvision's segmentation networks, as-built for others"
 
 
 def _by_network(axis: Axis, defaults: Callable[[Axis], Sequence[StrEnum]]) -> bool:

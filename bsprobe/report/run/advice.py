@@ -7,6 +7,7 @@ from bsprobe.records.failures import is_mismatch_of_sizes
 from bsprobe.records.runs import StopReason, VariantResult
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import RGB, Checkpointing, Norm, Precision, Variant
+from bsprobe.records.workload import Problem
 
 _MULTIPLE = 32
 """Networks halve their images up to five times."""
@@ -21,12 +22,21 @@ def without_recommendation(result: VariantResult) -> str:
         return f"Not even batch {boundary.first_failure} fits.{advice}"
     reason = f"no recommendation: {boundary.stop}. {boundary.detail}".strip()
     if size is None or not is_mismatch_of_sizes(boundary.detail):
-        return reason
+        return f"{reason}{_labels_of_own_loss(result.variant)}"
     near = nearest_multiples(size)
     if not near:
         return reason
     sizes = " or ".join(_size_option(result.variant, each) for each in near)
     return f"{reason.rstrip('.')}. Try sides that are multiples of {_MULTIPLE}: {sizes}."
+
+
+def _labels_of_own_loss(variant: Variant) -> str:
+    """The labels that a loss of the user's own is given, which it may not expect."""
+    if variant.own.own_loss is None or variant.own.batches is not None:
+        return ""
+    shape = "N, D, H, W" if variant.size.slices is not None else "N, H, W"
+    shape = "N,)" if variant.problem is Problem.CLASSIFICATION else f"{shape})"
+    return f" --loss {variant.own.own_loss} is given the outputs and int64 labels ({shape}."
 
 
 def ways_to_fit(variant: Variant) -> list[str]:

@@ -7,9 +7,10 @@ import torch
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import DEFAULT_RESOLUTION, Variant
-from bsprobe.records.workload import IMAGE_LOSS, Problem, is_told_by_logits
+from bsprobe.records.workload import Problem
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.training.models.elsewhere import own_size
+from bsprobe.training.models.factory import told_arguments
 from bsprobe.training.outputs import logits_of
 
 _IMAGENET = Resolution(height=224, width=224)
@@ -33,7 +34,14 @@ def completed(variant: Variant) -> Variant:
         return variant
     if variant.resolution is None:
         variant = replace(variant, resolution=_size(variant))
-    return variant if variant.classes is not None else _counted(variant)
+    return variant if variant.classes is not None else _counted(_with_told(variant))
+
+
+def _with_told(variant: Variant) -> Variant:
+    """The variant with the arguments that its factory is told, for the reader to see."""
+    told = {name: str(value) for name, value in told_arguments(variant).items()}
+    arguments = tuple(sorted((told | dict(variant.own.model_args)).items()))
+    return replace(variant, own=replace(variant.own, model_args=arguments))
 
 
 def _size(variant: Variant) -> Resolution:
@@ -47,8 +55,8 @@ def _counted(variant: Variant) -> Variant:
     """The variant with as many classes as there are logits, or as its arguments say."""
     logits = _logits(variant)
     is_classifier = isinstance(logits, torch.Tensor) and logits.dim() == _OF_IMAGES
-    if is_classifier and variant.own.loss is None and is_told_by_logits(variant.model):
-        variant = replace(variant, own=replace(variant.own, loss=IMAGE_LOSS))
+    if is_classifier:
+        variant = replace(variant, labels_of=Problem.CLASSIFICATION)
     typed = variant.own.arguments.get("num_classes")
     if isinstance(logits, torch.Tensor) and logits.dim() >= _OF_IMAGES and typed is None:
         return replace(variant, classes=logits.shape[1])

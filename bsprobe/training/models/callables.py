@@ -23,8 +23,7 @@ _HINT: Final = (
 )
 _FAILED: Final = "the module is there, and fails while it is imported"
 _GUARD: Final = (
-    'put what the file does when it is run under: if __name__ == "__main__": - it is imported to '
-    "build the network, as every trial does"
+    'put the training under `if __name__ == "__main__":`, or the network into a file of its own'
 )
 _PACKAGES: Final = (
     *("site-packages", "dist-packages", "importlib", "<frozen"),

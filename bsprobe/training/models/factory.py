@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from torch import nn
@@ -171,32 +171,41 @@ def _with_arguments(variant: Variant) -> nn.Module:
         ) from error
 
 
-def _told(variant: Variant) -> dict[str, Any]:
-    """Arguments that a factory is told where it asks for them; none for other networks.
+def told_arguments(variant: Variant) -> dict[str, int]:
+    """Classes and channels for a factory that asks for them; none for other networks.
 
-    Classes and channels are told only where the factory has no default for them, but for channels
-    that are not the default, which it must know. Of batches of the user's own nobody knows what
-    they hold, so that their number is not told either.
+    They are told only where the factory has no default for them, but for channels that are not the
+    default, which it must know. Of batches of the user's own nobody knows what they hold, so that
+    their number is not told either.
     """
+    parameters = _parameters_of_factory(variant)
+    if variant.own.batches is not None:
+        return {}
+    required = {name for name, each in parameters.items() if each.default is each.empty}
+    required -= set(variant.own.arguments)
+    known = parameters if variant.channels != RGB else required
+    classes = variant.classes or CLASSES[variant.problem]
+    return _first_of(required, _CLASSES, classes) | _first_of(known, _CHANNELS, variant.channels)
+
+
+def _parameters_of_factory(variant: Variant) -> Mapping[str, inspect.Parameter]:
     if not is_factory(variant.model):
         return {}
     made = load_callable("--model", variant.model)
-    if isinstance(made, nn.Module):
-        return {}
-    parameters = inspect.signature(made).parameters
-    told: dict[str, Any] = {}
-    if variant.own.batches is None:
-        required = {name for name, each in parameters.items() if each.default is each.empty}
-        told |= _first_of(required, _CLASSES, variant.classes or CLASSES[variant.problem])
-        known = parameters if variant.channels != RGB else required
-        told |= _first_of(known, _CHANNELS, variant.channels)
+    return {} if isinstance(made, nn.Module) else inspect.signature(made).parameters
+
+
+def _told(variant: Variant) -> dict[str, Any]:
+    """Arguments that a factory is told where it asks for them; none for other networks."""
+    told: dict[str, Any] = {**told_arguments(variant)}
+    parameters = _parameters_of_factory(variant)
     is_exchanged = variant.norm not in (Norm.BATCH, Norm.SYNC_BATCH, Norm.AS_BUILT)
     if is_exchanged and "norm_layer" in parameters:
         told["norm_layer"] = LAYERS[variant.norm]
     return told
 
 
-def _first_of(taken: Collection[str], names: Sequence[str], value: object) -> dict[str, Any]:
+def _first_of(taken: Collection[str], names: Sequence[str], value: int) -> dict[str, int]:
     """The value under the first of some names that a factory takes."""
     return next(({name: value} for name in names if name in taken), {})
 
@@ -220,9 +229,15 @@ def _own_arguments(variant: Variant) -> dict[str, Any]:
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise UsageError(
-            f"--model {variant.network}: {error}", hint="its arguments are --model-arg NAME=VALUE"
-        ) from error
+        missing = [
+            f"--model-arg {name}=VALUE"
+            for name, each in signature.parameters.items()
+            if each.default is each.empty
+            and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+            and name not in arguments
+        ]
+        hint = f"add {' '.join(missing)}" if missing else "its arguments are --model-arg NAME=VALUE"
+        raise UsageError(f"--model {variant.network}: {error}", hint=hint) from error
     return arguments
 
 
