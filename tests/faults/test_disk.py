@@ -141,7 +141,7 @@ def test_a_folder_that_became_read_only_is_resumed_once_it_is_not(
     out.chmod(0o755)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "round_", [0, 1, *(pytest.param(each, marks=pytest.mark.nightly) for each in (2, 3))]
 )

@@ -77,7 +77,7 @@ def test_a_trial_of_which_somebody_kills_a_rank_is_run_once_more_by_all(tmp_path
     assert started.all_gone()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_rank_that_cannot_open_its_device_ends_the_run_and_rank_0_says_why(
     tmp_path: Path,
 ) -> None:
