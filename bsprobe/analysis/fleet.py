@@ -281,7 +281,7 @@ _FACTS: tuple[tuple[str, Callable[[Run], object], str], ...] = (
     ("cuDNN", lambda run: run.environment.cudnn or "none", ""),
     ("bsprobe", lambda run: run.environment.bsprobe, ""),
 )
-"""What may differ between the runs besides the machine, and what follows from it."""
+"""Sentences on differences between the runs besides the machine, and on their consequences."""
 _OF_THE_RECIPE = ("Effective batch asked for", "Reference rate")
 """Differ between networks, without anyone having asked for it."""
 

@@ -1,4 +1,4 @@
-"""What may help when the next batch does not fit: changes to try, and what each costs."""
+"""Changes that may help when the next batch does not fit, each with its cost."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -57,7 +57,7 @@ class Remedy:
 
     name: str
     command: str
-    """What to add to a command line, or to put before it."""
+    """Words to add to a command line, or to put before it."""
     cost: str
     variant: Variant
     """With the change."""

@@ -152,7 +152,7 @@ def _tell(found: ProvenBatch, origin: str, folder: Path) -> None:
 
 
 def _answer(run: Run, question: Question, files: tuple[str, ...]) -> ProvenBatch:
-    """What a run proved.
+    """The batch that a run proved.
 
     Raises:
         DeviceError: It ended without a boundary.

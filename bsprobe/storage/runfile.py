@@ -75,7 +75,7 @@ def _finishing(folder: Path) -> str:
 
 
 def _no_run_in(folder: Path) -> FileError:
-    """What a folder without `run.json` is, and what to type instead."""
+    """The error for a folder without `run.json`, with what to type instead."""
     if (folder / JOURNAL_NAME).exists():
         return FileError(
             f"the run in {folder} is not finished",

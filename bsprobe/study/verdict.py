@@ -34,7 +34,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSummary:
-    """What the trainings of one effective batch came to."""
+    """The result of the trainings of one effective batch."""
 
     batch: int
     trainings: tuple[Training, ...]
@@ -69,7 +69,7 @@ class Rival:
 
     @property
     def is_told_apart(self) -> bool:
-        """Whether the interval of the difference leaves zero out."""
+        """True where the interval of the difference leaves zero out."""
         return self.uncertainty is not None and self.behind > self.uncertainty
 
 

@@ -1,4 +1,4 @@
-"""What trials are fed: synthetic batches, or real images through the real transforms."""
+"""The batches of trials: synthetic ones, or real images through the real transforms."""
 
 import itertools
 import time
@@ -14,7 +14,7 @@ from bsprobe.training.own_batches import OwnBatch, layout_for, own_batch
 from bsprobe.training.step import Batch, layout_of
 
 _TIMED_SECONDS = 2.0
-"""How long the loader is timed by itself; at least one batch."""
+"""Time for which the loader is timed by itself; at least one batch."""
 _BLOCK = 16
 """Labels are constant over blocks of this many pixels, as regions are, not noise."""
 
@@ -103,7 +103,7 @@ def placed(batch: OwnBatch, variant: Variant, device: torch.device) -> OwnBatch:
 
 
 def images_per_second(stream: Iterator[Batch | OwnBatch]) -> float:
-    """What a stream of images delivers when nothing else is done."""
+    """The rate at which a stream delivers images when nothing else is done."""
     next(stream)  # what was prefetched while the last step ran costs nothing now
     start, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - start < _TIMED_SECONDS:

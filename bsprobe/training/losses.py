@@ -21,7 +21,7 @@ AUXILIARY_WEIGHT = 0.5
 
 
 def valid_pixels(*labels: torch.Tensor) -> torch.Tensor:
-    """How many pixels of some micro-batches count, together, as a scalar tensor.
+    """The number of pixels of some micro-batches that count, together, as a scalar tensor.
 
     At least one, so that nothing is divided by zero where all are ignored.
     """
@@ -80,7 +80,7 @@ class Loss(Protocol):
     """A loss whose parts, one for each micro-batch, add up to that of the effective batch."""
 
     def counted(self, targets: Sequence[Any]) -> Any:
-        """What each part is divided by, from the targets of all micro-batches."""
+        """The divisor of each part, from the targets of all micro-batches."""
 
     def __call__(self, outputs: Any, targets: Any, count: Any) -> torch.Tensor:
         """The part of one micro-batch, a scalar; `count` is what `counted` says."""
@@ -93,7 +93,7 @@ class CrossEntropy:
     problem: Problem
     at: LossAt = LossAt.LABELS
     classes: int | None = None
-    """How many the labels have, where that is known: fewer logits could not tell them apart."""
+    """The classes of the labels, where known: fewer logits could not tell them apart."""
 
     def counted(self, targets: Sequence[torch.Tensor]) -> torch.Tensor:
         """The valid pixels of all micro-batches, or their images."""
@@ -133,7 +133,7 @@ def _without_logits(outputs: Any) -> UsageError:
 
 
 def _channels(logits: Any) -> float:
-    """How many classes logits tell apart; what has no such dimension is for PyTorch to refuse."""
+    """The number of classes that logits tell apart; infinite without such a dimension."""
     is_logits = isinstance(logits, torch.Tensor) and logits.dim() > 1
     return logits.shape[1] if is_logits else float("inf")
 
@@ -149,7 +149,7 @@ class OwnLoss:
         return len(targets)
 
     def __call__(self, outputs: Any, targets: Any, count: int) -> torch.Tensor:
-        """What your function says, over the number of micro-batches."""
+        """The result of your function, over the number of micro-batches."""
         return self.function(outputs, targets) / count
 
 

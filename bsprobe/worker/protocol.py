@@ -39,8 +39,8 @@ class OpenDevice(Request):
 
     request: DeviceRequest
     variants: tuple[Variant, ...] = ()
-    """What will be asked for: what it names is looked up, and its libraries are loaded, now. What
-    only the networks tell comes back with `Ready`."""
+    """The variants of the run: all that they name is looked up and loaded now. They come back with
+    `Ready`, completed by what only the networks tell."""
     data: DataSource | None = None
     """Images that will be asked for: looked at, and their libraries loaded, now."""
 
@@ -147,7 +147,7 @@ class TrialDone(Answer):
     measurement: Measurement | None = None
     failure: Failure | None = None
     clean: bool
-    """Whether memory is back where it was, so that another trial may run in this process."""
+    """True where memory is back where it was, so that another trial may run in this process."""
     budget_bytes: int | None = None
     """As in `Trial`."""
     files: tuple[str, ...] = ()

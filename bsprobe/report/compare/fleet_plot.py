@@ -63,7 +63,7 @@ def fleet_figure(fleet: Fleet) -> Figure:
 
 
 def _comparable(fleet: Fleet) -> list[Subject]:
-    """What more than one machine was asked for; everything where nothing was."""
+    """The subjects that several machines were asked for; all of them where there are none."""
     several = [each for each in fleet.subjects if len(_members(fleet, each)) > 1]
     return several or list(fleet.subjects)
 

@@ -32,7 +32,7 @@ LOAD_ERRORS = (
     AssertionError,
     struct.error,
 )
-"""What `torch.load` raises for files that are damaged or no files of its own."""
+"""Errors of `torch.load` for files that are damaged or no files of its own."""
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+\w)")
 """The name of a class or function that `torch.load` finds beside tensors."""
 _PREFIXES = ("module.", "Scale.")
@@ -53,17 +53,17 @@ _INPUT_WORDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedWeights:
-    """What became of a file of weights."""
+    """The result of loading a file of weights."""
 
     normalisation: InputNormalisation
-    """What the weights expect of the images."""
+    """The normalisation of images that the weights expect."""
     sentence: str
-    """What was loaded, left out, and left as it was."""
+    """Sentences on the entries that were loaded, left out, and left as they were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Match:
-    """Where each tensor of a file and each entry of a network has its counterpart."""
+    """The counterparts of the tensors of a file among the entries of a network."""
 
     loaded: Mapping[str, torch.Tensor]
     left_out: tuple[str, ...]
@@ -157,7 +157,7 @@ def _stripped(name: str) -> str:
 
 
 def _told_by(names: Mapping[str, object], path: Path) -> InputNormalisation:
-    """What the names of a file say of the images that its weights were trained with."""
+    """The normalisation of the images that weights were trained with, by the names in a file."""
     plain = [name.removeprefix("module.") for name in names]
     if any(name.startswith("Scale.") for name in plain):
         return InputNormalisation.CAFFE_BGR  # the wrapper of the networks converted from Caffe
