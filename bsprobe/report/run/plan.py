@@ -12,7 +12,6 @@ _SEARCHES = {
     SearchMethod.ORDINARY: "batch 1, 2, 4 ... until one fails or {most} ran; then the exact",
     SearchMethod.GUIDED: "half the predicted batch, then what it points to; then the exact",
 }
-
 _PREDICTED = "Here a trial is predicted from a trace; nothing runs on a GPU."
 
 
@@ -47,11 +46,7 @@ def render(settings: Settings, out: Path | None, device: DeviceInfo) -> str:
         f"recommended for {wanted_batch(settings)}, as it stands.",
         f"A trial is {warm} warm-up and {steps} measured training steps, beyond the headroom one;",
         f"it is given up after {format_seconds(settings.trial_timeout_seconds)}.",
-        *(
-            ["Here a trial is predicted from a trace; nothing runs on a GPU."]
-            if is_predicted
-            else []
-        ),
+        *([_PREDICTED] if is_predicted else []),
     ]
     if settings.evaluation_resolution is not None:
         size = settings.evaluation_resolution.describe()
