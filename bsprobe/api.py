@@ -75,7 +75,7 @@ def recommend(
     gpu: str | None = None,
     **options: Unpack[Options],
 ) -> Recommendation:
-    """The recommendation to train with: the best of what `probe` finds, or `predict` where a card is named.
+    """The best recommendation of what `probe` finds, or `predict` where a card is named.
 
     Raises:
         UsageError: As `probe`; or both a device and a card are named.
