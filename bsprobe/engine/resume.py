@@ -7,8 +7,7 @@ from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.units import format_bytes
 from bsprobe.storage import runfile
-from bsprobe.storage.files import file_errors
-from bsprobe.storage.folders import REPORT, REPORTS, RUNS, newest_unfinished, nothing_begun
+from bsprobe.storage.folders import REPORT, RUNS, begun
 from bsprobe.storage.journal import Contents, Journal
 
 
@@ -24,24 +23,8 @@ def begun_run(folder: Path | None) -> tuple[Path, Journal, Contents]:
         UsageError: Nothing was begun there, or it is finished.
         FileError: Another run is writing to the journal, or it is damaged.
     """
-    folder = folder or newest_unfinished(REPORTS, RUNS)
-    if folder is None:
-        raise UsageError(
-            f"there is no unfinished run below {REPORTS}/", hint="name its folder with --out"
-        )
-    with file_errors(folder):
-        is_begun = (folder / RUNS.journal).exists()
-    if not is_begun:
-        raise nothing_begun(folder, RUNS)
-    if (folder / RUNS.result).exists():
-        _require_unfinished(folder)
-    resumed = Journal.resume(folder)
-    if resumed is None:
-        raise UsageError(
-            f"--resume: the run in {folder} ended before its first line, and {folder} is empty now",
-            hint="start it again without --resume",
-        )
-    return folder, *resumed
+    found, (journal, contents) = begun(folder, RUNS, Journal.resume, _require_unfinished)
+    return found, journal, contents
 
 
 def _require_unfinished(folder: Path) -> None:

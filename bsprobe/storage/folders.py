@@ -4,11 +4,11 @@ import errno
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError, FileError, UsageError
@@ -20,6 +20,7 @@ from bsprobe.storage.files import file_errors
 from bsprobe.storage.journal import NAME as JOURNAL
 from bsprobe.storage.runfile import NAME as RUN
 
+T = TypeVar("T")
 STUDY_JOURNAL = "study-journal.jsonl"
 STUDY = "study.json"
 REPORT = "report.md"
@@ -129,7 +130,7 @@ def _what_to_do_with(folder: Path) -> str:
     return "give another --out"
 
 
-def newest_unfinished(base: Path, kind: Kind) -> Path | None:
+def _newest_unfinished(base: Path, kind: Kind) -> Path | None:
     """The folder of the newest unfinished results of a kind below another folder, or None."""
     found = [
         path.parent
@@ -139,7 +140,46 @@ def newest_unfinished(base: Path, kind: Kind) -> Path | None:
     return max(found, key=lambda folder: (folder / kind.journal).stat().st_mtime, default=None)
 
 
-def nothing_begun(folder: Path, kind: Kind) -> UsageError:
+def begun(
+    folder: Path | None,
+    kind: Kind,
+    resume: Callable[[Path], T | None],
+    require_unfinished: Callable[[Path], None],
+) -> tuple[Path, T]:
+    """The folder of unfinished results of a kind, and what its journal gives.
+
+    Args:
+        folder: The folder; None: the newest unfinished one below `REPORTS`.
+        kind: The kind of the results.
+        resume: Opens the journal in a folder; None where that has no whole first line.
+        require_unfinished: Raises where results that are there leave nothing to be made.
+
+    Raises:
+        UsageError: Nothing was begun there, or it is finished.
+    """
+    folder = folder or _newest_unfinished(REPORTS, kind)
+    if folder is None:
+        raise UsageError(
+            f"there is no unfinished {kind.command} below {REPORTS}/",
+            hint="name its folder with --out",
+        )
+    with file_errors(folder):
+        is_begun = (folder / kind.journal).exists()
+    if not is_begun:
+        raise _nothing_begun(folder, kind)
+    if (folder / kind.result).exists():
+        require_unfinished(folder)
+    resumed = resume(folder)
+    if resumed is None:
+        raise UsageError(
+            f"--resume: the {kind.command} in {folder} ended before its first line, and {folder} "
+            "is empty now",
+            hint="start it again without --resume",
+        )
+    return folder, resumed
+
+
+def _nothing_begun(folder: Path, kind: Kind) -> UsageError:
     """The error for a folder in which nothing of a kind was begun, so that nothing can go on."""
     other = STUDIES if kind is RUNS else RUNS
     if (folder / other.journal).exists():
@@ -147,7 +187,7 @@ def nothing_begun(folder: Path, kind: Kind) -> UsageError:
             f"--resume: {folder} holds a {other.command}, not a {kind.command}",
             hint=resuming(folder, other),
         )
-    newest = newest_unfinished(REPORTS, kind)
+    newest = _newest_unfinished(REPORTS, kind)
     anew = f"start a new {kind.command} without --resume"
     what = f"holds no {kind.command} to go on with" if folder.exists() else "does not exist"
     return UsageError(

@@ -7,15 +7,13 @@ from pathlib import Path
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import FileError, InterruptedRunError, UsageError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest
-from bsprobe.storage.files import file_errors
 from bsprobe.storage.folders import (
     REPORT,
     REPORTS,
     STUDIES,
+    begun,
     given_folder,
     new_folder,
-    newest_unfinished,
-    nothing_begun,
     resuming,
     slug,
     withdrawn_if_refused,
@@ -128,25 +126,8 @@ def begun_study(folder: Path | None) -> tuple[Path, StudyJournal, StudyContents]
         UsageError: Nothing was begun there, or it is finished.
         FileError: Another study is writing to the journal, or it is damaged.
     """
-    folder = folder or newest_unfinished(REPORTS, STUDIES)
-    if folder is None:
-        raise UsageError(
-            f"there is no unfinished study below {REPORTS}/", hint="name its folder with --out"
-        )
-    with file_errors(folder):
-        is_begun = (folder / STUDIES.journal).exists()
-    if not is_begun:
-        raise nothing_begun(folder, STUDIES)
-    if (folder / STUDIES.result).exists():
-        _require_unfinished(folder)
-    resumed = StudyJournal.resume(folder)
-    if resumed is None:
-        raise UsageError(
-            f"--resume: the study in {folder} ended before its first line, and {folder} is empty "
-            "now",
-            hint="start it again without --resume",
-        )
-    return folder, *resumed
+    found, (journal, contents) = begun(folder, STUDIES, StudyJournal.resume, _require_unfinished)
+    return found, journal, contents
 
 
 def _require_unfinished(folder: Path) -> None:
