@@ -167,9 +167,9 @@ def _looked_up(message: OpenDevice) -> tuple[Variant, ...]:
         check_images(message.data)
     if all(each.is_complete for each in message.variants):
         return message.variants
-    from bsprobe.simulate.trace.completion import completed  # noqa: PLC0415 - others need none
+    from bsprobe.simulate.trace.completion import all_completed  # noqa: PLC0415 - others need none
 
-    return tuple(completed(variant) for variant in message.variants)
+    return all_completed(message.variants)
 
 
 def _without_gpu(request: DeviceRequest) -> AbstractContextManager[None]:

@@ -11,7 +11,7 @@ from bsprobe.records.matrix import matrix
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import DEFAULT_RESOLUTION, Variant
 from bsprobe.records.workload import OwnParts, Problem
-from bsprobe.simulate.trace.completion import completed
+from bsprobe.simulate.trace.completion import all_completed, completed
 from tests.support.optional_packages import needs_timm, needs_transformers
 
 SMALL = Resolution(height=64, width=64)
@@ -149,3 +149,22 @@ def test_what_a_factory_is_told_is_shown_as_its_arguments() -> None:
     given = OwnParts(model_args=(("n_classes", "2"),))
     fewer = completed(asked(f"{__name__}:asks", given))
     assert (fewer.network, fewer.classes) == (f"{__name__}:asks(n_channels=3, n_classes=2)", 2)
+
+
+built: list[nn.Module] = []
+
+
+def counted() -> nn.Module:
+    built.append(segments())
+    return built[-1]
+
+
+def test_a_network_is_looked_at_once_for_all_its_trainings() -> None:
+    variants = matrix(models=[f"{__name__}:counted"], resolutions=[SMALL], choices={})
+    built.clear()
+
+    found = all_completed(variants)
+
+    assert len(variants) == 2
+    assert len(built) == 1
+    assert found == tuple(completed(variant) for variant in variants)

@@ -1,5 +1,6 @@
 """Variants completed by what only their networks tell: image size, classes, and the problem."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,33 @@ _IMAGES = 2
 """Of the batch that is looked at: BatchNorm on a 1x1 map refuses one."""
 _OF_IMAGES = 2
 """Dimensions of logits that are about whole images."""
+
+
+def all_completed(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Variants as `completed` has them; each network is looked at once, whatever its training.
+
+    A norm and recomputed blocks make another network, which may be refused.
+    """
+    looked_at: dict[tuple[object, ...], Variant] = {}
+    found = []
+    for variant in variants:
+        key = (
+            *(variant.model, variant.own, variant.resolution, variant.channels, variant.classes),
+            *(variant.norm, variant.checkpointing),
+        )
+        if key not in looked_at:
+            looked_at[key] = completed(variant)
+        alike = looked_at[key]
+        found.append(
+            replace(
+                variant,
+                resolution=alike.resolution,
+                classes=alike.classes,
+                labels_of=alike.labels_of,
+                own=alike.own,
+            )
+        )
+    return tuple(found)
 
 
 def completed(variant: Variant) -> Variant:
