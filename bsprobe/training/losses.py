@@ -203,12 +203,11 @@ def thin_out(labels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
     Those of volumes have a dimension more.
     """
-    thinned = labels
-    for dimension, count in enumerate(size, start=1):
-        whole = labels.shape[dimension]
+    grid: list[torch.Tensor] = []
+    for count, whole in zip(reversed(size), reversed(labels.shape[1:]), strict=True):
         middles = ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
-        thinned = thinned.index_select(dimension, middles)
-    return thinned
+        grid.insert(0, middles.reshape(-1, *[1] * len(grid)))
+    return labels[(slice(None), *grid)]  # at once: no labels of a size between are ever there
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, at: LossAt) -> torch.Tensor:

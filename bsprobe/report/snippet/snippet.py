@@ -83,11 +83,11 @@ def logits_of(outputs):
 
 def thin_out(labels, size):
     """Labels at the size of the logits: of each cell the one in its middle."""
-    for dim, count in enumerate(size, start=1):
-        whole = labels.shape[dim]
+    grid = []
+    for count, whole in zip(reversed(size), reversed(labels.shape[1:])):
         middles = ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
-        labels = labels.index_select(dim, middles)
-    return labels''',
+        grid.insert(0, middles.reshape(-1, *[1] * len(grid)))
+    return labels[(slice(None), *grid)]''',
 }
 _CLASSIFIER_LOGITS = '''\
 def logits_of(outputs, _):
