@@ -207,7 +207,9 @@ def thin_out(labels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     for count, whole in zip(reversed(size), reversed(labels.shape[1:]), strict=True):
         middles = ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
         grid.insert(0, middles.reshape(-1, *[1] * len(grid)))
-    return labels[(slice(None), *grid)]  # at once: no labels of a size between are ever there
+    # At once: no labels of a size between are ever there.
+    places: tuple[slice | torch.Tensor, ...] = (slice(None), *grid)
+    return labels[places]
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, at: LossAt) -> torch.Tensor:
