@@ -16,10 +16,12 @@ from bsprobe.records.variants import (
     Variant,
 )
 from bsprobe.records.workload import (
+    BUILT_IN,
     CLASSES,
     HUGGING_FACE,
     LOSSES,
     NOTHING_OWN,
+    TORCHVISION,
     OwnParts,
     Problem,
     is_told_by_logits,
@@ -94,6 +96,25 @@ def _norms(model: str, asked: Sequence[StrEnum] | None) -> tuple[StrEnum, ...]:
     if not keeps_own_norm(model):
         return norms
     return tuple(dict.fromkeys(Norm.AS_BUILT if each is Norm.BATCH else each for each in norms))
+
+
+def require_taken(variant: Variant) -> None:
+    """Refuse arguments and channels that a network does not take; a factory says so itself.
+
+    Raises:
+        UsageError: The networks of this package and of torchvision have them fixed.
+    """
+    model = variant.model
+    if model in BUILT_IN and set(variant.own.arguments) - {"num_classes"}:
+        raise UsageError(
+            f"--model-arg: {model} takes num_classes alone",
+            hint="give --model package.module:factory for a network of your own",
+        )
+    if variant.channels != RGB and (model in BUILT_IN or model.startswith(TORCHVISION)):
+        raise UsageError(
+            f"--input: {model} takes images of {RGB} channels, not {variant.channels}",
+            hint="timm:NAME takes any number, and so may your own package.module:factory",
+        )
 
 
 def _require_others(norms: Sequence[StrEnum], processes: int) -> None:

@@ -31,6 +31,15 @@ MODEL_FORMS: Final = (
     "PACKAGE.MODULE:NAME",
 )
 """The names of models, or their forms."""
+_PACKAGES: Final = {
+    TIMM: ("timm", f"{TIMM}NAME"),
+    SMP: ("segmentation_models_pytorch", f"{SMP}ARCHITECTURE"),
+    HUGGING_FACE: ("transformers", f"{HUGGING_FACE}CONFIG.json"),
+}
+"""By prefix the module that is not required, and the form of a name."""
+CALLABLE_HINT: Final = (
+    "give package.module:callable, importable from the folder you are in, or file.py:callable"
+)
 _SEGMENTATION: Final = ("fcn_", "deeplabv3_", "lraspp_")
 """Beginnings of the names of torchvision's segmentation models; a test holds this to its list."""
 _TOP_LEVEL = (
@@ -83,6 +92,21 @@ def keeps_own_norm(model: str) -> bool:
     """True for models that are built with a norm of their own unless another is asked for."""
     is_segmentation = problem_of(model) is Problem.SEGMENTATION
     return ":" in model and not (model.startswith(TORCHVISION) and is_segmentation)
+
+
+def package_of(prefix: str) -> str:
+    """The module that builds the networks of a prefix: `timm` of `timm:`."""
+    return _PACKAGES[prefix][0]
+
+
+def without_package(prefix: str) -> UsageError:
+    """The error for a network whose package is not installed."""
+    module, form = _PACKAGES[prefix]
+    name = module.replace("_", "-")
+    return UsageError(
+        f"--model {form} needs the package {name}, which is not installed",
+        hint=f"pip install {name}",
+    )
 
 
 LOSSES: Final = {

@@ -20,9 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bsprobe.records.errors import UsageError
+from bsprobe.records.workload import CALLABLE_HINT
 from bsprobe.storage.files import file_errors
 
-_HINT = "give package.module:callable, importable from the folder you are in, or file.py:callable"
 _OWN_SCOPE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 _LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set)
 _MOST_LISTED = 8
@@ -262,7 +262,7 @@ def _missing(option: str, name: str, what: str, path: Path) -> UsageError:
     folder = path.parent
     known = [each.name for each in sorted(folder.glob("*.py"))] if folder.is_dir() else []
     near = difflib.get_close_matches(path.name, known, n=1)
-    hint = _HINT
+    hint = CALLABLE_HINT
     if near:
         where = name.partition(":")[0]
         meant = str(folder / near[0])
@@ -275,7 +275,7 @@ def _missing(option: str, name: str, what: str, path: Path) -> UsageError:
 def _those_of(where: str, source: SourceNames) -> str:
     """The hint that lists the functions and classes of a module."""
     if not source.callables:
-        return f"{where} defines no function and no class; {_HINT}"
+        return f"{where} defines no function and no class; {CALLABLE_HINT}"
     more = len(source.callables) - _MOST_LISTED
     listed = ", ".join(source.callables[:_MOST_LISTED])
     return f"{where} has {listed}" + (f" and {more} more" if more > 0 else "")

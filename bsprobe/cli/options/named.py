@@ -13,9 +13,10 @@ from pathlib import Path
 from bsprobe.records.device_kind import DeviceKind, check_cpu_limit
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.gpus import check_limit
+from bsprobe.records.matrix import require_taken
 from bsprobe.records.runs import DeviceRequest, Settings
 from bsprobe.records.trials import DataSource
-from bsprobe.records.variants import RGB, Variant, unknown_value
+from bsprobe.records.variants import Variant, unknown_value
 from bsprobe.records.workload import (
     BUILT_IN,
     HUGGING_FACE,
@@ -24,6 +25,8 @@ from bsprobe.records.workload import (
     TIMM,
     TORCHVISION,
     is_factory,
+    package_of,
+    without_package,
 )
 from bsprobe.storage.files import file_errors
 from bsprobe.storage.library_names import (
@@ -57,7 +60,10 @@ def require_named(variants: Iterable[Variant]) -> None:
     for variant in variants:
         own = variant.own
         _require_model(variant.model)
-        _require_taken(variant)
+        if is_factory(variant.model):
+            # One may say how many classes the labels have, whatever it takes.
+            require_arguments(variant.model, set(own.arguments) - {"num_classes"})
+        require_taken(variant)
         for option, name in (
             ("--loss", own.own_loss),
             ("--optimizer-from", own.optimizer),
@@ -156,12 +162,12 @@ def _require_model(name: str) -> None:
     elif name.startswith(TORCHVISION):
         _require_known(name, name, [TORCHVISION + each for each in torchvision_networks()])
     elif name.startswith(SMP):
-        _require_package("segmentation_models_pytorch", f"{SMP}ARCHITECTURE")
+        _require_package(SMP)
     elif name.startswith(HUGGING_FACE):
         require_file(f"--model {name}", Path(name.removeprefix(HUGGING_FACE)))
-        _require_package("transformers", f"{HUGGING_FACE}CONFIG.json")
+        _require_package(HUGGING_FACE)
     elif name.startswith(TIMM):
-        _require_package("timm", f"{TIMM}NAME")
+        _require_package(TIMM)
         architecture, _, _ = name.partition(".")  # behind it, weights are named
         if not is_former_timm_name(architecture.removeprefix(TIMM)):
             _require_known(name, architecture, [TIMM + each for each in timm_networks()])
@@ -169,31 +175,9 @@ def _require_model(name: str) -> None:
         raise _unknown_network(name)
 
 
-def _require_package(module: str, form: str) -> None:
-    if not is_installed(module):
-        name = module.replace("_", "-")
-        raise UsageError(
-            f"--model {form} needs the package {name}, which is not installed",
-            hint=f"pip install {name}",
-        )
-
-
-def _require_taken(variant: Variant) -> None:
-    """Refuse arguments and channels that networks of other people's do not take."""
-    model = variant.model
-    if is_factory(model):  # one may say how many classes the labels have, whatever it takes
-        require_arguments(model, set(variant.own.arguments) - {"num_classes"})
-        return
-    if model in BUILT_IN and set(variant.own.arguments) - {"num_classes"}:
-        raise UsageError(
-            f"--model-arg: {model} takes num_classes alone",
-            hint="give --model package.module:factory for a network of your own",
-        )
-    if variant.channels != RGB and (model in BUILT_IN or model.startswith(TORCHVISION)):
-        raise UsageError(
-            f"--input: {model} takes images of {RGB} channels, not {variant.channels}",
-            hint="timm:NAME takes any number, and so may your own package.module:factory",
-        )
+def _require_package(prefix: str) -> None:
+    if not is_installed(package_of(prefix)):
+        raise without_package(prefix)
 
 
 def _require_known(name: str, architecture: str, known: Sequence[str]) -> None:

@@ -17,10 +17,8 @@ from unittest import mock
 import torch
 
 from bsprobe.records.errors import UsageError
+from bsprobe.records.workload import CALLABLE_HINT
 
-_HINT: Final = (
-    "give package.module:callable, importable from the folder you are in, or file.py:callable"
-)
 _FAILED: Final = "the module is there, and fails while it is imported"
 _GUARD: Final = (
     'put the training under `if __name__ == "__main__":`, or the network into a file of its own'
@@ -71,7 +69,7 @@ def _near(what: str, module: ModuleType) -> str:
     """A hint that names the nearest thing in a module that can be called."""
     known = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
     near = difflib.get_close_matches(what, known, n=1)
-    return f"did you mean {near[0]}?" if near else _HINT
+    return f"did you mean {near[0]}?" if near else CALLABLE_HINT
 
 
 @contextmanager
@@ -100,7 +98,7 @@ def _failed_import(option: str, name: str, where: str, error: BaseException) -> 
             f"{option} {name}: it ends the program when it is imported{place}", hint=_GUARD
         )
     if is_missing or not place:
-        return UsageError(f"{option} {name}: {error}", hint=_HINT)
+        return UsageError(f"{option} {name}: {error}", hint=CALLABLE_HINT)
     return UsageError(f"{option} {name}: {type(error).__name__}: {error}{place}", hint=_FAILED)
 
 

@@ -14,15 +14,18 @@ from torch import nn
 from bsprobe.records.errors import UsageError
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import RGB, Variant, unknown_value
-from bsprobe.records.workload import HUGGING_FACE, SMP, TIMM, TORCHVISION, Problem, problem_of
+from bsprobe.records.workload import (
+    HUGGING_FACE,
+    SMP,
+    TIMM,
+    TORCHVISION,
+    Problem,
+    package_of,
+    problem_of,
+    without_package,
+)
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
-_PACKAGES: Final = {
-    TIMM: ("timm", "timm:NAME", "timm"),
-    SMP: ("segmentation_models_pytorch", "smp:ARCHITECTURE", "segmentation-models-pytorch"),
-    HUGGING_FACE: ("transformers", "hf:CONFIG.json", "transformers"),
-}
-"""By prefix the module, the form of a name, and the package for pip."""
 _TASKS: Final = ("SEMANTIC_SEGMENTATION", "IMAGE_CLASSIFICATION")
 """Of transformers' tables, looked at in this order where a configuration names no class."""
 
@@ -81,16 +84,13 @@ def own_size(model: str) -> Resolution | None:
 
 
 def _package(prefix: str) -> ModuleType:
-    module, form, install = _PACKAGES[prefix]
+    module = package_of(prefix)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise UsageError(
-            f"--model {form} needs the package {install}, which is not installed",
-            hint=f"pip install {install}",
-        ) from error
+        raise without_package(prefix) from error
 
 
 def _torchvision_names() -> list[str]:

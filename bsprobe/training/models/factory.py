@@ -8,14 +8,12 @@ from typing import Any, Final
 from torch import nn
 
 from bsprobe.records.errors import UsageError
+from bsprobe.records.matrix import require_taken
 from bsprobe.records.variants import RGB, Checkpointing, Norm, Variant, unknown_value
 from bsprobe.records.workload import (
     CLASSES,
-    HUGGING_FACE,
     MODEL_FORMS,
     PREFIXES,
-    SMP,
-    TIMM,
     is_factory,
     keeps_own_norm,
 )
@@ -36,7 +34,6 @@ _DEEPLABV2 = {
     "deeplabv2-mini": (MINI_BLOCKS, MINI_WIDTH),
 }
 """Blocks and width of each."""
-_ANY_CHANNELS = (TIMM, SMP, HUGGING_FACE)
 _CLASSES: Final = ("num_classes", "n_classes", "classes", "num_labels", "out_channels", "out_ch")
 _CHANNELS: Final = ("in_channels", "n_channels", "in_chans", "num_channels", "in_ch")
 """Arguments by which factories ask for the number of logits, and for that of the channels."""
@@ -86,16 +83,7 @@ def check_variant(variant: Variant) -> None:
     if is_factory(variant.model):
         _own_arguments(variant)
         return
-    if variant.model in _DEEPLABV2 and set(own.arguments) - {"num_classes"}:
-        raise UsageError(
-            f"--model-arg: {variant.model} takes num_classes alone",
-            hint="give --model package.module:factory for a network of your own",
-        )
-    if variant.channels != RGB and not variant.model.startswith(_ANY_CHANNELS):
-        raise UsageError(
-            f"--input: {variant.model} takes images of {RGB} channels, not {variant.channels}",
-            hint="timm:NAME takes any number, and so may your own package.module:factory",
-        )
+    require_taken(variant)
 
 
 def _synchronised(model: nn.Module, variant: Variant) -> nn.Module:
