@@ -11,7 +11,7 @@
 #     OUT/outside.jsonl             what lies outside the allocator, stage by stage
 #     OUT/truth-1.tar, -2, -3, -4   what benchmarks/record_truth.py records: for tests/data/truth
 #     OUT/plans.json.gz             what cuDNN plans and runs on the card: benchmarks/card_plans.py
-#     OUT/run.tgz, torchrun.tgz, explain.tgz  folders of bsprobe run and bsprobe explain
+#     OUT/run.tgz, runs.tgz         folders of bsprobe run, explain and study
 #
 # PY names the Python, W the folder for work in progress. A wheel of nvidia-cudnn-frontend in .whl/
 # is installed if it can be. REHEARSE=1 takes small networks, to see that all of it works here.
@@ -71,6 +71,11 @@ record() {  # record SECONDS [OPTION...]: what is still missing, for so long
   box $((seconds + 25)) "$PY" benchmarks/record_truth.py --out "$W/truth" --archive "$OUT/truth.tar" \
     --minutes "$(minutes "$seconds")" "${small[@]}" "$@"
 }
+study() {  # study FOLDER: a short one of drawn images
+  "$PY" -m bsprobe sample-data "$W/images" >/dev/null 2>&1 || true
+  box 50 "$PY" -m bsprobe study --data "$W/images" --model deeplabv2-mini --resolution 64x128 \
+    --base-lr 0.004 --base-batch 8 --batches 8,32 --seeds 1 --images 160 --out "$1"
+}
 
 if compgen -G '.whl/*.whl' >/dev/null; then
   "$PY" -m pip install -q --no-index --no-deps --no-cache-dir .whl/*.whl ||
@@ -90,9 +95,9 @@ for name in ("torch", "torchvision", "numpy", "pandas", "rich", "matplotlib", "c
 P
 say "imports are warm"
 if [ ! -d "$W/truth" ] && [ -d tests/data/truth ]; then cp -r tests/data/truth "$W/"; fi
-(while sleep 10; do pack run torchrun explain; done) &
+(while sleep 10; do pack run runs; done) &
 mirror=$!
-trap 'kill $mirror 2>/dev/null; pack run torchrun explain' EXIT
+trap 'kill $mirror 2>/dev/null; pack run runs' EXIT
 
 if [ "$part" = A ]; then
   box 75 "$PY" benchmarks/outside_stages.py "$OUT/outside.jsonl" "${small[@]}"
@@ -100,19 +105,25 @@ if [ "$part" = A ]; then
   box 320 "$PY" -m bsprobe run $(begun run) --search guided --trial-timeout 150 --out "$W/run" "${network[@]}"
   record 600 --tier all  # what the run has left over
 else
-  record 45 --tier 4
+  mkdir -p "$W/runs"
+  export XDG_CACHE_HOME=$W/cache
+  box 60 "$PY" -m pytest -m gpu tests/devices/test_identity.py tests/engine/test_executable_batch_on_gpu.py \
+    -q -p no:cacheprovider
+  record 75 --tier 4
+  box 45 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run $(begun runs/torchrun) \
+    --search guided --model deeplabv2-mini --resolution 256x512 --precision amp-fp16 --norm batch \
+    --out "$W/runs/torchrun"
+  record 110 --tier 2
+  box 120 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/runs/explain" "${network[@]}"
   if [ ! -e "$W/plans.json.gz" ]; then
     box 75 "$PY" benchmarks/card_plans.py "$W/plans.json.gz" --minutes 1
     cp "$W/plans.json.gz" "$OUT/" 2>/dev/null
   fi
-  box 215 "$PY" -m bsprobe run $(begun run) --search guided --trial-timeout 60 --out "$W/run" "${network[@]}"
+  study "$W/runs/study"
   record 70 --tier 1
+  box 90 "$PY" -m bsprobe run $(begun runs/whole) --search guided --trial-timeout 60 --out "$W/runs/whole" \
+    "${network[@]}"
   box 60 "$PY" -m pytest -m gpu tests/engine/test_measuring_on_gpu.py -q -p no:cacheprovider
-  box 70 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/explain" "${network[@]}"
-  box 45 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run $(begun torchrun) \
-    --search guided --model deeplabv2-mini --resolution 256x512 --precision amp-fp16 --norm batch \
-    --out "$W/torchrun"
-  record 100 --tier 2
   box 85 "$PY" -m pytest -m gpu tests/devices/test_cuda.py -q -x -p no:cacheprovider
   record 600 --tier all
 fi

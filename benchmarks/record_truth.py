@@ -152,9 +152,11 @@ def run_command(search: BoundarySearch, folder: Path) -> list[str]:
         *(sys.executable, "-m", "bsprobe", "run", *begun, "--out", str(folder)),
         *("--device", "cuda", "--memory-limit", f"{search.limit_bytes // GIB}GiB"),
         *("--search", "guided", "--trial-timeout", str(_TRIAL_TIMEOUT_SECONDS)),
-        *("--model", variant.model, "--resolution", str(variant.resolution)),
+        *("--model", variant.model, "--input", f"{variant.channels}x{variant.resolution}"),
         *("--precision", ",".join(search.precisions), "--norm", ",".join(search.norms)),
-        *("--memory-format", variant.memory_format),
+        *("--memory-format", variant.memory_format, "--optimizer", variant.optimizer),
+        *("--checkpointing", variant.checkpointing),
+        *(() if variant.own.own_loss is None else ("--loss", variant.own.own_loss)),
     ]
 
 

@@ -11,47 +11,73 @@ from torch.nn import functional
 
 
 class _DoubleConvolution(nn.Sequential):
+    convolution: type[nn.Module] = nn.Conv2d
+    norm: type[nn.Module] = nn.BatchNorm2d
+
     def __init__(self, channels: int, width: int) -> None:
         super().__init__(
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.BatchNorm2d(width),
+            self.convolution(channels, width, 3, padding=1),
+            self.norm(width),
             nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.BatchNorm2d(width),
+            self.convolution(width, width, 3, padding=1),
+            self.norm(width),
             nn.ReLU(),
         )
+
+
+class _DoubleConvolution3d(_DoubleConvolution):
+    convolution = nn.Conv3d
+    norm = nn.BatchNorm3d
 
 
 class UNet(nn.Module):
     """U-Net with batch normalization (Ronneberger et al. 2015), padded, with `width` channels."""
 
-    def __init__(self, num_classes: int = 19, width: int = 64, depth: int = 4) -> None:
+    block = _DoubleConvolution
+    convolution: type[nn.Module] = nn.Conv2d
+    enlarging: type[nn.Module] = nn.ConvTranspose2d
+    halving = staticmethod(functional.max_pool2d)
+
+    def __init__(
+        self, num_classes: int = 19, width: int = 64, depth: int = 4, channels: int = 3
+    ) -> None:
         """Build it with `depth` halvings."""
         super().__init__()
         widths = [width << level for level in range(depth + 1)]
         self.down = nn.ModuleList(
-            _DoubleConvolution(before, after)
-            for before, after in zip([3, *widths], widths, strict=False)
+            self.block(before, after)
+            for before, after in zip([channels, *widths], widths, strict=False)
         )
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(2 * each, each, 2, stride=2) for each in reversed(widths[:-1])
+            self.enlarging(2 * each, each, 2, stride=2) for each in reversed(widths[:-1])
         )
-        self.join = nn.ModuleList(
-            _DoubleConvolution(2 * each, each) for each in reversed(widths[:-1])
-        )
-        self.head = nn.Conv2d(width, num_classes, 1)
+        self.join = nn.ModuleList(self.block(2 * each, each) for each in reversed(widths[:-1]))
+        self.head = self.convolution(width, num_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the size of the images."""
         kept: list[Tensor] = []
         for level, block in enumerate(self.down):
-            images = block(functional.max_pool2d(images, 2) if level else images)
+            images = block(self.halving(images, 2) if level else images)
             kept.append(images)
         kept.pop()
         for up, join in zip(self.up, self.join, strict=True):
             images = join(torch.cat([kept.pop(), up(images)], dim=1))
         logits: Tensor = self.head(images)
         return logits
+
+
+class UNet3d(UNet):
+    """U-Net for volumes of one channel, four halvings and 16 channels at first."""
+
+    block = _DoubleConvolution3d
+    convolution = nn.Conv3d
+    enlarging = nn.ConvTranspose3d
+    halving = staticmethod(functional.max_pool3d)
+
+    def __init__(self, num_classes: int = 4) -> None:
+        """Build it for labels of `num_classes` classes."""
+        super().__init__(num_classes, width=16, channels=1)
 
 
 def segformer(num_classes: int = 19) -> nn.Module:
@@ -84,6 +110,7 @@ def dice_and_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
     classes = outputs.shape[1]
     wanted = functional.one_hot(labels.clamp(max=classes - 1), classes).movedim(-1, 1).float()
     found = outputs.softmax(dim=1)
-    shared = 2 * (found * wanted).sum(dim=(0, 2, 3))
-    dice = 1 - (shared / ((found + wanted).sum(dim=(0, 2, 3)) + 1)).mean()
+    pixels = (0, *range(2, found.ndim))
+    shared = 2 * (found * wanted).sum(dim=pixels)
+    dice = 1 - (shared / ((found + wanted).sum(dim=pixels) + 1)).mean()
     return dice + functional.cross_entropy(outputs, labels, ignore_index=255)

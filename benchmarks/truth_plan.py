@@ -23,6 +23,7 @@ CROP = Resolution(height=321, width=321)
 """DeepLab's own crops: every map has odd sides."""
 CROPPED = Resolution(height=512, width=512)
 IMAGE = Resolution(height=224, width=224)
+VOLUME = Resolution(height=96, width=96, slices=96)
 OWN = "benchmarks/recorded_networks.py"
 RESNET101, RESNET50 = "deeplabv2-resnet101", "deeplabv2-resnet50"
 OTHERS = (
@@ -129,7 +130,7 @@ def tier_1() -> tuple[Configuration, ...]:
 
 
 def tier_2() -> tuple[BoundarySearch, ...]:
-    """Exact boundaries under limits: the default matrix, then single variants."""
+    """Exact boundaries under limits: other people's networks, ours by matrix, single variants."""
     plain = Variant(model=RESNET101, resolution=HALF)
     single = (
         replace(plain, memory_format=MemoryFormat.NHWC),
@@ -139,7 +140,12 @@ def tier_2() -> tuple[BoundarySearch, ...]:
     )
     matrices = [_searched(plain, (FP32, FP16), (Norm.BATCH, Norm.GROUP), cap) for cap in CAPS]
     singles = [_searched(v, (FP16,), (Norm.BATCH,), cap) for cap, v in product(CAPS, single)]
-    return (*matrices, *singles)
+    others = [
+        *(_searched(each, (FP32, FP16), (each.norm,), CAPS[1]) for each in (_unet(), _volumes())),
+        _searched(_recomputed(_unet()), (FP16,), (Norm.BATCH,), CAPS[1]),
+        _searched(_segformer(), (FP16,), (Norm.BATCH,), CAPS[0]),
+    ]
+    return (*others, *matrices, *singles)
 
 
 def tier_3_memory() -> tuple[Configuration, ...]:
@@ -191,11 +197,8 @@ def tier_4() -> tuple[Configuration, ...]:
     They come in the order of what no recording had before. `transformers` must be installed for
     one of them.
     """
-    unet = Variant(model=f"{OWN}:UNet", resolution=CROPPED, precision=FP16)
-    dice, squared = (
-        replace(unet, own=OwnParts(loss=f"{OWN}:{name}"))
-        for name in ("dice_and_cross_entropy", "squared_error")
-    )
+    dice, volumes, segformer = _unet(), _volumes(), _segformer()
+    squared = replace(dice, own=OwnParts(loss=f"{OWN}:squared_error"))
     vit = Variant(
         model="timm:vit_base_patch16_224",
         resolution=IMAGE,
@@ -204,15 +207,14 @@ def tier_4() -> tuple[Configuration, ...]:
         optimizer=OptimizerName.ADAMW,
     )
     convnext = replace(vit, model="timm:convnext_tiny")
-    segformer = replace(
-        vit,
-        model=f"{OWN}:segformer",
-        resolution=HALF,
-        classes=19,
-        own=OwnParts(loss=f"{OWN}:segformer_loss"),
-    )
     many, few = 64, 4
     chosen = [
+        *((_recomputed(each), 8) for each in (dice, replace(dice, precision=FP32))),
+        *(
+            (each, batch)
+            for batch in (2, few)
+            for each in (volumes, replace(volumes, precision=FP32))
+        ),
         *((each, batch) for batch in (16, many) for each in (vit, replace(vit, precision=FP32))),
         *((each, batch) for batch in (few, 8) for each in (dice, replace(dice, precision=FP32))),
         *((each, few) for each in (squared, replace(squared, precision=FP32))),
@@ -225,6 +227,30 @@ def tier_4() -> tuple[Configuration, ...]:
         Configuration(name=_name(spec), spec=spec, process="others")
         for spec in (_spec(variant, batch) for variant, batch in chosen)
     )
+
+
+def _unet() -> Variant:
+    own = OwnParts(loss=f"{OWN}:dice_and_cross_entropy")
+    return Variant(model=f"{OWN}:UNet", resolution=CROPPED, precision=FP16, own=own)
+
+
+def _volumes() -> Variant:
+    unet = replace(_unet(), model=f"{OWN}:UNet3d", resolution=VOLUME)
+    return replace(unet, norm=Norm.AS_BUILT, channels=1, classes=4)
+
+
+def _segformer() -> Variant:
+    return Variant(
+        model=f"{OWN}:segformer",
+        resolution=HALF,
+        precision=FP16,
+        optimizer=OptimizerName.ADAMW,
+        own=OwnParts(loss=f"{OWN}:segformer_loss"),
+    )
+
+
+def _recomputed(variant: Variant) -> Variant:
+    return replace(variant, checkpointing=Checkpointing.ON)
 
 
 def rehearsed(stage: Stage) -> Stage:
@@ -281,8 +307,11 @@ def _searched(
     norms: tuple[Norm, ...],
     limit_bytes: int,
 ) -> BoundarySearch:
-    parts = [variant.model.replace(":", "-"), str(variant.resolution), *precisions, *norms]
-    parts += [variant.memory_format, f"{limit_bytes // GIB}gib"]
+    model = variant.model.replace(":", "-").replace("/", "-")
+    parts = [model, str(variant.resolution), *precisions, *norms, variant.memory_format]
+    if variant.checkpointing is Checkpointing.ON:
+        parts.append("checkpointing")
+    parts.append(f"{limit_bytes // GIB}gib")
     return BoundarySearch(
         name="-".join(parts),
         variant=variant,
