@@ -1,11 +1,15 @@
 """From what the command line asks for to an open device."""
 
 import re
+from typing import TYPE_CHECKING
 
 from bsprobe.devices.base import Device
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.gpus import DEFAULT_GPU, Gpu, find_gpu
 from bsprobe.records.runs import DeviceRequest
+
+if TYPE_CHECKING:
+    import torch
 
 _WITHOUT_GPU = (
     "predict for one: bsprobe run --gpu 'RTX 3090' (bsprobe gpus lists them); or probe the CPU: "
@@ -38,6 +42,17 @@ def open_device(request: DeviceRequest) -> Device:
     if not gpu_is_present():
         raise DeviceError("there is no GPU in this machine", hint=_WITHOUT_GPU)
     return CudaDevice(int(match[1] or 0), request.memory_limit_bytes)
+
+
+def torch_device(request: DeviceRequest) -> "torch.device":
+    """PyTorch's name of a device that is really there; a GPU's has its number.
+
+    `torch.cuda.set_device` and others refuse `cuda` without a number.
+    """
+    import torch  # noqa: PLC0415 - what is refused above needs none of it
+
+    name = request.device or "cuda"
+    return torch.device("cuda:0" if name == "cuda" else name)
 
 
 def _simulated(gpu: Gpu, request: DeviceRequest, *, is_assumed: bool = False) -> Device:

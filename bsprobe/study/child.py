@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from bsprobe.devices.selection import torch_device
 from bsprobe.records.errors import UsageError
 from bsprobe.records.failures import Outcome
 from bsprobe.study.learning.loading import measure_loading
@@ -44,7 +45,7 @@ def _place(session: Session) -> Place:
         raise UsageError(
             f"{device.info.name} does not really train", hint="give --device cpu, or a GPU"
         )
-    where = torch.device(session.request.device or "cuda")
+    where = torch_device(session.request)
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if where.type == "cuda" and device.info.limit_bytes is not None:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, TypeVar
 
 from bsprobe.devices.base import Device, ReportPhase
-from bsprobe.devices.selection import open_device
+from bsprobe.devices.selection import open_device, torch_device
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import BsprobeError, DeviceError
 from bsprobe.records.failures import Outcome, classify
@@ -233,7 +233,7 @@ def _join(group: Group, request: DeviceRequest) -> None:
 
     from bsprobe.worker.ranks.store import join  # noqa: PLC0415 - one process needs none of it
 
-    where = torch.device(request.device or "cuda")
+    where = torch_device(request)
     if where.type == "cuda":
         torch.cuda.set_device(where)
     join(group, where)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bsprobe.devices import cuda
-from bsprobe.devices.selection import open_device
+from bsprobe.devices.selection import open_device, torch_device
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.runs import DeviceRequest
@@ -28,6 +28,14 @@ def test_without_the_gpu_that_was_asked_for_the_commands_that_would_work_are_nam
     assert str(refused.value) == "there is no GPU in this machine"
     assert "bsprobe run --gpu 'RTX 3090'" in (refused.value.hint or "")
     assert "bsprobe run --device cpu --memory-limit" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [(None, "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")],
+)
+def test_a_gpu_that_pytorch_is_told_of_has_its_number(asked: str | None, name: str) -> None:
+    assert torch_device(DeviceRequest(device=asked)) == torch.device(name)
 
 
 def test_without_a_gpu_and_a_wish_a_card_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:

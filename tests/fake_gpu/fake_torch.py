@@ -107,7 +107,11 @@ def _memory() -> dict[str, Any]:
 
 def _checked(torch: ModuleType, device: Any) -> None:
     index = device if isinstance(device, int) else torch.device(device).index
-    if index not in (None, 0):
+    if index is None:  # as PyTorch says it
+        raise ValueError(
+            f"Expected a torch.device with a specified index or an integer, but got:{device}"
+        )
+    if index != 0:
         raise AssertionError("Invalid device id")  # as PyTorch says it
 
 
