@@ -1,85 +1,59 @@
-"""The README says what the project does, and its example is a run that is in the repository."""
+"""The README: its length, its figures and its examples, held against runs in the repository."""
 
 import re
+import shlex
 
 from bsprobe.report.explain import markdown as explain_markdown
-from bsprobe.report.explain.sentences import what, what_helps, why
+from bsprobe.report.explain.sentences import what_helps
 from bsprobe.report.run import terminal
 from bsprobe.storage.explanationfile import load_explanation
 from bsprobe.storage.runfile import load_run
-from bsprobe.study.report import terminal as study_terminal
-from bsprobe.study.studyfile import load_study
 from tests.support.commands import ROOT
+from tests.support.pages import commands_of, shown
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PREDICTED = ROOT / "reports" / "predicted-rtx-3090-deeplabv2-resnet101-512x1024"
-MEASURED = ROOT / "reports" / "cpu-500mib-deeplabv2-resnet50-64x128"
-STUDY = ROOT / "reports" / "study-cpu-deeplabv2-mini-64x128"
-
-
-EXPLAINED = ROOT / "reports" / "explain-rtx-3060-12gb-deeplabv2-resnet101-512x1024-fp32-batch"
-
-
-def commands() -> list[str]:
-    """The first command of each shell block."""
-    return [block.splitlines()[0] for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+REPORTS = ROOT / "reports"
+PREDICTED = REPORTS / "predicted-rtx-3090-deeplabv2-resnet101-512x1024"
+EXPLAINED = REPORTS / "explain-rtx-3060-12gb-deeplabv2-resnet101-512x1024-fp32-batch"
+MEASURED = {
+    "H200": REPORTS / "measured-h200-deeplabv2-resnet101-512x1024",
+    "H100": REPORTS / "measured-h100-80gb-deeplabv2-resnet101-512x1024-amp-fp16",
+}
 
 
-def test_ci_runs_the_readmes_test_command_as_it_stands() -> None:
-    assert commands()[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+def test_it_has_at_most_150_lines() -> None:
+    assert len(TEXT.splitlines()) <= 150
 
 
-def examples() -> list[str]:
-    """What commands print, as the README shows it."""
-    return re.findall(r"```text\n(.*?)\n```", README, re.DOTALL)
+def test_ci_runs_its_test_command_as_it_stands() -> None:
+    (command,) = [line for line in commands_of(README) if "pytest" in line]
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
-def test_the_examples_are_what_their_runs_print() -> None:
-    printed = [terminal.render(load_run(folder)).rstrip("\n") for folder in (PREDICTED, MEASURED)]
-    assert examples()[:2] == printed
+def test_its_table_is_what_its_first_command_prints() -> None:
+    run = load_run(PREDICTED)
+    assert commands_of(README)[0].split(".venv/bin/")[-1] == run.environment.command
+    (table,) = shown(README)
+    assert f"{table}\n" in terminal.render(run)
 
 
-def test_the_study_is_what_it_prints_without_its_notes() -> None:
-    printed = study_terminal.render(load_study(STUDY))
-
-    assert examples()[2:] == [printed.partition("\n\nNote")[0]]
-
-
-def test_the_study_was_made_by_the_readmes_command_and_learns() -> None:
-    study = load_study(STUDY)
-
-    assert f"\n{study.environment.command}\n" in README
-    for training in study.trainings:
-        assert training.result is not None
-        first, last = training.result.curve[0], training.result.curve[-1]
-        assert (last.validation_loss or 9) < (first.validation_loss or 0)
-        assert last.mean_iou > 5 * training.result.chance.mean_iou
+def test_the_boundaries_that_it_calls_measured_are_in_the_runs() -> None:
+    for gpu, folder in MEASURED.items():
+        (row,) = re.findall(rf"^\| {gpu}, \[measured\]\(.*?\) \|(.*)\|$", TEXT, re.MULTILINE)
+        found = [cell for cell in map(str.strip, row.split("|")) if cell]
+        assert found == [str(result.boundary.largest) for result in load_run(folder).results]
 
 
-def test_the_examples_were_made_by_the_commands_above_them() -> None:
-    first = commands()[0].split(".venv/bin/")[-1]
-    made_by = [load_run(folder).environment.command for folder in (PREDICTED, MEASURED)]
-    assert made_by[0] == first
-    assert made_by[1] in commands()
+def test_it_quotes_how_accurate_predictions_are() -> None:
+    report = (REPORTS / "accuracy.md").read_text(encoding="utf-8")
+    assert f"[{report.splitlines()[0].removeprefix('# ')}](reports/accuracy.md)" in TEXT
 
 
-def test_what_the_readme_says_of_the_explanation_is_what_its_file_renders() -> None:
+def test_what_it_says_of_the_explanation_is_what_its_file_renders() -> None:
     report = load_explanation(EXPLAINED)
-    for sentence in (what_helps, what, why):
-        assert sentence(report) in README
+    assert what_helps(report) in TEXT
+    words = [shlex.split(line) for line in commands_of(README)]
+    assert shlex.split(report.environment.command) in words
     text = explain_markdown.render(report, depth=2, plots=("step-by-kind", "step-by-module"))
     assert text == (EXPLAINED / "explain.md").read_text(encoding="utf-8")
-
-
-def test_the_explanation_was_made_by_the_readmes_command() -> None:
-    assert load_explanation(EXPLAINED).environment.command in commands()
-
-
-def test_every_file_the_readme_links_to_exists() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_the_readme_quotes_how_accurate_predictions_are() -> None:
-    report = (ROOT / "reports" / "accuracy.md").read_text(encoding="utf-8")
-    assert f"[{report.splitlines()[0].removeprefix('# ')}](reports/accuracy.md)" in README

@@ -15,12 +15,13 @@ import pytest
 import yaml
 
 from bsprobe.analysis.thresholds import Metric, parse_threshold
-from bsprobe.cli import bsprobe
 from bsprobe.records.units import GIB, MIB
 from bsprobe.storage.runfile import load_run
 from tests.support.commands import ROOT, run
+from tests.support.pages import blocks, bsprobe_lines, parse
 
 WORKFLOWS = sorted((ROOT / ".github").glob("*/*.yml"))
+PAGE = ROOT / "docs" / "ci.md"
 EXAMPLES = [path for path in WORKFLOWS if path.parent.name == "examples"]
 OWN = ROOT / ".github" / "workflows" / "memory.yml"
 """This project's own job that compares with its baseline."""
@@ -35,24 +36,8 @@ def steps_of(path: Path) -> list[dict[str, Any]]:
     return [step for job in jobs_of(path).values() for step in job["steps"]]
 
 
-def bsprobe_lines(text: str) -> list[list[str]]:
-    """The words after `bsprobe` of every line that runs it."""
-    joined = text.replace("\\\n", " ")
-    found = re.findall(r"(?:^|&& |/)bsprobe ([a-z].*)$", joined, re.MULTILINE)
-    return [shlex.split(line, comments=True) for line in found]
-
-
 def commands(path: Path) -> list[list[str]]:
     return [words for step in steps_of(path) for words in bsprobe_lines(step.get("run", ""))]
-
-
-def parse(words: list[str]) -> None:
-    """Parse a command line as bsprobe would; nothing is run."""
-    name, *arguments = words
-    command = bsprobe.get_command(click.Context(bsprobe), name)
-    if command is None:
-        raise click.UsageError(f"no command {name}")
-    command.make_context(name, arguments)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -100,19 +85,15 @@ def test_a_runner_of_ones_own_is_not_open_to_forks() -> None:
     assert job["if"] == "github.event.pull_request.head.repo.full_name == github.repository"
 
 
-def test_the_readme_shows_the_steps_of_the_examples() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
-    for block, name in zip(blocks, ("predict", "measure"), strict=True):
+def test_the_page_on_ci_shows_the_steps_of_the_examples() -> None:
+    for block, name in zip(blocks(PAGE, "yaml"), ("predict", "measure"), strict=True):
         example = ROOT / ".github" / "examples" / f"bsprobe-{name}.yml"
-        assert example.read_text(encoding="utf-8").endswith(textwrap.indent(block, " " * 6))
+        text = example.read_text(encoding="utf-8")
+        assert text.endswith(textwrap.indent(f"{block}\n", " " * 6))
 
 
-def test_what_the_readme_prepares_parses_and_is_what_the_example_installs() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (block,) = [b for b in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "pip wheel" in b]
-    for words in bsprobe_lines(block):
-        parse(words)
+def test_what_the_page_on_ci_prepares_is_what_the_example_installs() -> None:
+    (block,) = [each for each in blocks(PAGE, "sh") if "pip wheel" in each]
     made = {
         words[words.index("--wheel-dir") + 1]
         for words in map(shlex.split, block.splitlines())

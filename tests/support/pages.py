@@ -1,0 +1,50 @@
+"""Pages in markdown: their commands, blocks and links."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+
+from bsprobe.cli import bsprobe
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of one language, without the newline at their ends."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        block.rstrip("\n") for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    ]
+
+
+def commands_of(page: Path) -> list[str]:
+    """The lines of shell blocks, without comments."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    return [stripped for line in lines if (stripped := re.sub(r"\s+# .*", "", line).strip())]
+
+
+def shown(page: Path) -> list[str]:
+    """Blocks of output."""
+    return blocks(page, "text")
+
+
+def links(page: Path) -> list[Path]:
+    """Files of this repository that a page links to or shows as a picture."""
+    found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    return [page.parent / link for link in found if "://" not in link]
+
+
+def bsprobe_lines(text: str) -> list[list[str]]:
+    """The words after `bsprobe` of every line that runs it."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"(?:^|&& |/)bsprobe ([a-z].*)$", joined, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in found]
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line as bsprobe would; nothing is run."""
+    name, *arguments = words
+    command = bsprobe.get_command(click.Context(bsprobe), name)
+    if command is None:
+        raise click.UsageError(f"no command {name}")
+    command.make_context(name, arguments)
