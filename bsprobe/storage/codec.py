@@ -145,7 +145,7 @@ def _decode_dataclass(kind: type, value: Any, place: str) -> Any:
     fields = {key: _decode(hints[key], item, f"{place}.{key}") for key, item in value.items()}
     try:
         return kind(**fields)
-    except ValueError as error:  # the record's own check
+    except ValueError as error:  # from the record's __post_init__
         raise MalformedError(f"{place}: {error}") from error
 
 

@@ -79,8 +79,8 @@ class JsonLines(Generic[Header, Entry, Contents]):
         """Lock and read a journal, and drop a truncated last line.
 
         Returns:
-            The journal, ready to append to, and its contents; None if there is no journal. A
-            journal without a complete header is removed.
+            The journal, ready to append to, and its contents; None if there is no journal, or if
+            it had no complete header and was removed.
 
         Raises:
             FileError: Another process is writing to the journal, or a complete line is damaged.

@@ -120,12 +120,12 @@ def test_an_explanation_survives_its_file(tmp_path: Path) -> None:
     ],
     ids=["empty", "list", "later", "incomplete", "deep"],
 )
-def test_what_is_no_explanation_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
+def test_an_invalid_explanation_file_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(text, encoding="utf-8")
     with pytest.raises(FileError, match=complaint):
         load_explanation(tmp_path)
 
 
-def test_a_folder_without_an_explanation_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_an_explanation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="does not exist"):
         load_explanation(tmp_path)

@@ -197,7 +197,7 @@ def test_an_ambiguous_or_unknown_name_is_refused_with_the_matching_or_nearest_ca
     assert given == hint if why == "several" else given.startswith(hint)
 
 
-def test_a_custom_card_is_what_was_given() -> None:
+def test_a_custom_card_has_the_given_figures() -> None:
     assert custom_gpu(20 * GIB, "8.6", outside=300 * MIB) == Gpu(
         name="custom 20.0 GiB, compute capability 8.6",
         compute_capability="8.6",

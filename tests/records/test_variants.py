@@ -119,7 +119,7 @@ def test_options_are_spelled_with_dashes() -> None:
     ]
 
 
-def test_a_label_is_precision_and_norm_where_nothing_else_differs() -> None:
+def test_a_label_is_precision_and_norm_if_nothing_else_differs() -> None:
     plain = Variant(model="m", resolution=SIZE)
     amp = replace(plain, precision=Precision.AMP_BF16, norm=Norm.GROUP_AMP)
     assert labels([plain, amp]) == {plain: "fp32 / batch", amp: "amp-bf16 / group-amp"}

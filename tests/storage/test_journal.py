@@ -39,7 +39,7 @@ def complaint(folder: Path) -> FileError:
     return refused.value
 
 
-def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
+def test_appended_trials_are_read_back(tmp_path: Path) -> None:
     data = written(tmp_path, *TRIALS)
     assert data.count(b"\n") == 1 + len(TRIALS)
     assert read_journal(tmp_path) == Contents(
@@ -121,7 +121,7 @@ def test_a_journal_with_only_a_header_can_be_resumed(tmp_path: Path) -> None:
 def test_a_damaged_journal_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     data = written(tmp_path, *TRIALS).replace(b"fits", b"fats")
     (tmp_path / NAME).write_bytes(data)
-    with pytest.raises(FileError, match="'fats' .*Outcome"):
+    with pytest.raises(FileError, match=r"'fats' .*Outcome"):
         Journal.resume(tmp_path)
     assert (tmp_path / NAME).read_bytes() == data
 
@@ -171,7 +171,7 @@ def test_another_version_of_the_format_is_refused(
 
 
 @pytest.mark.parametrize("line", [b"[]", b"null", b'"text"', b"{}"])
-def test_a_first_line_that_is_no_header_is_refused(tmp_path: Path, line: bytes) -> None:
+def test_a_first_line_without_a_header_is_refused(tmp_path: Path, line: bytes) -> None:
     (tmp_path / NAME).write_bytes(line + b"\n")
     assert "has schema version None" in str(complaint(tmp_path))
 

@@ -69,7 +69,7 @@ def test_an_unfinished_run_is_refused_with_the_command_to_finish_it(tmp_path: Pa
 def test_a_folder_without_a_run_is_refused_with_the_runs_in_its_folders(
     tmp_path: Path, run: Run
 ) -> None:
-    with pytest.raises(FileError, match="no run.json") as refused:
+    with pytest.raises(FileError, match=r"no run\.json") as refused:
         load_run(tmp_path)
     assert str(tmp_path) in str(refused.value)
     assert refused.value.hint == "is this the folder of a run?"
