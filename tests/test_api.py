@@ -144,10 +144,8 @@ def test_what_has_no_name_to_import_it_by_is_refused_with_a_hint() -> None:
         "local to a function": local,
         "model: test_what_has_no_name_to_import_it_by_is_refused_with_a_hint.<locals>.<lambda> is "
         "a lambda": lambda: own_training.network(),  # noqa: PLW0108 - that is what is tried
-        "model: a partial object has no name to import it by": functools.partial(
-            own_training.network
-        ),
-        f"model: {__name__} has something else, or nothing, under the name replaced": ORIGINAL,
+        "model: a partial object has no name to import": functools.partial(own_training.network),
+        f"model: {__name__}.replaced is not this object": ORIGINAL,
     }
     for why, model in refused.items():
         with pytest.raises(UsageError) as caught:
@@ -271,4 +269,4 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
 def test_what_was_typed_in_cannot_be_probed(tmp_path: Path) -> None:
     done = commands.python("-", cwd=tmp_path, text=SCRIPT + GO.format(guard="if True:"))
 
-    assert "it is defined in a notebook or typed in, not in a file" in done.stderr
+    assert "is not defined in a file" in done.stderr

@@ -1,1 +1,1 @@
-"""The nouns of bsprobe: frozen, JSON-able records without behaviour of their own."""
+"""Frozen dataclasses that convert to JSON: the data that all parts of bsprobe exchange."""

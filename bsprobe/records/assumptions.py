@@ -1,16 +1,16 @@
-"""Assumptions of a prediction: properties of a network that a trace without data cannot show."""
+"""Assumptions of a prediction about what a trace without data cannot show."""
 
 from enum import StrEnum
 
 
 class Assumption(StrEnum):
-    """An assumption under which a network was predicted, in the words that name it."""
+    """An assumption under which the memory of a network is predicted."""
 
     NOT_COMPILED = "as if not compiled"
-    """Code that goes through `torch.compile` is run as it is written."""
+    """Code under `torch.compile` is traced uncompiled."""
     LARGEST_SIZES = "at the largest sizes"
-    """A size depends on the values of tensors: the largest that it can have is taken."""
+    """A size depends on the values of tensors; the largest possible size is used."""
     LARGEST_BRANCH = "along the largest branch"
-    """A condition depends on the values of tensors: of both branches the larger one is taken."""
+    """A condition depends on the values of tensors; the branch that takes more memory is used."""
     STILL_GROWING = "while memory still grew"
-    """The memory at the end of a step was more than before at the last step that was traced."""
+    """Memory at the end of the last traced step was higher than at the end of the step before."""

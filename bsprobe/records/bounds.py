@@ -1,7 +1,7 @@
-"""The least and the greatest of every number that may be asked for, or stand in a file.
+"""Bounds of the numbers in options, API arguments and files.
 
-Options, the library and files read the same tables, so that nothing is accepted first and refused
-later: whatever follows from numbers that may be asked for is finite, and files take it.
+All of them use the same tables, so that every number that follows from accepted options is finite
+and is accepted in a file.
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """The least and the greatest number that something may be."""
+    """The range of numbers that a field accepts."""
 
     least: float
     most: float
     least_is_open: bool = False
-    """True where the least itself is out of range."""
+    """True if `least` itself is out of range."""
     most_is_open: bool = False
-    """True where the greatest itself is out of range."""
+    """True if `most` itself is out of range."""
 
     def __contains__(self, number: float) -> bool:
-        """True for a number within the bounds; never for NaN."""
+        """Return whether a number is within the bounds; NaN never is."""
         above = number > self.least if self.least_is_open else number >= self.least
         below = number < self.most if self.most_is_open else number <= self.most
         return above and below
 
     def __str__(self) -> str:
-        """The bounds for people: `1 to 1048576`, `1e-06 to less than 1`."""
+        """Format the bounds for messages: `1 to 1048576`, `1e-06 to less than 1`."""
         least = f"more than {_text(self.least)}" if self.least_is_open else _text(self.least)
         most = f"less than {_text(self.most)}" if self.most_is_open else _text(self.most)
         return f"{least} to {most}"
@@ -39,12 +39,12 @@ def _text(number: float) -> str:
 
 
 _BATCH = Bounds(least=1, most=2**20)
-"""A million images fit nowhere, and a product with the processes is exact as a float."""
+"""In images. A million images fit no GPU, and the batch times the processes is exact as a float."""
 _SECONDS = Bounds(least=1e-3, most=1e9)
-"""From a millisecond to 32 years; a lock of Python waits 292 years at most."""
+"""From a millisecond to 32 years; Python's locks accept timeouts of up to 292 years."""
 _SIDE = Bounds(least=32, most=32768)
-"""Of an image, in pixels: a network that reduces by 32 (ResNets without dilation) has nothing left
-below; the largest has 2**30 pixels."""
+"""In pixels. A network that reduces by 32 (ResNets without dilation) has no output for smaller
+images; the largest image has 2**30 pixels."""
 _MEMORY = Bounds(least=1, most=2**50)
 """In bytes. No machine has a PiB, and every number of bytes below 2**53 is exact as a float."""
 
@@ -58,18 +58,18 @@ ASKED: Final[Mapping[str, Bounds]] = MappingProxyType(
         "max_batch": _BATCH,
         "micro_batch": _BATCH,
         "wanted_batch": _BATCH,
-        # Recipes. Adam's rates are about 1e-3; the rest is room for experiments that diverge.
+        # Recipes. Adam's rates are about 1e-3; the range leaves room for runs that diverge.
         "base_learning_rate": Bounds(least=1e-12, most=1e6),
         "base_updates": Bounds(least=1, most=10**9),
         # A millionth of 80 GB is 80 KB, less than one block of PyTorch's allocator.
         "headroom": Bounds(least=1e-6, most=1, most_is_open=True),
-        # Trials and trainings. The median of fewer than three steps says little.
+        # Trials and trainings. The median of fewer than three steps is unreliable.
         "measured_steps": Bounds(least=3, most=1000),
         "warmup_steps": Bounds(least=1, most=1000),
         "trial_timeout_seconds": _SECONDS,
         "time_limit_seconds": _SECONDS,
         "training_timeout_seconds": _SECONDS,
-        # The initial state of PyTorch's generators is 32 bits wide; seeds that follow are larger.
+        # PyTorch's generators are initialised from 32 bits, and derived seeds are larger.
         "seed": Bounds(least=0, most=2**31 - 1),
         "seed_count": Bounds(least=1, most=100),
         "images": Bounds(least=1, most=10**9),
@@ -85,9 +85,9 @@ ASKED: Final[Mapping[str, Bounds]] = MappingProxyType(
         "height": _SIDE,
         "slices": Bounds(least=1, most=32768),
         "width": _SIDE,
-        # Multiples of the first group's learning rate, in an optimizer of the user's own.
+        # Multiples of the first group's learning rate, in a user-supplied optimizer.
         "groups": Bounds(least=0, most=1e6),
-        # Memory, in bytes. A custom card of a TiB is a slip in the unit: the largest of the
+        # Memory, in bytes. A TiB for a custom card is a wrong unit: the largest card of the
         # catalogue has 0.17 TiB.
         "memory_limit_bytes": _MEMORY,
         "rank_limits_bytes": _MEMORY,
@@ -95,16 +95,16 @@ ASKED: Final[Mapping[str, Bounds]] = MappingProxyType(
         # Thresholds of a comparison: shares, and bytes, images or images per second.
         "share": Bounds(least=0, most=10**4),
         "absolute": Bounds(least=0, most=2**50),
-        # Reports, and data that is drawn: the names of images have six digits.
+        # Reports and synthetic images, whose file names have six digits.
         "depth": Bounds(least=1, most=20),
         "sample_images": Bounds(least=1, most=999_999),
     }
 )
-"""Numbers that may be asked for, by the names of the fields that hold them."""
+"""Bounds of options and API arguments, by field name."""
 
 FIGURE: Final = Bounds(least=0, most=2**63 - 1)
-"""Any other number of a file: no count of bytes is larger, and integers far beyond it cannot be
-divided as floats."""
+"""Bounds of any other number in a file. No count of bytes is larger, and much larger integers
+cannot be divided as floats."""
 _FROM_ONE = Bounds(least=1, most=FIGURE.most)
 _ABOVE_ZERO = Bounds(least=0, most=FIGURE.most, least_is_open=True)
 
@@ -121,11 +121,12 @@ HELD: Final[Mapping[str, Bounds]] = MappingProxyType(
     | dict.fromkeys(("base_learning_rate", "images_per_second", "step_seconds"), _ABOVE_ZERO)
     | {
         "headroom": Bounds(least=0, most=1, least_is_open=True, most_is_open=True),
-        # 1e6, scaled from a batch of 1 to one of 2**20 images on each of 2**16 processes.
+        # The largest base rate, scaled from a batch of 1 to 2**20 images on each of 2**16
+        # processes.
         "learning_rate": Bounds(least=0, most=1e18, least_is_open=True),
-        # That, a million times.
+        # The largest learning rate times the largest multiple of a group.
         "group_learning_rates": Bounds(least=0, most=1e24),
     }
 )  # fmt: skip
-"""Numbers that a file may hold, by the names of their fields, where `FIGURE` is not enough. They
-are wider than what may be asked for: files hold what follows from it as well."""
+"""Bounds of numbers in a file, by field name; `FIGURE` applies to all other fields. They are wider
+than `ASKED`, because files also hold numbers that are computed from the options."""

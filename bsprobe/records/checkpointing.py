@@ -1,34 +1,34 @@
-"""The modules that activation checkpointing recomputes, and the ways of asking for it."""
+"""Modules that activation checkpointing recomputes, and how it is switched on."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class CheckpointWay(StrEnum):
-    """The way in which a module is made to recompute its inside in the backward pass."""
+    """A method of making a module recompute its activations in the backward pass."""
 
     BLOCK = "block"
-    """Its forward runs in `torch.utils.checkpoint.checkpoint`."""
+    """The module's forward runs in `torch.utils.checkpoint.checkpoint`."""
     SEGMENTS = "segments"
-    """It is an `nn.Sequential`, of which stretches of layers run in it one by one."""
+    """The module is an `nn.Sequential`; each segment of its layers is checkpointed."""
     TIMM = "set_grad_checkpointing"
-    """By its own method, as timm's networks have it."""
+    """The method of timm's networks."""
     TRANSFORMERS = "gradient_checkpointing_enable"
-    """By its own method, as transformers' networks have it."""
+    """The method of transformers' networks."""
     TRANSFORMERS_LATER = "activation_checkpointing_enable"
-    """By the name that transformers 5 gave this method."""
+    """The name of that method in transformers 5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpointed:
-    """Modules of a network that are recomputed in one way."""
+    """Modules of a network that are recomputed by one method."""
 
     modules: str
-    """A pattern of dotted names (fnmatch), as `--checkpoint-blocks` takes it; empty: the network
-    itself."""
+    """An fnmatch pattern of dotted names, as in `--checkpoint-blocks`; empty for the whole
+    network."""
     way: CheckpointWay
 
 
 def parsed_patterns(text: str) -> tuple[str, ...]:
-    """The patterns of a comma-separated list, each once."""
+    """Split a comma-separated list of patterns and drop duplicates."""
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

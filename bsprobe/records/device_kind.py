@@ -1,4 +1,4 @@
-"""The kind of a device: it decides what a failure means, and what a report may compare."""
+"""Kinds of devices, which decide how failures are classified and which results are comparable."""
 
 from enum import StrEnum
 from typing import Final
@@ -14,16 +14,16 @@ class DeviceKind(StrEnum):
 
     CUDA = "cuda"
     CPU = "cpu"
-    """The memory is the machine's own, under a limit."""
+    """The CPU with the machine's memory, under a limit."""
     SIMULATED = "simulated"
-    """A GPU that is not there; its trials are predicted."""
+    """A GPU of the catalogue; its trials are predicted."""
 
 
 def check_cpu_limit(limit_bytes: int) -> None:
-    """Refuse a memory limit under which nothing runs on the CPU.
+    """Check that a memory limit is large enough for a trial on the CPU.
 
     Raises:
-        DeviceError: It is too small.
+        DeviceError: The limit is too small.
     """
     if limit_bytes < _LEAST_ON_CPU:
         raise DeviceError(

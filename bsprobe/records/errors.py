@@ -1,12 +1,12 @@
-"""The errors that a person is meant to read: one line, a hint, an exit code."""
+"""Errors with a one-line message, a hint and an exit code."""
 
 
 class BsprobeError(Exception):
-    """Something the user can act on; shown as one line and a hint, never as a traceback.
+    """An error that the user can act on; shown without a traceback.
 
     Attributes:
-        hint: What to type or to look at next, or None.
-        exit_code: The exit status of the command that this error ends.
+        hint: The next step for the user, or None.
+        exit_code: The exit status of a command that ends with this error.
     """
 
     exit_code = 2
@@ -17,34 +17,34 @@ class BsprobeError(Exception):
 
 
 class UsageError(BsprobeError):
-    """A value that was given is unknown, out of range or contradicts another."""
+    """An option or argument is unknown, out of range or contradicts another."""
 
 
 class DeviceError(BsprobeError):
-    """The device that was asked for is absent, or is there and cannot be used."""
+    """The requested device does not exist or cannot be used."""
 
 
 class FileError(BsprobeError):
-    """A file or folder cannot be read, written, or is not what it should be."""
+    """A file or folder cannot be read or written, or has the wrong content."""
 
 
 class NotComparableError(BsprobeError):
-    """Two runs differ in more than what is compared, so that no comparison would mean anything."""
+    """Two runs differ in settings other than the one that is compared."""
 
 
 class MissingPackageError(BsprobeError):
-    """A package that bsprobe requires is not installed."""
+    """A required package is not installed."""
 
 
 class WorkerError(BsprobeError):
-    """The process that runs the trials could not be started or spoke nonsense."""
+    """The worker process could not be started or sent an invalid message."""
 
 
 class OutOfReachError(WorkerError):
-    """The other processes of a run cannot be reached: nobody else can say so."""
+    """The other processes of a run cannot be reached."""
 
 
 class InterruptedRunError(BsprobeError):
-    """The user stopped the command; what was measured is on the disk."""
+    """The user stopped the command; finished trials are on disk."""
 
     exit_code = 130

@@ -1,7 +1,7 @@
-"""Records of a training step's memory, and the ways to add them up.
+"""Records of the memory of a training step, and sums of them by kind, module and operator.
 
-Everything that is held at the peak is a `Allocation`; each view (by kind, by module, by operator)
-groups the same allocations and ends with the same two rests, so that all add up to the peak.
+Each view groups the allocations at the peak and ends with the same two remainders (rounding, and
+memory outside the allocator), so that every view adds up to the peak.
 """
 
 from collections import Counter
@@ -13,49 +13,50 @@ from bsprobe.records.trials import Measurement, ModelFacts, Source, TrialSpec
 from bsprobe.records.variants import Variant
 
 EXPLANATION_VERSION = 2
-"""The version of `explanation.json`."""
+"""The schema version of `explanation.json`."""
 SNAPSHOT = "snapshot.pickle"
-"""The simulated step, for PyTorch's own viewer."""
+"""The file of the simulated step, for PyTorch's memory viewer."""
 RECORDED_SNAPSHOT = "recorded-snapshot.pickle"
-"""The file of what PyTorch recorded on a GPU, for its own viewer."""
+"""The file of the step that PyTorch recorded on a GPU, for its memory viewer."""
 ROUNDING = "rounding and fragmentation"
-"""Reserved by PyTorch's allocator, but asked for by nobody."""
+"""Bytes reserved by PyTorch's allocator beyond the requested sizes."""
 OUTSIDE = "outside the allocator"
-"""The CUDA context, kernels and libraries."""
+"""Bytes of the CUDA context, kernels and libraries."""
 NO_MODULE = "batch, loss, optimizer"
-"""The name for what belongs to no module of the network."""
+"""The row of allocations that belong to no module of the network."""
 OTHER_MODULES = "other modules"
 NOT_ATTRIBUTED = "not attributed"
-"""Module and kind of what a GPU was asked for where nothing like it was predicted."""
+"""Module and kind of a recorded allocation that matches no predicted one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """The memory of one kind that one operator of one module holds at the peak."""
+    """Memory of one kind, operator, module and phase at the peak."""
 
     module: str
-    """Dotted path in the network; empty for what belongs to no module."""
+    """Dotted path in the network; empty if the memory belongs to no module."""
     kind: str
     operator: str
     phase: str
     """The phase in which it was allocated."""
     size_bytes: int
-    """As asked for, before the allocator rounds."""
+    """Requested bytes, before the allocator rounds."""
     per_image_bytes: int
-    """The part that each image adds; zero throughout where `Explanation.scales` is false."""
+    """Bytes per additional image; zero if `Explanation.scales` is false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """The beginning of a phase on the time line."""
+    """The start of a phase in a time line."""
 
     phase: str
     event: int
+    """The number of the first event of the phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One area of a stacked picture: bytes at each sample."""
+    """One area of a stacked plot: bytes at each sample."""
 
     name: str
     sizes_bytes: tuple[int, ...]
@@ -63,18 +64,18 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTimeline:
-    """Memory over one step, at the fullest moment of each of some hundred stretches."""
+    """Memory over one step, as the maximum of each of a few hundred intervals."""
 
     events: int
-    """Allocations, frees and kernels with memory of their own in the step."""
+    """The number of allocations, frees and kernels with a workspace in the step."""
     marks: tuple[Mark, ...]
     at: tuple[int, ...]
-    """The event of each sample."""
+    """The event number of each sample."""
     reserved_bytes: tuple[int, ...]
     by_kind: tuple[Series, ...]
     by_module: tuple[Series, ...]
     next_allocated_bytes: tuple[int, ...] = ()
-    """Bytes allocated at the same events with one image more; empty where not known."""
+    """Allocated bytes at the same events with one more image; empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,103 +85,103 @@ class Explanation:
     spec: TrialSpec
     source: Source
     fits: bool
-    """False: it does not fit, and was played on a card without end."""
+    """False if the batch does not fit; the step is then simulated with unlimited memory."""
     capacity_bytes: int
-    """Bytes that a trial may hold."""
+    """The bytes that a trial may hold."""
     outside_allocator_bytes: int
     phase: str
     """The phase of the step at the peak."""
     module: str
     operator: str
     allocations: tuple[Allocation, ...]
-    """Allocations at the peak, by module, kind, operator and phase; the largest first."""
+    """Allocations at the peak, one per module, kind, operator and phase; the largest first."""
     peak_allocated_bytes: int
     peak_reserved_bytes: int
     scales: bool
-    """True where the parts per image are known: the operators are the same at other batches."""
+    """True if the bytes per image are known: other batches run the same operators."""
     next_peak_bytes: int | None = None
-    """Bytes with one image more, on a card without end; None where it cannot be played."""
+    """The peak with one more image and unlimited memory; None if it cannot be simulated."""
     model: ModelFacts | None = None
-    """Facts of the network; None in files of earlier versions."""
+    """None in files of earlier versions."""
     timeline: StepTimeline
 
     @property
     def peak_bytes(self) -> int:
-        """The most the step holds of the card: reserved, and outside the allocator."""
+        """Peak bytes of the process: reserved and outside the allocator."""
         return self.peak_reserved_bytes + self.outside_allocator_bytes
 
     @property
     def rounding_bytes(self) -> int:
-        """Reserved at the most, less what was asked for at the peak."""
+        """Peak reserved bytes minus the requested bytes at the peak."""
         return self.peak_reserved_bytes - sum(each.size_bytes for each in self.allocations)
 
     @property
     def per_image_bytes(self) -> int:
-        """Bytes that one image more adds to what is asked for at the peak."""
+        """Requested bytes that one more image adds to the peak."""
         return sum(each.per_image_bytes for each in self.allocations)
 
     @property
     def fixed_bytes(self) -> int:
-        """The peak without the part that grows: rounding, fragmentation and outside included."""
+        """The part of `peak_bytes` that does not grow with the batch, in bytes."""
         return self.peak_bytes - self.spec.batch_size * self.per_image_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedTrial:
-    """A trial that ran on a GPU while PyTorch recorded what its allocator did."""
+    """A trial that ran on a GPU while PyTorch recorded its allocator."""
 
     spec: TrialSpec
     measurement: Measurement
     phases: tuple[str, ...]
-    """Phases that it reported, in order; the snapshot has a mark for each."""
+    """The reported phases, in order; the snapshot has a mark for each."""
     device_index: int
     capacity_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredSide:
-    """The measurements of the GPU in the machine, beside the prediction for it."""
+    """Measurements of the machine's GPU, shown beside the prediction for it."""
 
     device: DeviceInfo
     boundary: Boundary | None = None
-    """Found by trials; None where the batch was named."""
+    """Found by trials; None if the batch was given."""
     explanation: Explanation | None = None
-    """Of a recorded trial; None where it did not run."""
+    """Of the recorded trial; None if the trial did not run."""
     failure: str = ""
-    """The reason why it did not run; else empty."""
+    """The reason if the trial did not run, else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemedyResult:
-    """The effect of one change, found by the search that `bsprobe run` makes."""
+    """The effect of one change that saves memory, found by the search of `bsprobe run`."""
 
     name: str
     command: str
-    """Text to add to a command line, or to put before it."""
+    """Options to add to the command line, or environment variables to put before it."""
     cost: str
-    """Its price in a few words; `none` where there is none."""
+    """The cost in a few words, or `none`."""
     variant: Variant
     accumulation_steps: int = 1
-    """More than one: the largest batch is the micro-batch that still runs accumulated."""
+    """Micro-batches per update; above one, `largest` is the micro-batch that runs accumulated."""
     boundary: Boundary | None = None
-    """None where the change is impossible."""
+    """None if the change is impossible."""
     peak_bytes: int | None = None
-    """At the batch that is explained, on a card without end where it would not fit."""
+    """At the explained batch, with unlimited memory if the batch does not fit."""
     per_image_bytes: int | None = None
     impossible: str = ""
-    """The reason why it cannot be done with this network; else empty."""
+    """The reason if the change is impossible with this network, else empty."""
 
     @property
     def largest(self) -> int:
-        """The largest batch it gives; zero where none runs."""
+        """The largest batch with the change; zero if none runs."""
         return 0 if self.boundary is None else self.boundary.largest or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplanationReport:
-    """All that `bsprobe explain` finds out about one variant: the content of its JSON file.
+    """The result of `bsprobe explain` for one variant, and the content of its JSON file.
 
-    All of it is predicted but `measured`.
+    Everything except `measured` is predicted.
     """
 
     schema_version: int
@@ -188,45 +189,58 @@ class ExplanationReport:
     device: DeviceInfo
     variant: Variant
     boundary: Boundary
-    """Of the variant as it is."""
+    """Of the variant without remedies."""
     explanation: Explanation
     remedies: tuple[RemedyResult, ...]
     """Best first."""
     measured: MeasuredSide | None = None
-    """None where there is no GPU, or a card was named."""
+    """None if the machine has no GPU or a card was given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A group of allocations, or one of the two rests."""
+    """A group of allocations, or one of the two remainders."""
 
     name: str
     size_bytes: int
     per_image_bytes: int
-    """Of the prediction, where one stands beside what was measured."""
+    """Of the prediction, if measurement and prediction are compared."""
     depth: int = 0
-    """Its depth in the tree; the parts of a row follow it, one deeper."""
+    """Depth in the tree; the children of a row follow it, one level deeper."""
     predicted_bytes: int = 0
-    """Of a measured row: what was predicted for it."""
+    """The predicted size of a measured row."""
 
 
 def by_kind(explanation: Explanation, beside: Explanation | None = None) -> list[Row]:
-    """Bytes of each kind of memory, largest first, and the two rests: together the peak.
+    """Sum the peak by kind of memory.
 
     Args:
-        explanation: What is added up.
-        beside: The prediction for it, where it is measured; each row then has both.
+        explanation: The explanation to sum.
+        beside: The prediction for a measured explanation; each row then has both sizes.
+
+    Returns:
+        The rows, the largest first, then the two remainders; they add up to the peak.
     """
     return _view(explanation, beside, lambda each: each.kind)
 
 
 def by_operator(explanation: Explanation, beside: Explanation | None = None) -> list[Row]:
-    """Bytes of each operator's results and kernels, and the two rests, as `by_kind`."""
+    """Sum the peak by operator, as `by_kind`."""
     return _view(explanation, beside, lambda each: each.operator)
 
 
 def by_module(explanation: Explanation, depth: int, beside: Explanation | None = None) -> list[Row]:
-    """The tree of modules down to a depth, as `by_kind`; its top level adds up to the peak."""
+    """Sum the peak by module.
+
+    Args:
+        explanation: The explanation to sum.
+        depth: The number of levels in the tree.
+        beside: The prediction for a measured explanation; each row then has both sizes.
+
+    Returns:
+        The rows of the tree, each followed by its children, then the two remainders. The rows at
+        depth 0 add up to the peak.
+    """
     return [
         *_branches(explanation.allocations, _allocations(beside), 1, depth),
         *_rests(explanation, beside),
@@ -234,7 +248,7 @@ def by_module(explanation: Explanation, depth: int, beside: Explanation | None =
 
 
 def module_at(module: str, depth: int) -> str:
-    """The part of a module's path down to a depth: `layer3.4` of `layer3.4.conv1` at 2."""
+    """Shorten a module's path to a depth: `layer3.4` for `layer3.4.conv1` at 2."""
     return ".".join(module.split(".")[:depth]) or NO_MODULE
 
 

@@ -1,9 +1,11 @@
-"""The meaning of a failure: out of memory, a kernel limit, a bug; decided without torch.
+"""Classification of failed trials: out of memory, kernel limit or bug. Needs no torch.
 
-The messages were collected from the trackers of PyTorch and of the tools around it. Three traps
-shape the rules: a full stop after "out of memory" or the letters CUDA before it are both absent
-from real messages, a bug that merely mentions memory must never shrink the batch, and a process
-that died says nothing of memory by itself.
+The messages were collected from the issue trackers of PyTorch and related tools. The rules follow
+from three observations:
+
+- Real messages may lack the full stop after "out of memory" and the "CUDA" before it.
+- A bug whose message mentions memory must not shrink the batch.
+- The death of a process alone is no evidence of a lack of memory.
 """
 
 import signal
@@ -17,19 +19,19 @@ from bsprobe.records.device_kind import DeviceKind
 
 
 class Outcome(StrEnum):
-    """The end of a trial."""
+    """The outcome of a trial."""
 
     FITS = "fits"
     FITS_WITH_RETRIES = "fits with allocator retries"
-    """It ran, but only because the allocator emptied its cache and tried again: slow."""
+    """The trial ran after the allocator had emptied its cache and retried, which is slow."""
     OUT_OF_MEMORY = "out of memory"
-    """The memory that the trial is about has ended: the card's, or the limit of a CPU device."""
+    """The memory of the GPU, or the memory limit of a CPU device, was exhausted."""
     HOST_MEMORY = "host memory"
-    """The machine's memory has ended, not the card's: that says nothing of the batch."""
+    """The machine's memory was exhausted, not the GPU's; the batch may fit the GPU."""
     KERNEL_LIMIT = "kernel limit"
-    """A tensor passed 2**31 elements in a kernel that counts with 32 bits: not memory."""
+    """A tensor has more elements than a kernel with 32-bit indices supports (2**31)."""
     BATCH_TOO_SMALL = "batch too small"
-    """BatchNorm met a 1x1 map with one image: the model needs a larger batch."""
+    """BatchNorm got one value per channel (one image, 1x1 map); the model needs a larger batch."""
     FAILED = "failed"
     TIMED_OUT = "timed out"
 
@@ -37,40 +39,41 @@ class Outcome(StrEnum):
 RAN = frozenset({Outcome.FITS, Outcome.FITS_WITH_RETRIES})
 """The outcomes of a trial whose steps all ran."""
 TOO_LARGE = frozenset({Outcome.OUT_OF_MEMORY, Outcome.KERNEL_LIMIT})
-"""The outcomes of a batch that no larger one can be expected to run beyond."""
+"""The outcomes of a batch after which no larger batch is expected to run."""
 
 
 class Certainty(StrEnum):
-    """The certainty of a classification; "probable" wants a smaller batch to succeed afterwards."""
+    """The certainty of a classification."""
 
     CERTAIN = "certain"
     PROBABLE = "probable"
+    """To be confirmed by a smaller batch that runs."""
     UNEXPLAINED = "unexplained"
-    """A process died, and nothing says of what."""
+    """The process died without evidence of the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The meaning of a failure, and the words that say so."""
+    """The classification of a failure and its evidence."""
 
     outcome: Outcome
     certainty: Certainty = Certainty.CERTAIN
     evidence: str = ""
-    """The type, phrase or exit status that decided."""
+    """The exception type, phrase or exit status that decided."""
 
 
 class KernelKill(StrEnum):
-    """Evidence that the kernel has killed a process for want of memory."""
+    """Evidence that the kernel's out-of-memory killer has killed a process."""
 
     OWN_GROUP = "oom_kill of its control group"
-    """The counter of the process's own memory control group has moved."""
+    """The `oom_kill` counter of the process's memory control group has increased."""
     MACHINE = "oom_kill of the machine"
-    """The counter of the whole machine has moved, and the process had filled its limit."""
+    """The machine's `oom_kill` counter has increased, and the process had reached its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Signs:
-    """The types of exceptions, and the phrases, by which the end of one memory is known."""
+    """Exception types and phrases that show that one kind of memory is exhausted."""
 
     types: tuple[str, ...]
     certain: tuple[str, ...] = ()
@@ -89,7 +92,7 @@ _HOST = _Signs(
         "OpenBLAS error: Memory allocation still failed",
     ),
     probable=(
-        # oneDNN on the CPU, when its scratch memory cannot be had.
+        # oneDNN on the CPU, if its scratch memory cannot be allocated.
         "could not create a memory",
         "could not create a primitive",
         "could not execute a primitive",
@@ -140,11 +143,11 @@ _CARD = _Signs(
     ),
 )
 _SIMULATED = _Signs(types=("SimulatedOutOfMemoryError",))
-"""Whatever else a prediction says of memory is said of the machine that predicts."""
+"""Any other sign is about the memory of the machine that predicts, which is host memory."""
 _SIGNS: Final[Mapping[DeviceKind, _Signs]] = MappingProxyType(
     {DeviceKind.CPU: _HOST, DeviceKind.CUDA: _CARD, DeviceKind.SIMULATED: _SIMULATED}
 )
-"""By kind of device, the signs of the end of the memory that its trials are about."""
+"""By kind of device, the signs that its memory is exhausted."""
 _BATCH_TOO_SMALL = ("Expected more than 1 value per channel",)
 _BUGS = ("illegal memory access", "device-side assert", "required rank")
 _KERNEL_LIMITS = (
@@ -160,9 +163,9 @@ _KERNEL_LIMITS = (
     "invalid configuration argument",
 )
 _SIZE_MISMATCHES = ("Sizes of tensors must match", "must match the size of tensor b")
-"""The messages of `torch.cat` and of arithmetic."""
+"""Messages of `torch.cat` and of elementwise operators."""
 STOPPED_WITH_ITS_PEERS = "stopped: another process had failed"
-"""The message for a process that waited for one that would not come any more."""
+"""The message of a process that was waiting for a peer that had failed."""
 _LOST_PEERS = (
     STOPPED_WITH_ITS_PEERS,
     # Gloo, over TCP.
@@ -170,30 +173,31 @@ _LOST_PEERS = (
     "Connection reset by peer",
     "Application timeout caused pair closure",
     "Timed out waiting",
-    # NCCL, and PyTorch's watchdog over it.
+    # NCCL and PyTorch's NCCL watchdog.
     "ncclRemoteError",
     "ncclSystemError",
     "NCCL communicator was aborted",
     "Watchdog caught collective operation timeout",
-    # The store at which a group meets.
+    # The store for the rendezvous of a process group.
     "failed to recv, got 0 bytes",
     "wait timeout after",
     "Broken pipe",
 )
 _SIGKILL: Final = 9
-"""Windows has no name for it."""
+"""Python's `signal` module lacks SIGKILL on Windows."""
 
 
 def classify(kind: DeviceKind, *, types: Sequence[str] = (), message: str = "") -> Verdict:
-    """Say what a failed trial means.
+    """Classify the failure of a trial.
 
     Args:
-        kind: The kind of device that it ran on.
-        types: Names of the exception's class and its bases; none if the process died.
-        message: The exception's text, or the last words on the process's standard error.
+        kind: The kind of device that the trial ran on.
+        types: Names of the exception's class and its bases; empty if the process died.
+        message: The exception's text, or the end of the process's standard error.
 
     Returns:
-        The verdict. What is not recognised is a bug: it stops a variant, it never shrinks a batch.
+        The verdict. An unrecognised failure is a bug: it stops the variant and does not shrink
+        the batch.
     """
     for phrases, outcome in (
         (_BATCH_TOO_SMALL, Outcome.BATCH_TOO_SMALL),
@@ -211,13 +215,16 @@ def classify(kind: DeviceKind, *, types: Sequence[str] = (), message: str = "") 
 def classify_death(
     kind: DeviceKind, *, exit_status: int, last_words: str = "", killed: KernelKill | None = None
 ) -> Verdict:
-    """Say what the death of a trial's process means: out of memory only with evidence of it.
+    """Classify the death of a trial's process; out of memory needs evidence.
 
     Args:
-        kind: The kind of device that it ran on.
-        exit_status: Negative for a signal, as `Popen` has it; a positive status is no signal.
-        last_words: What the trial left on its standard error.
-        killed: Evidence that the kernel killed it.
+        kind: The kind of device that the trial ran on.
+        exit_status: The status as `Popen.returncode` has it: negative for a signal.
+        last_words: The end of the process's standard error.
+        killed: Evidence that the kernel killed the process.
+
+    Returns:
+        The verdict; without evidence its certainty is `UNEXPLAINED`.
     """
     said = classify(kind, message=last_words)
     if said.evidence:
@@ -237,11 +244,13 @@ def classify_death(
 
 
 def is_evidence(kind: DeviceKind, evidence: str) -> bool:
-    """Tell evidence of the end of a trial's memory from what once was taken for it.
+    """Return whether recorded evidence still counts as evidence of a lack of memory.
+
+    Earlier versions accepted more.
 
     Args:
         kind: The kind of device that the trial ran on.
-        evidence: As it was recorded.
+        evidence: `Failure.evidence` of the recorded trial.
     """
     signs = _SIGNS[kind]
     kills = tuple(KernelKill) if kind is DeviceKind.CPU else ()
@@ -249,17 +258,17 @@ def is_evidence(kind: DeviceKind, evidence: str) -> bool:
 
 
 def is_loss_of_peer(message: str) -> bool:
-    """True where a process failed only because another one, with which it worked, was gone."""
+    """Return whether a process failed because a peer process was gone."""
     return _first_in(message, _LOST_PEERS) is not None
 
 
 def is_mismatch_of_sizes(message: str) -> bool:
-    """True where tensors of unequal sizes met, as those of a U-Net do at sizes that are odd."""
+    """Return whether tensors had unequal sizes, as in a U-Net with an odd image size."""
     return _first_in(message, _SIZE_MISMATCHES) is not None
 
 
 def manner_of_death(exit_status: int) -> str:
-    """The name of the signal that ended a process, or its exit status."""
+    """Describe an exit status: the name of the signal, or the number."""
     try:
         return f"killed by {signal.Signals(-exit_status).name}"
     except ValueError:

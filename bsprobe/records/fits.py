@@ -1,4 +1,4 @@
-"""The answer to which GPU a network needs: the largest batch of each variant on each card."""
+"""Results of `bsprobe gpus --fit`: the largest batch of each variant on each card."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,23 @@ from bsprobe.records.variants import Variant
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFit:
-    """The largest batch of a variant that one card runs, by prediction."""
+    """The predicted largest batch of one variant on one card."""
 
     gpu: Gpu
     variant: Variant
     largest: int | None
-    """None where not even the smallest batch fits."""
+    """None if not even the smallest batch fits."""
     next_outcome: Outcome | None
-    """The outcome of the next batch; None where no larger one was asked for."""
+    """The outcome of batch `largest` + 1, or of the smallest batch if none fits; None if that batch
+    was not predicted."""
     assumptions: tuple[Assumption, ...] = ()
     """As in `ModelFacts`."""
     notes: tuple[str, ...] = ()
-    """Sentences on how the workspaces of convolutions were found."""
+    """Sentences about the source of the workspaces of convolutions."""
 
     @property
     def largest_words(self) -> str:
-        """The largest batch, `>=4096` where larger ones may run; empty where none does."""
+        """The largest batch; `>=4096` if larger batches may run, empty if none runs."""
         if self.largest is None:
             return ""
         return f"{'>=' if self.next_outcome is None else ''}{self.largest}"
@@ -34,29 +35,29 @@ class CardFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitting:
-    """Everything that `bsprobe gpus --fit` found; what is written to `fit.json`."""
+    """The result of `bsprobe gpus --fit`, and the content of `fit.json`."""
 
     schema_version: int = SCHEMA_VERSION
     environment: Environment
     wanted_batch: int | None
-    """The batch that was asked for, or None."""
+    """The requested batch, or None."""
     fits: tuple[CardFit, ...]
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """The variants, in the order they were asked for."""
+        """The variants in the requested order."""
         return tuple(dict.fromkeys(fit.variant for fit in self.fits))
 
     @property
     def cards(self) -> tuple[Gpu, ...]:
-        """The cards, the one with the least usable memory first."""
+        """The cards in ascending order of total memory."""
         cards = dict.fromkeys(fit.gpu for fit in self.fits)
         return tuple(sorted(cards, key=lambda gpu: (gpu.total_bytes, gpu.name)))
 
     def largest(self, gpu: Gpu, variant: Variant) -> int | None:
-        """The largest batch of a variant on a card."""
+        """Return the largest batch of a variant on a card."""
         return self.fit_of(gpu, variant).largest
 
     def fit_of(self, gpu: Gpu, variant: Variant) -> CardFit:
-        """The answer for a variant on a card."""
+        """Return the result of a variant on a card."""
         return next(f for f in self.fits if (f.gpu, f.variant) == (gpu, variant))

@@ -1,29 +1,31 @@
-"""The catalogue of GPUs: what each offers a training process, and where the figures come from.
+"""The catalogue of GPUs: their memory, and the sources of the figures.
 
-Every figure of `gpus.csv` was published by somebody who had the card, and stands beside the text
-that it was read from: an issue, or the words to search for. Where bsprobe itself was run on the
-card, what it measured there takes their place. Totals are the lowest seen: newer
-drivers keep up to 200 MiB more for themselves (RTX 2080 Ti, T4).
+Every figure of `gpus.csv` was published by somebody who had the card. Its source stands beside it:
+an issue, or the words to search for. Measurements by bsprobe on the card replace published
+figures. Totals are the lowest published ones: newer drivers reserve up to 200 MiB more
+(RTX 2080 Ti, T4).
 
-Memory outside the allocator is the median of what PyTorch's out-of-memory texts give as memory in
-use, less allocated, less reserved but unallocated; it is written as that sum, and each term is
-rounded to 0.01 GiB. "(of 47.53 GiB)" marks texts that do not name the card: their total capacity
-does. Left out are texts that show CUDA graphs or several GPUs and lie far above a card's others.
+Memory outside the allocator comes from PyTorch's out-of-memory messages: the median of (memory in
+use - allocated - reserved but unallocated). The source column holds these differences; each term
+is rounded to 0.01 GiB. "(of 47.53 GiB)" marks messages that do not name the card; their total
+capacity identifies it. Messages with CUDA graphs or several GPUs are left out if they lie far
+above the others of the card.
 
-That one figure a card serves every network: since 1.13 PyTorch loads a kernel when it is first
-called (`CUDA_MODULE_LOADING=LAZY`, pytorch/pytorch#86509, where a process shrank from 667 to
-287 MB), so the libraries add little to the context. The texts are all from later versions, and
-those of convolutional networks (RTX A6000, 304 to 326 MiB) lie among those of language models.
+One figure per card is enough for all networks: since 1.13 PyTorch loads a kernel at its first call
+(`CUDA_MODULE_LOADING=LAZY`, pytorch/pytorch#86509, where a process shrank from 667 to 287 MB), so
+the libraries add little to the context. All messages are from later versions, and those of
+convolutional networks (RTX A6000, 304 to 326 MiB) lie among those of language models.
 
-Where nothing was found the cell is empty, and an estimate is made from the cards that have
-evidence:
+Cells without evidence are empty, and their figures are estimated from the other cards:
 
-- *Total memory*: `nominal_mib`, which is what nvidia-smi shows, less what PyTorch sees less on the
-  cards of the same compute capability (the median; of all cards where that one has no evidence).
-- *Memory outside the allocator*: the multiprocessors of the card, times what each takes on the
-  cards of the same compute capability (the median, as above). A context reserves memory for the
-  stacks of all threads that may run at once: the evidence grows with the multiprocessors, and is
-  highest on the capabilities whose multiprocessors hold 2048 threads (7.0, 8.0, 9.0, 10.0).
+- *Total memory*: `nominal_mib` (shown by nvidia-smi) minus the median of (nominal - total) of the
+  cards with the same compute capability.
+- *Memory outside the allocator*: the number of multiprocessors times the median per multiprocessor
+  of the cards with the same compute capability. A context reserves memory for the stacks of all
+  resident threads: the evidence grows with the number of multiprocessors, and is highest for the
+  capabilities with 2048 threads per multiprocessor (7.0, 8.0, 9.0, 10.0).
+
+Both medians are over all cards if those of the compute capability have no evidence.
 """
 
 import csv
@@ -40,7 +42,7 @@ from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.units import MIB, format_bytes
 
 ESTIMATE = "estimate"
-"""The source of a figure without evidence: the rules are those at the top of this module."""
+"""The source of an estimated figure; the module's docstring has the rules."""
 COLUMNS = (
     "name",
     "compute_capability",
@@ -51,43 +53,42 @@ COLUMNS = (
     "outside_mib",
     "outside_source",
 )
-"""The columns of `gpus.csv`; the last four are empty where there is no evidence."""
+"""The columns of `gpus.csv`; the last four are empty without evidence."""
 FIRST_WITH_TENSOR_CORES = (7, 0)
 DEFAULT_GPU = "RTX 3090"
-"""The card that is predicted for where there is no GPU and none is named.
+"""The card for predictions if the machine has no GPU and none is given.
 
-24 GB is the middle of what dense prediction is trained on: advice is given for "12-24 GB", no
-consumer card had more from 2018 to 2024, and RTX 4090, A5000, A10G and L4 offer within 7 % of the
-same. Of these the RTX 3090 is the one that timm's published benchmark was run on, so that what is
-predicted for it can be checked.
+24 GB is typical for dense prediction: advice is written for "12-24 GB", no consumer card had more
+from 2018 to 2024, and RTX 4090, A5000, A10G and L4 have the same memory within 7 %. timm's
+published benchmark used the RTX 3090, so that predictions for it can be checked.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A graphics card as a training process meets it."""
+    """A GPU with the memory that a training process can use."""
 
     name: str
     compute_capability: str
     """As NVIDIA writes it: `8.6`."""
     total_bytes: int
-    """As `torch.cuda.get_device_properties` reports it; the lowest seen where drivers differ."""
+    """As `torch.cuda.get_device_properties` reports it; the lowest value if drivers differ."""
     total_source: str
-    """The publication of the total, or `estimate`."""
+    """The source of `total_bytes`, or `estimate`."""
     outside_allocator_bytes: int
     """Held by a training process but not by PyTorch's allocator: context, kernels, libraries."""
     outside_source: str
-    """Its publication, or `estimate`."""
+    """The source of `outside_allocator_bytes`, or `estimate`."""
 
     @property
     def capability(self) -> tuple[int, int]:
-        """The compute capability as two numbers."""
+        """The compute capability as (major, minor)."""
         major, minor = self.compute_capability.split(".")
         return int(major), int(minor)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on what the card does not run.
+        """Sentences about software and precisions that the card does not support.
 
         Source: the release notes of PyTorch 2.8, and the table in pytorch/pytorch#172352.
         """
@@ -102,13 +103,13 @@ class Gpu:
 
     @property
     def allocator_bytes(self) -> int:
-        """Bytes that PyTorch's allocator can reserve where no other process holds memory."""
+        """Bytes that PyTorch's allocator can reserve if no other process holds memory."""
         return self.total_bytes - self.outside_allocator_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """A line of `gpus.csv`: sizes in MiB, None where there is no evidence."""
+    """A line of `gpus.csv`: sizes in MiB, None without evidence."""
 
     name: str
     compute_capability: str
@@ -122,7 +123,7 @@ class _Line:
 
 @cache
 def catalogue() -> tuple[Gpu, ...]:
-    """All cards, in the order of the file."""
+    """Return all cards, in the order of `gpus.csv`."""
     text = (resources.files("bsprobe.records") / "gpus.csv").read_text(encoding="utf-8")
     lines = tuple(_line(row) for row in csv.DictReader(text.splitlines(), strict=True))
     return tuple(_gpu(line, lines) for line in lines)
@@ -132,33 +133,33 @@ _ANOTHER = "; for another: --gpu custom --capacity 20GiB --compute-capability 8.
 
 
 def find_gpu(text: str) -> Gpu:
-    """The card that a name means: case, maker and punctuation do not matter (`rtx4090`, `A100`).
+    """Find a card by name, ignoring case, maker and punctuation (`rtx4090`, `a6000`).
 
     Raises:
-        UsageError: No card has that name (the nearest is suggested), or several have.
+        UsageError: No card matches (the nearest name is suggested), or several match.
     """
     found = _found(text, "--gpu", _ANOTHER)
     if len(found) == 1:
         return found[0]
     names = ", ".join(gpu.name for gpu in found)
-    raise UsageError(f"--gpu: '{text}' is one of several", hint=f"choose among {names}")
+    raise UsageError(f"--gpu: '{text}' matches several cards", hint=f"choose among {names}")
 
 
 def find_gpus(names: Iterable[str], option: str) -> tuple[Gpu, ...]:
-    """Cards of the catalogue by their names, each once, in the order of the names.
+    """Find cards by name, without duplicates, in the order of the names.
 
     Args:
-        names: As `find_gpu` takes them; one that means several cards finds all of them.
-        option: The option that an error is about.
+        names: Names as in `find_gpu`; a name that matches several cards finds all of them.
+        option: The option to name in an error.
 
     Raises:
-        UsageError: No card has a name.
+        UsageError: No card matches a name.
     """
     return tuple(dict.fromkeys(gpu for name in names for gpu in _found(name, option, "")))
 
 
 def _found(text: str, option: str, another: str) -> tuple[Gpu, ...]:
-    """The cards that a name means; the hint for an unknown one ends with how to have another."""
+    """Find the cards that match a name; `another` ends the hint for an unknown name."""
     asked = _words(text)
     named = [gpu for gpu in catalogue() if _words(gpu.name) == asked]
     found = named or [gpu for gpu in catalogue() if _is_meant(asked, _words(gpu.name))]
@@ -173,12 +174,12 @@ def _found(text: str, option: str, another: str) -> tuple[Gpu, ...]:
 
 
 def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None = None) -> Gpu:
-    """A card that is not in the catalogue.
+    """Make a card that is not in the catalogue.
 
     Args:
-        capacity_bytes: Its total memory as PyTorch reports it.
-        compute_capability: One that a card of the catalogue has: `8.6`.
-        outside: Bytes outside the allocator; the median of that compute capability if None.
+        capacity_bytes: The total memory in bytes, as PyTorch reports it.
+        compute_capability: The compute capability of a card of the catalogue: `8.6`.
+        outside: Bytes outside the allocator; None for the median of that compute capability.
 
     Raises:
         UsageError: A value is unknown or out of range.
@@ -189,13 +190,13 @@ def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None
     if capacity_bytes not in ASKED["total_bytes"]:
         raise UsageError(
             f"--capacity: {format_bytes(capacity_bytes)} is out of range",
-            hint=f"above 0 and below {format_bytes(ASKED['total_bytes'].most)}",
+            hint=f"give more than 0 and less than {format_bytes(ASKED['total_bytes'].most)}",
         )
     held = int(median(g.outside_allocator_bytes for g in alike)) if outside is None else outside
     if not 0 <= held < capacity_bytes:
         raise UsageError(
-            f"--capacity: {format_bytes(capacity_bytes)} leaves nothing for training: "
-            f"{format_bytes(held)} lie outside PyTorch's allocator",
+            f"--capacity: {format_bytes(capacity_bytes)} leaves no memory for training: "
+            f"{format_bytes(held)} are held outside PyTorch's allocator",
             hint="give a larger --capacity",
         )
     return Gpu(
@@ -209,10 +210,10 @@ def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None
 
 
 def check_limit(gpu: Gpu, limit_bytes: int) -> None:
-    """Refuse a memory limit under which a card cannot train.
+    """Check that a card can train under a memory limit.
 
     Raises:
-        DeviceError: It is more than the card has, or leaves nothing for training.
+        DeviceError: The limit exceeds the card's memory or leaves no memory for training.
     """
     if limit_bytes > gpu.total_bytes:
         raise DeviceError(
@@ -230,20 +231,20 @@ def check_limit(gpu: Gpu, limit_bytes: int) -> None:
 
 _NCCL_TWO_BYTES = 544 * MIB
 _NCCL_MORE_BYTES = 688 * MIB
-"""Bytes that NCCL took for an all-reduce among two A100 and among more of them, over NVLink
-(github.com/NVIDIA/nccl/issues/964). It grows with the number of channels, which faster links have
-more of (issue 986), and hardly with the number of GPUs: for slower links it is too much."""
+"""Bytes of NCCL for an all-reduce among two and among more A100 over NVLink
+(github.com/NVIDIA/nccl/issues/964). They grow with the number of channels, which is higher for
+faster links (issue 986), and hardly with the number of GPUs. They are too high for slower links."""
 
 
 def nccl_bytes(processes: int) -> int:
-    """Bytes that NCCL holds of each GPU outside PyTorch's allocator; estimated for all cards."""
+    """Estimate the bytes that NCCL holds on each GPU outside PyTorch's allocator."""
     if processes == 1:
         return 0
     return _NCCL_TWO_BYTES if processes == 2 else _NCCL_MORE_BYTES  # noqa: PLR2004 - a pair
 
 
 def compute_capabilities() -> tuple[str, ...]:
-    """Those of the catalogue, ascending."""
+    """Return the compute capabilities of the catalogue, ascending."""
     return tuple(sorted({gpu.compute_capability for gpu in catalogue()}, key=float))
 
 
@@ -311,7 +312,7 @@ def _estimated_outside(line: _Line, lines: Iterable[_Line]) -> int:
 
 
 def _typical(line: _Line, figures: Mapping[_Line, float]) -> float:
-    """The median over the cards of the same compute capability, else over all."""
+    """Return the median over the cards of the same compute capability, else over all cards."""
     alike = [
         figure
         for other, figure in figures.items()
@@ -323,21 +324,21 @@ def _typical(line: _Line, figures: Mapping[_Line, float]) -> float:
 _LEFT_OUT = frozenset(
     {"nvidia", "geforce", "tesla", "rtx", "gtx", "generation", "server", "workstation", "edition"}
 )
-"""Words of a name that people leave out, or that NVIDIA does."""
+"""Optional words of a name."""
 _OTHER_CARDS = frozenset({"ti", "super", "laptop", "max"})
-"""Words that make another card of a name, so that "RTX 3080" never means the RTX 3080 Ti."""
+"""Words that distinguish cards, so that "RTX 3080" does not match the RTX 3080 Ti."""
 _PASTED = re.compile(r"(?<=rtx|gtx)(?=[a\d])|(?<=\d)(?=ti|super|ada|laptop)|(?<=ti)(?=super)")
-"""The seams of words that are commonly written as one: `rtx4070tisuper`."""
+"""The boundaries between words that are written as one: `rtx4070tisuper`."""
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """The words of a name that tell cards apart, in lower case."""
+    """Return the words of a name that distinguish cards, in lower case."""
     words = re.findall(r"[a-z0-9]+", _PASTED.sub(" ", name.lower()))
     # SXM2, SXM4 and SXM5 are the sockets of V100, A100 and H100.
     return tuple(re.sub(r"^sxm\d$", "sxm", word) for word in words if word not in _LEFT_OUT)
 
 
 def _is_meant(asked: tuple[str, ...], name: tuple[str, ...]) -> bool:
-    """True where a name has all words that were asked for, and none that make it another card."""
+    """Return whether a name has all given words and no further word of `_OTHER_CARDS`."""
     missing = set(name) - set(asked)
     return bool(asked) and set(asked) <= set(name) and not missing & _OTHER_CARDS

@@ -1,4 +1,4 @@
-"""Habits of a training loop that change its memory."""
+"""Habits of a training loop that change its memory, as given by `--loop`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -9,7 +9,7 @@ from bsprobe.records.errors import UsageError
 
 
 class ZeroGrad(StrEnum):
-    """The place of `zero_grad` in the step."""
+    """The position of `zero_grad` in the step."""
 
     START = "start"
     BEFORE_BACKWARD = "before-backward"
@@ -20,36 +20,36 @@ class Gradients(StrEnum):
     """The gradients after `zero_grad`."""
 
     NONE = "none"
-    """Nothing: the default of `zero_grad` since PyTorch 2.0."""
+    """Gradients are None, the default of `zero_grad` since PyTorch 2.0."""
     ZERO = "zero"
-    """Zeros (`set_to_none=False`)."""
+    """Gradients are zeros (`set_to_none=False`)."""
 
 
 class BatchPlace(StrEnum):
-    """The batch between two steps."""
+    """The handling of the batch between two steps."""
 
     KEPT = "kept"
-    """On the device, the same for all steps."""
+    """One batch on the device serves all steps."""
     MOVED = "moved"
-    """Moved to the device in each step, once the last one is freed."""
+    """Each step moves a batch to the device after the previous one is freed."""
     OVERLAPPING = "overlapping"
-    """Moved to the device in each step, before the last one is freed."""
+    """Each step moves a batch to the device before the previous one is freed."""
 
 
 class Outputs(StrEnum):
-    """The life of the network's outputs and of the loss."""
+    """The lifetime of the network's outputs and of the loss."""
 
     DROPPED = "dropped"
     """Until the loss is computed: `loss = criterion(model(images), labels)`."""
     STEP = "step"
     """Until the step ends."""
     KEPT = "kept"
-    """Until the next step has made its own, as variables of a loop live."""
+    """Until the next step assigns the same variables of the loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
-    """The habits of a loop; by default those of the commonest one."""
+    """The habits of a training loop; the defaults are those of the most common loop."""
 
     zero_grad: ZeroGrad = ZeroGrad.END
     gradients: Gradients = Gradients.NONE
@@ -57,7 +57,7 @@ class Habits:
     outputs: Outputs = Outputs.KEPT
 
     def __str__(self) -> str:
-        """All that is not as by default, as `parsed_habits` reads it."""
+        """Format the habits that differ from the defaults, as `parsed_habits` reads them."""
         found = (
             f"{field.name.replace('_', '-')}={getattr(self, field.name)}"
             for field in fields(self)
@@ -73,20 +73,20 @@ CHOICES: Final = {
     "batch": BatchPlace,
     "outputs": Outputs,
 }
-"""The habits by name, and the values of each."""
+"""The values of each habit, by its name in `--loop`."""
 
 
 def parsed_habits(text: str) -> Habits:
-    """Habits as typed: `zero-grad=before-backward,outputs=dropped`.
+    """Parse the value of `--loop`: `zero-grad=before-backward,outputs=dropped`.
 
     Raises:
-        UsageError: A habit or its value is unknown, or one is given twice.
+        UsageError: A habit or its value is unknown, or a habit is given twice.
     """
     found: dict[str, StrEnum] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
         if name not in CHOICES:
-            raise UsageError(f"--loop: {name!r} is no habit", hint=f"give {_all(CHOICES)}")
+            raise UsageError(f"--loop: {name!r} is unknown", hint=f"give {_all(CHOICES)}")
         values = [each.value for each in CHOICES[name]]
         if value not in values:
             raise UsageError(f"--loop: {name} cannot be {value!r}", hint=f"give {_all(values)}")

@@ -1,4 +1,4 @@
-"""The variants of a run: the product of all that options ask for, by network and axis."""
+"""The variants of a run: the product of the requested models, resolutions and axis values."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -39,22 +39,25 @@ def matrix(
     channels: int = RGB,
     own: OwnParts = NOTHING_OWN,
 ) -> tuple[Variant, ...]:
-    """The product of all lists, in the order of the axes, without repetitions.
+    """Build the variants of a run, in the order of the axes, without duplicates.
 
     Args:
         models: Names of models.
-        resolutions: Image sizes, None among them for batches of your own; None: each network's
-            default.
-        choices: For axes that do not keep their default: field name to values; no norms, or none
-            at all, for each network's own default.
-        processes: How many train together.
-        channels: Of the images.
-        own: What is not ours.
+        resolutions: Image sizes, with None for user-supplied batches; None for the default of each
+            network.
+        choices: Values by field name, for axes that do not keep their defaults. Without norms,
+            each network gets its default norms.
+        processes: The number of processes that train together.
+        channels: The channels of the images.
+        own: User-supplied parts of the workload.
+
+    Returns:
+        The variants.
 
     Raises:
-        UsageError: A model that keeps its own norm is to be built in another, one process is to
-            synchronise its statistics, or a part of the user's own leaves an axis or a model
-            without meaning.
+        UsageError: `as-built` is requested of a model without a norm of its own, `sync-batch` with
+            one process, or an axis or loss that does not apply to the model or the user-supplied
+            parts; or `num_classes` is invalid.
     """
     norms_of = {model: _norms(model, choices.get("norm")) for model in models}
     for model, norms in norms_of.items():
@@ -80,18 +83,18 @@ def matrix(
 
 
 def default_norms(model: str) -> tuple[Norm, ...]:
-    """The norms to try where nobody says; other people's networks are left as they are built."""
+    """Return the norms to try if none are given; external networks stay as built."""
     return (Norm.AS_BUILT,) if keeps_own_norm(model) else (Norm.BATCH, Norm.GROUP)
 
 
 def default_resolution(model: str) -> Resolution | None:
-    """The size of the images where nobody says; None where the network is built for one."""
+    """Return the image size if none is given; None if the network has its own size."""
     has_its_own = problem_of(model) is Problem.CLASSIFICATION or model.startswith(HUGGING_FACE)
     return None if has_its_own else DEFAULT_RESOLUTION
 
 
 def _norms(model: str, asked: Sequence[StrEnum] | None) -> tuple[StrEnum, ...]:
-    """The norms of a model; `batch` leaves one that has its own as it is built."""
+    """Return the norms of a model; `batch` means as built if the model keeps its own norm."""
     norms = tuple(asked or default_norms(model))
     if not keeps_own_norm(model):
         return norms
@@ -99,55 +102,55 @@ def _norms(model: str, asked: Sequence[StrEnum] | None) -> tuple[StrEnum, ...]:
 
 
 def require_taken(variant: Variant) -> None:
-    """Refuse arguments and channels that a network does not take; a factory says so itself.
+    """Check that a built-in or torchvision network accepts its arguments and channels.
 
     Raises:
-        UsageError: The networks of this package and of torchvision have them fixed.
+        UsageError: The network does not take the arguments or the number of channels.
     """
     model = variant.model
     if model in BUILT_IN and set(variant.own.arguments) - {"num_classes"}:
         raise UsageError(
-            f"--model-arg: {model} takes num_classes alone",
+            f"--model-arg: {model} takes only num_classes",
             hint="give --model package.module:factory for a network of your own",
         )
     if variant.channels != RGB and (model in BUILT_IN or model.startswith(TORCHVISION)):
         raise UsageError(
             f"--input: {model} takes images of {RGB} channels, not {variant.channels}",
-            hint="timm:NAME takes any number, and so may your own package.module:factory",
+            hint="timm:NAME takes any number of channels; your own package.module:factory may too",
         )
 
 
 def _require_others(norms: Sequence[StrEnum], processes: int) -> None:
-    """Refuse statistics that one process cannot share."""
+    """Refuse `sync-batch` with one process."""
     if Norm.SYNC_BATCH in norms and processes == 1:
         raise UsageError(
-            "--norm sync-batch: one process has nobody to share statistics with",
-            hint="torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME "
-            "--processes N; else --norm batch",
+            "--norm sync-batch needs more than one process",
+            hint="use torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME "
+            "--processes N, or give --norm batch",
         )
 
 
 def _require_norm_for(model: str, norms: Sequence[StrEnum]) -> None:
-    """Refuse to leave a norm alone that is always chosen."""
+    """Refuse `as-built` for a model without a norm of its own."""
     if Norm.AS_BUILT in norms and not keeps_own_norm(model):
         raise UsageError(
-            f"--norm {Norm.AS_BUILT}: {model} is built with the norm that is asked for",
-            hint=f"its own is --norm {Norm.BATCH}",
+            f"--norm {Norm.AS_BUILT}: {model} has no norm of its own",
+            hint=f"give --norm {Norm.BATCH}",
         )
 
 
 def _require_loss_for(model: str, loss: str | None) -> None:
-    """Refuse a built-in loss whose labels are of another kind than a model's own."""
+    """Refuse a built-in loss for another problem than the model's."""
     wanted = LOSSES.get(loss or "")
     if wanted is not None and not is_told_by_logits(model) and wanted is not problem_of(model):
         raise UsageError(
-            f"--loss {loss}: {model} is a network for {problem_of(model)}",
-            hint=f"leave --loss out, or give --model NAME of a network for {wanted}",
+            f"--loss {loss} is for {wanted}, but {model} is a {problem_of(model)} network",
+            hint=f"leave out --loss, or give a {wanted} network with --model NAME",
         )
 
 
 def _require_meaning(choices: Mapping[str, Sequence[StrEnum]], own: OwnParts) -> None:
-    """Refuse values of axes that decide about parts of ours where the user's own stand."""
+    """Refuse axis values that only affect built-in parts if these are user-supplied."""
     for axis, option, part in (
         ("optimizer", "--optimizer-from", own.optimizer),
         ("loss_at", "--loss", own.own_loss),
@@ -166,9 +169,9 @@ def _require_meaning(choices: Mapping[str, Sequence[StrEnum]], own: OwnParts) ->
 
 
 def _classes(model: str, own: OwnParts) -> int | None:
-    """The classes that a network is built for: what its arguments say, else what its kind has.
+    """Return the number of classes: from `num_classes`, else the default of the problem.
 
-    None where its logits will tell. Of batches of the user's own nobody counts them.
+    None if they are counted from the logits later; this is not done with user-supplied batches.
     """
     typed = dict(own.model_args).get("num_classes")
     is_told = is_told_by_logits(model) and own.batches is None
@@ -177,7 +180,7 @@ def _classes(model: str, own: OwnParts) -> int | None:
     given = own.arguments["num_classes"]
     if type(given) is not int or given not in ASKED["classes"]:  # True is an int as well
         raise UsageError(
-            f"--model-arg num_classes={typed}: it is no number of classes",
+            f"--model-arg num_classes={typed}: not a number of classes",
             hint=f"give {ASKED['classes']}, for example --model-arg num_classes=19",
         )
     return None if is_told else given

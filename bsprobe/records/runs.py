@@ -1,6 +1,6 @@
-"""Everything a run knows, from what was asked to what follows: frozen, JSON-able.
+"""Records of a run, from its settings to its results.
 
-Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone.
+All memory is in bytes and all times are in seconds; `units` formats them.
 """
 
 from dataclasses import dataclass
@@ -14,101 +14,101 @@ from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import Variant
 
 SCHEMA_VERSION = 1
-"""The version of run files and journals; loaders reject any other."""
+"""The version of run files and journals; loaders reject any other version."""
 MAX_BATCH = 4096
-"""No larger batch is tried unless one is asked for."""
+"""The default of the largest batch to try."""
 TRIAL_TIMEOUT_SECONDS = 900.0
-"""A trial that takes longer has failed, unless more is asked for."""
+"""The default of the time after which a trial fails."""
 SMALLEST_CAPACITY_CHANGE_BYTES = 64 * MIB
-"""Capacities that differ by less are equal. Without a memory limit, the capacity of a GPU is its
-total less what other processes hold, which changes by a few MiB with each window that is opened.
-Another process that computes holds more: the smallest CUDA context takes about 100 MiB."""
+"""Capacities that differ by less count as equal. Without a memory limit, the capacity of a GPU is
+its total minus the memory of other processes, which changes by a few MiB with each desktop window.
+Another compute process holds more: the smallest CUDA context takes about 100 MiB."""
 
 
 class SearchMethod(StrEnum):
-    """The way in which the boundary is looked for; its proof is the same."""
+    """The method of searching the boundary; the proof is the same for all methods."""
 
     ORDINARY = "ordinary"
-    """Doubling until it fails, then closing in."""
+    """Double the batch until a trial fails, then bisect."""
     GUIDED = "guided"
-    """Begin where a prediction for the GPU says that it is."""
+    """Start at the boundary that is predicted for the GPU."""
 
 
 class StopReason(StrEnum):
-    """The reason why the search for a variant's largest batch ended."""
+    """The reason for the end of the search for a variant's largest batch."""
 
     PROVEN = "proven"
-    """The largest batch ran and the next failed for want of memory, each in a fresh process."""
+    """The largest batch ran and the next ran out of memory, each in a fresh process."""
     KERNEL_LIMIT = "kernel limit"
-    """As proven, but the next batch met a 32-bit limit, not the end of the memory."""
+    """As `PROVEN`, but the next batch failed at a 32-bit limit of a kernel."""
     NOTHING_FITS = "nothing fits"
     MAX_BATCH = "max batch"
     TIME = "time"
     HOST_MEMORY = "host memory"
-    """The machine's memory ended, not the card's: the boundary is not known."""
+    """The machine's memory was exhausted, not the GPU's; the boundary is unknown."""
     FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRequest:
-    """The device that the command line asks for."""
+    """The requested device."""
 
     device: str | None = None
-    """`cpu`, `cuda`, `cuda:1`, or None: the GPU of the machine, if it has one."""
+    """`cpu`, `cuda` or `cuda:1`; None for the GPU of the machine, if it has one."""
     memory_limit_bytes: int | None = None
     gpu: Gpu | None = None
-    """The card to predict for; None: none is named."""
+    """The card to predict for, or None."""
     rank_limits_bytes: tuple[int, ...] = ()
-    """With several processes: the memory limit of each, by rank, where they were given apart."""
+    """The memory limit of each rank, if a limit per rank was given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceInfo:
-    """The device that answers, and how much memory a trial may take there."""
+    """The device that trials run on or are predicted for, and its memory."""
 
     kind: DeviceKind
     name: str
     source: Source
     total_bytes: int
-    """All memory of the device as PyTorch reports it, whoever holds it."""
+    """The total memory of the device as PyTorch reports it."""
     capacity_bytes: int
     """The bytes that one trial may hold, inside and outside PyTorch's allocator."""
     limit_bytes: int | None = None
-    """The limit that was asked for, or None where the device's own memory is the limit."""
+    """The requested memory limit, or None."""
     is_assumed: bool = False
-    """True where nobody named this card: there is no GPU here, and it is predicted by default."""
+    """True if the machine has no GPU and this card is the default for predictions."""
     other_processes_bytes: int | None = None
-    """Held by other processes when the device was opened, or None where it cannot be told."""
+    """Held by other processes when the device was opened; None if unknown."""
     compute_capability: str | None = None
     driver: str | None = None
     tf32_convolutions: bool | None = None
     tf32_matmuls: bool | None = None
     notes: tuple[str, ...] = ()
-    """Sentences about the device that a reader of the results must know."""
+    """Sentences about the device that affect the results."""
 
     @property
     def capability(self) -> tuple[int, int] | None:
-        """The compute capability as two numbers; None of a CPU."""
+        """The compute capability as (major, minor); None for a CPU."""
         if self.compute_capability is None:
             return None
         major, minor = self.compute_capability.split(".")
         return int(major), int(minor)
 
     def has_memory_of(self, other: "DeviceInfo") -> bool:
-        """True where both have the same memory limit, and capacities that count as equal."""
+        """Return whether both have the same memory limit and capacities that count as equal."""
         return self.limit_bytes == other.limit_bytes and is_same_capacity(
             self.capacity_bytes, other.capacity_bytes
         )
 
 
 def is_same_capacity(one: int, two: int) -> bool:
-    """True where two capacities in bytes differ by too little to count."""
+    """Return whether two capacities in bytes count as equal."""
     return abs(one - two) < SMALLEST_CAPACITY_CHANGE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """The place and the programs with which a run was made."""
+    """The command, machine and versions of a run."""
 
     bsprobe: str
     commit: str | None
@@ -127,29 +127,29 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundary:
-    """The batch at which a variant stops fitting, and how well that is known."""
+    """The batch at which a variant stops fitting, and the reason for the end of the search."""
 
     stop: StopReason
     largest: int | None = None
     """The largest batch that ran, or None."""
     first_failure: int | None = None
-    """The smallest batch above it that did not run, or None."""
+    """The smallest batch above `largest` that did not run, or None."""
     detail: str = ""
-    """One sentence where the stop reason alone does not explain itself."""
+    """A sentence that explains the stop reason, or empty."""
 
     @property
     def is_exact(self) -> bool:
-        """True where batch B ran and B+1 failed, each in a process of its own."""
+        """True if batch B ran and B+1 failed, each in a separate process."""
         return self.stop in (StopReason.PROVEN, StopReason.KERNEL_LIMIT)
 
     @property
     def has_failed(self) -> bool:
-        """True where the search ended with a failure that says nothing of its batch."""
+        """True if the search ended with a failure that does not depend on the batch."""
         return self.stop in (StopReason.FAILED, StopReason.HOST_MEMORY)
 
     @property
     def is_known(self) -> bool:
-        """True where a batch is known to be the largest, or to be no larger than it; or none."""
+        """True if the search did not fail, and found a batch that runs or that none fits."""
         return not self.has_failed and (
             self.largest is not None or self.stop is StopReason.NOTHING_FITS
         )
@@ -157,26 +157,26 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The recipe that the user trains by: batch and learning rate are scaled from it.
+    """The user's recipe, from which batch and learning rate are scaled.
 
-    What is None is taken from the recipe of the network, where it has one (`recipe_of`).
+    A field that is None comes from the recipe of the network, if it has one (`recipe_of`).
     """
 
     batch: int | None = None
-    """Wanted effective batch; None: the best batch that fits, without accumulation."""
+    """The effective batch to reach; None for the best batch that fits without accumulation."""
     base_batch: int | None = None
-    """The effective batch that the rate belongs to."""
+    """The effective batch of the base learning rate."""
     base_learning_rate: float | None = None
-    """None: the rate is not known, and a factor for it is recommended."""
+    """None if unknown; the recommendation is then a factor."""
     base_updates: int = 20_000
-    """Of batches of `base_batch`, or of DeepLabV2's: the images to see."""
+    """Updates with `base_batch` (or DeepLabV2's batch); their product is the images to train on."""
     lr_rule: str | None = None
-    """`linear` or `sqrt`; None: linear for SGD, square root for AdamW."""
+    """`linear` or `sqrt`; None for linear with SGD and square root with AdamW."""
     headroom: float = 0.05
-    """Share of the capacity in bytes that "safe" leaves free."""
+    """The fraction of the capacity that the safe batch leaves free."""
 
     def budget_bytes(self, capacity_bytes: int) -> float:
-        """The memory that a trial may hold without eating the headroom."""
+        """Return the bytes that a trial may hold without using the headroom."""
         return capacity_bytes * (1 - self.headroom)
 
 
@@ -186,28 +186,32 @@ REFERENCE = Target(batch=10, base_batch=10, base_learning_rate=2.5e-4)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
-    """Numbers to train with."""
+    """Batch, learning rate and schedule for a training."""
 
     micro_batch: int
     accumulation_steps: int
     effective_batch: int
     learning_rate: float | None
-    """None where no rate is known to scale from."""
+    """None if no base rate is known."""
     group_learning_rates: tuple[tuple[str, float], ...]
     """Per parameter group of the model: its name and its learning rate."""
     lr_rule: str
     updates: int
-    """Optimizer updates that keep the images seen constant."""
+    """Optimizer updates that keep the number of images constant."""
     warmup_updates: int
     processes: int = 1
-    """The number that take part; the effective batch counts them all."""
+    """The number of processes that train together; the effective batch counts all of them."""
     ddp: Ddp = Ddp.DEFAULT
     rate_formula: str | None = None
-    """The learning rate where none is known to scale from: `lr * (80 / your batch)`."""
+    """The formula of the learning rate if no base rate is known: `lr * (80 / your batch)`."""
 
     @property
     def known_rate(self) -> float:
-        """The learning rate, of a plan that was scaled from a known one."""
+        """The learning rate.
+
+        Raises:
+            ValueError: No base rate is known.
+        """
         if self.learning_rate is None:
             raise ValueError("no learning rate is known to scale from")
         return self.learning_rate
@@ -215,55 +219,57 @@ class TrainingPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
-    """The settings to train one variant with."""
+    """The recommended settings for one variant."""
 
     variant: Variant
     largest: int
     safe: int
+    """The largest batch that leaves the headroom free, else the smallest batch that ran."""
     best: int
+    """The safe batch with the highest throughput."""
     best_is_measured: bool
-    """False where no throughput is known, so that best is merely safe."""
+    """False if no throughput is known; `best` then equals `safe`."""
     plan: TrainingPlan
     without_accumulation: TrainingPlan
     reaches_target: bool = True
-    """False where no accumulation ran, so that the plan trains with what fits by itself."""
+    """False if no accumulation ran; the plan then trains without it."""
     trial: Trial | None = None
-    """The plan's own trial; None until it has been run."""
+    """The trial of the plan; None until it has run."""
     synthetic_trial: Trial | None = None
-    """The same on synthetic batches, where the plan's own trial used real images."""
+    """The same trial on synthetic batches, if `trial` used real images."""
     starred: bool = False
-    """The fastest of its norm; another norm is another model, not a speed-up."""
+    """True for the fastest variant of each norm; another norm makes another model."""
     caveats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The boundary as it was predicted before it was measured."""
+    """The predicted boundary, from before the measurement."""
 
     largest: int | None
-    """The largest batch predicted to run; None where nothing is predicted, or nothing to fit."""
+    """The largest batch predicted to run; None without a prediction, or if no batch fits."""
     peaks: tuple[tuple[int, int], ...] = ()
-    """Batches predicted to run, ascending, each with the most bytes it should hold."""
+    """Batches predicted to run, ascending, each with its predicted peak in bytes."""
     detail: str = ""
-    """The reason why there is no prediction."""
+    """The reason if there is no prediction, else empty."""
     assumptions: tuple[Assumption, ...] = ()
     """As in `ModelFacts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
-    """One row of the final table."""
+    """The results of one variant: a row of the final table."""
 
     variant: Variant
     boundary: Boundary
     recommendation: Recommendation | None = None
     prediction: Prediction | None = None
-    """The prediction that the search began with, where one guided it."""
+    """The prediction that guided the search; None in an ordinary search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything about a run that decides which trials it makes: what `--resume` must match."""
+    """The settings that decide the trials of a run; `--resume` requires equal settings."""
 
     variants: tuple[Variant, ...]
     device: DeviceRequest
@@ -272,18 +278,24 @@ class Settings:
     trial_timeout_seconds: float
     search: SearchMethod = SearchMethod.ORDINARY
     time_limit_seconds: float | None = None
-    """For the search of each variant."""
+    """The limit for the search of each variant."""
     warmup_steps: int = 1
     measured_steps: int = 3
     evaluation_resolution: Resolution | None = None
     data: DataSource | None = None
     seed: int = 0
     processes: int = 1
-    """The number that train together: started by torchrun, or predicted."""
+    """The number of processes that train together: started by torchrun, or predicted."""
     ddp: Ddp = Ddp.DEFAULT
 
     def trial(self, variant: Variant, batch: int, *, accumulation_steps: int = 1) -> TrialSpec:
-        """The description of a trial of such a run."""
+        """Describe a trial with these settings.
+
+        Args:
+            variant: The variant to run.
+            batch: The micro-batch, in images.
+            accumulation_steps: Micro-batches per optimizer update.
+        """
         return TrialSpec(
             variant=variant,
             batch_size=batch,
@@ -300,7 +312,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A whole run: what was asked, where, every trial, and what follows."""
+    """A finished run: environment, device, settings, trials and results."""
 
     schema_version: int
     environment: Environment
@@ -311,10 +323,9 @@ class Run:
 
     @property
     def best_result(self) -> VariantResult | None:
-        """The starred variant of the norm that was asked for first, None if nothing ran.
+        """The starred variant of the first norm that has one; None if nothing ran.
 
-        Where that norm has none, the next one's: each norm has its own star, and which norm to
-        train with is not for us to say.
+        Each norm has its own star, and the order of the norms is the user's choice.
         """
         stars = [r for r in self.results if r.recommendation and r.recommendation.starred]
         for first in self.results:
@@ -331,7 +342,7 @@ class Run:
 
     @property
     def has_only_failed(self) -> bool:
-        """True where every variant met a failure that says nothing of its memory, and none ran."""
+        """True if no variant ran and every failure was unrelated to the batch."""
         return all(
             result.boundary.has_failed and result.boundary.largest is None
             for result in self.results

@@ -1,6 +1,6 @@
-"""One trial: what is asked of it, and what came of it; frozen, JSON-able.
+"""Records of one trial: its specification, measurement and failure.
 
-Bytes are bytes and seconds are seconds here; they become "GiB" in `units` alone.
+All memory is in bytes and all times are in seconds; `units` formats them.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from bsprobe.records.variants import Variant
 
 
 class Source(StrEnum):
-    """The origin of figures; the two are never mixed in one table without saying so."""
+    """The origin of figures; a table that mixes both marks them."""
 
     MEASURED = "measured"
     PREDICTED = "predicted"
@@ -23,24 +23,24 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSource:
-    """Real images to make the batches of."""
+    """A data set of real images for the batches."""
 
     root: str
     """A folder in Cityscapes' layout; its train split is used."""
     subset: int | None = None
-    """Only so many images, the first ones; None: all."""
+    """The number of images to use, from the first; None for all."""
 
 
 class Ddp(StrEnum):
-    """The way in which DistributedDataParallel treats parameters that get no gradient."""
+    """The handling of parameters without a gradient in DistributedDataParallel."""
 
     DEFAULT = "default"
-    """They are an error in the second step."""
+    """Unused parameters are an error in the second step."""
     FIND_UNUSED_PARAMETERS = "find-unused-parameters"
-    """They are looked for in the graph of every step."""
+    """Unused parameters are searched in the graph of every step."""
     STATIC_GRAPH = "static-graph"
-    """They are noted in the first step, and must be the same in all. Gradients cannot be
-    accumulated: the first backward pass under `no_sync` is an internal error of PyTorch."""
+    """Unused parameters are recorded in the first step and must stay the same. Gradients cannot be
+    accumulated: the first backward pass under `no_sync` raises an internal error in PyTorch."""
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -49,22 +49,22 @@ class Ddp(StrEnum):
 
 
 class Purpose(StrEnum):
-    """The reason why a trial was run."""
+    """The purpose of a trial."""
 
     SEARCH = "search"
     PROOF = "proof"
-    """In a fresh process, to prove one side of the boundary."""
+    """A trial in a fresh process that proves one side of the boundary."""
     SAFE = "safe"
-    """The batch that should leave the headroom free, where the search had not timed it."""
+    """A trial of the batch that should leave the headroom free, if the search did not time it."""
     RECOMMENDED = "recommended"
-    """As training will run it: with the recommended micro-batch and accumulation."""
+    """A trial with the recommended micro-batch and accumulation."""
     COMPARISON = "comparison"
-    """As recommended, but on synthetic batches: real images should take no more memory."""
+    """As `RECOMMENDED`, but on synthetic batches: real images should take no more memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialSpec:
-    """One trial: a variant at one batch size. Equal specs are the same trial."""
+    """A variant at one batch size, with all settings of the trial."""
 
     variant: Variant
     batch_size: int
@@ -72,43 +72,44 @@ class TrialSpec:
     accumulation_steps: int = 1
     """Micro-batches per optimizer update."""
     processes: int = 1
-    """The number that train together in DistributedDataParallel, each with its own micro-batch."""
+    """Processes that train together in DistributedDataParallel, each with its own micro-batch."""
     ddp: Ddp = Ddp.DEFAULT
     warmup_steps: int = 1
     measured_steps: int = 3
     evaluation_resolution: Resolution | None = None
-    """An evaluation pass with predictions at this size follows the training steps, if given."""
+    """The size of the predictions in an evaluation pass after the training steps; None for no
+    evaluation."""
     data: DataSource | None = None
-    """None: synthetic batches."""
+    """None for synthetic batches."""
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """The most memory held during some steps."""
+    """The peak memory of one or more steps."""
 
     allocated_bytes: int
     reserved_bytes: int | None
-    """With PyTorch's cache; None on devices that have no caching allocator."""
+    """Includes PyTorch's cache; None on devices without a caching allocator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """Facts of a built network that the recommendation needs."""
+    """Properties of a built network that the recommendation needs."""
 
     parameters: int
     groups: tuple[tuple[str, float], ...]
     """Per parameter group: its name and its multiple of the base learning rate."""
     parameters_without_gradient: int = 0
-    """The trainable parameter tensors that got no gradient in any step."""
+    """The number of trainable parameter tensors that got no gradient in any step."""
     first_without_gradient: str | None = None
-    """The name of the first of them, in the order of the network."""
+    """The name of the first of these parameters, in the order of the network."""
     assumptions: tuple[Assumption, ...] = ()
-    """The assumptions under which a prediction was made; none of a measurement."""
+    """The assumptions of a prediction; empty for a measurement."""
     batch_norms: int | None = None
-    """The BatchNorm modules whose statistics are those of a batch; None in older files."""
+    """The number of BatchNorm modules that use batch statistics; None in older files."""
     checkpointed: tuple[Checkpointed, ...] = ()
-    """The modules that are recomputed; none without activation checkpointing."""
+    """The modules that are recomputed; empty without activation checkpointing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,7 @@ class Measurement:
     model: ModelFacts
     first_step: Peak
     steady: Peak
-    """Over all steps after the first."""
+    """The peak over all steps after the first."""
     evaluation: Peak | None = None
     outside_allocator_bytes: int = 0
     """Held by the process on the device but not by PyTorch: context, kernels, libraries."""
@@ -129,26 +130,26 @@ class Measurement:
     """Optimizer updates that changed the weights; a GradScaler skips some."""
     steps: int
     step_seconds: tuple[float, ...] = ()
-    """Seconds of each measured step (all of its micro-batches); empty for predictions."""
+    """The duration of each measured step with all its micro-batches; empty for predictions."""
     images_per_second: float | None = None
     """From the median step; None for predictions."""
     loader_images_per_second: float | None = None
-    """The rate of the data loader by itself; None for synthetic batches."""
+    """The rate of the data loader alone; None for synthetic batches."""
 
     @property
     def peak_allocated_bytes(self) -> int:
-        """The most that tensors took in any phase."""
+        """Peak bytes of tensors in any phase."""
         return max(peak.allocated_bytes for peak in self._peaks())
 
     @property
     def peak_reserved_bytes(self) -> int | None:
-        """The most that PyTorch's allocator took from the device in any phase."""
+        """Peak bytes reserved by PyTorch's allocator in any phase."""
         reserved = [p.reserved_bytes for p in self._peaks() if p.reserved_bytes is not None]
         return max(reserved, default=None)
 
     @property
     def peak_bytes(self) -> int:
-        """The most the trial held of the device: reserved (else allocated), and outside."""
+        """Peak bytes on the device: reserved (else allocated) plus outside the allocator."""
         reserved = self.peak_reserved_bytes
         inside = self.peak_allocated_bytes if reserved is None else reserved
         return inside + self.outside_allocator_bytes
@@ -160,30 +161,30 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """The reason why a trial did not run to its end."""
+    """The reason for the failure of a trial."""
 
     message: str
     certainty: Certainty
     evidence: str
     phase: str
-    """The phase in which it was: `building`, `step 1`, `evaluation` …"""
+    """The phase of the failure: `building`, `step 1`, `evaluation` ..."""
     traceback: str | None = None
     place: str | None = None
-    """The last line of the user's own files that ran: `unet.py, line 12`; None where none did."""
+    """The innermost line of the user's files in the traceback: `unet.py, line 12`; or None."""
 
     @property
     def words(self) -> str:
-        """The message, and the place in the user's files where there is one."""
+        """The message with the place in the user's files, if there is one."""
         return self.message if self.place is None else f"{self.message} ({self.place})"
 
     def proves(self, outcome: Outcome, kind: DeviceKind) -> bool:
-        """True where it says something of the batch, so that a run may go on with its outcome.
+        """Return whether a resumed run can rely on the outcome of the trial.
 
-        Earlier versions took every death of a process for the end of the memory.
+        Earlier versions classified every death of a process as out of memory.
 
         Args:
-            outcome: Of the trial.
-            kind: The kind of device that it ran on.
+            outcome: The outcome of the trial.
+            kind: The kind of device that the trial ran on.
         """
         if outcome is Outcome.OUT_OF_MEMORY:
             return is_evidence(kind, self.evidence)
@@ -192,34 +193,36 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A finished trial. Exactly one of measurement and failure is there."""
+    """A finished trial, with either a measurement or a failure."""
 
     spec: TrialSpec
     outcome: Outcome
     source: Source
     purpose: Purpose
     fresh_process: bool
-    """True where nothing ran before it in its process; always so for predictions."""
+    """True if the trial was the first of its process; always true for predictions."""
     measurement: Measurement | None
     failure: Failure | None
     started_at: str
     wall_seconds: float
     budget_bytes: int | None = None
-    """Bytes that PyTorch's allocator might reserve: the memory limit less what lay outside the
-    allocator when it was applied. None where there was no limit."""
+    """The bytes that PyTorch's allocator may reserve: the memory limit minus the memory outside the
+    allocator when the limit was applied. None without a limit."""
     rank: int | None = None
-    """With several processes: whose failure this is, or whose peak; images/s are of all."""
+    """With several processes: the rank of the failure or peak. `images_per_second` covers all
+    ranks."""
 
     def __post_init__(self) -> None:
-        """Refuse a record that contradicts itself.
+        """Check that the outcome matches the measurement and the failure.
 
         Raises:
-            ValueError: Figures of a trial that did not run, or none of one that did.
+            ValueError: A trial that ran lacks a measurement or has a failure, or the reverse.
         """
         if self.ran != (self.measurement is not None) or self.ran == (self.failure is not None):
-            raise ValueError(f"a trial that ended '{self.outcome}' with the wrong figures")
+            only = "a measurement" if self.ran else "a failure"
+            raise ValueError(f"a trial with outcome '{self.outcome}' must have only {only}")
 
     @property
     def ran(self) -> bool:
-        """True where all of its steps ran."""
+        """True if all steps ran."""
         return self.outcome in RAN

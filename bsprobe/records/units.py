@@ -1,4 +1,4 @@
-"""Bytes, seconds and resolutions, to text and back: the only formatter and the only parser."""
+"""Formatting and parsing of bytes, seconds and resolutions."""
 
 import re
 from dataclasses import dataclass
@@ -43,8 +43,8 @@ def parse_bytes(text: str) -> int:
     """Parse `11GiB`, `1500 MiB`, `24GB` (decimal) or a plain number of bytes.
 
     Raises:
-        UsageError: The text is no positive amount of memory, or too large a one, or its unit is
-            unknown.
+        UsageError: The text is not a positive amount of memory, its unit is unknown, or the amount
+            is out of range.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     unit = (match[2] or "B").upper() if match else ""
@@ -57,11 +57,11 @@ def parse_bytes(text: str) -> int:
     most = ASKED["memory_limit_bytes"].most
     if count > most:
         raise UsageError(
-            f"'{text}' is more memory than any machine has",
+            f"'{text}' is too much memory",
             hint=f"give at most {most / GIB:.0f}GiB",
         )
     if count < 1:
-        raise UsageError(f"'{text}' is no memory at all", hint="write for example 11GiB")
+        raise UsageError(f"'{text}' is less than one byte", hint="write for example 11GiB")
     return int(count)
 
 
@@ -80,30 +80,30 @@ def format_seconds(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Resolution:
-    """The size of the images a network is trained on, in pixels."""
+    """The size of the images or volumes that a network is trained on, in pixels."""
 
     height: int
     width: int
     slices: int | None = None
-    """Of a volume; None for an image."""
+    """The slices of a volume; None for an image."""
 
     def __str__(self) -> str:
         return "x".join(map(str, self.sides))
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """(height, width), of a volume (slices, height, width)."""
+        """(height, width), or (slices, height, width) for a volume."""
         flat = (self.height, self.width)
         return flat if self.slices is None else (self.slices, *flat)
 
     def describe(self) -> str:
-        """Say which number is which: notes that write "1024x512" mean width first."""
+        """Name the sides, because some people write the width first."""
         volume = "" if self.slices is None else f"{self.slices} slices x "
         return f"{volume}{self.height} high x {self.width} wide"
 
     @property
     def is_portrait(self) -> bool:
-        """True where the image is higher than wide, which for street scenes is rarely meant."""
+        """True if the image is higher than wide, which is unusual for street scenes."""
         return self.height > self.width
 
 
@@ -111,8 +111,7 @@ def parse_resolution(text: str) -> Resolution:
     """Parse `512x1024` (HEIGHTxWIDTH) or the name of a preset.
 
     Raises:
-        UsageError: The text has another form, or a side is too small for any network here or
-            absurdly large.
+        UsageError: The text has another form, or a side is out of range.
     """
     if text in _PRESETS:
         height, width = _PRESETS[text]

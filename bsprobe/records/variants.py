@@ -1,4 +1,4 @@
-"""Variants of a training: the axes, one point in their product, and the product itself."""
+"""Variants of a training, and the axes along which they differ."""
 
 import difflib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from bsprobe.records.workload import (
 
 
 class Precision(StrEnum):
-    """The number format of the forward pass; parameters are fp32 in all of them."""
+    """The number format of the forward pass; parameters are always fp32."""
 
     FP32 = "fp32"
     AMP_FP16 = "amp-fp16"
@@ -26,31 +26,31 @@ class Precision(StrEnum):
 
 
 class Norm(StrEnum):
-    """The normalisation layer that the network is built with."""
+    """The normalisation layers of the network."""
 
     BATCH = "batch"
     SYNC_BATCH = "sync-batch"
-    """BatchNorm whose statistics see the micro-batches of all processes."""
+    """BatchNorm with statistics over the micro-batches of all processes."""
     GROUP = "group"
-    """GroupNorm as autocast runs it: in fp32."""
+    """GroupNorm in fp32, as autocast runs it."""
     GROUP_AMP = "group-amp"
-    """GroupNorm kept in the dtype of its input."""
+    """GroupNorm in the dtype of its input."""
     INSTANCE = "instance"
     FROZEN = "frozen"
     """BatchNorm with fixed statistics, folded to one scale and one shift per channel."""
     AS_BUILT = "as-built"
-    """The norms that the network is built with, whatever they are."""
+    """The network's own norms, unchanged."""
 
 
 class Checkpointing(StrEnum):
-    """Recomputing each block in the backward pass instead of remembering it."""
+    """Recomputation of each block's activations in the backward pass."""
 
     OFF = "off"
     ON = "on"
 
 
 class MemoryFormat(StrEnum):
-    """The order of the four dimensions of images and activations in memory."""
+    """The memory layout of images and activations."""
 
     NCHW = "nchw"
     NHWC = "nhwc"
@@ -64,7 +64,7 @@ class OptimizerName(StrEnum):
 
 
 class CudnnBenchmark(StrEnum):
-    """Timing of cuDNN's algorithms on first use (`torch.backends.cudnn.benchmark`)."""
+    """The setting of `torch.backends.cudnn.benchmark`."""
 
     OFF = "off"
     ON = "on"
@@ -76,7 +76,7 @@ class LossAt(StrEnum):
     LABELS = "labels"
     """Logits are upsampled to the labels."""
     LOGITS = "logits"
-    """Labels are thinned out to the logits, as DeepLabV2's own training does."""
+    """Labels are downsampled to the logits, as in DeepLabV2's training."""
 
 
 RGB = 3
@@ -86,12 +86,12 @@ DEFAULT_RESOLUTION = Resolution(height=512, width=1024)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One way to train: everything that decides about memory, except the batch size."""
+    """All settings of a training that affect its memory, except the batch size."""
 
     model: str
     resolution: Resolution | None
-    """None where the batches are your own: then they say what they measure. None, too, until the
-    network is built, where only the network knows the size of its images."""
+    """None with user-supplied batches, and until the network is built if the network defines the
+    size of its images."""
     precision: Precision = Precision.FP32
     norm: Norm = Norm.BATCH
     checkpointing: Checkpointing = Checkpointing.OFF
@@ -100,28 +100,28 @@ class Variant:
     cudnn_benchmark: CudnnBenchmark = CudnnBenchmark.OFF
     loss_at: LossAt = LossAt.LABELS
     classes: int | None = 19
-    """Of the labels; None until the network is built and its logits are counted."""
+    """The classes of the labels; None until they are counted from the logits of the network."""
     channels: int = RGB
-    """Of the images."""
+    """The channels of the images."""
     labels_of: Problem | None = None
-    """The problem that the logits tell, where neither a built-in loss nor the name does."""
+    """The problem found from the logits, if neither a built-in loss nor the name decides it."""
     own: OwnParts = NOTHING_OWN
 
     @property
     def problem(self) -> Problem:
-        """The problem that the network solves: what the loss says, its logits, else its name."""
+        """The problem of the network: from the loss, else from the logits, else from the name."""
         return LOSSES.get(self.own.loss or "") or self.labels_of or problem_of(self.model)
 
     @property
     def described_classes(self) -> str:
-        """The number of classes: `19 classes`, `classes by its logits` until they are counted."""
+        """The number of classes: `19 classes`, or `classes by its logits` if not yet counted."""
         if self.classes is None:
             return "classes by its logits"
         return f"{self.classes} class{'' if self.classes == 1 else 'es'}"
 
     @property
     def is_complete(self) -> bool:
-        """True where nothing is left that only the network tells."""
+        """True if size and classes are known without building the network."""
         has_size = self.resolution is not None or self.own.batches is not None
         return has_size and self.classes is not None
 
@@ -133,7 +133,7 @@ class Variant:
 
     @property
     def inputs(self) -> str:
-        """Its inputs: `512x1024`, `4x512x1024`, or the name of your own batches."""
+        """The inputs: `512x1024`, `4x512x1024`, or the name of the user-supplied batches."""
         if self.resolution is None:
             return self.own.batches or "its own size"
         channels = "" if self.channels == RGB else f"{self.channels}x"
@@ -141,7 +141,7 @@ class Variant:
 
     @property
     def described_inputs(self) -> str:
-        """As `inputs`, saying which number is which."""
+        """The inputs with the names of the sides: `512 high x 1024 wide`."""
         if self.resolution is None:
             return f"batches of {self.inputs}" if self.own.batches else self.inputs
         plural = "" if self.channels == 1 else "s"
@@ -155,41 +155,41 @@ class Variant:
 
     @property
     def comparison_group(self) -> tuple[str, Resolution | None, Norm]:
-        """The key of variants that can be compared: model, resolution and norm."""
+        """Model, resolution and norm: variants are ranked only if these are equal."""
         return self.model, self.resolution, self.norm
 
     @property
     def size(self) -> Resolution:
-        """The resolution, where the images are ours or come from a data set."""
-        assert self.resolution is not None, "own batches have no resolution"  # noqa: S101 - ours to see to
+        """The resolution of a variant that has one."""
+        assert self.resolution is not None, "the resolution is unknown"  # noqa: S101 - a precondition
         return self.resolution
 
     @property
     def logits(self) -> int:
-        """The number of logits that a network is built with, where the network does not decide."""
-        assert self.classes is not None, "only the network tells its classes"  # noqa: S101 - ours to see to
+        """The number of logits of a network whose classes are known."""
+        assert self.classes is not None, "the classes are unknown"  # noqa: S101 - a precondition
         return self.classes
 
     @property
     def label_classes(self) -> int:
-        """The number of classes in labels that are made for it: two where there is one logit."""
+        """The number of classes in synthetic labels: at least two, also for a single logit."""
         return max(2, self.classes or CLASSES[self.problem])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """One setting that can take several values in a run."""
+    """A setting that can take several values in a run."""
 
     field: str
-    """The field of `Variant`, which is also the column of the result files."""
+    """The field of `Variant`, and the column in the result files."""
     kind: type[StrEnum]
     defaults: tuple[StrEnum, ...]
     description: str
-    """The meaning of the choice, in a sentence for `--help`."""
+    """A sentence for `--help`."""
     label_prefix: str = ""
-    """Put before the value in a label where the bare value would say nothing ("on")."""
+    """The prefix of the value in a label, for values like "on"."""
     words: tuple[tuple[StrEnum, str], ...] = ()
-    """Values that a label has other words for."""
+    """The text of values that a label does not show as they are."""
 
     @property
     def option(self) -> str:
@@ -197,7 +197,7 @@ class Axis:
         return "--" + self.field.replace("_", "-")
 
     def label(self, value: StrEnum) -> str:
-        """A value as a label shows it."""
+        """Return the text of a value in a label."""
         return self.label_prefix + dict(self.words).get(value, str(value))
 
 
@@ -245,7 +245,7 @@ AXES = (
         field="loss_at",
         kind=LossAt,
         defaults=(LossAt.LABELS,),
-        description="Resolution of the loss: logits upsampled to the labels, or labels thinned out "
+        description="Resolution of the loss: logits upsampled to the labels, or labels downsampled "
         "to the logits.",
         label_prefix="loss at ",
     ),
@@ -254,7 +254,10 @@ _LABELLED_ALWAYS = ("precision", "norm")
 
 
 def labels(variants: Sequence[Variant]) -> dict[Variant, str]:
-    """A short name for each variant: precision and norm, then whatever is not as by default."""
+    """Return a short name for each variant: precision, norm and all values that differ.
+
+    Other axes are left out if their values over all variants are the defaults.
+    """
     shown = [
         axis
         for axis in AXES
@@ -275,12 +278,12 @@ def parse_choices(axis: Axis, text: str) -> tuple[StrEnum, ...]:
     """Parse a comma-separated list of an axis's values.
 
     Raises:
-        UsageError: A value is unknown (the nearest known one is suggested) or none is given.
+        UsageError: A value is unknown (the nearest one is suggested), or the list is empty.
     """
     known = [str(value) for value in axis.kind]
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise UsageError(f"{axis.option} names no value", hint=f"choose among {', '.join(known)}")
+        raise UsageError(f"{axis.option} needs a value", hint=f"choose among {', '.join(known)}")
     for name in names:
         if name not in known:
             raise unknown_value(axis.option, name, known)
@@ -288,12 +291,18 @@ def parse_choices(axis: Axis, text: str) -> tuple[StrEnum, ...]:
 
 
 _MOST_CHOICES = 20
-"""More than these are not listed: networks of a library, for example."""
+"""Longer lists of values (networks of a library) are not shown in full."""
 _MOST_NEAR = 6
 
 
 def unknown_value(what: str, value: str, known: Sequence[str]) -> UsageError:
-    """The error for a value that is none of the known ones, suggesting the nearest."""
+    """Make the error for an unknown value, with the nearest known ones in the hint.
+
+    Args:
+        what: The option, for the message.
+        value: The unknown value.
+        known: The known values.
+    """
     near = difflib.get_close_matches(value.lower(), known, n=_MOST_NEAR, cutoff=0.5)
     if len(known) > _MOST_CHOICES:
         choices = f"there are {len(known)}, such as {', '.join(near[1:] or known[:_MOST_NEAR])}"

@@ -1,4 +1,4 @@
-"""The workload of a trial by name: the network, and the user's own loss, optimizer and batches."""
+"""Names of networks, and the user-supplied parts of a workload as import paths."""
 
 import ast
 import json
@@ -15,13 +15,13 @@ from bsprobe.records.habits import COMMONEST, Habits
 TORCHVISION: Final = "torchvision:"
 TIMM: Final = "timm:"
 HUGGING_FACE: Final = "hf:"
-"""Before the path of a configuration that transformers reads."""
+"""The prefix of the path of a transformers configuration."""
 SMP: Final = "smp:"
-"""Before the name of an architecture of segmentation_models_pytorch."""
+"""The prefix of an architecture of segmentation_models_pytorch."""
 PREFIXES: Final = (TORCHVISION, TIMM, HUGGING_FACE, SMP)
-"""Beginnings of the names of networks that other packages build."""
+"""The prefixes of networks that other packages build."""
 BUILT_IN: Final = ("deeplabv2-resnet50", "deeplabv2-resnet101", "deeplabv2-mini")
-"""The networks of this package; a test holds this to its factory."""
+"""The networks of bsprobe; a test compares them with the factory."""
 MODEL_FORMS: Final = (
     *BUILT_IN,
     f"{TORCHVISION}NAME",
@@ -30,41 +30,41 @@ MODEL_FORMS: Final = (
     f"{HUGGING_FACE}CONFIG.json",
     "PACKAGE.MODULE:NAME",
 )
-"""The names of models, or their forms."""
+"""The accepted forms of `--model`."""
 _PACKAGES: Final = {
     TIMM: ("timm", f"{TIMM}NAME"),
     SMP: ("segmentation_models_pytorch", f"{SMP}ARCHITECTURE"),
     HUGGING_FACE: ("transformers", f"{HUGGING_FACE}CONFIG.json"),
 }
-"""By prefix the module that is not required, and the form of a name."""
+"""By prefix: the optional package, and the form of a model's name."""
 CALLABLE_HINT: Final = (
     "give package.module:callable, importable from the folder you are in, or file.py:callable"
 )
 _SEGMENTATION: Final = ("fcn_", "deeplabv3_", "lraspp_")
-"""Beginnings of the names of torchvision's segmentation models; a test holds this to its list."""
+"""Prefixes of torchvision's segmentation models; a test compares them with torchvision's list."""
 _TOP_LEVEL = (
-    "trials run in processes of their own, which import it by name: define it with def or class at "
-    "the top level of a module or of the script you run"
+    "trials run in separate processes that import it by name: define it with def or class at the "
+    "top level of a module or of the script you run"
 )
 
 
 class Problem(StrEnum):
-    """The kind of prediction that a network makes, which decides labels and loss."""
+    """The problem that a network solves, which decides labels and loss."""
 
     SEGMENTATION = "segmentation"
-    """A class for each pixel."""
+    """One class per pixel."""
     CLASSIFICATION = "classification"
-    """A class for each image."""
+    """One class per image."""
 
 
 CLASSES: Final = {Problem.SEGMENTATION: 19, Problem.CLASSIFICATION: 1000}
-"""Of Cityscapes and of ImageNet: what networks of these kinds are built for."""
+"""The default numbers of classes: those of Cityscapes and ImageNet."""
 
 
 def problem_of(model: str) -> Problem:
-    """The problem of a model, by its name.
+    """Return the problem of a model by its name.
 
-    That of other people's networks is told from their logits, once they are built.
+    The problem of other networks (`is_told_by_logits`) is found from their logits later.
     """
     is_torchvision = model.startswith(TORCHVISION)
     segments = model.removeprefix(TORCHVISION).startswith(_SEGMENTATION)
@@ -74,33 +74,33 @@ def problem_of(model: str) -> Problem:
 
 
 def is_told_by_logits(model: str) -> bool:
-    """True for models whose problem and classes only their logits tell."""
+    """Return whether the problem and classes of a model are found from its logits."""
     return is_factory(model) or model.startswith(HUGGING_FACE)
 
 
 def has_recipe(model: str) -> bool:
-    """True for the built-in DeepLabV2 networks, whose paper says how they are trained."""
+    """Return whether a model has a training recipe: the built-in DeepLabV2 networks."""
     return model.startswith("deeplabv2-")
 
 
 def is_factory(model: str) -> bool:
-    """True for `package.module:factory` and `file.py:factory`."""
+    """Return whether a name has the form `package.module:factory` or `file.py:factory`."""
     return ":" in model and not model.startswith(PREFIXES)
 
 
 def keeps_own_norm(model: str) -> bool:
-    """True for models that are built with a norm of their own unless another is asked for."""
+    """Return whether a model keeps its own norm unless another one is requested."""
     is_segmentation = problem_of(model) is Problem.SEGMENTATION
     return ":" in model and not (model.startswith(TORCHVISION) and is_segmentation)
 
 
 def package_of(prefix: str) -> str:
-    """The module that builds the networks of a prefix: `timm` of `timm:`."""
+    """Return the module that builds the networks of a prefix: `timm` for `timm:`."""
     return _PACKAGES[prefix][0]
 
 
 def without_package(prefix: str) -> UsageError:
-    """The error for a network whose package is not installed."""
+    """Make the error for a network whose package is not installed."""
     module, form = _PACKAGES[prefix]
     name = module.replace("_", "-")
     return UsageError(
@@ -113,18 +113,18 @@ LOSSES: Final = {
     "pixel-cross-entropy": Problem.SEGMENTATION,
     "image-cross-entropy": Problem.CLASSIFICATION,
 }
-"""The losses that are built in, and the labels that each is computed from."""
+"""The built-in losses, and the problem of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnParts:
-    """User-supplied parts of a training; the same for all variants of a run.
+    """User-supplied parts of a workload, the same for all variants of a run.
 
-    Callables are named as `package.module:callable` or `file.py:callable`.
+    Callables are given as `package.module:callable` or `file.py:callable`.
     """
 
     model_args: tuple[tuple[str, str], ...] = ()
-    """Keyword arguments of what builds the network: their names, and their values as typed."""
+    """Keyword arguments of the network's factory: names, and values as typed."""
     loss: str | None = None
     """One of `LOSSES`, or a callable: outputs and targets in, a scalar out."""
     optimizer: str | None = None
@@ -132,28 +132,28 @@ class OwnParts:
     batches: str | None = None
     """A callable: a batch size in, inputs and targets out."""
     habits: Habits = COMMONEST
-    """Those of the loop."""
+    """The habits of the training loop."""
     checkpoint_blocks: str | None = None
-    """Patterns of the modules that are recomputed, by their dotted names (fnmatch), separated by
-    commas; None: the blocks that are found."""
+    """Comma-separated fnmatch patterns of the dotted names of modules to recompute; None for the
+    blocks that bsprobe finds."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of what builds the network, their values read."""
+        """The keyword arguments of the network's factory, with parsed values."""
         return {name: value_of(text) for name, text in self.model_args}
 
     @property
     def own_loss(self) -> str | None:
-        """The name of the loss that is your own, None where it is a built-in one."""
+        """The user-supplied loss; None for a built-in loss."""
         return None if self.loss in LOSSES else self.loss
 
     @property
     def changes_the_step(self) -> bool:
-        """True where the loss, the optimizer or the batches are not ours."""
+        """True if the loss, the optimizer or the batches are user-supplied."""
         return any((self.own_loss, self.optimizer, self.batches))
 
     def options(self) -> list[str]:
-        """The words of a command line that say the same."""
+        """Return the equivalent command-line arguments."""
         words = [
             word for name, text in self.model_args for word in ("--model-arg", f"{name}={text}")
         ]
@@ -171,25 +171,29 @@ NOTHING_OWN: Final = OwnParts()
 
 
 def value_of(text: str) -> Any:
-    """A value as typed: a literal of Python or JSON (`3`, `[1, 2]`, `None`, `true`), else text."""
+    """Parse a literal of Python or JSON (`3`, `[1, 2]`, `None`, `true`); else return the text."""
     for read in (ast.literal_eval, json.loads):
         try:
             return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):  # what either may raise
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     return text
 
 
 def name_of(part: object, what: str) -> str:
-    """The name by which a worker can import a function or class.
+    """Return the import path of a function or class for a worker.
+
+    Args:
+        part: The function or class.
+        what: The part of the workload, for the message.
 
     Raises:
-        UsageError: It has none: a lambda, something local, defined in a notebook …
+        UsageError: The part cannot be imported: a lambda, a local function, code in a notebook ...
     """
     module, name = getattr(part, "__module__", None), getattr(part, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(name, str):
         raise UsageError(
-            f"{what}: a {type(part).__name__} object has no name to import it by", hint=_TOP_LEVEL
+            f"{what}: a {type(part).__name__} object has no name to import", hint=_TOP_LEVEL
         )
     for mark, kind in (("<lambda>", "a lambda"), ("<locals>", "local to a function")):
         if mark in name:
@@ -199,22 +203,19 @@ def name_of(part: object, what: str) -> str:
     except (KeyError, AttributeError):
         is_there = False
     if not is_there:
-        raise UsageError(
-            f"{what}: {module} has something else, or nothing, under the name {name}",
-            hint=_TOP_LEVEL,
-        )
+        raise UsageError(f"{what}: {module}.{name} is not this object", hint=_TOP_LEVEL)
     return f"{_place_of_main(what) if module == '__main__' else module}:{name}"
 
 
 def _place_of_main(what: str) -> str:
-    """The name to import the running program by, as multiprocessing's spawn finds it."""
+    """Return the import path of the running program, as multiprocessing's spawn finds it."""
     main = sys.modules["__main__"]
     if main.__spec__ is not None:  # python -m package.module
         return main.__spec__.name
     path = Path(getattr(main, "__file__", None) or "")
     if path.suffix != ".py" or not path.is_file():
         raise UsageError(
-            f"{what}: it is defined in a notebook or typed in, not in a file",
+            f"{what} is not defined in a file, but in a notebook or an interactive session",
             hint=_TOP_LEVEL,
         )
     whole = path.resolve()

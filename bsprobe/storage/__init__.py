@@ -1,1 +1,1 @@
-"""Files on disk: what is written, whole or line by line, and what is read back and checked."""
+"""Reading, checking and writing of bsprobe's files and folders."""

@@ -1,4 +1,4 @@
-"""Batches that were proven, kept on the disk: a small file for each question that was asked."""
+"""Cache of proven batches: one small file per question."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ from bsprobe.storage.files import file_errors, write_atomically
 from bsprobe.storage.jsonlines import check_version
 
 SCHEMA_VERSION: Final = 3
-"""Version 1 may hold a batch whose next one merely died; 2 knows nothing of imported files."""
+"""In version 1 the first failure may be an unexplained death; version 2 has no imported files."""
 _LOG = logging.getLogger("bsprobe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """All that a proven batch depends on, as far as it can be told."""
+    """Everything known that a proven batch depends on: the key of the cache."""
 
     device: str
     capacity_bytes: int
@@ -32,28 +32,32 @@ class Question:
     """Per part of the workload: its name, and a hash of the file that defines it."""
 
     def path(self, folder: Path) -> Path:
-        """The file of the answer."""
+        """Return the path of the cached batch in a folder."""
         text = json.dumps(to_json(self), sort_keys=True)
         return folder / f"batch-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenBatch:
-    """The answer."""
+    """A proven batch: the content of a cache file."""
 
     schema_version: int = SCHEMA_VERSION
     question: Question
     batch: int
     first_failure: int | None
-    """None where no larger batch was to be tried."""
+    """None if the search ended at the maximum batch."""
     files: tuple[tuple[str, str], ...]
-    """The files of the user's own that the trials imported: paths, and hashes of what they held."""
+    """The user's files that the trials imported: paths and hashes of the contents."""
     found_at: str
     """ISO 8601, UTC."""
 
 
 def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
-    """The answer that is kept, None where there is none; a damaged file is warned of."""
+    """Return the cached batch for a question.
+
+    None if there is none, or if its file is damaged (which is logged) or one of the imported files
+    has changed.
+    """
     path = question.path(folder)
     try:
         value = parse_json(path.read_bytes())
@@ -63,20 +67,20 @@ def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        _LOG.warning("%s: %s; the batch is found anew", path, error.strerror or error)
+        _LOG.warning("%s: %s; searching the batch again", path, error.strerror or error)
         return None
     except (MalformedError, FileError):
-        _LOG.warning("%s is damaged or of another version; the batch is found anew", path)
+        _LOG.warning("%s is damaged or has another version; searching the batch again", path)
         return None
     changed = [name for name, content in found.files if file_hash(Path(name)) != content]
     if changed:
-        _LOG.info("%s has changed; the batch is found anew", ", ".join(changed))
+        _LOG.info("%s has changed; searching the batch again", ", ".join(changed))
         return None
     return found if found.question == question else None
 
 
 def file_hash(path: Path) -> str:
-    """A hash of a file's content, empty where it cannot be read."""
+    """Return a hash of a file's content, or an empty text if the file cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -84,11 +88,11 @@ def file_hash(path: Path) -> str:
 
 
 def keep_batch(folder: Path, found: ProvenBatch) -> None:
-    """Write an answer down; a disk that does not take it is warned of."""
+    """Write a proven batch to the cache; log a warning if that fails."""
     path = found.question.path(folder)
     try:
         with file_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, to_text(found))
     except FileError as error:
-        _LOG.warning("the batch is not kept for the next time: %s", error)
+        _LOG.warning("cannot cache the batch: %s", error)

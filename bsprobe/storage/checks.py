@@ -1,6 +1,6 @@
-"""Checks of a file's content: figures that can be, and results that follow from their trials.
+"""Checks of a file's content: numbers in range, and results that agree with their trials.
 
-Types alone do not show that a digit was lost: a table must not be printed from a file whose parts
+Types alone do not reveal a damaged digit, and no report should be made from a file whose parts
 contradict each other.
 """
 
@@ -16,19 +16,19 @@ from bsprobe.storage.codec import MalformedError
 
 
 def check_figures(record: Any, *, place: str = "$") -> None:
-    """Refuse figures that nothing can have: below zero, absurd, a batch of none.
+    """Check that the numbers of a record are in the range for files.
 
     Raises:
-        MalformedError: There is one; the message begins with its place.
+        MalformedError: A number is out of range; the message begins with its place.
     """
     _check(record, place, HELD)
 
 
 def check_asked(settings: Any, *, place: str) -> None:
-    """Refuse settings that the options of a command would not take.
+    """Check that the numbers of some settings are in the range for options.
 
     Raises:
-        MalformedError: There is one; the message begins with its place.
+        MalformedError: A number is out of range; the message begins with its place.
     """
     _check(settings, place, {**HELD, **ASKED})
 
@@ -40,23 +40,25 @@ def _check(record: Any, place: str, bounds: Mapping[str, Bounds]) -> None:
 
 
 def check_run(run: Run) -> None:
-    """Refuse a run whose parts contradict each other.
+    """Check that the numbers of a run are in range and its parts agree.
 
     Raises:
-        MalformedError: They do; the message begins with the place.
+        MalformedError: They are not; the message begins with the place.
     """
     check_figures(run)
     variants = run.settings.variants
     if not variants or len(set(variants)) < len(variants):
-        raise MalformedError("$.settings.variants: there is none, or one twice")
+        raise MalformedError("$.settings.variants: empty, or with a duplicate")
     if [result.variant for result in run.results] != list(variants):
-        raise MalformedError("$.results: not one for each variant, in their order")
+        raise MalformedError("$.results: not those of $.settings.variants, in the same order")
     for number, trial in enumerate(run.trials):
         place = f"$.trials[{number}]"
         if trial.spec.variant not in variants:
-            raise MalformedError(f"{place}: its variant is none of the run's")
+            raise MalformedError(f"{place}: its variant is not in $.settings.variants")
         if trial.source is not run.device.source:
-            raise MalformedError(f"{place}: {trial.source}, but the device {run.device.source}")
+            raise MalformedError(
+                f"{place}: its source is {trial.source}, but the device's is {run.device.source}"
+            )
     for number, result in enumerate(run.results):
         for complaint in _complaints(run, result):
             raise MalformedError(f"$.results[{number}]: {complaint}")
@@ -65,38 +67,44 @@ def check_run(run: Run) -> None:
 def _complaints(run: Run, result: VariantResult) -> Iterator[str]:
     boundary, item = result.boundary, result.recommendation
     if (result.prediction is not None) is not (run.settings.search is SearchMethod.GUIDED):
-        yield "a prediction without a guided search, or none with one"
+        yield "there must be a prediction if the search is guided, and only then"
     tried = [
         trial
         for trial in run.trials
         if trial.spec.variant == result.variant and trial.spec.accumulation_steps == 1
     ]
     if boundary.largest is not None and not _has(tried, boundary.largest, ran=True):
-        yield f"batch {boundary.largest} is the largest, and no trial ran it"
+        yield f"the largest batch is {boundary.largest}, but no trial ran it"
     if boundary.first_failure is not None and not _has(tried, boundary.first_failure, ran=False):
-        yield f"batch {boundary.first_failure} is the first failure, and no trial shows it"
+        yield f"the first failure is batch {boundary.first_failure}, but no trial of it failed"
     if boundary.is_exact and boundary.first_failure != (boundary.largest or 0) + 1:
-        yield f"{boundary.largest} and {boundary.first_failure} are no exact boundary"
+        yield (
+            f"the boundary is {boundary.stop}, but its batches {boundary.largest} and "
+            f"{boundary.first_failure} do not follow each other"
+        )
     if boundary.stop == "nothing fits" and boundary.largest is not None:
-        yield "nothing fits, and something does"
+        yield f"nothing fits, but the largest batch is {boundary.largest}"
     if item is not None:
         yield from _complaints_of_plan(result, item)
 
 
 def _complaints_of_plan(result: VariantResult, item: Recommendation) -> Iterator[str]:
     if item.variant != result.variant or item.largest != result.boundary.largest:
-        yield "the recommendation is of another result"
+        yield "the recommendation has another variant or largest batch"
     if not max(item.safe, item.best, item.plan.micro_batch) <= item.largest:
-        yield "more is recommended than runs"
+        yield "a recommended batch exceeds the largest batch"
     for plan in (item.plan, item.without_accumulation):
         parts = plan.micro_batch * plan.accumulation_steps * plan.processes
         if plan.effective_batch != parts:
-            yield f"an effective batch of {plan.effective_batch} is not what its parts make"
+            yield (
+                f"the effective batch is {plan.effective_batch}, but micro-batch times "
+                f"accumulation steps times processes is {parts}"
+            )
     if item.trial is not None:
         spec = item.trial.spec
         asked = (item.variant, item.plan.micro_batch, item.plan.accumulation_steps)
         if (spec.variant, spec.batch_size, spec.accumulation_steps) != asked:
-            yield "the recommendation's trial ran something else"
+            yield "the recommended trial differs from the recommended plan"
 
 
 def _has(trials: list[Trial], batch: int, *, ran: bool) -> bool:
@@ -104,7 +112,7 @@ def _has(trials: list[Trial], batch: int, *, ran: bool) -> bool:
 
 
 def _numbers(value: Any, place: str, field: str) -> Iterator[tuple[str, str, float]]:
-    """(place, name of the field, number) of every number in a record, however deep."""
+    """Yield (place, name of the field, number) for every number in a record, recursively."""
     if dataclasses.is_dataclass(value):
         for each in dataclasses.fields(value):
             yield from _numbers(getattr(value, each.name), f"{place}.{each.name}", each.name)

@@ -1,7 +1,7 @@
-"""Frozen dataclasses to JSON and back, refusing whatever does not fit exactly.
+"""Conversion of frozen dataclasses to JSON and back, with exact types.
 
-Our own, though libraries for this exist: bsprobe runs straight from a checkout on GPU machines
-that have PyTorch but no package index, and none of those libraries is part of such images.
+No library is used, because bsprobe must run from a checkout on GPU machines that have PyTorch but
+no package index, and their images contain no such library.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 
 class MalformedError(ValueError):
-    """A JSON value is not what the type says; the message begins with the place."""
+    """A JSON value does not match its type; the message begins with the place."""
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Parse JSON, refusing an object that says something twice: which of the two is meant?
+    """Parse JSON; duplicate fields are errors.
 
     Raises:
-        MalformedError: It is not JSON, is nested beyond all sense, or has a field twice.
+        MalformedError: The data is not JSON, is nested too deeply, or has a duplicate field.
     """
     try:
         return json.loads(data, object_pairs_hook=_distinct)
@@ -40,18 +40,18 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise MalformedError(f"field {reprlib.repr(key)} is there twice")
+            raise MalformedError(f"duplicate field {reprlib.repr(key)}")
         found[key] = value
     return found
 
 
 def to_text(value: Any) -> bytes:
-    """The JSON of a file that people may look into."""
+    """Format a value as indented JSON for a file."""
     return (json.dumps(to_json(value), indent=1, allow_nan=False) + "\n").encode()
 
 
 def to_json(value: Any) -> Any:
-    """Turn dataclasses, enums, tuples and mappings into what `json.dumps` accepts."""
+    """Convert dataclasses, enums, tuples and mappings to values for `json.dumps`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)
@@ -66,7 +66,15 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[T], value: Any, *, place: str = "$") -> T:
-    """Build a `kind` from parsed JSON.
+    """Convert parsed JSON to a type.
+
+    Args:
+        kind: The type: a dataclass, an enum, a tuple, an optional or a basic type.
+        value: The parsed JSON.
+        place: The place of the value in its file, for messages.
+
+    Returns:
+        An instance of the type.
 
     Raises:
         MalformedError: A field is unknown or missing, or a value is of another type.
@@ -86,7 +94,8 @@ def _decode(kind: Any, value: Any, place: str) -> Any:
         try:
             return kind(value)
         except ValueError:
-            raise MalformedError(f"{place}: {reprlib.repr(value)} is no {kind.__name__}") from None
+            name = kind.__name__
+            raise MalformedError(f"{place}: {reprlib.repr(value)} is not a valid {name}") from None
     if kind is float and type(value) in (int, float):
         return _decode_float(value, place)
     if type(value) is not kind:
@@ -99,8 +108,8 @@ def _decode_float(value: float, place: str) -> float:
         number = float(value)
     except OverflowError:
         raise MalformedError(f"{place}: too large for a float") from None
-    if not math.isfinite(number):  # Python's parser takes NaN, Infinity and 1e999; JSON has none
-        raise MalformedError(f"{place}: {number} is no finite number")
+    if not math.isfinite(number):  # Python's parser accepts NaN, Infinity and 1e999
+        raise MalformedError(f"{place}: {number} is not a finite number")
     return number
 
 
@@ -136,13 +145,13 @@ def _decode_dataclass(kind: type, value: Any, place: str) -> Any:
     fields = {key: _decode(hints[key], item, f"{place}.{key}") for key, item in value.items()}
     try:
         return kind(**fields)
-    except ValueError as error:  # the record's own check
+    except ValueError as error:  # from the record's __post_init__
         raise MalformedError(f"{place}: {error}") from error
 
 
 @cache
 def _fields(kind: type) -> tuple[Mapping[str, Any], frozenset[str]]:
-    """The types of a dataclass's fields, and the names of those that have no default."""
+    """Return the types of a dataclass's fields, and the names of the required fields."""
     required = frozenset(
         field.name
         for field in dataclasses.fields(kind)
@@ -152,4 +161,4 @@ def _fields(kind: type) -> tuple[Mapping[str, Any], frozenset[str]]:
 
 
 def _name(value: Any) -> str:
-    return "nothing" if value is None else type(value).__name__
+    return "null" if value is None else type(value).__name__

@@ -1,4 +1,4 @@
-"""The file of an explanation: everything, versioned."""
+"""The versioned JSON file of an explanation."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def save_explanation(report: ExplanationReport, folder: Path) -> None:
     """Write `explanation.json` into a folder.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: The file cannot be written.
     """
     text = json.dumps(to_json(report), allow_nan=False) + "\n"
     write_atomically(folder / NAME, text.encode())
@@ -25,7 +25,7 @@ def load_explanation(folder: Path) -> ExplanationReport:
     """Read the explanation in a folder.
 
     Raises:
-        FileError: There is none, or it is damaged, or of another version.
+        FileError: The file is missing, damaged or of another version.
     """
     path = folder / NAME
     with file_errors(path):
@@ -35,11 +35,9 @@ def load_explanation(folder: Path) -> ExplanationReport:
         version = value.get("schema_version") if isinstance(value, dict) else None
         if version != EXPLANATION_VERSION:
             raise FileError(
-                f"{path} is of version {version}; this bsprobe reads {EXPLANATION_VERSION}",
-                hint="make it again with bsprobe explain",
+                f"{path} has schema version {version}; this bsprobe reads {EXPLANATION_VERSION}",
+                hint="run bsprobe explain again",
             )
         return from_json(ExplanationReport, value)
     except MalformedError as error:
-        raise FileError(
-            f"{path} is damaged: {error}", hint="make it again with bsprobe explain"
-        ) from error
+        raise FileError(f"{path} is damaged: {error}", hint="run bsprobe explain again") from error

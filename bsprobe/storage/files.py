@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and complaints of the operating system in one clear line."""
+"""Atomic writing of files, and conversion of system errors to `FileError`."""
 
 import errno
 import os
@@ -13,18 +13,18 @@ from typing import BinaryIO
 from bsprobe.records.errors import FileError
 
 _LONGEST_NAME = 255
-"""Bytes in a name: NAME_MAX of Linux and macOS."""
+"""NAME_MAX of Linux and macOS, in bytes."""
 _MARK_BYTES = 37
-"""Bytes that `partial_name` adds at most: two dots, ten digits, a hyphen, sixteen digits, a word of
-eight."""
+"""The most bytes that `partial_name` adds: two dots, ten digits, a hyphen, sixteen digits and
+`.partial`."""
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<process>[1-9]\d{0,8})-[0-9a-f]{16}\.partial", re.DOTALL)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, then give it its name.
+    """Write a file under a temporary name, flush it to disk and rename it.
 
     Raises:
-        FileError: The disk is full, the folder is read-only …; an older file is left as it was.
+        FileError: The file cannot be written (full disk, read-only folder); an older file is kept.
     """
     with replacing(path) as file:
         file.write(data)
@@ -32,10 +32,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """As `write_atomically`, for content that is written piece by piece.
+    """Write a file atomically, as `write_atomically`, in several parts.
 
     Yields:
-        The file under its temporary name; it gets its real one if nothing was raised.
+        The file under its temporary name; it is renamed if nothing is raised.
     """
     with file_errors(path), written_whole(path) as file:
         yield file
@@ -43,14 +43,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """As `replacing`, for callers with a better hint for what the operating system says.
+    """Write a file atomically, as `replacing`, but leave system errors to the caller.
 
-    A link to a file is kept, and the file is replaced. What killed processes left of the file is
+    A link to a file is kept, and its target is replaced. Partial files of killed processes are
     removed.
 
+    Yields:
+        The file under its temporary name; it is renamed if nothing is raised.
+
     Raises:
-        FileError: Something else than a file is in the way; it is left as it was.
-        OSError: The disk is full, the folder is read-only …; an older file is left as it was.
+        FileError: The path exists and is not a regular file; it is left unchanged.
+        OSError: The file cannot be written (full disk, read-only folder); an older file is kept.
     """
     require_regular_file(path)
     target = Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -67,12 +70,12 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def require_regular_file(path: Path) -> None:
-    """Refuse what exists at a path and is neither a regular file nor a link to one.
+    """Check that a path is a regular file, a link to one, or does not exist.
 
-    A rename puts a file in the place of a device, a pipe or a socket; reading a pipe never ends.
+    A rename would replace a device, a pipe or a socket, and reading a pipe may block.
 
     Raises:
-        FileError: Such a thing is there.
+        FileError: The path exists and is not a regular file.
     """
     with file_errors(path), suppress(FileNotFoundError):
         path.lstat()
@@ -80,28 +83,26 @@ def require_regular_file(path: Path) -> None:
             is_link = ", and neither is what it links to" if path.is_symlink() else ""
             raise FileError(
                 f"{path} is not a regular file{is_link}",
-                hint="name another place, or move away what is there",
+                hint="give another path, or move the existing one away",
             )
 
 
 def partial_name(name: str, process: int) -> str:
-    """A new name for a file that a process is writing: `.run.json.4711-0123456789abcdef.partial`.
+    """Make a temporary name for a file: `.run.json.4711-0123456789abcdef.partial`.
 
     Args:
-        name: The name that the file gets in the end; a long one is shortened.
-        process: The number of the process.
+        name: The final name of the file; a long one is shortened.
+        process: The ID of the writing process.
     """
     return f".{_shortened(name)}.{process}-{secrets.token_hex(8)}.partial"
 
 
 def remove_partial_files(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left of files that they were writing.
-
-    Files of living processes are left alone, and so is what cannot be removed.
+    """Remove partial files of processes that no longer exist; errors are ignored.
 
     Args:
         folder: The folder of the files.
-        name: The name that such a file would have got; None: any.
+        name: The final name of the files; None for any name.
     """
     wanted = None if name is None else _shortened(name)
     with suppress(OSError), os.scandir(folder) as entries:
@@ -114,7 +115,7 @@ def remove_partial_files(folder: Path, name: str | None = None) -> None:
 
 
 def _shortened(name: str) -> str:
-    """The beginning of a name that leaves room for what `partial_name` adds."""
+    """Shorten a name to leave room for the bytes that `partial_name` adds."""
     while len(os.fsencode(name)) > _LONGEST_NAME - _MARK_BYTES:
         name = name[:-1]
     return name
@@ -122,24 +123,24 @@ def _shortened(name: str) -> str:
 
 def _is_alive(process: int) -> bool:
     if sys.platform == "win32":
-        return True  # there, signal 0 would interrupt it
+        return True  # on Windows, signal 0 would interrupt the process
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        return True  # of another user
+        return True  # a process of another user
     return True
 
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about a file into a `FileError`."""
+    """Convert the OSError of a file operation to a `FileError`."""
     try:
         yield
     except FileExistsError as error:
         raise FileError(
-            f"{path} exists already", hint="add --resume to go on with it, or give another --out"
+            f"{path} already exists", hint="add --resume to continue it, or give another --out"
         ) from error
     except FileNotFoundError as error:
         raise FileError(f"{path} does not exist", hint="is this the folder of a run?") from error
@@ -148,13 +149,13 @@ def file_errors(path: Path) -> Iterator[None]:
             raise FileError(f"{path}: {error.strerror}", hint="give a shorter name") from error
         raise FileError(
             f"{path}: {error.strerror or error}",
-            hint="free the disk or its permissions; what was measured before is kept, and a run "
-            "goes on with --resume",
+            hint="check the disk space and the permissions; finished trials are kept, and "
+            "bsprobe run --resume continues the run",
         ) from error
 
 
 def cache_folder() -> Path:
-    """The user's cache folder, by the XDG base directory specification."""
+    """Return bsprobe's cache folder, by the XDG base directory specification."""
     root = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification has relative paths ignored.
+    # The specification requires relative paths to be ignored.
     return (Path(root) if Path(root).is_absolute() else Path.home() / ".cache") / "bsprobe"

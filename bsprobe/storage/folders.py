@@ -1,4 +1,4 @@
-"""Folders of results: their names, which say what they are about, and what may be put there."""
+"""Folders of results: their names, creation and resumption."""
 
 import errno
 import os
@@ -26,19 +26,20 @@ STUDY = "study.json"
 REPORT = "report.md"
 """The last file that is written to a folder of results."""
 REPORTS = Path("reports")
-"""The folder that folders of results are made in where none is named."""
+"""The parent of result folders if `--out` is not given."""
 _MOST_NUMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of results that can be gone on with, by the command that makes them."""
+    """A kind of results that can be resumed."""
 
     command: str
+    """The subcommand that makes the results."""
     journal: str
-    """The file that is there once something was begun."""
+    """The file that exists once the command has begun."""
     result: str
-    """The file that is there once it is finished."""
+    """The file that exists once the command has finished."""
 
 
 RUNS: Final = Kind(command="run", journal=JOURNAL, result=RUN)
@@ -48,7 +49,10 @@ _RESULTS = {RUN, STUDY}
 
 
 def run_name(device: DeviceInfo, settings: Settings) -> str:
-    """`rtx-4090-deeplabv2-resnet101-512x1024`, `predicted-…`; a capped device says its limit."""
+    """Make the name of a run's folder: `rtx-4090-deeplabv2-resnet101-512x1024`.
+
+    A prediction begins with `predicted-`, and a memory limit follows the device.
+    """
     models = dict.fromkeys(variant.model for variant in settings.variants)
     sizes = dict.fromkeys(variant.inputs for variant in settings.variants)
     name = "cpu" if device.kind is DeviceKind.CPU else re.sub(r"NVIDIA|GeForce", "", device.name)
@@ -60,7 +64,10 @@ def run_name(device: DeviceInfo, settings: Settings) -> str:
 
 
 def explanation_name(device: DeviceInfo, variant: Variant) -> str:
-    """`explain-rtx-3060-12gb-deeplabv2-resnet101-512x1024-fp32-batch`."""
+    """Make the name of an explanation's folder.
+
+    For example: `explain-rtx-3060-12gb-deeplabv2-resnet101-512x1024-fp32-batch`.
+    """
     name = labels([variant])[variant]
     limit = "" if device.limit_bytes is None else format_bytes(device.limit_bytes)
     parts = (
@@ -75,17 +82,17 @@ def explanation_name(device: DeviceInfo, variant: Variant) -> str:
 
 
 def new_folder(base: Path, name: str) -> Path:
-    """Create a folder that did not exist: NAME, else NAME-2, then NAME-3.
+    """Create a new folder: NAME, or NAME-2, NAME-3 ... if that exists.
 
     Raises:
-        FileError: The disk is full, the place is read-only.
+        FileError: The folder cannot be created.
     """
     for number in range(1, _MOST_NUMBERED):
         folder = base / (name if number == 1 else f"{name}-{number}")
         with file_errors(folder):
             try:
                 folder.mkdir(parents=True)
-            except FileExistsError:  # long since, or made by another process at this moment
+            except FileExistsError:  # possibly created by another process just now
                 if not base.is_dir():
                     raise
             else:
@@ -94,10 +101,10 @@ def new_folder(base: Path, name: str) -> Path:
 
 
 def given_folder(folder: Path) -> Path:
-    """Create the folder that was asked for; it may exist if it is empty.
+    """Create the requested folder; it may exist if it is empty.
 
     Raises:
-        FileError: It holds something, or is no folder, or cannot be created.
+        FileError: The path is not an empty folder, or cannot be created.
     """
     require_empty(folder)
     with file_errors(folder):
@@ -106,10 +113,10 @@ def given_folder(folder: Path) -> Path:
 
 
 def require_empty(folder: Path) -> None:
-    """Refuse a folder for results that holds something, or cannot be created; nothing is created.
+    """Check that a folder for results is empty or can be created; nothing is created.
 
     Raises:
-        FileError: It holds something, or is no folder, or may not be written to.
+        FileError: The path is not an empty folder, or is not writable.
     """
     with file_errors(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -126,12 +133,12 @@ def require_empty(folder: Path) -> None:
 def _what_to_do_with(folder: Path) -> str:
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if held & _JOURNALS and not held & _RESULTS:
-        return "go on with what was begun in it by adding --resume, or give another --out"
+        return "add --resume to continue the work in it, or give another --out"
     return "give another --out"
 
 
 def _newest_unfinished(base: Path, kind: Kind) -> Path | None:
-    """The folder of the newest unfinished results of a kind below another folder, or None."""
+    """Return the folder of the newest unfinished results of a kind in another folder, or None."""
     found = [
         path.parent
         for path in base.glob(f"*/{kind.journal}")
@@ -146,16 +153,19 @@ def begun(
     resume: Callable[[Path], T | None],
     require_unfinished: Callable[[Path], None],
 ) -> tuple[Path, T]:
-    """The folder of unfinished results of a kind, and what its journal gives.
+    """Find unfinished results and open their journal.
 
     Args:
-        folder: The folder; None: the newest unfinished one below `REPORTS`.
+        folder: The folder; None for the newest unfinished one in `REPORTS`.
         kind: The kind of the results.
-        resume: Opens the journal in a folder; None where that has no whole first line.
-        require_unfinished: Raises where results that are there leave nothing to be made.
+        resume: Opens the journal in a folder; returns None if the journal has no complete header.
+        require_unfinished: Raises an error if the results in a folder are finished.
+
+    Returns:
+        The folder, and the result of `resume`.
 
     Raises:
-        UsageError: Nothing was begun there, or it is finished.
+        UsageError: The folder has no unfinished results of that kind.
     """
     folder = folder or _newest_unfinished(REPORTS, kind)
     if folder is None:
@@ -172,15 +182,15 @@ def begun(
     resumed = resume(folder)
     if resumed is None:
         raise UsageError(
-            f"--resume: the {kind.command} in {folder} ended before its first line, and {folder} "
-            "is empty now",
+            f"--resume: the {kind.command} in {folder} stopped before its journal had a header; "
+            "the journal was removed",
             hint="start it again without --resume",
         )
     return folder, resumed
 
 
 def _nothing_begun(folder: Path, kind: Kind) -> UsageError:
-    """The error for a folder in which nothing of a kind was begun, so that nothing can go on."""
+    """Make the error for a folder without a journal of a kind."""
     other = STUDIES if kind is RUNS else RUNS
     if (folder / other.journal).exists():
         return UsageError(
@@ -189,23 +199,23 @@ def _nothing_begun(folder: Path, kind: Kind) -> UsageError:
         )
     newest = _newest_unfinished(REPORTS, kind)
     anew = f"start a new {kind.command} without --resume"
-    what = f"holds no {kind.command} to go on with" if folder.exists() else "does not exist"
+    what = f"holds no {kind.command} to continue" if folder.exists() else "does not exist"
     return UsageError(
         f"--resume: {folder} {what}",
-        hint=anew if newest is None else f"{resuming(newest, kind)} goes on; or {anew}",
+        hint=anew if newest is None else f"continue with {resuming(newest, kind)}, or {anew}",
     )
 
 
 def resuming(folder: Path, kind: Kind) -> str:
-    """The command that goes on with what was begun in a folder."""
+    """Return the command that resumes the work in a folder."""
     return f"bsprobe {kind.command} --resume --out {shlex.quote(str(folder))}"
 
 
 @contextmanager
 def withdrawn_if_refused(folder: Path) -> Iterator[None]:
-    """Take back a journal that has nothing but its first line where the work is refused.
+    """Remove a journal that has only a header if the command is refused.
 
-    Nothing is lost with it, and the corrected command finds the folder empty.
+    The corrected command then finds the folder empty.
     """
     try:
         yield
@@ -218,5 +228,5 @@ def withdrawn_if_refused(folder: Path) -> Iterator[None]:
 
 
 def slug(text: str) -> str:
-    """A name for a folder: small letters, digits and dots, hyphens between them."""
+    """Make a folder name: lower-case letters, digits and dots, separated by hyphens."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")

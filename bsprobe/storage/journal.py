@@ -1,7 +1,8 @@
-"""Every finished trial on disk the moment it ends, so that nothing measured is ever lost.
+"""The journal of a run, which holds every finished trial.
 
-A journal is JSON lines: a header with the schema version, the environment, the device and the
-settings, then one trial a line, each flushed to the disk before the next trial starts.
+A journal is a file of JSON lines: a header with the schema version, the environment, the device
+and the settings, then one trial per line. Each line is flushed to disk before the next trial
+starts.
 """
 
 from dataclasses import dataclass
@@ -27,12 +28,12 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a journal holds."""
+    """The contents of a journal."""
 
     header: Header
     trials: tuple[Trial, ...]
     complete_bytes: int
-    """Length of the whole lines; what follows was cut off while it was written."""
+    """The length of the complete lines; the rest is a truncated line."""
 
 
 class Journal(JsonLines[Header, Trial, Contents]):
@@ -42,7 +43,11 @@ class Journal(JsonLines[Header, Trial, Contents]):
 
     @classmethod
     def parse(cls, path: Path, data: bytes) -> Contents | None:
-        """What the bytes of a journal say, None without a whole first line."""
+        """Parse the bytes of a journal; None without a complete header.
+
+        Raises:
+            FileError: A complete line is damaged, or the journal has another version.
+        """
         parsed = parse_lines(
             path, data, header=Header, entry=Trial, version=SCHEMA_VERSION, check=check_figures
         )
@@ -53,9 +58,9 @@ class Journal(JsonLines[Header, Trial, Contents]):
 
 
 def read_journal(folder: Path) -> Contents:
-    """Read a journal without touching it; a last line that was cut off is left out.
+    """Read a journal without changing it; a truncated last line is ignored.
 
     Raises:
-        FileError: There is none, or it is damaged before its last line.
+        FileError: The journal is missing, has no complete header, or a complete line is damaged.
     """
     return Journal.read(folder)

@@ -1,7 +1,7 @@
-"""JSON lines that are on the disk before anyone relies on them: what all journals have in common.
+"""Journals of JSON lines, each flushed to disk.
 
-The first line is a header with a schema version, each further one an entry. A last line that was
-cut off while it was written is left out when the file is read, and written over when it goes on.
+The first line is a header with a schema version, each further line an entry. A last line that was
+truncated by a crash is ignored when the file is read, and overwritten when the work is resumed.
 """
 
 import json
@@ -20,18 +20,18 @@ if sys.platform != "win32":
 
 
 class HasLength(Protocol):
-    """The part of a journal's contents that describes its file."""
+    """The common interface of the contents of journals."""
 
     @property
     def complete_bytes(self) -> int:
-        """Length of the whole lines; what follows was cut off while it was written."""
+        """The length of the complete lines; the rest is a truncated line."""
 
 
 class Check(Protocol):
-    """Refuses a record that cannot be; `consistency.check_figures`."""
+    """A function that checks a record, as `checks.check_figures`."""
 
     def __call__(self, record: Any, *, place: str = ...) -> None:
-        """Raise MalformedError, or do nothing."""
+        """Raise MalformedError if the record is invalid."""
 
 
 Header = TypeVar("Header")
@@ -40,10 +40,10 @@ Contents = TypeVar("Contents", bound=HasLength)
 
 
 class JsonLines(Generic[Header, Entry, Contents]):
-    """An open file of lines, locked against a second run and appended to."""
+    """An open journal, locked against other processes."""
 
     NAME: str
-    """Of the file in the folder of a run."""
+    """The file name in a folder of results."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
@@ -51,19 +51,19 @@ class JsonLines(Generic[Header, Entry, Contents]):
 
     @classmethod
     def parse(cls, path: Path, data: bytes) -> Contents | None:
-        """The contents of a file's bytes, None without a whole first line.
+        """Parse the bytes of a journal; None without a complete header.
 
         Raises:
-            FileError: They are damaged before the last line, or of another version.
+            FileError: A complete line is damaged, or the journal has another version.
         """
         raise NotImplementedError
 
     @classmethod
     def create(cls, folder: Path, header: Header) -> Self:
-        """Begin a journal in an existing folder.
+        """Create a journal in an existing folder.
 
         Raises:
-            FileError: There is one already, or the disk does not take it.
+            FileError: The journal exists or cannot be written.
         """
         path = folder / cls.NAME
         require_regular_file(path)
@@ -76,14 +76,14 @@ class JsonLines(Generic[Header, Entry, Contents]):
 
     @classmethod
     def resume(cls, folder: Path) -> "tuple[Self, Contents] | None":
-        """Lock a journal, read it, and drop a last line that was cut off.
+        """Lock and read a journal, and drop a truncated last line.
 
         Returns:
-            The journal, ready to append to, and what it holds; None where there is none, or none
-            that got as far as its header.
+            The journal, ready to append to, and its contents; None if there is no journal, or if
+            it had no complete header and was removed.
 
         Raises:
-            FileError: Another run is writing to it, or it is damaged before its last line.
+            FileError: Another process is writing to the journal, or a complete line is damaged.
         """
         path = folder / cls.NAME
         require_regular_file(path)
@@ -96,7 +96,7 @@ class JsonLines(Generic[Header, Entry, Contents]):
             contents = journal._read()
             if contents is None:
                 with file_errors(path):
-                    path.unlink()  # while it is locked: nobody may begin to write to it now
+                    path.unlink()  # while locked, so that no other process writes to it
         except BaseException:
             journal._file.close()
             raise
@@ -107,10 +107,11 @@ class JsonLines(Generic[Header, Entry, Contents]):
 
     @classmethod
     def read(cls, folder: Path) -> Contents:
-        """Read a journal without touching it; a last line that was cut off is left out.
+        """Read a journal without changing it; a truncated last line is ignored.
 
         Raises:
-            FileError: There is none, or it is damaged before its last line.
+            FileError: The journal is missing, has no complete header, or a complete line is
+                damaged.
         """
         path = folder / cls.NAME
         require_regular_file(path)
@@ -118,15 +119,15 @@ class JsonLines(Generic[Header, Entry, Contents]):
             contents = cls.parse(path, path.read_bytes())
         if contents is None:
             raise FileError(
-                f"{path} holds no whole line", hint="nothing was measured yet: run again"
+                f"{path} has no complete header", hint="nothing was measured yet: run again"
             )
         return contents
 
     def append(self, entry: Entry) -> None:
-        """Write an entry and wait until the disk has it.
+        """Write an entry and flush it to disk.
 
         Raises:
-            FileError: The disk is full or gone; what was written before is intact.
+            FileError: The entry cannot be written; earlier entries are intact.
         """
         self._append(to_json(entry))
 
@@ -134,11 +135,11 @@ class JsonLines(Generic[Header, Entry, Contents]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        with file_errors(self._path):  # closing writes again what a full disk has refused
+        with file_errors(self._path):  # closing retries a write that a full disk has refused
             self._file.close()
 
     def _read(self) -> Contents | None:
-        """The contents of the file, which stays open at the end of its last whole line."""
+        """Read the file and drop a truncated last line."""
         with file_errors(self._path):
             contents = self.parse(self._path, self._file.read())
             self._file.truncate(0 if contents is None else contents.complete_bytes)
@@ -154,10 +155,10 @@ class JsonLines(Generic[Header, Entry, Contents]):
 
     def _lock(self) -> None:
         if sys.platform == "win32":
-            return  # two runs into one folder are then not noticed
+            return  # two runs in one folder are not detected on Windows
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, another run may have taken an empty journal away.
+            # Between opening and locking, another run may have removed an empty journal.
             is_ours = os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
         except OSError:
             is_ours = False
@@ -177,18 +178,22 @@ def parse_lines(
     version: int,
     check: Check | None = None,
 ) -> tuple[Header, tuple[Entry, ...], int] | None:
-    """The header, the entries and the length of the whole lines; None without a whole header.
+    """Parse the bytes of a journal.
 
     Args:
-        path: For the messages.
+        path: The path, for messages.
         data: The bytes of the file.
-        header: What the first line is.
-        entry: What all others are.
-        version: The schema version that is known.
-        check: Looks at each line's record, and raises MalformedError where it cannot be.
+        header: The type of the first line.
+        entry: The type of all other lines.
+        version: The supported schema version.
+        check: A function that raises MalformedError for an invalid record.
+
+    Returns:
+        The header, the entries and the length of the complete lines in bytes; None without a
+        complete header.
 
     Raises:
-        FileError: A whole line is damaged, or the file is of another version.
+        FileError: A complete line is damaged, or the file has another version.
     """
     *lines, rest = data.split(b"\n")
     if not lines:
@@ -211,10 +216,15 @@ def parse_lines(
 
 
 def check_version(path: Path, value: Any, known: int) -> None:
-    """Refuse a file that was written by another version of the format.
+    """Check the schema version of a file.
+
+    Args:
+        path: The path, for the message.
+        value: The parsed JSON of the file, or of its header.
+        known: The supported version.
 
     Raises:
-        FileError: It was.
+        FileError: The file has another version, or none.
     """
     version = value.get("schema_version") if isinstance(value, dict) else None
     if type(version) is not int or version != known:
@@ -226,7 +236,7 @@ def check_version(path: Path, value: Any, known: int) -> None:
 
 
 def damaged(path: Path, what: str) -> FileError:
-    """The error for a file that is not what it should be."""
+    """Make the error for a damaged file."""
     return FileError(f"{path} is damaged: {what}", hint="restore it from a copy, or run again")
 
 

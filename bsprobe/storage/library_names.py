@@ -1,7 +1,7 @@
-"""Names of the networks of torchvision and timm, read from their text without importing them.
+"""Names of the networks of torchvision and timm, read from their source text.
 
-Both packages put `@register_model` above each function that builds a network; importing them takes
-seconds.
+Importing these packages takes seconds. Both decorate each function that builds a network with
+`@register_model`.
 """
 
 import re
@@ -18,27 +18,27 @@ _REGISTERED = re.compile(
 
 
 def torchvision_networks() -> tuple[str, ...]:
-    """The networks for classification and segmentation of images; none where none can be found."""
+    """Return the classification and segmentation networks; empty if none can be found."""
     return _registered("torchvision", ("models/*.py", "models/segmentation/*.py"))
 
 
 def timm_networks() -> tuple[str, ...]:
-    """The networks; none where none can be found."""
+    """Return timm's networks; empty if none can be found."""
     return _registered("timm", ("models/*.py",))
 
 
 def is_former_timm_name(name: str) -> bool:
-    """True where timm's text has a name between quotes, as it has those of earlier versions."""
+    """Return whether timm's source has a name in quotes, as it has names of earlier versions."""
     quoted = (f"'{name}'".encode(), f'"{name}"'.encode())
     texts = (path.read_bytes() for path in _files("timm", ("models/*.py",)))
     return any(each in text for text in texts for each in quoted)
 
 
 def is_installed(package: str) -> bool:
-    """True where a package could be imported."""
+    """Return whether a package can be found."""
     try:
         return find_spec(package) is not None
-    except (ImportError, ValueError):  # of a finder that refuses, or a module without a spec
+    except (ImportError, ValueError):  # a finder refuses, or the module has no spec
         return False
 
 

@@ -1,4 +1,4 @@
-"""The file of a finished run: everything, versioned."""
+"""The versioned JSON file of a finished run."""
 
 import dataclasses
 import shlex
@@ -20,7 +20,7 @@ def save_run(run: Run, folder: Path) -> Path:
     """Write `run.json` into a folder and return its path.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: The file cannot be written.
     """
     path = folder / NAME
     write_atomically(path, to_text(run))
@@ -31,7 +31,8 @@ def load_run(path: Path) -> Run:
     """Read a run from its folder or its file.
 
     Raises:
-        FileError: There is none, it is unfinished, damaged, of another version, or something else.
+        FileError: The run is missing or unfinished, or the file is damaged, of another version or
+            not a run.
     """
     with file_errors(path):
         if path.is_dir():
@@ -51,7 +52,7 @@ def load_run(path: Path) -> Run:
 
 
 def _parsed(path: Path, data: bytes) -> Any:
-    """The JSON of a file; what has another ending is no damaged file, but another one."""
+    """Parse the JSON of a file; a bad file is damaged only if its suffix is `.json`."""
     try:
         return parse_json(data)
     except MalformedError:
@@ -75,7 +76,7 @@ def _finishing(folder: Path) -> str:
 
 
 def _no_run_in(folder: Path) -> FileError:
-    """The error for a folder without `run.json`, with what to type instead."""
+    """Make the error for a folder without `run.json`."""
     if (folder / JOURNAL_NAME).exists():
         return FileError(
             f"the run in {folder} is not finished",
@@ -83,12 +84,12 @@ def _no_run_in(folder: Path) -> FileError:
         )
     hint = "is this the folder of a run?"
     if any(folder.glob(f"*/{NAME}")):
-        hint = f"it holds folders of runs; name them: {_quoted(folder)}/*/{NAME}"
+        hint = f"it contains folders of runs; give {_quoted(folder)}/*/{NAME}"
     return FileError(f"there is no {NAME} in {folder}", hint=hint)
 
 
 def _require_run(path: Path, value: Any) -> None:
-    """Refuse the file of something else: a study, an explanation, anybody's JSON."""
+    """Refuse a JSON file of another kind, such as a study or an explanation."""
     known = {field.name for field in dataclasses.fields(Run)}
     if (
         isinstance(value, dict)

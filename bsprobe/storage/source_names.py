@@ -1,7 +1,7 @@
-"""Names at the top level of Python files, read from the text without running it.
+"""Lookup of callables in the source text of Python files, without importing them.
 
-Importing a network takes as long as all that it imports. A misspelt name is told at once instead;
-a name that the text cannot tell of is left to the import.
+An import takes as long as everything that it imports, and this finds a misspelt name at once. A
+name that cannot be decided from the text is left to the import.
 """
 
 import ast
@@ -30,26 +30,26 @@ _MOST_LISTED = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceNames:
-    """The names that a module's text binds at its top level."""
+    """The names that a module binds at its top level."""
 
     names: frozenset[str]
     callables: tuple[str, ...]
-    """Functions and classes, in the order of the text, without those that begin with `_`."""
+    """Public functions and classes, in the order of the text."""
     literals: frozenset[str]
-    """Names that are bound to numbers, texts, lists: they cannot be called."""
+    """Names that are bound only to literals, which cannot be called."""
     is_open: bool
-    """True where the module may have more names than its text tells: `from x import *`."""
+    """True if the module may have further names, as with `from x import *`."""
 
 
 def require_callable(option: str, name: str) -> None:
-    """Refuse the name of a callable that is surely not there; nothing is imported.
+    """Refuse a callable that certainly does not exist, without importing it.
 
     Args:
-        option: The option that named it, for complaints.
-        name: `package.module:callable` or `file.py:callable`; dots after the colon go into classes.
+        option: The option, for messages.
+        name: `package.module:callable` or `file.py:callable`; `module:Class.method` is allowed.
 
     Raises:
-        UsageError: There is no such file or module, it is no Python, or has no such callable.
+        UsageError: The file or module does not exist, is not valid Python, or lacks the callable.
     """
     where, _, what = name.partition(":")
     path = source_path(option, name)
@@ -62,7 +62,7 @@ def require_callable(option: str, name: str) -> None:
         raise UsageError(f"{option}: '{name}' names no callable", hint=_those_of(where, source))
     if wanted in source.literals:
         raise UsageError(
-            f"{option} {name}: '{wanted}' is no function and no class of {shown}",
+            f"{option} {name}: '{wanted}' is not a function or class of {shown}",
             hint=_those_of(where, source),
         )
     if wanted in source.names or source.is_open:
@@ -76,14 +76,14 @@ def require_callable(option: str, name: str) -> None:
 
 
 def require_arguments(name: str, given: Iterable[str]) -> None:
-    """Refuse arguments that a network's factory surely does not take.
+    """Refuse arguments that a network's factory certainly does not take.
 
     Args:
-        name: The factory, as `require_callable` takes it, which has found it.
+        name: The factory, already checked by `require_callable`.
         given: The names of the arguments.
 
     Raises:
-        UsageError: It takes no argument of a name; the nearest is suggested.
+        UsageError: The factory does not take an argument; the nearest one is suggested.
     """
     where, _, what = name.partition(":")
     path = source_path("--model", name)
@@ -96,14 +96,14 @@ def require_arguments(name: str, given: Iterable[str]) -> None:
     for argument in sorted(set(given) - set(taken)):
         near = difflib.get_close_matches(argument, taken, n=1)
         raise UsageError(
-            f"--model-arg {argument}: {what} of {where} takes no such argument",
+            f"--model-arg {argument}: {what} of {where} has no such argument",
             hint=(f"did you mean {near[0]}? " if near else "")
             + f"it takes {', '.join(taken) or 'none'}",
         )
 
 
 def _arguments_of(tree: ast.Module, what: str) -> tuple[str, ...] | None:
-    """The arguments of a function, or of a class's `__init__`; None where they cannot be told."""
+    """Return the arguments of a function or of a class's `__init__`; None if undecidable."""
     found = [each for each in tree.body if getattr(each, "name", None) == what]
     if len(found) != 1 or getattr(found[0], "decorator_list", None):
         return None
@@ -117,11 +117,7 @@ def _arguments_of(tree: ast.Module, what: str) -> tuple[str, ...] | None:
 
 
 def callables_hint(where: str) -> str | None:
-    """The callables of a file or module that was named alone, as a hint; None where it has none.
-
-    Raises:
-        UsageError: It is no Python.
-    """
+    """List the callables of a file or module as a hint; None if it cannot be found or parsed."""
     with suppress(UsageError):
         path = source_path("", where)
         if path is not None:
@@ -130,36 +126,41 @@ def callables_hint(where: str) -> str | None:
 
 
 def source_path(option: str, name: str) -> Path | None:
-    """The file of the module that a name begins with; None where that cannot be told.
+    """Return the source file of the module in a name; None if undecidable without an import.
 
     Raises:
-        UsageError: There is surely no such file or module.
+        UsageError: The file or module certainly does not exist.
     """
     where = name.partition(":")[0]
     if where.endswith(".py"):
         path = Path(where)
-        if not os.path.isfile(path):  # noqa: PTH113 - Path's raises where a name is too long
+        if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises if a name is too long
             raise _missing(option, name, f"{where} does not exist", path)
         return path
     if not all(part.isidentifier() for part in where.split(".")):
-        raise _missing(option, name, f"'{where}' is no name of a module", Path(f"{where}.py"))
+        raise _missing(option, name, f"'{where}' is not a module name", Path(f"{where}.py"))
     spec = _spec_of(option, name)
     origin = None if spec is None else spec.origin
     return Path(origin) if origin is not None and origin.endswith(".py") else None
 
 
 def read_names(option: str, name: str, path: Path) -> SourceNames:
-    """The names of a Python file.
+    """Read the names that a Python file binds.
+
+    Args:
+        option: The option, for messages.
+        name: The value of the option, for messages.
+        path: The file.
 
     Raises:
-        UsageError: It is no Python; the message has the file and the line.
-        FileError: It cannot be read.
+        UsageError: The file is not valid Python; the message has the file and the line.
+        FileError: The file cannot be read.
     """
     with file_errors(path):
         text = path.read_bytes()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python repeats them where the module is imported
+            warnings.simplefilter("ignore")  # the import repeats them
             tree = ast.parse(text, filename=str(path))
             compile(tree, str(path), "exec", dont_inherit=True)
         return _names_of(tree)
@@ -168,11 +169,12 @@ def read_names(option: str, name: str, path: Path) -> SourceNames:
         line = (error.text or "").strip()
         raise UsageError(
             f"{option} {name}: {place}: {error.msg}" + (f": {line}" if line else ""),
-            hint="mend the file: Python cannot read it",
+            hint="fix the file so that Python can parse it",
         ) from error
     except ValueError as error:  # a null byte in the text
         raise UsageError(
-            f"{option} {name}: {path.name}: {error}", hint="mend the file: Python cannot read it"
+            f"{option} {name}: {path.name}: {error}",
+            hint="fix the file so that Python can parse it",
         ) from error
     except (RecursionError, MemoryError):
         nothing = frozenset[str]()
@@ -205,7 +207,7 @@ def _names_of(tree: ast.Module) -> SourceNames:
 
 
 def _top_level(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes outside functions and classes, which have names of their own."""
+    """Yield all nodes outside of functions and classes."""
     for child in ast.iter_child_nodes(node):
         yield child
         if not isinstance(child, _OWN_SCOPE):
@@ -213,23 +215,23 @@ def _top_level(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _may_bind(node: ast.AST) -> bool:
-    """True for what can bind names that the text does not show."""
+    """Return whether a node can bind names that the text does not show."""
     if isinstance(node, ast.Name):
         return node.id in ("globals", "vars", "exec", "setattr")
     return isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.modules"
 
 
 def _spec_of(option: str, name: str) -> ModuleSpec | None:
-    """The finder's answer for a module; None where its packages decide what they hold."""
+    """Find the spec of a module; None if a package's own code may decide its modules."""
     where = name.partition(":")[0]
     top, *parts = where.split(".")
     importlib.invalidate_caches()
-    # The process that imports it begins its search in the working folder; this one may not.
+    # The importing process searches the working folder first; this process may not.
     spec = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path])
     if spec is None:
         try:
             spec = find_spec(top)
-        except (ImportError, ValueError):  # a module that was put there without a spec
+        except (ImportError, ValueError):  # a module in sys.modules without a spec
             return None
     found = top
     for part in parts:
@@ -242,12 +244,12 @@ def _spec_of(option: str, name: str) -> ModuleSpec | None:
             return None
     if spec is None:
         file = Path(*where.split(".")).with_suffix(".py")
-        raise _missing(option, name, f"there is no module {found}", file)
+        raise _missing(option, name, f"no module named {found}", file)
     return spec
 
 
 def _decides_itself(package: ModuleSpec) -> bool:
-    """True for a package whose own code can say where its modules are."""
+    """Return whether a package's own code may decide its modules."""
     if package.origin is None or not package.origin.endswith(".py"):
         return package.origin is not None
     with suppress(OSError):
@@ -257,7 +259,7 @@ def _decides_itself(package: ModuleSpec) -> bool:
 
 
 def _missing(option: str, name: str, what: str, path: Path) -> UsageError:
-    """The error for a file or module that is not there, with the nearest file beside it."""
+    """Make the error for a missing file or module, with the nearest file in the hint."""
     what_of_it = name.partition(":")[2] or "NAME"
     folder = path.parent
     known = [each.name for each in sorted(folder.glob("*.py"))] if folder.is_dir() else []
@@ -273,9 +275,9 @@ def _missing(option: str, name: str, what: str, path: Path) -> UsageError:
 
 
 def _those_of(where: str, source: SourceNames) -> str:
-    """The hint that lists the functions and classes of a module."""
+    """Make the hint that lists the functions and classes of a module."""
     if not source.callables:
-        return f"{where} defines no function and no class; {CALLABLE_HINT}"
+        return f"{where} defines no function or class; {CALLABLE_HINT}"
     more = len(source.callables) - _MOST_LISTED
     listed = ", ".join(source.callables[:_MOST_LISTED])
     return f"{where} has {listed}" + (f" and {more} more" if more > 0 else "")

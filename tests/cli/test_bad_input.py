@@ -15,8 +15,8 @@ from tests.support.commands import bsprobe, run
 
 WRONG = """
 $ bsprobe run --norm as-built
-error: --norm as-built: deeplabv2-resnet101 is built with the norm that is asked for
-hint: its own is --norm batch
+error: --norm as-built: deeplabv2-resnet101 has no norm of its own
+hint: give --norm batch
 
 $ bsprobe run --base-lr 0.01
 error: --base-lr needs --base-batch: a learning rate belongs to a batch
@@ -72,11 +72,11 @@ error: --model-arg: a is given twice
 hint: give it once
 
 $ bsprobe run --model-arg num_classes=few
-error: --model-arg num_classes=few: it is no number of classes
+error: --model-arg num_classes=few: not a number of classes
 hint: give 1 to 1048576, for example --model-arg num_classes=19
 
 $ bsprobe run --model-arg num_classes=true
-error: --model-arg num_classes=true: it is no number of classes
+error: --model-arg num_classes=true: not a number of classes
 hint: give 1 to 1048576, for example --model-arg num_classes=19
 
 $ bsprobe run --loss pixel-crossentropy
@@ -85,8 +85,9 @@ hint: did you mean pixel-cross-entropy? Known: pixel-cross-entropy, image-cross-
 PACKAGE.MODULE:CALLABLE
 
 $ bsprobe run --model torchvision:resnet18 --loss pixel-cross-entropy
-error: --loss pixel-cross-entropy: torchvision:resnet18 is a network for classification
-hint: leave --loss out, or give --model NAME of a network for segmentation
+error: --loss pixel-cross-entropy is for segmentation, but torchvision:resnet18 is a \
+classification network
+hint: leave out --loss, or give a segmentation network with --model NAME
 
 $ bsprobe run --optimizer-from parts:adam --optimizer adamw
 error: --optimizer does nothing with --optimizer-from parts:adam
@@ -101,7 +102,7 @@ error: --loop: outputs is given twice
 hint: give it once
 
 $ bsprobe run --loop zero_grad=start
-error: --loop: 'zero_grad' is no habit
+error: --loop: 'zero_grad' is unknown
 hint: give zero-grad, gradients, batch or outputs
 
 $ bsprobe run --loop zero-grad=never
@@ -131,9 +132,9 @@ error: --ddp static-graph does nothing with one process
 hint: leave it out; several are started by torchrun, or predicted by --gpu NAME --processes N
 
 $ bsprobe run --norm sync-batch
-error: --norm sync-batch: one process has nobody to share statistics with
-hint: torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME --processes N; else \
---norm batch
+error: --norm sync-batch needs more than one process
+hint: use torchrun --nproc-per-node N -m bsprobe run, or bsprobe run --gpu NAME --processes N, or \
+give --norm batch
 
 $ bsprobe run --device cpu --memory-limit 2GiB,1GiB
 error: --memory-limit: 2 limits are for 2 processes under torchrun, and there is 1
@@ -144,7 +145,7 @@ error: --precision: 'fp64' is unknown
 hint: did you mean fp32? Known: fp32, amp-fp16, amp-bf16
 
 $ bsprobe run --norm ,
-error: --norm names no value
+error: --norm needs a value
 hint: choose among batch, sync-batch, group, group-amp, instance, frozen, \
 as-built
 
@@ -161,7 +162,7 @@ error: '-512x1024' is not a resolution
 hint: write HEIGHTxWIDTH, for example 512x1024, or one of cityscapes, cityscapes-half
 
 $ bsprobe run --memory-limit 0GiB
-error: '0GiB' is no memory at all
+error: '0GiB' is less than one byte
 hint: write for example 11GiB
 
 $ bsprobe run --headroom 1
@@ -237,7 +238,7 @@ error: --batches: no number of images that all of them divide is small enough to
 hint: give batches that divide 2000000000 images or fewer, for example 2,4,8
 
 $ bsprobe run --memory-limit 99999999999GiB
-error: '99999999999GiB' is more memory than any machine has
+error: '99999999999GiB' is too much memory
 hint: give at most 1048576GiB
 
 $ bsprobe run --resume --out nowhere
@@ -245,7 +246,7 @@ error: --resume: nowhere does not exist
 hint: start a new run without --resume
 
 $ bsprobe run --resume --out .
-error: --resume: . holds no run to go on with
+error: --resume: . holds no run to continue
 hint: start a new run without --resume
 
 $ bsprobe study --resume
@@ -395,10 +396,7 @@ def test_without_a_command_the_help_is_printed_as_it_is(tmp_path: Path) -> None:
     ("held", "hint"),
     [
         (["notes.txt"], "give another --out"),
-        (
-            ["journal.jsonl"],
-            "go on with what was begun in it by adding --resume, or give another --out",
-        ),
+        (["journal.jsonl"], "add --resume to continue the work in it, or give another --out"),
         (["journal.jsonl", "run.json"], "give another --out"),
     ],
 )

@@ -125,6 +125,9 @@ def test_a_picture_takes_the_place_of_no_pipe() -> None:
     result = bsprobe("data", "streets", "--picture", "pipe")
     assert (result.returncode, result.stderr) == (
         2,
-        "error: pipe is not a regular file\nhint: name another place, or move away what is there\n",
+        (
+            "error: pipe is not a regular file\n"
+            "hint: give another path, or move the existing one away\n"
+        ),
     )
     assert Path("pipe").is_fifo()

@@ -26,8 +26,8 @@ def test_a_rehearsal_opens_the_device_and_writes_nothing(tmp_path: Path) -> None
         ("--gpu=A10 --memory-limit=11", "a memory limit of 11 B"),
         ("--gpu=A10 --out=full", "--out full exists and is not an empty folder"),
         ("--gpu=A10 --out=full/notes.txt/in", "Not a directory"),
-        ("--resume --out=full", "full holds no run to go on with"),
-        ("--gpu=A10 --model=deeplabv2-mini --model-arg=width=3", "takes num_classes alone"),
+        ("--resume --out=full", "full holds no run to continue"),
+        ("--gpu=A10 --model=deeplabv2-mini --model-arg=width=3", "takes only num_classes"),
         pytest.param(
             "--gpu=A10 --model=full/few.py:net",
             "it made a NoneType",

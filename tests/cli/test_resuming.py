@@ -21,7 +21,7 @@ def test_resuming_elsewhere_names_the_unfinished_folder_below_reports(
     done = bsprobe(command, "--resume", "--out=elsewhere", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "elsewhere does not exist" in done.stderr
-    assert f"hint: bsprobe {command} --resume --out 'reports/an ü' goes on" in done.stderr
+    assert f"bsprobe {command} --resume --out 'reports/an ü'" in done.stderr
     # Nothing was begun there either: the first line is missing.
     begun_anew = bsprobe(command, "--resume", cwd=tmp_path)
     assert (begun_anew.returncode, list(begun.iterdir())) == (2, [])

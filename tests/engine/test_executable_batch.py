@@ -231,7 +231,7 @@ def test_a_damaged_file_is_warned_of_and_replaced(
 
     assert train() == first
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path} is damaged or of another version; the batch is found anew"
+        f"{path} is damaged or has another version; searching the batch again"
     ]
     assert len(gpu.asked) == 2
     train()
@@ -255,7 +255,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(
     (tmp_path / "cache").write_text("a file where the folder should be")
 
     assert train()[0] == gpu.run.results[0].boundary.largest
-    assert "the batch is not kept for the next time" in caplog.text
+    assert "cannot cache the batch" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_freed_it_goes_on(
     kept = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     code, _, complaints = finish(start(*RUN, "--resume", cwd=tmp_path))
     if not kept:  # not even the first line: there is nothing to go on with
-        complain_clearly(code, complaints, "out is empty now")
+        complain_clearly(code, complaints, "the journal was removed")
         code, _, complaints = finish(start(*RUN, cwd=tmp_path))
     assert code == 0, complaints
     assert path.read_bytes().splitlines(keepends=True)[: len(kept)] == kept
@@ -160,7 +160,7 @@ def test_of_runs_into_one_folder_one_writes_and_the_others_say_so(
                 words in complaints
                 for words in (
                     *("another bsprobe run is writing", "exists", "is not an empty folder"),
-                    *("does not exist", "holds no run to go on with", "is finished"),
+                    *("does not exist", "holds no run to continue", "is finished"),
                 )
             ), complaints
     assert findings(tmp_path / "out") == findings(reference)

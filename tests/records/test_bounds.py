@@ -1,4 +1,4 @@
-"""The least and the greatest of every number."""
+"""Tests of the bounds of numbers."""
 
 import math
 
@@ -8,14 +8,14 @@ from bsprobe.records.bounds import ASKED, FIGURE, HELD, Bounds
 
 
 @pytest.mark.parametrize("field", ASKED)
-def test_whatever_may_be_asked_for_may_stand_in_a_file(field: str) -> None:
+def test_every_number_that_options_accept_is_accepted_in_a_file(field: str) -> None:
     asked, held = ASKED[field], HELD.get(field, FIGURE)
     assert asked.least < asked.most
     assert asked.least in held
     assert (math.nextafter(asked.most, 0) if asked.most_is_open else asked.most) in held
 
 
-def test_an_open_end_is_out_of_bounds_and_nan_always_is() -> None:
+def test_an_open_bound_and_nan_are_out_of_range() -> None:
     closed = Bounds(least=0, most=1)
     opened = Bounds(least=0, most=1, least_is_open=True, most_is_open=True)
     assert [number in closed for number in (-1, 0, 0.5, 1, 2, math.nan, math.inf)] == [

@@ -1,4 +1,4 @@
-"""The views of an explanation: however it is grouped, it adds up to the peak."""
+"""Tests of the sums and the file of an explanation."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,7 +50,7 @@ def row(name: str, mib: int, per_image_mib: int = 0, depth: int = 0) -> Row:
     return Row(name=name, size_bytes=mib * MIB, per_image_bytes=per_image_mib * MIB, depth=depth)
 
 
-def test_the_kinds_are_listed_largest_first_and_the_rests_last() -> None:
+def test_the_kinds_are_listed_largest_first_and_the_remainders_last() -> None:
     assert by_kind(EXPLANATION) == [
         row("saved activations", 7168, 3584),
         row("parameters", 512),
@@ -113,19 +113,19 @@ def test_an_explanation_survives_its_file(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         ("", "is damaged"),
-        ("[]", "is of version None"),
-        ('{"schema_version": 3}', "is of version 3; this bsprobe reads 2"),
+        ("[]", "version None"),
+        ('{"schema_version": 3}', "version 3; this bsprobe reads 2"),
         ('{"schema_version": 2}', "is damaged"),
         ("[" * 100_000, "is damaged"),
     ],
     ids=["empty", "list", "later", "incomplete", "deep"],
 )
-def test_what_is_no_explanation_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
+def test_an_invalid_explanation_file_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
     (tmp_path / NAME).write_text(text, encoding="utf-8")
     with pytest.raises(FileError, match=complaint):
         load_explanation(tmp_path)
 
 
-def test_a_folder_without_an_explanation_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_an_explanation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="does not exist"):
         load_explanation(tmp_path)

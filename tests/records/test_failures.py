@@ -1,4 +1,4 @@
-"""What counts as out of memory, by every name it goes under."""
+"""Tests of the classification of failures."""
 
 import signal
 from functools import partial
@@ -19,7 +19,7 @@ from bsprobe.records.trials import Failure
 from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 
 CARD = [
-    # The caching allocator, in its ordinary words.
+    # The caching allocator.
     (
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB "
         "of which 1.31 GiB is free. Including non-PyTorch memory, this process has 22.32 GiB "
@@ -47,7 +47,7 @@ CARD = [
     "cuda runtime error (2) : out of memory at /pytorch/aten/src/THC/THCGeneral.cpp:844",
     "CUDA failure: cudaErrorMemoryAllocation",
     "CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY",
-    # AMD, Intel, Apple: no CUDA in the words, and not always a full stop.
+    # AMD, Intel, Apple: without CUDA, and not always with a full stop.
     (
         "HIP out of memory. Tried to allocate 3.31 GiB. GPU 0 has a total capacity of 128.00 GiB "
         "of which 780.24 MiB is free."
@@ -147,7 +147,7 @@ BUGS = [
         "device-side assertions."
     ),
     "required rank 4 tensor to use channels_last format",
-    # These mention memory, or its end, and are no want of it.
+    # Messages that mention memory, but are not about a lack of it.
     "Unsupported memory format. Supports channels_last and contiguous",
     "memory format option is only supported by strided tensors",
     (
@@ -193,7 +193,7 @@ MEANINGS = {
         {CPU: OUT_OF_MEMORY, CUDA: HOST_MEMORY, SIMULATED: HOST_MEMORY},
     ),
 }
-"""By memory: the messages that say it has ended, how surely, and what that means on a device."""
+"""By kind of memory: messages about its exhaustion, their certainty, and the outcomes by device."""
 
 
 @pytest.mark.parametrize("kind", DeviceKind)
@@ -202,7 +202,7 @@ MEANINGS = {
     [(memory, message) for memory, (messages, _, _) in MEANINGS.items() for message in messages],
     ids=lambda text: text[:40],
 )
-def test_a_message_means_the_end_of_the_memory_that_it_is_about(
+def test_a_message_about_a_memory_is_classified_by_the_device(
     memory: str, message: str, kind: DeviceKind
 ) -> None:
     _, certainty, outcomes = MEANINGS[memory]
@@ -257,7 +257,7 @@ SIMULATED_ERROR = ("SimulatedOutOfMemoryError", "MemoryError", "Exception")
         (SIMULATED, ("OutOfMemoryError", "RuntimeError"), FAILED, "OutOfMemoryError"),
     ],
 )
-def test_the_type_alone_is_enough(
+def test_the_exception_type_alone_is_enough(
     kind: DeviceKind, types: tuple[str, ...], outcome: Outcome, evidence: str
 ) -> None:
     expected = Verdict(outcome=outcome, evidence=evidence)
@@ -271,7 +271,7 @@ def test_the_simulated_allocators_error_is_named_as_it_is_recognised() -> None:
 
 @pytest.mark.parametrize("device", DeviceKind)
 @pytest.mark.parametrize("kind", ["RuntimeError", "AcceleratorError", "ValueError", "OSError"])
-def test_other_types_alone_say_nothing(kind: str, device: DeviceKind) -> None:
+def test_another_exception_type_alone_is_a_bug(kind: str, device: DeviceKind) -> None:
     expected = Verdict(outcome=FAILED, evidence=kind)
     assert classify(device, types=(kind, "Exception"), message="no words about it") == expected
 
@@ -287,7 +287,9 @@ def test_other_types_alone_say_nothing(kind: str, device: DeviceKind) -> None:
         *((status, f"exit status {status}") for status in (0, 1, 9, 134, 137, 139, 255, -200)),
     ],
 )
-def test_a_death_alone_explains_nothing(kind: DeviceKind, status: int, manner: str) -> None:
+def test_a_death_without_evidence_is_unexplained(
+    kind: DeviceKind, status: int, manner: str
+) -> None:
     for words in ("", "Fatal Python error: Segmentation fault"):
         assert classify_death(kind, exit_status=status, last_words=words) == Verdict(
             outcome=FAILED, certainty=Certainty.UNEXPLAINED, evidence=manner
@@ -305,12 +307,12 @@ def test_a_kill_by_the_kernel_is_about_the_memory_of_the_machine(
     assert classify_death(kind, exit_status=-9, killed=killed) == Verdict(
         outcome=outcome, certainty=certainty[killed], evidence=killed
     )
-    for other in (-signal.SIGSEGV, 137, 0):  # the kernel has killed another one
+    for other in (-signal.SIGSEGV, 137, 0):  # the kernel has killed another process
         verdict = classify_death(kind, exit_status=other, killed=killed)
         assert verdict.certainty is Certainty.UNEXPLAINED
 
 
-def test_the_last_words_of_a_dead_process_outweigh_the_manner_of_its_death() -> None:
+def test_the_standard_error_of_a_dead_process_outweighs_its_exit_status() -> None:
     said = partial(classify_death, exit_status=-signal.SIGABRT)
     certain = said(CUDA, last_words="what():  CUDA error: out of memory")
     assert (certain.outcome, certain.certainty) == (OUT_OF_MEMORY, Certainty.CERTAIN)
@@ -345,7 +347,7 @@ def test_an_earlier_verdict_counts_if_its_evidence_is_still_one(
     assert failure(evidence).proves(OUT_OF_MEMORY, kind) is expected
 
 
-def test_host_memory_and_an_unexplained_death_are_no_verdicts_on_a_batch() -> None:
+def test_host_memory_and_an_unexplained_death_do_not_prove_an_outcome() -> None:
     for outcome, certainty, expected in (
         (HOST_MEMORY, Certainty.CERTAIN, False),
         (FAILED, Certainty.UNEXPLAINED, False),

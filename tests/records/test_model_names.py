@@ -1,4 +1,4 @@
-"""What a model's name says."""
+"""Tests of what follows from a model's name."""
 
 import pytest
 from torchvision import models
@@ -6,7 +6,7 @@ from torchvision import models
 from bsprobe.records.workload import Problem, is_factory, keeps_own_norm, problem_of
 
 
-def test_every_segmentation_network_of_torchvision_is_known_as_one_and_no_other_is() -> None:
+def test_segmentation_and_other_networks_of_torchvision_are_told_apart() -> None:
     segmenting = set(models.list_models(module=models.segmentation))
     others = set(models.list_models(module=models))
 
@@ -26,7 +26,7 @@ def test_every_segmentation_network_of_torchvision_is_known_as_one_and_no_other_
         ("nets.mine:build", Problem.SEGMENTATION, True, True),
     ],
 )
-def test_a_name_says_problem_source_and_norm(
+def test_problem_factory_and_norm_follow_from_the_name(
     model: str,
     problem: Problem,
     factory: bool,  # noqa: FBT001 - an expected value

@@ -1,4 +1,4 @@
-"""What of a training is the user's own, as the command line says it."""
+"""Tests of the user-supplied parts of a workload and of loop habits."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_a_value_is_a_literal_of_python_or_json_else_text(text: str, value: obje
     assert type(value_of(text)) is type(value)
 
 
-def test_the_options_say_all_of_it_again() -> None:
+def test_the_options_are_the_equivalent_command_line() -> None:
     own = OwnParts(
         model_args=(("a", "1"), ("b", "x y")),
         loss="m:loss",
@@ -66,7 +66,9 @@ def test_the_options_say_all_of_it_again() -> None:
         (OwnParts(batches="m:batch"), True),
     ],
 )
-def test_only_what_is_not_ours_changes_the_step(own: OwnParts, *, changes: bool) -> None:
+def test_only_a_user_supplied_loss_optimizer_or_batch_changes_the_step(
+    own: OwnParts, *, changes: bool
+) -> None:
     assert own.changes_the_step is changes
 
 

@@ -1,4 +1,4 @@
-"""Bytes, seconds and resolutions to text and back."""
+"""Tests of the formatting and parsing of units."""
 
 import pytest
 from hypothesis import given
@@ -51,7 +51,7 @@ def test_amounts_of_memory_are_parsed(text: str, count: int) -> None:
         *(str(2**50 + 1), "99999999999GiB", "9" * 400, "9" * 5000),
     ],
 )
-def test_what_is_no_amount_of_memory_is_refused_with_a_hint(text: str) -> None:
+def test_an_invalid_amount_of_memory_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_bytes(text)
     assert refused.value.hint is not None
@@ -83,7 +83,7 @@ def test_resolutions_are_height_first(text: str, height: int, width: int) -> Non
     assert parse_resolution(text) == Resolution(height=height, width=width)
 
 
-def test_a_resolution_says_which_side_is_which() -> None:
+def test_a_resolution_names_its_sides() -> None:
     portrait = Resolution(height=1024, width=512)
     assert str(portrait) == "1024x512"
     assert portrait.describe() == "1024 high x 512 wide"
@@ -94,7 +94,7 @@ def test_a_resolution_says_which_side_is_which() -> None:
 @pytest.mark.parametrize(
     "text", ["", "512", "512x", "x512", "-512x1024", "0x0", "8x8", "31x4096", "99999x99999", "axb"]
 )
-def test_what_is_no_usable_resolution_is_refused_with_a_hint(text: str) -> None:
+def test_an_invalid_resolution_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_resolution(text)
     assert refused.value.hint is not None

@@ -1,4 +1,4 @@
-"""The axes, their product, and the names of its points."""
+"""Tests of variants, their axes and their labels."""
 
 from dataclasses import fields, replace
 
@@ -67,7 +67,7 @@ def test_a_model_has_as_many_classes_as_its_problem(model: str, classes: int) ->
 
 
 @pytest.mark.parametrize("model", ["timm:resnet18", "unet.py:build", "torchvision:vit_b_16"])
-def test_other_peoples_networks_keep_their_norm_unless_another_is_asked_for(model: str) -> None:
+def test_external_networks_keep_their_norm_unless_another_is_requested(model: str) -> None:
     def norms(*asked: Norm) -> set[Norm]:
         choices = {"norm": asked} if asked else {}
         made = matrix(models=["deeplabv2-mini", model], resolutions=[SIZE], choices=choices)
@@ -79,13 +79,13 @@ def test_other_peoples_networks_keep_their_norm_unless_another_is_asked_for(mode
     assert set(labels(made).values()) == {"fp32 / as built"}
 
 
-def test_a_network_that_is_built_in_any_norm_has_none_of_its_own() -> None:
+def test_as_built_is_refused_for_a_network_without_a_norm_of_its_own() -> None:
     with pytest.raises(UsageError, match="--norm as-built: deeplabv2-mini") as caught:
         matrix(models=["deeplabv2-mini"], resolutions=[SIZE], choices={"norm": [Norm.AS_BUILT]})
     assert "--norm batch" in str(caught.value.hint)
 
 
-def test_classifiers_and_other_peoples_networks_leave_open_what_only_they_tell() -> None:
+def test_size_and_classes_that_depend_on_the_network_are_left_open() -> None:
     def made(model: str) -> Variant:
         return matrix(models=[model], resolutions=None, choices={})[0]
 
@@ -119,13 +119,13 @@ def test_options_are_spelled_with_dashes() -> None:
     ]
 
 
-def test_a_label_is_precision_and_norm_where_nothing_else_differs() -> None:
+def test_a_label_is_precision_and_norm_if_nothing_else_differs() -> None:
     plain = Variant(model="m", resolution=SIZE)
     amp = replace(plain, precision=Precision.AMP_BF16, norm=Norm.GROUP_AMP)
     assert labels([plain, amp]) == {plain: "fp32 / batch", amp: "amp-bf16 / group-amp"}
 
 
-def test_a_label_names_what_is_not_as_by_default_even_where_all_agree() -> None:
+def test_a_label_names_values_that_are_not_the_default_even_if_all_agree() -> None:
     only = Variant(
         model="resnet",
         resolution=SIZE,
@@ -135,7 +135,7 @@ def test_a_label_names_what_is_not_as_by_default_even_where_all_agree() -> None:
     assert labels([only]) == {only: "fp32 / batch / checkpointing on / nhwc"}
 
 
-def test_a_label_names_whatever_differs_and_says_what_is_on() -> None:
+def test_a_label_names_every_difference_and_the_axis_of_on_and_off() -> None:
     plain = Variant(model="a", resolution=SIZE)
     other = Variant(
         model="b",
@@ -179,23 +179,24 @@ def test_choices_are_parsed_in_the_order_given_without_repetitions() -> None:
 def test_an_axis_without_a_value_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_choices(BY_FIELD["precision"], text)
-    assert str(refused.value) == "--precision names no value"
+    assert "--precision" in str(refused.value)
     assert refused.value.hint == "choose among fp32, amp-fp16, amp-bf16"
 
 
 def test_a_mistyped_value_is_refused_and_the_nearest_suggested() -> None:
     with pytest.raises(UsageError) as refused:
         parse_choices(BY_FIELD["precision"], "fp32,AMP-FP61")
-    assert str(refused.value) == "--precision: 'AMP-FP61' is unknown"
+    assert "--precision" in str(refused.value)
+    assert "'AMP-FP61'" in str(refused.value)
     assert refused.value.hint == "did you mean amp-fp16? Known: fp32, amp-fp16, amp-bf16"
 
 
-def test_a_value_near_to_nothing_gets_the_whole_list() -> None:
+def test_an_unknown_value_without_a_near_one_gets_the_whole_list() -> None:
     error = unknown_value("--norm", "zzz", ["batch", "group"])
     assert (str(error), error.hint) == ("--norm: 'zzz' is unknown", "choose among batch, group")
 
 
-def test_of_very_many_known_values_a_few_are_named() -> None:
+def test_a_few_of_very_many_known_values_are_named() -> None:
     known = [f"net{number}" for number in range(40)]
     hints = [unknown_value("--model", name, known).hint for name in ("net41", "xyz")]
     assert hints == [
@@ -204,7 +205,7 @@ def test_of_very_many_known_values_a_few_are_named() -> None:
     ]
 
 
-def test_parts_of_ones_own_are_the_same_in_all_variants() -> None:
+def test_user_supplied_parts_are_the_same_in_all_variants() -> None:
     own = OwnParts(model_args=(("num_classes", "4"),), optimizer="m:adam", batches="m:batch")
 
     made = matrix(models=["nets:mine"], resolutions=[None], choices={}, own=own)
@@ -222,14 +223,15 @@ def test_parts_of_ones_own_are_the_same_in_all_variants() -> None:
         *(str(2**20 + 1), "9" * 23, "9" * 5000, "0x" + "f" * 5000),
     ],
 )
-def test_what_is_no_number_of_classes_is_refused(text: str) -> None:
+def test_an_invalid_number_of_classes_is_refused(text: str) -> None:
     own = OwnParts(model_args=(("num_classes", text),))
-    with pytest.raises(UsageError, match="it is no number of classes") as refused:
+    with pytest.raises(UsageError) as refused:
         matrix(models=["deeplabv2-mini"], resolutions=[SIZE], choices={}, own=own)
-    assert refused.value.hint == "give 1 to 1048576, for example --model-arg num_classes=19"
+    assert str(refused.value).startswith(f"--model-arg num_classes={text}: ")
+    assert "1 to 1048576" in str(refused.value.hint)
 
 
-def test_inputs_say_their_channels_where_they_are_not_three() -> None:
+def test_inputs_name_their_channels_unless_there_are_three() -> None:
     plain = Variant(model="m:n", resolution=SIZE)
     four = Variant(model="m:n", resolution=SIZE, channels=4)
 
@@ -246,7 +248,7 @@ def test_inputs_say_their_channels_where_they_are_not_three() -> None:
         ("m:loss", Problem.SEGMENTATION),
     ],
 )
-def test_the_loss_says_what_a_network_of_ones_own_predicts(
+def test_the_loss_decides_the_problem_of_a_user_supplied_network(
     loss: str | None, problem: Problem
 ) -> None:
     own = OwnParts(loss=loss, batches="m:batch")

@@ -1,4 +1,4 @@
-"""Records to JSON and back, and the refusal of everything that is not quite a record."""
+"""Tests of the conversion of records to JSON and back."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ _LOST = frozenset(Outcome) - RAN
 def _ending(
     outcomes: frozenset[Outcome], kind: type, present: str, absent: str
 ) -> dict[str, st.SearchStrategy[Any]]:
-    """The fields of a trial that must agree with its outcome."""
+    """Return strategies for the fields of a trial that must agree with its outcome."""
     return {
         "outcome": st.sampled_from(sorted(outcomes)),
         present: strategy_for(kind),
@@ -37,7 +37,7 @@ def _ending(
 
 
 def strategy_for(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one return a kind
-    """Any value of a type that records use."""
+    """Return a strategy for all values of a type that records use."""
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return st.one_of(*(strategy_for(argument) for argument in arguments))
@@ -72,16 +72,16 @@ def test_any_run_survives_json(run: Run) -> None:
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_a_trial_with_the_wrong_figures_for_its_outcome_is_refused(outcome: Outcome) -> None:
+def test_a_trial_whose_figures_contradict_its_outcome_is_refused(outcome: Outcome) -> None:
     right, wrong = (ran(4), broke(4)) if outcome in RAN else (broke(4), ran(4))
     body = to_json(right) | {"outcome": outcome.value}
     assert from_json(Trial, body).outcome is outcome
-    with pytest.raises(MalformedError, match="with the wrong figures"):
+    with pytest.raises(MalformedError, match=f"outcome '{outcome.value}'"):
         from_json(Trial, to_json(wrong) | {"outcome": outcome.value})
 
 
 def places(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Everything in a JSON value, with the way to it."""
+    """Yield every value in a JSON value with its place."""
     yield place, value
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -93,7 +93,7 @@ def spell(place: Place) -> str:
 
 
 def replaced(body: Any, place: Place, value: Any) -> Any:
-    """A copy of a JSON value with another value in one place."""
+    """Copy a JSON value with another value in one place."""
     if not place:
         return value
     key, *rest = place
@@ -110,7 +110,7 @@ def complaint(body: Any) -> str:
 
 @pytest.fixture(scope="module")
 def body(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    # Three trials and one result are enough to damage; the first and the last two differ most.
+    # Three trials and one result keep the tests fast; the first and the last two differ most.
     whole = to_json(populated_run(tmp_path_factory.mktemp("run")))
     whole["trials"] = [whole["trials"][0], *whole["trials"][-2:]]
     whole["results"] = whole["results"][:1]
@@ -124,20 +124,22 @@ WRONG: dict[type, tuple[Any, ...]] = {
     float: ({"a": 1}, True, "0.5"),
     str: ({"a": 1}, 1, 0.5, True),
 }
-"""Numbers, text and truth are never mistaken for each other."""
+"""By type: values of other types that must be refused."""
 
 
-def test_a_value_of_another_type_is_refused_by_its_place(body: Any) -> None:
+def test_a_value_of_another_type_is_refused_with_its_place(body: Any) -> None:
     for place, value in places(body):
         for other in WRONG.get(type(value), ({"a": 1},)):
             assert complaint(replaced(body, place, other)).startswith(f"{spell(place)}: "), place
 
 
-def test_an_unknown_field_is_refused_wherever_it_stands(body: Any) -> None:
+def test_an_unknown_field_is_refused_in_every_place(body: Any) -> None:
     for place, value in places(body):
         if isinstance(value, dict):
             damaged = replaced(body, place, {**value, "zzz": 1})
-            assert complaint(damaged) == f"{spell(place)}: unknown field 'zzz'"
+            words = complaint(damaged)
+            assert words.startswith(f"{spell(place)}: ")
+            assert "'zzz'" in words
 
 
 def test_a_missing_field_is_refused_unless_it_has_a_default(body: Any) -> None:
@@ -149,15 +151,14 @@ def test_a_missing_field_is_refused_unless_it_has_a_default(body: Any) -> None:
                 from_json(Run, replaced(body, place, rest))
             except MalformedError as error:
                 refused += 1
-                assert str(error) == f"{spell(place)}: field '{name}' is missing"  # noqa: PT017
+                assert str(error).startswith(f"{spell(place)}: ")  # noqa: PT017
+                assert f"'{name}'" in str(error)  # noqa: PT017
     assert refused > 50
 
 
-def test_every_tail_of_the_places_is_named_to_the_end(body: Any) -> None:
+def test_the_place_of_a_nested_value_is_complete(body: Any) -> None:
     damaged = replaced(body, ("trials", 1, "measurement", "model", "groups", 0, 1), "fast")
-    assert complaint(damaged) == (
-        "$.trials[1].measurement.model.groups[0][1]: expected float, found str"
-    )
+    assert complaint(damaged).startswith("$.trials[1].measurement.model.groups[0][1]: ")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +168,7 @@ class Small:
     maybe: int | None = None
 
 
-def test_a_whole_number_is_a_fine_float_and_stays_one() -> None:
+def test_a_whole_number_becomes_a_float() -> None:
     read = from_json(Small, {"number": 3})
     assert read == Small(number=3.0)
     assert isinstance(read.number, float)
@@ -176,20 +177,20 @@ def test_a_whole_number_is_a_fine_float_and_stays_one() -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"number": None}, "$.number: expected float, found nothing"),
+        ({"number": None}, "$.number: expected float, found null"),
         ({"number": 1, "maybe": 1.0}, "$.maybe: expected int, found float"),
         ({"number": 1, "pair": ["a"]}, "$.pair: expected 2 items, found 1"),
         ({"number": 1, "pair": ["a", 1, 2]}, "$.pair: expected 2 items, found 3"),
         ({"number": 1, "pair": "a1"}, "$.pair: expected a list, found str"),
         ({"number": 1, "pair": ["a", "b"]}, "$.pair[1]: expected int, found str"),
         ([], "$: expected an object, found list"),
-        (None, "$: expected an object, found nothing"),
-        ({"number": float("nan")}, "$.number: nan is no finite number"),
-        ({"number": float("inf")}, "$.number: inf is no finite number"),
+        (None, "$: expected an object, found null"),
+        ({"number": float("nan")}, "$.number: nan is not a finite number"),
+        ({"number": float("inf")}, "$.number: inf is not a finite number"),
         ({"number": 10**400}, "$.number: too large for a float"),
     ],
 )
-def test_each_kind_of_damage_has_its_words(value: Any, words: str) -> None:
+def test_each_kind_of_damage_has_its_message(value: Any, words: str) -> None:
     with pytest.raises(MalformedError) as refused:
         from_json(Small, value)
     assert str(refused.value) == words

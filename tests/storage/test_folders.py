@@ -1,4 +1,4 @@
-"""Folders of results."""
+"""Tests of the folders of results."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from bsprobe.records.errors import FileError
 from bsprobe.storage.folders import new_folder
 
 
-def test_a_new_folder_has_the_first_name_that_nothing_has(tmp_path: Path) -> None:
+def test_a_new_folder_has_the_first_unused_name(tmp_path: Path) -> None:
     base = tmp_path / "reports"
     assert new_folder(base, "cpu") == base / "cpu"
     (base / "cpu-2").touch()
@@ -16,7 +16,7 @@ def test_a_new_folder_has_the_first_name_that_nothing_has(tmp_path: Path) -> Non
     assert new_folder(base, "cpu") == base / "cpu-4"
 
 
-def test_a_folder_that_another_process_makes_at_this_moment_is_not_taken(
+def test_a_folder_that_another_process_has_just_made_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu").mkdir()
@@ -25,7 +25,7 @@ def test_a_folder_that_another_process_makes_at_this_moment_is_not_taken(
 
 
 @pytest.mark.parametrize("inside", [".", "deeper"])
-def test_a_file_in_the_place_of_the_reports_is_a_clear_refusal(tmp_path: Path, inside: str) -> None:
+def test_a_file_in_the_place_of_the_reports_is_a_file_error(tmp_path: Path, inside: str) -> None:
     (tmp_path / "reports").touch()
     with pytest.raises(FileError, match="Not a directory"):
         new_folder(tmp_path / "reports" / inside, "cpu")

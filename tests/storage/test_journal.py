@@ -1,4 +1,4 @@
-"""The journal: nothing measured is ever lost, and nothing damaged is taken for measured."""
+"""Tests of the journal of a run."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def complaint(folder: Path) -> FileError:
     return refused.value
 
 
-def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
+def test_appended_trials_are_read_back(tmp_path: Path) -> None:
     data = written(tmp_path, *TRIALS)
     assert data.count(b"\n") == 1 + len(TRIALS)
     assert read_journal(tmp_path) == Contents(
@@ -59,7 +59,7 @@ def test_a_trial_is_on_the_disk_before_append_returns(
         assert read_journal(tmp_path).trials == TRIALS[:1]
 
 
-def test_a_journal_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_a_resumed_journal_keeps_its_trials(tmp_path: Path) -> None:
     written(tmp_path, *TRIALS[:2])
     journal, contents = resumed(tmp_path)
     assert contents.trials == TRIALS[:2]
@@ -68,7 +68,7 @@ def test_a_journal_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert read_journal(tmp_path).trials == TRIALS
 
 
-def test_a_last_line_cut_off_at_any_byte_is_left_out(tmp_path: Path) -> None:
+def test_a_last_line_truncated_at_any_byte_is_ignored(tmp_path: Path) -> None:
     whole = written(tmp_path, *TRIALS)
     start = whole.rindex(b"\n", 0, -1) + 1
     kept = Contents(header=header(), trials=TRIALS[:2], complete_bytes=start)
@@ -78,7 +78,7 @@ def test_a_last_line_cut_off_at_any_byte_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2, 100, 10**6])
-def test_a_line_that_was_cut_off_is_written_over(tmp_path: Path, lost: int) -> None:
+def test_a_truncated_line_is_overwritten(tmp_path: Path, lost: int) -> None:
     whole = written(tmp_path, *TRIALS)
     start = whole.rindex(b"\n", 0, -1) + 1
     (tmp_path / NAME).write_bytes(whole[: max(start, len(whole) - lost)])
@@ -89,24 +89,26 @@ def test_a_line_that_was_cut_off_is_written_over(tmp_path: Path, lost: int) -> N
     assert (tmp_path / NAME).read_bytes() == whole
 
 
-def test_a_header_cut_off_at_any_byte_holds_nothing(tmp_path: Path) -> None:
+def test_a_journal_with_a_truncated_header_is_refused_and_removed_on_resume(
+    tmp_path: Path,
+) -> None:
     whole = written(tmp_path)
     for length in range(len(whole)):
         (tmp_path / NAME).write_bytes(whole[:length])
-        assert "holds no whole line" in str(complaint(tmp_path))
+        assert "no complete header" in str(complaint(tmp_path))
         assert Journal.resume(tmp_path) is None
         assert not (tmp_path / NAME).exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes with a path")
-def test_a_pipe_in_the_place_of_a_journal_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_in_the_place_of_a_journal_is_refused_without_reading_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / NAME)
     for use in (read_journal, Journal.resume, partial(Journal.create, header=header())):
         with pytest.raises(FileError, match="is not a regular file"):
             use(tmp_path)
 
 
-def test_a_journal_with_a_header_alone_can_be_resumed(tmp_path: Path) -> None:
+def test_a_journal_with_only_a_header_can_be_resumed(tmp_path: Path) -> None:
     assert Journal.resume(tmp_path) is None
     whole = written(tmp_path)
     (tmp_path / NAME).write_bytes(whole + b'{"spec"')
@@ -116,10 +118,10 @@ def test_a_journal_with_a_header_alone_can_be_resumed(tmp_path: Path) -> None:
     assert (tmp_path / NAME).read_bytes() == whole
 
 
-def test_a_damaged_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_damaged_journal_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     data = written(tmp_path, *TRIALS).replace(b"fits", b"fats")
     (tmp_path / NAME).write_bytes(data)
-    with pytest.raises(FileError, match="is no Outcome"):
+    with pytest.raises(FileError, match=r"'fats' .*Outcome"):
         Journal.resume(tmp_path)
     assert (tmp_path / NAME).read_bytes() == data
 
@@ -127,17 +129,17 @@ def test_a_damaged_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (b"{", "is damaged: line 2: it is not JSON"),
-        (b"", "is damaged: line 2: it is not JSON"),
-        (b"\x00" * 50, "is damaged: line 2: it is not JSON"),
-        (b"\xff\xfe", "is damaged: line 2: it is not JSON"),
-        (b"[" * 100_000, "is damaged: line 2: it is not JSON"),
-        (b"[]", "is damaged: line 2: expected an object, found list"),
-        (b"{}", "is damaged: line 2: field 'failure' is missing"),
+        (b"{", "line 2: it is not JSON"),
+        (b"", "line 2: it is not JSON"),
+        (b"\x00" * 50, "line 2: it is not JSON"),
+        (b"\xff\xfe", "line 2: it is not JSON"),
+        (b"[" * 100_000, "line 2: it is not JSON"),
+        (b"[]", "line 2: expected an object"),
+        (b"{}", "line 2: field 'failure'"),
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_a_damaged_line_in_the_middle_is_refused_by_its_number(
+def test_a_damaged_line_in_the_middle_is_refused_with_its_number(
     tmp_path: Path, line: bytes, words: str
 ) -> None:
     lines = written(tmp_path, *TRIALS).split(b"\n")
@@ -169,7 +171,7 @@ def test_another_version_of_the_format_is_refused(
 
 
 @pytest.mark.parametrize("line", [b"[]", b"null", b'"text"', b"{}"])
-def test_a_first_line_that_is_no_header_is_refused(tmp_path: Path, line: bytes) -> None:
+def test_a_first_line_without_a_header_is_refused(tmp_path: Path, line: bytes) -> None:
     (tmp_path / NAME).write_bytes(line + b"\n")
     assert "has schema version None" in str(complaint(tmp_path))
 
@@ -177,10 +179,10 @@ def test_a_first_line_that_is_no_header_is_refused(tmp_path: Path, line: bytes) 
 def test_a_header_with_a_field_too_many_is_refused(tmp_path: Path) -> None:
     value = {**json.loads(written(tmp_path)), "zzz": 1}
     (tmp_path / NAME).write_bytes(json.dumps(value).encode() + b"\n")
-    assert str(complaint(tmp_path)).endswith("is damaged: $: unknown field 'zzz'")
+    assert "unknown field 'zzz'" in str(complaint(tmp_path))
 
 
-def test_an_absent_journal_is_a_clear_refusal(tmp_path: Path) -> None:
+def test_a_missing_journal_is_a_file_error(tmp_path: Path) -> None:
     assert "does not exist" in str(complaint(tmp_path))
 
 
@@ -188,7 +190,8 @@ def test_a_second_journal_in_a_folder_is_refused_and_the_first_kept(tmp_path: Pa
     whole = written(tmp_path, *TRIALS)
     with pytest.raises(FileError) as refused:
         Journal.create(tmp_path, header())
-    assert refused.value.hint == "add --resume to go on with it, or give another --out"
+    assert "--resume" in str(refused.value.hint)
+    assert "--out" in str(refused.value.hint)
     assert (tmp_path / NAME).read_bytes() == whole
 
 
@@ -208,9 +211,9 @@ def test_a_journal_that_is_being_written_cannot_be_opened_by_another_run(tmp_pat
 
 @contextmanager
 def files_end_at(size: int) -> Iterator[None]:
-    """Lets writing beyond a size fail, as on a full disk.
+    """Make writes beyond a size fail, as on a full disk.
 
-    Only for these few lines: pytest's own output may be a file that is longer already.
+    Use it for a few lines only, because pytest's output may be a longer file.
     """
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -221,12 +224,13 @@ def files_end_at(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_a_clear_refusal_that_keeps_what_was_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_file_error_and_earlier_trials_are_kept(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path, header())
     journal.append(TRIALS[0])
     size = (tmp_path / NAME).stat().st_size
-    # The disk is still full when the journal is closed: that must not hide the clear refusal.
+    # The disk is still full when the journal is closed; that must not hide the first error.
     with pytest.raises(FileError) as refused, files_end_at(size + 10), journal:
         journal.append(TRIALS[1])
-    assert str(refused.value) == f"{tmp_path / NAME}: File too large"
+    assert str(tmp_path / NAME) in str(refused.value)
+    assert "File too large" in str(refused.value)
     assert read_journal(tmp_path).trials == TRIALS[:1]

@@ -1,4 +1,4 @@
-"""Names of networks, read from packages' text, are those that the packages list."""
+"""Tests of the names of networks that are read from the source of packages."""
 
 import pytest
 import timm
@@ -14,12 +14,12 @@ from bsprobe.storage.library_names import (
 from bsprobe.training.models.factory import check_model_name
 
 
-def test_the_networks_of_torchvision_are_those_that_it_lists() -> None:
+def test_torchvision_networks_are_those_that_torchvision_lists() -> None:
     listed = models.list_models(module=models) + models.list_models(module=models.segmentation)
     assert torchvision_networks() == tuple(sorted(listed))
 
 
-def test_the_networks_of_timm_are_those_that_it_lists_and_former_names_are_known() -> None:
+def test_timm_networks_are_those_that_timm_lists_and_former_names_are_known() -> None:
     assert timm_networks() == tuple(sorted(timm.list_models()))
     assert is_former_timm_name("convnext_tiny_in22ft1k")
     assert not is_former_timm_name("resnet19")

@@ -1,4 +1,4 @@
-"""The file of a finished run."""
+"""Tests of the file of a finished run."""
 
 import errno
 import json
@@ -34,7 +34,9 @@ def test_saving_again_replaces_the_run(tmp_path: Path, run: Run) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def test_a_run_from_before_missing_gradients_were_noted_is_loaded(tmp_path: Path, run: Run) -> None:
+def test_an_older_run_without_fields_of_missing_gradients_is_loaded(
+    tmp_path: Path, run: Run
+) -> None:
     path = save_run(run, tmp_path)
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join(line for line in lines if "without_gradient" not in line))
@@ -56,30 +58,30 @@ def test_a_full_disk_keeps_the_old_run(
     assert (tmp_path / NAME).read_text(encoding="utf-8") == "old"
 
 
-def test_an_unfinished_run_says_how_to_finish_it(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_refused_with_the_command_to_finish_it(tmp_path: Path) -> None:
     Journal.create(tmp_path, header()).__exit__(None, None, None)
-    with pytest.raises(FileError) as refused:
+    with pytest.raises(FileError, match="is not finished") as refused:
         load_run(tmp_path)
-    assert str(refused.value) == f"the run in {tmp_path} is not finished"
-    assert refused.value.hint == f"finish it: bsprobe run --resume --out {tmp_path}"
+    assert str(tmp_path) in str(refused.value)
+    assert f"bsprobe run --resume --out {tmp_path}" in str(refused.value.hint)
 
 
-def test_a_folder_without_a_run_says_what_it_lacks_and_what_it_holds(
+def test_a_folder_without_a_run_is_refused_with_the_runs_in_its_folders(
     tmp_path: Path, run: Run
 ) -> None:
-    with pytest.raises(FileError) as refused:
+    with pytest.raises(FileError, match=r"no run\.json") as refused:
         load_run(tmp_path)
-    assert str(refused.value) == f"there is no run.json in {tmp_path}"
+    assert str(tmp_path) in str(refused.value)
     assert refused.value.hint == "is this the folder of a run?"
     (tmp_path / "one").mkdir()
     save_run(run, tmp_path / "one")
     with pytest.raises(FileError) as refused:
         load_run(tmp_path)
-    assert refused.value.hint == f"it holds folders of runs; name them: {tmp_path}/*/run.json"
+    assert f"{tmp_path}/*/run.json" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("name", ["absent", "run.json"])
-def test_an_absent_run_is_a_clear_refusal(tmp_path: Path, name: str) -> None:
+def test_a_missing_run_is_a_file_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(FileError, match="does not exist"):
         load_run(tmp_path / name)
 
@@ -98,7 +100,7 @@ def test_an_absent_run_is_a_clear_refusal(tmp_path: Path, name: str) -> None:
     ],
     ids=lambda value: repr(value[:25]),
 )
-def test_what_is_no_run_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_run_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
     path = tmp_path / NAME
     path.write_bytes(data)
     with pytest.raises(FileError) as refused:
@@ -119,7 +121,9 @@ def test_an_older_record_without_later_fields_takes_their_defaults(
 
 
 @pytest.mark.parametrize("field", ["max_batch", "trial_timeout_seconds"])
-def test_what_every_record_has_is_not_made_up(field: str, tmp_path: Path, run: Run) -> None:
+def test_a_required_field_is_not_replaced_by_a_default(
+    field: str, tmp_path: Path, run: Run
+) -> None:
     body = to_json(run)
     del body["settings"][field]
     path = tmp_path / NAME

@@ -1,4 +1,4 @@
-"""Names of callables, looked up in the text of Python files: nothing is imported."""
+"""Tests of the lookup of callables in source text."""
 
 import sys
 from pathlib import Path
@@ -56,7 +56,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "late",
     ],
 )
-def test_whatever_a_file_binds_at_its_top_level_is_there(name: str) -> None:
+def test_every_name_that_a_file_binds_at_its_top_level_is_found(name: str) -> None:
     require_callable("--model", f"net.py:{name}")
     require_callable("--model", f"net:{name}")
     require_callable("--model", f"own_package.inner.net:{name}")
@@ -68,11 +68,11 @@ def test_whatever_a_file_binds_at_its_top_level_is_there(name: str) -> None:
         "own_package.star:any",
         "own_package/lazy.py:any",
         "own_package.made:a",
-        "math:sqrt",  # compiled: it has no text
+        "math:sqrt",  # a compiled module without source text
         "sys:intern",
     ],
 )
-def test_what_the_text_cannot_tell_is_left_to_the_import(name: str) -> None:
+def test_a_name_that_the_text_does_not_decide_is_left_to_the_import(name: str) -> None:
     require_callable("--model", name)
     assert not any(module.startswith("own_package") for module in sys.modules)
 
@@ -83,18 +83,22 @@ def test_what_the_text_cannot_tell_is_left_to_the_import(name: str) -> None:
         ("net.py:buildd", "net.py has no 'buildd'", "did you mean net.py:build? "),
         ("net:Nett", "net has no 'Nett'", "did you mean net:Net? "),
         ("net.py:inside", "net.py has no 'inside'", "net.py has build, Other, Net, fetch"),
-        ("net.py:WIDTH", "'WIDTH' is no function", "net.py has build"),
+        ("net.py:WIDTH", "'WIDTH' is not a function", "net.py has build"),
         ("net.py:", "names no callable", "net.py has build"),
         ("nett.py:build", "nett.py does not exist", "did you mean net.py:build?"),
-        ("nett:build", "there is no module nett", "did you mean net:build?"),
+        ("nett:build", "no module named nett", "did you mean net:build?"),
         ("own_package.inner:f", "own_package.inner has no 'f'", "defines no function"),
-        ("own_package.innr:f", "there is no module own_package.innr", "package.module:callable"),
-        ("own_package.inner.nett:f", "no module own_package.inner.nett", "own_package.inner.net:f"),
-        ("a-b:build", "'a-b' is no name of a module", "package.module:callable"),
+        ("own_package.innr:f", "no module named own_package.innr", "package.module:callable"),
+        (
+            "own_package.inner.nett:f",
+            "no module named own_package.inner.nett",
+            "own_package.inner.net:f",
+        ),
+        ("a-b:build", "'a-b' is not a module name", "package.module:callable"),
         ("no/net.py:build", "no/net.py does not exist", "package.module:callable"),
     ],
 )
-def test_what_is_surely_not_there_is_refused_with_the_nearest(
+def test_a_missing_callable_is_refused_with_the_nearest(
     name: str, complaint: str, hint: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
@@ -113,7 +117,7 @@ def test_what_is_surely_not_there_is_refused_with_the_nearest(
         (b"x = 1\0\n", "bad.py"),
     ],
 )
-def test_a_file_that_is_no_python_is_named_with_the_line(text: bytes, place: str) -> None:
+def test_a_file_with_a_syntax_error_is_named_with_the_line(text: bytes, place: str) -> None:
     Path("bad.py").write_bytes(text)
     for name in ("bad.py:build", "bad:build"):
         with pytest.raises(UsageError) as refused:
@@ -121,14 +125,16 @@ def test_a_file_that_is_no_python_is_named_with_the_line(text: bytes, place: str
         assert str(refused.value).startswith(f"--model {name}: {place}")
 
 
-def test_a_file_alone_is_answered_with_its_callables() -> None:
+def test_the_callables_of_a_file_are_listed() -> None:
     assert callables_hint("net.py") == "net.py has build, Other, Net, fetch"
     assert callables_hint("no.py") is None
     Path("empty.py").write_text("")
-    assert "no function and no class" in (callables_hint("empty.py") or "")
+    assert "no function or class" in (callables_hint("empty.py") or "")
 
 
-def test_a_file_with_an_odd_escape_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+def test_a_file_with_an_invalid_escape_causes_no_warning(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     Path("odd.py").write_text("def build():\n    return '\\d'\n")
     require_callable("--model", "odd.py:build")
     assert list(recwarn) == []
@@ -160,7 +166,7 @@ def test_arguments_that_may_be_taken_are_left_to_the_import(name: str) -> None:
         ("Net", "did you mean width? it takes classes, width"),
     ],
 )
-def test_an_argument_that_is_surely_not_taken_suggests_the_nearest(name: str, hint: str) -> None:
+def test_an_unknown_argument_is_refused_with_the_nearest(name: str, hint: str) -> None:
     Path("net.py").write_text(FACTORIES)
     with pytest.raises(UsageError, match=f"--model-arg wdth: {name} of net.py") as refused:
         require_arguments(f"net.py:{name}", ["wdth"])

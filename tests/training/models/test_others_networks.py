@@ -170,7 +170,7 @@ OWN = f"{MODULE}:network"
         ),
         (
             variant_of("deeplabv2-mini", own=OwnParts(model_args=(("depth", "3"),))),
-            "--model-arg: deeplabv2-mini takes num_classes alone",
+            "--model-arg: deeplabv2-mini takes only num_classes",
         ),
     ],
 )
