@@ -91,9 +91,9 @@ def test_of_two_branches_the_larger_one_is_taken() -> None:
     [
         ("read_number", "return loss * 2 if loss.item() > 3", "needs the values", "if a > b"),
         ("read_array", "labels.cpu().numpy().mean()", "needs the values", "--device"),
-        ("waiting", "while loss > 3:", "again and again", "loops"),
-        ("by_pixels", "if labels[0, 0, 2] > 0:", "more than the 4 conditions", "torch.where"),
-        ("by_found_classes", "for label in torch.unique(labels):", "goes through", "all classes"),
+        ("waiting", "while loss > 3:", "more than 10000 times", "loops"),
+        ("by_pixels", "if labels[0, 0, 2] > 0:", "limit of 4 conditions", "torch.where"),
+        ("by_found_classes", "for label in torch.unique(labels):", "iterates over", "all classes"),
         ("repeated", "repeat_interleave(times)", "has no bound", "output_size"),
         ("put_together_again", "losses[losses < 1]", "fails at the largest size", "mask"),
     ],
