@@ -31,7 +31,7 @@ class RecordedEvents:
 
     events: tuple[Event, ...]
     ends: Mapping[int, int]
-    """Number of allocations made before an allocation is freed, by the number of the latter."""
+    """Number of allocations made before the free of each allocation, by its number."""
 
     def is_passing(self, number: int) -> bool:
         """Return whether an allocation is freed before the next one, as within a kernel."""

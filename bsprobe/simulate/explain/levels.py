@@ -133,7 +133,7 @@ def _marks(changes: Iterable[Change]) -> Iterator[Mark]:
 
 
 def _module_groups(sizes: Mapping[str, int]) -> dict[str, str]:
-    """Map modules to areas: modules at the greatest depth that needs no more areas than allowed."""
+    """Map each module to its area: its parent at the deepest level with few enough areas."""
     depth = 1
     while True:
         totals: Counter[str] = Counter()

@@ -119,7 +119,7 @@ def reduced(
 
 
 def place_of(frames: Sequence[Mapping[str, Any]]) -> str:
-    """Return the innermost specific function, and the innermost one outside PyTorch.
+    """Return the innermost function that is no wrapper, and the innermost one outside PyTorch.
 
     Args:
         frames: The frames of a snapshot, innermost first.
@@ -203,7 +203,7 @@ def _release_runs(codes: Sequence[str], retries: int) -> list[list[Any]]:
     """Return the runs of released segments with their causes.
 
     The history does not record causes. Without retries, every run is an `empty_cache`. With
-    retries, a run is one if new memory or a failure follows it at once.
+    retries, a run that new memory or a failure follows at once is an `oom_retry`.
     """
     runs: list[list[Any]] = []
     start = 0

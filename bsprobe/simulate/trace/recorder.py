@@ -196,7 +196,7 @@ class Recorder(TorchDispatchMode):
     def recording(self, batch: int) -> Recording:
         """Return the recording, without storages on the host.
 
-        A last step that cannot be played again loses its frees of what earlier steps made.
+        If the last step cannot be played again, its frees of what earlier steps made are left out.
         """
         first, *settling, last = self._steps
         handed = handovers(self._steps, self._storages)
@@ -357,8 +357,8 @@ class Recorder(TorchDispatchMode):
     def _value_read(self, tensor: torch.Tensor) -> float:
         """Read a value; after the backward pass, an unknown one has a default.
 
-        Outside an optimizer's step it tells whether a gradient overflowed: 0, none did. Within
-        the step it is 1.
+        The default is 1 within an optimizer's step. Outside it is 0, so that a GradScaler finds
+        no overflow.
         """
         is_update = self._phase is Phase.OPTIMIZER
         is_condition = self._is_updating and tensor.dtype is torch.bool

@@ -1,6 +1,6 @@
 """Events of steps: their order, and the step that can be played again.
 
-In such a step, each storage that it keeps replaces one that it frees.
+A step can be played again if each storage that it keeps replaces one that it frees.
 """
 
 import itertools

@@ -48,7 +48,7 @@ _COLLECTED_FROM = 4
 Few networks have any."""
 _MOST_MICRO_BATCHES = 3
 _MOST_STEPS = 24
-"""The most steps that are traced if none repeats: enough for tensors that are kept for some steps,
+"""Limit of the traced steps if none repeats: enough for tensors that are kept for some steps,
 and for optimizers that differ every few steps."""
 _evaluation_pass = inspect.unwrap(evaluation_pass)
 """The evaluation pass without inference mode, in which autocast does not see the parts of composite
@@ -185,7 +185,7 @@ class StepTracer:
 
     @cached_property
     def _least_steps(self) -> int:
-        """The least number of steps to trace, so that they include the optimizer's largest.
+        """The least number of steps to trace, so that they include the optimizer's largest step.
 
         A user-supplied optimizer may do more at some steps, such as Lookahead. Updates without
         the passes are fast.

@@ -83,7 +83,7 @@ class Unwatched:
             self._made_in_node.clear()
 
     def _in_formula(self, operator: Any, args: tuple[Any, ...]) -> Any:
-        """Return the operator of a node's formula, which writes in place to what the node made."""
+        """Return the operator in a node's formula: in place if the node made the operand."""
         node = _node()
         formula = FORMULAS.get(type(node).__name__, {})
         if operator not in formula or _number(node) != self._node or torch.is_grad_enabled():
@@ -92,7 +92,7 @@ class Unwatched:
         return instead if self._made_in_node.get(storage_of(args[0])) in makers else operator
 
     def _accumulates(self, args: tuple[Any, ...]) -> bool:
-        """Return whether autograd adds a gradient to one to which it has the only reference.
+        """Return whether autograd adds a gradient to one that only autograd refers to.
 
         An addition within a node's formula does not count, as its operands are not gradients of
         another node yet. Source: `can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp.
@@ -151,7 +151,7 @@ class _Accumulation(TorchDispatchMode):
 
 @functools.cache
 def _references_of_accumulation() -> References:
-    """Return the counts of references to a gradient to which autograd has the only one.
+    """Return the reference counts of a gradient that only autograd refers to.
 
     Passing a tensor to Python adds references, whose number depends on the version of PyTorch.
     """

@@ -33,7 +33,7 @@ _aten = torch.ops.aten
 _COMPARISONS = (_aten.equal.default, _aten.allclose.default)
 _UNBIND = _aten.unbind.int
 _ROWS = ((), (0,))
-"""The dimensions of `unbind` over selected rows; columns are as many as there are dimensions."""
+"""Arguments of `unbind` for the rows of a selection; its number of columns is known."""
 _COUNTED_IN = (_aten.bincount.default,)
 """Operators whose size an argument gives."""
 
