@@ -233,7 +233,7 @@ def test_a_record_that_cannot_be_read_leaves_the_prediction(start: Start, tmp_pa
 
     side = side_of(measured(start, InventedGpu(spoil=spoil), tmp_path, 2))
     assert side.explanation is None
-    assert "records the event 'teleport', which is not known" in side.failure
+    assert "'teleport'" in side.failure
 
 
 def test_what_was_asked_for_besides_is_not_attributed(start: Start, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Additions of gradients, in place or not, as autograd makes them where nothing watches it."""
+"""Additions of gradients, in place or not, as autograd makes them without a mode."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ Program = Callable[[torch.Tensor], torch.Tensor]
 
 
 class AddsItself(torch.autograd.Function):
-    """A backward pass of the user's own, which adds while it holds what it adds to."""
+    """A user-supplied backward pass, which adds to a tensor that it still refers to."""
 
     @staticmethod
     def forward(_: Any, x: torch.Tensor) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_gradients_that_have_gradients_are_not_added_in_place() -> None:
     assert names_of(mode) == ["aten::add"]
 
 
-def test_what_runs_at_the_end_of_a_backward_pass_is_left_as_it_is() -> None:
+def test_callbacks_at_the_end_of_a_backward_pass_are_left_as_they_are() -> None:
     sums: list[torch.Tensor] = []
 
     def ask(_: torch.Tensor) -> None:

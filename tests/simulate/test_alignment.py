@@ -1,4 +1,4 @@
-"""Alignment against the textbook's table of longest common subsequences."""
+"""Alignment compared with the textbook algorithm for longest common subsequences."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Recorded trials in the words of the prediction; the records are fabricated from predictions."""
+"""Attribution of recorded trials; the records are fabricated from predictions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,13 +31,13 @@ from tests.support.traced_networks import tracer_of
 
 SPEC = TrialSpec(variant=VARIANT, batch_size=2)
 WORKSPACE = 241 * 512
-"""More than any tensor of the tiny network takes, so that the peak is in a convolution; a multiple
-of what the allocator rounds to."""
+"""Larger than any tensor of the tiny network, so that the peak is in a convolution; a multiple of
+the allocator's rounding."""
 Snapshot = dict[str, Any]
 
 
 class Steps:
-    """Steps of the tiny network whose convolutions all take one and the same workspace."""
+    """Steps of the tiny network whose convolutions all take the same workspace."""
 
     def __init__(self, timeline: Timeline, cache: Path) -> None:
         self._timeline = timeline
@@ -49,7 +49,7 @@ class Steps:
     def told(
         self, snapshot: Snapshot, trial: RecordedTrial, workspace: int = WORKSPACE
     ) -> Explanation:
-        """A record in the words of the prediction, which adds up."""
+        """Explain a record, and check that it adds up."""
         playback = partial(self._playback, workspace)
         found = explain_recorded(snapshot, trial, self._timeline, playback)
         for rows in (by_kind(found), by_operator(found), by_module(found, 1), by_module(found, 3)):
@@ -87,7 +87,7 @@ def not_attributed(found: Explanation) -> list[Allocation]:
     return [each for each in found.allocations if each.kind == NOT_ATTRIBUTED]
 
 
-def test_a_record_of_what_was_predicted_is_told_as_the_prediction(steps: Steps) -> None:
+def test_a_record_that_equals_the_prediction_is_explained_like_it(steps: Steps) -> None:
     snapshot, trial = steps.recorded()
     found, expected = steps.told(snapshot, trial), steps.predicted()
     assert without_slopes(found) == without_slopes(expected)
@@ -99,7 +99,7 @@ def test_a_record_of_what_was_predicted_is_told_as_the_prediction(steps: Steps) 
     assert found.peak_bytes == expected.peak_bytes == trial.measurement.peak_bytes
     assert (found.source, found.scales, found.fits) == (Source.MEASURED, False, True)
     assert found.capacity_bytes == CAPACITY
-    # Its kernels are allocations and frees of their own: there are more events, no other levels.
+    # Kernels allocate and free in events of their own: more events, but the same levels.
     timelines = found.timeline, expected.timeline
     assert [mark.phase for mark in timelines[0].marks] == ["forward", "backward", "optimizer"]
     for series in zip(*((*t.by_kind, *t.by_module) for t in timelines), strict=True):
@@ -120,7 +120,7 @@ def test_a_workspace_of_another_size_than_was_predicted_is_still_that_of_its_con
 def with_allocation(
     snapshot: Snapshot, before: int, size: int, frames: Sequence[dict[str, Any]] = ()
 ) -> Snapshot:
-    """The same record with one allocation more, before the one of a number, that stays."""
+    """Return the record with one more lasting allocation before the one with a number."""
     trace: list[dict[str, Any]] = snapshot["device_traces"][0]
     at = places_of(trace, "alloc")[before]
     new = {"action": "alloc", "addr": 4096, "size": size, "stream": 0, "frames": frames}
@@ -131,10 +131,10 @@ def places_of(trace: list[dict[str, Any]], action: str) -> list[int]:
     return [n for n, entry in enumerate(trace) if entry["action"] == action]
 
 
-def test_what_nobody_predicted_is_counted_under_a_name_of_its_own(steps: Steps) -> None:
+def test_an_allocation_that_is_not_predicted_is_counted_as_not_attributed(steps: Steps) -> None:
     snapshot, trial = steps.recorded()
     before = steps.told(snapshot, trial)
-    setup = len(before.allocations) // 2  # well within the building
+    setup = len(before.allocations) // 2  # within the building phase
     frames = [
         {"filename": "/x/site-packages/torch/functional.py", "line": 3, "name": "einsum"},
         {"filename": "/y/nets.py", "line": 9, "name": "forward"},
@@ -157,7 +157,7 @@ def test_what_nobody_predicted_is_counted_under_a_name_of_its_own(steps: Steps) 
                 )
             ]
             assert without_slopes(before) < without_slopes(found)
-        # Everything else is what it was: one request more does not make those after it strangers.
+        # All other allocations are attributed as before.
         attributed = [each for each in found.allocations if each.kind != NOT_ATTRIBUTED]
         assert sum(each.size_bytes for each in attributed) == sum(
             each.size_bytes for each in before.allocations
@@ -169,12 +169,12 @@ def test_a_stray_request_marks_no_phase(steps: Steps) -> None:
     before = steps.told(snapshot, trial)
     changed = with_allocation(snapshot, first_step_convolution(snapshot), 77_777)
     found = steps.told(changed, trial)
-    assert [each.phase for each in not_attributed(found)] == ["backward"]  # for no Python ran
+    assert [each.phase for each in not_attributed(found)] == ["backward"]  # without Python frames
     assert [m.phase for m in found.timeline.marks] == [m.phase for m in before.timeline.marks]
 
 
 def first_step_convolution(snapshot: Snapshot) -> int:
-    """The number of allocations up to the output of the first convolution, with it."""
+    """Return the number of allocations up to and with the output of the first convolution."""
     trace = snapshot["device_traces"][0]
     start = places_of(trace, "snapshot")[2]
     output = 2 * 8 * 8 * 12 * 4  # 2 maps of 8 channels at a quarter of 32 x 48, fp32
@@ -182,11 +182,11 @@ def first_step_convolution(snapshot: Snapshot) -> int:
     return len(places_of(trace[: at + 1], "alloc"))
 
 
-def test_what_lives_on_is_no_kernels_workspace(steps: Steps) -> None:
+def test_an_allocation_that_lives_on_is_not_taken_for_a_workspace(steps: Steps) -> None:
     for planned in (0, WORKSPACE):
         snapshot, trial = steps.recorded(planned)
         number = first_step_convolution(snapshot)
-        if planned:  # the workspace of this one convolution is not taken
+        if planned:  # remove the workspace of this convolution
             trace = snapshot["device_traces"][0]
             start = places_of(trace, "alloc")[number]
             assert [entry["size"] for entry in trace[start : start + 3]] == [WORKSPACE] * 3
@@ -204,7 +204,7 @@ def test_the_peak_is_that_of_the_steps_as_it_is_measured(steps: Steps) -> None:
     assert steps.told(changed, trial) == steps.told(snapshot, trial)
 
 
-def test_what_was_there_before_the_recording_is_not_attributed(steps: Steps) -> None:
+def test_allocations_from_before_the_recording_are_not_attributed(steps: Steps) -> None:
     snapshot, trial = steps.recorded()
     live = {"address": 4096, "size": 1024, "requested_size": 1000, "state": "active_allocated"}
     segment = {**snapshot["segments"][0], "address": 4096, "total_size": 2 * MIB, "blocks": [live]}

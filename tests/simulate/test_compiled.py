@@ -1,4 +1,4 @@
-"""Networks that go through `torch.compile` are predicted as they are written, and marked so."""
+"""Compiled networks are predicted as if not compiled, and marked so."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_an_explanation_names_the_modules_as_they_are_written(place: str) -> Non
     assert other == replace(one, spec=other.spec, model=model)
 
 
-def test_the_answer_to_which_card_one_needs_is_marked_too() -> None:
+def test_fits_of_cards_are_marked_too() -> None:
     (one,), (other,) = (
         fit_cards([variant(name)], [CARD], max_batch=8) for name in ("written", "in_place")
     )
@@ -94,12 +94,12 @@ def test_every_output_says_that_the_network_is_taken_as_not_compiled(tmp_path: P
             *(command, *asked, "--precision=fp32", f"--out={command}"), cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
-        assert "Predicted as if not compiled" in (tmp_path / command / report).read_text()
+        assert Assumption.NOT_COMPILED in (tmp_path / command / report).read_text()
     done = commands.bsprobe(
         *("gpus", "--fit", f"--model={PARTS}:in_place", "--resolution=64x64", "--precision=fp32"),
         *("--norm=batch", "--out=fit"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert "Predicted as if not compiled" in done.stdout
-    assert "Predicted as if not compiled" in (tmp_path / "fit" / "fit.md").read_text()
+    assert Assumption.NOT_COMPILED in done.stdout
+    assert Assumption.NOT_COMPILED in (tmp_path / "fit" / "fit.md").read_text()

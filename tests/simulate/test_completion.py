@@ -1,4 +1,4 @@
-"""Variants completed by what their networks tell."""
+"""Completion of variants from their networks."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def asked(model: str, own: OwnParts | None = None, size: Resolution | None = SMA
         ("broken", 19, Problem.SEGMENTATION),
     ],
 )
-def test_classes_and_problem_are_told_by_the_logits(
+def test_classes_and_problem_follow_from_the_logits(
     name: str, classes: int, problem: Problem
 ) -> None:
     found = completed(asked(f"{__name__}:{name}"))
@@ -77,7 +77,7 @@ def test_classes_that_were_asked_for_stay_so_that_too_few_logits_are_noticed() -
     assert completed(asked(f"{__name__}:segments", own)).classes == 19
 
 
-def test_batches_of_the_users_own_are_not_looked_into() -> None:
+def test_a_variant_with_user_supplied_batches_is_left_as_it_is() -> None:
     own = OwnParts(batches="no.such:batch")
     (variant, *_) = matrix(models=["no.such:net"], resolutions=[None], choices={}, own=own)
 
@@ -122,7 +122,7 @@ def test_a_configuration_says_the_size_of_classified_images(
 
 
 class OnTheGpu(nn.Module):
-    """A network that moves itself, and names the GPU in its forward pass."""
+    """A network that moves itself to the GPU, and names the GPU in its forward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class OnTheGpu(nn.Module):
         return [logits, logits]
 
 
-def test_a_network_that_names_the_gpu_is_looked_at_without_one() -> None:
+def test_a_network_that_names_the_gpu_is_completed_without_one() -> None:
     assert completed(asked(f"{__name__}:OnTheGpu")).classes == 6
 
 
@@ -142,7 +142,7 @@ def asks(n_channels: int, n_classes: int, width: int = 4) -> nn.Module:
     return nn.Sequential(nn.Conv2d(n_channels, width, 3), nn.Conv2d(width, n_classes, 1))
 
 
-def test_what_a_factory_is_told_is_shown_as_its_arguments() -> None:
+def test_the_arguments_that_a_factory_receives_are_shown() -> None:
     found = completed(asked(f"{__name__}:asks"))
 
     assert found.network == f"{__name__}:asks(n_channels=3, n_classes=19)"
@@ -159,7 +159,7 @@ def counted() -> nn.Module:
     return built[-1]
 
 
-def test_a_network_is_looked_at_once_for_all_its_trainings() -> None:
+def test_a_network_is_built_once_for_all_its_variants() -> None:
     variants = matrix(models=[f"{__name__}:counted"], resolutions=[SMALL], choices={})
     built.clear()
 

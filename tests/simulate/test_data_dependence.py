@@ -1,4 +1,4 @@
-"""Losses that ask for values are traced as far as these are known or bounded, else refused."""
+"""Losses that read values are traced if the values are known or bounded, else refused."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ from tests.support.traced_networks import born, tracer_of
 LOSSES = "tests.support.data_dependent"
 SIZES, BRANCH = Assumption.LARGEST_SIZES, Assumption.LARGEST_BRANCH
 PIXELS = 2 * 32 * 48
-"""Of the labels, at batch 2."""
+"""Pixels of the labels at batch 2."""
 
 
 def traced(loss: str) -> StepTracer:
@@ -49,12 +49,12 @@ def traced(loss: str) -> StepTracer:
         ("hardest_by_threshold", (SIZES, BRANCH)),
     ],
 )
-def test_a_loss_is_traced_under_assumptions_that_are_said(
+def test_a_loss_is_traced_under_assumptions_that_are_reported(
     loss: str, assumptions: tuple[Assumption, ...]
 ) -> None:
     tracer = traced(loss)
 
-    assert len(tracer.timeline(5).traced_at) == 2  # and holds at every batch
+    assert len(tracer.timeline(5).traced_at) == 2  # valid at every batch size
     assert tracer.facts.assumptions == assumptions
 
 
@@ -62,7 +62,7 @@ def outputs_of(recording: Recording, operator: str) -> list[int]:
     return [size for place, _, size in born(recording) if place.operator == operator]
 
 
-def test_a_mask_selects_all() -> None:
+def test_a_mask_is_taken_to_select_all_elements() -> None:
     assert outputs_of(traced("hard_pixels").record(2), "index") == [8 * PIXELS, 4 * PIXELS]
 
 
@@ -76,13 +76,13 @@ def test_gradients_of_what_was_selected_are_written_into_zeros(loss: str) -> Non
     assert not copies & {place.operator for place in backward}
 
 
-def test_a_count_of_a_mask_is_all_of_it() -> None:
+def test_a_count_of_a_mask_is_taken_to_be_all_of_its_elements() -> None:
     values, indices = outputs_of(traced("a_quarter_of_the_valid").record(2), "topk")
     assert (values, indices) == (4 * PIXELS // 4, 8 * PIXELS // 4)
 
 
 def test_of_two_branches_the_larger_one_is_taken() -> None:
-    # A mask over all pixels, and not the first hundred of them.
+    # One branch masks all pixels, the other one takes the first hundred.
     assert outputs_of(traced("hardest_by_threshold").record(2), "index") == [4 * PIXELS]
 
 
@@ -91,27 +91,27 @@ def test_of_two_branches_the_larger_one_is_taken() -> None:
     [
         ("read_number", "return loss * 2 if loss.item() > 3", "needs the values", "if a > b"),
         ("read_array", "labels.cpu().numpy().mean()", "needs the values", "--device"),
-        ("waiting", "while loss > 3:", "again and again", "loops"),
-        ("by_pixels", "if labels[0, 0, 2] > 0:", "more than the 4 conditions", "torch.where"),
-        ("by_found_classes", "for label in torch.unique(labels):", "goes through", "all classes"),
+        ("waiting", "while loss > 3:", "more than 10000 times", "loops"),
+        ("by_pixels", "if labels[0, 0, 2] > 0:", "limit of 4 conditions", "torch.where"),
+        ("by_found_classes", "for label in torch.unique(labels):", "iterates over", "all classes"),
         ("repeated", "repeat_interleave(times)", "has no bound", "output_size"),
         ("put_together_again", "losses[losses < 1]", "fails at the largest size", "mask"),
     ],
 )
-def test_what_is_left_names_the_users_line_and_a_way_out(
+def test_an_untraceable_loss_is_refused_with_its_line_and_a_hint(
     loss: str, line: str, why: str, hint: str
 ) -> None:
     with pytest.raises(UntraceableModelError) as caught:
         traced(loss).timeline(2)
 
     message = str(caught.value)
-    assert message.startswith("this network cannot be traced: tests/support/data_dependent.py, ")
+    assert "tests/support/data_dependent.py, line " in message
     assert line in message
     assert why in message
     assert hint in (caught.value.hint or "")
 
 
-def test_numbers_that_are_only_logged_keep_nothing_from_being_traced() -> None:
+def test_numbers_that_are_only_logged_can_be_traced() -> None:
     plain, logged = (traced(loss).record(2) for loss in ("checked", "logged"))
     steps = [
         [(place.phase, place.operator, size) for place, size, _ in born(each)]
@@ -166,7 +166,7 @@ def test_all_branches_run_and_those_that_raise_are_left_out() -> None:
     ]
 
 
-def test_where_all_branches_raise_the_first_error_is_raised() -> None:
+def test_if_all_branches_raise_the_first_error_is_raised() -> None:
     def run(decisions: Decisions) -> int:
         raise ValueError(f"{decisions.decide(lines(1))}")
 

@@ -1,4 +1,4 @@
-"""The stand-in for DistributedDataParallel allocates what the real one allocates."""
+"""`SimulatedReplica` allocates the same as DistributedDataParallel."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,12 +24,12 @@ from tests.support.fake_cuda import REAL, Dispatched
 
 _MADE_BY = ("empty", "new_empty", "cat", "clone")
 _LARGE = 2**14
-"""Bytes; what is smaller is counters and indices, which the real one keeps on the host as well."""
+"""Bytes; smaller tensors are counters and indices, which the real one also keeps on the host."""
 
 
 @contextmanager
 def _births() -> Iterator[list[int]]:
-    """The sizes in bytes of what is allocated for a process group, in order."""
+    """Collect the sizes in bytes of the allocations for a process group, in order."""
     sizes: list[int] = []
 
     def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
@@ -42,10 +42,10 @@ def _births() -> Iterator[list[int]]:
 
 
 class Net(nn.Module):
-    """Large enough for several buckets, and used in another order than it is defined in.
+    """A network for several buckets, whose modules run in another order than they are defined in.
 
     Args:
-        is_used_up: Whether all parameters get a gradient.
+        is_used_up: True if all parameters get a gradient.
     """
 
     def __init__(self, *, is_used_up: bool) -> None:
@@ -73,7 +73,7 @@ def group_of_one() -> Iterator[None]:
 def births(
     make: Callable[[nn.Module], Replica], micro_batches: int, ddp: Ddp = Ddp.DEFAULT
 ) -> list[list[int]]:
-    """What the construction, and then each of four steps, allocates for the others."""
+    """Return the allocations for communication in the construction and in each of four steps."""
     torch.manual_seed(0)
     model, images = Net(is_used_up=ddp is Ddp.DEFAULT), torch.randn(2, 64)
     rebuilt = 2 if ddp is Ddp.STATIC_GRAPH else 1
@@ -95,11 +95,11 @@ def births(
 
 @pytest.mark.usefixtures("group_of_one")
 @pytest.mark.parametrize("micro_batches", [1, 3])
-def test_the_stand_in_allocates_what_the_real_one_does(micro_batches: int) -> None:
+def test_a_simulated_replica_allocates_as_the_real_one(micro_batches: int) -> None:
     expected = births(DistributedDataParallel, micro_batches)
     found = births(lambda model: SimulatedReplica(model, lambda _: None), micro_batches)
     assert found == expected
-    assert len(expected[2]) > len(expected[3]) > 0, "the second step has made buckets"
+    assert len(expected[2]) > len(expected[3]) > 0, "the second step makes new buckets"
 
 
 @pytest.mark.usefixtures("group_of_one")
@@ -111,9 +111,7 @@ def test_the_stand_in_allocates_what_the_real_one_does(micro_batches: int) -> No
         (Ddp.STATIC_GRAPH, 1),
     ],
 )
-def test_with_unused_parameters_it_allocates_what_the_real_one_does(
-    ddp: Ddp, micro_batches: int
-) -> None:
+def test_with_unused_parameters_it_allocates_as_the_real_one(ddp: Ddp, micro_batches: int) -> None:
     real = partial(
         DistributedDataParallel,
         find_unused_parameters=ddp is Ddp.FIND_UNUSED_PARAMETERS,
@@ -143,7 +141,7 @@ def test_a_network_with_parameters_that_get_no_gradient_is_refused_as_torch_does
         replica.rebuild_buckets()
 
 
-def test_a_released_network_tells_no_more() -> None:
+def test_a_released_network_has_no_hooks() -> None:
     model = nn.Linear(4, 4)
     SimulatedReplica(model, lambda _: None).release()
     hooks = [parameter._post_accumulate_grad_hooks for parameter in model.parameters()]
@@ -169,8 +167,8 @@ UNUSED = Variant(
 )
 
 
-def test_a_prediction_of_unused_parameters_wants_to_be_told_of_them() -> None:
-    with pytest.raises(UsageError, match=r"get no gradient: unused\.bias, sometimes\."):
+def test_a_prediction_with_unused_parameters_is_refused_by_default() -> None:
+    with pytest.raises(UsageError, match=r"unused\.bias, sometimes"):
         StepTracer(UNUSED, processes=2).record(2)
 
 

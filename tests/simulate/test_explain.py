@@ -1,4 +1,4 @@
-"""Explanations of simulated steps: they add up, and agree with what a trial predicts."""
+"""Explanations of simulated steps add up, and agree with simulated trials."""
 
 import bisect
 import functools
@@ -67,7 +67,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @functools.cache
 def device() -> SimulatedDevice:
-    """One card for all tests: it keeps what it traced last."""
+    """Return one device for all tests, which caches its last trace."""
     return SimulatedDevice(CARD, None)
 
 
@@ -103,7 +103,7 @@ def assert_adds_up(variant: Variant) -> Explanation:
 
 
 def families(rows: list[Row]) -> Iterator[tuple[Row, list[Row]]]:
-    """Each row that has parts, and those."""
+    """Yield each row that has parts, with its parts."""
     for number, row in enumerate(rows, start=1):
         end = next((n for n in range(number, len(rows)) if rows[n].depth <= row.depth), len(rows))
         inside = [each for each in rows[number:end] if each.depth == row.depth + 1]
@@ -132,7 +132,7 @@ def test_they_add_up_for_any_two_values_of_two_axes(values: dict[str, Any]) -> N
 @pytest.mark.parametrize("precision", Precision)
 @pytest.mark.parametrize("norm", LAYERS)
 def test_they_add_up_over_every_variant(norm: Norm, precision: Precision) -> None:
-    """Every norm in every precision, with each other axis changed alone, and all together."""
+    """Every norm in every precision, with each other axis changed singly, and all together."""
     plain = replace(MINI, norm=norm, precision=precision)
     others: dict[str, Any] = {
         axis.field: value
@@ -159,7 +159,7 @@ def test_the_part_of_each_image_is_known_at_batch_one_too() -> None:
     assert found.per_image_bytes == explained(3).per_image_bytes
 
 
-def test_the_next_batch_is_played_on_a_card_without_end() -> None:
+def test_the_next_batch_is_played_on_an_unlimited_card() -> None:
     batch = bisect.bisect(range(64), 0, lo=1, key=lambda each: not explained(each).fits) - 1
     last, beyond = explained(batch), explained(batch + 1)
     assert last.next_peak_bytes == beyond.peak_bytes > CARD.total_bytes >= last.peak_bytes
@@ -188,7 +188,7 @@ def test_every_kind_has_its_colour() -> None:
 
 
 def test_what_cublas_keeps_is_workspace_and_not_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until PyTorch 2.14; a DeepLab has no matrix product, so one is made of a kernel."""
+    """Patched in: cuBLAS keeps it until PyTorch 2.14, and DeepLab has no matrix product."""
     found = explained(2)
     kept = cublas_workspace_bytes((8, 6))
     monkeypatch.setattr(Playback, "kept_bytes", property(lambda _: kept))
@@ -210,11 +210,11 @@ def snapshot(
 
 
 def loaded(path: Path) -> Any:
-    return pickle.loads(path.read_bytes())  # noqa: S301 - written by ourselves a moment ago
+    return pickle.loads(path.read_bytes())  # noqa: S301 - written by this test
 
 
 def test_pytorchs_own_tools_read_and_colour_the_snapshot(snapshot: Path) -> None:
-    """The viewer reads protocols 2 to 4, and wants the category `unknown` where there are any."""
+    """The viewer reads protocols 2 to 4, and needs the category `unknown` if there are others."""
     assert snapshot.read_bytes()[:2] == b"\x80\x04"
     data = loaded(snapshot)
     categories = {entry["category"] for entry in data["device_traces"][0]}
@@ -241,7 +241,7 @@ def test_pytorchs_own_command_makes_a_page_of_the_snapshot(snapshot: Path) -> No
     assert page.stat().st_size > snapshot.stat().st_size
 
 
-def test_the_trace_leads_to_the_segments_and_never_exceeds_its_peak(snapshot: Path) -> None:
+def test_the_trace_ends_in_the_segments_and_never_exceeds_its_peak(snapshot: Path) -> None:
     data = loaded(snapshot)
     live: dict[int, int] = {}
     signs = {"segment_alloc": 1, "segment_map": 1, "segment_free": -1, "segment_unmap": -1}

@@ -1,4 +1,4 @@
-"""Fake kernels answer the second time what they answered the first time."""
+"""Cached results of fake kernels equal the first results."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,14 +23,14 @@ Arguments = Callable[[], tuple[Any, ...]]
 
 @pytest.fixture
 def mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
-    """Fake tensors, and nothing remembered."""
+    """Enter a fake mode with an empty cache."""
     monkeypatch.setattr(fake_kernels, "_known", {})
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 
 
 def _looks(out: Any, arguments: tuple[Any, ...]) -> Any:
-    """All that can be seen of an output: also whose storage it is, and whether it is new."""
+    """Describe an output: its metadata, the owners of its storage, and whether it is new."""
     if isinstance(out, list | tuple):
         return type(out), [_looks(each, arguments) for each in out]
     if not isinstance(out, torch.Tensor):
@@ -85,13 +85,13 @@ REMEMBERED: dict[str, tuple[Any, Arguments]] = {
 
 
 @pytest.mark.parametrize("case", REMEMBERED)
-def test_what_was_answered_once_is_answered_again_without_asking(
+def test_a_cached_result_is_returned_without_running_the_kernel(
     case: str, mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operator, arguments = REMEMBERED[case]
     first = arguments()
     expected = _looks(run_fake(mode, operator, first, {}), first)
-    monkeypatch.setattr(fake_kernels, "as_on_cuda", None)  # fails where it is asked
+    monkeypatch.setattr(fake_kernels, "as_on_cuda", None)  # a second run of the kernel would fail
 
     again = arguments()
     assert _looks(run_fake(mode, operator, again, {}), again) == expected
@@ -107,7 +107,7 @@ NOT_REMEMBERED: dict[str, tuple[Any, Arguments]] = {
 
 
 @pytest.mark.parametrize("case", NOT_REMEMBERED)
-def test_what_cannot_be_made_again_is_asked_again(case: str, mode: FakeTensorMode) -> None:
+def test_a_result_that_cannot_be_made_again_is_not_cached(case: str, mode: FakeTensorMode) -> None:
     operator, arguments = NOT_REMEMBERED[case]
     first, again, plain = arguments(), arguments(), arguments()
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_made_again_is_asked_again(case: str, mode: FakeTensorMod
     assert not any(fake_kernels._known.values())
 
 
-def test_equal_arguments_of_different_types_and_named_ones_have_answers_of_their_own(
+def test_equal_arguments_of_different_types_have_separate_results(
     mode: FakeTensorMode,
 ) -> None:
     counts = torch.empty(3, dtype=torch.int64)
@@ -131,7 +131,7 @@ def test_equal_arguments_of_different_types_and_named_ones_have_answers_of_their
     assert [each.dtype for each in cast] == list(halves)
 
 
-def test_the_default_type_of_the_moment_counts(mode: FakeTensorMode) -> None:
+def test_results_depend_on_the_current_default_type(mode: FakeTensorMode) -> None:
     dtypes = (torch.float32, torch.float64, torch.float32)
     made = []
     for dtype in dtypes:
@@ -144,7 +144,7 @@ def test_the_default_type_of_the_moment_counts(mode: FakeTensorMode) -> None:
     assert made == list(dtypes)
 
 
-def test_an_operator_of_your_own_is_asked_each_time(mode: FakeTensorMode) -> None:
+def test_a_user_supplied_operator_runs_each_time(mode: FakeTensorMode) -> None:
     sizes = iter((2, 3))
 
     @torch.library.custom_op("bsprobe_test::growing", mutates_args=())
@@ -161,7 +161,7 @@ def test_an_operator_of_your_own_is_asked_each_time(mode: FakeTensorMode) -> Non
     assert [result.numel() for result in results] == [2, 3]
 
 
-def test_what_an_operator_refuses_it_refuses_again(mode: FakeTensorMode) -> None:
+def test_the_error_of_an_operator_is_raised_again(mode: FakeTensorMode) -> None:
     arguments = (torch.empty(2, 3), torch.empty(2, 3))
 
     for _ in range(2):
@@ -184,7 +184,7 @@ VARIANTS = (
     replace(HALF, model="torchvision:swin_t", classes=1000),
 )
 DAILY = VARIANTS[:1]
-"""A network of convolutions; one of attention takes three times as long."""
+"""A network of convolutions; one with attention takes three times as long."""
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ DAILY = VARIANTS[:1]
         for each in VARIANTS
     ],
 )
-def test_a_recording_is_the_same_with_and_without_what_is_remembered(
+def test_a_recording_is_the_same_with_and_without_the_cache(
     variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked_each_time(
@@ -209,6 +209,6 @@ def test_a_recording_is_the_same_with_and_without_what_is_remembered(
     monkeypatch.setattr(values, "run_fake", asked_each_time)
     asked = record()
 
-    # Told apart here: pytest would look for hours for where they differ.
+    # Compared outside `assert`: pytest would take hours to find the difference.
     is_same = first == asked, again == asked
     assert is_same == (True, True)

@@ -1,4 +1,4 @@
-"""Habits of a training loop, in the memory of the step that is traced with them."""
+"""Habits of a training loop change the memory of the traced step."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from bsprobe.simulate.timeline import Action, Kind, Phase, Recording, Section, l
 from tests.support.traced_networks import NOTHING_KEPT, PlainNet, bytes_left, tracer_of
 
 PARAMETER_BYTES = 864 + 32 + 128 + 16
-"""Of PlainNet."""
+"""Bytes of the parameters of PlainNet."""
 OUTPUT_BYTES = 2 * 4 * 8 * 12 * 4
-"""Of its logits at batch 2: four classes on a quarter of the side."""
+"""Bytes of its logits at batch 2: four classes on a quarter of the side."""
 BATCH_BYTES = (2 * 3 * 32 * 48 * 4, 2 * 32 * 48 * 8)
 LOSS_BYTES = 4
 
@@ -19,7 +19,7 @@ def recorded(**habits: object) -> Recording:
 
 
 def batches(recording: Recording) -> list[tuple[Action, int]]:
-    """The events of the batch in a later step."""
+    """Return the events of the batch in a later step."""
     found: list[tuple[Action, int]] = []
     for action, subject in recording.sections[Section.LATER_STEP]:
         if action in (Action.ALLOCATE, Action.FREE):
@@ -41,7 +41,7 @@ def test_outputs_that_end_with_the_step_live_through_its_backward_pass_alone() -
 
     passes = [largest_bytes(each)[0] for each in (dropped, step, kept)]
     assert passes[1] - passes[0] == OUTPUT_BYTES
-    assert passes[2] == passes[1]  # what the step before has kept is replaced by then
+    assert passes[2] == passes[1]  # the kept outputs of the last step are replaced by then
 
 
 def test_outputs_end_as_soon_as_the_next_ones_are_there() -> None:
@@ -55,7 +55,7 @@ def test_outputs_end_as_soon_as_the_next_ones_are_there() -> None:
         if action is Action.ALLOCATE
     ]
     assert recording.storages[older[0]][2] == OUTPUT_BYTES
-    assert made[-1] == "convolution"  # before the loss upsamples them
+    assert made[-1] == "convolution"  # the loss upsamples them later
 
 
 @pytest.mark.parametrize("place", ZeroGrad)
@@ -78,7 +78,7 @@ def test_gradients_that_are_set_to_zero_live_on(place: ZeroGrad) -> None:
 )
 def test_gradients_are_freed_where_zero_grad_stands(place: ZeroGrad, phases: set[Phase]) -> None:
     recording = recorded(zero_grad=place)
-    last = Phase.OPTIMIZER  # of the step before
+    last = Phase.OPTIMIZER  # that of the last step
     freed = set()
     for action, subject in recording.sections[Section.LATER_STEP]:
         if action is Action.ALLOCATE:

@@ -1,4 +1,4 @@
-"""Tensors that a network or an optimizer keeps are there in every later step."""
+"""Tensors that a network or an optimizer keeps stay allocated in later steps."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from tests.support.traced_networks import Build, PlainNet, bytes_left, tracer_of
 SUPPORT = "tests.support.lasting_networks"
 SIZE = Resolution(height=32, width=48)
 OUTPUT_BYTES = 2 * 4 * 8 * 12 * 4
-"""Of PlainNet's logits at batch 2: four classes on a quarter of the side."""
+"""Bytes of PlainNet's logits at batch 2: four classes on a quarter of the side."""
 
 
 def outputs_kept(count: int) -> Build:
@@ -30,7 +30,7 @@ def outputs_kept(count: int) -> Build:
 
 
 def held_after(recording: Recording, *sections: Section) -> list[int]:
-    """The bytes that an endless card holds after the set-up and each section."""
+    """Return the allocated bytes on an unlimited card after the set-up and each section."""
     allocator = CachingAllocator()
     without: Any = SimpleNamespace(candidates=lambda _: (0,))
     timeline = at_one_batch(recording)
@@ -57,7 +57,7 @@ def test_steps_are_traced_until_one_repeats(build: Build, settling: int) -> None
 
     assert recording.settling_steps == settling
     held = held_after(recording, *at_one_batch(recording).steps(settling + 12))
-    assert len(set(held[-11:])) == 1  # however often the last one is played
+    assert len(set(held[-11:])) == 1  # the last one can be played any number of times
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -70,7 +70,7 @@ def test_as_many_outputs_are_kept_as_the_network_keeps(count: int) -> None:
     assert kept - without == {Kind.BUFFER: count * OUTPUT_BYTES}
 
 
-def test_what_is_handed_on_is_of_one_kind_and_size() -> None:
+def test_a_storage_is_handed_on_to_one_of_equal_kind_and_size() -> None:
     recording = tracer_of(outputs_kept(5)).record(2)
 
     assert len(recording.handovers) == 5
@@ -99,7 +99,7 @@ def test_an_evaluation_pass_replaces_what_the_last_step_kept() -> None:
     assert after == before
 
 
-def test_memory_that_grows_for_ever_is_said_to_grow() -> None:
+def test_memory_that_grows_in_every_step_is_reported() -> None:
     tracer = tracer_of(Hoards)
     recording = tracer.record(2)
 
@@ -125,4 +125,4 @@ def predicted(network: str, optimizer: str | None = None) -> Measurement:
 def test_state_that_is_assigned_anew_is_predicted_and_explained() -> None:
     found = predicted(f"{SUPPORT}:five_outputs", "assigns_state")
     assert found.model.assumptions == ()
-    assert found.steps == 6  # as many as it takes, though a trial has four
+    assert found.steps == 6  # until one repeats; a trial has four

@@ -1,4 +1,4 @@
-"""The state of every optimizer of PyTorch and timm, as large as that of a real step."""
+"""The predicted state of every optimizer of PyTorch and timm is as large as the real one."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,16 +21,16 @@ Make = Callable[[nn.Module], torch.optim.Optimizer]
 OWN = OwnParts(optimizer="of:a_test")
 _REAL_STEPS = 12
 _ON_HOST = ("step", "mu_product")
-"""States that PyTorch's optimizers keep on the host where nothing is captured in a CUDA graph."""
+"""States that PyTorch's optimizers keep on the host unless they are capturable."""
 REFUSED = {
-    "torch.LBFGS": "its step needs a closure, which it calls as often as the values demand",
+    "torch.LBFGS": "its step needs a closure, and the number of calls depends on values",
     "torch.Muon": "weights of convolutions are not 2-D",
     "torch.SparseAdam": "gradients of convolutions are dense",
     "timm.adahessian": "the backward pass must leave a graph for second derivatives",
 }
-"""Optimizers that do not run on a convolutional network, as this one trains it, with the reason."""
+"""Optimizers that cannot train this convolutional network, with the reason."""
 NEEDS_CUDA = ("timm.bnb", "timm.fused")
-"""Optimizers of the packages bitsandbytes and apex, which are CUDA's alone."""
+"""Optimizers of bitsandbytes and apex, which need CUDA."""
 
 
 def _of_torch(name: str, model: nn.Module) -> torch.optim.Optimizer:
@@ -60,25 +60,25 @@ EVERY_DAY = (
     "timm.novograd",
     "timm.radamlegacy",
 )
-"""Those of timm that differ most: states assigned anew, on the device as scalars, late."""
+"""Optimizers of timm that differ most: states are reassigned, made late, or device scalars."""
 
 
 def _marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
     if name in TORCH or name in EVERY_DAY:
         return ()
-    return (pytest.mark.slow, pytest.mark.nightly)  # all together half a minute
+    return (pytest.mark.slow, pytest.mark.nightly)  # half a minute in total
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Neither warnings, nor the compiler that some of them call."""
+    """Disable warnings, and the compiler that some optimizers call."""
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.simplefilter("ignore")
         yield
 
 
 def real_bytes(make: Make) -> int:
-    """Bytes of an optimizer's state on the device, after some real steps on the CPU."""
+    """Return the bytes of an optimizer's device state after real steps on the CPU."""
     torch.manual_seed(0)
     model = TinyNet(VARIANT)
     optimizer = make(model)
@@ -113,6 +113,6 @@ def test_the_state_is_as_large_as_that_of_real_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name in TORCH | TIMM])
-def test_what_is_refused_does_not_run_for_real_either(name: str) -> None:
+def test_unsupported_optimizers_fail_in_real_steps_too(name: str) -> None:
     with pytest.raises((TypeError, ValueError, RuntimeError)):
         real_bytes((TORCH | TIMM)[name])

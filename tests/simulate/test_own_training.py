@@ -1,4 +1,4 @@
-"""A training of the user's own is traced with the optimizer, the loss and the batches it has."""
+"""User-supplied optimizers, losses and batches are traced."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def test_the_batch_is_the_one_that_was_made() -> None:
     assert bytes_of(recording(VARIANT), Kind.BATCH, Section.SETUP) == 2 * (3 + 5) * 64 * 64 * 4
 
 
-def test_the_optimizer_keeps_the_state_that_it_really_keeps() -> None:
+def test_the_state_of_a_user_supplied_optimizer_is_counted() -> None:
     sgd = replace(VARIANT, own=replace(OWN, optimizer=None))
 
     states = [
@@ -46,7 +46,7 @@ def test_the_optimizer_keeps_the_state_that_it_really_keeps() -> None:
         for each in (VARIANT, sgd)
     ]
 
-    # Beside them stands what the gradient scaler and the loss leave: the same for both.
+    # The state of the gradient scaler and of the loss is the same for both.
     assert states[0] - states[1] == PARAMETER_BYTES
 
 
@@ -54,7 +54,7 @@ def test_inputs_by_name_are_laid_out_as_on_a_device() -> None:
     variant = replace(NAMED, memory_format=MemoryFormat.NHWC)
     images = 2 * 3 * 64 * 64 * 4
 
-    # As it came, and laid out anew.
+    # The given batch, and its copy in channels-last.
     assert bytes_of(recording(variant), Kind.BATCH, Section.SETUP) == 2 * (images + 2 * 4)
 
 
@@ -75,13 +75,13 @@ def test_norms_are_exchanged_through_the_networks_own_argument(norm: Norm) -> No
     assert facts.parameters == PARAMETERS - 2 * 16 + affine
 
 
-def test_groups_of_ones_own_optimizer_have_the_factors_of_its_rates() -> None:
+def test_groups_of_a_user_supplied_optimizer_have_the_factors_of_its_rates() -> None:
     own = replace(OWN, optimizer="tests.support.own_training:two_rates")
 
     assert StepTracer(replace(VARIANT, own=own)).facts.groups == (("stem", 1.0), ("group 2", 4.0))
 
 
-def test_a_network_is_told_the_channels_and_keeps_its_own_number_of_classes() -> None:
+def test_a_network_receives_the_channels_and_keeps_its_own_number_of_classes() -> None:
     variant = Variant(
         model="tests.support.own_training:network",
         resolution=Resolution(height=32, width=64),

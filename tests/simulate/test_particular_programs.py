@@ -1,4 +1,4 @@
-"""Programs with habits that a trace without data, without a GPU and without chance must respect."""
+"""Programs that depend on data, on a GPU or on random numbers."""
 
 import random
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def sizes(recording: Recording) -> list[int]:
 
 
 @pytest.mark.parametrize("loss", ["two_questions_in_a_line", "one_question_from_two_places"])
-def test_each_question_has_an_answer_of_its_own(loss: str) -> None:
+def test_each_condition_is_answered_separately(loss: str) -> None:
     tracer = with_loss(loss)
     assert 4 * LARGE in sizes(tracer.record(2))
     assert tracer.facts.assumptions == (Assumption.LARGEST_BRANCH,)
@@ -76,7 +76,7 @@ def test_settings_of_adam_are_traced(
 ) -> None:
     moments = 2 * (864 + 32 + 128 + 16)
     tracer = with_optimizer(lambda m: torch.optim.AdamW(m.parameters(), **settings), monkeypatch)
-    counts = 4 * 4 if settings.keys() & {"capturable", "fused"} else 0  # on the device then
+    counts = 4 * 4 if settings.keys() & {"capturable", "fused"} else 0  # on the device
     assert state_bytes(tracer) == moments + counts
 
 
@@ -84,7 +84,7 @@ def test_state_that_all_parameters_share_is_counted(monkeypatch: pytest.MonkeyPa
     assert state_bytes(with_optimizer(lambda m: SharedState(m.parameters()), monkeypatch)) == 16
 
 
-def test_a_scheduler_is_no_closure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_is_not_taken_for_a_closure(monkeypatch: pytest.MonkeyPatch) -> None:
     def scheduled(model: nn.Module) -> torch.optim.Optimizer:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         model.schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, 100)  # type: ignore[assignment] # an attribute
@@ -119,7 +119,7 @@ def test_every_recording_begins_with_a_new_network() -> None:
     assert assigning.record(2) == assigning.record(2)
 
 
-def test_chance_is_the_same_in_every_recording() -> None:
+def test_random_numbers_are_the_same_in_every_recording() -> None:
     state = random.getstate()
     one, other = tracer_of(Draws), tracer_of(Draws)
     assert len(one.timeline(3).traced_at) == 2
@@ -133,7 +133,7 @@ def test_cycles_of_references_do_not_count_as_growth() -> None:
     assert tracer.facts.assumptions == ()
 
 
-def test_an_island_without_autocast_is_one_on_the_gpu_too() -> None:
+def test_autocast_that_is_disabled_for_the_gpu_is_disabled() -> None:
     recording = with_loss("an_island_of_fp32", AMP).record(2)
     (convolution,) = [
         size
@@ -143,7 +143,7 @@ def test_an_island_without_autocast_is_one_on_the_gpu_too() -> None:
     assert convolution == 2 * 2 * 8 * 12 * 4  # two channels of fp32
 
 
-def test_what_takes_no_memory_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_calls_that_take_no_memory_change_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     tracer = with_loss("says_what_it_does")
     tracer.record(2)
     assert tracer.facts.assumptions == ()

@@ -1,4 +1,4 @@
-"""What is in memory at the peak: nothing missing, nothing twice."""
+"""The contents of the peak are complete and counted once."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -38,7 +38,7 @@ def peak_of(
     timeline: Timeline, batch: int = 2, *, available_bytes: int | None = None
 ) -> tuple[PeakContents, CachingAllocator]:
     allocator = CachingAllocator(SimulatedDriver(available_bytes=available_bytes))
-    # The bound that stands in for cuDNN where it cannot be asked: the same everywhere.
+    # The bound that replaces cuDNN's answers, so that results do not depend on cuDNN.
     workspaces: Any = SimpleNamespace(candidates=lambda each: (upper_bound_bytes(each), 0))
     playback = Playback(timeline, batch, allocator=allocator, workspaces=workspaces)
     steps = (Section.FIRST_STEP, Section.LATER_STEP)
@@ -94,7 +94,7 @@ def test_a_kernels_own_memory_is_part_of_the_peak() -> None:
         ("conv", 0),
         ("conv", 4 * MIB),
         ("head", MIB),
-        ("head", 0),  # what a kernel takes need not grow along a line
+        ("head", 0),  # memory within a kernel need not be affine in the batch
     ]
     assert contents.rounding_bytes == 512 - 100
     assert contents.allocated_bytes == 17 * MIB + 512 < contents.reserved_bytes
@@ -117,13 +117,13 @@ def test_the_peak_may_be_in_another_step_or_outside_the_network() -> None:
     ]
 
 
-def test_a_card_that_is_too_small_is_the_allocators_error() -> None:
+def test_a_card_that_is_too_small_raises_the_allocators_error() -> None:
     with pytest.raises(SimulatedOutOfMemoryError):
         peak_of(TIMELINE, available_bytes=16 * MIB)
 
 
 def is_complete(contents: PeakContents, allocator: CachingAllocator) -> bool:
-    """Whether the pieces and the rounding are what the allocator counts at its peak."""
+    """Return whether pieces and rounding add up to the allocator's peak."""
     pieces = sum(piece.size_bytes for piece in contents.pieces)
     return (
         pieces + contents.rounding_bytes
@@ -135,7 +135,7 @@ def is_complete(contents: PeakContents, allocator: CachingAllocator) -> bool:
 
 
 def tiny_variants(*fields: str) -> tuple[Variant, ...]:
-    """All values of some axes that one process can train with."""
+    """Return the variants of some axes that one process can train."""
     choices = {
         axis.field: tuple(
             value for value in axis.kind if value not in (Norm.SYNC_BATCH, Norm.AS_BUILT)

@@ -27,7 +27,7 @@ def test_the_memory_of_a_real_history_is_followed_from_its_first_event_to_its_la
     assert max(each.reserved_bytes for each in found.events) <= history["peak_reserved"]
     left = sum(each.held_bytes for each in found.events)
     blocks = sum(size for _, size, is_live in history["final_blocks"] if is_live)
-    # The blocks are what was asked for, rounded; of what lived before they are all that is known.
+    # Blocks are rounded requests; of earlier allocations only the blocks are known.
     assert left <= blocks
     assert left >= blocks * 0.97
     level = max(each.level for each in found.events)

@@ -1,4 +1,4 @@
-"""Peaks of recordings, exactly; the recordings are FABRICATED from the simulation."""
+"""Exact peaks of recordings; the recordings are FABRICATED from the simulation."""
 
 import pickle
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from tests.support.recorded_steps import recorded
 
 
 def peaks_of(program: Callable[[SnapshotMemory], None]) -> tuple[ReplayResult, int, int]:
-    """A program's peaks as a replay tells them; allocated, and what was asked for, as they were."""
+    """Return a program's replay, and its true peaks of allocated and of requested bytes."""
     driver = SnapshotDriver(available_bytes=None, total_bytes=80 * GIB)
     allocator = CachingAllocator(driver)
     memory = SnapshotMemory(allocator, driver)
@@ -47,12 +47,12 @@ def test_a_block_that_is_handed_out_whole_counts_whole() -> None:
 
     found, allocated, level = peaks_of(program)
 
-    # Segments of 12, 20 and 12 MiB, of which the rest is too small to be split off.
+    # Segments of 12, 20 and 12 MiB, whose remainders are too small to be split off.
     assert found.peak_allocated_bytes == allocated == (12 + 20 + 12 + 3) * MIB + 1024
     assert allocated - level == MIB - 512 + MIB + 512
 
 
-def test_segments_that_are_given_back_and_taken_again_are_told_apart() -> None:
+def test_segments_that_are_freed_and_reserved_again_are_told_apart() -> None:
     def program(memory: SnapshotMemory) -> None:
         kept = memory.malloc(30 * MIB)
         for _ in range(2):
@@ -69,10 +69,8 @@ def test_segments_that_are_given_back_and_taken_again_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("precision", Precision)
-def test_the_trial_of_the_test_on_a_gpu_has_the_peak_that_the_replay_tells(
-    precision: Precision, tmp_path: Path
-) -> None:
-    """What was asked for is 0.97 to 0.98 of it, 0.966 with cuDNN's workspaces of 9.0: no bound."""
+def test_a_recorded_trial_has_the_peak_of_its_replay(precision: Precision, tmp_path: Path) -> None:
+    """Requested bytes are 0.97 to 0.98 of the peak, or 0.966 with the workspaces of cuDNN 9.0."""
     resolution = Resolution(height=128, width=256)
     variant = Variant(model="deeplabv2-resnet50", resolution=resolution, precision=precision)
     timeline = StepTracer(variant).timeline(2)

@@ -1,4 +1,4 @@
-"""PyTorch's snapshots reduced to histories."""
+"""Reduction of PyTorch's snapshots to histories."""
 
 import inspect
 from typing import Any
@@ -52,7 +52,7 @@ def test_a_snapshot_becomes_a_history_of_numbers_and_places() -> None:
     assert found.place_of == (0, 1, 0)
 
 
-def test_what_is_there_at_the_beginning_is_kept() -> None:
+def test_blocks_from_before_the_recording_are_kept() -> None:
     found = reduced(AFTER, {**AFTER, "device_traces": [[]]})
     assert found.history["initial"] == {
         "segments": [[BASE, 2 * MIB, 0, 1]],
@@ -88,7 +88,7 @@ def test_expandable_segments_and_a_failure_have_their_codes() -> None:
     assert found["expandable"]
 
 
-def test_released_segments_are_a_retrys_only_where_there_was_one() -> None:
+def test_released_segments_are_a_retrys_only_if_there_was_one() -> None:
     flushed = [entry("segment_free", 1, 2), entry("segment_free", 5, 2)]
     new = [entry("segment_alloc", 9, 4), entry("alloc", 9, 4)]
     after = traced(*flushed, *new, entry("segment_free", 9, 4), entry("alloc", 1, 1))
@@ -97,11 +97,11 @@ def test_released_segments_are_a_retrys_only_where_there_was_one() -> None:
     assert causes[1].history["release_runs"] == [[0, "oom_retry"], [4, "empty_cache"]]
 
 
-def test_a_place_is_a_function_of_pytorch_and_who_called_it() -> None:
+def test_a_place_is_a_function_of_pytorch_and_its_caller() -> None:
     assert place_of(CONVOLUTION) == CONVOLUTION_PLACE
     assert place_of(CONVOLUTION[1:]) == "nets.py:7 forward"
     assert place_of([]) == ""
-    here = place_of([frame(reduction.__file__, "f")])  # from the root of this checkout
+    here = place_of([frame(reduction.__file__, "f")])  # relative to the root of this checkout
     assert here == "bsprobe/simulate/explain/reduction.py:1 f"
 
 
@@ -129,12 +129,12 @@ def test_the_phase_of_a_step_is_told_by_the_functions_that_run(
     assert phase_of([frame(f"/x/site-packages/{file}", name) for file, name in functions]) is phase
 
 
-def test_the_function_that_makes_a_step_is_where_it_is_looked_for() -> None:
+def test_the_step_function_has_the_expected_path() -> None:
     code = inspect.unwrap(training_step).__code__
     assert phase_of([frame(code.co_filename, code.co_name)]) is Phase.FORWARD
 
 
-def test_pytorch_takes_the_words_with_which_it_is_asked_to_record() -> None:
+def test_pytorch_has_the_options_that_start_a_recording() -> None:
     words = inspect.signature(torch.cuda.memory._record_memory_history).parameters
     assert {"enabled", "context", "stacks"} <= words.keys()
     assert "all" in inspect.getsource(torch.cuda.memory._record_memory_history)

@@ -1,4 +1,4 @@
-"""Recordings that start alike."""
+"""Equal starts of recordings."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from bsprobe.simulate.trace.start_over import starting_over
 
 
 class AddsItsHookLater(nn.Module):
-    """Registers a hook in its first step and notes that it has, as networks of transformers do."""
+    """Registers a hook in its first step and sets a flag, as networks of transformers do."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Two training steps on fake tensors: every birth and death, where, what for, at every batch."""
+"""Tracing of training steps: allocations and frees with their places and kinds, at any batch."""
 
 import gc
 import itertools
@@ -67,10 +67,10 @@ ADAMW = replace(VARIANT, optimizer=OptimizerName.ADAMW)
 EVALUATION = Resolution(height=64, width=96)
 FEATURES_BYTES, CLASSIFIER_BYTES = 864 + 32, 128 + 16
 PLAIN_BYTES = FEATURES_BYTES + CLASSIFIER_BYTES
-"""Of the parameters of `PlainNet`."""
+"""Bytes of the parameters of `PlainNet`."""
 
 
-# The whole step of a small network, by hand.
+# All events of a small network's step.
 
 STEP = """\
 + ne 3072 temporaries
@@ -123,7 +123,7 @@ STEP = """\
 - threshold_backward 6144 temporaries
 """.splitlines()
 """The step at batch 2 before the update. Images of 32 x 48 become maps of 8 x 12, so (2, 8, 8, 12)
-floats are 6144 bytes, (2, 4, 8, 12) 3072, (2, 4, 32, 48) 49152; a byte for each pixel is 3072."""
+floats are 6144 bytes, (2, 4, 8, 12) 3072, (2, 4, 32, 48) 49152; one byte per pixel is 3072."""
 END = """\
 - clamp 8 saved activations
 - zeros 4 saved activations
@@ -140,7 +140,7 @@ def test_every_event_of_a_small_networks_step() -> None:
 
     sizes = (864, 32, 128, 16)
     layers = ("features", "features", "classifier", "classifier")
-    # SGD adds the weight decay to copies of the gradients, and makes the first momentum of them.
+    # SGD adds the weight decay to copies of the gradients, and clones them as the first momentum.
     decayed, forgotten = ([f"{sign} _foreach_add {n} temporaries" for n in sizes] for sign in "+-")
     momentum = [f"+ clone {size} optimizer state" for size in sizes]
     assert story(recording, Section.SETUP) == [
@@ -168,11 +168,11 @@ def test_setting_up_channels_last_lays_out_parameters_and_then_the_images() -> N
     ]
 
 
-# The same order as with real tensors.
+# Comparison with real tensors.
 
 
 class RealEvents:
-    """Births and deaths of the storages of a program on real tensors; of some that are known."""
+    """Allocations and frees of a program on real tensors, without those of known tensors."""
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
         self.events: list[tuple[str, int]] = []
@@ -196,7 +196,7 @@ class RealEvents:
 
 
 def runs(events: list[tuple[str, int]]) -> list[tuple[str, list[int]]]:
-    """Events with what is freed at one moment sorted: its order means nothing."""
+    """Group events into runs; the order within a run of frees has no meaning and is sorted."""
     groups = itertools.groupby(events, key=lambda event: event[0])
     sizes = [(sign, [size for _, size in group]) for sign, group in groups]
     return [(sign, sorted(each) if sign == "-" else each) for sign, each in sizes]
@@ -215,7 +215,7 @@ def runs(events: list[tuple[str, int]]) -> list[tuple[str, list[int]]]:
 def test_births_and_deaths_are_those_of_a_real_step_on_the_cpu(
     norm: Norm, accumulation_steps: int, habits: Habits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without CUDA's rules, which a real CPU does not know."""
+    """The trace has no CUDA rules, as a real CPU does not follow them."""
     variant = replace(VARIANT, norm=norm, own=OwnParts(habits=habits))
     task = task_for(TinyNet(variant), variant, torch.device("cpu"))
     for group in task.optimizer.param_groups:
@@ -238,7 +238,7 @@ def test_births_and_deaths_are_those_of_a_real_step_on_the_cpu(
     assert len(expected) > 60
 
 
-# What is there at the end, and what comes again.
+# Storages at the end of a step, and repetition.
 
 VARIANTS = (
     VARIANT,
@@ -287,11 +287,11 @@ def test_later_steps_can_be_repeated_without_end(variant: Variant, accumulation_
     assert live == live_at_the_end(recording)
 
 
-# Any batch from two.
+# Batch sizes.
 
 
 def is_exact(tracer: StepTracer, batch: int, accumulation_steps: int = 1) -> bool:
-    """Whether a timeline at a batch size is what a recording there is."""
+    """Return whether the timeline at a batch size equals the recording at that size."""
     timeline = tracer.timeline(batch, accumulation_steps)
     return at(timeline, batch) == tracer.record(batch, accumulation_steps)
 
@@ -300,7 +300,7 @@ def is_exact(tracer: StepTracer, batch: int, accumulation_steps: int = 1) -> boo
 def test_a_timeline_from_two_batch_sizes_holds_at_others(variant: Variant) -> None:
     tracer = tracer_of(TinyNet, variant)
 
-    # InstanceNorm repeats its weights for each image, which copies nothing for a single one.
+    # InstanceNorm repeats its weights for each image, which makes no copy for a single one.
     pair = (2, 3) if variant.norm is Norm.INSTANCE and variant.precision != "fp32" else (1, 2)
     assert tracer.timeline(4).traced_at == pair
     assert is_exact(tracer, 4)
@@ -350,7 +350,7 @@ def test_timelines_of_whole_networks_hold_at_other_batch_sizes(variant: Variant)
 def test_tracing_twice_gives_the_same() -> None:
     first = tracer_of(TinyNet, AMP).timeline(2)
     again = tracer_of(TinyNet, AMP)
-    again.record(5, 2)  # what was traced before leaves no trace
+    again.record(5, 2)  # must not change later traces
 
     assert again.timeline(2) == first
 
@@ -374,7 +374,7 @@ def test_the_garbage_collector_is_left_as_it_was(is_collecting: bool) -> None:  
     assert (set(during), after) == ({False}, is_collecting)
 
 
-# Where two batch sizes do not match.
+# Batch sizes that do not match.
 
 
 EACH = [(1,), (2,), (3,), (5,)]
@@ -408,11 +408,12 @@ def test_a_mismatch_names_the_place() -> None:
             matched(tracer.record(2), tracer.record(3))
         return str(caught.value)
 
-    assert message(lambda x: x.relu() if len(x) > 2 else x) == "the events of the first step differ"
+    assert "first step" in message(lambda x: x.relu() if len(x) > 2 else x)
     assert "operator='sigmoid'" in message(lambda x: x.relu() if len(x) > 2 else x.sigmoid())
     shrinking = message(lambda x: x + x.new_zeros(9 - len(x), *x.shape[1:]).sum())
     assert "module='between'" in shrinking
-    assert "are on no line that rises" in shrinking
+    assert "21504" in shrinking  # 7 rows of (8, 8, 12) floats at batch 2
+    assert "18432" in shrinking  # 6 rows at batch 3
 
 
 # Places, phases, kinds.
@@ -435,7 +436,7 @@ def test_events_of_the_backward_pass_belong_to_the_module_that_made_the_forward(
         *((forward, layer, name, Kind.SAVED_ACTIVATION) for layer, name, _ in layers),
         *((backward, layer, name, Kind.TEMPORARY) for layer, _, name in layers),
         *((backward, layer, name, Kind.GRADIENT) for layer, _, name in layers),
-        # The gradient of the shortcut is added to in place.
+        # The gradient of the shortcut is accumulated in place.
         (backward, "layer3.5.relu", "threshold_backward", Kind.TEMPORARY),
     }
 
@@ -455,7 +456,7 @@ def test_what_checkpointing_recomputes_belongs_to_its_module_in_the_backward_pas
 
 
 def test_gradients_belong_to_the_same_modules_with_checkpointing() -> None:
-    """Of a network whose recomputation stops inside a module: nothing more is needed."""
+    """The recomputation of this network stops inside a module, as nothing more is needed."""
 
     def gradients(variant: Variant) -> Counter[tuple[str, str, int]]:
         return Counter(
@@ -510,15 +511,15 @@ def test_autocasts_copies_of_weights_live_from_their_first_use_to_their_last() -
 def test_an_optimizer_updates_all_parameters_at_once_as_on_cuda(
     variant: Variant, expected: dict[str, int]
 ) -> None:
-    """Its copies are there together; what it counts on the host is not on the device."""
+    """Its copies exist together; its step counts are on the host and not recorded."""
     seen, small = Counter[str](), Counter[str]()
     for place, _, size in born(tracer_of(PlainNet, variant).record(2)):
         if place.phase is Phase.OPTIMIZER:
             (small if size <= 8 else seen)[place.operator] += size
 
     assert seen == {name: count * PLAIN_BYTES for name, count in expected.items()}
-    # The scale in double precision, its inverse, that in single precision, whether anything
-    # overflowed; and both of these again, as for each device.
+    # The scale and its inverse in double precision, the inverse in single precision, the overflow
+    # flag; and copies of the last two for each device.
     scaling = {"_to_copy": 8 + 4 + 4 + 4, "reciprocal": 8, "full": 4}
     assert small == (scaling if variant.precision is Precision.AMP_FP16 else {})
 
@@ -562,7 +563,7 @@ def test_an_evaluation_pass_obeys_autocast_and_leaves_nothing(variant: Variant) 
     assert changes["+"] == changes["-"]
 
 
-# Oddities of networks.
+# Unusual networks.
 
 
 def test_parameters_keep_their_shapes_where_identities_are_used_again() -> None:
@@ -576,7 +577,7 @@ def test_parameters_keep_their_shapes_where_identities_are_used_again() -> None:
 
 
 def test_a_truncated_distribution_is_not_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch 2.15 draws until every value is within the bounds: for ever, where none is drawn."""
+    """PyTorch 2.15 draws until all values are within the bounds, which skipped draws never are."""
     drawn: list[object] = []
     monkeypatch.setattr(nn.init, "_no_grad_trunc_normal_", lambda *args, **_: drawn.append(args))
 
@@ -588,7 +589,7 @@ def test_a_truncated_distribution_is_not_drawn_from(monkeypatch: pytest.MonkeyPa
     assert len(drawn) == 1
 
 
-def test_an_operator_that_cuda_has_a_kernel_for_is_not_taken_apart() -> None:
+def test_an_operator_with_a_cuda_kernel_is_not_decomposed() -> None:
     recording = tracer_of(extra(F.silu)).record(2)
 
     operators = Counter(place.operator for place, _, _ in recording.storages)
@@ -596,7 +597,7 @@ def test_an_operator_that_cuda_has_a_kernel_for_is_not_taken_apart() -> None:
 
 
 def changed(change: Callable[[PlainNet], object]) -> Build:
-    """Builds a `PlainNet` in which something is changed."""
+    """Return a builder of a `PlainNet` with a change."""
 
     def build(variant: Variant) -> nn.Module:
         model = PlainNet(variant)
@@ -660,7 +661,7 @@ def reading_data(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def unknown_operator() -> Iterator[None]:
-    """An operator of somebody's extension, of which PyTorch knows a CPU kernel and no more."""
+    """Register an operator of an extension that has only a CPU kernel."""
     library = torch.library.Library("bsprobe_tests", "DEF")
     library.define("double_it(Tensor x) -> Tensor")
     library.impl("double_it", lambda x: x * 2, "CPU")
@@ -676,8 +677,8 @@ def doubled(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("function", "operator", "why", "hint"),
     [
-        (reading_data, "item", "needs the values of tensors", "--device"),
-        (doubled, "bsprobe_tests::double_it", "has no fake kernel", "torch.library.register_fake"),
+        (reading_data, "item", "values", "--device"),
+        (doubled, "bsprobe_tests::double_it", "fake kernel", "torch.library.register_fake"),
     ],
 )
 @pytest.mark.usefixtures("unknown_operator")
@@ -690,8 +691,9 @@ def test_a_network_that_cannot_be_traced_is_refused_by_operator_and_module(
         tracer.timeline(2)
 
     message = str(caught.value)
-    assert message.startswith("this network cannot be traced: tests/simulate/test_trace.py, line ")
-    assert message.endswith(f": {operator} in module between {why}")
+    assert "tests/simulate/test_trace.py, line " in message
+    assert f": {operator} in module between " in message
+    assert why in message
     assert hint in (caught.value.hint or "")
 
 
@@ -719,7 +721,7 @@ def test_batch_norm_on_one_pixel_fails_at_batch_1_as_on_a_device() -> None:
 
 
 def saved_gib_per_image(timeline: Timeline, precision: Precision) -> float:
-    """As the table counts: with the labels, and with the images where no copy stands for them."""
+    """Count as the measurement does: with the labels, and in fp32 with the images."""
     first = [timeline.storages[i] for a, i in timeline.sections[STEPS[0]] if a is Action.ALLOCATE]
     saved = sum(
         each.size.per_image
@@ -767,7 +769,7 @@ def test_an_image_saves_for_the_backward_pass_what_was_measured(
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
-def test_a_prediction_knows_what_gets_no_gradient_as_a_real_step_does() -> None:
+def test_a_prediction_finds_parameters_without_gradient_as_a_real_step_does() -> None:
     variant = Variant(
         model="tests.support.networks_without_gradients:Reentrant",
         resolution=Resolution(height=32, width=32),

@@ -1,4 +1,4 @@
-"""A step on real tensors allocates under bsprobe's mode what it allocates without any mode."""
+"""A step on real tensors allocates the same under bsprobe's mode as without a mode."""
 
 import importlib
 from collections import Counter, defaultdict
@@ -34,8 +34,8 @@ Loss = Callable[[torch.Tensor], torch.Tensor]
 
 
 def compared(step: Step) -> tuple[str, Changes, Changes]:
-    """The first difference of the corrected mode, and what nothing and a bare mode allocate."""
-    step()  # what is made once
+    """Return the corrected mode's first difference, and the changes without and under a mode."""
+    step()  # allocations that happen once
     plain, watched, corrected = (
         without_numbers(how(step))
         for how in (plainly, lambda step: under(Watching(), step), as_unwatched)
@@ -44,7 +44,7 @@ def compared(step: Step) -> tuple[str, Changes, Changes]:
 
 
 def training(model: nn.Module, images: torch.Tensor) -> Step:
-    """One step of a network with SGD."""
+    """Return a training step of a network with SGD."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
 
     def step() -> None:
@@ -64,7 +64,7 @@ def shortcut(x: torch.Tensor) -> torch.Tensor:
 
 
 class Tokens(nn.Linear):
-    """A linear layer over what is not contiguous, as in transformers."""
+    """A linear layer with a non-contiguous input, as in transformers."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = super().forward(x.flatten(2).transpose(1, 2))
@@ -83,11 +83,11 @@ TINY: dict[str, Callable[[], nn.Module]] = {
     "the largest of a row": lambda: extra(lambda x: x + x.max(3, keepdim=True).values)(VARIANT),
 }
 ALIKE = {"no norm", "a batch norm", "two heads", "a group norm"}
-"""Networks that a bare mode changes nothing of."""
+"""Networks whose allocations a mode does not change."""
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_tiny_network_allocates_what_it_allocates_unwatched(name: str) -> None:
+def test_a_tiny_network_allocates_as_without_a_mode(name: str) -> None:
     found, plain, watched = compared(training(TINY[name](), torch.ones(2, 3, 32, 48)))
 
     assert found == ""
@@ -120,7 +120,7 @@ TIMM = {
     ),
     "botnet26t_256": 256,
 }
-"""Networks of timm, and the side of the images that they take."""
+"""Networks of timm, with the side of their images."""
 
 
 @needs_timm
@@ -131,7 +131,7 @@ TIMM = {
         *(pytest.param(*each, marks=pytest.mark.nightly) for each in TIMM.items()),
     ],
 )
-def test_a_network_of_timm_allocates_what_it_allocates_unwatched(name: str, side: int) -> None:
+def test_a_network_of_timm_allocates_as_without_a_mode(name: str, side: int) -> None:
     model = importlib.import_module("timm").create_model(name, num_classes=10)
 
     assert compared(training(model, torch.randn(2, 3, side, side)))[0] == ""
@@ -198,7 +198,7 @@ NIGHTLY_LOSSES: dict[str, Loss] = {
         ),
     ],
 )
-def test_a_loss_allocates_what_it_allocates_unwatched(loss: Loss) -> None:
+def test_a_loss_allocates_as_without_a_mode(loss: Loss) -> None:
     leaf = torch.randn(2, 4, 5, 6, requires_grad=True)
 
     assert compared(lambda: torch.autograd.grad(loss(leaf * 1), leaf))[0] == ""
@@ -211,7 +211,7 @@ def test_a_loss_allocates_what_it_allocates_unwatched(loss: Loss) -> None:
 def test_the_mask_of_the_largest_is_made_in_place_as_on_cuda(
     function: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
-    # `evenly_distribute_backward`: the CPU does otherwise, so that nothing can be compared.
+    # `evenly_distribute_backward` differs on the CPU, so there is nothing to compare with.
     leaf = torch.randn(300, requires_grad=True)
 
     def step() -> None:
@@ -251,12 +251,12 @@ def test_attention_that_is_made_of_products_adds_its_mask_in_place(
     assert plain != watched
 
 
-CUDAS = "CUDA does as a mode does"
-SCALARS = "its value is another tensor that learns: rare, and the difference is one of gradients"
-VALUES = "values decide: zeros are looked for"
+CUDAS = "CUDA allocates as under a mode"
+SCALARS = "the value is a tensor with a gradient: rare, and only gradients differ"
+VALUES = "depends on values: it searches for zeros"
 LINALG = "linear algebra, small"
 LEFT_OUT = {
-    "clamp": "both bounds are tensors: masks of bytes alone",
+    "clamp": "both bounds are tensors: only masks of bytes differ",
     "cumprod": VALUES,
     "linalg.eigh": LINALG,
     "linalg.householder_product": LINALG,
@@ -269,14 +269,14 @@ LEFT_OUT = {
     "median": CUDAS,
     "min": CUDAS,
     "nanmedian": CUDAS,
-    "nanquantile": "the CPU looks at the levels (`quantile_checks`, ATen/native/Sorting.cpp)",
-    "nn.functional.ctc_loss": "cuDNN's on CUDA",
+    "nanquantile": "the CPU checks the levels (`quantile_checks`, ATen/native/Sorting.cpp)",
+    "nn.functional.ctc_loss": "CUDA uses cuDNN",
     "ormqr": LINALG,
     "prod": VALUES,
     "quantile": "as `nanquantile`",
-    "_unsafe_masked_index": "no API of users",
+    "_unsafe_masked_index": "not a public API",
 }
-"""Operators that differ under the mode, and why that is so."""
+"""Operators that differ under the mode, with the reason."""
 UNSUPPORTED = {
     *("as_strided", "linalg.eig", "sparse.mm", "sparse.sampled_addmm", "to_sparse"),
 }
@@ -285,7 +285,7 @@ SHARDS = 4
 
 
 def passes(operator: Any, sample: Any) -> Step:
-    """Forward and backward pass of an operator with a sample of its inputs."""
+    """Return the forward and backward pass of an operator on a sample of its inputs."""
 
     def step() -> None:
         torch.manual_seed(0)
@@ -314,7 +314,7 @@ def differs(operator: Any) -> bool:
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_operators_that_allocate_otherwise_have_a_reason(shard: int) -> None:
+def test_operators_that_differ_under_the_mode_have_a_reason(shard: int) -> None:
     by_name = defaultdict(list)
     for each in operators():
         if each.supports_autograd:

@@ -1,1 +1,1 @@
-"""Explanations of a step's memory: of a predicted step, and of one that a GPU recorded."""
+"""Explanations of the memory of predicted steps, and of steps recorded on a GPU."""

@@ -1,9 +1,9 @@
-"""What a GPU's allocator really did in a trial, told in the words of the prediction.
+"""Attribution of the memory of a recorded trial to modules, kinds and operators.
 
-A recorded history has sizes and moments, but neither modules nor kinds. The prediction has both,
-and makes the same requests in the same order as far as it is right: so each recorded request
-inherits what is known of the predicted one that it stands beside. What stands beside none is
-counted under a name of its own.
+A recorded history has sizes and times, but no modules or kinds. The prediction has both, and makes
+the same requests in the same order as far as it is right. Each recorded request takes the module
+and kind of the predicted request that it is aligned with. Requests without such a counterpart are
+counted as not attributed.
 """
 
 import re
@@ -33,7 +33,7 @@ _STEPS: Final = (Section.FIRST_STEP, Section.LATER_STEP)
 
 
 class _Origin(NamedTuple):
-    """What is said of an allocation."""
+    """The origin of an allocation, as it is reported."""
 
     module: str
     kind: str
@@ -42,7 +42,7 @@ class _Origin(NamedTuple):
 
 
 _EARLIER: Final = _Origin(NOT_ATTRIBUTED, NOT_ATTRIBUTED, NOT_ATTRIBUTED, Phase.SETUP)
-"""What was there before the recording began."""
+"""The origin of allocations from before the recording."""
 
 
 def explain_recorded(
@@ -51,16 +51,16 @@ def explain_recorded(
     timeline: Timeline,
     make_playback: Callable[[CachingAllocator], Playback],
 ) -> Explanation:
-    """Say where the memory of a recorded trial went.
+    """Explain the memory of a recorded trial.
 
     Args:
-        snapshot: `torch.cuda.memory._snapshot()` at its end.
-        trial: What else is known of it.
-        timeline: The same step as it is predicted.
-        make_playback: Makes a fresh playback of that timeline at the trial's batch on an allocator.
+        snapshot: `torch.cuda.memory._snapshot()` at the end of the trial.
+        trial: The trial with its measurement and phases.
+        timeline: The predicted timeline of the same step.
+        make_playback: Makes a new playback of the timeline at the trial's batch on an allocator.
 
     Raises:
-        UnknownEventError: The snapshot has events that are not known, or lacks some.
+        UnknownEventError: The snapshot has unknown events, or lacks some.
     """
     measured, batch = trial.measurement, trial.spec.batch_size
     found = reduced(
@@ -99,12 +99,12 @@ def explain_recorded(
 
 
 def section_of(phase: str, skipped: int) -> Section | None:
-    """The predicted section that is like a phase of a trial; None where none is.
+    """Return the predicted section that corresponds to a phase of a trial; None if none does.
 
     Args:
-        phase: As the trial reported it: `building`, `step 2` …
-        skipped: How many updates a GradScaler has left out: those of the first steps, if any. They
-            are like the first step as far as that goes, and so is the first one that updates.
+        phase: The phase as the trial reported it: `building`, `step 2` …
+        skipped: The number of updates that a GradScaler has skipped, in the first steps. These
+            steps, and the first step with an update, correspond to the first predicted step.
     """
     if phase == "building":
         return Section.SETUP
@@ -120,7 +120,7 @@ def _origins(
     sections: Sequence[Section | None],
     predicted: PredictedRequests,
 ) -> dict[int, _Origin]:
-    """What is said of each allocation, by its number."""
+    """Return the origin of each allocation, by its number."""
     origins = {-1: _EARLIER}
     for stretch, section in enumerate((None, *sections), start=-1):
         theirs = recorded.allocations(stretch)
@@ -141,11 +141,11 @@ def _matched(
     section: Section | None,
     predicted: PredictedRequests,
 ) -> dict[int, _Origin]:
-    """The recorded allocations of one stretch that stand beside predicted ones.
+    """Return the origins of the recorded allocations of a stretch that match predicted ones.
 
-    Where between two of equal size as many stand beside as many, they are taken for the same with
-    other sizes if they live alike. A kernel's own that stands where a convolution was to need no
-    workspace is that convolution's.
+    Between two matches, requests that differ in size are matched too if both sides have as many
+    and their lifetimes agree. A temporary request at a convolution that is predicted to need no
+    workspace is taken for its workspace.
     """
     ours = [(n, each) for n, each in enumerate(predicted.requests) if each.section is section]
     needless = {use.before: use for use in predicted.convolutions if not use.workspace_bytes}
@@ -172,13 +172,13 @@ def _matched(
 
 
 def _inherited(request: Request) -> _Origin:
-    assert request.origin is not None  # noqa: S101 - it is a predicted one
+    assert request.origin is not None  # noqa: S101 - predicted requests have one
     place, kind = request.origin
     return _Origin(place.module, str(kind), place.operator, str(place.phase))
 
 
 def _peak_of(events: Sequence[Event], sections: Sequence[Section | None]) -> int:
-    """The number of the event at which most is allocated, within the steps."""
+    """Return the number of the event of the steps at which most memory is allocated."""
     steps = {number for number, section in enumerate(sections) if section in _STEPS}
     numbers = [number for number, each in enumerate(events) if each.stretch in steps]
     return max(numbers, key=lambda number: events[number].level)
@@ -201,7 +201,7 @@ def _timeline(
     origins: Mapping[int, _Origin],
     allocations: Sequence[Allocation],
 ) -> StepTimeline:
-    """The step that holds the peak, sampled."""
+    """Sample the step that holds the peak."""
     step = events[peak].stretch
     numbers = [number for number, each in enumerate(events) if each.stretch == step]
     modules: Counter[str] = Counter()
@@ -214,7 +214,7 @@ def _timeline(
 def _changes(events: Sequence[Event], origins: Mapping[int, _Origin]) -> Iterator[Change]:
     for each in events:
         origin = origins[each.allocation]
-        # The phases of what is known follow each other as predicted; a stray request marks none.
+        # Only attributed requests mark a phase: theirs follow each other as predicted.
         is_known = origin.kind != NOT_ATTRIBUTED
         yield Change(
             phase=origin.phase if is_known and each.held_bytes > 0 else "",

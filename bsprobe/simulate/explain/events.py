@@ -1,4 +1,4 @@
-"""The events of a recorded history, one after the other, with the state after each."""
+"""Events of a recorded history, with the state of the memory after each."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -8,37 +8,37 @@ from typing import Any, Final, NamedTuple
 from bsprobe.simulate.allocator.rules import DEFAULT_RULES
 
 _ADDED: Final = {"S": 1, "M": 1, "F": -1, "U": -1}
-"""What a driver call adds to the reserved memory, as a multiple of its size."""
+"""Bytes that a driver call adds to the reserved memory, as a multiple of its size."""
 
 
 class Event(NamedTuple):
     """An allocation or a free, and the state after it."""
 
     allocation: int
-    """Its number; -1: it was there before the recording began."""
+    """Number of the allocation; -1 if it was made before the recording began."""
     held_bytes: int
-    """As asked for; negative where it is given back."""
+    """Requested bytes; negative for a free."""
     stretch: int
-    """The number of the phase that was reported last; -1: none was."""
+    """Number of the phase that was reported last; -1 if none was."""
     level: int
-    """What is allocated now, each request rounded as the allocator rounds it."""
+    """Allocated bytes, with each request rounded as the allocator rounds it."""
     reserved_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEvents:
-    """The allocations of a recording, in order, and what became of them."""
+    """The allocations and frees of a recording, in order."""
 
     events: tuple[Event, ...]
     ends: Mapping[int, int]
-    """How many allocations there had been when one was given back, by its number."""
+    """Number of allocations made before the free of each allocation, by its number."""
 
     def is_passing(self, number: int) -> bool:
-        """Whether an allocation is given back before the next one: a kernel's own."""
+        """Return whether an allocation is freed before the next one, as within a kernel."""
         return self.ends.get(number) == number + 1
 
     def allocations(self, stretch: int) -> list[tuple[int, int]]:
-        """Number and size of each that was made in a stretch."""
+        """Return the number and size of each allocation of a stretch."""
         return [
             (each.allocation, each.held_bytes)
             for each in self.events
@@ -47,12 +47,12 @@ class RecordedEvents:
 
 
 def walked(history: Mapping[str, Any], marks: Sequence[int]) -> RecordedEvents:
-    """Follow a history: what lives, how much is allocated and reserved.
+    """Find the allocated and reserved memory after each event of a history.
 
     Args:
-        history: Of format 1 (`benchmarks.validation.history`); its initial state is found from what
-            is freed and what is left.
-        marks: How many events came before each stretch.
+        history: A history of format 1 (`benchmarks.validation.history`). Its initial state is
+            derived from the frees and the final blocks.
+        marks: The number of events before each stretch.
     """
     events: list[Event] = []
     live: dict[int, tuple[int, int]] = {}
@@ -82,9 +82,10 @@ def walked(history: Mapping[str, Any], marks: Sequence[int]) -> RecordedEvents:
 
 
 def _earlier(history: Mapping[str, Any]) -> dict[int, int]:
-    """What lived before the recording began, address to size: freed, or left, but never asked for.
+    """Return the size of each allocation from before the recording, by address.
 
-    Of what is left the size of the block is known alone.
+    These are blocks that are freed, or left at the end, without a request. The size of one that is
+    left is that of its block, as the requested size is unknown.
     """
     found: dict[int, int] = {}
     live: set[int] = set()

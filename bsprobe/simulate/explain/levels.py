@@ -1,4 +1,4 @@
-"""Memory over one step as a few hundred samples: by kind and by module, for a stacked picture."""
+"""Samples of the memory over one step, by kind and by module, for a stacked plot."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,33 +9,33 @@ from bsprobe.simulate.explain.peak import Moment, PeakContents, place_of, storag
 from bsprobe.simulate.timeline import Action, Kind, Timeline
 
 _MOST_SAMPLES = 400
-"""Half a sample for each pixel of a picture's width."""
+"""Half a sample for each pixel of the plot's width."""
 _MOST_MODULES = 7
-"""As many as there are colours that everybody can tell apart."""
+"""The number of colours that everybody can tell apart."""
 
 _SIGNS = {Action.ALLOCATE: 1, Action.FREE: -1, Action.HAND_ON: 0}
 _ABOUT_EARLIER = (Action.FREE, Action.HAND_ON)
-"""Events about what an earlier phase may have allocated."""
+"""Actions on storages that an earlier phase may have allocated."""
 
 _Key = tuple[str, str]
 """A kind and a group of modules."""
 
 
 class Change(NamedTuple):
-    """An event of a step, played or recorded: what it changes, and the state after it."""
+    """An event of a played or recorded step: its change, and the state after it."""
 
     phase: str
-    """Empty where something is freed: an earlier phase may have allocated it."""
+    """Empty for a free, as an earlier phase may have allocated the memory."""
     kind: str
     module: str
     held_bytes: int
-    """What is held from now on; negative where it is given back."""
+    """Bytes that are held from now on; negative for a free."""
     inside_bytes: int
-    """What is held while the event lasts."""
+    """Bytes that are held only during the event."""
     kept_bytes: int
-    """What cuBLAS keeps."""
+    """Bytes that cuBLAS keeps."""
     level: int
-    """The most that was allocated during the event."""
+    """Most bytes allocated during the event."""
     reserved_bytes: int
 
 
@@ -46,14 +46,14 @@ def step_timeline(
     contents: PeakContents,
     following: Sequence[Moment] = (),
 ) -> StepTimeline:
-    """The step in which the peak is, sampled at the fullest moment of each stretch.
+    """Sample the step with the peak, at the fullest moment of each stretch of events.
 
     Args:
-        timeline: What was played.
-        batch: At which batch size.
-        moments: From `play_watched`.
-        contents: What is there at the peak: the largest modules get an area of their own.
-        following: The same playing with one image more, or nothing.
+        timeline: The timeline that was played.
+        batch: The batch size.
+        moments: The result of `play_watched`.
+        contents: The contents of the peak. The largest modules get an area each.
+        following: The moments with one image more; empty if there are none.
     """
     first, last = _step_of_peak(moments)
     changes = _changes(timeline, batch, moments[:last])
@@ -69,13 +69,13 @@ def sampled(
     *,
     following: Sequence[int] = (),
 ) -> StepTimeline:
-    """A step at the fullest moment of each of its stretches.
+    """Sample a step at the fullest moment of each stretch of events.
 
     Args:
-        changes: Every event from the very first to the last of the step.
+        changes: All events from the first one played or recorded to the last one of the step.
         first: The number of the step's first event.
-        sizes: Bytes of each module at the peak: the largest get an area of their own.
-        following: Levels of the same step with one image more, or nothing.
+        sizes: Bytes of each module at the peak. The largest modules get an area each.
+        following: Levels of the step with one image more; empty if there are none.
     """
     last = len(changes)
     stretch = -(-(last - first) // _MOST_SAMPLES)
@@ -98,9 +98,9 @@ def sampled(
 
 
 def _step_of_peak(moments: Sequence[Moment]) -> tuple[int, int]:
-    """The first event of the step that holds the peak, and the first behind it."""
+    """Return the first event of the step that holds the peak, and the first event after it."""
     peak = max(moments, key=lambda moment: moment.level)
-    part = peak.part or 1  # the set-up is no step
+    part = peak.part or 1  # the set-up is not a step
     numbers = [number for number, moment in enumerate(moments) if moment.part == part]
     return numbers[0], numbers[-1] + 1
 
@@ -133,7 +133,7 @@ def _marks(changes: Iterable[Change]) -> Iterator[Mark]:
 
 
 def _module_groups(sizes: Mapping[str, int]) -> dict[str, str]:
-    """Module to the name of its area: top-level modules, the largest split while names suffice."""
+    """Map each module to its area: its parent at the deepest level with few enough areas."""
     depth = 1
     while True:
         totals: Counter[str] = Counter()
@@ -150,7 +150,7 @@ def _module_groups(sizes: Mapping[str, int]) -> dict[str, str]:
 def _totals(
     changes: Sequence[Change], at: Sequence[int], group: Mapping[str, str]
 ) -> Iterator[Counter[_Key]]:
-    """The bytes that are held at each sampled event."""
+    """Yield the bytes that are held at each sampled event."""
     held: Counter[_Key] = Counter()
     wanted = set(at)
     for number, change in enumerate(changes[: at[-1] + 1]):
@@ -164,7 +164,7 @@ def _totals(
 
 
 def _series(totals: Sequence[Counter[_Key]], part: int, names: Sequence[str]) -> tuple[Series, ...]:
-    """One series a name, those that are never there left out."""
+    """Return one series for each name that ever holds memory."""
 
     def sizes(name: str) -> tuple[int, ...]:
         return tuple(sum(n for key, n in each.items() if key[part] == name) for each in totals)

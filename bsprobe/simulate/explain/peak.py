@@ -1,4 +1,4 @@
-"""What is in memory at the moment when a step takes the most of it."""
+"""Contents of the memory at the peak of a step."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,55 +14,55 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """One storage, or what one kernel took inside."""
+    """One storage, or the memory that one kernel held while it ran."""
 
     place: Place
     kind: Kind
     size_bytes: int
-    """As it was asked for, before the allocator rounds."""
+    """Requested bytes, before the allocator rounds."""
     per_image_bytes: int
-    """How much of it one image more adds."""
+    """Bytes that one image more adds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakContents:
-    """Everything that is allocated at the peak; the pieces and the rounding are all of it."""
+    """Everything that is allocated at the peak: the pieces and their rounding."""
 
     place: Place
-    """Where the program was."""
+    """Place in the program at the peak."""
     pieces: tuple[Piece, ...]
     allocated_bytes: int
-    """The sum of the blocks: the peak."""
+    """Bytes of all blocks: the peak."""
     reserved_bytes: int
-    """The most that was taken from the card, then or at another time."""
+    """Most bytes reserved, at the peak or at another time."""
 
     @property
     def rounding_bytes(self) -> int:
-        """What blocks are larger than what was asked for."""
+        """Bytes by which the blocks exceed the requests."""
         return self.allocated_bytes - sum(piece.size_bytes for piece in self.pieces)
 
     def bytes_by(self, key: Callable[[Piece], Key]) -> dict[Key, int]:
-        """Bytes of the pieces, grouped, largest first."""
+        """Return the bytes of the pieces by a key, largest first."""
         return _totals((key(piece), piece.size_bytes) for piece in self.pieces)
 
 
 class Moment(NamedTuple):
-    """The state after an event of a playing; a plain tuple, for there are many."""
+    """The state after an event of a playback; a tuple, as there are many."""
 
     part: int
-    """The number of the section that is played: 0 is the set-up, 1 the first step."""
+    """Number of the section: 0 is the set-up, 1 the first step."""
     action: Action
     subject: int
     inside: int
-    """What a kernel held inside while it ran, given back already."""
+    """Bytes that a kernel held while it ran, freed since."""
     kept: int
-    """What cuBLAS keeps."""
+    """Bytes that cuBLAS keeps."""
     allocated: int
     reserved: int
 
     @property
     def level(self) -> int:
-        """The most that was allocated during the event."""
+        """Most bytes allocated during the event."""
         return self.allocated + self.inside
 
 
@@ -73,17 +73,20 @@ def play_watched(
     sections: Sequence[Section],
     on_event: Callable[[Place, Kind], None] | None = None,
 ) -> list[Moment]:
-    """Play the set-up and then some sections, writing down every event.
+    """Play the set-up and then some sections, and record every event.
 
     Args:
-        timeline: What is played.
-        playback: Plays it; fresh.
-        allocator: The one that the playback's memory comes from in the end.
-        sections: What follows the set-up.
-        on_event: Told after each event where in the program it was, and of what kind.
+        timeline: The timeline of the playback.
+        playback: A new playback.
+        allocator: The allocator that serves the playback, directly or indirectly.
+        sections: The sections after the set-up.
+        on_event: Called after each event with its place in the program and its kind.
+
+    Returns:
+        The moment after each event.
 
     Raises:
-        SimulatedOutOfMemoryError: The allocator's card is too small for it.
+        SimulatedOutOfMemoryError: The allocator's card is too small.
     """
     moments: list[Moment] = []
     part = 0
@@ -104,14 +107,26 @@ def play_watched(
 
 
 def place_of(timeline: Timeline, action: Action, subject: int) -> Place:
-    """Where in the program an event's memory belongs."""
+    """Return the place in the program of an event.
+
+    Args:
+        timeline: The timeline of the event.
+        action: The event's action.
+        subject: The index of a scratch, handover or storage, depending on the action.
+    """
     if action is Action.SCRATCH:
         return timeline.scratches[subject].place
     return storage_of(timeline, action, subject).place
 
 
 def storage_of(timeline: Timeline, action: Action, subject: int) -> Storage:
-    """The storage that an event outside kernels is about."""
+    """Return the storage of an event that is not a scratch.
+
+    Args:
+        timeline: The timeline of the event.
+        action: The event's action.
+        subject: The index of a handover or storage, depending on the action.
+    """
     number = timeline.handovers[subject][0] if action is Action.HAND_ON else subject
     return timeline.storages[number]
 
@@ -119,13 +134,13 @@ def storage_of(timeline: Timeline, action: Action, subject: int) -> Storage:
 def contents_of(
     timeline: Timeline, batch: int, moments: Sequence[Moment], reserved_bytes: int
 ) -> PeakContents:
-    """What is allocated at the fullest moment of a playing.
+    """Return the contents of the memory at the fullest moment of a playback.
 
     Args:
-        timeline: What was played.
-        batch: At which batch size.
-        moments: From `play_watched`.
-        reserved_bytes: The most that was taken from the card.
+        timeline: The timeline that was played.
+        batch: The batch size.
+        moments: The result of `play_watched`.
+        reserved_bytes: Most bytes reserved during the playback.
     """
     number = max(range(len(moments)), key=lambda each: moments[each].level)
     peak = moments[number]

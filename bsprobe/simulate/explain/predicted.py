@@ -1,4 +1,4 @@
-"""Explains one batch size of a variant: plays its timeline and says where the memory goes."""
+"""Explanation of the memory of a variant at one batch size, by playing its timeline."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,21 +17,21 @@ from bsprobe.simulate.timeline import Section, Timeline
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """The simulated card, and how a step is played on it."""
+    """A simulated card, with the allocator and the playback to use on it."""
 
     capacity_bytes: int
     outside_allocator_bytes: int
     total_bytes: int
     new_allocator: Callable[[MemoryDriver], CachingAllocator]
-    """With the setting that PyTorch would have."""
+    """Makes an allocator with PyTorch's settings."""
     new_playback: Callable[[Timeline, int, Memory], Playback]
-    """From a timeline, a batch size and the memory to play on."""
+    """Makes a playback of a timeline, at a batch size, on a memory."""
     fits: bool
-    """True where the trial runs on it; else it is played on a card without end."""
+    """True if the trial fits the card; if not, it is played on an unlimited card."""
 
     @property
     def available_bytes(self) -> int | None:
-        """The bytes that the allocator can have; None without end."""
+        """Bytes that the allocator can reserve; None if unlimited."""
         return self.capacity_bytes - self.outside_allocator_bytes if self.fits else None
 
 
@@ -42,15 +42,15 @@ class _Played:
 
 
 def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
-    """Play a trial and say where its memory goes.
+    """Play a trial and explain its memory.
 
     Args:
-        timeline: Of the variant; growing where it can be.
-        spec: The trial; its accumulation is the timeline's affair.
+        timeline: The variant's timeline, made of two batch sizes if possible.
+        spec: The trial; the timeline already includes its accumulation.
         card: The card.
 
     Raises:
-        KernelLimitError, NoPlanError: It cannot run on a card of any size.
+        KernelLimitError, NoPlanError: The trial cannot run on a card of any size.
     """
     batch = spec.batch_size
     sections = timeline.steps(spec.warmup_steps + spec.measured_steps)
@@ -81,7 +81,13 @@ def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
 
 
 def snapshot(timeline: Timeline, batch: int, card: Card) -> bytes:
-    """The set-up and the steps until one repeats as a pickled memory snapshot."""
+    """Return a pickled memory snapshot of the set-up and the steps until one repeats.
+
+    Args:
+        timeline: The timeline to play.
+        batch: The batch size.
+        card: The card.
+    """
     driver = SnapshotDriver(available_bytes=card.available_bytes, total_bytes=card.total_bytes)
     allocator = card.new_allocator(driver)
     memory = SnapshotMemory(allocator, driver)
@@ -107,7 +113,7 @@ def _play(
 def _following(
     timeline: Timeline, batch: int, sections: Sequence[Section], card: Card
 ) -> _Played | None:
-    """The next batch size, whatever it takes; None where it would not run for another reason."""
+    """Play the next batch size on an unlimited card; None if kernels or cuDNN rule it out."""
     try:
         return _play(timeline, batch, sections, card, None)
     except (KernelLimitError, NoPlanError):

@@ -1,9 +1,9 @@
-"""What PyTorch's allocator does while a trial runs: recorded by PyTorch, reduced to numbers.
+"""Reduction of PyTorch's memory snapshots to histories of numbers.
 
-`torch.cuda.memory._snapshot()` gives a dictionary; `reduced` makes a history of format 1 of it
-(`benchmarks.validation.history`), with where the trial's phases began and which Python function was
-running at each allocation. In the backward pass none is: the autograd engine's threads run no
-Python. C++ stacks would tell, but finding their symbols takes minutes.
+`reduced` turns the dictionary of `torch.cuda.memory._snapshot()` into a history of format 1
+(`benchmarks.validation.history`), with the starts of the trial's phases and the Python function of
+each allocation. Allocations of the backward pass have no function, as the threads of the autograd
+engine run no Python. C++ stacks would show it, but resolving their symbols takes minutes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,11 +29,11 @@ _CODES = {
 """The actions of a snapshot (torch/csrc/cuda/memory_snapshot.cpp) and their codes in a history."""
 _MARK = "snapshot"
 _LEFT_OUT = frozenset({_MARK, "free_requested", "annotate"})
-"""A freed block is free once every stream is done with it: `free_completed`. Trials use one. An
-annotation (PyTorch 2.15) changes nothing."""
+"""Actions that a history leaves out. `free_completed` follows `free_requested` at once, as trials
+use one stream. `annotate` (PyTorch 2.15) changes nothing."""
 _RELEASES = "FU"
 _WAYS_THROUGH = ("torch/nn/modules/module.py", "torch/nn/modules/container.py", "torch/utils/")
-"""Files of PyTorch whose functions are on every stack and say nothing."""
+"""Files of PyTorch whose functions are on every stack."""
 _STEP = ("bsprobe/training/step.py", "training_step")
 _UPDATES = ("torch/optim/", "torch/amp/grad_scaler.py")
 """Files of PyTorch that allocate while weights are updated."""
@@ -43,7 +43,7 @@ _ROOT = str(Path(__file__).resolve().parents[3]) + "/"
 
 
 class UnknownEventError(BsprobeError):
-    """This PyTorch records events that are not known here."""
+    """A snapshot has events that are unknown here, or lacks some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +51,15 @@ class Reduced:
     """A recording as numbers."""
 
     history: dict[str, Any]
-    """Format 1, but for its name, its provenance and its peaks."""
+    """Format 1, without name, provenance and peaks."""
     marks: tuple[int, ...]
-    """How many events came before each mark."""
+    """Number of events before each mark."""
     places: tuple[str, ...]
-    """Python functions that allocated, each once."""
+    """Distinct Python functions that allocated."""
     place_of: tuple[int, ...]
-    """For each allocation, in order: an index into `places`."""
+    """Index into `places` of each allocation, in order."""
     phases: tuple[Phase, ...]
-    """For each allocation, in order: the phase of the step, if it was made in a step."""
+    """Phase of each allocation, in order; valid for those of steps."""
 
 
 def reduced(
@@ -70,27 +70,27 @@ def reduced(
     marks: int = 0,
     retries: int = 0,
 ) -> Reduced:
-    """Reduce a recording.
+    """Reduce a recording to numbers.
 
     Args:
-        before: The snapshot with which it began.
-        after: The snapshot with which it ended.
-        index: The device.
-        marks: How many marks were left.
-        retries: How often the allocator flushed its cache to go on (`num_alloc_retries`).
+        before: The snapshot at its beginning.
+        after: The snapshot at its end.
+        index: The index of the device.
+        marks: The number of marks that the trial has set.
+        retries: The number of times that the allocator flushed its cache (`num_alloc_retries`).
 
     Raises:
-        UnknownEventError: It has events that are not known here, or has lost some.
+        UnknownEventError: The recording has unknown events, or lacks some.
     """
     trace = after["device_traces"][index]
     actions = {entry["action"] for entry in trace}
     if unknown := actions - _CODES.keys() - _LEFT_OUT:
         raise UnknownEventError(
-            f"PyTorch {torch.__version__} records the event '{min(unknown)}', which is not known",
-            hint=f"{Path(__file__).name} lists those that are; --gpu predicts without",
+            f"unknown event '{min(unknown)}' in the memory history of PyTorch {torch.__version__}",
+            hint=f"predict with --gpu, or add the event to {Path(__file__).name}",
         )
     kept = [entry for entry in trace if entry["action"] in _CODES]
-    found = tuple(_marks(trace))[:marks]  # the snapshot that ends it may or may not be in it
+    found = tuple(_marks(trace))[:marks]  # the last snapshot may add one
     if len(found) < marks:
         raise UnknownEventError(f"the allocator's history has {len(found)} of {marks} marks")
     stacks = [entry.get("frames", ()) for entry in kept if entry["action"] == "alloc"]
@@ -119,10 +119,10 @@ def reduced(
 
 
 def place_of(frames: Sequence[Mapping[str, Any]]) -> str:
-    """The innermost function that says something, and the innermost one outside PyTorch.
+    """Return the innermost function that is no wrapper, and the innermost one outside PyTorch.
 
     Args:
-        frames: As PyTorch gives them, innermost first.
+        frames: The frames of a snapshot, innermost first.
     """
     speaking = [(_short(each["filename"]), each) for each in frames]
     speaking = [pair for pair in speaking if not pair[0].startswith(_WAYS_THROUGH)]
@@ -134,12 +134,12 @@ def place_of(frames: Sequence[Mapping[str, Any]]) -> str:
 
 
 def phase_of(frames: Sequence[Mapping[str, Any]]) -> Phase:
-    """The phase of a training step in which these functions were running.
+    """Return the phase of a training step in which functions were running.
 
-    Threads of the autograd engine do not run under the function that makes the step.
+    Threads of the autograd engine do not run inside `training_step`.
 
     Args:
-        frames: As PyTorch gives them, innermost first.
+        frames: The frames of a snapshot, innermost first.
     """
     running = [(_short(each["filename"]), each["name"]) for each in frames]
     if _STEP not in running:
@@ -151,7 +151,7 @@ def phase_of(frames: Sequence[Mapping[str, Any]]) -> Phase:
 
 
 def _short(filename: str) -> str:
-    """A file's name without where this machine keeps it."""
+    """Return a file's path without the folder of its installation."""
     for folder in ("site-packages/", "dist-packages/"):
         if folder in filename:
             return filename.rpartition(folder)[2]
@@ -200,10 +200,10 @@ def _final(segments: Iterable[Mapping[str, Any]]) -> list[list[int]]:
 
 
 def _release_runs(codes: Sequence[str], retries: int) -> list[list[Any]]:
-    """Runs of released segments, each with its cause.
+    """Return the runs of released segments with their causes.
 
-    The history itself does not tell. Without retries every run is an `empty_cache`; with them,
-    those that new memory or a failure follows at once are taken for retries.
+    The history does not record causes. Without retries, every run is an `empty_cache`. With
+    retries, a run that new memory or a failure follows at once is an `oom_retry`.
     """
     runs: list[list[Any]] = []
     start = 0

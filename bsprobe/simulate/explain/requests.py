@@ -1,4 +1,4 @@
-"""The requests that a predicted program makes of the allocator, in order."""
+"""Requests of a predicted program to the allocator, in order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,39 +15,39 @@ class Request:
 
     section: Section
     size_bytes: int
-    """The bytes that were asked for, before the allocator rounds."""
+    """Requested bytes, before the allocator rounds."""
     place: str
-    """Operator and module where the request is predicted, functions where it is recorded."""
+    """Operator and module of a predicted request, functions of a recorded one."""
     ends_before: int | None
-    """The number of requests before it was given back; None if it lives to the end."""
+    """Number of requests before the free; None if it lives to the end."""
     is_workspace: bool = False
-    """True for a convolution's; known of predicted ones alone."""
+    """True for the workspace of a convolution; only set for predicted requests."""
     origin: tuple[Place, Kind] | None = None
-    """Place in the program, and purpose; known of predicted ones alone."""
+    """Place in the program, and kind; only set for predicted requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvolutionUse:
-    """A convolution that is predicted to run."""
+    """A predicted run of a convolution."""
 
     place: str
     origin: Place
     before: int
-    """The number of requests before its workspace."""
+    """Number of requests before its workspace."""
     workspace_bytes: int
-    """Zero where it should need none: then it makes no request."""
+    """Zero if it needs none; then it makes no request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedRequests:
-    """A program's requests as the simulation makes them."""
+    """The simulated requests of a program."""
 
     requests: tuple[Request, ...]
     convolutions: tuple[ConvolutionUse, ...]
 
 
 class _Ledger(CachingAllocator):
-    """An endless card that notes what is asked of it."""
+    """An allocator on an unlimited card that records its requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,21 +67,21 @@ class _Ledger(CachingAllocator):
 
 
 _Label = tuple[Section, str, bool, tuple[Place, Kind]]
-"""Section, words, true for a convolution's workspace, and origin of a request."""
+"""Section, description, true for a convolution's workspace, and origin of a request."""
 
 
 class _Labels:
-    """Labels what each event of a playback has asked of an allocator.
+    """Labels the requests of each event of a playback.
 
     Args:
-        timeline: Of the playback.
-        batch: Its micro-batch.
-        ledger: The allocator.
+        timeline: The timeline of the playback.
+        batch: Its micro-batch size.
+        ledger: Its allocator.
     """
 
     def __init__(self, timeline: Timeline, batch: int, ledger: _Ledger) -> None:
         self.section = Section.SETUP
-        """The one that is played."""
+        """The section that is played."""
         self.labels: list[_Label] = []
         self.uses: list[ConvolutionUse] = []
         self._timeline = timeline
@@ -89,7 +89,13 @@ class _Labels:
         self._ledger = ledger
 
     def watch(self, action: Action, subject: int, _inside: int) -> None:
-        """Label the requests since the event before."""
+        """Label the requests since the last event.
+
+        Args:
+            action: The event's action.
+            subject: The index of a scratch, handover or storage, depending on the action.
+            _inside: Unused; bytes that a kernel held.
+        """
         if action is Action.HAND_ON:
             return
         if action is Action.SCRATCH:
@@ -115,15 +121,16 @@ class _Labels:
             self._note_use(scratch.place)
             self._label(self._unlabelled, f"{words}, workspace", origin, is_workspace=True)
             return
-        if len(self._ledger.sizes) - 1 not in self._ledger.ends:  # it lives on: no module's own
+        if len(self._ledger.sizes) - 1 not in self._ledger.ends:  # kept by cuBLAS
             origin = replace(scratch.place, module="", operator="cuBLAS"), Kind.WORKSPACE
         self._label(self._unlabelled, f"{words}, cuBLAS", origin)
 
     def _note_use(self, place: Place) -> None:
-        """Note a convolution, whose workspace is the last of what has no label, if anything has."""
+        """Note a convolution; its workspace is the last request without a label, if any."""
         sizes = self._ledger.sizes
         size = sizes[-1] if self._unlabelled else 0
-        last = len(sizes) - 1 if size else len(self.labels)  # after what is timed, if it is
+        # Requests of cuDNN's benchmark come before the workspace.
+        last = len(sizes) - 1 if size else len(self.labels)
         self.uses.append(
             ConvolutionUse(place=_text(place), origin=place, before=last, workspace_bytes=size)
         )
@@ -138,10 +145,10 @@ def predicted_requests(
     """Play sections of a timeline and note every request.
 
     Args:
-        timeline: What is played.
-        batch: At which batch size.
-        sections: Which, in order; the set-up comes first.
-        make_playback: Makes a fresh playback of this timeline at this batch on an allocator.
+        timeline: The timeline to play.
+        batch: The batch size.
+        sections: The sections to play, in order; the set-up comes first.
+        make_playback: Makes a new playback of the timeline at this batch size on an allocator.
     """
     ledger = _Ledger()
     playback = make_playback(ledger)
@@ -170,5 +177,5 @@ def _text(place: Place) -> str:
 
 
 def lives_until(end: int | None, count: int) -> int | None:
-    """The end of a block as an index: one that is given back after the last request has none."""
+    """Return the end of a block as an index; None if it is freed after the last request."""
     return None if end == count else end

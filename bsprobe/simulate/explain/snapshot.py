@@ -1,7 +1,7 @@
-"""A simulated step as PyTorch's own memory snapshot, for PyTorch's own viewer.
+"""A simulated step as a memory snapshot for PyTorch's viewer.
 
-The structure is that of `torch.cuda.memory._snapshot()` (torch/csrc/cuda/memory_snapshot.cpp); it
-is read by `python -m torch.cuda._memory_viz` and by https://pytorch.org/memory_viz.
+The structure is that of `torch.cuda.memory._snapshot()` (torch/csrc/cuda/memory_snapshot.cpp).
+`python -m torch.cuda._memory_viz` and https://pytorch.org/memory_viz read it.
 """
 
 import pickle
@@ -16,10 +16,10 @@ from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.timeline import Kind, Place
 
 _PROTOCOL: Final = 4
-"""The viewer unpickles by itself, protocols 2 to 4 (torch/utils/viz/MemoryViz.js)."""
+"""The viewer has its own unpickler for protocols 2 to 4 (torch/utils/viz/MemoryViz.js)."""
 _UNKNOWN: Final = "unknown"
-"""A category that must occur where others do: the viewer else adds it, and stumbles over a slip in
-doing so (`annotate_snapshot` in MemoryViz.js)."""
+"""A category that must occur if others do: the viewer fails if it has to add it
+(`annotate_snapshot` in MemoryViz.js)."""
 
 _Entry = dict[str, Any]
 
@@ -31,10 +31,10 @@ class SnapshotDriver(SimulatedDriver):
         super().__init__(available_bytes=available_bytes, total_bytes=total_bytes)
         self.trace: list[_Entry] = []
         self.segments: dict[int, int] = {}
-        """Sizes of the segments that `malloc` has handed out, by address."""
+        """Sizes of the segments that `malloc` returned, by address."""
 
     def malloc(self, size: int) -> int | None:
-        """As `cudaMalloc`."""
+        """Allocate a segment, as `cudaMalloc` does."""
         address = super().malloc(size)
         if address is not None:
             self.segments[address] = size
@@ -42,34 +42,40 @@ class SnapshotDriver(SimulatedDriver):
         return address
 
     def free(self, address: int, size: int) -> None:
-        """As `cudaFree`."""
+        """Free a segment, as `cudaFree` does."""
         super().free(address, size)
         del self.segments[address]
         self.note("segment_free", address, size)
 
     def map(self, address: int, size: int) -> bool:
-        """As `cuMemMap`."""
+        """Map pages, as `cuMemMap` does."""
         is_granted = super().map(address, size)
         if is_granted:
             self.note("segment_map", address, size)
         return is_granted
 
     def unmap(self, address: int, size: int) -> None:
-        """As `cuMemUnmap`."""
+        """Unmap pages, as `cuMemUnmap` does."""
         self._used_bytes -= size
         self.note("segment_unmap", address, size)
 
     def note(self, action: str, address: int, size: int) -> None:
-        """Add an entry; `SnapshotMemory.place` says later where in the program it was."""
+        """Add an entry to the trace; `SnapshotMemory.place` adds its place later.
+
+        Args:
+            action: The action, as PyTorch's snapshots name it.
+            address: The address of the memory.
+            size: Its size in bytes.
+        """
         self.trace.append({"action": action, "addr": address, "size": size, "stream": 0})
 
 
 class SnapshotMemory:
-    """An allocator's methods as a program calls them, each noted in the trace of the driver.
+    """An allocator whose calls are added to the trace of its driver.
 
     Args:
-        allocator: Where the memory comes from.
-        driver: Where the allocator's comes from.
+        allocator: The allocator that serves the calls.
+        driver: The driver of the allocator.
     """
 
     def __init__(self, allocator: CachingAllocator, driver: SnapshotDriver) -> None:
@@ -81,14 +87,14 @@ class SnapshotMemory:
         self._frames_of: dict[int, list[_Entry]] = {}
 
     def malloc(self, size: int) -> Block:
-        """Allocate."""
+        """Allocate a block of at least `size` bytes."""
         block = self._allocator.malloc(size)
         self._live[block.address] = block
         self._driver.note("alloc", block.address, size)
         return block
 
     def free(self, block: Block) -> None:
-        """Give back what `malloc` returned."""
+        """Free a block that `malloc` returned."""
         address, size = block.address, block.requested
         del self._live[address]
         self._allocator.free(block)
@@ -96,11 +102,11 @@ class SnapshotMemory:
         self._driver.note("free_completed", address, size)
 
     def empty_cache(self) -> None:
-        """Return all wholly free segments to the driver."""
+        """Return all free segments to the driver."""
         self._allocator.empty_cache()
 
     def place(self, place: Place, kind: Kind) -> None:
-        """Say where in the program everything was that has been noted since the last call."""
+        """Set the place and kind of all entries since the last call."""
         frames = self._frames.setdefault((place, kind), _frames(place, kind))
         for entry in self._driver.trace[self._placed :]:
             entry["frames"] = frames
@@ -110,7 +116,7 @@ class SnapshotMemory:
         self._placed = len(self._driver.trace)
 
     def pickled(self) -> bytes:
-        """The snapshot of the state as it is now, with the trace of how it came about."""
+        """Return the snapshot of the current state, with the trace, as a pickle."""
         snapshot = {
             "segments": list(self._segments()),
             "device_traces": [self._driver.trace],
@@ -152,7 +158,7 @@ class SnapshotMemory:
 
 
 def _by_segment(blocks: Iterable[Block], starts: list[int]) -> Iterator[tuple[int, list[Block]]]:
-    """Blocks in the order of their addresses as segments: cudaMalloc's, or mapped without a gap."""
+    """Group blocks, sorted by address, by segment: from cudaMalloc, or mapped without a gap."""
     inside: list[Block] = []
     for block in blocks:
         if inside and not _follows(inside[-1], block, starts):
@@ -164,19 +170,19 @@ def _by_segment(blocks: Iterable[Block], starts: list[int]) -> Iterator[tuple[in
 
 
 def _start(block: Block, starts: list[int]) -> int:
-    """The segment of a block: the last one that starts at or below it; -1 where none does."""
+    """Return the last start of a segment at or below a block; -1 if there is none."""
     index = bisect_right(starts, block.address) - 1
     return starts[index] if index >= 0 else -1
 
 
 def _follows(former: Block, block: Block, starts: list[int]) -> bool:
-    """Whether a block lies directly behind another of the same segment."""
+    """Return whether a block directly follows another one of the same segment."""
     touches = former.address + former.size == block.address
     return touches and _start(former, starts) == _start(block, starts)
 
 
 def _frames(place: Place, kind: Kind) -> list[_Entry]:
-    """Innermost first, as the viewer writes them: file:line:name."""
+    """Return frames, innermost first; the viewer shows them as file:line:name."""
     module = place.module or "(no module)"
     return [
         {"name": place.operator, "filename": module, "line": 0},

@@ -1,1 +1,1 @@
-"""The training step on fake tensors: what it asks of the allocator, and when."""
+"""Tracing of the training step on fake tensors: its allocations, in order."""

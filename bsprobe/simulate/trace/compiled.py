@@ -1,4 +1,4 @@
-"""Compiled networks, traced as they are written: what a compiler makes of them is not predicted."""
+"""Eager tracing of compiled networks: the compiled code is not predicted."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,32 +10,32 @@ from torch import nn
 from torch._dynamo import eval_frame
 
 _WRAPPED = "_orig_mod"
-"""The attribute of the module that `torch.compile` puts around another one."""
+"""The attribute in which a module of `torch.compile` keeps the module that it wraps."""
 
 
 def as_written(model: nn.Module) -> nn.Module:
-    """The network itself, where it is wrapped by `torch.compile` as a whole."""
+    """Return the module that `torch.compile` wraps, or the module itself."""
     wrapped = getattr(model, _WRAPPED, model)
-    assert isinstance(wrapped, nn.Module)  # noqa: S101 - of PyTorch's own wrapper
+    assert isinstance(wrapped, nn.Module)  # noqa: S101 - PyTorch wraps modules only
     return wrapped
 
 
 def path_as_written(path: str) -> str:
-    """The dotted path of a module without what `torch.compile` puts around modules."""
+    """Remove the wrappers of `torch.compile` from the dotted path of a module."""
     return ".".join(part for part in path.split(".") if part != _WRAPPED)
 
 
 @contextmanager
 def not_compiled(note: Callable[[], None]) -> Iterator[None]:
-    """Run what goes through `torch.compile` as it is written, and say so.
+    """Run compiled code eagerly, and report it.
 
     Args:
-        note: Called whenever something compiled is run.
+        note: Called before each run of compiled code.
 
-    Source: `_callback_from_stance` in torch/_dynamo/eval_frame.py, which all that is compiled asks
-    what is to be done (PyTorch 2.6 to 2.15); without a compiler it is given None, or False.
+    Source: `_callback_from_stance` in torch/_dynamo/eval_frame.py, which every compiled function
+    calls (PyTorch 2.6 to 2.15). Its argument is None or False without a compiler.
     """
-    decide = eval_frame._callback_from_stance  # noqa: SLF001 - no public function tells
+    decide = eval_frame._callback_from_stance  # noqa: SLF001 - no public equivalent
 
     def noting(compiler: Any) -> object:
         if compiler is not None and compiler is not False:

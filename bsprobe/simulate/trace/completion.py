@@ -1,4 +1,4 @@
-"""Variants completed by what only their networks tell: image size, classes, and the problem."""
+"""Completion of variants from their networks: image size, classes and problem."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,17 +15,17 @@ from bsprobe.training.models.factory import told_arguments
 from bsprobe.training.outputs import logits_of
 
 _IMAGENET = Resolution(height=224, width=224)
-"""The size of the images of most classifiers."""
+"""Image size of most classifiers."""
 _IMAGES = 2
-"""Of the batch that is looked at: BatchNorm on a 1x1 map refuses one."""
+"""Batch size of the forward pass: BatchNorm on a 1x1 map rejects a single image."""
 _OF_IMAGES = 2
-"""Dimensions of logits that are about whole images."""
+"""Dimensions of a classifier's logits."""
 
 
 def all_completed(variants: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Variants as `completed` has them; each network is looked at once, whatever its training.
+    """Complete variants; variants that share a network share its forward pass.
 
-    A norm and recomputed blocks make another network, which may be refused.
+    The norm and checkpointing are part of the network, which may reject them.
     """
     looked_at: dict[tuple[object, ...], Variant] = {}
     found = []
@@ -50,13 +50,13 @@ def all_completed(variants: Sequence[Variant]) -> tuple[Variant, ...]:
 
 
 def completed(variant: Variant) -> Variant:
-    """A variant whose image size, classes and problem are known.
+    """Return the variant with its image size, classes and problem.
 
-    Logits are counted by one forward pass on fake tensors. A network that this pass fails with is
-    left to the trials, which show the failure.
+    One forward pass on fake tensors counts the logits. If it fails, the variant keeps the classes
+    of its labels, and the trials report the failure.
 
     Raises:
-        UsageError: The variant names something unknown.
+        UsageError: The variant names an unknown model or part.
     """
     if variant.own.batches is not None:
         return variant
@@ -66,7 +66,7 @@ def completed(variant: Variant) -> Variant:
 
 
 def _with_told(variant: Variant) -> Variant:
-    """The variant with the arguments that its factory is told, for the reader to see."""
+    """Add the arguments that the model factory receives, so that reports show them."""
     told = {name: str(value) for name, value in told_arguments(variant).items()}
     arguments = tuple(sorted((told | dict(variant.own.model_args)).items()))
     return replace(variant, own=replace(variant.own, model_args=arguments))
@@ -80,7 +80,7 @@ def _size(variant: Variant) -> Resolution:
 
 
 def _counted(variant: Variant) -> Variant:
-    """The variant with as many classes as there are logits, or as its arguments say."""
+    """Set the classes to the number of logits, or to `num_classes` if that is given."""
     logits = _logits(variant)
     is_classifier = isinstance(logits, torch.Tensor) and logits.dim() == _OF_IMAGES
     if is_classifier:
@@ -92,10 +92,10 @@ def _counted(variant: Variant) -> Variant:
 
 
 def _logits(variant: Variant) -> object:
-    """The logits of two images, without values; None where the network does not get so far."""
+    """Return the logits of two images; None if the forward pass fails."""
     try:
         return logits_of(StepTracer(variant).outputs(_IMAGES))
     except UsageError:
         raise
-    except Exception:  # noqa: BLE001 - a user's network may raise anything: trials record it
+    except Exception:  # noqa: BLE001 - a network may raise anything: trials report it
         return None

@@ -1,4 +1,4 @@
-"""Programs that depend on data: which of them can be traced, and words for the others."""
+"""Programs that depend on tensor values: the branches to trace, and errors for the rest."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -11,63 +11,46 @@ from bsprobe.simulate.trace.source_lines import SourceLine
 
 T = TypeVar("T")
 _MOST_CONDITIONS: Final = 4
-"""Conditions of which both branches are traced: sixteen programs at the most."""
+"""Conditions of which both branches are traced: at most sixteen programs."""
 _MOST_ANSWERS: Final = 10_000
-"""Times that one condition is answered in a recording: a loop that waits for it never ends."""
+"""Answers to one condition in a recording; a loop that waits for another answer never ends."""
 
 
 class Obstacle(StrEnum):
-    """A property of an operator that keeps a program from being traced."""
+    """A reason for which a program cannot be traced."""
 
     VALUES = "needs the values of tensors"
-    CONDITIONS = f"is one more than the {_MOST_CONDITIONS} conditions on values that are tried"
-    REPEATED = "asks a condition on values again and again"
-    LOOP = "goes through a tensor whose size depends on values"
-    SIZE = "makes a tensor whose size depends on values and has no bound"
-    LARGEST_SIZE = "makes a tensor whose size depends on values, and fails at the largest size"
+    CONDITIONS = f"exceeds the limit of {_MOST_CONDITIONS} conditions on values"
+    REPEATED = f"evaluates one condition on values more than {_MOST_ANSWERS} times"
+    LOOP = "iterates over a tensor whose size depends on values"
+    SIZE = "returns a tensor whose size depends on values and has no bound"
+    LARGEST_SIZE = "returns a tensor whose size depends on values, and fails at the largest size"
     NO_KERNEL = "has no fake kernel"
 
 
-_WAYS_OUT: Final = {
+_CHANGES: Final = {
     Obstacle.VALUES: (
-        "probe it on a real device (--device cuda or cpu), or keep data out of the control flow: "
         "compare tensors (`torch.where`, or `if a > b`) instead of numbers that `.item()` reads"
     ),
-    Obstacle.CONDITIONS: (
-        "probe it on a real device (--device cuda or cpu), or choose by values within tensors "
-        "(`torch.where`)"
-    ),
-    Obstacle.REPEATED: (
-        "probe it on a real device (--device cuda or cpu), or keep data out of loops' conditions"
-    ),
-    Obstacle.LOOP: (
-        "probe it on a real device (--device cuda or cpu), or go through what is known, such as "
-        "all classes instead of those that `torch.unique` finds"
-    ),
-    Obstacle.SIZE: (
-        "probe it on a real device (--device cuda or cpu), or give the size (`output_size` of "
-        "repeat_interleave, `minlength` of bincount)"
-    ),
-    Obstacle.LARGEST_SIZE: (
-        "probe it on a real device (--device cuda or cpu), or weight elements by a mask instead of "
-        "selecting them"
-    ),
-    Obstacle.NO_KERNEL: (
-        "probe it on a real device (--device cuda or cpu), or give the operator a fake kernel "
-        "(torch.library.register_fake)"
-    ),
+    Obstacle.CONDITIONS: "replace conditions on values by `torch.where`",
+    Obstacle.REPEATED: "make the conditions of loops independent of values",
+    Obstacle.LOOP: "iterate over all classes instead of those that `torch.unique` finds",
+    Obstacle.SIZE: ("give the size (`output_size` of repeat_interleave, `minlength` of bincount)"),
+    Obstacle.LARGEST_SIZE: "weight elements by a mask instead of selecting them",
+    Obstacle.NO_KERNEL: "register a fake kernel for the operator (torch.library.register_fake)",
 }
+"""Changes to a program that remove an obstacle."""
 
 
 class UntraceableModelError(BsprobeError):
-    """The network does something that depends on data, or that fake tensors do not know.
+    """The network depends on data, or calls an operator without a fake kernel.
 
     Args:
         obstacle: The reason.
         operator: The operator, as the dispatcher names it.
-        module: The dotted path of the module that it runs in; empty for the step itself.
-        lines: The lines of source that have called it, the innermost first.
-        detail: What PyTorch says, if it says more.
+        module: The dotted path of the module that runs; empty outside the network.
+        lines: The source lines that called the operator, innermost first.
+        detail: PyTorch's own message; empty if it has none.
     """
 
     def __init__(
@@ -83,33 +66,33 @@ class UntraceableModelError(BsprobeError):
         place = f"{called}: {operator} in {where}" if called else f"{operator} in {where}"
         super().__init__(
             f"this network cannot be traced: {place} {obstacle}{f' ({detail})' if detail else ''}",
-            hint=_WAYS_OUT[obstacle],
+            hint=f"run on a real device (--device cuda or cpu), or {_CHANGES[obstacle]}",
         )
 
 
 class TooManyConditionsError(Exception):
-    """A program has more conditions on values than can be tried."""
+    """A program has too many conditions on values."""
 
 
 class EndlessConditionError(Exception):
-    """A program asks one condition again and again: a loop may wait for another answer."""
+    """A program evaluates one condition too often: a loop may wait for another answer."""
 
 
 @dataclass(slots=True)
 class Decisions:
-    """Answers to conditions that depend on values, by the places that ask; true if not given."""
+    """Answers to conditions on values, by place in the program; true unless given."""
 
     given: tuple[bool, ...] = ()
-    """In the order in which the places ask first."""
+    """Answers in the order in which the places first ask."""
     taken: dict[Hashable, bool] = field(default_factory=dict)
     _count: Counter[Hashable] = field(default_factory=Counter)
 
     def decide(self, place: Hashable) -> bool:
-        """Answer a condition; the same place gets the same answer each time.
+        """Answer a condition; one place always gets the same answer.
 
         Raises:
             TooManyConditionsError: Too many places ask.
-            EndlessConditionError: One asks again and again.
+            EndlessConditionError: One place asks too often.
         """
         if place not in self.taken:
             number = len(self.taken)
@@ -123,19 +106,20 @@ class Decisions:
 
 
 def largest_branch(run: Callable[[Decisions], T], size: Callable[[T], Any]) -> tuple[T, bool]:
-    """Run a program along each of its branches, and keep what is largest.
+    """Run a program along each of its branches and keep the largest result.
 
-    Branches that raise are left out, such as those of failed checks, unless all do.
+    Branches that raise, such as failed checks, are left out unless all of them raise.
 
     Args:
-        run: Runs it with the answers that it is given.
-        size: What is compared of what that gives.
+        run: Runs the program with the given answers.
+        size: The key by which results are compared.
 
     Returns:
         The largest result, and whether more than one branch runs.
 
     Raises:
-        Exception: What the first branch has raised, where all raise.
+        UntraceableModelError: A branch cannot be traced.
+        Exception: The error of the first branch, if all branches raise.
     """
     waiting: list[tuple[bool, ...]] = [()]
     results: list[T] = []
@@ -145,8 +129,8 @@ def largest_branch(run: Callable[[Decisions], T], size: Callable[[T], Any]) -> t
         try:
             results.append(run(decisions))
         except UntraceableModelError:
-            raise  # along one branch nothing is known
-        except Exception as error:  # noqa: BLE001 - raised again where no branch runs
+            raise  # the largest branch is then unknown
+        except Exception as error:  # noqa: BLE001 - raised again if no branch runs
             failure = failure or error
         answers = tuple(decisions.taken.values())
         waiting += [
@@ -154,6 +138,6 @@ def largest_branch(run: Callable[[Decisions], T], size: Callable[[T], Any]) -> t
             for number in range(len(decisions.given), len(answers))
         ]
     if not results:
-        assert failure is not None  # noqa: S101 - each branch gives one or the other
+        assert failure is not None  # noqa: S101 - each branch has a result or an error
         raise failure
     return max(results, key=size), len(results) > 1

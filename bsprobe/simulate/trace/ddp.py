@@ -1,10 +1,10 @@
-"""What training together with other processes allocates on a card: buckets, broadcasts, statistics.
+"""Memory of data-parallel training on a card: buckets, broadcasts, synchronised statistics.
 
-The processes that would be the others are not there, so `DistributedDataParallel` itself cannot
-run; `SimulatedReplica` stands for it and allocates what it does. A test holds it, allocation by
-allocation, to the real one in a group of one (tests/simulate/test_data_parallel.py). Sources:
-torch/nn/parallel/distributed.py, torch/csrc/distributed/c10d/reducer.cpp, comm.cpp, and
-torch/nn/modules/_functions.py for SyncBatchNorm; the same from 2.6 to 2.15.
+`DistributedDataParallel` cannot run without its other processes, so `SimulatedReplica` makes the
+same allocations. tests/simulate/test_data_parallel.py compares the two, allocation by allocation,
+in a process group of one. Sources: torch/nn/parallel/distributed.py,
+torch/csrc/distributed/c10d/reducer.cpp, comm.cpp, and torch/nn/modules/_functions.py for
+SyncBatchNorm; unchanged from PyTorch 2.6 to 2.15.
 """
 
 import functools
@@ -23,7 +23,7 @@ from bsprobe.records.units import MIB
 _FIRST_BUCKET_BYTES = 1 * MIB
 """`kDefaultFirstBucketBytes` in reducer.hpp: small, so that the first average starts early."""
 _BUCKET_BYTES = 25 * MIB
-"""`bucket_cap_mb` by default."""
+"""The default of `bucket_cap_mb`."""
 _LIMITS = (_FIRST_BUCKET_BYTES, _BUCKET_BYTES)
 _BROADCAST_BYTES = 250 * MIB
 """`DistributedDataParallel.broadcast_bucket_size`."""
@@ -34,18 +34,18 @@ OnBucket = Callable[[torch.Tensor], None]
 
 
 class SimulatedReplica:
-    """`DistributedDataParallel` without its traffic.
+    """`DistributedDataParallel` without communication.
 
     Gradients live beside the buckets that they are copied to (`gradient_as_bucket_view=False`).
-    Until the first backward pass has shown the order in which gradients are ready, one bucket
-    holds all (`_BucketCapacityConfig`, or `_ddp_init_helper` in older versions). Where unused
-    parameters are looked for, buckets are made in the order of the network and stay
+    One bucket holds all gradients until the first backward pass has shown the order in which they
+    become ready (`_BucketCapacityConfig`, or `_ddp_init_helper` in older versions). With
+    `find_unused_parameters`, buckets follow the order of the network and are never rebuilt
     (`should_rebuild_buckets` in reducer.hpp).
 
     Args:
         model: The network, on its device.
-        on_bucket: Told of every bucket.
-        ddp: How parameters without a gradient are treated.
+        on_bucket: Called with every bucket.
+        ddp: The treatment of parameters without a gradient.
     """
 
     def __init__(self, model: nn.Module, on_bucket: OnBucket, *, ddp: Ddp = Ddp.DEFAULT) -> None:
@@ -71,7 +71,7 @@ class SimulatedReplica:
         ]
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """The forward pass, after the buffers of rank 0 were received."""
+        """Receive the buffers of rank 0, then run the forward pass."""
         if self._sends_buffers:
             _broadcast(list(self._model.buffers()))
         outputs = self._model(*inputs, **named)
@@ -80,7 +80,7 @@ class SimulatedReplica:
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Neither average gradients, nor receive buffers before the next forward pass."""
+        """Do not average gradients, nor receive buffers before the next forward pass."""
         self._averages = False
         try:
             yield
@@ -88,13 +88,14 @@ class SimulatedReplica:
             self._averages = True
 
     def rebuild_buckets(self) -> None:
-        """Make buckets anew in the order in which gradients were ready.
+        """Make new buckets in the order in which gradients became ready.
 
-        The reducer does this where the second step begins, that of a static graph where the third
-        does; where unused parameters are looked for, it never does.
+        The reducer does this at the beginning of the second step, with a static graph of the
+        third, and never with `find_unused_parameters`.
 
         Raises:
-            RuntimeError: Some have none, as DistributedDataParallel complains by default.
+            RuntimeError: A parameter has no gradient, which DistributedDataParallel rejects by
+                default.
         """
         if self._ddp is Ddp.FIND_UNUSED_PARAMETERS:
             return
@@ -118,7 +119,7 @@ class SimulatedReplica:
         self._is_rebuilt = True
 
     def release(self) -> None:
-        """Leave the network as it was."""
+        """Remove the hooks from the network."""
         for hook in self._hooks:
             hook.remove()
 
@@ -128,16 +129,16 @@ class SimulatedReplica:
             self._ready[index] = None
 
     def _map_of_used(self) -> torch.Tensor:
-        """`Reducer::initialize_local_used_map`: a number for each parameter, on the device."""
+        """Allocate a number for each parameter, as `Reducer::initialize_local_used_map` does."""
         used = self._parameters[0].detach().new_empty(len(self._parameters), dtype=torch.int32)
         self._on_bucket(used)
         return used
 
     def _sunk(self, outputs: Any) -> Any:
-        """`_DDPSink` and `_post_forward` in distributed.py: copies of all that has a gradient.
+        """Copy outputs that have a gradient: `_DDPSink` and `_post_forward` in distributed.py.
 
-        They show the beginning of the backward pass. A static graph needs that in its first step
-        alone.
+        The copies detect the beginning of the backward pass. A static graph needs them only in
+        its first step.
         """
         leaves, structure = pytree.tree_flatten(outputs)
         copies = _Sink.apply(self._sink_reached, *leaves)
@@ -152,7 +153,7 @@ class SimulatedReplica:
             self._copies_outputs = False
 
     def _new_buckets(self, indices: Iterator[list[int]] | Sequence[list[int]]) -> list[Any]:
-        """`Reducer::initialize_buckets`: a flat tensor for the gradients of each bucket."""
+        """Allocate a flat tensor for each bucket, as `Reducer::initialize_buckets` does."""
         buckets = []
         for bucket in indices:
             members = [self._parameters[index] for index in bucket]
@@ -163,18 +164,18 @@ class SimulatedReplica:
 
 
 class _Sink(torch.autograd.Function):
-    """Copies the outputs of a network and passes their gradients on."""
+    """Copies the outputs of a network and passes on their gradients."""
 
     @staticmethod
     def forward(ctx: Any, on_backward: Callable[[], None], *outputs: Any) -> tuple[Any, ...]:
-        """The copies."""
+        """Return the copies."""
         ctx.set_materialize_grads(False)
         ctx.on_backward = on_backward
         return tuple(each.clone() if torch.is_tensor(each) else each for each in outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The gradients as they come."""
+        """Return the gradients unchanged."""
         ctx.on_backward()
         return (None, *grads)
 
@@ -182,7 +183,7 @@ class _Sink(torch.autograd.Function):
 def _assigned(
     tensors: Sequence[torch.Tensor], limits: Sequence[int], order: Sequence[int] = ()
 ) -> list[list[int]]:
-    """PyTorch's own distribution of tensors to buckets of one type that are full beyond a limit."""
+    """Return the indices of the tensors of each bucket, by PyTorch's own assignment."""
     from torch.distributed import (  # type: ignore[attr-defined] # no public name  # noqa: PLC0415 - not every build has it
         _compute_bucket_assignment_by_size,
     )
@@ -194,7 +195,7 @@ def _assigned(
 
 
 def _broadcast(tensors: Sequence[torch.Tensor]) -> None:
-    """`broadcast_coalesced`: flat copies, at most two at a time; what comes is copied back."""
+    """Allocate the flat copies of `broadcast_coalesced`, at most two at a time."""
     in_flight: list[torch.Tensor] = []
     for bucket in _assigned(tensors, [_BROADCAST_BYTES]):
         if len(in_flight) == _IN_FLIGHT:
@@ -203,17 +204,17 @@ def _broadcast(tensors: Sequence[torch.Tensor]) -> None:
 
 
 def _flattened(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`flatten_dense_tensors` (torch/csrc/utils/tensor_flatten.h): one alone is not copied."""
+    """Flatten tensors as torch/csrc/utils/tensor_flatten.h does: a single one is not copied."""
     if len(tensors) == 1:
         return tensors[0].reshape(-1)
     return torch.cat([tensor.contiguous().view(-1) for tensor in tensors])
 
 
 def synchronise_norms(model: nn.Module, processes: int) -> None:
-    """Let the SyncBatchNorms of a network allocate what they do among so many processes."""
+    """Make the SyncBatchNorms of a network allocate as in a group of this many processes."""
     for module in model.modules():
         if isinstance(module, nn.SyncBatchNorm):
-            module.forward = functools.partial(  # type: ignore[method-assign] # of this one alone
+            module.forward = functools.partial(  # type: ignore[method-assign] # of this instance only
                 _sync_batch_norm, module, module.forward, processes
             )
 
@@ -231,17 +232,17 @@ def _sync_batch_norm(
 
 
 class _SyncBatchNorm(torch.autograd.Function):
-    """The tensors of `torch.nn.modules._functions.SyncBatchNorm` over NCCL, without their values.
+    """The tensors of `torch.nn.modules._functions.SyncBatchNorm` over NCCL, without values.
 
-    Statistics are fp32 whatever the input is. Left out is what its kernels stage inside for
-    channels-last maps: some KiB for each layer.
+    Statistics are fp32 for every input type. The staging buffers of its kernels for channels-last
+    maps, some KiB for each layer, are left out.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, processes: int
     ) -> torch.Tensor:
-        """Local statistics, everyone's, the common ones, the output."""
+        """Allocate local, gathered and common statistics, and the output."""
         del bias
         x = _dense(x)
         new = functools.partial(x.new_empty, dtype=torch.float32)
@@ -263,7 +264,7 @@ class _SyncBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Local sums and the affine's gradients, everyone's sums, the input's gradient."""
+        """Allocate local sums, affine gradients, gathered sums and the input's gradient."""
         grad = _dense(grads[0])
         x, weight, *_ = ctx.saved_tensors
         new = functools.partial(x.new_empty, dtype=torch.float32)

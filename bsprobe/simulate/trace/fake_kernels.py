@@ -1,7 +1,7 @@
-"""Answers of PyTorch's fake kernels, remembered: most operators of a network run many times.
+"""A cache of the results of PyTorch's fake kernels.
 
-Fake tensors have a memory of their own, but describing an operator's arguments to it takes longer
-than all else in a trace.
+Most operators of a network run many times. Fake tensors have a cache too, but computing its keys
+takes longer than the rest of a trace.
 """
 
 import functools
@@ -18,17 +18,17 @@ from bsprobe.simulate.cuda import as_on_cuda
 
 _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 _PLAIN |= {torch.layout, torch.memory_format}
-"""Types of arguments besides tensors and collections."""
+"""Types of arguments that can be part of a key, besides tensors and collections."""
 _layout_of = torch.Tensor.layout.__get__  # type: ignore[attr-defined] # a property, made in C
 
 
 class _NotDescribableError(Exception):
-    """An answer depends on more than what the arguments look like, or cannot be made again."""
+    """A result depends on more than the arguments' metadata, or cannot be made again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Looks:
-    """A tensor that is made anew: one that fills its storage, or a view of an argument."""
+    """Metadata of a tensor that fills its storage, or of a view of an argument."""
 
     shape: torch.Size
     stride: tuple[int, ...]
@@ -38,7 +38,7 @@ class _Looks:
     view_of: int | None
 
     def made(self, args: tuple[Any, ...]) -> torch.Tensor:
-        """Make it, within an invocation of a kernel: nobody sees what runs here."""
+        """Make the tensor; call it within a kernel invocation, where no mode sees operators."""
         if self.view_of is None:
             return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
         storage = args[self.view_of].untyped_storage()
@@ -47,27 +47,28 @@ class _Looks:
 
 
 _Output = _Looks | int | None
-"""An output: made anew, the argument at this place, or nothing."""
+"""An output: a new tensor, the argument at an index, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
-    """The result of an operator: a tensor, or a collection of some type."""
+    """The result of an operator: one output, or a collection of outputs."""
 
     outputs: tuple[_Output, ...]
     collection: type | None
 
 
 _known: dict[Any, _Answer | None] = {}
-"""By operator and arguments; None where an answer cannot be made again. One for the process, like
-fake tensors' own: what an operator answers is the same in every network."""
+"""Results by operator and arguments; None if a result cannot be made again. The process has one, as
+operators return the same in every network."""
 
 
 @functools.cache
 def is_composite(operator: Any) -> bool:
-    """True for an operator that is made of others; some are so only where a device has no kernel.
+    """Return whether an operator is decomposed into others on CUDA.
 
-    Of those, such as `silu_backward`, the CPU has one wherever CUDA has one.
+    Some operators, such as `silu_backward`, are decomposed only on devices without a kernel for
+    them. The CPU has a kernel wherever CUDA has one.
     """
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key  # noqa: SLF001 - no public name
     name = operator.name()
@@ -76,15 +77,15 @@ def is_composite(operator: Any) -> bool:
 
 @functools.cache
 def only_writes(operator: Any) -> bool:
-    """True for an operator that makes nothing, such as `_foreach_add_`: there is nothing to do.
+    """Return whether an operator returns nothing, such as `_foreach_add_`, and can be skipped.
 
-    An optimizer hands all its tensors to one of those, and fake tensors look at each.
+    An optimizer passes all its tensors to such operators; fake tensors would inspect each.
     """
-    return operator.namespace == "aten" and not operator._schema.returns  # noqa: SLF001 - its name
+    return operator.namespace == "aten" and not operator._schema.returns  # noqa: SLF001 - no public name
 
 
 def storage_of(tensor: torch.Tensor) -> int:
-    """The identity of what a tensor lies in: views share it."""
+    """Return the identity of a tensor's storage, which views share."""
     identity: int = tensor.untyped_storage()._cdata  # noqa: SLF001 - no public name
     return identity
 
@@ -92,7 +93,17 @@ def storage_of(tensor: torch.Tensor) -> int:
 def run_fake(
     mode: FakeTensorMode, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
-    """An operator's outputs on fake tensors, with the types and sizes that they have on CUDA."""
+    """Run an operator on fake tensors, or make its cached outputs again.
+
+    Args:
+        mode: The mode of the fake tensors.
+        operator: An overload, such as `aten.add.Tensor`.
+        args: Its positional arguments.
+        kwargs: Its named arguments.
+
+    Returns:
+        The outputs, with the types and sizes that they have on CUDA.
+    """
     try:
         key = _key(operator, args, kwargs)
     except _NotDescribableError:
@@ -111,7 +122,7 @@ def run_fake(
 
 
 def _key(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """All that the outputs of one of PyTorch's own operators depend on."""
+    """Return everything that the outputs of an operator of ATen depend on."""
     if operator.namespace != "aten":
         raise _NotDescribableError
     return (
@@ -124,10 +135,10 @@ def _key(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
 
 
 def _looks(value: Any) -> Any:
-    """A description of an argument that can be looked up."""
+    """Return a hashable description of an argument."""
     kind = type(value)
     if kind is FakeTensor:
-        # A tensor that knows its values hands them on; one that is not strided has other looks.
+        # Constants pass on their values; other layouts than strided have other metadata.
         dtype = value.dtype
         if value.constant is not None or dtype.is_complex or _layout_of(value) != torch.strided:
             raise _NotDescribableError
@@ -136,7 +147,7 @@ def _looks(value: Any) -> Any:
         return kind, *map(_looks, value)
     if kind not in _PLAIN:
         raise _NotDescribableError
-    return kind, value  # 1, 1.0 and True are equal, but what comes of them is not
+    return kind, value  # 1, 1.0 and True are equal, but their results differ
 
 
 def _described(out: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Answer:

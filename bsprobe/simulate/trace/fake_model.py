@@ -1,4 +1,4 @@
-"""A real network without its data: fake tensors know shape, type and layout, and hold nothing."""
+"""Networks without data: their parameters and buffers become fake tensors."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,10 +33,12 @@ _RANDOM_FILLS = frozenset(
 
 
 def build_without_values(variant: Variant) -> nn.Module:
-    """Build a network for real, as many can only be built so, but leave its random values out.
+    """Build a network on real tensors, but do not draw its random initial values.
+
+    Many networks cannot be built on fake tensors.
 
     Raises:
-        UsageError: The variant names something unknown.
+        UsageError: The variant names an unknown model or part.
     """
     with named_device(), _WithoutRandomValues(), _without_truncation():
         return build_model(variant)
@@ -47,16 +49,15 @@ def make_fake(
     mode: FakeTensorMode,
     on_move: Callable[[torch.Tensor, torch.Tensor, str], None],
 ) -> None:
-    """Exchange all parameters and buffers for fake ones, in the order in which `to` moves them.
+    """Replace all parameters and buffers by fake ones, in the order in which `to` moves them.
 
     Args:
-        model: Changed in place.
-        mode: Whose fake tensors they become.
-        on_move: Told of each tensor that has been moved, of the real one, and of the module it
-            belongs to.
+        model: The network; it is changed in place.
+        mode: The mode of the fake tensors.
+        on_move: Called with each fake tensor, the real one, and the dotted path of its module.
     """
     moved: dict[int, torch.Tensor] = {}  # shared tensors are moved once
-    real: list[torch.Tensor] = []  # kept until the end: another one could take its identity
+    real: list[torch.Tensor] = []  # kept alive: a new tensor could get the same id
     for name, module in _children_first(model):
         holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001 - as `_apply` does
         for tensors in holders:
@@ -78,16 +79,16 @@ def _faked(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
 
 
 def _children_first(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """All modules in the order of `nn.Module._apply`."""
+    """Yield all modules in the order of `nn.Module._apply`."""
     for key, child in module.named_children():
         yield from _children_first(child, f"{name}.{key}" if name else key)
     yield name, module
 
 
 def rearrange(model: nn.Module) -> None:
-    """Lay a network out channels-last, tensor by tensor: what `to(memory_format=…)` does.
+    """Convert a network to channels-last tensor by tensor, as `to(memory_format=…)` does.
 
-    That method itself cannot: it swaps tensors, which fake ones do not allow.
+    `to` itself swaps tensors, which fake ones do not allow.
     """
     for _, module in _children_first(model):
         for tensor in (*module._parameters.values(), *module._buffers.values()):  # noqa: SLF001 - as above
@@ -99,7 +100,7 @@ def rearrange(model: nn.Module) -> None:
 
 
 class _WithoutRandomValues(TorchFunctionMode):
-    """Skips filling tensors at random: most of the time that building a network takes."""
+    """Skips random initialisation, which takes most of the time of building a network."""
 
     def __torch_function__(
         self,
@@ -118,10 +119,10 @@ class _WithoutRandomValues(TorchFunctionMode):
 
 @contextmanager
 def _without_truncation() -> Iterator[None]:
-    """Leave `torch.nn.init.trunc_normal_` out as a whole: no mode sees it.
+    """Skip `torch.nn.init.trunc_normal_`, which no mode sees.
 
-    From PyTorch 2.15 on it draws until all values are within its bounds, and where drawing is left
-    out whatever lies in the memory may never be.
+    From PyTorch 2.15 on it draws until all values are within its bounds. Without drawing, the
+    uninitialised values may never be.
     """
     draw = torch.nn.init._no_grad_trunc_normal_
     torch.nn.init._no_grad_trunc_normal_ = _left_as_it_is

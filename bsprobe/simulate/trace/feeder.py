@@ -1,4 +1,4 @@
-"""The batch of each traced step: the one of the set-up, or one that the loop has moved anew."""
+"""Batches of the traced steps: that of the set-up, or one that each step moves again."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from bsprobe.training.step import Batch
 
 
 class Feeder:
-    """Feeds the micro-batches of one step after the other.
+    """Provides the micro-batches of each step.
 
     Args:
-        batch: What the set-up has left on the device.
-        micro_batches: The number of them in a step, all alike.
-        place: The batch between two steps.
+        batch: The batch that the set-up has put on the device.
+        micro_batches: The number of micro-batches in a step; they share the batch.
+        place: The treatment of the batch between two steps.
     """
 
     def __init__(self, batch: Batch | OwnBatch, micro_batches: int, place: BatchPlace) -> None:
@@ -32,7 +32,7 @@ class Feeder:
         return self._batches[-1]
 
     def fed(self, recorder: Recorder) -> Sequence[Batch | OwnBatch]:
-        """The micro-batches of the next step, whose memory a recorder that watches sees."""
+        """Return the micro-batches of the next step; the recorder notes a batch that is moved."""
         if self._place is not BatchPlace.KEPT:
             if self._place is BatchPlace.MOVED:
                 self._batches.clear()

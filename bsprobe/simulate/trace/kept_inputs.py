@@ -8,19 +8,19 @@ from bsprobe.simulate.trace.fake_kernels import storage_of
 from bsprobe.simulate.versions import Change, Version, has
 
 _aten = torch.ops.aten
-_FORWARD: Final = (_aten._softmax.default, _aten._log_softmax.default)  # noqa: SLF001 - their names
+_FORWARD: Final = (_aten._softmax.default, _aten._log_softmax.default)  # noqa: SLF001 - no public names
 _BACKWARD: Final = (
     _aten._softmax_backward_data.default,  # noqa: SLF001 - as above
     _aten._log_softmax_backward_data.default,  # noqa: SLF001
 )
-"""Operators of the backward passes, whose second argument is the result."""
+"""Operators of the backward passes; their second argument is the forward result."""
 
 
 class KeptInputs:
     """Keeps the storages of inputs alive as long as a version of PyTorch does.
 
     Args:
-        version: The PyTorch that is imitated.
+        version: The PyTorch version to simulate.
     """
 
     def __init__(self, version: Version) -> None:
@@ -28,12 +28,12 @@ class KeptInputs:
         self._kept: dict[int, torch.UntypedStorage] = {}
 
     def note(self, operator: Any, args: tuple[Any, ...], out: Any) -> None:
-        """Keep the input of an operator that has run, or let go of it.
+        """Keep the input of an operator that has run, or release it.
 
         Args:
-            operator: What has run.
-            args: Its arguments.
-            out: What it has returned.
+            operator: The operator.
+            args: Its positional arguments.
+            out: Its output.
         """
         if not self._keeps_softmax:
             return
@@ -44,5 +44,5 @@ class KeptInputs:
             self._kept.pop(storage_of(args[1]), None)
 
     def forget(self, storage: int) -> None:
-        """Let go of what is kept beside a result that has died."""
+        """Release the input that is kept for the result in a freed storage."""
         self._kept.pop(storage, None)

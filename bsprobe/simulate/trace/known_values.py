@@ -1,4 +1,4 @@
-"""Values that a trace knows although its tensors hold none: constants, counts of steps, buffers."""
+"""Values that are known without data: constants, counts of steps, buffers."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -13,24 +13,24 @@ from bsprobe.simulate.trace.fake_kernels import storage_of
 
 _aten = torch.ops.aten
 _MOST_ELEMENTS = 4096
-"""Constants that programs read are small; maps and coordinates are not worth computing."""
+"""Larger tensors, such as maps and coordinates, are not computed: programs read small ones."""
 _FACTORIES = frozenset({"arange", "eye", "full", "linspace", "ones", "scalar_tensor", "zeros"})
-"""Operators that make values of numbers alone."""
+"""Operators that make values from numbers alone."""
 _FILLED = {"zeros_like": 0, "new_zeros": 0, "ones_like": 1, "new_ones": 1}
-"""Operators that ask a tensor for nothing but its looks, and the value that they fill in."""
+"""Operators that use only the metadata of a tensor, and the value that they fill in."""
 _FILLED_WITH = {"full_like": 1, "new_full": 2}
-"""The same with the value as an argument: its position."""
+"""Operators that fill in an argument, and the position of that argument."""
 _COUNTS = frozenset({"count_nonzero", "sum"})
-"""Operators that count the true elements of a mask: at the most all."""
+"""Operators that count the true elements of a mask; the bound is the number of elements."""
 _RISING = frozenset({"_to_copy", "add", "ceil", "clamp", "clamp_max", "clamp_min", "floor"})
 _RISING |= {"div", "maximum", "minimum", "mul", "round", "sum", "trunc"}
-"""Operators whose result does not fall when an argument rises, if none of them is negative."""
+"""Operators that are monotonic in arguments that are not negative."""
 
 
 class KnownValues:
-    """The values of all tensors that follow from constants, kept up with what is done to them.
+    """Values of tensors that follow from constants, updated by every operator.
 
-    Held by storage, so that views know what they are views of, and writes are seen by all.
+    They are held by storage, so that views and writes in place share them.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class KnownValues:
         self._bounds: set[int] = set()
 
     def copy(self, names: Mapping[int, int]) -> "KnownValues":
-        """The same values, to go on with; of some storages under other names."""
+        """Copy the values; `names` maps identities of storages to new ones."""
         other = KnownValues()
         with no_dispatch():
             other._values = {
@@ -47,7 +47,7 @@ class KnownValues:
         return other
 
     def remember(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
-        """Keep the value of a fake tensor, if it is small and laid out alike."""
+        """Keep the value of a fake tensor if it is small and has the same layout."""
         if value.numel() <= _MOST_ELEMENTS and _look_alike(tensor, value):
             self._values[storage_of(tensor)] = value
 
@@ -57,11 +57,11 @@ class KnownValues:
         self._bounds.discard(storage)
 
     def is_bound(self, tensor: torch.Tensor) -> bool:
-        """True where the value is the largest that the tensor can have, such as of a count."""
+        """Return whether the value is an upper bound, such as that of a count."""
         return type(tensor) is FakeTensor and storage_of(tensor) in self._bounds
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """The value of a tensor, or None where it is not known."""
+        """Return the value of a tensor; None if it is unknown."""
         if type(tensor) is not FakeTensor:
             return tensor
         base = self._values.get(storage_of(tensor))
@@ -76,7 +76,14 @@ class KnownValues:
     def follow(
         self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
     ) -> None:
-        """Do with the values what an operator has done with the fake tensors."""
+        """Apply an operator to the values, after it has run on the fake tensors.
+
+        Args:
+            operator: The overload.
+            args: Its positional arguments.
+            kwargs: Its named arguments.
+            out: Its fake outputs.
+        """
         name = _name(operator)
         if name in _FILLED or name in _FILLED_WITH:
             self._fill(out, _FILLED[name] if name in _FILLED else args[_FILLED_WITH[name]])
@@ -89,7 +96,7 @@ class KnownValues:
             self._forget_written(operator, args, kwargs)
 
     def _are_known(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """True where every tensor among the arguments is known, or where none is needed."""
+        """Return whether all tensors among the arguments are known, or none is needed."""
         is_any = False
         for tensor in _tensors((args, kwargs)):
             is_any = True
@@ -100,7 +107,7 @@ class KnownValues:
     def _evaluate(
         self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
     ) -> bool:
-        """Run an operator on the values, if they are to be had and small."""
+        """Run an operator on the values; return False if its result stays unknown."""
         made = list(_tensors(out))
         if _is_random(operator) or sum(each.numel() for each in made) > _MOST_ELEMENTS:
             return False
@@ -115,7 +122,7 @@ class KnownValues:
             with no_dispatch(), torch.no_grad():
                 values = operator(*args, **kwargs)
         except (RuntimeError, IndexError, NotImplementedError):
-            return False  # as wrong with values as without: the program will say so itself
+            return False  # an error of the program, which trials report
         for tensor, value in zip(tree_leaves(out), tree_leaves(values), strict=True):
             if type(tensor) is FakeTensor and not self._has(tensor):
                 self.remember(tensor, value)
@@ -146,7 +153,7 @@ class KnownValues:
 
 
 def _tensors(values: Any) -> Iterator[torch.Tensor]:
-    """The tensors in nested arguments, one after the other: mostly the first one decides."""
+    """Yield the tensors in nested arguments; callers mostly stop at the first one."""
     if isinstance(values, torch.Tensor):
         yield values
     elif isinstance(values, tuple | list):
@@ -157,7 +164,7 @@ def _tensors(values: Any) -> Iterator[torch.Tensor]:
 
 
 def _rises(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """True where a result is a bound if the arguments are: nothing is subtracted or negative."""
+    """Return whether bounds as arguments give a bound: nothing is subtracted or negative."""
     numbers = (each for each in tree_leaves((args, kwargs)) if isinstance(each, int | float))
     with no_dispatch():
         are_positive = all(bool((each >= 0).all()) for each in _tensors((args, kwargs)))
@@ -180,14 +187,14 @@ def _is_random(operator: Any) -> bool:
 
 @functools.cache
 def _written(operator: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The arguments that an operator writes to, by position and by name.
+    """Return the arguments that an operator writes to, by position and by name.
 
-    Batch norms do not say that they write to the running statistics.
+    The schemas of batch norms do not declare that they write to the running statistics.
     """
     is_norm = "batch_norm" in operator.name()
     found = [
         (number, argument.name)
-        for number, argument in enumerate(operator._schema.arguments)  # noqa: SLF001 - its name
+        for number, argument in enumerate(operator._schema.arguments)  # noqa: SLF001 - no public name
         if is_norm or (argument.alias_info is not None and argument.alias_info.is_write)
     ]
     return tuple(number for number, _ in found), tuple(name for _, name in found)

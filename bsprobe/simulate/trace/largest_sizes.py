@@ -1,7 +1,6 @@
-"""The outputs of operators whose size depends on values, as large as they can be.
+"""Outputs of operators whose size depends on values, at their largest size.
 
-Without a bound, and so without a rule: `repeat_interleave` by a tensor, and `bincount` without
-`minlength`.
+`repeat_interleave` by a tensor, and `bincount` without `minlength`, have no bound.
 """
 
 import math
@@ -18,7 +17,7 @@ _Unique = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _nonzero(x: torch.Tensor) -> torch.Tensor:
-    """A row for each element; columns are dense (`nonzero_cuda_out_impl`, cuda/Nonzero.cu)."""
+    """Return a row per element, with dense columns (`nonzero_cuda_out_impl`, cuda/Nonzero.cu)."""
     return x.new_empty((x.dim(), x.numel()), dtype=torch.int64).t()
 
 
@@ -27,7 +26,7 @@ def _masked_select(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _index(x: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
-    """A mask stands for an index in each of its dimensions, as long as the mask has elements."""
+    """Index with masks that select all elements: one index for each dimension of a mask."""
     expanded: list[torch.Tensor | None] = []
     for each in indices:
         if each is not None and is_mask(each):
@@ -39,13 +38,13 @@ def _index(x: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
 
 
 def _unique(x: torch.Tensor, *flags: bool) -> _Unique:
-    """All elements differ. Flags: sorted, with the inverse, with counts."""
+    """Return the outputs for distinct elements. Flags: sorted, with the inverse, with counts."""
     _, inverse, counts = (*flags, *(True, False, False)[len(flags) :])
     return _found(x, x.shape if inverse else 0, x.numel() if counts else 0, x.numel())
 
 
 def _unique_dim(x: torch.Tensor, dim: int, *flags: bool) -> _Unique:
-    """All slices differ. Flags: as above."""
+    """Return the outputs for distinct slices. Flags: as above."""
     _, inverse, counts = (*flags, *(True, False, False)[len(flags) :])
     length = x.shape[dim]
     return _found(x, length if inverse else 0, length if counts else 0, x.shape)
@@ -57,7 +56,7 @@ def _unique_consecutive(
     counts: bool = False,  # noqa: FBT001, FBT002
     dim: int | None = None,
 ) -> _Unique:
-    """No two neighbours are equal: all stay."""
+    """Return the outputs if no two neighbours are equal."""
     flags = (True, inverse, counts)
     return _unique(x, *flags) if dim is None else _unique_dim(x, dim, *flags)
 
@@ -73,7 +72,7 @@ def _found(x: torch.Tensor, inverse: Any, counts: int, values: Any) -> _Unique:
 def _bincount(
     x: torch.Tensor, weights: torch.Tensor | None = None, minlength: int = 0
 ) -> torch.Tensor:
-    """As many as are asked for: the classes of labels, all of which are below that number."""
+    """Return `minlength` counts: labels are class numbers below it."""
     if not minlength:
         raise DynamicOutputShapeException(aten.bincount.default)
     if weights is None:
@@ -88,9 +87,9 @@ LARGEST: dict[Any, Callable[..., Any]] = {
     aten.nonzero.default: _nonzero,
     aten.masked_select.default: _masked_select,
     aten.index.Tensor: _index,
-    aten._unique2.default: _unique,  # noqa: SLF001 - its name
+    aten._unique2.default: _unique,  # noqa: SLF001 - no public name
     aten.unique_dim.default: _unique_dim,
     aten.unique_consecutive.default: _unique_consecutive,
     aten.bincount.default: _bincount,
 }
-"""By operator, for the arguments that it takes; each runs on fake tensors."""
+"""Functions by operator, which take the operator's arguments and run on fake tensors."""

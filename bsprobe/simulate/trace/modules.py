@@ -1,4 +1,4 @@
-"""The module of a network that runs: in the forward pass, and in its part of the backward pass."""
+"""The module of a network that runs, in the forward or the backward pass."""
 
 import bisect
 import functools
@@ -16,10 +16,10 @@ _sequence_number: Callable[[], int] = torch.autograd._get_sequence_nr  # type: i
 
 
 class ModuleTracker:
-    """Follows a network's modules by hooks, and its backward pass by the numbers of its nodes.
+    """Tracks modules by hooks in the forward pass, and by numbers of nodes in the backward pass.
 
     Args:
-        model: Whose modules, by their dotted paths.
+        model: The network.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -29,20 +29,20 @@ class ModuleTracker:
             for name, parameter in model.named_parameters()
         }
         self._stack: list[str] = []
-        # Where in the network each stretch of sequence numbers of autograd nodes was made.
+        # The module that made the autograd nodes of each range of sequence numbers.
         self._numbers: list[int] = [0]
         self._modules: list[str] = [""]
 
     def __deepcopy__(self, _: object) -> "ModuleTracker":
-        """Itself: modules of a copied network count as those that they are copies of."""
+        """Return the tracker itself: modules of a copied network count as the originals."""
         return self
 
     @contextmanager
     def watching(self, before_forward: Callable[[], None]) -> Iterator[None]:
-        """Follow what runs; may be entered again, to go on.
+        """Track the modules that run; can be entered again to continue.
 
         Args:
-            before_forward: Called whenever the whole network is about to run.
+            before_forward: Called before each forward pass of the whole network.
         """
         hooks = []
         for name, module in self._model.named_modules():
@@ -56,13 +56,13 @@ class ModuleTracker:
                 hook.remove()
 
     def current(self) -> str:
-        """The module whose forward runs, or whose part of the backward pass does; else empty."""
+        """Return the dotted path of the module that runs, in either pass; empty if none does."""
         if self._stack:
             return self._stack[-1]
         node = _current_node()
         if node is None:
             return ""
-        if hasattr(node, "variable"):  # it adds up a parameter's gradient
+        if hasattr(node, "variable"):  # it accumulates the gradient of a parameter
             return self._owners.get(id(node.variable), "")
         return self._modules[bisect.bisect_right(self._numbers, node._sequence_nr()) - 1]  # noqa: SLF001 - no public name
 

@@ -1,4 +1,4 @@
-"""Programs that name the device: `cuda` is the device on which everything is traced."""
+"""Programs that name a GPU: `cuda` is replaced by the device that is traced on."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ _module_to = nn.Module.to
 
 @contextmanager
 def named_device() -> Iterator[None]:
-    """Let programs find their tensors on the GPU that they name, with its autocast."""
+    """Replace the GPU by the traced device in a program's calls, autocast included."""
     patches: list[tuple[Any, str, Callable[..., Any]]] = [
         (FakeTensor, "cuda", _itself),
         (FakeTensor, "to", _moved),
@@ -42,13 +42,13 @@ def named_device() -> Iterator[None]:
 
 
 def names_gpu(kwargs: Mapping[str, Any]) -> bool:
-    """True where the arguments of an operator name a GPU."""
+    """Return whether the arguments of an operator name a GPU."""
     device = kwargs.get("device")
     return device is not None and device.type == _NAMED
 
 
 def with_device(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with the device that is traced on."""
+    """Return the arguments with the traced device."""
     return {**kwargs, "device": _TRACED_ON}
 
 
@@ -57,7 +57,7 @@ def _itself(holder: Any, *_: object, **__: object) -> Any:
 
 
 def _nothing(*_: object, **__: object) -> None:
-    """Stands for a call that changes no tensor."""
+    """Replaces a call that changes no tensor."""
 
 
 def _moved(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -66,7 +66,7 @@ def _moved(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
 
 
 def _module_moved(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-    """Leave a network where it is; PyTorch would swap its tensors, which fake ones do not allow."""
+    """Leave a network on its device: a move swaps tensors, which fake ones do not allow."""
     others = [each for each in (*args, *kwargs.values()) if not _is_device(each)]
     return _module_to(module, *args, **kwargs) if others else module
 
@@ -88,7 +88,7 @@ def _autocast(
 ) -> None:
     if device_type == _NAMED:
         device_type = _TRACED_ON.type
-        if dtype is None:  # `at::autocast::get_autocast_dtype`: fp16 where nobody has set another
+        if dtype is None:  # `at::autocast::get_autocast_dtype`: fp16 by default
             dtype = _dtype() if _is_enabled() else torch.float16
     _autocast_init(context, device_type, dtype, enabled, cache_enabled)
 
@@ -102,7 +102,7 @@ def _dtype(device_type: str = _NAMED) -> torch.dtype:
 
 
 def _optimizers() -> list[Any]:
-    """The modules of PyTorch's optimizers that ask which devices can be captured in a graph."""
+    """Return the modules of PyTorch's optimizers that list the devices with CUDA graphs."""
     modules = [each for name, each in sys.modules.items() if name.startswith("torch.optim.")]
     return [each for each in modules if hasattr(each, _CAPTURABLE)]
 

@@ -1,4 +1,4 @@
-"""Writes down which memory a program takes, and when, while it runs on fake tensors."""
+"""Recording of the memory that a program allocates and frees on fake tensors."""
 
 import functools
 import weakref
@@ -44,26 +44,26 @@ from bsprobe.simulate.trace.values import Values
 from bsprobe.simulate.versions import INSTALLED, Version
 
 _aten = torch.ops.aten
-_READ = _aten._local_scalar_dense.default  # noqa: SLF001 - its name
-_CAST = _aten._to_copy.default  # noqa: SLF001 - its name
+_READ = _aten._local_scalar_dense.default  # noqa: SLF001 - no public name, here and below
+_CAST = _aten._to_copy.default  # noqa: SLF001
 _DEVICE = torch.ops.prim.device.default
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - no public name
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
 _FROM_HOST = "lift_fresh"
-"""The operator of `torch.tensor`: an optimizer makes its scalars with it, on the host."""
+"""The operator of `torch.tensor`, with which optimizers make scalars on the host."""
 _OF_STEP = (Kind.SAVED_ACTIVATION, Kind.TEMPORARY)
-_graph_task = torch._C._current_graph_task_id  # noqa: SLF001 - as above
+_graph_task = torch._C._current_graph_task_id  # noqa: SLF001
 
 
 class Recorder(TorchDispatchMode):
-    """Sees every operator that runs while it watches, and the end of every storage.
+    """Records every operator that runs while it watches, and the end of every storage.
 
     Args:
-        model: Whose modules name the places.
-        mode: Whose fake tensors it runs on.
-        after: A recorder that has seen the set-up, to go on from.
-        renewed: Storages that take the place of some that it has seen.
-        decisions: The answers to conditions that depend on values.
-        version: The PyTorch that is imitated.
+        model: The network whose modules name the places.
+        mode: The mode of the fake tensors.
+        after: The recorder of the set-up, to continue from.
+        renewed: Storages that replace some of those that `after` has recorded.
+        decisions: The answers to conditions on values.
+        version: The PyTorch version to simulate.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class Recorder(TorchDispatchMode):
             self._go_on_from(after, renewed)
 
     def __deepcopy__(self, _: object) -> "Recorder":
-        """Itself: copies of a network, such as averages of its weights, are watched with it."""
+        """Return the recorder itself: copies of a network, such as averaged weights, share it."""
         return self
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """See what runs; may be entered again, to go on.
+        """Record the operators that run; can be entered again to continue.
 
         Raises:
-            UntraceableModelError: The program depends on values in a way that is not known.
+            UntraceableModelError: The program depends on unknown values.
         """
         with (
             self._modules.watching(self._before_forward),
@@ -127,13 +127,13 @@ class Recorder(TorchDispatchMode):
         module: str = "",
         value: torch.Tensor | None = None,
     ) -> None:
-        """Say what a tensor is for, and count it from now on where no operator made it.
+        """Set the kind of a tensor, and record its allocation if no operator made it.
 
         Args:
-            tensor: A fake one.
-            kind: What it is for.
-            module: The module it belongs to.
-            value: The real one, where its value may be read.
+            tensor: The fake tensor.
+            kind: Its kind.
+            module: The dotted path of its module.
+            value: The real tensor, if its value may be read.
         """
         if value is not None:
             self._values.known.remember(tensor, value)
@@ -141,49 +141,49 @@ class Recorder(TorchDispatchMode):
         self._mark((tensor,), kind)
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Learn from an optimizer what gradients and what its state are."""
+        """Mark gradients and optimizer state at the steps of an optimizer."""
         self._mark_state(optimizer)
         optimizer.register_step_pre_hook(self._before_update)
         optimizer.register_step_post_hook(self._after_update)
 
     def mark_scaler(self, scaler: torch.amp.GradScaler) -> None:
-        """Count what a scaler has made in the forward pass as the state of the optimizer."""
+        """Mark the tensors that a scaler made in the forward pass as optimizer state."""
         if scaler.is_enabled():
             kept = (scaler._scale, scaler._growth_tracker)  # noqa: SLF001 - no public names
             self._mark((each for each in kept if each is not None), Kind.OPTIMIZER_STATE)
 
     def mark_outputs(self, kept: object) -> None:
-        """Count as outputs what the step has made of them and the loop keeps."""
+        """Mark tensors that the step made and the loop keeps as outputs."""
         for tensor in tree_leaves(kept):
             index = self._live.get(storage_of(tensor)) if torch.is_tensor(tensor) else None
             if index is not None and self._storages[index][1] in _OF_STEP:
                 self._mark((tensor,), Kind.OUTPUT)
 
     def begin(self, phase: Phase) -> None:
-        """Say what comes; forward, backward and optimizer then follow each other by themselves."""
+        """Begin a phase; the change from forward to backward to optimizer is detected."""
         self._phase = phase
 
     def end(self, section: Section) -> None:
-        """Make a section of everything since the last one."""
+        """End a section, which holds all events since the last one."""
         self._sections[section] = self._taken()
 
     def end_step(self) -> None:
-        """Make a step of everything since the last one, or since the set-up."""
+        """End a step, which holds all events since the last one, or since the set-up."""
         self._steps.append(self._taken())
 
     @property
     def are_largest_sizes(self) -> bool:
-        """True where a size depends on values, and the largest was taken."""
+        """True if a size depends on values, and the largest was taken."""
         return self._values.are_largest_sizes
 
     @property
     def repeats(self) -> bool:
-        """True where the last step can be played again."""
+        """True if the last step can be played again."""
         return len(self._steps) > 1 and handovers(self._steps, self._storages) is not None
 
     @property
     def largest_step(self) -> int:
-        """The number of the last step that has taken more than all before it, from 1 on."""
+        """The number, from 1, of the last step that took more memory than all before it."""
         return largest_step(self._steps, self._storages)
 
     def _taken(self) -> tuple[Event, ...]:
@@ -194,9 +194,9 @@ class Recorder(TorchDispatchMode):
         return in_canonical_order(on_device)
 
     def recording(self, batch: int) -> Recording:
-        """The recording, without what lives on the host.
+        """Return the recording, without storages on the host.
 
-        A last step that cannot be played again leaves what earlier ones have made.
+        If the last step cannot be played again, its frees of what earlier steps made are left out.
         """
         first, *settling, last = self._steps
         handed = handovers(self._steps, self._storages)
@@ -223,7 +223,7 @@ class Recorder(TorchDispatchMode):
         )
 
     def _mark_what_stays(self, handed: Sequence[Handover]) -> None:
-        """Mark what outlives the steps: buffers, and what is made after the passes as state."""
+        """Mark storages that outlive the steps as optimizer state or as buffers."""
         stays = {*self._live.values(), *(subject for pair in handed for subject in pair)}
         for index in stays:
             place, kind, size = self._storages[index]
@@ -234,7 +234,7 @@ class Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Do without the wrapper that new PyTorch puts around each call: nothing compiles here."""
+        """Disable the wrapper that newer PyTorch puts around each call: nothing is compiled."""
         return False
 
     def __torch_dispatch__(
@@ -245,7 +245,7 @@ class Recorder(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "prim":  # attributes such as the device; no operators
+        if func.namespace == "prim":  # attributes such as the device, not operators
             return args[0].fake_device if func is _DEVICE else func(*args, **kwargs)
         self._note_phase()
         if func is _READ:
@@ -254,7 +254,7 @@ class Recorder(TorchDispatchMode):
             kwargs = with_device(kwargs)
             if func is _CAST and kwargs.keys() <= {"device", "non_blocking"}:
                 return args[0]  # it is there already
-        if is_composite(func):  # inference mode does not take them apart before
+        if is_composite(func):  # inference mode does not decompose them earlier
             with self:  # not `decompose`, which prefers kernels for compilers
                 return func._op_dk(_COMPOSITE, *args, **kwargs)  # noqa: SLF001 - no public name
         func = self._unwatched.instead_of(func, args)
@@ -274,17 +274,17 @@ class Recorder(TorchDispatchMode):
                 self._take(effect, place)
             else:
                 self._born(effect, place, kind)
-        self._kept_inputs.note(func, args, out)  # which may free what the kernel has read
+        self._kept_inputs.note(func, args, out)  # may free inputs of the kernel
         return out
 
     def _go_on_from(self, setup: "Recorder", renewed: Renewed) -> None:
         names: dict[int, int] = {}
-        self._storages = list(setup._storages)  # noqa: SLF001 - one of us, here and below
+        self._storages = list(setup._storages)  # noqa: SLF001 - the same class, here and below
         self._scratches = list(setup._scratches)  # noqa: SLF001
         self._events = list(setup._events)  # noqa: SLF001
         for key, index in setup._live.items():  # noqa: SLF001
             storage = renewed.get(key, setup._deaths[index])()  # noqa: SLF001
-            assert storage is not None  # noqa: S101 - it is alive, or it would not be there
+            assert storage is not None  # noqa: S101 - `_live` holds live storages only
             names[key] = storage._cdata  # noqa: SLF001 - as `storage_of`
             self._follow(storage, names[key], index)
         self._values.known = setup._values.known.copy(names)  # noqa: SLF001
@@ -300,7 +300,7 @@ class Recorder(TorchDispatchMode):
             self._phase = Phase.OPTIMIZER
 
     def _end_forward(self) -> None:
-        """Mark what the forward pass made and is still there: it is there for the backward pass."""
+        """Mark temporaries that outlive the forward pass as saved for the backward pass."""
         for index in self._live.values():
             place, kind, size = self._storages[index]
             if kind is Kind.TEMPORARY:
@@ -355,9 +355,10 @@ class Recorder(TorchDispatchMode):
         )
 
     def _value_read(self, tensor: torch.Tensor) -> float:
-        """Read a value, or what the optimizer may find.
+        """Read a value; after the backward pass, an unknown one has a default.
 
-        An unknown value that is read between the steps is whether a gradient overflowed: none did.
+        The default is 1 within an optimizer's step. Outside it is 0, so that a GradScaler finds
+        no overflow.
         """
         is_update = self._phase is Phase.OPTIMIZER
         is_condition = self._is_updating and tensor.dtype is torch.bool
@@ -376,12 +377,12 @@ class Recorder(TorchDispatchMode):
         self._mark_state(optimizer)
 
     def _mark_state(self, optimizer: torch.optim.Optimizer) -> None:
-        # Adam counts its steps on the host, unless it is fused or captured in a graph.
+        # Adam counts its steps on the host unless it is fused or capturable.
         on_device = any(
             group.get("fused") or group.get("capturable") for group in optimizer.param_groups
         )
         for held in optimizer.state.values():
-            state = held if isinstance(held, Mapping) else {"": held}  # one for all parameters
+            state = held if isinstance(held, Mapping) else {"": held}  # shared by all parameters
             tensors = {name: each for name, each in state.items() if torch.is_tensor(each)}
             if not on_device and (count := tensors.pop("step", None)) is not None:
                 self._on_host.add(self._live[storage_of(count)])
@@ -390,6 +391,6 @@ class Recorder(TorchDispatchMode):
     def _mark(self, tensors: Iterable[torch.Tensor], kind: Kind) -> None:
         for tensor in tensors:
             index = self._live.get(storage_of(tensor))
-            if index is not None:  # it has elements
+            if index is not None:  # else it has no elements
                 place, _, size = self._storages[index]
                 self._storages[index] = (place, kind, size)

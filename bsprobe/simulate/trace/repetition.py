@@ -1,6 +1,6 @@
 """Events of steps: their order, and the step that can be played again.
 
-In that one, what is kept takes the place of what is freed.
+A step can be played again if each storage that it keeps replaces one that it frees.
 """
 
 import itertools
@@ -12,19 +12,19 @@ from bsprobe.simulate.timeline import Action, Event, Handover, RecordedStorage
 def handovers(
     steps: Sequence[Sequence[Event]], storages: Sequence[RecordedStorage]
 ) -> tuple[Handover, ...] | None:
-    """Find what the last step hands on, in the order in which places become free.
+    """Find the storages that the last step hands on, in the order of its frees.
 
-    A step that frees what the step `age` before it has made frees, when it is played again, what
-    the step after that one has made. So everything of that kind moves on by one step.
+    If a step frees a storage of an earlier step, playing it again frees the corresponding storage
+    of the step after that one. So each such storage is handed on by one step.
 
     Args:
         steps: The events of all steps so far.
-        storages: All that they allocate.
+        storages: All storages that they allocate.
 
     Returns:
-        Handovers after which the last step can be played again, none where it leaves all as it
-        found it; None where it cannot: what lives at its end is not what lived at its beginning,
-        or steps that it takes things from ran otherwise until they made them.
+        Handovers after which the last step can be played again; empty if it keeps nothing. None
+        if it cannot: the storages that live at its end do not correspond to those at its
+        beginning, or the steps that allocated them differ up to that allocation.
     """
     born = [[subject for action, subject in step if action is Action.ALLOCATE] for step in steps]
     made_at = {
@@ -40,7 +40,7 @@ def handovers(
         number, ordinal = made_at.get(subject, (-1, 0))
         if number == last:
             continue
-        # What follows it in the step may differ: the first one makes the optimizer's state.
+        # Later allocations may differ: the first step makes the optimizer's state.
         if number < 0 or not all(
             _are_alike(born[each][: ordinal + 1], born[last][: ordinal + 1], storages)
             for each in range(number, last)
@@ -54,7 +54,7 @@ def handovers(
 def _are_alike(
     one: Sequence[int], other: Sequence[int], storages: Sequence[RecordedStorage]
 ) -> bool:
-    """Compare what two steps allocate: the places and the sizes."""
+    """Compare the places and sizes of two steps' allocations."""
 
     def looks(subjects: Sequence[int]) -> list[tuple[object, int]]:
         return [(storages[subject][0], storages[subject][2]) for subject in subjects]
@@ -63,13 +63,13 @@ def _are_alike(
 
 
 def without_earlier(step: Sequence[Event]) -> tuple[Event, ...]:
-    """The events of a step but for the end of what earlier steps have made."""
+    """Return the events of a step without the frees of what earlier steps made."""
     born = {subject for action, subject in step if action is Action.ALLOCATE}
     return tuple(event for event in step if event[0] is not Action.FREE or event[1] in born)
 
 
 def largest_step(steps: Sequence[Sequence[Event]], storages: Sequence[RecordedStorage]) -> int:
-    """The number of the last step that has taken more memory than all before it, from 1 on."""
+    """Return the number, from 1, of the last step that took more memory than all before it."""
     largest = most = now = 0
     for number, step in enumerate(steps, start=1):
         for action, subject in step:
@@ -83,7 +83,7 @@ def largest_step(steps: Sequence[Sequence[Event]], storages: Sequence[RecordedSt
 
 
 def handed_on(events: Iterable[Event], handed: Sequence[Handover]) -> tuple[Event, ...]:
-    """Events after a step, by the names that its handovers give to what is there."""
+    """Rename the storages of events after a step by its handovers."""
     names = dict(handed)
     return tuple(
         (action, subject if action is Action.SCRATCH else names.get(subject, subject))
@@ -92,9 +92,9 @@ def handed_on(events: Iterable[Event], handed: Sequence[Handover]) -> tuple[Even
 
 
 def in_canonical_order(events: Iterable[Event]) -> tuple[Event, ...]:
-    """Sort what is freed at one moment: its order is Python's and the engine's, not the program's.
+    """Sort consecutive frees: Python and autograd decide their order, not the program.
 
-    To the allocator it makes no difference: merging free neighbours ends in the same blocks.
+    The allocator does not depend on it: merging free neighbours gives the same blocks.
     """
     ordered: list[Event] = []
     for action, group in itertools.groupby(events, key=lambda event: event[0]):

@@ -1,4 +1,4 @@
-"""The line of the user's own source that an operator was called from."""
+"""Source lines from which an operator was called."""
 
 import linecache
 import os
@@ -22,7 +22,7 @@ _LIBRARIES = tuple({sysconfig.get_path(each) for each in ("purelib", "platlib", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceLine:
-    """A line of source."""
+    """A line of source code."""
 
     file: str
     number: int
@@ -34,9 +34,9 @@ class SourceLine:
 
 
 def lines_of_caller() -> tuple[SourceLine, ...]:
-    """The lines that have called PyTorch: the innermost, and where that is a library's the user's.
+    """Return the innermost line that called PyTorch, then the user's if that is a library's.
 
-    Empty where neither a library's nor the user's code is running, such as in a backward pass.
+    Empty if neither a library's nor the user's code runs, such as in a backward pass.
     """
     found: list[SourceLine] = []
     for frame in _frames():
@@ -49,24 +49,24 @@ def lines_of_caller() -> tuple[SourceLine, ...]:
 
 
 def place_of_caller() -> tuple[tuple[str, int, int], ...]:
-    """The place in a program that has called PyTorch, to the instruction, and all its callers."""
+    """Return the instruction that called PyTorch, and those of all its callers."""
     return tuple((frame.f_code.co_filename, frame.f_lineno, frame.f_lasti) for frame in _frames())
 
 
 def _frames() -> "Iterator[FrameType]":
-    """The frames of libraries and of the user's code, the innermost first."""
+    """Yield the frames of libraries and of the user's code, innermost first."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as `inspect` does, without its cost
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(_OURS) and not file.startswith(_SIMULATE):
-            return  # what calls networks, losses and optimizers
+            return  # code that calls networks, losses and optimizers
         if not file.startswith((_TORCH, _SIMULATE, "<")):
             yield frame
         frame = frame.f_back
 
 
 def _shortened(file: str) -> str:
-    """The path below the folder it was found by: this one, or one on Python's path."""
+    """Return the path relative to the current folder, or to one on Python's path."""
     roots = [Path.cwd(), *(Path(each) for each in sys.path if each)]
     shorter = [Path(file).relative_to(root) for root in roots if Path(file).is_relative_to(root)]
     return str(min(shorter, key=lambda each: len(each.parts), default=Path(file)))

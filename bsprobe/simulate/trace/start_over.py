@@ -1,4 +1,4 @@
-"""Recordings that start alike: a network that counts does not go on from the one before."""
+"""Equal starts of recordings: no network continues from the state of the last recording."""
 
 import copy
 import random
@@ -15,20 +15,20 @@ from torch import nn
 from bsprobe.simulate.trace.fake_kernels import storage_of
 
 Renewed = Mapping[int, weakref.ref[torch.UntypedStorage]]
-"""Storages that take the place of others for a recording, by the identity of those; not held."""
+"""Storages that replace others in a recording, by the identity of the replaced ones."""
 
 
 @contextmanager
 def starting_over(model: nn.Module) -> Iterator[Renewed]:
-    """Give a network back the attributes that it had, and seed Python's and NumPy's random numbers.
+    """Seed Python's and NumPy's random numbers, and restore the network's attributes at the end.
 
-    A trial begins with a new network. Kept are numbers, tensors and what is in lists, dictionaries,
-    sets and queues that are attributes of a module. Buffers are new ones meanwhile: nothing else
-    holds them, so that one that is replaced dies.
+    Each trial begins with a new network. The attributes of all modules are restored, and the
+    contents of lists, dictionaries, sets and queues among them. Buffers are replaced by new ones
+    meanwhile: nothing else refers to them, so one that the network replaces is freed.
     """
     saved = [(vars(module), dict(vars(module)), _contents(module)) for module in model.modules()]
-    # NumPy's old generator is the one that such programs use.
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - as said
+    # Such programs use NumPy's legacy generator.
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - as above
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     try:
@@ -44,7 +44,7 @@ def starting_over(model: nn.Module) -> Iterator[Renewed]:
 
 
 def _renewed_buffers(model: nn.Module) -> Renewed:
-    """Put new tensors in the place of buffers, but for those that share their memory."""
+    """Replace buffers by new tensors, except those that share a storage."""
     holders = [module._buffers for module in model.modules()]  # noqa: SLF001 - as `_apply` does
     buffers = [(held, name, each) for held in holders for name, each in held.items()]
     sharing = Counter(storage_of(each) for _, _, each in buffers if each is not None)
@@ -59,9 +59,10 @@ def _renewed_buffers(model: nn.Module) -> Renewed:
 
 
 def _contents(module: nn.Module) -> list[tuple[Any, Any]]:
-    """The containers of a module and what is in them; PyTorch's own of modules and weights stay.
+    """Return the containers of a module with copies of their contents.
 
-    Hooks do not: transformers adds its own in the first step, and an attribute says that it has.
+    Those of submodules and parameters are left out. Hooks are included: transformers adds hooks in
+    the first step, and sets an attribute that says so.
     """
     return [
         (value, copy.copy(value))

@@ -1,4 +1,4 @@
-"""Traces the training step: the same code that devices run, on tensors that hold no data."""
+"""Tracing of the training step: the code that devices run, on tensors without data."""
 
 import gc
 import inspect
@@ -41,32 +41,33 @@ from bsprobe.training.own_batches import OwnBatch, own_batch
 from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
 
 _PAIRS = ((1, 2), (2, 3))
-"""Batch sizes whose recordings make a timeline. The second pair serves networks that run otherwise,
-or not at all, with one image: BatchNorm on a 1x1 map, strides that turn ambiguous."""
+"""Batch sizes whose recordings make a timeline. The second pair is for networks that differ or fail
+with one image: BatchNorm on a 1x1 map, ambiguous strides."""
 _COLLECTED_FROM = 4
-"""The step from which on cycles of references are collected: what they keep does not stay for ever.
+"""The first step after which reference cycles are collected, so that they do not count as growth.
 Few networks have any."""
 _MOST_MICRO_BATCHES = 3
 _MOST_STEPS = 24
-"""Steps after which no more are traced, though what lives at their ends goes on changing: enough
-for what is kept for some steps, and for optimizers that do something else every few steps."""
+"""Limit of the traced steps if none repeats: enough for tensors that are kept for some steps,
+and for optimizers that differ every few steps."""
 _evaluation_pass = inspect.unwrap(evaluation_pass)
-"""Without its inference mode, in which autocast does not see what composite operators call; it
-allocates what `no_grad` does."""
+"""The evaluation pass without inference mode, in which autocast does not see the parts of composite
+operators. It allocates the same under `no_grad`."""
 
 
 class StepTracer:
     """Traces the training step of one variant at any batch size.
 
     Args:
-        variant: What to train.
-        evaluation_resolution: Where given, an evaluation pass follows the steps.
-        processes: How many train together; one of them is traced.
-        ddp: How they treat parameters that get no gradient.
-        version: The PyTorch that is imitated.
+        variant: The variant to train.
+        evaluation_resolution: The size of the labels of an evaluation pass after the steps; None
+            for no such pass.
+        processes: The number of processes that train together; one of them is traced.
+        ddp: Their treatment of parameters that get no gradient.
+        version: The PyTorch version to simulate.
 
     Raises:
-        UsageError: The variant names something unknown.
+        UsageError: The variant names an unknown model or part.
     """
 
     def __init__(
@@ -96,23 +97,23 @@ class StepTracer:
         self._setup = self._record_setup()
 
     def timeline(self, batch: int, accumulation_steps: int = 1) -> Timeline:
-        """A timeline that holds at a batch size, and at others where it says so.
+        """Return a timeline that is valid at a batch size, and at others if it was made of two.
 
         Raises:
             UntraceableModelError: The network depends on data, or on unknown operators.
-            Exception: Whatever the network raises at this batch size, as on a device.
+            Exception: The error of the network at this batch size, as on a device.
         """
         if accumulation_steps > 1:
-            # The third micro-batch of a step does what the second does, and so do all after it.
+            # All micro-batches after the third repeat it.
             return at_one_batch(self.record(batch, min(accumulation_steps, _MOST_MICRO_BATCHES)))
         if batch > 1 and self._at_any_batch is not None:
             return self._at_any_batch
         return at_one_batch(self._recorded(batch))
 
     def growing_timeline(self, batch: int) -> Timeline:
-        """As `timeline`, but one that says what each image adds, also at its smallest batch.
+        """Return a timeline with the memory that each image adds, at batch size 1 too.
 
-        Where the operators differ from batch to batch there is none: then it is for this one.
+        If the operators differ between batch sizes, return one for this batch size only.
         """
         growing = self._at_any_batch
         if growing is not None and batch >= growing.traced_at[0]:
@@ -120,9 +121,9 @@ class StepTracer:
         return self.timeline(batch)
 
     def record(self, batch: int, accumulation_steps: int = 1) -> Recording:
-        """Run steps at one batch size until one repeats, and an evaluation pass if wanted.
+        """Run steps at one batch size until one repeats, then an evaluation pass if requested.
 
-        Along the largest branch, where conditions depend on values.
+        If conditions depend on values, the recording follows the largest branch.
         """
         found, has_branches = largest_branch(
             partial(self._record, batch, accumulation_steps), largest_bytes
@@ -139,13 +140,13 @@ class StepTracer:
                 fed = self._batch(batch, recorder) if own is None else self._faked(own, recorder)
                 del own
                 feeder = Feeder(fed, accumulation_steps, self._variant.own.habits.batch)
-                del fed  # the loop may let go of it
+                del fed  # the loop may free it
                 recorder.end(Section.SETUP)
                 with recorder.watching():
                     if not self._run_steps(task, feeder, recorder, least_steps):
                         self._assumptions[Assumption.STILL_GROWING] = None
                     recorder.mark_scaler(task.scaler)
-                    self._facts = facts_of(task, self._variant)  # with what the steps have shown
+                    self._facts = facts_of(task, self._variant)  # the steps have added to them
                     if self._evaluation_resolution is not None:
                         recorder.begin(Phase.EVALUATION)
                         _evaluate(task, feeder.last, self._evaluation_resolution)
@@ -155,23 +156,23 @@ class StepTracer:
             return recorder.recording(batch)
 
     def _run_steps(self, task: Task, feeder: Feeder, recorder: Recorder, least: int) -> bool:
-        """Run steps until one can be played again; False where none can."""
+        """Run steps until one can be played again; return False if none can."""
         for number in range(1, _MOST_STEPS + 1):
             recorder.begin(Phase.FORWARD)
             self.run_step(task, feeder.fed(recorder))
             recorder.mark_outputs((task.kept_outputs, task.kept_loss))
             if number == 1 and isinstance(task.replica, SimulatedReplica):
-                # It belongs to the beginning of the second step; the third has none.
+                # At the end of the first step, so that later steps are alike.
                 task.replica.rebuild_buckets()
             if number >= _COLLECTED_FROM:
-                gc.collect(0)  # the youngest: none has been collected since the trace began
+                gc.collect(0)  # the youngest generation holds all objects of the trace
             recorder.end_step()
             if recorder.repeats and number >= least:
                 return True
         return False
 
     def outputs(self, batch: int) -> Any:
-        """The outputs of the network for a batch of images, without a training step."""
+        """Return the outputs of the network for a batch of images, without a training step."""
         with self._tracing():
             recorder = Recorder(self._model, self._mode, after=self._setup)
             images = self._batch(batch, recorder).images
@@ -179,15 +180,15 @@ class StepTracer:
                 return self._model(images)
 
     def run_step(self, task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> None:
-        """Run one step; a loop that is no habit of bsprobe's has its own."""
+        """Run one step; subclasses override this for other training loops."""
         training_step(task, micro_batches)
 
     @cached_property
     def _least_steps(self) -> int:
-        """Steps to trace at the least: until an optimizer has taken the most that it ever takes.
+        """The least number of steps to trace, so that they include the optimizer's largest step.
 
-        One of the user's own may do more at some steps than at others, such as Lookahead. Its
-        updates alone are quickly run.
+        A user-supplied optimizer may do more at some steps, such as Lookahead. Updates without
+        the passes are fast.
         """
         if self._variant.own.optimizer is None:
             return 2
@@ -209,7 +210,7 @@ class StepTracer:
             return recorder.largest_step
 
     def _begun(self, decisions: Decisions, renewed: Renewed) -> tuple[Recorder, Task]:
-        """A recorder behind the set-up, and what it is to watch."""
+        """Return a recorder that continues after the set-up, and the task that it records."""
         recorder = Recorder(
             self._model,
             self._mode,
@@ -225,7 +226,7 @@ class StepTracer:
 
     @property
     def facts(self) -> ModelFacts:
-        """Facts of the network that the recommendation needs, once a step is traced."""
+        """Facts of the network that the recommendation needs; complete once a step is traced."""
         return replace(self._facts, assumptions=tuple(self._assumptions))
 
     @cached_property
@@ -239,17 +240,17 @@ class StepTracer:
         return task
 
     def _choose_loop(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let an optimizer update all parameters at once where CUDA's default is to."""
+        """Make an optimizer update all parameters at once if that is the default on CUDA."""
         for group in optimizer.param_groups:
             # `_default_to_fused_or_foreach` and Adam's exception from it in torch/optim.
             is_rate_unread = torch.is_tensor(group.get("lr")) and not group.get("capturable")
             if group.get("foreach", False) is None and not (group.get("fused") or is_rate_unread):
-                # Fake tensors turn it off.
+                # PyTorch turns it off for fake tensors.
                 group["foreach"] = has(self._version, Change.OPTIMIZERS_USE_FOREACH)
 
     @contextmanager
     def _replicated(self, task: Task, recorder: Recorder) -> Iterator[None]:
-        """Let several processes train the network, if they are to."""
+        """Wrap the network in a simulated replica if several processes train it."""
         if self._processes == 1:
             yield
             return
@@ -263,7 +264,7 @@ class StepTracer:
             replica.release()
 
     def _batch(self, size: int, recorder: Recorder) -> Batch:
-        """The tensors that `synthetic_batch` leaves on the device, made as it makes them."""
+        """Make the tensors that `synthetic_batch` leaves on the device, in the same order."""
         labels = torch.zeros(label_shape(self._variant, size), dtype=torch.int64)
         images = torch.zeros(image_shape(self._variant, size))
         for tensor in (images, labels):
@@ -275,12 +276,12 @@ class StepTracer:
         return Batch(images=arranged, labels=labels)
 
     def _own_batch(self, size: int) -> OwnBatch | None:
-        """A batch of your own, made for real: your callable knows nothing of fake tensors."""
+        """Make a user-supplied batch of real tensors: its callable does not know fake ones."""
         name = self._variant.own.batches
         return None if name is None else own_batch(name, size, seed=0)
 
     def _faked(self, own: OwnBatch, recorder: Recorder) -> OwnBatch:
-        """The tensors of such a batch that `placed` leaves on the device, made as it makes them."""
+        """Make the tensors of a user-supplied batch that `placed` leaves on the device."""
 
         def faked(tensor: torch.Tensor) -> torch.Tensor:
             fake = self._mode.from_tensor(tensor.detach())
@@ -296,9 +297,9 @@ class StepTracer:
 
     @cached_property
     def _at_any_batch(self) -> Timeline | None:
-        """The timeline of the first pair that matches, None where the operators always differ."""
+        """The timeline of the first pair of batch sizes that match; None if none do."""
         for smaller, larger in _PAIRS:
-            # A ValueError is BatchNorm's, on the one value per channel that one image leaves it.
+            # BatchNorm raises ValueError if one image leaves it one value per channel.
             with suppress(MismatchError, ValueError):
                 return matched(self._recorded(smaller), self._recorded(larger))
         return None
@@ -309,7 +310,7 @@ class StepTracer:
         return self._recordings[batch]
 
     def _record_setup(self) -> Recorder:
-        """Move the network to the device: the same at every batch size."""
+        """Record the move of the network to the device, which is the same at every batch size."""
         with self._tracing():
             recorder = Recorder(self._model, self._mode)
 
@@ -330,9 +331,9 @@ class StepTracer:
 
     @contextmanager
     def _tracing(self) -> Iterator[None]:
-        """Fake tensors with CUDA's rules; neither compilers nor garbage collection.
+        """Trace with CUDA's rules, without compilers and without garbage collection.
 
-        Deaths must not depend on the latter.
+        Garbage collection would make the time of frees arbitrary.
         """
         was_enabled = gc.isenabled()
         gc.disable()
@@ -345,7 +346,7 @@ class StepTracer:
 
 
 def _evaluate(task: Task, batch: Batch | OwnBatch, size: Resolution) -> None:
-    assert isinstance(batch, Batch), "own batches are not evaluated"  # noqa: S101 - refused before
+    assert isinstance(batch, Batch), "own batches are not evaluated"  # noqa: S101 - rejected earlier
     with torch.no_grad():
         _evaluation_pass(task, batch.images, (size.height, size.width))
 

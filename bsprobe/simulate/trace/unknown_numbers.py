@@ -1,10 +1,10 @@
-"""Numbers that a program reads from tensors without values: good for a log, not for a decision."""
+"""Numbers read from tensors without values: programs can log them, but not depend on them."""
 
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Self
 
 _VALUE: Final = 1.0
-"""The number that is formatted and computed with: finite, so that a check for NaN passes."""
+"""The placeholder for the value; finite, so that a check for NaN passes."""
 _ARITHMETIC: Final = (
     *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__"),
     *("__rtruediv__", "__pow__", "__rpow__", "__neg__", "__pos__", "__abs__"),
@@ -25,23 +25,23 @@ _DECISIONS: Final = (
 
 
 class UnknownNumber(float):
-    """A number that can be added up, scaled and formatted; whatever depends on it is refused.
+    """A number that can be added, scaled and formatted; comparisons and conversions raise.
 
     Args:
-        refuse: Raises the error for a program that needs the value.
+        refuse: Raises the error of a program that needs the value.
     """
 
     __slots__ = ("_refuse",)
     _refuse: Callable[[], NoReturn]
 
     def __new__(cls, refuse: Callable[[], NoReturn]) -> Self:
-        """Make one, with a value that says nothing."""
+        """Make a number with a placeholder value."""
         number = super().__new__(cls, _VALUE)
         number._refuse = refuse
         return number
 
     def __round__(self, digits: Any = None) -> Any:
-        """Round for a log; a whole number may be a size."""
+        """Round to some digits; rounding to an integer is refused, as that may be a size."""
         return self._refuse() if digits is None else self
 
 

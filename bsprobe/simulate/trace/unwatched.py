@@ -1,4 +1,4 @@
-"""Operators that PyTorch calls where no dispatch mode watches it.
+"""Operators that PyTorch calls without a dispatch mode.
 
 Under a mode, and on tensors of a subclass, autograd never writes in place
 (`at::isTensorSubclassLike` in ATen/TensorSubclassLikeUtils.h). Real training does.
@@ -27,10 +27,10 @@ References = tuple[int, int, int]
 
 
 class Unwatched:
-    """Chooses the operator that a program calls where nothing watches it.
+    """Chooses the operator that a program calls without a dispatch mode.
 
     Args:
-        version: The PyTorch that is imitated.
+        version: The PyTorch version to simulate.
     """
 
     def __init__(self, version: Version) -> None:
@@ -41,11 +41,11 @@ class Unwatched:
         self._made_in_node: dict[int, str] = {}
 
     def instead_of(self, operator: Any, args: tuple[Any, ...]) -> Any:
-        """The operator that is called instead of one that a dispatch mode sees.
+        """Return the operator that is called without a mode instead of a given one.
 
         Args:
-            operator: What the mode sees.
-            args: Its arguments, which hold the only Python references to them.
+            operator: The operator that the mode sees.
+            args: Its arguments; no other Python references to the tensors may exist.
         """
         if not _runs_node():
             return operator
@@ -56,7 +56,13 @@ class Unwatched:
         return self._in_formula(operator, args)
 
     def note(self, operator: Any, args: tuple[Any, ...], out: Any) -> None:
-        """Note what an operator has made, after each of a backward pass."""
+        """Note the tensors that an operator of a backward pass has made.
+
+        Args:
+            operator: The operator that has run.
+            args: Its positional arguments.
+            out: Its output.
+        """
         if not _runs_node():
             return
         name = operator.overloadpacket.__name__
@@ -77,7 +83,7 @@ class Unwatched:
             self._made_in_node.clear()
 
     def _in_formula(self, operator: Any, args: tuple[Any, ...]) -> Any:
-        """The operator that a node's own formula calls, in place on what it has just made."""
+        """Return the operator in a node's formula: in place if the node made the operand."""
         node = _node()
         formula = FORMULAS.get(type(node).__name__, {})
         if operator not in formula or _number(node) != self._node or torch.is_grad_enabled():
@@ -86,10 +92,10 @@ class Unwatched:
         return instead if self._made_in_node.get(storage_of(args[0])) in makers else operator
 
     def _accumulates(self, args: tuple[Any, ...]) -> bool:
-        """True where autograd adds a gradient to one that it holds the only reference to.
+        """Return whether autograd adds a gradient to one that only autograd refers to.
 
-        Source: `can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp. A node's own
-        formula may add what it has just made; that is no gradient of another node yet.
+        An addition within a node's formula does not count, as its operands are not gradients of
+        another node yet. Source: `can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp.
         """
         return (
             self._adds_in_place
@@ -109,7 +115,7 @@ class Unwatched:
 
 
 def _runs_node() -> bool:
-    """True in a backward pass, but for the callbacks at its end, such as those of DDP."""
+    """Return whether a backward node runs; False in callbacks at the end, such as DDP's."""
     return _graph_task() != -1 and _node() is not None
 
 
@@ -127,7 +133,7 @@ def _references(args: tuple[Any, ...]) -> References:
 
 
 class _Accumulation(TorchDispatchMode):
-    """Sees autograd add two gradients, as `Unwatched` does."""
+    """Notes the references to a gradient when autograd adds another to it."""
 
     seen: References
 
@@ -145,9 +151,9 @@ class _Accumulation(TorchDispatchMode):
 
 @functools.cache
 def _references_of_accumulation() -> References:
-    """Counts of references where autograd holds the only one, in the installed PyTorch.
+    """Return the reference counts of a gradient that only autograd refers to.
 
-    What handing a tensor to Python adds to them differs from version to version.
+    Passing a tensor to Python adds references, whose number depends on the version of PyTorch.
     """
     mode = _Accumulation()  # type: ignore[no-untyped-call] # PyTorch's
     with torch.enable_grad(), mode:

@@ -1,4 +1,4 @@
-"""Answers to a program that asks for values, or for sizes that depend on them."""
+"""Answers to programs that read values of tensors, or make sizes that depend on them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,17 +33,17 @@ _aten = torch.ops.aten
 _COMPARISONS = (_aten.equal.default, _aten.allclose.default)
 _UNBIND = _aten.unbind.int
 _ROWS = ((), (0,))
-"""Its arguments for what was selected, row by row; columns are as many as there are dimensions."""
+"""Arguments of `unbind` for the rows of a selection; its number of columns is known."""
 _COUNTED_IN = (_aten.bincount.default,)
-"""Operators whose size is the one that is asked for."""
+"""Operators whose size an argument gives."""
 
 
 class Values:
-    """The values that a trace knows, decides about or refuses.
+    """The values that a trace knows, decides or refuses.
 
     Args:
-        decisions: The answers to conditions that depend on values.
-        module: Tells the dotted path of the module that runs now.
+        decisions: The answers to conditions on values.
+        module: Returns the dotted path of the module that runs.
     """
 
     def __init__(self, decisions: Decisions, module: Callable[[], str]) -> None:
@@ -55,17 +55,26 @@ class Values:
 
     @property
     def are_largest_sizes(self) -> bool:
-        """True where a size depends on values, and the largest was taken."""
+        """True if a size depends on values, and the largest was taken."""
         return self._largest is not None
 
     def run(
         self, mode: FakeTensorMode, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run an operator on fake tensors, at the largest size where that depends on values.
+        """Run an operator on fake tensors, at the largest size if that depends on values.
+
+        Args:
+            mode: The mode of the fake tensors.
+            operator: An overload, such as `aten.add.Tensor`.
+            args: Its positional arguments.
+            kwargs: Its named arguments.
+
+        Returns:
+            The outputs.
 
         Raises:
-            UntraceableModelError: It depends on values in a way that has no bound, or has no fake
-                kernel.
+            UntraceableModelError: The operator needs values, makes a size without a bound, or has
+                no fake kernel.
         """
         name = operator.name()
         if operator in _COMPARISONS:
@@ -91,10 +100,10 @@ class Values:
             raise self._refused(Obstacle.NO_KERNEL, name) from error
 
     def read(self, tensor: torch.Tensor) -> float:
-        """Read a value that a program asks for: a known one, or a branch to take.
+        """Return a value that a program reads: a known one, or the decision on a condition.
 
         Raises:
-            UntraceableModelError: It is neither.
+            UntraceableModelError: The value is neither known nor a condition.
         """
         name = "item"
         known = self.known.of(tensor)
@@ -122,7 +131,7 @@ class Values:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Answer fake tensors' methods that ask for values: those that no operator stands for."""
+        """Patch the methods of fake tensors that read values without calling an operator."""
 
         def numpy(tensor: torch.Tensor, **_: object) -> Any:
             return self.array(tensor)
@@ -136,10 +145,10 @@ class Values:
             yield
 
     def number(self, tensor: torch.Tensor) -> float:
-        """Answer `Tensor.item`: one that is not known can be logged, and nothing else.
+        """Return the result of `Tensor.item`; an unknown float can only be logged.
 
         Raises:
-            UntraceableModelError: It is none that can be logged.
+            UntraceableModelError: The value is unknown and not a float.
         """
         try:
             value: float = torch.Tensor.item(tensor)
@@ -155,10 +164,10 @@ class Values:
         return UnknownNumber(refuse)
 
     def array(self, tensor: torch.Tensor) -> Any:
-        """Answer `Tensor.numpy`.
+        """Return the result of `Tensor.numpy`.
 
         Raises:
-            UntraceableModelError: The values are not known.
+            UntraceableModelError: The values are unknown.
         """
         known = self.known.of(tensor)
         if known is None:
@@ -167,7 +176,7 @@ class Values:
             return known.clone().numpy()
 
     def explain(self, error: RuntimeError) -> None:
-        """Raise another error in place of a program's where a largest size may be the cause.
+        """Replace an error of the program if a largest size may be the cause.
 
         Raises:
             UntraceableModelError: A size was taken at its largest.
@@ -196,14 +205,14 @@ class Values:
 
 
 def _formatted(tensor: torch.Tensor, spec: str) -> str:
-    """A number in a text: which one changes no memory."""
+    """Format a placeholder: the number changes no memory."""
     if tensor.dim():
         return object.__format__(tensor, spec)
     return format(float("nan") if tensor.is_floating_point() else 0, spec)
 
 
 def _copied(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
-    """A deep copy, which PyTorch makes of a storage that fake tensors do not have."""
+    """Copy a tensor deeply without its storage, which fake tensors do not have."""
     if id(tensor) not in memo:
         copy = tensor.detach().clone()
         is_parameter = isinstance(tensor, nn.Parameter)
