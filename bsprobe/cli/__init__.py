@@ -1,4 +1,4 @@
-"""The command line, with one file per command; only these files parse options and print."""
+"""The command line: one file per command, which parses options, calls the engine and prints."""
 
 import os
 from importlib import import_module

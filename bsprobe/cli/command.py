@@ -89,9 +89,8 @@ class Command(click.Command):
                 hint = self._meant(error.option_name)
                 if hint is None:
                     raise
-                raise UsageError(
-                    error.message, hint=hint
-                ) from error  # replaces click's suggestions
+                # The hint replaces click's suggestions.
+                raise UsageError(error.message, hint=hint) from error
             _require_once(typed)
         return super().parse_args(ctx, args)
 
@@ -115,7 +114,7 @@ def _require_once(typed: list[click.Parameter]) -> None:
         name = parameter.opts[0]
         is_list = parameter.metavar == "LIST"
         raise UsageError(
-            f"{name} is given {'twice' if times == 2 else f'{times} times'}",  # noqa: PLR2004 - a pair
+            f"{name} is given {'twice' if times == 2 else f'{times} times'}",  # noqa: PLR2004
             hint=f"give it once, with commas between its values: {name} A,B"
             if is_list
             else "give it once",

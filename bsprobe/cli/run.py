@@ -84,8 +84,8 @@ def run(
     _write(finished)
     if finished.run.has_only_failed:
         raise DeviceError(
-            "every variant failed, and none for want of the memory that was probed",
-            hint=f"all details are in {shlex.quote(str(finished.folder / 'report.md'))}",
+            "every variant failed for another reason than the probed memory",
+            hint=f"see the tracebacks in {shlex.quote(str(finished.folder / 'report.md'))}",
         )
 
 

@@ -22,7 +22,7 @@ def wrapped(label: str, text: str, columns: int) -> str:
     Args:
         label: Beginning of the first line, `error` or `hint`.
         text: The message, in one line.
-        columns: Width of the terminal. Between 40 and 80 are used.
+        columns: Width of the terminal; lines have 40 to 80 columns.
 
     Returns:
         Lines without the last newline; those after the first are indented.

@@ -493,7 +493,7 @@ LONG = "x" * 100_000
     ],
     ids=lambda typed: " ".join(word[:9] for word in typed),
 )
-def test_a_value_of_any_length_is_shown_by_its_ends(typed: list[str], tmp_path: Path) -> None:
+def test_a_long_value_is_shortened_in_the_middle(typed: list[str], tmp_path: Path) -> None:
     done = bsprobe(*typed, cwd=tmp_path)
     error, hint = done.stderr.splitlines()
     assert (done.returncode, error[:7], hint[:6]) == (2, "error: ", "hint: ")

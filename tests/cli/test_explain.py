@@ -1,4 +1,4 @@
-"""`bsprobe explain` as its users run it."""
+"""`bsprobe explain` from the command line."""
 
 import subprocess
 from pathlib import Path

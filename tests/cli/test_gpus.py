@@ -142,7 +142,7 @@ def fitted(folder: Path, *more: str) -> list[dict[str, str]]:
         XDG_CACHE_HOME=str(folder),
     )
     assert done.returncode == 0, done.stderr
-    *table, wrote, then = done.stdout.splitlines()  # the last ones are as long as names are
+    *table, wrote, then = done.stdout.splitlines()  # the last two contain names of any length
     assert re.fullmatch(
         "Next: bsprobe run --gpu .* --model deeplabv2-mini --resolution 1024x2048 "
         "--precision amp-fp16 --norm batch",

@@ -36,7 +36,7 @@ class _Backwards(datetime):
     days = 0
 
     @classmethod
-    def now(cls, tz: tzinfo | None = None) -> "datetime":  # type: ignore[override] # a plain one
+    def now(cls, tz: tzinfo | None = None) -> "datetime":  # type: ignore[override] # returns the base class
         cls.days += 1
         return datetime(2026, 1, 31, 12, tzinfo=tz or UTC) - timedelta(days=cls.days)
 

@@ -180,9 +180,8 @@ def test_a_command_killed_at_random_has_the_same_result(
         assert lines(command, tmp_path)[: len(before)] == before
         if was_killed:
             victim = waiting.pop()
-            ends = (
-                {0} if victim is Victim.WORKER else {0, -signal.SIGKILL}
-            )  # it may have ended before the kill
+            # The command may have ended just before the kill.
+            ends = {0} if victim is Victim.WORKER else {0, -signal.SIGKILL}
             assert code in ends, complaints
         else:
             assert code == 0, complaints

@@ -30,7 +30,7 @@ def asked_processes(given: Mapping[str, Any]) -> int:
     """The number of processes that torchrun started, or that are predicted.
 
     Raises:
-        UsageError: --processes asks for processes that torchrun did not start.
+        UsageError: --processes or --gpu contradicts the launch.
     """
     launch = launched(os.environ)
     wanted: int | None = given["processes"]
@@ -46,8 +46,8 @@ def asked_processes(given: Mapping[str, Any]) -> int:
         return wanted
     if given["gpu"] is not None:
         raise UsageError(
-            "--gpu predicts, which needs no torchrun",
-            hint=f"start it without torchrun: bsprobe run --gpu NAME --processes "
+            "--gpu cannot be used under torchrun",
+            hint="start it without torchrun: bsprobe run --gpu NAME --processes "
             f"{launch.processes}",
         )
     if wanted not in (None, launch.processes):

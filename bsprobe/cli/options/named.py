@@ -96,7 +96,7 @@ def require_images(source: DataSource | None, splits: Sequence[str] = ("train",)
     """Check that a folder has the layout of Cityscapes and the splits.
 
     Raises:
-        FileError: It has not, or needed files are missing.
+        FileError: The layout differs, or files are missing.
     """
     if source is None:
         return
@@ -123,7 +123,7 @@ def require_label_ids(root: Path) -> None:
     """Reject a data set that has labels by train id only.
 
     Raises:
-        FileError: It has; the hint names the tool that makes labels by label id.
+        FileError: There are no labels by label id; the hint says how to make them.
     """
     labels = root / "gtFine"
     with file_errors(root):
@@ -143,7 +143,7 @@ def require_file(option: str, path: Path) -> None:
     """Check that a file exists.
 
     Raises:
-        FileError: It does not, or is a folder.
+        FileError: It does not exist or is a folder.
     """
     with file_errors(path):
         if path.is_file():
@@ -187,7 +187,7 @@ def _require_known(name: str, architecture: str, known: Sequence[str]) -> None:
 def _unknown_network(name: str) -> UsageError:
     """The error for a name that is no built-in network; suggests a library or a callable."""
     is_file = name.endswith(".py") or os.sep in name
-    is_module = os.path.isfile(f"{name}.py")  # noqa: PTH113 - Path's raises where a name is too long
+    is_module = os.path.isfile(f"{name}.py")  # noqa: PTH113 - Path.is_file raises if the name is too long
     hint = callables_hint(name) if is_file or is_module else None
     if hint is not None:
         return UsageError(

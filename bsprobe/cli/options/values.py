@@ -39,7 +39,7 @@ def resolutions(text: str) -> tuple[Resolution, ...]:
 
 def _resolution(text: str) -> Resolution:
     """Parse one resolution; for three numbers, the hint names --input."""
-    if numbers := re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.replace("×", "x").replace("X", "x")):  # noqa: RUF001 - people paste the sign
+    if numbers := re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.replace("×", "x").replace("X", "x")):  # noqa: RUF001 - users paste this sign
         channels, height, width = _channels_first(tuple(map(int, numbers.groups())))
         raise UsageError(
             f"--resolution: '{text}' is not HEIGHTxWIDTH",
@@ -67,7 +67,7 @@ def gpu_names(text: str) -> tuple[Gpu, ...]:
 
 def input_size(text: str) -> tuple[int, Resolution]:
     """Parse CHANNELSxHEIGHTxWIDTH, or CHANNELSxSLICESxHEIGHTxWIDTH for volumes."""
-    parts = text.strip().replace("×", "x").replace("X", "x").split("x")  # noqa: RUF001 - people paste the sign
+    parts = text.strip().replace("×", "x").replace("X", "x").split("x")  # noqa: RUF001 - users paste this sign
     channels, *sides = parts
     count = whole_number(channels)
     if count is None or len(sides) not in (_FLAT, _FLAT + 1):
