@@ -163,9 +163,9 @@ def number_within(option: str, field: str) -> Callable[[str | float], float]:
         try:
             number = float(text.removesuffix("%")) / 100 if is_percent else float(text)
         except ValueError:
+            example = "60" if field.endswith("_seconds") else "0.05"
             raise UsageError(
-                f"{option}: '{text}' is not a number",
-                hint=f"for example {option} {'0.05' if field in _SHARES else '60'}",
+                f"{option}: '{text}' is not a number", hint=f"for example {option} {example}"
             ) from None
         if number not in ASKED[field]:
             meant = field in _SHARES and not is_percent and number / 100 in ASKED[field]
