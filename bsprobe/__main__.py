@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import sys
 import traceback
@@ -16,6 +17,7 @@ try:
     import click
 
     from bsprobe.cli import bsprobe
+    from bsprobe.cli.wrapping import wrapped
 except ModuleNotFoundError as absent:
     without_click = missing_package(str(absent))
     if without_click is None:
@@ -94,10 +96,18 @@ def _complain_first(message: str, hint: str | None, code: int) -> int:
 def _complain(message: str, hint: str | None, code: int) -> int:
     values = r"'[^']*'|\S+"
     shown = re.sub(values, lambda value: _shortened(value[0], _LONGEST_VALUE), message)
-    click.echo(f"error: {_shortened(' '.join(shown.split()), _LONGEST_LINE)}", err=True)
+    _print("error", " ".join(shown.split()))
     if hint:
-        click.echo(f"hint: {_shortened(hint, _LONGEST_LINE)}", err=True)
+        _print("hint", hint)
     return code
+
+
+def _print(label: str, text: str) -> None:
+    """Print on standard error: wrapped on a terminal, else one line."""
+    line = _shortened(text, _LONGEST_LINE)
+    is_terminal = sys.stderr.isatty()
+    columns = shutil.get_terminal_size().columns
+    click.echo(wrapped(label, line, columns) if is_terminal else f"{label}: {line}", err=True)
 
 
 def _shortened(text: str, most: int) -> str:

@@ -1,4 +1,4 @@
-"""The command line: one file a command; each parses, calls and prints, nothing else does."""
+"""The command line: one file per command, which parses options, calls the engine and prints."""
 
 import os
 from importlib import import_module
@@ -21,19 +21,15 @@ COMMANDS: Final = (
     "sample-data",
     "study",
 )
-"""Each is a function in the file of its name, with an underscore for the hyphen."""
-
-_USAGE = 2
+"""Names of the commands; `sample-data` is the function `sample_data` in `sample_data.py`."""
 
 
 class _Commands(click.Group):
-    """Imports a command when it is asked for, so that one does not load what the others need."""
+    """A group that imports a command on first use, so that `--help` stays fast."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args and not ctx.resilient_parsing:  # click would raise it, for one line of an error
-            click.echo(ctx.get_help(), err=True)
-            ctx.exit(_USAGE)
-        return super().parse_args(ctx, args)
+        # click's no_args_is_help prints to standard error and exits with 2.
+        return super().parse_args(ctx, args or ["--help"])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -55,9 +51,13 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="bsprobe")
 @click.pass_context
 def bsprobe(ctx: click.Context) -> None:
-    """Find the batch size a GPU really trains with, and what to train with then."""
+    """Find the largest training batch that fits a GPU.
+
+    Start with `bsprobe run`: it measures on the GPU of this machine. With --gpu NAME, or on a
+    machine without a GPU, it predicts.
+    """
     if ctx.invoked_subcommand != "run" and launched(os.environ) is not None:
         raise UsageError(
-            f"torchrun started several processes, and bsprobe {ctx.invoked_subcommand} is one",
-            hint=f"without torchrun: bsprobe {ctx.invoked_subcommand}",
+            f"bsprobe {ctx.invoked_subcommand} cannot run under torchrun",
+            hint=f"start it without torchrun: bsprobe {ctx.invoked_subcommand}",
         )

@@ -1,4 +1,4 @@
-"""`bsprobe ci`: predict the matrix of a baseline again, and compare."""
+"""`bsprobe ci`: repeat the predictions of a baseline and compare."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +22,13 @@ from bsprobe.records.trials import Source
     "--baseline",
     type=click.Path(path_type=Path),
     required=True,
-    help="The run.json of a predicted run (or its folder): `bsprobe run --gpu NAME` makes one.",
+    help="Predicted run to compare with: its folder or run.json, as `bsprobe run --gpu NAME` "
+    "writes it.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for the report; new or empty.  [default: reports/predicted-DEVICE-MODEL-SIZE]",
+    help="Folder for the new run, new or empty.  [default: reports/predicted-DEVICE-MODEL-SIZE]",
 )
 @comparison_options
 @click.pass_context
@@ -38,10 +39,17 @@ def ci(
     thresholds: tuple[Threshold, ...],
     output: str,
 ) -> None:
-    """Predict what a baseline predicted, with the code as it is now, and compare.
+    """Repeat the predictions of a baseline and compare.
 
-    Needs no GPU. Exits with 0 if nothing is worse than allowed, 1 if something is, and 2 if the two
-    cannot be compared: make the baseline anew when PyTorch's minor version changes.
+    Needs no GPU. The exit code is 0 if no metric regressed, 1 if one did, and 2 if the runs cannot
+    be compared. Make a new baseline when PyTorch's minor version changes.
+
+    Args:
+        ctx: The context of the command.
+        baseline: Folder or run.json of a predicted run.
+        out: Folder for the new run; None for a new one below reports/.
+        thresholds: Allowed changes; empty for the defaults.
+        output: A value of `Format`.
     """
     from bsprobe.analysis.comparability import require_comparable_torch
     from bsprobe.engine.run import Start
@@ -54,7 +62,7 @@ def ci(
         require_there(settings)
         if torch := installed_version("torch"):
             require_comparable_torch(before, torch)
-        from bsprobe.report.run.write import write_report  # with the plots it takes seconds
+        from bsprobe.report.run.write import write_report  # takes seconds: it imports the plots
 
         made = probe(Start(settings=settings, folder=out, command=typed_command()))
         write_report(made.run, made.folder)
@@ -65,12 +73,15 @@ def ci(
 
 
 def _settings_of(before: Run, path: Path) -> Settings:
-    """The baseline's settings, for its card even where this machine has a GPU."""
+    """The settings of the baseline, with the card it was predicted for.
+
+    Without the card, a machine with a GPU would measure.
+    """
     if before.device.source is not Source.PREDICTED:
         raise UsageError(
-            f"--baseline: {path} was measured, and bsprobe ci predicts",
-            hint="measure again with bsprobe run, then bsprobe compare; or make a predicted "
-            "baseline with bsprobe run --gpu NAME",
+            f"--baseline: {path} is a measured run; bsprobe ci needs a predicted one",
+            hint="make one with `bsprobe run --gpu NAME`; to compare measured runs, use "
+            "`bsprobe compare BASELINE RUN`",
         )
     device = before.settings.device
     card = device.gpu or find_gpu(DEFAULT_GPU)

@@ -1,8 +1,9 @@
-"""The class of all commands: refuses doubled options, and knows what other tools call theirs."""
+"""The class of all commands: rejects repeated options and translates options of other tools."""
 
 from collections import Counter
+from inspect import cleandoc
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -60,15 +61,27 @@ _OTHERS: Final = MappingProxyType(
         "world-size": ("--processes N",),
     }
 )
-"""Options of common training scripts, without their hyphens, and what they are called here."""
+"""Options of common training scripts, without leading hyphens, and their equivalents here."""
 _MOST_NAMED = 2
+"""Equivalents that a hint names at most."""
 
 
 class Command(click.Command):
-    """A command that takes each option with a value once."""
+    """A command that rejects repeated options and suggests options for those of other tools.
+
+    Its help is the docstring of its function up to `Args:`.
+    """
+
+    def __init__(self, name: str | None, **attributes: Any) -> None:
+        super().__init__(name, **attributes)
+        self.help = cleandoc(self.help or "").partition("\nArgs:")[0].rstrip()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does, once what was typed is known to be an option, and given once."""
+        """Parse as click does, after the checks of this class.
+
+        Raises:
+            UsageError: An option is repeated, or is known by another name here.
+        """
         if not ctx.resilient_parsing:
             try:
                 _, _, typed = self.make_parser(ctx).parse_args(args=list(args))
@@ -76,12 +89,13 @@ class Command(click.Command):
                 hint = self._meant(error.option_name)
                 if hint is None:
                     raise
-                raise UsageError(error.message, hint=hint) from error  # without click's guesses
+                # The hint replaces click's suggestions.
+                raise UsageError(error.message, hint=hint) from error
             _require_once(typed)
         return super().parse_args(ctx, args)
 
     def _meant(self, option: str) -> str | None:
-        """The hint for an option of other tools, None where this command has nothing like it."""
+        """The hint for an option of other tools, or None if the command has no equivalent."""
         known = {name for parameter in self.params for name in parameter.opts}
         name = option.lstrip("-").replace("_", "-").lower()
         here = [each for each in _OTHERS.get(name, ()) if each.partition(" ")[0] in known]
@@ -91,7 +105,7 @@ class Command(click.Command):
 
 
 def _require_once(typed: list[click.Parameter]) -> None:
-    """Refuse an option that is typed twice, of which only the last value would be taken."""
+    """Reject a repeated option, of which click would silently take the last value."""
     for parameter, times in Counter(typed).items():
         if times == 1 or not isinstance(parameter, click.Option):
             continue
@@ -100,7 +114,7 @@ def _require_once(typed: list[click.Parameter]) -> None:
         name = parameter.opts[0]
         is_list = parameter.metavar == "LIST"
         raise UsageError(
-            f"{name} is given {'twice' if times == 2 else f'{times} times'}",  # noqa: PLR2004 - a pair
+            f"{name} is given {'twice' if times == 2 else f'{times} times'}",  # noqa: PLR2004
             hint=f"give it once, with commas between its values: {name} A,B"
             if is_list
             else "give it once",

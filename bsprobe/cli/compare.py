@@ -1,4 +1,4 @@
-"""`bsprobe compare`: hold a run against a baseline."""
+"""`bsprobe compare`: compare a run with a baseline."""
 
 from pathlib import Path
 
@@ -21,11 +21,19 @@ def compare(
     thresholds: tuple[Threshold, ...],
     output: str,
 ) -> None:
-    """Hold RUN against BASELINE, each the folder of a run or its run.json.
+    """Compare RUN with BASELINE and report regressions.
 
-    Exits with 0 if nothing is worse than allowed, 1 if something is, or is missing from RUN, and
-    2 if the two cannot be compared. Measured memory counts as worse only beyond what equal trials
-    differ by. Throughput varies with all else that the machine does: leave it room.
+    BASELINE and RUN are each the folder of a run or its run.json. The exit code is 0 if no metric
+    regressed, 1 if one did or is missing from RUN, and 2 if the runs cannot be compared. Measured
+    memory regresses only if it grows by more than repeated trials of one batch differ. Throughput
+    depends on the load of the machine: give it a wide threshold.
+
+    Args:
+        ctx: The context of the command.
+        baseline: Folder or run.json of the baseline.
+        run: Folder or run.json of the run.
+        thresholds: Allowed changes; empty for the defaults.
+        output: A value of `Format`.
     """
     from bsprobe.storage.runfile import load_run
 

@@ -1,4 +1,4 @@
-"""`bsprobe data`: what a folder in the layout of Cityscapes holds, and what is wrong with it."""
+"""`bsprobe data`: check a data set in the layout of Cityscapes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _IGNORED = 255
     "--picture",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
-    show_default="NAME-OF-ROOT-sample.png, here",
-    help="Where to write a picture of one image and its labels.",
+    show_default="ROOT-sample.png in the current folder",
+    help="PNG file for a picture of one image with its labels.",
 )
 def data(root: Path, picture: Path | None) -> None:
-    """Open every image below ROOT and say what is there.
+    """Check the images and labels of a data set.
 
-    ROOT is the folder that holds leftImg8bit/ and gtFine/. Listed are the images by split and
-    city, their sizes, the labels by share of the pixels, and every file that cannot be used,
-    with what to do about it. The exit code is 2 if there is such a file.
+    ROOT is a folder in the layout of Cityscapes, with leftImg8bit/ and gtFine/. Opens every image
+    and lists the images of each split and city, their sizes, the share of pixels of each label,
+    and every unusable file with a fix. The exit code is 2 if a file is unusable.
     """
     # Imported here because numpy, Pillow and matplotlib would slow `bsprobe --help` down.
     from rich.console import Console
@@ -67,7 +67,7 @@ def data(root: Path, picture: Path | None) -> None:
 
 
 def describe(report: FolderReport) -> Iterator[str]:
-    """The report as lines of plain text, at most 80 columns but for long paths."""
+    """Render the report as plain text; only lines with long paths exceed 80 columns."""
     yield f"{report.root}: {report.image_count} usable images"
     yield ""
     if report.cities:
@@ -121,5 +121,5 @@ def _summed_up(report: FolderReport) -> FileError:
     usable = "nothing usable" if not report.image_count else f"{report.image_count} usable images"
     return FileError(
         f"{report.root} has {problems} and {usable}",
-        hint="see the list above: under each file it says what to do",
+        hint="the list above has a fix for each file",
     )

@@ -1,4 +1,4 @@
-"""`bsprobe explain`: where the memory of a training step goes, and what would help."""
+"""`bsprobe explain`: the memory of a training step, by use, and ways to reduce it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from bsprobe.cli.command import Command
-from bsprobe.cli.options.device import asked_gpu
+from bsprobe.cli.options.device import CAPACITY, COMPUTE_CAPABILITY, asked_gpu
 from bsprobe.cli.options.named import require_device, require_named
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.cli.options.values import axis_options, count, number, typed_command
 from bsprobe.records.errors import UsageError
+from bsprobe.records.gpus import DEFAULT_GPU
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
 from bsprobe.records.variants import Variant
@@ -19,7 +20,7 @@ from bsprobe.worker.required import require_report_packages
 
 
 def _model_options(command: Any) -> Any:
-    """The options of `run` that say what is trained; every axis by default at its first value."""
+    """Add the workload options of `run`, with one default value for each axis."""
     axes = axis_options(lambda axis: axis.defaults[:1])
     for option in reversed((*SUBJECT_OPTIONS, *axes)):
         command = option(command)
@@ -31,57 +32,59 @@ def _model_options(command: Any) -> Any:
 @click.option(
     "--gpu",
     metavar="NAME",
-    help="Predict for this card; `bsprobe gpus` lists them, custom is one that you describe.  "
-    "[default: the GPU of this machine, recorded and predicted; without one, the card that "
-    "bsprobe run predicts for]",
+    help="Card to predict for; `bsprobe gpus` lists them. For any other card: custom.  "
+    f"[default: the GPU of this machine, measured as well; without one, {DEFAULT_GPU}]",
 )
 @click.option(
     "--device",
     metavar="cuda[:N]",
-    help="The GPU to record on and to predict for.  [default: the first, if there is one]",
+    help="GPU to measure and to predict for.  [default: the first, if there is one]",
 )
-@click.option("--capacity", type=parse_bytes, metavar="SIZE", help="With --gpu custom: its memory.")
-@click.option(
-    "--compute-capability", metavar="X.Y", help="With --gpu custom: its compute capability."
-)
+@CAPACITY
+@COMPUTE_CAPABILITY
 @click.option(
     "--memory-limit",
     type=parse_bytes,
     metavar="SIZE",
-    help="Let the card answer as one with this much memory.  [default: all there is]",
+    help="Limit the memory of the card, for example to 11GiB.  [default: all of it]",
 )
 @count(
     "--batch",
     "batch_size",
-    "Micro-batch to explain, whether it fits or not.  [default: the largest that fits; on a "
-    "GPU found as by bsprobe run]",
+    "Batch to explain, in images; it need not fit.  [default: the largest that fits]",
 )
-@count("--depth", "depth", "Of the tree of modules.", default=2)
-@count("--max-batch", "max_batch", "Never try a larger batch than this.", default=MAX_BATCH)
+@count("--depth", "depth", "Levels of the module tree to list.", default=2)
+@count("--max-batch", "max_batch", "Largest batch to try, in images.", default=MAX_BATCH)
 @number(
     "--trial-timeout",
     "trial_timeout_seconds",
     "SECONDS",
-    "Give up a trial, or an explanation, after this long.",
+    "Stop a trial or an explanation after this time.",
     default=f"{TRIAL_TIMEOUT_SECONDS:g}",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for the results; new or empty.  [default: reports/explain-GPU-MODEL-SIZE-...]",
+    help="Folder for the results, new or empty.  [default: reports/explain-GPU-MODEL-SIZE-...]",
 )
 def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) -> None:
-    """Say where the memory of a training step goes, and what would give a larger batch.
+    """Show what uses the memory of a training step at its peak.
 
-    At the peak the bytes by kind, module and operator, and for each change that may help the
-    largest batch that it gives. All is predicted, on any machine; with a GPU in it and no --gpu,
-    real steps are recorded besides, and what was measured stands beside the prediction. Lists are
-    explained one by one.
+    Lists the bytes by kind, module and operator, and the largest batch after each change that saves
+    memory. The step is predicted, on any machine. On a machine with a GPU, and without --gpu, real
+    steps are recorded as well and shown beside the prediction. Each combination of listed values is
+    explained separately.
+
+    Args:
+        batch: Micro-batch, in images; None for the largest that fits.
+        depth: Levels of the module tree.
+        out: Folder for the results; None for a new one below reports/.
+        **given: The options of the workload and the device.
     """
     if given["device"] == "cpu":
         raise UsageError(
-            "--device cpu: only a GPU's allocator records where the memory goes",
-            hint="leave it out: bsprobe explain predicts on any machine",
+            "--device cpu: memory is recorded on GPUs only",
+            hint="leave --device out: bsprobe explain predicts on any machine",
         )
     variants = variants_from(given)
     request = DeviceRequest(
@@ -93,8 +96,8 @@ def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) ->
     require_named(variants)
     if out is not None and len(variants) > 1:
         raise UsageError(
-            f"--out is one folder, these are {len(variants)} variants",
-            hint="leave it out, or give one value for each option",
+            f"--out takes one variant, not {len(variants)}",
+            hint="leave --out out, or give one value for each option",
         )
     require_report_packages()
     _explain(variants, request, batch, depth, out, given)

@@ -1,4 +1,4 @@
-"""`bsprobe gpus`: the catalogue of GPUs, and the line for it of the GPU in the machine."""
+"""`bsprobe gpus`: the catalogue of GPUs, largest batches on them, and a new entry for it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("GPU", "capability", "usable", "outside", "allocator", "figures")
 _LEGEND = """
-usable   memory as PyTorch reports it, for training and its libraries together
-outside  the part of it that lies outside PyTorch's allocator while training
-figures  reported: published by people with that card (--format csv says where);
-         estimated (both, or outside alone): from cards of the same capability"""
+usable   total memory as PyTorch reports it
+outside  part of it outside PyTorch's allocator during training
+figures  reported: published by owners of the card (--format csv has the source)
+         estimated: from cards of the same capability
+         outside est.: only the column outside is estimated"""
 _OLD_CARDS = """\
-6.0, 6.1 no tensor cores, and no PyTorch for CUDA 12.8 or later; workspaces are
-         estimated where cuDNN is 9.11 or later"""
+6.0, 6.1 no tensor cores; PyTorch for CUDA 12.8 or later does not support them;
+         workspaces are estimated with cuDNN 9.11 or later"""
 _TRIAL_TIMEOUT_SECONDS = 300.0
 
 
@@ -43,26 +44,25 @@ _TRIAL_TIMEOUT_SECONDS = 300.0
 @click.option(
     "--this",
     is_flag=True,
-    help="Measure the GPU of this machine and print its line for the catalogue.  [default: off]",
+    help="Measure the GPU of this machine and print its catalogue entry.  [default: off]",
 )
 @click.option(
     "--fit",
     is_flag=True,
-    help="Predict the largest batch of a network on each card: which one do I need?  "
-    "[default: off]",
+    help="Predict the largest batch of a network on each card.  [default: off]",
 )
 @click.option(
     "--gpu",
     "only",
     type=gpu_names,
     metavar="LIST",
-    help="With --fit: only these cards.  [default: all]",
+    help="With --fit: cards to predict for.  [default: all]",
 )
-@count("--batch", "wanted_batch", "With --fit: the batch that the card has to run.")
+@count("--batch", "wanted_batch", "With --fit: batch that has to fit, in images.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="With --fit: folder for the results; new or empty.  "
+    help="With --fit: folder for the results, new or empty.  "
     "[default: reports/gpus-fit-MODEL-SIZE]",
 )
 @subject_options
@@ -72,7 +72,7 @@ _TRIAL_TIMEOUT_SECONDS = 300.0
     type=click.Choice(["text", "csv"]),
     default="text",
     show_default=True,
-    help="csv has the source of every figure, and bytes.",
+    help="csv adds the source of each figure; sizes are in bytes.",
 )
 @click.pass_context
 def gpus(
@@ -88,9 +88,21 @@ def gpus(
     out: Path | None,
     **subject: Any,
 ) -> None:
-    """List the GPUs that are known, or those that are named: compute capability and memory.
+    """List known GPUs, or predict what fits on each (--fit).
 
-    A name may be shortened wherever it is asked for, as long as it stays clear: 4090, a100-40gb.
+    Without NAME, lists the whole catalogue with compute capability and memory. Unambiguous short
+    names work in all commands: 4090, a100-40gb.
+
+    Args:
+        ctx: The context of the command.
+        names: Cards to list; empty for all.
+        this: Measure the GPU of this machine.
+        fit: Predict the largest batches.
+        only: Cards to fit; None for all.
+        form: `text` or `csv`.
+        batch: Batch that has to fit, in images.
+        out: Folder for the results of a fit; None for a new one below reports/.
+        **subject: The options of the workload.
     """
     if this and (fit or names):
         other = "--fit" if fit else names[0]
@@ -112,7 +124,7 @@ def gpus(
         click.echo(_as_csv(cards), nl=False)
     else:
         headings, *lines = _table(cards).splitlines()
-        click.echo(click.style(headings, bold=True))  # plain where the output is no terminal
+        click.echo(click.style(headings, bold=True))  # unstyled if piped
         click.echo("\n".join(lines))
         click.echo(_LEGEND)
         if any(card.notes for card in cards):
@@ -122,7 +134,17 @@ def gpus(
 def fit_catalogue(
     variants: tuple[Variant, ...], cards: tuple[Gpu, ...], batch: int | None, out: Path | None
 ) -> None:
-    """Predict for every card, print the table and write the report."""
+    """Predict for every card, print the table and write the report.
+
+    Args:
+        variants: The matrix to predict.
+        cards: At least one.
+        batch: Batch that has to fit, in images, or None.
+        out: Folder for the report; None for a new one below reports/.
+
+    Raises:
+        FileError: `out` is not new or empty.
+    """
     from bsprobe.report.fit import next_command, render_text, write_fitting
     from bsprobe.storage.folders import REPORTS, given_folder, new_folder, slug
 
@@ -157,30 +179,32 @@ def _fitting(variants: tuple[Variant, ...], cards: tuple[Gpu, ...], batch: int |
 
 
 def _require_fit(ctx: click.Context) -> None:
-    """Refuse options that only --fit reads."""
+    """Refuse options that only --fit uses."""
     for parameter in ctx.command.params:
         name = parameter.name or ""
         is_typed = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         if is_typed and name not in ("names", "this", "form"):
-            raise UsageError(f"{parameter.opts[0]} does nothing without --fit", hint="add --fit")
+            raise UsageError(f"{parameter.opts[0]} requires --fit", hint="add --fit")
 
 
 def _open() -> Worker:
-    """A worker with this machine's GPU; the device's own hint is about runs."""
+    """Start a worker on the GPU; the hint of its error is replaced, as it is about `run`."""
     from bsprobe.records.runs import DeviceRequest
     from bsprobe.worker.process import Worker
 
     try:
         return Worker(DeviceRequest(device="cuda"))
     except DeviceError as error:
-        raise DeviceError(str(error), hint="bsprobe gpus lists those that are known") from error
+        raise DeviceError(str(error), hint="`bsprobe gpus` lists the known cards") from error
 
 
 def print_this(worker: Worker) -> None:
-    """Measure a worker's GPU; print its line for `gpus.csv`, and on standard error what it is.
+    """Measure the GPU of a worker and print its line for `gpus.csv`.
+
+    Prints the comparison with the catalogue on standard error.
 
     Raises:
-        DeviceError: A small training step did not run.
+        DeviceError: A small training step failed.
     """
     device, outside_bytes = worker.ready.device, _outside_bytes(worker)
     try:
@@ -190,14 +214,14 @@ def print_this(worker: Worker) -> None:
     name = known.name if known else device.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
     now = (
         f"{format_bytes(device.total_bytes)} in total, {format_bytes(outside_bytes)} outside "
-        "PyTorch's allocator while training"
+        "PyTorch's allocator during training"
     )
     click.echo(f"{device.name}, driver {device.driver or 'unknown'}: {now}.", err=True)
     if known is None:
-        click.echo("The catalogue does not have it.", err=True)
+        click.echo("It is not in the catalogue.", err=True)
     else:
         click.echo(
-            f"The catalogue has {name}: {format_bytes(known.total_bytes)} and "
+            f"In the catalogue, {name} has {format_bytes(known.total_bytes)} and "
             f"{format_bytes(known.outside_allocator_bytes)}.",
             err=True,
         )
@@ -217,7 +241,7 @@ def print_this(worker: Worker) -> None:
 
 
 def _outside_bytes(worker: Worker) -> int:
-    """Bytes that a real training step holds outside the allocator, its libraries loaded."""
+    """Bytes outside the allocator in a real training step, with all libraries loaded."""
     from bsprobe.records.failures import RAN
     from bsprobe.records.trials import TrialSpec
     from bsprobe.records.units import Resolution
@@ -236,8 +260,8 @@ def _outside_bytes(worker: Worker) -> int:
     if done.outcome not in RAN or done.measurement is None:
         why = done.failure.message if done.failure else done.outcome.value
         raise DeviceError(
-            f"{worker.ready.device.name} did not run a small training step: {why}",
-            hint="does another process hold its memory? nvidia-smi shows it",
+            f"a small training step failed on {worker.ready.device.name}: {why}",
+            hint="look for other processes that use its memory: nvidia-smi",
         )
     return done.measurement.outside_allocator_bytes
 

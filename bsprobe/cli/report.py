@@ -1,4 +1,4 @@
-"""`bsprobe report`: render a finished run again, or several beside each other."""
+"""`bsprobe report`: render a finished run again, or compare several in a table."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for the files.  [default: the folder of the run; of several runs: "
+    help="Folder for the files.  [default: the folder of the run; for several runs, "
     "reports/fleet-MODEL-SIZE]",
 )
 def report(run: tuple[Path, ...], out: Path | None) -> None:
-    """Render RUN (the folder of a run, or its run.json) again: tables, plots, report.
+    """Render a run again, or put several runs into one table.
 
-    Of several runs, from any number of machines, it makes one table: what each of them trains each
-    variant with, measured or predicted, and what is missing where. Nothing is measured.
+    RUN is the folder of a run or its run.json. One RUN: writes its tables, plots and report again.
+    Several, from any machines: writes one table with the recommendation of each run for each
+    variant, measured or predicted. Nothing is measured.
     """
     if len(run) == 1:
         _again(run[0], out)
@@ -39,7 +40,7 @@ def _again(run: Path, out: Path | None) -> None:
     from bsprobe.storage.runfile import load_run
 
     loaded = load_run(run)
-    from bsprobe.report.run import terminal  # only now: with the plots it takes seconds
+    from bsprobe.report.run import terminal  # takes seconds: it imports the plots
     from bsprobe.report.run.write import write_report
 
     folder = out or (run if run.is_dir() else run.parent)

@@ -1,4 +1,4 @@
-"""`bsprobe run`: probe a matrix of variants and write what to train with."""
+"""`bsprobe run`: find the largest batch of each variant and recommend a recipe."""
 
 from __future__ import annotations
 
@@ -32,31 +32,38 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for the results; new or empty.  [default: reports/DEVICE-MODEL-SIZE]",
+    help="Folder for the results, new or empty.  [default: reports/DEVICE-MODEL-SIZE]",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the unfinished run in --out (or the newest one below reports/) without "
-    "repeating a finished trial.  [default: off]",
+    help="Continue the unfinished run in --out, or the newest one below reports/. Finished "
+    "trials are not repeated.  [default: off]",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Open the device, check all that is asked, show what would be probed, and stop.  "
-    "[default: off]",
+    help="Check the options and the device, show the plan, and stop.  [default: off]",
 )
 @click.pass_context
 def run(
     ctx: click.Context, /, *, out: Path | None, resume: bool, dry_run: bool, **given: Any
 ) -> None:
-    """Probe batch sizes with real training steps and recommend what to train with.
+    """Find the largest batch that fits and recommend a recipe.
 
-    Doubles the batch until memory runs out, finds the exact boundary, proves it in fresh
-    processes, and scales the learning rate. Lists make a matrix: every combination is probed.
+    Doubles the batch until memory runs out, finds the exact boundary, verifies it in fresh
+    processes, and scales the learning rate. Options marked LIST take values separated by commas;
+    every combination is probed. Sizes are numbers with a unit, such as 11GiB.
+
+    Args:
+        ctx: The context of the command.
+        out: Folder for the results; None for a new one below reports/.
+        resume: Continue an unfinished run.
+        dry_run: Print the plan only.
+        **given: The options of `settings_options`.
     """
     asked = settings_from(given)
-    if not resume:  # then the settings are those of the journal
+    if not resume:  # otherwise the settings come from the journal
         require_there(asked)
     launch = launched(os.environ)
     if launch is not None and not launch.leads:
@@ -77,13 +84,13 @@ def run(
     _write(finished)
     if finished.run.has_only_failed:
         raise DeviceError(
-            "every variant failed, and none for want of the memory that was probed",
-            hint=f"all details are in {shlex.quote(str(finished.folder / 'report.md'))}",
+            "every variant failed for another reason than the probed memory",
+            hint=f"see the tracebacks in {shlex.quote(str(finished.folder / 'report.md'))}",
         )
 
 
 def _follow(asked: Settings, launch: Launch, connect: Connect) -> None:
-    """Run this rank's part of what rank 0 searches; rank 0 says and writes everything."""
+    """Run the trials that rank 0 asks for; only rank 0 prints and writes."""
     from bsprobe.worker.ranks.runner import WorldRunner
 
     with WorldRunner(asked, launch, connect) as runner:
@@ -91,7 +98,11 @@ def _follow(asked: Settings, launch: Launch, connect: Connect) -> None:
 
 
 def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: bool) -> Start:
-    """The beginning of the run; a journal's settings hold if nothing typed contradicts them."""
+    """The start of the run; a resumed one takes its settings from the journal.
+
+    Raises:
+        UsageError: A typed option differs from the journal.
+    """
     from bsprobe.engine.resume import begun_run
     from bsprobe.engine.run import Start
 
@@ -103,19 +114,19 @@ def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: boo
     require_same_settings(ctx, FACETS, asked, before, f"run in {folder}")
     if before.processes != asked.processes:
         raise UsageError(
-            f"the run in {folder} is of {before.processes} processes, not {asked.processes}",
-            hint="start as many, or start a new run without --resume",
+            f"the run in {folder} has {before.processes} processes, not {asked.processes}",
+            hint=f"start {before.processes} processes, or start a new run without --resume",
         )
     require_there(before)
-    if before.processes == 1:  # of several, every rank has its limit from the command line
-        # A limit that was derived from what was free then must not move while the run goes on.
+    if before.processes == 1:  # with several, each rank takes its limit from the command line
+        # Free memory has changed since; a limit derived from it must stay the same.
         limit = contents.header.device.limit_bytes
         before = replace(before, device=replace(before.device, memory_limit_bytes=limit))
     return replace(start, settings=before, folder=folder, resumed=(journal, contents))
 
 
 def probe(start: Start) -> Finished:
-    """Make the run, and show on standard error how it goes."""
+    """Make the run, with progress on standard error."""
     from rich.console import Console
 
     from bsprobe.engine.run import run as make
@@ -147,7 +158,7 @@ def _warn(settings: Settings) -> None:
 
 
 def _plan_text(start: Start) -> str:
-    """The plan of a run, once all that it needs is known to be there."""
+    """The plan of a run as text; opens the device first."""
     from rich.console import Console
 
     from bsprobe.engine.run import rehearse

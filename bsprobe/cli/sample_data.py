@@ -15,7 +15,7 @@ from bsprobe.cli.options.values import count
 @count(
     "--images",
     "sample_images",
-    "How many images to draw; every fifth is for validation.",
+    "Number of images; every fifth is for validation.",
     default=40,
 )
 @click.option(
@@ -23,15 +23,20 @@ from bsprobe.cli.options.values import count
     default="256x512",
     show_default=True,
     metavar="HxW",
-    help="The size of each image, height first.",
+    help="Size of each image, in pixels.",
 )
-@count("--seed", "seed", "The same seed draws the same images again.", default=0)
+@count("--seed", "seed", "Seed; equal seeds draw equal images.", default=0)
 def sample_data(folder: Path, images: int, size: str, seed: int) -> None:
-    """Draw street scenes with labels into the new folder DIR.
+    """Draw a small data set with labels, for trying things out.
 
-    Folders, file names and label ids are those of Cityscapes, so that everything that reads
-    Cityscapes reads them. They serve to try things out without a download; an accuracy on
-    them says nothing about Cityscapes.
+    Writes street scenes into the new folder DIR, with the folders, file names and label ids of
+    Cityscapes. An accuracy on them says nothing about Cityscapes.
+
+    Args:
+        folder: New folder.
+        images: Number of images.
+        size: Height and width in pixels, as typed.
+        seed: Seed of the drawing.
     """
     # Imported here because numpy and Pillow would slow `bsprobe --help` down.
     from rich.console import Console

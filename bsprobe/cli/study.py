@@ -1,4 +1,4 @@
-"""`bsprobe study`: train with several batches, briefly and really, and see which learns."""
+"""`bsprobe study`: train briefly with several batches and compare what they learn."""
 
 from __future__ import annotations
 
@@ -31,28 +31,34 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for the results; new or empty.  [default: reports/study-DEVICE-MODEL-SIZE]",
+    help="Folder for the results, new or empty.  [default: reports/study-DEVICE-MODEL-SIZE]",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the unfinished study in --out (or the newest one below reports/), from its "
-    "last checkpoint.  [default: off]",
+    help="Continue the unfinished study in --out, or the newest one below reports/, from its last "
+    "checkpoint.  [default: off]",
 )
 @click.pass_context
 def study(ctx: click.Context, /, *, out: Path | None, resume: bool, **given: Any) -> None:
-    """Train with several effective batches and compare what they learn.
+    """Train briefly with several batches and compare the results.
 
-    Every training sees the same images in the same order; the learning rate follows the batch, a
-    batch that does not fit is accumulated. Validation loss and mean IoU, the gradient noise scale
-    and the data loader decide what is recommended.
+    All trainings see the same images in the same order. The learning rate is scaled with the batch;
+    a batch that does not fit is accumulated. The recommendation is based on validation loss, mean
+    IoU, the gradient noise scale and the throughput of the data loader.
+
+    Args:
+        ctx: The context of the command.
+        out: Folder for the results; None for a new one below reports/.
+        resume: Continue an unfinished study.
+        **given: The options of `study_options`.
     """
     asked = study_settings_from(given)
     start = _start(ctx, asked, out, resume=resume)
     if not start.settings.data.root:
         raise UsageError(
-            "--data is missing: a study needs images to learn from",
-            hint="draw some with `bsprobe sample-data DIR`, then add --data DIR",
+            "--data is missing",
+            hint="add --data ROOT; `bsprobe sample-data DIR` draws a data set for trying it out",
         )
     _require_there(start.settings)
     require_report_packages()
@@ -60,7 +66,11 @@ def study(ctx: click.Context, /, *, out: Path | None, resume: bool, **given: Any
 
 
 def _start(ctx: click.Context, asked: StudySettings, out: Path | None, *, resume: bool) -> Start:
-    """The beginning of the study; a journal's settings hold if nothing typed contradicts them."""
+    """The start of the study; a resumed one takes its settings from the journal.
+
+    Raises:
+        UsageError: A typed option differs from the journal.
+    """
     from bsprobe.study.run import Start, begun_study
 
     start = Start(settings=asked, folder=out, command=typed_command())
@@ -73,7 +83,7 @@ def _start(ctx: click.Context, asked: StudySettings, out: Path | None, *, resume
 
 
 def _require_there(settings: StudySettings) -> None:
-    """Refuse a study of what is surely not there."""
+    """Check the device, the network, the weights and the images by name."""
     require_device(settings.device)
     require_named([settings.variant])
     if settings.weights is not None:
@@ -82,7 +92,7 @@ def _require_there(settings: StudySettings) -> None:
 
 
 def _study(start: Start) -> None:
-    """Make the study, show on standard error how it goes, print and write what came of it."""
+    """Make the study with progress on standard error; print and write the result."""
     from rich.console import Console
 
     from bsprobe.study.report import terminal

@@ -1,4 +1,4 @@
-"""Options that name the same networks, inputs and settings as some variants."""
+"""Command-line options that reproduce given variants."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -7,24 +7,27 @@ from bsprobe.records.matrix import default_norms
 from bsprobe.records.variants import AXES, RGB, Variant
 
 Defaults = Mapping[str, Sequence[StrEnum]]
-"""By the field of an axis, the values that a command takes where none is typed."""
+"""Default values of a command, by the field of the axis."""
 
 FIRST: Defaults = {axis.field: axis.defaults[:1] for axis in AXES}
-"""Those of `bsprobe explain`."""
+"""Defaults of `bsprobe explain`."""
 
 
 def matrix_defaults(variants: Sequence[Variant]) -> Defaults:
-    """Those of `bsprobe run` for the networks of some variants."""
+    """Defaults of `bsprobe run` for the networks of the variants."""
     norms = dict.fromkeys(norm for v in variants for norm in default_norms(v.model))
     return {axis.field: axis.defaults for axis in AXES} | {"norm": tuple(norms)}
 
 
 def subject_options(variants: Sequence[Variant], defaults: Defaults) -> list[str]:
-    """The words of a command line that span a matrix with these variants.
+    """The options whose matrix contains the variants.
 
     Args:
         variants: At least one.
-        defaults: Of the command; what it takes without being told is left out.
+        defaults: Defaults of the command; options with default values are left out.
+
+    Returns:
+        The words of the command line, unquoted.
     """
     words = ["--model", ",".join(dict.fromkeys(v.model for v in variants)), *_inputs(variants)]
     words += variants[0].own.options()
@@ -36,7 +39,7 @@ def subject_options(variants: Sequence[Variant], defaults: Defaults) -> list[str
 
 
 def _inputs(variants: Sequence[Variant]) -> list[str]:
-    """The option for the inputs of the network; none where batches are made by a callable."""
+    """The option for the input size; empty if a callable makes the batches."""
     one = variants[0]
     if one.resolution is None:
         return []

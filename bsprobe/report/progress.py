@@ -1,4 +1,4 @@
-"""Progress on standard error: an area of a terminal that is erased in the end, or plain lines."""
+"""Progress on standard error: a live area on a terminal, else plain lines."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,22 +10,21 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 _QUIET_SECONDS = 15.0
-"""Without a terminal, something that takes long is mentioned again after this time."""
+"""Without a terminal, an activity is printed after this time without output."""
 _BELOW = 3
-"""Lines of a terminal that the log leaves free: for the activity and the cursor."""
+"""Lines of a terminal reserved for the activity and the cursor."""
 _FRAMES_PER_SECOND = 10
 
 
 class Progress:
-    """A log of what is done and the activity of the moment.
+    """A log of finished work and the current activity.
 
-    On a terminal both are one live area, which gives way to whatever is printed afterwards. Where
-    standard error is a pipe or a file, each entry of the log is a line that stays, and an activity
-    is a line only when nothing else was printed for a while.
+    On a terminal both are one live area, which is erased at the end. In a pipe or a file, each log
+    entry is a line, and an activity is printed only after 15 seconds without output.
 
     Args:
-        console: Standard error.
-        clock: Seconds of a clock that only goes forward.
+        console: Console of standard error.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,7 +38,7 @@ class Progress:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show progress inside the context; an error leaves the log on the terminal."""
+        """Show progress inside the context. After an error the log stays on the terminal."""
         try:
             yield
         except BaseException:
@@ -51,31 +50,31 @@ class Progress:
             self.erase()
 
     def log(self, line: str) -> None:
-        """Add an entry to the log; the activity before it has ended."""
+        """End the current activity and add an entry to the log."""
         self._now = ""
         self._log.append(line)
         self._show(line)
 
     def begin(self, activity: str) -> None:
-        """Set the activity of the moment, which an entry of the log will name when it has ended."""
+        """Set the current activity; a log entry follows at its end."""
         self._now = activity
         self._show_activity(activity)
 
     def on_stage(self, stage: str) -> None:
-        """Set the activity of the moment, of which no entry of the log will tell."""
+        """Set the current activity; without a terminal it is printed, as no log entry follows."""
         self._now = stage
         self._show(stage)
 
     def on_phase(self, phase: str) -> None:
-        """Add to the activity of the moment what exactly is done."""
+        """Show a phase of the current activity."""
         self._show_activity(f"{self._now}  {phase}" if self._now else phase)
 
     def warn(self, sentence: str) -> None:
-        """Print a line that stays on the terminal too."""
+        """Print a line that stays on the terminal."""
         self._print(sentence)
 
     def erase(self) -> None:
-        """Take the live area away and forget the log; what comes next begins another one."""
+        """Erase the live area and clear the log."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -83,7 +82,7 @@ class Progress:
         self._now = ""
 
     def _show(self, line: str) -> None:
-        """Show the live area as it is now; without a terminal, the line."""
+        """Refresh the live area; without a terminal, print the line."""
         if self._console.is_interactive:
             self._refresh(self._now)
         else:

@@ -15,7 +15,7 @@ from tests.support.commands import bsprobe
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands write into the current folder unless told otherwise."""
+    """Change into an empty folder, as the commands write into the current one."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -26,16 +26,16 @@ def run(command: Command, *arguments: str) -> Result:
 def test_sample_data_draws_and_names_the_next_command() -> None:
     result = run(sample_data, "streets", "--images", "5", "--size", "32x64", "--seed", "1")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == (
-        "Drew 5 images, 32 high x 64 wide: 4 train, 1 val.\nNext: bsprobe data streets\n"
-    )
+    drawn, following = result.stdout.splitlines()
+    assert all(fact in drawn for fact in ("5 images", "32", "64", "4 train", "1 val"))
+    assert following == "Next: bsprobe data streets"
     assert len(list_split(Path("streets"), Split.TRAIN).samples) == 4
 
 
-def test_sample_data_refuses_a_size_that_is_none() -> None:
+def test_sample_data_refuses_an_invalid_size() -> None:
     result = run(sample_data, "streets", "--size", "64")
     assert isinstance(result.exception, UsageError)
-    assert str(result.exception) == "'64' is not a resolution"
+    assert "'64'" in str(result.exception)
     assert not Path("streets").exists()
 
 
@@ -46,7 +46,7 @@ def test_sample_data_refuses_numbers_out_of_range(arguments: tuple[str, str]) ->
     assert f"Invalid value for '{arguments[0]}'" in result.stderr
 
 
-def test_data_tells_what_a_drawn_folder_holds() -> None:
+def test_data_lists_the_contents_of_a_drawn_folder() -> None:
     run(sample_data, "streets", "--images", "5", "--size", "32x64")
     result = run(data, "streets")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -68,7 +68,7 @@ def test_data_tells_what_a_drawn_folder_holds() -> None:
     assert Path("streets-sample.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_data_writes_the_picture_where_it_is_told_to() -> None:
+def test_data_writes_the_picture_to_the_given_path() -> None:
     run(sample_data, "streets", "--images", "1", "--size", "32x64")
     result = run(data, "streets", "--picture", "seen/one.png")
     assert result.stdout.splitlines()[-1] == "Wrote seen/one.png"
@@ -83,30 +83,29 @@ def test_data_lists_every_problem_and_then_fails_with_their_number() -> None:
     samples[1].image_path.write_bytes(b"")
     result = run(data, "streets")
     assert isinstance(result.exception, FileError)
-    assert str(result.exception) == "streets has 2 problems and 3 usable images"
-    assert result.exception.hint == "see the list above: under each file it says what to do"
+    assert all(fact in str(result.exception) for fact in ("streets", "2 problems", "3 usable"))
+    assert result.exception.hint is not None
     assert result.exception.exit_code == 2
     lines = result.stdout.splitlines()
     start = lines.index(str(samples[0].label_path))
-    assert lines[start:] == [
+    assert [line for line in lines[start:] if not line.startswith("    ")] == [
         "streets/gtFine/train/ahornstadt/ahornstadt_000000_000019_gtFine_labelIds.png",
-        "    has no image",
-        "    (leftImg8bit/train/ahornstadt/ahornstadt_000000_000019_leftImg8bit.png)",
-        "    -> copy the missing file, or delete this one",
         "streets/leftImg8bit/train/ahornstadt/ahornstadt_000002_000019_leftImg8bit.png",
-        "    is cut off, or no PNG image",
-        "    -> copy or download this file again",
         "Wrote streets-sample.png",
     ]
+    assert [line[:7] for line in lines[start:]].count("    -> ") == 2
+    assert "(leftImg8bit/train/ahornstadt/ahornstadt_000000_000019_leftImg8bit.png)" in " ".join(
+        lines[start:]
+    )
 
 
 def test_data_fails_for_a_folder_that_is_not_there() -> None:
     result = run(data, "nowhere")
     assert isinstance(result.exception, FileError)
-    assert str(result.exception) == "nowhere has 1 problem and nothing usable"
+    assert all(fact in str(result.exception) for fact in ("nowhere", "1 problem", "nothing usable"))
     first, _, named, *_, last = result.stdout.splitlines()
     assert (first, named) == ("nowhere: 0 usable images", "nowhere")
-    assert last == "No picture: there is no usable image with a label."
+    assert last.startswith("No picture")
 
 
 @pytest.mark.parametrize("command", [sample_data, data])
@@ -119,15 +118,10 @@ def test_every_option_is_explained_with_its_default(command: Command) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes with a path")
-def test_a_picture_takes_the_place_of_no_pipe() -> None:
+def test_a_picture_does_not_replace_a_pipe() -> None:
     run(sample_data, "streets", "--images", "1", "--size", "32x64")
     os.mkfifo("pipe")
     result = bsprobe("data", "streets", "--picture", "pipe")
-    assert (result.returncode, result.stderr) == (
-        2,
-        (
-            "error: pipe is not a regular file\n"
-            "hint: give another path, or move the existing one away\n"
-        ),
-    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: pipe is not a regular file\nhint: ")
     assert Path("pipe").is_fifo()

@@ -1,4 +1,4 @@
-"""`bsprobe explain` as its users run it."""
+"""`bsprobe explain` from the command line."""
 
 import subprocess
 from pathlib import Path
@@ -15,34 +15,34 @@ def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "facts"),
     [
-        ("--gpu 4O90", "error: --gpu: '4O90' is unknown"),
-        ("--norm batch,group --out x", "error: --out is one folder, these are 2 variants"),
-        ("--capacity 20GiB", "error: --capacity and --compute-capability describe a card"),
-        ("--batch 0", "error: Invalid value for '--batch'"),
-        ("--model deeplabv3", "error: --model: 'deeplabv3' is unknown"),
-        ("--device cpu", "error: --device cpu: only a GPU's allocator records"),
-        ("--device tpu", "error: --device: 'tpu' is unknown"),
-        ("--device cuda --gpu A100", "error: --gpu predicts and --device runs"),
-        ("--memory-limit 1MiB", "error: a memory limit of 1 MiB is used up by the CUDA context"),
+        ("--gpu 4O90", ("--gpu", "'4O90'")),
+        ("--norm batch,group --out x", ("--out", "2")),
+        ("--capacity 20GiB", ("--capacity", "--compute-capability")),
+        ("--batch 0", ("'--batch'",)),
+        ("--model deeplabv3", ("--model", "'deeplabv3'")),
+        ("--device cpu", ("--device cpu", "GPU")),
+        ("--device tpu", ("--device", "'tpu'")),
+        ("--device cuda --gpu A100", ("--gpu", "--device")),
+        ("--memory-limit 1MiB", ("1 MiB", "CUDA context")),
     ],
 )
 def test_wrong_input_gets_a_line_and_leaves_nothing(
-    arguments: str, complaint: str, tmp_path: Path
+    arguments: str, facts: tuple[str, ...], tmp_path: Path
 ) -> None:
     done = bsprobe("explain", *arguments.split(), cwd=tmp_path)
-    assert done.returncode == 2
-    assert complaint in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "hint: " in done.stderr
+    error, hint = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (error[:7], hint[:6]) == ("error: ", "hint: ")
+    assert [fact for fact in facts if fact not in error] == []
     assert not (tmp_path / "reports").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_asked_for_and_absent_is_missed(tmp_path: Path) -> None:
+def test_an_absent_gpu_is_an_error(tmp_path: Path) -> None:
     done = bsprobe("explain", "--device", "cuda", cwd=tmp_path)
-    assert (done.returncode, "there is no GPU in this machine" in done.stderr) == (2, True)
+    assert (done.returncode, "no GPU" in done.stderr) == (2, True)
     assert not (tmp_path / "reports").exists()
 
 

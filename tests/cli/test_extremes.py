@@ -1,4 +1,4 @@
-"""Whatever number is accepted makes settings that files take; any other is refused at once."""
+"""Every accepted number can be written to a file; any other is refused by the option."""
 
 import dataclasses
 import json
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Number:
-    """A number among the words of a command."""
+    """An option of a command that takes a number."""
 
     command: str
     option: str
     field: str
     form: str = "{}"
-    """The value of the option, with braces in the place of the number."""
+    """The value of the option, with braces for the number."""
     besides: tuple[str, ...] = ()
-    """Other words, without which the option does nothing."""
+    """Options that it requires."""
     least: float | None = None
-    """The least number that it takes, if it is another than the field's."""
+    """The least accepted number if it differs from the field's."""
     unit: float = 1
-    """The number typed for one of the field's."""
+    """The typed number for a field value of 1."""
 
     @property
     def is_whole(self) -> bool:
@@ -109,7 +109,7 @@ TEXTS = frozenset(
         "--checkpoint-blocks",
     }
 )
-"""Options that take no number; the compute capability is one of a list."""
+"""Options that take no number; the compute capability is a choice."""
 
 
 def numbers() -> Iterator[Number]:
@@ -160,7 +160,7 @@ NUMBERS = tuple(numbers())
 
 
 def parsed(number: Number, value: object) -> dict[str, Any]:
-    """The parameters of a command that was typed with a number."""
+    """The parameters of a command with the number."""
     command = commands.get_command(click.Context(commands), number.command)
     assert command is not None
     words = [*REQUIRED.get(number.command, ()), *number.words(value)]
@@ -168,7 +168,7 @@ def parsed(number: Number, value: object) -> dict[str, Any]:
 
 
 def records(command: str, given: dict[str, Any]) -> list[Any]:
-    """The settings that a command writes, or sends to its worker, of what was typed."""
+    """The records that a command writes or sends to its worker."""
     if command == "run":
         return [header(settings_from(given))]
     if command == "study":
@@ -200,7 +200,7 @@ def extremes(number: Number) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=str)
-def test_the_least_and_the_greatest_make_what_files_take(number: Number) -> None:
+def test_the_least_and_the_greatest_number_survive_a_file(number: Number) -> None:
     for extreme in extremes(number):
         made = records(number.command, parsed(number, extreme * number.unit))
         assert made
@@ -211,12 +211,12 @@ def test_the_least_and_the_greatest_make_what_files_take(number: Number) -> None
 
 
 FRACTIONS = ("absolute", "memory_limit_bytes", "total_bytes")
-"""Fields of amounts, which may be typed with a fraction: 1.5GiB."""
+"""Fields that accept a fraction: 1.5GiB."""
 NEVER = ("-1", "nan", "inf", "1e308", "1" * 23, "9" * 400, "9" * 5000, "", "few", "true")
 
 
 def beyond(number: Number) -> Iterator[object]:
-    """Numbers just out of bounds, and words that are none anywhere, or too much."""
+    """Numbers just out of bounds, and text that no option accepts."""
     yield from NEVER
     least, most = extremes(number)
     if number.is_whole:
@@ -232,7 +232,7 @@ def beyond(number: Number) -> Iterator[object]:
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=str)
-def test_what_is_beyond_is_refused_in_a_line_with_a_hint(
+def test_a_number_out_of_bounds_is_refused_with_a_hint(
     number: Number, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     place = tmp_path_factory.mktemp("refused")
@@ -263,13 +263,13 @@ def test_every_option_that_takes_a_number_is_tried() -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e308", "", "few", "9" * 5000])
-def test_a_compute_capability_that_is_none_is_refused(value: str) -> None:
+def test_an_invalid_compute_capability_is_refused(value: str) -> None:
     done = bsprobe("run", "--gpu=custom", "--capacity=20GiB", f"--compute-capability={value}")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --compute-capability: ")
 
 
-def test_a_study_has_a_rate_whatever_it_trains() -> None:
+def test_a_study_has_a_learning_rate_for_any_network() -> None:
     command = commands.get_command(click.Context(commands), "study")
     assert command is not None
     given = command.make_context("study", ["--model=torchvision:fcn_resnet50"]).params

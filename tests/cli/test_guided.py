@@ -1,4 +1,4 @@
-"""`bsprobe run --search guided`, on the fake GPU, and refused."""
+"""`bsprobe run --search guided` on the fake GPU, and its errors."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ SMALL = (
     "--norm=batch",
 )
 ADDED_MIB = 100
-"""Taken by the context of the fake GPU above the prediction: an image and a bit."""
+"""MiB that the context of the fake GPU takes beyond the prediction: a little over one image."""
 
 
 def on_gpu(*arguments: str, cwd: Path) -> Any:
@@ -58,7 +58,7 @@ def test_a_guided_run_proves_the_boundary_in_four_trials_and_shows_both(tmp_path
     trials = rows(tmp_path / "out" / "trials.csv")
     more = ADDED_MIB * MIB + LATE_BYTES
     assert int(trials[0]["peak_bytes"]) == int(trials[0]["predicted_peak_bytes"]) + more
-    # What lies outside the allocator, late kernels included, is off the limit before it applies.
+    # Memory outside the allocator, late kernels included, is subtracted from the limit.
     assert len({row["budget_bytes"] for row in trials}) == 1
     (outside,) = {row["outside_allocator_bytes"] for row in trials} - {""}
     assert int(trials[0]["budget_bytes"]) + int(outside) == 2 * GIB
@@ -70,7 +70,7 @@ def test_a_guided_run_proves_the_boundary_in_four_trials_and_shows_both(tmp_path
 
 @needs_fake_cuda
 @pytest.mark.nightly
-def test_a_guided_run_that_ends_after_two_trials_goes_on_to_the_same_end(tmp_path: Path) -> None:
+def test_a_guided_run_resumed_after_two_trials_has_the_same_result(tmp_path: Path) -> None:
     assert on_gpu(*SMALL, "--out=out", cwd=tmp_path).returncode == 0
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     journal = tmp_path / "out" / "journal.jsonl"
@@ -85,17 +85,15 @@ def test_a_guided_run_that_ends_after_two_trials_goes_on_to_the_same_end(tmp_pat
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
-def test_without_a_gpu_it_is_refused_once_that_is_known(tmp_path: Path) -> None:
+def test_without_a_gpu_a_guided_search_is_refused(tmp_path: Path) -> None:
     done = bsprobe("run", "--search=guided", cwd=tmp_path)
     assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (2, "", [])
-    assert done.stderr.startswith("error: --search guided measures on a GPU;")
+    assert done.stderr.startswith("error: --search guided")
 
 
 @needs_fake_cuda
 @pytest.mark.nightly
-def test_the_plan_of_a_guided_run_says_so(tmp_path: Path) -> None:
+def test_the_plan_of_a_guided_run_names_the_prediction(tmp_path: Path) -> None:
     done = on_gpu(*SMALL, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "For each: half the predicted batch, then what it points to; then the exact" in (
-        done.stdout
-    )
+    assert "predicted batch" in " ".join(done.stdout.split())

@@ -1,4 +1,4 @@
-"""Names in options, looked up before PyTorch is imported; misspellings are answered."""
+"""Names in options are checked before PyTorch is imported; hints suggest the nearest."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ NAMED = (
 )
 
 
-def test_what_is_misspelt_is_refused_before_anything_slow_is_imported(tmp_path: Path) -> None:
+def test_a_misspelt_name_is_refused_before_slow_packages_are_imported(tmp_path: Path) -> None:
     (tmp_path / "unet.py").write_text("import torch\ndef build(): ...\nclass UNet: ...\n")
     done = python("-c", WATCHED, *NAMED, cwd=tmp_path)
     lines = done.stderr.splitlines()
@@ -61,7 +61,7 @@ def test_what_is_misspelt_is_refused_before_anything_slow_is_imported(tmp_path: 
             assert "build, UNet" in hint, typed
 
 
-def test_labels_by_train_id_alone_are_told_from_missing_ones(tmp_path: Path) -> None:
+def test_labels_by_train_id_only_are_distinguished_from_missing_ones(tmp_path: Path) -> None:
     for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds")):
         city = tmp_path / "D" / kind / "train" / "a"
         city.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Networks that are not ours, probed on this CPU and predicted, by the commands of the docs."""
+"""Networks of other libraries, measured on the CPU and predicted, by the commands in the docs."""
 
 import re
 import shlex
@@ -21,10 +21,10 @@ def blocks(text: str) -> list[list[str]]:
 FIRST = [command for block in blocks(FIRST_PART) for command in block]
 MEASURED, PREDICTED = blocks(TEN)
 PACKAGES = {"timm:": "timm", "smp:": "segmentation_models_pytorch", "hf:": "transformers"}
-"""By the beginning of a model's name what builds it."""
+"""By prefix of a model, the package that builds it."""
 PREDICTED_BY_DEFAULT = ("torchvision:resnet18",)
 SLOW = ("timm:vit_tiny_patch16_224",)
-"""The others are run by night."""
+"""The others run in the nightly tests."""
 
 
 def model_of(command: str) -> str:
@@ -33,14 +33,14 @@ def model_of(command: str) -> str:
 
 
 def often(command: str, *, default: tuple[str, ...]) -> list[pytest.MarkDecorator]:
-    """The mark that says how often a network is run."""
+    """The mark of a network: default, slow or nightly."""
     if model_of(command) in default:
         return []
     return [pytest.mark.slow if model_of(command) in SLOW else pytest.mark.nightly]
 
 
 def run(command: str, folder: Path) -> list[dict[str, str]]:
-    """Run a command of the docs; its trials."""
+    """Run a command of the docs and return its trials."""
     for prefix, package in PACKAGES.items():
         if model_of(command).startswith(prefix):
             pytest.importorskip(package)
@@ -60,7 +60,9 @@ def run(command: str, folder: Path) -> list[dict[str, str]]:
         for each in FIRST
     ],
 )
-def test_the_first_command_answers_for_other_peoples_networks(command: str, tmp_path: Path) -> None:
+def test_the_first_command_recommends_a_batch_for_other_networks(
+    command: str, tmp_path: Path
+) -> None:
     if "volumes" in command:
         pytest.importorskip("monai")
     shutil.copytree(ROOT / "docs" / "examples", tmp_path / "docs" / "examples")

@@ -1,4 +1,4 @@
-"""`bsprobe` with parts of a training that are the user's own: alike measured and predicted."""
+"""`bsprobe` with user-supplied parts of a training, measured and predicted."""
 
 import re
 import shutil
@@ -36,7 +36,7 @@ def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return commands.bsprobe(*arguments, cwd=cwd, OMP_NUM_THREADS="1")
 
 
-def test_a_prediction_records_the_parts_and_goes_on_with_them(folder: Path) -> None:
+def test_a_prediction_records_the_parts_and_is_resumed_with_them(folder: Path) -> None:
     command = ["run", "--gpu=RTX 3090", *PARTS, "--norm=batch,group", "--max-batch=4"]
     done = bsprobe(*command, "--out=out", cwd=folder)
 
@@ -54,13 +54,16 @@ def test_a_prediction_records_the_parts_and_goes_on_with_them(folder: Path) -> N
     assert "BatchNorm statistics see" in words
     group = {result.variant.norm: result for result in run.results}[Norm.GROUP].recommendation
     assert group is not None
-    assert any("A network with group norm is another model" in text for text in group.caveats)
+    assert any("group norm" in text for text in group.caveats)
     snippet = (folder / "out" / "snippet.py").read_text()
     assert "def train(model, optimizer, loss, batches, updates" in snippet
 
     (folder / "out" / "run.json").unlink()
     other = bsprobe("run", "--resume", "--out=out", "--model-arg=width=8", cwd=folder)
-    assert other.stderr.startswith("error: --model-arg differs from the run in out\n")
+    assert (other.returncode, other.stderr.splitlines()[0]) == (
+        2,
+        "error: --model-arg differs from the run in out",
+    )
     same = bsprobe("run", "--resume", "--out=out", "--loss=parts.py:loss", cwd=folder)
     assert (same.returncode, load_run(folder / "out").trials) == (0, run.trials), same.stderr
 
@@ -87,7 +90,7 @@ def test_a_step_is_explained_with_own_parts(folder: Path) -> None:
     assert explained.returncode == 0, explained.stderr
     text = (folder / "explained" / "explain.md").read_text()
     assert "parts.py:network(width=16)" in text
-    # The optimizer and the loss are the user's: no other one of ours is a remedy.
+    # A user-supplied optimizer or loss is not replaced by a built-in one.
     assert "adamw" not in text
     assert "loss at logits" not in text
 
@@ -103,5 +106,6 @@ def test_an_optimizer_with_a_closure_ends_the_run_with_one_line(folder: Path, de
 
     assert done.returncode == 2
     error, hint = done.stderr.splitlines()[-2:]
-    assert error.startswith("error: --optimizer-from parts.py:lbfgs: LBFGS.step() needs a closure")
-    assert hint.startswith("hint: give an optimizer whose step()")
+    assert error.startswith("error: --optimizer-from parts.py:lbfgs: ")
+    assert ("LBFGS.step()" in error, "closure" in error) == (True, True)
+    assert hint.startswith("hint: ")

@@ -1,4 +1,4 @@
-"""`bsprobe run --dry-run`: all that the run checks, and nothing that it writes."""
+"""`bsprobe run --dry-run` has the checks of a run and writes nothing."""
 
 from pathlib import Path
 
@@ -12,30 +12,28 @@ def test_a_rehearsal_opens_the_device_and_writes_nothing(tmp_path: Path) -> None
     done = bsprobe(*words, "--resolution", "1024x512", cwd=tmp_path)
     assert (done.returncode, list(tmp_path.iterdir())) == (0, []), done.stderr
     first, _, device, *_ = done.stdout.splitlines()
-    assert first == (
-        "Warning: 1024x512 is 1024 high x 512 wide, a portrait image; if you meant width first, "
-        "write 512x1024"
-    )
-    assert device == "on RTX 3090, predicted"
+    assert first.startswith("Warning: 1024x512")
+    assert "512x1024" in first
+    assert "RTX 3090, predicted" in device
 
 
 @pytest.mark.parametrize(
     ("typed", "complaint"),
     [
         ("--model=no.py:net", "no.py does not exist"),
-        ("--gpu=A10 --memory-limit=11", "a memory limit of 11 B"),
-        ("--gpu=A10 --out=full", "--out full exists and is not an empty folder"),
+        ("--gpu=A10 --memory-limit=11", "11 B"),
+        ("--gpu=A10 --out=full", "--out full"),
         ("--gpu=A10 --out=full/notes.txt/in", "Not a directory"),
-        ("--resume --out=full", "full holds no run to continue"),
-        ("--gpu=A10 --model=deeplabv2-mini --model-arg=width=3", "takes only num_classes"),
+        ("--resume --out=full", "full holds no run"),
+        ("--gpu=A10 --model=deeplabv2-mini --model-arg=width=3", "num_classes"),
         pytest.param(
             "--gpu=A10 --model=full/few.py:net",
-            "it made a NoneType",
-            marks=pytest.mark.slow,  # the worker says so
+            "NoneType",
+            marks=pytest.mark.slow,  # starts a worker
         ),
     ],
 )
-def test_a_rehearsal_is_refused_what_the_run_would_be(
+def test_a_rehearsal_fails_with_the_error_of_the_run(
     typed: str, complaint: str, tmp_path: Path
 ) -> None:
     (tmp_path / "full").mkdir()

@@ -1,4 +1,4 @@
-"""`bsprobe run` as its users run it: on this machine's CPU, killed, interrupted, resumed."""
+"""`bsprobe run` on the CPU of this machine: killed, interrupted and resumed."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def wait_for_lines(folder: Path, count: int, process: "subprocess.Popen[str]") -
 
 
 def workers(folder: Path) -> set[int]:
-    """The worker processes that were started from a folder: other tests may have theirs."""
+    """Process ids of the workers started from a folder; other tests have workers too."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -54,14 +54,14 @@ def workers(folder: Path) -> set[int]:
 def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> None:
     out = tmp_path / "out"
     killed = start("run", *SMALL, "--out=out", cwd=tmp_path)
-    for lines in (2, 3):  # at first a worker alone: its trial is made once more
+    for lines in (2, 3):  # first the worker only; its trial is repeated
         wait_for_lines(out, lines, killed)
         for worker in workers(tmp_path):
             os.kill(worker, signal.SIGKILL)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     finished = journal_lines(out)
-    # Cut the last line in the middle, as a crash of the machine would.
+    # An incomplete last line, as after a crash of the machine.
     (out / "journal.jsonl").write_text("\n".join(finished) + '\n{"spec": {"variant"')
 
     done = bsprobe("run", "--resume", "--out=out", cwd=tmp_path)
@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> N
         "proven",
         largest + 1,
     )
-    # What is recommended was run as it is recommended.
+    # The recommendation itself was run.
     assert (row["recommended_outcome"], int(row["effective_batch"])) == ("fits", 6)
     assert f"largest {largest}" in done.stdout
     assert sorted(path.name for path in out.iterdir()) == [
@@ -92,44 +92,39 @@ def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> N
     assert workers(tmp_path) == set()
 
 
-def test_ctrl_c_ends_with_the_command_that_goes_on_and_leaves_no_process(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_process_and_the_hint_has_the_command_to_resume(tmp_path: Path) -> None:
     process = start("run", *SMALL, "--out=out", cwd=tmp_path)
     wait_for_lines(tmp_path / "out", 2, process)
     process.send_signal(signal.SIGINT)
     _, complaints = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert complaints.splitlines()[-2:] == [
-        "error: interrupted; every finished trial is kept",
-        "hint: go on with: bsprobe run --resume --out out",
-    ]
+    error, hint = complaints.splitlines()[-2:]
+    assert error.startswith("error: interrupted")
+    assert hint.endswith(": bsprobe run --resume --out out")
     assert workers(tmp_path) == set()
 
 
-def test_a_resumed_run_refuses_to_become_another_one(tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_other_options(tmp_path: Path) -> None:
     process = start("run", *SMALL, "--out=out", cwd=tmp_path)
     wait_for_lines(tmp_path / "out", 1, process)
     second = start("run", *SMALL, "--out=out", "--resume", cwd=tmp_path)
     _, complaints = second.communicate(timeout=60)
     assert second.returncode == 2
-    assert complaints.startswith("error: another bsprobe run is writing to out\n")
+    assert complaints.startswith("error: another bsprobe run is writing")
     process.terminate()
     process.wait(timeout=60)
     assert process.returncode == 130
 
     other = bsprobe("run", "--resume", "--out=out", "--norm=group", cwd=tmp_path)
-    assert (other.returncode, other.stderr) == (
-        2,
-        (
-            "error: --norm differs from the run in out\n"
-            "hint: leave it out to go on with that run, or start a new one without --resume\n"
-        ),
-    )
+    error, hint = other.stderr.splitlines()
+    assert (other.returncode, other.stdout) == (2, "")
+    assert ("--norm" in error, "run in out" in error) == (True, True)
+    assert ("--norm" in hint, "--resume" in hint) == (True, True)
 
 
 def test_batch_1_that_does_not_fit_is_a_result_with_advice(tmp_path: Path) -> None:
-    # A small network on a large image: its first feature map alone is more than there is. With
-    # many small ones it can be oneDNN that finds no memory for a kernel, which only a smaller
-    # batch that runs would prove to be a want of memory.
+    # The first feature map alone exceeds the limit. With many small ones, oneDNN may fail to
+    # allocate for a kernel, which counts as out of memory only if a smaller batch runs.
     done = bsprobe(
         *("run", "--device=cpu", "--memory-limit=130MiB", "--model=deeplabv2-mini"),
         *("--resolution=1024x2048", "--precision=fp32", "--norm=batch", "--out=out"),
@@ -137,19 +132,20 @@ def test_batch_1_that_does_not_fit_is_a_result_with_advice(tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert "fp32 / batch:  1 out of memory  -> nothing fits" in done.stdout
-    assert "Not even batch 1 fits. Try --checkpointing on, --precision amp-fp16" in done.stdout
+    assert "--checkpointing on" in done.stdout
+    assert "--precision amp-fp16" in done.stdout
     assert not (tmp_path / "out" / "snippet.py").exists()
 
 
 @pytest.mark.slow
-def test_drawn_data_is_looked_at_and_trained_on(tmp_path: Path) -> None:
+def test_drawn_data_is_checked_and_trained_on(tmp_path: Path) -> None:
     bsprobe("sample-data", "D", "--images", "10", "--size", "64x128", cwd=tmp_path)
     assert "No problems." in bsprobe("data", "D", cwd=tmp_path).stdout
     options = ("--data", "D", "--subset", "6", "--max-batch=2", *SMALL, "--out=out")
     done = bsprobe("run", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "The data loader delivers" in done.stdout
-    assert "Peak memory with real images is" in done.stdout
+    assert "data loader" in done.stdout
+    assert "real images" in done.stdout
     trials = rows(tmp_path / "out" / "trials.csv")
     real, synthetic = (
         [
@@ -166,8 +162,8 @@ def test_drawn_data_is_looked_at_and_trained_on(tmp_path: Path) -> None:
 def test_the_boundary_is_the_same_in_three_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # With one thread batch 6 takes 460 MiB and batch 7 takes 495: half-way between no trial ends
-    # now this way and now that.
+    # With one thread batch 6 takes 460 MiB and batch 7 takes 495: the limit is half-way between, so
+    # that noise does not decide.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     command = [
         "--device=cpu", "--memory-limit=480MiB", "--model=deeplabv2-resnet50",

@@ -1,4 +1,4 @@
-"""`bsprobe study` as its users run it: on this machine's CPU, killed, interrupted, resumed."""
+"""`bsprobe study` on the CPU of this machine: killed, interrupted and resumed."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ SMALL = (
 
 
 def without(*options: str) -> list[str]:
-    """The words of `SMALL` but those of some options."""
+    """The words of `SMALL` without some options."""
     return [word for word in SMALL if word.partition("=")[0] not in options]
 
 
@@ -52,7 +52,7 @@ def studied(*arguments: str, cwd: Path) -> str:
 
 
 def figures(study: Study) -> list[Training]:
-    """All trainings without what differs between two runs: times, and memory by some pages."""
+    """All trainings without times and peak memory, which differ between runs."""
     found = []
     for training in study.trainings:
         assert training.result is not None
@@ -63,12 +63,12 @@ def figures(study: Study) -> list[Training]:
 
 
 def checkpoints(out: Path) -> set[tuple[str, int]]:
-    """The checkpoints in a folder and when each was written."""
+    """Names and modification times of the checkpoints in a folder."""
     return {(path.name, path.stat().st_mtime_ns) for path in out.glob("batch-*.checkpoint")}
 
 
 def wait_for_checkpoint(out: Path, process: "subprocess.Popen[str]") -> None:
-    """Wait until a checkpoint is written that is not there yet."""
+    """Wait until a new checkpoint is written."""
     before = checkpoints(out)
     wait_until(lambda: bool(checkpoints(out) - before), process)
 
@@ -83,7 +83,7 @@ def test_a_study_ends_in_a_report(folder: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_a_study_that_was_stopped_thrice_ends_in_the_same_figures(folder: Path) -> None:
+def test_a_study_that_was_stopped_three_times_has_the_same_results(folder: Path) -> None:
     studied(*LONGER, "--out=whole", cwd=folder)
     killed = start("study", *LONGER, "--out=out", cwd=folder)
     wait_for_checkpoint(folder / "out", killed)
@@ -95,14 +95,13 @@ def test_a_study_that_was_stopped_thrice_ends_in_the_same_figures(folder: Path) 
     worker = forked_worker_of(resumed.pid)
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
-    wait_for_checkpoint(folder / "out", resumed)  # of the process that goes on in its place
+    wait_for_checkpoint(folder / "out", resumed)  # by the new worker
     resumed.send_signal(signal.SIGINT)
     _, complaints = resumed.communicate(timeout=60)
     assert resumed.returncode == 130
-    assert complaints.splitlines()[-2:] == [
-        "error: interrupted; finished trainings and the last checkpoint are kept",
-        "hint: go on with: bsprobe study --resume --out out",
-    ]
+    error, hint = complaints.splitlines()[-2:]
+    assert error.startswith("error: interrupted")
+    assert hint.endswith(": bsprobe study --resume --out out")
 
     assert "Wrote out/" in studied("--resume", "--out=out", cwd=folder)
     assert figures(load_study(folder / "out")) == figures(load_study(folder / "whole"))
@@ -110,7 +109,7 @@ def test_a_study_that_was_stopped_thrice_ends_in_the_same_figures(folder: Path) 
 
 
 def check_report(printed: str, out: Path) -> None:
-    """Check what a finished study prints and writes, and that its networks have learnt."""
+    """Check the output and the files of a finished study, and that the loss fell."""
     assert "Train deeplabv2-mini at 32x64, fp32 / batch with an effective batch of" in printed
     assert [line for line in printed.splitlines() if len(line) > 80] == []
     assert sorted(path.name for path in out.iterdir()) == [
@@ -128,7 +127,7 @@ def check_report(printed: str, out: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_a_batch_that_does_not_fit_is_accumulated_and_says_so(folder: Path) -> None:
+def test_a_batch_that_does_not_fit_is_accumulated(folder: Path) -> None:
     options = [option for option in SMALL if not option.startswith("--resolution")]
     studied(
         *options, "--resolution=64x128", "--memory-limit=130MiB", "--batches=32", "--images=32",
@@ -149,7 +148,8 @@ def test_a_loss_that_becomes_nan_is_a_result(folder: Path) -> None:
     words = without("--base-lr", "--base-batch")
     printed = studied(*words, "--batches=4", *steep, cwd=folder)
 
-    assert "diverged: the loss of update 2 of 8 was not finite" in " ".join(printed.split())
+    shown = " ".join(printed.split())
+    assert ("diverged" in shown, "update 2 of 8" in shown) == (True, True)
     assert (folder / "out" / "report.md").exists()
     assert not (folder / "out" / "snippet.py").exists()
 
@@ -160,8 +160,9 @@ def test_weights_that_do_not_fit_end_the_study_before_anything_is_trained(folder
     done = bsprobe("study", *SMALL, "--weights=w.pth", cwd=folder)
 
     assert done.returncode == 2
-    assert "error: w.pth does not fit the network: " in done.stderr
-    assert "of the network's have no value (conv1.weight, " in done.stderr
+    error = done.stderr.splitlines()[-2]
+    assert error.startswith("error: w.pth does not fit the network")
+    assert "conv1.weight" in error
 
 
 def test_a_folder_without_validation_images_is_refused_by_name(folder: Path) -> None:
@@ -170,10 +171,10 @@ def test_a_folder_without_validation_images_is_refused_by_name(folder: Path) -> 
     done = bsprobe("study", *SMALL, cwd=folder)
 
     assert done.returncode == 2
-    assert done.stderr.startswith("error: D/leftImg8bit/val: there is no such folder\n")
+    assert done.stderr.startswith("error: D/leftImg8bit/val: ")
 
 
-def test_a_resumed_study_refuses_to_become_another_one(folder: Path) -> None:
+def test_a_study_is_not_resumed_with_other_options(folder: Path) -> None:
     process = start("study", *SMALL, "--batches=2,4", cwd=folder)
     wait_for_checkpoint(folder / "out", process)
     process.terminate()
@@ -181,10 +182,7 @@ def test_a_resumed_study_refuses_to_become_another_one(folder: Path) -> None:
     assert process.returncode == 130
 
     other = bsprobe("study", "--resume", "--out=out", "--batches=2,8", cwd=folder)
-    assert (other.returncode, other.stderr) == (
-        2,
-        (
-            "error: --batches differs from the study in out\n"
-            "hint: leave it out to go on with that study, or start a new one without --resume\n"
-        ),
-    )
+    error, hint = other.stderr.splitlines()
+    assert (other.returncode, other.stdout) == (2, "")
+    assert ("--batches" in error, "study in out" in error) == (True, True)
+    assert ("--batches" in hint, "--resume" in hint) == (True, True)

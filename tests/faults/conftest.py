@@ -1,4 +1,4 @@
-"""What the tests of one kind of fault after the other are held against."""
+"""A reference run without faults."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.support.stubbed_bsprobe import RUN, finish, start
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """The folder of a run that nobody disturbed, and how long it took."""
+    """The folder of a run without faults, and its seconds."""
     place = tmp_path_factory.mktemp("reference")
     started = time.monotonic()
     code, _, complaints = finish(start(*RUN, cwd=place))
@@ -20,5 +20,5 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 
 @pytest.fixture(scope="session")
 def reference(undisturbed: tuple[Path, float]) -> Path:
-    """The folder of that run."""
+    """The folder of a run without faults."""
     return undisturbed[0]

@@ -31,12 +31,12 @@ GONE = torch.AcceleratorError("CUDA error: unspecified launch failure")
 
 
 class _Backwards(datetime):
-    """Each look at the wall clock shows an earlier day."""
+    """A wall clock that goes back a day with each call."""
 
     days = 0
 
     @classmethod
-    def now(cls, tz: tzinfo | None = None) -> "datetime":  # type: ignore[override] # a plain one
+    def now(cls, tz: tzinfo | None = None) -> "datetime":  # type: ignore[override] # returns the base class
         cls.days += 1
         return datetime(2026, 1, 31, 12, tzinfo=tz or UTC) - timedelta(days=cls.days)
 
@@ -59,7 +59,7 @@ def test_a_clock_that_jumps_back_changes_no_duration(monkeypatch: pytest.MonkeyP
 
 
 def clock_calls() -> Iterator[tuple[str, str]]:
-    """(file, call) of every look at a clock in the package."""
+    """Pairs of file and call for every use of a clock in the package."""
     for path in sorted((ROOT / "bsprobe").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
@@ -67,7 +67,7 @@ def clock_calls() -> Iterator[tuple[str, str]]:
                 yield path.relative_to(ROOT / "bsprobe").as_posix(), called
 
 
-def test_only_the_dates_of_records_come_from_the_wall_clock() -> None:
+def test_only_dates_in_records_use_the_wall_clock() -> None:
     wall = {(file, call) for file, call in clock_calls() if not call.startswith("time.")}
     files = (
         "engine/executable_batch.py",
@@ -84,14 +84,14 @@ def test_only_the_dates_of_records_come_from_the_wall_clock() -> None:
 
 
 class _LosesItsGpu(StubGpu):
-    """A device whose GPU goes away at the latest right after a trial."""
+    """A device that loses its GPU after a trial, or in it."""
 
     def is_clean(self) -> bool:
         raise GONE
 
 
 def run_trial(device: StubGpu) -> list[Message]:
-    """The messages that the worker sends about a trial that loses its GPU."""
+    """The messages of the worker for one trial on the device."""
     sent: list[Message] = []
     worker.run_trial(
         worker.Session(device=device, request=DeviceRequest(), send=sent.append),
@@ -100,7 +100,7 @@ def run_trial(device: StubGpu) -> list[Message]:
     return sent
 
 
-def test_a_gpu_that_goes_away_in_a_trial_is_a_failure_not_an_end_of_memory() -> None:
+def test_a_gpu_lost_in_a_trial_is_a_failure_not_out_of_memory() -> None:
     *_, phase, done = run_trial(_LosesItsGpu({SPEC.batch_size: GONE}))
     assert phase == Progress(phase="step 1")
     assert isinstance(done, TrialDone)
@@ -109,7 +109,7 @@ def test_a_gpu_that_goes_away_in_a_trial_is_a_failure_not_an_end_of_memory() -> 
     assert done.failure.phase == "step 1"
 
 
-def test_a_gpu_that_goes_away_after_a_trial_does_not_take_what_was_measured() -> None:
+def test_a_gpu_lost_after_a_trial_keeps_the_measurement() -> None:
     done = run_trial(_LosesItsGpu())[-1]
     assert isinstance(done, TrialDone)
     assert (done.outcome, done.clean) == (Outcome.FITS, False)
@@ -117,7 +117,7 @@ def test_a_gpu_that_goes_away_after_a_trial_does_not_take_what_was_measured() ->
     assert done.measurement.peak_reserved_bytes == PEAK_RESERVED
 
 
-def test_a_run_whose_gpu_is_gone_stops_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+def test_a_run_stops_when_its_gpu_is_lost_and_resumes_when_it_is_back(tmp_path: Path) -> None:
     log = tmp_path / "gpu"
     asked = {"cwd": tmp_path, "behaviour": "gpu-lost"}
     code, _, complaints = finish(start(*RUN, STUB_GPU_LOG=str(log), **asked))  # type: ignore[arg-type] # as written above

@@ -1,4 +1,4 @@
-"""A run that is killed: nothing that was finished is lost, and going on always ends the same."""
+"""Killed runs: finished trials are kept, and a resumed run has the same result."""
 
 import json
 import random
@@ -21,19 +21,19 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIG
 
 
 def whole_lines(folder: Path) -> list[bytes]:
-    """The journal's lines; one that was cut off is nobody's loss."""
+    """The complete lines of the journal."""
     path = folder / NAME
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     return [line for line in lines if line.endswith(b"\n")]
 
 
 def resume(folder: Path) -> list[str]:
-    """The option to go on with a run, where one has begun."""
+    """The option `--resume` if a run has begun."""
     return ["--resume"] if (folder / NAME).exists() else []
 
 
 def kill_after(seconds: float, place: Path) -> list[str]:
-    """Go on with the run, kill it, and return the trials that it had told people of."""
+    """Resume the run, kill it, and return the trials it had printed."""
     process = start(*RUN, *resume(place / "out"), cwd=place)
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
@@ -43,10 +43,10 @@ def kill_after(seconds: float, place: Path) -> list[str]:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(5))
-def test_killed_at_ten_random_moments_it_goes_on_to_the_same_end(
+def test_a_run_killed_at_ten_random_moments_has_the_same_result(
     tmp_path: Path, undisturbed: tuple[Path, float], seed: int
 ) -> None:
-    """Ten kills from the first import to the last plot; by day `test_random_kills.py` has some."""
+    """Ten kills between the first import and the last plot."""
     reference, seconds = undisturbed
     chance = random.Random(seed)
     out = tmp_path / "out"
@@ -56,7 +56,7 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_end(
         after = whole_lines(out)
         assert after[: len(before)] == before
         assert max(0, len(after) - 1) >= len(told), "a trial was shown and is not on the disk"
-        if (out / "run.json").exists():  # whole, however early the kill came
+        if (out / "run.json").exists():  # complete, as it is renamed into place
             assert findings(out) == findings(reference)
             shutil.rmtree(out)
     code, _, complaints = finish(start(*RUN, *resume(out), cwd=tmp_path))
@@ -68,7 +68,7 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_end(
 
 
 @pytest.mark.slow
-def test_killed_while_its_files_are_written_it_leaves_whole_ones(
+def test_a_run_killed_while_it_writes_files_leaves_complete_ones(
     tmp_path: Path, reference: Path
 ) -> None:
     process = start(*RUN, cwd=tmp_path)
@@ -85,7 +85,9 @@ def test_killed_while_its_files_are_written_it_leaves_whole_ones(
     }
 
 
-def test_a_death_with_evidence_ends_a_trial_not_the_run(tmp_path: Path, reference: Path) -> None:
+def test_a_worker_that_dies_out_of_memory_ends_the_trial_not_the_run(
+    tmp_path: Path, reference: Path
+) -> None:
     code, printed, complaints = finish(start(*RUN, cwd=tmp_path, behaviour="aborted"))
     assert code == 0, complaints
     assert "8 out of memory  6 ok  7 out of memory" in printed
@@ -99,7 +101,7 @@ def test_a_death_with_evidence_ends_a_trial_not_the_run(tmp_path: Path, referenc
     assert findings(tmp_path / "out") == findings(reference)
 
 
-def test_a_death_without_evidence_is_no_boundary_and_a_resumed_run_makes_the_trial_again(
+def test_a_worker_killed_without_evidence_is_no_boundary_and_resuming_repeats_the_trial(
     tmp_path: Path, reference: Path
 ) -> None:
     code, printed, complaints = finish(start(*RUN, cwd=tmp_path, behaviour="killed"))
@@ -121,10 +123,10 @@ def test_a_death_without_evidence_is_no_boundary_and_a_resumed_run_makes_the_tri
     assert findings(out) == findings(reference)
 
 
-def test_a_verdict_without_evidence_in_an_earlier_journal_is_not_taken(
+def test_out_of_memory_without_evidence_in_an_old_journal_is_ignored(
     tmp_path: Path, reference: Path
 ) -> None:
-    """Batch 4 of a worker that somebody killed, as versions before recorded it."""
+    """Batch 4 was killed; earlier versions recorded it as out of memory."""
     out = tmp_path / "out"
     out.mkdir()
     lines = (reference / NAME).read_text().splitlines()

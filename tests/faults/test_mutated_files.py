@@ -1,6 +1,6 @@
-"""Damaged run files and journals, 500 of each by night: refused in one clear line, or loaded right.
+"""Damaged run files and journals are refused with a hint, or loaded as they are.
 
-What is loaded is rendered as well: a table that contradicts itself is worse than a refusal.
+Loaded ones are rendered too, to find tables that contradict themselves. Nightly, 500 of each.
 """
 
 import json
@@ -26,7 +26,7 @@ SEEDS = [
     *range(10 * len(KINDS)),
     *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(10 * len(KINDS), 500)),
 ]
-"""Ten of each kind of damage, and many more by night."""
+"""Ten of each kind of damage; 500 in the nightly tests."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def whole(folder: Path) -> Run:
 
 
 def render(run: Run) -> None:
-    """Everything a person may be shown of a run, but the plots, which take seconds."""
+    """Render everything except the plots, which take seconds."""
     starred = [r.recommendation for r in run.results if r.recommendation is not None]
     code = snippet.render(run, starred[0]) if starred else None
     markdown.render(run, plots=(), snippet=code)
@@ -53,7 +53,7 @@ def render(run: Run) -> None:
 
 
 def ran_by_trials(data: bytes) -> set[tuple[str, str, int | None]]:
-    """What the file's own trials say ran: nothing else may stand in a table."""
+    """Precision, norm and batch of the measured trials; only these may be in a table."""
     return {
         (t["spec"]["variant"]["precision"], t["spec"]["variant"]["norm"], t["spec"]["batch_size"])
         for t in json.loads(data)["trials"]
@@ -68,7 +68,7 @@ def complain_clearly(error: FileError, path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_mutated_run_is_loaded_right_or_refused(
+def test_a_mutated_run_is_loaded_as_it_is_or_refused(
     tmp_path: Path, folder: Path, whole: Run, seed: int
 ) -> None:
     data = mutated((folder / NAME).read_bytes(), seed)
@@ -86,11 +86,11 @@ def test_a_mutated_run_is_loaded_right_or_refused(
     try:
         comparison.render(compare(whole, loaded, DEFAULT_THRESHOLDS))
     except NotComparableError as error:
-        assert error.hint is not None  # noqa: PT017 - a refusal is one of two fine ends
+        assert error.hint is not None  # noqa: PT017 - both outcomes are valid
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_mutated_journal_is_read_right_or_refused_and_never_shortened(
+def test_a_mutated_journal_is_read_as_it_is_or_refused_and_never_shortened(
     tmp_path: Path, folder: Path, seed: int
 ) -> None:
     lines = (folder / JOURNAL_NAME).read_bytes().splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Real commands whose processes are killed at random: the result is that of one left alone."""
+"""Commands whose processes are killed at random have the result of an undisturbed one."""
 
 import json
 import os
@@ -38,28 +38,28 @@ class Victim(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command, and what must not depend on kills."""
+    """A command, and the part of its result that must not depend on kills."""
 
     words: tuple[str, ...]
     result: str
-    """The file that it ends with."""
+    """Name of the file with the result."""
     said: Callable[[Any], Any]
-    """The part of the result that is the same each time."""
+    """Returns the reproducible part of the result."""
     journal: str | None = None
-    """None: it begins anew."""
+    """Name of the journal; None if the command cannot be resumed."""
     before: Callable[[Path], object] = field(default=lambda _: None)
-    """Makes what it needs in a folder."""
+    """Prepares a folder."""
 
 
 def without(value: Any, *names: str) -> Any:
-    """A JSON value without some fields, wherever they are."""
+    """A JSON value without some fields, at any depth."""
     if isinstance(value, dict):
         return {key: without(each, *names) for key, each in value.items() if key not in names}
     return [without(each, *names) for each in value] if isinstance(value, list) else value
 
 
 def boundaries(run: Any) -> Any:
-    """Batches and plans: on a CPU, times and so the fastest batch differ."""
+    """Batches and plans; times on a CPU, and with them the fastest batch, differ."""
     parts = ("largest", "safe", "plan")
     return [
         (result["boundary"], [result["recommendation"][part] for part in parts])
@@ -112,12 +112,12 @@ COMMANDS = {
 ROUNDS = [(name, [*Victim] * 5, seed) for seed, name in enumerate(COMMANDS, start=1)]
 """Fifteen kills of each command, five of each victim.
 
-By day a run is killed in `tests/cli/test_run.py`, a study in `test_study.py` beside it.
+The default tests kill a run in `tests/cli/test_run.py` and a study in `tests/cli/test_study.py`.
 """
 
 
 def undisturbed(command: Command, folder: Path) -> tuple[Any, float]:
-    """The result of a command that nobody disturbs, and for how many seconds it runs."""
+    """The result and the seconds of an undisturbed command."""
     folder.mkdir()
     command.before(folder)
     started_at = time.monotonic()
@@ -127,7 +127,7 @@ def undisturbed(command: Command, folder: Path) -> tuple[Any, float]:
 
 
 def start(command: Command, folder: Path) -> Started:
-    """Begin a command, or go on with it."""
+    """Start a command, or resume it if it has a journal."""
     resume = ["--resume"] if lines(command, folder) else []
     words = (sys.executable, "-m", "bsprobe", *command.words, "--out=out", *resume)
     return Started(words, folder)
@@ -138,14 +138,14 @@ def said(command: Command, folder: Path) -> Any:
 
 
 def lines(command: Command, folder: Path) -> list[bytes]:
-    """The whole lines of the journal."""
+    """The complete lines of the journal."""
     path = folder / "out" / (command.journal or "")
     found = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     return [line for line in found if line.endswith(b"\n")]
 
 
 def kill(started: Started, victim: Victim) -> bool:
-    """Kill, once there is a worker to be killed; False where the command has ended before."""
+    """Kill the victim once it exists; False if the command has ended before."""
     while (worker := forked_worker_of(started.process.pid)) is None and victim is not Victim.PARENT:
         if started.process.poll() is not None:
             return False
@@ -161,7 +161,7 @@ def kill(started: Started, victim: Victim) -> bool:
 
 
 @pytest.mark.parametrize(("name", "victims", "seed"), ROUNDS)
-def test_killed_at_random_a_command_comes_to_the_same_end(
+def test_a_command_killed_at_random_has_the_same_result(
     tmp_path: Path, name: str, victims: Sequence[Victim], seed: int
 ) -> None:
     command, chance = COMMANDS[name], random.Random(seed)
@@ -180,7 +180,8 @@ def test_killed_at_random_a_command_comes_to_the_same_end(
         assert lines(command, tmp_path)[: len(before)] == before
         if was_killed:
             victim = waiting.pop()
-            ends = {0} if victim is Victim.WORKER else {0, -signal.SIGKILL}  # ended just before
+            # The command may have ended just before the kill.
+            ends = {0} if victim is Victim.WORKER else {0, -signal.SIGKILL}
             assert code in ends, complaints
         else:
             assert code == 0, complaints
@@ -191,11 +192,11 @@ def test_killed_at_random_a_command_comes_to_the_same_end(
 
 
 def check_end(command: Command, folder: Path, expected: Any) -> None:
-    """Hold what was found against the reference; the next round begins anew."""
+    """Compare the result with the reference, then start a new round."""
     assert said(command, folder) == expected
     made = [without(json.loads(line), *WORKER_DEPENDENT) for line in lines(command, folder)[1:]]
     specs = [json.dumps([each["spec"], each.get("fresh_process")]) for each in made]
-    assert len(specs) == len(set(specs)), "something was made twice"
+    assert len(specs) == len(set(specs)), "a trial was repeated"
     start_anew(folder)
 
 

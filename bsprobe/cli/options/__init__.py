@@ -1,1 +1,1 @@
-"""The options of the commands: text to settings, with errors that say what to type."""
+"""The options of the commands, and their conversion to settings."""

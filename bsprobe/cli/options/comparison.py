@@ -1,4 +1,4 @@
-"""What commands that compare two runs share: their options, their output, their exit code."""
+"""Options, output and exit code of the commands that compare two runs."""
 
 import json
 import os
@@ -23,23 +23,23 @@ from bsprobe.storage.codec import to_json
 from bsprobe.storage.files import file_errors
 
 REGRESSED = 1
-"""The exit code of a comparison that failed."""
+"""Exit code if a metric regressed."""
 _SUMMARY = "GITHUB_STEP_SUMMARY"
-"""The file that GitHub shows as markdown below a job."""
+"""Environment variable of GitHub Actions with the file for the summary of a job."""
 _DEFAULTS = " ".join(f"{each.metric}:{each.describe()}" for each in DEFAULT_THRESHOLDS)
 
 
 class Format(StrEnum):
-    """How a comparison is printed."""
+    """Output formats of a comparison."""
 
     TEXT = "text"
     JSON = "json"
     GITHUB = "github"
-    """The text, annotations of the pull request, and a summary of the job."""
+    """The text, annotations for the pull request, and a job summary."""
 
 
 def comparison_options(command: Command) -> Command:
-    """Give a command the options of a comparison."""
+    """Add the options of a comparison to a command."""
     for option in (
         click.option(
             "--format",
@@ -47,7 +47,7 @@ def comparison_options(command: Command) -> Command:
             type=click.Choice([str(kind) for kind in Format]),
             default=str(Format.TEXT),
             show_default=True,
-            help="github: also annotations, and markdown in $GITHUB_STEP_SUMMARY.",
+            help="Output format. github adds annotations, and a summary in $GITHUB_STEP_SUMMARY.",
         ),
         click.option(
             "--fail-on",
@@ -55,8 +55,8 @@ def comparison_options(command: Command) -> Command:
             type=parse_threshold,
             multiple=True,
             metavar="METRIC:AMOUNT",
-            help="How much worse than the baseline is a regression: a share (3%), or bytes "
-            "(200MiB), images of a batch, images/s. Repeat it for each metric: "
+            help="Largest allowed regression of a metric: a share (peak:3%), bytes "
+            "(peak:200MiB), images (max-batch:2) or images/s (throughput:5). Repeatable. Metrics: "
             f"{', '.join(str(metric) for metric in Metric)}.  [default: {_DEFAULTS}]",
         ),
     ):
@@ -67,10 +67,18 @@ def comparison_options(command: Command) -> Command:
 def compare_and_show(
     runs: Callable[[], tuple[Run, Run]], thresholds: tuple[Threshold, ...], output: str
 ) -> int:
-    """Compare the two runs (baseline, run), print it, and return the exit code.
+    """Compare two runs and print the comparison.
+
+    Args:
+        runs: Loads the baseline and the run.
+        thresholds: Allowed changes; empty for the defaults.
+        output: A value of `Format`. With `github`, an error is printed as an annotation too.
+
+    Returns:
+        The exit code: 0, or `REGRESSED`.
 
     Raises:
-        BsprobeError: There is nothing to compare; on GitHub it is an annotation as well.
+        BsprobeError: The runs cannot be loaded or compared.
     """
     try:
         require_distinct(thresholds)

@@ -1,6 +1,6 @@
-"""Checks of what options name, before a process is started for it: most mistakes are misspellings.
+"""Checks of the names in options, without PyTorch: networks, callables, devices, files.
 
-The process that runs the trials imports PyTorch first, and its check of the same takes seconds.
+The worker checks the same, but imports PyTorch first, which takes seconds.
 """
 
 import difflib
@@ -39,11 +39,11 @@ from bsprobe.storage.source_names import callables_hint, require_arguments, requ
 
 
 def require_there(settings: Settings) -> None:
-    """Refuse settings that name what is surely not there.
+    """Check the names in the settings of a run.
 
     Raises:
-        UsageError: A network, a callable of the user's or a device is not.
-        FileError: The images are not.
+        UsageError: A network, a callable or a device does not exist.
+        FileError: The images do not exist.
     """
     require_device(settings.device)
     require_named(settings.variants)
@@ -51,17 +51,17 @@ def require_there(settings: Settings) -> None:
 
 
 def require_named(variants: Iterable[Variant]) -> None:
-    """Refuse networks, losses, optimizers and batches that are surely not there.
+    """Check the names of networks, losses, optimizers and batches.
 
     Raises:
-        UsageError: One is not; the nearest is suggested.
+        UsageError: A name is unknown; the hint suggests the nearest.
     """
     named: dict[tuple[str, str], None] = {}
     for variant in variants:
         own = variant.own
         _require_model(variant.model)
         if is_factory(variant.model):
-            # One may say how many classes the labels have, whatever it takes.
+            # num_classes is also the number of label classes; the factory need not take it.
             require_arguments(variant.model, set(own.arguments) - {"num_classes"})
         require_taken(variant)
         for option, name in (
@@ -76,10 +76,10 @@ def require_named(variants: Iterable[Variant]) -> None:
 
 
 def require_device(asked: DeviceRequest) -> None:
-    """Refuse a device of another form than `cpu` and `cuda:N`, and too little memory for it.
+    """Check the name and the memory limit of a device.
 
     Raises:
-        UsageError: It is none.
+        UsageError: The name is not `cpu`, `cuda` or `cuda:N`.
         DeviceError: The memory limit leaves nothing for training.
     """
     name = asked.device
@@ -93,10 +93,10 @@ def require_device(asked: DeviceRequest) -> None:
 
 
 def require_images(source: DataSource | None, splits: Sequence[str] = ("train",)) -> None:
-    """Refuse a folder that is not in the layout of Cityscapes, or lacks a split.
+    """Check that a folder has the layout of Cityscapes and the splits.
 
     Raises:
-        FileError: It is not, or lacks files that are needed.
+        FileError: The layout differs, or files are missing.
     """
     if source is None:
         return
@@ -106,7 +106,7 @@ def require_images(source: DataSource | None, splits: Sequence[str] = ("train",)
     if not is_folder:
         raise FileError(
             f"--data: {root} {'is a file, not a folder' if root.exists() else 'does not exist'}",
-            hint="give the folder that holds leftImg8bit/ and gtFine/, or draw a stand-in with "
+            hint="give the folder that holds leftImg8bit/ and gtFine/, or draw one with "
             "`bsprobe sample-data DIR`",
         )
     from bsprobe.training.cityscapes.samples import Split, list_split  # imports numpy and Pillow
@@ -115,15 +115,15 @@ def require_images(source: DataSource | None, splits: Sequence[str] = ("train",)
     for split in splits:
         for problem in list_split(root, Split(split)).problems:
             error = problem.as_error()
-            more = f"`bsprobe data {shlex.quote(source.root)}` lists all that is wrong"
+            more = f"`bsprobe data {shlex.quote(source.root)}` lists all problems"
             raise FileError(str(error), hint=f"{error.hint}; {more}")
 
 
 def require_label_ids(root: Path) -> None:
-    """Refuse a data set that has labels by train id alone: they are made for another loader.
+    """Reject a data set that has labels by train id only.
 
     Raises:
-        FileError: It has, with what to do about it.
+        FileError: There are no labels by label id; the hint says how to make them.
     """
     labels = root / "gtFine"
     with file_errors(root):
@@ -133,18 +133,17 @@ def require_label_ids(root: Path) -> None:
         return
     wanted = by_train_id.name.replace("_labelTrainIds.png", "_labelIds.png")
     raise FileError(
-        f"{labels} has labels by train id alone, and labels by label id are needed: {wanted} "
-        f"beside {by_train_id.name}",
-        hint="gtFine_trainvaltest.zip of Cityscapes has them; or make each from its "
+        f"{labels} has labels by train id only; {wanted} is missing beside {by_train_id.name}",
+        hint="get the labels from gtFine_trainvaltest.zip of Cityscapes, or make each from its "
         "*_polygons.json: python -m cityscapesscripts.preparation.json2labelImg IN.json OUT.png",
     )
 
 
 def require_file(option: str, path: Path) -> None:
-    """Refuse a file that is not there.
+    """Check that a file exists.
 
     Raises:
-        FileError: It is not, or is a folder.
+        FileError: It does not exist or is a folder.
     """
     with file_errors(path):
         if path.is_file():
@@ -168,7 +167,7 @@ def _require_model(name: str) -> None:
         _require_package(HUGGING_FACE)
     elif name.startswith(TIMM):
         _require_package(TIMM)
-        architecture, _, _ = name.partition(".")  # behind it, weights are named
+        architecture, _, _ = name.partition(".")  # the rest names weights
         if not is_former_timm_name(architecture.removeprefix(TIMM)):
             _require_known(name, architecture, [TIMM + each for each in timm_networks()])
     elif ":" not in name and name not in BUILT_IN:
@@ -186,13 +185,13 @@ def _require_known(name: str, architecture: str, known: Sequence[str]) -> None:
 
 
 def _unknown_network(name: str) -> UsageError:
-    """The error for a network that is not built in, which may be somebody else's."""
+    """The error for a name that is no built-in network; suggests a library or a callable."""
     is_file = name.endswith(".py") or os.sep in name
-    is_module = os.path.isfile(f"{name}.py")  # noqa: PTH113 - Path's raises where a name is too long
+    is_module = os.path.isfile(f"{name}.py")  # noqa: PTH113 - Path.is_file raises if the name is too long
     hint = callables_hint(name) if is_file or is_module else None
     if hint is not None:
         return UsageError(
-            f"--model: '{name}' does not say what builds the network",
+            f"--model: '{name}' lacks the name of a callable or network",
             hint=f"give {name}:FACTORY; {hint}",
         )
     for prefix, known in ((TORCHVISION, torchvision_networks), (TIMM, timm_networks)):

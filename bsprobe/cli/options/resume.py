@@ -1,4 +1,4 @@
-"""The rule of `--resume`: what is typed may not contradict what was begun."""
+"""The check of `--resume`: typed options must equal those of the journal."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -17,17 +17,17 @@ def require_same_settings(
     before: Settings,
     what: str,
 ) -> None:
-    """Refuse an option that was typed and differs from what was begun.
+    """Compare the typed options with the settings of a journal.
 
     Args:
-        ctx: Of the command.
-        facets: The part of the settings that each option decides.
+        ctx: The context of the command.
+        facets: By parameter, the part of the settings that it decides.
         asked: The settings of the command line.
         before: The settings of the journal.
-        what: Names what was begun: `run in out`.
+        what: Name of the resumed work, for example `run in out`.
 
     Raises:
-        UsageError: One differs.
+        UsageError: A typed option differs.
     """
     for option, facet in facets.items():
         typed = ctx.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
@@ -36,5 +36,6 @@ def require_same_settings(
             noun = what.partition(" ")[0]
             raise UsageError(
                 f"{names[option]} differs from the {what}",
-                hint=f"leave it out to go on with that {noun}, or start a new one without --resume",
+                hint=f"leave {names[option]} out to continue that {noun}, or start a new one "
+                "without --resume",
             )

@@ -1,4 +1,4 @@
-"""The options that say what a run makes: from the command line to `Settings`, and back."""
+"""The options of a run, and their conversion to `Settings`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,22 +7,20 @@ from typing import Any
 import click
 
 from bsprobe.analysis.recommendation import check_target
-from bsprobe.cli.options.device import asked_device, asked_processes, require_synchronisable
+from bsprobe.cli.options.device import (
+    CAPACITY,
+    COMPUTE_CAPABILITY,
+    asked_device,
+    asked_processes,
+    require_synchronisable,
+)
 from bsprobe.cli.options.subject import (
     SUBJECT_FACETS,
     require_segmentation,
     subject_options,
     variants_from,
 )
-from bsprobe.cli.options.values import (
-    BASE_BATCH,
-    BASE_LR,
-    LR_RULE,
-    Command,
-    byte_sizes,
-    count,
-    number,
-)
+from bsprobe.cli.options.values import LR_RULE, Command, byte_sizes, count, number
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import (
@@ -34,62 +32,69 @@ from bsprobe.records.runs import (
     Target,
 )
 from bsprobe.records.trials import DataSource, Ddp
-from bsprobe.records.units import parse_bytes, parse_resolution
+from bsprobe.records.units import parse_resolution
 
 _CIRCUMSTANCES = (
     click.option(
         "--device",
         metavar="cuda[:N]|cpu",
-        help="Where to run.  [default: the GPU of this machine; without one, predict]",
+        help="Device to measure on.  [default: the GPU of this machine; without one, predict]",
     ),
     click.option(
         "--gpu",
         metavar="NAME",
-        help="Predict for this card instead of running; `bsprobe gpus` lists them, custom is one "
-        "that you describe.",
+        help="Predict for this card instead of measuring; `bsprobe gpus` lists the cards. For any "
+        "other card: custom.",
     ),
-    click.option(
-        "--capacity", type=parse_bytes, metavar="SIZE", help="With --gpu custom: its memory."
-    ),
-    click.option(
-        "--compute-capability", metavar="X.Y", help="With --gpu custom: its compute capability."
-    ),
+    CAPACITY,
+    COMPUTE_CAPABILITY,
     click.option(
         "--memory-limit",
         "memory_limits",
         type=byte_sizes,
         metavar="SIZE",
-        help="Let the device answer as one with this much memory, for example 11GiB: it caps the "
-        "capacity, not the architecture. Under torchrun also one for each process, for example "
-        "11GiB,8GiB.  [default: all there is]",
+        help="Limit the memory of the device, for example to 11GiB. Under torchrun, a list gives "
+        "each process its own limit: 11GiB,8GiB.  [default: all of it]",
     ),
     count(
         "--processes",
         "processes",
-        "With --gpu: predict one of N processes that train together, each on such a card. "
-        "Where they are to run, torchrun starts them.  [default: 1]",
+        "With --gpu: number of data-parallel processes, each on such a card; one of them is "
+        "predicted. To measure several, use torchrun.  [default: 1]",
     ),
     click.option(
         "--ddp",
         type=click.Choice([str(each) for each in Ddp]),
         default=str(Ddp.DEFAULT),
         show_default=True,
-        help="With several processes, where parameters get no gradient: the argument that "
-        "DistributedDataParallel is given. Without one it stops there.",
+        help="With several processes: option of DistributedDataParallel. The default fails if a "
+        "parameter gets no gradient.",
     ),
     count(
         "--target-batch",
         "batch",
-        "Effective batch to train with; reached by accumulation where it does not fit.  "
-        f"[default: {REFERENCE.batch} for DeepLabV2, as its paper has it; for others the best "
-        "batch that fits]",
+        "Effective batch to train with, in images; accumulated if it does not fit.  "
+        f"[default: {REFERENCE.batch} for DeepLabV2, as in its paper; for others the best that "
+        "fits]",
     ),
-    BASE_LR,
-    BASE_BATCH,
+    number(
+        "--base-lr",
+        "base_learning_rate",
+        "RATE",
+        "Learning rate that you use at --base-batch.  "
+        f"[default: {REFERENCE.base_learning_rate} for DeepLabV2; for others only a factor is "
+        "computed]",
+    ),
+    count(
+        "--base-batch",
+        "base_batch",
+        "Effective batch that --base-lr belongs to, in images.  "
+        f"[default: {REFERENCE.base_batch} for DeepLabV2]",
+    ),
     count(
         "--base-updates",
         "base_updates",
-        "Optimizer updates of the recipe; scaled so that the images seen stay constant.",
+        "Optimizer updates at --base-batch; scaled so that the number of images seen is the same.",
         default=REFERENCE.base_updates,
     ),
     LR_RULE,
@@ -97,69 +102,71 @@ _CIRCUMSTANCES = (
         "--headroom",
         "headroom",
         "SHARE",
-        "Share of the memory, in bytes, that the safe batch leaves free.",
+        "Share of the memory that the safe batch leaves free: 0.05 or 5%.",
         default=REFERENCE.headroom,
     ),
-    count("--max-batch", "max_batch", "Never try a larger batch than this.", default=MAX_BATCH),
+    count("--max-batch", "max_batch", "Largest batch to try, in images.", default=MAX_BATCH),
     click.option(
         "--search",
         type=click.Choice([str(method) for method in SearchMethod]),
         default=str(SearchMethod.ORDINARY),
         show_default=True,
-        help="How to look for the boundary: by doubling, or, on a GPU, where a prediction says "
-        "that it is. The proof is the same.",
+        help="Search method. ordinary doubles the batch; guided starts near the predicted boundary "
+        "(GPU only). Both verify the boundary.",
     ),
-    count("--steps", "measured_steps", "Measured steps of each trial.", default=3),
-    count("--warmup-steps", "warmup_steps", "Steps before the measured ones.", default=1),
+    count("--steps", "measured_steps", "Measured steps per trial.", default=3),
+    count("--warmup-steps", "warmup_steps", "Steps per trial before the measured ones.", default=1),
     click.option(
         "--data",
         "data_root",
         type=click.Path(path_type=Path),
         metavar="ROOT",
-        help="Feed the trials with real images: a folder in Cityscapes' layout.  "
-        "[default: synthetic]",
+        help="Folder of images to train the trials on, in the layout of Cityscapes.  "
+        "[default: synthetic images]",
     ),
-    count("--subset", "subset", "With --data: use only the first N images.  [default: all]"),
-    click.option(
-        "--evaluate", is_flag=True, help="Also probe the evaluation pass.  [default: off]"
-    ),
+    count("--subset", "subset", "With --data: number of images to use.  [default: all]"),
+    click.option("--evaluate", is_flag=True, help="Probe the evaluation pass too.  [default: off]"),
     click.option(
         "--evaluate-at",
         type=parse_resolution,
         metavar="HEIGHTxWIDTH",
-        help="With --evaluate: size of the predictions.  [default: 1024x2048, Cityscapes' labels]",
+        help="With --evaluate: size of the predictions, in pixels.  [default: 1024x2048]",
     ),
     number(
         "--trial-timeout",
         "trial_timeout_seconds",
         "SECONDS",
-        "Give a trial up after this long.",
+        "Stop a trial after this time.",
         default=f"{TRIAL_TIMEOUT_SECONDS:g}",
     ),
     number(
         "--time-limit",
         "time_limit_seconds",
         "SECONDS",
-        "Stop searching a variant once its trials took this long.  [default: no limit]",
+        "Stop searching a variant once its trials have taken this time.  [default: no limit]",
     ),
     count("--seed", "seed", "Seed of the synthetic images.", default=0),
 )
-"""Options for the device, the target and the time limits."""
+"""All options of a run except those of the workload."""
 
 
 def settings_options(command: Command) -> Command:
-    """Give a command every option that `settings_from` reads."""
+    """Add the options that `settings_from` reads to a command."""
     for option in reversed(_CIRCUMSTANCES):
         command = option(command)
     return subject_options(command)
 
 
 def settings_from(given: Mapping[str, Any]) -> Settings:
-    """The options as settings."""
+    """Convert the options to settings.
+
+    Raises:
+        UsageError: Options contradict each other.
+    """
     if given["evaluate_at"] is not None and not given["evaluate"]:
-        raise UsageError("--evaluate-at does nothing without --evaluate", hint="add --evaluate")
+        raise UsageError("--evaluate-at requires --evaluate", hint="add --evaluate")
     if given["subset"] is not None and given["data_root"] is None:
-        raise UsageError("--subset does nothing without --data", hint="add --data ROOT")
+        raise UsageError("--subset requires --data", hint="add --data ROOT")
     processes = asked_processes(given)
     variants = variants_from(given, processes)
     for option, is_given in (("--evaluate", given["evaluate"]), ("--data", given["data_root"])):
@@ -196,18 +203,18 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
 
 
 def _ddp(asked: Ddp, processes: int) -> Ddp:
-    """Refuse what one process has no use for."""
+    """Raise UsageError for an option of DDP with one process."""
     if asked is not Ddp.DEFAULT and processes == 1:
         raise UsageError(
-            f"--ddp {asked} does nothing with one process",
-            hint="leave it out; several are started by torchrun, or predicted by --gpu NAME "
-            "--processes N",
+            f"--ddp {asked} requires several processes",
+            hint="leave --ddp out, or start several: torchrun --nproc-per-node N -m bsprobe run; "
+            "or predict: --gpu NAME --processes N",
         )
     return asked
 
 
 def _check_search(given: Mapping[str, Any]) -> None:
-    """Refuse now what the device, once it is open, would be refused for."""
+    """Raise UsageError for a guided search on a device that has none, before it is opened."""
     from bsprobe.engine.predict import check_can_guide
 
     if given["search"] == SearchMethod.GUIDED:
@@ -218,7 +225,7 @@ def _check_search(given: Mapping[str, Any]) -> None:
 
 
 def _data_source(root: Path | None, subset: int | None) -> DataSource | None:
-    """The folder of the images; absolute, for a resumed run may be started elsewhere."""
+    """The folder of the images, absolute: a run may be resumed from another folder."""
     return None if root is None else DataSource(root=str(root.resolve()), subset=subset)
 
 
@@ -248,4 +255,4 @@ FACETS: dict[str, Callable[[Settings], object]] = {
     "subset": lambda s: s.data and s.data.subset,
     "seed": lambda s: s.seed,
 } | {name: lambda s, facet=facet: facet(s.variants) for name, facet in SUBJECT_FACETS.items()}
-"""The setting that each option decides: a resumed run must be asked for the same."""
+"""By option, the setting that it decides; `--resume` compares them."""

@@ -1,4 +1,4 @@
-"""The options of a study: from the command line to `StudySettings`, and back."""
+"""The options of a study, and their conversion to `StudySettings`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,18 +8,10 @@ import click
 
 from bsprobe.analysis.recommendation import check_target, with_recipe
 from bsprobe.cli.options.subject import require_segmentation
-from bsprobe.cli.options.values import (
-    BASE_BATCH,
-    BASE_LR,
-    LR_RULE,
-    Command,
-    count,
-    number,
-    whole_number,
-)
+from bsprobe.cli.options.values import LR_RULE, Command, count, number, whole_number
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
-from bsprobe.records.runs import DeviceRequest, Target
+from bsprobe.records.runs import REFERENCE, DeviceRequest, Target
 from bsprobe.records.trials import DataSource
 from bsprobe.records.units import parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Variant
@@ -30,17 +22,17 @@ _BATCHES = ASKED["batches"]
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:
-    """Parse a comma-separated list of effective batches; ascending, each once."""
+    """Parse a comma-separated list of effective batches; sorted, without duplicates."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
         number = whole_number(part)
         if number is None or number not in _BATCHES:
             raise UsageError(
-                f"--batches: '{part}' is no batch size",
+                f"--batches: '{part}' is not a batch size",
                 hint=f"give whole numbers, {_BATCHES}, for example 2,4,8",
             )
     if not parts:
-        raise UsageError("--batches names nothing", hint="for example 2,4,8")
+        raise UsageError("--batches is empty", hint="for example --batches 2,4,8")
     return tuple(sorted({int(part) for part in parts}))
 
 
@@ -50,7 +42,7 @@ _OPTIONS = (
         "data_root",
         type=click.Path(path_type=Path),
         metavar="ROOT",
-        help="Images to train and validate on: a folder in Cityscapes' layout.  [required]",
+        help="Folder of training and validation images, in the layout of Cityscapes.  [required]",
     ),
     click.option(
         "--batches",
@@ -58,40 +50,39 @@ _OPTIONS = (
         metavar="LIST",
         default="2,4,8,16",
         show_default=True,
-        help="Effective batches to compare.",
+        help="Effective batches to compare, in images.",
     ),
     count(
         "--seeds",
         "seed_count",
-        "Trainings of each batch; without at least two no spread is known.",
+        "Trainings per batch; at least 2 show the spread.",
         default=2,
     ),
     count(
         "--images",
         "images",
-        "Training images that each training sees, augmented; rounded up until every batch "
-        "divides it.",
+        "Augmented training images per training; rounded up to a multiple of every batch.",
         default=960,
     ),
     count(
         "--validations",
         "validations",
-        "How often each network is validated while it trains.",
+        "Validations during each training.",
         default=8,
     ),
     count(
         "--micro-batch",
         "micro_batch",
-        "The most images in one forward pass; larger batches are accumulated from the largest "
-        "equal parts up to it.  [default: the whole batch, or what fits of it]",
+        "Most images in one forward pass; larger batches are accumulated in equal parts.  "
+        "[default: the whole batch, or the largest part that fits]",
     ),
     click.option(
         "--model",
         metavar="NAME",
         default="deeplabv2-resnet101",
         show_default=True,
-        help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (a small one, for trying "
-        "things out), or torchvision:NAME for one of torchvision's segmentation models.",
+        help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (small, for trying things "
+        "out), or torchvision:NAME for a segmentation network of torchvision.",
     ),
     click.option(
         "--resolution",
@@ -99,7 +90,8 @@ _OPTIONS = (
         metavar="HEIGHTxWIDTH",
         default="512x1024",
         show_default=True,
-        help="Of the training crops, or cityscapes (1024x2048), cityscapes-half (512x1024).",
+        help="Size of the training crops, in pixels; also cityscapes (1024x2048) and "
+        "cityscapes-half (512x1024).",
     ),
     *(
         click.option(
@@ -115,62 +107,77 @@ _OPTIONS = (
     click.option(
         "--device",
         metavar="cuda[:N]|cpu",
-        help="Where to train.  [default: the GPU of this machine]",
+        help="Device to train on.  [default: the GPU of this machine]",
     ),
     click.option(
         "--memory-limit",
         type=parse_bytes,
         metavar="SIZE",
-        help="Let the device answer as one with this much memory (on a GPU: what PyTorch may "
-        "reserve).  [default: all there is]",
+        help="Limit the memory of the device, for example to 11GiB; on a GPU it is the most that "
+        "PyTorch may reserve.  [default: all of it]",
     ),
-    BASE_LR,
-    BASE_BATCH,
+    number(
+        "--base-lr",
+        "base_learning_rate",
+        "RATE",
+        f"Learning rate that you use at --base-batch.  [default: {REFERENCE.base_learning_rate}]",
+    ),
+    count(
+        "--base-batch",
+        "base_batch",
+        f"Effective batch that --base-lr belongs to, in images.  [default: {REFERENCE.base_batch}]",
+    ),
     LR_RULE,
     click.option(
         "--weights",
         type=click.Path(path_type=Path),
         metavar="PATH",
-        help="Start from a state dict: a torchvision ResNet's, or a common DeepLab checkpoint.  "
+        help="State dict to start from: of a torchvision ResNet, or a DeepLab checkpoint.  "
         "[default: from scratch]",
     ),
     click.option(
         "--input-normalisation",
         type=click.Choice([str(each) for each in InputNormalisation]),
-        help="What the weights expect of the images.  [default: what their names tell, else "
-        "imagenet-rgb without weights]",
+        help="Input normalisation that the weights expect.  [default: detected from the parameter "
+        "names; imagenet-rgb without --weights]",
     ),
-    count("--subset", "subset", "Train on the first N images only.  [default: all]"),
+    count("--subset", "subset", "Number of images to train on.  [default: all]"),
     count(
         "--workers",
         "workers",
-        "Processes that load images; they change no figure but the times.  [default: up to 4 "
-        "for a GPU, none for the CPU]",
+        "Processes that load images; only times depend on it.  [default: up to 4 on a GPU, 0 on "
+        "the CPU]",
     ),
     number(
         "--training-timeout",
         "training_timeout_seconds",
         "SECONDS",
-        "Give a training up after this long.",
+        "Stop a training after this time.",
         default=86400,
     ),
-    count("--seed", "seed", "The first seed; the others follow.", default=0),
+    count("--seed", "seed", "First seed; the others count up from it.", default=0),
 )
 
 
 def study_options(command: Command) -> Command:
-    """Give a command every option that `study_settings_from` reads."""
+    """Add the options that `study_settings_from` reads to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
-    """The options as settings; paths as they were typed, for reports are made to be shared."""
+    """Convert the options to settings.
+
+    Paths stay as typed, because reports are shared.
+
+    Raises:
+        UsageError: A value is out of range, or options contradict each other.
+    """
     variant = Variant(
         model=given["model"],
         resolution=given["resolution"],
-        **{axis.field: axis.kind(given[axis.field]) for axis in AXES},  # type: ignore[arg-type] # each axis names the field of its own kind
+        **{axis.field: axis.kind(given[axis.field]) for axis in AXES},  # type: ignore[arg-type] # each axis has the type of its field
     )
     require_segmentation((variant,), "bsprobe study")
     target = Target(
@@ -189,7 +196,7 @@ def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
         images=given["images"],
         validations=given["validations"],
         micro_batch=given["micro_batch"],
-        target=with_recipe(target),  # whatever the network: a training needs a rate
+        target=with_recipe(target),  # unlike a run, a training needs a rate for any network
         data=DataSource(root=str(given["data_root"] or ""), subset=given["subset"]),
         workers=given["workers"],
         training_timeout_seconds=given["training_timeout"],
@@ -198,9 +205,9 @@ def study_settings_from(given: Mapping[str, Any]) -> StudySettings:
     )
     if settings.images_seen not in ASKED["images_seen"]:
         raise UsageError(
-            "--batches: no number of images that all of them divide is small enough to train on",
-            hint=f"give batches that divide {ASKED['images_seen'].most} images or fewer, for "
-            "example 2,4,8",
+            f"--batches: the least common multiple of {','.join(map(str, settings.batches))} is "
+            f"more than {ASKED['images_seen'].most} images",
+            hint="give batches with a smaller common multiple, for example 2,4,8",
         )
     return settings
 
@@ -226,4 +233,4 @@ STUDY_FACETS: dict[str, Callable[[StudySettings], object]] = {
     "training_timeout": lambda s: s.training_timeout_seconds,
     "seed": lambda s: s.seeds[0],
 } | {axis.field: lambda s, field=axis.field: getattr(s.variant, field) for axis in AXES}
-"""The setting that each option decides: a resumed study must be asked for the same."""
+"""By option, the setting that it decides; `--resume` compares them."""

@@ -1,4 +1,4 @@
-"""The options that say what is trained: from the command line to the matrix of variants."""
+"""The options of the workload, and their conversion to the matrix of variants."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -32,11 +32,10 @@ SUBJECT_OPTIONS = (
         metavar="LIST",
         default="deeplabv2-resnet101",
         show_default=True,
-        help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (a small one, for trying "
-        "things out), torchvision:NAME or timm:NAME for their segmentation and classification "
-        "models, smp:ARCHITECTURE for segmentation_models_pytorch, hf:CONFIG.json for a "
-        "configuration of transformers, or PACKAGE.MODULE:NAME (FILE.py:NAME) for your own: an "
-        "nn.Module class, a function that makes a network, or a network.",
+        help="deeplabv2-resnet101, deeplabv2-resnet50, deeplabv2-mini (small, for trying things "
+        "out), torchvision:NAME, timm:NAME, smp:ARCHITECTURE (segmentation_models_pytorch), "
+        "hf:CONFIG.json (transformers), or your own class, function or object as "
+        "PACKAGE.MODULE:NAME or FILE.py:NAME.",
     ),
     click.option(
         "--model-arg",
@@ -44,77 +43,86 @@ SUBJECT_OPTIONS = (
         type=argument,
         metavar="NAME=VALUE",
         multiple=True,
-        help="An argument of what builds the network, its value a literal of Python or JSON, else "
-        "text; may be repeated.",
+        help="Argument for the class or function of the network: a Python or JSON literal, else "
+        "text. Repeatable.",
     ),
     click.option(
         "--resolution",
         "resolutions",
         type=resolutions,
         metavar="LIST",
-        help="Image sizes as HEIGHTxWIDTH, or cityscapes (1024x2048), cityscapes-half (512x1024).  "
-        f"[default: {DEFAULT_RESOLUTION}; for classifiers the size that they are built for]",
+        help="Image sizes, HEIGHTxWIDTH in pixels; also cityscapes (1024x2048) and "
+        "cityscapes-half (512x1024).  "
+        f"[default: {DEFAULT_RESOLUTION}; for classifiers their native size]",
     ),
     click.option(
         "--input",
         "input_size",
         type=input_size,
         metavar="CxHxW",
-        help="Channels and size of the images in one, for example 4x512x1024, or of volumes, "
-        "1x96x96x96 (channels, slices, height, width); in place of --resolution.  "
-        "[default: 3 channels]",
+        help="Channels and size, instead of --resolution: 4x512x1024, or for volumes 1x96x96x96 "
+        "(channels, slices, height, width).  [default: 3 channels]",
     ),
     click.option(
         "--loss",
         type=loss_name,
         metavar="NAME",
-        help="pixel-cross-entropy, image-cross-entropy, or PACKAGE.MODULE:CALLABLE that makes a "
-        "scalar of outputs and targets.  [default: the cross-entropy that the model is made for]",
+        help="pixel-cross-entropy, image-cross-entropy, or PACKAGE.MODULE:CALLABLE that takes "
+        "outputs and targets.  [default: the cross-entropy of the model's task]",
     ),
     click.option(
         "--optimizer-from",
         type=callable_name("--optimizer-from"),
         metavar="NAME",
-        help="PACKAGE.MODULE:CALLABLE that makes the optimizer of the network it is given, in "
-        "place of --optimizer.",
+        help="PACKAGE.MODULE:CALLABLE that takes the network and returns its optimizer, instead of "
+        "--optimizer.",
     ),
     click.option(
         "--batch-from",
         type=callable_name("--batch-from"),
         metavar="NAME",
-        help="PACKAGE.MODULE:CALLABLE that makes inputs and targets for a batch size, in place of "
-        "images of --resolution.",
+        help="PACKAGE.MODULE:CALLABLE that takes a batch size and returns inputs and targets, "
+        "instead of --resolution.",
     ),
     click.option(
         "--loop",
         "habits",
         type=parsed_habits,
         metavar="LIST",
-        help="Habits of your training loop, as NAME=VALUE: zero-grad=start|before-backward|end, "
-        "gradients=none|zero, batch=kept|moved|overlapping, outputs=dropped|step|kept.  "
-        "[default: zero-grad=end,gradients=none,batch=kept,outputs=kept]",
+        help="Details of your training loop that change its memory: "
+        "zero-grad=start|before-backward|end, gradients=none|zero, batch=kept|moved|overlapping, "
+        "outputs=dropped|step|kept.  "
+        "[default: zero-grad=end, gradients=none, batch=kept, outputs=kept]",
     ),
     click.option(
         "--checkpoint-blocks",
         type=checkpoint_patterns,
         metavar="PATTERN",
-        help="With --checkpointing on: the modules to recompute, as a comma-separated list of "
-        "patterns of their dotted names, such as 'encoder.layer*,decoder.*'.  [default: the "
-        "network's own way, else the blocks that are repeated in it]",
+        help="With --checkpointing on: modules to recompute, as patterns of their names, for "
+        "example 'encoder.layer*,decoder.*'.  [default: the network's own checkpointing, else its "
+        "repeated blocks]",
     ),
 )
-"""The network and its training."""
+"""Options for the network and its training, without the axes of the matrix."""
 
 
 def subject_options(command: Command) -> Command:
-    """Give a command the options that `variants_from` reads."""
+    """Add the options that `variants_from` reads to a command."""
     for option in reversed((*SUBJECT_OPTIONS, *axis_options())):
         command = option(command)
     return command
 
 
 def variants_from(given: Mapping[str, Any], processes: int = 1) -> tuple[Variant, ...]:
-    """The matrix that the options span, to be trained by so many processes together."""
+    """The matrix of variants that the options span.
+
+    Args:
+        given: The options, by parameter.
+        processes: Data-parallel processes that train each variant.
+
+    Raises:
+        UsageError: Options contradict each other.
+    """
     own = OwnParts(
         model_args=_each_once(given["model_args"]),
         loss=given["loss"],
@@ -135,12 +143,22 @@ def variants_from(given: Mapping[str, Any], processes: int = 1) -> tuple[Variant
 
 
 def require_segmentation(variants: Sequence[Variant], what: str) -> None:
-    """Refuse what works on images with labels of pixels where there are none."""
+    """Check that all variants segment images.
+
+    Args:
+        variants: The variants to check.
+        what: The option or command that needs them, for the error.
+
+    Raises:
+        UsageError: One has another task or other inputs.
+    """
     for variant in variants:
         if variant.own.batches is not None:
             raise UsageError(
-                f"{what} needs images and labels; --batch-from {variant.own.batches} makes its own",
-                hint="leave one of the two out",
+                f"{what} and --batch-from {variant.own.batches} exclude each other",
+                hint=f"leave {what} out, or --batch-from"
+                if what.startswith("--")
+                else "leave --batch-from out",
             )
         if variant.problem is not Problem.SEGMENTATION:
             raise UsageError(
@@ -149,13 +167,13 @@ def require_segmentation(variants: Sequence[Variant], what: str) -> None:
             )
         if what == "--data" and variant.channels != RGB:
             raise UsageError(
-                f"--data has images of {RGB} channels, --input says {variant.channels}",
+                f"--data has images with {RGB} channels, --input has {variant.channels}",
                 hint="leave one of the two out",
             )
 
 
 def _segmenting(variant: Variant, what: str) -> str:
-    """The hint to give a segmentation network; what makes it none may be its loss."""
+    """The hint of `require_segmentation`; a built-in loss decides the task too."""
     if variant.own.loss in LOSSES:
         return f"leave --loss {variant.own.loss} out, or {what}"
     give = "give --model NAME of one, such as deeplabv2-resnet50 or torchvision:fcn_resnet50"
@@ -163,7 +181,7 @@ def _segmenting(variant: Variant, what: str) -> str:
 
 
 def _each_once(arguments: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Arguments in the order of their names: the order they were typed in says nothing."""
+    """Sort the arguments by name; raise UsageError for duplicates."""
     for name, count in Counter(name for name, _ in arguments).items():
         if count > 1:
             raise UsageError(f"--model-arg: {name} is given twice", hint="give it once")
@@ -173,9 +191,9 @@ def _each_once(arguments: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], .
 def _images(
     given: Mapping[str, Any], own: OwnParts
 ) -> tuple[int, tuple[Resolution, ...] | tuple[None] | None]:
-    """Channels and sizes of the images; no size where batches are your own.
+    """Channels and sizes of the images.
 
-    None for the sizes where each network has its default.
+    The sizes are None for the default of each network, and (None,) with --batch-from.
     """
     sizes: tuple[Resolution, ...] | None = given["resolutions"]
     channels, size = given["input_size"] or (RGB, None)
@@ -183,7 +201,7 @@ def _images(
         if sizes is not None or size is not None:
             option = "--resolution" if size is None else "--input"
             raise UsageError(
-                f"{option} says what images are made, and --batch-from makes them",
+                f"{option} and --batch-from exclude each other",
                 hint="leave one of the two out",
             )
         return RGB, (None,)
@@ -191,7 +209,7 @@ def _images(
         return channels, sizes
     if sizes is not None and set(sizes) != {size}:
         raise UsageError(
-            f"--input says {size}, --resolution {','.join(str(each) for each in sizes)}",
+            f"--input {size} differs from --resolution {','.join(str(each) for each in sizes)}",
             hint="give one of the two",
         )
     return channels, (size,)
@@ -211,4 +229,4 @@ SUBJECT_FACETS: dict[str, Callable[[Sequence[Variant]], object]] = {
     axis.field: lambda variants, field=axis.field: {getattr(v, field) for v in variants}
     for axis in AXES
 }
-"""The choice behind each option, to tell whether a resumed run was asked for the same."""
+"""By option, the part of the variants that it decides; `--resume` compares them."""

@@ -1,4 +1,4 @@
-"""The types of options: text to values, with errors that name the nearest known value."""
+"""Parsers and builders of options."""
 
 import os
 import re
@@ -17,7 +17,6 @@ from bsprobe.analysis.recommendation import LearningRateRule
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import Gpu, find_gpus
-from bsprobe.records.runs import REFERENCE
 from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
 from bsprobe.records.workload import LOSSES
@@ -25,11 +24,11 @@ from bsprobe.storage.source_names import callables_hint
 from bsprobe.worker.ranks.launch import command_of
 
 _FLAT = 2
-"""Sides of an image."""
+"""Sides of an image; a volume has one more."""
 _MOST_DIGITS = 18
-"""More are out of every range, and Python reads no more than 4300."""
+"""Digits of a number at most; Python converts up to 4300."""
 _SHARES = ("headroom",)
-"""Fields that are shares of a whole, and may be given in percent."""
+"""Fields that may be given in percent."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -39,36 +38,36 @@ def resolutions(text: str) -> tuple[Resolution, ...]:
 
 
 def _resolution(text: str) -> Resolution:
-    """A resolution; three numbers are told where the channels go."""
-    if numbers := re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.replace("×", "x").replace("X", "x")):  # noqa: RUF001 - people paste the sign
+    """Parse one resolution; for three numbers, the hint names --input."""
+    if numbers := re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.replace("×", "x").replace("X", "x")):  # noqa: RUF001 - users paste this sign
         channels, height, width = _channels_first(tuple(map(int, numbers.groups())))
         raise UsageError(
-            f"--resolution: '{text}' has three numbers, and a resolution is HEIGHTxWIDTH",
-            hint=f"give --resolution {height}x{width}; or --input {channels}x{height}x{width}, "
-            "where the channels come first",
+            f"--resolution: '{text}' is not HEIGHTxWIDTH",
+            hint=f"give --resolution {height}x{width}, or with channels (first) "
+            f"--input {channels}x{height}x{width}",
         )
     return parse_resolution(text)
 
 
 def _channels_first(numbers: tuple[int, ...]) -> tuple[int, ...]:
-    """Channels and sides of an image or a volume, from that order or the other."""
+    """Move the channels to the front if they are last."""
     is_last = numbers[-1] < ASKED["width"].least <= numbers[0]
     return (numbers[-1], *numbers[:-1]) if is_last else numbers
 
 
 def model_names(text: str) -> tuple[str, ...]:
-    """Parse a comma-separated list of models; whether they exist is the worker's to say."""
+    """Parse a comma-separated list of networks; the names are checked later."""
     return _parts(text, "--model", "deeplabv2-resnet101")
 
 
 def gpu_names(text: str) -> tuple[Gpu, ...]:
-    """Parse a comma-separated list of cards of the catalogue."""
+    """Parse a comma-separated list of cards in the catalogue."""
     return find_gpus(_parts(text, "--gpu", "'RTX 3090,RTX 4090'"), "--gpu")
 
 
 def input_size(text: str) -> tuple[int, Resolution]:
-    """Parse CHANNELSxHEIGHTxWIDTH, or for volumes CHANNELSxSLICESxHEIGHTxWIDTH."""
-    parts = text.strip().replace("×", "x").replace("X", "x").split("x")  # noqa: RUF001 - people paste the sign
+    """Parse CHANNELSxHEIGHTxWIDTH, or CHANNELSxSLICESxHEIGHTxWIDTH for volumes."""
+    parts = text.strip().replace("×", "x").replace("X", "x").split("x")  # noqa: RUF001 - users paste this sign
     channels, *sides = parts
     count = whole_number(channels)
     if count is None or len(sides) not in (_FLAT, _FLAT + 1):
@@ -80,7 +79,7 @@ def input_size(text: str) -> tuple[int, Resolution]:
     if len(numbers) == len(parts) and (meant := _channels_first(numbers)) != numbers:
         raise UsageError(
             f"--input: '{text}' has its channels last",
-            hint=f"channels come first: --input {'x'.join(map(str, meant))}",
+            hint=f"give the channels first: --input {'x'.join(map(str, meant))}",
         )
     if count not in ASKED["channels"]:
         raise UsageError(
@@ -98,21 +97,23 @@ def input_size(text: str) -> tuple[int, Resolution]:
 
 
 def whole_number(text: str) -> int | None:
-    """The number that digits make, None where there is anything else, or far too many of them."""
+    """Parse decimal digits; None for any other text or for more than 18 digits."""
     return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 def argument(text: str) -> tuple[str, str]:
-    """Parse NAME=VALUE; what the value means is read where it is used."""
+    """Parse NAME=VALUE; the value stays text."""
     name, equals, value = text.partition("=")
     name = name.strip()
     if not equals or not name.isidentifier():
-        raise UsageError(f"--model-arg: '{text}' is not NAME=VALUE", hint="for example width=64")
+        raise UsageError(
+            f"--model-arg: '{text}' is not NAME=VALUE", hint="for example --model-arg width=64"
+        )
     return name, value
 
 
 def loss_name(text: str) -> str:
-    """Parse the name of a loss: a built-in one, or the name of a callable."""
+    """Parse the name of a built-in loss or of a callable."""
     if ":" not in text and text not in LOSSES:
         if text.endswith(".py"):
             return callable_name("--loss")(text)
@@ -121,7 +122,7 @@ def loss_name(text: str) -> str:
 
 
 def callable_name(option: str) -> Callable[[str], str]:
-    """A parser for the name of a callable; whether it exists is the worker's to say."""
+    """Return a parser for names of callables; their existence is checked later."""
 
     def parse(text: str) -> str:
         where, colon, what = text.partition(":")
@@ -129,7 +130,7 @@ def callable_name(option: str) -> Callable[[str], str]:
             found = callables_hint(where)
             raise UsageError(
                 f"{option}: '{text}' is not PACKAGE.MODULE:CALLABLE",
-                hint="for example training.parts:build, or train.py:build"
+                hint=f"for example {option} training.parts:build, or {option} train.py:build"
                 if found is None
                 else f"give {where}:CALLABLE; {found}",
             )
@@ -139,32 +140,38 @@ def callable_name(option: str) -> Callable[[str], str]:
 
 
 def checkpoint_patterns(text: str) -> str:
-    """Parse patterns of modules' names; whether they match anything is the worker's to say."""
+    """Parse a comma-separated list of patterns of module names."""
     return ",".join(_parts(text, "--checkpoint-blocks", "'encoder.layer*'"))
 
 
 def byte_sizes(text: str) -> tuple[int, ...]:
-    """Parse a comma-separated list of sizes in bytes; equal ones count as often as they stand."""
+    """Parse a comma-separated list of sizes in bytes; duplicates are kept."""
     return tuple(parse_bytes(part) for part in text.split(","))
 
 
 def number_within(option: str, field: str) -> Callable[[str | float], float]:
-    """A parser for a number within the bounds of a field."""
+    """Return a parser for a number within the bounds of a field.
+
+    Args:
+        option: Name of the option, for errors.
+        field: Key in `ASKED`.
+    """
 
     def parse(given: str | float) -> float:
-        text = str(given)  # a default comes as a number
+        text = str(given)  # click passes a default as a number
         is_percent = field in _SHARES and text.endswith("%")
         try:
             number = float(text.removesuffix("%")) / 100 if is_percent else float(text)
         except ValueError:
+            example = "60" if field.endswith("_seconds") else "0.05"
             raise UsageError(
-                f"{option}: '{text}' is not a number", hint="for example 0.05"
+                f"{option}: '{text}' is not a number", hint=f"for example {option} {example}"
             ) from None
         if number not in ASKED[field]:
             meant = field in _SHARES and not is_percent and number / 100 in ASKED[field]
             raise UsageError(
                 f"{option}: {text} is out of range",
-                hint=f"give {ASKED[field]}" + (f"; or is {text}% meant?" if meant else ""),
+                hint=f"give {ASKED[field]}" + (f"; did you mean {text}%?" if meant else ""),
             )
         return number
 
@@ -172,12 +179,12 @@ def number_within(option: str, field: str) -> Callable[[str | float], float]:
 
 
 def typed_command() -> str:
-    """The command line of this process, for the reader of a report to type again."""
+    """The command line of this process, quoted for a shell."""
     return command_of(shlex.join(sys.argv[1:]), os.environ)
 
 
 def wrote(folder: Path, report: str) -> str:
-    """The last lines of a command that has written a folder of results."""
+    """The last lines that a command prints after writing a folder."""
     return f"Wrote {folder}/\nNext: read {shlex.quote(f'{folder}/{report}')}"
 
 
@@ -185,13 +192,13 @@ Decorator = Callable[[Command], Command]
 
 
 def count(name: str, field: str, text: str, *, default: int | None = None) -> Decorator[Any]:
-    """An option for a whole number within the bounds of a field.
+    """Build an option for a whole number within the bounds of a field.
 
     Args:
-        name: Of the option.
-        field: Its key in `ASKED`.
+        name: Name of the option.
+        field: Key in `ASKED`.
         text: The help.
-        default: The default; without one, the option is None where it is not typed.
+        default: The default value; None for an optional option.
     """
     return click.option(
         name,
@@ -206,7 +213,15 @@ def count(name: str, field: str, text: str, *, default: int | None = None) -> De
 def number(
     name: str, field: str, metavar: str, text: str, *, default: float | str | None = None
 ) -> Decorator[Any]:
-    """An option for a number within the bounds of a field; otherwise as `count`."""
+    """Build an option for a number within the bounds of a field.
+
+    Args:
+        name: Name of the option.
+        field: Key in `ASKED`.
+        metavar: Placeholder of the value in the help.
+        text: The help.
+        default: The default value; None for an optional option.
+    """
     return click.option(
         name,
         type=number_within(name, field),
@@ -217,37 +232,29 @@ def number(
     )
 
 
-BASE_LR = number(
-    "--base-lr",
-    "base_learning_rate",
-    "RATE",
-    "The learning rate that you train with at --base-batch.  "
-    f"[default: {REFERENCE.base_learning_rate} for DeepLabV2; for others a factor is given]",
-)
-BASE_BATCH = count(
-    "--base-batch",
-    "base_batch",
-    f"Effective batch that --base-lr belongs to.  [default: {REFERENCE.base_batch} for DeepLabV2]",
-)
 LR_RULE = click.option(
     "--lr-rule",
     type=click.Choice([str(rule) for rule in LearningRateRule]),
-    help="How the learning rate follows the batch.  [default: linear for sgd, sqrt for adamw]",
+    help="Scaling of the learning rate with the batch.  [default: linear for sgd, sqrt for adamw]",
 )
 
 
-_NORMS = "batch,group for DeepLabV2 and torchvision's segmentation networks, as-built for others"
+_NORMS = "batch,group for DeepLabV2 and segmentation networks of torchvision, as-built for others"
 
 
 def _by_network(axis: Axis, defaults: Callable[[Axis], Sequence[StrEnum]]) -> bool:
-    """True for the norm, where all of its defaults would be taken: networks have their own."""
+    """True for the axis of norms with all its defaults, which depend on the network."""
     return axis.field == "norm" and tuple(defaults(axis)) == axis.defaults
 
 
 def axis_options(
     defaults: Callable[[Axis], Sequence[StrEnum]] = attrgetter("defaults"),
 ) -> list[Callable[[Command], Command]]:
-    """One option for each axis of the matrix; by default with the axis's own default values."""
+    """One option for each axis of the matrix.
+
+    Args:
+        defaults: Returns the default values for an axis.
+    """
     return [
         click.option(
             axis.option,
@@ -264,7 +271,7 @@ def axis_options(
 
 
 def _axis_values(axis: Axis) -> Callable[[str], tuple[StrEnum, ...]]:
-    """A parser for a comma-separated list of an axis's values."""
+    """Return a parser for a comma-separated list of values of an axis."""
 
     def parse(text: str) -> tuple[StrEnum, ...]:
         return parse_choices(axis, text)
@@ -273,8 +280,14 @@ def _axis_values(axis: Axis) -> Callable[[str], tuple[StrEnum, ...]]:
 
 
 def _parts(text: str, option: str, example: str) -> tuple[str, ...]:
-    """The parts of a comma-separated list, each once."""
+    """The parts of a comma-separated list, without duplicates.
+
+    Args:
+        text: The list.
+        option: Name of the option, for errors.
+        example: A valid list, for the hint.
+    """
     parts = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not parts:
-        raise UsageError(f"{option} names nothing", hint=f"for example {example}")
+        raise UsageError(f"{option} is empty", hint=f"for example {option} {example}")
     return parts
