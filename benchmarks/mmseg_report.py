@@ -1,4 +1,4 @@
-"""The part of the report of published.py that scores mmsegmentation's model zoo."""
+"""Section of the published report on mmsegmentation's model zoo."""
 
 import statistics
 from collections import defaultdict
@@ -11,7 +11,7 @@ from bsprobe.records.units import GIB, MIB
 Row = Mapping[str, Any]
 
 NEAR: Final = 0.03
-"""Rows further off than this are listed with their causes."""
+"""Relative error above which a row is listed with its cause."""
 _INTRODUCTION: Final = (
     "fp32 and autocast, two to eight images a GPU, four processes. The networks, losses and "
     "optimizers are mmsegmentation's own, built from its configurations; the PyTorch imitated is "
@@ -52,17 +52,17 @@ SUSPECT: Final = {
     "knet-s3_swin-l_upernet_8xb2-adamw-80k_ade20k-640x640": "nearly that of 512x512, 13.5",
     "dnl_r50-d8_4xb4-80k_ade20k": "4.0 less than with ResNet-101, which is 3.4 to 3.6 elsewhere",
 }
-"""Rows whose published figure contradicts another one, by parts of their names."""
+"""Rows whose published figure contradicts another row, by parts of their names."""
 
 
 def error(row: Row, figure: str = "predicted_bytes", gigabyte: float = GIB) -> float | None:
-    """The relative error of one figure of a row; None where it has none."""
+    """Return the relative error of one figure of a row; None if the row lacks it."""
     predicted = row[figure]
     return None if predicted is None else predicted / gigabyte / row["measured_gb"] - 1
 
 
 def cause(row: Row) -> str:
-    """The cause of a miss, as far as the figures of the row tell it."""
+    """Return the likely cause of a miss, derived from the row's figures."""
     for part, words in SUSPECT.items():
         if part in row["config"]:
             return f"the zoo's own: {words}"
@@ -82,7 +82,7 @@ def cause(row: Row) -> str:
 
 
 def _is_near_rounded(row: Row) -> bool:
-    """True where a figure that would be rounded to the published one is near enough."""
+    """True if a figure that rounds to the published one is near enough."""
     decimals = len(str(row["measured_gb"]).partition(".")[2])
     half = 0.5 / 10**decimals
     return any(
@@ -92,7 +92,11 @@ def _is_near_rounded(row: Row) -> bool:
 
 
 def section(rows: Sequence[Row]) -> list[str]:
-    """The lines of the section, from `ZooRow`s as dicts."""
+    """Return the lines of the section.
+
+    Args:
+        rows: `ZooRow`s as dicts.
+    """
     scored = [row for row in rows if row["predicted_bytes"] is not None]
     left_out = [row for row in rows if row["predicted_bytes"] is None]
     return [
