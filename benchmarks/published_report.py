@@ -41,7 +41,7 @@ def write_report(folder: Path, done: Mapping[str, Mapping[str, Row]]) -> None:
         if part in rows:
             pd.DataFrame(rows[part]).convert_dtypes().to_csv(folder / f"{part}.csv", index=False)
     lines = [
-        "# The prediction against what others published  [predicted, and measured by others]",
+        "# Predictions compared with published measurements  [predicted, and measured by others]",
         "",
         *_aims(rows),
         "",
@@ -65,7 +65,7 @@ def write_report(folder: Path, done: Mapping[str, Mapping[str, Row]]) -> None:
 
 def _aims(rows: Mapping[str, Sequence[Row]]) -> Iterator[str]:
     """Yield one line for each part: the goal and the figure reached."""
-    yield "| held against | aim | reached |"
+    yield "| compared with | goal | reached |"
     yield "| --- | --- | --- |"
     if "recordings" in rows:
         equal = sum(row["is_equal"] for row in rows["recordings"])
@@ -97,7 +97,7 @@ def _software(rows: Mapping[str, Sequence[Row]]) -> Iterator[str]:
 
 def _versions() -> Iterator[str]:
     """Yield the differences between each part's PyTorch and the current one, as a table."""
-    yield "| part | PyTorch | imitated: not yet there | not imitated |"
+    yield "| part | PyTorch | imitated as absent | not imitated |"
     yield "| --- | --- | --- | --- |"
     for part, version in _VERSIONS.items():
         missing = [change for change in Change if not has(version, change)]

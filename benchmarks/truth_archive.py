@@ -1,4 +1,4 @@
-"""Recordings as tar archives of limited size, to be carried away file by file."""
+"""Recordings as tar archives of limited size, for machines that limit the size of files."""
 
 import sys
 import tarfile
@@ -8,22 +8,22 @@ from pathlib import Path
 from bsprobe.records.units import MIB, format_bytes
 
 PART_BYTES = 15 * MIB
-"""The most that one archive holds: a machine may hand back files of 16 MiB at the most."""
+"""Largest size of one archive; some machines return files of at most 16 MiB."""
 MOST_PARTS = 4
 _BLOCK_BYTES = 512
-"""Of a tar archive: each member has a header of one and is filled up to whole ones."""
+"""Block of a tar archive: a member has a header of one block and is padded to whole blocks."""
 _RECORD_BYTES = 20 * _BLOCK_BYTES
 """The length of an archive is a multiple of this, and it ends with two empty blocks."""
 
 
 def pack(root: Path, archive: Path | None) -> None:
-    """Put everything below a folder into archives, if any is wanted.
+    """Pack everything below a folder into archives, if `archive` is given.
 
     Args:
         root: The folder.
-        archive: `NAME.tar`: the parts are `NAME-1.tar`, `NAME-2.tar` and on. A part that was
-            written before is replaced as a whole. One that cannot be written is said, no more: what
-            is recorded lies in the folder.
+        archive: `NAME.tar`; the parts are `NAME-1.tar`, `NAME-2.tar` and so on. An older part is
+            replaced as a whole. A part that cannot be written is reported and skipped, because the
+            recordings are still in the folder.
     """
     if archive is None:
         return
@@ -47,7 +47,7 @@ def _pack(root: Path, archive: Path) -> None:
 
 
 def _parts(root: Path) -> Iterator[Sequence[Path]]:
-    """Files that fit into one archive each, the oldest first: full parts stay as they are."""
+    """Yield the files of each archive, oldest first, so that full archives do not change."""
     part: list[Path] = []
     size = _RECORD_BYTES
     files = [(path.stat(), path) for path in root.rglob("*") if path.is_file()]

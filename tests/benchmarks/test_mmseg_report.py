@@ -50,13 +50,16 @@ def test_an_error_is_relative_to_what_was_measured() -> None:
         (row(11.0, tensors=9.0), "workspaces: "),
         (row(11.0, asked=9.9), "workspaces: "),
         (row(9.0, estimated=10.1), "workspaces: "),
-        (row(11.0, newer=10.1), "its software: "),
+        (row(11.0, newer=10.1), "software: "),
         (row(1.59, measured_gb=1.5), "rounding: "),
         (row(1.61, measured_gb=1.5), "not found"),
-        (row(9.6), "its GB: "),
+        (row(9.6), "unit: "),
         (row(11.0), "not found"),
         (row(9.0, tensors=8.0), "not found"),
-        (row(9.4, config=CONFIG.replace("fcn_r50-d8", "deeplabv3plus_r101-d16-mg124")), "the zoo"),
+        (
+            row(9.4, config=CONFIG.replace("fcn_r50-d8", "deeplabv3plus_r101-d16-mg124")),
+            "the zoo contra",
+        ),
     ],
 )
 def test_a_miss_has_the_cause_that_its_figures_tell(found: dict[str, Any], begin: str) -> None:
