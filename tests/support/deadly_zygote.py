@@ -1,4 +1,4 @@
-"""The fork server without PyTorch, whose children are killed before they can say anything."""
+"""A fork server without PyTorch whose children are killed before they send a message."""
 
 import os
 import signal

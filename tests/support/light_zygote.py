@@ -1,4 +1,4 @@
-"""The fork server without PyTorch, for tests of processes alone: there at once."""
+"""A fork server without PyTorch, for tests of processes only; it starts at once."""
 
 from bsprobe.worker import zygote
 
