@@ -69,7 +69,7 @@ def _unpacked(archive: Path, target: Path) -> Path:
             tar.extractall(target, filter="data")
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise FileError(
-            f"{archive} is damaged, or no archive of recordings: {error}",
+            f"{archive} is damaged or not an archive of recordings: {error}",
             hint=_GIVE,
         ) from error
     return target

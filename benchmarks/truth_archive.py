@@ -36,7 +36,11 @@ def pack(root: Path, archive: Path | None) -> None:
 def _pack(root: Path, archive: Path) -> None:
     for number, paths in enumerate(_parts(root), start=1):
         if number > MOST_PARTS:
-            print(f"not packed, for want of room: {len(paths)} files", file=sys.stderr, flush=True)
+            print(
+                f"not packed, no archive is left for {len(paths)} files",
+                file=sys.stderr,
+                flush=True,
+            )
             continue
         target = archive.with_name(f"{archive.stem}-{number}{archive.suffix}")
         partial = target.with_name(f".{target.name}.partial")
@@ -56,7 +60,7 @@ def _parts(root: Path) -> Iterator[Sequence[Path]]:
         needed = 4 * _BLOCK_BYTES + -(-status.st_size // _BLOCK_BYTES) * _BLOCK_BYTES
         if needed + _RECORD_BYTES > PART_BYTES:
             large = format_bytes(status.st_size)
-            print(f"not packed, for it is {large}: {path}", file=sys.stderr, flush=True)
+            print(f"not packed, {large} is too large: {path}", file=sys.stderr, flush=True)
             continue
         if part and size + needed > PART_BYTES:
             yield part

@@ -43,7 +43,7 @@ def note_machine(folder: Path, machine: Machine) -> None:
         save_machine(folder, machine)
     elif _versions(known) != _versions(machine):
         raise FileError(
-            f"{folder} was recorded with {_versions(known)}, this is {_versions(machine)}",
+            f"{folder} was recorded with {_versions(known)}, not {_versions(machine)}",
             hint="give another --out",
         )
 

@@ -86,7 +86,7 @@ class History:
     final_blocks: tuple[tuple[int, int, bool], ...]
     """(address, size, is allocated) of all remaining blocks, by address."""
     capacity_bounds: tuple[int, int] | None
-    """The most bytes that the driver granted and the least that it refused; None without refusal."""
+    """The most bytes that the driver granted and the least it refused; None without refusal."""
 
 
 def load_history(path: Path) -> History:

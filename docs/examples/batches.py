@@ -17,7 +17,7 @@ def mixed(size: int) -> dict[str, Any]:
 
 
 def with_labels(size: int) -> dict[str, Tensor]:
-    """Return named arguments of transformers' networks, including labels, so they return the loss."""
+    """Return named arguments of transformers' networks, which return the loss."""
     return {
         "pixel_values": torch.randn(size, 3, 512, 512),
         "labels": torch.randint(0, 19, (size, 512, 512)),

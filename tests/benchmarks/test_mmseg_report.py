@@ -1,4 +1,4 @@
-"""The section of the report on mmsegmentation's zoo: errors, and causes of misses."""
+"""Section of the report on mmsegmentation's zoo: errors and causes of misses."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def row(
     newer: float | None = None,
     **rest: Any,
 ) -> dict[str, Any]:
-    """A row measured at 10 GB; figures in GiB."""
+    """Return a row measured at 10 GB; figures in GiB."""
 
     def size(gib: float | None) -> int | None:
         return None if gib is None else round(gib * GIB)

@@ -159,7 +159,7 @@ _PARAMETERS: dict[int, "weakref.ref[Any]"] = {}
 
 def _moved(torch: ModuleType) -> Any:
     def apply(self: Any, fn: Any, recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - PyTorch's signature
-        """Move a module like `nn.Module._apply`, which cannot replace the data of fake parameters."""
+        """Move a module; `nn.Module._apply` cannot replace the data of fake parameters."""
         del recurse
         moved: dict[int, Any] = {}
         for module in self.modules():
