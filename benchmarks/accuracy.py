@@ -4,7 +4,7 @@
     PYTHONPATH=. python benchmarks/accuracy.py --load FILE ... [--out DIR]
 
 Needs no GPU: the measurements are in `tests/data/truth` (written by `record_truth.py`), and the
-predictions are computed anew. Peaks and boundaries are always compared. Requests are compared only
+predictions are computed again. Peaks and boundaries are always compared. Requests are compared only
 if the installed PyTorch and cuDNN are the recorded ones; `bash benchmarks/judge.sh` makes such an
 environment and runs this script in it. `--save FILE` keeps the figures of one environment instead
 of writing the report; `--load` writes one report from the figures of several environments.

@@ -78,7 +78,7 @@ def prepare(wanted: Wanted, parent: Path) -> Path:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     base = _interpreter(wanted.python)
-    print(f"Making {folder}, once; what is downloaded may have gigabytes.", flush=True)
+    print(f"Making {folder}; the download may be several gigabytes.", flush=True)
     if _said("uv", "--version"):
         _run(["uv", "venv", "--python", base, str(folder)])
         install = ["uv", "pip", "install", "--python", str(python)]

@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure_capped(Stages(given.file), is_rehearsal=given.rehearse)
         return
     measure(Stages(given.file), is_rehearsal=given.rehearse)
-    # A process of its own, because the memory of this one must not count towards that limit.
+    # A new process, because the memory of this one must not count towards that limit.
     command = [sys.executable, __file__, str(given.file), "--capped"]
     subprocess.run(command + ["--rehearse"] * given.rehearse, check=False)
 

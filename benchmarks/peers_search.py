@@ -123,7 +123,7 @@ class Memory:
 
 
 def train(bench: Bench, batch_size: int, *, is_trial: bool = True) -> None:
-    """Build everything anew and run three steps.
+    """Build network, optimizer and data, and run three steps.
 
     The code follows accelerate's guide and creates no reference cycle: a cycle would keep the
     network of a failed trial in memory until the next collection, to the tool's disadvantage.

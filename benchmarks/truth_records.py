@@ -260,4 +260,4 @@ def _decoded(kind: type[T], path: Path, value: object) -> T:
 
 
 def _damaged(path: Path, why: str) -> FileError:
-    return FileError(f"{path} is damaged: {why}", hint="delete it and record it anew")
+    return FileError(f"{path} is damaged: {why}", hint="delete it and record it again")

@@ -105,7 +105,7 @@ def test_one_bug_in_every_trial_leaves_the_time_to_what_comes_next(tmp_path: Pat
     started = time.monotonic()
     done = recorded(tmp_path, tier=1, faults="bug@1-99")
     assert done.returncode == 0, done.stderr
-    assert "Stopped: 3 " in done.stdout
+    assert "Stopped: 3 trials in a row" in done.stdout
     assert time.monotonic() - started < 50
     assert len((tmp_path / "trials.log").read_text().splitlines()) <= 6  # both halves of the tier
 

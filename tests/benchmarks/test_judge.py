@@ -325,7 +325,7 @@ def test_pytorchs_own_cudnn_is_put_back_where_it_does_not_start_with_the_recorde
     prepare(WANTED, tmp_path)
     found = [line.rpartition(" ")[2] for line in installs(stubs.asked())[1:]]
     assert found == ["nvidia-cudnn-cu13==9.19.0.*", "nvidia-cudnn-cu13==9.20.0.*"]
-    assert "the recorded cuDNN 9.19.0: it keeps 9.20.0" in (capsys.readouterr().out)
+    assert "the recorded cuDNN 9.19.0: it keeps 9.20.0" in capsys.readouterr().out
 
 
 # The whole script.

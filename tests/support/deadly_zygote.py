@@ -6,6 +6,6 @@ import signal
 from bsprobe.worker import zygote
 
 if __name__ == "__main__":
-    zygote.IMPORTS = ()  # type: ignore[assignment,misc] # of a process of its own
+    zygote.IMPORTS = ()  # type: ignore[assignment,misc] # in this process only
     zygote._become = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     zygote.main()

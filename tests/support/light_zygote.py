@@ -3,5 +3,5 @@
 from bsprobe.worker import zygote
 
 if __name__ == "__main__":
-    zygote.IMPORTS = ()  # type: ignore[assignment,misc] # of a process of its own
+    zygote.IMPORTS = ()  # type: ignore[assignment,misc] # in this process only
     zygote.main()

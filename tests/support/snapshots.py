@@ -40,7 +40,7 @@ def block(address: int, size: int, requested: int, state: str) -> dict[str, Any]
 
 
 LARGE = 21 * MIB
-"""A request that gets a segment of its own: 22 MiB, all of it used by the block."""
+"""A request that gets its own segment of 22 MiB, all of it used by the block."""
 TRACE = [
     MARK,
     entry("segment_alloc", BASE, 2 * MIB),
