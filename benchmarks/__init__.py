@@ -1,1 +1,1 @@
-"""Scripts that hold bsprobe against recordings, publications and peers; one a question."""
+"""Scripts that compare bsprobe with recordings, publications and other tools."""

@@ -1,13 +1,13 @@
-"""How far predictions are from what was recorded on GPUs: `reports/accuracy.md` and its plot.
+"""Compare predictions with recordings from GPUs; write `reports/accuracy.md` and its plot.
 
     PYTHONPATH=. python benchmarks/accuracy.py [--truth DIR] [--out DIR]
     PYTHONPATH=. python benchmarks/accuracy.py --load FILE ... [--out DIR]
 
-Needs no GPU: what was measured stands in `tests/data/truth` (`record_truth.py` writes it), and what
-is predicted is predicted anew. Peaks and boundaries are always compared; requests only with the
-PyTorch and the cuDNN that were recorded: `bash benchmarks/judge.sh` makes such an environment, and
-runs this in it. `--save FILE` keeps the figures of one environment instead of writing the report,
-and `--load` writes one report from the figures of several.
+Needs no GPU: the measurements are in `tests/data/truth` (written by `record_truth.py`), and the
+predictions are computed again. Peaks and boundaries are always compared. Requests are compared only
+if the installed PyTorch and cuDNN are the recorded ones; `bash benchmarks/judge.sh` makes such an
+environment and runs this script in it. `--save FILE` keeps the figures of one environment instead
+of writing the report; `--load` writes one report from the figures of several environments.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 
 
 def checked(truth: Truth) -> Accuracy:
-    """Everything that was recorded on one machine beside its prediction."""
+    """Compare everything recorded on one machine with its prediction."""
     machine = checked_machine(truth)
     return Accuracy(
         machines=(machine,),
@@ -45,7 +45,7 @@ def checked(truth: Truth) -> Accuracy:
 
 
 def checked_machine(truth: Truth) -> CheckedMachine:
-    """The versions that recorded a machine and that predict for it."""
+    """Return the versions that recorded a machine and those that predict for it."""
     return CheckedMachine(
         name=truth.name,
         is_fake=truth.machine.is_fake,
@@ -55,7 +55,7 @@ def checked_machine(truth: Truth) -> CheckedMachine:
 
 
 def checked_trials(truth: Truth, machine: CheckedMachine) -> Iterator[CheckedTrial]:
-    """The trials, request by request too where a history was recorded by the versions of here."""
+    """Predict the trials, and their requests if the installed versions recorded the history."""
     device = SimulatedDevice(gpu_of(truth.machine), None)
     for path, trial in truth.trials:
         is_compared = (
@@ -70,7 +70,7 @@ def checked_trials(truth: Truth, machine: CheckedMachine) -> Iterator[CheckedTri
 
 
 def checked_boundaries(truth: Truth) -> Iterator[CheckedBoundary]:
-    """The boundaries that were proven."""
+    """Predict the proven boundaries."""
     for run in truth.boundaries:
         device = SimulatedDevice(gpu_of(truth.machine), run.device.limit_bytes)
         for result in run.results:
@@ -93,15 +93,19 @@ def _prediction(trial: TruthTrial, device: SimulatedDevice) -> Measurement | Non
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the report and print its first line; or keep the figures for it."""
+    """Write the report and print its first line, or save the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--truth", type=Path, default=ROOT)
     parser.add_argument("--out", type=Path, default=REPORTS)
     parser.add_argument("--fake", action="store_true", help="accept what a fake GPU recorded")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="keep the figures; no report")
-    parser.add_argument("--load", type=Path, metavar="FILE", nargs="+", help="report on these")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="save the figures and write no report"
+    )
+    parser.add_argument(
+        "--load", type=Path, metavar="FILE", nargs="+", help="report on these figures"
+    )
     given = parser.parse_args(arguments)
     fakes = Fakes.ACCEPT if given.fake else Fakes.REFUSE
     if given.load:
@@ -109,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _check_fakes(given.out, fakes, is_fake=found.is_fake)
     else:
         truths = tuple(load_all(given.truth, fakes=fakes))
-        if given.save is None:  # before the minutes that predicting takes
+        if given.save is None:  # fail before predicting, which takes minutes
             _check_fakes(given.out, fakes, is_fake=any(each.machine.is_fake for each in truths))
         found = joined(map(checked, truths))
     if given.save is None:
@@ -122,7 +126,7 @@ def _check_fakes(out: Path, fakes: Fakes, *, is_fake: bool) -> None:
     if not is_fake:
         return
     if fakes is Fakes.REFUSE:
-        raise FileError("these figures are of a fake GPU: they are no truth", hint="add --fake")
+        raise FileError("these figures were recorded on a fake GPU", hint="add --fake")
     check_folder(out)
 
 

@@ -1,4 +1,4 @@
-"""Errors of predictions: figures alone, for `accuracy_report.py` to write down."""
+"""Errors of predictions, as figures for `accuracy_report.py`."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from bsprobe.records.variants import Variant
 
 AIMED_MEDIAN: Final = 0.01
 AIMED_WORST: Final = 0.04
-"""The project's aims: errors of peak reserved, in the median and at worst."""
+"""Project goals: median and worst error of peak reserved."""
 AIMED_EXACT: Final = 0.95
-"""The project's aim: boundaries that are predicted exactly."""
+"""Project goal: share of boundaries predicted exactly."""
 AIMED_WORKSPACES: Final = 0.99
-"""The project's aim: convolutions with the predicted workspace."""
+"""Project goal: share of convolutions with the predicted workspace."""
 
 PeakOf = Callable[[Measurement], int | None]
-"""Which peak of a trial, in bytes."""
+"""Selects one peak of a trial, in bytes; None if the trial has none."""
 
 
 def reserved(measurement: Measurement) -> int | None:
-    """The peak of reserved memory over all steps."""
+    """Return the peak of reserved memory over all steps."""
     return measurement.peak_reserved_bytes
 
 
@@ -44,7 +44,7 @@ PEAKS: dict[str, PeakOf] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedMachine:
-    """A recorded machine, and what predicted for it."""
+    """A recorded machine and the versions that predict for it."""
 
     name: str
     is_fake: bool
@@ -53,7 +53,7 @@ class CheckedMachine:
 
     @property
     def difference(self) -> str | None:
-        """What predicted instead of what was recorded, in words; None where nothing differs."""
+        """Describe how the predicting versions differ from the recorded ones, or return None."""
         return self.predicted.difference_to(self.recorded)
 
 
@@ -64,17 +64,17 @@ class CheckedTrial:
     machine: str
     trial: TruthTrial
     predicted: Measurement | None
-    """None where it is predicted not to fit."""
+    """None if the trial is predicted not to fit."""
     requests: Comparison | None
-    """None where no history was recorded, or other versions predict than recorded it."""
+    """None if no history was recorded or the predicting versions differ from the recording ones."""
 
     @property
     def is_judged_rightly(self) -> bool:
-        """Whether it is predicted to fit, or not to, as it did."""
+        """True if the predicted and the recorded trial both fit or both do not fit."""
         return (self.predicted is not None) == (self.trial.measurement is not None)
 
     def error(self, peak: PeakOf) -> float | None:
-        """(predicted - measured) / measured; None unless both sides have a figure."""
+        """Return (predicted - measured) / measured; None if either is missing."""
         if self.predicted is None or self.trial.measurement is None:
             return None
         expected, found = peak(self.predicted), peak(self.trial.measurement)
@@ -90,17 +90,17 @@ class CheckedBoundary:
     capacity_bytes: int
     measured: int
     predicted: int
-    """Zero where nothing is predicted to fit."""
+    """Zero if nothing is predicted to fit."""
 
     @property
     def difference(self) -> int:
-        """How many images too many are predicted."""
+        """Predicted minus recorded boundary, in images."""
         return self.predicted - self.measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """Everything that was recorded beside everything that is predicted."""
+    """All recorded trials and boundaries with their predictions."""
 
     machines: tuple[CheckedMachine, ...]
     trials: tuple[CheckedTrial, ...]
@@ -108,29 +108,29 @@ class Accuracy:
 
     @property
     def is_fake(self) -> bool:
-        """Whether any of it was recorded on a fake GPU."""
+        """True if any of it was recorded on a fake GPU."""
         return any(machine.is_fake for machine in self.machines)
 
     def errors(self, peak: PeakOf) -> tuple[float, ...]:
-        """The errors of one peak over all trials that have it."""
+        """Return the errors of one peak over all trials that have it."""
         return errors_of(self.trials, peak)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Errors without their sign, as shares."""
+    """Absolute errors, as shares."""
 
     count: int
     median: float
     ninetieth: float
-    """90 of 100 errors are no larger (interpolated linearly)."""
+    """90th percentile, interpolated linearly."""
     worst: float
-    """With its sign."""
+    """Signed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aim:
-    """An aim of the project, and how far it is reached."""
+    """A project goal and the figure reached."""
 
     what: str
     aimed: float
@@ -138,12 +138,12 @@ class Aim:
     found: float
     """A share."""
     count: int
-    """What the share was found over."""
+    """Number of cases that the share is taken over."""
     is_met: bool
 
 
 def joined(parts: Iterable[Accuracy]) -> Accuracy:
-    """The findings of several environments as one."""
+    """Merge the findings of several environments."""
     known = tuple(parts)
     return Accuracy(
         machines=tuple(each for part in known for each in part.machines),
@@ -153,7 +153,7 @@ def joined(parts: Iterable[Accuracy]) -> Accuracy:
 
 
 def aims(found: Accuracy) -> Iterator[Aim]:
-    """The aims that there are figures for."""
+    """Yield the project goals that have figures."""
     errors = spread(found.errors(reserved))
     if errors is not None:
         for what, aimed, error in (
@@ -177,12 +177,12 @@ def aims(found: Accuracy) -> Iterator[Aim]:
 
 
 def errors_of(trials: Iterable[CheckedTrial], peak: PeakOf) -> tuple[float, ...]:
-    """The errors of one peak, of the trials that have it."""
+    """Return the errors of one peak, of the trials that have it."""
     return tuple(error for each in trials if (error := each.error(peak)) is not None)
 
 
 def spread(errors: Sequence[float]) -> Spread | None:
-    """Median, 90th percentile and the worst; None of no errors."""
+    """Return median, 90th percentile and worst error; None if there are no errors."""
     if not errors:
         return None
     sizes = np.abs(errors)

@@ -1,4 +1,4 @@
-"""Figures of the accuracy as a file: predicted in one environment, reported on in another."""
+"""Accuracy figures as a file, predicted in one environment and reported in another."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,20 +19,20 @@ class _Document:
 
 
 def save(found: Accuracy, path: Path) -> None:
-    """Write what a report needs: neither where in a history what happened, nor each difference.
+    """Write the figures that a report needs, without positions in the history and differences.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: The file cannot be written.
     """
     kept = replace(found, trials=tuple(map(_without_history, found.trials)))
     write_atomically(path, to_text(_Document(schema_version=SCHEMA_VERSION, found=kept)))
 
 
 def load(path: Path) -> Accuracy:
-    """Read what `save` wrote.
+    """Read a file written by `save`.
 
     Raises:
-        FileError: The file cannot be read, is damaged, or of another version.
+        FileError: The file cannot be read, is damaged, or has another version.
     """
     with file_errors(path):
         data = path.read_bytes()

@@ -49,7 +49,7 @@ _PUBLISHED = (
         "what is allocated; not what is reserved",
     ),
 )
-"""Errors that others have published, or that follow from what they published."""
+"""Published errors of other tools, or errors that follow from what they published."""
 _GROUPS: tuple[tuple[str, Callable[[CheckedTrial], str]], ...] = (
     ("GPU", lambda each: each.machine),
     ("model", lambda each: each.trial.spec.variant.model),
@@ -70,11 +70,11 @@ _LEARNT = {
         "card: the first step, and no later one, took 65 GiB more."
     )
 }
-"""Machines whose recordings a rule of the prediction stems from, and what that means for them."""
+"""Notes on machines whose recordings led to a rule of the prediction."""
 
 
 def write(found: Accuracy, folder: Path) -> str:
-    """Write the report, and the plot where there is something to plot; returns its first line."""
+    """Write the report, and the plot if there are errors to plot; return the first line."""
     folder.mkdir(parents=True, exist_ok=True)
     text = render(found)
     write_atomically(folder / f"{NAME}.md", text.encode())
@@ -84,7 +84,7 @@ def write(found: Accuracy, folder: Path) -> str:
 
 
 def render(found: Accuracy) -> str:
-    """The report; its first line says it all."""
+    """Return the report as markdown; its first line is the headline."""
     parts = [f"# {headline(found)}"]
     if found.errors(reserved):
         parts.append(
@@ -104,7 +104,7 @@ def render(found: Accuracy) -> str:
 
 
 def headline(found: Accuracy) -> str:
-    """The accuracy in a line, or that there is none to speak of; of a fake GPU it says so first."""
+    """Return the accuracy in one line; mark it if any of it was recorded on a fake GPU."""
     accuracy = _accuracy_line(found)
     return f"{FAKE_TITLE}: {accuracy}" if found.is_fake else accuracy
 
@@ -161,7 +161,7 @@ def _known() -> Iterator[str]:
 
 
 def _ladder() -> str:
-    """How the batches that timm's benchmark ran compare, as published.py found."""
+    """Summarise the batches that timm's benchmark ran, from the results of published.py."""
     with (_PUBLISHED_REPORT / "timm.csv").open(encoding="utf-8", newline="") as file:
         verdicts = [row["verdict"] for row in csv.DictReader(file) if row["verdict"]]
     right = verdicts.count("right") / len(verdicts)
@@ -205,7 +205,7 @@ def _aim_rows(found: Accuracy) -> Iterator[tuple[str, ...]]:
 
 
 def _version_parts(found: Accuracy) -> Iterator[str]:
-    """The versions that recorded and that predicted."""
+    """Yield the versions that recorded and those that predicted."""
     yield table(
         ("", "recorded with", "predicted with"),
         [(each.name, str(each.recorded), str(each.predicted)) for each in found.machines],
@@ -307,7 +307,7 @@ def _published() -> str:
 
 
 def _write_plot(found: Accuracy, path: Path) -> None:
-    """Errors against what was measured: a point a trial, a colour a norm."""
+    """Plot errors against measured peaks: one point per trial, one colour per norm."""
     with mpl.rc_context({"svg.hashsalt": "bsprobe", "svg.fonttype": "path"}):
         figure = Figure(figsize=(8.0, 4.5), layout="constrained")
         axes = figure.add_subplot()

@@ -1,14 +1,14 @@
-"""What cuDNN plans and runs for convolutions on the GPU at hand, to hold described cards against.
+"""Record cuDNN's plans and kernels for convolutions on this GPU, to compare with described cards.
 
     PYTHONPATH=. python benchmarks/card_plans.py FILE.json.gz [--minutes 2]
     PYTHONPATH=. python benchmarks/card_plans.py FILE.json.gz --compare
 
-For every distinct convolution of some networks, in both dtypes, layouts and all directions: the
-first plans that cuDNN builds for this very card (names and workspaces), as PyTorch's convolutions
-ask for them. Then the kernels that convolutions of DeepLabV2 really launched, by PyTorch's
-profiler. FILE is written again every few seconds, so that what is known is never lost. `--compare`
-needs no GPU: it counts how many first plans, and how many of their workspaces, are those that the
-same cuDNN gives for the described card.
+For every distinct convolution of some networks, in both dtypes, both layouts and all directions,
+records the first plans that cuDNN builds for this card (names and workspaces), requested as
+PyTorch's convolutions request them. Then records the kernels that the convolutions of DeepLabV2
+launch, using PyTorch's profiler. FILE is rewritten every few seconds, so an interruption loses
+little. `--compare` needs no GPU: it counts the first plans and workspaces that are equal to those
+of the same cuDNN for the described card.
 """
 
 import argparse
@@ -49,21 +49,21 @@ class NamedPlans(CudnnPlans):
     """cuDNN's plans with their names."""
 
     def named(self, convolution: Convolution) -> list[tuple[str, int]]:
-        """Name and workspace of the first plans that build, in cuDNN's order."""
+        """Return name and workspace of the first plans that build, in cuDNN's order."""
         plans = islice(self._plans(convolution), _MOST_PLANS)
         return [(str(graph.get_plan_name_at_index(index)), size) for graph, index, size in plans]
 
 
 class PlansOfThisCard(NamedPlans):
-    """cuDNN's plans for the GPU at hand."""
+    """cuDNN's plans for the installed GPU."""
 
     def _place(self, card: Mapping[str, Any]) -> dict[str, Any]:
-        del card  # the one at hand counts
+        del card  # the handle of the installed GPU is used instead
         return {"handle": self._cudnn.create_handle()}
 
 
 def questions(capability: tuple[int, int], version: int) -> Iterator[Convolution]:
-    """Convolutions to ask about, those of the default network first."""
+    """Yield convolutions to ask about, those of the default network first."""
     seen: set[Convolution] = set()
     for network, resolution, batch in product(NETWORKS, RESOLUTIONS, BATCHES):
         asked = in_every_way(network_convolutions(network, resolution, batch))
@@ -74,7 +74,7 @@ def questions(capability: tuple[int, int], version: int) -> Iterator[Convolution
 
 
 def kernels(precision: Precision, memory_format: MemoryFormat) -> list[dict[str, Any]]:
-    """The kernels that each convolution of one training step of DeepLabV2 launches."""
+    """Return the kernels that each convolution of a DeepLabV2 training step launches."""
     from bsprobe.devices.cuda import CudaDevice  # noqa: PLC0415 - needs a GPU
 
     variant = Variant(
@@ -99,10 +99,13 @@ def kernels(precision: Precision, memory_format: MemoryFormat) -> list[dict[str,
 
 
 def compare(found: Mapping[str, Any]) -> None:
-    """Print, by direction, dtype, layout and kind, how many answers a described card shares."""
+    """Print the agreement with the described card by direction, dtype, layout and kind."""
     plans = NamedPlans(described_card((9, 0))[1], allow_tf32=True, deterministic=False)
     if plans.version != found["cudnn"]:
-        sys.exit(f"error: this is cuDNN {plans.version}, the card was asked with {found['cudnn']}")
+        sys.exit(
+            f"error: the plans were recorded with cuDNN {found['cudnn']}, "
+            f"the installed version is {plans.version}"
+        )
     counts: dict[tuple[str, ...], list[int]] = {}
     for asked, answer in found["plans"]:
         convolution = from_json(Convolution, asked, place="convolution")
@@ -115,18 +118,20 @@ def compare(found: Mapping[str, Any]) -> None:
         same = (True, answer[0][0] == described[0][0], answer[0][1] == described[0][1])
         row[:] = [count + is_one for count, is_one in zip(row, same, strict=True)]
     for key, (asked_for, same_plan, same_bytes) in sorted(counts.items()):
-        print(f"{' '.join(key):<40} {asked_for:>4} asked, {same_plan:>4} plans and ", end="")
+        print(f"{' '.join(key):<40} {asked_for:>4} recorded, {same_plan:>4} plans and ", end="")
         print(f"{same_bytes:>4} workspaces equal")
 
 
 def main() -> int:
-    """Ask until the time is up, or compare; returns the exit status."""
+    """Record until the time is up, or compare; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=Path)
     parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument("--compare", action="store_true", help="with the described card")
+    parser.add_argument(
+        "--compare", action="store_true", help="compare FILE with the described card"
+    )
     given = parser.parse_args()
     if given.compare:
         compare(json.loads(gzip.decompress(given.file.read_bytes())))
@@ -147,7 +152,7 @@ def main() -> int:
     for precision, layout in product((Precision.FP32, Precision.AMP_FP16), MemoryFormat):
         try:
             found["kernels"][f"{precision} {layout}"] = kernels(precision, layout)
-        except Exception:  # noqa: BLE001 - an optional tool; the plans are asked for all the same
+        except Exception:  # noqa: BLE001 - the plans are recorded without the profiler
             found["kernels"][f"{precision} {layout}"] = traceback.format_exc()
             traceback.print_exc()
         torch.cuda.empty_cache()
@@ -157,7 +162,7 @@ def main() -> int:
     for each in questions(capability, plans.version):
         try:
             answer: Any = plans.named(each)
-        except Exception as error:  # noqa: BLE001 - one question; the others are asked
+        except Exception as error:  # noqa: BLE001 - recorded as the answer for this convolution
             answer = repr(error)
         found["plans"].append([asdict(each), answer])
         if time.monotonic() > saved + _SAVE_EVERY_SECONDS:

@@ -1,4 +1,4 @@
-"""This checkout, and what a process needs in its environment to import the package from it."""
+"""Subprocesses that import bsprobe from this checkout."""
 
 import os
 import subprocess
@@ -9,16 +9,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def python_path() -> str:
-    """A PYTHONPATH: this checkout, then what the variable holds already.
+    """Return a PYTHONPATH with this checkout before the current entries.
 
-    What a caller has put there stays, such as a `sitecustomize`.
+    The current entries stay because a caller may have put a `sitecustomize` there.
     """
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join(dict.fromkeys(filter(None, (str(ROOT), *inherited))))
 
 
 def run_bsprobe(*arguments: str, folder: str, **environment: str) -> None:
-    """Run a command of bsprobe in a folder, whatever it prints; it must succeed."""
+    """Run a bsprobe command in a folder, without its output; raise if it fails."""
     subprocess.run(
         [sys.executable, "-m", "bsprobe", *arguments],
         cwd=folder,

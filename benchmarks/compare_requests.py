@@ -1,11 +1,11 @@
-"""Recorded histories held against what is predicted for them, request by request.
+"""Compare recorded histories with their predictions, request by request.
 
     PYTHONPATH=. python benchmarks/compare_requests.py [FILE ...] [--truth DIR] [--show 10|all]
 
-Without files, everything below `tests/data/truth`. For each history: how many requests have the
-same size in the same place, how many convolutions the same workspace, and the first differences;
-at the end, which operators the differences stand in. Runs with the PyTorch and the cuDNN that were
-recorded, and with no others: `bash benchmarks/judge.sh` makes such an environment.
+Without files, compares everything below `tests/data/truth`. Prints for each history the number of
+requests of equal size in the same place, the number of convolutions with equal workspaces, and the
+first differences; at the end, the operators that the differences occur in. Requires the recorded
+PyTorch and cuDNN: `bash benchmarks/judge.sh` makes such an environment.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from bsprobe.records.errors import NotComparableError
 
 
 def machines_of(paths: Sequence[Path], fakes: Fakes) -> dict[Path, Machine]:
-    """The machines whose folders these files lie in, if this environment can judge them all.
+    """Return the machines of these files if this environment can compare all of them.
 
     Raises:
-        NotComparableError: Other versions than those here recorded one.
-        FileError: One has a fake GPU, and they are not accepted.
+        NotComparableError: A machine was recorded with other versions than the installed ones.
+        FileError: A machine has a fake GPU, and fakes are refused.
     """
     found = {}
     for folder in sorted({gpu_folder(path) for path in paths}):
@@ -47,7 +47,7 @@ def machines_of(paths: Sequence[Path], fakes: Fakes) -> dict[Path, Machine]:
         differing = version_difference(machine)
         if differing is not None:
             raise NotComparableError(
-                f"the requests of {folder} cannot be compared here: this is {differing}",
+                f"the requests of {folder} cannot be compared: this environment has {differing}",
                 hint=f"{JUDGE} {folder}",
             )
         found[folder] = machine
@@ -57,7 +57,7 @@ def machines_of(paths: Sequence[Path], fakes: Fakes) -> dict[Path, Machine]:
 def recorded(
     paths: Sequence[Path], machines: Mapping[Path, Machine]
 ) -> Iterator[tuple[Path, TruthTrial, Machine]]:
-    """The trials with a history, among these files."""
+    """Yield the trials that have a history, from these files."""
     for path in paths:
         trial, machine = load_trial(path), machines.get(gpu_folder(path))
         if trial.marks and machine is not None:
@@ -65,20 +65,20 @@ def recorded(
 
 
 def gpu_folder(path: Path) -> Path:
-    """The folder of the GPU that recorded a trial."""
+    """Return the folder of the GPU that recorded a trial."""
     return path.resolve().parents[1]
 
 
 def where(difference: Difference) -> str:
-    """What the differences are counted by: the kind and who asked."""
+    """Return the kind of a difference and the requesting operator, the key for counting."""
     request = difference.predicted or difference.recorded
-    assert request is not None  # noqa: S101 - one of the two is there
+    assert request is not None  # noqa: S101 - one of the two exists
     operator = request.place.partition(" in ")[0] if difference.predicted else request.place
     return f"{difference.kind}: {operator or 'backward pass'}"
 
 
 def line(name: str, found: Comparison) -> str:
-    """A comparison in a line."""
+    """Format a comparison as one line."""
     return (
         f"{name}: {found.matched} of {found.predicted} predicted and {found.recorded} recorded "
         f"requests match, {found.workspaces_equal} of {found.convolutions} workspaces; "
@@ -87,13 +87,17 @@ def line(name: str, found: Comparison) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what was found."""
+    """Print the comparison of each history and the totals."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--truth", type=Path, default=ROOT, help="where to look without files")
-    parser.add_argument("--show", type=_limit, default=10, help="differences of each history")
+    parser.add_argument(
+        "--truth", type=Path, default=ROOT, help="the folder to search if no files are given"
+    )
+    parser.add_argument(
+        "--show", type=_limit, default=10, help="number of differences shown for each history"
+    )
     parser.add_argument("--fake", action="store_true", help="accept what a fake GPU recorded")
     given = parser.parse_args(arguments)
     paths = given.files or sorted(given.truth.glob("*/trials/*.json.gz"))

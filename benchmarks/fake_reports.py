@@ -1,4 +1,4 @@
-"""Reports on fake GPUs: marked as such, and kept out of the repository's own reports."""
+"""Rules for reports on fake GPUs: they are marked and kept out of the repository's reports."""
 
 from pathlib import Path
 from typing import Final
@@ -7,17 +7,17 @@ from bsprobe.records.errors import UsageError
 
 REPORTS: Final = Path(__file__).parents[1] / "reports"
 FAKE_TITLE: Final = "FAKE, nothing measured"
-"""What the title of everything that comes from a fake GPU begins with."""
+"""Start of the title of everything recorded on a fake GPU."""
 
 
 def check_folder(out: Path) -> None:
-    """Refuse to write what a fake GPU did into the repository's reports.
+    """Refuse to write results of a fake GPU into the repository's reports.
 
     Raises:
-        UsageError: The folder is `reports`, or lies in it.
+        UsageError: The folder is `reports` or inside it.
     """
     if out.resolve().is_relative_to(REPORTS.resolve()):
         raise UsageError(
-            f"a fake GPU was recorded, and {out} is for what real ones did",
-            hint="give another --out",
+            f"results of a fake GPU cannot be written to {out}",
+            hint="give an --out outside it",
         )

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# What a GPU that is at hand for minutes is asked, the most valuable first; runs unattended.
+# Record as much as possible on a GPU in a few minutes, the most valuable first; runs unattended.
 #
 #     OUT=DIR bash benchmarks/first_gpu.sh A|B [SECONDS]
 #
-# Run it in the root of a checkout, with what bsprobe depends on installed; bsprobe need not be.
-# A is for a first time, B for a second one: it goes on from tests/data/truth. It never takes more
-# than SECONDS (535), and what it finds is in $OUT as soon as it is known: at most 8 files of 16 MiB.
+# Run it in the root of a checkout, with the dependencies of bsprobe installed; bsprobe need not be.
+# A is for a first session, B for a second one, which continues from tests/data/truth. It takes at
+# most SECONDS (535) and writes results to $OUT as soon as possible: at most 8 files of 16 MiB.
 #
-#     OUT/log-A.txt                 everything that was said
-#     OUT/outside.jsonl             what lies outside the allocator, stage by stage
-#     OUT/truth-1.tar, -2, -3, -4   what benchmarks/record_truth.py records: for tests/data/truth
-#     OUT/plans.json.gz             what cuDNN plans and runs on the card: benchmarks/card_plans.py
+#     OUT/log-A.txt                 the whole output
+#     OUT/outside.jsonl             memory outside the allocator, stage by stage
+#     OUT/truth-1.tar, -2, -3, -4   recordings of benchmarks/record_truth.py, for tests/data/truth
+#     OUT/plans.json.gz             cuDNN's plans and kernels, from benchmarks/card_plans.py
 #     OUT/run.tgz, runs.tgz         folders of bsprobe run, explain and study
 #
 # PY names the Python, W the folder for work in progress. A wheel of nvidia-cudnn-frontend in .whl/
-# is installed if it can be. REHEARSE=1 takes small networks, to see that all of it works here.
+# is installed if possible. REHEARSE=1 uses small networks, to test the script on this machine.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 part=${1:-} limit=${2:-535}
@@ -22,7 +22,7 @@ if ! [[ $part =~ ^[AB]$ && $limit =~ ^[0-9]+$ && -n ${OUT:-} ]]; then
   echo "usage: OUT=DIR bash benchmarks/first_gpu.sh A|B [SECONDS]" >&2
   exit 2
 fi
-if [ -z "${FIRST_GPU_IN_TIME:-}" ]; then  # whatever hangs below, the time is kept
+if [ -z "${FIRST_GPU_IN_TIME:-}" ]; then  # enforces the limit even if a command hangs
   FIRST_GPU_IN_TIME=1 exec timeout -s TERM -k 3 "$((limit > 8 ? limit - 4 : limit))" \
     bash benchmarks/first_gpu.sh "$part" "$limit"
 fi
@@ -40,7 +40,7 @@ fi
 
 left() { echo $((limit - SECONDS)); }
 say() { echo "=== [${SECONDS} s, $(left) s left] $*"; }
-box() {  # box SECONDS COMMAND...: never more than is left, and never the end of the rest
+box() {  # box SECONDS COMMAND...: run within the time left; a failure does not stop the script
   local seconds=$1
   shift
   if (($(left) < 25)); then say "skipped: $*"; return; fi
@@ -49,7 +49,7 @@ box() {  # box SECONDS COMMAND...: never more than is left, and never the end of
   timeout -s INT -k 6 "$seconds" "$@" </dev/null
   say "ended with $?"
 }
-pack() {  # pack FOLDER...: each as an archive in $OUT, without what makes it too large
+pack() {  # pack FOLDER...: archive each in $OUT, without pickles if it is too large
   local folder partial
   for folder in "$@"; do
     [ -d "$W/$folder" ] || continue
@@ -61,9 +61,9 @@ pack() {  # pack FOLDER...: each as an archive in $OUT, without what makes it to
     (($(wc -c <"$partial") <= 15 << 20)) && cp "$partial" "$W/$folder.tgz" && mv "$W/$folder.tgz" "$OUT/"
   done
 }
-begun() { [ ! -e "$W/$1/journal.jsonl" ] || echo --resume; }  # what a run that goes on is given
+begun() { [ ! -e "$W/$1/journal.jsonl" ] || echo --resume; }  # the option that continues a run
 minutes() { awk "BEGIN { print ($1) / 60 }"; }
-record() {  # record SECONDS [OPTION...]: what is still missing, for so long
+record() {  # record SECONDS [OPTION...]: record missing trials
   local seconds=$1
   shift
   ((seconds > $(left) - 40)) && seconds=$(($(left) - 40))
@@ -71,7 +71,7 @@ record() {  # record SECONDS [OPTION...]: what is still missing, for so long
   box $((seconds + 25)) "$PY" benchmarks/record_truth.py --out "$W/truth" --archive "$OUT/truth.tar" \
     --minutes "$(minutes "$seconds")" "${small[@]}" "$@"
 }
-study() {  # study FOLDER: a short one of drawn images
+study() {  # study FOLDER: a short study of drawn images
   "$PY" -m bsprobe sample-data "$W/images" >/dev/null 2>&1 || true
   box 50 "$PY" -m bsprobe study --data "$W/images" --model deeplabv2-mini --resolution 64x128 \
     --base-lr 0.004 --base-batch 8 --batches 8,32 --seeds 1 --images 160 --out "$1"
@@ -103,7 +103,7 @@ if [ "$part" = A ]; then
   box 75 "$PY" benchmarks/outside_stages.py "$OUT/outside.jsonl" "${small[@]}"
   record "$first" --tier all
   box 320 "$PY" -m bsprobe run $(begun run) --search guided --trial-timeout 150 --out "$W/run" "${network[@]}"
-  record 600 --tier all  # what the run has left over
+  record 600 --tier all  # the time that the run left
 else
   mkdir -p "$W/runs"
   export XDG_CACHE_HOME=$W/cache

@@ -1,16 +1,16 @@
-"""Holds predictions against recordings, with the PyTorch and the cuDNN that recorded them.
+"""Compare predictions with recordings, under the PyTorch and cuDNN that made the recordings.
 
     bash benchmarks/judge.sh [--out OUT] TRUTH ...
 
-TRUTH is a folder such as `tests/data/truth`, the folder of one GPU in it, or a tar archive as
-`record_truth.py --archive` writes it; the parts of an archive are given together. For each pair of
-versions among the recordings it makes an environment, `.venv-judge-TORCH-CUDNN` beside this folder,
-and keeps it: with `uv` where that is installed, else with `venv` and `pip`. There it runs
+TRUTH is a folder such as `tests/data/truth`, the folder of one GPU in it, or a tar archive written
+by `record_truth.py --archive`; give all parts of an archive together. For each pair of versions
+among the recordings, the script makes an environment `.venv-judge-TORCH-CUDNN` beside this folder
+and keeps it; it uses `uv` if installed, else `venv` and `pip`. In the environment it runs
 `accuracy.py`, which writes OUT/accuracy.md and its plot, and `compare_requests.py`, whose output
-goes to OUT/requests.txt: each request that differs. Interrupted, it can be run again.
+(every request that differs) goes to OUT/requests.txt. It can be run again after an interruption.
 
-The variable JUDGE_PYTHON names a Python to use instead of making an environment. What a fake GPU
-recorded is marked as such, and needs an --out outside `reports`.
+The variable JUDGE_PYTHON names a Python to use instead of making an environment. Results from a
+fake GPU are marked as such and need an --out outside `reports`.
 """
 
 import argparse
@@ -35,22 +35,22 @@ _REFUSED: Final = 2
 
 
 class ScriptFailedError(BsprobeError):
-    """A script that judges has failed, and has said why where it could."""
+    """A script failed; it has printed its own error if it could."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
-    """The scripts beside this one, run by one environment's Python."""
+    """The scripts beside this one, run with one environment's Python."""
 
     python: str
     fake: tuple[str, ...]
-    """`--fake` where fakes are accepted."""
+    """`--fake` if fakes are accepted."""
 
     def run(self, script: str, *arguments: str | Path) -> str:
-        """Run a script; returns what it prints.
+        """Run a script and return its standard output.
 
         Raises:
-            ScriptFailedError: It has failed. Errors of its own it has printed.
+            ScriptFailedError: The script does not start or exits with an error.
         """
         command = [self.python, str(HERE / script), *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
@@ -67,26 +67,26 @@ class Judge:
         return done.stdout
 
     def requests(self, truth: Path, folders: Iterable[Path]) -> str:
-        """Each request that differs; where the versions are others, that nothing was compared."""
+        """Return every request that differs, or a note if the versions differ."""
         for folder in folders:
             differing = self.run("truth_versions.py", folder).strip()
             if differing:
-                said = f"{folder.name}: requests are not compared, for this is {differing}"
-                print(f"note: {said}; peaks and boundaries are", flush=True)
-                return f"{said}\n"
+                note = f"{folder.name}: requests are not compared: this environment has {differing}"
+                print(f"note: {note}; peaks and boundaries are", flush=True)
+                return f"{note}\n"
         return self.run("compare_requests.py", "--truth", truth, "--show", "all", *self.fake)
 
 
 def judge(sources: Sequence[Path], out: Path, python: str | None) -> None:
-    """Judge everything in some folders and archives.
+    """Compare every recording in some folders and archives with its prediction.
 
     Args:
         sources: The folders and archives.
         out: Where the report goes.
-        python: What judges, instead of an environment with the recorded versions.
+        python: The Python to use instead of an environment with the recorded versions.
 
     Raises:
-        BsprobeError: Something is missing, damaged, refused or cannot be installed.
+        BsprobeError: A source or version is missing, damaged, refused or cannot be installed.
     """
     with tempfile.TemporaryDirectory(prefix="bsprobe-judge-") as temporary:
         staging = Path(temporary)
@@ -104,7 +104,8 @@ def judge(sources: Sequence[Path], out: Path, python: str | None) -> None:
             folders = [folder.rename(truth / folder.name) for folder in names]
             judging = Judge(python=python or str(prepare(wanted, HERE.parent)), fake=fake)
             print(
-                f"{', '.join(each.name for each in folders)}: judged by {judging.python}; ", end=""
+                f"{', '.join(each.name for each in folders)}: compared with {judging.python}; ",
+                end="",
             )
             print("this takes seconds for each trial", flush=True)
             figures.append(staging / f"figures-{number}.json")
@@ -118,7 +119,7 @@ def judge(sources: Sequence[Path], out: Path, python: str | None) -> None:
 
 
 def by_environment(machines: dict[Path, Machine]) -> list[tuple[Wanted, list[Path]]]:
-    """The folders of GPUs by the environment that judges them."""
+    """Group the folders of GPUs by the environment that compares them."""
     found: dict[str, tuple[Wanted, list[Path]]] = {}
     for folder, machine in machines.items():
         wanted = wanted_by(machine)
@@ -127,7 +128,7 @@ def by_environment(machines: dict[Path, Machine]) -> list[tuple[Wanted, list[Pat
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Judge what is named."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="judge.sh",
         description=__doc__,

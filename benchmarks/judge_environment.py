@@ -1,4 +1,4 @@
-"""Environments with the versions that made a recording, for `judge.py`."""
+"""Environments with the versions of a recording, for `judge.py`."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ from bsprobe.simulate.cudnn.convolutions import version_text
 from bsprobe.storage.files import file_errors
 
 _COMPLETE: Final = "complete"
-"""A file in an environment in which nothing is left to install."""
+"""A file that marks an environment as completely installed."""
 _PROJECT: Final = Path(__file__).resolve().parents[1] / "pyproject.toml"
 _FACTS: Final = (
     "-c",
@@ -40,16 +40,16 @@ class Wanted:
     """The release, such as 2.11.0."""
     torchvision: str | None
     cudnn: str | None
-    """As cuDNN counts: 91900 is 9.19.0."""
+    """In cuDNN's own numbering: 91900 is 9.19.0."""
 
     @property
     def folder_name(self) -> str:
-        """The name of the environment's folder."""
+        """Return the name of the environment's folder."""
         return re.sub(r"[^\w.-]", "_", f".venv-judge-{self.torch}-{self.cudnn or 'none'}")
 
 
 def wanted_by(machine: Machine) -> Wanted:
-    """The versions that judge a machine's recordings."""
+    """Return the versions that a machine's recordings require."""
     environment = machine.environment
     torchvision = environment.torchvision
     return Wanted(
@@ -61,16 +61,16 @@ def wanted_by(machine: Machine) -> Wanted:
 
 
 def prepare(wanted: Wanted, parent: Path) -> Path:
-    """Make an environment, unless it is there; returns its Python.
+    """Make an environment unless it exists; return the path of its Python.
 
-    One that was not finished is made anew.
+    An environment without the completion mark is made again.
 
     Args:
-        wanted: The versions.
-        parent: The folder that keeps environments.
+        wanted: The versions to install.
+        parent: The folder that holds the environments.
 
     Raises:
-        InstallationError: It cannot be made: no network, or no such versions.
+        InstallationError: There is no network, or a version is not available.
     """
     folder = parent / wanted.folder_name
     python = folder / "bin" / "python"
@@ -78,7 +78,7 @@ def prepare(wanted: Wanted, parent: Path) -> Path:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     base = _interpreter(wanted.python)
-    print(f"Making {folder}, once; what is downloaded may have gigabytes.", flush=True)
+    print(f"Making {folder}; the download may be several gigabytes.", flush=True)
     if _said("uv", "--version"):
         _run(["uv", "venv", "--python", base, str(folder)])
         install = ["uv", "pip", "install", "--python", str(python)]
@@ -93,7 +93,7 @@ def prepare(wanted: Wanted, parent: Path) -> Path:
 
 
 def requirements(wanted: Wanted) -> list[str]:
-    """The packages that bsprobe requires, with the recorded PyTorch and torchvision."""
+    """Return the packages that bsprobe requires, with the recorded PyTorch and torchvision."""
     project = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]
     pins = {"torch": wanted.torch, "torchvision": wanted.torchvision}
     found = []
@@ -105,10 +105,10 @@ def requirements(wanted: Wanted) -> list[str]:
 
 
 def _install_cudnn(wanted: Wanted, python: Path, install: Sequence[str]) -> None:
-    """Install the recorded cuDNN where this PyTorch brings another.
+    """Install the recorded cuDNN if this PyTorch comes with another one.
 
     PyTorch does not start with a cuDNN older than the one it was compiled against
-    (torch/backends/cudnn/__init__.py): then its own is put back.
+    (torch/backends/cudnn/__init__.py); in that case its own version is reinstalled.
     """
     facts = _said(python, *_FACTS)
     if not facts:
@@ -135,19 +135,19 @@ def _install_cudnn(wanted: Wanted, python: Path, install: Sequence[str]) -> None
 
 
 def _interpreter(minor: str) -> str:
-    """A Python of this minor version on PATH, or the one that runs this."""
+    """Return a Python of this minor version on PATH, or the running one."""
     for name in (f"python{minor}", "python3", "python"):
         path = shutil.which(name)
         if path is not None and _said(path, *_MINOR) == minor:
             return path
     here = ".".join(map(str, sys.version_info[:2]))
     if here != minor:
-        print(f"note: there is no Python {minor} on PATH; {here} takes its place", flush=True)
+        print(f"note: there is no Python {minor} on PATH; using {here}", flush=True)
     return sys.executable
 
 
 def _said(*command: str | Path) -> str:
-    """The output of a command; empty where it is not there or fails."""
+    """Return the output of a command, or empty text if it is missing or fails."""
     try:
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     except OSError:
@@ -165,5 +165,5 @@ def _run(command: Sequence[str]) -> None:
         raise InstallationError(
             f"the environment cannot be made: {' '.join(command[:3])} ended with "
             f"{done.returncode}: {said[-_LAST_WORDS:]}",
-            hint="is there a network? Run it again: what was downloaded is kept",
+            hint="check the network and run it again; downloads are kept",
         )

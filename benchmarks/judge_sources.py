@@ -1,4 +1,4 @@
-"""Recordings gathered from folders and archives, for `judge.py`."""
+"""Recordings collected from folders and archives, for `judge.py`."""
 
 import filecmp
 import lzma
@@ -19,16 +19,16 @@ _GIVE: Final = "give a folder or a tar archive that benchmarks/record_truth.py w
 
 
 def gather(sources: Sequence[Path], staging: Path) -> dict[Path, Machine]:
-    """Copy the folders of GPUs out of folders and archives; returns the copies.
+    """Copy the folders of GPUs from folders and archives; return the copies.
 
-    Several sources may hold parts of one GPU's folder, or the same files.
+    Several sources may hold parts of the same GPU's folder, or the same files.
 
     Args:
         sources: Folders of GPUs, folders of such folders, tar archives of either.
         staging: An empty folder.
 
     Raises:
-        FileError: A source is missing, damaged or holds no recordings, or two contradict.
+        FileError: A source is missing, damaged or without recordings, or two sources differ.
     """
     target = staging / "gathered"
     for number, source in enumerate(sources):
@@ -62,14 +62,14 @@ def _gpu_folders(folder: Path) -> Iterator[Path]:
 
 
 def _unpacked(archive: Path, target: Path) -> Path:
-    """Unpack an archive; none of its members gets outside."""
+    """Unpack an archive; members cannot be written outside the target."""
     target.mkdir()
     try:
         with file_errors(archive), tarfile.open(archive) as tar:
             tar.extractall(target, filter="data")
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise FileError(
-            f"{archive} is damaged, or no archive of recordings: {error}",
+            f"{archive} is damaged or not an archive of recordings: {error}",
             hint=_GIVE,
         ) from error
     return target
@@ -90,13 +90,13 @@ def _merge(source: Path, target: Path) -> None:
             else filecmp.cmp(path, copy, shallow=False)
         ):
             raise FileError(
-                f"{target.name}/{path.relative_to(source)} is recorded twice, and differently",
-                hint="judge the two recordings one after the other",
+                f"{target.name}/{path.relative_to(source)} differs between two sources",
+                hint="compare the two recordings one after the other",
             )
 
 
 def _is_same_machine(one: Path, other: Path) -> bool:
-    """Whether two sessions may be judged together: the same GPU and the same versions."""
+    """True if two sessions have the same GPU and the same versions."""
     return _identity(load_machine(one)) == _identity(load_machine(other))
 
 

@@ -1,12 +1,12 @@
-"""How much faster the label lookup is than the usual loop over a dictionary.
+"""Compare the label lookup with the usual loop over a dictionary.
 
     python benchmarks/label_lookup.py
 
-All map the same 1024x2048 label image, drawn as by `bsprobe sample-data`, to train ids. The
-loop does one comparison and one masked assignment for each of the 34 label ids; it is measured
-on the three types that published training codes convert the label to before it. The lookup
-works on the bytes as they are in the file. Rounds alternate between all of them, so that
-whatever else the machine does slows each alike.
+Each variant maps the same 1024x2048 label image, drawn as by `bsprobe sample-data`, to train ids.
+The loop does one comparison and one masked assignment for each of the 34 label ids; it is measured
+on the three types that published training codes convert the label to first. The lookup works on
+the bytes as they are in the file. Rounds alternate between the variants, so that other load on the
+machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Image = Any
-"""An array of numpy or a tensor of torch."""
+"""A numpy array or a torch tensor."""
 _ROUNDS = 15
 _MAPPING = {label.label_id: label.train_id for label in LABELS}
 
 
 def loop(label: Image, full_like: Callable[[Image, int], Image]) -> Image:
-    """The usual way, in numpy or in torch."""
+    """Map ids one by one, with numpy or torch."""
     out = full_like(label, 255)
     for label_id, train_id in _MAPPING.items():
         out[label == label_id] = train_id
@@ -40,7 +40,7 @@ def loop(label: Image, full_like: Callable[[Image, int], Image]) -> Image:
 
 
 def main() -> None:
-    """Measure all and print the median of each and its ratio to the lookup."""
+    """Print the median time of each variant and its ratio to the lookup."""
     _, label = draw_scene(0, size=Resolution(height=1024, width=2048), seed=0)
     wide, tensor = label.astype(np.int64), torch.from_numpy(label).long()
     ways: dict[str, Callable[[], object]] = {

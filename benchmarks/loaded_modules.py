@@ -1,9 +1,9 @@
-"""The modules of bsprobe that a small predicted run loads, in the parent and in its worker.
+"""List the bsprobe modules that a small predicted run loads, in the parent and in its worker.
 
     PYTHONPATH=. python benchmarks/loaded_modules.py [--names]
 
-Packages do not count. The figures say how much a reader has to know to follow one
-prediction; `--names` prints the modules themselves.
+Packages do not count. The counts show how much of bsprobe takes part in one prediction; `--names`
+also prints the modules.
 """
 
 import argparse
@@ -26,13 +26,13 @@ class Log:
 
 sys.meta_path.insert(0, Log())
 """
-"""Notes each module as it is looked for; the name of a file is the program that looks."""
+"""Logs each imported bsprobe module to a file named after the program that imports it."""
 _RUN: Final = ("run", "--gpu", "RTX 3090", "--model", "deeplabv2-mini", "--resolution", "64x128")
 _LISTS: Final = ("--precision", "fp32", "--norm", "batch", "--max-batch", "4", "--out", "out")
 
 
 def loaded() -> dict[str, set[str]]:
-    """The modules that each program of the run loads, by the program's name."""
+    """Return the modules that each program of the run loads, by the program's name."""
     with tempfile.TemporaryDirectory() as folder:
         site, log = Path(folder) / "site", Path(folder) / "log"
         site.mkdir()
@@ -43,7 +43,7 @@ def loaded() -> dict[str, set[str]]:
             folder=folder,
             PYTHONPATH=f"{site}{os.pathsep}{python_path()}",
             LOADED=str(log),
-            BSPROBE_SPAWN="1",  # a worker that is forked begins with what others load as well
+            BSPROBE_SPAWN="1",  # a forked worker starts with the server's modules
             XDG_CACHE_HOME=folder,
         )
         found = {path.name: set(path.read_text().split()) for path in sorted(log.iterdir())}
@@ -52,9 +52,9 @@ def loaded() -> dict[str, set[str]]:
 
 
 def main() -> None:
-    """Print how many modules each program loads, and how many they load together."""
+    """Print how many modules each program loads, and how many in total."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--names", action="store_true", help="print the modules as well")
+    parser.add_argument("--names", action="store_true", help="also print the modules")
     names = parser.parse_args().names
     found = loaded()
     for program, modules in found.items():

@@ -1,4 +1,4 @@
-"""The part of the report of published.py that scores mmsegmentation's model zoo."""
+"""Section of the published report on mmsegmentation's model zoo."""
 
 import statistics
 from collections import defaultdict
@@ -11,20 +11,20 @@ from bsprobe.records.units import GIB, MIB
 Row = Mapping[str, Any]
 
 NEAR: Final = 0.03
-"""Rows further off than this are listed with their causes."""
+"""Relative error above which a row is listed with its cause."""
 _INTRODUCTION: Final = (
     "fp32 and autocast, two to eight images a GPU, four processes. The networks, losses and "
-    "optimizers are mmsegmentation's own, built from its configurations; the PyTorch imitated is "
-    "1.5, or 1.13 for a network that 1.5 cannot run: the zoo does not say which one a row had. A "
-    "GB counts as 2^30 bytes. The zoo's cuDNN was 7, mostly 7.6, which cannot be asked. By "
-    "UPerNet's rows it took the workspace of the non-fused Winograd transform for convolutions of "
-    "3 by 3 in steps of one, which is predicted for all of these, and nothing elsewhere. Beside "
-    "that stand workspaces estimated from the sizes, as `bsprobe run` does for a card that the "
-    "installed cuDNN does not support, those that a cuDNN names which does (up to 9.10), and the "
-    "tensors alone."
+    "optimizers are mmsegmentation's own, built from its configurations. The imitated PyTorch is "
+    "1.5, or 1.13 for a network that 1.5 cannot run, because the zoo does not record the version "
+    "of a row. A GB counts as 2^30 bytes. The zoo's cuDNN was 7, mostly 7.6, which cannot be "
+    "queried. UPerNet's rows show that it took the workspace of the non-fused Winograd transform "
+    "for 3 by 3 convolutions with stride 1; this workspace is predicted for all of them, and none "
+    "for other convolutions. For comparison, the table has workspaces estimated from the sizes, as "
+    "in `bsprobe run` for a card that the installed cuDNN does not support, those of a cuDNN that "
+    "supports the card (up to 9.10), and the tensors alone."
 )
 FIGURES: Final = {
-    "predicted_bytes": "workspaces of the Winograd transform, where it can run",
+    "predicted_bytes": "workspaces of the Winograd transform, if it can run",
     "estimated_bytes": "workspaces estimated from the sizes",
     "asked_bytes": "workspaces as cuDNN names them for the card",
     "tensors_bytes": "tensors alone",
@@ -37,7 +37,7 @@ SUSPECT: Final = {
             "pspnet_r50-d8_4xb4-80k_coco-stuff164k",
             "pspnet_r101-d8_4xb4-80k_coco-stuff164k",
         ),
-        "their figures are those of DeepLabV3, to the digit",
+        "equal to DeepLabV3's figures, to the digit",
     ),
     **dict.fromkeys(
         (
@@ -46,43 +46,43 @@ SUSPECT: Final = {
         ),
         "the figures of two rows seem exchanged",
     ),
-    "deeplabv3plus_r101-d16-mg124_4xb2": "the zoo has 5.8 and 9.9 for one step",
-    "convnext-xlarge": "2.17 times convnext-large's, which is three quarters as wide",
-    "ddrnet_23-slim": "the logits of two heads at full size, with gradients, take 1.78 alone",
-    "knet-s3_swin-l_upernet_8xb2-adamw-80k_ade20k-640x640": "nearly that of 512x512, 13.5",
-    "dnl_r50-d8_4xb4-80k_ade20k": "4.0 less than with ResNet-101, which is 3.4 to 3.6 elsewhere",
+    "deeplabv3plus_r101-d16-mg124_4xb2": "5.8 and 9.9 for the same step",
+    "convnext-xlarge": "2.17 times that of convnext-large, which is three quarters as wide",
+    "ddrnet_23-slim": "the logits of two heads at full size, with gradients, alone take 1.78",
+    "knet-s3_swin-l_upernet_8xb2-adamw-80k_ade20k-640x640": "about the 13.5 of 512x512",
+    "dnl_r50-d8_4xb4-80k_ade20k": "4.0 less than with ResNet-101; elsewhere 3.4 to 3.6 less",
 }
-"""Rows whose published figure contradicts another one, by parts of their names."""
+"""Rows whose published figure contradicts another row, by parts of their names."""
 
 
 def error(row: Row, figure: str = "predicted_bytes", gigabyte: float = GIB) -> float | None:
-    """The relative error of one figure of a row; None where it has none."""
+    """Return the relative error of one figure of a row; None if the row lacks it."""
     predicted = row[figure]
     return None if predicted is None else predicted / gigabyte / row["measured_gb"] - 1
 
 
 def cause(row: Row) -> str:
-    """The cause of a miss, as far as the figures of the row tell it."""
+    """Return the likely cause of a miss, derived from the row's figures."""
     for part, words in SUSPECT.items():
         if part in row["config"]:
-            return f"the zoo's own: {words}"
+            return f"the zoo contradicts itself: {words}"
     found = [error(row, figure) for figure in FIGURES]
     known = [each for each in found if each is not None]
     if min(known) <= NEAR and max(known) >= -NEAR:
         return "workspaces: the figure lies between the tensors alone and the largest of them"
     newer = error(row, "newer_bytes")
     if newer is not None and abs(newer) <= NEAR:
-        return "its software: right with PyTorch 1.13 and mmsegmentation 1.0"
+        return "software: right with PyTorch 1.13 and mmsegmentation 1.0"
     if _is_near_rounded(row):
-        return "rounding: within 3% of what is rounded to its figure"
+        return "rounding: within 3% of a value that rounds to the figure"
     thousands = error(row, gigabyte=1000 * MIB)
     if thousands is not None and abs(thousands) <= NEAR:
-        return "its GB: right if one is 1000 MiB"
+        return "unit: right if one GB is 1000 MiB"
     return "not found"
 
 
 def _is_near_rounded(row: Row) -> bool:
-    """True where a figure that would be rounded to the published one is near enough."""
+    """True if a figure that rounds to the published one is near enough."""
     decimals = len(str(row["measured_gb"]).partition(".")[2])
     half = 0.5 / 10**decimals
     return any(
@@ -92,7 +92,11 @@ def _is_near_rounded(row: Row) -> bool:
 
 
 def section(rows: Sequence[Row]) -> list[str]:
-    """The lines of the section, from `ZooRow`s as dicts."""
+    """Return the lines of the section.
+
+    Args:
+        rows: `ZooRow`s as dicts.
+    """
     scored = [row for row in rows if row["predicted_bytes"] is not None]
     left_out = [row for row in rows if row["predicted_bytes"] is None]
     return [

@@ -1,6 +1,6 @@
 """Predictions of peak memory for the rows of mmsegmentation's model zoo; see published.py.
 
-Rows that cannot be predicted have the reason in place of figures.
+Rows that cannot be predicted have a reason instead of figures.
 """
 
 import dataclasses
@@ -19,55 +19,55 @@ from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.trace.data_dependence import UntraceableModelError
 
 if TYPE_CHECKING:
-    from benchmarks.mmseg_zoo import Era, Training  # needs mmseg where it runs
+    from benchmarks.mmseg_zoo import Era, Training  # imports mmseg
 
 Peaks = dict[str, Any]
 """Predicted bytes by the field of `ZooRow`."""
 TABLES: Final = ("mmseg-zoo.csv", "mmseg-metafiles.csv")
 AUTOCAST_SINCE: Final = "20200728"
-"""The day of PyTorch 1.6. Before it mixed precision was mmcv's own: half weights and fp32 copies
-(`Fp16OptimizerHook` in mmcv/runner/hooks/optimizer.py of mmcv 1.0), which is not traced."""
+"""The day of PyTorch 1.6. Older mixed precision was mmcv's own, with half-precision weights and
+fp32 copies (`Fp16OptimizerHook` in mmcv/runner/hooks/optimizer.py of mmcv 1.0); not traced."""
 NOT_TRACED: Final = {
     "configs/mask2former/": "needs mmdetection",
     "configs/pidnet/": "needs edge maps, which its loader makes",
 }
-"""Configurations that cannot be built here or fed, by parts of their names."""
+"""Configurations that cannot be built or fed here, by parts of their names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZooRow:
-    """A row of the zoo and what is predicted for it."""
+    """A row of the zoo and its prediction."""
 
     config: str
     images_per_gpu: int
     card: str
     trained: str
-    """The day, as YYYYMMDD; empty where it is not said."""
+    """Date as YYYYMMDD; empty if unknown."""
     known: bool
-    """Looked at while a rule was made."""
+    """True if the row was examined while a rule was made."""
     measured_gb: float
     """`max_memory_allocated`, in the zoo's GB."""
     predicted_bytes: int | None = None
-    """`max_memory_allocated`, the buckets of DistributedDataParallel among it, with the workspaces
-    of cuDNN's non-fused Winograd transform: cuDNN 7 took it on these cards wherever it runs."""
+    """`max_memory_allocated` with the buckets of DistributedDataParallel and the workspaces of
+    cuDNN's non-fused Winograd transform: cuDNN 7 used it on these cards wherever it can run."""
     estimated_bytes: int | None = None
-    """The same with workspaces that are estimated from the sizes, as for every card that the
+    """Like `predicted_bytes`, with workspaces estimated from the sizes, as for every card that the
     installed cuDNN does not support."""
     asked_bytes: int | None = None
-    """The same with the workspaces of a cuDNN that supports the card; None without one."""
+    """Like `predicted_bytes`, with the workspaces of a cuDNN that supports the card."""
     tensors_bytes: int | None = None
-    """The same without any workspace."""
+    """Like `predicted_bytes`, without workspaces."""
     newer_bytes: int | None = None
-    """The prediction with the software of mmsegmentation 1.0, for rows that may have had it."""
+    """The prediction with the software of mmsegmentation 1.0, for rows that may have used it."""
     left_out: str | None = None
-    """The reason why nothing is predicted."""
+    """The reason if nothing is predicted."""
 
 
 class Scorer:
-    """Predicts rows; equal steps are traced once.
+    """Predicts rows; equal steps are traced only once.
 
     Args:
-        workspaces: By the cards of the rows; others are left out.
+        workspaces: The workspaces by card; rows of other cards are left out.
     """
 
     def __init__(self, workspaces: Mapping[str, Workspaces]) -> None:
@@ -75,7 +75,7 @@ class Scorer:
         self._peaks: dict[str, Peaks] = {}
 
     def scored(self, row: Mapping[str, str]) -> ZooRow:
-        """Predict a row; any failure of a network or of its trace is the row's reason."""
+        """Predict a row; on failure of the network or its trace, store the error as the reason."""
         found = ZooRow(
             config=row["config"],
             images_per_gpu=int(row["images_per_gpu"]),
@@ -116,7 +116,7 @@ class Scorer:
             return newest
         try:
             found = self._peaks_with(eras[0], training, row)
-        except UntraceableModelError:  # it writes to what an older ReLU has saved
+        except UntraceableModelError:  # the network writes to an output that an older ReLU saved
             found = newest
         return found | {"newer_bytes": newest["predicted_bytes"]}
 

@@ -1,7 +1,7 @@
-"""The training steps of mmsegmentation's model zoo, built from its own configurations and code.
+"""Training steps of mmsegmentation's model zoo, built from its own configurations and code.
 
-The wheel `mmsegmentation==1.2.2` has both; see published-requirements.txt. Most of the zoo was
-trained by older versions, from 0.5 on; what they did otherwise in a training step stands here.
+The wheel `mmsegmentation==1.2.2` contains both; see published-requirements.txt. Most of the zoo was
+trained by older versions, from 0.5 on; this module implements their differences in a training step.
 """
 
 import sys
@@ -33,13 +33,13 @@ from bsprobe.training.step import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Era:
-    """Software that rows were trained with. The zoo does not say which one a row had."""
+    """Software that rows were trained with. The zoo does not record it per row."""
 
     version: Version
-    """The PyTorch."""
+    """The PyTorch version."""
     habits: Habits
     has_fp32_losses: bool
-    """True where heads compute their losses in fp32, from labels that the loader has stacked."""
+    """True if heads compute their losses in fp32, from labels that the loader has stacked."""
 
 
 MMCV: Final = Era(
@@ -49,7 +49,7 @@ MMCV: Final = Era(
     ),
     has_fp32_losses=True,
 )
-"""mmsegmentation up to 0.30; the PyTorch is that of when the zoo began.
+"""mmsegmentation up to 0.30, with the PyTorch version from the beginning of the zoo.
 
 `IterBasedRunner.train` keeps the outputs as `self.outputs` (mmcv/runner/iter_based_runner.py of
 1.0), `OptimizerHook.after_train_iter` clears gradients between loss and backward pass
@@ -59,33 +59,33 @@ MMENGINE: Final = Era(
     habits=Habits(zero_grad=ZeroGrad.END, gradients=Gradients.ZERO, batch=BatchPlace.MOVED),
     has_fp32_losses=False,
 )
-"""mmsegmentation from 1.0 on; the PyTorch is the newest that was stable then.
+"""mmsegmentation from 1.0 on, with the latest stable PyTorch of that time.
 
 `OptimWrapper.update_params` clears gradients after the optimizer's step
 (mmengine/optim/optimizer/optimizer_wrapper.py)."""
 _MMENGINE_SINCE: Final = "202211"
-"""The month of the first rows whose weights have names of 1.0. Some of these rows have the figure
-of an older training."""
+"""The month of the first rows whose weights are named as in 1.0. Some of these rows carry the
+figure of an older training."""
 _HARDSWISH: Final = (1, 7)
-"""The PyTorch since which mmcv takes `nn.Hardswish`."""
+"""The PyTorch version from which mmcv uses `nn.Hardswish`."""
 CONFIGS: Final = Path(mmseg.__file__).parent / ".mim"
-"""The folder that the paths of the zoo's configurations begin in."""
+"""The folder that the configuration paths of the zoo are relative to."""
 OUTPUTS_GIVEN: Final = ("psamask_forward", "psamask_backward")
-"""Compiled operators that write to what Python has allocated (mmcv/ops/psa_mask.py)."""
+"""Compiled operators that write to tensors allocated by Python (mmcv/ops/psa_mask.py)."""
 
 
 class CompiledOperators(ModuleType):
-    """Stands for `mmcv._ext`, which mmcv-lite lacks; mmcv's Python code around it stays."""
+    """Stand-in for `mmcv._ext`, which mmcv-lite lacks; mmcv's Python code around it is used."""
 
     def __getattr__(self, name: str) -> Any:
-        """Give an operator: one of `OUTPUTS_GIVEN` does nothing, any other raises when called."""
+        """Return an operator: those in `OUTPUTS_GIVEN` do nothing, others raise when called."""
         if name.startswith("__"):
             raise AttributeError(name)
         return _write_nothing if name in OUTPUTS_GIVEN else partial(_refuse, name)
 
 
 def _write_nothing(*_: object, **__: object) -> None:
-    """Leave outputs as they are: fake tensors have no values."""
+    """Leave outputs unchanged: fake tensors have no values."""
 
 
 def _refuse(name: str, *_: object, **__: object) -> NoReturn:
@@ -98,46 +98,50 @@ def registries() -> Any:
         stand_in = CompiledOperators("mmcv._ext")
         stand_in.__spec__ = ModuleSpec("mmcv._ext", loader=None)  # mmengine looks for it
         sys.modules["mmcv._ext"] = stand_in
-    from mmcv.cnn.bricks.hswish import HSwish  # noqa: PLC0415 - after the stand-in is there
+    from mmcv.cnn.bricks.hswish import HSwish  # noqa: PLC0415 - needs the stand-in
     from mmengine.registry import MODELS  # noqa: PLC0415 - as above
-    from mmseg import registry, utils  # noqa: PLC0415 - after the stand-in is there
+    from mmseg import registry, utils  # noqa: PLC0415 - needs the stand-in
 
     utils.register_all_modules(init_default_scope=True)
     if MMCV.version < _HARDSWISH:
-        # mmcv's own, as mmcv/cnn/bricks/hswish.py registers it with such a PyTorch. No row of later
-        # has one.
+        # With a PyTorch this old, mmcv/cnn/bricks/hswish.py registers mmcv's own class. No row
+        # trained later has an HSwish.
         MODELS.register_module(name="HSwish", module=HSwish, force=True)
     return registry
 
 
 def eras_of(trained: str) -> tuple[Era, ...]:
-    """The eras that a row may be of, by its day, as YYYYMMDD or empty."""
+    """Return the eras that a row may belong to.
+
+    Args:
+        trained: The date of the training as YYYYMMDD, or empty text.
+    """
     return (MMCV, MMENGINE) if trained > _MMENGINE_SINCE else (MMCV,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """A configuration of the zoo, as far as memory depends on it."""
+    """The parts of a zoo configuration that affect memory."""
 
     path: str
-    """Of the configuration, beginning with `configs/`."""
+    """The path of the configuration, beginning with `configs/`."""
     model: ConfigDict
     wrapper: ConfigDict
-    """The optimizer, and the parameters that it treats otherwise."""
+    """The optimizer and its per-parameter settings."""
     crop: Resolution
     images_per_gpu: int
 
     @property
     def precision(self) -> Precision:
-        """Mixed precision where the configuration asks for it, and its name as well.
+        """Mixed precision if both the configuration and its file name request it.
 
-        A name has had it since before the zoo's 1.0, whose PoolFormers have it anew.
+        The name counts because 1.0 added mixed precision to the PoolFormers, whose rows are older.
         """
         is_mixed = self.wrapper.type == "AmpOptimWrapper" and "-amp-" in self.path
         return Precision.AMP_FP16 if is_mixed else Precision.FP32
 
     def same_step(self) -> str:
-        """A text that is equal for configurations with equal steps."""
+        """Return a text that is equal for configurations with equal steps."""
         model = deepcopy(self.model)
         model.pop("data_preprocessor", None)
         return f"{model} {self.wrapper} {self.precision} {self.crop}"
@@ -147,10 +151,10 @@ def training_of(path: str) -> Training:
     """Read a configuration.
 
     Args:
-        path: Of the configuration, beginning with `configs/`.
+        path: The path of the configuration, beginning with `configs/`.
 
     Raises:
-        FileNotFoundError: There is none of this name.
+        FileNotFoundError: There is no configuration of this name.
     """
     config = Config.fromfile(CONFIGS / path)
     size = config.get("crop_size") or config.model.data_preprocessor.size
@@ -165,11 +169,11 @@ def training_of(path: str) -> Training:
 
 
 class TrainingLoss(nn.Module):
-    """A segmentor whose forward pass goes on to the loss, as `train_step` does.
+    """A segmentor whose forward pass includes the loss, like `train_step`.
 
     Args:
-        path: Of the configuration.
-        has_fp32_losses: As the era's.
+        path: The path of the configuration.
+        has_fp32_losses: As in `Era`.
     """
 
     def __init__(self, path: str, *, has_fp32_losses: bool) -> None:
@@ -185,7 +189,7 @@ class TrainingLoss(nn.Module):
                 _compute_losses_in_fp32(module)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Compute the loss that is minimised.
+        """Compute the loss to minimise.
 
         Args:
             images: (N, 3, H, W), normalised.
@@ -197,7 +201,7 @@ class TrainingLoss(nn.Module):
 
 
 class _Samples(list[Any]):
-    """mmsegmentation's record of each image, and the labels of all as the loader stacked them."""
+    """mmsegmentation's record of each image, with all labels stacked by the loader."""
 
     def __init__(self, labels: torch.Tensor) -> None:
         from mmengine.structures import PixelData  # noqa: PLC0415 - after `registries`
@@ -212,12 +216,12 @@ class _Samples(list[Any]):
 
 
 def _take_stacked_labels(head: Any) -> None:
-    """Give a head the labels as they come from the loader, which stacked them until 0.30.
+    """Make a head use the labels as the loader stacked them, as until 0.30.
 
-    From 1.0 on every head stacks them itself, which takes a copy for each. Source:
+    From 1.0 on every head stacks the labels itself and allocates a copy. Source:
     `BaseDecodeHead.losses` in mmseg/models/decode_heads/decode_head.py of 0.17.
     """
-    stack = head._stack_batch_gt  # noqa: SLF001 - the only place where it is done
+    stack = head._stack_batch_gt  # noqa: SLF001 - there is no public hook
 
     def taken(samples: list[Any]) -> Any:
         return samples.labels if isinstance(samples, _Samples) else stack(samples)
@@ -226,7 +230,7 @@ def _take_stacked_labels(head: Any) -> None:
 
 
 def _compute_losses_in_fp32(head: Any) -> None:
-    """Let a head cast its logits, enlarge them and compute its loss in fp32, as it did until 0.30.
+    """Make a head cast and enlarge its logits and compute its loss in fp32, as until 0.30.
 
     Source: `force_fp32` of `BaseDecodeHead.losses` in mmseg/models/decode_heads/decode_head.py of
     0.18, and in mmcv/runner/fp16_utils.py of 1.3.
@@ -244,7 +248,7 @@ def _compute_losses_in_fp32(head: Any) -> None:
 
 
 def optimizer_of(training: Training, segmentor: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of a configuration by mmengine's own constructor."""
+    """Build the optimizer of a configuration with mmengine's constructor."""
     registry = registries()
     wrapper = deepcopy(training.wrapper)
     kept = {name: wrapper[name] for name in ("optimizer", "clip_grad") if name in wrapper}
@@ -260,12 +264,12 @@ def optimizer_of(training: Training, segmentor: nn.Module) -> torch.optim.Optimi
 
 
 class ZooTracer(ProgramTracer):
-    """The step of a configuration, among the processes that trained it.
+    """Tracer of one configuration's step in distributed training.
 
     Args:
         training: The configuration.
         era: The software that it was trained with.
-        processes: How many there were.
+        processes: The number of processes.
     """
 
     def __init__(self, training: Training, era: Era, processes: int = 4) -> None:
@@ -287,7 +291,7 @@ class ZooTracer(ProgramTracer):
         )
 
     def timeline(self, batch: int, accumulation_steps: int = 1) -> Timeline:
-        """Record this batch alone: no other is asked for."""
+        """Record this batch size only; others are not needed."""
         return at_one_batch(self.record(batch, accumulation_steps))
 
     def _optimizer(self) -> torch.optim.Optimizer:

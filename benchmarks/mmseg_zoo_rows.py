@@ -4,8 +4,8 @@ With mmsegmentation installed, see published-requirements.txt:
 
     python -m benchmarks.mmseg_zoo_rows
 
-It writes `data/published/mmseg-metafiles.csv`, all rows but those of `mmseg-zoo.csv`, prints the
-entries that are left out, with the reason, and fails where a row of `mmseg-zoo.csv` disagrees.
+Writes all rows except those of `mmseg-zoo.csv` to `data/published/mmseg-metafiles.csv`, prints the
+entries that are left out with the reason, and fails if a row of `mmseg-zoo.csv` disagrees.
 """
 
 import csv
@@ -26,11 +26,10 @@ KNOWN: Final = (
     *("configs/convnext/", "configs/erfnet/", "configs/fastscnn/", "configs/poolformer/"),
     *("configs/upernet/", "unet-s5-d16_pspnet_4xb4-ce-1.0-dice-3.0-40k_hrf-256x256"),
 )
-"""Rows that a rule was found by: those of ReLU6 in place, and of mmcv's own HSwish; of GELU in fp32
-and losses in fp32, of ReLU out of place, of the loss of logits; of precision by name; of Winograd's
-transform."""
+"""Rows that were used to find a rule: ReLU6 in place and mmcv's own HSwish; GELU and losses in
+fp32; ReLU out of place; the loss of logits; precision by name; the Winograd transform."""
 RENAMED: Final = {
-    # The metafile has a letter too many; the weights are named as the file that exists.
+    # The metafile has an extra letter; the weights are named like the existing file.
     "ddeeplabv3plus_r101-d16-mg124_4xb2-40k_cityscapes-512x1024": (
         "deeplabv3plus_r101-d16-mg124_4xb2-40k_cityscapes-512x1024"
     ),
@@ -38,28 +37,28 @@ RENAMED: Final = {
     # The file kept its older name.
     "fpn_poolformer_s36_8xb4-40k_ade20k-512x512": "fpn_poolformer_s36_8x4_512x512_40k_ade20k",
 }
-"""Configurations that no file has the name of, and their files."""
+"""Configurations that no file is named after, and their files."""
 MISTAKEN: Final = {
     "pspnet_r50-d32_512x1024_80k_cityscapes_20220316_224840-9092b254.pth": (
         "configs/pspnet/pspnet_r50-d32_4xb2-80k_cityscapes-512x1024.py"
     ),
 }
-"""Configurations of entries that name that of the entry before, by the names of their weights."""
+"""Configurations of entries that name the previous entry's one, by the names of their weights."""
 LOST: Final = {
     "fpn_r101_4xb4-160k_ade20k-512x512": "its file assigns `model` twice, and builds the R-50",
 }
-"""Configurations that do not build what was measured, and why."""
+"""Configurations that do not build the measured network, with the reason."""
 CARDS: Final = ("V100", "A100", "TITAN Xp", "1080 Ti")
 MOST_GB: Final = 80
-"""The memory of the largest of these cards: a figure above it has another unit."""
+"""The memory of the largest of these cards; a larger figure has another unit."""
 
 
 class LeftOutError(Exception):
-    """An entry says nothing, and why."""
+    """An entry is unusable; the message is the reason."""
 
 
 def row_of(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Extract a row from a metafile's entry.
+    """Extract a row from an entry of a metafile.
 
     Raises:
         LeftOutError: The entry contradicts itself.
@@ -74,7 +73,7 @@ def row_of(entry: Mapping[str, Any]) -> dict[str, str]:
     if name in LOST:
         raise LeftOutError(LOST[name])
     if card not in CARDS:
-        raise LeftOutError(f"{card!r} is no card")
+        raise LeftOutError(f"{card!r} is not a card")
     if memory > MOST_GB:
         raise LeftOutError(f"{memory} cannot be GB")
     named = re.search(r"_(\d+)xb(\d+)-", name)
@@ -93,7 +92,7 @@ def row_of(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def measured(entries: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
-    """Give the rows of all entries with a figure, and print those that are left out."""
+    """Yield the rows of all entries with a figure, and print those that are left out."""
     found = []
     for entry in entries:
         if entry["Metadata"].get("Memory (GB)") is None:

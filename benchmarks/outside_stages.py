@@ -1,9 +1,9 @@
-"""Memory outside PyTorch's allocator on the GPU at hand, stage by stage: one line of JSON each.
+"""Measure memory outside PyTorch's allocator on this GPU, stage by stage, as lines of JSON.
 
     PYTHONPATH=. python benchmarks/outside_stages.py FILE [--rehearse]
 
-Adds to FILE line by line and prints the same. All sizes are in MiB. A stage that fails says so, and
-the next one follows.
+Appends to FILE line by line and prints the same. All sizes are in MiB. If a stage fails, its line
+holds the error and the next stage follows.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _BATCH = 2
 
 
 class Stages:
-    """The file that stages are written to, each as soon as it is known."""
+    """The file of stages; each stage is written as soon as it is measured."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
@@ -45,7 +45,7 @@ class Stages:
 
 
 def nvml(index: int = 0) -> dict[str, object]:
-    """The driver's view, which needs no context."""
+    """Return the driver's view, which needs no context."""
     try:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -63,7 +63,7 @@ def nvml(index: int = 0) -> dict[str, object]:
 
 
 def cuda() -> dict[str, object]:
-    """CUDA's view, and what PyTorch's allocator holds of it."""
+    """Return CUDA's view, and the share of PyTorch's allocator."""
     free, total = torch.cuda.mem_get_info(0)
     reserved = torch.cuda.memory_reserved(0)
     return {
@@ -75,7 +75,7 @@ def cuda() -> dict[str, object]:
 
 
 def variants(*, is_rehearsal: bool) -> Iterator[Variant]:
-    """The variants to run, the most common first."""
+    """Yield the variants to run, the most common first."""
     plain = Variant(model="deeplabv2-resnet101", resolution=Resolution(height=512, width=1024))
     if is_rehearsal:
         small = Resolution(height=64, width=128)
@@ -89,7 +89,7 @@ def variants(*, is_rehearsal: bool) -> Iterator[Variant]:
 
 
 def measure(stages: Stages, *, is_rehearsal: bool) -> None:
-    """Go from a GPU that nobody has asked for anything to one on which five networks have run."""
+    """Measure from an unused GPU to one on which five networks have run."""
     from bsprobe.devices.cuda import CudaDevice  # noqa: PLC0415 - after the first stages
 
     stages.say(
@@ -122,7 +122,7 @@ def measure(stages: Stages, *, is_rehearsal: bool) -> None:
 
 
 def measure_capped(stages: Stages, *, is_rehearsal: bool) -> None:
-    """Run the first network under a memory limit: what its one step has loaded is taken off."""
+    """Run the first network under a memory limit."""
     from bsprobe.devices.cuda import CudaDevice  # noqa: PLC0415 - as above
 
     device = CudaDevice(0, _CAP_BYTES)
@@ -131,7 +131,7 @@ def measure_capped(stages: Stages, *, is_rehearsal: bool) -> None:
 
 
 def _run(stages: Stages, device: Any, stage: str, variant: Variant) -> None:
-    """Run a trial and say what lies outside the allocator then."""
+    """Run a trial and write the memory outside the allocator afterwards."""
     words = f"{stage}: {variant.precision} {variant.norm} {variant.memory_format}"
     started = time.monotonic()
     try:
@@ -149,13 +149,13 @@ def _run(stages: Stages, device: Any, stage: str, variant: Variant) -> None:
             left=torch.cuda.memory_allocated(0),
             **cuda(),
         )
-    except Exception as error:  # noqa: BLE001 - whatever it is, the stages after it may be well
+    except Exception as error:  # noqa: BLE001 - later stages may still succeed
         traceback.print_exc()
         stages.say(f"FAILED {words}", error=repr(error)[:300])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the stages."""
+    """Measure all stages."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measure_capped(Stages(given.file), is_rehearsal=given.rehearse)
         return
     measure(Stages(given.file), is_rehearsal=given.rehearse)
-    # In a process of its own: what this one holds is no part of what is capped there.
+    # A new process, because the memory of this one must not count towards that limit.
     command = [sys.executable, __file__, str(given.file), "--capped"]
     subprocess.run(command + ["--rehearse"] * given.rehearse, check=False)
 

@@ -1,12 +1,12 @@
-"""What other batch size finders find, beside bsprobe: the same network, step and memory limit.
+"""Compare batch size finders: the same network, step and memory limit for bsprobe and others.
 
     python -m venv .venv-peers && .venv-peers/bin/pip install -e '.[peers]'
     .venv-peers/bin/python benchmarks/peers.py
 
-Each tool searches in a process of its own (`peers_search.py`), on the CPU under a real limit
-(RLIMIT_DATA) and, where there is a GPU, on it as well. bsprobe then runs what each found, and one
-more, in fresh processes. Writes `reports/peers.md`, its plot and `peers.json`; what a tool had
-done when it crashed or was stopped is kept.
+Each tool searches in its own process (`peers_search.py`), on the CPU under a real limit
+(RLIMIT_DATA) and also on a GPU if there is one. bsprobe then runs the batch that each tool found,
+and one image more, in fresh processes. Writes `reports/peers.md`, its plot and `peers.json`. The
+results of a tool that crashed or was stopped are kept.
 """
 
 from __future__ import annotations
@@ -47,35 +47,35 @@ _LAST_LINES = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What one tool came to on one device."""
+    """The result of one tool on one device."""
 
     tool: str
     device: str
     answer: int | None = None
-    """The batch that it says to use."""
+    """The recommended batch."""
     largest: int | None = None
     """The largest batch that bsprobe proved under the same limit."""
     ran_answer: bool = False
-    """Whether its search completed an optimizer update at the answer."""
+    """True if the search completed an optimizer update at the answer."""
     answer_fits: bool | None = None
-    """Whether the answer runs in a fresh process; None where nothing was answered."""
+    """True if the answer runs in a fresh process; None without an answer."""
     next_fails: bool | None = None
-    """Whether one more image does not."""
+    """True if one more image does not run."""
     trials: int = 0
     held_bytes: tuple[int, ...] = ()
-    """What the limit counted at the start of each trial: what earlier ones have left behind."""
+    """Bytes counted by the limit at the start of each trial: the memory left by earlier trials."""
     seconds: float
-    """The whole command, from the start of Python, on a clock."""
+    """Wall time of the whole command, including the start of Python."""
     cpu_seconds: float
-    """What it and its processes computed: other load on the machine plays a smaller part."""
+    """CPU time of the command and its child processes; less affected by other load."""
     end: str
-    """How it ended: `trained`, or the error, or the signal."""
+    """`trained`, the error, or the signal that ended it."""
     printed: str
     """The last lines of its output."""
 
 
 def search_command(given: argparse.Namespace, tool: str, device: str, place: Path) -> list[str]:
-    """What is run for a tool."""
+    """Return the command that runs a tool."""
     asked = [
         f"--device={device}", f"--memory-limit={given.memory_limit}", f"--model={given.model}",
         f"--resolution={given.resolution}",
@@ -88,10 +88,10 @@ def search_command(given: argparse.Namespace, tool: str, device: str, place: Pat
 
 
 def run_tool(given: argparse.Namespace, tool: str, device: str) -> Found:
-    """Let a tool search; its death or time-out is a result."""
+    """Run the search of a tool; its death or time-out is a result."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        # Only what bsprobe's own workers get: glibc returns what is freed (see devices/cpu.py).
+        # As for bsprobe's own workers: makes glibc return freed memory (see devices/cpu.py).
         environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": python_path()}
         started, computed = time.monotonic(), _cpu_seconds()
         process = subprocess.Popen(
@@ -123,7 +123,7 @@ def run_tool(given: argparse.Namespace, tool: str, device: str) -> Found:
 
 
 def _cpu_seconds() -> float:
-    """Of all processes that were started and have ended, and of theirs."""
+    """Return the CPU seconds of all ended child processes and their children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -163,7 +163,7 @@ def _with_events(found: Found, path: Path) -> Found:
 
 
 def _last_lines(text: str, place: Path) -> str:
-    """The last lines that say something, without this machine's folders."""
+    """Return the last non-empty lines, without paths of this machine."""
     text = text.replace(str(place) + "/", "").replace(str(ROOT) + "/", "")
     text = re.sub(r"/\S+?/(?:lib/python\d\.\d+|site-packages)/(?:site-packages/)?", "", text)
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
@@ -202,16 +202,16 @@ def verified(found: list[Found], given: argparse.Namespace, device: str) -> list
 
 
 def devices(asked: str | None) -> list[str]:
-    """The CPU, and the GPU where there is one."""
+    """Return the CPU, and the GPU if there is one."""
     if asked is not None:
         return asked.split(",")
-    import torch  # noqa: PLC0415 - only to look
+    import torch  # noqa: PLC0415 - only to check for a GPU
 
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 def environment() -> dict[str, str]:
-    """Versions of everything that was compared, and the machine."""
+    """Return the versions of all compared packages, and the machine."""
     packages = ("torch", "lightning", "accelerate")
     versions = {name: importlib.metadata.version(name) for name in packages}
     return {
@@ -223,9 +223,9 @@ def environment() -> dict[str, str]:
 
 
 def main() -> None:
-    """Search, verify, write."""
+    """Search, verify and write the reports."""
     parser = argparse.ArgumentParser(description="Batch size finders, side by side.")
-    parser.add_argument("--devices", help="cpu, cuda, or both  [default: what is there]")
+    parser.add_argument("--devices", help="cpu, cuda, or both  [default: all available]")
     parser.add_argument("--memory-limit", default="700MiB")
     parser.add_argument("--model", default="deeplabv2-resnet50")
     parser.add_argument("--resolution", default="64x128")

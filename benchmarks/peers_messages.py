@@ -1,4 +1,4 @@
-"""Recognition of out-of-memory messages: bsprobe's tested list, by each tool's own test."""
+"""Out-of-memory messages that bsprobe is tested with, classified by each tool's own check."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from bsprobe.records.failures import Certainty, Outcome, classify
 
 
 def recognitions() -> list[dict[str, str | bool]]:
-    """Every message of `tests/records/test_failures.py`, as a RuntimeError, by every tool.
+    """Classify every message of `tests/records/test_failures.py` with every tool.
 
-    Each by its first line, with what it means (`memory`, `perhaps memory`, `kernel limit`, `bug`),
-    whether accelerate and Lightning take it for want of memory, and what bsprobe takes it for:
-    `yes`, `probable` (a smaller batch must then succeed) or `no`.
+    Each message is the text of a RuntimeError. An entry has its first line, its meaning (`memory`,
+    `perhaps memory`, `kernel limit`, `bug`), the verdicts of accelerate and Lightning (true for out
+    of memory), and that of bsprobe: `yes`, `probable` (a smaller batch must then succeed) or `no`.
     """
     from accelerate.utils.memory import should_reduce_batch_size  # noqa: PLC0415 - optional
     from lightning.pytorch.utilities.memory import is_oom_error  # noqa: PLC0415 - optional
 
-    from tests.records import test_failures as tested  # noqa: PLC0415 - what bsprobe is tested with
+    from tests.records import test_failures as tested  # noqa: PLC0415 - imports pytest
 
     lists = {
         "memory": tested.CERTAIN,
@@ -38,7 +38,7 @@ def recognitions() -> list[dict[str, str | bool]]:
 
 
 def _by_bsprobe(message: str) -> str:
-    """As read on the device that says such things: a GPU, else the CPU."""
+    """Classify a message as on a GPU if one of its patterns matches, else as on the CPU."""
     for kind in (DeviceKind.CUDA, DeviceKind.CPU):
         verdict = classify(kind, types=["RuntimeError"], message=message)
         if verdict.outcome is Outcome.OUT_OF_MEMORY:

@@ -1,4 +1,4 @@
-"""The report of `peers.py`: a table for each device, the messages, a plot, the raw figures."""
+"""Report of `peers.py`: a table for each device, the messages, a plot and the raw figures."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _NAMES = {
     "bsprobe": "bsprobe",
 }
 _MOST_SHOWN = 70
-"""Characters of a message in the table."""
+"""Characters of a message shown in the table."""
 
 Entry = dict[str, Any]
 
 
 def write_raw(raw: Entry, folder: Path) -> None:
-    """Write `peers.json`: after each tool, so that nothing is lost to what comes after it."""
+    """Write `peers.json`, after each tool, so that a later failure loses nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "peers.json", (json.dumps(raw, indent=1) + "\n").encode())
 
@@ -44,7 +44,7 @@ def write_reports(raw: Entry, folder: Path) -> None:
 
 
 def markdown(raw: Entry) -> str:
-    """The whole report."""
+    """Return the whole report as markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in raw["environment"].items())
     how = (
         "Rebuild it with one command, in an environment with the extra `peers` "
@@ -53,9 +53,9 @@ def markdown(raw: Entry) -> str:
     what = (
         f"{raw['model']} at {raw['resolution']}, fp32, SGD, under a limit of {raw['limit']}. Every "
         "tool trains the same network with the same loss and optimizer, with its own defaults, in "
-        "a process of its own; afterwards bsprobe runs each answer, and one image more, in fresh "
-        "processes. Times are of the whole command, Python's start included, on one machine that "
-        "others used as well: read them as orders of magnitude, CPU time sooner than the clock. "
+        "its own process; afterwards bsprobe runs each answer, and one image more, in fresh "
+        "processes. Times are those of the whole command, including the start of Python, on a "
+        "shared machine: treat them as orders of magnitude, and prefer CPU time to wall time. "
         f"{versions}."
     )
     parts = ["# Batch size finders, side by side (measured)", how, what]
@@ -92,7 +92,7 @@ def _found_table(found: list[Entry]) -> str:
 
 def _end(entry: Entry) -> str:
     if entry["tool"] == "bsprobe":
-        return "not its way: it trains nothing"
+        return "not applicable"
     return "yes" if entry["end"] == "trained" else "**no**"
 
 
@@ -109,7 +109,7 @@ def _given_away(entry: Entry) -> str:
 
 
 def _verdicts(found: list[Entry]) -> str:
-    """Sentences that follow from the figures, whoever they favour."""
+    """Return the sentences that follow from the figures, whichever tool they favour."""
     lines = []
     ours = next(entry for entry in found if entry["tool"] == "bsprobe")
     others = [entry for entry in found if entry["tool"] != "bsprobe"]
@@ -128,7 +128,7 @@ def _verdicts(found: list[Entry]) -> str:
             lines.append(f"{name}'s answer does not fit in a fresh process.")
         if entry["end"] != "trained":
             lines.append(
-                f"{name} did not train with its answer in the process that had found it: "
+                f"{name} could not train with its answer in the process of its search: "
                 f"{_code(entry['end'])}."
             )
     for what, key in (("CPU time", "cpu_seconds"), ("trials", "trials")):
@@ -152,28 +152,28 @@ def _code(text: str) -> str:
 
 
 _DEFINITIONS = """\
-*Batch* is what the tool says to use; of bsprobe it is the proven largest, beside which its report \
-names a safe one. *Ran in its search*: an optimizer update at that batch was completed before it \
-was given as the answer. *Given away*: share of the largest batch that runs. *Trials*: batches \
-begun, of bsprobe with the trial of what it recommends. *Trained on*: three more steps at the \
-answer in the process of the search, as these tools do; bsprobe's trials have their own processes. \
-AutoBatch itself refuses the CPU and returns its default; here its arithmetic gets resident memory \
-in place of reserved.
+*Batch* is the batch that the tool recommends; for bsprobe it is the proven largest (its report \
+also names a safe one). *Ran in its search*: an optimizer update at that batch was completed \
+before it was given as the answer. *Given away*: share of the largest batch that is not used. \
+*Trials*: batches started; for bsprobe this includes the trial of its recommendation. *Trained \
+on*: three more steps at the answer in the process of the search, as these tools do; bsprobe runs \
+each trial in its own process. AutoBatch itself refuses the CPU and returns its default; here its \
+method gets resident memory instead of reserved memory.
 
-What a search in one process leaves behind (`held_bytes` in `peers.json`: what the limit counts \
-when each trial begins) is not the same on every device. On the CPU oneDNN keeps compiled kernels \
-for every shape that was tried, and memory that a failed `backward()` held was seen to stay, \
-whatever is collected, until a later one ended: a tool that goes downwards in one process pays for \
-both. Do not carry that over to CUDA, which has neither these kernels nor `backward()` in the \
-calling thread."""
+The memory that a search in one process leaves behind (`held_bytes` in `peers.json`: memory \
+counted by the limit when each trial begins) depends on the device. On the CPU, oneDNN keeps \
+compiled kernels for every shape that was tried. Memory that a failed `backward()` held was seen \
+to stay, even after a garbage collection, until a later `backward()` ended. A search downwards in \
+one process is affected by both. This does not apply to CUDA, which has neither these kernels nor \
+`backward()` in the calling thread."""
 
 
 def _messages(messages: list[Entry]) -> str:
     counts = [
-        f"Of {len(of)} messages that mean *{meaning}*: accelerate takes "
-        f"{sum(m['accelerate'] for m in of)} for want of memory, Lightning "
-        f"{sum(m['lightning'] for m in of)}, bsprobe {sum(m['bsprobe'] == 'yes' for m in of)}"
-        f" (and {sum(m['bsprobe'] == 'probable' for m in of)} on probation)."
+        f"Of {len(of)} messages that mean *{meaning}*, these are recognised as out of memory: "
+        f"{sum(m['accelerate'] for m in of)} by accelerate, "
+        f"{sum(m['lightning'] for m in of)} by Lightning, {sum(m['bsprobe'] == 'yes' for m in of)} "
+        f"by bsprobe (and {sum(m['bsprobe'] == 'probable' for m in of)} as probable)."
         for meaning in dict.fromkeys(m["meaning"] for m in messages)
         for of in [[m for m in messages if m["meaning"] == meaning]]
     ]
@@ -189,11 +189,11 @@ def _messages(messages: list[Entry]) -> str:
     ]
     body = table(("message", "means", "accelerate", "Lightning", "bsprobe"), rows)
     return (
-        "## Who takes which message for want of memory\n\nThe messages are the ones that bsprobe "
-        "is tested with (`tests/records/test_failures.py`), so it is at home here; each is the "
-        "text of a RuntimeError. *Probable* is "
-        "believed only when a smaller batch then succeeds; a kernel limit and a bug are no want "
-        "of memory, and a smaller batch is no answer to a bug.\n\n"
+        "## Messages recognised as out of memory\n\nThe messages are the ones that bsprobe "
+        "is tested with (`tests/records/test_failures.py`), which favours bsprobe; each is the "
+        "text of a RuntimeError. bsprobe confirms a *probable* one only if a smaller batch then "
+        "succeeds. A kernel limit and a bug are not out of memory, and a smaller batch does not "
+        "help against a bug.\n\n"
         + "\n".join(f"- {line}" for line in counts)
         + f"\n\n<details><summary>All {len(messages)} messages</summary>\n\n{body}\n\n</details>"
     )
@@ -211,7 +211,7 @@ def _printed(entry: Entry) -> str:
 
 
 def plot(raw: Entry) -> Figure:
-    """Bars: the batch that each tool says to use, against the largest that runs."""
+    """Plot the batch that each tool recommends against the largest that runs."""
     found = raw["found"]
     shown = list(dict.fromkeys(entry["device"] for entry in found))
     figure = Figure(figsize=(8.0, 0.6 + 2.4 * len(shown)), layout="constrained")

@@ -1,15 +1,15 @@
-"""One search of one tool, in a process of its own, under a real memory limit: for `peers.py`.
+"""Run one search of one tool in this process, under a real memory limit, for `peers.py`.
 
     python benchmarks/peers_search.py TOOL EVENTS --device cpu --memory-limit 1GiB ...
 
-What happens is appended to the file EVENTS, a JSON line each, so that what is known survives the
-death of this process: `ready`, `try` (a batch), `step` (a batch whose optimizer update is done),
-`answer`, `trained` (the answer ran for three steps in this same process), `error`.
+Events are appended to the file EVENTS as lines of JSON, so that they survive the death of this
+process: `ready`, `try` (a batch), `step` (a batch whose optimizer update is done), `answer`,
+`trained` (the answer ran for three steps in this same process), `error`.
 
 Every tool trains the same network with the same loss and optimizer: bsprobe's. Ultralytics' own
 package is not used: `autobatch` follows its published method (docs.ultralytics.com, reference of
 `utils/autobatch`): 1, 2, 4, 8 and 16 images forward and backward, without loss or optimizer, a
-straight line through the memory, 60 % of what is free; the answer is computed and not run.
+straight line through the memory, 60 % of the free memory; the answer is computed and not run.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ if TYPE_CHECKING:
     from bsprobe.devices.cpu import CpuDevice
 
 STEPS = 3
-"""Lightning's default of steps a trial, given to all."""
+"""Lightning's default number of steps per trial, used for all tools."""
 _ACCELERATE_START = 128
 """accelerate's default."""
 _AUTOBATCH_SIZES = (1, 2, 4, 8, 16)
 _AUTOBATCH_SHARE = 0.60
 _AUTOBATCH_DEFAULT = 16
 _AUTOBATCH_LARGEST = 1024
-"""Ultralytics takes its default where the line points below 1 or above this."""
+"""Ultralytics returns its default if the line gives less than 1 or more than this."""
 _IMAGES = 4096
-"""In the data set that Lightning draws from: enough for every batch that it may try."""
+"""Size of the data set that Lightning draws from, enough for every batch that it may try."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What every tool is given."""
+    """Network, device and memory meter, the same for every tool."""
 
     variant: Variant
     device: torch.device
@@ -82,7 +82,7 @@ class Log:
 
 
 class Memory:
-    """What the device holds, in bytes, as AUTOBATCH asks for it."""
+    """The memory that the device holds, in bytes, as AutoBatch measures it."""
 
     def __init__(self, device: torch.device, cpu: CpuDevice | None, total_bytes: int) -> None:
         self._device = device
@@ -91,7 +91,7 @@ class Memory:
         self._before = self._counted()
 
     def left(self) -> int:
-        """What the limit counts now beyond what it counted before the search."""
+        """Return the bytes counted by the limit, above those counted before the search."""
         return self._counted() - self._before
 
     def _counted(self) -> int:
@@ -102,7 +102,7 @@ class Memory:
         return int(line.split()[1]) * KIB
 
     def held(self) -> int:
-        """Held now: on CUDA reserved and allocated added up, as Ultralytics does."""
+        """Return the bytes held now: on CUDA reserved plus allocated, as in Ultralytics."""
         if self._cpu is not None:
             self._cpu.reset_peak()
             return self._cpu.peak().allocated_bytes
@@ -111,7 +111,7 @@ class Memory:
 
     @contextmanager
     def peak(self, found: list[int]) -> Iterator[None]:
-        """Append the most that was held in the block, if it ends."""
+        """Append the peak of the block, unless the block raises."""
         if self._cpu is not None:
             self._cpu.reset_peak()
         yield
@@ -123,9 +123,9 @@ class Memory:
 
 
 def train(bench: Bench, batch_size: int, *, is_trial: bool = True) -> None:
-    """Build everything anew and run three steps.
+    """Build network, optimizer and data, and run three steps.
 
-    Written as accelerate's guide has it, with no reference cycle of ours: one would keep the
+    The code follows accelerate's guide and creates no reference cycle: a cycle would keep the
     network of a failed trial in memory until the next collection, to the tool's disadvantage.
     """
     if is_trial:
@@ -145,7 +145,7 @@ def train(bench: Bench, batch_size: int, *, is_trial: bool = True) -> None:
 
 
 def search_accelerate(bench: Bench) -> int:
-    """Accelerate's `find_executable_batch_size`, with its defaults."""
+    """Run accelerate's `find_executable_batch_size`, with its defaults."""
     from accelerate.utils import find_executable_batch_size  # noqa: PLC0415 - one tool a process
 
     def run(batch_size: int) -> int:
@@ -160,7 +160,7 @@ def search_accelerate(bench: Bench) -> int:
 
 
 def lightning_module(bench: Bench) -> Any:
-    """The network as Lightning wants it; notes what it is asked to run while it is searched."""
+    """Wrap the network for Lightning; the module logs each batch of the search."""
     import lightning.pytorch as pl  # noqa: PLC0415 - one tool a process
 
     class Module(pl.LightningModule):  # type: ignore[misc] # untyped without the extra "peers"
@@ -193,7 +193,7 @@ def lightning_module(bench: Bench) -> Any:
 
 
 class Images(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """One synthetic image with its label, again and again."""
+    """The same synthetic image and label at every index."""
 
     def __init__(self, variant: Variant) -> None:
         self._single = synthetic_batch(variant, 1, device=torch.device("cpu"), seed=0)
@@ -206,7 +206,7 @@ class Images(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 def search_lightning(bench: Bench, mode: str) -> int:
-    """Lightning's batch size finder, with its defaults."""
+    """Run Lightning's batch size finder, with its defaults."""
     import lightning.pytorch as pl  # noqa: PLC0415 - one tool a process
     from lightning.pytorch.tuner import Tuner  # noqa: PLC0415 - as above
 
@@ -228,7 +228,7 @@ def search_lightning(bench: Bench, mode: str) -> int:
 
 
 def search_autobatch(bench: Bench) -> int:
-    """Ultralytics' method, re-created; on the CPU, which it refuses, with resident memory."""
+    """Run Ultralytics' method, re-created; on the CPU, which it refuses, with resident memory."""
     model = build_model(bench.variant).to(bench.device)
     free = bench.memory.total_bytes - bench.memory.held()
     peaks: dict[int, int] = {}
@@ -238,7 +238,7 @@ def search_autobatch(bench: Bench) -> int:
             torch.cuda.empty_cache()
         bench.log("try", batch=size, held_bytes=bench.memory.left())
         found: list[int] = []
-        # Any error makes the size unusable, and the next is tried all the same.
+        # AutoBatch ignores a size that raises any error, and tries the next one.
         with suppress(Exception), bench.memory.peak(found):
             images = torch.zeros(size, 3, *_sides(bench.variant), device=bench.device)
             model(images).sum().backward()
@@ -255,11 +255,11 @@ def search_autobatch(bench: Bench) -> int:
 
 
 def autobatch_answer(peaks: dict[int, int], free_bytes: int) -> int:
-    """The batch that the line through the peaks gives 60 % of the free memory to.
+    """Return the batch at which the line through the peaks reaches 60 % of the free memory.
 
     Args:
-        peaks: Bytes by batch, of those of 1, 2, 4, 8, 16 that ran.
-        free_bytes: Free before them.
+        peaks: Peak bytes by batch, for those of 1, 2, 4, 8, 16 that ran.
+        free_bytes: Free memory before them, in bytes.
     """
     if len(peaks) < 2:  # noqa: PLR2004 - a line takes two points
         return _AUTOBATCH_DEFAULT
@@ -284,7 +284,7 @@ SEARCHES: dict[str, Callable[[Bench], int]] = {
 
 
 def open_bench(given: argparse.Namespace, log: Log) -> Bench:
-    """Import what the tool needs, then put the limit on: libraries are no part of a trial."""
+    """Import the tool's libraries, then set the limit, so that libraries do not count."""
     if given.tool == "accelerate":
         import accelerate.utils  # noqa: F401, PLC0415 - before the limit
     elif given.tool.startswith("lightning"):
@@ -295,7 +295,7 @@ def open_bench(given: argparse.Namespace, log: Log) -> Bench:
     is_cuda = opened.info.kind == "cuda"
     device = torch.device("cuda" if is_cuda else "cpu")
     total = opened.info.capacity_bytes
-    if is_cuda:  # bounds what PyTorch reserves; bsprobe also takes off what lies outside it
+    if is_cuda:  # bounds reserved memory only; bsprobe also subtracts memory outside it
         torch.cuda.set_per_process_memory_fraction(total / opened.info.total_bytes, device)
     memory = Memory(device, None if is_cuda else opened, total)  # type: ignore[arg-type] # the CPU's
     variant = Variant(model=given.model, resolution=parse_resolution(given.resolution))
@@ -303,7 +303,7 @@ def open_bench(given: argparse.Namespace, log: Log) -> Bench:
 
 
 def main() -> None:
-    """Run one search and note how it ended."""
+    """Run one search and log how it ended."""
     parser = argparse.ArgumentParser(description="One search of one tool.")
     parser.add_argument("tool", choices=list(SEARCHES))
     parser.add_argument("events", type=Path)

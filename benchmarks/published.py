@@ -1,14 +1,14 @@
-"""The prediction against memory that others measured, and against steps that others recorded.
+"""Compare predictions with published measurements and recorded steps.
 
-timm's benchmark, mmsegmentation's model zoo, xMem's runs, and recordings of kineto and HTA. What
-was measured, on which machine, with which step, stands in data/published/README.md and
-data/recordings/README.md. From a checkout, with what published-requirements.txt names installed;
-it takes two hours on two cores, and --resume goes on with what is left:
+The measurements are timm's benchmark, mmsegmentation's model zoo, xMem's runs, and recordings of
+kineto and HTA; data/published/README.md and data/recordings/README.md describe their machines and
+steps. Run it from a checkout, with the packages of published-requirements.txt installed; it takes
+two hours on two cores, and --resume continues an interrupted run:
 
     python -m benchmarks.published --out reports/published [--resume] [--part timm] [--only TEXT]
 
-The folder gets `report.md`, a table for each part, `memory.png` and `results.json`. cuDNN's answers
-are those of the version that is installed, not of the version then: that cannot be had.
+The folder gets `report.md`, a table for each part, `memory.png` and `results.json`. Workspaces are
+those of the installed cuDNN, because the cuDNN of the measurements cannot plan without its GPU.
 """
 
 import argparse
@@ -41,7 +41,7 @@ Done = dict[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One table of others."""
+    """One table of published measurements."""
 
     name: str
     rows: Sequence[Row]
@@ -51,7 +51,7 @@ class Part:
 
 
 def parts_of(stack: ExitStack) -> tuple[Part, ...]:
-    """All parts; the answers of cuDNN are saved when the stack is closed."""
+    """Return all parts; cuDNN's answers are saved when the stack is closed."""
 
     def workspaces(major: int, minor: int) -> Workspaces:
         found = Workspaces((major, minor), allow_tf32=major >= _FIRST_TF32)
@@ -88,7 +88,7 @@ def parts_of(stack: ExitStack) -> tuple[Part, ...]:
 
 
 def predicted(part: Part, only: str, done: Done) -> Iterator[None]:
-    """Predict the rows of a part, but for those that are done, and show how far it is."""
+    """Predict the rows of a part that are not done, printing the progress."""
     wanted = [row for row in part.rows if only in part.row_name(row)]
     known = done.setdefault(part.name, {})
     for count, row in enumerate(wanted, start=1):
@@ -101,21 +101,21 @@ def predicted(part: Part, only: str, done: Done) -> Iterator[None]:
 
 @functools.cache
 def software() -> str:
-    """The versions that a row is predicted with."""
+    """Return the versions that a row is predicted with."""
     asked = Workspaces((8, 6)).cudnn_version or "unasked"
     return f"PyTorch {torch.__version__}, cuDNN {asked}"
 
 
 PARTS: Final = ("recordings", "xmem", "mmseg", "timm")
 NEEDED: Final = {"mmseg": "mmseg", "timm": "timm"}
-"""Packages without which no row of a part can be predicted."""
+"""Packages required by all rows of a part."""
 
 
 def main() -> None:
-    """Predict what is not done yet, and write the report."""
+    """Predict the missing rows and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("reports/published"))
-    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
+    parser.add_argument("--resume", action="store_true", help="keep existing rows")
     parser.add_argument("--part", choices=PARTS, action="append", help="may be repeated")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     given = parser.parse_args()
@@ -124,7 +124,7 @@ def main() -> None:
         if name in chosen and find_spec(package) is None:
             needs = f"--part {name} needs {package}"
             parser.error(f"{needs}: pip install -r benchmarks/published-requirements.txt")
-    os.environ["TIMM_FUSED_ATTN"] = "0"  # read when timm is imported; it did not exist then
+    os.environ["TIMM_FUSED_ATTN"] = "0"  # read when timm is imported; the measured timm had none
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)
     given.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The tables of memory that others measured; data/published/README.md says where they come from."""
+"""Tables of published memory measurements; data/published/README.md lists their sources."""
 
 import csv
 from pathlib import Path
@@ -8,6 +8,6 @@ DATA: Final = Path(__file__).resolve().parent / "data" / "published"
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
-    """The rows of a published table."""
+    """Return the rows of a published table."""
     with (DATA / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""The training steps that others measured, as they were then, and the memory they are predicted."""
+"""Training steps of the published measurements, with the PyTorch of their time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class EstimatedWorkspaces:
     """Workspaces estimated from the sizes alone."""
 
     def candidates(self, convolution: Convolution) -> tuple[int, ...]:
-        """Give the one candidate."""
+        """Return the one candidate."""
         match backend_of(convolution, capability=(7, 0), cudnn_version=0):
             case Backend.CUDNN:
                 return (upper_bound_bytes(convolution),)
@@ -45,15 +45,15 @@ class EstimatedWorkspaces:
 
 
 class WinogradWorkspaces:
-    """Workspaces of cuDNN's non-fused Winograd transform where it can run, else none.
+    """Workspaces of cuDNN's non-fused Winograd transform if it can run, else none.
 
-    `CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD_NONFUSED` and its backward namesakes serve 3 by 3 kernels
-    in steps of one. They keep input, weight and output in the transform's domain: 36 numbers for
-    each channel and tile of 4 by 4 outputs (Lavin and Gray, arXiv:1509.09308, F(4x4, 3x3)).
+    `CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD_NONFUSED` and its backward counterparts support 3 by 3
+    kernels with stride 1. They keep input, weight and output in the transform's domain: 36 numbers
+    for each channel and tile of 4 by 4 outputs (Lavin and Gray, arXiv:1509.09308, F(4x4, 3x3)).
     """
 
     def candidates(self, convolution: Convolution) -> tuple[int, ...]:
-        """Give the one candidate."""
+        """Return the one candidate."""
         is_served = (
             convolution.weight_size[2:] == (3, 3)
             and set(convolution.stride + convolution.dilation) == {1}
@@ -69,28 +69,28 @@ class WinogradWorkspaces:
 
 
 class NoWorkspaces:
-    """Convolutions that take nothing: what remains is the program's tensors."""
+    """Convolutions without workspaces: only the program's tensors take memory."""
 
     def candidates(self, convolution: Convolution) -> tuple[int, ...]:
-        """Give the one candidate."""
+        """Return the one candidate."""
         del convolution
         return (0,)
 
 
 Step = Callable[[Task, Batch | OwnBatch], None]
-"""One step of a program, as its loop runs it."""
+"""One step of a program's training loop."""
 NewOptimizer = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 
 
 class ProgramTracer(StepTracer):
-    """The step of a program of others, with the PyTorch of then.
+    """Tracer of a published program's step, with the PyTorch that it ran with.
 
     Args:
-        variant: What it trains.
-        version: The PyTorch that it ran with.
-        optimizer: Makes its optimizer from the parameters.
-        step: Runs one step; None: bsprobe's, with the habits of the variant.
-        processes: The number of them.
+        variant: The network and settings that it trains.
+        version: The PyTorch version to imitate.
+        optimizer: Makes the optimizer from the parameters.
+        step: Runs one step; None for bsprobe's step, with the habits of the variant.
+        processes: The number of distributed processes.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class ProgramTracer(StepTracer):
         return task
 
     def run_step(self, task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> None:
-        """Run the program's own step where it has one."""
+        """Run the program's step, or bsprobe's if it has none."""
         if self._step is None:
             super().run_step(task, micro_batches)
         else:
@@ -123,12 +123,12 @@ class ProgramTracer(StepTracer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
-    """Some steps of a program on a card."""
+    """The result of playing some steps on a card."""
 
     fits: bool
-    """True where they run in the memory that there is."""
+    """True if the steps fit in the available memory."""
     statistics: AllocatorStatistics
-    """At the end, or where memory was out."""
+    """At the end, or when memory ran out."""
 
 
 def played(
@@ -144,13 +144,13 @@ def played(
     """Play steps on a card.
 
     Args:
-        tracer: Of the step.
-        batch: Its images.
-        workspaces: Those of the card's convolutions.
-        steps: The number of steps, at the least.
+        tracer: The tracer of the step.
+        batch: The batch size.
+        workspaces: The workspaces of the card's convolutions.
+        steps: The least number of steps.
         capability: The card's compute capability.
-        benchmark: Timing of cuDNN's plans; what it takes in the first step is not counted.
-        available_bytes: The memory for the allocator; None: as much as is asked for.
+        benchmark: Timing of cuDNN's plans; if on, peaks of the first step are not counted.
+        available_bytes: The memory for the allocator; None for unlimited.
     """
     allocator = CachingAllocator(SimulatedDriver(available_bytes=available_bytes))
     timeline = tracer.timeline(batch)
@@ -180,7 +180,15 @@ def peak_bytes(
     benchmark: CudnnBenchmark,
     available_bytes: int | None = None,
 ) -> int | None:
-    """Peak allocated of a few steps; None where they do not run in the memory that there is."""
+    """Return the peak allocated bytes of a few steps; None if they do not fit.
+
+    Args:
+        tracer: The tracer of the step.
+        batch: The batch size.
+        workspaces: The workspaces of the card's convolutions.
+        benchmark: Timing of cuDNN's plans.
+        available_bytes: The memory for the allocator; None for unlimited.
+    """
     found = played(
         tracer,
         batch,

@@ -1,4 +1,4 @@
-"""The report of published.py: the aims first, then a section for each part."""
+"""Report of published.py: the goals first, then a section for each part."""
 
 import statistics
 from collections import defaultdict
@@ -25,23 +25,23 @@ NOT_IMITATED: Final = (
     Change.GROUPED_QUERIES_FUSED,
     Change.KERNELS_LOADED_LAZILY,
 )
-"""Changes that a trace does not undo: cuDNN's, one that follows the installed PyTorch, and one
-outside the allocator."""
+"""Changes that a trace does not undo: one of cuDNN, one that follows the installed PyTorch, and
+one outside the allocator."""
 
 
 def write_report(folder: Path, done: Mapping[str, Mapping[str, Row]]) -> None:
-    """Write `report.md`, a table for each part, and the picture, from the predicted rows.
+    """Write `report.md`, a table for each part, and the plot, from the predicted rows.
 
     Args:
-        folder: Where to.
-        done: Rows by part and name, as published.py keeps them.
+        folder: The folder to write to.
+        done: Rows by part and name, as kept by published.py.
     """
     rows = {part: list(found.values()) for part, found in done.items()}
     for part in ("mmseg", "xmem"):
         if part in rows:
             pd.DataFrame(rows[part]).convert_dtypes().to_csv(folder / f"{part}.csv", index=False)
     lines = [
-        "# The prediction against what others published  [predicted, and measured by others]",
+        "# Predictions compared with published measurements  [predicted, and measured by others]",
         "",
         *_aims(rows),
         "",
@@ -64,8 +64,8 @@ def write_report(folder: Path, done: Mapping[str, Mapping[str, Row]]) -> None:
 
 
 def _aims(rows: Mapping[str, Sequence[Row]]) -> Iterator[str]:
-    """One line for each part: what is aimed at, and what is reached."""
-    yield "| held against | aim | reached |"
+    """Yield one line for each part: the goal and the figure reached."""
+    yield "| compared with | goal | reached |"
     yield "| --- | --- | --- |"
     if "recordings" in rows:
         equal = sum(row["is_equal"] for row in rows["recordings"])
@@ -87,7 +87,7 @@ def _aims(rows: Mapping[str, Sequence[Row]]) -> Iterator[str]:
 
 
 def _software(rows: Mapping[str, Sequence[Row]]) -> Iterator[str]:
-    """Sentences that name the versions each part was predicted with."""
+    """Yield sentences that name the versions each part was predicted with."""
     parts: dict[str, list[str]] = defaultdict(list)
     for part, found in rows.items():
         parts[" and ".join(sorted({row["software"] for row in found}))].append(part)
@@ -96,8 +96,8 @@ def _software(rows: Mapping[str, Sequence[Row]]) -> Iterator[str]:
 
 
 def _versions() -> Iterator[str]:
-    """Name what the PyTorch of each part did otherwise than today's, from the table of changes."""
-    yield "| part | PyTorch | imitated: not yet there | not imitated |"
+    """Yield the differences between each part's PyTorch and the current one, as a table."""
+    yield "| part | PyTorch | imitated as absent | not imitated |"
     yield "| --- | --- | --- | --- |"
     for part, version in _VERSIONS.items():
         missing = [change for change in Change if not has(version, change)]
@@ -115,9 +115,9 @@ def _recordings(rows: Sequence[Row]) -> Iterator[str]:
     yield "## Steps recorded event by event"
     yield ""
     yield (
-        "Tensors in the order of their allocation, with their sizes and operators; workspaces are "
-        "set aside, for other versions of cuDNN chose them. `python -m benchmarks.recordings` "
-        "prints the same."
+        "Tensors are compared in the order of their allocation, with their sizes and operators. "
+        "Workspaces are left out, because other versions of cuDNN chose them. "
+        "`python -m benchmarks.recordings` prints the same."
     )
     yield ""
     yield "```text"

@@ -1,25 +1,25 @@
-"""Records on this machine's GPU what predictions are held against; runs unattended.
+"""Record on this machine's GPU the measurements that predictions are compared with.
 
     PYTHONPATH=. python benchmarks/record_truth.py --out DIR [--tier 1|2|3|4|all] [--minutes 8]
 
-Run it at the root of a checkout; what bsprobe depends on must be installed, bsprobe need not.
-What is in DIR already is left as it is: started again, it goes on where it stopped, so short
-sessions add up; what came to nothing is tried again, once a session and last. To record something
-anew, delete its file. DIR is `tests/data/truth` unless it is given. `--archive FILE.tar` keeps tar
-archives of DIR, FILE-1.tar and on, written anew after every configuration.
+Runs unattended. Run it in the root of a checkout; the dependencies of bsprobe must be installed,
+bsprobe itself need not be. Existing results in DIR are kept and an interrupted recording continues,
+so short sessions add up. Failed trials are repeated once per session, last. To record a trial
+again, delete its file. DIR is `tests/data/truth` by default. `--archive FILE.tar` keeps tar
+archives of DIR (FILE-1.tar, FILE-2.tar, ...), rewritten after every configuration.
 
 1. Peaks and the allocator's whole history of a training step: 40 variants at two batch sizes.
 2. Exact boundaries, by `bsprobe run --search guided` under memory limits: 25 runs of minutes.
-3. What is off by default (cudnn.benchmark, checkpointing, AdamW, accumulation, evaluation,
+3. Options that are off by default (cudnn.benchmark, checkpointing, AdamW, accumulation, evaluation,
    expandable segments), and images per second against the batch.
-4. Networks and losses of other people's kind (`recorded_networks.py`).
+4. Networks and losses that bsprobe does not provide (`recorded_networks.py`).
 
-Everything is recorded in the order of its value per second: tier 4, the first half of tier 1, the
-memory of tier 3, the rest of tier 1, tier 2, the times of tier 3. Configurations share a process as
-far as they can. `--rehearse` records a small network instead, to see that all of it works here.
+The order is by value per second: tier 4, the first half of tier 1, the memory of tier 3, the rest
+of tier 1, tier 2, the times of tier 3. Configurations share a process if they can. `--rehearse`
+records a small network instead, to test the recording on this machine.
 
-Where `nvidia-cudnn-frontend` is installed, it also says how cuDNN describes the card. What becomes
-of it all: `benchmarks/judge.sh`.
+If `nvidia-cudnn-frontend` is installed, the record also holds cuDNN's description of the card.
+`benchmarks/judge.sh` compares predictions with the recordings.
 """
 
 import argparse
@@ -64,11 +64,11 @@ from bsprobe.storage.runfile import NAME as RUN
 
 TIERS = ("1", "2", "3", "4", "all")
 BROKEN = BsprobeError.exit_code
-"""Exit status of a process that met something that concerns more than one trial."""
+"""Exit status of a process with an error that concerns more than one trial."""
 _GRACE_SECONDS = 20.0
-"""For a child to end by itself after its time is up."""
+"""Time for a child to end by itself after its deadline."""
 _LEAST_SECONDS = 30.0
-"""With less time left than this nothing is started."""
+"""Nothing is started with less time left than this."""
 _LAST_WORDS = 3000
 _TRIAL_TIMEOUT_SECONDS = 120
 
@@ -77,7 +77,7 @@ Spawn = Callable[[Sequence[str], dict[str, str], float], "Ended"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a child process ended."""
+    """The end of a child process."""
 
     status: int
     in_time: bool
@@ -86,33 +86,33 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One start of this script."""
+    """One run of this script."""
 
     root: Path
     folder: Path
     deadline: float
-    """By `time.monotonic()`."""
+    """By `time.monotonic()`, in seconds."""
     since: str
-    """When it began, ISO 8601 in UTC."""
+    """The start of the session, ISO 8601 in UTC."""
     archive: Path | None
     spawn: Spawn
     is_rehearsal: bool = False
 
     @property
     def seconds_left(self) -> float:
-        """Until the deadline."""
+        """Return the time until the deadline."""
         return self.deadline - time.monotonic()
 
     def has_time(self) -> bool:
-        """Whether to start something."""
+        """True if there is time to start something."""
         return self.seconds_left > _LEAST_SECONDS
 
     def waiting(self, plan: Sequence[Configuration]) -> tuple[Configuration, ...]:
-        """The configurations that are still to be recorded."""
+        """Return the configurations that are still to be recorded."""
         return waiting(self.folder, plan, since=self.since)
 
     def record_in_a_process(self, plan: Sequence[Configuration]) -> Ended:
-        """Run this script in a process of its own, to record configurations that share one."""
+        """Run this script in a new process, to record configurations that share one."""
         names = [each.name for each in plan]
         command = [sys.executable, __file__, "--out", str(self.root), "--since", self.since]
         command += ["--minutes", f"{self.seconds_left / 60:.3f}", "--child", ",".join(names)]
@@ -124,13 +124,13 @@ class Session:
 
 
 def record_trials(session: Session, plan: Sequence[Configuration]) -> None:
-    """Record configurations, those that share a process one after the other in one."""
+    """Record configurations; those that share a process are recorded in one, in order."""
     for _, sharing in groupby(plan, key=lambda each: each.process):
         _record_sharing(session, tuple(sharing))
 
 
 def record_boundaries(session: Session, plan: Sequence[BoundarySearch]) -> None:
-    """Boundaries; an unfinished search is kept beside the others and gone on with."""
+    """Record boundaries; an unfinished search is kept in another folder and continued."""
     for search in plan:
         if (boundary_folder(session.folder, search.name) / RUN).exists():
             continue
@@ -145,7 +145,7 @@ def record_boundaries(session: Session, plan: Sequence[BoundarySearch]) -> None:
 
 
 def run_command(search: BoundarySearch, folder: Path) -> list[str]:
-    """The `bsprobe run` that finds boundaries, or goes on with finding them."""
+    """Return the `bsprobe run` that starts or continues a search for boundaries."""
     variant = search.variant
     begun = ["--resume"] if (folder / JOURNAL).exists() else []
     return [
@@ -161,7 +161,13 @@ def run_command(search: BoundarySearch, folder: Path) -> list[str]:
 
 
 def spawn(command: Sequence[str], environment: dict[str, str], seconds: float) -> Ended:
-    """Run a process to its end, or interrupt it when its time is up."""
+    """Run a process to its end, or interrupt it when its time is up.
+
+    Args:
+        command: The program and its arguments.
+        environment: Variables added to those of this process.
+        seconds: The time limit.
+    """
     with subprocess.Popen(
         command,
         cwd=Path(__file__).parents[1],
@@ -185,7 +191,7 @@ def spawn(command: Sequence[str], environment: dict[str, str], seconds: float) -
 
 
 def _record_sharing(session: Session, plan: Sequence[Configuration]) -> None:
-    """Record configurations in one process, or a few where one was spoilt or died."""
+    """Record configurations in one process, or in more if a process was spoilt or died."""
     in_vain = 0
     left = session.waiting(plan)
     while left and session.has_time():
@@ -204,7 +210,7 @@ def _record_sharing(session: Session, plan: Sequence[Configuration]) -> None:
 
 
 def _search(session: Session, search: BoundarySearch) -> Ended:
-    """Run one search, or go on with it; whatever it has measured stays on the disk."""
+    """Run or continue one search; its measurements stay on the disk."""
     unfinished = unfinished_folder(session.folder, search.name)
     target = boundary_folder(session.folder, search.name)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
@@ -217,16 +223,16 @@ def _search(session: Session, search: BoundarySearch) -> Ended:
         (unfinished / RUN).replace(target / RUN)
         (target / "failed.txt").unlink(missing_ok=True)
         _set_aside(unfinished)
-    elif ended.in_time:  # tried again in the next session
+    elif ended.in_time:  # the next session tries again
         target.mkdir(parents=True, exist_ok=True)
         (target / "failed.txt").write_text(ended.last_words, encoding="utf-8")
         if (unfinished / RUN).exists() or before == _journal_size(unfinished):
-            _set_aside(unfinished)  # there is nothing to go on with, or no way
+            _set_aside(unfinished)  # it cannot be continued
     return ended
 
 
 def _set_aside(folder: Path) -> None:
-    """Give a folder another name, so that its own is free; nothing that was measured is deleted."""
+    """Rename a folder so that its name is free; measurements are never deleted."""
     if not folder.exists():
         return
     number = 1
@@ -241,7 +247,7 @@ def _journal_size(folder: Path) -> int:
 
 
 def _broken(ended: Ended) -> WorkerError:
-    """Something is wrong with more than one trial: nothing is recorded until it is mended."""
+    """Return the error that stops the recording, since more than one trial is affected."""
     return WorkerError(f"recording stopped with status {ended.status}:\n{ended.last_words.strip()}")
 
 
@@ -255,7 +261,7 @@ def _note_death(
         left: The configurations that are still to be recorded.
         ended: How the process ended.
 
-    Returns:
+    The remaining configurations; all of them if the process died outside a trial.
         The configurations that are left then: all of them where it died in no trial.
     """
     name = being_recorded(session.folder)
@@ -288,7 +294,7 @@ def _now() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Record until the time is up or nothing is left; returns the exit status."""
+    """Record until the time is up or nothing is left; return the exit status."""
     given = _arguments(arguments)
     deadline = time.monotonic() + given.minutes * 60
     root: Path = given.out.resolve()
@@ -307,10 +313,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             after=lambda: pack(root, archive),
         )
     if not torch.cuda.is_available():
-        raise DeviceError("there is no GPU here that PyTorch can use", hint="nvidia-smi")
+        raise DeviceError("PyTorch finds no GPU", hint="nvidia-smi")
     session = Session(
         root=root,
-        # Asks the driver and opens no context, which would lie on the GPU beside every trial.
+        # Asks the driver, because a context here would take GPU memory during every trial.
         folder=folder_of(root, torch.cuda.get_device_name(0)),
         deadline=deadline,
         since=given.since,
@@ -335,7 +341,7 @@ def _say_what_is_left(
     )
     print(f"{session.folder.name}: {left} trials and {unfinished} boundaries are left to record.")
     if left or unfinished:
-        print(f"Go on with: {shlex.join([sys.executable, *sys.argv])}")
+        print(f"Continue with: {shlex.join([sys.executable, *sys.argv])}")
 
 
 if __name__ == "__main__":

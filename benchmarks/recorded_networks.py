@@ -1,4 +1,4 @@
-"""Networks and losses of other people's kind that `record_truth.py` records.
+"""Networks and losses that bsprobe does not provide, for `record_truth.py`.
 
 Their names are `benchmarks/recorded_networks.py:NAME`, from the root of a checkout.
 """
@@ -41,7 +41,14 @@ class UNet(nn.Module):
     def __init__(
         self, num_classes: int = 19, width: int = 64, depth: int = 4, channels: int = 3
     ) -> None:
-        """Build it with `depth` halvings."""
+        """Build it with `depth` halvings.
+
+        Args:
+            num_classes: The number of output channels.
+            width: The channels of the first level.
+            depth: The number of halvings.
+            channels: The channels of the images.
+        """
         super().__init__()
         widths = [width << level for level in range(depth + 1)]
         self.down = nn.ModuleList(
@@ -55,7 +62,7 @@ class UNet(nn.Module):
         self.head = self.convolution(width, num_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the size of the images."""
+        """Compute logits of the images' size."""
         kept: list[Tensor] = []
         for level, block in enumerate(self.down):
             images = block(self.halving(images, 2) if level else images)
@@ -68,7 +75,7 @@ class UNet(nn.Module):
 
 
 class UNet3d(UNet):
-    """U-Net for volumes of one channel, four halvings and 16 channels at first."""
+    """U-Net for volumes of one channel, with four halvings and 16 channels at the first level."""
 
     block = _DoubleConvolution3d
     convolution = nn.Conv3d
@@ -81,7 +88,7 @@ class UNet3d(UNet):
 
 
 def segformer(num_classes: int = 19) -> nn.Module:
-    """SegFormer-B0 of transformers, with random weights."""
+    """Build SegFormer-B0 of transformers, with random weights."""
     from transformers import (  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - an optional package
         SegformerConfig,
         SegformerForSemanticSegmentation,
@@ -92,7 +99,7 @@ def segformer(num_classes: int = 19) -> nn.Module:
 
 
 def segformer_loss(outputs: Any, labels: Tensor) -> Tensor:
-    """Cross entropy of the logits, enlarged to the labels as transformers' own loss does."""
+    """Compute cross entropy of the logits, enlarged to the labels as in transformers' own loss."""
     logits = functional.interpolate(
         outputs.logits, size=labels.shape[-2:], mode="bilinear", align_corners=False
     )
@@ -100,13 +107,13 @@ def segformer_loss(outputs: Any, labels: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared error of the probabilities against the labels, one-hot."""
+    """Compute the mean squared error of the probabilities against the one-hot labels."""
     wanted = functional.one_hot(labels.clamp(max=outputs.shape[1] - 1), outputs.shape[1])
     return functional.mse_loss(outputs.softmax(dim=1), wanted.movedim(-1, 1).float())
 
 
 def dice_and_cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Soft Dice loss and cross entropy, of equal weight."""
+    """Compute soft Dice loss plus cross entropy, with equal weight."""
     classes = outputs.shape[1]
     wanted = functional.one_hot(labels.clamp(max=classes - 1), classes).movedim(-1, 1).float()
     found = outputs.softmax(dim=1)

@@ -1,4 +1,4 @@
-"""The training steps whose memory others recorded event by event, as their sources are written."""
+"""Training steps whose memory others recorded event by event, written as in their sources."""
 
 from dataclasses import replace
 from functools import partial
@@ -28,10 +28,10 @@ _RESNET = Variant(
 
 
 def kineto_step(task: Task, batch: Batch | OwnBatch) -> None:
-    """The loop of tb_plugin/examples/resnet50_profiler_api.py in pytorch/kineto.
+    """Run one iteration of tb_plugin/examples/resnet50_profiler_api.py in pytorch/kineto.
 
-    Outputs and loss are variables of the loop: the old one of each lives until the new one is
-    made. The batch is moved before the step.
+    Outputs and loss are variables of the loop: each old value lives until the new one is assigned.
+    The batch is moved before the step.
     """
     task.kept_outputs = batch.outputs_of(task.model)
     task.kept_loss = functional.cross_entropy(task.kept_outputs, batch.targets)
@@ -41,12 +41,12 @@ def kineto_step(task: Task, batch: Batch | OwnBatch) -> None:
 
 
 def hta_step(task: Task, batch: Batch | OwnBatch) -> None:
-    """The loop of the recording of HTA, whose source is not in its repository.
+    """Run one iteration of the program that HTA recorded, whose source is not in its repository.
 
     Inferred from its events: gradients are freed before the forward pass, the outputs live until
-    the next ones are made, the loss until the backward pass ends. But for the place of `zero_grad`
-    so are the loop and the labels (`torch.rand_like(model(inputs))`) of the example in PyTorch's
-    blog, "Understanding GPU Memory 1", appendix B.
+    the next ones are made, the loss until the backward pass ends. Except for the place of
+    `zero_grad`, the loop and the labels (`torch.rand_like(model(inputs))`) are those of the example
+    in PyTorch's blog, "Understanding GPU Memory 1", appendix B.
     """
     task.optimizer.zero_grad(set_to_none=True)
     task.kept_outputs = batch.outputs_of(task.model)
@@ -75,7 +75,7 @@ class KinetoTracer(ProgramTracer):
 
 
 class HtaTracer(ProgramTracer):
-    """The program that HTA's memory timeline is of, with PyTorch 2.1."""
+    """The program of HTA's memory timeline, with PyTorch 2.1."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -86,17 +86,17 @@ class HtaTracer(ProgramTracer):
         )
 
     def _batch(self, size: int, recorder: Recorder) -> Batch:
-        """A batch with a probability for each class in the place of a label."""
+        """Return a batch whose labels are a probability for each class."""
         labels = torch.zeros(size, CLASSES)
         recorder.adopt(labels, Kind.BATCH)
         return Batch(images=super()._batch(size, recorder).images, labels=labels)
 
 
 def _count_batch(norm: nn.BatchNorm2d, _: Any) -> None:
-    """Count a batch in a new tensor, as `_BatchNorm.forward` of PyTorch 1.9 does.
+    """Count a batch in a new tensor, like `_BatchNorm.forward` of PyTorch 1.9.
 
     Source: torch/nn/modules/batchnorm.py, `self.num_batches_tracked = self.num_batches_tracked
-    + 1`; today's counts in place.
+    + 1`; the current PyTorch counts in place.
     """
-    assert norm.num_batches_tracked is not None  # noqa: S101 - torchvision's all count
+    assert norm.num_batches_tracked is not None  # noqa: S101 - all norms of torchvision count
     norm.num_batches_tracked = norm.num_batches_tracked + 1

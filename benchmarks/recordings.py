@@ -1,14 +1,15 @@
-"""Training steps that others recorded, event by event, held against what is predicted for them.
+"""Compare recorded training steps with their predictions, event by event.
 
     python -m benchmarks.recordings
 
-For each recording in data/recordings: how many tensors are allocated as predicted, in size, order
-and operator, with the same ones ending between two allocations; the first difference, if there is
-one; the peak over the step's start. HTA's recording says what a tensor is for, not who made it.
+Prints for each recording in data/recordings: the number of tensors allocated as predicted (in size,
+order and operator, with the same tensors freed between two allocations); the first difference, if
+any; and the peak above the step's start. HTA's recording has the category of a tensor instead of
+its operator.
 
-Workspaces are set aside: other versions of cuDNN chose them. The peak is predicted three times: of
-tensors alone, their sizes rounded up; with the workspaces that were recorded; and with the same on
-the simulated allocator, which leaves some blocks whole.
+Workspaces are left out, because other versions of cuDNN chose them. The peak is predicted three
+times: from tensors alone, with their sizes rounded up; with the recorded workspaces; and with the
+same on the simulated allocator, which does not split some blocks.
 """
 
 import functools
@@ -47,31 +48,31 @@ _OLD_NAMES: Final = MappingProxyType(
         ),
     }
 )
-"""Operators inside which PyTorch 1.9 allocates, where they have other names than in a trace."""
+"""Operators inside which PyTorch 1.9 allocates, if their names differ from those in a trace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A recording, the program that was recorded, and what is known to differ."""
+    """A recording, the recorded program and the known differences."""
 
     file: str
     trace: Callable[[], Recording]
     is_made_by: IsMadeBy
     known: tuple[tuple[str, str], ...] = ()
-    """Operators other than convolutions in which a workspace was taken, and why."""
+    """Operators other than convolutions that took a workspace, with the reason."""
 
 
 def is_operator(place: Place, _: Kind, name: str) -> bool:
-    """True where a recorded operator is the one that is predicted."""
+    """True if a recorded operator is the predicted one."""
     own = place.operator
     return name.removeprefix("aten::") in _OLD_NAMES.get(own, (own,))
 
 
 def is_purpose(place: Place, kind: Kind, category: str) -> bool:
-    """True where a tensor is for what PyTorch's memory profiler says.
+    """True if the purpose of a tensor agrees with its category in PyTorch's memory profiler.
 
-    It calls an activation what gradients flow through, and a temporary what else the forward pass
-    makes.
+    The profiler calls a tensor of the forward pass an activation if gradients flow through it, else
+    a temporary.
     """
     if kind is Kind.GRADIENT:
         return category == "gradient"
@@ -107,17 +108,17 @@ CASES: Final = (
 def compared(
     case: Case, recording: Recording, steps: tuple[RecordedStep, ...]
 ) -> tuple[StepComparison, ...]:
-    """All steps of a recording beside the predicted step that repeats."""
+    """Compare all steps of a recording with the predicted steady step."""
     comparer = StepComparer(recording, case.is_made_by)
     return tuple(comparer.compare(step) for step in steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedFile:
-    """The outcome of one recording."""
+    """The comparison of one recording."""
 
     is_equal: bool
-    """True where every allocation of every step is predicted, in its place."""
+    """True if every allocation of every step is predicted, in its place."""
     text: str
 
 
@@ -128,7 +129,7 @@ def compared_file(file: str) -> ComparedFile:
 
 
 def report(case: Case, recording: Recording) -> ComparedFile:
-    """The paragraph on one recording."""
+    """Describe the comparison of one recording."""
     steps = load_recorded_steps(FOLDER / case.file)
     found = compared(case, recording, steps)
     counts = Counter((each.equal, each.recorded, each.predicted) for each in found)
@@ -145,7 +146,7 @@ def report(case: Case, recording: Recording) -> ComparedFile:
 
 
 def _beyond_tensors(case: Case, recording: Recording, step: RecordedStep) -> Iterator[str]:
-    """Lines on workspaces and peaks, whose places are known where the tensors are as predicted."""
+    """Yield lines on workspaces and peaks; their places are known if the tensors match."""
     taken = workspaces_by_operator(recording, step)
     yield "  workspaces set aside:"
     yield "    " + ", ".join(f"{count} in {operator}" for operator, count in sorted(taken.items()))

@@ -1,9 +1,9 @@
-"""How far equal trials differ: the noise that `bsprobe compare` allows a measured figure.
+"""Measure how far equal trials differ: the noise that `bsprobe compare` allows for.
 
     python benchmarks/repeatability.py [--device cuda] [--repeats 6]
 
-Each trial has a process of its own. Peaks are spread as largest less smallest, throughput as that
-over the median; beside it, what the steps of a single trial say of their own spread.
+Each trial runs in its own process. The spread of peaks is the largest minus the smallest; that of
+throughput is divided by the median. The spread that single trials report is printed beside it.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _TIMEOUT_SECONDS = 300
 
 
 def measure(runner: TrialRunner, spec: TrialSpec, repeats: int) -> list[Measurement]:
-    """The same trial again and again, each in a fresh process."""
+    """Run the same trial several times, each in a fresh process."""
     measured = []
     for _ in range(repeats):
         trial = runner.run(
@@ -35,12 +35,12 @@ def measure(runner: TrialRunner, spec: TrialSpec, repeats: int) -> list[Measurem
 
 
 def spread(values: list[int]) -> str:
-    """Largest less smallest."""
+    """Format the largest minus the smallest value."""
     return format_bytes(max(values) - min(values))
 
 
 def describe(batch: int, trials: list[Measurement]) -> str:
-    """One line: the spread of each figure over equal trials."""
+    """Format the spread of each figure over equal trials as one line."""
     reserved = [m.peak_reserved_bytes for m in trials if m.peak_reserved_bytes is not None]
     rates = [m.images_per_second for m in trials if m.images_per_second is not None]
     within = [step_noise(m.step_seconds) for m in trials]

@@ -1,4 +1,4 @@
-"""Errors of scripts: one line, a hint and an exit code, as the command line has them."""
+"""Error handling for scripts: one line, a hint and an exit code, as in the command line."""
 
 import sys
 from collections.abc import Callable
@@ -10,7 +10,7 @@ _INTERRUPTED = 130
 
 
 def exit_from(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's `main` and exit: 0 or what it returns, 2 and others by the error, 130."""
+    """Run `main` and exit with its status, the error's exit code, or 130 on Ctrl-C."""
     try:
         status = main()
     except BsprobeError as problem:

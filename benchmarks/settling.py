@@ -2,10 +2,10 @@
 
     PYTHONPATH=. python benchmarks/settling.py [--model deeplabv2-resnet101] [--resolution 512x1024]
 
-At the edge of its memory PyTorch's allocator gives its cache back to find room, and free memory
-lies otherwise in the next step, which may find none. For each limit the largest batch is searched
-that two steps pass; it is then played for longer, and as `bsprobe` runs it: until a step does
-without a retry. Needs no GPU; takes a minute.
+Near the limit PyTorch's allocator releases its cache to find room. Free memory is then arranged
+differently in the next step, which may run out. For each limit the script finds the largest batch
+that passes two steps, plays it for longer, and plays it as `bsprobe` does: until a step needs no
+retry. Needs no GPU; takes a minute.
 """
 
 import argparse
@@ -25,16 +25,16 @@ _GPU = "H100 80GB"
 _LIMITS = range(6 * GIB, 79 * GIB, 2 * GIB + 12 * MIB)
 _MOST_IMAGES = 64
 _LONG = 60
-"""Steps of the trial that has the last word."""
+"""Steps of the longest trial, which decides."""
 
 
 def as_asked() -> AbstractContextManager[object]:
-    """Trials with the steps that they are asked for and no more."""
+    """Run trials with exactly the requested number of steps."""
     return patch.object(settling, "_MOST_UNSETTLED", 0)
 
 
 def runs(device: SimulatedDevice, variant: Variant, batch: int, steps: int) -> bool:
-    """True where a trial of some steps does not run out of memory."""
+    """True if a trial of some steps does not run out of memory."""
     spec = TrialSpec(variant=variant, batch_size=batch, warmup_steps=1, measured_steps=steps - 1)
     try:
         device.run_trial(spec, lambda _: None)
@@ -44,7 +44,7 @@ def runs(device: SimulatedDevice, variant: Variant, batch: int, steps: int) -> b
 
 
 def largest_of_two_steps(device: SimulatedDevice, variant: Variant) -> int | None:
-    """The largest batch that two steps pass, None if there is none."""
+    """Return the largest batch that two steps pass, None if there is none."""
     with as_asked():
         return gallop(
             lambda batch: runs(device, variant, batch, 2),
@@ -55,7 +55,7 @@ def largest_of_two_steps(device: SimulatedDevice, variant: Variant) -> int | Non
 
 
 def last_step(device: SimulatedDevice, variant: Variant, batch: int) -> int | None:
-    """The step in which a batch runs out of memory, None if it does not."""
+    """Return the step in which a batch runs out of memory, None if it does not."""
     with as_asked():
         if runs(device, variant, batch, _LONG):
             return None
@@ -85,8 +85,8 @@ def main() -> None:
                     late.append(step)
                     print(f"{precision} / {norm}, {limit / GIB:.1f} GiB: {batch}, step {step}")
                 missed += (step is None) != runs(device, variant, batch, 2)
-    print(f"{boundaries} boundaries of two steps, {len(late)} of them out of memory later")
-    print(f"in steps {sorted(late)}; until settled: {missed} told wrongly")
+    print(f"{boundaries} boundaries of two steps, {len(late)} of them run out of memory later")
+    print(f"in steps {sorted(late)}; judged wrongly by settled trials: {missed}")
 
 
 if __name__ == "__main__":

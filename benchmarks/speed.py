@@ -1,4 +1,4 @@
-"""How fast the parts of a prediction are, and a prediction as a whole.
+"""Measure the speed of the parts of a prediction, and of a whole prediction.
 
     python benchmarks/speed.py allocator [folder with histories ...]
     python benchmarks/speed.py trace [model]
@@ -7,21 +7,21 @@
 
 Run it from a checkout.
 
-allocator: events (an allocation or a free) per second of the simulated allocator. Replays what the
-programs of the recorded histories asked for, again and again on one allocator each, and frees what
-is left after each pass.
+allocator: events (an allocation or a free) per second of the simulated allocator. Replays the
+requests of the recorded histories repeatedly on one allocator each, and frees the remaining blocks
+after each pass.
 
 trace: seconds to trace a training step of deeplabv2-resnet101 at two batch sizes, matched. Each
-precision is traced in a process of its own; what importing torch and bsprobe takes is not counted,
-what PyTorch imports meanwhile for fake tensors (torch._dynamo) is, and is shown. A run before that
-is not counted either: it compiles the modules that are imported.
+precision is traced in its own process. Importing torch and bsprobe is not counted; importing
+torch._dynamo, which PyTorch needs for fake tensors, is counted and also shown. A first run, not
+counted, compiles the imported modules.
 
 prediction: seconds from the start of the process, and memory of the worker. Runs the command line
-as a user would, with cuDNN's answers not yet on the disk and again with them: the default matrix
-for one card, and every card of the catalogue.
+as a user would, first without and then with cuDNN's answers on the disk: the default matrix for
+one card, and every card of the catalogue.
 
-workers: seconds until a worker has opened its device, the CPU or a card that is predicted, forked
-and spawned in turn. The start of the server that forks, once for each command, is shown by itself.
+workers: seconds until a worker has opened its device (the CPU or a predicted card), forked and
+spawned in turn. The start of the fork server, once for each command, is shown separately.
 """
 
 import importlib
@@ -51,7 +51,7 @@ from bsprobe.worker.spawning import SPAWN, prepared
 GOAL_EVENTS_PER_SECOND = 500_000
 EVENTS_PER_HISTORY = 300_000
 LEAST_EVENTS = 1_000
-"""A shorter history measures the loop rather than the allocator."""
+"""A shorter history would measure the loop rather than the allocator."""
 MEMORY_PASSES = (2, 30)
 TRACES = ROOT / "tests" / "data" / "traces"
 
@@ -71,11 +71,11 @@ COMMANDS = {
 }
 
 Request = tuple[int, int, int]
-"""(slot, size, stream): allocate into a slot; with size 0, free what is in it."""
+"""(slot, size, stream): allocate into a slot; size 0 frees the slot."""
 
 
 class Replayed:
-    """What a program asked for, on one allocator with the history's setting and endless memory."""
+    """A program's requests on one allocator, with the history's setting and unlimited memory."""
 
     def __init__(self, history: History) -> None:
         self.requests, count = requests_of(history)
@@ -83,7 +83,7 @@ class Replayed:
         self._slots = [self._allocator.malloc(1)] * count
 
     def once(self) -> float:
-        """Seconds of one pass, with as little as possible around the calls that are measured."""
+        """Run one pass and return its seconds, with little code around the measured calls."""
         malloc, free, slots = self._allocator.malloc, self._allocator.free, self._slots
         start = time.perf_counter()
         for slot, size, stream in self.requests:
@@ -95,7 +95,7 @@ class Replayed:
 
 
 def requests_of(history: History) -> tuple[list[Request], int]:
-    """What the program asked for, and the number of slots; what it leaves is freed at the end."""
+    """Return a program's requests, with final frees of remaining blocks, and the slot count."""
     slots: dict[int, int] = {}
     requests: list[Request] = []
     count = 0
@@ -111,7 +111,7 @@ def requests_of(history: History) -> tuple[list[Request], int]:
 
 
 def events_per_second(history: History) -> tuple[float, float]:
-    """(over all passes, in the best pass), on one allocator."""
+    """Measure one allocator: (events per second over all passes, in the best pass)."""
     replayed = Replayed(history)
     events = len(replayed.requests)
     seconds = [replayed.once() for _ in range(-(-EVENTS_PER_HISTORY // events))]
@@ -119,7 +119,7 @@ def events_per_second(history: History) -> tuple[float, float]:
 
 
 def memory_growth(history: History) -> int:
-    """Bytes that Python holds more after many passes than after few."""
+    """Return the growth of Python's memory in bytes between a few and many passes."""
     replayed = Replayed(history)
     tracemalloc.start()
     held = []
@@ -132,7 +132,7 @@ def memory_growth(history: History) -> int:
 
 
 def allocator(*folders: str) -> None:
-    """Measure each history, print a line for each and the verdict."""
+    """Measure each history; print a line for each and the verdict."""
     chosen = [Path(folder) for folder in folders] or [TRACES]
     paths = sorted(path for folder in chosen for path in folder.glob("*.json.gz"))
     histories = [each for each in map(load_history, paths) if len(each.steps) > LEAST_EVENTS]
@@ -163,7 +163,7 @@ def traced_here(model: str, precision: str) -> None:
     imported = time.perf_counter()
     timeline = StepTracer(variant).timeline(4)
     end, processor_end = time.perf_counter(), time.process_time()
-    assert len(timeline.traced_at) == 2  # noqa: S101, PLR2004 - matched, or nothing is proven
+    assert len(timeline.traced_at) == 2  # noqa: S101, PLR2004 - only a matched trace is complete
     figures = {
         "seconds": end - start,
         "dynamo_seconds": imported - start,
@@ -174,7 +174,13 @@ def traced_here(model: str, precision: str) -> None:
 
 
 def traced(model: str, precision: str, modules: str) -> dict[str, float]:
-    """Trace in a fresh process whose compiled modules are kept in a folder."""
+    """Trace in a fresh process whose compiled modules are kept in a folder.
+
+    Args:
+        model: The network to trace.
+        precision: Its precision.
+        modules: The folder for compiled modules.
+    """
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(THREADS),
@@ -189,7 +195,7 @@ def traced(model: str, precision: str, modules: str) -> dict[str, float]:
 
 
 def trace(model: str = "deeplabv2-resnet101") -> None:
-    """Measure each precision, print a line for each and the verdict."""
+    """Measure each precision; print a line for each and the verdict."""
     slowest = 0.0
     with tempfile.TemporaryDirectory() as modules:
         traced(model, Precision.FP32, modules)
@@ -207,7 +213,7 @@ def trace(model: str = "deeplabv2-resnet101") -> None:
 
 
 def prediction() -> None:
-    """Print the table."""
+    """Print the table of command times."""
     print(f"{os.cpu_count()} cores")
     print(f"{'':<40}{'cold':>8}{'warm':>8}")
     for name, arguments in COMMANDS.items():
@@ -219,7 +225,7 @@ def prediction() -> None:
 
 
 def command_seconds(arguments: Iterable[str], cache: str) -> float:
-    """Run one command of bsprobe in a folder of its own."""
+    """Run one bsprobe command in a folder and return its seconds."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         run_bsprobe(*arguments, folder=folder, XDG_CACHE_HOME=cache)
@@ -248,7 +254,7 @@ def workers() -> None:
 
 
 def opening_seconds(request: DeviceRequest, spawn: str) -> float:
-    """Seconds until a worker has opened its device."""
+    """Return the seconds until a worker has opened its device."""
     start = time.perf_counter()
     worker = Worker(request, environment={SPAWN: spawn})
     seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The part of the report of published.py that scores timm's benchmark: tables and a picture."""
+"""Section of the published report on timm's benchmark: tables and a plot."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,68 +15,68 @@ from bsprobe.records.units import GIB, MIB
 Row = Mapping[str, Any]
 
 _CARD_BYTES: Final = 24268 * MIB
-"""The total that PyTorch told of the card then: 23.70 GiB (huggingface/transformers, docs of
-DeepSpeed). Newer drivers leave less: gpus.csv has the least that was seen."""
+"""Total memory of the card that PyTorch reported at that time: 23.70 GiB
+(huggingface/transformers, docs of DeepSpeed). Newer drivers leave less: gpus.csv has the least."""
 
 EXPLANATIONS: Final = {
-    "cs3darknet_l": "The table's own: cs3sedarknet_l, the same network and squeeze-and-excitation, "
-    "ran at 384 there.",
-    "gluon_resnet152_v1s": "The table's own: seresnet152 ran at 192 there, whose 50 "
-    "squeeze-and-excitations keep more than the wider stem of this one.",
-    "resnetv2_101x1_bitm": "The table's own: resnetv2_101x3_bitm, the same network three times as "
-    "wide, ran at 8 there, with as many activations and nine times the parameters.",
-    "pit_s_224": "Not found. The peak is the end of the forward pass, a third of it the attention "
-    "maps of the first two blocks, which at this batch, and not at the one below, take more than "
-    "2^31 bytes each; timm of then ran the same operators there but for the place of one scaling, "
-    "which keeps nothing.",
-    "resnetv2_50d_evos": "Not found. EvoNorm is elementwise operators and a variance, no cuDNN; "
-    "timm's code of it is the same as then, and so are the forward pass's operators on fake CUDA "
-    "tensors. Four more networks with it are right.",
+    "cs3darknet_l": "The table contradicts itself: cs3sedarknet_l, the same network with "
+    "squeeze-and-excitation, ran at 384.",
+    "gluon_resnet152_v1s": "The table contradicts itself: seresnet152, whose 50 "
+    "squeeze-and-excitations keep more than the wider stem of this network, ran at 192.",
+    "resnetv2_101x1_bitm": "The table contradicts itself: resnetv2_101x3_bitm, the same network "
+    "three times as wide, ran at 8, with as many activations and nine times the parameters.",
+    "pit_s_224": "Not found. The peak is at the end of the forward pass. A third of it is the "
+    "attention maps of the first two blocks, which take more than 2^31 bytes each at this batch "
+    "and less at the batch below. timm of that time ran the same operators except for the place "
+    "of one scaling, which keeps nothing.",
+    "resnetv2_50d_evos": "Not found. EvoNorm consists of elementwise operators and a variance, "
+    "without cuDNN. timm's code of it is unchanged, and so are the operators of its forward pass "
+    "on fake CUDA tensors. Four more networks with EvoNorm are right.",
 }
-"""Findings on the misses, for those that a run may have."""
+"""Findings about misses that a run may have."""
 _FAR: Final = 0.05
 """Misses further than this from the limit are listed one by one."""
 _LADDER: Final = (
-    "The batch walked down a ladder (512, 384, 256, ...) until it ran. Right is the same rung: the "
-    "batch that ran is predicted to run, the next one not to."
+    "The benchmark lowered the batch step by step (512, 384, 256, ...) until it ran. A row is "
+    "right if the batch that ran is predicted to run and the next larger one is not."
 )
 _OUTSIDE: Final = (
-    "With CUDA 11.3 all kernels are loaded with their libraries. What that takes on this card is "
-    "told by out-of-memory texts of then that name an RTX 3090, as total - free - reserved: "
-    "{texts}. Other programs are among it, so the least says most; timm's networks load cuDNN, so "
-    "the least of a network of convolutions is assumed: {assumed}."
+    "CUDA 11.3 loads all kernels with their libraries. Out-of-memory messages of that time from "
+    "an RTX 3090 give the memory they take, as total - free - reserved: "
+    "{texts}. Other programs are included, so the smallest value is the best estimate. timm's "
+    "networks load cuDNN, so the smallest value of a network of convolutions is assumed: {assumed}."
 )
 _HISTORY: Final = (
-    "59 rows were known while the prediction was made, and what is predicted for them was looked "
-    "at many times; the others were added when all rules stood, and changed none."
+    "59 rows were known and examined often while the prediction was developed. The others were "
+    "added after all rules were fixed, and changed none."
 )
 _BLUE, _RED = "#0072b2", "#d55e00"
 
 
 def outside_gib(text: Mapping[str, str]) -> float:
-    """GiB that PyTorch's allocator did not hold where memory was out: context and libraries.
+    """Return the GiB that PyTorch's allocator did not hold when memory ran out.
 
-    Other programs are among it.
+    Context, libraries and other programs are included.
     """
     return float(text["total_gib"]) - float(text["free_gib"]) - float(text["reserved_gib"])
 
 
 def out_of_memory_texts() -> list[dict[str, str]]:
-    """Out-of-memory texts of an RTX 3090, smallest rest first."""
+    """Return out-of-memory messages of an RTX 3090, smallest remainder first."""
     return sorted(rows_of("rtx3090-out-of-memory.csv"), key=outside_gib)
 
 
 def outside_bytes() -> int:
-    """Context and libraries of the timm rows: the least that a text of convolutions leaves over.
+    """Return the assumed bytes of context and libraries: the least of a network of convolutions.
 
-    All of them load cuDNN, as timm's networks do; what is more belongs to other programs.
+    Such networks load cuDNN, like all of timm's; a larger remainder belongs to other programs.
     """
     loaded = [text for text in out_of_memory_texts() if text["convolutions"] == "yes"]
     return round(outside_gib(loaded[0]) * GIB)
 
 
 def verdict(row: Row, limit: int) -> str:
-    """Judge the batch at which a row stops, with so much memory left to the allocator."""
+    """Judge a row's predicted batch for a memory limit of the allocator, in bytes."""
     if row["needed_at_fits"] is None or row["needed_at_fits"] > limit:
         return "too low"
     failed = row["needed_at_next"] is None or row["needed_at_next"] > limit
@@ -84,11 +84,11 @@ def verdict(row: Row, limit: int) -> str:
 
 
 def section(rows: Sequence[Row], folder: Path) -> list[str]:
-    """The lines of the section, whose table and picture are written beside the report.
+    """Return the lines of the section, and write its table and plot beside the report.
 
     Args:
         rows: `TimmRow`s as dicts.
-        folder: Where `timm.csv` and `memory.png` go.
+        folder: The folder for `timm.csv` and `memory.png`.
     """
     limit = _CARD_BYTES - outside_bytes()
     judged = [
@@ -101,7 +101,7 @@ def section(rows: Sequence[Row], folder: Path) -> list[str]:
 
 
 def reached(rows: Sequence[Row]) -> str:
-    """The share of rows that are right, in words."""
+    """Return the share of right rows, in words."""
     limit = _CARD_BYTES - outside_bytes()
     found = [verdict(row, limit) == "right" for row in rows if not row["left_out"]]
     return f"{sum(found)} of {len(found)} right"
@@ -120,8 +120,8 @@ def _timm(rows: Sequence[Row], left_out: Sequence[Row], limit: int) -> list[str]
         "| --- | --- | ---: | ---: | ---: |",
         _score(f"{limit / GIB:.2f} GiB, assumed", "known before", known, limit),
         _score(f"{limit / GIB:.2f} GiB, assumed", "others", others, limit),
-        _score(f"{best / GIB:.2f} GiB, what the known rows ask for", "known before", known, best),
-        _score(f"{best / GIB:.2f} GiB, what the known rows ask for", "others", others, best),
+        _score(f"{best / GIB:.2f} GiB, best for the known rows", "known before", known, best),
+        _score(f"{best / GIB:.2f} GiB, best for the known rows", "others", others, best),
         "",
         _HISTORY,
         "",
@@ -140,9 +140,9 @@ def _timm(rows: Sequence[Row], left_out: Sequence[Row], limit: int) -> list[str]
 
 
 def best_limit(rows: Sequence[Row]) -> int:
-    """With how much left to the allocator most of these rows are right, known afterwards.
+    """Return the allocator limit for which most of these rows are right.
 
-    The middle where several values are as good.
+    Among equally good limits, the middle one is taken.
     """
     edges = sorted(
         {row[at] for row in rows for at in ("needed_at_fits", "needed_at_next")} - {None}
@@ -162,7 +162,7 @@ def _score(left: str, which: str, rows: Sequence[Row], limit: int) -> str:
 
 
 def _recommended(rows: Sequence[Row], limit: int) -> str:
-    """The effect of a recommendation's headroom on rows that are too high or too low."""
+    """Describe the effect of a recommendation's headroom on rows that are too high or too low."""
     room = limit * (1 - REFERENCE.headroom)
 
     def within(at: str) -> int:
@@ -177,7 +177,7 @@ def _recommended(rows: Sequence[Row], limit: int) -> str:
 
 
 def _outside() -> str:
-    """The source of the assumed memory outside the allocator."""
+    """Describe the source of the assumed memory outside the allocator."""
     texts = ", ".join(
         f"{outside_gib(text):.2f} GiB ({text['work']}; {text['source']})"
         for text in out_of_memory_texts()
@@ -186,7 +186,7 @@ def _outside() -> str:
 
 
 def _misses(rows: Sequence[Row], limit: int) -> list[str]:
-    """The misses far from the limit, with what is known of them, and how many are near."""
+    """List the misses far from the limit with the findings, and count the near ones."""
     missed = [row for row in rows if row["verdict"] != "right"]
     far = sorted(
         (row for row in missed if abs(_distance(row, limit)) > _FAR),
@@ -194,9 +194,9 @@ def _misses(rows: Sequence[Row], limit: int) -> list[str]:
     )
     near = (
         f"{len(missed) - len(far)} of the {len(missed)} misses lie within {_FAR:.0%} of the limit "
-        "(`timm.csv` has them all). timm's benchmark lowers the batch at any RuntimeError, so that "
-        "some rows say nothing of memory; which ones cannot be told, and all are counted. The "
-        "others:"
+        "(`timm.csv` has them all). timm's benchmark lowers the batch after any RuntimeError, so "
+        "some rows may not be about memory. They cannot be told apart, so all rows are counted. "
+        "The others:"
     )
     lines = [
         near,
@@ -214,7 +214,7 @@ def _misses(rows: Sequence[Row], limit: int) -> list[str]:
 
 
 def _misjudged(row: Row) -> int:
-    """The memory of the batch on whose side of the limit the prediction was wrong."""
+    """Return the memory of the batch on whose side of the limit the prediction was wrong."""
     return int(row["needed_at_next" if row["verdict"] == "too high" else "needed_at_fits"])
 
 
@@ -223,7 +223,7 @@ def _distance(row: Row, limit: int) -> float:
 
 
 def draw(rows: Sequence[Row], limit: int, folder: Path) -> None:
-    """Draw the predicted memory of the batches that ran and of those that did not."""
+    """Plot the predicted memory of the batches that ran and of those that did not."""
     edges = [size / 2 for size in range(12, 73)]
     with mpl.rc_context({"font.size": 8, "svg.hashsalt": "bsprobe"}):
         figure = Figure(figsize=(7, 3.2), layout="constrained")

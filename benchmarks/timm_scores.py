@@ -1,4 +1,4 @@
-"""Predictions for timm's training benchmark: the batch that ran, and the next, which did not."""
+"""Predictions for timm's training benchmark: the batch that ran and the next one, which did not."""
 
 import bisect
 import dataclasses
@@ -19,11 +19,11 @@ from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task
 
 IN_PLACE: Final = ("tresnet_", "_iabn")
-"""Parts of the names of networks that had batch norm in place, by a package of its own, then."""
+"""Name parts of networks whose batch norm was in place then, from a separate package."""
 
 
 RENAMED: Final = {
-    "convnext_tiny_hnfd": "convnext_tiny_hnf",  # timm 0.8 dropped one of two alike
+    "convnext_tiny_hnfd": "convnext_tiny_hnf",  # timm 0.8 dropped one of two equal networks
     # The 50 had the layers of the 26 until timm 0.8: [2, 2, 2, 2] in resnet.py.
     "ecaresnext50t_32x4d": "ecaresnext26t_32x4d",
     # timm's own table of old names sends these to the 32x8d network.
@@ -32,27 +32,27 @@ RENAMED: Final = {
     "ig_resnext101_32x48d": "resnext101_32x48d",
     "vit_base_patch16_224_sam": "vit_base_patch16_224",  # the weights differ
 }
-"""Names that timm does not map to today's by itself."""
+"""Old names that timm does not map to its current ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimmRow:
-    """A row of timm's table and what is predicted for it."""
+    """A row of timm's table and its prediction."""
 
     model: str
     image_size: int
     fits: int
     next_rung_failed: int
     known: bool
-    """Looked at while the prediction was made."""
+    """True if the row was examined while the prediction was developed."""
     left_out: str | None = None
-    """The reason why it says nothing of the prediction."""
+    """The reason if the row cannot be compared."""
     allocated_at_fits: int | None = None
-    """Bytes, on a card that is large enough; None where a kernel cannot do it."""
+    """Bytes on a card of unlimited memory; None if a kernel cannot run the batch."""
     allocated_at_next: int | None = None
     needed_at_fits: int | None = None
-    """The least that the allocator can be left with for the steps to run, to 16 MiB: what it must
-    reserve is among it."""
+    """The smallest allocator limit in bytes, to 16 MiB, with which the steps run. Reserved memory
+    counts."""
     needed_at_next: int | None = None
 
 
@@ -88,9 +88,9 @@ def timm_row(row: dict[str, str], workspaces: Workspaces) -> TimmRow:
 
 
 def timm_step(task: Task, batch: Batch | OwnBatch) -> None:
-    """`TrainBenchmarkRunner.run` in timm's benchmark.py: the backward pass is inside autocast.
+    """Run one step of `TrainBenchmarkRunner.run` in timm's benchmark.py, with backward in autocast.
 
-    The target is drawn anew in each step; the output lives until the step ends.
+    The target is drawn in each step; the output lives until the step ends.
     """
     task.optimizer.zero_grad(set_to_none=False)
     with torch.autocast("cpu", dtype=torch.float16):
@@ -101,7 +101,7 @@ def timm_step(task: Task, batch: Batch | OwnBatch) -> None:
 
 
 def timm_tracer(model: str, size: int) -> ProgramTracer:
-    """Timm's TrainBenchmarkRunner: SGD with Nesterov momentum, no decay, no GradScaler."""
+    """Trace timm's TrainBenchmarkRunner: SGD with Nesterov momentum, no decay, no GradScaler."""
     variant = Variant(
         model=f"timm:{RENAMED.get(model, model)}",
         resolution=Resolution(height=size, width=size),
@@ -118,7 +118,7 @@ def timm_tracer(model: str, size: int) -> ProgramTracer:
 
 
 def needed_bytes(peak: Callable[..., int | None], batch: int) -> int | None:
-    """The least memory that the steps run in, to 16 MiB; None where no memory is enough."""
+    """Return the least memory that the steps run in, to 16 MiB; None if no amount is enough."""
     allocated = peak(batch)
     if allocated is None:
         return None

@@ -1,4 +1,4 @@
-"""Recordings as tar archives of limited size, to be carried away file by file."""
+"""Recordings as tar archives of limited size, for machines that limit the size of files."""
 
 import sys
 import tarfile
@@ -8,22 +8,22 @@ from pathlib import Path
 from bsprobe.records.units import MIB, format_bytes
 
 PART_BYTES = 15 * MIB
-"""The most that one archive holds: a machine may hand back files of 16 MiB at the most."""
+"""Largest size of one archive; some machines return files of at most 16 MiB."""
 MOST_PARTS = 4
 _BLOCK_BYTES = 512
-"""Of a tar archive: each member has a header of one and is filled up to whole ones."""
+"""Block of a tar archive: a member has a header of one block and is padded to whole blocks."""
 _RECORD_BYTES = 20 * _BLOCK_BYTES
 """The length of an archive is a multiple of this, and it ends with two empty blocks."""
 
 
 def pack(root: Path, archive: Path | None) -> None:
-    """Put everything below a folder into archives, if any is wanted.
+    """Pack everything below a folder into archives, if `archive` is given.
 
     Args:
         root: The folder.
-        archive: `NAME.tar`: the parts are `NAME-1.tar`, `NAME-2.tar` and on. A part that was
-            written before is replaced as a whole. One that cannot be written is said, no more: what
-            is recorded lies in the folder.
+        archive: `NAME.tar`; the parts are `NAME-1.tar`, `NAME-2.tar` and so on. An older part is
+            replaced as a whole. A part that cannot be written is reported and skipped, because the
+            recordings are still in the folder.
     """
     if archive is None:
         return
@@ -36,7 +36,11 @@ def pack(root: Path, archive: Path | None) -> None:
 def _pack(root: Path, archive: Path) -> None:
     for number, paths in enumerate(_parts(root), start=1):
         if number > MOST_PARTS:
-            print(f"not packed, for want of room: {len(paths)} files", file=sys.stderr, flush=True)
+            print(
+                f"not packed, no archive is left for {len(paths)} files",
+                file=sys.stderr,
+                flush=True,
+            )
             continue
         target = archive.with_name(f"{archive.stem}-{number}{archive.suffix}")
         partial = target.with_name(f".{target.name}.partial")
@@ -47,7 +51,7 @@ def _pack(root: Path, archive: Path) -> None:
 
 
 def _parts(root: Path) -> Iterator[Sequence[Path]]:
-    """Files that fit into one archive each, the oldest first: full parts stay as they are."""
+    """Yield the files of each archive, oldest first, so that full archives do not change."""
     part: list[Path] = []
     size = _RECORD_BYTES
     files = [(path.stat(), path) for path in root.rglob("*") if path.is_file()]
@@ -56,7 +60,7 @@ def _parts(root: Path) -> Iterator[Sequence[Path]]:
         needed = 4 * _BLOCK_BYTES + -(-status.st_size // _BLOCK_BYTES) * _BLOCK_BYTES
         if needed + _RECORD_BYTES > PART_BYTES:
             large = format_bytes(status.st_size)
-            print(f"not packed, for it is {large}: {path}", file=sys.stderr, flush=True)
+            print(f"not packed, {large} is too large: {path}", file=sys.stderr, flush=True)
             continue
         if part and size + needed > PART_BYTES:
             yield part

@@ -1,4 +1,4 @@
-"""A trial's history: what PyTorch recorded, reduced, or kept raw where that cannot be done."""
+"""A trial's allocator history: PyTorch's snapshot reduced, or kept raw if it cannot be reduced."""
 
 import gzip
 import pickle
@@ -15,7 +15,7 @@ from bsprobe.simulate.explain.reduction import reduced
 from bsprobe.storage.files import write_atomically
 
 _MOST_RAW_BYTES = 12 * MIB
-"""Of the snapshots that are kept raw: an archive's part holds 15 MiB."""
+"""Limit for raw snapshots: a part of an archive holds 15 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +29,10 @@ class Recording:
 
 
 def with_history(trial: TruthTrial, recording: Recording) -> tuple[TruthTrial, dict[str, Any]]:
-    """Reduce what PyTorch recorded; returns the trial that knows its history, and the history.
+    """Reduce a recording; return the trial with the places of its allocations, and the history.
 
     Raises:
-        UnknownEventError: It has events that are not known, or lacks some.
+        UnknownEventError: The recording has unknown events, or lacks some.
     """
     found = reduced(
         recording.before,
@@ -57,7 +57,7 @@ def with_history(trial: TruthTrial, recording: Recording) -> tuple[TruthTrial, d
 
 
 def keep_raw(folder: Path, name: str, recording: Recording) -> str:
-    """Keep a recording as PyTorch made it, the first one alone; returns what became of it."""
+    """Keep the first recording as PyTorch made it; return a note on the outcome."""
     path = raw_path(folder, name)
     if path.parent.exists() and any(path.parent.iterdir()):
         return "another one is kept raw"
@@ -71,7 +71,7 @@ def keep_raw(folder: Path, name: str, recording: Recording) -> str:
 
 
 def peak_of(measurement: Measurement | None, recorder: Recorder) -> Peak:
-    """Over the whole trial; of one that failed, since its last step but one began."""
+    """Return the peak of the trial; of a failed one, the peak since its second-last step began."""
     if measurement is None:
         return recorder.peak()
     return Peak(

@@ -1,4 +1,4 @@
-"""Facts about the machine that is recorded."""
+"""Facts about the recorded machine."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from bsprobe.worker.protocol import Ready
 
 
 def machine_of(device: Device, *, outside_bytes: int) -> Machine:
-    """The facts about this machine."""
+    """Return the facts about this machine."""
     cudnn = torch.backends.cudnn.version()
     ready = Ready(
         device=device.info,
@@ -33,17 +33,17 @@ def machine_of(device: Device, *, outside_bytes: int) -> Machine:
 
 
 def note_machine(folder: Path, machine: Machine) -> None:
-    """Write what the machine is, unless that is known.
+    """Write the machine's facts unless they exist.
 
     Raises:
-        FileError: The folder was recorded with other versions: their figures must not mix.
+        FileError: The folder was recorded with other versions, whose figures must not be mixed.
     """
     known = load_machine(folder)
     if known is None:
         save_machine(folder, machine)
     elif _versions(known) != _versions(machine):
         raise FileError(
-            f"{folder} was recorded with {_versions(known)}, this is {_versions(machine)}",
+            f"{folder} was recorded with {_versions(known)}, not {_versions(machine)}",
             hint="give another --out",
         )
 
@@ -54,7 +54,7 @@ def _versions(machine: Machine) -> str:
 
 
 def outside_at_rest() -> int:
-    """Bytes held of the GPU outside PyTorch's allocator, other processes' included."""
+    """Return the bytes of the GPU held outside PyTorch's allocator, other processes included."""
     free, total = torch.cuda.mem_get_info()
     return total - free - torch.cuda.memory_reserved()
 
@@ -68,12 +68,12 @@ def _torch_properties() -> tuple[tuple[str, str], ...]:
 
 
 def _cudnn_properties() -> str:
-    """The GPU as cuDNN describes it, or why it does not: whatever fails, the recording goes on."""
+    """Return cuDNN's description of the GPU, or the reason for its absence; never raises."""
     try:
         import cudnn  # noqa: PLC0415 - optional
 
         return json.dumps(json.loads(cudnn.create_device_properties(0).serialize()))
     except ModuleNotFoundError:
         return "nvidia-cudnn-frontend is not installed"
-    except Exception as error:  # noqa: BLE001 - an optional package, which fails with assertions too
+    except Exception as error:  # noqa: BLE001 - the optional package also raises assertions
         return f"cuDNN does not say: {error!r}"

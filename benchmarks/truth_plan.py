@@ -1,4 +1,4 @@
-"""What `record_truth.py` records, the most valuable first."""
+"""The plan of `record_truth.py`, the most valuable recordings first."""
 
 from dataclasses import dataclass, replace
 from itertools import product
@@ -20,7 +20,7 @@ from bsprobe.records.workload import NOTHING_OWN, OwnParts
 HALF = Resolution(height=512, width=1024)
 FULL = Resolution(height=1024, width=2048)
 CROP = Resolution(height=321, width=321)
-"""DeepLab's own crops: every map has odd sides."""
+"""DeepLab's own crops; all feature maps have odd sides."""
 CROPPED = Resolution(height=512, width=512)
 IMAGE = Resolution(height=224, width=224)
 VOLUME = Resolution(height=96, width=96, slices=96)
@@ -47,12 +47,12 @@ class Configuration:
     name: str
     spec: TrialSpec
     process: str
-    """Configurations of one name are recorded one after the other in one process, for a fresh one
-    imports torch, torchvision and dynamo for seconds."""
+    """Configurations of one process name are recorded in order in one process, because a new
+    process takes seconds to import torch, torchvision and dynamo."""
     has_history: bool = True
-    """Whether the allocator's history is recorded too; it would slow down what is timed."""
+    """True to record the allocator's history too; it would slow down timed steps."""
     environment: tuple[tuple[str, str], ...] = ()
-    """Variables that must be set when its process starts."""
+    """Variables that must be set before the process starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class BoundarySearch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A stretch of the recording; of a tier, or of a part of it."""
+    """A stage of the recording: a tier or a part of it."""
 
     tier: str
     configurations: tuple[Configuration, ...] = ()
@@ -76,7 +76,7 @@ class Stage:
 
 
 def in_order() -> tuple[Stage, ...]:
-    """Everything, in the order of its value per second."""
+    """Return all stages, in the order of their value per second."""
     histories = tier_1()
     half = len(histories) // 2
     return (
@@ -90,7 +90,7 @@ def in_order() -> tuple[Stage, ...]:
 
 
 def tier_1() -> tuple[Configuration, ...]:
-    """Histories at two batch sizes each, in one process."""
+    """Return trials with histories, two batch sizes each, in one process."""
     plain = Variant(model=RESNET101, resolution=HALF)
     variants = [
         replace(plain, precision=precision, norm=norm)
@@ -130,7 +130,7 @@ def tier_1() -> tuple[Configuration, ...]:
 
 
 def tier_2() -> tuple[BoundarySearch, ...]:
-    """Exact boundaries under limits: other people's networks, ours by matrix, single variants."""
+    """Return exact boundaries under limits: recorded networks, the matrix, single variants."""
     plain = Variant(model=RESNET101, resolution=HALF)
     single = (
         replace(plain, memory_format=MemoryFormat.NHWC),
@@ -149,7 +149,7 @@ def tier_2() -> tuple[BoundarySearch, ...]:
 
 
 def tier_3_memory() -> tuple[Configuration, ...]:
-    """Memory of what is off by default."""
+    """Return trials of the memory of options that are off by default."""
     plain = Variant(model=RESNET101, resolution=HALF, precision=FP16)
     full = replace(plain, precision=FP32)
     expandable = (("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"),)
@@ -160,8 +160,8 @@ def tier_3_memory() -> tuple[Configuration, ...]:
         *(replace(_spec(v, 2), accumulation_steps=3) for v in pair),
         *(replace(_spec(v, 2), evaluation_resolution=FULL) for v in pair),
     ]
-    # What PyTorch has chosen for a convolution's sizes without timing, it takes in the same
-    # process with timing too (`benchmark_cache` in Conv_v8.cpp): they do not share one.
+    # PyTorch caches the plan chosen without timing per convolution size, and reuses it with timing
+    # (`benchmark_cache` in Conv_v8.cpp), so the two need separate processes.
     timed = [_spec(replace(v, cudnn_benchmark=CudnnBenchmark.ON), 4) for v in pair]
     return (
         *(Configuration(name=_name(each), spec=each, process="changed") for each in changed),
@@ -179,7 +179,7 @@ def tier_3_memory() -> tuple[Configuration, ...]:
 
 
 def tier_3_times() -> tuple[Configuration, ...]:
-    """Images per second against the batch."""
+    """Return trials of images per second against the batch."""
     plain = Variant(model=RESNET101, resolution=HALF, precision=FP16)
     specs = [
         replace(_spec(variant, batch), warmup_steps=3, measured_steps=10)
@@ -192,10 +192,9 @@ def tier_3_times() -> tuple[Configuration, ...]:
 
 
 def tier_4() -> tuple[Configuration, ...]:
-    """Networks and losses of other people's kind: attention, transposed convolutions, AdamW.
+    """Return trials of other networks and losses: attention, transposed convolutions, AdamW.
 
-    They come in the order of what no recording had before. `transformers` must be installed for
-    one of them.
+    Those that differ most from earlier recordings come first. One of them needs `transformers`.
     """
     dice, volumes, segformer = _unet(), _volumes(), _segformer()
     squared = replace(dice, own=OwnParts(loss=f"{OWN}:squared_error"))
@@ -254,7 +253,7 @@ def _recomputed(variant: Variant) -> Variant:
 
 
 def rehearsed(stage: Stage) -> Stage:
-    """A stage with a network that is small enough to try the recording itself."""
+    """Return the stage with a network that is small enough to test the recording."""
     changed = [
         replace(each, name=f"rehearsed-{each.name}", spec=replace(each.spec, variant=small))
         for each in stage.configurations
@@ -274,7 +273,7 @@ def rehearsed(stage: Stage) -> Stage:
 
 
 def name_of(variant: Variant) -> str:
-    """A variant as a file name: model, size, precision, norm, layout, what is not as by default."""
+    """Return a variant's file name: model, size, precision, norm, layout, non-default options."""
     parts = [
         variant.model.replace(":", "-").replace("/", "-"),
         str(variant.resolution),
@@ -322,7 +321,7 @@ def _searched(
 
 
 def _spec(variant: Variant, batch: int) -> TrialSpec:
-    # Two steps are all that differ: the first one, and one beside the optimizer's state.
+    # Only two steps differ: the first one, and one with the optimizer's state allocated.
     return TrialSpec(variant=variant, batch_size=batch, warmup_steps=1, measured_steps=1)
 
 

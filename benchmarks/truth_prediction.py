@@ -1,4 +1,4 @@
-"""Predictions for what was recorded: as trials on the simulated card, and request by request."""
+"""Predictions for recordings: as trials on the simulated card, and request by request."""
 
 import os
 import re
@@ -31,10 +31,10 @@ from bsprobe.worker.child import describe_failure
 
 
 def gpu_of(machine: Machine) -> Gpu:
-    """The card of the catalogue that the machine has: what `--gpu NAME` would predict for.
+    """Return the catalogue's card of the machine, as `--gpu NAME` predicts it.
 
-    One that the catalogue lacks is a custom card, with what lies outside the allocator estimated.
-    A fake is predicted as the card whose name it bears beside the word FAKE.
+    A card that the catalogue lacks becomes a custom card, with an estimated memory outside the
+    allocator. A fake GPU is predicted as the card in its name, without the word FAKE.
     """
     device = machine.device
     try:
@@ -46,21 +46,27 @@ def gpu_of(machine: Machine) -> Gpu:
 
 
 def predicted_measurement(trial: TruthTrial, device: SimulatedDevice) -> Measurement:
-    """The trial as it is predicted.
+    """Return the predicted measurement of a trial.
 
     Raises:
-        SimulatedOutOfMemoryError: It is predicted not to fit.
+        SimulatedOutOfMemoryError: The trial is predicted not to fit.
     """
     with _allocator_settings(trial.allocator_settings):
         return device.run_trial(trial.spec, lambda _: None)
 
 
 def predicted_boundary(run: Run, variant: Variant, device: SimulatedDevice) -> Boundary:
-    """The boundary of one variant of a recorded run as the ordinary search predicts it."""
+    """Predict the boundary of one variant of a recorded run, with the ordinary search.
+
+    Args:
+        run: The recorded run.
+        variant: The variant of the boundary.
+        device: The simulated card.
+    """
     settings = run.settings
 
     def measure(batch: int, process: Process) -> Probe:
-        del process  # a simulated card begins empty in every trial
+        del process  # every trial starts on an empty simulated card
         spec = TrialSpec(
             variant=variant,
             batch_size=batch,
@@ -87,7 +93,13 @@ def predicted_boundary(run: Run, variant: Variant, device: SimulatedDevice) -> B
 
 
 def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
-    """The requests of a recorded trial beside those that are predicted for it."""
+    """Compare the requests of a recorded trial with the predicted ones.
+
+    Args:
+        path: The file of the trial, with its history.
+        trial: The trial.
+        machine: The machine that recorded it.
+    """
     history = load_history(path)
     spec = trial.spec
     tracer = StepTracer(spec.variant, spec.evaluation_resolution)
@@ -117,14 +129,14 @@ def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
 def sections_of(
     trial: TruthTrial, settling_steps: int = 0
 ) -> tuple[tuple[int, Section | None], ...]:
-    """The beginnings of a timeline's sections in a trial's history, in events.
+    """Return the start of each timeline section in a trial's history, in events.
 
-    A GradScaler skips updates in the first steps, if at all: those steps are not compared, for no
-    section is like them, and the first one that updates is the first step.
+    A GradScaler may skip updates in the first steps. Those steps are not compared, because no
+    section is like them; the first step that updates counts as the first step.
 
     Args:
-        trial: What was recorded.
-        settling_steps: Of the timeline, between its first step and the one that repeats.
+        trial: The recorded trial.
+        settling_steps: Steps of the timeline between its first step and the steady one.
     """
     skipped = 0
     if trial.measurement is not None:
@@ -133,7 +145,7 @@ def sections_of(
 
 
 def capability_of(machine: Machine) -> tuple[int, int]:
-    """The compute capability of a machine's card."""
+    """Return the compute capability of a machine's card."""
     major, _, minor = (machine.device.compute_capability or "").partition(".")
     return int(major), int(minor)
 
@@ -153,13 +165,13 @@ def _sections(
             yield start, Section.FIRST_STEP
         elif number > 1 + settling_steps:
             yield start, Section.LATER_STEP
-        elif number == 2:  # noqa: PLR2004 - the first of them; they are one section
+        elif number == 2:  # noqa: PLR2004 - the first settling step; all are one section
             yield start, Section.SETTLING_STEPS
 
 
 @contextmanager
 def _allocator_settings(settings: str) -> Iterator[None]:
-    """Both names of PyTorch's variable, for the simulated card reads it as PyTorch does."""
+    """Set both names of PyTorch's variable, because the simulated card reads it as PyTorch does."""
     both = {"PYTORCH_CUDA_ALLOC_CONF": settings, "PYTORCH_ALLOC_CONF": settings}
     with mock.patch.dict(os.environ, both):
         yield

@@ -1,18 +1,18 @@
-"""The files below `tests/data/truth`: what was measured on GPUs, to hold predictions against.
+"""Files below `tests/data/truth`: GPU measurements that predictions are compared with.
 
-    GPU/machine.json                the card, the versions, what lies outside the allocator
-    GPU/plans.json.gz               what cuDNN plans and runs on the card: `card_plans.py` wrote it
-    GPU/trials/NAME.json.gz         one trial: its peaks and, most with, the allocator's history
+    GPU/machine.json                the card, the versions, the memory outside the allocator
+    GPU/plans.json.gz               cuDNN's plans and kernels on the card, from `card_plans.py`
+    GPU/trials/NAME.json.gz         one trial: its peaks and usually the allocator's history
     GPU/raw/NAME.pickle.gz          PyTorch's snapshots of the first trial that could not be reduced
     GPU/boundaries/NAME/run.json    a finished `bsprobe run` under a memory limit
-    GPU/boundaries/NAME/failed.txt  the end of what it said where it did not finish
-    GPU/unfinished/NAME/            a `bsprobe run` that did not finish, to go on with
+    GPU/boundaries/NAME/failed.txt  the last output of a run that did not finish
+    GPU/unfinished/NAME/            an unfinished `bsprobe run`, to be resumed
 
-One process records many trials, and loads their kernels: what lies outside the allocator grows from
-trial to trial by a little. Runs and trials of tiers 2 and 3 have processes of their own.
+One process records many trials and loads their kernels, so the memory outside the allocator grows a
+little from trial to trial. Runs and trials of tiers 2 and 3 have separate processes.
 
-A trial's file is an allocator history of format 1 (`benchmarks.validation.history` reads it as it
-stands) with one field more, `truth`: a `TruthTrial`.
+A trial's file is an allocator history of format 1 (readable by `benchmarks.validation.history`)
+with one more field, `truth`: a `TruthTrial`.
 """
 
 import gzip
@@ -36,7 +36,7 @@ from bsprobe.storage.runfile import load_run
 
 SCHEMA_VERSION = 1
 FIRST_HABITS = Habits(outputs=Outputs.DROPPED)
-"""Those of the loop of recordings that name none."""
+"""Habits of the training loop of recordings that name none."""
 ROOT = Path(__file__).parents[1] / "tests" / "data" / "truth"
 _TRIALS, _BOUNDARIES = "trials", "boundaries"
 
@@ -44,7 +44,7 @@ T = TypeVar("T", "Machine", "TruthTrial")
 
 
 class Fakes(StrEnum):
-    """The two ways to treat recordings of a fake GPU, which are no truth."""
+    """Treatment of recordings from a fake GPU."""
 
     REFUSE = "refuse"
     ACCEPT = "accept"
@@ -58,21 +58,21 @@ class Machine:
     device: DeviceInfo
     environment: Environment
     outside_at_rest_bytes: int
-    """Held outside PyTorch's allocator once the context is open and one kernel has run."""
+    """Held outside PyTorch's allocator after opening the context and running one kernel."""
     properties: tuple[tuple[str, str], ...]
-    """What `torch.cuda.get_device_properties` says, names and values as text."""
+    """Fields of `torch.cuda.get_device_properties`, names and values as text."""
     cudnn_properties: str
-    """The card as cuDNN describes it to itself (JSON), or why that is not known."""
+    """cuDNN's description of the card (JSON), or the reason for its absence."""
 
     @property
     def is_fake(self) -> bool:
-        """Whether the device's name has the word FAKE in it, as every fake GPU of a test has."""
+        """True if the device's name contains the word FAKE, as for every fake GPU of a test."""
         return "fake" in re.findall(r"[a-z0-9]+", self.device.name.lower())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthTrial:
-    """One configuration at one batch size, and what came of it."""
+    """One configuration at one batch size, and its result."""
 
     schema_version: int
     name: str
@@ -85,68 +85,73 @@ class TruthTrial:
     wall_seconds: float
     torch: str
     allocator_settings: str
-    """`PYTORCH_CUDA_ALLOC_CONF` as it was set; empty where it was not."""
+    """Value of `PYTORCH_CUDA_ALLOC_CONF`; empty if unset."""
     marks: tuple[tuple[int, str], ...] = ()
-    """Where phases began: how many events of the history came before, and the phase's name."""
+    """Start of each phase: the number of earlier events of the history, and the phase's name."""
     places: tuple[str, ...] = ()
-    """Python functions that allocated, each once; empty text where none was running."""
+    """Python functions that allocated, each once; empty text if none was running."""
     place_of: tuple[int, ...] = ()
     """For each allocation of the history, in order: an index into `places`."""
     history_failure: str = ""
-    """Why the allocator's history is missing though it was wanted; empty where it is not."""
+    """The reason if a wanted allocator history is missing, else empty."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is gained by recording it again."""
+        """True if the trial need not be recorded again."""
         return self.outcome is not Outcome.FAILED and not self.history_failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """Everything that was recorded on one machine."""
+    """Everything recorded on one machine."""
 
     name: str
-    """The name of its folder."""
+    """The name of the machine's folder."""
     machine: Machine
     trials: tuple[tuple[Path, TruthTrial], ...]
     boundaries: tuple[Run, ...]
 
 
 def release_of(version: str) -> str:
-    """The release of a package, without its local part: 2.11.0+cu130 is 2.11.0."""
+    """Return a version without its local part: 2.11.0 for 2.11.0+cu130."""
     return version.partition("+")[0]
 
 
 def folder_of(root: Path, device_name: str) -> Path:
-    """The folder of a GPU: its name in lower case, words joined by hyphens."""
+    """Return the folder of a GPU: its name in lower case, with hyphens between words."""
     return root / "-".join(re.findall(r"[a-z0-9]+", device_name.lower()))
 
 
 def trial_path(folder: Path, name: str) -> Path:
-    """Where a trial of this name is, or is to be."""
+    """Return the file of a trial."""
     return folder / _TRIALS / f"{name}.json.gz"
 
 
 def raw_path(folder: Path, name: str) -> Path:
-    """The file for the snapshots of a trial that could not be reduced."""
+    """Return the file for the snapshots of a trial that could not be reduced."""
     return folder / "raw" / f"{name}.pickle.gz"
 
 
 def unfinished_folder(folder: Path, name: str) -> Path:
-    """The folder of a search that is not finished."""
+    """Return the folder of an unfinished search."""
     return folder / "unfinished" / name
 
 
 def boundary_folder(folder: Path, name: str) -> Path:
-    """Where the run that looked for a boundary is, or is to be."""
+    """Return the folder of a run that looked for a boundary."""
     return folder / _BOUNDARIES / name
 
 
 def save_trial(path: Path, trial: TruthTrial, history: Mapping[str, Any] | None) -> None:
-    """Write a trial and, where it was recorded, the allocator's history.
+    """Write a trial with its allocator history, if there is one.
+
+    Args:
+        path: The file to write.
+        trial: The trial.
+        history: The history of format 1, or None.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: The file cannot be written.
     """
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +164,7 @@ def load_trial(path: Path) -> TruthTrial:
     """Read a trial, without its history.
 
     Raises:
-        FileError: The file cannot be read, is damaged, or of another version.
+        FileError: The file cannot be read, is damaged, or has another version.
     """
     value = _read(path).get("truth")
     trial = _decoded(TruthTrial, path, value)
@@ -174,7 +179,7 @@ def save_machine(folder: Path, machine: Machine) -> None:
     """Write `machine.json`.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: The file cannot be written.
     """
     path = folder / "machine.json"
     with file_errors(path):
@@ -183,10 +188,10 @@ def save_machine(folder: Path, machine: Machine) -> None:
 
 
 def load_machine(folder: Path) -> Machine | None:
-    """Read `machine.json`; None where the folder has none yet.
+    """Read `machine.json`; None if the folder has none yet.
 
     Raises:
-        FileError: The file cannot be read, is damaged, or of another version.
+        FileError: The file cannot be read, is damaged, or has another version.
     """
     path = folder / "machine.json"
     return _decoded(Machine, path, _read(path)) if path.exists() else None
@@ -195,18 +200,23 @@ def load_machine(folder: Path) -> Machine | None:
 def check_fake(folder: Path, machine: Machine, fakes: Fakes) -> None:
     """Refuse a machine with a fake GPU, unless fakes are accepted.
 
+    Args:
+        folder: The folder of the machine.
+        machine: The machine.
+        fakes: The treatment of fake GPUs.
+
     Raises:
-        FileError: It has one, and they are not.
+        FileError: The machine has a fake GPU and fakes are refused.
     """
     if machine.is_fake and fakes is Fakes.REFUSE:
         raise FileError(
-            f"{folder} was recorded on a fake GPU ({machine.device.name}): it is no truth",
-            hint="add --fake to try things out with it all the same",
+            f"{folder} was recorded on a fake GPU ({machine.device.name})",
+            hint="add --fake to use it anyway",
         )
 
 
 def load_all(root: Path = ROOT, *, fakes: Fakes = Fakes.REFUSE) -> Iterator[Truth]:
-    """Everything recorded below a folder, machine by machine, in the order of the names.
+    """Load everything recorded below a folder, machine by machine, ordered by name.
 
     Raises:
         FileError: A file cannot be read, is damaged, of another version, or of a fake GPU.
@@ -235,7 +245,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (EOFError, ValueError, zlib.error) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(value, dict):
-        raise _damaged(path, "it holds no object")
+        raise _damaged(path, "it is not a JSON object")
     return value
 
 
@@ -250,4 +260,4 @@ def _decoded(kind: type[T], path: Path, value: object) -> T:
 
 
 def _damaged(path: Path, why: str) -> FileError:
-    return FileError(f"{path} is damaged: {why}", hint="delete it and record it anew")
+    return FileError(f"{path} is damaged: {why}", hint="delete it and record it again")

@@ -1,4 +1,4 @@
-"""Trials on this machine's GPU, recorded in this process: what `record_truth.py` starts."""
+"""Trials on this machine's GPU, run and recorded in this process, for `record_truth.py`."""
 
 import faulthandler
 import os
@@ -32,17 +32,17 @@ from bsprobe.records.trials import Failure
 from bsprobe.worker.child import describe_failure
 
 START_AGAIN = 3
-"""Exit status of a process in which no further trial must run."""
+"""Exit status of a process that must not run another trial."""
 STOPPED = 4
-"""Exit status of a process in which too many trials in a row came to nothing."""
+"""Exit status of a process in which too many trials in a row failed."""
 MOST_IN_A_ROW = 3
-"""Failures, or histories that cannot be reduced, one after the other: something is wrong with all
-of them, and the time is better spent on what comes next."""
+"""Failures, or histories that cannot be reduced, in a row: probably all trials of the process are
+affected, so the next process starts."""
 _HANGS_AFTER_SECONDS = 75.0
-"""A trial takes seconds; one that takes this long would take the rest of the time as well."""
+"""A trial takes seconds; a hanging one is stopped after this time."""
 _ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _STDERR = 2
-"""The descriptor: tests put something else in the place of `sys.stderr`."""
+"""The descriptor, because tests replace `sys.stderr`."""
 
 
 def record_here(
@@ -53,20 +53,20 @@ def record_here(
     since: str,
     after: Callable[[], None],
 ) -> int:
-    """Open the GPU and record what is missing; returns the exit status.
+    """Open the GPU and record the missing trials; return the exit status.
 
     Args:
-        plan: What is wanted.
+        plan: The wanted configurations.
         root: The folder of all GPUs.
-        deadline: By `time.monotonic()`.
-        since: When the session began; see `waiting`.
+        deadline: By `time.monotonic()`, in seconds.
+        since: The start of the session; see `waiting`.
         after: Called after each configuration.
 
     Raises:
         DeviceError: The GPU cannot be used.
-        FileError: The folder belongs to other software, or cannot be written.
+        FileError: The folder was recorded with other versions, or cannot be written.
     """
-    from bsprobe.devices.cuda import CudaDevice  # noqa: PLC0415 - tests bring other devices
+    from bsprobe.devices.cuda import CudaDevice  # noqa: PLC0415 - tests replace the device
 
     device = CudaDevice(0, None)
     folder = folder_of(root, device.info.name)
@@ -85,13 +85,13 @@ def record_here(
 def waiting(
     folder: Path, plan: Iterable[Configuration], *, since: str
 ) -> tuple[Configuration, ...]:
-    """The configurations to record: those without a file, then those that came to nothing.
+    """Return the configurations to record: those without a file, then those that failed.
 
     Args:
-        folder: Of the GPU.
-        plan: What is wanted, in order.
-        since: When this session began, ISO 8601 in UTC. What has come to nothing since then is not
-            tried a second time.
+        folder: The folder of the GPU.
+        plan: The wanted configurations, in order.
+        since: The start of this session, ISO 8601 in UTC. Trials that failed since then are not
+            repeated.
     """
     missing, again = [], []
     for each in plan:
@@ -102,7 +102,7 @@ def waiting(
         try:
             known = load_trial(path)
         except FileError as error:
-            print(f"{error}; it is set aside and recorded anew", file=sys.stderr, flush=True)
+            print(f"{error}; it is renamed and recorded again", file=sys.stderr, flush=True)
             path.replace(path.with_name(f"{path.name}.damaged"))
             missing.append(each)
             continue
@@ -120,11 +120,19 @@ def record_missing(
     deadline: float,
     after: Callable[[], None] = lambda: None,
 ) -> int:
-    """Record configurations one after the other, while there is time.
+    """Record configurations in order, while there is time.
+
+    Args:
+        plan: The configurations.
+        folder: The folder of the GPU.
+        device: The GPU.
+        recorder: Records the allocator.
+        deadline: By `time.monotonic()`, in seconds.
+        after: Called after each configuration.
 
     Returns:
-        0; `START_AGAIN` where a trial has left something behind in this process; `STOPPED` where
-        too many in a row came to nothing.
+        0; `START_AGAIN` if a trial left memory or an error behind in this process; `STOPPED` if
+        too many in a row failed.
     """
     longest, in_a_row = 0.0, 0
     for configuration in plan:
@@ -138,7 +146,7 @@ def record_missing(
         print(f"{configuration.name}: {_words(trial)}", flush=True)
         in_a_row = 0 if trial.is_complete else in_a_row + 1
         if in_a_row == MOST_IN_A_ROW:
-            print(f"Stopped: {in_a_row} in a row came to nothing.", flush=True)
+            print(f"Stopped: {in_a_row} trials in a row failed.", flush=True)
             return STOPPED
         if not _is_clean(device):
             return START_AGAIN
@@ -148,13 +156,19 @@ def record_missing(
 def record_into(
     folder: Path, configuration: Configuration, device: Device, recorder: Recorder
 ) -> TruthTrial:
-    """Run one configuration and write what came of it.
+    """Run one configuration and write its result.
 
-    The measured peaks are on the disk before the history is reduced. Where it cannot be reduced,
-    they stay, and the first such recording is kept raw.
+    The measured peaks are written before the history is reduced. If reducing fails, they stay, and
+    the first such recording is kept raw.
+
+    Args:
+        folder: The folder of the GPU.
+        configuration: The trial to run.
+        device: The GPU.
+        recorder: Records the allocator.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: The file cannot be written.
     """
     path = trial_path(folder, configuration.name)
     trial, recording = record(configuration, device, recorder)
@@ -164,7 +178,7 @@ def record_into(
     save_trial(path, replace(trial, history_failure="not reduced yet"), None)
     try:
         trial, history = with_history(trial, recording)
-    except Exception as error:  # noqa: BLE001 - what was measured counts, whatever its history is
+    except Exception as error:  # noqa: BLE001 - the measurement is kept without a history
         why = f"{type(error).__name__}: {error}"
         trial = replace(trial, history_failure=f"{why}; {keep_raw(folder, trial.name, recording)}")
         history = None
@@ -177,14 +191,19 @@ def record(
 ) -> tuple[TruthTrial, Recording | None]:
     """Run one configuration.
 
+    Args:
+        configuration: The trial to run.
+        device: The GPU.
+        recorder: Records the allocator.
+
     Returns:
-        The trial and, where its history is wanted, what PyTorch recorded.
+        The trial and, if its history is wanted, PyTorch's snapshots.
 
     Raises:
-        FileError: The disk does not take what the trial writes.
+        FileError: A file of the trial cannot be written.
     """
     started_at, start = datetime.now(UTC), time.monotonic()
-    torch.manual_seed(configuration.spec.seed)  # of the weights: which fp16 updates are skipped
+    torch.manual_seed(configuration.spec.seed)  # the weights decide which fp16 updates are skipped
     phases: list[str] = []
 
     def report(phase: str) -> None:
@@ -197,7 +216,7 @@ def record(
     try:
         measurement = device.run_trial(configuration.spec, report)
     except FileError:
-        raise  # the disk does not take it, nor what comes next
+        raise  # the next trials could not be written either
     except Exception as error:  # noqa: BLE001 - as in the worker: any failure becomes data
         outcome, failure = describe_failure(
             error, phases[-1] if phases else "opening", DeviceKind.CUDA
@@ -222,13 +241,19 @@ def record(
     try:
         peak = peak_of(measurement, recorder)
         after = recorder.stop()
-    except RuntimeError as error:  # CUDA's errors stick to the process
+    except RuntimeError as error:  # CUDA's errors persist in the process
         return replace(trial, history_failure=f"the recorder did not stop: {error}"), None
     return trial, Recording(before=before, after=after, phases=tuple(phases), peak=peak)
 
 
 def died(configuration: Configuration, *, status: int, last_words: str) -> TruthTrial:
-    """The record of a trial whose process died under it."""
+    """Return the record of a trial whose process died.
+
+    Args:
+        configuration: The trial.
+        status: The exit status of the process.
+        last_words: The end of its standard error.
+    """
     words = last_words.strip().splitlines()
     return TruthTrial(
         schema_version=SCHEMA_VERSION,
@@ -257,16 +282,16 @@ def _words(trial: TruthTrial) -> str:
 
 
 def being_recorded(folder: Path) -> str | None:
-    """The name of the trial in which a process died; None where it died in none."""
+    """Return the name of the trial in which a process died; None if it died outside a trial."""
     path = _note_path(folder)
     return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 @contextmanager
 def _watched(folder: Path, name: str) -> Iterator[None]:
-    """Note which trial runs, should this process die in it, and end the process where it hangs.
+    """Note the running trial, in case this process dies in it, and end the process if it hangs.
 
-    A thread of C does that: a call that waits for the GPU may never let Python run again.
+    A C thread does the latter, because a call that waits for the GPU may block Python for ever.
     """
     path = _note_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -286,6 +311,6 @@ def _note_path(folder: Path) -> Path:
 def _is_clean(device: Device) -> bool:
     try:
         return device.is_clean()
-    except RuntimeError as error:  # CUDA's errors stick to the process
-        print(f"the GPU does not go on in this process: {error}", file=sys.stderr)
+    except RuntimeError as error:  # CUDA's errors persist in the process
+        print(f"the GPU is unusable in this process: {error}", file=sys.stderr)
         return False

@@ -1,13 +1,13 @@
-"""The versions that a prediction depends on: those that were recorded, and those of here.
+"""The versions that a prediction depends on: the recorded and the installed ones.
 
     PYTHONPATH=. python benchmarks/truth_versions.py FOLDER
 
-Says in which versions this environment differs from the one that a GPU's folder was recorded in;
-nothing where it does not.
+Prints the versions of this environment that differ from those that a GPU's folder was recorded
+with, or nothing if they are equal.
 
-PyTorch decides what a step allocates, cuDNN which workspaces it takes: for compute capability 9.0
-the first workspace of 205 of 568 convolutions is another in cuDNN 9.26 than in 9.19. Requests are
-therefore compared where both versions are equal, and nowhere else.
+PyTorch decides the allocations of a step, cuDNN its workspaces: for compute capability 9.0 the
+first workspace of 205 of 568 convolutions differs between cuDNN 9.26 and 9.19. Requests are
+therefore compared only if both versions are equal.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from bsprobe.simulate.cudnn.convolutions import version_text
 from bsprobe.simulate.cudnn.workspace import Workspaces
 
 JUDGE: Final = "bash benchmarks/judge.sh"
-"""The command that makes an environment with the recorded versions and compares there."""
+"""Command that makes an environment with the recorded versions and compares there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +34,15 @@ class Versions:
     """PyTorch and cuDNN."""
 
     torch: str
-    """The release, without its local part: 2.11.0+cu130 is 2.11.0."""
+    """The release without its local part: 2.11.0 for 2.11.0+cu130."""
     cudnn: str | None
-    """Such as "9.19.0"; None where there is none."""
+    """Such as "9.19.0"; None if there is no cuDNN."""
 
     def __str__(self) -> str:
         return f"PyTorch {self.torch}, {self._cudnn_words}"
 
     def difference_to(self, recorded: "Versions") -> str | None:
-        """The versions here instead of the recorded ones, in words; None where nothing differs."""
+        """Describe the differences to the recorded versions, or return None if there are none."""
         parts = []
         if self.torch != recorded.torch:
             parts.append(f"PyTorch {self.torch} instead of {recorded.torch}")
@@ -56,7 +56,7 @@ class Versions:
 
 
 def recorded_versions(machine: Machine) -> Versions:
-    """The versions that a machine was recorded with."""
+    """Return the versions that a machine was recorded with."""
     cudnn = machine.environment.cudnn
     return Versions(
         torch=release_of(machine.environment.torch),
@@ -65,19 +65,19 @@ def recorded_versions(machine: Machine) -> Versions:
 
 
 def versions_here(machine: Machine) -> Versions:
-    """The versions that predict here for a machine's card; of cuDNN the one that really answers."""
+    """Return the installed versions that predict for a machine's card, with the cuDNN in use."""
     return Versions(
         torch=release_of(torch.__version__), cudnn=Workspaces(capability_of(machine)).cudnn_version
     )
 
 
 def version_difference(machine: Machine) -> str | None:
-    """The versions here instead of those of a machine, in words; None where nothing differs."""
+    """Describe how the installed versions differ from a machine's; None if they do not."""
     return versions_here(machine).difference_to(recorded_versions(machine))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the difference, if there is one."""
+    """Print the difference, if any."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,15 +1,15 @@
-"""What cuDNN says of its workspaces, for cards that are described to it.
+"""Query cuDNN's workspaces for described cards.
 
-    python benchmarks/workspaces.py bound         the bound that stands in for it, beside it
-    python benchmarks/workspaces.py sensitivity   which properties of a card matter
-    python benchmarks/workspaces.py speed         how long a question takes
+    python benchmarks/workspaces.py bound         compare with the bound used without cuDNN
+    python benchmarks/workspaces.py sensitivity   find the properties of a card that matter
+    python benchmarks/workspaces.py speed         measure the time of a query
 
-Run it from a checkout. The bound takes a minute. The sensitivity takes a few: it asks for the first
-plan of some convolutions with each property of the card changed in turn, all else kept, and counts
-the workspaces that change; this is why one description for each compute capability serves all its
-cards. The speed asks for every convolution of the default network at several batches, in both
-dtypes and all three directions; then again, and again from the file. `--capability 8.6 ...` asks
-for some cards alone.
+Run it from a checkout. `bound` takes a minute. `sensitivity` takes a few: it requests the first
+plan of some convolutions with each property of the card changed in turn and counts the workspaces
+that change. Its results are the reason that one description for each compute capability serves all
+its cards. `speed` queries every convolution of the default network at several batches, in both
+dtypes and all three directions; then again from memory, and again from the file.
+`--capability 8.6 ...` selects compute capabilities.
 """
 
 import argparse
@@ -58,20 +58,26 @@ RESOLUTIONS = (Resolution(height=512, width=1024), Resolution(height=321, width=
 BATCHES, TIMED_BATCHES = (2, 6), (1, 2, 3, 4, 6, 8, 12, 16)
 DTYPES = ("float32", "float16")
 LEAST_BYTES = MIB
-"""Ratios to less than this say nothing."""
+"""Ratios to smaller sizes are meaningless."""
 EVERY = 5
-"""Of all convolutions, dtypes, layouts and directions every fifth is asked for with changes."""
+"""Only every fifth of all convolutions, dtypes, layouts and directions is tried with changes."""
 MUCH_BYTES = 16 * MIB
 GOAL_MILLISECONDS = 5
 
 
 def network_convolutions(network: str, resolution: Resolution, batch: int) -> list[Convolution]:
-    """The distinct convolutions of one network's forward pass: fp32, contiguous."""
+    """Return the distinct convolutions of one network's forward pass: fp32, contiguous.
+
+    Args:
+        network: The name of the network.
+        resolution: The size of the images.
+        batch: The batch size.
+    """
     found: dict[Convolution, None] = {}
 
     def note(module: nn.Module, args: tuple[Any, ...], _output: object) -> None:
-        assert isinstance(module, nn.Conv2d)  # noqa: S101 - hooked on those alone
-        assert isinstance(module.padding, tuple)  # noqa: S101 - no network here says "same"
+        assert isinstance(module, nn.Conv2d)  # noqa: S101 - hooked only on these
+        assert isinstance(module.padding, tuple)  # noqa: S101 - no network here uses "same"
         convolution = Convolution(
             direction=Direction.FORWARD,
             dtype="float32",
@@ -97,14 +103,14 @@ def network_convolutions(network: str, resolution: Resolution, batch: int) -> li
 def in_every_way(
     convolutions: Iterable[Convolution], layouts: Sequence[bool] = (False, True)
 ) -> Iterator[Convolution]:
-    """Each in both dtypes, both layouts and all three directions."""
+    """Yield each convolution in both dtypes, the given layouts and all three directions."""
     for convolution, dtype, layout, way in product(convolutions, DTYPES, layouts, Direction):
         yield replace(convolution, dtype=dtype, channels_last=layout, direction=way)
 
 
 @cache
 def material() -> list[Convolution]:
-    """The distinct convolutions of all networks, resolutions and batches, in every way."""
+    """Return the distinct convolutions of all networks, resolutions and batches, in every way."""
     cases = product(NETWORKS, RESOLUTIONS, BATCHES)
     forward = dict.fromkeys(each for case in cases for each in network_convolutions(*case))
     return list(in_every_way(forward))
@@ -113,7 +119,13 @@ def material() -> list[Convolution]:
 def run_by_cudnn(
     convolutions: Iterable[Convolution], capability: Capability, version: int
 ) -> list[Convolution]:
-    """Those that PyTorch leaves to cuDNN."""
+    """Return the convolutions that PyTorch runs with cuDNN.
+
+    Args:
+        convolutions: The convolutions to filter.
+        capability: The compute capability of the card.
+        version: The version of cuDNN, as a number such as 91900.
+    """
     return [
         each
         for each in convolutions
@@ -122,7 +134,7 @@ def run_by_cudnn(
 
 
 def plans_of(card: Card) -> CudnnPlans:
-    """What cuDNN plans for a card."""
+    """Return cuDNN's plans for a card."""
     return CudnnPlans(card, allow_tf32=True, deterministic=False)
 
 
@@ -154,7 +166,7 @@ def bound(capabilities: Sequence[Capability]) -> None:
 
 
 def scaled(factor: float, *keys: str) -> Callable[[Card], Card]:
-    """A change that multiplies some properties."""
+    """Return a change that multiplies some properties of a card."""
     return lambda card: card | {key: int(card[key] * factor) for key in keys}
 
 
@@ -175,13 +187,19 @@ CHANGES: dict[str, Callable[[Card], Card]] = {
 
 
 def first_workspaces(card: Card, convolutions: Sequence[Convolution]) -> list[int]:
-    """Bytes of the first plan of each convolution, -1 where there is none."""
+    """Return bytes of the first plan of each convolution, -1 if it has none."""
     plans = plans_of(card)
     return [next(iter(plans.workspaces(each)), -1) for each in convolutions]
 
 
 def compare(name: str, base: list[int], other: list[int]) -> None:
-    """Print how many workspaces differ, and by how much."""
+    """Print how many workspaces differ, and by how much.
+
+    Args:
+        name: The name of the change.
+        base: First workspaces of the original card, in bytes.
+        other: Those of the changed card.
+    """
     pairs = list(zip(base, other, strict=True))
     differing = [abs(after - before) for before, after in pairs if after != before]
     much = sum(difference > MUCH_BYTES for difference in differing)
@@ -210,7 +228,7 @@ def sensitivity(capabilities: Sequence[Capability]) -> None:
 
 
 def ask_all(workspaces: Workspaces, asked: Sequence[Convolution]) -> float:
-    """Milliseconds a question."""
+    """Return the milliseconds of one query, on average."""
     start = time.perf_counter()
     for each in asked:
         workspaces.candidates(each)
@@ -235,22 +253,22 @@ def speed(capabilities: Sequence[Capability]) -> None:
             again = Workspaces(capability, cache=Path(folder))
             opening = (time.perf_counter() - began) * 1e3
             print(
-                f"{capability[0]}.{capability[1]:<3} {len(asked)} questions: cold {cold:.2f} ms "
+                f"{capability[0]}.{capability[1]:<3} {len(asked)} queries: cold {cold:.2f} ms "
                 f"each, again {warm:.3f} ms; from the file {ask_all(again, asked):.3f} ms, "
                 f"opened in {opening:.0f} ms"
             )
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
     print(f"all: {time.perf_counter() - start:.1f} s; the files take {size / MIB:.1f} MiB")
     verdict = "reached" if max(colds) <= GOAL_MILLISECONDS else "NOT reached"
-    print(f"slowest {max(colds):.2f} ms a question; goal {GOAL_MILLISECONDS} ms: {verdict}")
+    print(f"slowest {max(colds):.2f} ms a query; goal {GOAL_MILLISECONDS} ms: {verdict}")
 
 
 def main() -> None:
-    """Answer the question that is asked."""
+    """Run the chosen part."""
     questions = {"bound": bound, "sensitivity": sensitivity, "speed": speed}
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("question", choices=questions)
-    parser.add_argument("--capability", nargs="+", help="such as 8.6; by default all")
+    parser.add_argument("--capability", nargs="+", help="such as 8.6  [default: all]")
     given = parser.parse_args()
     chosen = [tuple(map(int, text.split("."))) for text in given.capability or ()]
     questions[given.question]([(major, minor) for major, minor in chosen] or CAPABILITIES)

@@ -1,4 +1,4 @@
-"""The training step of xMem's runs, as its loop has it."""
+"""The training step of xMem's measured runs."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,17 +30,17 @@ NETWORKS: Final[Mapping[str, str]] = MappingProxyType(
         "VGG19": "vgg19",
     }
 )
-"""The networks of the runs and their names in torchvision."""
+"""Networks of the runs and their names in torchvision."""
 _TEN_CLASSES: Final = ("MnasNet", "MobeNetV3Small")
 PYTORCH: Final = (2, 6)
-"""The version that xMem's runs had: 2.6.0+cu124."""
+"""Version of PyTorch in xMem's runs: 2.6.0+cu124."""
 ITERATIONS: Final = 4
 
 
 def xmem_step(task: Task, batch: Batch | OwnBatch) -> None:
-    """One iteration: the gradients are dropped between the loss and the backward pass.
+    """Run one iteration: gradients are dropped between the loss and the backward pass.
 
-    The outputs, the loss and the predicted classes live until the next iteration has its own.
+    Outputs, loss and predicted classes live until the next iteration replaces them.
     """
     _, predicted = task.kept_outputs or (None, None)
     outputs = batch.outputs_of(task.model)
@@ -53,7 +53,7 @@ def xmem_step(task: Task, batch: Batch | OwnBatch) -> None:
 
 
 def xmem_tracer(network: str, optimizer: str) -> ProgramTracer:
-    """Trace a network of the runs with one of their optimizers, its settings the default ones."""
+    """Trace a network of the runs with one of their optimizers, in its default settings."""
     variant = Variant(
         model=f"torchvision:{NETWORKS[network]}",
         resolution=Resolution(height=86, width=86),

@@ -1,4 +1,4 @@
-"""The section of the published report about xMem's runs: four estimators side by side."""
+"""Section of the published report on xMem's runs: four estimators side by side."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -25,32 +25,32 @@ _PARTS: Final[Mapping[str, str]] = {
 }
 _TOLD: Final = (
     "torchvision networks at 86x86 in fp32 with PyTorch 2.6 and cuDNN 9.1, on an RTX 3060 12GB and "
-    "an RTX 4060. Compared is the largest figure of NVML less the first with the memory that the "
-    "allocator reserves. Errors are those of runs that ran. *On the card* the allocator gives "
-    "cached memory back where the card is full, which bounds the error from above; the peers' "
-    "estimates have no such bound, and neither has the second row. The workspaces are those of the "
-    "installed cuDNN: 9.1 does not answer for a card that is not there."
+    "an RTX 4060. The measured value is the largest figure of NVML minus the first; it is compared "
+    "with the reserved memory of the allocator. Errors are those of runs that ran. *On the card*, "
+    "the allocator releases cached memory when the card is full, which bounds the error from "
+    "above; the other tools' estimates and the second row have no such bound. The workspaces are "
+    "those of the installed cuDNN, because 9.1 needs the card itself."
 )
 _REASONS: Final = (
-    "The misses are probably of workspaces: which plan cuDNN puts first. The same runs change as "
-    "much from one cuDNN to another (`--part xmem` in an environment with it), and without any "
-    "workspace; one that is taken early can be what later tensors fit into. What cuDNN 9.1 chose "
-    "cannot be seen without a GPU; no rule was made of it."
+    "The misses probably come from workspaces, that is, from the plan that cuDNN puts first. The "
+    "same runs change as much with another cuDNN (`--part xmem` in an environment with it) and "
+    "without workspaces; later tensors may fit into memory that an early workspace took. The "
+    "choice of cuDNN 9.1 cannot be seen without a GPU, so no rule was derived from it."
 )
 _VERDICTS: Final = (
-    "*Fits* is right where a run ran and is predicted to, or was out of memory and is predicted "
-    "to be. xMem gives its own verdict; DNNMem and SchedTune give none, and fit where the estimate "
-    "is within what the card leaves to the allocator."
+    "*Fits* is right if a run is predicted to run and ran, or predicted to be out of memory and "
+    "was. xMem gives its own verdict. DNNMem and SchedTune give none; they count as fitting if the "
+    "estimate is within the memory that the card leaves to the allocator."
 )
 
 
 def error(row: Row, estimate: str) -> float:
-    """The relative error of an estimate, by the name of its column."""
+    """Return the relative error of an estimate, by the name of its column."""
     return int(row[estimate]) / int(row["measured_bytes"]) - 1
 
 
 def fits(row: Row, estimate: str) -> bool:
-    """The verdict that comes with an estimate, or that follows from it."""
+    """Return the verdict of an estimate, given or derived."""
     match estimate:
         case "reserved_bytes":
             return bool(row["fits"])
@@ -61,7 +61,7 @@ def fits(row: Row, estimate: str) -> bool:
 
 
 def reached(rows: Sequence[Row]) -> str:
-    """The median and the mean, beside xMem's on the same runs, in words."""
+    """Return the median and the mean, beside xMem's on the same runs, in words."""
     ran = [row for row in rows if not row["ran_out"]]
 
     def figures(column: str) -> str:
@@ -72,7 +72,11 @@ def reached(rows: Sequence[Row]) -> str:
 
 
 def section(rows: Sequence[Row]) -> list[str]:
-    """The lines of the section, from `XmemRow`s as dicts."""
+    """Return the lines of the section.
+
+    Args:
+        rows: `XmemRow`s as dicts.
+    """
     ran = [row for row in rows if not row["ran_out"]]
     columns = {**_OURS, **_PEERS, **_PARTS}
     return [

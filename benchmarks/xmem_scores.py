@@ -1,7 +1,7 @@
-"""Predictions of reserved memory for xMem's measured runs, beside its own and its peers'.
+"""Predictions of reserved memory for xMem's measured runs, beside the estimates of other tools.
 
-What was measured stands in data/published/README.md; see published.py. The runs had cuDNN 9.1,
-which cannot plan for a card that is not there: the workspaces are those of the installed one.
+data/published/README.md describes the measurements; see published.py. The runs had cuDNN 9.1,
+which cannot plan without the card, so the workspaces are those of the installed cuDNN.
 """
 
 from collections.abc import Mapping
@@ -15,31 +15,31 @@ from bsprobe.records.gpus import find_gpu
 from bsprobe.simulate.cudnn.workspace import Workspaces
 
 CARDS: Final[Mapping[str, str]] = {"RTX 3060": "RTX 3060 12GB", "RTX 4060": "RTX 4060"}
-"""The cards of the runs and their names in the catalogue."""
+"""Cards of the runs and their names in the catalogue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XmemRow:
-    """A run and what is predicted for it; all sizes in bytes."""
+    """A run and its prediction; all sizes in bytes."""
 
     run: str
     known: bool
-    """Looked at while a rule was made."""
+    """True if the run was examined while a rule was made."""
     ran_out: bool
-    """True where the run was out of memory."""
+    """True if the run was out of memory."""
     measured_bytes: int
     usable_bytes: int
-    """The memory that the card leaves to the allocator, by the catalogue."""
+    """The memory that the card leaves to the allocator, according to the catalogue."""
     fits: bool
-    """True where the run is predicted to fit on the card."""
+    """True if the run is predicted to fit on the card."""
     reserved_bytes: int
-    """On the card; where it does not fit, until memory was out."""
+    """On the card; if the run does not fit, until memory ran out."""
     unbounded_bytes: int
-    """Reserved on a card without end."""
+    """Reserved on a card of unlimited memory."""
     without_workspaces_bytes: int
-    """As before, convolutions taking no temporary memory."""
+    """Like `unbounded_bytes`, without workspaces of convolutions."""
     requested_bytes: int
-    """The largest sum of live tensors: no workspaces, and nothing of the allocator."""
+    """The largest sum of live tensors, without workspaces and overhead of the allocator."""
     xmem_bytes: int
     xmem_fits: bool
     dnnmem_bytes: int
@@ -50,7 +50,7 @@ class Scorer:
     """Predicts runs.
 
     Args:
-        workspaces: By the compute capabilities of the cards.
+        workspaces: The workspaces by the compute capability of the cards.
     """
 
     def __init__(self, workspaces: Mapping[tuple[int, int], Workspaces]) -> None:

@@ -1,7 +1,7 @@
-"""Write `docs/commands.md` from the commands themselves.
+"""Write `docs/commands.md` from the `--help` of the commands.
 
 python docs/commands.py           # write it
-python docs/commands.py --check   # exit with 1 if it is not what would be written
+python docs/commands.py --check   # exit with 1 if it is out of date
 """
 
 import inspect
@@ -18,11 +18,11 @@ AGAIN = "python docs/commands.py"
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     context = click.Context(bsprobe, info_name="bsprobe", max_content_width=10_000)
     head = (
         "# Commands\n\n"
-        f"Written by `{AGAIN}` from what `--help` says; change it there. Exit codes: 0 fine, "
+        f"Written by `{AGAIN}` from `--help`; change the text there. Exit codes: 0 fine, "
         "1 a comparison found a regression, 2 usage, input or environment, 130 interrupted, "
         "101 a bug in bsprobe."
     )
@@ -30,7 +30,7 @@ def page() -> str:
 
 
 def sections(group: click.Group, context: click.Context) -> Iterator[str]:
-    """A section for each command, in the order that `--help` lists them."""
+    """Yield a section for each command, in the order of `--help`."""
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None  # noqa: S101 - its name was listed
@@ -41,7 +41,12 @@ def sections(group: click.Group, context: click.Context) -> Iterator[str]:
 
 
 def section(command: click.Command, context: click.Context) -> str:
-    """Usage, description and options of a command."""
+    """Return usage, description and options of a command.
+
+    Args:
+        command: The command.
+        context: The context of the command.
+    """
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     parts = [
         f"## {context.command_path}",
@@ -66,7 +71,7 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         if PAGE.exists() and PAGE.read_text(encoding="utf-8") == text:
             return 0
-        print(f"{PAGE.name} does not say what the commands say; write it anew: {AGAIN}")
+        print(f"{PAGE.name} is out of date; run: {AGAIN}")
         return 1
     PAGE.write_text(text, encoding="utf-8")
     return 0

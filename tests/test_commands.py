@@ -1,4 +1,4 @@
-"""Programs that tests start import this checkout, and keep what their caller's PYTHONPATH holds."""
+"""Programs started by tests import this checkout and keep the caller's PYTHONPATH."""
 
 import os
 import re
@@ -15,12 +15,12 @@ from tests.support.builders import AMP, VARIANT, probed_run, settings
 
 FOLDERS = ("tests", "benchmarks")
 ISOLATED = ["judge.py", "test_judge.py", "test_release.py", "test_rooms.py"]
-"""What they start belongs to another environment, in which nothing of this one may be found."""
+"""Files whose programs run in another environment, without the packages of this one."""
 
 
 @pytest.fixture
 def customised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on PYTHONPATH that has a `sitecustomize` and another `bsprobe`."""
+    """A folder on PYTHONPATH with a `sitecustomize` and another `bsprobe`."""
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.stderr.write('customised ')\n")
     (tmp_path / "bsprobe").mkdir()
     (tmp_path / "bsprobe" / "__init__.py").write_text("")
@@ -28,7 +28,7 @@ def customised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_program_finds_the_checkout_first_and_then_what_its_caller_put_there(
+def test_a_program_finds_the_checkout_before_the_entries_of_its_caller(
     customised: Path, tmp_path: Path
 ) -> None:
     assert commands.python_path().split(":") == [str(commands.ROOT), str(customised)]
@@ -42,14 +42,14 @@ def test_a_program_finds_the_checkout_first_and_then_what_its_caller_put_there(
 
 
 @pytest.mark.usefixtures("customised")
-def test_the_checkout_is_not_put_there_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checkout_is_on_the_path_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", commands.python_path())
     path = commands.python_path()
     monkeypatch.setenv("PYTHONPATH", path)
     assert commands.python_path() == path
 
 
-def test_no_program_is_started_with_a_path_of_its_own() -> None:
+def test_only_the_isolated_files_set_a_path_by_hand() -> None:
     by_hand = re.compile(r"""PYTHONPATH["']?\s*[:=]\s*str\(""")
     found = [
         path.name

@@ -1,4 +1,4 @@
-"""Tests are skipped where their package is missing, and fail under CI."""
+"""Tests are skipped if their package is missing, and fail under CI."""
 
 import re
 import tomllib
@@ -34,7 +34,7 @@ def test_a_module_whose_package_is_missing_is_skipped_but_not_under_ci(
     package: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide(package, folder=tmp_path, monkeypatch=monkeypatch)
-    # The plugin of a package that is only hidden would still be loaded.
+    # Pytest would still load the plugin of a hidden package.
     arguments = ("-m", "pytest", "-p", "no:hypothesispytest", "-p", "no:xdist", "--collect-only")
 
     def collected(ci: str) -> str:

@@ -1,4 +1,4 @@
-"""The choice among many combinations: small, complete, and the same in every process."""
+"""The selection of combinations: small, complete and deterministic."""
 
 from itertools import combinations, product
 
@@ -24,7 +24,7 @@ def test_the_rows_are_few_whole_different_and_always_the_same() -> None:
     assert pairwise(CHOICES) == rows
 
 
-def test_a_choice_of_names_has_every_feature_and_leaves_out_whom_it_does_not_need() -> None:
+def test_covering_names_have_every_feature_and_none_is_superfluous() -> None:
     features = {"one": "ab", "two": "abc", "three": "d", "four": "c"}
     assert covering(features) == ["two", "three"]
     assert covering({}) == []

@@ -1,4 +1,4 @@
-"""The examples of docs/api.md, run as they stand there, on this machine's CPU."""
+"""The examples of docs/api.md, run unchanged on this machine's CPU."""
 
 import re
 import shlex
@@ -37,7 +37,7 @@ def test_the_script_probes_predicts_recommends_and_trains(tmp_path: Path) -> Non
     assert largest is not None
     assert predicted == "[64, 64] predicted"
     assert plan == f"24 x 1 {1e-3 * 3**0.5}"
-    # What a search of its own found, not much beside the first one's.
+    # A separate search, with a result close to that of the first one.
     batch = int(trained.removeprefix("trained with "))
     assert abs(batch - int(largest[1])) <= 1
     began, *trials, ended, line = done.stderr.splitlines()

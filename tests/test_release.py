@@ -1,4 +1,4 @@
-"""The release: it declares what it imports, and runs away from its repository."""
+"""The release: declared dependencies, and running outside the repository."""
 
 import ast
 import os
@@ -19,17 +19,17 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 IMPORTED_AS = {"nvidia-cudnn-frontend": "cudnn", "nvidia-ml-py": "pynvml", "pillow": "PIL"}
-"""Packages with another name than their module."""
+"""Packages whose name differs from their module."""
 
 
 def declared() -> set[str]:
-    """The modules of the declared dependencies."""
+    """Return the modules of the declared dependencies."""
     names = {re.split(r"[<>=!~; \[]", text)[0] for text in PROJECT["project"]["dependencies"]}
     return {IMPORTED_AS.get(name, name) for name in names}
 
 
 def imported() -> set[str]:
-    """The modules from elsewhere that the package imports, wherever in it."""
+    """Return the third-party modules that the package imports anywhere."""
     found = set()
     for path in (ROOT / "bsprobe").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -69,7 +69,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def package_files(root: Path) -> set[str]:
-    """Everything in the package that is not made by running it."""
+    """Return the files of the package, without generated ones."""
     return {
         path.relative_to(root).as_posix()
         for path in (root / "bsprobe").rglob("*")
@@ -116,7 +116,7 @@ def test_the_sdist_builds_the_same_wheel_and_holds_what_its_tests_look_at(
 
 
 def installed(wheel: Path, target: Path) -> None:
-    """Install a wheel alone: its dependencies are this environment's."""
+    """Install only a wheel; its dependencies come from this environment."""
     has_pip = shutil.which("uv") is None
     installer = [sys.executable, "-m", "pip"] if has_pip else ["uv", "pip"]
     chosen = [] if has_pip else ["--python", sys.executable]
@@ -187,7 +187,7 @@ def test_the_metadata_declares_what_pyproject_does(built: tuple[Path, Path]) -> 
         (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
         told = metadata.PathDistribution(zipfile.Path(archive, name.removesuffix("METADATA")))
         required = [text for text in told.requires or [] if "extra ==" not in text]
-    # The build backend may order the specifiers of a requirement otherwise.
+    # The build backend may change the order of a requirement's specifiers.
     assert set(map(Requirement, required)) == set(
         map(Requirement, PROJECT["project"]["dependencies"])
     )

@@ -1,4 +1,4 @@
-"""The rooms of the package: who imports whom, and what the parent process never loads."""
+"""The rooms of the package: allowed imports, and modules that the parent never loads."""
 
 import shutil
 import subprocess
@@ -16,14 +16,14 @@ CHILD = {
     "bsprobe.worker.zygote",
     "bsprobe.study.child",
 }
-"""The modules of `worker` and `study` that load torch, beside `study/learning/`."""
+"""Modules of `worker` and `study` that load torch, besides `study/learning/`."""
 SLOW_TO_IMPORT = ("torch", "pandas", "matplotlib", "rich")
 LINT = "import importlinter.cli as cli; cli.lint_imports_command(['--no-cache'])"
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The package and its contracts in another folder."""
+    """A copy of the package and its contracts."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     shutil.copytree(
         ROOT / "bsprobe", tmp_path / "bsprobe", ignore=shutil.ignore_patterns("__pycache__")
@@ -36,7 +36,7 @@ def lint(folder: Path) -> "subprocess.CompletedProcess[str]":
 
 
 @needs_import_linter
-def test_imports_go_down_the_rooms_alone(copy: Path) -> None:
+def test_imports_only_go_down_the_rooms(copy: Path) -> None:
     done = lint(copy)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -66,8 +66,8 @@ def test_an_import_that_breaks_a_contract_is_found(
     assert any(text.startswith(contract) for text in broken), done.stdout
 
 
-def test_each_module_of_worker_and_study_is_said_to_be_the_parents_or_is_the_childs() -> None:
-    """The contract names the parent's modules one by one: a new one must not be forgotten."""
+def test_each_module_of_worker_and_study_is_listed_for_the_parent_or_the_child() -> None:
+    """The contract lists the parent's modules by name, so a new one could be forgotten."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
     (listed,) = [each["source_modules"] for each in contracts if "The parent" in each["name"]]

@@ -1,4 +1,4 @@
-"""`bsprobe run` and the recorder end to end on the fake GPU, with everything that can go wrong."""
+"""`bsprobe run` and the recorder end to end on the fake GPU, with injected faults."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_a_recording_survives_whatever_happens_to_its_trials(tmp_path: Path) -> 
         assert len(tar.getnames()) == len(trials) + 2  # the machine's, and the raw recording
     with pytest.raises(FileError, match="fake"):
         list(load_all(tmp_path / "truth"))
-    # A second session tries again what came to nothing, and nothing else.
+    # A second session repeats only the failed trials.
     done = recorded(tmp_path, tier=3)
     assert done.stdout.splitlines()[-1].endswith(": 0 trials and 0 boundaries are left to record.")
     again = [load_trial(path) for path in folder.glob("trials/*.json.gz")]
@@ -105,13 +105,13 @@ def test_one_bug_in_every_trial_leaves_the_time_to_what_comes_next(tmp_path: Pat
     started = time.monotonic()
     done = recorded(tmp_path, tier=1, faults="bug@1-99")
     assert done.returncode == 0, done.stderr
-    assert "Stopped: 3 in a row came to nothing." in done.stdout
+    assert "Stopped: 3 trials in a row" in done.stdout
     assert time.monotonic() - started < 50
     assert len((tmp_path / "trials.log").read_text().splitlines()) <= 6  # both halves of the tier
 
 
 def rehearsing(folder: Path) -> dict[str, str]:
-    """The variables of the script, with small networks."""
+    """Return the variables of the script, with small networks."""
     return on_fake_gpu.environment(
         folder,
         OUT=str(folder / "out"),
@@ -154,13 +154,13 @@ def test_the_script_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 @pytest.mark.nightly
 def test_a_script_that_is_stopped_has_kept_what_it_had_by_then(tmp_path: Path) -> None:
     script = Started(("bash", str(SCRIPT), "A", "300"), tmp_path, **rehearsing(tmp_path))
-    archive = tmp_path / "out" / "truth-1.tar"  # written anew after every configuration
+    archive = tmp_path / "out" / "truth-1.tar"  # rewritten after every configuration
     deadline = time.monotonic() + 200
     while not archive.exists() and time.monotonic() < deadline:
         time.sleep(0.5)
     script.process.kill()
     script.process.wait()
-    for pid in script.alive():  # what it had started would go on for minutes
+    for pid in script.alive():  # its children would run for minutes
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     script.finish()

@@ -1,4 +1,4 @@
-"""The workflows, as far as they can be checked without GitHub: their form, and what they run."""
+"""The workflows, as far as testable without GitHub: their form and their commands."""
 
 import os
 import re
@@ -24,7 +24,7 @@ WORKFLOWS = sorted((ROOT / ".github").glob("*/*.yml"))
 PAGE = ROOT / "docs" / "ci.md"
 EXAMPLES = [path for path in WORKFLOWS if path.parent.name == "examples"]
 OWN = ROOT / ".github" / "workflows" / "memory.yml"
-"""This project's own job that compares with its baseline."""
+"""This project's job that compares with its baseline."""
 
 
 def jobs_of(path: Path) -> dict[str, dict[str, Any]]:
@@ -79,7 +79,7 @@ def test_an_example_may_only_read_and_fails_a_pull_request(path: Path) -> None:
     assert not any(step.get("continue-on-error") for step in steps_of(path))
 
 
-def test_a_runner_of_ones_own_is_not_open_to_forks() -> None:
+def test_a_self_hosted_runner_is_not_open_to_forks() -> None:
     (job,) = jobs_of(ROOT / ".github" / "examples" / "bsprobe-measure.yml").values()
     assert "self-hosted" in job["runs-on"]
     assert job["if"] == "github.event.pull_request.head.repo.full_name == github.repository"
@@ -123,7 +123,7 @@ def test_the_examples_fail_what_takes_200_mib_more() -> None:
         (words,) = [words for words in commands(path) if words[0] in ("compare", "ci")]
         limits = [parse_threshold(words[i + 1]) for i, w in enumerate(words) if w == "--fail-on"]
         (reserved,) = [each for each in limits if each.metric is Metric.PEAK_RESERVED]
-        # A measured figure counts only beyond a noise of one segment more, 20 MiB.
+        # A measured figure has a noise of one segment, 20 MiB.
         assert reserved.allowed(80 * GIB) + 20 * MIB < 200 * MIB
 
 
@@ -148,7 +148,7 @@ def test_a_workflow_runs_the_scripts_that_are_there(workflow: str, scripts: list
 
 @pytest.fixture
 def stand_ins(tmp_path: Path) -> Path:
-    """A checkout with `.ci/run` alone, and commands that only write down how they were called."""
+    """A checkout with only `.ci/run`, and commands that only log their calls."""
     shutil.copytree(ROOT / ".ci", tmp_path / "checkout" / ".ci")
     for name, script in STAND_INS.items():
         (tmp_path / "bin").mkdir(exist_ok=True)
@@ -170,7 +170,7 @@ esac""",
 
 
 def ci_run(folder: Path, *, pip_fails: bool) -> tuple[int, list[str]]:
-    """The exit code of `.ci/run` among the stand-ins, and every call that it made."""
+    """Run `.ci/run` with the stand-ins; return its exit code and all its calls."""
     environment = {
         "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
         "PIP_FAILS": "yes" if pip_fails else "no",
@@ -210,7 +210,7 @@ class Network(nn.Sequential):
         self.append(nn.Conv2d(8, num_classes, 1))
         self.register_buffer("table", torch.zeros(ENTRIES))
 """
-"""Somebody else's, with a buffer that takes four bytes an entry."""
+"""A user's network, with a buffer of four bytes an entry."""
 PREPARE = (
     *("bsprobe", "run", "--model", "net:Network", "--norm", "batch", "--precision", "fp32"),
     *("--gpu", "custom", "--capacity", "4GiB", "--compute-capability", "8.6"),
@@ -219,10 +219,10 @@ PREPARE = (
 
 
 def as_a_job(step: str, folder: Path) -> int:
-    """Run a step as GitHub does: bash stops at the first command that fails."""
+    """Run a step like GitHub: bash stops at the first failing command."""
     (folder / "bin").mkdir(exist_ok=True)
     script = folder / "bin" / "bsprobe"
-    # As an installed script, which has the folder it is in on its path, not the current one.
+    # An installed script has its own folder on its path, not the current one.
     script.write_text(
         f"#!{sys.executable}\nimport sys\nfrom bsprobe.__main__ import main\nmain()\n",
         encoding="utf-8",

@@ -1,8 +1,8 @@
-"""Predicted requests held against recorded ones: the same sizes, in the same order, for as long.
+"""Comparison of predicted requests with recorded ones: sizes, order and lifetimes.
 
-The two sequences are aligned section by section, so that a request that one of them lacks does not
-make all that follow it different. Which of some neighbours of one size is lacking cannot be
-told from their sizes: then one of them is named, and others may seem to live longer or shorter.
+The two sequences are aligned section by section, so that one missing request does not make all
+later ones differ. If one of several neighbours of equal size is missing, sizes cannot tell which
+one: one of them is named, and others may seem to live longer or shorter.
 """
 
 import bisect
@@ -18,7 +18,7 @@ from bsprobe.simulate.timeline import Section
 
 
 class Kind(StrEnum):
-    """In which way a prediction differs."""
+    """The kind of a difference."""
 
     NOT_RECORDED = "predicted, not recorded"
     NOT_PREDICTED = "recorded, not predicted"
@@ -29,38 +29,38 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One request in which the two differ; at least one side is there."""
+    """One request in which the two sequences differ; at least one side is present."""
 
     kind: Kind
     predicted: Request | None
     recorded: Request | None
 
     def describe(self) -> str:
-        """The difference in a line: where, what was predicted, what was recorded."""
+        """Format the difference as one line: place, prediction, recording."""
         either = self.predicted or self.recorded
-        assert either is not None  # noqa: S101 - one of them is there
+        assert either is not None  # noqa: S101 - one of the two exists
         return f"{either.section}: {self.kind}: {_words(self.predicted)} | {_words(self.recorded)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What came of it."""
+    """The result of a comparison."""
 
     predicted: int
-    """Requests that were predicted."""
+    """Number of predicted requests."""
     recorded: int
-    """Requests that were recorded in the sections that are compared."""
+    """Number of recorded requests in the compared sections."""
     matched: int
-    """Requests of the same size in the same place."""
+    """Requests of equal size in the same place."""
     differences: tuple[Difference, ...]
-    """In order; differences of size and of presence before those of lifetime."""
+    """In order; differences of size and presence before those of lifetime."""
     convolutions: int
     workspaces_equal: int
-    """Convolutions whose workspace, or lack of one, is as predicted."""
+    """Convolutions whose workspace, or absence of one, is as predicted."""
 
 
 def compare(predicted: PredictedRequests, recorded: Sequence[Request | None]) -> Comparison:
-    """Align two sequences of requests and say where they differ.
+    """Align two sequences of requests and list their differences.
 
     Args:
         predicted: From `predicted_requests`.
@@ -94,9 +94,9 @@ def compare(predicted: PredictedRequests, recorded: Sequence[Request | None]) ->
 def _aligned(
     section: Section, ours: Sequence[Request], recorded: Sequence[Request | None]
 ) -> Iterator[tuple[int | None, int | None]]:
-    """Numbers of requests that stand beside each other; None where the other has none.
+    """Yield the numbers of aligned requests; None if one side has no such request.
 
-    Where as many stand in place of others, they are taken for the same with another size.
+    If equally many requests replace others, they are paired and differ only in size.
     """
     mine = [(n, each.size_bytes) for n, each in enumerate(ours) if each.section is section]
     theirs = [
@@ -133,7 +133,7 @@ def _unequal(mine: Request | None, theirs: Request | None) -> Difference:
 def _lifetimes(
     pairs: Sequence[Pair], ours: Sequence[Request], recorded: Sequence[Request | None]
 ) -> Iterator[Difference]:
-    """Requests that match and are given back at another moment, as the matching ones count."""
+    """Yield matching requests that are freed at another moment, counted in matching requests."""
     my_numbers = [one for one, _ in pairs]
     their_numbers = [other for _, other in pairs]
 
@@ -155,9 +155,9 @@ def _equal_workspaces(
     surplus: Iterable[Pair],
     recorded: Sequence[Request | None],
 ) -> int:
-    """Convolutions that take what is predicted; where that is nothing, that nothing stands there.
+    """Count convolutions whose workspace is as predicted, or absent in both.
 
-    A workspace is given back before the next request: of what was not predicted, only that counts.
+    A workspace is freed before the next request; other unpredicted requests are ignored.
     """
     matched = {one for one, _ in pairs}
     unexpected = [
@@ -179,5 +179,5 @@ def _equal_workspaces(
 def _words(request: Request | None) -> str:
     if request is None:
         return "nothing"
-    place = request.place or "backward pass"  # whose threads run no Python
+    place = request.place or "backward pass"  # its threads run no Python
     return f"{format_bytes(request.size_bytes)} ({request.size_bytes} B) {place}"

@@ -1,7 +1,7 @@
-"""Histories of PyTorch's allocator, recorded on real GPUs, as files of numbers.
+"""Histories of PyTorch's allocator, recorded on real GPUs and stored as numbers.
 
-`torch.cuda.memory._dump_snapshot` writes what the allocator did, event by event; a history is such
-a record without names and stack traces. replay.py holds the simulation against it.
+`torch.cuda.memory._dump_snapshot` writes the allocator's events; a history is such a record without
+names and stack traces. replay.py compares the simulation with it.
 """
 
 import gzip
@@ -19,7 +19,7 @@ _FORMAT = 1
 
 
 class Action(Enum):
-    """What a program does with the allocator, under the code that the file gives it."""
+    """A program's action on the allocator, with its code in the file."""
 
     ALLOCATE = "a"
     FREE = "f"
@@ -29,7 +29,7 @@ class Action(Enum):
 
 
 class DriverCall(NamedTuple):
-    """What the allocator asked of the driver, in the terms of the snapshot."""
+    """A request of the allocator to the driver, in the terms of the snapshot."""
 
     code: str
     """S or F: a segment allocated or freed; M or U: pages mapped or unmapped."""
@@ -38,12 +38,12 @@ class DriverCall(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One action of the program, and the driver calls that it led to."""
+    """One action of the program, with the driver calls that it caused."""
 
     action: Action
     address: int
     size: int
-    """The bytes asked for."""
+    """The requested bytes."""
     stream: int
     calls: tuple[DriverCall, ...]
 
@@ -61,12 +61,12 @@ class InitialSegment(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayResult:
-    """What a replay has to reproduce, whatever the addresses are."""
+    """The results that a replay must reproduce, independent of addresses."""
 
     new_memory: tuple[int, ...]
-    """The sizes of all segments allocated and of all ranges mapped, in order, in bytes."""
+    """The sizes of all allocated segments and mapped ranges, in order, in bytes."""
     flushes: tuple[int, ...]
-    """Which allocations, counted from 0, made the allocator give cached memory back."""
+    """Indices of the allocations, from 0, at which the allocator released cached memory."""
     num_ooms: int
     peak_allocated_bytes: int
     peak_requested_bytes: int
@@ -76,7 +76,7 @@ class ReplayResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What a program asked of the allocator and what the allocator did, on a real GPU."""
+    """A program's requests and the allocator's decisions on a real GPU."""
 
     name: str
     is_expandable: bool
@@ -84,16 +84,16 @@ class History:
     steps: tuple[Step, ...]
     result: ReplayResult
     final_blocks: tuple[tuple[int, int, bool], ...]
-    """(address, size, is allocated) of all blocks that are left, by address."""
+    """(address, size, is allocated) of all remaining blocks, by address."""
     capacity_bounds: tuple[int, int] | None
-    """The most bytes that the driver granted and the least that it refused, where it did."""
+    """The most bytes that the driver granted and the least it refused; None without refusal."""
 
 
 def load_history(path: Path) -> History:
     """Read a history, gzip'd JSON of format 1.
 
     Raises:
-        FileError: The file cannot be read or is no such history.
+        FileError: The file cannot be read or is not such a history.
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -102,7 +102,7 @@ def load_history(path: Path) -> History:
         raise FileError(f"cannot read the allocator history {path}: {error}") from error
     if not isinstance(data, dict) or data.get("format") != _FORMAT:
         raise FileError(
-            f"{path} is no allocator history of format {_FORMAT}",
+            f"{path} is not an allocator history of format {_FORMAT}",
             hint="expected gzip'd JSON with a field 'format'",
         )
     try:
@@ -127,7 +127,7 @@ def _decode(data: dict[str, Any]) -> History:
             flushes=tuple(_flushes(steps)),
             num_ooms=sum(step.action is Action.OUT_OF_MEMORY for step in steps),
             peak_allocated_bytes=data["peak_allocated"],
-            # Histories of expandable segments leave it out, but it follows from the events.
+            # Histories of expandable segments leave it out; it is computed from the events.
             peak_requested_bytes=data.get("peak_requested")
             or _peak_requested(steps, initial_requested),
             peak_reserved_bytes=data["peak_reserved"],
@@ -192,7 +192,7 @@ def _capacity_bounds(data: dict[str, Any], initial_reserved: int) -> tuple[int, 
         return granted * MIB, refused * MIB
     reserved = initial_reserved
     for code, address, size, _ in data["events"]:
-        if code == "o":  # its address field holds what the driver had left
+        if code == "o":  # its address field holds the driver's free bytes
             return reserved + address, reserved + address + 1
         reserved += {"S": size, "M": size, "F": -size, "U": -size}.get(code, 0)
     return None

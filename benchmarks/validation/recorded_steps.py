@@ -1,4 +1,4 @@
-"""Training steps that PyTorch's profiler recorded, event by event, reduced to numbers."""
+"""Training steps recorded event by event by PyTorch's profiler, reduced to numbers."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 _CREATED, _VERSION, _DESTROYED = 2, 3, 4
-"""Actions of the profiler's memory timeline that are in the file; a new version takes nothing."""
+"""Actions of the profiler's memory timeline in the file; a new version allocates nothing."""
 _HTA_STEPS: Final = 5
 _NO_CATEGORY: Final = "none"
 CATEGORIES: Final = (
@@ -21,22 +21,22 @@ CATEGORIES: Final = (
     "autograd detail",
     _NO_CATEGORY,
 )
-"""Those of the profiler's memory timeline, in their order (torch/profiler/_memory_profiler.py)."""
+"""Categories of the memory timeline, in the order of torch/profiler/_memory_profiler.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEvent:
-    """A block that was taken or given back."""
+    """An allocated or freed block."""
 
     size_bytes: int
-    """Of the whole block; negative where it was given back."""
+    """Size of the whole block; negative if it was freed."""
     by: str
-    """The operator, or what the profiler says the tensor is for."""
+    """The operator, or the profiler's category of the tensor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedWorkspace:
-    """Memory that an operator took and gave back before anything else happened."""
+    """Memory that an operator allocated and freed before any other event."""
 
     after: int
     """The number of tensors that the step had allocated before."""
@@ -46,16 +46,16 @@ class RecordedWorkspace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedStep:
-    """One step: the events of its tensors, and apart from them the workspaces."""
+    """One step: the events of its tensors, and separately its workspaces."""
 
     events: tuple[RecordedEvent, ...]
     workspaces: tuple[RecordedWorkspace, ...]
     peak_bytes: int
-    """Over the step's start, workspaces included."""
+    """Above the level at the step's start, workspaces included."""
 
 
 def load_recorded_steps(path: Path) -> tuple[RecordedStep, ...]:
-    """Read a recording; its README says what is in the files."""
+    """Read a recording; the README of data/recordings describes the files."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         content = json.load(file)
     if "steps" in content:
@@ -67,7 +67,7 @@ def load_recorded_steps(path: Path) -> tuple[RecordedStep, ...]:
 
 
 def _steps_of_timeline(events: Iterable[Sequence[int]]) -> Iterator[list[RecordedEvent]]:
-    """The steps of a memory timeline, which are all alike: its parts of equal length."""
+    """Yield the steps of a memory timeline: its parts of equal length, all alike."""
     changes = [
         RecordedEvent(size_bytes=size, by=CATEGORIES[category])
         for action, size, category in events
@@ -100,9 +100,9 @@ def _step(events: Sequence[RecordedEvent]) -> RecordedStep:
 
 
 def _is_workspace(event: RecordedEvent, following: Sequence[RecordedEvent]) -> bool:
-    """True for what is given back at once, by a convolution or by what the profiler cannot name.
+    """True if a block is freed at once, by a convolution or without a name from the profiler.
 
-    It cannot name what no operator returns or takes.
+    The profiler cannot name a tensor that no operator returns or takes.
     """
     is_inside = "convolution" in event.by or event.by == _NO_CATEGORY
     return (

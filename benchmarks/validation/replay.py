@@ -1,8 +1,8 @@
-"""The simulated allocator held against a recorded history.
+"""Replay of recorded histories on the simulated allocator.
 
-* `replay_addresses` takes from the record where the driver put each segment, decides all else, and
-  compares every decision: each segment's size, what is released when, each block's address.
-* `replay_freely` takes what the program did (allocate, free, empty the cache), nothing else.
+* `replay_addresses` takes the segment addresses from the record, makes all other decisions, and
+  compares each one: segment sizes, releases, block addresses.
+* `replay_freely` takes only the program's actions (allocate, free, empty the cache).
 """
 
 from collections import deque
@@ -20,20 +20,20 @@ AllocatorFactory = Callable[[MemoryDriver], CachingAllocator]
 
 
 class HistoryMismatchError(BsprobeError):
-    """The simulation decided otherwise than the GPU's allocator did."""
+    """A decision of the simulation differs from that of the GPU's allocator."""
 
 
 def allocator_for(history: History) -> AllocatorFactory:
-    """The allocator with the setting under which the history was recorded."""
+    """Return the allocator with the setting under which the history was recorded."""
     return ExpandableAllocator if history.is_expandable else CachingAllocator
 
 
 def replay_addresses(history: History, make: AllocatorFactory | None = None) -> ReplayResult:
-    """Replay with the recorded segment addresses, comparing each decision.
+    """Replay with the recorded segment addresses and compare each decision.
 
     Args:
-        history: The record.
-        make: Makes the allocator under test; by default the one that fits the history.
+        history: The recorded history.
+        make: Makes the allocator to test; by default the one that fits the history.
 
     Raises:
         HistoryMismatchError: A decision differs; the message names the step and the difference.
@@ -49,7 +49,7 @@ def replay_addresses(history: History, make: AllocatorFactory | None = None) -> 
         except (HistoryMismatchError, SimulatedOutOfMemoryError) as error:
             raise HistoryMismatchError(f"{history.name}, step {number}: {error}") from error
     if replay.blocks() != history.final_blocks:
-        raise HistoryMismatchError(f"{history.name}: other blocks are left at the end")
+        raise HistoryMismatchError(f"{history.name}: the blocks at the end differ")
     return replay.result()
 
 
@@ -59,9 +59,9 @@ def replay_freely(
     """Replay with invented, descending segment addresses.
 
     Args:
-        history: The record.
-        make: Makes the allocator under test; by default the one that fits the history.
-        available_bytes: What the driver can hand out; None for no end.
+        history: The recorded history.
+        make: Makes the allocator to test; by default the one that fits the history.
+        available_bytes: The driver's memory; None for unlimited.
 
     Raises:
         SimulatedOutOfMemoryError: An allocation failed that did not fail on the GPU.
@@ -70,7 +70,7 @@ def replay_freely(
         available_bytes=available_bytes,
         used_bytes=sum(segment.size for segment in history.initial_segments),
     )
-    # The segments that are there already keep their order, above all that are to come.
+    # Existing segments keep their order, above all later ones.
     replay = _Replay(history, driver, make or allocator_for(history), offset=TOP_ADDRESS)
     for step in history.steps:
         replay.take(step)
@@ -85,7 +85,7 @@ def _check_address(block: Block | None, step: Step) -> None:
 
 
 class _ObservedDriver(SimulatedDriver):
-    """A simulated driver that notes what it grants."""
+    """A simulated driver that logs the memory it grants."""
 
     def __init__(self, *, available_bytes: int | None, used_bytes: int) -> None:
         super().__init__(available_bytes=available_bytes, used_bytes=used_bytes)
@@ -110,9 +110,9 @@ class _ObservedDriver(SimulatedDriver):
 
 
 class _RecordedDriver:
-    """Answers as the driver did on the GPU, and objects to calls that were not made there."""
+    """Answers as the driver did on the GPU, and raises on calls that were not made there."""
 
-    total_bytes = 80 * GIB  # all that it does is to bound expandable segments
+    total_bytes = 80 * GIB  # only bounds expandable segments
 
     def __init__(self) -> None:
         self.granted: list[int] = []
@@ -120,16 +120,16 @@ class _RecordedDriver:
         self._calls: deque[DriverCall] = deque()
 
     def expect(self, calls: Sequence[DriverCall]) -> None:
-        """Prepare for the calls of the next step."""
+        """Set the expected calls of the next step."""
         self._calls.extend(calls)
 
     def check_done(self) -> None:
         """Raise HistoryMismatchError unless all calls of the step were made."""
         if self._calls:
-            raise HistoryMismatchError(f"the GPU's allocator also did {self._calls[0]}")
+            raise HistoryMismatchError(f"missing call in the simulation: {self._calls[0]}")
 
     def malloc(self, size: int) -> int | None:
-        """A segment where it was; None where the record shows none: the driver refused then."""
+        """Return the recorded address of a segment, or None if the record shows a refusal."""
         if not self._calls or self._calls[0].code != "S":
             return None
         address = self._calls[0].address
@@ -142,15 +142,15 @@ class _RecordedDriver:
         self._make(DriverCall("F", address, size))
         self.returns += 1
 
-    def reserve(self, size: int) -> int:  # noqa: ARG002 - the record does not tell the size
-        """An address range that starts where the next pages are mapped."""
+    def reserve(self, size: int) -> int:  # noqa: ARG002 - the record lacks the size
+        """Return an address range that starts where the next pages are mapped."""
         return self._calls[0].address if self._calls else 0
 
     def release(self, address: int, size: int) -> None:
-        """Nothing: the record does not tell address ranges."""
+        """Do nothing: the record has no address ranges."""
 
     def map(self, address: int, size: int) -> bool:
-        """Map pages as recorded; False where the record shows none: the driver refused then."""
+        """Map pages as recorded; return False if the record shows a refusal."""
         if not self._calls or self._calls[0].code != "M":
             return False
         self._make(DriverCall("M", address, size))
@@ -169,7 +169,7 @@ class _RecordedDriver:
 
 
 class _Replay:
-    """A program's steps on one allocator; blocks are known by their recorded addresses."""
+    """A program's steps on one allocator; blocks are identified by their recorded addresses."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class _Replay:
             self._live |= {block.address - offset: block for block in blocks}
 
     def take(self, step: Step) -> Block | None:
-        """Do what the program did; returns the block if that was an allocation."""
+        """Perform a step of the program; return the block if it was an allocation."""
         if step.action is Action.FREE:
             self._allocator.free(self._live.pop(step.address))
         elif step.action is Action.EMPTY_CACHE:
@@ -220,13 +220,13 @@ class _Replay:
         return block
 
     def blocks(self) -> tuple[tuple[int, int, bool], ...]:
-        """(address, size, is allocated) of all blocks now, by address."""
+        """Return (address, size, is allocated) of all current blocks, by address."""
         live = [(block.address, block.size, True) for block in self._live.values()]
         free = [(block.address, block.size, False) for block in self._allocator.free_blocks]
         return tuple(sorted(live + free))
 
     def result(self) -> ReplayResult:
-        """What has come of it so far."""
+        """Return the result so far."""
         statistics = self._allocator.statistics
         return ReplayResult(
             new_memory=tuple(self._driver.granted),

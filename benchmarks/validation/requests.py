@@ -1,4 +1,4 @@
-"""The requests that a recorded program made of the allocator, in order."""
+"""Requests that a recorded program made of the allocator, in order."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,17 @@ def recorded_requests(
     sections: Sequence[tuple[int, Section | None]],
     places: Sequence[str],
 ) -> tuple[Request | None, ...]:
-    """The requests of a recorded history.
+    """Return the requests of a recorded history.
 
     Args:
-        history: The record.
-        sections: How many events of the file came before each stretch of it, and its section; None
-            for one that is not to be compared.
-        places: Who made each request, in order; may be empty.
+        history: The recorded history.
+        sections: The start of each section, as the number of earlier events, with the section; None
+        for
+            events that are not compared.
+        places: The place of each request, in order; may be empty.
 
     Returns:
-        One for each allocation; None where it stands in no section.
+        One request for each allocation; None if it is outside all sections.
     """
     found: list[tuple[Section | None, int]] = []
     ends: dict[int, int] = {}

@@ -1,10 +1,10 @@
 """The blocks of a predicted step, as the simulated allocator hands them out.
 
-Which blocks are left whole depends on what was freed before, back to the program's first request.
-So the program is played from its start, with the workspaces that a recorded step has. What else it
-took before that step is not known: while cuDNN's plans are timed there are larger workspaces, and
-whether the cache is emptied afterwards differs from one version of PyTorch to another
-(`findAlgorithms` in ATen/native/cudnn/Conv_v7.cpp). So some blocks differ.
+The split of a block depends on all earlier frees, back to the program's first request. The
+program is therefore played from its start, with the workspaces of a recorded step. Its other
+allocations before that step are unknown: workspaces are larger while cuDNN's plans are timed, and
+PyTorch versions differ in emptying the cache afterwards (`findAlgorithms` in
+ATen/native/cudnn/Conv_v7.cpp). So some blocks differ.
 """
 
 from collections import defaultdict
@@ -20,18 +20,17 @@ if TYPE_CHECKING:
     from bsprobe.simulate.allocator.blocks import Block
 
 _STEPS_BEFORE: Final = 4
-"""Later steps before the one that is looked at: by then the blocks are the same in
-each."""
+"""Steps played before the compared one; after them, the blocks are the same in each step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayedStep:
-    """The step that repeats, once all before it are played."""
+    """The steady step, after all earlier steps were played."""
 
     blocks: tuple[int, ...]
     """Bytes of the block of each tensor, in order."""
     peak_bytes: int
-    """Over the step's start, workspaces included."""
+    """Above the level at the step's start, workspaces included."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,11 +42,11 @@ class _Player:
     live: "dict[int, Block]" = field(default_factory=dict)
 
     def play(self, section: Section) -> tuple[int, ...]:
-        """Play a section; returns the blocks of what it allocates."""
+        """Play a section; return the blocks of its allocations."""
         blocks: list[int] = []
         for action, subject in self.recording.sections[section]:
             if action is Action.SCRATCH:
-                continue  # the recorded ones stand for them
+                continue  # the recorded ones are used instead
             if action is Action.ALLOCATE:
                 block = self.allocator.malloc(self.recording.storages[subject][2])
                 self.live[subject] = block
@@ -70,8 +69,8 @@ def played_step(recording: Recording, step: RecordedStep) -> PlayedStep:
     """Play a program for some steps, then one more.
 
     Args:
-        recording: Of the predicted program.
-        step: Whose workspaces are taken in every step.
+        recording: The recording of the predicted program.
+        step: The recorded step whose workspaces are used in every step.
     """
     workspaces: dict[int, list[int]] = defaultdict(list)
     for each in step.workspaces:

@@ -1,7 +1,7 @@
-"""A predicted step held against a recorded one: the sequence of tensors, and when each ends.
+"""Comparison of a predicted step with a recorded one: the order and lifetimes of tensors.
 
-What a recording knows of a tensor is the block that it lies in. The allocator leaves a block whole
-whose remainder is too small to be split off, so that it may be larger than what was asked for.
+A recording contains the block of each tensor, not its size. The allocator does not split a block
+whose remainder would be too small, so a block may be larger than the request.
 """
 
 from collections import Counter
@@ -16,11 +16,11 @@ from bsprobe.simulate.timeline import Action, Place, RecordedStorage, Recording,
 from bsprobe.simulate.timeline import Kind as Purpose
 
 IsMadeBy = Callable[[Place, Purpose, str], bool]
-"""True where what is predicted to be made at a place, for a purpose, is what a recording names."""
+"""True if the maker of a predicted tensor (place and purpose) agrees with the recorded name."""
 
 
 class Kind(StrEnum):
-    """In which way a step differs."""
+    """The kind of a difference."""
 
     NOT_RECORDED = "predicted, not recorded"
     NOT_PREDICTED = "recorded, not predicted"
@@ -35,12 +35,12 @@ class StepDifference:
 
     kind: Kind
     allocation: int
-    """Its number in the step, from 1 on; 0: before the first one."""
+    """Its number in the step, from 1; 0 means before the first one."""
     predicted: str
     recorded: str
 
     def describe(self) -> str:
-        """The difference in lines."""
+        """Format the difference as lines."""
         return (
             f"allocation {self.allocation}: {self.kind}\n"
             f"    predicted {self.predicted}\n    recorded  {self.recorded}"
@@ -49,7 +49,7 @@ class StepDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepComparison:
-    """The outcome of a step."""
+    """The comparison of a step."""
 
     predicted: int
     """Allocations of tensors."""
@@ -61,7 +61,7 @@ class StepComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peaks:
-    """The most that a step holds, over what was there when it began."""
+    """Peaks of a step, above the level at its start."""
 
     recorded_bytes: int
     tensors_bytes: int
@@ -72,21 +72,21 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
-    """An allocation and all that is freed between it and the next one."""
+    """An allocation and everything freed between it and the next one."""
 
     made: int | None
-    """The number of what is allocated; None for what is freed before the first allocation."""
+    """The number of the allocated tensor; None for frees before the first allocation."""
     freed: tuple[int, ...]
 
 
 class StepComparer:
-    """Compares the step that repeats with one recorded step after the other.
+    """Compares the predicted steady step with recorded steps, in order.
 
-    It remembers the block that each tensor lies in, for those that end in a later step.
+    It remembers the block of each tensor, for tensors that end in a later step.
 
     Args:
-        recording: Of the predicted program.
-        is_made_by: Compares who made a tensor.
+        recording: The recording of the predicted program.
+        is_made_by: Compares the makers of a tensor.
     """
 
     def __init__(self, recording: Recording, is_made_by: IsMadeBy) -> None:
@@ -97,7 +97,7 @@ class StepComparer:
         self._blocks: dict[int, int] = {}
 
     def compare(self, step: RecordedStep) -> StepComparison:
-        """Hold the predicted step against the next recorded one."""
+        """Compare the predicted step with the next recorded one."""
         recorded = _groups((n, event.size_bytes > 0) for n, event in enumerate(step.events))
         difference, equal = None, 0
         for number, (mine, theirs) in enumerate(zip_longest(self._groups, recorded)):
@@ -153,9 +153,10 @@ class StepComparer:
         return None if self._is_made_by(place, purpose, event.by) else Kind.OTHER_OPERATOR
 
     def _are_freed(self, subjects: Sequence[int], found: Sequence[int]) -> bool:
-        """True where just these blocks are freed; of some, made before all, the block is unknown.
+        """True if exactly these blocks are freed.
 
-        Then it is one that could serve what was asked for.
+        The block of a tensor made before all recorded steps is unknown; any fitting block is
+        accepted.
         """
         known = Counter(self._blocks[each] for each in subjects if each in self._blocks)
         left = Counter(found)
@@ -166,7 +167,7 @@ class StepComparer:
 
 
 def could_serve(block_bytes: int, asked_bytes: int) -> bool:
-    """True where the allocator may hand out a block for a request.
+    """True if the allocator may use a block for a request.
 
     Source: `round_size` and `should_split` in c10/cuda/CUDACachingAllocator.cpp.
     """
@@ -177,9 +178,9 @@ def could_serve(block_bytes: int, asked_bytes: int) -> bool:
 
 
 def peaks(recording: Recording, step: RecordedStep) -> Peaks:
-    """The peak of a recorded step beside the predicted one's, whose sizes are rounded up alone."""
+    """Compare the peak of a recorded step with the predicted one, whose sizes are rounded up."""
     levels: list[int] = [0]
-    """After each allocation."""
+    """Bytes held after each allocation."""
     now = 0
     for action, subject in recording.sections[Section.LATER_STEP]:
         if action is Action.ALLOCATE:
@@ -196,7 +197,7 @@ def peaks(recording: Recording, step: RecordedStep) -> Peaks:
 
 
 def workspaces_by_operator(recording: Recording, step: RecordedStep) -> Counter[str]:
-    """Count the workspaces of each predicted operator: the one that allocated last."""
+    """Count the workspaces by predicted operator: the one that allocated last before each."""
     makers = [
         recording.storages[subject][0].operator
         for action, subject in recording.sections[Section.LATER_STEP]
@@ -206,7 +207,7 @@ def workspaces_by_operator(recording: Recording, step: RecordedStep) -> Counter[
 
 
 def _predicted_groups(recording: Recording) -> list[_Group]:
-    """The allocations of the step that repeats, each with what ends before the next one."""
+    """Return the allocations of the steady step, each with the tensors that end before the next."""
     return _groups(
         (subject, action is Action.ALLOCATE)
         for action, subject in recording.sections[Section.LATER_STEP]

@@ -5,7 +5,7 @@ from torchvision.models import detection
 
 
 def build() -> nn.Module:
-    """A small Faster R-CNN; in training it takes images and targets and returns its losses."""
+    """Build a small Faster R-CNN, which in training takes images and targets and returns losses."""
     network: nn.Module = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
         weights=None, weights_backbone=None
     )

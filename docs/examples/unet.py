@@ -1,4 +1,4 @@
-"""A U-Net and its loss, as one writes them at home."""
+"""A U-Net and its loss, as users write them."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code
 
 
 def two_convolutions(inputs: int, outputs: int) -> nn.Sequential:
-    """Two convolutions with BatchNorm, which keep the size of the image."""
+    """Return two convolutions with BatchNorm that keep the size of the image."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -34,7 +34,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes, H, W) of images (N, 3, H, W)."""
+        """Return logits (N, classes, H, W) of images (N, 3, H, W)."""
         x, kept = images, []
         for level, block in enumerate(self.down):
             x = block(x if level == 0 else F.max_pool2d(x, 2))
@@ -46,7 +46,7 @@ class UNet(nn.Module):
 
 
 def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The sum of both losses, of logits (N, classes, H, W) and labels (N, H, W)."""
+    """Return the sum of both losses, for logits (N, classes, H, W) and labels (N, H, W)."""
     chances = logits.softmax(dim=1)
     wanted = F.one_hot(labels, logits.shape[1]).movedim(-1, 1)
     overlap = (chances * wanted).sum((0, 2, 3))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def build() -> nn.Module:
-    """A U-Net for volumes of one channel and four classes."""
+    """Build a U-Net for volumes of one channel and four classes."""
     network: nn.Module = UNet(
         spatial_dims=3,
         in_channels=1,
@@ -22,6 +22,6 @@ dice_and_cross_entropy = DiceCELoss(to_onehot_y=True, softmax=True)
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """MONAI's loss, which wants labels (N, 1, D, H, W); bsprobe makes them (N, D, H, W)."""
+    """Return MONAI's loss, which takes labels (N, 1, D, H, W); bsprobe makes them (N, D, H, W)."""
     found: Tensor = dice_and_cross_entropy(logits, labels.unsqueeze(1))
     return found

@@ -1,4 +1,4 @@
-"""What several tests of the benchmarks need."""
+"""Fixtures shared by the tests of the benchmarks."""
 
 from pathlib import Path
 
@@ -10,6 +10,6 @@ from tests.support.tiny_networks import TinyNet
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A tiny network in the place of every other, and cuDNN's answers in a folder of the test."""
+    """Replace every network by a tiny one, and keep cuDNN's answers in a temporary folder."""
     monkeypatch.setattr(fake_model, "build_model", TinyNet)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

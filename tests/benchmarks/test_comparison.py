@@ -1,4 +1,4 @@
-"""Predicted requests against histories that are fabricated from them, with one thing changed."""
+"""Predicted requests compared with histories fabricated from them, with one change each."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ Predict = Callable[..., PredictedRequests]
 
 @pytest.fixture
 def predict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Predict:
-    """Two steps of a tiny network whose convolutions all take one and the same workspace."""
+    """Return a function that predicts two steps of a tiny network with one workspace size."""
     monkeypatch.setattr(fake_model, "build_model", TinyNet)
 
     def run(*plans: int) -> PredictedRequests:
@@ -49,7 +49,7 @@ def predict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Predict:
 
 
 def loaded(requests: Sequence[Request], tmp_path: Path) -> tuple[History, Marks]:
-    """A history of some requests, which goes through a file, and where its sections began."""
+    """Write and load a history of some requests; return it with the starts of its sections."""
     history, marks = fabricated(requests)
     path = tmp_path / "fabricated.json.gz"
     path.write_bytes(gzip.compress(json.dumps(history).encode()))
@@ -59,14 +59,14 @@ def loaded(requests: Sequence[Request], tmp_path: Path) -> tuple[History, Marks]
 def held_against(
     predicted: PredictedRequests, requests: Sequence[Request], tmp_path: Path
 ) -> Comparison:
-    """Compare with a history of other requests."""
+    """Compare a prediction with a history of other requests."""
     history, marks = loaded(requests, tmp_path)
     assert replay_addresses(history) == history.result
     return compare(predicted, recorded_requests(history, marks, ()))
 
 
 def moved(requests: Sequence[Request], number: int, by: int) -> list[Request]:
-    """The same requests, with the ends after one of them moved: they are counted in requests."""
+    """Return the requests with all ends after one of them moved, since ends count requests."""
     return [
         each
         if each.ends_before is None or each.ends_before <= number
@@ -76,13 +76,13 @@ def moved(requests: Sequence[Request], number: int, by: int) -> list[Request]:
 
 
 def without(requests: Sequence[Request], number: int) -> list[Request]:
-    """The same requests but one."""
+    """Return the requests without one of them."""
     kept = moved(requests, number, -1)
     return [*kept[:number], *kept[number + 1 :]]
 
 
 def with_one_more(requests: Sequence[Request], number: int, size: int) -> list[Request]:
-    """The same requests with a brief one more, before the one of a number."""
+    """Return the requests with one more, freed at once, before the one with a number."""
     kept = moved(requests, number, 1)
     extra = replace(requests[number], size_bytes=size, ends_before=number + 1, place="")
     return [*kept[:number], extra, *kept[number:]]
@@ -228,7 +228,7 @@ def test_what_is_given_back_at_another_moment_is_found(
 
 
 def test_a_stretch_that_is_not_to_be_compared_is_left_out(predict: Predict, tmp_path: Path) -> None:
-    # An fp16 step whose update was skipped: the later step is taken for the first one here.
+    # An fp16 step whose update was skipped: the later step counts as the first one.
     predicted = predict(WORKSPACE)
     history, marks = loaded(predicted.requests, tmp_path)
     starts = [start for start, _ in marks]

@@ -1,4 +1,4 @@
-"""Reading recorded histories."""
+"""Reading of recorded histories."""
 
 import gzip
 import json
@@ -111,7 +111,7 @@ def test_an_out_of_memory_event_tells_how_much_the_card_had(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("data", [{"format": 2}, {}, []])
 def test_another_format_is_refused(tmp_path: Path, data: object) -> None:
-    with pytest.raises(FileError, match="is no allocator history of format 1"):
+    with pytest.raises(FileError, match="format 1"):
         load_history(write(tmp_path, data))
 
 

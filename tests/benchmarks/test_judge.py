@@ -1,4 +1,4 @@
-"""judge.sh: what it gathers, the environment that it makes, and what it runs there, with stubs."""
+"""judge.sh: collecting recordings, making the environment, and running the scripts, with stubs."""
 
 import io
 import shutil
@@ -46,7 +46,7 @@ WANTED = Wanted(python="3.12", torch="2.11.0", torchvision="0.26.0", cudnn="9190
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """One card with two files of trials, which nothing reads here, and what is not wanted."""
+    """A card with two trial files, whose content is not read here, and unrelated files."""
     folder = tmp_path / "truth" / "card"
     write_machine(folder, RECORDED)
     for part, name in (("trials", "one"), ("trials", "two"), ("unfinished", "three")):
@@ -70,7 +70,7 @@ def packed(archive: Path, root: Path, *names: str) -> Path:
     return archive
 
 
-# What is gathered.
+# Collecting recordings.
 
 
 def test_a_folder_of_gpus_a_gpus_folder_and_parts_of_an_archive_are_the_same(
@@ -133,9 +133,9 @@ def without_machine(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (hostile, "is damaged, or no archive of recordings"),
-        (truncated, "is damaged, or no archive of recordings"),
-        (no_archive, "is damaged, or no archive of recordings"),
+        (hostile, "is damaged or not an archive"),
+        (truncated, "is damaged or not an archive"),
+        (no_archive, "is damaged or not an archive"),
         (empty, "holds no recordings"),
         (absent, "does not exist"),
         (without_machine, r"the recordings of card have no machine\.json"),
@@ -174,7 +174,7 @@ def test_two_sessions_are_judged_together_if_gpu_and_versions_are_the_same(
         (later / "card" / "trials" / "one.json.gz").write_text(content)
         again = tmp_path / f"staging-{content}"
         again.mkdir()
-        with pytest.raises(FileError, match="is recorded twice, and differently"):
+        with pytest.raises(FileError, match="differs between two sources"):
             gather([root, later], again)
 
 
@@ -203,7 +203,7 @@ def test_everything_that_bsprobe_depends_on_is_required_with_the_recorded_pins()
 
 
 class Stubs:
-    """A folder that is all of PATH that matters, and what its programs were asked."""
+    """Stub programs in a folder on PATH, with a log of their arguments."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._log = folder / "bin", folder / "log.txt"
@@ -218,7 +218,7 @@ class Stubs:
         return path
 
     def refuse(self, name: str) -> None:
-        """Let a program fail, as one that is not there does."""
+        """Make a program fail, like a missing one."""
         path = self.add(name)
         path.write_text("#!/bin/sh\nexit 127\n")
 
@@ -283,13 +283,15 @@ def test_another_python_takes_the_place_of_one_that_is_not_there_and_a_note_says
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("STUB_MINOR", "3.9")  # a shim that starts another one
+    monkeypatch.setenv("STUB_MINOR", "3.9")  # a shim that starts another Python
     stubs.add("python3.99")
     stubs.add("uv")
     prepare(replace(WANTED, python="3.99"), tmp_path)
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert f"uv venv --python {sys.executable} {tmp_path / WANTED.folder_name}" in stubs.asked()
-    assert f"there is no Python 3.99 on PATH; {here}" in capsys.readouterr().out
+    note = capsys.readouterr().out
+    assert "no Python 3.99 on PATH" in note
+    assert here in note
 
 
 def test_the_recorded_cudnn_is_installed_where_pytorch_brings_another(
@@ -323,12 +325,10 @@ def test_pytorchs_own_cudnn_is_put_back_where_it_does_not_start_with_the_recorde
     prepare(WANTED, tmp_path)
     found = [line.rpartition(" ")[2] for line in installs(stubs.asked())[1:]]
     assert found == ["nvidia-cudnn-cu13==9.19.0.*", "nvidia-cudnn-cu13==9.20.0.*"]
-    assert "does not start with the recorded cuDNN 9.19.0: it keeps 9.20.0" in (
-        capsys.readouterr().out
-    )
+    assert "the recorded cuDNN 9.19.0: it keeps 9.20.0" in capsys.readouterr().out
 
 
-# The whole.
+# The whole script.
 
 
 def judge(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -364,10 +364,10 @@ def test_with_other_versions_requests_are_not_compared_and_it_says_so(
     words = "cuDNN 9.26.0 instead of 9.19.0"
     done = judge("--out", out, root, JUDGE_PYTHON=str(python), STUB_DIFFERENCE=words)
     assert done.returncode == 0
-    assert f"note: card: requests are not compared, for this is {words}" in done.stdout
-    assert (out / "requests.txt").read_text() == (
-        f"card: requests are not compared, for this is {words}\n"
-    )
+    requests = (out / "requests.txt").read_text()
+    assert f"note: {requests.rstrip()}" in done.stdout
+    assert requests.startswith("card: ")
+    assert requests.endswith(f"{words}\n")
     assert [line for line in stubs.asked() if "compare_requests" in line] == []
 
 
@@ -394,7 +394,10 @@ def test_without_a_python_that_is_new_enough_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "dirname").symlink_to(dirname)
     done = judge("truth", PATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: no Python from 3.11.4 on is on PATH\nhint: ")
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert "3.11.4" in error
+    assert hint.startswith("hint: ")
 
 
 def test_fakes_are_accepted_and_kept_out_of_the_repositorys_reports(
@@ -404,7 +407,8 @@ def test_fakes_are_accepted_and_kept_out_of_the_repositorys_reports(
     python = str(stubs.add("stub"))
     done = judge(root, JUDGE_PYTHON=python)
     assert (done.returncode, stubs.asked()) == (2, [])
-    assert done.stderr.startswith("error: a fake GPU was recorded")
+    assert done.stderr.startswith("error: ")
+    assert "fake GPU" in done.stderr
     assert judge("--out", tmp_path / "out", root, JUDGE_PYTHON=python).returncode == 0
     assert [line.endswith("--fake") for line in stubs.asked()] == [True, False, True, True]
 
@@ -414,10 +418,10 @@ def test_what_goes_wrong_is_one_line_a_hint_and_exit_code_2(
 ) -> None:
     done = judge(tmp_path / "nothing")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == [
-        f"error: {tmp_path / 'nothing'} does not exist",
-        "hint: give a folder or a tar archive that benchmarks/record_truth.py wrote",
-    ]
+    error, hint = done.stderr.splitlines()
+    assert error == f"error: {tmp_path / 'nothing'} does not exist"
+    assert hint.startswith("hint: ")
+    assert "benchmarks/record_truth.py" in hint
     python = str(stubs.add("stub"))
     for status, words in (("2", ""), ("1", "error: accuracy.py ended with status 1\n")):
         done = judge("--out", tmp_path, root, JUDGE_PYTHON=python, STUB_FAILS=status)

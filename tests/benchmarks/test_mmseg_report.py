@@ -1,4 +1,4 @@
-"""The section of the report on mmsegmentation's zoo: errors, and causes of misses."""
+"""Section of the report on mmsegmentation's zoo: errors and causes of misses."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def row(
     newer: float | None = None,
     **rest: Any,
 ) -> dict[str, Any]:
-    """A row measured at 10 GB; figures in GiB."""
+    """Return a row measured at 10 GB; figures in GiB."""
 
     def size(gib: float | None) -> int | None:
         return None if gib is None else round(gib * GIB)
@@ -50,13 +50,16 @@ def test_an_error_is_relative_to_what_was_measured() -> None:
         (row(11.0, tensors=9.0), "workspaces: "),
         (row(11.0, asked=9.9), "workspaces: "),
         (row(9.0, estimated=10.1), "workspaces: "),
-        (row(11.0, newer=10.1), "its software: "),
+        (row(11.0, newer=10.1), "software: "),
         (row(1.59, measured_gb=1.5), "rounding: "),
         (row(1.61, measured_gb=1.5), "not found"),
-        (row(9.6), "its GB: "),
+        (row(9.6), "unit: "),
         (row(11.0), "not found"),
         (row(9.0, tensors=8.0), "not found"),
-        (row(9.4, config=CONFIG.replace("fcn_r50-d8", "deeplabv3plus_r101-d16-mg124")), "the zoo"),
+        (
+            row(9.4, config=CONFIG.replace("fcn_r50-d8", "deeplabv3plus_r101-d16-mg124")),
+            "the zoo contra",
+        ),
     ],
 )
 def test_a_miss_has_the_cause_that_its_figures_tell(found: dict[str, Any], begin: str) -> None:

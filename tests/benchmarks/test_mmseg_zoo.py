@@ -44,7 +44,7 @@ def test_a_row_has_the_images_of_one_gpu_and_the_day_of_the_weights() -> None:
     ("changed", "reason"),
     [
         ({"metadata": {"Memory (GB)": 3826.0}}, "3826.0 cannot be GB"),
-        ({"metadata": {"Training Resources": "8x 42.20 GPUS"}}, "'42.20' is no card"),
+        ({"metadata": {"Training Resources": "8x 42.20 GPUS"}}, "'42.20'"),
         ({"metadata": {"Batch Size": 16}}, "its name says 2 images a GPU, the entry 4"),
     ],
 )

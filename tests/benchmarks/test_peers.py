@@ -1,4 +1,4 @@
-"""The comparison with other tools: its arithmetic, and that its report follows from its figures."""
+"""The comparison with other tools: its arithmetic and its report."""
 
 import json
 import re
@@ -19,9 +19,9 @@ REPORTS = ROOT / "reports"
     [
         # 100 MiB and 50 MiB an image; 60 % of 1010 MiB leave room for ten.
         ({b: (100 + 50 * b) * MIB for b in (1, 2, 4, 8, 16)}, 1010 * MIB, 10),
-        # The line points beyond a size that failed: the size before it.
+        # The answer of the line is above a size that failed: the size before it.
         ({b: (100 + 50 * b) * MIB for b in (1, 2, 4)}, 1000 * MIB, 4),
-        # It points below what failed: so be it.
+        # The answer of the line is below the size that failed.
         ({b: (100 + 50 * b) * MIB for b in (1, 2, 4, 8)}, 500 * MIB, 4),
         # Below 1, above 1024, or no line at all: the default of 16.
         ({b: (900 + 50 * b) * MIB for b in (1, 2, 4, 8, 16)}, 1000 * MIB, 16),

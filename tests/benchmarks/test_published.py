@@ -1,4 +1,4 @@
-"""The report on what others published: verdicts on rungs, and the versions that are imitated."""
+"""The report on published measurements: verdicts on batches, and the imitated versions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.convolution_examples import PLAIN
 
 
 def rung(fits: float | None, following: float | None, **rest: Any) -> dict[str, Any]:
-    """A network of timm's; what its two batches need, in GiB."""
+    """Return a timm row; the memory of its two batches is given in GiB."""
 
     def size(gib: float | None) -> int | None:
         return None if gib is None else round(gib * GIB)

@@ -1,4 +1,4 @@
-"""Recorded training steps of others against the predicted ones: every tensor, in order."""
+"""Training steps recorded by other projects compared with predictions: every tensor, in order."""
 
 import functools
 import gzip
@@ -105,7 +105,7 @@ def sizes_before_the_step_that_repeats(recording: Recording) -> list[int]:
 
 @pytest.mark.nightly
 def test_what_is_there_before_a_timeline_begins_is_predicted_tensor_by_tensor() -> None:
-    """The profiler knows some by their block, and those that nothing frees by their own size."""
+    """The profiler records the block of some tensors, and the own size of those never freed."""
     found = sorted(size for _, size, _ in content_of(HTA)["initial"])
     expected = sizes_before_the_step_that_repeats(traced(HTA.trace))
     assert len(found) == len(expected) == 645
@@ -286,7 +286,7 @@ def test_of_a_recording_that_differs_the_first_difference_is_printed() -> None:
 
 
 def test_a_tensor_takes_the_whole_of_a_block_whose_rest_is_too_small_to_be_split_off() -> None:
-    """A request of 10 MiB has a segment of its own, which serves the next one as it is."""
+    """A request of 10 MiB gets its own segment, which the next request uses unsplit."""
     program = Recording(
         batch=1,
         storages=tuple((CONVOLUTION, Purpose.TEMPORARY, 10 * MIB - less) for less in (0, 512)),

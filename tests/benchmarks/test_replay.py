@@ -1,4 +1,4 @@
-"""The simulation held against allocator histories that were recorded on real GPUs."""
+"""The simulation compared with allocator histories recorded on real GPUs."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -48,7 +48,7 @@ SHARED = (
     "select_llama_streams_oom",
     "sqattn_emptycache",
 )
-"""Histories without a licence to copy: tested where a checkout of them lies beside this one."""
+"""Histories that may not be copied: tested if their checkout is beside this one."""
 
 each_history = pytest.mark.parametrize("name", OURS + SHARED)
 
@@ -59,7 +59,7 @@ def history(name: str) -> History:
         return load_history(OUR_TRACES / f"{name}.json.gz")
     path = SHARED_TRACES / f"{name}.json.gz"
     if not path.is_file():
-        pytest.skip(f"{name} is not here; it has no licence to be copied into this repository")
+        pytest.skip(f"{name} is missing; its licence does not allow a copy in this repository")
     return load_history(path)
 
 
@@ -76,7 +76,7 @@ def test_segments_peaks_and_flushes_follow_from_what_the_program_did_alone(name:
 
 
 def _capacities(recorded: History) -> tuple[int | None, ...]:
-    """The least and the most memory that agree with what the driver granted and refused."""
+    """Return the least and the most memory consistent with the driver's grants and refusals."""
     if recorded.capacity_bounds is None:
         return (None,)
     granted, refused = recorded.capacity_bounds
@@ -109,7 +109,7 @@ def test_a_mismatch_names_the_history_the_step_and_both_decisions() -> None:
     )
 
 
-# What if a rule were another? Some history must show the difference.
+# Changed rules: for each, at least one history must differ.
 
 
 def _rules(**changed: int) -> Callable[[History], AllocatorFactory]:
@@ -172,7 +172,7 @@ def test_a_changed_rule_contradicts_a_recorded_history(
 
 
 def _result(recorded: History, make: AllocatorFactory) -> ReplayResult | None:
-    """What comes of a replay; None where a decision differs on the way."""
+    """Return the result of a replay; None if a decision differs."""
     try:
         return replay_addresses(recorded, make)
     except HistoryMismatchError:

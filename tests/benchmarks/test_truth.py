@@ -1,7 +1,7 @@
-"""Predictions held against everything that was recorded on GPUs; nothing else is asserted here.
+"""Predictions compared with everything recorded on GPUs.
 
-The tolerances find what is grossly wrong. How far the project's aims are reached is told by
-`benchmarks/accuracy.py`, not by a test that fails.
+The tolerances detect gross errors. `benchmarks/accuracy.py` reports the progress towards the
+project's goals; no test fails because of them.
 """
 
 import re
@@ -37,7 +37,7 @@ from tests.support.tiny_networks import VARIANT
 
 
 def features_of(path: Path) -> set[str]:
-    """Each word of a recording's name but the batch."""
+    """Return the words of a recording's name, without the batch."""
     name = path.name.removesuffix(".json.gz")
     return {word for word in name.split("-") if not re.fullmatch(r"b\d+", word)}
 
@@ -46,7 +46,7 @@ TRIALS = sorted(ROOT.glob("*/trials/*.json.gz"))
 BOUNDARIES = sorted(ROOT.glob("*/boundaries/*/run.json"))
 NONE = pytest.param(None, marks=pytest.mark.skip(reason="no GPU has been recorded yet"))
 FIRST = "nvidia-h100-80gb-hbm3"
-"""The card whose recordings CI looks at; those of the others wait for the night."""
+"""The card whose recordings are tested in CI; others are tested nightly."""
 by_day = [path for path in TRIALS if path.parents[1].name == FIRST]
 each_trial = pytest.mark.parametrize(
     "path",
@@ -61,10 +61,10 @@ each_trial = pytest.mark.parametrize(
     or [NONE],
 )
 CHOSEN = covering({str(path): features_of(path) for path in by_day})
-"""Recordings that have every model, norm, precision and other setting among them."""
+"""Recordings that together cover every model, norm, precision and other setting."""
 U_NET = "benchmarks-recorded_networks.py-UNet"
 U_NET_TOLERANCE = 0.16
-"""Its peaks are up to 14.9 % above the predicted ones, and why is not found yet."""
+"""Its peaks are up to 14.9 % above the predicted ones; the reason is unknown."""
 each_chosen_trial = pytest.mark.parametrize(
     "path",
     [
@@ -77,7 +77,7 @@ each_chosen_trial = pytest.mark.parametrize(
     ]
     or [NONE],
 )
-"""The chosen ones in CI, the others by night."""
+"""The chosen ones run in CI, the others nightly."""
 each_run = pytest.mark.parametrize(
     "path",
     [
@@ -91,29 +91,29 @@ each_run = pytest.mark.parametrize(
     or [NONE],
 )
 LEAST_MATCHED = 0.75
-"""Of the requests, by the recorded versions. The least of the first 52 recordings is 0.80: in
-channels-last, where most convolutions take other workspaces than predicted. An operator that asks
-for other tensors than predicted in every block makes it less."""
+"""Share of matched requests with the recorded versions. The minimum over the first 52 recordings is
+0.80, in channels-last, where the workspaces of most convolutions differ from the prediction. One
+operator with other tensors than predicted in every block would lower it."""
 LEAST_WORKSPACES = 0.20
-"""Of the convolutions' workspaces; the least of those recordings is 0.24."""
+"""Share of equal workspaces of convolutions; the minimum over those recordings is 0.24."""
 PEAK_TOLERANCE = 0.10
-"""Of peak reserved, where the recorded versions predict. The prediction is known to keep one
+"""Relative error of peak reserved with the recorded versions. The prediction is known to keep one
 activation too many in each residual block, a few per cent; a missing rule of CUDA or a wrong dtype
-makes more than ten."""
+causes more than ten."""
 PEAK_TOLERANCE_OF_OTHER_VERSIONS = 0.20
-"""Of peak reserved, where another PyTorch or cuDNN predicts. Its other workspaces alone change
-predicted peaks by up to 7.8 % (0.5 % in the median): the 80 trials of tier 1, predicted for an H100
-with PyTorch 2.14.1 and cuDNN 9.24.0 and with PyTorch 2.11.0 and cuDNN 9.19.0. Added to an error
-that passes as it is, that must not fail."""
+"""Relative error of peak reserved with another PyTorch or cuDNN. Its workspaces alone change
+predicted peaks by up to 7.8 % (median 0.5 %): the 80 trials of tier 1, predicted for an H100 with
+PyTorch 2.14.1 and cuDNN 9.24.0 and with PyTorch 2.11.0 and cuDNN 9.19.0. The sum of this change and
+an accepted error must pass."""
 BOUNDARY_TOLERANCE = 0.10
-"""Of the images of a boundary, and never less than one image: a boundary of 6 that is predicted as
-5 is a peak that is less than one image's memory off. With other versions 27 of 30 boundaries of
-tier 2 were predicted equal, the others off by one, so one tolerance serves all."""
+"""Relative error of a boundary, at least one image: if a boundary of 6 is predicted as 5, the peak
+is wrong by less than one image's memory. With other versions 27 of 30 boundaries of tier 2 were
+predicted exactly, the others off by one, so one tolerance is enough."""
 
 
 @cache
 def device_of(folder: Path) -> SimulatedDevice:
-    """One for all trials of a machine: batches of a variant share its traced step."""
+    """Return one device for all trials of a machine, since batches share the traced step."""
     return SimulatedDevice(gpu_of(machine_of(folder)), None)
 
 
@@ -144,7 +144,7 @@ def peak_tolerance(folder: Path) -> float:
 
 def check_peak(path: Path) -> None:
     trial = checked_trial(path)
-    # What cuDNN takes to time its plans, which no step needs, it says on the card itself alone.
+    # The first peak with plan timing is unknown here: cuDNN reports its memory only on the card.
     times_plans = trial.trial.spec.variant.cudnn_benchmark is CudnnBenchmark.ON
     error = trial.error(PEAKS["later steps, reserved"] if times_plans else reserved)
     assert error is not None
@@ -153,7 +153,7 @@ def check_peak(path: Path) -> None:
 
 
 def boundaries_of(path: Path) -> list[CheckedBoundary]:
-    """The proven boundaries of one run, predicted."""
+    """Return the proven boundaries of one run with their predictions."""
     folder = path.parents[2]
     truth = Truth(
         name=folder.name, machine=machine_of(folder), trials=(), boundaries=(load_run(path),)
@@ -173,7 +173,7 @@ def check_boundaries(path: Path) -> None:
 @each_trial
 def test_every_block_lands_on_the_address_that_it_had_on_the_gpu(path: Path) -> None:
     if not load_trial(path).marks:
-        pytest.skip("its history was not recorded: it was timed, or its process died")
+        pytest.skip("no history: the trial was timed or its process died")
     history = load_history(path)
     assert replay_addresses(history) == history.result
 
@@ -184,7 +184,7 @@ def test_most_sizes_are_asked_for_in_the_same_order(path: Path) -> None:
     machine = machine_of(path.parents[1])
     differing = version_difference(machine)
     if differing is not None:
-        pytest.skip(f"this is {differing}: bash benchmarks/judge.sh compares requests")
+        pytest.skip(f"this environment has {differing}: bash benchmarks/judge.sh compares requests")
     trial = load_trial(path)
     if not trial.marks or trial.measurement is None:
         pytest.skip("there is no history of a whole step")
@@ -205,7 +205,7 @@ def test_a_predicted_boundary_is_near_the_proven_one(path: Path) -> None:
     check_boundaries(path)
 
 
-# The checks themselves, over records that are fabricated.
+# The checks themselves, with fabricated records.
 
 
 @pytest.fixture

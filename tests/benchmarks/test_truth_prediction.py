@@ -1,4 +1,4 @@
-"""From a record to its prediction, over records that are fabricated."""
+"""Predictions for fabricated records."""
 
 import os
 from dataclasses import replace
@@ -63,7 +63,7 @@ def test_a_prediction_obeys_the_recorded_allocator_settings(
 ) -> None:
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "untouched")
     device = SimulatedDevice(gpu_of(MACHINE), None)
-    trial = truth_trial(replace(SPEC, batch_size=2000))  # tensors beyond a segment's 20 MiB
+    trial = truth_trial(replace(SPEC, batch_size=2000))  # tensors larger than a segment of 20 MiB
     settings = "expandable_segments:True"
     plain = predicted_measurement(trial, device)
     expandable = predicted_measurement(replace(trial, allocator_settings=settings), device)

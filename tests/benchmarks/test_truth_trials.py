@@ -1,4 +1,4 @@
-"""Trials recorded in this process, with a stub in the place of the GPU."""
+"""Trials recorded in this process, with a stub of the GPU."""
 
 import gzip
 import pickle
@@ -184,7 +184,7 @@ def test_three_histories_in_a_row_that_cannot_be_reduced_stop_the_process(tmp_pa
     assert [spec.batch_size for spec in again.asked] == [6, 1, 3, 4, 5]
 
 
-# Trials that came to nothing.
+# Failed trials.
 
 
 def failing(*batches: int) -> StubGpu:
@@ -240,7 +240,7 @@ def test_the_trial_that_runs_is_noted_while_it_runs(tmp_path: Path) -> None:
     assert being_recorded(tmp_path) is None
 
 
-# What ends a process, and what does not.
+# The end of a process.
 
 
 def test_a_trial_that_leaves_something_behind_ends_the_process(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_what_is_timed_is_not_watched() -> None:
     assert (recorder.calls, recording, trial.marks) == ([], None, ())
 
 
-def test_a_recorder_that_the_gpu_has_taken_along_leaves_the_trial(tmp_path: Path) -> None:
+def test_a_recorder_that_cannot_stop_does_not_lose_the_trial(tmp_path: Path) -> None:
     class Lost(StubRecorder):
         def stop(self) -> Mapping[str, Any]:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -325,7 +325,7 @@ def test_whatever_cudnns_package_raises_is_written_down(
 
 def machine(**versions: str) -> Machine:
     found = machine_of(StubGpu(), outside_bytes=5)
-    return replace(found, environment=replace(ENVIRONMENT, **versions))  # type: ignore[arg-type] # all of them are text
+    return replace(found, environment=replace(ENVIRONMENT, **versions))  # type: ignore[arg-type] # all values are text
 
 
 def test_a_machine_is_written_once(tmp_path: Path) -> None:
@@ -336,11 +336,9 @@ def test_a_machine_is_written_once(tmp_path: Path) -> None:
 
 def test_figures_of_two_versions_do_not_mix(tmp_path: Path) -> None:
     note_machine(tmp_path, machine())
-    with pytest.raises(
-        FileError, match=r"PyTorch 2\.6\.0\+cu124.*this is PyTorch 2\.9\.0"
-    ) as error:
+    with pytest.raises(FileError, match=r"PyTorch 2\.6\.0\+cu124.*PyTorch 2\.9\.0") as error:
         note_machine(tmp_path, machine(torch="2.9.0"))
-    assert error.value.hint == "give another --out"
+    assert "--out" in str(error.value.hint)
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

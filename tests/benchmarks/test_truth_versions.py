@@ -1,4 +1,4 @@
-"""Requests are compared by the versions that recorded them, and by no others."""
+"""Versions: requests are compared only with the versions that recorded them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_the_recorded_versions_are_the_release_and_cudnns_number_as_words() -> N
     )
 
 
-def test_the_versions_of_here_are_those_that_answer() -> None:
+def test_the_installed_versions_are_those_that_predict() -> None:
     assert versions_here(MACHINE) == Versions(
         torch=torch.__version__.partition("+")[0], cudnn=Workspaces((8, 9)).cudnn_version
     )

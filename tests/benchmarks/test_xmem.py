@@ -1,4 +1,4 @@
-"""xMem's runs: their rows, the verdicts and scores of four estimators, and one traced step."""
+"""xMem's runs: rows, verdicts and scores of four estimators, and one traced step."""
 
 import dataclasses
 from typing import Any
@@ -28,7 +28,7 @@ def row(
     xmem_fits: bool = True,
     dnnmem_bytes: int = 60,
 ) -> dict[str, Any]:
-    """A run that was measured at 100 bytes, on a card that leaves 120."""
+    """Return a run measured at 100 bytes, on a card that leaves 120."""
     found = XmemRow(
         run=run,
         known=known,
@@ -70,7 +70,7 @@ def test_the_estimators_stand_side_by_side() -> None:
     # 'out' fits by xMem, 'high' does not.
     assert "| xMem | 10.0% | 10.0% | +10.0% | 10.0% | 10.0% | 2 | 2 |" in lines
     assert "| DNNMem | 40.0% | 40.0% | -40.0% | 40.0% | 40.0% | 4 | 0 |" in lines
-    # What it needs is always more than there is.
+    # Its estimate always exceeds the card.
     assert "| SchedTune | 50.0% | 50.0% | +50.0% | 50.0% | 50.0% | 1 | 3 |" in lines
     assert [line for line in lines if line.startswith(("| near", "| high", "| low"))] == [
         "| low | -9.0% | -9.0% | -10.0% | -20.0% | +10.0% |",

@@ -1,4 +1,4 @@
-"""Calls a function of ours right after a module was imported."""
+"""Calls a function right after a module was imported."""
 
 import importlib
 import sys
@@ -33,5 +33,5 @@ class _Finder(MetaPathFinder):
 
 
 def install(followers: Mapping[str, str]) -> None:
-    """Have modules followed by modules of ours, whose `install` is then called with them."""
+    """Register, by module name, the modules whose `install` is called with an imported module."""
     sys.meta_path.insert(0, _Finder(followers))

@@ -1,6 +1,6 @@
-"""The memory of a GPU that is not there: the simulated allocator, and what lies outside it.
+"""Memory of the fake GPU: the simulated allocator, and the memory outside it.
 
-It agrees with our prediction by construction: what it measures is no evidence of anything.
+It agrees with bsprobe's prediction by construction, so its measurements are no evidence.
 """
 
 import os
@@ -19,16 +19,16 @@ from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.timeline import Kind, Phase, Place
 
 NAME = "FAKE NVIDIA H100 80GB HBM3"
-"""Every report and every record that comes from it says so."""
+"""Every report and record of the fake GPU contains this name."""
 CAPABILITY = (9, 0)
 TOTAL_BYTES = 81_089 * MIB
 UUID = "12345678-9abc-def0-1234-56789abcdef0"
 DRIVER = "580.159.04"
 LATE_BYTES = 24 * MIB
-"""What the kernels of one more variant take, which CUDA loads when they are first called."""
+"""Size of the kernels of one more variant, which CUDA loads when they are first called."""
 _STEP = str(Path(bsprobe.__file__).parent / "training" / "step.py")
 FRAMES: dict[Phase, list[dict[str, Any]]] = {
-    # What PyTorch records: innermost first, and nothing in the threads of the autograd engine.
+    # As in PyTorch's stacks: innermost frame first, none in the threads of the autograd engine.
     Phase.SETUP: [{"filename": _STEP, "line": 1, "name": "build_task"}],
     Phase.FORWARD: [
         {"filename": "/x/site-packages/torch/nn/modules/conv.py", "line": 1, "name": "forward"},
@@ -47,7 +47,7 @@ class Card:
     """The one GPU of this process."""
 
     def __init__(self) -> None:
-        # PyTorch imports NVML, and with it this module, before it is whole itself.
+        # PyTorch imports NVML, and with it this module, before its own import is complete.
         from bsprobe.devices.simulated import _new_allocator  # noqa: PLC0415 - as above
 
         self.others_bytes = int(os.environ.get("FAKE_GPU_OTHERS_MIB", "4")) * MIB
@@ -58,14 +58,14 @@ class Card:
         self.is_recording = False
         self.is_on = True
         self.broken = ""
-        """What every call says from now on; empty while the card works."""
+        """The message of every call from now on; empty while the card works."""
         self.seconds = 0.0
-        """Of its own time line."""
+        """The time on the card's own clock."""
         self._variants: set[object] = set()
 
     @property
     def free_bytes(self) -> int:
-        """Memory that is neither reserved nor held outside the allocator."""
+        """Return the memory that is neither reserved nor held outside the allocator, in bytes."""
         held = self.outside_bytes + self.others_bytes + self.allocator.reserved_bytes
         return TOTAL_BYTES - held
 
@@ -75,18 +75,18 @@ class Card:
         self.outside_bytes = find_gpu("H100 SXM 80GB HBM3").outside_allocator_bytes + added
 
     def load_kernels(self, variant: object) -> None:
-        """Load what a variant calls and no other one has called before."""
+        """Load the kernels of a variant that no earlier variant has loaded."""
         if variant not in self._variants:
             self._variants.add(variant)
             self.outside_bytes += LATE_BYTES
 
     def cap(self, fraction: float) -> None:
-        """Bound what may be reserved, as `setMemoryFraction` does."""
+        """Limit the reserved memory, like `setMemoryFraction`."""
         self.allocator._limit = int(fraction * TOTAL_BYTES)
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:
-        """Let PyTorch be itself for a while: for what is simulated."""
+        """Restore the real PyTorch inside the context, for simulations."""
         before, self.is_on = self.is_on, False
         try:
             yield
@@ -94,7 +94,7 @@ class Card:
             self.is_on = before
 
     def snapshot(self) -> dict[str, Any]:
-        """The snapshot that `torch.cuda.memory._snapshot` returns."""
+        """Return the snapshot, like `torch.cuda.memory._snapshot`."""
         self.note_snapshot()
         return {
             "segments": list(self.memory._segments()),
@@ -106,17 +106,17 @@ class Card:
         }
 
     def note_snapshot(self) -> None:
-        """Note that a snapshot was taken, as the allocator does while it is recorded."""
+        """Note that a snapshot was taken, like the recording allocator."""
         self.driver.note("snapshot", 0, 0)
 
     def record(self, *, is_wanted: bool) -> None:
-        """Begin or end the recording; either way what was recorded is forgotten."""
+        """Start or stop recording; either discards the earlier events."""
         self.is_recording = is_wanted
         self.memory.forget()
 
 
 class _Driver(SnapshotDriver):
-    """Refuses what lies outside the allocator, however much that is by now."""
+    """Excludes the current memory outside the allocator from each allocation."""
 
     def __init__(self, card: Card) -> None:
         super().__init__(available_bytes=None, total_bytes=TOTAL_BYTES)
@@ -128,7 +128,7 @@ class _Driver(SnapshotDriver):
 
 
 class _Memory(SnapshotMemory):
-    """The allocator as the trials call it, with the stacks that PyTorch would record."""
+    """The allocator as called by the trials, with the stacks that PyTorch would record."""
 
     def place(self, place: Place, kind: Kind) -> None:
         del kind
@@ -147,12 +147,12 @@ class _Memory(SnapshotMemory):
         return super()._block(block)
 
     def give_back_all(self) -> None:
-        """Free everything: the trial and its tensors are gone."""
+        """Free everything at the end of a trial."""
         for block in tuple(self._live.values()):
             self.free(block)
 
 
 @cache
 def card() -> Card:
-    """The GPU of this process."""
+    """Return the GPU of this process."""
     return Card()

@@ -10,7 +10,7 @@ from tests.fake_gpu.stand_ins import stand_in
 
 
 def install(pynvml: ModuleType) -> None:
-    """Replace what is asked of the driver."""
+    """Replace the functions that query the driver."""
 
     def memory(handle: object, version: int | None = None) -> SimpleNamespace:
         del handle

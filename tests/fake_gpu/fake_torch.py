@@ -1,7 +1,7 @@
-"""`torch.cuda` with stand-ins for what asks the driver; tensors are PyTorch's fake CUDA tensors.
+"""`torch.cuda` with stand-ins for calls to the driver; tensors are PyTorch's fake CUDA tensors.
 
-The autograd engine cannot run on fake CUDA tensors without a driver, so that gradients come from a
-stand-in: each parameter on the card gets one of its own size, and no graph is kept.
+The autograd engine cannot run on fake CUDA tensors without a driver, so a stand-in makes the
+gradients: each parameter on the card gets one of its size, and no graph is kept.
 """
 
 import weakref
@@ -13,7 +13,7 @@ from tests.fake_gpu.stand_ins import stand_in
 
 
 def install(torch: ModuleType) -> None:
-    """Replace everything that is asked of CUDA; the first use of the card brings fake tensors."""
+    """Replace all calls to CUDA; the first use of the card enables fake tensors."""
     for name, function in _device(torch).items():
         stand_in(torch.cuda, name, function)
     for name, function in _memory().items():
@@ -53,7 +53,7 @@ def _device(torch: ModuleType) -> dict[str, Any]:
 
 
 class _Event:
-    """A moment on the card's own time line."""
+    """A time on the card's own clock."""
 
     def __init__(self, enable_timing: bool = False) -> None:  # noqa: FBT001, FBT002 - PyTorch's signature
         assert enable_timing
@@ -83,11 +83,11 @@ def _memory() -> dict[str, Any]:
 
     def cap(fraction: object, device: object = None) -> None:
         del device
-        if not isinstance(fraction, float):  # as PyTorch says it
+        if not isinstance(fraction, float):  # PyTorch's message
             raise TypeError("Invalid type for fraction argument, must be `float`")
         card().cap(fraction)
 
-    counted = {"num_alloc_retries": 0, "num_ooms": 0}  # when they were last reset
+    counted = {"num_alloc_retries": 0, "num_ooms": 0}  # the values at the last reset
     return {
         "mem_get_info": lambda device=None: (card().free_bytes, TOTAL_BYTES),
         "memory_allocated": lambda device=None: statistics().allocated_bytes,
@@ -107,16 +107,16 @@ def _memory() -> dict[str, Any]:
 
 def _checked(torch: ModuleType, device: Any) -> None:
     index = device if isinstance(device, int) else torch.device(device).index
-    if index is None:  # as PyTorch says it
+    if index is None:  # PyTorch's message
         raise ValueError(
             f"Expected a torch.device with a specified index or an integer, but got:{device}"
         )
     if index != 0:
-        raise AssertionError("Invalid device id")  # as PyTorch says it
+        raise AssertionError("Invalid device id")  # PyTorch's message
 
 
 def _open(torch: ModuleType) -> None:
-    """Create the context: from now on what is made on the card is fake."""
+    """Create the context: from now on tensors made on the card are fake."""
     if card().outside_bytes:
         return
     card().open()
@@ -124,14 +124,14 @@ def _open(torch: ModuleType) -> None:
     from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC0415 - as above
 
     class FakeCuda(fake_tensor.FakeTensorMode):
-        """Fake tensors whose device nobody initialises."""
+        """Fake tensors whose device is never initialised."""
 
         @property
         def avoid_device_init(self) -> bool:
             return True
 
     class Answers(TorchDispatchMode):
-        """Values, where a program asks for one: found_inf is 0, a count of steps is 1."""
+        """Returns values when a program reads one: found_inf is 0, a step count is 1."""
 
         def __torch_dispatch__(
             self,
@@ -146,20 +146,20 @@ def _open(torch: ModuleType) -> None:
                 return value if args[0].dtype.is_floating_point else int(value)
             return func(*args, **(kwargs or {}))
 
-    fake_tensor.init_gpu_context = lambda *_: None  # type: ignore[assignment] # in some PyTorch cached
-    fake_tensor.CONSTANT_NUMEL_LIMIT = -1  # constants would be computed with, for real
+    fake_tensor.init_gpu_context = lambda *_: None  # type: ignore[assignment] # cached in some versions
+    fake_tensor.CONSTANT_NUMEL_LIMIT = -1  # constants would be evaluated on real tensors
     torch.set_grad_enabled(False)
     FakeCuda(allow_non_fake_inputs=True).__enter__()
     Answers().__enter__()  # type: ignore[no-untyped-call] # PyTorch's
 
 
 _PARAMETERS: dict[int, "weakref.ref[Any]"] = {}
-"""Those that were moved to the card."""
+"""Parameters that were moved to the card."""
 
 
 def _moved(torch: ModuleType) -> Any:
     def apply(self: Any, fn: Any, recurse: bool = True) -> Any:  # noqa: FBT001, FBT002 - PyTorch's signature
-        """As `nn.Module._apply`, which cannot exchange the data of fake parameters."""
+        """Move a module; `nn.Module._apply` cannot replace the data of fake parameters."""
         del recurse
         moved: dict[int, Any] = {}
         for module in self.modules():

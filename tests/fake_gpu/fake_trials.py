@@ -1,7 +1,7 @@
-"""Trials on the fake GPU: beside the real code, what it would ask of the allocator is played.
+"""Trials on the fake GPU: the real code runs, and its predicted requests are played beside it.
 
-Each trial of each process adds a line to `FAKE_GPU_FOLDER/trials.log`. `FAKE_GPU_FAULTS` names what
-is to go wrong in which of them, counted from 1 over all processes: `oom@3,segv@7,bug@9-12`.
+Each trial of each process adds a line to `FAKE_GPU_FOLDER/trials.log`. `FAKE_GPU_FAULTS` lists the
+faults by trial, counted from 1 over all processes: `oom@3,segv@7,bug@9-12`.
 """
 
 import functools
@@ -37,7 +37,7 @@ _ILLEGAL = "CUDA error: an illegal memory access was encountered"
 
 
 class _Trial:
-    """The trial that runs now."""
+    """The running trial."""
 
     def __init__(self, spec: TrialSpec, fault: str) -> None:
         self.fault = fault
@@ -77,7 +77,7 @@ class _Trial:
         self._play(Section.EVALUATION)
 
     def end(self) -> None:
-        """Give back what it held; a trial that leaks leaves something."""
+        """Free the memory of the trial; a leaking trial leaves some."""
         with _simulating():
             card().memory.give_back_all()
             _WORKSPACES.save()
@@ -127,7 +127,7 @@ _running: list[_Trial] = []
 
 
 def install(stepping: ModuleType) -> None:
-    """Have the steps of `bsprobe.devices.stepping` played as they are run."""
+    """Play the steps of `bsprobe.devices.stepping` while they run."""
 
     @_instead_of(stepping, "run_steps")
     def run_steps(original: Any, spec: TrialSpec, **named: Any) -> Any:
@@ -145,7 +145,7 @@ def install(stepping: ModuleType) -> None:
 
 
 def _instead_of(module: Any, name: str) -> Callable[[Callable[..., Any]], None]:
-    """Put a function in the place of another one, which it is given first."""
+    """Replace a function by one that gets the original as its first argument."""
 
     def put(function: Callable[..., Any]) -> None:
         original = getattr(module, name)
@@ -174,13 +174,13 @@ def _followed(module: Any, name: str, play: Callable[[_Trial], None]) -> None:
 
 @contextmanager
 def _simulating() -> Iterator[None]:
-    """PyTorch without the fake GPU, as it is where it predicts."""
+    """Restore PyTorch without the fake GPU, as in a process that predicts."""
     with card().switched_off(), _disable_current_modes(), torch.enable_grad():
         yield
 
 
 def _count(spec: TrialSpec) -> int:
-    """Write the trial down; returns its number."""
+    """Log the trial; return its number."""
     path = Path(os.environ["FAKE_GPU_FOLDER"]) / "trials.log"
     variant = spec.variant
     line = f"{os.getpid()} {variant.precision} {variant.norm} batch {spec.batch_size}\n"

@@ -1,4 +1,4 @@
-"""Stand-ins for functions of PyTorch and NVML, which must be called as the real ones may be."""
+"""Stand-ins for functions of PyTorch and NVML that accept the same calls as the real ones."""
 
 import functools
 import inspect
@@ -9,13 +9,18 @@ from tests.fake_gpu.fake_card import card
 
 
 def stand_in(owner: Any, name: str, function: Callable[..., Any]) -> None:
-    """Put a function in the place of another one.
+    """Replace a function.
 
-    A call must fit the signature of the one that is replaced, where that has one: C functions have
-    none. While the card is switched off the real one is called; one that is broken answers nothing.
+    Calls must fit the signature of the original, if it has one (C functions have none). While the
+    card is switched off, the original is called; a broken card raises on every call.
+
+    Args:
+        owner: The module or class of the function.
+        name: The name of the function.
+        function: The stand-in.
 
     Raises:
-        AttributeError: The installed package has no such function: nor has the real GPU.
+        AttributeError: The installed package has no such function.
     """
     real = getattr(owner, name)
     signature = _signature(real)

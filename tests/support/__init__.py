@@ -1,1 +1,1 @@
-"""Builders, stubs and helpers that several tests share."""
+"""Builders, stubs and helpers shared by several tests."""

@@ -1,7 +1,7 @@
-"""The memory that a program takes and gives back on real CPU tensors, in order.
+"""Allocations and frees of a program on real CPU tensors, in order.
 
-PyTorch's profiler reports each allocation and each end of one, with its bytes, whether an operator
-makes it or a kernel inside. oneDNN is off, which keeps scratch of its own, and one thread runs.
+PyTorch's profiler reports each allocation and each free with its bytes, both of operators and
+inside kernels. oneDNN is off because it keeps scratch memory, and one thread runs.
 """
 
 import gc
@@ -20,11 +20,11 @@ from bsprobe.simulate.trace.unwatched import Unwatched
 from bsprobe.simulate.versions import INSTALLED, Version
 
 Changes = tuple[int, ...]
-"""Bytes allocated, and as negative ones bytes freed."""
+"""Allocated bytes, positive; freed bytes, negative."""
 
 
 class Watching(TorchDispatchMode):
-    """A mode that calls what it sees: PyTorch does some things otherwise where one is active."""
+    """A mode that calls operators unchanged; PyTorch allocates differently under any mode."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # PyTorch's
@@ -40,18 +40,18 @@ class Watching(TorchDispatchMode):
 
 
 def plainly(step: Callable[[], object]) -> Changes:
-    """What a program allocates and frees where nothing watches it."""
+    """Return the allocations and frees of a program without a dispatch mode."""
     with _one_thread(), profile(use_cpu=True, profile_memory=True) as seen:
         step()
     assert seen.kineto_results is not None
-    # They come in the order of their times, as an allocator's lock would have it.
+    # Sort by time, the order in which an allocator sees them.
     return tuple(
         event.nbytes() for event in seen.kineto_results.events() if event.name() == "[memory]"
     )
 
 
 def under(mode: TorchDispatchMode, step: Callable[[], object]) -> Changes:
-    """What it allocates and frees under a mode."""
+    """Return the allocations and frees of a program under a mode."""
 
     def watched() -> None:
         with mode:
@@ -61,7 +61,7 @@ def under(mode: TorchDispatchMode, step: Callable[[], object]) -> Changes:
 
 
 class AsUnwatched(TorchDispatchMode):
-    """A mode that calls what PyTorch would call without it, and lists what a backward pass calls.
+    """A mode that makes the same calls as PyTorch without it, and lists those of the backward pass.
 
     Args:
         version: The PyTorch that is imitated.
@@ -74,7 +74,7 @@ class AsUnwatched(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # its wrapper would hold the arguments as well
+        return False  # its wrapper would also hold the arguments
 
     def __torch_dispatch__(
         self,
@@ -93,7 +93,7 @@ class AsUnwatched(TorchDispatchMode):
 
 @contextmanager
 def composites() -> Iterator[None]:
-    """The composite operators of a trace, but none that only CUDA has."""
+    """Return the composite operators of a trace, without those that only CUDA has."""
     library = Library("aten", "IMPL")
     try:
         for name, kernel in COMPOSITES.items():
@@ -104,26 +104,26 @@ def composites() -> Iterator[None]:
 
 
 def as_unwatched(step: Callable[[], object]) -> Changes:
-    """What it allocates and frees under a mode with bsprobe's corrections."""
+    """Return the allocations and frees under a mode with bsprobe's corrections."""
     with composites():
         return under(AsUnwatched(), step)
 
 
 def without_numbers(changes: Changes) -> Changes:
-    """Leaves out what has eight bytes, as a Python number in an operator has, on the host.
+    """Remove changes of eight bytes, the size of a Python number on the host.
 
-    Under a mode it is made a tensor once more.
+    A mode converts such a number to a tensor once more.
     """
     return tuple(change for change in changes if abs(change) != 8)
 
 
 def peak(changes: Changes) -> int:
-    """The most bytes above those at the start."""
+    """Return the most bytes above the start."""
     return max(itertools.accumulate(changes, initial=0))
 
 
 def difference(plain: Changes, other: Changes) -> str:
-    """The first place at which two programs differ; nothing where they are alike."""
+    """Describe the first difference between two programs; empty if they are equal."""
     for index, (one, two) in enumerate(itertools.zip_longest(plain, other)):
         if one != two:
             return (
@@ -135,7 +135,7 @@ def difference(plain: Changes, other: Changes) -> str:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    gc.disable()  # it would free what earlier programs left
+    gc.disable()  # it would free memory of earlier programs
     threads, has_mkldnn = torch.get_num_threads(), torch._C._get_mkldnn_enabled()
     torch.set_num_threads(1)
     torch._C._set_mkldnn_enabled(False)  # noqa: FBT003 - `backends.mkldnn.flags` warns of Intel GPUs

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 Make = Callable[..., torch.Tensor]
-"""Makes a tensor of a shape; each call takes the next dtype of the example."""
+"""Makes a tensor of a shape; each call uses the next dtype of the example."""
 Arguments = Callable[[Make], tuple[Any, ...]]
 
 
 def _tensors(*shapes: tuple[int, ...], then: tuple[Any, ...] = ()) -> Arguments:
-    """Tensors of some shapes, and what follows them."""
+    """Return arguments that are tensors of some shapes, followed by `then`."""
     return lambda make: (*(make(*shape) for shape in shapes), *then)
 
 
@@ -120,7 +120,7 @@ ARGUMENTS: dict[str, Arguments] = {
     "upsample_linear1d": _up(1, False),  # noqa: FBT003 - PyTorch's signature
     "upsample_trilinear3d": _up(3, False),  # noqa: FBT003 - as above
 }
-"""Of all operators that both devices cast, or CUDA alone."""
+"""Examples for operators that both devices cast, or only CUDA."""
 CPU_ALONE: dict[str, Arguments] = {
     **dict.fromkeys(("adaptive_avg_pool3d", "avg_pool3d", "max_pool3d"), _maps(3, [2, 2, 2])),
     **dict.fromkeys(("cat", "stack"), _list),
@@ -130,4 +130,4 @@ CPU_ALONE: dict[str, Arguments] = {
     "cross_entropy_loss": _classes,
     "grid_sampler_2d": _tensors((1, 2, 4, 4), (1, 4, 4, 2), then=(0, 0, False)),
 }
-"""Of some operators that only the CPU casts."""
+"""Examples for operators that only the CPU casts."""

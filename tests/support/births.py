@@ -1,4 +1,4 @@
-"""Programs that are started as workers are, forked or spawned."""
+"""Programs started in the same way as workers, forked or spawned."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ COMMAND = (sys.executable, "-m", MODULE)
 
 
 class Ended(NamedTuple):
-    """The status and the words that are left of a process."""
+    """The exit status and standard error of a process."""
 
     status: int
     said: str
@@ -26,7 +26,7 @@ class Ended(NamedTuple):
 
 
 class Started:
-    """A process of a test."""
+    """A running process of a test."""
 
     def __init__(self, process: ChildProcess, stderr: IO[bytes]) -> None:
         assert process.stdin is not None
@@ -37,7 +37,7 @@ class Started:
         self._stderr = stderr
 
     def ended(self) -> Ended:
-        """Wait for its end; its watcher would take the end of its input for that of its parent."""
+        """Wait for the process to end; its input stays open, since its end means a dead parent."""
         said = self.stdout.read().decode()
         status = self.process.wait(timeout=60)
         self._stderr.seek(0)
@@ -46,7 +46,13 @@ class Started:
 
 @contextmanager
 def started(program: str, *, spawned: bool = False, **environment: str) -> Iterator[Started]:
-    """Start a program; what is left of it then is killed."""
+    """Start a program and kill it at the end of the context.
+
+    Args:
+        program: The source text to run.
+        spawned: Spawn the process instead of forking it.
+        environment: Additional variables.
+    """
     given = {"GIVEN_PROGRAM": program, SPAWN: str(int(spawned)), **environment}
     with tempfile.TemporaryFile() as stderr:
         process = spawning.prepared(COMMAND, given).start(stderr)
@@ -68,7 +74,7 @@ def run(program: str, *, spawned: bool = False, **environment: str) -> Ended:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell a process that runs from one that has ended, be it that nobody has asked how."""
+    """True if a process is running; a zombie is not."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
@@ -77,7 +83,7 @@ def is_alive(pid: int) -> bool:
 
 
 def forked_worker_of(parent: int) -> int | None:
-    """A worker that a server of this process has forked; None where there is none now."""
+    """Return a worker forked by a server of this process, or None if there is none."""
     for comm in Path("/proc").glob("[0-9]*/comm"):
         with suppress(OSError):  # it has ended
             if comm.read_text(encoding="ascii") == "bsprobe-worker\n":
@@ -88,17 +94,17 @@ def forked_worker_of(parent: int) -> int | None:
 
 
 def parent_of(pid: int) -> int:
-    """The process that a process was started by, or was left to.
+    """Return the current parent of a process.
 
     Raises:
-        OSError: It has ended.
+        OSError: The process has ended.
     """
     status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     return int(status.rpartition(")")[2].split()[1])
 
 
 def becomes(happened: Callable[[], bool], *, within: float = 20) -> bool:
-    """Wait so many seconds for something; says whether it happened."""
+    """Wait for a condition up to a number of seconds; return whether it became true."""
     deadline = time.monotonic() + within
     while not happened():
         if time.monotonic() > deadline:

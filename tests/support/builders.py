@@ -1,4 +1,4 @@
-"""Records to test with: small ones by hand, a whole run from a GPU that is only arithmetic."""
+"""Records for tests: small ones, and a whole run on a simulated GPU."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -68,7 +68,7 @@ UNUSUAL = Variant(
         batches="parts:batches",
     ),
 )
-"""No axis has its default."""
+"""A variant without any default value."""
 GROUPS = (("backbone", 1.0), ("head weights", 10.0), ("head biases", 20.0))
 
 DEVICE = DeviceInfo(
@@ -127,7 +127,7 @@ def header(made_with: Settings | None = None, device: DeviceInfo = DEVICE) -> He
 
 
 def measurement(peak_bytes: int = 8 * GIB, images_per_second: float | None = 20.0) -> Measurement:
-    """A measurement whose `peak_bytes` is the one given, reached in the first step."""
+    """Return a measurement with the given `peak_bytes`, reached in the first step."""
     outside = min(500 * MIB, peak_bytes // 2)
     first = peak_bytes - outside
     return Measurement(
@@ -165,7 +165,7 @@ def ran(
     accumulation_steps: int = 1,
     outcome: Outcome = Outcome.FITS,
 ) -> Trial:
-    """A trial that ran."""
+    """Return a trial that ran."""
     return Trial(
         spec=TrialSpec(variant=variant, batch_size=batch, accumulation_steps=accumulation_steps),
         outcome=outcome,
@@ -187,7 +187,7 @@ def broke(
     variant: Variant = VARIANT,
     accumulation_steps: int = 1,
 ) -> Trial:
-    """A trial that did not run."""
+    """Return a trial that did not run."""
     made = ran(batch, variant=variant, accumulation_steps=accumulation_steps)
     return replace(made, outcome=outcome, measurement=None, failure=why or failure())
 
@@ -198,7 +198,7 @@ FOUND = Limits(largest=12, safe=11, best=8, best_is_measured=True, keeps_headroo
 def item(
     variant: Variant, rate: float | None = None, *, safe: int = 10, batch: int = 10
 ) -> Recommendation:
-    """What is recommended of `FOUND` but for its safe batch, with a trial of it."""
+    """Return a recommendation like that of `FOUND`, with another safe batch and a trial of it."""
     found = replace(FOUND, safe=safe, best=min(safe, FOUND.best))
     made = recommend(variant, found, replace(REFERENCE, batch=batch), groups=dict(GROUPS))
     return replace(made, trial=ran(made.plan.micro_batch, GIB, rate, variant=variant))
@@ -209,11 +209,11 @@ class ArithmeticGpu:
 
     Args:
         needed_bytes: The formula.
-        capacity_bytes: What there is.
-        alter: Makes another trial of one; what it raises, the GPU raises.
+        capacity_bytes: The memory of the GPU.
+        alter: Replaces a trial; its exceptions are raised by the GPU.
 
     Attributes:
-        asked: The trials that were asked for, in order.
+        asked: The requested trials, in order.
     """
 
     def __init__(
@@ -260,14 +260,14 @@ class ArithmeticGpu:
 
 
 def affine_need(spec: TrialSpec) -> int:
-    """2 GiB and 1.5 GiB an image; half of that in mixed precision; gradients kept while summing."""
+    """Return 2 GiB, plus 1.5 GiB an image (0.75 if mixed), plus 300 MiB if accumulating."""
     half = spec.variant.precision is not Precision.FP32
     kept = 300 * MIB if spec.accumulation_steps > 1 else 0
     return 2 * GIB + kept + spec.batch_size * (768 * MIB if half else 1536 * MIB)
 
 
 class Silence:
-    """A listener, to runs and to explanations, that keeps what it is told."""
+    """A listener to runs and explanations that records its calls."""
 
     def __init__(self) -> None:
         self.variants: list[Variant] = []
@@ -310,7 +310,7 @@ def probed_run(
     predict: Predict | None = None,
     device: DeviceInfo = DEVICE,
 ) -> Run:
-    """A whole, consistent run: three variants on an `ArithmeticGpu`, journalled in a folder."""
+    """Return a complete, consistent run: three variants on an `ArithmeticGpu`, with a journal."""
     chosen = made_with or settings(VARIANT, AMP, GROUP)
     folder.mkdir(exist_ok=True)
     with Journal.create(folder, header(chosen, device)) as journal:
@@ -326,7 +326,7 @@ def probed_run(
 
 
 def populated_run(folder: Path) -> Run:
-    """A run in which every field of every record holds something at least once."""
+    """Return a run in which every field of every record has a value at least once."""
     run = probed_run(folder, settings(VARIANT, AMP, GROUP, UNUSUAL))
     everything = replace(
         measurement(),

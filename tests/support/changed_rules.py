@@ -1,4 +1,4 @@
-"""The allocator with one rule changed in each class, to see that the rule matters."""
+"""Allocators with one changed rule each, to show that the rule matters."""
 
 from bsprobe.records.units import MIB
 from bsprobe.simulate.allocator.blocks import FREE, Block, BlockPool

@@ -1,4 +1,4 @@
-"""Programs as users start them and commands in this process, over the package of this checkout."""
+"""Programs as users start them, and commands in this process, with the package of this checkout."""
 
 import contextlib
 import csv
@@ -56,23 +56,23 @@ def python(
     timeout: float = 600,
     **environment: str,
 ) -> "subprocess.CompletedProcess[str]":
-    """`python ARGUMENTS`."""
+    """Run `python ARGUMENTS`."""
     return run(sys.executable, *arguments, cwd=cwd, text=text, timeout=timeout, **environment)
 
 
 def bsprobe(
     *arguments: object, cwd: Path | str = ".", **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """`bsprobe ARGUMENTS` in this process: entry point, messages and exit code are the real ones.
+    """Run `bsprobe ARGUMENTS` in this process, with the real entry point, messages and exit code.
 
-    Its workers are processes as ever. For what only a process of its own can show (signals, closed
-    pipes, limits, what is imported) there are `bsprobe_process` and `start`.
+    Its workers are real processes. Use `bsprobe_process` and `start` for behaviour that needs a
+    separate process (signals, closed pipes, limits, imports).
     """
     words = ["bsprobe", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
     code: object = None
     with contextlib.ExitStack() as undo:
-        # Where nothing is a terminal both click and rich write lines of 80 characters.
+        # Without a terminal both click and rich write lines of 80 characters.
         undo.enter_context(mock.patch.dict(os.environ, {"COLUMNS": "80", **environment}))
         undo.enter_context(contextlib.chdir(cwd))
         undo.enter_context(mock.patch.object(sys, "argv", words))
@@ -91,14 +91,14 @@ def bsprobe(
 def bsprobe_process(
     *arguments: object, cwd: Path | str | None = None, timeout: float = 600, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """`bsprobe ARGUMENTS` as a process of its own."""
+    """Run `bsprobe ARGUMENTS` as a separate process."""
     return python("-m", "bsprobe", *arguments, cwd=cwd, timeout=timeout, **environment)
 
 
 def popen(
     *command: str, cwd: Path, before_exec: Callable[[], None] | None = None, **environment: str
 ) -> "subprocess.Popen[str]":
-    """Start a command; what it prints is to be read."""
+    """Start a command with pipes for its output."""
     return subprocess.Popen(
         command,
         cwd=cwd,
@@ -116,7 +116,7 @@ def start(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
 
 
 def wait_until(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """Wait for something that a process does before it ends."""
+    """Wait for a condition that becomes true before a process ends."""
     deadline = time.monotonic() + 120
     while not happened():
         assert process.poll() is None, process.communicate()
@@ -125,12 +125,12 @@ def wait_until(happened: Callable[[], bool], process: "subprocess.Popen[str]") -
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table that a command has written."""
+    """Return the rows of a table written by a command."""
     with path.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def assert_no_trial_was_repeated(folder: Path) -> None:
-    """Hold the journal of a run against a run that goes on where it stopped."""
+    """Check that the journal of a resumed run contains no trial twice."""
     made = [(trial.spec, trial.fresh_process) for trial in read_journal(folder).trials]
     assert len(made) == len(set(made))

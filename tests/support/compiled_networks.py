@@ -1,4 +1,4 @@
-"""One small network, as it is written and with `torch.compile` at each place where it is used."""
+"""One small network, uncompiled and with `torch.compile` at each possible place."""
 
 import torch
 from torch import nn
@@ -50,7 +50,7 @@ def a_module_inside_in_place() -> nn.Module:
 
 
 class WithFunction(Written):
-    """Its activation is a compiled function."""
+    """A network whose activation is a compiled function."""
 
     activated = torch.compile(Written.activated)
 

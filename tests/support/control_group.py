@@ -1,4 +1,4 @@
-"""A memory control group of one's own, in which the kernel really kills."""
+"""A memory control group in which the kernel kills processes."""
 
 import os
 import subprocess
@@ -14,17 +14,17 @@ FILL = "held = [bytearray(64 * 2**20) for _ in range(64)]"
 
 
 class ControlGroup:
-    """One control group."""
+    """A control group."""
 
     def __init__(self, folder: Path) -> None:
         self._processes = folder / "cgroup.procs"
 
     def take(self, pid: int) -> None:
-        """Put a process into it."""
+        """Put a process into the group."""
         self._processes.write_text(str(pid), encoding="ascii")
 
     def have_one_killed(self) -> None:
-        """Let a process fill the memory of the group until the kernel kills it."""
+        """Fill the memory of the group with a process until the kernel kills it."""
         program = f"open({str(self._processes)!r}, 'w').write('0')\n{FILL}"
         done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
         assert done.returncode == -9
@@ -32,9 +32,9 @@ class ControlGroup:
 
 @contextmanager
 def control_group(*, limit_bytes: int) -> Iterator[ControlGroup | None]:
-    """A group below that of this process, with a limit on its memory; None where none is to be had.
+    """Create a group below that of this process, with a memory limit; yield None if not possible.
 
-    It is removed in the end, when nothing of it lives any more.
+    The group is removed at the end, after its last process has ended.
     """
     counter = group_counter(os.getpid())
     if counter is None:

@@ -1,4 +1,4 @@
-"""Convolutions to test with: two by hand, and a strategy for all kinds."""
+"""Convolutions for tests: two fixed ones, and a strategy for all kinds."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Losses whose sizes and branches depend on the labels, as users write them."""
+"""User-written losses whose sizes and branches depend on the labels."""
 
 import math
 
@@ -17,7 +17,7 @@ def pixel_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 class HardPixels(nn.Module):
-    """The pixels whose loss is above a threshold, at least some: a mask and a size."""
+    """Selects the pixels with a loss above a threshold, or a minimum number: a mask and a size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ def hard_pixels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def hardest_by_threshold(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The threshold is compared with a value: a branch."""
+    """Compute a loss that branches on a comparison of the threshold with a value."""
     losses, _ = torch.sort(pixel_losses(logits, labels), descending=True)
     return (losses[losses > 0.3] if losses[KEPT] > 0.3 else losses[:KEPT]).mean()
 
 
 def a_quarter_of_the_valid(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """A count becomes a size."""
+    """Compute a loss in which a count becomes a size."""
     count = (labels != IGNORED).sum().item()
     return pixel_losses(logits, labels).topk(int(0.25 * count)).values.mean()
 
@@ -62,7 +62,7 @@ def by_coordinates(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def by_constants(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Sums over all dimensions but the first two, which it computes as MONAI's losses do."""
+    """Compute a loss with sums over all but the first two dimensions, in the style of MONAI."""
     dimensions = torch.arange(2, logits.dim()).tolist()
     weights = torch.from_numpy(torch.ones(2).numpy())
     scale = torch.tensor([1.0, 3.0]).max().item() * weights.sum().item()
@@ -72,7 +72,7 @@ def by_constants(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def checked(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Raises where the labels are wrong: one of two branches never runs."""
+    """Compute a loss that raises on wrong labels: one of two branches never runs."""
     if (labels < 0).any():
         raise ValueError("negative labels")
     assert (labels <= IGNORED).all()
@@ -85,7 +85,7 @@ def read_number(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def logged(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Keeps numbers for a log, as training scripts do."""
+    """Compute a loss that reads numbers for a log, like training scripts."""
     loss = pixel_losses(logits, labels).mean()
     average = 0.9 * sum([loss.item(), 2.0]) / len(labels) + round(loss.item(), 4)
     assert math.isfinite(loss.item())
@@ -138,7 +138,7 @@ def put_together_again(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 
 
 def in_a_library(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """torchvision draws the size of an image."""
+    """Compute a loss with torchvision's drawn image sizes."""
     transform = GeneralizedRCNNTransform(32, 64, [0.5] * 3, [0.5] * 3)
     chosen: int = transform.torch_choice([1, 2])
     return pixel_losses(logits, labels).mean() * chosen

@@ -1,4 +1,4 @@
-"""The fork server without PyTorch, whose children are killed before they can say anything."""
+"""A fork server without PyTorch whose children are killed before they send a message."""
 
 import os
 import signal
@@ -6,6 +6,6 @@ import signal
 from bsprobe.worker import zygote
 
 if __name__ == "__main__":
-    zygote.IMPORTS = ()  # type: ignore[assignment,misc] # of a process of its own
+    zygote.IMPORTS = ()  # type: ignore[assignment,misc] # in this process only
     zygote._become = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     zygote.main()

@@ -1,4 +1,4 @@
-"""A network whose process dies in its forward pass, in the manner that a variable names."""
+"""A network whose process dies in its forward pass, in a way chosen by a variable."""
 
 import ctypes
 import os
@@ -13,8 +13,8 @@ from torch import nn
 from tests.support.control_group import FILL
 
 MANNER, ABOVE, DEAD = "DYING_MANNER", "DYING_ABOVE", "DYING_DEAD"
-"""The variables for the manner, for the largest batch that lives, and for a file that takes the
-number of each process that died."""
+"""Variables for the way of dying, for the largest batch that survives, and for a file that lists
+the processes that died."""
 
 
 def _say_and_abort(words: str) -> None:
@@ -28,7 +28,7 @@ def _kill(number: signal.Signals) -> None:
 
 
 def _die_once() -> None:
-    """The first process dies; every later one lives."""
+    """Kill the first process; later ones live."""
     if len(Path(os.environ[DEAD]).read_text(encoding="ascii").split()) == 1:
         _kill(signal.SIGKILL)
 
@@ -49,7 +49,7 @@ MANNERS: dict[str, Callable[[], object]] = {
 
 
 class Dying(nn.Module):
-    """One convolution, and death."""
+    """One convolution whose forward pass kills the process."""
 
     def __init__(self, num_classes: int = 19) -> None:
         super().__init__()

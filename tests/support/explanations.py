@@ -1,4 +1,4 @@
-"""An invented explanation, small enough to add up by eye."""
+"""An invented explanation, small enough to check its sums by hand."""
 
 from dataclasses import replace
 from typing import Any
@@ -185,4 +185,4 @@ MEASURED_REPORT = replace(
     REPORT,
     measured=MeasuredSide(device=GPU, boundary=REPORT.boundary, explanation=MEASURED),
 )
-"""The same with a GPU in the machine."""
+"""The same explanation with a GPU in the machine."""

@@ -1,6 +1,6 @@
-"""Histories FABRICATED from the simulation, to test what compares: nothing here ran on a GPU.
+"""FABRICATED histories from the simulation, to test comparisons: nothing here ran on a GPU.
 
-They never go below tests/data/truth, where only what a GPU did may stand.
+They are never written below tests/data/truth, which contains only recordings of GPUs.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Marks = tuple[tuple[int, Section | None], ...]
 
 
 class FixedWorkspaces(Workspaces):
-    """Says of every convolution what it is told to."""
+    """Workspaces with fixed sizes for every convolution."""
 
     def __init__(self, tmp_path: Path, *sizes: int) -> None:
         super().__init__((8, 6), cache=tmp_path)
@@ -44,7 +44,7 @@ class _NotingDriver(SimulatedDriver):
 
 
 def fabricated(requests: Sequence[Request]) -> tuple[dict[str, Any], Marks]:
-    """A history of format 1 in which exactly these requests were made, and where sections began."""
+    """Return a history of format 1 with exactly these requests, and the starts of its sections."""
     events: list[list[Any]] = []
     allocator = CachingAllocator(_NotingDriver(events))
     live: dict[int, Block] = {}

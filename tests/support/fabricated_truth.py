@@ -1,6 +1,6 @@
-"""A folder as `record_truth.py` writes it, FABRICATED from the simulation: nothing ran on a GPU.
+"""A FABRICATED folder in the layout of `record_truth.py`: it is simulated, not run on a GPU.
 
-It is only ever written to a test's own folder; tests/data/truth holds what GPUs did, or nothing.
+It is written only to a test's temporary folder; tests/data/truth contains only recordings of GPUs.
 """
 
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ HERE = replace(
     torch=torch.__version__,
     cudnn=str(torch.backends.cudnn.version()) if Workspaces((8, 9)).cudnn_version else None,
 )
-"""The versions that predict here: requests are compared with no others."""
+"""The installed versions, because requests are compared only if the versions are equal."""
 ELSEWHERE = replace(ENVIRONMENT, torch="2.5.1+cu124", cudnn="90100")
-"""A PyTorch older than any that bsprobe runs with."""
+"""An environment with a PyTorch older than bsprobe's minimum."""
 MACHINE = Machine(
     schema_version=SCHEMA_VERSION,
     device=DEVICE,
@@ -63,7 +63,7 @@ SPEC = TrialSpec(variant=VARIANT, batch_size=2, warmup_steps=1, measured_steps=1
 
 
 def requests_here(spec: TrialSpec = SPEC) -> tuple[Request, ...]:
-    """What the simulation asks of the allocator, as `compared` will predict it."""
+    """Return the simulated requests, which `compared` predicts."""
     timeline = StepTracer(spec.variant).timeline(spec.batch_size)
     workspaces = Workspaces((8, 9))
     return predicted_requests(
@@ -75,7 +75,7 @@ def requests_here(spec: TrialSpec = SPEC) -> tuple[Request, ...]:
 
 
 def truth_trial(spec: TrialSpec = SPEC, *, scale: float = 1.0) -> TruthTrial:
-    """A trial whose peaks are the predicted ones, times something."""
+    """Return a trial whose peaks are the predicted ones, multiplied by `scale`."""
     found = SimulatedDevice(CARD, None).run_trial(spec, lambda _: None)
 
     def scaled(peak: Peak) -> Peak:
@@ -101,7 +101,13 @@ def truth_trial(spec: TrialSpec = SPEC, *, scale: float = 1.0) -> TruthTrial:
 
 
 def write_trial(folder: Path, trial: TruthTrial, requests: Sequence[Request] | None) -> Path:
-    """Write a trial, with a history of these requests."""
+    """Write a trial, with a history of these requests.
+
+    Args:
+        folder: The folder of the GPU.
+        trial: The trial.
+        requests: The requests of its history; None for no history.
+    """
     path = trial_path(folder, trial.name)
     if requests is None:
         save_trial(path, trial, None)
@@ -114,7 +120,7 @@ def write_trial(folder: Path, trial: TruthTrial, requests: Sequence[Request] | N
 
 
 def write_boundary(folder: Path, largest: int) -> None:
-    """Write a run that has proven a boundary under `LIMIT`."""
+    """Write a run that proved a boundary under `LIMIT`."""
     run = Run(
         schema_version=RUN_VERSION,
         environment=replace(ENVIRONMENT, cuda_alloc_conf=None),
@@ -136,5 +142,5 @@ def write_boundary(folder: Path, largest: int) -> None:
 
 
 def write_machine(folder: Path, machine: Machine = MACHINE) -> None:
-    """Write what the machine would be."""
+    """Write the facts about the machine."""
     save_machine(folder, machine)

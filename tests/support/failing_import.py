@@ -22,6 +22,6 @@ class _Finder:
 
 
 def failing_import(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
-    """Let `import NAME` raise an error, as a package does that is broken."""
+    """Make `import NAME` raise an error, like a broken package."""
     monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "meta_path", [_Finder(name, error), *sys.meta_path])

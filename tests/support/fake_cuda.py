@@ -1,6 +1,6 @@
-"""Programs on fake CUDA tensors, which obey CUDA's rules for operators, dtypes and shapes.
+"""Programs on fake CUDA tensors, which follow CUDA's rules for operators, dtypes and shapes.
 
-No GPU is needed. What these run is the truth that traces on CPU tensors are held to.
+No GPU is needed. Traces on CPU tensors are compared with these programs.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ from bsprobe.training.batches import laid_out
 from bsprobe.training.losses import segmentation_loss, valid_pixels
 
 REAL = "real tensors"
-"""Where `Dispatched` leaves answers as they are."""
+"""Device for which `Dispatched` leaves results unchanged."""
 AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
 
 Watch = Callable[[Any, tuple[Any, ...], Any], None]
 Result = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]] | None
 Operators = list[tuple[str, tuple[Result, ...]]]
-"""Operators as they are dispatched, each with dtype, shape and strides of its results."""
+"""Dispatched operators, each with dtype, shape and strides of its results."""
 
 HAS_FAKE_CUDA = torch.__version__ >= "2.7"
 needs_fake_cuda = pytest.mark.skipif(
@@ -35,7 +35,7 @@ needs_fake_cuda = pytest.mark.skipif(
 
 @contextmanager
 def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
-    """As `torch.autocast`, which turns itself off for "cuda" where there is no GPU."""
+    """Enable autocast like `torch.autocast`, which disables itself for "cuda" without a GPU."""
     if dtype is None:
         yield
         return
@@ -51,14 +51,14 @@ def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def rules_of(device: str) -> AbstractContextManager[None]:
-    """What a device needs to behave as CUDA does."""
+    """Return the context in which a device behaves like CUDA."""
     return cuda_dispatch() if device == "cpu" else nullcontext()
 
 
 def run_forward(
     variant: Variant, device: str, *inside: AbstractContextManager[object], batch: int
 ) -> None:
-    """A network's forward pass and loss, inside of some contexts."""
+    """Run a network's forward pass and loss inside some contexts."""
     with FakeTensorMode(), torch.device(device), ExitStack() as stack:
         model = build_without_values(variant)
         if variant.memory_format is MemoryFormat.NHWC:
@@ -72,7 +72,7 @@ def run_forward(
 
 
 def forward_operators(variant: Variant, device: str, batch: int = 2) -> Operators:
-    """The operators of a network's forward pass and loss."""
+    """Return the operators of a network's forward pass and loss."""
     operators: Operators = []
 
     def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
@@ -85,7 +85,7 @@ def forward_operators(variant: Variant, device: str, batch: int = 2) -> Operator
 
 
 class Dispatched(TorchDispatchMode):
-    """Calls back after each operator that is dispatched: on "cpu" with the types of CUDA."""
+    """Calls back after each dispatched operator; on "cpu" the results get CUDA's types."""
 
     def __init__(self, watch: Watch, device: str = "cpu") -> None:
         super().__init__()  # type: ignore[no-untyped-call] # PyTorch's

@@ -1,5 +1,5 @@
-"""Runs the program that a variable holds, as a module: a fork server runs nothing else."""
+"""Runs the program in a variable, as a module, because a fork server runs only modules."""
 
 import os
 
-exec(os.environ["GIVEN_PROGRAM"])  # noqa: S102 - a test gives it
+exec(os.environ["GIVEN_PROGRAM"])  # noqa: S102 - the text comes from a test

@@ -1,6 +1,6 @@
-"""Texts as they were agreed, in files beside the tests; and files that must always be the same.
+"""Golden texts in files beside the tests, and checks that outputs are reproducible.
 
-After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
+After an intended change: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
 """
 
 import os
@@ -9,9 +9,13 @@ from pathlib import Path
 
 
 def check(tests: str, name: str, text: str, *, columns: int | None = None) -> None:
-    """Hold a text against the file in `golden` beside a file of tests, or write it there.
+    """Compare a text with the file in `golden` beside a test file, or write the file if requested.
 
-    It is written where that is asked for; `columns` is how many a line may have.
+    Args:
+        tests: The test file, for `golden` beside it.
+        name: The name of the golden file.
+        text: The text.
+        columns: The longest line allowed, in characters; None for any.
     """
     file = Path(tests).parent / "golden" / name
     if os.environ.get("BSPROBE_UPDATE_GOLDEN"):
@@ -22,7 +26,7 @@ def check(tests: str, name: str, text: str, *, columns: int | None = None) -> No
 
 
 def written_twice(write: Callable[[Path], object], folder: Path) -> dict[str, bytes]:
-    """The files that are written, by name; they are the same when they are written again."""
+    """Write files twice, check that they are equal, and return them by name."""
     found = []
     for name in ("once", "again"):
         (folder / name).mkdir()

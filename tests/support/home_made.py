@@ -1,4 +1,4 @@
-"""Networks as people write them at home, with blocks that no list knows."""
+"""User-written networks, with blocks that no list names."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class DoubleConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """Three levels; its blocks are attributes."""
+    """A U-Net of three levels whose blocks are attributes."""
 
     def __init__(self, num_classes: int = 3, width: int = 4, block: Any = DoubleConv) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class UNet(nn.Module):
 
 
 def unet_of_sequences() -> UNet:
-    """The blocks are made by a function, and have no class of their own."""
+    """Build a U-Net whose blocks are made by a function and have no class."""
     return UNet(block=double_conv)
 
 
 class Around(nn.Module):
-    """An encoder step, what is inside it, and a decoder step, as MONAI nests them."""
+    """An encoder step, the inner network and a decoder step, nested as in MONAI."""
 
     def __init__(self, inside: nn.Module, width: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def nested(num_classes: int = 3) -> nn.Module:
 
 
 def columns() -> nn.Module:
-    """Nested networks side by side."""
+    """Build nested networks side by side."""
     return nn.Sequential(*[Around(Around(nn.Conv2d(3, 3, 1), 3), 3) for _ in range(4)])
 
 
@@ -87,13 +87,13 @@ def chain_of_blocks() -> nn.Module:
 
 
 def long_chain() -> nn.Module:
-    """Bare layers one after the other, some of which work in place and would not twice."""
+    """Build a chain of bare layers, some of which work in place and cannot run twice."""
     layers = [(nn.Conv2d(3, 3, 3, padding=1), nn.SiLU(inplace=True)) for _ in range(6)]
     return nn.Sequential(*[layer for pair in layers for layer in pair])
 
 
 class Dense(nn.Module):
-    """Its blocks are given a list that grows."""
+    """A network whose blocks get a growing list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Encoder(nn.Module):
 
 
 class Siamese(nn.Module):
-    """Two encoders of one class, each of which is half of the network."""
+    """Two encoders of one class, each half of the network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Siamese(nn.Module):
 
 
 class WithMethod(nn.Module):
-    """Has a way of its own, as timm's networks have, or says that it has none."""
+    """A network with its own checkpointing method, as in timm, which may raise."""
 
     def __init__(self, *, refuses: bool = False) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class WithMethod(nn.Module):
 
 
 class WithBackbone(nn.Module):
-    """Somebody else's network inside one's own."""
+    """A network that contains another library's network."""
 
     def __init__(self) -> None:
         super().__init__()

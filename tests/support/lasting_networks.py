@@ -1,4 +1,4 @@
-"""Networks and optimizers that keep tensors from step to step, as users write them."""
+"""User-written networks and optimizers that keep tensors from step to step."""
 
 from collections import deque
 from dataclasses import replace
@@ -12,7 +12,7 @@ from tests.support.traced_networks import PlainNet
 
 
 class KeepsOutputs(PlainNet):
-    """Keeps its last outputs, such as for a loss over time."""
+    """Keeps its last outputs, for example for a loss over time."""
 
     def __init__(self, variant: Variant, *, outputs: int = 1) -> None:
         super().__init__(variant)
@@ -25,7 +25,7 @@ class KeepsOutputs(PlainNet):
 
 
 class AssignsStatistics(PlainNet):
-    """Assigns a new tensor to its running mean, where BatchNorm writes to the old one."""
+    """Assigns a new tensor to its running mean; BatchNorm writes to the old one."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__(variant)
@@ -40,7 +40,7 @@ class AssignsStatistics(PlainNet):
 
 
 class Hoards(PlainNet):
-    """Keeps everything, as a list of losses that nobody empties does."""
+    """Keeps all its outputs, like a list of losses that is never cleared."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__(variant)
@@ -53,7 +53,7 @@ class Hoards(PlainNet):
 
 
 class AssignsState(torch.optim.SGD):
-    """Assigns new state in each step, as Hugging Face's Adafactor does."""
+    """Assigns new state in each step, like Hugging Face's Adafactor."""
 
     def step(self, closure: None = None) -> None:  # type: ignore[override] # SGD's, without a closure
         super().step(closure)

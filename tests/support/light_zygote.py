@@ -1,7 +1,7 @@
-"""The fork server without PyTorch, for tests of processes alone: there at once."""
+"""A fork server without PyTorch, for tests of processes only; it starts at once."""
 
 from bsprobe.worker import zygote
 
 if __name__ == "__main__":
-    zygote.IMPORTS = ()  # type: ignore[assignment,misc] # of a process of its own
+    zygote.IMPORTS = ()  # type: ignore[assignment,misc] # in this process only
     zygote.main()

@@ -1,4 +1,4 @@
-"""Damage to JSON files: what disks, editors, other programs and other versions do to them."""
+"""Damage to JSON files, as caused by disks, editors, other programs and other versions."""
 
 import json
 import random
@@ -16,7 +16,7 @@ _BYTES = (
 
 
 def mutated(data: bytes, seed: int) -> bytes:
-    """A damaged copy of a JSON document; each kind of damage in its turn, each seed another."""
+    """Return a damaged copy of a JSON document; seeds cycle through the kinds of damage."""
     chance = random.Random(seed)
     return KINDS[seed % len(KINDS)](data, chance)
 
@@ -40,7 +40,7 @@ def _overwritten(data: bytes, chance: random.Random) -> bytes:
 
 
 def _with_junk_inside(data: bytes, chance: random.Random) -> bytes:
-    """A value swapped for one of another type or size."""
+    """Replace a value by one of another type or size."""
     return json.dumps(_replaced(json.loads(data), chance, lambda _: chance.choice(JUNK))).encode()
 
 
@@ -51,7 +51,7 @@ def _nested(data: bytes, chance: random.Random) -> bytes:
 
 
 def _changed_number(data: bytes, chance: random.Random) -> bytes:
-    """A number of the right type that contradicts the others, or that nothing can have."""
+    """Replace a number by one that contradicts the others or is out of range."""
 
     def change(value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -62,7 +62,7 @@ def _changed_number(data: bytes, chance: random.Random) -> bytes:
 
 
 def _with_duplicate(data: bytes, chance: random.Random) -> bytes:
-    """An item of a list twice, or a key of an object twice, with another value."""
+    """Duplicate an item of a list, or a key of an object with another value."""
     value = json.loads(data)
     if chance.random() < 0.5:
 
@@ -101,7 +101,7 @@ def _replaced(
     *,
     stop_early: float = 0.03,
 ) -> Any:
-    """A copy with one value deep inside replaced."""
+    """Return a copy with one nested value replaced."""
     if isinstance(value, dict) and value and chance.random() > stop_early:
         key = chance.choice(list(value))
         return {**value, key: _replaced(value[key], chance, change, stop_early=stop_early)}
@@ -113,7 +113,7 @@ def _replaced(
 
 
 def _dropped(value: Any, chance: random.Random) -> Any:
-    """A copy with one field or item deep inside missing."""
+    """Return a copy with one nested field or item missing."""
     if isinstance(value, dict) and value:
         key = chance.choice(list(value))
         if isinstance(value[key], dict | list) and value[key] and chance.random() > 0.2:
@@ -141,7 +141,7 @@ KINDS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 
 
 def says(loaded: Any, written: Any) -> bool:
-    """Whether everything written was loaded as it stands; fields left out take their defaults."""
+    """True if everything written was loaded unchanged; omitted fields have their defaults."""
     if isinstance(written, dict):
         return all(says(loaded[key], item) for key, item in written.items())
     if isinstance(written, list):

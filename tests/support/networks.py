@@ -1,4 +1,4 @@
-"""Networks as bsprobe builds them by name."""
+"""Networks that bsprobe builds by name."""
 
 from typing import Any
 
@@ -13,6 +13,6 @@ SMALL = Resolution(height=64, width=96)
 
 
 def without_data(model: str, **others: Any) -> nn.Module:
-    """A network of the full size whose tensors have shapes alone."""
+    """Build a network of full size on the meta device."""
     with torch.device("meta"):
         return build_model(Variant(**{"model": model, "resolution": SMALL, **others}))

@@ -1,4 +1,4 @@
-"""Networks some of whose parameters get no gradient, as a user may write them."""
+"""User-written networks in which some parameters get no gradient."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Reentrant(nn.Module):
-    """Its first block lies in a reentrant checkpoint whose input needs no gradient."""
+    """A network whose first block is in a reentrant checkpoint without gradients for its input."""
 
     def __init__(self, num_classes: int = 5) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Reentrant(nn.Module):
 
 
 class Unused(nn.Module):
-    """Has a layer that nothing depends on, half of it frozen; and one that only some steps use."""
+    """A network with an unused, half-frozen layer, and a layer that only some steps use."""
 
     def __init__(self, num_classes: int = 5) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Programs on the fake GPU: processes of their own, with the folder `fake_gpu` on their path."""
+"""Programs on the fake GPU: separate processes with the folder `fake_gpu` on their path."""
 
 import json
 import os
@@ -13,7 +13,7 @@ FAKE = ROOT / "tests" / "fake_gpu" / "site"
 
 
 def environment(folder: Path, *, faults: str = "", **more: str) -> dict[str, str]:
-    """The variables that give a process the fake GPU, whose trials are counted in a folder."""
+    """Return the variables that give a process the fake GPU; its trials are counted in a folder."""
     return {
         "CUDA_VISIBLE_DEVICES": "0",
         "PYTHONPATH": f"{FAKE}{os.pathsep}{commands.python_path()}",
@@ -26,13 +26,13 @@ def environment(folder: Path, *, faults: str = "", **more: str) -> dict[str, str
 def python(
     *arguments: object, folder: Path, faults: str = "", timeout: float = 300, **more: str
 ) -> "subprocess.CompletedProcess[str]":
-    """`python ARGUMENTS` on the fake GPU, in a folder."""
+    """Run `python ARGUMENTS` on the fake GPU, in a folder."""
     variables = environment(folder, faults=faults, **more)
     return commands.python(*arguments, timeout=timeout, cwd=folder, **variables)
 
 
 def answer(program: str, *, folder: Path, faults: str = "") -> Any:
-    """The last line that a program prints, as JSON."""
+    """Return the last line that a program prints, parsed as JSON."""
     done = python("-c", program, folder=folder, faults=faults)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""PyTorch's own list of its operators, with examples of their arguments."""
+"""PyTorch's list of its operators, with example arguments."""
 
 import importlib
 import sys
@@ -12,16 +12,16 @@ import torch
 
 
 def operators() -> Sequence[Any]:
-    """The operators that take fp32, each with `name`, `op` and `sample_inputs`."""
+    """Return the operators that take fp32, each with `name`, `op` and `sample_inputs`."""
     with pytest.MonkeyPatch.context() as patch:
-        # The list imports it for a class of tests.
+        # The list imports expecttest only for a test class.
         patch.setitem(sys.modules, "expecttest", SimpleNamespace(TestCase=unittest.TestCase))
         listed = importlib.import_module("torch.testing._internal.common_methods_invocations").op_db
     return [each for each in listed if torch.float32 in each.dtypes]
 
 
 def samples_of(operator: Any, most: int = 12, *, requires_grad: bool = True) -> Iterator[Any]:
-    """A few examples of arguments, each with `input`, `args` and `kwargs`."""
+    """Yield a few example arguments, each with `input`, `args` and `kwargs`."""
     samples = operator.sample_inputs("cpu", torch.float32, requires_grad=requires_grad)
     for _, sample in zip(range(most), samples, strict=False):
         yield sample

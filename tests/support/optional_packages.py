@@ -1,4 +1,4 @@
-"""Packages that only tests need: tests are skipped where one is missing, but not under CI."""
+"""Packages that only tests need: without them tests are skipped, except under CI."""
 
 import importlib.util
 import os
@@ -20,12 +20,12 @@ PACKAGES: Final = {
     "xdist": "pytest-xdist",
     "yaml": "pyyaml",
 }
-"""Names to import, and what the extra `test` calls them."""
+"""Import names and the package names in the extra `test`."""
 _MISSING: Final = re.compile(r"No module named '(\w+)")
 
 
 def is_there(name: str) -> bool:
-    """Whether a package can be imported; it is not."""
+    """True if a package can be imported; does not import it."""
     try:
         return importlib.util.find_spec(name) is not None
     except ImportError:
@@ -33,7 +33,7 @@ def is_there(name: str) -> bool:
 
 
 def may_be_skipped() -> bool:
-    """Whether tests may be skipped for want of a package: CI installs all of them."""
+    """True if tests may be skipped because of a missing package: CI installs all of them."""
     return os.environ.get("CI") != "true"
 
 
@@ -50,10 +50,10 @@ needs_import_linter = pytest.mark.skipif(
 
 
 class ModuleWithOptionalPackages(pytest.Module):
-    """A module of tests that is skipped where it cannot import a package of the extra `test`."""
+    """A test module that is skipped if it cannot import a package of the extra `test`."""
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
-        """Import the module and find its tests."""
+        """Import the module and collect its tests."""
         try:
             return super().collect()
         except self.CollectError as error:

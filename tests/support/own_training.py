@@ -1,4 +1,4 @@
-"""Parts of a training that are not bsprobe's, as a user would write them."""
+"""User-supplied parts of a workload."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def network(
 
 
 class Named(nn.Module):
-    """Takes its inputs by name, and has no norm to exchange."""
+    """A network that takes its inputs by name, and has no norm to replace."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def named_loss(outputs: torch.Tensor, targets: list[torch.Tensor]) -> torch.Tens
 
 
 class Training:
-    """Parts inside a class."""
+    """Parts as methods of a class."""
 
     @staticmethod
     def network() -> nn.Module:

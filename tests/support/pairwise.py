@@ -1,4 +1,4 @@
-"""A few of many combinations: any two values of two axes stand together in at least one."""
+"""Selections of combinations in which any two values of two axes occur together at least once."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import combinations, product
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def pairwise(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
-    """Rows with a value for each axis, as few as a greedy choice finds, always the same ones.
+    """Select rows with a value for each axis, few by a greedy choice, deterministically.
 
     Args:
         axes: The values of each axis, by its name.
@@ -30,12 +30,12 @@ def pairwise(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
 
 
 def _met(row: Mapping[str, Any], name: str, value: Any, wanted: Iterable[object]) -> int:
-    """The number of wanted pairs that a value adds to a row."""
+    """Return the number of wanted pairs that a value adds to a row."""
     return sum(frozenset(((name, value), each)) in wanted for each in row.items())
 
 
 def covering(features: Mapping[str, Iterable[Hashable]]) -> list[str]:
-    """Names that have all features among them, as few as a greedy choice finds.
+    """Select names that together have all features, few by a greedy choice.
 
     Args:
         features: The features of each name.

@@ -1,4 +1,4 @@
-"""Programs with particular habits: conditions, autocast, copies and counters of their own."""
+"""Programs with unusual behaviour: conditions, autocast, copies and counters."""
 
 import copy
 import random
@@ -14,7 +14,7 @@ LARGE = 250_000
 
 
 class SkipsBadGradients(torch.optim.AdamW):
-    """Leaves an update out where the norm of the gradients is not a number."""
+    """Skips an update if the norm of the gradients is not a number."""
 
     def step(self, closure: None = None) -> None:  # type: ignore[override] # AdamW's
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -25,7 +25,7 @@ class SkipsBadGradients(torch.optim.AdamW):
 
 
 class SharedState(torch.optim.SGD):
-    """Has an entry of state for all parameters, as MADGRAD has its count of steps."""
+    """Has one state entry shared by all parameters, like the step count of MADGRAD."""
 
     def __init__(self, parameters: object) -> None:
         super().__init__(parameters, lr=0.1)  # type: ignore[arg-type] # of any kind
@@ -33,7 +33,7 @@ class SharedState(torch.optim.SGD):
 
 
 class Counts(PlainNet):
-    """Takes more from its third forward pass on."""
+    """Takes more memory from its third forward pass on."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__(variant)
@@ -46,7 +46,7 @@ class Counts(PlainNet):
 
 
 class Draws(PlainNet):
-    """Repeats a layer as often as chance has it."""
+    """Repeats a layer a random number of times."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.features(images)
@@ -57,7 +57,7 @@ class Draws(PlainNet):
 
 
 class HasTeacher(PlainNet):
-    """A copy of itself, made at the first pass, sees the images too."""
+    """Contains a copy of itself, made at the first pass, that also runs on the images."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__(variant)
@@ -73,7 +73,7 @@ class HasTeacher(PlainNet):
 
 
 class Cycles(PlainNet):
-    """Leaves a cycle of references behind in each pass."""
+    """Leaves a reference cycle behind in each pass."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits = super().forward(images)
@@ -111,7 +111,7 @@ def an_island_of_fp32(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
 
 
 def says_what_it_does(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Prints, waits for the device, compares and counts: nothing that takes memory."""
+    """Compute a loss that prints, waits for the device, compares and counts; none takes memory."""
     loss = F.cross_entropy(logits, labels[:, ::4, ::4], ignore_index=255)
     torch.cuda.synchronize()
     torch.cuda.empty_cache()

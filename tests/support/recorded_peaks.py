@@ -1,4 +1,4 @@
-"""The exact peaks of a recorded trial, and how far above its limit a capped GPU may be."""
+"""Exact peaks of a recorded trial, and the tolerance above a memory limit on a GPU."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,25 +11,25 @@ from bsprobe.records.units import MIB
 from bsprobe.simulate.allocator.rules import DEFAULT_RULES
 
 LOADED_LATER_BYTES: Final = 256 * MIB
-"""What a process may take outside the allocator after its limit was set.
+"""Memory that a process may take outside the allocator after its limit was set.
 
-The limit bounds what the allocator reserves. CUDA loads a kernel when it is first called, so that
-libraries grow while the trial runs; loading all of PyTorch's kernels at once took 380 MB
+The limit bounds the reserved memory of the allocator. CUDA loads a kernel when it is first called,
+so libraries grow during the trial. Loading all of PyTorch's kernels at once took 380 MB
 (pytorch/pytorch#86509), of which those of a first convolution and norm are loaded before.
 """
 
 
 def stays_within(limit_bytes: int, measured: Measurement | Explanation) -> bool:
-    """Whether the allocator stayed below a limit, and the whole process near it."""
+    """True if the allocator stayed below a limit, and the whole process near it."""
     reserved = measured.peak_reserved_bytes
     assert reserved is not None
     return reserved < limit_bytes and measured.peak_bytes <= limit_bytes + LOADED_LATER_BYTES
 
 
 def beginning(snapshot: Mapping[str, Any], index: int = 0) -> dict[str, Any]:
-    """The snapshot with which a recording began, from the one with which it ended.
+    """Return the first snapshot of a recording, from its last one.
 
-    In a new process it has one free segment, which opening the GPU has left in the cache.
+    In a new process it has one free segment, which remains in the cache after opening the GPU.
     """
     found = {
         each["address"]: (each["total_size"], each["stream"])
@@ -58,10 +58,10 @@ def beginning(snapshot: Mapping[str, Any], index: int = 0) -> dict[str, Any]:
 
 
 def replayed(history: Mapping[str, Any]) -> ReplayResult:
-    """Replay a reduced recording with its beginning on the simulated allocator.
+    """Replay a reduced recording with its initial state on the simulated allocator.
 
-    Where 1 MiB or less would remain of a large block, it is handed out whole, so that a block may
-    be larger than what was asked for: only a replay tells by how much. No block lived before.
+    If 1 MiB or less would remain of a large block, the block is not split, so a block may be larger
+    than its request; only a replay shows by how much. No block was allocated before the recording.
     """
     told = {"name": "recorded", "peak_allocated": 0, "peak_reserved": 0}
     return replay_addresses(_decode({**history, **told}))

@@ -1,4 +1,4 @@
-"""Recorded trials as a GPU would leave them, FABRICATED from the simulation: nothing ran on one."""
+"""FABRICATED recordings of trials, made from the simulation: nothing ran on a GPU."""
 
 import pickle
 from collections.abc import Callable
@@ -28,7 +28,13 @@ _SECTIONS = {
 def recorded(
     timeline: Timeline, spec: TrialSpec, new_playback: Callable[[Memory], Playback]
 ) -> tuple[dict[str, Any], RecordedTrial]:
-    """A snapshot with the history of a trial of four steps, and what else is known of it."""
+    """Return a snapshot with the history of a trial of four steps, and the trial's other records.
+
+    Args:
+        timeline: The timeline to play.
+        spec: The trial.
+        new_playback: Makes the playback on a memory.
+    """
     driver = SnapshotDriver(available_bytes=None, total_bytes=80 * GIB)
     allocator = CachingAllocator(driver)
     memory = SnapshotMemory(allocator, driver)
@@ -48,7 +54,7 @@ def recorded(
         if phase == "step 1":
             allocator.reset_peaks()
         playback.play(section, watch)
-    driver.note("snapshot", 0, 0)  # the snapshot that ends it
+    driver.note("snapshot", 0, 0)  # the final snapshot
     statistics = allocator.statistics
     peak = Peak(
         allocated_bytes=statistics.peak_allocated_bytes,
@@ -68,4 +74,4 @@ def recorded(
         device_index=0,
         capacity_bytes=CAPACITY,
     )
-    return pickle.loads(memory.pickled()), trial  # noqa: S301 - made a line ago
+    return pickle.loads(memory.pickled()), trial  # noqa: S301 - pickled on this line

@@ -1,7 +1,7 @@
-"""What a network saves for its backward pass, counted on tensors that hold no data.
+"""Activations that a network saves for its backward pass, measured on fake tensors.
 
-Fake tensors run every shape and dtype rule of PyTorch, CUDA's autocast included, so that a table
-measured on a GPU can be held to without one.
+Fake tensors follow PyTorch's shape and dtype rules, including CUDA's autocast, so a table measured
+on a GPU can be checked without one.
 """
 
 import torch
@@ -10,11 +10,11 @@ from bsprobe.records.variants import Variant
 from tests.support.fake_cuda import run_forward
 
 _LEAST_DIMENSIONS = 3
-"""Of activations and labels; the statistics that norms save have fewer."""
+"""Least dimensions of activations and labels; statistics saved by norms have fewer."""
 
 
 def saved_activation_bytes(variant: Variant, device: str) -> int:
-    """Bytes of activations saved by the forward pass and the loss of one image.
+    """Return the bytes of activations saved by the forward pass and the loss of one image.
 
     Parameters and the half-precision copies that autocast makes of them are left out.
     """

@@ -1,4 +1,4 @@
-"""What `torch.cuda.memory._snapshot()` returns, made by hand: its structure is PyTorch's own.
+"""Hand-made results of `torch.cuda.memory._snapshot()`, in PyTorch's structure.
 
 Source of the keys: torch/csrc/cuda/memory_snapshot.cpp and torch/cuda/memory.py, PyTorch 2.15.
 """
@@ -40,7 +40,7 @@ def block(address: int, size: int, requested: int, state: str) -> dict[str, Any]
 
 
 LARGE = 21 * MIB
-"""A request that gets a segment of its own: 22 MiB, and the whole of it."""
+"""A request that gets its own segment of 22 MiB, all of it used by the block."""
 TRACE = [
     MARK,
     entry("segment_alloc", BASE, 2 * MIB),

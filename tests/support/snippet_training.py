@@ -1,4 +1,4 @@
-"""A tiny net and two classes told apart by brightness, to run the snippet with."""
+"""A tiny network and two classes of images with different brightness, to run the snippet with."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ UPDATES = 5
 
 
 class Stripes(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Two classes told apart by brightness, with different numbers of ignored pixels."""
+    """Two classes of different brightness, with different numbers of ignored pixels."""
 
     def __len__(self) -> int:
         return 40
@@ -24,7 +24,7 @@ class Stripes(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class Net(nn.Module):
-    """A backbone and a classifier under the names that the snippet looks for."""
+    """A backbone and a classifier with the names that the snippet expects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,19 +38,19 @@ class Net(nn.Module):
 
 def execute(text: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
-    exec(compile(text, "snippet.py", "exec"), names)  # noqa: S102 - it is our own text
+    exec(compile(text, "snippet.py", "exec"), names)  # noqa: S102 - the text is bsprobe's snippet
     return names
 
 
 class Few(Stripes):
-    """As many images as an effective batch: every update sees all of them, in whatever order."""
+    """As many images as an effective batch, so every update sees all of them in any order."""
 
     def __len__(self) -> int:
         return 20
 
 
 def trained(text: str, accumulation: int) -> tuple[list[float], list[float]]:
-    """Losses, and the sums of the parameters after a few updates, of a snippet."""
+    """Run a few updates of a snippet; return the losses and the sums of the parameters."""
     torch.manual_seed(0)
     names = execute(text)
     names |= {"MICRO_BATCH": 5, "ACCUMULATION_STEPS": accumulation, "LEARNING_RATE": 0.05}

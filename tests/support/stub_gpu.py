@@ -1,4 +1,4 @@
-"""A GPU and a recording of its allocator that are made of figures: nothing runs."""
+"""A stub of a GPU and of a recording of its allocator, with fixed figures."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from tests.support.snapshots import AFTER, EMPTY, PEAK_ALLOCATED, PEAK_RESERVED
 
 
 class StubGpu:
-    """Answers every trial with the figures of `snapshots`, or raises what it is told to."""
+    """Returns the figures of `snapshots` for every trial, or raises the given error."""
 
     def __init__(
         self, failures: Mapping[int, Exception] | None = None, *, clean: bool = True
@@ -54,11 +54,11 @@ UNKNOWN_EVENT = {
     **AFTER,
     "device_traces": [[*AFTER["device_traces"][0], {"action": "workspace_snapshot"}]],
 }
-"""A recording of a PyTorch that notes more than is known here."""
+"""A recording with events that bsprobe does not know."""
 
 
 class StubRecorder:
-    """Returns the canned snapshots; where it is told to, with an event that nobody knows."""
+    """Returns fixed snapshots; at the given trials, with an unknown event."""
 
     def __init__(self, unknown_events_at: Collection[int] = ()) -> None:
         self.calls: list[str] = []

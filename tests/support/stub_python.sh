@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Stands for the Python, or the uv, of an environment that judges: notes what it is asked, answers.
+# Stub of the Python or uv of a judge environment: logs its arguments and prints canned answers.
 set -euo pipefail
 echo "$(basename "$0") $*" | sed "s#[^ ]*/benchmarks/##" >> "$STUB_LOG"
 case "$*" in
   *sys.version_info*) echo "${STUB_MINOR:-3.12}" ;;
   *torch.__version__*)
-    # A PyTorch for which the cuDNN that was installed last is too old does not start.
+    # PyTorch does not start if the last installed cuDNN is too old for it.
     ! grep " install " "$STUB_LOG" | tail -n 1 | grep -q "${STUB_TOO_OLD:-none is}" || exit 1
     echo "${STUB_FACTS:-2.11.0+cu130 13.0 91900}" ;;
   *truth_versions.py*) echo "${STUB_DIFFERENCE:-}" ;;

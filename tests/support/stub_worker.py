@@ -1,6 +1,6 @@
-"""A worker without torch: it does to its parent whatever a real one might, as its argument says.
+"""A worker without torch that behaves towards its parent as its argument says.
 
-Like a real one it ends with its standard input, whatever it is doing.
+Like a real worker, it ends with its standard input.
 """
 
 import json
@@ -71,13 +71,13 @@ def abort() -> None:
 
 FIXED_BYTES, IMAGE_BYTES, ACCUMULATED_BYTES = 200 * 2**20, 120 * 2**20, 40 * 2**20
 LARGEST = 6
-"""The largest batch that such a device holds, of its 1 GiB."""
+"""The largest batch that fits on such a device of 1 GiB."""
 
 
 def run_by_arithmetic(spec: dict[str, Any]) -> None:
-    """Memory affine in the batch."""
+    """Fit or fail by a memory use that is affine in the batch."""
     needed = needed_bytes(spec)
-    time.sleep(0.01)  # for others to kill us in
+    time.sleep(0.01)  # time in which a test can kill it
     if needed > CAPACITY_BYTES:
         failed("out of memory", f"RuntimeError: {FULL}")
     else:
@@ -101,21 +101,21 @@ def failed(outcome: str, message: str) -> None:
 
 
 def be_killed_where_memory_ends(spec: dict[str, Any]) -> None:
-    """By whom nobody can tell: no word, only the signal."""
+    """Die by SIGKILL without output if memory is exceeded."""
     if spec["batch_size"] > LARGEST:
         os.kill(os.getpid(), signal.SIGKILL)
     run_by_arithmetic(spec)
 
 
 def run_short_of_memory_and_abort(spec: dict[str, Any]) -> None:
-    """As the standard library of C++ does it."""
+    """Abort like the C++ standard library if memory is exceeded."""
     if spec["batch_size"] > LARGEST:
         abort()
     run_by_arithmetic(spec)
 
 
 def train_together(spec: dict[str, Any]) -> None:
-    """Rank 1 holds less than rank 0, which then waits for it for ever, as in a collective."""
+    """Give rank 1 less memory than rank 0; rank 0 then waits for ever, as in a collective."""
     if spec["batch_size"] <= LARGEST:
         run_by_arithmetic(spec)
     elif os.environ["RANK"] == "1":
@@ -125,7 +125,7 @@ def train_together(spec: dict[str, Any]) -> None:
 
 
 def lose_rank_1_once(spec: dict[str, Any]) -> None:
-    """In the trial of batch 4 somebody kills rank 1, and rank 0 waits for it."""
+    """Kill rank 1 in the trial of batch 4, while rank 0 waits for it."""
     seen = Path(f"seen-{os.environ['RANK']}")
     if spec["batch_size"] == 4 and not seen.exists():
         seen.touch()
@@ -136,7 +136,7 @@ def lose_rank_1_once(spec: dict[str, Any]) -> None:
 
 
 def wait_from_the_third_on(spec: dict[str, Any]) -> None:
-    """Long enough for a test to do something to the parents meanwhile; a file says when."""
+    """Wait so long that a test can act on the parents; a file shows when."""
     if spec["batch_size"] > 2:
         Path(f"waiting-{os.environ['RANK']}").touch()
         hang()
@@ -144,7 +144,7 @@ def wait_from_the_third_on(spec: dict[str, Any]) -> None:
 
 
 def lose_the_gpu(spec: dict[str, Any]) -> None:
-    """The third trial loses it; the file that counts trials is the GPU's, not the process's."""
+    """Lose the GPU in the third trial; the file that counts trials outlives the process."""
     count = len(gpu_log().read_text()) if gpu_log().exists() else 0
     gpu_log().write_text("." * (count + 1))
     if count == 2:
@@ -213,7 +213,7 @@ def main() -> None:
         elif kind == "OpenDevice":
             say("Ready", **READY, device=DEVICES.get(behaviour, CPU))
         elif behaviour == "answer":
-            print(sys.argv[2], flush=True)  # noqa: T201 - whatever was asked
+            print(sys.argv[2], flush=True)  # noqa: T201 - to the parent
         elif behaviour in BY_SPEC:
             BY_SPEC[behaviour](message["spec"])
         else:

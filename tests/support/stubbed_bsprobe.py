@@ -1,6 +1,6 @@
-"""The whole command line over a worker without torch: `python stubbed_bsprobe.py BEHAVIOUR run …`.
+"""The whole command line with a worker without torch: `python stubbed_bsprobe.py BEHAVIOUR run …`.
 
-Everything but the trials is real: processes, pipes, journal, reports.
+Everything except the trials is real: processes, pipes, journal, reports.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 OPTIONS = ("--precision=fp32", "--norm=batch,group", "--target-batch=12")
 SILENCE = "STUBBED_SILENCE_SECONDS"
-"""The variable that says after how long a silent rank is given up, where half a minute is long."""
+"""Variable for the seconds after which a silent rank is given up, instead of half a minute."""
 RUN = ("run", *OPTIONS, "--out=out")
 
 
@@ -24,7 +24,15 @@ def start(
     before_exec: Callable[[], None] | None = None,
     **environment: str,
 ) -> "subprocess.Popen[str]":
-    """Start `bsprobe ARGUMENTS`."""
+    """Start `bsprobe ARGUMENTS`.
+
+    Args:
+        arguments: The arguments of the command.
+        cwd: The working directory.
+        behaviour: The behaviour of the stub worker.
+        before_exec: Runs in the child before the program.
+        environment: Additional variables.
+    """
     from tests.support.commands import popen  # noqa: PLC0415 - the child, this file, cannot find it
 
     command = (sys.executable, __file__, behaviour, *arguments)
@@ -32,13 +40,13 @@ def start(
 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    """Exit code, standard output and standard error."""
+    """Wait for the end; return exit code, standard output and standard error."""
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
 def findings(folder: Path) -> dict[str, Any]:
-    """The findings of a finished run, without its times and processes."""
+    """Return the findings of a finished run, without its times and processes."""
     run = json.loads((folder / "run.json").read_text())
     results = []
     for result in run["results"]:
@@ -61,8 +69,8 @@ def _main() -> None:
         def __init__(self, request: DeviceRequest, **options: Any) -> None:
             super().__init__(request, **{**options, "command": stub})
 
-    runner._GRACE_SECONDS = 0.5  # a stub of a rank that will not fail hangs at once
-    worker_process.Worker = StubbedWorker  # type: ignore[misc] # the one seam: which program is started
+    runner._GRACE_SECONDS = 0.5  # shortens the wait for stubs that hang
+    worker_process.Worker = StubbedWorker  # type: ignore[misc] # replaces only the started program
     if SILENCE in os.environ:
         world._SILENCE_SECONDS = float(os.environ[SILENCE])
     __main__.main()

@@ -1,4 +1,4 @@
-"""A network whose forward pass starts processes of its own and never returns from the kernel."""
+"""A network whose forward pass starts child processes and never returns from the kernel."""
 
 import ctypes
 import subprocess
@@ -12,11 +12,11 @@ SLEEP = (sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)")
 
 
 class Stubborn(nn.Module):
-    """One convolution, behind a sleep of ten minutes.
+    """A convolution behind a sleep of ten minutes.
 
     Args:
-        holds_lock: Sleep without releasing Python's lock: no other thread of the process runs.
-        num_classes: Of the convolution.
+        holds_lock: Sleep without releasing Python's lock, so that no other thread of the process
+        runs. num_classes: The output channels of the convolution.
     """
 
     def __init__(self, *, holds_lock: bool, num_classes: int = 19) -> None:

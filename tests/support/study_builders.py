@@ -1,4 +1,4 @@
-"""Studies to test with: trainings whose curves are formulas."""
+"""Studies for tests, with trainings whose curves are formulas."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,7 +58,7 @@ def study_settings(
 def first_training(
     settings: StudySettings | None = None, *, data: Path = Path("D"), size: Resolution | None = None
 ) -> TrainingSpec:
-    """The first training of a study, on a CPU, with images from a folder."""
+    """Return the first training of a study, on a CPU, with images from a folder."""
     spec = next_training(settings or study_settings(), [], on_gpu=False, processors=1)
     assert spec is not None
     variant = replace(spec.variant, resolution=size or spec.variant.resolution)
@@ -66,7 +66,7 @@ def first_training(
 
 
 class FixedMeter:
-    """A device that always says the same of its memory."""
+    """A device with constant memory use."""
 
     def reset_peak(self) -> None: ...
     def peak(self) -> Peak:
@@ -77,7 +77,7 @@ PLACE = Place(device=torch.device("cpu"), meter=FixedMeter())
 
 
 def mean_iou(batch: int, seed: int, share: float) -> float:
-    """Batch 4 learns most; seeds differ by a hundredth."""
+    """Return the score at a share of the training; batch 4 learns most, seeds differ by 0.01."""
     return share * (0.4 - 0.03 * abs(batch - 4) + 0.01 * seed) + 0.01
 
 
@@ -138,7 +138,7 @@ def lost(spec: TrainingSpec, ended: Ending = Ending.OUT_OF_MEMORY) -> Training:
 
 
 class FormulaTrainer:
-    """Makes trainings as `StudyRunner` does, on a GPU that holds so many images at once."""
+    """Makes trainings like `StudyRunner`, on a GPU that holds a given number of images."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class FormulaTrainer:
 
 
 class Quiet:
-    """A listener that hears all and says nothing."""
+    """A listener that prints nothing."""
 
     def on_training_start(self, spec: TrainingSpec, *, resumed: bool) -> None: ...
     def on_loading_start(self, spec: LoaderSpec) -> None: ...
@@ -203,7 +203,7 @@ def study_header(settings: StudySettings) -> StudyHeader:
 def made_study(
     folder: Path, settings: StudySettings | None = None, trainer: FormulaTrainer | None = None
 ) -> Study:
-    """A whole study, by the real session over trainings that are formulas."""
+    """Run a whole study, with the real session and trainings that are formulas."""
     chosen = settings or study_settings()
     return conducted(StudyJournal.create(folder, study_header(chosen)), chosen, trainer, folder)
 

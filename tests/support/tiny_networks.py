@@ -1,4 +1,4 @@
-"""Networks for tests: small enough that hundreds of steps take no time."""
+"""Networks for tests, small enough for hundreds of fast steps."""
 
 import torch
 from torch import nn
@@ -8,15 +8,15 @@ from bsprobe.records.variants import Variant
 from bsprobe.training.models.norms import LAYERS
 
 VARIANT = Variant(model="tiny", resolution=Resolution(height=32, width=48), classes=4)
-"""Takes the place of a real variant where `build_model` is replaced by one of these classes."""
+"""A variant for tests in which `build_model` is replaced by one of these classes."""
 
 
 class TinyNet(nn.Module):
     """Two convolutions around the variant's norm; logits at a quarter of the size, as (N, c, h, w).
 
     Attributes:
-        calls: Forward passes so far.
-        logits_dtypes: The dtype of what each of them returned.
+        calls: The number of forward passes so far.
+        logits_dtypes: The dtype of the output of each pass.
     """
 
     def __init__(self, variant: Variant) -> None:
@@ -36,7 +36,7 @@ class TinyNet(nn.Module):
 
 
 class TwoHeadedNet(nn.Module):
-    """A net with torchvision's dict of two outputs."""
+    """A network with torchvision's dict of two outputs."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class TwoHeadedNet(nn.Module):
 
 
 class OverflowingNet(TinyNet):
-    """A net whose gradients overflow in some of its backward passes, counted from 1."""
+    """A network whose gradients overflow in the given backward passes, counted from 1."""
 
     def __init__(self, variant: Variant, *, overflows: frozenset[int]) -> None:
         super().__init__(variant)

@@ -1,4 +1,4 @@
-"""Processes that torch's own launcher starts: the program itself, or one over stubbed workers."""
+"""Processes started by torch's launcher: bsprobe itself, or with stubbed workers."""
 
 import signal
 import socket
@@ -15,7 +15,7 @@ _MARK = "BSPROBE_TEST_MARK"
 
 
 class Started:
-    """A process, and everything that it and its children started."""
+    """A process with all its descendants."""
 
     def __init__(
         self, command: Sequence[str], cwd: Path, mark: str = "", **environment: str
@@ -25,15 +25,14 @@ class Started:
         self.process = popen(*command, cwd=cwd, before_exec=None, **variables)
 
     def finish(self, timeout: float = 240) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error."""
+        """Wait for the end; return exit code, standard output and standard error."""
         out, err = self.process.communicate(timeout=timeout)
         return self.process.returncode, out, err
 
     def alive(self, *words: str) -> list[int]:
-        """Processes that bear the mark and have these words in their command lines.
+        """Return the processes with the mark and these words in their command lines.
 
-        One that waits for the disk when it is killed ends when the disk has answered: it counts as
-        dead.
+        A killed process that still waits for the disk counts as dead.
         """
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
@@ -49,7 +48,7 @@ class Started:
         return sorted(found)
 
     def described(self) -> list[str]:
-        """Living processes for the message of a test: number, state, parent and command."""
+        """Describe living processes for a failure message: number, state, parent and command."""
         found = []
         for pid in self.alive():
             folder = Path(f"/proc/{pid}")
@@ -60,7 +59,7 @@ class Started:
         return found
 
     def all_gone(self, within: float = 30) -> bool:
-        """Whether nothing is left, given some time to go."""
+        """True if no process is left after some time."""
         deadline = time.monotonic() + within
         while self.alive() and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -68,7 +67,7 @@ class Started:
 
 
 def is_killed(folder: Path) -> bool:
-    """Tell from its folder in /proc whether SIGKILL has reached a process that is there still."""
+    """True if SIGKILL has reached a process, according to its folder in /proc."""
     with suppress(OSError):
         for line in (folder / "status").read_text(encoding="utf-8").splitlines():
             name, _, mask = line.partition(":\t")
@@ -78,20 +77,20 @@ def is_killed(folder: Path) -> bool:
 
 
 def torchrun(*program: str, cwd: Path, **environment: str) -> Started:
-    """`torchrun --nproc-per-node 2 PROGRAM`."""
+    """Start `torchrun --nproc-per-node 2 PROGRAM`."""
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
     return Started((*launcher, *program), cwd, **environment)
 
 
 def stubbed(behaviour: str, *arguments: str) -> tuple[str, ...]:
-    """The whole command line over a worker without torch."""
+    """Return the command line with a worker without torch."""
     return (str(ROOT / "tests" / "support" / "stubbed_bsprobe.py"), behaviour, *arguments)
 
 
 def by_hand(
     rank: int, port: int, *program: str, cwd: Path, mark: str, **environment: str
 ) -> Started:
-    """One of two processes on two machines, as torchrun starts them there without its store."""
+    """Start one of two processes, as torchrun does on two machines, but without its store."""
     return Started(
         (sys.executable, *program),
         cwd,
@@ -109,7 +108,7 @@ def by_hand(
 
 
 def free_port() -> int:
-    """A port that nobody listens at now."""
+    """Return a port that nobody listens on now."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return int(listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Networks to trace, each with its own difficulty, and recordings as text that can be read."""
+"""Networks to trace, each with one difficulty, and recordings as readable text."""
 
 import functools
 from collections import Counter
@@ -34,7 +34,7 @@ STEPS = (Section.FIRST_STEP, Section.LATER_STEP)
 
 
 class PlainNet(nn.Module):
-    """Two convolutions and a ReLU: every event of its step fits on a page."""
+    """Two convolutions and a ReLU, so that all events of its step fit on a page."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PlainNet(nn.Module):
 
 
 class ExtraNet(PlainNet):
-    """Does something more with what its first layer makes of the images."""
+    """Applies an extra function to the output of its first layer."""
 
     def __init__(self, variant: Variant, *, extra: Function) -> None:
         super().__init__(variant)
@@ -70,7 +70,7 @@ class Extra(nn.Module):
 
 
 def extra(function: Function) -> Build:
-    """Builds a network that calls a function between its layers."""
+    """Return a builder of a network that calls a function between its layers."""
     return functools.partial(ExtraNet, extra=function)
 
 
@@ -81,7 +81,7 @@ def tracer_of(
     habits: Habits = NOTHING_KEPT,
     version: Version = INSTALLED,
 ) -> StepTracer:
-    """A tracer of a network of ours, by default in a loop that keeps nothing."""
+    """Return a tracer of a test network, by default in a loop that keeps nothing."""
     variant = replace(variant, own=replace(variant.own, habits=habits))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake_model, "build_model", build)
@@ -89,7 +89,7 @@ def tracer_of(
 
 
 def at(timeline: Timeline, batch: int) -> Recording:
-    """What a timeline says that a recording at a batch size would be."""
+    """Return the recording that a timeline predicts for a batch size."""
     return Recording(
         batch=batch,
         storages=tuple((each.place, each.kind, each.size.at(batch)) for each in timeline.storages),
@@ -112,9 +112,9 @@ def at(timeline: Timeline, batch: int) -> Recording:
 
 
 def story(recording: Recording, section: Section) -> list[str]:
-    """The events of a section as lines: `+` allocates, `-` frees, `*` is inside a kernel.
+    """List the events of a section as lines: `+` allocates, `-` frees, `*` is inside a kernel.
 
-    Without those that only count elements: which do so depends on the PyTorch.
+    Allocations that only count elements are left out, because they depend on the PyTorch version.
     """
     lines = []
     for action, subject in recording.sections[section]:
@@ -133,7 +133,7 @@ def story(recording: Recording, section: Section) -> list[str]:
 
 
 def live_at_the_end(recording: Recording) -> set[int]:
-    """Storages that nothing frees."""
+    """Return the storages that nothing frees."""
     live: set[int] = set()
     for section in (Section.SETUP, *at_one_batch(recording).steps(2)):
         play(recording, section, live)
@@ -141,7 +141,7 @@ def live_at_the_end(recording: Recording) -> set[int]:
 
 
 def play(recording: Recording, section: Section, live: set[int]) -> None:
-    """Follow a section: what is born does not live yet, what dies does."""
+    """Update the live storages over a section, checking that births and deaths are consistent."""
     for action, subject in recording.sections[section]:
         if action is Action.ALLOCATE:
             assert subject not in live
@@ -155,19 +155,19 @@ def play(recording: Recording, section: Section, live: set[int]) -> None:
 
 
 def born(recording: Recording, section: Section = Section.FIRST_STEP) -> Iterator[RecordedStorage]:
-    """The storages that a section allocates."""
+    """Yield the storages that a section allocates."""
     for action, subject in recording.sections[section]:
         if action is Action.ALLOCATE:
             yield recording.storages[subject]
 
 
 def bytes_of(recording: Recording, kind: Kind, section: Section) -> int:
-    """Everything of a kind that a section allocates."""
+    """Return the bytes of a kind that a section allocates."""
     return sum(size for _, its_kind, size in born(recording, section) if its_kind is kind)
 
 
 def bytes_left(recording: Recording) -> Counter[Kind]:
-    """What nothing frees, by what it is for."""
+    """Return the bytes that nothing frees, by kind."""
     left = Counter[Kind]()
     for subject in live_at_the_end(recording):
         _, kind, size = recording.storages[subject]

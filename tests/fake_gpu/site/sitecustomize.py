@@ -1,16 +1,16 @@
 # ruff: noqa: INP001 - a folder on PYTHONPATH, not a package
 """Puts a fake GPU into every Python process that has this folder on its path.
 
-Nothing is imported here but what waits for PyTorch, NVML and the trials to be imported: a process
-that needs none of them, as the parent of a run, stays as light as it is.
+Only import hooks for PyTorch, NVML and the trials are installed here, so that a process that
+imports none of them, like the parent of a run, stays light.
 """
 
 import os
 import sys
 from pathlib import Path
 
-if os.environ.get("CUDA_VISIBLE_DEVICES") != "":  # hidden from the processes that predict
-    # A server imports PyTorch once, with or without the fake GPU, for workers of both kinds.
+if os.environ.get("CUDA_VISIBLE_DEVICES") != "":  # predicting processes hide the GPU
+    # A fork server imports PyTorch once, with or without the fake GPU, so workers must be spawned.
     os.environ["BSPROBE_SPAWN"] = "1"
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     from tests.fake_gpu import after_import
