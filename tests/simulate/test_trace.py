@@ -412,7 +412,7 @@ def test_a_mismatch_names_the_place() -> None:
     assert "operator='sigmoid'" in message(lambda x: x.relu() if len(x) > 2 else x.sigmoid())
     shrinking = message(lambda x: x + x.new_zeros(9 - len(x), *x.shape[1:]).sum())
     assert "module='between'" in shrinking
-    assert "are on no line that rises" in shrinking
+    assert "do not grow linearly" in shrinking
 
 
 # Places, phases, kinds.
