@@ -1,1 +1,1 @@
-"""Devices that run trials: a CUDA GPU, or the CPU with a real memory limit."""
+"""Devices that run trials: a CUDA GPU, the CPU with a memory limit, or a simulated GPU."""

@@ -1,4 +1,4 @@
-"""What a device is to the worker: something that takes a trial and says what it measured."""
+"""The interface of a device that runs trials."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -7,6 +7,7 @@ from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.trials import Measurement, TrialSpec
 
 ReportPhase = Callable[[str], None]
+"""Called with the name of each phase of a trial when it begins."""
 
 
 class Device(Protocol):
@@ -18,24 +19,25 @@ class Device(Protocol):
 
     @property
     def budget_bytes(self) -> int | None:
-        """Bytes that the allocator might reserve in the last trial; None where nothing capped it.
+        """Bytes that the allocator could reserve in the last trial; None without a limit.
 
-        A memory limit bounds the whole process; what lies outside the allocator is taken off.
+        It is the memory limit, which applies to the whole process, minus the memory outside the
+        allocator.
         """
 
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
         """Run a trial to its end.
 
         Args:
-            spec: What to run.
-            report: Told what happens now, for progress and for the place of a failure.
+            spec: The trial.
+            report: Called when a phase begins, for progress and to locate a failure.
 
         Raises:
-            Exception: Whatever the trial died of, unchanged; `failures.classify` names it.
+            Exception: Any exception of the trial, unchanged; `failures.classify` classifies it.
         """
 
     def lift_limit(self) -> None:
-        """Give up the memory limit, so that a failure can be described; no trial follows."""
+        """Remove the memory limit, so that a failure can be described. No trial may follow."""
 
     def is_clean(self) -> bool:
-        """Whether memory is back at its baseline, so that another trial may run here."""
+        """Return whether memory is back at its baseline, so that another trial may run here."""

@@ -1,10 +1,9 @@
-"""The CPU as a device with a memory limit of its own: real steps, a real out-of-memory.
+"""The CPU as a device with a memory limit that trials can exceed.
 
-Linux only. The recipe, with what was tried and failed (`RLIMIT_AS` counts the 3 GiB of address
-space that importing torch maps; `RLIMIT_DATA` alone wobbles by one batch): glibc is told to map
-every larger allocation by itself (`MALLOC_MMAP_THRESHOLD_`, set by whoever starts this process),
-so that memory really returns on free, and `RLIMIT_DATA` is set to what the process holds once
-torch is imported and its threads run, plus the limit.
+Linux only. `RLIMIT_DATA` is set to the data that the process holds once torch is imported and its
+threads run, plus the limit. The parent process sets `MALLOC_MMAP_THRESHOLD_`, so that glibc maps
+each larger allocation separately and returns it to the kernel on free; without it, the largest
+batch varies by one. `RLIMIT_AS` is not used, because importing torch maps 3 GiB of address space.
 """
 
 import ctypes
@@ -29,15 +28,19 @@ from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
 from bsprobe.records.units import KIB, MIB, format_bytes
 
 _DEFAULT_SHARE = 0.8
-"""Of the memory that is available, where no limit is given: the machine must survive the probe."""
+"""Default limit as a share of the available memory; the rest keeps the machine usable."""
 _THREADED = 300
-"""Rows of a product for which OpenBLAS starts its threads."""
+"""Rows of a square matrix whose product makes OpenBLAS start its threads."""
 _CLEAN_WITHIN = 4 * MIB
-"""Bytes that a trial may leave behind: the heap's small bins."""
+"""Bytes that may remain after a trial, in the heap's small bins."""
 
 
 class CpuDevice:
-    """Runs trials on the CPU under a limit on what they may hold beyond the imported libraries."""
+    """Runs trials on the CPU with a limit on their memory, without the imported libraries.
+
+    Args:
+        limit_bytes: The limit; None for 80 % of the available memory.
+    """
 
     def __init__(self, limit_bytes: int | None) -> None:
         _require_linux()
@@ -50,10 +53,10 @@ class CpuDevice:
             raise DeviceError(
                 f"a memory limit of {format_bytes(limit)} is more than the "
                 f"{format_bytes(available)} that this machine has available",
-                hint="give less: beyond it the kernel would kill processes, perhaps others",
+                hint="give a smaller --memory-limit",
             )
         _, self._hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
-        # Mapped and counted by the limit, but never touched: oneDNN's room for compiled kernels.
+        # Mapped and counted by the limit, but not resident: oneDNN's space for compiled kernels.
         self._unused_bytes = 0
         self._info = _describe(limit, available, asked=limit_bytes)
         self._rest()
@@ -65,44 +68,43 @@ class CpuDevice:
 
     @property
     def budget_bytes(self) -> int | None:
-        """None: the CPU has no caching allocator, and the limit bounds the process itself."""
+        """None: the CPU has no caching allocator."""
         return None
 
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
-        """Run a trial; raises what PyTorch raises when memory cannot be had."""
+        """Run a trial; exceptions of PyTorch, out of memory included, are passed on."""
         self._unused_bytes = 0
         if spec.processes > 1:
-            self._rest()  # the process group's threads are there by now, as those of torch are
+            self._rest()  # the threads of the process group belong to the baseline too
         measured = run_steps(
             spec, device=torch.device("cpu"), meter=self, new_clock=_WallClock, report=report
         )
         return replace(measured, outside_allocator_bytes=self._unused_bytes)
 
     def lift_limit(self) -> None:
-        """Let the process allocate again, so that a failure can be described."""
+        """Remove the memory limit, so that a failure can be described."""
         resource.setrlimit(resource.RLIMIT_DATA, (self._hard_limit, self._hard_limit))
 
     def is_clean(self) -> bool:
-        """True where the memory that the limit counts is back, and the peak can be reset.
+        """Return whether memory is back at the baseline and the peak can be reset.
 
-        Where oneDNN has compiled kernels for new shapes it is not: tens of MiB of code stay, with
-        which the next trial would fail a batch earlier, or later, than in a fresh process.
+        oneDNN keeps the kernels that it compiled for new shapes, tens of MiB. With these the next
+        trial could fail at another batch than in a fresh process.
         """
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # the heap would keep what was freed
+        ctypes.CDLL(None).malloc_trim(0)  # otherwise the heap keeps freed memory
         left = _status_bytes("VmData") - self._resting_data
         return self._can_reset and left <= _CLEAN_WITHIN
 
     def reset_peak(self) -> None:
-        """Start a new high-water mark, where the kernel lets us; else the old one goes on."""
+        """Reset the high-water mark, if the kernel permits it."""
         _reset_high_water()
 
     def peak(self) -> Peak:
-        """Resident memory beyond the baseline; the CPU has no caching allocator.
+        """Peak of resident memory above the baseline, as allocated bytes; reserved is None.
 
-        Pages of files do not count, as they do not for the limit: they are the libraries' code, of
-        which a process has the more in its tables the longer it runs, and one that was forked
-        begins with none.
+        Pages of files are left out, as the limit does not count them. They hold the libraries'
+        code; their number grows while a process runs and is zero in a forked process.
         """
         files = _status_bytes("RssFile") - self._resting_files
         mapped = _status_bytes("VmData") - self._resting_data
@@ -116,7 +118,7 @@ class CpuDevice:
         return 0
 
     def _rest(self) -> None:
-        """Take what the process holds now for what it holds anyway: the limit counts from here."""
+        """Make the memory that the process holds now the baseline, and set the limit above it."""
         self._baseline = _status_bytes("VmRSS")
         self._resting_data = _status_bytes("VmData")
         self._resting_files = _status_bytes("RssFile")
@@ -127,7 +129,7 @@ class CpuDevice:
 
 
 class _WallClock:
-    """Steps on the CPU are over when they return."""
+    """Wall-clock time; CPU steps are synchronous."""
 
     def __init__(self) -> None:
         self._seconds: list[float] = []
@@ -147,28 +149,28 @@ def _require_linux() -> None:
     if sys.platform != "linux":
         raise DeviceError(
             f"--device cpu needs Linux, and this is {sys.platform}",
-            hint="its memory limit is RLIMIT_DATA, which only Linux applies to mapped memory",
+            hint="predict for a GPU instead: bsprobe run --gpu 'RTX 3090'",
         )
 
 
 def _load_libraries() -> None:
     """Run one small step with an optimizer before the baseline is taken.
 
-    It starts the threads, whose stacks count as data, and imports what PyTorch imports only when
-    first used (the optimizer's hooks alone load some 100 MiB of Python). The kernels that oneDNN
-    compiles for a network's shapes are left to the trials: they belong to what a trial takes.
+    The step starts the threads, whose stacks count as data, and triggers PyTorch's lazy imports
+    (the optimizer's hooks alone load about 100 MiB of Python). Kernels that oneDNN compiles for a
+    network's shapes count as memory of the trial.
     """
     layer = torch.nn.Conv2d(8, 8, 3)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
     layer(torch.zeros(4, 8, 64, 64)).sum().backward()
     optimizer.step()
-    # OpenBLAS, numpy's, takes 32 MiB for its first product, and after a fork its threads' stacks.
+    # numpy's OpenBLAS takes 32 MiB for its first product, and its threads' stacks after a fork.
     square = np.ones((_THREADED, _THREADED))
     square @ square
 
 
 def _reset_high_water() -> bool:
-    """Reset VmHWM to what is resident now; False where the kernel refuses (proc(5), clear_refs)."""
+    """Reset VmHWM to VmRSS; False if the kernel does not permit it (proc(5), clear_refs)."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -177,17 +179,17 @@ def _reset_high_water() -> bool:
 
 
 def _status_bytes(field: str) -> int:
-    """A field of /proc/self/status, which counts in kB of 1024 bytes."""
+    """A field of /proc/self/status, converted from kB (1024 bytes) to bytes."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * KIB
     raise DeviceError(
-        f"the kernel does not report {field}", hint="--device cpu needs an ordinary Linux kernel"
+        f"/proc/self/status has no {field}", hint="run on a Linux kernel that reports it"
     )
 
 
 def _available_bytes() -> int:
-    """Memory that this process may still take: the machine's, or its control group's if less."""
+    """Available memory of the machine, or of the process's control group if that is less."""
     available = 0
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):

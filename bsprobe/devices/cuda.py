@@ -1,4 +1,4 @@
-"""A CUDA GPU as PyTorch sees it, whole or capped to answer as a smaller one."""
+"""A CUDA GPU, with an optional memory limit."""
 
 import gc
 import pickle
@@ -23,19 +23,23 @@ from bsprobe.records.units import format_bytes
 from bsprobe.storage.files import write_atomically
 
 _CLEAN_WITHIN = 0
-"""Bytes of tensors that may be left after a trial: none."""
+"""Bytes of tensors that may remain after a trial."""
 _REHEARSED_BATCHES = (1, 2)
-"""The second where one image is too few, as for BatchNorm on a map of one pixel."""
+"""Batch sizes of the rehearsal: 2 if 1 fails, as it does for BatchNorm on a map of one pixel."""
 _SNAPSHOT_PROTOCOL = 4
-"""As `torch.cuda.memory._dump_snapshot` pickles; the viewer unpickles by itself, 2 to 4."""
+"""Pickle protocol of `torch.cuda.memory._dump_snapshot`; PyTorch's viewer reads 2 to 4."""
 
 
 class CudaDevice:
     """Runs trials on one GPU.
 
-    A memory limit bounds the whole process: the allocator's fraction bounds reserved memory only,
-    so what lies outside it is measured and taken off first, when the kernels are loaded that one
-    step of the variant calls. It caps capacity, not architecture.
+    A memory limit applies to the whole process, but PyTorch can limit reserved memory only. One
+    step of the variant therefore loads its kernels first; the memory outside the allocator is then
+    measured and subtracted from the limit. A limit changes the capacity, not the architecture.
+
+    Args:
+        index: Index of the GPU among those that PyTorch sees.
+        limit_bytes: The memory limit; None for the whole GPU.
     """
 
     def __init__(self, index: int, limit_bytes: int | None) -> None:
@@ -50,7 +54,7 @@ class CudaDevice:
         properties = torch.cuda.get_device_properties(self._device)
         self._total = properties.total_memory
         _, total = torch.cuda.mem_get_info(self._device)
-        # Without NVML the context and other processes cannot be told apart.
+        # Without NVML, the context's memory cannot be separated from that of other processes.
         self._others = None if free_before is None else max(0, total - free_before)
         if limit_bytes is not None and limit_bytes > total:
             raise DeviceError(
@@ -62,16 +66,16 @@ class CudaDevice:
 
     @property
     def info(self) -> DeviceInfo:
-        """The GPU and what a trial may hold of it."""
+        """The GPU and its capacity."""
         return self._info
 
     @property
     def budget_bytes(self) -> int | None:
-        """Bytes that the limit left to the allocator in the last trial; None without a limit."""
+        """Bytes that the allocator could reserve in the last trial; None without a limit."""
         return self._budget
 
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
-        """Run a trial; raises what PyTorch raises when memory cannot be had."""
+        """Run a trial; exceptions of PyTorch, out of memory included, are passed on."""
         report("opening")
         torch.cuda.set_device(self._device)
         if self._limit is not None:
@@ -91,18 +95,18 @@ class CudaDevice:
         )
 
     def record_trial(self, spec: TrialSpec, report: ReportPhase, snapshot: Path) -> RecordedTrial:
-        """Run a trial, as the first of its process, while PyTorch records what its allocator does.
+        """Run a trial, the first one of its process, while PyTorch records its allocations.
 
         Args:
-            spec: What to run.
-            report: Told what happens now; each phase leaves a mark in the record.
-            snapshot: The file to write PyTorch's memory snapshot to, record included.
+            spec: The trial.
+            report: Called when a phase begins; each phase also leaves a mark in the recording.
+            snapshot: Path of the file for PyTorch's memory snapshot, which has the recording.
 
         Raises:
-            Exception: Whatever the trial died of; then nothing is written.
+            Exception: Any exception of the trial; then no file is written.
         """
         torch.cuda.set_device(self._device)
-        if self._limit is not None:  # now, for it is no part of the record
+        if self._limit is not None:  # before the recording starts, to keep it out
             self._load_kernels(spec, report)
         recorder = CudaRecorder()
         phases: list[str] = []
@@ -128,24 +132,24 @@ class CudaDevice:
         )
 
     def lift_limit(self) -> None:
-        """Nothing to do: describing a failure takes no GPU memory."""
+        """Do nothing: describing a failure takes no GPU memory."""
 
     def is_clean(self) -> bool:
-        """True where the tensors of the last trial are gone, their memory back at the driver."""
+        """Return cached memory to the driver; True if no tensor of the last trial remains."""
         gc.collect()
         torch.cuda.synchronize(self._device)
-        # A cuBLAS workspace belongs to a handle, not to a trial; only this drops it.
+        # A cuBLAS workspace belongs to a handle and outlives the trial; only this call frees it.
         torch._C._cuda_clearCublasWorkspaces()  # noqa: SLF001
         torch.cuda.empty_cache()
         return torch.cuda.memory_allocated(self._device) <= _CLEAN_WITHIN
 
     def reset_peak(self) -> None:
-        """Start new peaks of allocated and reserved."""
+        """Reset the peaks of allocated and reserved memory."""
         torch.cuda.synchronize(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def peak(self) -> Peak:
-        """Peaks of allocated and reserved since the last reset."""
+        """Peaks of allocated and reserved memory since the last reset."""
         torch.cuda.synchronize(self._device)
         return Peak(
             allocated_bytes=torch.cuda.max_memory_allocated(self._device),
@@ -153,17 +157,17 @@ class CudaDevice:
         )
 
     def retries(self) -> int:
-        """The times in this trial that the allocator gave its cache back to find room."""
+        """Number of times in this trial that the allocator flushed its cache to allocate."""
         return int(torch.cuda.memory_stats(self._device)["num_alloc_retries"])
 
     def _open(self, index: int) -> None:
-        """Create the context and run a kernel: only then is it known that the GPU can be used."""
+        """Create the context and run a kernel, to find out if the GPU can be used."""
         try:
             torch.cuda.init()
             if index >= torch.cuda.device_count():
                 raise DeviceError(
                     f"there is no GPU {index}: PyTorch sees {torch.cuda.device_count()}",
-                    hint="they are counted from cuda:0; CUDA_VISIBLE_DEVICES hides the others",
+                    hint="numbers start at cuda:0; CUDA_VISIBLE_DEVICES selects the visible GPUs",
                 )
             (torch.ones(2, device=self._device) + 1).sum().item()
         except (RuntimeError, AssertionError) as error:
@@ -175,9 +179,9 @@ class CudaDevice:
             ) from error
 
     def _load_kernels(self, spec: TrialSpec, report: ReportPhase) -> None:
-        """Run one step of the trial's variant on the whole card, once in this process.
+        """Run one step of the trial's variant without the limit, once per process.
 
-        What its kernels and libraries take must be held before it is counted.
+        The memory of its kernels and libraries must be allocated before it is measured.
         """
         small = TrialSpec(
             variant=spec.variant, batch_size=1, processes=spec.processes, ddp=spec.ddp
@@ -189,14 +193,14 @@ class CudaDevice:
         for batch_size in _REHEARSED_BATCHES:
             try:
                 rehearse(replace(small, batch_size=batch_size), self._device)
-            except Exception:  # noqa: BLE001, S112 - the trial itself will say what is wrong with it
+            except Exception:  # noqa: BLE001, S112 - the trial itself raises it again
                 continue
             break
         self.is_clean()
         self._rehearsed.add(small)
 
     def _cap_reserved(self, limit_bytes: int) -> None:
-        """Let the allocator reserve what the limit leaves beside what lies outside it now."""
+        """Limit reserved memory to the limit minus the memory outside the allocator."""
         outside = self._outside_bytes()
         self._budget = limit_bytes - outside
         if self._budget <= 0:
@@ -208,7 +212,7 @@ class CudaDevice:
         torch.cuda.set_per_process_memory_fraction(self._budget / self._total, self._device)
 
     def _outside_bytes(self) -> int:
-        """Held of the device now, neither by PyTorch's allocator nor by other processes."""
+        """Bytes of the GPU held by this process outside PyTorch's allocator."""
         free, total = torch.cuda.mem_get_info(self._device)
         reserved = torch.cuda.memory_reserved(self._device)
         return max(0, total - free - reserved - (self._others or 0))
@@ -219,7 +223,7 @@ class CudaDevice:
             notes.append(f"Other processes held {format_bytes(self._others)} of this GPU.")
         if self._others is None:
             notes.append(
-                "NVML did not answer: memory of other processes counts as our own context."
+                "NVML did not answer: memory of other processes counts as memory of this process."
             )
         if platform.system() == "Windows" or "microsoft" in platform.release().lower():
             notes.append("Windows drivers spill GPU memory to the host instead of failing.")
@@ -240,7 +244,7 @@ class CudaDevice:
 
 
 class _EventClock:
-    """CUDA events: time on the GPU, not of the Python that feeds it."""
+    """Time on the GPU, measured with CUDA events."""
 
     def __init__(self) -> None:
         self._starts: list[torch.cuda.Event] = []
@@ -264,11 +268,11 @@ class _EventClock:
 
 
 _NVML_ABSENT = (pynvml.NVMLError, RuntimeError, AssertionError)
-"""No driver, no library, no such call, or a PyTorch that cannot name its GPU."""
+"""Errors if there is no driver, library or function, or PyTorch does not know the GPU's UUID."""
 
 
 class _Nvml:
-    """The driver's own view of the GPU, asked before we hold any of it."""
+    """NVML's view of the GPU, queried before this process allocates any of its memory."""
 
     def __init__(self, index: int) -> None:
         self._handle: Any = None
@@ -276,13 +280,13 @@ class _Nvml:
         with suppress(*_NVML_ABSENT):
             pynvml.nvmlInit()
             self.driver = pynvml.nvmlSystemGetDriverVersion()
-            # The two count GPUs differently (CUDA_VISIBLE_DEVICES), so the identity is asked for;
-            # this initialises CUDA but creates no context yet.
+            # NVML ignores CUDA_VISIBLE_DEVICES, so the GPU is identified by its UUID. Reading it
+            # initialises CUDA but creates no context.
             uuid = str(torch.cuda.get_device_properties(index).uuid).removeprefix("GPU-")
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
 
     def free_bytes(self) -> int | None:
-        """Free memory of the GPU, or None."""
+        """Free memory of the GPU, or None if NVML does not answer."""
         if self._handle is None:
             return None
         with suppress(*_NVML_ABSENT):
@@ -291,7 +295,7 @@ class _Nvml:
 
 
 def gpu_is_present() -> bool:
-    """True where the machine has an NVIDIA GPU, even if PyTorch cannot use it."""
+    """Return whether the machine has an NVIDIA GPU, even one that PyTorch cannot use."""
     if torch.cuda.is_available():
         return True
     with suppress(*_NVML_ABSENT):

@@ -1,11 +1,11 @@
-"""A GPU as CUDA's driver knows it, told without PyTorch and without a context on the GPU.
+"""Name and memory of a GPU from CUDA's driver, without PyTorch and without a context on the GPU.
 
-Run as a program with the GPU's index, which counts as PyTorch counts: the driver itself reads
-`CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`. It is a program because a process that has started
-the driver must not be forked any more, and the caller may want to be.
+It runs as a program with the GPU's index as its argument, because a process must not be forked
+after it has initialised the driver. The index is the same as in PyTorch: the driver reads
+`CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`.
 
-Names of functions and their arguments: cuda.h. `cuDeviceTotalMem_v2` is what `total_memory` of
-`torch.cuda.get_device_properties` is filled with.
+Functions and their arguments are those of cuda.h. PyTorch takes `total_memory` of
+`torch.cuda.get_device_properties` from `cuDeviceTotalMem_v2`.
 """
 
 import ctypes
@@ -30,17 +30,17 @@ class DriverFacts:
     name: str
     total_bytes: int
     free_bytes: int | None
-    """None where NVML does not answer."""
+    """Free memory; None if NVML does not answer."""
 
     @property
     def capacity_bytes(self) -> int:
-        """The memory that a worker may hold: all but what other processes hold."""
+        """Memory that a worker can use: all memory without that of other processes."""
         free = self.total_bytes if self.free_bytes is None else self.free_bytes
         return min(self.total_bytes, free)
 
 
 def ask_driver(index: int) -> DriverFacts | None:
-    """The facts of a GPU, from a process of its own; None where there is no driver or no GPU."""
+    """Query a GPU in a separate process; None if there is no driver or no such GPU."""
     with suppress(OSError, subprocess.SubprocessError, ValueError, TypeError):
         done = subprocess.run(
             [sys.executable, "-P", str(Path(__file__)), str(index)],
@@ -53,14 +53,14 @@ def ask_driver(index: int) -> DriverFacts | None:
 
 
 def facts_from(driver: Any, index: int) -> dict[str, Any]:
-    """The fields of `DriverFacts`.
+    """Query the fields of `DriverFacts`.
 
     Args:
         driver: The driver's library.
-        index: Of the GPU, among those that are visible.
+        index: Index of the GPU among the visible ones.
 
     Raises:
-        OSError: The driver refuses.
+        OSError: A call to the driver fails.
     """
     device, total = ctypes.c_int(), ctypes.c_size_t()
     name, identity = ctypes.create_string_buffer(_NAME_BYTES), (ctypes.c_ubyte * 16)()
@@ -72,7 +72,7 @@ def facts_from(driver: Any, index: int) -> dict[str, Any]:
         driver.cuDeviceGetUuid(identity, device),
     ):
         if status != 0:
-            raise OSError(f"CUDA's driver answered {status}")
+            raise OSError(f"CUDA driver error {status}")
     return {
         "name": name.value.decode(),
         "total_bytes": total.value,
@@ -81,8 +81,8 @@ def facts_from(driver: Any, index: int) -> dict[str, Any]:
 
 
 def _free_bytes(identity: str) -> int | None:
-    """Free memory of a GPU, asked as a worker asks for it."""
-    import pynvml  # noqa: PLC0415 - the parent of this program needs none of it
+    """Free memory of a GPU from NVML, as a worker queries it."""
+    import pynvml  # noqa: PLC0415 - the parent process does not need it
 
     with suppress(pynvml.NVMLError):
         pynvml.nvmlInit()

@@ -1,4 +1,4 @@
-"""The largest batch of a variant on many cards: simulated, with one traced step."""
+"""The largest batch of a variant on many simulated cards, from one traced step."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,27 +17,27 @@ from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import KernelLimitError
 
 _ROOMY_BYTES = 2**39
-"""A card on which the guessing never runs out."""
+"""Memory of a card that is large enough for every trial of a guess."""
 
 
 def fit_cards(
     variants: Sequence[Variant], gpus: Sequence[Gpu], *, max_batch: int
 ) -> Iterator[CardFit]:
-    """Find a batch of each variant that runs on each card while the next one does not.
+    """Find a batch of each variant that fits each card while the next larger one does not.
 
-    As a rule it is the one that a run finds. There may be several: with the batch cuDNN changes its
-    plans, and a larger batch can take less memory than a smaller one.
+    There can be several such batches, because cuDNN's plans change with the batch and a larger
+    batch can take less memory. The result is usually the batch that a run finds.
 
     Args:
-        variants: What to train.
+        variants: The variants.
         gpus: The cards.
-        max_batch: Look no further than this.
+        max_batch: Largest batch to try.
 
     Yields:
-        One result for each pair, all cards of a variant after each other.
+        One result for each pair of variant and card, grouped by variant.
 
     Raises:
-        Exception: Whatever a network raises that is neither memory nor a kernel limit.
+        Exception: Any exception of a network other than out of memory or a kernel limit.
     """
     tracers = Tracers()
     capabilities = dict.fromkeys(gpu.compute_capability for gpu in gpus)
@@ -55,7 +55,7 @@ def _fit_alike(
     workspaces: Workspaces,
     max_batch: int,
 ) -> Iterator[CardFit]:
-    """Fit cards of one compute capability: they differ in memory alone, one line aims for all."""
+    """Fit cards of one compute capability, which share one line of memory against batch."""
 
     def device(gpu: Gpu) -> SimulatedDevice:
         return SimulatedDevice(gpu, None, tracers=tracers, workspaces=workspaces)
@@ -79,7 +79,7 @@ def _fit_alike(
 
 
 class _Trials:
-    """The batches that ran on one card; each is tried once."""
+    """Outcomes of the batches tried on one card; each batch is tried once."""
 
     def __init__(self, device: SimulatedDevice, variant: Variant) -> None:
         self._device = device
@@ -102,7 +102,10 @@ class _Trials:
 
 
 def _smallest_that_runs(device: SimulatedDevice, variant: Variant) -> int:
-    """Mostly 1; 2 where BatchNorm has one value per channel with one image."""
+    """The smallest batch that the network accepts.
+
+    It is 2 if BatchNorm has one value per channel in a batch of one image, usually 1.
+    """
     for batch in range(1, LARGEST_MINIMUM):
         try:
             device.run_trial(_spec(variant, batch), lambda _: None)
@@ -113,7 +116,7 @@ def _smallest_that_runs(device: SimulatedDevice, variant: Variant) -> int:
 
 
 def _line(device: SimulatedDevice, variant: Variant, minimum: int) -> Line:
-    """Memory against batch: what it takes for certain, without what the cache holds beside."""
+    """Peak allocated memory against batch."""
     peaks = [
         (batch, device.run_trial(_spec(variant, batch), lambda _: None).peak_allocated_bytes)
         for batch in (2 * minimum, 4 * minimum)

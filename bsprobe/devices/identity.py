@@ -1,4 +1,4 @@
-"""The device that a worker would open, told without a worker."""
+"""Name and capacity of the device for a request, without opening it."""
 
 import re
 import sys
@@ -11,17 +11,17 @@ from bsprobe.records.runs import DeviceRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Name and capacity, as in the `DeviceInfo` of the opened device."""
+    """Name and capacity of a device, as in the `DeviceInfo` of the opened device."""
 
     name: str
     capacity_bytes: int
 
 
 def identity_of(request: DeviceRequest) -> Identity | None:
-    """The device that is asked for; None where only opening it can tell.
+    """Identify the requested device; None if it has to be opened for that.
 
-    The driver answers for a GPU as it answers PyTorch. The CPU's capacity is known only with a
-    limit.
+    A GPU's name and memory come from the driver, as in PyTorch. The CPU's capacity is known only
+    with a limit.
     """
     limit, name = request.memory_limit_bytes, request.device or "cuda"
     if name == "cpu":

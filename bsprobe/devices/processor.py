@@ -1,4 +1,4 @@
-"""The name of the processor, told without PyTorch."""
+"""The name of the processor."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""From what the command line asks for to an open device."""
+"""Choice of the device for a request."""
 
 import re
 from typing import TYPE_CHECKING
@@ -19,17 +19,17 @@ _WITHOUT_GPU = (
 
 
 def open_device(request: DeviceRequest) -> Device:
-    """Open a device: the one that is named, else the machine's GPU, else a simulated one.
+    """Open the requested device; by default the machine's GPU, or a simulated one without a GPU.
 
     Raises:
-        UsageError: The name is no device's.
-        DeviceError: The device is absent or cannot be used; never replaced by another.
+        UsageError: The device name is unknown.
+        DeviceError: The requested device is absent or cannot be used.
     """
     if request.gpu is not None:
         return _simulated(request.gpu, request)
     name = "cuda" if request.device is None else request.device
     if name == "cpu":
-        from bsprobe.devices.cpu import CpuDevice  # noqa: PLC0415 - imports what only Linux has
+        from bsprobe.devices.cpu import CpuDevice  # noqa: PLC0415 - imports Linux-only modules
 
         return CpuDevice(request.memory_limit_bytes)
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
@@ -45,17 +45,17 @@ def open_device(request: DeviceRequest) -> Device:
 
 
 def torch_device(request: DeviceRequest) -> "torch.device":
-    """PyTorch's name of a device that is really there; a GPU's has its number.
+    """PyTorch's device for a request of a real device; a GPU always has its index.
 
-    `torch.cuda.set_device` and others refuse `cuda` without a number.
+    `torch.cuda.set_device` and other functions do not accept `cuda` without an index.
     """
-    import torch  # noqa: PLC0415 - what is refused above needs none of it
+    import torch  # noqa: PLC0415 - slow, and a request that is rejected above does not need it
 
     name = request.device or "cuda"
     return torch.device("cuda:0" if name == "cuda" else name)
 
 
 def _simulated(gpu: Gpu, request: DeviceRequest, *, is_assumed: bool = False) -> Device:
-    from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - real ones need none
+    from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - real devices need none
 
     return SimulatedDevice(gpu, request.memory_limit_bytes, is_assumed=is_assumed)

@@ -1,26 +1,26 @@
-"""The end of a trial at the edge of its memory, on a GPU and on a simulated one."""
+"""Additional steps of a trial that runs close to its memory limit."""
 
 from collections.abc import Callable
 
 _MOST_UNSETTLED = 12
-"""Steps after which a trial ends though each made the allocator give its cache back. Some do so for
-ever, and run."""
+"""Maximum number of steps in a trial whose every step flushes the cache. Some networks flush it in
+every step without running out of memory."""
 
 
 def until_settled(run: Callable[[], None], retries: Callable[[], int], *, ran: int) -> int:
-    """Go on with a trial whose allocator has to give its cache back, until a step does without.
+    """Run more steps while the allocator flushes its cache, until a step does not.
 
-    After such a step free memory lies otherwise than before, and a later one may find no room: of
-    148 simulated boundaries of DeepLabV2 that two steps had passed, 22 ran out of memory by the
-    sixth (`benchmarks/settling.py`); of those that settled, none.
+    A flush changes the layout of free memory, so a later step can run out of memory. Of 148
+    simulated boundaries of DeepLabV2 that ran two steps, 22 ran out of memory by the sixth
+    (`benchmarks/settling.py`). Of those that settled, none did.
 
     Args:
         run: Runs a step.
-        retries: Tells how often the cache has been given back so far.
-        ran: Steps so far.
+        retries: Returns the number of flushes so far.
+        ran: Number of steps so far.
 
     Returns:
-        The steps that have run in the end.
+        The number of steps, including `ran`.
     """
     before = 0
     while before < (now := retries()) and ran < _MOST_UNSETTLED:

@@ -1,4 +1,4 @@
-"""A GPU that is not in this machine: the same step, traced and played on a simulated allocator."""
+"""A simulated GPU: a trial is traced and played on a simulated allocator."""
 
 import os
 import pickle
@@ -34,30 +34,31 @@ _FIRST_TF32: Final = (8, 0)
 
 
 class Tracers:
-    """The traced step of the variant that is asked for; whatever the card, it is the same."""
+    """A cache for the traced step of the last variant, which is the same for all cards."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Variant, Resolution | None, int, Ddp], StepTracer] = {}
 
     def find(self, spec: TrialSpec) -> StepTracer:
-        """The tracer of a trial's variant, built where it is not the last one asked for."""
+        """Return the tracer of a trial's variant; builds it unless it is the last one used."""
         subject = (spec.variant, spec.evaluation_resolution, spec.processes, spec.ddp)
         if subject not in self._known:
-            self._known.clear()  # variants come one after the other, and a traced one is large
+            self._known.clear()  # a traced step is large, and variants are used one by one
             variant, resolution, processes, ddp = subject
             self._known[subject] = StepTracer(variant, resolution, processes=processes, ddp=ddp)
         return self._known[subject]
 
 
 class SimulatedDevice:
-    """Predicts trials on one GPU; every trial begins with an empty card.
+    """Predicts trials on one GPU. Each trial begins with an empty card.
 
     Args:
         gpu: The card.
-        limit_bytes: Let it answer as one with this much memory; None for all it has.
-        is_assumed: Whether nobody named it, because there is no GPU here.
-        tracers: Shared between cards; its own if None.
-        workspaces: Of the card's compute capability; its own if None.
+        limit_bytes: The memory limit; None for the whole card.
+        is_assumed: True if the user named no GPU and the machine has none.
+        tracers: Traced steps to share between cards; None for a new cache.
+        workspaces: Workspaces of the card's compute capability to share between cards; None to
+            load them.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class SimulatedDevice:
         check_limit(gpu, self._capacity)
         self._capability = gpu.capability
         self._workspaces = workspaces or workspaces_on(self._capability)
-        # Shared ones are written to the disk by whoever shares them: once, not once a trial.
+        # The caller saves shared workspaces once for all trials.
         self._keeps_answers = workspaces is None
         self._tracers = tracers or Tracers()
         self._info = self._describe(limit_bytes, is_assumed=is_assumed)
@@ -82,16 +83,21 @@ class SimulatedDevice:
 
     @property
     def info(self) -> DeviceInfo:
-        """The card and what a trial may hold of it."""
+        """The card and its capacity."""
         return self._info
 
     @property
     def budget_bytes(self) -> int | None:
-        """Bytes that the limit left to the allocator in the last trial; None without a limit."""
+        """Bytes that the allocator could reserve in the last trial; None without a limit."""
         return self._budget
 
     def run_trial(self, spec: TrialSpec, report: ReportPhase) -> Measurement:
-        """Predict a trial; raises what the simulation raises where memory cannot be had."""
+        """Predict a trial.
+
+        Raises:
+            SimulatedOutOfMemoryError: The card is full.
+            Exception: Any other exception of the network or the simulation.
+        """
         report("tracing")
         outside = self._outside_bytes(spec)
         if self._info.limit_bytes is not None:
@@ -140,15 +146,15 @@ class SimulatedDevice:
         )
 
     def explain(self, spec: TrialSpec, report: ReportPhase, snapshot: Path | None) -> Explanation:
-        """Say where the memory of a trial goes, and write it down for PyTorch's own viewer.
+        """Attribute the predicted memory of a trial, and write a snapshot for PyTorch's viewer.
 
         Args:
             spec: The trial, without accumulation.
-            report: Told what happens now.
-            snapshot: The file to write, or None.
+            report: Called when a phase begins.
+            snapshot: Path of the snapshot file, or None for none.
 
         Raises:
-            Exception: Whatever the network raises at this batch size, as on a device.
+            Exception: Any exception of the network at this batch size.
         """
         report("tracing")
         tracer = self._tracers.find(spec)
@@ -177,15 +183,15 @@ class SimulatedDevice:
         return True
 
     def attribute(self, trial: RecordedTrial, report: ReportPhase, snapshot: Path) -> Explanation:
-        """Say where the memory of a trial went that a real GPU has run.
+        """Attribute the memory of a trial that was recorded on a real GPU.
 
         Args:
-            trial: Without accumulation.
-            report: Told what happens now.
-            snapshot: The file that was recorded; only one that we have written is to be trusted.
+            trial: The trial, without accumulation.
+            report: Called when a phase begins.
+            snapshot: Path of the recorded snapshot. It is unpickled, so it must come from bsprobe.
 
         Raises:
-            UnknownEventError: It has events that are not known, or lacks some.
+            UnknownEventError: The recording has unknown events, or lacks some.
         """
         report("tracing")
         variant, batch = trial.spec.variant, trial.spec.batch_size
@@ -193,7 +199,7 @@ class SimulatedDevice:
         timeline = tracer.timeline(batch)
         report("attributing")
         found = explain_recorded(
-            pickle.loads(snapshot.read_bytes()),  # noqa: S301 - our other worker has written it
+            pickle.loads(snapshot.read_bytes()),  # noqa: S301 - written by another worker
             trial,
             timeline,
             partial(self._playback, variant, timeline, batch),
@@ -202,10 +208,10 @@ class SimulatedDevice:
         return found
 
     def lift_limit(self) -> None:
-        """Nothing to do: the limit is the simulated card's, not ours."""
+        """Do nothing: the limit applies to the simulated card only."""
 
     def is_clean(self) -> bool:
-        """Always: nothing of a trial is left."""
+        """Return True: each trial begins with an empty card."""
         return True
 
     def _keep_answers(self) -> None:
@@ -213,7 +219,7 @@ class SimulatedDevice:
             self._workspaces.save()
 
     def _outside_bytes(self, spec: TrialSpec) -> int:
-        """The bytes that one process holds of the card outside PyTorch's allocator."""
+        """Bytes of the card that one process holds outside PyTorch's allocator."""
         return self._gpu.outside_allocator_bytes + nccl_bytes(spec.processes)
 
     def _empty_card(self, outside_bytes: int) -> CachingAllocator:
@@ -268,7 +274,7 @@ class SimulatedDevice:
 def _play_alike(
     playback: Playback, allocator: CachingAllocator, section: Section, *, times: int
 ) -> None:
-    """Play a section some times; one that ends as it began is like all that follow it."""
+    """Play a section `times` times, or until it leaves the allocator's layout unchanged."""
     before = allocator.layout()
     for _ in range(times):
         playback.play(section)
@@ -278,7 +284,7 @@ def _play_alike(
 
 
 def _taken_peak(allocator: CachingAllocator) -> Peak:
-    """The peak since the last one was taken, or since the peaks were reset."""
+    """Return the peak since the last reset, and reset it."""
     statistics = allocator.statistics
     allocator.reset_peaks()
     return Peak(
@@ -292,6 +298,6 @@ def _new_allocator(driver: MemoryDriver) -> CachingAllocator:
 
 
 def _wants_expandable() -> bool:
-    """True where PyTorch's own setting asks for expandable segments."""
+    """Return whether PyTorch's environment variables enable expandable segments."""
     settings = os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF", "")
     return re.search(r"expandable_segments\s*:\s*true", settings, re.IGNORECASE) is not None

@@ -1,4 +1,4 @@
-"""A trial that is really run: build, warm up, measure whole steps, perhaps evaluate."""
+"""Steps of a trial on a real device: build, warm up, measure, evaluate."""
 
 import itertools
 import statistics
@@ -17,39 +17,41 @@ from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, facts_of, training_step
 
 REQUIRED_UPDATES = 2
-"""The first update creates the optimizer's state; only the second runs beside it."""
+"""Least number of updates in a trial: the first update creates the optimizer's state, and the peak
+with that state is reached in the second."""
 _MOST_SKIPPED = 20
-"""A GradScaler that starts at 65536 is down to 1/16 by then: gradients overflow by themselves."""
+"""Maximum number of skipped updates. A GradScaler that starts at 65536 has then reached 1/16, so
+the gradients overflow without scaling."""
 
 
 class StepClock(Protocol):
-    """Times stretches of work on the device's own time line."""
+    """Measures intervals of work on the device."""
 
     def start(self) -> None:
-        """Begin a stretch."""
+        """Start an interval."""
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the interval."""
 
     def seconds(self) -> tuple[float, ...]:
-        """The seconds that each stretch took; waits for the device."""
+        """Seconds of each interval; waits for the device."""
 
 
 class Meter(Protocol):
-    """The device's view of its memory."""
+    """Measures the device's memory."""
 
     def reset_peak(self) -> None:
-        """Start a new peak at what is held now."""
+        """Reset the peak to the memory that is held now."""
 
     def peak(self) -> Peak:
-        """The most that was held since the last reset; waits for the device."""
+        """Peak since the last reset; waits for the device."""
 
     def retries(self) -> int:
-        """The times in this trial that the allocator gave its cache back to find room."""
+        """Number of times in this trial that the allocator flushed its cache to allocate."""
 
 
 class TooFewUpdatesError(RuntimeError):
-    """The GradScaler kept skipping: the step never became what training is."""
+    """The GradScaler skipped too many updates to measure a training step."""
 
 
 def run_steps(
@@ -62,8 +64,19 @@ def run_steps(
 ) -> Measurement:
     """Run a trial's steps and measure them.
 
+    Args:
+        spec: The trial.
+        device: The device that runs the steps.
+        meter: Measures the device's memory.
+        new_clock: Makes a clock for the measured steps.
+        report: Called when a phase begins.
+
     Returns:
-        A measurement without what only the device knows (outside the allocator, retries).
+        A measurement without the device's own fields (memory outside the allocator, retries).
+
+    Raises:
+        TooFewUpdatesError: The GradScaler skipped too many updates.
+        Exception: Any exception of the network.
     """
     report("building")
     torch.backends.cudnn.benchmark = spec.variant.cudnn_benchmark is CudnnBenchmark.ON
@@ -101,7 +114,7 @@ def run_steps(
 
 
 def _most_retries(spec: TrialSpec, meter: Meter, device: torch.device) -> int:
-    """Retries of the process that had most: all must run the same steps."""
+    """Maximum number of retries over all ranks, which must run the same number of steps."""
     if spec.processes == 1:
         return meter.retries()
     most = torch.tensor(meter.retries(), device=device)
@@ -110,12 +123,12 @@ def _most_retries(spec: TrialSpec, meter: Meter, device: torch.device) -> int:
 
 
 def rehearse(spec: TrialSpec, device: torch.device) -> None:
-    """Run one real step of a trial, for what CUDA loads when it is first called.
+    """Run one step of a trial, so that CUDA loads its kernels and libraries.
 
-    cuDNN's timing stays off: what it chose here, a trial of the same sizes would not choose again.
+    cuDNN's benchmark mode stays off: its choices would be kept for a trial of the same sizes.
 
     Raises:
-        Exception: Whatever the network raises at this batch size.
+        Exception: Any exception of the network at this batch size.
     """
     torch.backends.cudnn.benchmark = False
     task = build_task(spec.variant, device)
@@ -125,7 +138,7 @@ def rehearse(spec: TrialSpec, device: torch.device) -> None:
 
 
 def replicate(task: Task, ddp: Ddp) -> None:
-    """Put a task's network under DistributedDataParallel, in the default group."""
+    """Wrap a task's network in DistributedDataParallel, with the default process group."""
     index = None if task.device.type == "cpu" else [task.device]
     task.replica = DistributedDataParallel(
         task.model,
@@ -137,7 +150,7 @@ def replicate(task: Task, ddp: Ddp) -> None:
 
 
 class _Steps:
-    """Runs steps, counts them, and gives up where they do not train."""
+    """Runs and counts steps, and raises if too many updates are skipped."""
 
     def __init__(
         self,
@@ -153,7 +166,7 @@ class _Steps:
         self.count = 0
 
     def run(self, clock: StepClock | None = None) -> None:
-        """Run one step; a clock times it without the wait for its images."""
+        """Run one step; `clock` measures it without the time to load its images."""
         self.count += 1
         self._report(f"step {self.count}")
         micro_batches = list(itertools.islice(self._stream, self._accumulation_steps))
@@ -174,7 +187,7 @@ def _evaluate(
 ) -> Peak | None:
     if spec.evaluation_resolution is None:
         return None
-    assert isinstance(batch, Batch), "own batches are not evaluated"  # noqa: S101 - refused before
+    assert isinstance(batch, Batch), "an OwnBatch is not evaluated"  # noqa: S101 - rejected before
     report("evaluation")
     size = spec.evaluation_resolution
     meter.reset_peak()

@@ -1,1 +1,1 @@
-"""The simulated GPU: PyTorch's memory decisions replayed without a device."""
+"""Simulation of a training step's GPU memory, without a GPU."""

@@ -1,4 +1,4 @@
-"""Plays a timeline on an allocator: the step's memory as a card would see it, batch by batch."""
+"""Replay of a timeline on an allocator, at one batch size."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
@@ -16,32 +16,32 @@ _INT32_MAX: Final = 2**31 - 1
 _HOPPER: Final = (9, 0)
 
 Watch = Callable[[Action, int, int], None]
-"""Called after an event with its action, its subject and the bytes it takes inside a kernel."""
+"""Called after an event with its action, its subject and the bytes taken inside the kernel."""
 
 
 class Memory(Protocol):
-    """An allocator as a program uses it: `CachingAllocator`, or one that takes notes."""
+    """The allocator calls of a training step: `CachingAllocator`, or one that records them."""
 
     def malloc(self, size: int) -> "Block":
-        """Allocate."""
+        """Allocate `size` bytes."""
 
     def free(self, block: "Block") -> None:
-        """Give back what `malloc` returned."""
+        """Free a block that `malloc` returned."""
 
     def empty_cache(self) -> None:
-        """Return all wholly free segments to the driver."""
+        """Return all unused segments to the driver."""
 
 
 class KernelLimitError(RuntimeError):
-    """A kernel that counts in 32 bits met more elements than that."""
+    """A kernel with a 32-bit element count was given more than 2**31 - 1 elements."""
 
 
 class NoPlanError(RuntimeError):
-    """cuDNN has no plan at all for a convolution: PyTorch could not run it on this card."""
+    """cuDNN has no plan for a convolution, so PyTorch cannot run it on this card."""
 
 
 def cublas_workspace_bytes(capability: tuple[int, int]) -> int:
-    """Bytes that cuBLAS keeps for each handle and stream once a matrix product ran.
+    """Bytes of the workspace that cuBLAS takes per handle and stream for matrix products.
 
     Source: `parseChosenWorkspaceSize` in ATen/cuda/CublasHandlePool.cpp: 32 MiB on Hopper, else
     two of 4 MiB and sixteen of 8 KiB.
@@ -50,24 +50,24 @@ def cublas_workspace_bytes(capability: tuple[int, int]) -> int:
 
 
 class WorkspaceSource(Protocol):
-    """The workspaces of convolutions, such as `Workspaces` has them."""
+    """A source of convolution workspaces, such as `Workspaces`."""
 
     def candidates(self, convolution: Convolution) -> tuple[int, ...]:
         """Bytes asked of the allocator, in the order in which PyTorch tries them."""
 
 
 class Playback:
-    """Plays sections of a timeline at one batch size, in any order that makes sense.
+    """Plays sections of a timeline on an allocator at one batch size.
 
     Args:
-        timeline: What to play.
-        batch: The micro-batch.
-        allocator: Where memory comes from; its state is the state of the card.
-        workspaces: Who says what convolutions take inside.
-        benchmark: Whether cuDNN times its algorithms first.
-        cublas_bytes: From `cublas_workspace_bytes`.
-        keeps_cublas: Whether cuBLAS's workspace lives on, as it does until PyTorch 2.14; from 2.15
-            it is taken for each call.
+        timeline: The timeline to play.
+        batch: Images in a micro-batch.
+        allocator: The allocator of the card.
+        workspaces: Source of the convolutions' workspaces.
+        benchmark: ON if cuDNN times its algorithms at a convolution's first use.
+        cublas_bytes: Size of cuBLAS's workspace, from `cublas_workspace_bytes`.
+        keeps_cublas: True if cuBLAS keeps its workspace after the first call, as it does until
+            PyTorch 2.14. From 2.15 on the workspace is allocated for each call.
     """
 
     def __init__(
@@ -95,16 +95,16 @@ class Playback:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes that cuBLAS keeps of the allocator from its first matrix product on."""
+        """Bytes of the workspace that cuBLAS holds now."""
         return 0 if self._cublas is None else self._cublas.size
 
     def play(self, section: Section, watch: Watch | None = None) -> None:
-        """Play one section; a later step may be played again and again.
+        """Play one section. A later step can be played repeatedly.
 
         Raises:
             SimulatedOutOfMemoryError: The card is full.
-            KernelLimitError: A kernel met more than 2**31 - 1 elements.
-            NoPlanError: cuDNN would not run a convolution on this card.
+            KernelLimitError: A kernel with a 32-bit count was given more than 2**31 - 1 elements.
+            NoPlanError: cuDNN has no plan for a convolution on this card.
         """
         allocator, sizes, live = self._allocator, self._sizes, self._live
         for action, subject in self._timeline.sections[section]:
@@ -124,7 +124,7 @@ class Playback:
                 watch(action, subject, inside)
 
     def _run_kernel(self, index: int) -> int:
-        """Take what a kernel takes inside, and give it back; returns the most it held at once."""
+        """Allocate and free a kernel's temporary memory; returns its peak in bytes."""
         scratch = self._timeline.scratches[index]
         if scratch.elements is not None and scratch.elements.at(self._batch) > _INT32_MAX:
             raise KernelLimitError(
@@ -155,7 +155,7 @@ class Playback:
         return max(timing, self._take_first(plans))
 
     def _take_first(self, plans: tuple[int, ...]) -> int:
-        """Run the first plan whose workspace can be had: what out of memory means to PyTorch."""
+        """Run the first plan whose workspace can be allocated, as PyTorch does."""
         refused: SimulatedOutOfMemoryError | None = None
         for size in plans:
             if size == 0:
@@ -170,7 +170,7 @@ class Playback:
         raise refused
 
     def _time_plans(self, size: int) -> int:
-        """Take the largest workspace, halving it until it is there, then empty the cache."""
+        """Allocate the largest workspace, halved until it fits, then empty the cache."""
         taken = 0
         while size > 0:
             try:
@@ -189,11 +189,11 @@ class Playback:
         block = self._allocator.malloc(self._cublas_bytes)
         if self._keeps_cublas:
             self._cublas = block
-            return 0  # it is among what is allocated from now on
+            return 0  # a kept workspace is no temporary memory
         return self._give_back(block)
 
     def _give_back(self, block: "Block") -> int:
-        """Free a block and return its size: free neighbours grow it as soon as it is free."""
+        """Free a block and return its size before it merges with free neighbours."""
         size = block.size
         self._allocator.free(block)
         return size

@@ -1,7 +1,7 @@
-"""A training step's allocations in order: births, deaths and kernels' own memory, for any batch.
+"""The allocations, frees and kernel-internal memory of a training step, for any batch size.
 
-A `Recording` is one traced program at one batch size. Two of them that run the same operators make
-a `Timeline`, in which every size is a line over the batch.
+A `Recording` is a traced program at one batch size. Two recordings that run the same operators
+make a `Timeline`, in which every size is a linear function of the batch size.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class Phase(StrEnum):
     """The part of a step in which something is allocated."""
 
     SETUP = "setup"
-    """Before the first step: the network and the batch are moved to the device."""
+    """Before the first step; moves the network and the batch to the device."""
     FORWARD = "forward"
     BACKWARD = "backward"
     OPTIMIZER = "optimizer"
@@ -34,52 +34,52 @@ class Kind(StrEnum):
     """Flat copies of gradients that several processes average (DistributedDataParallel)."""
     OPTIMIZER_STATE = "optimizer state"
     SAVED_ACTIVATION = "saved activations"
-    """Made in the forward pass and still there when it ends."""
+    """Tensors allocated in the forward pass that are alive at its end."""
     OUTPUT = "outputs"
-    """Of the network, and the loss, where they live until the next step has made its own."""
+    """The network's outputs and the loss, if they live until the next step has replaced them."""
     WEIGHT_COPY = "weight copies"
     """Half-precision copies of parameters that autocast makes and keeps until the backward pass."""
     TEMPORARY = "temporaries"
     WORKSPACE = "workspace"
-    """Taken inside a kernel, such as cuDNN's."""
+    """Temporary memory inside a kernel, such as cuDNN's workspace."""
 
 
 class Action(IntEnum):
     """The kind of an event; its subject is an index into a tuple of the timeline."""
 
     ALLOCATE = 0
-    """Of `storages`."""
+    """Allocate one of `storages`."""
     FREE = 1
-    """Of `storages`."""
+    """Free one of `storages`."""
     SCRATCH = 2
-    """Of `scratches`: all taken in order, then all given back."""
+    """Allocate all sizes of one of `scratches` in order, then free them."""
     HAND_ON = 3
-    """Of `handovers`: at the end of a step, before it is played again."""
+    """Apply one of `handovers`, at the end of a step that is played again."""
 
 
 class Section(StrEnum):
-    """The stretches of a recording."""
+    """A part of a recording."""
 
     SETUP = "setup"
     FIRST_STEP = "first step"
     SETTLING_STEPS = "settling steps"
-    """All between the first step and the one that repeats; mostly there is none."""
+    """The steps between the first step and the one that repeats; usually none."""
     LATER_STEP = "later step"
-    """The step that repeats: the second one, unless something is kept for longer than a step."""
+    """The step that repeats: the second one, unless memory is kept for longer than a step."""
     EVALUATION = "evaluation"
 
 
 Event = tuple[Action, int]
 Handover = tuple[int, int]
-"""Two storages of one kind and size: the first takes the place of the second, which was freed.
+"""Two storages of the same kind and size: the first replaces the second, which was freed.
 
-A step that keeps something in place of what an earlier step has kept frees other storages than the
-step before it; with its handovers it can be played again."""
+A step can keep a tensor that replaces one kept by the step before. It then frees other storages
+than that step did. Its handovers rename the storages so that it can be played again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affine:
-    """A whole number that grows along a line with the batch size."""
+    """An integer that is a linear function of the batch size."""
 
     fixed: int
     per_image: int
@@ -91,36 +91,38 @@ class Affine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The place in the program where something is allocated."""
+    """The place in the program that allocates memory."""
 
     phase: Phase
     module: str
-    """Dotted path in the network; empty for what belongs to no module."""
+    """Dotted path in the network; empty outside any module."""
     operator: str
-    """As the dispatcher names it, without its namespace: `convolution`, `native_batch_norm`."""
+    """The dispatcher's name without its namespace: `convolution`, `native_batch_norm`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """A tensor's memory, in a timeline or (its size a plain number) in a recording."""
+    """A tensor's memory in a timeline."""
 
     place: Place
     kind: Kind
     size: Affine
+    """Bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scratch:
-    """Memory that a kernel takes and gives back before it returns."""
+    """Memory that a kernel allocates and frees before it returns."""
 
     place: Place
     sizes: tuple[Affine, ...]
+    """Bytes of each allocation."""
     convolution: int | None = None
-    """The convolution whose further memory cuDNN tells: an index into the timeline's."""
+    """Index into the timeline's `convolutions`, for cuDNN's workspace; None for other kernels."""
     uses_cublas: bool = False
-    """True where cuBLAS has a workspace, which lives on."""
+    """True if the kernel uses cuBLAS's workspace."""
     elements: Affine | None = None
-    """The elements of a kernel that counts them in 32 bits."""
+    """Number of elements, if the kernel counts them in 32 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +130,7 @@ class BatchedConvolution:
     """A convolution at any batch size."""
 
     like: Convolution
-    """At the batch size that was traced; its `input_size` is replaced."""
+    """The convolution at the traced batch size; `at` replaces its `input_size`."""
     input_size: tuple[Affine, ...]
 
     def at(self, batch: int) -> Convolution:
@@ -138,31 +140,31 @@ class BatchedConvolution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """A program's memory at every batch size for which its operators stay the same."""
+    """A program's memory at every batch size that runs the same operators."""
 
     storages: tuple[Storage, ...]
     scratches: tuple[Scratch, ...]
     convolutions: tuple[BatchedConvolution, ...]
-    """Each once, however often it runs."""
+    """Distinct convolutions; one that runs several times is listed once."""
     sections: dict[Section, tuple[Event, ...]]
     handovers: tuple[Handover, ...] = ()
     settling_steps: int = 0
-    """The number of steps in the section of that name."""
+    """Number of steps in the section SETTLING_STEPS."""
     traced_at: tuple[int, ...]
-    """The batch sizes it was traced at: two, or one where it does not hold for any other."""
+    """The traced batch sizes: two, or one if the timeline holds for that batch size only."""
 
     def steps(self, count: int) -> tuple[Section, ...]:
-        """The sections of a training of so many steps; of one that settles later, until then."""
+        """The sections of `count` training steps, or of more if the program settles later."""
         settling = (Section.SETTLING_STEPS,) if self.settling_steps else ()
         return (Section.FIRST_STEP, *settling, *[Section.LATER_STEP] * self.repeats(count))
 
     def repeats(self, count: int) -> int:
-        """The times that the step that repeats is played in a training of so many steps."""
+        """Number of times that LATER_STEP is played in `count` training steps; at least 1."""
         return max(1, count - 1 - self.settling_steps)
 
 
 RecordedStorage = tuple[Place, Kind, int]
-"""`Storage` at one batch size: its place, its kind, its bytes."""
+"""`Storage` at one batch size: place, kind, bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,10 +191,10 @@ class Recording:
 
 
 def largest_bytes(recording: Recording) -> tuple[int, int]:
-    """The most that lives at once in forward and backward passes, and at any time.
+    """Peak bytes in the forward and backward passes, and peak bytes overall.
 
-    Without what kernels take inside, but for their copies. The passes come first: with a small
-    batch an update may take the most, with a large one they do.
+    Counts tensors and the sizes of scratches, without the workspaces of cuDNN and cuBLAS. The two
+    peaks differ if the optimizer's update takes the most, as it can with a small batch.
     """
     in_passes = most = now = 0
     for events in recording.sections.values():
@@ -213,26 +215,26 @@ def largest_bytes(recording: Recording) -> tuple[int, int]:
 
 
 class MismatchError(Exception):
-    """Two recordings do not run the same operators on sizes that grow along lines."""
+    """Two recordings differ in their operators, or in sizes that are not linear in the batch."""
 
 
 def at_one_batch(recording: Recording) -> Timeline:
-    """A timeline for the recorded batch size and no other."""
+    """Make a timeline that holds for the recorded batch size only."""
     return _timeline(recording, recording, (recording.batch,))
 
 
 def matched(one: Recording, other: Recording) -> Timeline:
-    """One timeline from recordings at two batch sizes, event by event.
+    """Merge recordings at two batch sizes into one timeline, event by event.
 
     Raises:
-        MismatchError: They differ in more than sizes, or a size falls, or grows faster than the
-            batch.
+        MismatchError: They differ in more than sizes, a size shrinks with the batch, or a size
+            grows faster than the batch.
     """
     if one.sections != other.sections:
         section = next(key for key in one.sections if one.sections[key] != other.sections.get(key))
         raise MismatchError(f"the events of the {section} differ")
     if one.handovers != other.handovers:
-        raise MismatchError("what a step hands on to the next one differs")
+        raise MismatchError("the handovers differ")
     return _timeline(one, other, (one.batch, other.batch))
 
 
@@ -290,8 +292,8 @@ def _line(first: int, second: int, traced_at: Sequence[int], place: Place) -> Af
     step = traced_at[1] - traced_at[0]
     slope, rest = divmod(second - first, step)
     fixed = first - slope * traced_at[0]
-    if rest or slope < 0 or fixed < 0:  # a line that starts below zero is a curve
-        raise MismatchError(f"{place}: {first} and {second} are on no line that rises from zero up")
+    if rest or slope < 0 or fixed < 0:  # a negative intercept: the size grows faster than the batch
+        raise MismatchError(f"{place}: {first} and {second} do not grow linearly with the batch")
     return Affine(fixed=fixed, per_image=slope)
 
 

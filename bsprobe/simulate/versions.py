@@ -1,7 +1,7 @@
-"""Changes of PyTorch that change a step's memory, in one table with the versions that made them.
+"""Changes in PyTorch that affect a step's memory, with the version that introduced each.
 
-Predictions follow the PyTorch that is installed; what others measured is predicted with theirs.
-What only limits a kernel's size stands in `cuda/limits.py`, by kernel.
+Predictions follow the installed PyTorch by default. A prediction of a published measurement uses
+the version that it was made with. Limits on a kernel's size are in `cuda/limits.py`.
 """
 
 import re
@@ -18,39 +18,40 @@ Version = tuple[int, int]
 
 
 class Change(Enum):
-    """Something that PyTorch does from a version on, and did otherwise before."""
+    """A change in PyTorch's behaviour, described as it is from that version on."""
 
     INPUT_OF_HARDTANH_COPIED = auto()
-    """`hardtanh_`, and with it ReLU6 in place, copies its input for the backward pass."""
+    """`hardtanh_`, which in-place ReLU6 calls, copies its input for the backward pass."""
     INPUT_OF_RELU_FREED = auto()
-    """`relu` out of place keeps its result for the backward pass, and no longer its input."""
+    """Out-of-place `relu` saves its result for the backward pass instead of its input."""
     GELU_IN_HALF_PRECISION = auto()
-    """CUDA's autocast leaves GELU in the type of its input; before, it cast that to fp32."""
+    """CUDA's autocast leaves GELU in the dtype of its input instead of casting it to fp32."""
     INPUT_OF_SOFTMAX_FREED = auto()
-    """`softmax` and `log_softmax` keep their result alone for the backward pass."""
+    """`softmax` and `log_softmax` save only their result for the backward pass."""
     KERNELS_LOADED_LAZILY = auto()
-    """A kernel's code takes memory outside the allocator only once it runs; with CUDA 11.7."""
+    """A kernel's code is loaded, outside the allocator, when it first runs (CUDA 11.7)."""
     GRADIENTS_ADDED_IN_PLACE = auto()
-    """Gradients of a value that is used twice are added in place, where nothing else holds them."""
+    """Gradients of a value used twice are added in place, if nothing else refers to them."""
     GRADIENTS_SET_TO_NONE = auto()
     """`Optimizer.zero_grad()` frees the gradients."""
     OPTIMIZERS_USE_FOREACH = auto()
-    """Optimizers update all parameters at once by default, on CUDA."""
+    """Optimizers on CUDA update all parameters at once by default."""
     CUDNN_FRONTEND = auto()
-    """Convolutions ask cuDNN's graphs for plans (v8 API), and take the first that builds."""
+    """Convolutions query cuDNN's graph API (v8) for plans and run the first that builds."""
     LOGITS_LOSS_BY_LOG_SIGMOID = auto()
-    """`binary_cross_entropy_with_logits` takes one tensor inside, in place of four."""
+    """`binary_cross_entropy_with_logits` allocates one temporary tensor instead of four."""
     INTERPOLATION_IN_FP32 = auto()
     """CUDA's autocast runs interpolation in fp32."""
     GROUPED_QUERIES_FUSED = auto()
-    """CUDA's memory-efficient attention takes grouped queries, all fused kernels a single key."""
+    """CUDA's memory-efficient attention supports grouped queries; all fused kernels support a
+    single key head."""
     CUBLAS_WORKSPACE_FREED = auto()
-    """cuBLAS's workspace is taken for each call; before, it was kept."""
+    """cuBLAS's workspace is allocated for each call instead of being kept."""
 
 
 SINCE: Final[Mapping[Change, Version]] = MappingProxyType(
     {
-        # pytorch/pytorch#62329, undone by none (pytorch/pytorch#95432): derivatives.yaml.
+        # pytorch/pytorch#62329, still in force (pytorch/pytorch#95432): derivatives.yaml.
         Change.INPUT_OF_HARDTANH_COPIED: (1, 10),
         # pytorch/pytorch#63089: `threshold_backward(grad, result, 0)` in derivatives.yaml.
         Change.INPUT_OF_RELU_FREED: (1, 10),
@@ -81,16 +82,16 @@ SINCE: Final[Mapping[Change, Version]] = MappingProxyType(
 
 
 def has(version: Version, change: Change) -> bool:
-    """True where a version of PyTorch has a change."""
+    """True if a version of PyTorch has a change."""
     return version >= SINCE[change]
 
 
 def until(version: Version, older: Mapping[Change, Mapping[_Key, _Value]]) -> dict[_Key, _Value]:
-    """Give what a version has that later changes ended.
+    """Collect the entries that apply to a version because it predates the changes removing them.
 
     Args:
-        version: Of PyTorch.
-        older: What each change ended, by key.
+        version: Version of PyTorch.
+        older: The entries that each change removed, by key.
     """
     return {
         key: value
@@ -101,10 +102,10 @@ def until(version: Version, older: Mapping[Change, Mapping[_Key, _Value]]) -> di
 
 
 def parsed(version: str) -> Version:
-    """Major and minor version of a text such as `2.14.1+cu130`.
+    """Parse the major and minor version of a string such as `2.14.1+cu130`.
 
     Raises:
-        ValueError: It begins with no version.
+        ValueError: The string does not begin with a version.
     """
     found = re.match(r"(\d+)\.(\d+)", version)
     if found is None:
@@ -113,4 +114,4 @@ def parsed(version: str) -> Version:
 
 
 INSTALLED: Final = parsed(metadata.version("torch"))
-"""The PyTorch that is installed."""
+"""Version of the installed PyTorch."""

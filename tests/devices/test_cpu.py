@@ -1,4 +1,4 @@
-"""The CPU device: real steps and a real out-of-memory, in real workers."""
+"""The CPU device in worker processes: measured peaks, and trials that run out of memory."""
 
 import sys
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from bsprobe.records.variants import Variant
 from bsprobe.worker.process import Worker
 from bsprobe.worker.protocol import TrialDone
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_DATA of Linux")
 
 VARIANT = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
 
@@ -34,7 +34,7 @@ def run(worker: Worker, batch: int) -> TrialDone:
     return worker.run(spec, timeout=120, on_phase=lambda _: None)
 
 
-def test_trials_measure_their_peak_and_run_out_of_memory_for_real() -> None:
+def test_trials_measure_their_peak_and_run_out_of_memory() -> None:
     with opened(700 * MIB) as worker:
         device = worker.ready.device
         one, four, too_much = (run(worker, size) for size in (1, 4, 64))
@@ -43,7 +43,7 @@ def test_trials_measure_their_peak_and_run_out_of_memory_for_real() -> None:
     assert (one.outcome, four.outcome) == (Outcome.FITS, Outcome.FITS)
     assert one.measurement is not None
     assert four.measurement is not None
-    # 23.9 million parameters in fp32, with gradients and momentum, are the least it can be.
+    # At least 23.9 million parameters in fp32, with gradients and momentum.
     assert one.measurement.peak_bytes > 23_900_000 * 4 * 3
     assert one.measurement.peak_bytes < four.measurement.peak_bytes < 700 * MIB
     assert (one.measurement.updates_applied, len(one.measurement.step_seconds)) == (4, 3)
@@ -62,7 +62,7 @@ def test_a_limit_too_small_for_the_network_is_out_of_memory_not_a_crash() -> Non
 
 @pytest.mark.parametrize(
     ("limit", "message"),
-    [(MIB, "leaves no room for any network"), (2**50, "that this machine has available")],
+    [(MIB, "1 MiB leaves no room"), (2**50, "is more than")],
 )
 def test_an_impossible_limit_is_refused(limit: int, message: str) -> None:
     with pytest.raises(DeviceError, match=message):

@@ -1,4 +1,4 @@
-"""The CUDA device, on a machine that has one: `pytest -m gpu`."""
+"""The CUDA device, on a machine with a GPU: `pytest -m gpu`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,7 +46,7 @@ def test_every_variant_runs_and_is_measured(
     assert measured is not None
     assert measured.updates_applied >= 2
     assert len(measured.step_seconds) == 3
-    # 23.9 million parameters in fp32, with gradients and momentum, are the least it can be.
+    # At least 23.9 million parameters in fp32, with gradients and momentum.
     assert measured.peak_allocated_bytes > 23_900_000 * 4 * 3
     assert (measured.peak_reserved_bytes or 0) >= measured.peak_allocated_bytes
     assert 50 * MIB < measured.outside_allocator_bytes < 4 * GIB
@@ -58,7 +58,7 @@ def test_evaluation_at_full_resolution_is_measured_apart(worker: Worker) -> None
     done = run(worker, TrialSpec(variant=VARIANT, batch_size=1, evaluation_resolution=size))
     assert done.measurement is not None
     assert done.measurement.evaluation is not None
-    # 19 fp32 logits a pixel at the size of the labels.
+    # 19 fp32 logits per pixel, at the size of the labels.
     assert done.measurement.evaluation.allocated_bytes > 19 * 4 * 1024 * 2048
 
 
@@ -82,6 +82,6 @@ def test_a_limit_larger_than_the_gpu_is_refused() -> None:
         Worker(DeviceRequest(device="cuda", memory_limit_bytes=2**50))
 
 
-def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(DeviceError, match="there is no GPU 99"):
+def test_an_index_without_a_gpu_is_refused() -> None:
+    with pytest.raises(DeviceError, match="no GPU 99"):
         Worker(DeviceRequest(device="cuda:99"))

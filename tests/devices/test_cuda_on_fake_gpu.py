@@ -1,6 +1,7 @@
-"""The CUDA device and its recorder on the fake GPU: nothing crashes, and nothing more is shown.
+"""The CUDA device and its recorder on the fake GPU.
 
-What the fake GPU measures is our prediction: agreement is no evidence.
+These tests show only that the code runs. The fake GPU measures bsprobe's own prediction, so
+agreement with the prediction is not evidence for it.
 """
 
 from pathlib import Path
@@ -81,12 +82,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return on_fake_gpu.answer(PROGRAM, folder=tmp_path_factory.mktemp("gpu"))
 
 
-def test_the_device_says_that_it_is_a_fake(found: Any) -> None:
+def test_the_device_has_the_name_and_memory_of_the_fake_gpu(found: Any) -> None:
     info = found["info"]
     assert (info["name"], info["source"]) == (NAME, "measured")
     assert (info["total_bytes"], info["other_processes_bytes"]) == (TOTAL_BYTES, 4 * MIB)
     assert info["capacity_bytes"] == TOTAL_BYTES - 4 * MIB
-    assert info["notes"] == ["Other processes held 4 MiB of this GPU."]
+    (note,) = info["notes"]
+    assert "4 MiB" in note
 
 
 def test_a_trial_runs_whole_on_fake_tensors_and_measures_the_prediction(found: Any) -> None:
@@ -123,7 +125,7 @@ def test_a_recorded_trial_has_a_mark_for_each_phase_and_every_part_of_a_step(fou
     assert recorded["events"] > 1000
 
 
-def test_calls_that_pytorch_would_refuse_are_refused(found: Any) -> None:
+def test_calls_that_pytorch_refuses_are_refused(found: Any) -> None:
     assert [kind for kind, _ in found["wrong calls"]] == [
         *("TypeError", "TypeError", "TypeError", "AssertionError")
     ]

@@ -1,4 +1,4 @@
-"""How large a batch each card runs."""
+"""The largest batch that fits each card."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def card(capacity_bytes: int, capability: str = "8.6") -> Gpu:
 
 
 def runs(device: SimulatedDevice, variant: Variant, batch: int) -> bool:
-    """What `bsprobe run --gpu` would say of one batch."""
+    """Return whether a batch fits, as `bsprobe run --gpu` predicts it."""
     try:
         device.run_trial(TrialSpec(variant=variant, batch_size=batch), lambda _: None)
     except SimulatedOutOfMemoryError:
@@ -50,11 +50,11 @@ def test_each_card_gets_a_batch_that_runs_there_while_the_next_one_does_not() ->
         assert fit.next_outcome is Outcome.OUT_OF_MEMORY
 
 
-def test_a_card_that_runs_nothing_says_so() -> None:
+def test_a_card_that_no_batch_fits_has_no_largest_batch() -> None:
     (fit,) = fit_cards([SMALL], [card(310 * MIB)], max_batch=256)
     assert (fit.largest, fit.next_outcome) == (None, Outcome.OUT_OF_MEMORY)
 
 
-def test_no_larger_batch_is_tried_than_was_asked_for() -> None:
+def test_no_batch_above_the_maximum_is_tried() -> None:
     (fit,) = fit_cards([SMALL], [card(60 * GIB)], max_batch=4)
     assert (fit.largest, fit.next_outcome) == (4, None)

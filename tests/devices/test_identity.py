@@ -1,4 +1,4 @@
-"""The device that a worker would open, told without one."""
+"""Name and capacity of the device for a request, without opening it."""
 
 import ctypes
 import sys
@@ -16,7 +16,7 @@ CARD = DriverFacts(name="NVIDIA X", total_bytes=24 * GIB, free_bytes=None)
 
 
 class Driver:
-    """CUDA's driver with one GPU."""
+    """A fake of CUDA's driver, with one GPU."""
 
     def cuInit(self, _: int) -> int:  # noqa: N802 - the driver's name
         return 0
@@ -37,7 +37,7 @@ class Driver:
         return 0
 
 
-def test_the_driver_tells_name_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_and_memory_come_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def free_bytes(uuid: str) -> int:
@@ -57,13 +57,13 @@ def test_the_driver_tells_name_and_memory(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("free", "capacity"), [(None, 24 * GIB), (20 * GIB, 20 * GIB), (25 * GIB, 24 * GIB)]
 )
-def test_the_capacity_is_what_others_leave(free: int | None, capacity: int) -> None:
+def test_the_capacity_excludes_memory_of_other_processes(free: int | None, capacity: int) -> None:
     facts = DriverFacts(name="X", total_bytes=24 * GIB, free_bytes=free)
     assert facts.capacity_bytes == capacity
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
-def test_the_cpu_is_known_with_a_limit_alone() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the CPU device needs Linux")
+def test_the_cpu_has_an_identity_only_with_a_limit() -> None:
     found = identity_of(DeviceRequest(device="cpu", memory_limit_bytes=100 * MIB))
     assert found is not None
     assert found.capacity_bytes == 100 * MIB
@@ -74,7 +74,7 @@ def test_the_cpu_is_known_with_a_limit_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "asked"), [(None, [0]), ("cuda", [0]), ("cuda:3", [3]), ("tpu", [])]
 )
-def test_a_gpu_is_asked_for_by_its_index(
+def test_a_gpu_is_queried_by_its_index(
     name: str | None, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
@@ -94,14 +94,14 @@ def test_a_gpu_is_asked_for_by_its_index(
         assert limited == Identity(name="NVIDIA X", capacity_bytes=GIB)
 
 
-def test_without_a_driver_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # none to be seen where there is a driver
+def test_without_a_driver_or_gpu_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hides the GPUs if there is a driver
     assert ask_driver(0) is None
 
 
 @pytest.mark.gpu
-def test_the_driver_says_what_pytorch_says() -> None:
-    import torch  # noqa: PLC0415 - the rest needs none of it
+def test_the_driver_and_pytorch_agree() -> None:
+    import torch  # noqa: PLC0415 - the other tests do not need it
 
     facts = ask_driver(0)
     properties = torch.cuda.get_device_properties(0)

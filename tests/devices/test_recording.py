@@ -1,4 +1,4 @@
-"""A trial that is recorded on a GPU, without one: PyTorch's recorder and the trial are replaced."""
+"""Recording of a trial, without a GPU: PyTorch's recorder and the trial are replaced."""
 
 import pickle
 from pathlib import Path
@@ -25,7 +25,7 @@ SNAPSHOT: dict[str, Any] = {"segments": [], "device_traces": [[], [{"action": "a
 
 
 class Calls:
-    """Takes the place of the recorder, and writes down when it was called."""
+    """A recorder that logs its calls."""
 
     log: list[str] = []  # noqa: RUF012 - emptied by the fixture
 
@@ -42,7 +42,7 @@ class Calls:
 
 
 class Gpu(CudaDevice):
-    """The second GPU of a machine; its trials are figures, or fail in their first step."""
+    """The second GPU of a machine, with fixed measurements or a failure in the first step."""
 
     def __init__(self, *, fails: bool = False) -> None:
         self._device = torch.device("cuda", 1)
@@ -104,7 +104,7 @@ def test_a_trial_that_fails_ends_the_recording_and_writes_nothing(tmp_path: Path
     assert not path.exists()
 
 
-def test_what_is_no_gpu_does_not_record(tmp_path: Path) -> None:
+def test_a_simulated_gpu_cannot_record(tmp_path: Path) -> None:
     device = SimulatedDevice(find_gpu("RTX 3090"), None)
     with pytest.raises(DeviceError, match="RTX 3090 has no allocator that records"):
         recorded(device, tmp_path / "recorded.pickle")

@@ -1,4 +1,4 @@
-"""The simulated card: outcomes of the same kind as measured ones, from nothing but arithmetic."""
+"""The simulated device: predicted trials, out of memory, limits and notes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 SMALL = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=128))
 CARD = custom_gpu(2 * GIB, "8.6", 300 * MIB)
 TRACERS = Tracers()
-"""Of all tests: what was traced last is not traced again."""
+"""Tracers shared by all tests, so that the last traced step is reused."""
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_a_prediction_has_everything_but_times() -> None:
     )
     names = [name for name, _ in found.model.groups]
     assert names == ["backbone", "classifier weights", "classifier biases"]
-    # The later steps run beside the optimizer's momentum, one number a parameter.
+    # Later steps also hold the optimizer's momentum.
     assert found.steady.allocated_bytes > found.first_step.allocated_bytes
     assert found.first_step.reserved_bytes is not None
     assert found.first_step.allocated_bytes < found.first_step.reserved_bytes
@@ -78,8 +78,8 @@ def test_a_limit_is_the_capacity_of_a_smaller_card() -> None:
         predict(SMALL, 16, limit=GIB)
 
 
-def test_just_below_what_it_needs_it_runs_with_retries() -> None:
-    """The cache is flushed and the step goes on: what is in use is less than what is reserved."""
+def test_just_below_its_peak_a_trial_runs_with_retries() -> None:
+    """A flush of the cache makes room, because less is allocated than reserved."""
     found = predict(SMALL, 8)
     assert found.peak_reserved_bytes is not None
     tight = custom_gpu(found.peak_bytes - 2 * MIB, "8.6", 300 * MIB)
@@ -88,8 +88,8 @@ def test_just_below_what_it_needs_it_runs_with_retries() -> None:
     assert again.peak_bytes <= tight.total_bytes
 
 
-def test_a_step_that_finds_no_room_later_on_is_found_by_trials_of_any_length() -> None:
-    """Two steps of it run, each with retries; the third does not."""
+def test_a_later_step_out_of_memory_is_found_by_trials_of_any_length() -> None:
+    """The first two steps run with retries; the third runs out of memory."""
     variant = Variant(model="deeplabv2-mini", resolution=Resolution(height=256, width=512))
     gpu = find_gpu("H100 80GB")
     predict(variant, 7, gpu=gpu, limit=1280 * MIB, measured_steps=1)
@@ -104,14 +104,14 @@ def test_accumulation_keeps_the_gradients_through_the_forward_pass() -> None:
     alone, twice = predict(SMALL, 4), predict(SMALL, 4, accumulation_steps=2)
     parameters = 4 * alone.model.parameters
     added = twice.steady.allocated_bytes - alone.steady.allocated_bytes
-    assert 0.5 * parameters < added < 1.01 * parameters  # a part of them was there at the peak
+    assert 0.5 * parameters < added < 1.01 * parameters  # the peak had some of them before
     assert predict(SMALL, 4, accumulation_steps=3) == predict(SMALL, 4, accumulation_steps=7)
 
 
-def test_an_evaluation_pass_has_a_peak_of_its_own() -> None:
+def test_an_evaluation_pass_has_its_own_peak() -> None:
     found = predict(SMALL, 1, evaluation_resolution=Resolution(height=1024, width=2048))
     assert isinstance(found.evaluation, Peak)
-    # Logits of 19 classes at 1024x2048 in fp32, and what else there is.
+    # At least the logits of 19 classes at 1024x2048 in fp32.
     assert found.evaluation.allocated_bytes > 19 * 1024 * 2048 * 4
 
 
@@ -128,7 +128,7 @@ def test_autocast_takes_less_with_batch_norm_and_more_with_plain_group_norm() ->
 
 
 def test_timing_plans_takes_more_in_the_first_step() -> None:
-    # At smaller batches blocks of another size, rounded another way, make up for it.
+    # At smaller batches other block sizes and rounding hide the difference.
     timed = predict(replace(SMALL, cudnn_benchmark=CudnnBenchmark.ON), 8)
     assert timed.first_step.allocated_bytes > predict(SMALL, 8).first_step.allocated_bytes
 
@@ -141,7 +141,7 @@ def test_pytorchs_setting_of_expandable_segments_is_obeyed(monkeypatch: pytest.M
     assert expandable.peak_reserved_bytes != plain.peak_reserved_bytes
 
 
-def test_what_is_said_of_a_card() -> None:
+def test_the_info_of_a_card_is_marked_as_predicted() -> None:
     info = SimulatedDevice(find_gpu("RTX 4090"), None).info
     assert (info.kind, info.source, info.compute_capability, info.tf32_convolutions) == (
         "simulated",
@@ -149,11 +149,11 @@ def test_what_is_said_of_a_card() -> None:
         "8.9",
         True,
     )
-    assert info.notes[0].startswith("Predicted without the GPU; ")
+    assert "Predicted" in info.notes[0]
     assert SimulatedDevice(find_gpu("Tesla T4"), None).info.tf32_convolutions is False
 
 
-def test_a_card_that_new_builds_of_pytorch_do_not_run_on_says_so() -> None:
+def test_a_card_that_new_builds_of_pytorch_do_not_support_has_a_note() -> None:
     said = {
         name: [note for note in SimulatedDevice(find_gpu(name), None).info.notes if "12.6" in note]
         for name in ("GTX 1080 Ti", "P100", "V100-SXM2-16GB")
@@ -166,11 +166,11 @@ def test_a_card_that_new_builds_of_pytorch_do_not_run_on_says_so() -> None:
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        (3 * GIB, "a memory limit of 3.00 GiB is more than the 2.00 GiB of custom"),
-        (300 * MIB, "a memory limit of 300 MiB is used up by the CUDA context"),
+        (3 * GIB, "3.00 GiB is more than the 2.00 GiB"),
+        (300 * MIB, "300 MiB is used up"),
     ],
 )
-def test_limits_that_make_no_sense_are_refused(limit: int, message: str) -> None:
+def test_impossible_limits_are_refused(limit: int, message: str) -> None:
     with pytest.raises(DeviceError, match=message):
         SimulatedDevice(CARD, limit)
 
@@ -183,7 +183,7 @@ def test_one_of_several_processes_holds_its_gradients_twice(steps: int) -> None:
     )
     gradients = 4 * alone.model.parameters
     beside = together.steady.allocated_bytes - alone.steady.allocated_bytes
-    assert 0.99 * gradients < beside < 1.05 * gradients  # what is left of a block stays with it
+    assert 0.99 * gradients < beside < 1.05 * gradients  # with unsplit remainders of blocks
     assert together.outside_allocator_bytes == alone.outside_allocator_bytes + 688 * MIB
     assert together.model == alone.model
 

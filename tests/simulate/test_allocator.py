@@ -1,7 +1,7 @@
-"""The rules of the caching allocator, one by one, as PyTorch's source states them.
+"""The rules of the caching allocator, as in PyTorch's source.
 
-The recorded histories (test_replay.py) prove most of them; here are those that none exercises or
-that only a history which may not be copied does, and what holds for every program.
+The recorded histories cover most of them. These tests cover the rules that no history in the
+repository exercises, and properties of all programs.
 """
 
 import gc
@@ -29,7 +29,7 @@ NOTHING = AllocatorStatistics(**{field.name: 0 for field in fields(AllocatorStat
 def counted(
     mib: int, reserved_mib: int, *, requested_peak: int = 0, peak: int = 0
 ) -> AllocatorStatistics:
-    """The counters of a few MiB, whose peaks were a few bytes higher, in as many segments."""
+    """Counters of `mib` MiB in use, whose peaks are higher by the given bytes."""
     return replace(
         NOTHING,
         allocated_bytes=mib * MIB,
@@ -66,12 +66,12 @@ def test_peaks_begin_anew_at_what_is_in_use() -> None:
     assert allocator.statistics == replace(counted(2, 20), segments=1, peak_segments=1)
 
 
-# Each scenario is a program and what the source says comes of it; each change of a rule that it
-# exercises must show.
+# Each scenario is a program with the result that follows from PyTorch's source. Each changed rule
+# that it exercises must change the result.
 
 
 def segments_for_one_request(make: AllocatorMaker) -> list[int]:
-    """MiB reserved for a single request; the rounded size decides."""
+    """MiB reserved for a single request, by its size."""
     reserved = []
     for size in (1, MIB, MIB + 1, 10 * MIB - 512, 10 * MIB - 511, 10 * MIB, 11 * MIB, 10**9):
         allocator = make()
@@ -81,7 +81,7 @@ def segments_for_one_request(make: AllocatorMaker) -> list[int]:
 
 
 def splits_of_a_large_block(make: AllocatorMaker) -> list[int]:
-    """The sizes of blocks whose requests leave 1 MiB, and 512 B more, of a cached 20 MiB."""
+    """Block sizes of requests that leave 1 MiB, and 1 MiB + 512 B, of a cached block of 20 MiB."""
     sizes = []
     for request in (19 * MIB, 19 * MIB - 512):
         allocator = make()
@@ -91,7 +91,7 @@ def splits_of_a_large_block(make: AllocatorMaker) -> list[int]:
 
 
 def memory_of_two_streams(make: AllocatorMaker) -> list[int]:
-    """MiB reserved as memory freed on stream 7 is asked for by 8, then by 7 again."""
+    """MiB reserved after requests on stream 7, then on 8, then on 7 again."""
     allocator = make()
     reserved = []
     for stream in (7, 8, 7):
@@ -102,7 +102,7 @@ def memory_of_two_streams(make: AllocatorMaker) -> list[int]:
 
 
 def a_full_card(make: AllocatorMaker) -> list[int]:
-    """MiB reserved on a card of 64 MiB before and after its cache is in the way; retries, OOMs."""
+    """MiB reserved on a card of 64 MiB before requests; then reserved, retries and OOMs of each."""
     allocator = make(limit_bytes=64 * MIB)
     allocator.malloc(12 * MIB)
     for size, stream in ((30 * MIB, 0), (12 * MIB, 1), (KIB, 2)):
@@ -117,7 +117,7 @@ def a_full_card(make: AllocatorMaker) -> list[int]:
 
 
 def requests_to_oversize_blocks(make: AllocatorMaker) -> list[int]:
-    """MiB of the block, and reserved, per request to free blocks of 30 and 100 MiB."""
+    """MiB of the block and MiB reserved, per request to free blocks of 30 and 100 MiB."""
     rules = AllocatorRules(max_split_size_bytes=50 * MIB)
     results = []
     for request in (20 * MIB, 40 * MIB, 60 * MIB, 80 * MIB, 81 * MIB):
@@ -130,7 +130,7 @@ def requests_to_oversize_blocks(make: AllocatorMaker) -> list[int]:
 
 
 def oversize_blocks_on_a_full_card(make: AllocatorMaker) -> list[int]:
-    """MiB reserved, and retries, per request to a card of 250 MiB, all cached: 100, 120 and 30."""
+    """MiB reserved and retries, per request to a full card with free blocks of 100, 120, 30 MiB."""
     rules = AllocatorRules(max_split_size_bytes=50 * MIB)
     results = []
     for request in (40 * MIB, 70 * MIB, 200 * MIB, 240 * MIB):
@@ -144,7 +144,7 @@ def oversize_blocks_on_a_full_card(make: AllocatorMaker) -> list[int]:
 
 
 def a_block_that_another_stream_uses(make: AllocatorMaker) -> list[int]:
-    """MiB allocated, active and requested before and after it is freed, and when all is done."""
+    """MiB allocated, active and requested: before the free, after it, after synchronization."""
     allocator = make()
     block = allocator.malloc(4 * MIB, stream=1)
     allocator.record_stream(block, 2)
@@ -257,10 +257,10 @@ def test_out_of_memory_tells_what_did_not_fit_and_leaves_the_allocator_usable() 
     block = allocator.malloc(600 * MIB)
     with pytest.raises(SimulatedOutOfMemoryError) as caught:
         allocator.malloc(500 * MIB + 1)
-    assert str(caught.value) == (
-        "the simulated GPU is out of memory: a segment of 502 MiB does not fit beside "
-        "600 MiB reserved, of which 600 MiB are allocated"
-    )
+    message = str(caught.value)
+    assert "out of memory" in message
+    assert "502 MiB" in message
+    assert "600 MiB reserved" in message
     assert caught.value.segment_bytes == 502 * MIB
     assert caught.value.statistics == allocator.statistics
     allocator.free(block)
@@ -271,20 +271,20 @@ def test_a_block_is_freed_once() -> None:
     allocator = CachingAllocator()
     block = allocator.malloc(KIB)
     allocator.free(block)
-    with pytest.raises(ValueError, match="not allocated; freed twice"):
+    with pytest.raises(ValueError, match=f"{block.address:#x} is not allocated"):
         allocator.free(block)
 
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_nothing_is_allocated_for_tensors_without_elements(size: int) -> None:
-    with pytest.raises(ValueError, match=f"cannot allocate {size} bytes"):
+    with pytest.raises(ValueError, match=f"must be positive, not {size}"):
         CachingAllocator().malloc(size)
 
 
 def test_blocks_that_are_merged_away_do_not_stay_in_memory() -> None:
     allocator = CachingAllocator()
     counts = []
-    gc.disable()  # what only the cycle collector can find grows for as long as it does not run
+    gc.disable()  # blocks in reference cycles then stay and are counted
     try:
         for _ in range(3):
             for _ in range(50):

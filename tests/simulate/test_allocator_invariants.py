@@ -1,4 +1,4 @@
-"""What holds after every step of every program."""
+"""Invariants of the allocators, checked on generated programs."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -15,7 +15,7 @@ from bsprobe.simulate.allocator.expandable import ExpandableAllocator
 from bsprobe.simulate.allocator.rules import AllocatorRules
 
 AVAILABLE = 300 * MIB
-"""Little enough that many programs fill the card."""
+"""Memory of the card, small enough that many programs fill it."""
 
 
 def without_large_splits(driver: SimulatedDriver) -> CachingAllocator:
@@ -33,7 +33,7 @@ sizes = st.one_of(
     st.integers(1, 60 * MIB),
     st.sampled_from([512, MIB, MIB + 1, 10 * MIB - 512, 10 * MIB, 19 * MIB, 20 * MIB]),
 )
-"""Sizes of both pools, and those next to where a rule changes."""
+"""Sizes of both pools, and sizes at the limits of the rules."""
 allocations = st.tuples(st.just("malloc"), sizes, st.integers(0, 2))
 frees = st.tuples(st.just("free"), st.integers(0, 1000), st.just(0))
 flushes = st.just(("empty_cache", 0, 0))

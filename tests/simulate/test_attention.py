@@ -1,4 +1,4 @@
-"""Attention as CUDA computes it: the kernel that is chosen, and the memory that it takes."""
+"""Attention on CUDA: the choice of a kernel, and its memory."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ NEW = torch.__version__ >= "2.14"
 
 @pytest.fixture
 def _fake() -> Iterator[None]:
-    """Tensors that are made in a test hold no data."""
+    """Make all tensors of a test fake tensors, without data."""
     with FakeTensorMode():
         yield
 
@@ -66,7 +66,7 @@ CHOICES: list[tuple[Attention, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("expected", "case"), CHOICES)
-def test_the_kernel_is_the_first_that_takes_what_is_given(
+def test_the_kernel_is_the_first_that_supports_the_operands(
     expected: Attention, case: dict[str, Any]
 ) -> None:
     asked = {"dtype": FP32, "width": 8, "keys": 9, "heads": 4, "mask": None, **case}
@@ -82,9 +82,7 @@ def test_the_kernel_is_the_first_that_takes_what_is_given(
     assert choice(query, key, value, mask, **flags) is expected
 
 
-def test_what_is_not_of_four_dimensions_or_not_dense_in_the_last_is_products_and_a_softmax() -> (
-    None
-):
+def test_operands_without_four_dimensions_or_a_dense_last_one_run_the_math_kernel() -> None:
     flat, rows = torch.empty(4, 7, 8), torch.empty(2, 4, 8, 8).transpose(2, 3)
     mask = torch.empty(8, 8).t()
     options = {"is_causal": False, "enable_gqa": False}
@@ -115,7 +113,7 @@ OPERATORS = (
 
 
 def operators_of(program: Program, device: str = "cpu", amp: torch.dtype | None = None) -> Any:
-    """Operators by their names, each with dtype, shape and strides of what it makes."""
+    """Names of a program's operators, each with dtype, shape and strides of its results."""
     seen: list[tuple[str, list[Any]]] = []
 
     def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
@@ -147,10 +145,10 @@ def attention_in(program: Program, amp: torch.dtype | None = None) -> list[str]:
         {"heads": 2, "enable_gqa": True, "is_causal": True},
     ],
 )
-def test_products_and_a_softmax_are_those_of_cuda_but_for_the_mask_which_is_added_in_place(
+def test_the_math_kernel_runs_the_operators_of_cuda_but_adds_the_mask_in_place(
     options: dict[str, Any], dtype: torch.dtype
 ) -> None:
-    # Without a card, fake CUDA tensors take no other kernel.
+    # Without a card, fake CUDA tensors run no other kernel.
     def program(device: str) -> Program:
         given = dict(options)
         heads = given.pop("heads", 4)
@@ -195,7 +193,7 @@ def test_an_encoder_layer_of_pytorch_that_trains_has_fused_attention(
     tokens = torch.empty(2, 9, 16)
 
     assert attention_in(lambda: layer(tokens), amp=amp) == [name]
-    # Weights that are asked for are made.
+    # MultiheadAttention returns its weights by default, so it computes them.
     alone = attention_in(lambda: layer.self_attn(tokens, tokens, tokens), amp=amp)
     assert alone == ["_softmax"]
 
@@ -206,14 +204,14 @@ def test_an_encoder_layer_of_pytorch_that_trains_has_fused_attention(
     ("name", "in_fp32", "in_half"),
     [
         ("vit_tiny_patch16_224", {"efficient": 12}, {"flash": 12}),
-        # A mask that learns, and in every other block one of windows.
+        # A learnt mask, and a mask of windows in every other block.
         ("swin_tiny_patch4_window7_224", {"efficient": 12}, {"efficient": 12}),
     ],
 )
 def test_transformers_of_timm_have_fused_attention(
     name: str, in_fp32: dict[str, int], in_half: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As with the environment variable TIMM_FUSED_ATTN=2; Swin's is not fused by default.
+    # Equal to TIMM_FUSED_ATTN=2 in the environment; Swin's attention is not fused by default.
     monkeypatch.setattr("timm.layers.config._USE_FUSED_ATTN", 2)
     model = importlib.import_module("timm").create_model(name, attn_drop_rate=0.1)
 
@@ -229,7 +227,7 @@ def test_transformers_of_timm_have_fused_attention(
 
 
 def effects_of(program: Callable[[], torch.Tensor]) -> tuple[list[Any], list[Any]]:
-    """Shapes of what forward and backward pass of attention make, and what they take inside."""
+    """Shapes of outputs and sizes of temporary memory, in the forward and backward pass."""
     passes: tuple[list[Any], list[Any]] = ([], [])
 
     def keep(seen: list[Any]) -> Dispatched:
@@ -252,7 +250,7 @@ def effects_of(program: Callable[[], torch.Tensor]) -> tuple[list[Any], list[Any
 
 
 def packed(*shape: int, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Query, key and value that one linear layer makes of tokens."""
+    """Query, key and value as views of the output of one linear layer."""
     images, heads, tokens, width = shape
     made = learnt(images, tokens, 3, heads, width, dtype=dtype)
     return list(made.permute(2, 0, 3, 1, 4).unbind(0))
@@ -271,7 +269,7 @@ ROWS = 2 * 3 * 50
 
 
 @pytest.mark.usefixtures("_fake")
-def test_flash_attention_keeps_sums_of_rows_and_adds_up_the_gradient_of_queries_in_full() -> None:
+def test_flash_attention_keeps_row_sums_and_accumulates_the_queries_gradient_in_fp32() -> None:
     forward, backward = effects_of(fused(packed(*TOKENS, dtype=FP16), dropout_p=0.1))
 
     has_state_on_card = torch.__version__ >= "2.7"  # in 2.6 it is not, in 2.8 it is
@@ -288,7 +286,7 @@ def test_flash_attention_of_grouped_queries_has_gradients_for_each_head() -> Non
 
     rows, of_parts = 2 * 4 * 128, (2, 2, 128, 160)
     result = for_each_head = 2 * rows * 160
-    # The result is laid out as the queries, heads first, and copied.
+    # The result has the layout of the queries, heads first, and is copied.
     sizes = (result, 4 * rows, 4 * rows * 192, for_each_head, for_each_head)
     assert backward == [(2, 4, 128, 160), of_parts, of_parts, sizes]
 
@@ -320,7 +318,7 @@ def test_memory_efficient_attention_keeps_padded_sums_and_takes_a_workspace() ->
         (96, 0.0, 2 * (4 + 128 * 64)),
         (96, 0.1, 4 + 128 * 128),
         (128, 0.0, 4 + 128 * 128),
-        # Gradients of keys and values as well, for the one block of keys.
+        # Also the gradients of keys and values, for one block of keys.
         (136, 0.0, 3 * (4 + 128 * 64) + 2 * 64 * 256),
     ],
 )
@@ -349,7 +347,7 @@ def test_gradients_of_wide_heads_are_staged_for_a_block_of_keys() -> None:
 
 
 @pytest.mark.usefixtures("_fake")
-def test_nothing_is_kept_for_a_backward_pass_that_does_not_come() -> None:
+def test_nothing_is_kept_without_a_backward_pass() -> None:
     parts = packed(*TOKENS, dtype=FP32)
     with torch.no_grad():
         found = operators_of(lambda: attend(*parts))
@@ -373,7 +371,7 @@ WIDTH, PIXELS = 8, 8 * 12
 
 
 def attended(**options: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Maps of which each pixel attends to all others."""
+    """A layer in which each pixel attends to all pixels."""
 
     def between(x: torch.Tensor) -> torch.Tensor:
         part = x.flatten(2).transpose(1, 2)[:, None].contiguous()
@@ -406,7 +404,7 @@ def test_a_step_keeps_no_matrix_of_all_pairs_of_pixels(options: dict[str, Any]) 
         }
         for kinds in ({Kind.SAVED_ACTIVATION}, set(Kind))
     )
-    # Weights, and after dropout as well a mask of bytes.
+    # The weights; with dropout also a byte mask and the weights after it.
     dropped = [pairs, 4 * pairs] if "dropout_p" in options else []
     assert kept["not fused"] == [4 * pairs, *dropped]
     assert made["fused"] == []

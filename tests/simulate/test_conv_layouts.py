@@ -1,4 +1,4 @@
-"""Convolutions whose input and weight are laid out differently, as cuDNN takes and returns them.
+"""Convolutions whose input and weight have different layouts.
 
 Source: `cudnn_conv_suggest_memory_format` (aten/src/ATen/native/ConvUtils.h), the functions of
 cudnn/ConvShared.cpp, and `obeys_layout_contract` (torch/csrc/autograd/utils).
@@ -22,7 +22,7 @@ from tests.support.traced_networks import tracer_of
 
 FLAT, LAST = torch.contiguous_format, torch.channels_last
 IMAGES, MAPS, LOGITS = 4 * 2 * 3 * 32 * 48, 4 * 2 * 8 * 8 * 12, 4 * 2 * 4 * 8 * 12
-"""Bytes of two images, and of what the two layers make of them."""
+"""Bytes of two images, and of the outputs of the two layers."""
 FIRST, SECOND = 4 * 8 * 3 * 9, 4 * 4 * 8 * 9
 """Bytes of the weights of the two layers."""
 
@@ -52,7 +52,7 @@ def recorded(images: torch.memory_format, weights: torch.memory_format) -> Recor
 
 
 def copied_inside(recording: Recording) -> list[tuple[str, str, tuple[int, ...]]]:
-    """The copies that the convolutions of a step make, by layer and direction."""
+    """Sizes of the copies in the convolutions of a step, with layer and direction."""
     taken = (
         recording.scratches[subject]
         for action, subject in recording.sections[Section.LATER_STEP]
@@ -69,15 +69,15 @@ def copied_inside(recording: Recording) -> list[tuple[str, str, tuple[int, ...]]
     ("images", "weights", "copies"),
     [
         (FLAT, FLAT, ((), (), (), (), ())),
-        # The loss hands back a contiguous gradient.
+        # The gradient from the loss is contiguous.
         (LAST, LAST, ((), (), (LOGITS,), (LOGITS,), ())),
-        # The images are copied too; what comes of them is channels last.
+        # The images are copied too; the outputs are channels last.
         (FLAT, LAST, ((IMAGES,), (), (LOGITS,), (LOGITS,), (IMAGES,))),
-        # The weights are, each time.
+        # The weights are copied in each call.
         (LAST, FLAT, ((FIRST,), (SECOND,), (LOGITS, SECOND), (LOGITS,), ())),
     ],
 )
-def test_what_is_not_in_the_common_layout_is_copied(
+def test_operands_in_another_layout_are_copied(
     images: torch.memory_format, weights: torch.memory_format, copies: tuple[tuple[int, ...], ...]
 ) -> None:
     assert copied_inside(recorded(images, weights)) == [
@@ -91,7 +91,7 @@ def test_what_is_not_in_the_common_layout_is_copied(
 
 @pytest.mark.parametrize("images", [FLAT, LAST])
 @pytest.mark.parametrize("weights", [FLAT, LAST])
-def test_gradients_of_contiguous_weights_are_cloned_where_the_images_are_channels_last(
+def test_gradients_of_contiguous_weights_are_cloned_if_the_images_are_channels_last(
     images: torch.memory_format, weights: torch.memory_format
 ) -> None:
     gradients = {

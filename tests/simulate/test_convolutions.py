@@ -1,4 +1,4 @@
-"""Convolutions by their sizes, and who runs them, held against PyTorch's own answers."""
+"""Sizes and backends of convolutions, compared with PyTorch's."""
 
 import math
 from dataclasses import replace
@@ -81,17 +81,17 @@ def test_one_dimensional_convolutions_run_with_height_one() -> None:
         ({"input_size": (2, 64)}, "not those of a 1-d, 2-d or 3-d"),
         ({"weight_size": (128, 64, 3)}, "not those of a 1-d, 2-d or 3-d"),
         ({"padding": (1,)}, "need 2 values each"),
-        ({"dtype": "float64"}, "none of float32, float16, bfloat16"),
+        ({"dtype": "float64"}, "one of float32, float16, bfloat16"),
         ({"input_size": (0, 64, 33, 65)}, "must be at least 1"),
         ({"stride": (0, 1)}, "must be at least 1"),
         ({"padding": (-1, 0)}, "must be at least 1"),
         ({"groups": 0}, "must be at least 1"),
-        ({"groups": 2}, "do not fit the groups"),
-        ({"groups": 3, "input_size": (2, 192, 33, 65)}, "do not fit the groups"),
+        ({"groups": 2}, "do not match the groups"),
+        ({"groups": 3, "input_size": (2, 192, 33, 65)}, "do not match the groups"),
         ({"dilation": (40, 1)}, "larger than the padded input"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(changes: dict[str, Any], complaint: str) -> None:
+def test_invalid_sizes_are_refused(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         replace(PLAIN, **changes)
 
@@ -119,7 +119,7 @@ NOWADAYS = [
     (replace(DEPTHWISE, channels_last=True), Backend.CUDNN),
     (replace(DEPTHWISE, is_transposed=True), Backend.CUDNN),
     (HUGE, Backend.CUDNN),
-    # fp16 and contiguous goes to cuDNN where that was measured to be faster.
+    # PyTorch runs contiguous fp16 on cuDNN for the sizes for which it was measured to be faster.
     (replace(HALF_DEPTHWISE, stride=(1, 1)), Backend.CUDNN),
     (HALF_DEPTHWISE, Backend.DEPTHWISE),
     (replace(HALF_DEPTHWISE, input_size=(1, 64, 33, 65)), Backend.CUDNN),
@@ -138,7 +138,7 @@ NOWADAYS = [
         (replace(HUGE, channels_last=True), AMPERE, 91002, Backend.DEPTHWISE),
     ],
 )
-def test_who_runs_a_convolution(
+def test_the_backend_of_a_convolution(
     convolution: Convolution, capability: tuple[int, int], version: int, expected: Backend
 ) -> None:
     assert backend_of(convolution, capability=capability, cudnn_version=version) is expected
@@ -168,7 +168,7 @@ PYTORCHS_NAMES = {
         replace(DEPTHWISE, weight_size=(96, 2, 3, 3), groups=32),
     ],
 )
-def test_pytorch_chooses_the_same_where_it_does_not_ask_the_card(convolution: Convolution) -> None:
+def test_pytorch_chooses_the_same_backend(convolution: Convolution) -> None:
     dtype = getattr(torch, convolution.dtype)
     layout = FORMATS[len(convolution.input_size)] if convolution.channels_last else None
     with FakeTensorMode(), torch.device("cuda"):

@@ -1,4 +1,4 @@
-"""CPU tensors under CUDA's rules, held to fake CUDA tensors; and what kernels allocate inside."""
+"""CPU tensors under CUDA's rules, compared with fake CUDA tensors; memory inside kernels."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -67,13 +67,13 @@ UNFAKED_CONVOLUTIONS = {
     for operator in (aten._convolution.default, aten._convolution.deprecated)
     if operator not in op_implementations_dict
 }
-"""Of these convolutions PyTorch 2.11 knows no result on fake CUDA tensors. Networks call
+"""Convolutions without a fake kernel for CUDA tensors in this PyTorch, such as 2.11. Networks call
 `convolution`, which calls them inside its own kernel."""
 
 
 @pytest.fixture(autouse=True)
 def _fake() -> Iterator[None]:
-    """Tensors that are made in a test hold no data."""
+    """Make all tensors of a test fake tensors, without data."""
     with FakeTensorMode():
         yield
 
@@ -89,9 +89,8 @@ CHECKPOINTED = [
 """Every norm in every precision, either with or without checkpointing."""
 NETWORKS = [
     *CHECKPOINTED,
-    # Not in bfloat16: without a GPU fake CUDA tensors take cuDNN to be unable to convolve it
-    # (`supportsBFloat16ConvolutionWithCuDNNv8` asks the device), and pick a kernel that answers in
-    # another layout.
+    # Not in bfloat16: without a GPU, `supportsBFloat16ConvolutionWithCuDNNv8` is false for fake
+    # CUDA tensors, and PyTorch runs a kernel whose result has another layout.
     *(
         replace(DEEPLABV2, model=model, precision=each, memory_format=MemoryFormat.NHWC)
         for model in (DEEPLABV2.model, "torchvision:lraspp_mobilenet_v3_large")
@@ -128,7 +127,7 @@ def test_a_network_runs_the_operators_that_it_runs_on_cuda(variant: Variant) -> 
 
 
 def test_every_operator_that_cuda_casts_is_in_a_table_or_cast_alike_on_the_cpu() -> None:
-    # Without the overloads for named dimensions, which newer versions have lost.
+    # Without the overloads for named dimensions, which newer versions do not have.
     on_cuda = {name for name in operators_cast("AutocastCUDA") if "name" not in name.lower()}
     cast_by_pytorch = operators_cast("AutocastCPU") | ONLY_ON_CUDA
 
@@ -140,7 +139,7 @@ def test_every_operator_that_cuda_casts_is_in_a_table_or_cast_alike_on_the_cpu()
 def result_types(
     name: str, arguments: Arguments, device: str, dtypes: tuple[torch.dtype, ...], amp: torch.dtype
 ) -> list[tuple[torch.dtype, torch.Size]]:
-    """The answers of an operator under autocast, whose tensors have some dtypes in turn."""
+    """Dtypes and shapes of an operator's results under autocast; its tensors cycle `dtypes`."""
     packet, _, overload = name.partition(".")
     operator = getattr(getattr(aten, packet), overload or "default")
     turns = itertools.cycle(dtypes)
@@ -161,23 +160,23 @@ CASES = [
 @needs_fake_cuda
 @pytest.mark.parametrize("name", [*sorted(ARGUMENTS), *sorted(CPU_ALONE)])
 @pytest.mark.filterwarnings("ignore:.*deprecated:UserWarning")
-def test_an_operator_answers_in_the_type_in_which_it_does_on_cuda(name: str) -> None:
+def test_an_operator_returns_the_same_dtype_as_on_cuda(name: str) -> None:
     if name == "gru_cell" and torch.__version__ < "2.15":
-        pytest.skip("CUDA's fused GRU cell has no fake kernel before 2.15: nothing to hold it to")
+        pytest.skip("CUDA's fused GRU cell has no fake kernel before 2.15")
     if name in UNFAKED_CONVOLUTIONS:
-        pytest.skip("called directly, it has no fake kernel in this PyTorch: nothing to hold it to")
+        pytest.skip("no fake kernel in this PyTorch if called directly")
     case = (name, {**ARGUMENTS, **CPU_ALONE}[name])
     for dtypes in CASES:
         if name == "linalg_inv" and dtypes[0][0] is FP16:
-            continue  # it refuses half precision
+            continue  # it does not support half precision
         assert result_types(*case, "cpu", *dtypes) == result_types(*case, "cuda", *dtypes)
 
 
-# What is in force, and when.
+# When the rules are active.
 
 
 def in_force() -> tuple[object, ...]:
-    """Types under autocast, and operators, in which the CPU's and CUDA's rules differ."""
+    """Dtypes under autocast and operators that differ between the CPU's and CUDA's rules."""
     half = torch.ones((1, 4, 4), dtype=FP16)
     maps = torch.ones((2, 4, 4, 4), requires_grad=True)
     with torch.autocast("cpu", dtype=FP16):
@@ -198,7 +197,7 @@ ON_CUDA = (
 )
 
 
-def test_a_dtype_given_by_its_place_is_taken_as_one() -> None:
+def test_a_positional_dtype_is_respected() -> None:
     x = torch.randn(2, 3).bfloat16()
 
     with cuda_dispatch(), torch.autocast("cpu", dtype=torch.bfloat16):
@@ -235,7 +234,7 @@ def test_cudas_rules_end_with_an_exception() -> None:
 
 
 @pytest.mark.skipif(
-    torch.__version__ < "2.8", reason="older PyTorch lets one library at a time override a kernel"
+    torch.__version__ < "2.8", reason="in older PyTorch only one library can override a kernel"
 )
 def test_cudas_rules_may_be_nested() -> None:
     before = in_force()
@@ -248,12 +247,12 @@ def test_cudas_rules_may_be_nested() -> None:
     assert in_force() == before
 
 
-# What kernels allocate inside.
+# Memory inside kernels.
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A tensor that an operator makes."""
+    """A tensor that an operator allocates."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
@@ -262,7 +261,7 @@ class Output:
 def effects_of(
     program: Callable[..., torch.Tensor], *inputs: torch.Tensor
 ) -> tuple[list[Output | Inside], list[Output | Inside]]:
-    """The effects of a program on CUDA, and those of its backward pass: what has a rule."""
+    """Effects of the operators with a rule, in a program and in its backward pass."""
     passes: tuple[list[Output | Inside], list[Output | Inside]] = ([], [])
 
     def keep(seen: list[Output | Inside]) -> Dispatched:
@@ -305,7 +304,7 @@ X_BYTES, W_BYTES, Y_BYTES = 4 * 2 * 8 * 256, 4 * 4 * 8 * 9, 4 * 2 * 4 * 256
 
 
 def of(*sizes: int, **changes: Any) -> Inside:
-    """The memory of `dilated` inside its kernel, of which something is changed."""
+    """Temporary memory of `dilated`, with changes to its convolution."""
     return Inside(sizes=sizes, convolution=replace(CONV, **changes))
 
 
@@ -331,7 +330,7 @@ def dilated(
         ((False, True, False), [W, OF_WEIGHT]),
     ],
 )
-def test_a_convolution_and_each_gradient_that_is_wanted_take_an_output_and_a_workspace(
+def test_a_convolution_and_each_required_gradient_take_an_output_and_a_workspace(
     learns: tuple[bool, bool, bool], expected: list[Output | Inside]
 ) -> None:
     inputs = [torch.empty(2, 8, 16, 16), torch.empty(4, 8, 3, 3), torch.empty(4)]
@@ -343,7 +342,7 @@ def test_a_convolution_and_each_gradient_that_is_wanted_take_an_output_and_a_wor
 
 @pytest.mark.parametrize(
     ("dtype", "inside"),
-    [(FP16, of(dtype="float16")), (torch.float64, Inside())],  # the latter is left to itself
+    [(FP16, of(dtype="float16")), (torch.float64, Inside())],  # fp64 is not described
 )
 def test_a_convolution_is_described_in_its_type(dtype: torch.dtype, inside: Inside) -> None:
     inputs = (learnt(*size, dtype=dtype) for size in (CONV.input_size, CONV.weight_size))
@@ -365,9 +364,9 @@ def test_channels_last_spreads_from_either_operand_and_the_other_is_copied() -> 
         assert effects_of(dilated, *inputs)[0] == [Y, of(*copied, channels_last=True)]
 
 
-def test_the_backward_pass_of_mixed_layouts_copies_what_is_laid_out_otherwise() -> None:
+def test_the_backward_pass_of_mixed_layouts_copies_operands_in_another_layout() -> None:
     _, backward = effects_of(
-        lambda x, weight: dilated(x, weight).contiguous(),  # and so is the gradient
+        lambda x, weight: dilated(x, weight).contiguous(),  # makes the gradient contiguous
         channels_last(learnt(2, 8, 16, 16)),
         learnt(4, 8, 3, 3),
     )
@@ -438,7 +437,7 @@ def test_dropout_takes_a_mask_of_bytes_and_then_its_output() -> None:
     assert forward == [Output((2, 8), torch.bool), Output((2, 8))]
 
 
-def test_dropout_that_drops_nothing_or_all_has_no_mask() -> None:
+def test_dropout_of_nothing_or_everything_has_no_mask() -> None:
     x = learnt(2, 8)
     with cuda_dispatch():
         cases = ((0.5, False), (0.0, True), (1.0, True), (0.5, True))
@@ -486,7 +485,7 @@ def test_a_bias_is_fused_or_added_in_place(dtype: torch.dtype | None) -> None:
     assert operators(x.transpose(1, 2), None) == ["bmm"]
 
 
-def test_the_loss_copies_what_is_not_contiguous() -> None:
+def test_the_loss_copies_tensors_that_are_not_contiguous() -> None:
     labels = torch.zeros(2, 16, 16, dtype=torch.int64)
 
     def loss(logits: torch.Tensor) -> torch.Tensor:
@@ -519,7 +518,7 @@ def test_norms_keep_statistics_of_half_precision_in_full(dtype: torch.dtype) -> 
 
 
 def softmax_operators(device: str, dtype: torch.dtype) -> list[str]:
-    """The operators of a softmax and a log-softmax of half precision under autocast."""
+    """Operators of a half-precision softmax and log-softmax under autocast."""
     seen: list[str] = []
 
     def watch(operator: Any, _: tuple[Any, ...], out: Any) -> None:
@@ -551,7 +550,7 @@ def test_the_backward_pass_of_softmax_holds_gradient_times_result() -> None:
     assert backward == [Output((2, 8), FP16), Inside(sizes=(4 * 2 * 8,))]
 
 
-def test_layer_norm_copies_what_is_not_contiguous() -> None:
+def test_layer_norm_copies_tensors_that_are_not_contiguous() -> None:
     def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x.transpose(1, 2), (4,), weight).transpose(1, 2).contiguous()
 
@@ -587,7 +586,7 @@ def test_pooling_copies_views_in_the_layout_that_they_suggest() -> None:
 
 
 @pytest.mark.parametrize("amp", [False, True])
-def test_an_lstm_is_cudnns_and_keeps_its_gates_and_cells(amp: bool) -> None:  # noqa: FBT001 - parametrized
+def test_an_lstm_runs_on_cudnn_and_keeps_its_gates_and_cells(amp: bool) -> None:  # noqa: FBT001 - parametrized
     lstm = nn.LSTM(6, 8, batch_first=True, bidirectional=True)
     dtype, size = (FP16, 2) if amp else (torch.float32, 4)
 
@@ -601,7 +600,7 @@ def test_an_lstm_is_cudnns_and_keeps_its_gates_and_cells(amp: bool) -> None:  # 
     steps_first = Inside(sizes=(size * 3 * 5 * 6,))
     hidden = Output((2, 3, 8), dtype)
     kept = Output((5 * 5 * 3 * 2 * 8 * size,), torch.uint8)
-    empty = Output((0,), dtype)  # where the flat weights would be
+    empty = Output((0,), dtype)  # in place of the flat weights
     assert forward == [Output((3, 5, 16), dtype), hidden, hidden, kept, empty, steps_first]
     assert backward[:3] == [Output((3, 5, 6), dtype), hidden, hidden]
     assert backward[3] == Inside(sizes=(size * 3 * 5 * 6, size * 3 * 5 * 16))

@@ -1,4 +1,4 @@
-"""Expandable segments: what the recorded histories show little of, or none."""
+"""Expandable segments: behaviour that the recorded histories do not cover."""
 
 import itertools
 
@@ -21,7 +21,7 @@ class NewPagesAtTheHighestAddress(ExpandableAllocator):
 
 
 class CountingDriver(SimulatedDriver):
-    """Remembers the address ranges that it hands out and takes back."""
+    """A driver that records its reserved and released address ranges."""
 
     def __init__(self, *, total_bytes: int = 2**40) -> None:
         super().__init__(total_bytes=total_bytes)
@@ -68,13 +68,13 @@ def test_a_block_that_cannot_grow_is_preferred_to_a_smaller_one_that_can() -> No
     allocator = ExpandableAllocator()
     inner = allocator.malloc(20 * MIB)
     inner_address = inner.address
-    allocator.malloc(10 * MIB)  # 10 MiB of its page stay free, and may grow
+    allocator.malloc(10 * MIB)  # the other 10 MiB of its page are free and can grow
     allocator.free(inner)
     assert allocator.malloc(5 * MIB).address == inner_address
 
 
 def _fill_a_gap(allocator: ExpandableAllocator) -> tuple[int, int, int]:
-    """Reserved MiB after pages were unmapped, then the offset of a new block, and reserved MiB."""
+    """Reserved MiB after unmapping pages, then the offset of a new block and reserved MiB."""
     gap = allocator.malloc(30 * MIB)
     start = gap.address
     allocator.malloc(30 * MIB)
@@ -90,7 +90,7 @@ def test_only_whole_pages_are_unmapped_and_the_lowest_gap_is_filled_first() -> N
     assert _fill_a_gap(NewPagesAtTheHighestAddress()) != (40, 0, 60)
 
 
-def test_each_stream_has_a_segment_of_its_own() -> None:
+def test_each_stream_has_its_own_segment() -> None:
     allocator = ExpandableAllocator()
     allocator.free(allocator.malloc(4 * MIB, stream=1))
     allocator.malloc(4 * MIB, stream=2)
@@ -114,13 +114,13 @@ def test_the_limit_is_compared_with_what_an_ordinary_segment_would_take() -> Non
     allocator = ExpandableAllocator(limit_bytes=60 * MIB)
     allocator.malloc(30 * MIB)
     with pytest.raises(SimulatedOutOfMemoryError):
-        allocator.malloc(25 * MIB)  # one more page would do; alloc_block asks for 26 MiB
+        allocator.malloc(25 * MIB)  # one more page is enough, but alloc_block checks 26 MiB
     allocator = ExpandableAllocator(limit_bytes=30 * MIB)
     allocator.malloc(30 * MIB)
     assert allocator.statistics.reserved_bytes == 40 * MIB
 
 
-def test_a_segment_without_pages_is_forgotten_and_a_new_one_begun() -> None:
+def test_a_segment_without_pages_is_released_and_a_new_one_is_reserved() -> None:
     driver = CountingDriver()
     allocator = ExpandableAllocator(driver)
     for number in range(1, 4):
@@ -141,15 +141,19 @@ def test_a_request_beyond_the_address_range_is_out_of_memory() -> None:
         allocator.malloc(2 * GIB)
 
 
-def test_oversize_blocks_do_not_go_with_expandable_segments() -> None:
-    with pytest.raises(ValueError, match="cannot be combined with max_split_size_bytes"):
+def test_oversize_blocks_cannot_be_combined_with_expandable_segments() -> None:
+    with pytest.raises(ValueError, match="max_split_size_bytes"):
         ExpandableAllocator(rules=AllocatorRules(max_split_size_bytes=50 * MIB))
 
 
 def _program(
     allocator: ExpandableAllocator, stream: int = 0
 ) -> tuple[list[tuple[int, int]], int, int]:
-    """Small and large blocks whose places depend on best fit; then nothing is left of them."""
+    """Allocate and free small and large blocks whose places depend on best fit.
+
+    Returns:
+        Offsets and sizes of the blocks, then reserved and allocated bytes while they live.
+    """
     blocks = [allocator.malloc(size, stream) for size in (KIB, 5 * MIB, 30 * MIB, 3 * KIB, 7 * MIB)]
     for block in blocks[::2]:
         allocator.free(block)
@@ -191,6 +195,6 @@ def test_thousands_of_ranges_that_live_together_behave_as_the_first_one(total_by
     assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(ranges))
 
 
-def test_addresses_that_are_used_up_are_said_to_be() -> None:
-    with pytest.raises(OverflowError, match="used up"):
+def test_a_request_beyond_the_simulated_addresses_is_an_overflow() -> None:
+    with pytest.raises(OverflowError, match=str(2**62 + 1)):
         SimulatedDriver().reserve(2**62 + 1)

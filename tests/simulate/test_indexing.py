@@ -1,4 +1,4 @@
-"""Memory inside CUDA's indexing and sorting kernels: facts of their sources, by shape."""
+"""Memory inside CUDA's indexing and sorting kernels, as in their source."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from tests.support.traced_networks import extra, tracer_of
 MASK = torch.ones(2, 4, 6, dtype=torch.bool)
 PIXELS = 2 * 4 * 6
 INDEX = 8 * PIXELS
-"""Bytes of one index for each pixel of the mask."""
+"""Bytes of one index per pixel of the mask."""
 IMAGES = torch.empty(2, 4, 6, 5)
 
 
 def inside(operator: Any, *args: Any, out: Any) -> list[tuple[int, ...]]:
-    """What an operator takes inside, once its outputs are left out."""
+    """Sizes of an operator's temporary memory."""
     return [each.sizes for each in effects(operator, args, out) if isinstance(each, Inside)]
 
 
@@ -34,7 +34,7 @@ def test_a_mask_becomes_an_index_for_each_of_its_dimensions() -> None:
     assert inside(aten.index.Tensor, IMAGES, [MASK], out=out) == [(3 * INDEX,)]
     flat = IMAGES.view(PIXELS, 5)
     assert inside(aten.index.Tensor, flat, [MASK.view(-1)], out=out) == [(INDEX,)]
-    # Read first, beside a dense copy of it and before there is an output.
+    # `nonzero` reads a dense copy of the mask before the output is allocated.
     laid_out = MASK.transpose(1, 2).contiguous().transpose(1, 2)
     found = list(effects(aten.index.Tensor, (IMAGES, [laid_out]), out))
     assert found[0] == Inside(sizes=(PIXELS, 3 * INDEX))
@@ -42,7 +42,7 @@ def test_a_mask_becomes_an_index_for_each_of_its_dimensions() -> None:
     assert found[2] == Inside(sizes=(3 * INDEX,))
 
 
-def test_integer_indices_take_nothing_and_bound_what_a_mask_beside_them_selects() -> None:
+def test_integer_indices_take_nothing_and_bound_the_indices_of_a_mask_beside_them() -> None:
     rows = torch.zeros(7, dtype=torch.int64)
 
     assert inside(aten.index.Tensor, IMAGES, [rows], out=torch.empty(7, 4, 6, 5)) == []
@@ -72,23 +72,23 @@ def test_a_number_is_filled_in_by_a_mask_and_other_values_by_its_indices() -> No
 @pytest.mark.parametrize(
     "operator", [aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default]
 )
-def test_values_that_add_up_are_sorted_by_their_places(operator: Any) -> None:
+def test_values_that_accumulate_are_sorted_by_position(operator: Any) -> None:
     rows = torch.empty(PIXELS, 5)
     linear = (INDEX,) * 3  # their sum, a remainder and a product
     found = inside(operator, IMAGES, [MASK], rows, True, out=IMAGES)  # noqa: FBT003 - accumulate
 
-    # 48 places are sorted by 6 bits, in one pass.
+    # 48 positions are sorted by 6 bits, in one pass.
     assert found == [(3 * INDEX, *linear), (INDEX,) * 4]
 
 
-def test_more_than_256_places_are_sorted_with_second_buffers() -> None:
+def test_more_than_256_positions_are_sorted_with_second_buffers() -> None:
     x, index = torch.empty(257, 5), torch.zeros(9, dtype=torch.int64)
     put = aten.index_put.default
     each = 8 * 9
     found = inside(put, x, [index], torch.empty(9, 5), True, out=x)  # noqa: FBT003 - accumulate
 
     assert found == [(each,) * 2, (each,) * 6]
-    # Values are copied where they are not there in full, as is what they are put into.
+    # Values that are broadcast, and a tensor that is not dense, are copied.
     turned = torch.empty(5, 257).t()
     found = inside(put, turned, [index], torch.empty(5), True, out=turned)  # noqa: FBT003
     dense = 4 * 257 * 5
@@ -106,7 +106,7 @@ def test_a_scatter_by_a_mask_sums_the_mask_and_copies_what_is_broadcast() -> Non
 
 
 def sorted_bytes(x: torch.Tensor, dimension: int = -1) -> tuple[int, ...]:
-    """What sorting takes inside."""
+    """Sizes of the temporary memory of a sort."""
     out = torch.empty_like(x), torch.empty_like(x, dtype=torch.int64)
     (sizes,) = inside(aten.sort.default, x, dimension, out=out)
     return sizes
@@ -121,7 +121,7 @@ def test_short_slices_are_sorted_in_place() -> None:
 @pytest.mark.parametrize(
     ("dtype", "segments", "sizes"),
     [
-        # A range for one slice, and cub's second buffers of keys and values.
+        # A range for one slice, and cub's second buffers for keys and values.
         (torch.float32, 1, (8, 4, 8)),
         (torch.float16, 1, (8, 2, 8)),
         (torch.uint8, 1, (8,)),
@@ -147,7 +147,7 @@ def test_few_slices_of_a_million_are_sorted_one_by_one() -> None:
     assert sorted_bytes(x) == (8_000_000, 4_000_000, 8_000_000)
 
 
-def test_a_dimension_that_is_not_the_last_is_laid_out_so_first() -> None:
+def test_a_dimension_that_is_not_the_last_is_copied_to_be_the_last() -> None:
     with torch.device("meta"):
         x = torch.empty(5000, 1)
         turned = torch.empty(5000, 2)
@@ -162,7 +162,7 @@ def test_a_dimension_that_is_not_the_last_is_laid_out_so_first() -> None:
     assert inside(aten.sort.default, part, out=out) == [(values, *two_slices)]
 
 
-def test_the_largest_are_sorted_beside_a_copy_if_they_are_many() -> None:
+def test_topk_sorts_more_than_4096_values_beside_a_copy() -> None:
     with torch.device("meta"):
         x = torch.empty(100_000)
         few = torch.empty(4096), torch.empty(4096, dtype=torch.int64)
@@ -175,7 +175,7 @@ def test_the_largest_are_sorted_beside_a_copy_if_they_are_many() -> None:
     assert inside(aten.topk.default, x, *unsorted, out=many) == []
 
 
-def test_a_traced_step_takes_what_sorting_takes() -> None:
+def test_a_traced_step_has_the_memory_of_a_sort() -> None:
     tracer = tracer_of(extra(lambda x: x * torch.sort(x.flatten())[0][:1].view(1, 1, 1, 1)))
     scratches = [each for each in tracer.record(7).scratches if each.place.operator == "sort"]
 

@@ -1,4 +1,4 @@
-"""Memory inside loss kernels: by the sources, and by what they take on real CPU tensors."""
+"""Memory inside loss kernels, from PyTorch's source and from real CPU tensors."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -32,23 +32,23 @@ LOSSES = KEPT | {aten.huber_loss.default: functional.huber_loss}
 
 
 def inside(operator: Any, *args: Any, out: Any, version: Version = INSTALLED) -> list[int]:
-    """The sizes of what an operator takes inside, all at once."""
+    """Sizes of an operator's temporary memory."""
     found = [each for each in effects(operator, args, out, version) if isinstance(each, Inside)]
     return [size for each in found for size in each.sizes]
 
 
 def peak(program: Callable[[], object]) -> int:
-    """The most that a program has of real memory at once, in tensors of the inputs' size."""
+    """Peak of a program's real memory, as a multiple of the inputs' size."""
     return max(accumulate(plainly(program))) // SIZE
 
 
 def smallest(loss: torch.Tensor) -> torch.Tensor:
-    """A reduced loss as the trace has it: in no more memory than it needs."""
+    """A reduced loss as in the trace, without the memory of the elementwise loss."""
     return torch.zeros(()) if loss.dim() == 0 else loss
 
 
 @pytest.mark.parametrize("operator", LOSSES, ids=str)
-def test_a_reduced_loss_takes_and_keeps_what_it_does_on_the_cpu(operator: Any) -> None:
+def test_a_reduced_loss_takes_and_keeps_the_same_memory_as_on_the_cpu(operator: Any) -> None:
     loss = LOSSES[operator]
     out = smallest(loss(X, Y))
     taken = inside(operator, X, Y, out=out)
@@ -71,13 +71,13 @@ def test_the_trace_has_the_memory_that_a_loss_keeps() -> None:
     assert sizes["mse_loss"] == sizes["zeros_like"]
 
 
-def test_a_loss_of_logits_takes_log_sigmoid_and_where_it_is_reduced_the_loss_of_each() -> None:
+def test_a_loss_of_logits_takes_log_sigmoid_and_if_reduced_the_elementwise_loss() -> None:
     operator = aten.binary_cross_entropy_with_logits.default
     loss = functional.binary_cross_entropy_with_logits
     assert inside(operator, X, Y, out=loss(X, Y)) == [SIZE, SIZE]
     each = loss(X, Y, reduction="none")
     assert inside(operator, X, Y, None, None, NONE, out=each) == [SIZE]
-    # The CPU's log_sigmoid has a buffer as well, which is gone when the loss of each is made.
+    # The CPU's log_sigmoid also has a buffer, freed before the elementwise loss is allocated.
     assert peak(lambda: loss(X, Y)) == 2
 
 
@@ -90,7 +90,7 @@ def test_autocast_refuses_the_loss_of_probabilities_and_runs_that_of_logits_in_f
     assert functional.binary_cross_entropy(X, Y) > 0
 
 
-def test_until_2_2_a_loss_of_logits_takes_four_tensors_beside_the_loss_of_each() -> None:
+def test_until_2_2_a_loss_of_logits_takes_four_tensors_beside_the_elementwise_loss() -> None:
     operator = aten.binary_cross_entropy_with_logits.default
     mean, each = X.mean(), X.clone()
     assert inside(operator, X, Y, out=mean, version=(2, 2)) == [SIZE] * 5
@@ -100,7 +100,7 @@ def test_until_2_2_a_loss_of_logits_takes_four_tensors_beside_the_loss_of_each()
 
 
 def held(results: object) -> list[int]:
-    """The bytes of the storages of tensors."""
+    """Bytes of the tensors' storages."""
     tensors = (each for each in tree_leaves(results) if isinstance(each, torch.Tensor))
     return [each.untyped_storage().nbytes() for each in tensors if each.layout is torch.strided]
 
@@ -115,7 +115,7 @@ def holds_more(operator: Any) -> bool:
             with mode:
                 expected = held(operator.op(fake[0], *fake[1], **fake[2]))
             found = held(operator.op(given[0], *given[1], **given[2]))
-        except Exception:  # noqa: BLE001, S112 - operators that fake tensors cannot run: not asked
+        except Exception:  # noqa: BLE001, S112 - operators that fake tensors cannot run
             continue
         if any(real > least for real, least in zip(found, expected, strict=True)):
             return True

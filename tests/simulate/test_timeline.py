@@ -1,4 +1,4 @@
-"""Two recordings made into one timeline, or refused."""
+"""Timelines from two recordings, and recordings that do not match."""
 
 import re
 from dataclasses import replace
@@ -39,7 +39,7 @@ def recording(
     scratch: RecordedScratch | None = None,
     events: tuple[tuple[Action, int], ...] = EVENTS,
 ) -> Recording:
-    """A storage of 100 bytes and 10 an image, and a convolution of 20 an image inside."""
+    """A storage of 100 bytes plus 10 per image, and a convolution with a buffer of 20 per image."""
     usual = RecordedScratch(
         place=PLACE, sizes=(20 * batch,), convolution=conv(batch), elements=7 * batch
     )
@@ -82,7 +82,7 @@ def scratched(
     sizes: tuple[int, ...] = (60,),
     convolution: Convolution | None = AT_3,
 ) -> Recording:
-    """A recording at batch 3 whose kernel is another one."""
+    """A recording at batch 3 with another kernel."""
     scratch = RecordedScratch(place=place, sizes=sizes, convolution=convolution, elements=21)
     return recording(3, scratch=scratch)
 
@@ -93,20 +93,20 @@ def scratched(
         (recording(3, events=EVENTS[:1]), "the events of the first step differ"),
         (recording(3, place=ELSEWHERE), "module='head'"),
         (recording(3, kind=Kind.GRADIENT), "do not match"),
-        (recording(3, size=119), "120 and 119 are on no line"),
-        (recording(3, size=181), "120 and 181 are on no line"),
-        (recording(4, size=131), "120 and 131 are on no line"),  # no whole number an image
+        (recording(3, size=119), "120 and 119 do not grow linearly"),
+        (recording(3, size=181), "120 and 181 do not grow linearly"),
+        (recording(4, size=131), "120 and 131 do not grow linearly"),  # no integer per image
         (scratched(place=ELSEWHERE), "module='head'"),
         (scratched(sizes=(60, 1)), "do not match"),
         (scratched(convolution=None), "only one of the two is a convolution"),
         (scratched(convolution=replace(AT_3, padding=(2, 2))), "differ in more than the batch"),
         (
             scratched(convolution=replace(AT_3, input_size=(3, 64, 32, 65))),
-            "33 and 32 are on no line",
+            "33 and 32 do not grow linearly",
         ),
     ],
 )
-def test_what_differs_in_more_than_sizes_on_a_line_is_refused(
+def test_recordings_that_differ_in_more_than_linear_sizes_are_refused(
     other: Recording, message: str
 ) -> None:
     with pytest.raises(MismatchError, match=re.escape(message)):

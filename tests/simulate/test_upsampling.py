@@ -1,4 +1,4 @@
-"""Limits and copies of upsampling, and limits of other kernels, by layout and by PyTorch."""
+"""Limits and copies of upsampling, and limits of other kernels, by layout and PyTorch version."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -22,14 +22,14 @@ SMALL, LARGE = 4, 8
 
 
 class Case(NamedTuple):
-    """A kernel, and in how many of the versions, from the oldest on, it is limited."""
+    """A kernel, and the number of versions, from the oldest on, in which it has a limit."""
 
     operator: str
     channels: int
     layout: torch.memory_format
     limited_in: int
     counted: int = 0
-    """The side of the larger of the tensors counted."""
+    """Side of the largest counted tensor."""
 
 
 BILINEAR = VERSIONS.index("2.14.0")
@@ -74,7 +74,7 @@ def test_upsampling_counts_in_32_bits_in_some_layouts_of_some_versions(case: Cas
 def counted(
     operator: str, args: tuple[Any, ...], out: torch.Tensor, version: str = VERSIONS[-1]
 ) -> int | None:
-    """The elements that an operator counts in 32 bits."""
+    """Number of elements that an operator counts in 32 bits."""
     return counted_elements(getattr(aten, operator).default, args, out, TorchVersion(version))
 
 
@@ -91,7 +91,7 @@ def counted(
         ("upsample_trilinear3d_backward", 3, 0),
     ],
 )
-def test_upsampling_of_lines_and_volumes_counts_so_too(
+def test_upsampling_in_one_and_three_dimensions_counts_in_32_bits_in_some_versions(
     operator: str, dimensions: int, limited_in: int
 ) -> None:
     x, out = (torch.empty(2, 3, *[side] * dimensions) for side in (SMALL, LARGE))
@@ -103,7 +103,7 @@ def test_upsampling_of_lines_and_volumes_counts_so_too(
     assert found == [elements] * limited_in + [None] * (ALWAYS - limited_in)
 
 
-def test_a_size_that_stays_is_copied_by_no_kernel_with_a_limit() -> None:
+def test_upsampling_to_the_same_size_has_no_limit() -> None:
     x = torch.empty(2, 16, SMALL, SMALL).contiguous(memory_format=LAST)
 
     assert counted("upsample_bilinear2d", (x,), x, "2.6.0") is None
@@ -139,7 +139,7 @@ def test_a_limit_follows_the_outputs_of_its_kernel() -> None:
 def upsampling_copies(
     operator: str, channels: int, x_layout: torch.memory_format, out_layout: torch.memory_format
 ) -> tuple[int, ...]:
-    """The copies of upsampling, of tensors in some layouts."""
+    """Sizes of the copies in an upsampling kernel, for layouts of input and output."""
     x = torch.empty(2, channels, 4, 4).contiguous(memory_format=x_layout)
     out = torch.empty(2, channels, 2, 2).contiguous(memory_format=out_layout)
     inside = [
@@ -151,7 +151,7 @@ def upsampling_copies(
 
 
 X, OUT = 4 * 2 * 16, 4 * 2 * 4
-"""Bytes of a channel of these."""
+"""Bytes of one channel of input and output."""
 AS_THEY_RUN = [(), (3 * OUT, 3 * X), (4 * X,), (4 * OUT,), ()]
 CONTIGUOUS = [(4 * OUT, 4 * X), (3 * OUT, 3 * X), (4 * X,), (4 * OUT,), ()]
 CONTIGUOUS_INPUT = [(4 * X,), (3 * X,), (4 * X,), (), ()]
@@ -172,7 +172,7 @@ CONTIGUOUS_INPUT = [(4 * X,), (3 * X,), (4 * X,), (), ()]
         ("_upsample_bilinear2d_aa_backward", CONTIGUOUS_INPUT),
     ],
 )
-def test_upsampling_takes_channels_last_as_it_is_from_four_channels_on_or_never(
+def test_upsampling_reads_channels_last_without_copies_from_four_channels_on_or_never(
     operator: str, copies: list[tuple[int, ...]]
 ) -> None:
     layouts = ((4, LAST, LAST), (3, LAST, LAST), (4, LAST, FLAT), (4, FLAT, LAST), (4, FLAT, FLAT))
@@ -180,7 +180,7 @@ def test_upsampling_takes_channels_last_as_it_is_from_four_channels_on_or_never(
     assert [upsampling_copies(operator, *layout) for layout in layouts] == copies
 
 
-def test_upsampling_to_the_size_that_is_copies_nothing_inside() -> None:
+def test_upsampling_to_the_same_size_makes_no_copies_inside() -> None:
     x = torch.empty(2, 3, 4, 4).contiguous(memory_format=LAST)
 
     assert list(effects(aten.upsample_nearest2d.default, (x,), x)) == [x]

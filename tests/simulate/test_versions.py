@@ -1,4 +1,4 @@
-"""Steps as other versions of PyTorch run them."""
+"""Recordings of steps as other versions of PyTorch run them."""
 
 from dataclasses import replace
 
@@ -14,11 +14,11 @@ from tests.support.tiny_networks import VARIANT
 from tests.support.traced_networks import PlainNet, born, tracer_of
 
 LOGIT_BYTES = 2 * 4 * 32 * 48 * 4
-"""Of PlainNet, upsampled to the labels, at batch 2."""
+"""Bytes of PlainNet's logits, upsampled to the labels, at batch 2."""
 
 
 class WithSoftmax(PlainNet):
-    """Passes on a softmax of its features, scaled: only the scaling keeps the result."""
+    """A network with a softmax before its classifier."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(torch.softmax(self.features(images), dim=1))
@@ -31,7 +31,7 @@ def recorded(version: Version, build: type[nn.Module] = PlainNet, **changes: obj
 
 
 def saved(recording: Recording) -> list[int]:
-    """The sizes of what the first step saves for its backward pass."""
+    """Sizes of the tensors that the first step saves for its backward pass."""
     return [size for _, size in savings(recording)]
 
 
@@ -52,7 +52,7 @@ def test_a_version_is_read_from_its_text(text: str, version: Version) -> None:
     assert parsed(text) == version
 
 
-def test_what_is_no_version_is_refused() -> None:
+def test_a_text_without_a_version_is_refused() -> None:
     with pytest.raises(ValueError, match="nightly"):
         parsed("nightly")
 
@@ -77,7 +77,7 @@ def test_up_to_1_10_the_input_of_softmax_is_saved() -> None:
     assert sum(then) - sum(now) == LOGIT_BYTES + 2 * 8 * 8 * 12 * 4
 
 
-def test_what_was_saved_is_freed_once_the_gradient_is_there() -> None:
+def test_saved_tensors_are_freed_after_the_gradient_is_allocated() -> None:
     recording = recorded((1, 10))
     found = [
         (action, recording.storages[subject][0].operator)
@@ -94,7 +94,7 @@ def test_what_was_saved_is_freed_once_the_gradient_is_there() -> None:
 
 
 class WithReLU6(PlainNet):
-    """Clamps its features in place."""
+    """A network that clamps its features in place."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = nn.functional.relu6(self.features(images), inplace=True)
@@ -109,7 +109,7 @@ def test_since_1_10_relu6_in_place_saves_a_copy_of_its_input() -> None:
     assert sum(then) - LOGIT_BYTES == sum(now) - 2 * 8 * 8 * 12 * 4
 
 
-def test_the_gradient_of_relu6_is_the_same_in_both() -> None:
+def test_the_gradient_of_relu6_is_the_same_in_both_versions() -> None:
     x = torch.linspace(-3, 9, 13)
     for version in ((1, 9), INSTALLED):
         leaf = x.clone().requires_grad_()
@@ -120,7 +120,7 @@ def test_the_gradient_of_relu6_is_the_same_in_both() -> None:
 
 
 class WithReLU(PlainNet):
-    """Rectifies its features out of place, and passes on their double."""
+    """A network that applies an out-of-place ReLU to its features and doubles the result."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(torch.relu(self.features(images)) * 2)
@@ -136,7 +136,7 @@ def test_up_to_1_9_relu_saves_its_input_in_place_of_its_result() -> None:
     assert then - now == {"convolution"}
 
 
-def test_the_gradient_of_relu_is_the_same_in_both() -> None:
+def test_the_gradient_of_relu_is_the_same_in_both_versions() -> None:
     x = torch.linspace(-3, 3, 7)
     for version in ((1, 9), INSTALLED):
         leaf = x.clone().requires_grad_()

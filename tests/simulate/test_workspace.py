@@ -1,4 +1,4 @@
-"""cuDNN's workspaces: the real library asked, without a GPU, and what stands in where it cannot."""
+"""cuDNN's workspaces: from the real library, without a GPU, and estimates if it is unavailable."""
 
 import re
 import subprocess
@@ -34,12 +34,12 @@ ASPP = replace(
     stride=(1, 1),
     dilation=(24, 24),
 )
-"""A branch of DeepLabV2's classifier on images 512 high and 1024 wide."""
+"""A branch of DeepLabV2's classifier on images of 512x1024."""
 SINGLE = replace(ASPP, dtype="float32")
 
 
 def open_workspaces(capability: tuple[int, int], folder: Path, **settings: Any) -> Workspaces:
-    """Or skip: PyTorch 2.6 and 2.7 come with a cuDNN that cannot be asked."""
+    """Open workspaces, or skip the test: the cuDNN of PyTorch 2.6 and 2.7 cannot be queried."""
     workspaces = Workspaces(capability, cache=folder, **settings)
     if workspaces.cudnn_version is None:
         pytest.skip(workspaces.notes[0])
@@ -59,9 +59,9 @@ def first_mib(workspaces: Workspaces, convolution: Convolution) -> list[int]:
 
 
 def test_the_plans_that_pytorch_runs_first(hopper: Workspaces, tmp_path: Path) -> None:
-    """Seen with cuDNN 9.26; other versions may choose other plans, and are given an eighth.
+    """The values are those of cuDNN 9.26; other versions may differ by an eighth.
 
-    With cuDNN 9.19 (PyTorch 2.11) the gradient of the weights takes 154 MiB instead of 138.
+    With cuDNN 9.19 (PyTorch 2.11), the gradient of the weights takes 154 MiB instead of 138.
     """
     turing = open_workspaces((7, 5), tmp_path)
     rel = 0 if hopper.cudnn_version == "9.26.0" else 0.125
@@ -74,7 +74,7 @@ def test_workspaces_grow_with_the_batch(hopper: Workspaces) -> None:
     batches = (1, 2, 4, 8)
     convolutions = [replace(ASPP, input_size=(each, 2048, 65, 129)) for each in batches]
     sizes = [hopper.candidates(each)[0] for each in convolutions]
-    # The plan may change on the way: with cuDNN 9.19 batch 8 takes 7.6 times what batch 1 does.
+    # The plan can change with the batch: with cuDNN 9.19, batch 8 takes 7.6 times as much as 1.
     assert sizes == pytest.approx([sizes[0] * batch for batch in batches], rel=0.1)
 
 
@@ -95,7 +95,7 @@ def test_without_tf32_fp32_runs_other_plans(hopper: Workspaces, tmp_path: Path) 
         assert len(without.candidates(single)) < len(hopper.candidates(single))
 
 
-def test_deterministic_plans_are_some_of_all(hopper: Workspaces, tmp_path: Path) -> None:
+def test_deterministic_plans_are_a_subset_of_all(hopper: Workspaces, tmp_path: Path) -> None:
     deterministic = open_workspaces((9, 0), tmp_path, deterministic=True)
     gradient = replace(SINGLE, direction=Direction.WEIGHT_GRADIENT)
     some, every = deterministic.candidates(gradient), hopper.candidates(gradient)
@@ -103,7 +103,7 @@ def test_deterministic_plans_are_some_of_all(hopper: Workspaces, tmp_path: Path)
     assert set(some) <= set(every)
 
 
-def test_a_one_dimensional_convolution_is_a_flat_one(hopper: Workspaces) -> None:
+def test_a_one_dimensional_convolution_runs_with_a_height_of_1(hopper: Workspaces) -> None:
     line = replace(
         PLAIN,
         input_size=(4, 64, 500),
@@ -139,7 +139,7 @@ def test_every_convolution_has_an_answer(hopper: Workspaces, convolution: Convol
     assert hopper.candidates(convolution) == answer
 
 
-def test_odd_questions_neither_crash_nor_write_to_the_terminal(tmp_path: Path) -> None:
+def test_odd_convolutions_neither_crash_nor_write_to_the_terminal(tmp_path: Path) -> None:
     script = """
 import sys
 from dataclasses import replace
@@ -201,8 +201,9 @@ def test_a_failure_of_cudnn_is_bounded_and_noted_once(
         assert workspaces.candidates(convolution) == (upper_bound_bytes(convolution),)
     workspaces.save()
     assert asked == [ASPP, other]
-    reason = "cuDNN failed (CUDNN_STATUS_INTERNAL_ERROR)."
-    assert workspaces.notes == (f"Some cuDNN workspaces are estimated from the sizes: {reason}",)
+    (note,) = workspaces.notes
+    assert "estimated from the sizes" in note
+    assert "CUDNN_STATUS_INTERNAL_ERROR" in note
     assert list(tmp_path.iterdir()) == []
 
 
@@ -220,79 +221,71 @@ def failing(error: Exception) -> SimpleNamespace:
 @pytest.mark.parametrize(
     ("module", "capability", "reason"),
     [
-        (None, (8, 6), "the package nvidia-cudnn-frontend is not installed."),
-        (SimpleNamespace(), (8, 6), "the package nvidia-cudnn-frontend is too old."),
+        (None, (8, 6), ["nvidia-cudnn-frontend", "not installed"]),
+        (SimpleNamespace(), (8, 6), ["nvidia-cudnn-frontend", "too old"]),
         (
             failing(RuntimeError("Unable to find symbol cudnnGetVersion")),
             (8, 6),
-            "the cuDNN library is not installed.",
+            ["cuDNN library", "not installed"],
         ),
         (
             failing(AssertionError("Found 2 libcudnn.so.x")),
             (8, 6),
-            "cuDNN does not load: AssertionError: Found 2 libcudnn.so.x.",
+            ["AssertionError: Found 2 libcudnn.so.x."],
         ),
-        (
-            fake(lambda: 92600),
-            (8, 6),
-            "cuDNN refuses the description: TypeError: 'NoneType' object is not callable.",
-        ),
-        (
-            fake(lambda: 90100),
-            (8, 6),
-            "cuDNN 9.1.0 cannot plan for a card that is not there (9.8.0 can).",
-        ),
-        (fake(lambda: 92600), (7, 0), "cuDNN 9.26.0 does not support compute capability 7.0."),
-        (fake(lambda: 92600), (5, 2), "no card of compute capability 5.2 is described."),
-        (fake(lambda: 92600), (13, 0), "no card of compute capability 13.0 is described."),
-        # Whatever the package raises while it is imported.
-        (AssertionError("two files"), (8, 6), "cuDNN does not load: AssertionError: two files."),
-        (AttributeError("no knob"), (8, 6), "cuDNN does not load: AttributeError: no knob."),
-        (OSError("cannot open"), (8, 6), "cuDNN does not load: cannot open."),
-        (ImportError("undefined"), (8, 6), "cuDNN does not load: undefined."),
-        (KeyError(), (8, 6), "cuDNN does not load: KeyError."),
+        (fake(lambda: 92600), (8, 6), ["TypeError: 'NoneType' object is not callable."]),
+        (fake(lambda: 90100), (8, 6), ["cuDNN 9.1.0", "9.8.0 or later"]),
+        (fake(lambda: 92600), (7, 0), ["cuDNN 9.26.0", "compute capability 7.0."]),
+        (fake(lambda: 92600), (5, 2), ["compute capability 5.2"]),
+        (fake(lambda: 92600), (13, 0), ["compute capability 13.0"]),
+        # Exceptions while the package is imported.
+        (AssertionError("two files"), (8, 6), ["does not load: AssertionError: two files."]),
+        (AttributeError("no knob"), (8, 6), ["does not load: AttributeError: no knob."]),
+        (OSError("cannot open"), (8, 6), ["does not load: cannot open."]),
+        (ImportError("undefined"), (8, 6), ["does not load: undefined."]),
+        (KeyError(), (8, 6), ["does not load: KeyError."]),
     ],
 )
-def test_where_cudnn_cannot_be_asked_the_sizes_give_a_bound(
+def test_without_cudnn_the_sizes_give_a_bound(
     module: object,
     capability: tuple[int, int],
-    reason: str,
+    reason: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if isinstance(module, Exception):
         failing_import(monkeypatch, "cudnn", module)
     else:
-        monkeypatch.setitem(sys.modules, "cudnn", module)  # None is how Python hides a module
+        monkeypatch.setitem(sys.modules, "cudnn", module)  # None makes the import fail
     with Workspaces(capability, cache=tmp_path) as workspaces:
         assert workspaces.cudnn_version is None
         assert workspaces.candidates(ASPP) == (upper_bound_bytes(ASPP),)
         assert workspaces.candidates(DEPTHWISE) == (0,)
     assert list(tmp_path.iterdir()) == []
-    assert workspaces.notes == (f"cuDNN workspaces are estimated from the sizes: {reason}",)
+    (note,) = workspaces.notes
+    assert all(words in note for words in ("estimated from the sizes", *reason))
 
 
 @pytest.mark.parametrize("name", ["pygraph", "heur_mode"])
-def test_whatever_the_package_raises_at_a_question_is_bounded(
+def test_after_any_exception_of_the_package_the_sizes_give_a_bound(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspaces = open_workspaces((8, 6), tmp_path)
     monkeypatch.delattr(sys.modules["cudnn"], name)
     assert workspaces.candidates(ASPP) == (upper_bound_bytes(ASPP),)
     (note,) = workspaces.notes
-    assert re.search(rf"cuDNN failed \(AttributeError: .*{name}.*\)\.$", note)
+    assert re.search(rf"AttributeError: .*{name}", note)
 
 
-def test_a_relative_of_a_described_card_is_served_with_a_note(tmp_path: Path) -> None:
+def test_a_card_without_description_uses_the_nearest_older_one_with_a_note(tmp_path: Path) -> None:
     grace = open_workspaces((12, 1), tmp_path / "12.1")
     blackwell = open_workspaces((12, 0), tmp_path / "12.0")
-    assert grace.notes == (
-        "cuDNN workspaces are those of compute capability 12.0, the nearest described, for 12.1.",
-    )
+    (note,) = grace.notes
+    assert "12.1 are those of 12.0" in note
     assert grace.candidates(ASPP) == blackwell.candidates(ASPP)
 
 
-def test_a_card_that_this_cudnn_knows_no_more_is_estimated_by_the_oldest_that_it_knows(
+def test_an_unsupported_card_uses_the_plans_of_the_oldest_supported_one(
     tmp_path: Path,
 ) -> None:
     pascal, turing = (open_workspaces(each, tmp_path) for each in ((6, 1), (7, 5)))
@@ -306,22 +299,23 @@ def test_a_card_that_this_cudnn_knows_no_more_is_estimated_by_the_oldest_that_it
         turing.candidates(each) for each in (plain, backward)
     ]
     assert pascal.candidates(SINGLE) == (matrix, *turing.candidates(SINGLE))
-    # What cuDNN 9.10.2 itself answers for this one, first of seven.
+    # The first of seven workspaces of cuDNN 9.10.2, which supports the card.
     assert matrix == 4 * 2048 * 9 * 65 * 129 * 4
     (note,) = pascal.notes
-    assert re.match(r"cuDNN [\d.]+ does not support compute capability 6\.1 \(9\.10 does\)", note)
-    assert "plans for 7.5" in note
+    assert all(words in note for words in ("compute capability 6.1", "9.10", "plans for 7.5"))
 
 
 def test_benchmarking_takes_the_largest_plan_of_all() -> None:
     assert timing_bytes((5, 9, 0, 7, 1, 1, 1, 1, 1, 3, 40, 20)) == 40
 
 
-def test_a_cudnn_that_is_not_the_one_pytorch_loads_is_noted(tmp_path: Path) -> None:
+def test_a_cudnn_other_than_the_one_that_pytorch_loads_is_noted(tmp_path: Path) -> None:
     own = open_workspaces((8, 6), tmp_path)
     other = open_workspaces((8, 6), tmp_path, pytorch_cudnn=80100)
-    loads = f"cuDNN workspaces are those of cuDNN {own.cudnn_version}; PyTorch itself loads 8.1.0."
-    assert (own.notes, other.notes) == ((), (loads,))
+    (note,) = other.notes
+    assert own.notes == ()
+    assert f"cuDNN {own.cudnn_version}" in note
+    assert "PyTorch loads 8.1.0" in note
 
 
 POINTWISE = replace(
@@ -350,7 +344,7 @@ def test_pointwise_convolutions_take_what_an_h100_recorded(
 ) -> None:
     convolution = replace(POINTWISE, dtype=dtype, direction=direction)
     assert hopper.candidates(convolution)[0] == recorded
-    assert len(hopper.candidates(convolution)) > 1, "the described plans are still to be had"
+    assert len(hopper.candidates(convolution)) > 1, "the listed plans are missing"
 
 
 @pytest.mark.parametrize(
@@ -369,7 +363,7 @@ def test_pointwise_convolutions_take_what_an_h100_recorded(
     ],
     ids=["stride", "3x3", "channels last", "pooled", "many channels", "large fp32 weight"],
 )
-def test_other_convolutions_run_as_they_are_described(
+def test_other_convolutions_use_the_listed_plans(
     hopper: Workspaces, changes: dict[str, Any]
 ) -> None:
     assert matrix_product_bytes(POINTWISE) == 0
@@ -378,7 +372,7 @@ def test_other_convolutions_run_as_they_are_described(
     assert hopper.candidates(convolution)[0] == hopper._asked(convolution)[0]
 
 
-def test_cards_that_nobody_recorded_are_left_as_they_are_described(tmp_path: Path) -> None:
+def test_cards_without_recordings_use_the_listed_plans(tmp_path: Path) -> None:
     ampere = open_workspaces((8, 0), tmp_path)
     gradient = replace(POINTWISE, direction=Direction.WEIGHT_GRADIENT)
     assert ampere.candidates(gradient)[0] > 100 * MIB

@@ -1,1 +1,1 @@
-"""PyTorch's caching allocator, its segments and the driver below it, without torch."""
+"""Simulation of PyTorch's caching allocator and of the CUDA driver, without torch."""

@@ -1,29 +1,29 @@
-"""Blocks of memory, and the pools that keep the free ones in best-fit order."""
+"""Blocks of memory, and the pools that hold the free ones in best-fit order."""
 
 from bisect import bisect_left
 from typing import Final
 
-# The states of a block: plain integers, for they are compared in every malloc and free.
+# The states of a block. Plain integers, because every malloc and free compares them.
 FREE: Final = 0
 ALLOCATED: Final = 1
 WAITING: Final = 2
-"""Freed, but another stream may still use it."""
+"""Freed, but possibly still in use by another stream."""
 UNMAPPED: Final = 3
-"""An address range of an expandable segment that no memory backs now."""
+"""An address range of an expandable segment without memory behind it."""
 
 ADDRESS_BITS: Final = 64
-"""Free blocks are ordered by one integer, size above address: the order of `BlockComparatorSize`
-(CUDACachingAllocator.cpp), and faster to compare than a tuple."""
+"""Bits of the address in a sort key, below the size. The order is that of `BlockComparatorSize`
+(CUDACachingAllocator.cpp); an integer compares faster than a tuple."""
 
 
 class BlockPool:
     """The free blocks of one stream, for small or for large requests.
 
     Attributes:
-        stream: The stream whose kernels may use them.
-        is_small: Which of the two kinds of requests it serves.
-        least_remainder: The bytes that must be left over for a block to be split.
-        keys: The sizes and addresses of the free blocks, ascending.
+        stream: The stream whose kernels may use the blocks.
+        is_small: True if the pool serves small requests.
+        least_remainder: Smallest remainder, in bytes, for which a block is split.
+        keys: Sort keys (size, then address) of the free blocks, ascending.
         blocks: The free blocks, in the order of `keys`.
         unmapped: The unmapped blocks, by address.
     """
@@ -39,32 +39,32 @@ class BlockPool:
         self.unmapped: list[Block] = []
 
     def insert(self, block: "Block") -> None:
-        """Offer a free block for reuse."""
+        """Add a free block."""
         key = block.size << ADDRESS_BITS | block.address
         index = bisect_left(self.keys, key)
         self.keys.insert(index, key)
         self.blocks.insert(index, block)
 
     def remove(self, block: "Block") -> None:
-        """Withdraw a free block."""
+        """Remove a free block."""
         index = bisect_left(self.keys, block.size << ADDRESS_BITS | block.address)
         del self.keys[index]
         del self.blocks[index]
 
 
 class Block:
-    """A range of memory within a segment: the handle of an allocation, or a piece that is free.
+    """A range of memory within a segment, allocated or free.
 
     Attributes:
-        address: Its first byte.
-        size: Its bytes, at least the request.
-        requested: The bytes asked for when it was last handed out.
+        address: Address of the first byte.
+        size: Size in bytes, at least `requested`.
+        requested: Bytes of the last request that it served.
         state: FREE, ALLOCATED, WAITING or UNMAPPED.
-        pool: The pool it returns to.
-        previous: The block before it in its segment, or None.
-        next: The block behind it in its segment, or None.
-        is_used_elsewhere: Whether another stream uses it, so that a free must wait for that one.
-        segment_address: Where its expandable segment starts; pages are counted from there.
+        pool: The pool that it returns to when freed.
+        previous: The block before it in the segment, or None.
+        next: The block after it in the segment, or None.
+        is_used_elsewhere: True if another stream uses it too, so that a free waits for that stream.
+        segment_address: Start of its expandable segment; pages are counted from there.
     """
 
     __slots__ = (
@@ -91,7 +91,7 @@ class Block:
         self.is_used_elsewhere = False
 
     def link_before(self, other: "Block") -> None:
-        """Put this block directly before another of the same segment."""
+        """Insert this block directly before another one of the same segment."""
         self.previous = previous = other.previous
         if previous is not None:
             previous.next = self
@@ -99,18 +99,18 @@ class Block:
         other.previous = self
 
     def absorb_previous(self) -> None:
-        """Grow over the block before it, which then is no more."""
+        """Merge the block before this one into it."""
         gone = self.previous
-        assert gone is not None  # noqa: S101 - an invariant: the caller has looked at it
+        assert gone is not None  # noqa: S101 - the caller checks it
         self.address = gone.address
         self.size += gone.size
         self.previous = previous = gone.previous
         if previous is not None:
             previous.next = self
-        gone.previous = gone.next = None  # or dead blocks would keep each other alive
+        gone.previous = gone.next = None  # removed blocks must not keep each other alive
 
     def absorb_next(self) -> None:
-        """Grow over the block behind it, which then is no more."""
+        """Merge the block after this one into it."""
         gone = self.next
         assert gone is not None  # noqa: S101 - as above
         self.size += gone.size

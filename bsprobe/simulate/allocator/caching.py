@@ -1,12 +1,12 @@
-"""PyTorch's CUDA caching allocator, decision for decision, in plain Python.
+"""PyTorch's CUDA caching allocator in plain Python.
 
-The rules are those of c10/cuda/CUDACachingAllocator.cpp; a function named in backquotes without a
-file is found there. Histories recorded on GPUs with PyTorch 2.1 to 2.11 prove them: every block
-lands on the address that it had there (tests/simulate). The constants are the same in 2.15. Sizes
-and addresses are bytes.
+It follows c10/cuda/CUDACachingAllocator.cpp; a function named in backquotes without a file is
+found there. The tests replay histories recorded on GPUs with PyTorch 2.1 to 2.11: every block gets
+the address that it had on the GPU. The constants are the same in 2.15. Sizes and addresses are in
+bytes.
 
-Not simulated: CUDA-graph pools, `roundup_power2_divisions` and garbage collection, all of which
-are off unless someone turns them on.
+Not simulated: CUDA-graph pools, `roundup_power2_divisions` and garbage collection, which are off by
+default.
 """
 
 from bisect import bisect_left
@@ -28,11 +28,11 @@ from bsprobe.simulate.allocator.statistics import AllocatorStatistics
 
 
 class SimulatedOutOfMemoryError(MemoryError):
-    """The simulated card is full, even without the cached segments: data, as on a real one.
+    """The simulated card is full, even after its cached segments were released.
 
     Attributes:
-        segment_bytes: The segment that did not fit.
-        statistics: The allocator's counters when it gave up.
+        segment_bytes: Size of the segment that did not fit.
+        statistics: The allocator's counters at that time.
     """
 
     def __init__(self, segment_bytes: int, statistics: AllocatorStatistics) -> None:
@@ -46,13 +46,13 @@ class SimulatedOutOfMemoryError(MemoryError):
 
 
 class CachingAllocator:
-    """The allocator with its default settings: each segment is one cudaMalloc.
+    """The allocator without expandable segments: each segment is one cudaMalloc.
 
     Args:
-        driver: Where segments come from; by default a card without end.
-        limit_bytes: The most that may be reserved (`set_per_process_memory_fraction`); None for
-            no limit but the driver's.
-        rules: PyTorch's constants; tests change them to see that each matters.
+        driver: Source of segments; by default a driver without a memory limit.
+        limit_bytes: Limit on reserved memory (`set_per_process_memory_fraction`); None for the
+            driver's limit only.
+        rules: PyTorch's constants.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CachingAllocator:
         self._driver: MemoryDriver = SimulatedDriver() if driver is None else driver
         self._limit = NO_LIMIT if limit_bytes is None else limit_bytes
         self._rules = rules
-        # Copied out of the rules, for every malloc reads them.
+        # Copied from the rules because every malloc reads them.
         self._rounding = rules.rounding_bytes
         self._small_request = rules.small_request_bytes
         self._oversize = rules.max_split_size_bytes
@@ -81,11 +81,11 @@ class CachingAllocator:
         """Allocate `size` bytes for the kernels of `stream`.
 
         Raises:
-            SimulatedOutOfMemoryError: The memory is used up, also after the cache was flushed.
+            SimulatedOutOfMemoryError: The card is full, even after the cache was flushed.
             ValueError: The size is not positive; PyTorch allocates nothing for empty tensors.
         """
         if size <= 0:
-            raise ValueError(f"cannot allocate {size} bytes; skip tensors without elements")
+            raise ValueError(f"size must be positive, not {size}: skip tensors without elements")
         rounded = -(-size // self._rounding) * self._rounding
         if rounded <= self._small_request:
             pool = self._small_pools.get(stream) or self._add_pool(stream, is_small=True)
@@ -108,13 +108,13 @@ class CachingAllocator:
         return block
 
     def free(self, block: Block) -> None:
-        """Give back what `malloc` returned.
+        """Free a block that `malloc` returned.
 
         Raises:
             ValueError: The block is not allocated.
         """
         if block.state != ALLOCATED:
-            raise ValueError(f"the block at {block.address:#x} is not allocated; freed twice?")
+            raise ValueError(f"the block at {block.address:#x} is not allocated")
         self._allocated -= block.size
         if block.is_used_elsewhere:
             block.state = WAITING
@@ -124,16 +124,16 @@ class CachingAllocator:
             self._cache(block)
 
     def record_stream(self, block: Block, stream: int) -> None:
-        """Note that `stream` uses the block too (`Tensor.record_stream`).
+        """Mark the block as used by `stream` too (`Tensor.record_stream`).
 
-        Once freed, the block waits for that stream: here until `synchronize` or a flush of the
-        cache. On a GPU the wait may end earlier; when, no simulation can know.
+        A freed block then waits for that stream until `synchronize` or a flush of the cache. On a
+        GPU the wait can end earlier, at a time that the simulation cannot know.
         """
         if stream != block.pool.stream:
             block.is_used_elsewhere = True
 
     def synchronize(self) -> None:
-        """Let all streams finish: blocks that waited for one become free."""
+        """Free the blocks that wait for a stream, as if all streams had finished."""
         waiting, self._waiting = self._waiting, []
         for block in waiting:
             block.is_used_elsewhere = False
@@ -141,7 +141,7 @@ class CachingAllocator:
             self._cache(block)
 
     def empty_cache(self) -> None:
-        """Return all wholly free segments to the driver (`torch.cuda.empty_cache`)."""
+        """Return all unused segments to the driver (`torch.cuda.empty_cache`)."""
         self.synchronize()
         # release_cached_blocks: large before small, each by stream, size and address.
         for pools in (self._large_pools, self._small_pools):
@@ -149,7 +149,7 @@ class CachingAllocator:
                 self._release_free_segments(pools[stream])
 
     def reset_peaks(self) -> None:
-        """Let the peaks begin anew (`torch.cuda.reset_peak_memory_stats`)."""
+        """Reset the peaks to the current values (`torch.cuda.reset_peak_memory_stats`)."""
         self._peak_allocated = self._allocated
         self._peak_requested = self._requested
         self._peak_reserved = self._reserved
@@ -158,14 +158,14 @@ class CachingAllocator:
 
     @property
     def statistics(self) -> AllocatorStatistics:
-        """The counters as they stand."""
+        """The current counters."""
         return AllocatorStatistics(
             allocated_bytes=self._allocated,
             peak_allocated_bytes=self._peak_allocated,
             requested_bytes=self._requested,
             peak_requested_bytes=self._peak_requested,
             active_bytes=self._active,
-            # While nothing waits, active equals allocated: malloc need not watch both.
+            # Active equals allocated unless a block waits, so malloc does not track both.
             peak_active_bytes=max(self._peak_allocated, self._peak_active_while_waiting),
             reserved_bytes=self._reserved,
             peak_reserved_bytes=self._peak_reserved,
@@ -177,17 +177,20 @@ class CachingAllocator:
 
     @property
     def allocated_bytes(self) -> int:
-        """The blocks that are handed out now."""
+        """Bytes of the blocks that are allocated now."""
         return self._allocated
 
     def layout(self) -> tuple[tuple[int, ...], ...]:
-        """The free blocks of each pool: equal layouts answer equal requests with equal blocks."""
+        """Sizes and addresses of the free blocks of each pool.
+
+        Two allocators with equal layouts serve equal requests with equal blocks.
+        """
         pools = (*self._large_pools.values(), *self._small_pools.values())
         return tuple((*pool.keys, *(block.address for block in pool.unmapped)) for pool in pools)
 
     @property
     def reserved_bytes(self) -> int:
-        """The memory that is taken from the driver now."""
+        """Bytes that are reserved from the driver now."""
         return self._reserved
 
     @property
@@ -205,18 +208,18 @@ class CachingAllocator:
         stream: int,
         is_small: bool,
     ) -> list[Block]:
-        """Begin with a segment that exists already, for histories that start in mid-run.
+        """Add an existing segment, for a history that starts in the middle of a run.
 
         Args:
-            address: Where the segment starts.
-            size: Its bytes.
-            live: (address, block size, requested size) of the blocks handed out, by address; what
-                lies between them is free.
-            stream: The stream it belongs to.
-            is_small: Which pool it belongs to.
+            address: Start of the segment.
+            size: Size of the segment in bytes.
+            live: (address, block size, requested size) of the allocated blocks, by address. The
+                gaps between them are free blocks.
+            stream: The stream that the segment belongs to.
+            is_small: True if it belongs to the small pool.
 
         Returns:
-            The handles of the live blocks, in the order given.
+            The allocated blocks, in the given order.
         """
         pools = self._small_pools if is_small else self._large_pools
         pool = pools.get(stream) or self._add_pool(stream, is_small=is_small)
@@ -258,7 +261,7 @@ class CachingAllocator:
         return rules.small_remainder_bytes if is_small else rules.large_remainder_bytes
 
     def _take_free_block(self, pool: BlockPool, rounded: int) -> Block | None:
-        """Take the cached block that serves the request, or None (`get_free_block`)."""
+        """Take the best-fitting cached block, or return None (`get_free_block`)."""
         index = self._best_fit(pool, rounded)
         if index is None:
             return None
@@ -270,17 +273,17 @@ class CachingAllocator:
         return block
 
     def _best_fit(self, pool: BlockPool, rounded: int) -> int | None:
-        """The index of the smallest free block that is large enough, of equals the lowest."""
+        """Index of the smallest block that is large enough; ties go to the lowest address."""
         index = bisect_left(pool.keys, rounded << ADDRESS_BITS)
         return index if index < len(pool.keys) else None
 
     def _is_oversize_fit(self, block: Block, rounded: int) -> bool:
-        """Whether a block that must not be split may serve a request whole."""
+        """Return whether an oversize block may serve a request without being split."""
         slack = self._rules.oversize_slack_bytes
         return rounded >= self._oversize and block.size < rounded + slack
 
     def _split(self, block: Block, rounded: int) -> Block:
-        """Cut the request off the low end of a block, cache the rest (`alloc_found_block`)."""
+        """Split the request off the low end of a block, cache the rest (`alloc_found_block`)."""
         front = Block(block.address, rounded, block.pool, block.segment_address)
         front.link_before(block)
         block.address += rounded
@@ -289,7 +292,7 @@ class CachingAllocator:
         return front
 
     def _cache(self, block: Block) -> None:
-        """Merge a block with its free neighbours and offer it for reuse (`free_block`)."""
+        """Merge a block with its free neighbours and return it to its pool (`free_block`)."""
         block.state = FREE
         self._merge_neighbours(block)
         block.pool.insert(block)
@@ -305,7 +308,7 @@ class CachingAllocator:
             block.absorb_next()
 
     def _take_new_block(self, pool: BlockPool, rounded: int) -> Block:
-        """Get memory from the driver, flushing the cache where it must (`malloc`'s slow path)."""
+        """Get memory from the driver, flushing the cache if necessary (`malloc`'s slow path)."""
         segment_size = self._segment_size(rounded)
         block = self._try_new_block(pool, rounded, segment_size)
         if block is None and self._release_oversize_blocks(pool, rounded):
@@ -320,7 +323,7 @@ class CachingAllocator:
         return block
 
     def _segment_size(self, rounded: int) -> int:
-        """The segment that serves a request if no cached block does (`get_allocation_size`)."""
+        """Size of the new segment for a request (`get_allocation_size`)."""
         rules = self._rules
         if rounded <= rules.small_request_bytes:
             return rules.small_segment_bytes
@@ -329,13 +332,13 @@ class CachingAllocator:
         return -(-rounded // rules.large_rounding_bytes) * rules.large_rounding_bytes
 
     def _try_new_block(self, pool: BlockPool, rounded: int, segment_size: int) -> Block | None:
-        """New memory as one block, or None where it is used up (`alloc_block`)."""
+        """Get a new segment as one block, or None if the card is full (`alloc_block`)."""
         if self._reserved + segment_size > self._limit:
             return None
         return self._new_block(pool, rounded, segment_size)
 
     def _new_block(self, pool: BlockPool, rounded: int, segment_size: int) -> Block | None:
-        del rounded  # a segment's size says it all; expandable segments differ
+        del rounded  # used by ExpandableAllocator only
         address = self._driver.malloc(segment_size)
         if address is None:
             return None
@@ -346,7 +349,7 @@ class CachingAllocator:
         """Release just enough oversize blocks (`release_available_cached_blocks`).
 
         Returns:
-            Whether as much was released as the request needs.
+            True if enough was released for the request.
         """
         if self._oversize == NO_LIMIT:
             return False
@@ -365,7 +368,7 @@ class CachingAllocator:
         self.empty_cache()
 
     def _release_free_segments(self, pool: BlockPool) -> None:
-        """Give segments that are one free block back to the driver (`release_blocks`)."""
+        """Return segments that consist of one free block to the driver (`release_blocks`)."""
         for block in [b for b in pool.blocks if b.previous is None and b.next is None]:
             self._release_segment(block)
 

@@ -1,6 +1,6 @@
-"""The caching allocator with `expandable_segments:True`: segments that grow page by page.
+"""The caching allocator with `expandable_segments:True`.
 
-As in caching.py, a function named in backquotes is one of c10/cuda/CUDACachingAllocator.cpp.
+A function named in backquotes is one of c10/cuda/CUDACachingAllocator.cpp.
 """
 
 from bisect import insort
@@ -15,14 +15,20 @@ _by_address = attrgetter("address")
 
 
 class ExpandableAllocator(CachingAllocator):
-    """The allocator with expandable segments: a large address range, backed as far as needed.
+    """The allocator with expandable segments: large address ranges, mapped page by page.
 
-    Each stream and pool has one segment as a rule. Memory is mapped into it, and taken out of it,
-    in pages: of the small pool's segment size in that pool, else of the medium segment's.
+    Each stream and pool usually has one segment. A page is `small_segment_bytes` in the small pool
+    and `medium_segment_bytes` in the large one.
+
+    Args:
+        driver: Source of memory; by default a driver without a memory limit.
+        limit_bytes: Limit on reserved memory (`set_per_process_memory_fraction`); None for the
+            driver's limit only.
+        rules: PyTorch's constants.
 
     Raises:
-        ValueError: The rules set `max_split_size_bytes`, which PyTorch does not combine with
-            expandable segments in any defined way.
+        ValueError: The rules set `max_split_size_bytes`; PyTorch does not define its effect on
+            expandable segments.
     """
 
     def __init__(
@@ -37,13 +43,14 @@ class ExpandableAllocator(CachingAllocator):
         super().__init__(driver, limit_bytes=limit_bytes, rules=rules)
 
     def _least_remainder(self, *, is_small: bool) -> int:
-        del is_small  # should_split: in expandable segments both pools split alike
+        del is_small  # should_split: both pools use the same threshold in expandable segments
         return self._rules.small_remainder_bytes
 
     def _best_fit(self, pool: BlockPool, rounded: int) -> int | None:
-        """The free block that is smallest with the unmapped range behind it (`get_free_block`).
+        """Index of a large enough block whose grown size is small (`get_free_block`).
 
-        The search stops at the first block that is followed by one larger in that sense.
+        The grown size includes the unmapped range behind the block. The search starts at the best
+        fit and stops at the first block that does not lower the grown size.
         """
         index = super()._best_fit(pool, rounded)
         if index is None:
@@ -61,7 +68,7 @@ class ExpandableAllocator(CachingAllocator):
 
     def _new_block(self, pool: BlockPool, rounded: int, segment_size: int) -> Block | None:
         """Map memory until a free block is large enough (`try_allocate_expandable_block`)."""
-        del segment_size  # only the limit on what is reserved looks at it
+        del segment_size  # used for the limit on reserved memory only
         block = self._find_expandable(pool, rounded)
         if block.state == UNMAPPED:
             mapped = self._map(block, min(block.size, rounded))
@@ -70,7 +77,7 @@ class ExpandableAllocator(CachingAllocator):
             block = mapped
         while block.size < rounded:
             following = block.next
-            if following is None:  # the request is larger than the address range of a segment
+            if following is None:  # the request exceeds the address range of a segment
                 return None
             mapped = self._map(following, min(rounded - block.size, following.size))
             if mapped is None:
@@ -80,7 +87,10 @@ class ExpandableAllocator(CachingAllocator):
         return block
 
     def _find_expandable(self, pool: BlockPool, rounded: int) -> Block:
-        """The lowest run of free and unmapped blocks with enough room (`find_expandable_block`)."""
+        """Find the lowest run of free and unmapped blocks that is large enough.
+
+        Source: `find_expandable_block`.
+        """
         for block in pool.unmapped:
             previous = block.previous
             start = previous if previous is not None and previous.state == FREE else block
@@ -89,7 +99,7 @@ class ExpandableAllocator(CachingAllocator):
         return self._add_segment(pool)
 
     def _add_segment(self, pool: BlockPool) -> Block:
-        # ExpandableSegment: an address range of 9/8 of the card's memory, in whole pages.
+        # ExpandableSegment: an address range of 9/8 of the card's memory, rounded up to pages.
         page = self._page_size(pool)
         total = self._driver.total_bytes
         size = -(-(total + total // 8) // page) * page
@@ -106,7 +116,7 @@ class ExpandableAllocator(CachingAllocator):
         """Back the low end of an unmapped block with whole pages (`map_block`).
 
         Returns:
-            The free block that the pages are part of then, or None where the memory is used up.
+            The free block that contains the pages, or None if the card is full.
         """
         page = self._page_size(block.pool)
         mapped_size = -(-size // page) * page
@@ -118,14 +128,14 @@ class ExpandableAllocator(CachingAllocator):
         return mapped
 
     def _cut_front(self, block: Block, size: int) -> Block:
-        """Take the low end off an unmapped block, which stays unmapped behind it."""
+        """Split the low end off an unmapped block; the rest stays unmapped."""
         unmapped = block.pool.unmapped
         if size == block.size:
             unmapped.remove(block)
             return block
         front = Block(block.address, size, block.pool, block.segment_address)
         front.link_before(block)
-        block.address += size  # and so stays in its place among the unmapped
+        block.address += size  # keeps its position in the sorted list
         block.size -= size
         return front
 
@@ -135,7 +145,7 @@ class ExpandableAllocator(CachingAllocator):
             self._unmap(block)
 
     def _unmap(self, block: Block) -> None:
-        """Unmap the whole pages of a free block, keep what stands over (`unmap_block`)."""
+        """Unmap the whole pages of a free block, keep the remainders (`unmap_block`)."""
         pool, page, base = block.pool, self._page_size(block.pool), block.segment_address
         end = block.address + block.size
         first = base - (base - block.address) // page * page
@@ -160,9 +170,9 @@ class ExpandableAllocator(CachingAllocator):
         self._keep_unmapped(pages)
 
     def _keep_unmapped(self, block: Block) -> None:
-        """Merge an unmapped block with its like, and release a segment that is nothing else.
+        """Merge an unmapped block with unmapped neighbours; release a wholly unmapped segment.
 
-        Its address range goes back to the driver (`release_expandable_segment`, which deletes the
+        The address range returns to the driver (`release_expandable_segment`, which deletes the
         `ExpandableSegment`).
         """
         unmapped = block.pool.unmapped
@@ -179,7 +189,7 @@ class ExpandableAllocator(CachingAllocator):
 
 
 def _grown_size(block: Block) -> int:
-    """What a free block can grow to: its size and that of the unmapped range behind it."""
+    """Size of a free block and of the unmapped range behind it."""
     following = block.next
     if following is None or following.state != UNMAPPED:
         return block.size
@@ -187,7 +197,7 @@ def _grown_size(block: Block) -> int:
 
 
 def _has_room(start: Block, size: int) -> bool:
-    """Whether the free and unmapped blocks from here on add up to a size."""
+    """Return whether the free and unmapped blocks from `start` on add up to `size`."""
     block: Block | None = start
     room = 0
     while room < size and block is not None and block.state in {FREE, UNMAPPED}:

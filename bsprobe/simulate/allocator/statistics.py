@@ -5,24 +5,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocatorStatistics:
-    """What `torch.cuda.memory_stats()` calls `allocated_bytes.all.current`, `….peak` and so on."""
+    """The counters of `torch.cuda.memory_stats()`: `allocated_bytes.all.current` and so on."""
 
     allocated_bytes: int
-    """Sum of the blocks handed out: what was asked for, rounded, and what was not split off."""
+    """Sizes of the allocated blocks: requests, rounding and unsplit remainders."""
     peak_allocated_bytes: int
     requested_bytes: int
-    """Sum of the requests behind the active blocks, as asked for."""
+    """Requested bytes of the active blocks, before rounding."""
     peak_requested_bytes: int
     active_bytes: int
-    """Allocated blocks, and freed ones that still wait for another stream."""
+    """Allocated blocks, and freed blocks that wait for another stream."""
     peak_active_bytes: int
     reserved_bytes: int
-    """Sum of the segments: what the allocator holds of the card."""
+    """Sizes of all segments."""
     peak_reserved_bytes: int
     segments: int
-    """Segments from cudaMalloc; as in PyTorch, expandable ones are not counted."""
+    """Number of segments from cudaMalloc; as in PyTorch, without expandable ones."""
     peak_segments: int
     num_alloc_retries: int
-    """How often the cache was flushed because the card was full."""
+    """Number of times that the cache was flushed because the card was full."""
     num_ooms: int
-    """How often not even that helped."""
+    """Number of allocations that failed even after a flush."""

@@ -1,15 +1,17 @@
-"""Everything in which a trace on CPU tensors differs from the same program on CUDA.
+"""Corrections that make a trace on CPU tensors match the same program on CUDA.
 
-Two parts. First, which operators run: `cuda_dispatch` makes CPU tensors obey CUDA's autocast lists
-(autocast.py) and CUDA's choice of kernels (kernels.py; attention.py for attention, older.py for
-older PyTorch) while it is active. The result is held, operator by operator, to a trace of the
-forward pass on fake CUDA tensors (tests/simulate/test_cuda_semantics.py). What is done otherwise
-only because something watches is undone: in the forward pass by composites.py, in the backward
-pass by the tables of kernels.py and formulas.py. Second, what CUDA's kernels allocate inside, where
-no trace can see it: scratch.py has a rule for each operator, those of convolutions in
-conv_scratch.py, of attention in attention_scratch.py, of losses in losses.py, of upsampling in
-upsampling.py, of indexing and sorting in indexing.py; limits.py names the kernels that count in 32
-bits; libraries.py says what cuBLAS and cuDNN take with this PyTorch.
+The first part is the choice of operators. While `cuda_dispatch` is active, CPU tensors follow
+CUDA's autocast lists (autocast.py) and CUDA's choice of kernels (kernels.py; attention.py for
+attention, older.py for older versions of PyTorch). The tests compare the result, operator by
+operator, with a trace of the forward pass on fake CUDA tensors. PyTorch decomposes some operators
+differently under a dispatch mode; composites.py undoes this in the forward pass, the tables of
+kernels.py and formulas.py in the backward pass.
+
+The second part is the memory that CUDA's kernels allocate internally, which a trace cannot see.
+scratch.py has a rule per operator. The rules of convolutions are in conv_scratch.py, of attention
+in attention_scratch.py, of losses in losses.py, of upsampling in upsampling.py, of indexing and
+sorting in indexing.py. limits.py lists the kernels that count elements in 32 bits. libraries.py
+has the workspaces of cuBLAS and cuDNN in the installed PyTorch.
 """
 
 from bsprobe.simulate.cuda.composites import COMPOSITES

@@ -1,12 +1,12 @@
 """CUDA's choice of a kernel for `scaled_dot_product_attention`.
 
-The trace does not know the card; an A100 is assumed (compute capability 8.0). Other cards choose
-otherwise, which is left out:
+The trace does not know the card and assumes an A100 (compute capability 8.0). These differences of
+other cards are left out:
 
-- Before 8.0 there is no flash attention: half precision takes the memory-efficient kernels.
+- Before 8.0 there is no flash attention; half precision runs the memory-efficient kernels.
 - From 9.0 on, new PyTorch with cuDNN later than 9.15.1 prefers cuDNN's attention for half
-  precision (`check_prefer_cudnn_attention`). It keeps what flash attention keeps, but for the
-  layout of its result. Its workspace is not published.
+  precision (`check_prefer_cudnn_attention`). It saves the same tensors as flash attention, with
+  another layout of the result. Its workspace is not published.
 - On 8.6, 8.9 and 12.0 flash attention does not train heads wider than 192.
 
 Source: `can_use_flash_attention`, `can_use_mem_efficient_attention` and `select_sdp_backend` in
@@ -23,12 +23,12 @@ from bsprobe.simulate.versions import INSTALLED, Change, has
 
 aten = torch.ops.aten
 _DIMENSIONS = 4
-"""Images, heads, tokens and the width of a head, of all that a fused kernel takes."""
+"""Dimensions of the operands of a fused kernel: images, heads, tokens and head width."""
 _WIDEST_FLASH = 256
 """`check_head_dim_size_flash`."""
 _ALIGNED_TO = 8
-"""Elements that flash attention pads the width of a head to, and the memory-efficient kernels the
-rows of a mask (`pad_last_dim` and `preprocess_mask` in ATen/native/transformers/attention.cpp)."""
+"""Multiple of elements to which flash attention pads head widths and the memory-efficient kernels
+pad mask rows (`pad_last_dim` and `preprocess_mask` in ATen/native/transformers/attention.cpp)."""
 
 
 class Attention(Enum):
@@ -37,7 +37,7 @@ class Attention(Enum):
     FLASH = auto()
     EFFICIENT = auto()
     MATH = auto()
-    """None of its own: matrix products and a softmax."""
+    """Matrix products and a softmax, without a fused kernel."""
 
 
 def attention(
@@ -51,7 +51,24 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """`scaled_dot_product_attention` of ATen/native/transformers/attention.cpp."""
+    """Compute attention with the operators that CUDA chooses.
+
+    Args:
+        query: (images, heads, tokens, head width).
+        key: (images, key heads, key tokens, head width).
+        value: (images, key heads, key tokens, value width).
+        attn_mask: Mask that broadcasts to (images, heads, tokens, key tokens): booleans, or
+            numbers to add; None for no mask.
+        dropout_p: Probability of dropout.
+        is_causal: True for a causal mask.
+        scale: Factor of the scores; None for 1 / sqrt(head width).
+        enable_gqa: True to allow grouped queries: fewer key heads than heads.
+
+    Returns:
+        (images, heads, tokens, value width).
+
+    Source: `scaled_dot_product_attention` in ATen/native/transformers/attention.cpp.
+    """
     parts = (query, key, value)
     kernel = choice(*parts, attn_mask, is_causal=is_causal, enable_gqa=enable_gqa)
     if kernel is Attention.FLASH:
@@ -74,7 +91,16 @@ def choice(
     is_causal: bool,
     enable_gqa: bool,
 ) -> Attention:
-    """The kernel that CUDA chooses, in the default order and among those that are enabled."""
+    """The first enabled kernel that supports the operands, in CUDA's default order.
+
+    Args:
+        query: (images, heads, tokens, head width).
+        key: (images, key heads, key tokens, head width).
+        value: (images, key heads, key tokens, value width).
+        mask: The mask, or None.
+        is_causal: True for a causal mask.
+        enable_gqa: True to allow grouped queries: fewer key heads than heads.
+    """
     parts = (query, key, value)
     if not _are_fusible(*parts):
         return Attention.MATH
@@ -90,7 +116,7 @@ def choice(
         and _have_heads(*parts, is_grouped=enable_gqa)
     ):
         return Attention.FLASH
-    alignment = 16 // query.element_size()  # `minimum_gemm_alignment`: 128 bits, of tensor cores
+    alignment = 16 // query.element_size()  # `minimum_gemm_alignment`: 128 bits for tensor cores
     if (
         torch.backends.cuda.mem_efficient_sdp_enabled()
         and (is_half(query) or query.dtype is torch.float32)
@@ -134,7 +160,7 @@ def _flash(
     is_causal: bool,  # noqa: FBT001 - as above
     scale: float | None,
 ) -> torch.Tensor:
-    """Flash attention of heads that are padded, where they are of no multiple of eight."""
+    """Run flash attention, with head widths padded to a multiple of eight."""
     width = query.shape[3]
     padding = -width % _ALIGNED_TO
     parts = [aten.pad(each, [0, padding]) if padding else each for each in (query, key, value)]
@@ -153,7 +179,7 @@ def _efficient(
     is_causal: bool,  # noqa: FBT001 - as above
     scale: float | None,
 ) -> torch.Tensor:
-    """The memory-efficient kernel, with a mask for each image and head that has aligned rows."""
+    """Run the memory-efficient kernel, with an aligned mask expanded to all images and heads."""
     parts = (query, key, value)
     if mask is not None:
         mask = _aligned(mask).expand(*query.shape[:3], key.shape[2])
@@ -164,14 +190,20 @@ def _efficient(
 
 
 def added(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """A mask that is added (`convert_boolean_attn_mask`, since pytorch/pytorch#139784 in 2.6)."""
+    """Convert a boolean mask to one that is added to the scores.
+
+    Source: `convert_boolean_attn_mask`, since pytorch/pytorch#139784 in 2.6.
+    """
     if mask is None or mask.dtype is not torch.bool:
         return mask
     return torch.where(mask, torch.scalar_tensor(0.0, dtype=dtype), -math.inf)
 
 
 def _aligned(mask: torch.Tensor) -> torch.Tensor:
-    """A mask whose rows begin at multiples of eight elements (`preprocess_mask`, `pad_bias`)."""
+    """Pad a mask so that rows begin at multiples of eight elements.
+
+    Source: `preprocess_mask` and `pad_bias`.
+    """
     if mask.stride(-1) == 1 and all(each % _ALIGNED_TO == 0 for each in mask.stride()[:-1]):
         return mask
     size = mask.shape[-1]

@@ -1,16 +1,17 @@
-"""Memory that CUDA's fused attention kernels take inside, on the card that attention.py assumes.
+"""Temporary memory of CUDA's fused attention kernels, on the card that attention.py assumes.
 
 Left out:
 
-- Flash attention's parts of keys, which are added up where few images and heads do not fill the
-  card and nothing is dropped (`set_params_splitkv` in cuda/flash_attn/flash_api.cpp): how many
-  there are depends on the card.
-- Its copies of the gradient of the queries where algorithms must be deterministic (`mha_bwd`):
-  likewise.
-- The memory-efficient kernels' gradients of the keys and values of grouped queries.
-- More than one part of the keys for which the memory-efficient kernels of wide heads stage the
-  gradients of keys and values. There is one from 101 images and heads on, and below no more than
-  200 blocks, 26 MB of heads 256 wide (`_efficient_attention_backward`): no line over the batch.
+- Partial results of flash attention over splits of the keys (`set_params_splitkv` in
+  cuda/flash_attn/flash_api.cpp). The kernel splits the keys if few images and heads do not fill the
+  card and there is no dropout. The number of splits depends on the card.
+- Copies of the queries' gradient in deterministic flash attention (`mha_bwd`). Their number depends
+  on the card too.
+- Gradients of keys and values of grouped queries in the memory-efficient kernels.
+- Splits of the keys beyond the first, for which the memory-efficient kernels of wide heads stage
+  the gradients of keys and values (`_efficient_attention_backward`). From 101 images times heads
+  on there is one split. Below that the staging takes at most 200 blocks, 26 MB for heads 256 wide,
+  and is not linear in the batch.
 """
 
 from typing import Any, NamedTuple
@@ -22,9 +23,9 @@ from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, with_in
 
 aten = torch.ops.aten
 _FP32 = 4
-"""Bytes of a number of full precision."""
+"""Bytes of an fp32 element."""
 _FLASH_ROWS = 128
-"""Queries are rounded up to this many in flash attention (`mha_bwd`, flash_api.cpp)."""
+"""Flash attention rounds the number of queries up to a multiple of this (`mha_bwd`)."""
 
 
 def _round_up(size: int, multiple: int) -> int:
@@ -36,7 +37,7 @@ def _bytes_of(tensor: torch.Tensor) -> int:
 
 
 def _flash(args: tuple[Any, ...], out: Any) -> Effects:
-    """Result, sums, and the state of the random numbers, in newer PyTorch on the card."""
+    """Result and log-sum-exp; in newer PyTorch also the state of the random numbers."""
     del args
     result, logsumexp, _, _, _, _, seed, offset, _ = out
     yield result
@@ -47,9 +48,10 @@ def _flash(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def _flash_backward(args: tuple[Any, ...], out: Any) -> Effects:
-    """Dense copies, sums of rows and the queries' gradient in fp32.
+    """Dense copies, row sums and the queries' gradient in fp32.
 
-    Grouped queries have gradients of keys and values for each head, which are then added up.
+    With grouped queries, the gradients of keys and values exist per query head and are then summed.
+
     Source: `_flash_attention_backward` in cuda/attention_backward.cu and `mha_bwd` in
     cuda/flash_attn/flash_api.cpp.
     """
@@ -65,9 +67,9 @@ def _flash_backward(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def _efficient(args: tuple[Any, ...], out: Any) -> Effects:
-    """Result and logarithms of sums; the state of the random numbers is on the host.
+    """Result and log-sum-exp; the state of the random numbers is on the host.
 
-    Half precision adds the result up in fp32 where a head is wider than a block of keys
+    In half precision, the result is accumulated in fp32 if a head is wider than a block of keys
     (`kNeedsOutputAccumulatorBuffer` in cuda/mem_eff_attention/kernel_forward.h).
     """
     del args
@@ -79,10 +81,12 @@ def _efficient(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def _efficient_backward(args: tuple[Any, ...], out: Any) -> Effects:
-    """A dense copy of the gradient, sums of rows, and the queries' gradient in fp32.
+    """A dense copy of the gradient, row sums, and the queries' gradient in fp32.
 
-    The kernels of half precision sum the rows themselves. For those of fp32, product, sum and its
-    dense copy are tensors. Source: `_efficient_attention_backward` in cuda/attention_backward.cu.
+    The half-precision kernels sum the rows themselves. For the fp32 kernels, the product, the sum
+    and a dense copy of the sum are tensors.
+
+    Source: `_efficient_attention_backward` in cuda/attention_backward.cu.
     """
     gradient, query, _, value, _, result, *_ = args
     images, heads, tokens, width = query.shape
@@ -99,19 +103,19 @@ def _efficient_backward(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 class _Blocks(NamedTuple):
-    """Blocks of a memory-efficient kernel's backward pass."""
+    """Block sizes of a memory-efficient kernel's backward pass."""
 
     queries: int
     keys: int
     is_staged: bool = False
-    """True where gradients of keys and values are added up in memory, not in registers."""
+    """True if gradients of keys and values are accumulated in memory, not in registers."""
 
 
 def _blocks(width: int, *, is_half: bool, has_dropout: bool) -> _Blocks:
-    """The first kernel of a list (`dispatch_cutlassB`, kernels/cutlassB.h, sm80).
+    """Block sizes of the first kernel that `dispatch_cutlassB` lists (kernels/cutlassB.h, sm80).
 
-    CUDA takes the first whose shared memory the card has. It is assumed to have that of all; for
-    heads wider than 64 elements the list goes on with smaller blocks.
+    PyTorch runs the first kernel whose shared memory fits the card. The card is assumed to have
+    enough for all of them; for heads wider than 64 the list also has kernels with smaller blocks.
     """
     if width <= 64:  # noqa: PLR2004 - the widths are part of the kernels' names, here and below
         return _Blocks(64, 64)
@@ -123,7 +127,12 @@ def _blocks(width: int, *, is_half: bool, has_dropout: bool) -> _Blocks:
 
 
 def _workspace(blocks: _Blocks, sizes: tuple[int, int, int, int]) -> int:
-    """Bytes (`workspace_size` of cuda/mem_eff_attention/kernel_backward.h)."""
+    """Bytes of the workspace (`workspace_size` in cuda/mem_eff_attention/kernel_backward.h).
+
+    Args:
+        blocks: The kernel's block sizes.
+        sizes: Images times heads, tokens, head width, value width.
+    """
     images_heads, tokens, width, width_of_values = sizes
     parts = -(-tokens // blocks.queries) * -(-width // blocks.keys)
     elements = parts * (4 + blocks.queries * blocks.keys)  # a lock, a counter and padding
@@ -134,9 +143,9 @@ def _workspace(blocks: _Blocks, sizes: tuple[int, int, int, int]) -> int:
 
 
 def _safe_softmax(args: tuple[Any, ...], out: Any) -> Effects:
-    """A softmax, and the result without rows of nothing (`_safe_softmax` in attention.cpp).
+    """A softmax, and a copy with fully masked rows set to zero (`_safe_softmax` in attention.cpp).
 
-    Masked elements are bytes, one for each, and one for each row.
+    The masks take one byte for each element and one for each row.
     """
     x, dimension, *_ = args
     yield out

@@ -1,9 +1,9 @@
-"""CUDA's autocast on CPU tensors: which operators are cast, and to what.
+"""CUDA's autocast on CPU tensors: the operators that are cast, and their dtypes.
 
-Source: ATen/autocast_mode.h, the lists AT_FORALL_*, and the CUDA block of autocast_mode.cpp; from
-2.6 to 2.15 only rms_norm was added, in 2.12 (pytorch/pytorch#174824). What the PyTorch that is
-installed does not cast on CUDA is not cast here. Convolutions, matrix products and most losses are
-on CPU's and CUDA's lists alike: PyTorch's own kernels stay for those.
+Source: the lists AT_FORALL_* in ATen/autocast_mode.h, and the CUDA block of autocast_mode.cpp. From
+2.6 to 2.15 only rms_norm was added, in 2.12 (pytorch/pytorch#174824). Operators that the installed
+PyTorch does not cast on CUDA are not cast here. Convolutions, matrix products and most losses are
+on the lists of both CPU and CUDA and keep PyTorch's own kernels.
 """
 
 import functools
@@ -26,7 +26,7 @@ LOWER_PRECISION = (
     *("chain_matmul", "convolution", "einsum", "gru_cell", "linalg_multi_dot", "lstm_cell", "mv"),
     *("rnn_relu_cell", "rnn_tanh_cell"),
 )
-"""Operators that CUDA's autocast runs in half precision and the CPU's does not."""
+"""Operators that CUDA's autocast runs in half precision, but the CPU's does not."""
 FP32 = (
     *("acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log1p", "log2"),
     *("reciprocal", "rsqrt", "sinh", "tan", "softplus", "logsumexp", "renorm", "dist", "pdist"),
@@ -41,34 +41,34 @@ INTERPOLATION = (
     *("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d"),
     *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
 )
-"""Those that it casts since 2.4 only (`Change.INTERPOLATION_IN_FP32`)."""
+"""Operators that CUDA's autocast casts to fp32 since 2.4 (`Change.INTERPOLATION_IN_FP32`)."""
 GELU = ("gelu",)
-"""Cast until 1.9 (`Change.GELU_IN_HALF_PRECISION`)."""
+"""Operators cast to fp32 until 1.9 (`Change.GELU_IN_HALF_PRECISION`)."""
 FP32_OUTPUT = (
     *("softmax.int", "log_softmax.int", "cumprod", "cumsum", "prod", "prod.dim_int"),
     *("sum", "sum.dim_IntList", "linalg_vector_norm", "linalg_matrix_norm"),
     "linalg_matrix_norm.str_ord",
 )
-"""Operators that read half precision and write fp32, unless they are told another dtype."""
+"""Operators that read half precision and write fp32, unless the call names a dtype."""
 FP32_OUTPUT_OVERLOADS = {
     "norm.Scalar": "norm.ScalarOpt_dtype",
     "norm.ScalarOpt_dim": "norm.ScalarOpt_dim_dtype",
 }
-"""The same, where it takes another overload to say so."""
+"""Operators like `FP32_OUTPUT` whose dtype is an argument of another overload."""
 WIDEST = (
     *("addcdiv", "addcmul", "atan2", "bilinear", "cross", "dot", "vdot", "grid_sampler"),
     *("index_put", "tensordot", "scatter_add"),
 )
 """Operators whose arguments are all cast to the widest type among them."""
 REFUSED = ("binary_cross_entropy",)
-"""Operators that raise where CUDA's autocast is on."""
+"""Operators that raise under CUDA's autocast."""
 _SAME_ON_BOTH = ("conv1d.padding", "conv2d.padding", "conv3d.padding")
-"""On the CPU's list alone, but what they call on CUDA is on CUDA's: the casts are the same."""
+"""Operators on the CPU's list only that call operators on CUDA's list: the casts are the same."""
 
 
 @functools.cache
 def autocast_kernels(version: Version = INSTALLED) -> tuple[tuple[str, Kernel], ...]:
-    """Names of operators, and kernels that turn the CPU's autocast into CUDA's of a version."""
+    """Operator names and kernels that make the CPU's autocast behave like CUDA's in a version."""
     kernels: list[tuple[str, Kernel]] = []
     interpolation = INTERPOLATION if has(version, Change.INTERPOLATION_IN_FP32) else ()
     gelu = () if has(version, Change.GELU_IN_HALF_PRECISION) else GELU
@@ -89,7 +89,11 @@ def autocast_kernels(version: Version = INSTALLED) -> tuple[tuple[str, Kernel], 
 
 
 def operators_cast(key: str) -> frozenset[str]:
-    """Names of the operators, without `aten::`, that have an autocast kernel."""
+    """Names, without `aten::`, of the operators with an autocast kernel.
+
+    Args:
+        key: The dispatch key, such as "AutocastCUDA".
+    """
     names = torch._C._dispatch_get_all_op_names()  # noqa: SLF001 - no public name
     return frozenset(
         name.removeprefix("aten::")
@@ -105,13 +109,13 @@ def _operator(name: str) -> Kernel:
 
 
 def _call(operator: Kernel, args: Any, kwargs: Any) -> Any:
-    """Call below autocast, as its kernels do."""
+    """Call an operator with autocast excluded, as autocast's kernels do."""
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):  # noqa: SLF001 - no public name
         return operator(*args, **kwargs)
 
 
 def _cast(arguments: Any, dtype: torch.dtype) -> Any:
-    """Cast what autocast casts: floating-point tensors, but for double precision."""
+    """Cast floating-point tensors other than double precision, as autocast does."""
 
     def cast(tensor: torch.Tensor) -> torch.Tensor:
         is_eligible = tensor.is_floating_point() and tensor.dtype is not torch.float64
@@ -145,8 +149,8 @@ def _with_fp32_output(name: str) -> Kernel:
     place = [argument.name for argument in schema.arguments].index("dtype")
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        # Defaults are passed on where the caller names a later argument: a dtype may be there, as
-        # the last of them, and be None.
+        # If the caller names a later argument, PyTorch passes defaults too: `dtype` can be among
+        # the positional arguments, as the last of them, and be None.
         takes_dtype_by_name = len(args) <= place
         dtype = kwargs.get("dtype") if takes_dtype_by_name else args[place]
         if is_half(args[0]) and dtype is None:
@@ -161,7 +165,7 @@ def _with_fp32_overload(name: str) -> Kernel:
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if is_half(args[0]):
-            # Defaults are not passed on to kernels; the other overload has none.
+            # PyTorch passes no defaults to kernels, and the other overload has none.
             left_out = operator._schema.arguments[len(args) :]  # type: ignore[attr-defined] # noqa: SLF001 - as above
             given = (*args, *(argument.default_value for argument in left_out))
             return _call(wider, given, {**kwargs, "dtype": torch.float32})
@@ -188,7 +192,7 @@ def _in_widest(name: str) -> Kernel:
 
 
 def _refused(name: str) -> Kernel:
-    """Raise, as `binary_cross_entropy_banned` in ATen/autocast_mode.cpp does."""
+    """Make a kernel that raises, like `binary_cross_entropy_banned` in ATen/autocast_mode.cpp."""
 
     def run(*_: Any, **__: Any) -> Any:
         raise RuntimeError(
@@ -200,5 +204,5 @@ def _refused(name: str) -> Kernel:
 
 
 def is_half(tensor: torch.Tensor) -> bool:
-    """True for a tensor of one of the types that autocast computes in."""
+    """True for a tensor in fp16 or bfloat16."""
     return tensor.dtype in (torch.float16, torch.bfloat16)

@@ -1,7 +1,7 @@
-"""Composite operators that PyTorch takes apart otherwise where a dispatch mode watches it.
+"""Composite operators that PyTorch decomposes differently under a dispatch mode.
 
-They then write nothing in place (`isTensorSubclassLike` in ATen/TensorSubclassLikeUtils.h). These
-kernels call the operators that they call on real tensors.
+Under a mode they write nothing in place (`isTensorSubclassLike` in
+ATen/TensorSubclassLikeUtils.h). These kernels call the same operators as on real tensors.
 """
 
 import math
@@ -17,13 +17,13 @@ from bsprobe.simulate.cuda.autocast import Kernel, is_half
 aten = torch.ops.aten
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001 - no public name
 _MATRIX = 2
-"""Dimensions of an input of `linear` that needs no reshaping."""
+"""Dimensions of an input that `linear` does not reshape."""
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
-    """Add the bias in place where it cannot be fused (`linear` in ATen/native/Linear.cpp).
+    """Add the bias in place if it is not fused (`linear` in ATen/native/Linear.cpp).
 
-    It is fused into the product of a matrix, or of a contiguous input of more dimensions.
+    PyTorch fuses it if the input is a matrix or contiguous.
     """
     if bias is None or x.dim() == _MATRIX or x.is_contiguous():
         return aten.linear.default._op_dk(_COMPOSITE, x, weight, bias)  # noqa: SLF001 - as above
@@ -44,7 +44,8 @@ def _attention(  # noqa: PLR0913 - PyTorch's signature
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Add the mask in place (`_scaled_dot_product_attention_math` in transformers/attention.cpp).
 
-    A mask of what is dropped is for PyTorch's own tests: left to it, as is what has no mask.
+    PyTorch's own kernel handles calls without a mask, and calls with a dropout mask, which only its
+    tests use.
     """
     if dropout_mask is not None or (mask is None and not is_causal):
         operator = aten._scaled_dot_product_attention_math.default  # noqa: SLF001 - its name
@@ -71,7 +72,7 @@ def _attention(  # noqa: PLR0913 - PyTorch's signature
 
 
 def _repeated(part: torch.Tensor, heads: int) -> torch.Tensor:
-    """Keys or values for each head (`pre_process_group_query_attention_input`)."""
+    """Repeat keys or values for each head (`pre_process_group_query_attention_input`)."""
     of_part = part.shape[-3]
     return part if of_part == heads else part.repeat_interleave(heads // of_part, -3)
 
@@ -79,4 +80,4 @@ def _repeated(part: torch.Tensor, heads: int) -> torch.Tensor:
 COMPOSITES: Final[Mapping[str, Kernel]] = MappingProxyType(
     {"linear": _linear, "_scaled_dot_product_attention_math": _attention}
 )
-"""Kernels by the name of the operator."""
+"""Kernels by operator name."""

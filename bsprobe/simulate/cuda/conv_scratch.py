@@ -1,4 +1,4 @@
-"""What convolutions allocate inside: copies in another layout, and cuDNN's workspace."""
+"""Temporary memory of convolutions: copies in another layout, and cuDNN's workspace."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _CHANNELS_LAST = (torch.channels_last, torch.channels_last_3d)
 
 
 def convolution(args: tuple[Any, ...], out: Any) -> Effects:
-    """`cudnn_convolution`: the output, dense copies of what is laid out otherwise, the workspace.
+    """`cudnn_convolution`: the output, copies of operands in another layout, the workspace.
 
     Source: ATen/native/Convolution.cpp and cudnn/ConvShared.cpp.
     """
@@ -33,11 +33,12 @@ def convolution(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def convolution_backward(args: tuple[Any, ...], out: Any) -> Effects:
-    """`cudnn_convolution_backward`: the input's gradient, then the weight's, then the bias's.
+    """`cudnn_convolution_backward`: the gradients of the input, the weight and the bias.
 
-    Copies of the output's gradient and, where the weight has one, of the input are made first and
-    live until the end (`convolution_backward` in Convolution.cpp, cudnn/ConvShared.cpp); that of
-    the weight does not.
+    Copies of the output's gradient and, if the weight has a gradient, of the input are made first
+    and live until the end. A copy of the weight is freed after the input's gradient.
+
+    Source: `convolution_backward` in ATen/native/Convolution.cpp, and cudnn/ConvShared.cpp.
     """
     grad, x, weight, _, stride, padding, dilation, transposed, _, groups, _ = args
     layout = _convolution_layout(x, weight)
@@ -85,7 +86,7 @@ def _described(
     layout: torch.memory_format,
     is_transposed: bool,
 ) -> Convolution | None:
-    """The convolution as cuDNN is asked for it; None for double precision."""
+    """Describe the convolution for cuDNN; None for dtypes that are not in `ITEM_BYTES`."""
     dtype = str(weight.dtype).removeprefix("torch.")
     if dtype not in ITEM_BYTES:
         return None

@@ -1,4 +1,4 @@
-"""Allocations of an operator: the words that the rules of the other files are written in."""
+"""Types and helpers for the rules that list an operator's allocations."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,23 +11,25 @@ from bsprobe.simulate.cudnn.convolutions import Convolution
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inside:
-    """Memory that a kernel takes after the outputs before it, and gives back at once."""
+    """Temporary memory of a kernel, allocated after the outputs that precede it and then freed."""
 
     sizes: tuple[int, ...] = ()
+    """Bytes of each allocation."""
     convolution: Convolution | None = None
-    """The convolution whose further memory cuDNN tells."""
+    """The convolution that needs cuDNN's workspace."""
     uses_cublas: bool = False
-    """True where cuBLAS has a workspace, which lives on."""
+    """True if the kernel uses cuBLAS's workspace."""
     elements: int | None = None
-    """The elements of a kernel that counts them in 32 bits."""
+    """Number of elements, if the kernel counts them in 32 bits."""
 
 
 Effects = Iterator[torch.Tensor | Inside]
+"""Outputs and temporary memory of a call, in the order of their allocation."""
 Rule = Callable[[tuple[Any, ...], Any], Effects]
 
 
 def copies(tensors: Iterable[torch.Tensor], layout: torch.memory_format) -> tuple[int, ...]:
-    """Bytes of the dense copies that `contiguous(layout)` makes of those that are not so."""
+    """Bytes of the copies that `contiguous(layout)` makes of tensors in another layout."""
     return tuple(
         tensor.numel() * tensor.element_size()
         for tensor in tensors
@@ -36,7 +38,7 @@ def copies(tensors: Iterable[torch.Tensor], layout: torch.memory_format) -> tupl
 
 
 def is_dense(tensor: torch.Tensor) -> bool:
-    """As `is_non_overlapping_and_dense` of C++."""
+    """Return whether a tensor is dense, as `is_non_overlapping_and_dense` does in C++."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride != expected:
@@ -46,14 +48,14 @@ def is_dense(tensor: torch.Tensor) -> bool:
 
 
 def with_inside(out: Any, sizes: tuple[int, ...]) -> Effects:
-    """Outputs, then the memory that the kernel takes beside them, if it takes any."""
+    """Outputs, followed by the kernel's temporary memory if `sizes` are not all zero."""
     yield from tensors_of(out)
     if any(sizes):
         yield Inside(sizes=sizes)
 
 
 def tensors_of(out: Any) -> Iterator[torch.Tensor]:
-    """The tensors among an operator's results, in their order."""
+    """The tensors among an operator's results, in order."""
     if isinstance(out, torch.Tensor):
         yield out
     elif isinstance(out, tuple | list):

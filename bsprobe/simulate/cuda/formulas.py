@@ -1,4 +1,4 @@
-"""Backward formulas that write into what they have just made, unless a dispatch mode watches."""
+"""Backward formulas that write in place on real tensors, but not under a dispatch mode."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,9 +10,9 @@ from bsprobe.simulate.cuda.autocast import Kernel
 
 aten = torch.ops.aten
 InPlace = tuple[Kernel, frozenset[str]]
-"""The operator that is called instead, on what one of some operators has made."""
+"""An in-place operator, and the operators whose results it writes into."""
 Formula = Mapping[Kernel, InPlace]
-"""Operators called in place, by those that a mode sees."""
+"""In-place operators by the out-of-place operator that a dispatch mode sees."""
 
 _LARGER: Final[Formula] = {
     aten.masked_fill.Scalar: (aten.masked_fill_.Scalar, frozenset({"where"}))
@@ -20,7 +20,7 @@ _LARGER: Final[Formula] = {
 _LARGEST: Final[Formula] = {
     aten.logical_and.default: (aten.logical_and_.default, frozenset({"isnan"}))
 }
-"""`evenly_distribute_backward`: CUDA does as is done under a mode, but for this."""
+"""`evenly_distribute_backward`: the only in-place operator on CUDA."""
 FORMULAS: Final[Mapping[str, Formula]] = MappingProxyType(
     {
         "AminmaxBackward0": {aten.add.Tensor: (aten.add_.Tensor, frozenset({"mul"}))},
@@ -52,7 +52,9 @@ FORMULAS: Final[Mapping[str, Formula]] = MappingProxyType(
         },
     }
 )
-"""By the name of the node: `aminmax_backward`, `atan2_backward`, `evenly_distribute_backward`,
+"""Formulas by the name of the autograd node.
+
+Source: `aminmax_backward`, `atan2_backward`, `evenly_distribute_backward`,
 `binary_cross_entropy_target_backward`, `binary_cross_entropy_with_logits_backward` and
 `binary_cross_entropy_with_logits_target_backward` in torch/csrc/autograd/FunctionsManual.cpp,
 `trace_backward` in ATen/native/ReduceOps.cpp, and tools/autograd/derivatives.yaml."""

@@ -1,11 +1,11 @@
-"""Memory that CUDA's indexing and sorting kernels take, all of it known from shapes.
+"""Temporary memory of CUDA's indexing and sorting kernels, computed from shapes.
 
-A boolean mask is expanded to indices, as many as it has true values; as that is not known, all of
-them may be true. Files are those of aten/src/ATen/native.
+PyTorch expands a boolean mask to one index per true value. That number is not known here, so all
+values count as true. Files are in aten/src/ATen/native.
 
-Left out, because they are small or not documented: single values and counters (of `nonzero`, and of
-`topk`'s search), what cub takes beside the buffers for keys and values, and the copies of several
-index tensors whose strides differ (`AdvancedIndex`, TensorAdvancedIndexing.cpp).
+Left out, because they are small or not documented: single values and counters (of `nonzero` and of
+`topk`'s search), cub's memory beyond the buffers for keys and values, and the copies of several
+index tensors with different strides (`AdvancedIndex`, TensorAdvancedIndexing.cpp).
 """
 
 import math
@@ -30,24 +30,24 @@ aten = torch.ops.aten
 _INDEX_BYTES: Final = 8
 _INT32_MAX: Final = 2**31 - 1
 _ONE_PASS_BITS: Final = 8
-"""Bits that cub's radix sort orders in one pass, without further buffers (`RADIX_BITS` of its
-policies is 8 or less: dispatch_radix_sort.cuh)."""
+"""Bits that cub's radix sort sorts in one pass, without additional buffers (`RADIX_BITS` of its
+policies is at most 8: dispatch_radix_sort.cuh)."""
 _SMALL_SORT: Final = 4096
-"""`should_use_small_sort` (cuda/Sort.h): slices up to here are sorted in place."""
+"""Longest slice that is sorted in place (`should_use_small_sort`, cuda/Sort.h)."""
 _LARGE_SEGMENT, _MANY_SEGMENTS = 1_000_000, 128
-"""`launch_stable_sort_kernel` (cuda/SortStable.cu) chooses by these."""
+"""Thresholds of `launch_stable_sort_kernel` (cuda/SortStable.cu)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Indexed:
-    """A tensor and what indexes it.
+    """The sizes of an indexing operation.
 
     Attributes:
         masks: The masks among the indices.
-        dimensions: The dimensions that are indexed.
-        positions: The most places that are indexed, over these dimensions.
-        slice_elements: The elements behind the last of them.
-        elements: All elements that are read or written.
+        dimensions: Number of indexed dimensions.
+        positions: Upper bound of the indexed positions over these dimensions.
+        slice_elements: Elements behind the last indexed dimension.
+        elements: Elements that are read or written.
     """
 
     masks: tuple[torch.Tensor, ...]
@@ -57,7 +57,7 @@ class _Indexed:
     elements: int
 
     def expanded(self) -> tuple[int, ...]:
-        """Bytes of the indices that masks become (`expandTensors`, IndexingUtils.h)."""
+        """Bytes of the indices that the masks expand to (`expandTensors`, IndexingUtils.h)."""
         counts = ((min(mask.numel(), self.positions), mask.dim()) for mask in self.masks)
         return tuple(_INDEX_BYTES * count * dimensions for count, dimensions in counts)
 
@@ -92,7 +92,7 @@ def _dimensions(indices: Sequence[torch.Tensor | None]) -> list[int]:
 
 
 def is_mask(index: torch.Tensor) -> bool:
-    """True for an index that says of each element if it is meant."""
+    """True for a mask, a boolean or uint8 index."""
     return index.dtype in (torch.bool, torch.uint8)
 
 
@@ -102,7 +102,7 @@ def _nonzero(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def _index(args: tuple[Any, ...], out: Any) -> Effects:
-    """The indices that masks become (`make_info`, TensorAdvancedIndexing.cpp)."""
+    """The indices that masks expand to (`make_info`, TensorAdvancedIndexing.cpp)."""
     x, indices = args
     return _selected(_indexed(x, indices), out)
 
@@ -114,7 +114,7 @@ def _masked_select(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def _selected(indexed: _Indexed, out: torch.Tensor) -> Effects:
-    """First `nonzero` of each mask, then the output beside its indices."""
+    """`nonzero` of each mask, then the output beside the indices."""
     indices = indexed.expanded()
     if copied := copies(indexed.masks, torch.contiguous_format):
         yield Inside(sizes=(*copied, *indices))
@@ -122,10 +122,12 @@ def _selected(indexed: _Indexed, out: torch.Tensor) -> Effects:
 
 
 def _index_put(args: tuple[Any, ...], out: Any) -> Effects:
-    """The indices that masks become, and where values add up all that it takes to sort them.
+    """The indices that masks expand to, and the buffers of a sort if values accumulate.
 
-    Source: `_index_put_impl_` in TensorAdvancedIndexing.cpp. A number that is put by a mask fills
-    it, without any index (`canDispatchToMaskedFill`): on CUDA it is a tensor on the host.
+    A scalar on the host that is put by a mask becomes a `masked_fill`, without indices
+    (`canDispatchToMaskedFill`).
+
+    Source: `_index_put_impl_` in TensorAdvancedIndexing.cpp.
     """
     x, indices, values, *rest = args
     indexed = _indexed(x, indices)
@@ -141,9 +143,9 @@ def _index_put(args: tuple[Any, ...], out: Any) -> Effects:
 def _sorted_put(x: torch.Tensor, indexed: _Indexed, values: torch.Tensor) -> Iterator[Inside]:
     """Memory of `index_put_with_sort_kernel` (cuda/Indexing.cu).
 
-    First one index of each position, of the remainder and the product of each dimension
-    (`computeLinearIndex`); then that index, sorted, with where it was and a range, beside the
-    values in full.
+    First the linear index of each position, with a remainder and a product per dimension
+    (`computeLinearIndex`). Then the linear, sorted and original indices and a range, beside the
+    expanded values.
     """
     each = _INDEX_BYTES * indexed.positions
     if not each or not indexed.slice_elements:
@@ -160,7 +162,9 @@ def _sorted_put(x: torch.Tensor, indexed: _Indexed, values: torch.Tensor) -> Ite
 
 
 def _masked_scatter(args: tuple[Any, ...], out: Any) -> Effects:
-    """A sum of the mask in int64, and dense copies (`masked_scatter__cuda`, cuda/IndexKernel.cpp).
+    """A prefix sum of the mask in int64, and dense copies.
+
+    Source: `masked_scatter__cuda` (cuda/IndexKernel.cpp).
 
     The copies are those of `launch_masked_scatter_kernel` (cuda/IndexKernel.cu).
     """
@@ -172,7 +176,8 @@ def _masked_scatter(args: tuple[Any, ...], out: Any) -> Effects:
 def _sort(args: tuple[Any, ...], out: Any) -> Effects:
     """The buffers of `sort_cuda_kernel` (cuda/Sort.cpp).
 
-    The stable overload takes its dimension by name, which is not seen here: it counts as the last.
+    The stable overload takes its dimension as a keyword, which rules do not see. The last dimension
+    is assumed.
     """
     x, *rest = args
     return with_inside(out, _sort_bytes(x, rest[0] if rest else -1))
@@ -196,8 +201,8 @@ def _sort_bytes(x: torch.Tensor, dimension: int) -> tuple[int, ...]:
 def _segments_bytes(x: torch.Tensor, length: int) -> tuple[int, ...]:
     """Memory of `launch_stable_sort_kernel` (cuda/SortStable.cu).
 
-    cub's radix sort of pairs needs a second buffer for keys and for values, where it needs more
-    than one pass (O(N) temporary storage, in the documentation of `cub::DeviceRadixSort`).
+    If it needs more than one pass, cub's radix sort of pairs has a second buffer for keys and for
+    values (O(N) temporary storage in the documentation of `cub::DeviceRadixSort`).
     """
     elements = min(x.numel(), _INT32_MAX // length * length)
     segments, size = elements // length, x.element_size()
@@ -214,7 +219,7 @@ def _segments_bytes(x: torch.Tensor, length: int) -> tuple[int, ...]:
 
 
 def _topk(args: tuple[Any, ...], out: Any) -> Effects:
-    """Sorts what it found, beside a copy of it (`topk_out_cuda`, cuda/TensorTopK.cpp)."""
+    """The buffers for sorting the k values, and a copy (`topk_out_cuda`, cuda/TensorTopK.cpp)."""
     _, k, *rest = args
     dimension = rest[0] if rest else -1
     is_sorted = rest[2] if len(rest) > 2 else True  # noqa: PLR2004 - its place

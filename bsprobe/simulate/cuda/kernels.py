@@ -1,4 +1,4 @@
-"""CUDA's choice of kernels on CPU tensors, and the types that these kernels answer in."""
+"""CUDA's choice of kernels on CPU tensors, and the dtypes of their results."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,25 +21,25 @@ _INT32_MAX = 2**31 - 1
 _CUDNN_LSTM = 2
 """`cudnnRNNMode_t`."""
 _KEPT_BY_LSTM = 5
-"""Vectors of the hidden size that the backward pass of an LSTM needs of each step, image, layer and
-direction: input, forget, cell and output gate, and the cell's state."""
+"""Vectors of the hidden size that an LSTM's backward pass needs per step, image, layer and
+direction: the input, forget, cell and output gates and the cell state."""
 _OVERRIDE: dict[str, Any] = (
     {"allow_override": True} if "allow_override" in signature(Library.impl).parameters else {}
 )
-"""Lets the rules be nested. It is an argument since 2.8 (pytorch/pytorch#150806) and the default
-since pytorch/pytorch#182293; without it two libraries may not override one kernel."""
+"""Allows `cuda_dispatch` to be nested: two libraries override one kernel. PyTorch has the argument
+since 2.8 (pytorch/pytorch#150806); it is the default since pytorch/pytorch#182293."""
 
 
 @contextmanager
 def cuda_dispatch(version: Version = INSTALLED) -> Iterator[None]:
-    """Let operators on CPU tensors be cast and chosen as on CUDA; for the whole process.
+    """Apply CUDA's casts and choice of kernels to CPU tensors, in the whole process.
 
-    Autocast itself must be enabled for "cpu", which `torch.autocast` does.
+    Autocast must also be enabled for "cpu", with `torch.autocast`.
     """
     library = Library("aten", "IMPL")
     try:
         with warnings.catch_warnings():
-            # Older versions say once that a kernel takes the place of another.
+            # Older versions warn once that a kernel is overridden.
             warnings.filterwarnings("ignore", "Warning only once for all operators")
             for name, kernel in autocast_kernels(version):
                 library.impl(name, kernel, "AutocastCPU", **_OVERRIDE)
@@ -63,7 +63,7 @@ def _batch_norm(  # noqa: PLR0913, PLR0917 - PyTorch's signature
     eps: float,
     cudnn_enabled: bool,  # noqa: FBT001 - as above
 ) -> tuple[Any, ...]:
-    """Take cuDNN's batch norm where CUDA would (ATen/native/Normalization.cpp), else ATen's."""
+    """Run cuDNN's batch norm if CUDA does (ATen/native/Normalization.cpp), else ATen's."""
     is_served = (
         cudnn_enabled
         and weight is not None
@@ -79,7 +79,7 @@ def _batch_norm(  # noqa: PLR0913, PLR0917 - PyTorch's signature
         and x.numel() < _INT32_MAX
     )
     if is_served:
-        # A view, such as a slice of channels, is copied first, and the copy kept.
+        # PyTorch copies a non-dense view, such as a slice of channels, and saves the copy.
         x = x.contiguous(memory_format=suggest_memory_format(x))
         out = aten.cudnn_batch_norm(x, weight, bias, mean, variance, training, momentum, eps)
         return (*out, 1)
@@ -89,7 +89,7 @@ def _batch_norm(  # noqa: PLR0913, PLR0917 - PyTorch's signature
 
 
 def _dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:  # noqa: FBT001 - as above
-    """CUDA's fused kernel, which keeps a mask of bytes (ATen/native/Dropout.cpp)."""
+    """Run CUDA's fused dropout, which saves a byte mask (ATen/native/Dropout.cpp)."""
     if p == 0 or not train or x.numel() == 0:
         return x
     if p == 1:
@@ -99,9 +99,9 @@ def _dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:  # noqa: F
 
 
 def _widening(kernel: Kernel) -> Kernel:
-    """CUDA's softmaxes read half precision and write fp32 in one kernel (ATen/native/SoftMax.cpp).
+    """Make a softmax that reads fp16 and writes fp32 in one kernel (ATen/native/SoftMax.cpp).
 
-    Not bfloat16, which is cast first, as everything is on the CPU.
+    bfloat16 is cast first, as all dtypes are on the CPU.
     """
 
     def run(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
@@ -123,10 +123,10 @@ def _lstm(  # noqa: PLR0913, PLR0917 - PyTorch's signature
     bidirectional: bool,  # noqa: FBT001
     batch_first: bool,  # noqa: FBT001
 ) -> tuple[torch.Tensor, ...]:
-    """Take cuDNN's LSTM (`lstm` in ATen/native/RNN.cpp, `_cudnn_impl` in cudnn/RNN.cpp).
+    """Run cuDNN's LSTM (`lstm` in ATen/native/RNN.cpp, `_cudnn_impl` in cudnn/RNN.cpp).
 
     Autocast casts its tensors and keeps one flat copy of the weights (cudnn/AutocastRNN.cpp); here
-    the copies are one for each weight. GRUs and plain RNNs stay the CPU's.
+    each weight has its own copy. GRUs and plain RNNs run as on the CPU.
     """
     hidden, cell = hx
     if torch.is_autocast_enabled("cpu"):
@@ -154,7 +154,7 @@ def _lstm(  # noqa: PLR0913, PLR0917 - PyTorch's signature
 
 
 def _lstm_backward(x: torch.Tensor, weights: Sequence[torch.Tensor], *rest: Any) -> tuple[Any, ...]:
-    """The results of `_cudnn_rnn_backward`, for which PyTorch has no fake kernel.
+    """Make the results of `_cudnn_rnn_backward`, for which PyTorch has no fake kernel.
 
     The weights' gradients are views of one tensor (`_cudnn_rnn_backward_weight`, cudnn/RNN.cpp).
     """
@@ -180,8 +180,8 @@ _HALF_INPUT_FP32_STATISTICS = (
     aten.native_batch_norm.default,
     aten.native_layer_norm.default,
 )
-"""CUDA keeps mean and variance of half-precision inputs in the accumulation type
-(`toAccumulateType` in Normalization.cu and layer_norm_kernel.cu; cuDNN wants fp32)."""
+"""Operators whose mean and variance CUDA stores in fp32 for half-precision inputs
+(`toAccumulateType` in Normalization.cu and layer_norm_kernel.cu; cuDNN requires fp32)."""
 
 
 WRITES_INTO: dict[Kernel, Kernel] = {
@@ -192,16 +192,24 @@ WRITES_INTO: dict[Kernel, Kernel] = {
     aten.scatter.src: aten.scatter_.src,
     aten.scatter_add.default: aten.scatter_add_.default,
 }
-"""Operators by which backward passes fill zeros that they have just made, and those that real
-tensors are filled by: in place, unless a tensor is of a subclass (`areAnyTensorSubclassLike` in
-`index_backward`, `gather_backward`, `value_selecting_reduction_backward` and their siblings,
+"""Out-of-place operators that a trace sees, and the in-place operators that run on real tensors.
+
+Backward passes fill a new tensor of zeros in place, unless a tensor is of a subclass
+(`areAnyTensorSubclassLike` in `index_backward`, `gather_backward`,
+`value_selecting_reduction_backward` and similar functions,
 torch/csrc/autograd/FunctionsManual.cpp)."""
 ZEROS = ("new_zeros", "zeros", "zeros_like")
-"""The operators that make those zeros."""
+"""Operators that create the zeros for `WRITES_INTO`."""
 
 
 def as_on_cuda(operator: Kernel, args: tuple[Any, ...], out: Any) -> Any:
-    """An operator's outputs with the types and sizes that they have on CUDA."""
+    """Convert an operator's outputs to the dtypes and sizes that they have on CUDA.
+
+    Args:
+        operator: The operator that was called.
+        args: Its positional arguments.
+        out: Its outputs on CPU tensors.
+    """
     if operator is aten._cudnn_rnn.default:  # noqa: SLF001 - its name
         reserve = torch.empty(_lstm_reserve_bytes(args, out[0]), dtype=torch.uint8)
         return (*out[:3], reserve, out[4])
@@ -212,11 +220,11 @@ def as_on_cuda(operator: Kernel, args: tuple[Any, ...], out: Any) -> Any:
 
 
 def _lstm_reserve_bytes(args: tuple[Any, ...], output: torch.Tensor) -> int:
-    """Bytes that cuDNN keeps of an LSTM for its backward pass, at the least.
+    """Lower bound of the bytes that cuDNN keeps for an LSTM's backward pass.
 
-    `cudnnGetRNNTempSpaceSizes` would say it, but wants a handle, and so a GPU; the size is not
-    documented. It cannot be less than what that pass needs (`_KEPT_BY_LSTM`). Nor is the workspace
-    documented, which lives within a call; it is left out.
+    The size is not documented, and `cudnnGetRNNTempSpaceSizes` needs a handle and so a GPU. The
+    bound is the data that the backward pass needs (`_KEPT_BY_LSTM`). The workspace within a call is
+    not documented either and is left out.
     """
     hidden_size, layers, train, bidirectional = args[7], args[9], args[12], args[13]
     if not train:

@@ -1,4 +1,4 @@
-"""The memory that CUDA's libraries take with the installed PyTorch: cuBLAS's and cuDNN's."""
+"""Workspaces of cuBLAS and cuDNN with the installed PyTorch."""
 
 import torch
 
@@ -10,7 +10,7 @@ from bsprobe.simulate.versions import INSTALLED, Change, has
 
 
 def workspaces_on(capability: tuple[int, int]) -> Workspaces:
-    """The workspaces of cards of this compute capability, with PyTorch's own settings."""
+    """Convolution workspaces on cards of a compute capability, with PyTorch's default settings."""
     return Workspaces(capability, pytorch_cudnn=torch.backends.cudnn.version())
 
 
@@ -23,7 +23,16 @@ def playback_on(
     workspaces: Workspaces,
     benchmark: CudnnBenchmark,
 ) -> Playback:
-    """A playback as on a card of this compute capability, with this PyTorch."""
+    """Make a playback for a card, with the cuBLAS behaviour of the installed PyTorch.
+
+    Args:
+        capability: The card's compute capability, (8, 6) for 8.6.
+        timeline: The timeline to play.
+        batch: Images in a micro-batch.
+        allocator: The allocator of the card.
+        workspaces: Source of the convolutions' workspaces.
+        benchmark: ON if cuDNN times its algorithms at a convolution's first use.
+    """
     return Playback(
         timeline,
         batch,

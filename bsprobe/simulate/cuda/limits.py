@@ -1,15 +1,16 @@
-"""Limits of CUDA's kernels that count elements in 32 bits: one table, with versions and sources.
+"""CUDA kernels that count elements in 32 bits, with versions and sources.
 
-An entry is a check that raises, or a count that overflows so that the launch fails. What has no
-entry counts in 64 bits: bicubic and anti-aliased upsampling (cuda/UpSampleBicubic2d.cu, and
-`upsample_gen2d_aa_out_cuda_template` in cuda/UpSampleBilinear2d.cu), `upsample_linear1d` and
-`upsample_trilinear3d`, whose kernels run over one image's positions and loop over images and
-channels; and `upsample_nearest2d` forward in any layout (pytorch/pytorch#87901). A limit of one
-image's height times width, which other kernels have, is out of reach.
+An entry is a check that raises, or a count that overflows so that the launch fails. Operators
+without an entry count in 64 bits. Among them are bicubic and anti-aliased upsampling
+(cuda/UpSampleBicubic2d.cu, and `upsample_gen2d_aa_out_cuda_template` in
+cuda/UpSampleBilinear2d.cu); `upsample_linear1d` and `upsample_trilinear3d`, whose kernels run over
+one image's positions and loop over images and channels; and `upsample_nearest2d` forward in any
+layout (pytorch/pytorch#87901). Limits on one image's height times width are left out, because no
+image reaches them.
 
-Some checks refuse 2**31 - 1 elements, some only more: one element, which is not told apart here.
-The versions were read from the messages and the machine code in the libraries of PyTorch 2.6 to
-2.15; files are those of aten/src/ATen/native.
+Some checks refuse 2**31 - 1 elements, others allow that number. This difference is ignored. The
+versions were read from the messages and the machine code in the libraries of PyTorch 2.6 to 2.15.
+Files are in aten/src/ATen/native.
 """
 
 from collections.abc import Callable
@@ -35,9 +36,9 @@ class Limit:
     """A kernel that counts the elements of some tensors in 32 bits.
 
     Attributes:
-        counted: The tensors among a call's arguments and output.
-        until: The first PyTorch without the limit; None where the newest has it.
-        applies: The calls that run the kernel at all.
+        counted: Selects the counted tensors from a call's arguments and output.
+        until: The first PyTorch without the limit; None if the newest still has it.
+        applies: Returns True for the calls that run the kernel.
     """
 
     counted: Counted
@@ -48,7 +49,17 @@ class Limit:
 def counted_elements(
     operator: Kernel, args: tuple[Any, ...], out: Any, version: TorchVersion = torch.__version__
 ) -> int | None:
-    """The most elements that a call's kernel counts in 32 bits; None where it has no such limit."""
+    """Number of elements that a call's kernel counts in 32 bits.
+
+    Args:
+        operator: The operator of the call.
+        args: Its positional arguments.
+        out: Its result: a tensor, or a tuple that begins with one.
+        version: The PyTorch version.
+
+    Returns:
+        The element count of the largest counted tensor, or None without such a limit.
+    """
     limit = LIMITS.get(operator)
     if limit is None or (limit.until is not None and version >= limit.until):
         return None
@@ -57,33 +68,37 @@ def counted_elements(
 
 
 def arguments(*which: int) -> Counted:
-    """The tensors at some places of the arguments; a backward pass begins with the gradient."""
+    """Count the arguments at these indices; in a backward pass, argument 0 is the gradient."""
     return lambda call: tuple(call[0][index] for index in which)
 
 
 def output(call: Call) -> tuple[torch.Tensor, ...]:
-    """The output, in a backward pass the gradient of the input."""
+    """Count the output; in a backward pass, it is the gradient of the input."""
     return (call[1],)
 
 
 def both(call: Call) -> tuple[torch.Tensor, ...]:
-    """The first argument and the output."""
+    """Count the first argument and the output."""
     return (call[0][0], call[1])
 
 
 def is_channels_last(argument: int) -> Applies:
-    """The calls whose argument at a place is laid out so."""
+    """Match calls whose argument at this index is channels last."""
     return lambda call: suggest_memory_format(call[0][argument]) is torch.channels_last
 
 
 def changes_size(call: Call) -> bool:
-    """Upsampling in two dimensions copies where the size stays, and runs no kernel."""
+    """Match 2-d upsampling that changes the size; otherwise it copies and runs no kernel."""
     (x, *_), out = call
     return bool(x.shape != out.shape)
 
 
 def resizes_channels_last(least_channels: int) -> Applies:
-    """Upsampling by its kernel for channels last: in that layout, from some channels on."""
+    """Match upsampling calls that run the kernel for channels last.
+
+    Args:
+        least_channels: Smallest number of channels for which PyTorch chooses that kernel.
+    """
 
     def applies(call: Call) -> bool:
         (x, *_), out = call
@@ -97,7 +112,7 @@ def resizes_channels_last(least_channels: int) -> Applies:
     return applies
 
 
-# The kernels for nearest neighbours launch in 64 bits, all but this one.
+# Of the 2-d kernels for nearest neighbours, only this one counts in 32 bits.
 _NEAREST_BACKWARD: Final = Limit(counted=both, applies=resizes_channels_last(4))
 _NEAREST_1D: Final = Limit(counted=output)
 _NEAREST_1D_BACKWARD: Final = Limit(counted=both)
@@ -106,10 +121,10 @@ _NEAREST_3D: Final = Limit(counted=output, until="2.7")
 _NEAREST_3D_BACKWARD: Final = Limit(counted=both, until="2.7")
 
 LIMITS: dict[Kernel, Limit] = {
-    # cuda/UpSampleBilinear2d.cu. Forward a check of its kernel for channels last. Backward, in any
-    # layout, `num_kernels` multiplied ints: from 2**31 elements on it was negative and the launch
-    # invalid (beyond 2**32 it comes round again). Both until pytorch/pytorch#185788, in 2.14; from
-    # there on a check refuses 2**41 elements.
+    # cuda/UpSampleBilinear2d.cu. Forward: a check in the kernel for channels last. Backward, in any
+    # layout: `num_kernels` is a product of ints, negative from 2**31 elements on, so that the
+    # launch is invalid (beyond 2**32 it wraps to positive values). Both until
+    # pytorch/pytorch#185788, in 2.14; since then a check refuses 2**41 elements.
     aten.upsample_bilinear2d.default: Limit(
         counted=both, applies=resizes_channels_last(16), until="2.14"
     ),
@@ -128,12 +143,12 @@ LIMITS: dict[Kernel, Limit] = {
     aten._upsample_nearest_exact3d.default: _NEAREST_3D,  # noqa: SLF001 - its name
     aten.upsample_nearest3d_backward.default: _NEAREST_3D_BACKWARD,
     aten._upsample_nearest_exact3d_backward.default: _NEAREST_3D_BACKWARD,  # noqa: SLF001 - its name
-    # cuda/AveragePool2d.cu and cuda/DilatedMaxPool2d.cu: `count` goes through `safe_downcast`;
-    # backward they count in 64 bits.
+    # cuda/AveragePool2d.cu and cuda/DilatedMaxPool2d.cu: `count` goes through `safe_downcast`. The
+    # backward kernels count in 64 bits.
     aten.avg_pool2d.default: Limit(counted=output),
     aten.max_pool2d_with_indices.default: Limit(counted=output, until="2.10"),
-    # cuda/AdaptiveAveragePooling.cu: an assertion of the kernels for channels last. Pooling to one
-    # position is a mean, which is none of them (`adaptive_avg_pool2d_symint`).
+    # cuda/AdaptiveAveragePooling.cu: an assertion in the kernels for channels last. Pooling to one
+    # position runs as a mean instead (`adaptive_avg_pool2d_symint`).
     aten._adaptive_avg_pool2d.default: Limit(  # noqa: SLF001 - its name
         counted=arguments(0), applies=is_channels_last(0)
     ),

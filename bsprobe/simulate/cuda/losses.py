@@ -1,7 +1,7 @@
-"""Memory of CUDA's loss kernels: the loss of each element, before it is reduced.
+"""Temporary memory of CUDA's loss kernels: the elementwise loss before its reduction.
 
-Some kernels write the mean or the sum into that tensor, whose memory stays as large as it was: it
-lives as long as the loss, which mostly is until the next step has made its own.
+Some kernels write the mean or the sum into the tensor of the elementwise loss without shrinking its
+storage. That storage then lives as long as the loss, usually until the next step's loss exists.
 """
 
 import math
@@ -16,24 +16,24 @@ from bsprobe.simulate.versions import Change
 
 aten = torch.ops.aten
 _MEAN = 1
-"""`at::Reduction::Mean`, which is every loss's default."""
+"""`at::Reduction::Mean`, the default of all losses."""
 _NONE = 0
 _REDUCTION_OF_LOGITS = 4
-"""The place of the reduction among the arguments of `binary_cross_entropy_with_logits`."""
+"""Index of the reduction among the arguments of `binary_cross_entropy_with_logits`."""
 _POSITIVE_WEIGHT = 3
 
 
 def _of_elements(args: tuple[Any, ...], out: Any) -> int:
-    """The bytes of a loss for each element."""
+    """Bytes of the elementwise loss."""
     shape = torch.broadcast_shapes(args[0].shape, args[1].shape)
     return math.prod(shape) * out.element_size()  # type: ignore[no-any-return] # a tensor's
 
 
 def _freed(reduction: int) -> Rule:
-    """A loss of each element that is given back.
+    """Make a rule for a kernel that frees the elementwise loss after its reduction.
 
     Args:
-        reduction: The place of this argument.
+        reduction: Index of the reduction among the arguments.
     """
 
     def rule(args: tuple[Any, ...], out: Any) -> Effects:
@@ -45,11 +45,11 @@ def _freed(reduction: int) -> Rule:
 
 
 def _kept(reduction: int, *, is_doubled: bool = False) -> Rule:
-    """A loss of each element whose memory the reduced one keeps.
+    """Make a rule for a kernel whose reduced loss keeps the memory of the elementwise loss.
 
     Args:
-        reduction: The place of this argument.
-        is_doubled: True for a kernel that reduces a second tensor into it.
+        reduction: Index of the reduction among the arguments.
+        is_doubled: True for a kernel that also allocates a second tensor of that size.
     """
 
     def rule(args: tuple[Any, ...], out: Any) -> Effects:
@@ -66,23 +66,24 @@ def _kept(reduction: int, *, is_doubled: bool = False) -> Rule:
 
 
 def _of_logits(args: tuple[Any, ...], out: Any) -> Effects:
-    """`log_sigmoid` beside the loss of each element (ATen/native/Loss.cpp)."""
+    """`log_sigmoid` beside the elementwise loss (ATen/native/Loss.cpp)."""
     return _with_tensors(1, args, out)
 
 
 def _of_logits_by_exponentials(args: tuple[Any, ...], out: Any) -> Effects:
-    """Four tensors beside the loss, all there at once, and the logarithm of positive weights.
+    """Four simultaneous tensors beside the loss, and one for positive weights.
 
-    `-input`, its positive part, what is left without that part, and an exponential: the temporaries
-    of C++ live until their statement ends. Source: ATen/native/Loss.cpp of 1.5 to 1.11; from 1.12
-    on it was one more.
+    They are `-input`, its positive part, the difference of the two, and an exponential. C++
+    temporaries live until the end of their statement.
+
+    Source: ATen/native/Loss.cpp of 1.5 to 1.11; from 1.12 on there was one more.
     """
     has_weight = len(args) > _POSITIVE_WEIGHT and args[_POSITIVE_WEIGHT] is not None
     return _with_tensors(5 if has_weight else 4, args, out)
 
 
 def _with_tensors(beside: int, args: tuple[Any, ...], out: Any) -> Effects:
-    """Give tensors of the logits' size beside the loss of each element, then the result."""
+    """Temporary tensors of the logits' size beside the elementwise loss, and the result."""
     is_reduced = _reduction_of(args, _REDUCTION_OF_LOGITS) != _NONE
     size = args[0].numel() * out.element_size()
     if not is_reduced:
@@ -99,7 +100,7 @@ def _reduction_of(args: tuple[Any, ...], place: int) -> int:
 
 LOSSES: Final[Mapping[Any, Rule]] = MappingProxyType(
     {
-        # ATen/native/BinaryOps.cpp: the result is allocated before it is known to be smaller.
+        # ATen/native/BinaryOps.cpp: the result is allocated with the elementwise size.
         aten.mse_loss.default: _kept(2, is_doubled=True),
         aten.smooth_l1_loss.default: _kept(2, is_doubled=True),
         # ATen/native/Loss.cpp, and cuda/Loss.cu.
@@ -116,4 +117,4 @@ UNTIL: Final[Mapping[Change, Mapping[Any, Rule]]] = MappingProxyType(
         }
     }
 )
-"""Rules for a version without the change that ended them."""
+"""Rules for versions before a change."""

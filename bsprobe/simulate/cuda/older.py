@@ -1,4 +1,4 @@
-"""Kernels that save something else for the backward pass, as older versions of PyTorch did."""
+"""Kernels that save other tensors for the backward pass, as older versions of PyTorch did."""
 
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ _aten = torch.ops.aten
 
 
 class _HardtanhInPlace(torch.autograd.Function):
-    """`hardtanh_` whose backward pass reads the result: nothing else is saved."""
+    """`hardtanh_` that saves only its result for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, least: float, most: float) -> torch.Tensor:
@@ -33,7 +33,7 @@ def _hardtanh_in_place(x: torch.Tensor, least: float = -1, most: float = 1) -> A
 
 
 class _Relu(torch.autograd.Function):
-    """`relu` whose backward pass reads the input: the result is not saved."""
+    """`relu` that saves its input, not its result, for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -55,5 +55,5 @@ _UNTIL: Final[dict[Change, dict[str, Kernel]]] = {
 
 
 def older_kernels(version: Version) -> dict[str, Kernel]:
-    """Kernels by the name of the operator, for a version without the changes that ended them."""
+    """Kernels of an older version that differ from the installed PyTorch, by operator name."""
     return until(version, _UNTIL)

@@ -1,18 +1,18 @@
-"""Memory that CUDA's kernels take inside, where no trace can see it: a rule for each operator.
+"""Temporary memory of CUDA's kernels, which a trace cannot see: a rule for each operator.
 
-Left out, because they are small or nobody says how large they are:
+Left out, because they are small or their size is not documented:
 
-- What reductions hand from block to block (`global_memory_size` in cuda/Reduce.cuh): one value for
-  each block of a grid that just fills the card, a few MiB at the most.
-- LayerNorm's backward pass sums its weights' gradients in parts from 65 537 rows on
-  (`LaunchGammaBetaBackwardCUDAKernel` in newer versions of cuda/layer_norm_kernel.cu): 8 MiB at the
-  most, 32 768 rows of 32 floats for weight and bias, and no line over the batch.
-- What cuDNN's BatchNorm keeps and takes. It serves the kernels for half precision in channels last;
-  all other tensors run as in the older function, which has neither (cuDNN API reference,
-  `cudnnBatchNormalizationForwardTrainingEx`). For those kernels the sizes are not published, and
-  asking (`cudnnGetBatchNormalizationTrainingExReserveSpaceSize`) takes a handle, and so a GPU.
-- cuDNN's LSTM: its workspace (see `_lstm_reserve_bytes` in kernels.py).
-- Of attention, what attention_scratch.py names.
+- The buffer of reductions over several blocks (`global_memory_size` in cuda/Reduce.cuh): one value
+  for each block of a grid that fills the card, a few MiB at most.
+- The partial sums of LayerNorm's weight gradients from 65 537 rows on
+  (`LaunchGammaBetaBackwardCUDAKernel` in newer versions of cuda/layer_norm_kernel.cu): at most
+  8 MiB, 32 768 rows of 32 floats for weight and bias, and not linear in the batch.
+- The reserve space and workspace of cuDNN's BatchNorm. Only the half-precision kernels for channels
+  last use them; other tensors run as in the older function, which has neither (cuDNN API reference,
+  `cudnnBatchNormalizationForwardTrainingEx`). The sizes are not published, and
+  `cudnnGetBatchNormalizationTrainingExReserveSpaceSize` needs a handle and so a GPU.
+- The workspace of cuDNN's LSTM (see `_lstm_reserve_bytes` in kernels.py).
+- The items that attention_scratch.py lists.
 """
 
 import functools
@@ -51,7 +51,7 @@ def _group_norm_backward(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def _dropout_kernel(args: tuple[Any, ...], out: Any) -> Effects:
-    """The mask comes first (`dropout_cuda`, cuda/Dropout.cu)."""
+    """The mask, which is allocated first, and the output (`dropout_cuda`, cuda/Dropout.cu)."""
     del args
     output, mask = out
     yield mask
@@ -59,10 +59,13 @@ def _dropout_kernel(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def _matrix_product(*operands: int) -> Rule:
-    """The workspace of cuBLAS, and dense copies of the operands that it cannot read.
+    """Make a rule for cuBLAS's workspace and dense copies of the operands that it cannot read.
 
-    It can where rows or columns are dense and do not overlap: `prepare_matrix_for_cublas` and
-    `prepare_batch_matrix_for_cublas` in cuda/Blas.cpp.
+    It can read matrices whose rows or columns are dense and do not overlap
+    (`prepare_matrix_for_cublas` and `prepare_batch_matrix_for_cublas` in cuda/Blas.cpp).
+
+    Args:
+        operands: Indices of the matrices among the arguments.
     """
 
     def rule(args: tuple[Any, ...], out: Any) -> Effects:
@@ -95,7 +98,7 @@ def _bytes_of(tensor: torch.Tensor) -> int:
 
 
 def _dense_inputs(*which: int) -> Rule:
-    """Kernels that begin with `contiguous()` of some arguments."""
+    """Make a rule for kernels that call `contiguous()` on the arguments at these indices."""
 
     def rule(args: tuple[Any, ...], out: Any) -> Effects:
         inputs = (args[index] for index in which)
@@ -105,7 +108,12 @@ def _dense_inputs(*which: int) -> Rule:
 
 
 def _inputs_laid_out_as(like: int, *which: int) -> Rule:
-    """Kernels that begin with `contiguous()` of some arguments, in the layout of one of them."""
+    """Make a rule for kernels that copy some arguments to the layout of one argument.
+
+    Args:
+        like: Index of the argument whose layout is used.
+        which: Indices of the arguments on which the kernel calls `contiguous()`.
+    """
 
     def rule(args: tuple[Any, ...], out: Any) -> Effects:
         inputs = (args[index] for index in which)
@@ -115,13 +123,16 @@ def _inputs_laid_out_as(like: int, *which: int) -> Rule:
 
 
 def _lstm(args: tuple[Any, ...], out: Any) -> Effects:
-    """A dense copy of the input, steps first (`_cudnn_rnn`, cudnn/RNN.cpp)."""
+    """A dense copy of the input with the steps first (`_cudnn_rnn`, cudnn/RNN.cpp)."""
     yield from tensors_of(out)
     yield Inside(sizes=copies(_steps_first(args[10], args[0]), torch.contiguous_format))
 
 
 def _lstm_backward(args: tuple[Any, ...], out: Any) -> Effects:
-    """Of input and gradient, then of the input again (`_cudnn_rnn_backward`, cudnn/RNN.cpp)."""
+    """Dense copies of input and gradient, then of the input again.
+
+    Source: `_cudnn_rnn_backward` (cudnn/RNN.cpp).
+    """
     *of_data, of_weights = out
     inputs = _steps_first(args[14], *(each for each in (args[0], args[7]) if each is not None))
     yield from tensors_of(tuple(of_data))
@@ -137,7 +148,14 @@ def _steps_first(batch_first: object, *tensors: torch.Tensor) -> tuple[torch.Ten
 def effects(
     operator: Kernel, args: tuple[Any, ...], out: Any, version: Version = INSTALLED
 ) -> Effects:
-    """Allocations of an operator on CUDA, in order: its outputs, and what it takes inside."""
+    """List the allocations of a call on CUDA, in order: outputs and temporary memory.
+
+    Args:
+        operator: The operator of the call.
+        args: Its positional arguments.
+        out: Its result.
+        version: The PyTorch version.
+    """
     rule = _rules_of(version).get(operator)
     yield from tensors_of(out) if rule is None else rule(args, out)
     elements = counted_elements(operator, args, out)

@@ -1,7 +1,7 @@
-"""Dense copies that CUDA's upsampling kernels make: cuda/UpSample*.cu of aten/src/ATen/native.
+"""Dense copies in CUDA's upsampling kernels (aten/src/ATen/native/cuda/UpSample*.cu).
 
 They are the same in PyTorch 2.6 to 2.15. `upsample_bilinear2d`, `upsample_bicubic2d`,
-`upsample_linear1d` and `upsample_trilinear3d` make none: they read and write by strides.
+`upsample_linear1d` and `upsample_trilinear3d` read and write by strides and make no copies.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def _first(args: tuple[Any, ...], out: Any) -> Effects:
 
 
 def _both_as_they_run(args: tuple[Any, ...], out: Any) -> Effects:
-    """Copies of output and input, in channels last where the kernel for it runs.
+    """Copies of output and input, in channels last if the kernel for channels last runs.
 
     Source: `upsample_nearest2d_out_cuda_template`, `upsample_nearest2d_backward_out_cuda_template`
     and `upsample_bilinear2d_backward_out_cuda_template`.

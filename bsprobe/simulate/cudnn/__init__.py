@@ -1,1 +1,1 @@
-"""The workspaces of convolutions: which convolutions cuDNN runs, and what its plans take."""
+"""Workspaces of convolutions: the choice of backend, and the memory of cuDNN's plans."""

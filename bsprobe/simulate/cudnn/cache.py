@@ -1,4 +1,4 @@
-"""cuDNN's answers kept on the disk: one file for each cuDNN version and compute capability."""
+"""Disk cache of cuDNN's workspaces: one file per cuDNN version and compute capability."""
 
 import json
 from collections.abc import Mapping
@@ -10,19 +10,20 @@ from bsprobe.storage.files import file_errors, write_atomically
 
 SCHEMA_VERSION: Final = 1
 MOST_ANSWERS: Final = 10_000
-"""Answers that a file keeps, some 3 MiB; the oldest go first."""
+"""Maximum number of answers in a file (about 3 MiB); the oldest are dropped."""
 
 Answers = dict[str, tuple[int, ...]]
+"""Workspaces of a convolution's plans, in bytes, by key."""
 
 
 class WorkspaceCache:
-    """A file of answers, read once and written when told to.
+    """A file of answers, read when opened and written by `save`.
 
-    Two processes may use one file: each adds what it learnt to what is there when it writes. Of two
-    that write at the same moment one is lost, which costs asking again.
+    Several processes can use one file: `save` adds new answers to the file's current content. If
+    two processes save at the same moment, the answers of one are lost and queried again later.
 
     Attributes:
-        notes: What went wrong with the file, for the user; the answers do not depend on it.
+        notes: Problems with the file, as sentences for the user. They do not affect the answers.
     """
 
     def __init__(self, path: Path, *, described: Mapping[str, Any]) -> None:
@@ -30,8 +31,8 @@ class WorkspaceCache:
 
         Args:
             path: The file; it and its folder may be missing.
-            described: What was asked about besides the keys, such as the card's description; a file
-                with another one is left unread and replaced.
+            described: Context of the answers, such as the card's description. A file with another
+                context is ignored and replaced.
         """
         self.notes: tuple[str, ...] = ()
         self._path = path
@@ -40,15 +41,15 @@ class WorkspaceCache:
         self._known = self._read()
 
     def find(self, key: str) -> tuple[int, ...] | None:
-        """The answer under a key, or None."""
+        """Return the answer for a key, or None."""
         return self._known.get(key)
 
     def add(self, key: str, answer: tuple[int, ...]) -> None:
-        """Keep an answer; it is on the disk after `save`."""
+        """Add an answer; `save` writes it to the disk."""
         self._known[key] = self._new[key] = answer
 
     def save(self) -> None:
-        """Write what is new, if anything is; a file that cannot be written becomes a note."""
+        """Write new answers, if there are any; a failure to write becomes a note."""
         if not self._new:
             return
         merged = self._read() | self._new
@@ -59,7 +60,7 @@ class WorkspaceCache:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, text.encode())
         except FileError as error:
-            self._note(f"cuDNN's answers are not kept for the next run: {error}.")
+            self._note(f"cuDNN workspaces are not cached for the next run: {error}.")
         self._new.clear()
 
     def _read(self) -> Answers:
@@ -71,9 +72,9 @@ class WorkspaceCache:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            self._note(f"cuDNN's answers of earlier runs: {self._path}: {error.strerror}.")
+            self._note(f"cached cuDNN workspaces are not readable: {self._path}: {error.strerror}.")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            self._note(f"{self._path} was damaged; cuDNN is asked anew.")
+            self._note(f"{self._path} is damaged: its cuDNN workspaces are computed again.")
         return {}
 
     def _note(self, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""A convolution as PyTorch hands it to cuDNN, and which ones it does not hand over.
+"""Description of convolutions, and PyTorch's choice of a backend for them.
 
 Source of the choice: `use_cudnn`, `use_cudnn_depthwise`, `is_depthwise` and `_select_conv_backend`
 in aten/src/ATen/native/Convolution.cpp, as of PyTorch 2.10 and the months after it.
@@ -13,18 +13,18 @@ from typing import Final
 from bsprobe.records.units import MIB
 
 ITEM_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
-"""The dtypes that training steps use in convolutions, and the size of one element."""
+"""Bytes of an element, by the dtypes that training steps use in convolutions."""
 MAX_SPATIAL: Final = 3
 
 FIRST_BFLOAT16_CAPABILITY: Final = (8, 0)
-"""`supportsBFloat16ConvolutionWithCuDNNv8` (aten/src/ATen/cuda/detail/CUDAHooks.cpp) wants an
-Ampere; older cards run bfloat16 in PyTorch's own kernels."""
+"""First capability with bfloat16 in cuDNN (`supportsBFloat16ConvolutionWithCuDNNv8` in
+aten/src/ATen/cuda/detail/CUDAHooks.cpp); older cards run it in PyTorch's own kernels."""
 INT32_ELEMENTS: Final = 2**31
 """`canUse32BitIndexMath` allows fewer elements than this."""
 
 PARTIAL_SUMS: Final = 8
 SMALL_SPLITS_BYTES: Final = 16 * MIB
-"""Parts of `upper_bound_bytes`, chosen so that few answers of cuDNN 9.26 exceed it."""
+"""Constants of `upper_bound_bytes`, chosen so that few workspaces of cuDNN 9.26 exceed it."""
 
 
 class Direction(StrEnum):
@@ -36,28 +36,28 @@ class Direction(StrEnum):
 
 
 class Backend(StrEnum):
-    """Who runs a convolution on a CUDA device, as far as it matters for memory."""
+    """The library that runs a convolution on a CUDA device."""
 
     CUDNN = "cuDNN"
     DEPTHWISE = "PyTorch's depthwise kernels"
-    """CudaDepthwise2d and 3d: no temporary memory."""
+    """CudaDepthwise2d and 3d, which take no temporary memory."""
     COLUMNS = "PyTorch's kernels by columns"
-    """Slow2d, SlowDilated2d and 3d, SlowTranspose2d and 3d: one image unfolded into columns."""
+    """Slow2d, SlowDilated2d and 3d, SlowTranspose2d and 3d, which unfold one image into columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convolution:
-    """One convolution in one direction, by the sizes that cuDNN is told.
+    """One convolution in one direction, with the sizes that cuDNN gets.
 
-    A transposed convolution is the data gradient of an ordinary one, and PyTorch runs it so
-    (`cudnn_convolution_transpose` in aten/src/ATen/native/cudnn/ConvShared.cpp). Describe it by
-    that ordinary one: `input_size` is the transposed convolution's *output*, `weight_size` its
-    weight as it is, `is_transposed` true. Its forward is then `DATA_GRADIENT`, the gradient of its
-    input `FORWARD`, that of its weight `WEIGHT_GRADIENT`. An output padding needs no field: it is
-    in `input_size`.
+    PyTorch runs a transposed convolution as the data gradient of an ordinary one
+    (`cudnn_convolution_transpose` in aten/src/ATen/native/cudnn/ConvShared.cpp). Describe that
+    ordinary convolution: `input_size` is the transposed convolution's *output*, `weight_size` its
+    unchanged weight, `is_transposed` true. The forward pass is then `DATA_GRADIENT`, the gradient
+    of the input `FORWARD`, the gradient of the weight `WEIGHT_GRADIENT`. Output padding is part of
+    `input_size`.
 
-    A one-dimensional convolution may be given as such; it runs as a two-dimensional one of height
-    1, as in PyTorch (`view1d_as_2d`).
+    A one-dimensional convolution runs as a two-dimensional one of height 1, as in PyTorch
+    (`view1d_as_2d`).
 
     Raises:
         ValueError: The sizes do not fit together, or the dtype is not one of `ITEM_BYTES`.
@@ -65,17 +65,19 @@ class Convolution:
 
     direction: Direction
     dtype: str
-    """ "float32", "float16" or "bfloat16": of input, weight and output alike."""
+    """Dtype of input, weight and output: "float32", "float16" or "bfloat16"."""
     channels_last: bool
-    """Whether `cudnn_conv_suggest_memory_format` says channels last: so is the input or weight."""
+    """True if input or weight is channels last (`cudnn_conv_suggest_memory_format`)."""
     input_size: tuple[int, ...]
     """(batch, channels, *spatial)."""
     weight_size: tuple[int, ...]
     """(output channels, channels / groups, *kernel)."""
     padding: tuple[int, ...]
-    """Of each spatial dimension, on both sides; so are stride and dilation."""
+    """Padding on both sides of each spatial dimension."""
     stride: tuple[int, ...]
+    """Stride of each spatial dimension."""
     dilation: tuple[int, ...]
+    """Dilation of each spatial dimension."""
     groups: int
     is_transposed: bool = False
 
@@ -87,7 +89,7 @@ class Convolution:
         if lengths != (spatial,) * 3:
             raise ValueError(f"{self}: padding, stride and dilation need {spatial} values each")
         if self.dtype not in ITEM_BYTES:
-            raise ValueError(f"{self}: dtype is none of {', '.join(ITEM_BYTES)}")
+            raise ValueError(f"{self}: dtype must be one of {', '.join(ITEM_BYTES)}")
         positive = (*self.input_size, *self.weight_size, *self.stride, *self.dilation, self.groups)
         if min(positive) < 1 or min(self.padding) < 0:
             raise ValueError(f"{self}: sizes, stride, dilation and groups must be at least 1")
@@ -95,7 +97,7 @@ class Convolution:
             self.input_size[1] != self.weight_size[1] * self.groups
             or self.weight_size[0] % self.groups
         ):
-            raise ValueError(f"{self}: the channels do not fit the groups")
+            raise ValueError(f"{self}: the channels do not match the groups")
         if min(self.output_size) < 1:
             raise ValueError(f"{self}: the kernel is larger than the padded input")
 
@@ -121,7 +123,7 @@ class Convolution:
         return self.direction is Direction.FORWARD and max(self.dilation) > 1
 
     def widened(self) -> "Convolution":
-        """The convolution that really runs: a one-dimensional one gets a height of 1."""
+        """The convolution that PyTorch runs: a one-dimensional one gets a height of 1."""
         if len(self.padding) > 1:
             return self
         return Convolution(
@@ -139,7 +141,7 @@ class Convolution:
 
 
 def strides(size: tuple[int, ...], *, channels_last: bool) -> tuple[int, ...]:
-    """Strides of a dense tensor, as `fixSizeOneDimStride` leaves them: also where a size is 1."""
+    """Strides of a dense tensor, with `fixSizeOneDimStride` applied to dimensions of size 1."""
     order = [*range(len(size) - 1, 1, -1)]  # from the fastest dimension to the slowest
     order = [1, *order, 0] if channels_last else [*order, 1, 0]
     found = {order[0]: 1}
@@ -151,15 +153,15 @@ def strides(size: tuple[int, ...], *, channels_last: bool) -> tuple[int, ...]:
 def backend_of(
     convolution: Convolution, *, capability: tuple[int, int], cudnn_version: int
 ) -> Backend:
-    """What PyTorch runs a convolution with, `torch.backends.cudnn.enabled` being true.
+    """The backend that PyTorch chooses if `torch.backends.cudnn.enabled` is true.
 
-    Older versions differ in a corner: dilated convolutions that had to be deterministic and were
-    not channels last did not go to cuDNN.
+    Older versions differ for deterministic dilated convolutions that are not channels last: they do
+    not run on cuDNN.
 
     Args:
         convolution: The convolution.
         capability: The card's compute capability.
-        cudnn_version: As cuDNN counts: 91002 is 9.10.2.
+        cudnn_version: cuDNN's version number: 91002 is 9.10.2.
     """
     wide = convolution.widened()
     if _is_depthwise(wide):
@@ -185,7 +187,7 @@ def _is_depthwise(convolution: Convolution) -> bool:
 
 
 def _depthwise_uses_cudnn(convolution: Convolution, cudnn_version: int) -> bool:
-    """`use_cudnn_depthwise`, with `check_cudnn_depthwise_workload_with_filter` at its end."""
+    """`use_cudnn_depthwise`, including `check_cudnn_depthwise_workload_with_filter`."""
     if _span(convolution) >= INT32_ELEMENTS:
         return not (convolution.channels_last and 91000 < cudnn_version < 91500)  # noqa: PLR2004
     if convolution.channels_last:
@@ -223,25 +225,27 @@ def _span(convolution: Convolution) -> int:
 
 
 def columns_bytes(convolution: Convolution) -> int:
-    """The buffer of PyTorch's kernels by columns: one image, and one group, at a time.
+    """Bytes of the column buffer of PyTorch's own kernels, for one image and one group.
 
-    aten/src/ATen/native/cuda/ConvolutionMM2d.cu, NaiveDilatedConvolution.cu and
-    NaiveConvolutionTranspose2d.cu: channels times kernel rows, one column for each output position.
-    The slices that grouped ones copy are not in it.
+    Rows are channels times kernel elements, columns are output positions. The slices that grouped
+    convolutions copy are not included.
+
+    Source: ConvolutionMM2d.cu, NaiveDilatedConvolution.cu and NaiveConvolutionTranspose2d.cu in
+    aten/src/ATen/native/cuda.
     """
     positions = math.prod(convolution.output_size[2:])
     return math.prod(convolution.weight_size[1:]) * positions * ITEM_BYTES[convolution.dtype]
 
 
 def upper_bound_bytes(convolution: Convolution) -> int:
-    """A bound of the workspace of cuDNN's first plan, for where cuDNN cannot be asked.
+    """Estimated upper bound of the workspace of cuDNN's first plan, if cuDNN is unavailable.
 
-    What cuDNN keeps in a workspace: its kernels want channels last, and channels in eights (tensor
-    cores read 16 bytes at once), so input, weight and output may each be laid out anew; and a
-    reduction that is split keeps partial sums in fp32, mostly of the weight's size. Hence one copy
-    of each, with the channels of every group in eights, eight times the weight in fp32, and 16 MiB
-    for small convolutions whose parts are split finely. cuDNN promises no such bound: how often it
-    is exceeded, and by how much it is too high, `benchmarks/workspaces.py bound` prints.
+    cuDNN's kernels need channels last and multiples of eight channels (tensor cores read 16 bytes
+    at once), so a workspace can hold a converted input, weight and output. A split reduction keeps
+    partial sums in fp32, mostly of the weight's size. The bound is therefore one copy of each
+    tensor with the channels of each group rounded up to eight, eight fp32 copies of the weight, and
+    16 MiB for small convolutions with many splits. cuDNN guarantees no such bound;
+    `benchmarks/workspaces.py bound` prints how often and by how much it is wrong.
     """
     wide = convolution.widened()
     outputs, inputs = wide.weight_size[0] // wide.groups, wide.weight_size[1]
@@ -260,5 +264,5 @@ def _in_eights(channels: int) -> int:
 
 
 def version_text(version: int) -> str:
-    """A version of cuDNN as people write it: 91002 is "9.10.2"."""
+    """Format cuDNN's version number: 91002 is "9.10.2"."""
     return f"{version // 10000}.{version // 100 % 100}.{version % 100}"

@@ -1,10 +1,10 @@
-"""cuDNN asked, without a GPU, which plans it has for a convolution and what workspace each needs.
+"""cuDNN's plans for a convolution and their workspaces, queried without a GPU.
 
-Since 9.8 cuDNN makes plans for a card that is described to it (`device_properties.json`) instead of
-the one in the machine. The question is put as aten/src/ATen/native/cudnn/Conv_v8.cpp puts it
-(PyTorch 2.6 to 2.10): one operation, computed in fp32, heuristic mode A (CUDNN_HEUR_MODE_INSTANT),
-after it the fallback list; plans that convert their inputs down are passed over, so are tensor
-cores for fp32 where TF32 is off, and what is not deterministic where that is asked for.
+Since 9.8 cuDNN can make plans for a described card (`device_properties.json`) instead of the one in
+the machine. The query follows aten/src/ATen/native/cudnn/Conv_v8.cpp (PyTorch 2.6 to 2.10): one
+operation, computed in fp32, with heuristic mode A (CUDNN_HEUR_MODE_INSTANT) and then the fallback
+list. It excludes plans that convert inputs to a lower precision, plans with tensor cores for fp32
+if TF32 is off, and nondeterministic plans if deterministic ones are requested.
 """
 
 import json
@@ -15,53 +15,54 @@ from typing import Any, Final
 from bsprobe.simulate.cudnn.convolutions import Convolution, Direction, strides, version_text
 
 OLDEST_CUDNN: Final = 90800
-"""The first with CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR (release notes of cuDNN 9.8)."""
+"""First version with CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR (release notes of cuDNN 9.8)."""
 FIRST_WITHOUT_VOLTA: Final = 91100
-"""From 9.11 on cuDNN has no kernels for Maxwell, Pascal and Volta (support matrix); asked all the
-same it names its few general ones, which is not what a Volta runs with an older cuDNN."""
+"""First version without kernels for Maxwell, Pascal and Volta (support matrix). Queried for such a
+card, it returns a few general plans, which differ from those of an older cuDNN."""
 OLDEST_SINCE_THEN: Final = (7, 5)
+"""Oldest compute capability that cuDNN supports since `FIRST_WITHOUT_VOLTA`."""
 
 _PROPERTIES: Final = Path(__file__).with_name("device_properties.json")
 _DATA_TYPES: Final = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16"}
 
 
 class CudnnUnavailableError(Exception):
-    """cuDNN cannot be asked; the message says why, as the end of a sentence."""
+    """cuDNN cannot be queried; the message is a clause for the end of a note."""
 
 
 class UnsupportedCardError(CudnnUnavailableError):
-    """This cuDNN has no plans for the card; others have."""
+    """This cuDNN version does not support the card."""
 
 
 class UnansweredError(Exception):
-    """cuDNN failed at a question, other than by having no plan."""
+    """cuDNN failed for a convolution, with an error other than having no plan."""
 
 
 class CudnnPlans:
     """cuDNN's plans for one card.
 
     Attributes:
-        version: cuDNN's own, as it counts: 91002 is 9.10.2.
+        version: cuDNN's version number: 91002 is 9.10.2.
     """
 
     def __init__(self, card: Mapping[str, Any], *, allow_tf32: bool, deterministic: bool) -> None:
-        """Describe a card to cuDNN.
+        """Load cuDNN and describe a card to it.
 
         Args:
-            card: Its description, as `described_card` gives it.
-            allow_tf32: Whether fp32 may use tensor cores.
-            deterministic: Whether plans that may sum in another order each time are left out.
+            card: The description, from `described_card`.
+            allow_tf32: True if fp32 may use tensor cores.
+            deterministic: True to exclude nondeterministic plans.
 
         Raises:
-            CudnnUnavailableError: The package or the library is missing or too old, or has no
-                plans for this card.
+            CudnnUnavailableError: The package or the library is missing or too old, or does not
+                support the card.
         """
         self._cudnn = _load()
         self.version: int = self._cudnn.backend_version()
         if self.version < OLDEST_CUDNN:
             raise CudnnUnavailableError(
-                f"cuDNN {version_text(self.version)} cannot plan for a card that is not there "
-                f"({version_text(OLDEST_CUDNN)} can)"
+                f"cuDNN {version_text(self.version)} cannot make plans without the card "
+                f"({version_text(OLDEST_CUDNN)} or later can)"
             )
         major, minor = divmod(card["deviceVer"] // 10, 10)
         if (major, minor) < OLDEST_SINCE_THEN and self.version >= FIRST_WITHOUT_VOLTA:
@@ -79,13 +80,17 @@ class CudnnPlans:
                 [*self._barred] if allow_tf32 else [*self._barred, notes.TENSOR_CORE]
             )
         except Exception as error:
-            raise CudnnUnavailableError(f"cuDNN refuses the description: {_said(error)}") from error
+            reason = f"cuDNN does not accept the card's description: {_said(error)}"
+            raise CudnnUnavailableError(reason) from error
 
     def workspaces(self, convolution: Convolution) -> tuple[int, ...]:
-        """Bytes of each plan that builds, in the order in which PyTorch tries them; () if none is.
+        """Workspace bytes of each plan that builds, in the order in which PyTorch tries them.
+
+        Returns:
+            One size per plan; empty if cuDNN has no plan.
 
         Raises:
-            UnansweredError: cuDNN fails, other than by having no plan.
+            UnansweredError: cuDNN fails with an error other than having no plan.
         """
         try:
             return tuple(size for _, _, size in self._plans(convolution))
@@ -93,7 +98,7 @@ class CudnnPlans:
             raise UnansweredError(_said(error)) from error
 
     def _place(self, card: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments that tell cuDNN which card a graph is for."""
+        """Arguments that set the card of a graph."""
         return {"device_property": self._cudnn.create_device_properties(json.dumps(card))}
 
     def _plans(self, convolution: Convolution) -> Iterator[tuple[Any, int, int]]:
@@ -118,7 +123,7 @@ class CudnnPlans:
         try:
             graph.build_plan_at_index(index)
         except (RuntimeError, self._cudnn.cudnnGraphNotSupportedError):
-            return None  # barred, or one of those that the heuristics name and that do not build
+            return None  # excluded, or listed by the heuristics but not buildable
         size: int = graph.get_workspace_size_plan_at_index(index)
         return size
 
@@ -169,12 +174,14 @@ class CudnnPlans:
 
 
 def described_card(capability: tuple[int, int]) -> tuple[tuple[int, int], dict[str, Any]]:
-    """The compute capability that stands in for one, and the card that describes it to cuDNN.
+    """Find the description of a card for cuDNN.
 
-    The same, or the nearest older one of the same major number: code for 8.6 runs on 8.7.
+    Returns:
+        The described compute capability and the description. The capability is the requested one,
+        or the nearest older one with the same major number: code for 8.6 runs on 8.7.
 
     Raises:
-        CudnnUnavailableError: No card of this major number is described.
+        CudnnUnavailableError: No card with this major number is described.
     """
     data = json.loads(_PROPERTIES.read_text(encoding="utf-8"))
     known = {
@@ -191,7 +198,7 @@ def described_card(capability: tuple[int, int]) -> tuple[tuple[int, int], dict[s
 
 
 def _said(error: Exception) -> str:
-    """An exception in one line, with its type where the message alone does not tell what failed."""
+    """Format an exception in one line, with its type if the message may not be enough."""
     words = " ".join(str(error).split())
     if isinstance(error, RuntimeError | OSError | ImportError) and words:
         return words
@@ -199,10 +206,10 @@ def _said(error: Exception) -> str:
 
 
 def _load() -> Any:
-    """Import the package; it finds the library that torch has loaded, or imports torch to load it.
+    """Import the package, which uses the library that torch has loaded, or imports torch for it.
 
-    No failure of the package, of whatever type, is one of the prediction: it looks for libraries
-    with assertions, and reads attributes that other builds of its extension lack.
+    All exceptions of the package count as an unavailable cuDNN: it looks for libraries with
+    assertions, and reads attributes that some builds of its extension lack.
     """
     try:
         import cudnn  # noqa: PLC0415 - optional

@@ -1,11 +1,11 @@
-"""1x1 convolutions that cuDNN runs as matrix products, by an engine that only real cards get.
+"""1x1 convolutions that cuDNN runs as matrix products on a real card.
 
-On a card of compute capability 9.0 cuDNN 9.19 puts one more engine before the others for most 1x1
-convolutions of stride 1: a matrix product for each image, which converts no layout. Asked about a
-card that is only described, cuDNN does not name it. What it takes and where it is chosen was read
-off the histories of an H100 in `tests/data/truth`, in the contiguous layout (`reports/accuracy.md`
-says how many workspaces are right). cuDNN chooses by expected time; the limits below lie between
-what was recorded, and of other cards nothing was.
+On a card of compute capability 9.0, cuDNN 9.19 prefers another engine for most 1x1 convolutions of
+stride 1: a matrix product for each image, without layout conversion. Queried for a described card,
+cuDNN does not list that engine. Its workspaces and the conditions below come from the histories of
+an H100 in `tests/data/truth`, in the contiguous layout; `reports/accuracy.md` has the share of
+workspaces that are right. cuDNN chooses by expected time. The limits below lie between the recorded
+sizes. Other cards were not recorded.
 """
 
 import math
@@ -15,27 +15,30 @@ from bsprobe.simulate.cudnn.convolutions import Convolution, Direction
 
 MEASURED_CAPABILITY: Final = (9, 0)
 _LEAST_POSITIONS: Final = 1024
-"""A pooled map of one pixel runs as it is described; 2048 positions did not."""
+"""Least spatial positions for the matrix product: 2048 positions used it, 1 position did not."""
 _LEAST_CHANNELS: Final = 64
-"""For the gradient of a weight; between 40 and 64 both were recorded."""
+"""Least channels for a weight gradient; between 40 and 64 channels both engines were recorded."""
 _SMALL_FP32_WEIGHT: Final = 64 * 64
+"""Weight elements up to which fp32 weight gradients use the listed plans."""
 _LARGE_FP32_WEIGHT: Final = 2**20
-"""From 512 x 2048 on, fp32 forward passes and gradients of the input run as they are described."""
+"""Weight elements (512 x 2048) from which fp32 forward passes and gradients of the input use the
+listed plans."""
 _ALIGNED: Final = 8
-"""fp16 elements of 16 bytes: with other rows, many images of many channels run as described."""
+"""fp16 elements in 16 bytes. Forward passes on other numbers of positions, with many images and
+channels, use the listed plans."""
 _MANY_CHANNELS, _MANY_IMAGES = 512, 5
 _SUM_BYTES: Final = 4
 
 
 def matrix_product_bytes(convolution: Convolution) -> int | None:
-    """The workspace of the matrix product that is run for a convolution.
+    """Bytes of the workspace, if cuDNN runs a convolution as a matrix product.
 
     Args:
-        convolution: One that PyTorch hands to cuDNN on a card of `MEASURED_CAPABILITY`.
+        convolution: A convolution that runs on cuDNN on a card of `MEASURED_CAPABILITY`.
 
     Returns:
-        0 for the forward pass and the gradient of the input; for the gradient of the weight, one
-        fp32 copy of it for each image. None where no matrix product is run.
+        0 for the forward pass and the gradient of the input. For the gradient of the weight, the
+        bytes of one fp32 copy per image. None if cuDNN runs one of its listed plans.
     """
     if not _is_pointwise(convolution):
         return None

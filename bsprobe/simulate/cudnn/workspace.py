@@ -1,11 +1,10 @@
-"""The temporary memory of convolutions: cuDNN's workspaces, as PyTorch asks the allocator for them.
+"""Workspaces of convolutions, as PyTorch requests them from the allocator.
 
-Just before a convolution PyTorch allocates what cuDNN's plan needs and frees it just after. Which
-plan that is cuDNN says itself, for a card of the compute capability asked about (plans.py); what it
-leaves out for a card that is only described was measured on a real one (pointwise.py).
-A cuDNN that no longer supports cards without tensor cores is asked about the oldest that it does.
-Where it cannot be asked, a bound computed from the sizes takes its place. A bias adds nothing here:
-PyTorch adds it in a kernel of its own, and its gradient is a sum.
+PyTorch allocates a plan's workspace before a convolution and frees it after it. cuDNN lists its
+plans for a described card (plans.py). An engine that it lists only for real cards was measured
+(pointwise.py). If cuDNN no longer supports a card without tensor cores, the plans for the oldest
+supported card are used. If cuDNN is unavailable, a bound computed from the sizes is used. A bias
+needs no workspace: PyTorch adds it in a separate kernel, and its gradient is a sum.
 """
 
 from pathlib import Path
@@ -40,24 +39,28 @@ _STANDS_IN = (
     "{reason} (9.10 does): workspaces are estimated, by its plans for {other} and, for "
     "dilated convolutions, by a matrix of columns."
 )
-"""A card of 6.1 against its own answers by cuDNN 9.10.2: four segmentation networks and
-classifiers of 224 to 1024 pixels reserve 1 % less to 0.2 % more in fp32, with plans for 7.5 by
-cuDNN 9.24, and 6 % less to 15 % more with AMP. Without the matrix, which 9.10.2 takes from a
-dilation of 18 on in fp32 (the algorithm GEMM, for the whole batch), DeepLab reserves 16 to 20 %
-less; the bound from the sizes is 11 % too low to 36 % too high."""
+"""Note for cards that the installed cuDNN does not support.
+
+Compared for compute capability 6.1 with the plans of cuDNN 9.10.2, which supports it: with the
+plans of cuDNN 9.24 for 7.5, four segmentation networks and classifiers of 224 to 1024 pixels
+reserve 1 % less to 0.2 % more in fp32, and 6 % less to 15 % more with AMP. cuDNN 9.10.2 takes a
+matrix of columns for the whole batch from a dilation of 18 on in fp32 (the algorithm GEMM). Without
+it, DeepLab reserves 16 to 20 % less. The bound from the sizes is 11 % too low to 36 % too high."""
 
 
 def timing_bytes(candidates: tuple[int, ...]) -> int:
-    """The bytes that `torch.backends.cudnn.benchmark` asks for at a convolution's first use.
+    """Bytes that `torch.backends.cudnn.benchmark` requests at a convolution's first use.
 
-    It is the largest workspace of all plans, which are then timed in it. Before that PyTorch drops
-    plans larger than both the free memory and the largest cached block; out of memory, it halves
-    the request until it succeeds and drops the plans that no longer fit. After it the cache is
-    emptied (`generate_and_filter_plans`, `run_single_conv` in Conv_v8.cpp). Which plan is the
-    fastest nobody can know without running them: the first, by expected time, is taken for it.
+    PyTorch allocates the largest workspace of all plans and times the plans in it. Before that it
+    drops plans larger than both the free memory and the largest cached block. If memory runs out,
+    it halves the request until it succeeds and drops the plans that no longer fit. Afterwards it
+    empties the cache. The fastest plan is known only on the GPU; here the first plan, by expected
+    time, is used.
 
     Args:
-        candidates: From `Workspaces.candidates`; at least one.
+        candidates: Workspaces from `Workspaces.candidates`; at least one.
+
+    Source: `generate_and_filter_plans` and `run_single_conv` in Conv_v8.cpp.
     """
     return max(candidates)
 
@@ -65,8 +68,8 @@ def timing_bytes(candidates: tuple[int, ...]) -> int:
 class Workspaces:
     """Workspaces of convolutions on cards of one compute capability.
 
-    Use it as a context manager, or call `save` at the end: answers are written to the disk once a
-    run, not once a question. Not for several threads.
+    Use it as a context manager, or call `save` at the end to write new answers to the disk. Not
+    thread-safe.
     """
 
     def __init__(
@@ -78,14 +81,15 @@ class Workspaces:
         deterministic: bool = False,
         pytorch_cudnn: int | None = None,
     ) -> None:
-        """Find cuDNN, if it is there; `notes` says so where it is not.
+        """Load cuDNN; `notes` has the reason if it is unavailable.
 
         Args:
             capability: The card's compute capability, (8, 6) for 8.6.
-            cache: The folder that keeps answers; None is bsprobe's in the user's cache folder.
-            allow_tf32: `torch.backends.cudnn.allow_tf32`, PyTorch's default being true.
+            cache: Folder of the disk cache; None for bsprobe's folder in the user's cache folder.
+            allow_tf32: `torch.backends.cudnn.allow_tf32`; PyTorch's default is True.
             deterministic: `torch.backends.cudnn.deterministic`.
-            pytorch_cudnn: `torch.backends.cudnn.version()`; another one that answers is noted.
+            pytorch_cudnn: `torch.backends.cudnn.version()`; a note is added if it differs from the
+                cuDNN that is queried. None for no check.
         """
         self._capability = capability
         self._settings = f"tf32={allow_tf32:d} deterministic={deterministic:d}"
@@ -111,11 +115,11 @@ class Workspaces:
         answering = version_text(self._plans.version)
         if pytorch_cudnn not in (None, self._plans.version):
             loaded = version_text(pytorch_cudnn)
-            note = f"workspaces are those of cuDNN {answering}; PyTorch itself loads {loaded}"
+            note = f"workspaces are those of cuDNN {answering}; PyTorch loads {loaded}"
             self._notes += (f"cuDNN {note}.",)
         if described != capability and not self._stands_in:
-            nearest = f"{_text(described)}, the nearest described, for {_text(capability)}"
-            self._notes += (f"cuDNN workspaces are those of compute capability {nearest}.",)
+            nearest = f"{_text(capability)} are those of {_text(described)}"
+            self._notes += (f"cuDNN workspaces for compute capability {nearest}.",)
         folder = cache_folder() if cache is None else cache
         name = f"cudnn-{answering}-cc-{_text(described)}.json"
         self._cache = WorkspaceCache(folder / name, described=card)
@@ -128,23 +132,22 @@ class Workspaces:
 
     @property
     def cudnn_version(self) -> str | None:
-        """The cuDNN that answers, such as "9.10.2"; None where the bound stands in."""
+        """Version of the queried cuDNN, such as "9.10.2"; None if the bound is used instead."""
         return None if self._plans is None else version_text(self._plans.version)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for whoever reads the answers; complete after `save`."""
+        """Notes for the user, as sentences; complete after `save`."""
         return self._notes + (() if self._cache is None else self._cache.notes)
 
     def candidates(self, convolution: Convolution) -> tuple[int, ...]:
-        """Bytes asked of the allocator, in the order in which PyTorch tries them.
+        """Bytes requested from the allocator, in the order in which PyTorch tries them.
 
-        With `torch.backends.cudnn.benchmark` off PyTorch runs the first plan whose workspace it
-        can have, passing over those that are out of memory; the last one failing, it raises
-        "GET was unable to find an engine to execute this computation", a RuntimeError. So does an
-        empty answer: cuDNN has no plan at all. Zero is a plan that needs nothing. A convolution
-        that PyTorch runs with kernels of its own has one candidate: what those allocate, and being
-        out of memory there is final.
+        With `torch.backends.cudnn.benchmark` off, PyTorch runs the first plan whose workspace can
+        be allocated. If none can, or cuDNN has no plan (an empty result), PyTorch raises a
+        RuntimeError: "GET was unable to find an engine to execute this computation". Zero is a plan
+        without a workspace. A convolution in PyTorch's own kernels has one candidate, the memory of
+        those kernels; if it cannot be allocated, the convolution fails.
         """
         backend = backend_of(
             convolution,
@@ -160,7 +163,7 @@ class Workspaces:
                 return (0,)
 
     def save(self) -> None:
-        """Write new answers to the disk; failing to is a note, not an error."""
+        """Write new answers to the disk; a failure becomes a note."""
         if self._cache is not None:
             self._cache.save()
 
@@ -198,7 +201,7 @@ class Workspaces:
 
 
 def _key(convolution: Convolution) -> str:
-    """Everything that cuDNN is told; whether it is a transposed one's makes no difference to it."""
+    """Format the sizes that cuDNN gets; `is_transposed` is not among them."""
     wide = convolution.widened()
     sizes = (
         wide.input_size,
