@@ -13,7 +13,7 @@ bits; libraries.py says what cuBLAS and cuDNN take with this PyTorch.
 """
 
 from bsprobe.simulate.cuda.composites import COMPOSITES
-from bsprobe.simulate.cuda.effects import Inside, is_dense
+from bsprobe.simulate.cuda.effects import Held, Inside, is_dense
 from bsprobe.simulate.cuda.formulas import FORMULAS
 from bsprobe.simulate.cuda.kernels import WRITES_INTO, ZEROS, as_on_cuda, cuda_dispatch
 from bsprobe.simulate.cuda.scratch import effects
@@ -23,6 +23,7 @@ __all__ = [
     "FORMULAS",
     "WRITES_INTO",
     "ZEROS",
+    "Held",
     "Inside",
     "as_on_cuda",
     "cuda_dispatch",

@@ -22,7 +22,15 @@ class Inside:
     """The elements of a kernel that counts them in 32 bits."""
 
 
-Effects = Iterator[torch.Tensor | Inside]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Copies that an operator makes before the outputs after it."""
+
+    sizes: tuple[int, ...]
+    """Bytes of each. No sizes: the copies are freed."""
+
+
+Effects = Iterator[torch.Tensor | Inside | Held]
 Rule = Callable[[tuple[Any, ...], Any], Effects]
 
 
