@@ -15,7 +15,7 @@ has the workspaces of cuBLAS and cuDNN in the installed PyTorch.
 """
 
 from bsprobe.simulate.cuda.composites import COMPOSITES
-from bsprobe.simulate.cuda.effects import Inside, is_dense
+from bsprobe.simulate.cuda.effects import Held, Inside, is_dense
 from bsprobe.simulate.cuda.formulas import FORMULAS
 from bsprobe.simulate.cuda.kernels import WRITES_INTO, ZEROS, as_on_cuda, cuda_dispatch
 from bsprobe.simulate.cuda.scratch import effects
@@ -25,6 +25,7 @@ __all__ = [
     "FORMULAS",
     "WRITES_INTO",
     "ZEROS",
+    "Held",
     "Inside",
     "as_on_cuda",
     "cuda_dispatch",

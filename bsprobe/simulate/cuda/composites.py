@@ -77,7 +77,15 @@ def _repeated(part: torch.Tensor, heads: int) -> torch.Tensor:
     return part if of_part == heads else part.repeat_interleave(heads // of_part, -3)
 
 
+def _one_hot(labels: torch.Tensor, classes: int = -1) -> Any:
+    """Write ones into zeros (`one_hot` in ATen/native/Onehot.cpp); a mode sees a comparison."""
+    if classes < 1 or labels.numel() == 0:
+        return aten.one_hot.default._op_dk(_COMPOSITE, labels, classes)  # noqa: SLF001 - as above
+    zeros = torch.zeros((*labels.shape, classes), dtype=labels.dtype, device=labels.device)
+    return zeros.scatter_(-1, labels.unsqueeze(-1), 1)
+
+
 COMPOSITES: Final[Mapping[str, Kernel]] = MappingProxyType(
-    {"linear": _linear, "_scaled_dot_product_attention_math": _attention}
+    {"linear": _linear, "one_hot": _one_hot, "_scaled_dot_product_attention_math": _attention}
 )
 """Kernels by operator name."""

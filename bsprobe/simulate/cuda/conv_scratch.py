@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
-from bsprobe.simulate.cuda.effects import Effects, Inside, copies
+from bsprobe.simulate.cuda.effects import Effects, Held, Inside, copies
 from bsprobe.simulate.cudnn.convolutions import ITEM_BYTES, Convolution, Direction
 
 _CHANNELS_LAST = (torch.channels_last, torch.channels_last_3d)
@@ -45,12 +45,12 @@ def convolution_backward(args: tuple[Any, ...], out: Any) -> Effects:
     grad_x, grad_weight, grad_bias = out
     settings = (stride, padding, dilation, groups)
     image = grad if transposed else x
-    held = (grad,) if grad_weight is None else (x, grad)
+    yield Held(sizes=copies((grad,) if grad_weight is None else (x, grad), layout))
     if grad_x is not None:
         direction = Direction.FORWARD if transposed else Direction.DATA_GRADIENT
         yield grad_x
         yield Inside(
-            sizes=copies((*held, weight), layout),
+            sizes=copies((weight,), layout),
             convolution=_described(
                 direction,
                 image,
@@ -63,7 +63,6 @@ def convolution_backward(args: tuple[Any, ...], out: Any) -> Effects:
     if grad_weight is not None:
         yield grad_weight
         yield Inside(
-            sizes=copies(held, layout),
             convolution=_described(
                 Direction.WEIGHT_GRADIENT,
                 image,
@@ -73,6 +72,7 @@ def convolution_backward(args: tuple[Any, ...], out: Any) -> Effects:
                 is_transposed=transposed,
             ),
         )
+    yield Held(sizes=())
     if grad_bias is not None:
         yield grad_bias
 

@@ -23,8 +23,16 @@ class Inside:
     """Number of elements, if the kernel counts them in 32 bits."""
 
 
-Effects = Iterator[torch.Tensor | Inside]
-"""Outputs and temporary memory of a call, in the order of their allocation."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Copies that an operator makes before the outputs after it."""
+
+    sizes: tuple[int, ...]
+    """Bytes of each. No sizes: the copies are freed."""
+
+
+Effects = Iterator[torch.Tensor | Inside | Held]
+"""Outputs, copies and temporary memory of a call, in the order of their allocation."""
 Rule = Callable[[tuple[Any, ...], Any], Effects]
 
 

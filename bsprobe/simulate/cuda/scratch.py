@@ -87,10 +87,14 @@ def _is_readable_by_cublas(matrix: torch.Tensor) -> bool:
 
 
 def _softmax_backward(args: tuple[Any, ...], out: Any) -> Effects:
-    """The product of gradient and result (`softmax_backward_cuda_out`, cuda/SoftMax.cu)."""
+    """The product of gradient and result, and dense copies (cuda/SoftMax.cu).
+
+    Source: `softmax_backward_cuda_out` and `host_softmax_backward`.
+    """
     grad, result, *_ = args
     yield out
-    yield Inside(sizes=(_bytes_of(grad), *copies((result,), torch.contiguous_format)))
+    dense = copies((grad * result, result), torch.contiguous_format)
+    yield Inside(sizes=(_bytes_of(grad), *dense))
 
 
 def _bytes_of(tensor: torch.Tensor) -> int:

@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bsprobe.simulate.cuda import Inside, effects
+from bsprobe.simulate.cuda import Held, Inside, effects
 from bsprobe.simulate.timeline import (
     Action,
     Event,
@@ -262,6 +262,7 @@ class Recorder(TorchDispatchMode):
         self._unwatched.note(func, args, out)
         self._values.known.follow(func, args, kwargs, out)
         place, kind = None, Kind.TEMPORARY
+        held: list[int] = []
         for effect in effects(func, args, out, self._version):
             if place is None:
                 place = Place(
@@ -272,6 +273,9 @@ class Recorder(TorchDispatchMode):
                 kind = self._kind_of_new(func, args)
             if isinstance(effect, Inside):
                 self._take(effect, place)
+            elif isinstance(effect, Held):
+                self._events += [(Action.FREE, index) for index in held]
+                held = [self._allocate(size, place, kind) for size in effect.sizes]
             else:
                 self._born(effect, place, kind)
         self._kept_inputs.note(func, args, out)  # may free inputs of the kernel
@@ -320,14 +324,18 @@ class Recorder(TorchDispatchMode):
                 return Kind.WEIGHT_COPY
         return Kind.TEMPORARY
 
+    def _allocate(self, size: int, place: Place, kind: Kind) -> int:
+        index = len(self._storages)
+        self._storages.append((place, kind, size))
+        self._events.append((Action.ALLOCATE, index))
+        return index
+
     def _born(self, tensor: torch.Tensor, place: Place, kind: Kind) -> None:
         storage = tensor.untyped_storage()
         key, size = storage_of(tensor), storage.nbytes()
         if key in self._live or size == 0:
             return
-        index = len(self._storages)
-        self._storages.append((place, kind, size))
-        self._events.append((Action.ALLOCATE, index))
+        index = self._allocate(size, place, kind)
         if self._is_updating and place.operator == _FROM_HOST:
             self._on_host.add(index)
         self._follow(storage, key, index)
