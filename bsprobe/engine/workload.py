@@ -132,7 +132,7 @@ def settings_for(workload: Workload, device: DeviceRequest, options: Options) ->
         seed=options.get("seed", 0),
     )
     try:
-        settings = from_json(Settings, to_json(asked), place="settings")  # the types of files
+        settings = from_json(Settings, to_json(asked), place="settings")  # types as in files
         check_asked(settings, place="settings")
     except MalformedError as error:
         raise UsageError(str(error), hint="see bsprobe.api.Options") from error

@@ -111,11 +111,11 @@ def _number(path: Path | None, name: str) -> int:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with suppress(OSError):  # not Linux, another kernel, or the process is gone
+    with suppress(OSError):  # another system or kernel, or the process is gone
         yield from path.read_text(encoding="utf-8").splitlines()
 
 
 def _machine_bytes() -> int:
-    with suppress(AttributeError, ValueError, OSError):  # not Linux
+    with suppress(AttributeError, ValueError, OSError):  # not on this system
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 0
