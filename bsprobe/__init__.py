@@ -1,4 +1,4 @@
-"""bsprobe: what batch size fits a GPU, and what to train with then."""
+"""bsprobe: find or predict the largest training batch that fits a GPU."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ __all__ = (
 
 
 def __getattr__(name: str) -> object:
-    """A public name, imported from `bsprobe.api` when it is first used."""
+    """Import a public name from `bsprobe.api` on first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("bsprobe.api"), name)

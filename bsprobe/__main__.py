@@ -1,4 +1,4 @@
-"""The entry point: runs a command and turns what it raises into one line and an exit code."""
+"""The entry point: runs a command and turns an exception into one line and an exit code."""
 
 import os
 import re
@@ -32,19 +32,23 @@ _USAGE = 2
 _OUR_BUG = 101
 _INTERRUPTED = 130
 _LONGEST_VALUE = 200
-"""Characters of a value that is repeated in an error."""
+"""Longest value in an error message, in characters."""
 _LONGEST_LINE = 2000
-"""Of a whole error or hint, which may list names and paths."""
+"""Longest error or hint, in characters; both may list names and paths."""
 _ROOM = "make room on this machine (disk, memory, processes), then try again"
 
 
 def main() -> None:
-    """Run the command line and exit: 0 fine, 1 regression, 2 usage or environment, 130, 101."""
+    """Run the command line and exit.
+
+    The exit code is 0 on success, 1 on a regression, 2 on an error of usage or environment, 101 on
+    a bug and 130 on an interruption.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(_exit_code())
 
 
-def _exit_code() -> int:  # noqa: PLR0911 - one for each way in which a command ends
+def _exit_code() -> int:  # noqa: PLR0911 - one return for each kind of ending
     try:
         code = bsprobe.main(prog_name="bsprobe", standalone_mode=False, obj=_connect)
         sys.stdout.flush()
@@ -57,28 +61,28 @@ def _exit_code() -> int:  # noqa: PLR0911 - one for each way in which a command 
         return _complain_first(error.format_message(), hint, _USAGE)
     except (KeyboardInterrupt, click.Abort):
         return _complain_first("interrupted", None, _INTERRUPTED)
-    except OSError as error:  # standard output, processes; about files, FileErrors are raised
+    except OSError as error:  # of standard output or processes; file errors are FileErrors
         return _refused_by_system(error)
     except SystemExit:
         if sys.stdout is sys.__stdout__:
             raise
-        return 0  # click put something else there: whoever read our output has seen enough
+        return 0  # click replaces stdout once the reader has closed the pipe
     except ImportError as error:
         missing = missing_package(str(error))
         return (
             _our_bug() if missing is None else _complain_first(str(missing), missing.hint, _USAGE)
         )
-    except Exception:  # noqa: BLE001 - the last place before a user would see a bare traceback
+    except Exception:  # noqa: BLE001 - any other exception is reported as a bug
         return _our_bug()
     return code if isinstance(code, int) else 0
 
 
 def _connect(launch: Launch) -> "Store":
-    """Connect to the store of torchrun's processes: the one thing that a parent needs torch for.
+    """Connect to the store of torchrun's processes.
 
-    The command line is given this function, and so never imports torch itself.
+    This is passed to the command line so that `bsprobe.cli` does not import torch.
     """
-    from bsprobe.worker.ranks.store import connect  # noqa: PLC0415 - as above
+    from bsprobe.worker.ranks.store import connect  # noqa: PLC0415 - imports torch
 
     return connect(launch)
 
@@ -89,7 +93,7 @@ def _our_bug() -> int:
 
 
 def _complain_first(message: str, hint: str | None, code: int) -> int:
-    """Complain of what all processes of a run meet, or hear of each other: once, in the first."""
+    """Print an error that all ranks raise or receive; only rank 0 prints it."""
     return code if follows(os.environ) else _complain(message, hint, code)
 
 
@@ -111,23 +115,23 @@ def _print(label: str, text: str) -> None:
 
 
 def _shortened(text: str, most: int) -> str:
-    """A text without its middle where it is longer than people read."""
+    """Cut the middle out of a text that is longer than `most` characters."""
     kept = most // 2
     return text if len(text) <= most else f"{text[:kept]}…{text[-kept:]}"
 
 
 def _refused_by_system(error: OSError) -> int:
-    """Nobody reads what we print, or the machine has no room left, for output or processes."""
-    # Python must not try, and complain, again at exit.
+    """Handle a closed output pipe, or a machine without room for output or processes."""
+    # Otherwise Python flushes again at exit and prints a second error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):
-        return 0  # whoever read our output has seen enough
+        return 0  # the reader has closed the pipe on purpose, as `head` does
     what = f"{error.filename}: " if error.filename else ""
     return _complain(f"{what}{error.strerror or error}", _ROOM, _USAGE)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Let a polite kill clean up exactly as Ctrl-C does."""
+    """Handle SIGTERM as Ctrl-C, so that it cleans up in the same way."""
     raise KeyboardInterrupt
 
 

@@ -1,3 +1,3 @@
-"""The version of bsprobe, in a module that imports nothing: everything may ask for it."""
+"""The version of bsprobe; this module imports nothing, so every other module can import it."""
 
 __version__ = "0.2.0"

@@ -1,6 +1,6 @@
-"""The library: probe, predict and recommend for a training of your own, from Python.
+"""The Python API: probe, predict and recommend for user-supplied workloads.
 
-The records that it returns are those that `bsprobe run` writes.
+Its functions return the records that `bsprobe run` writes.
 """
 
 import sys
@@ -38,31 +38,37 @@ _R = TypeVar("_R")
 
 @hints_in_tracebacks()
 def probe(workload: Workload, *, device: str = "cuda", **options: Unpack[Options]) -> Run:
-    """Find the largest batch with real training steps, and what to train with then.
+    """Find the largest batch by real training steps, and recommend a training plan.
 
     Args:
-        workload: What is trained.
+        workload: The training to probe.
         device: `cuda`, `cuda:N` or `cpu`.
         options: See `Options`.
 
+    Returns:
+        The run, with its trials, boundaries and recommendations.
+
     Raises:
-        UsageError: A part of the workload cannot be imported, or an option is wrong.
-        DeviceError: There is no such device, or a part of the workload cannot be built there.
+        UsageError: A part of the workload cannot be imported, or an option is invalid.
+        DeviceError: The device does not exist, or a part of the workload cannot be built on it.
     """
     return _run(workload, DeviceRequest(device=device), options)
 
 
 @hints_in_tracebacks()
 def predict(workload: Workload, *, gpu: str, **options: Unpack[Options]) -> Run:
-    """Predict for a card what `probe` would find there; no GPU is needed.
+    """Predict the result of `probe` on a GPU; the GPU itself is not needed.
 
     Args:
-        workload: What is trained.
+        workload: The training to predict.
         gpu: A name that `bsprobe gpus` lists.
         options: See `Options`.
 
+    Returns:
+        The run, with predicted trials.
+
     Raises:
-        UsageError: As `probe`; or no card has this name.
+        UsageError: As `probe`, or `gpu` is unknown.
     """
     return _run(workload, DeviceRequest(gpu=find_gpu(gpu)), options)
 
@@ -75,14 +81,20 @@ def recommend(
     gpu: str | None = None,
     **options: Unpack[Options],
 ) -> Recommendation:
-    """The best recommendation of what `probe` finds, or `predict` where a card is named.
+    """Return the best recommendation of `probe`, or of `predict` if `gpu` is given.
+
+    Args:
+        workload: The training to probe or predict.
+        device: As of `probe`; by default `cuda`.
+        gpu: As of `predict`; excludes `device`.
+        options: See `Options`.
 
     Raises:
-        UsageError: As `probe`; or both a device and a card are named.
-        DeviceError: As `probe`; or nothing ran at any batch size.
+        UsageError: As `probe` and `predict`, or both `device` and `gpu` are given.
+        DeviceError: As `probe`, or no batch size runs.
     """
     if gpu is not None and device is not None:
-        raise UsageError("gpu predicts and device runs", hint="give one of the two")
+        raise UsageError("gpu and device exclude each other", hint="give one of the two")
     if gpu is not None:
         run = predict(workload, gpu=gpu, **options)
     else:
@@ -99,22 +111,22 @@ def find_executable_batch_size(
     device: str = "cuda",
     **options: Unpack[Options],
 ) -> Callable[[Callable[Concatenate[int, _P], _R]], Callable[_P, _R]]:
-    """Hand a function the largest batch that really runs, as its first argument.
+    """Pass the largest batch that runs to a function, as its first argument.
 
-    In the place of accelerate's decorator of this name, which halves the batch of the function
-    itself until nothing is raised. Here the boundary is proven once, by `bsprobe.probe`, with a
-    line on standard error for each trial, and kept in the user's cache folder: for this device with
-    this much memory, this PyTorch, these settings, the files that define the parts of the workload,
-    and those of the user's own that the trials imported.
+    This replaces accelerate's decorator of the same name, which reduces the batch until the
+    function itself raises no error. Here `bsprobe.probe` proves the boundary once and prints one
+    line per trial to standard error. The batch is kept in the user's cache folder, by device,
+    memory, PyTorch version, settings, the files that define the workload and the user's own files
+    that the trials imported.
 
     Args:
-        workload: What the function trains.
+        workload: The training that the function runs.
         starting_batch_size: The largest batch to try, as in accelerate.
         device: `cuda`, `cuda:N` or `cpu`.
-        options: As of `probe`, but for `max_batch`.
+        options: As of `probe`, except `max_batch`.
 
     Returns:
-        The decorator. Calling what it makes raises what `probe` raises, and a DeviceError where no
+        The decorator. The decorated function raises what `probe` raises, and DeviceError if no
         batch runs or the boundary is not found.
     """
     return with_proven_batch(
@@ -126,11 +138,11 @@ def find_executable_batch_size(
 
 
 def _nothing_ran(run: Run) -> DeviceError:
-    """The error for a run without any recommendation."""
+    """Build the error for a run without a recommendation."""
     boundary = run.results[0].boundary
     return DeviceError(
         f"no batch size ran on {run.device.name}: {boundary.detail or boundary.stop}",
-        hint="probe(..., out=FOLDER) keeps every trial and what it died of",
+        hint="probe(..., out=FOLDER) keeps a record of every trial and its failure",
     )
 
 

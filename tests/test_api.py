@@ -1,4 +1,4 @@
-"""The library: the same records from Python, and clear words for what cannot be imported."""
+"""The Python API: the records of the command line, and errors for invalid workloads."""
 
 import functools
 import math
@@ -61,11 +61,11 @@ NUMBERS = {
     "target.base_updates": "base_updates",
     "target.headroom": "headroom",
 }
-"""Options of the library that are numbers, and the fields that hold them."""
+"""Numeric options of the API, and the fields that hold them."""
 
 
 def with_number(option: str, number: Any) -> Options:
-    """Options of which one has a number."""
+    """Return options with one number set."""
     name, _, field = option.partition(".")
     fields: dict[str, Any] = {"base_batch": 8} if field == "base_learning_rate" else {}
     given: Any = {name: bsprobe.Target(**fields | {field: number}) if field else number}
@@ -73,13 +73,13 @@ def with_number(option: str, number: Any) -> Options:
     return options
 
 
-def test_every_public_name_is_there_and_no_other() -> None:
+def test_the_package_has_every_public_name_and_no_other() -> None:
     assert [getattr(bsprobe, name).__name__ for name in bsprobe.__all__] == list(bsprobe.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'prob'"):
         _ = bsprobe.prob
 
 
-def test_a_workload_is_what_the_command_line_would_say() -> None:
+def test_a_workload_makes_the_settings_of_the_command_line() -> None:
     settings = settings_for(
         WORKLOAD,
         DeviceRequest(device="cpu"),
@@ -135,27 +135,24 @@ def test_a_traceback_ends_with_the_hint() -> None:
     assert shown[-1].startswith("hint: did you mean RTX 3090?")
 
 
-def test_what_has_no_name_to_import_it_by_is_refused_with_a_hint() -> None:
+def test_a_model_that_cannot_be_imported_by_name_is_refused_with_a_hint() -> None:
     def local() -> nn.Module:
         return own_training.network()
 
     refused = {
-        "model: test_what_has_no_name_to_import_it_by_is_refused_with_a_hint.<locals>.local is "
-        "local to a function": local,
-        "model: test_what_has_no_name_to_import_it_by_is_refused_with_a_hint.<locals>.<lambda> is "
-        "a lambda": lambda: own_training.network(),  # noqa: PLW0108 - that is what is tried
-        "model: a partial object has no name to import": functools.partial(own_training.network),
-        f"model: {__name__}.replaced is not this object": ORIGINAL,
+        "<locals>.local is local": local,
+        "<locals>.<lambda> is a lambda": lambda: own_training.network(),  # noqa: PLW0108 - on purpose
+        "partial": functools.partial(own_training.network),
+        f"{__name__}.*replaced": ORIGINAL,
     }
     for why, model in refused.items():
-        with pytest.raises(UsageError) as caught:
+        with pytest.raises(UsageError, match=f"^model: .*{why}") as caught:
             name_of(model, "model")
-        assert str(caught.value) == why
         assert "top level of a module" in str(caught.value.hint)
 
 
 def test_an_option_or_a_loss_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(TypeError, match="no option 'max_btach'; there are memory_limit, precision"):
+    with pytest.raises(TypeError, match=r"'max_btach'.* memory_limit, precision"):
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_btach=4)  # type: ignore[call-arg] # as a slip would
     with pytest.raises(UsageError, match="--precision: 'fp64' is unknown"):
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", precision="fp64")
@@ -165,7 +162,7 @@ def test_an_option_or_a_loss_that_does_not_exist_is_refused() -> None:
         bsprobe.predict(WORKLOAD, gpu="RTX 3090", target=bsprobe.Target(batch=0))
     with pytest.raises(UsageError, match="loss: 'mse' is unknown"):
         bsprobe.predict(replace(WORKLOAD, loss="mse"), gpu="RTX 3090")
-    with pytest.raises(UsageError, match="gpu predicts and device runs"):
+    with pytest.raises(UsageError, match="gpu and device"):
         bsprobe.recommend(WORKLOAD, gpu="RTX 3090", device="cpu")
 
 
@@ -173,14 +170,14 @@ def test_an_option_or_a_loss_that_does_not_exist_is_refused() -> None:
 @pytest.mark.parametrize(
     "number", [-1, math.nan, math.inf, 1e308, 10**23, 10**400, True, [4], 2**50 + 0.5]
 )
-def test_a_number_that_no_file_takes_is_refused_at_once(option: str, number: Any) -> None:
+def test_a_number_that_is_out_of_range_is_refused(option: str, number: Any) -> None:
     with pytest.raises(UsageError, match=rf"settings\.[a-z_.]*{NUMBERS[option]}: ") as caught:
         settings_for(WORKLOAD, DeviceRequest(), with_number(option, number))
     assert caught.value.hint == "see bsprobe.api.Options"
 
 
 @pytest.mark.parametrize("option", NUMBERS)
-def test_the_least_and_the_greatest_of_each_number_are_those_of_the_command_line(
+def test_the_range_of_each_number_is_that_of_the_command_line(
     option: str,
 ) -> None:
     bounds = ASKED[NUMBERS[option]]
@@ -201,7 +198,7 @@ def test_a_rule_for_the_learning_rate_that_does_not_exist_is_refused() -> None:
     assert str(caught.value.hint).startswith("did you mean linear?")
 
 
-def test_a_prediction_is_a_run_and_the_optimizer_is_really_used(tmp_path: Path) -> None:
+def test_a_prediction_is_a_run_and_uses_the_optimizer(tmp_path: Path) -> None:
     run = bsprobe.predict(WORKLOAD, gpu="RTX 3090", max_batch=8, out=tmp_path / "out")
 
     assert load_run(tmp_path / "out") == run
@@ -216,9 +213,9 @@ def test_a_prediction_is_a_run_and_the_optimizer_is_really_used(tmp_path: Path) 
     assert any("linear rule, SGD's" in sentence for sentence in run.best.caveats)
 
 
-def test_a_part_that_is_wrong_is_an_error_not_a_small_batch() -> None:
+def test_an_invalid_part_is_an_error_not_a_small_batch() -> None:
     wrong = replace(WORKLOAD, optimizer=own_training.no_optimizer)
-    with pytest.raises(DeviceError, match="no_optimizer: it made a str, no torch optimizer"):
+    with pytest.raises(DeviceError, match=r"no_optimizer: .* str"):
         bsprobe.predict(wrong, gpu="RTX 3090", max_batch=2)
 
 
@@ -248,7 +245,7 @@ GO = """
 """
 
 
-def test_a_script_hands_over_what_it_defines_itself(tmp_path: Path) -> None:
+def test_a_script_can_pass_functions_that_it_defines(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT + GO.format(guard='if __name__ == "__main__":'))
 
     done = commands.python("train.py", cwd=tmp_path)
@@ -257,16 +254,16 @@ def test_a_script_hands_over_what_it_defines_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+def test_a_script_without_a_guard_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT + GO.format(guard="if True:"))
 
     done = commands.python("train.py", cwd=tmp_path)
 
     assert done.returncode == 1
-    assert "the script probes whenever it is imported, and trials import it" in done.stderr
+    assert "the script calls bsprobe when it is imported" in done.stderr
 
 
-def test_what_was_typed_in_cannot_be_probed(tmp_path: Path) -> None:
+def test_functions_from_standard_input_cannot_be_probed(tmp_path: Path) -> None:
     done = commands.python("-", cwd=tmp_path, text=SCRIPT + GO.format(guard="if True:"))
 
     assert "is not defined in a file" in done.stderr

@@ -1,1 +1,1 @@
-"""The verbs: probe, predict, explain and fit, each from its settings to its record."""
+"""Probe, predict, explain and fit: each makes a record from settings."""

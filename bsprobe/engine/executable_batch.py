@@ -1,4 +1,4 @@
-"""`find_executable_batch_size`: accelerate's decorator with a proven batch instead of attempts."""
+"""`find_executable_batch_size`: accelerate's decorator with a proven batch instead of retries."""
 
 import functools
 import logging
@@ -33,10 +33,10 @@ _CERTAIN = (StopReason.PROVEN, StopReason.KERNEL_LIMIT, StopReason.MAX_BATCH)
 
 
 class SearchListener(Listener, Protocol):
-    """Is told of a search that nothing was kept of."""
+    """Receives the events of a search for a batch that is not in the cache."""
 
     def on_opening(self) -> None:
-        """The search begins: the device is opened."""
+        """A worker is about to open the device."""
 
 
 def with_proven_batch(
@@ -46,13 +46,13 @@ def with_proven_batch(
     options: Options,
     listener: Callable[[Settings], SearchListener],
 ) -> Callable[[Callable[Concatenate[int, _P], _R]], Callable[_P, _R]]:
-    """The decorator that `bsprobe.find_executable_batch_size` makes.
+    """Make the decorator of `bsprobe.find_executable_batch_size`.
 
     Args:
-        workload: What the function trains.
+        workload: The training that the function runs.
         device: `cuda`, `cuda:N` or `cpu`.
         options: As of `probe`.
-        listener: Makes what is told of a search with these settings.
+        listener: Makes the listener of a search from its settings.
     """
 
     def decorate(function: Callable[Concatenate[int, _P], _R]) -> Callable[_P, _R]:
@@ -77,10 +77,10 @@ def _proven(
     sources: tuple[tuple[str, str], ...],
     listener: Callable[[Settings], SearchListener],
 ) -> ProvenBatch:
-    """The largest batch of one variant, kept or found now."""
+    """Return the largest batch of one variant, from the cache or from a new search."""
     if len(settings.variants) > 1:
         raise UsageError(
-            f"these are {len(settings.variants)} variants, of which each has a batch of its own",
+            f"find_executable_batch_size takes one variant, not {len(settings.variants)}",
             hint="give one value for each option",
         )
     folder = cache_folder()
@@ -94,7 +94,7 @@ def _proven(
 def _kept_without_worker(
     folder: Path, about: Callable[..., Question], settings: Settings
 ) -> ProvenBatch | None:
-    """The batch that is kept, where the device can be told without opening it."""
+    """Look up the cached batch of a device that can be identified without opening it."""
     identity, torch = identity_of(settings.device), _torch_version()
     if identity is None or torch is None:
         return None
@@ -112,7 +112,7 @@ def _kept_or_found(
     options: Options,
     listener: SearchListener,
 ) -> ProvenBatch:
-    """The batch for the device as a worker opens it."""
+    """Return the batch for the device that a worker opens, from the cache or a new search."""
     listener.on_opening()
     with start_worker(settings) as runner:
         device = runner.ready.device
@@ -131,13 +131,13 @@ def _kept_or_found(
 
 
 def _torch_version() -> str | None:
-    """The version of PyTorch, without importing it where the program has not done so."""
+    """Return the version of PyTorch without importing it, or None if it is not installed."""
     loaded = getattr(sys.modules.get("torch"), "__version__", None)
     return installed_version("torch") if loaded is None else str(loaded)
 
 
 def _tell(found: ProvenBatch, origin: str, folder: Path) -> None:
-    """Say in the log which batch it is, and where from."""
+    """Log the batch and its origin."""
     beyond = f", {found.first_failure} fails" if found.first_failure is not None else ""
     _LOG.info(
         "batch %d for %s on %s: it ran%s (%s %s; %s)",
@@ -152,17 +152,17 @@ def _tell(found: ProvenBatch, origin: str, folder: Path) -> None:
 
 
 def _answer(run: Run, question: Question, files: tuple[str, ...]) -> ProvenBatch:
-    """The batch that a run proved.
+    """Return the batch that a run proved.
 
     Raises:
-        DeviceError: It ended without a boundary.
+        DeviceError: The run ended without a boundary.
     """
     boundary = run.results[0].boundary
     if boundary.largest is None or boundary.stop not in _CERTAIN:
         raise DeviceError(
-            f"no batch size is known to be the largest on {run.device.name}: "
+            f"the largest batch on {run.device.name} was not found: "
             f"{boundary.detail or boundary.stop}",
-            hint="out=FOLDER keeps every trial and what it died of",
+            hint="out=FOLDER keeps a record of every trial and its failure",
         )
     return ProvenBatch(
         question=question,
@@ -174,7 +174,7 @@ def _answer(run: Run, question: Question, files: tuple[str, ...]) -> ProvenBatch
 
 
 def _sources(workload: Workload) -> tuple[tuple[str, str], ...]:
-    """Per part of a workload a hash of the file that defines it, where there is one."""
+    """Hash the files that define the parts of a workload, by module."""
     parts = (workload.model, workload.optimizer, workload.batch, workload.loss)
     modules = dict.fromkeys(getattr(part, "__module__", None) for part in parts)
     files = ((name, getattr(sys.modules.get(name or ""), "__file__", None)) for name in modules)

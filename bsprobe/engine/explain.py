@@ -1,4 +1,4 @@
-"""A whole explanation: the boundary, what fills the card there, what each remedy would bring."""
+"""Explanation of a variant: its boundary, its memory there and the effect of each remedy."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -33,26 +33,26 @@ from bsprobe.worker.runner import TrialRunner
 
 
 class Listener(Protocol):
-    """Is told what happens, for people to see."""
+    """Receives the progress of an explanation, to display it."""
 
     def on_stage(self, stage: str) -> None:
-        """Something begins that takes seconds."""
+        """A stage that takes seconds begins."""
 
     def on_phase(self, phase: str) -> None:
-        """The worker does something else now."""
+        """The worker enters a phase."""
 
 
 class Explaining:
-    """Explains variants on one card: simulated, and beside it the GPU itself where that is here.
+    """Explains variants on a simulated card, and records them on the GPU if the device is one.
 
     Args:
-        start: Starts a runner on a device under some environment variables.
-        request: The device. A GPU that is here is recorded, and predicted for.
-        max_batch: The largest batch that may be tried.
-        listener: Told what happens.
+        start: Starts a runner on a device with additional environment variables.
+        request: The device. A GPU is recorded, and a card like it is simulated.
+        max_batch: The largest batch to try.
+        listener: Receives the progress.
 
     Raises:
-        UsageError: Nothing is known of this GPU.
+        UsageError: The compute capability of the GPU is unknown.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Explaining:
 
     @property
     def device(self) -> DeviceInfo:
-        """The card that is predicted for."""
+        """The simulated card."""
         return self._runner({}).ready.device
 
     def explain(
@@ -90,14 +90,14 @@ class Explaining:
         """Explain one variant.
 
         Args:
-            variant: What is trained.
-            batch: The micro-batch to explain; None: the largest that fits, or the smallest that
-                runs where none fits.
-            environment: Where this is done.
-            folder: Where to write the memory snapshots.
+            variant: The variant to explain.
+            batch: The micro-batch to explain. None explains the largest that fits, or, if none
+                fits, the smallest that the network accepts.
+            environment: The environment, for the report.
+            folder: Folder for the memory snapshots.
 
         Raises:
-            DeviceError: The variant does not run at any batch size, or not at this one.
+            DeviceError: The variant runs at no batch size, or not at this one.
         """
         self._listener.on_stage("looking for the largest batch")
         boundary = self._boundary(variant, self._runner({}))
@@ -137,14 +137,14 @@ class Explaining:
         self._stack.close()
 
     def _runner(self, environment: Mapping[str, str]) -> TrialRunner:
-        """The runner of an environment: its worker keeps what it has traced."""
+        """Return the runner of an environment; its worker keeps its traces."""
         key = tuple(sorted(environment.items()))
         if key not in self._runners:
             self._runners[key] = self._stack.enter_context(self._start(self._request, environment))
         return self._runners[key]
 
     def _boundary(self, variant: Variant, runner: TrialRunner) -> Boundary:
-        """The search of `bsprobe run`, with its trials."""
+        """Search the boundary as `bsprobe run` does."""
 
         def measure(batch: int, process: Process) -> Probe:
             spec = TrialSpec(variant=variant, batch_size=batch)
@@ -157,7 +157,7 @@ class Explaining:
         )
 
     def _proven(self, variant: Variant) -> Boundary | None:
-        """The boundary on the GPU itself; None where there is none."""
+        """Search the boundary on the GPU; return None without a GPU."""
         if self._recorder is None:
             return None
         self._listener.on_stage(f"trying batches on {self._recorder.ready.device.name}")
@@ -177,7 +177,7 @@ class Explaining:
         return runner.explain(Explain(spec=spec, snapshot=path), on_phase=self._listener.on_phase)
 
     def _try(self, remedy: Remedy, batch: int, before: Boundary) -> RemedyResult:
-        """The effect of one change; one that is impossible says why."""
+        """Predict the effect of a remedy, or the reason why it is impossible."""
         self._listener.on_stage(f"trying {remedy.name}")
         try:
             if remedy.accumulation_steps > 1:
@@ -198,7 +198,7 @@ class Explaining:
         )
 
     def _accumulated(self, remedy: Remedy, batch: int, before: Boundary) -> RemedyResult:
-        """The largest micro-batch that still runs where its gradients are accumulated."""
+        """Find the largest micro-batch that runs with accumulated gradients."""
         if not before.is_known:
             return _result(remedy, impossible=before.detail)
         failed: int | None = before.first_failure
@@ -218,7 +218,7 @@ class Explaining:
                     peak_bytes=trial.measurement.peak_bytes if micro == batch else None,
                 )
             failed = micro
-        return _result(remedy, impossible="not even one image runs with its gradients accumulated")
+        return _result(remedy, impossible="no micro-batch runs with accumulated gradients")
 
     def _trial(self, spec: TrialSpec, runner: TrialRunner, process: Process = Process.ANY) -> Trial:
         return runner.run(
@@ -237,19 +237,22 @@ def recorded_side(
     snapshot: Path,
     on_phase: Callable[[str], None],
 ) -> MeasuredSide:
-    """Record a trial on a GPU and say where its memory went, or why that cannot be said.
+    """Record a trial on a GPU and attribute its memory.
 
     Args:
         spec: The trial, without accumulation.
-        recorder: Of the GPU.
-        predictor: Of a simulated card that is like it: `card_like`.
-        snapshot: Where to write what PyTorch records.
-        on_phase: Told what the workers are doing.
+        recorder: The runner of the GPU.
+        predictor: The runner of the simulated card like it (`card_like`).
+        snapshot: Path for PyTorch's memory snapshot.
+        on_phase: Called with each phase of the workers.
+
+    Returns:
+        The explanation, or the reason why there is none.
     """
     device, path = recorder.ready.device, str(snapshot.resolve())
     found = recorder.record(Record(spec=spec, snapshot=path), on_phase=on_phase)
     if found.trial is None:
-        assert found.failure is not None  # noqa: S101 - one of the two is there
+        assert found.failure is not None  # noqa: S101 - exactly one of the two is set
         return MeasuredSide(device=device, failure=f"{found.failure.words} ({found.failure.phase})")
     try:
         asked = Attribute(trial=found.trial, snapshot=path)
@@ -260,10 +263,10 @@ def recorded_side(
 
 
 def _batch_at(boundary: Boundary) -> int:
-    """The largest batch, or the smallest that would run if there were memory for it.
+    """Return the largest batch, or, if none fits, the smallest that the network accepts.
 
     Raises:
-        DeviceError: It is not known.
+        DeviceError: The boundary is not known.
     """
     batch = boundary.largest or boundary.first_failure
     if not boundary.is_known or batch is None:

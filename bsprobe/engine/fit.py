@@ -1,4 +1,4 @@
-"""The choice of a GPU for a network: each variant predicted on each card of the catalogue."""
+"""Predictions of each variant on each card of the catalogue, to choose a GPU for a network."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -22,15 +22,18 @@ def fit(
     """Predict the largest batch of each variant on each card.
 
     Args:
-        variants: What to train.
-        cards: At least one.
-        batch: The batch that is wanted, or None.
-        command: The command line, for the reader to type again.
-        on_fit: Told each answer as it comes.
+        variants: The variants to predict.
+        cards: The cards to predict for; at least one.
+        batch: The batch that the user wants, or None.
+        command: The command line that reproduces the result.
+        on_fit: Called with each result when it arrives.
+
+    Returns:
+        All results, with the environment.
 
     Raises:
         DeviceError: A network cannot be traced.
-        WorkerError: The process that predicts died.
+        WorkerError: The worker died.
     """
     found = []
     with closing(Worker(DeviceRequest(gpu=cards[0]), variants=variants)) as worker:

@@ -1,4 +1,4 @@
-"""The predicted boundary on the GPU at hand, to guide what measures it."""
+"""Predicted boundaries of the GPU that is measured, to guide its search."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +29,9 @@ class Predictor:
     """Predicts boundaries on one card.
 
     Args:
-        run_trial: Runs a trial on the simulated card; `TrialRunner.run`.
-        device: The device that will be measured.
-        settings: Of the run.
+        run_trial: Runs a trial on the simulated card (`TrialRunner.run`).
+        device: The device to be measured.
+        settings: The settings of the run.
     """
 
     def __init__(self, run_trial: RunTrial, device: DeviceInfo, settings: Settings) -> None:
@@ -40,7 +40,7 @@ class Predictor:
         self._settings = settings
 
     def __call__(self, variant: Variant, *, on_phase: ReportPhase) -> Prediction:
-        """Predict a variant's boundary, or say why it cannot be; then nothing guides the search."""
+        """Predict the boundary of a variant, or return the reason why it cannot be predicted."""
         trials: list[Trial] = []
 
         def measure(batch: int, process: Process) -> Probe:
@@ -75,13 +75,13 @@ class Predictor:
 
 @contextmanager
 def predictor_for(settings: Settings, device: DeviceInfo) -> Iterator[Predictor | None]:
-    """A predictor for the device that will be measured; None where the search needs none.
+    """Yield a predictor for the device to be measured, or None if the search is not guided.
 
-    It works in a process of its own. The models are not checked again there: what cannot be
-    predicted does not keep it from being measured.
+    The predictor has its own worker. This worker does not check the models again, because a
+    network that cannot be predicted can still be measured.
 
     Raises:
-        UsageError: The search is to be guided, and nothing can be predicted of this device.
+        UsageError: The search is guided, and the device cannot be predicted.
     """
     if settings.search is not SearchMethod.GUIDED:
         yield None
@@ -95,10 +95,10 @@ def predictor_for(settings: Settings, device: DeviceInfo) -> Iterator[Predictor 
 
 
 def check_can_guide(kind: str) -> None:
-    """Refuse to guide a search on a kind of device: `cuda`, `cpu` or `simulated`.
+    """Check that a search on a kind of device (`cuda`, `cpu` or `simulated`) can be guided.
 
     Raises:
-        UsageError: Only GPUs that run trials can be predicted for and measured.
+        UsageError: The device is not a GPU that runs trials.
     """
     if kind == DeviceKind.CPU:
         raise UsageError(
@@ -113,19 +113,18 @@ def check_can_guide(kind: str) -> None:
 
 
 def card_of(device: DeviceInfo) -> Gpu:
-    """The card of the catalogue that a device is, with the memory that it really has.
+    """Return the catalogue's card for a device, with the memory of the device.
 
-    One that the catalogue lacks, or has several of by that name, is a custom card.
+    A device that the catalogue lacks, or lists more than once by name, becomes a custom card.
 
     Raises:
-        UsageError: No card of its compute capability is known.
+        UsageError: The compute capability of the device is unknown.
     """
     capability = device.compute_capability or "unknown"
     if capability not in compute_capabilities():
         raise UsageError(
-            f"nothing is known of {device.name}, compute capability {capability}: nothing can be "
-            "predicted for it",
-            hint="leave --search guided out; bsprobe explain --gpu NAME is about another card",
+            f"{device.name} cannot be predicted: compute capability {capability} is not supported",
+            hint="leave out --search guided, or name another card: bsprobe explain --gpu NAME",
         )
     try:
         listed = find_gpu(device.name)
@@ -135,10 +134,10 @@ def card_of(device: DeviceInfo) -> Gpu:
 
 
 def card_like(device: DeviceInfo) -> DeviceRequest:
-    """The simulated card that is like a GPU: as the catalogue has it, but with its memory.
+    """Return the simulated card for a GPU: the catalogue's, with the capacity of the GPU.
 
     Raises:
-        UsageError: Nothing is known of it.
+        UsageError: The compute capability of the GPU is unknown.
     """
     is_whole = is_same_capacity(device.capacity_bytes, device.total_bytes)
     limit = None if device.limit_bytes is None and is_whole else device.capacity_bytes
@@ -146,7 +145,7 @@ def card_like(device: DeviceInfo) -> DeviceRequest:
 
 
 def _peaks(trials: Sequence[Trial]) -> tuple[tuple[int, int], ...]:
-    """The peaks of what fits without retries: a retried trial's is the capacity."""
+    """Return the peaks of trials without retries; the peak of a retried trial is the capacity."""
     peaks = {
         trial.spec.batch_size: trial.measurement.peak_bytes
         for trial in trials

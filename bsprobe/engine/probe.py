@@ -1,4 +1,4 @@
-"""A whole run: for every variant the boundary, the recommendation, and the proof of it."""
+"""A run: for each variant the boundary, the recommendation and the trial that proves it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -35,35 +35,35 @@ from bsprobe.storage.journal import Journal
 
 
 class Listener(Protocol):
-    """Is told what happens, for people to see."""
+    """Receives the events of a run, to display them."""
 
     def on_open(self, settings: Settings) -> None:
         """The device is open, and the variants are complete."""
 
     def on_variant(self, variant: Variant) -> None:
-        """A variant's search begins."""
+        """The search of a variant begins."""
 
     def on_predicting(self) -> None:
-        """The variant's boundary is being predicted, to guide the search."""
+        """The prediction that guides the search begins."""
 
     def on_prediction(self, prediction: Prediction) -> None:
-        """It has been."""
+        """The prediction that guides the search is made."""
 
     def on_trial_start(self, spec: TrialSpec) -> None:
         """A trial begins."""
 
     def on_phase(self, phase: str) -> None:
-        """The worker does something else now."""
+        """The worker enters a phase."""
 
     def on_trial(self, trial: Trial) -> None:
-        """A trial has ended and is on the disk."""
+        """A trial has ended and is in the journal."""
 
     def on_result(self, result: VariantResult) -> None:
         """A variant is finished."""
 
 
 class RunTrial(Protocol):
-    """Runs one trial; `TrialRunner.run`."""
+    """Callable that runs one trial, such as `TrialRunner.run`."""
 
     def __call__(
         self,
@@ -73,18 +73,28 @@ class RunTrial(Protocol):
         purpose: Purpose,
         on_phase: Callable[[str], None],
     ) -> Trial:
-        """Return its record."""
+        """Return the record of the trial."""
 
 
 class Predict(Protocol):
-    """Says where a variant's boundary should be; `predict.Predictor`."""
+    """Callable that predicts the boundary of a variant, such as `predict.Predictor`."""
 
     def __call__(self, variant: Variant, *, on_phase: Callable[[str], None]) -> Prediction:
-        """Return what is predicted, or why nothing is."""
+        """Return the prediction, or the reason why there is none."""
 
 
 class Probing:
-    """Makes a run out of settings, going on from trials that an earlier one has left."""
+    """Makes a run from its settings, and reuses the trials of an interrupted run.
+
+    Args:
+        settings: The settings of the run.
+        run_trial: Runs one trial.
+        device: The device that runs the trials.
+        journal: The open journal; each new trial is appended to it.
+        listener: Receives the events.
+        known: The trials of the interrupted run.
+        predict: Predicts boundaries to guide the search, or None.
+    """
 
     def __init__(
         self,
@@ -135,7 +145,7 @@ class Probing:
         return result
 
     def _prediction(self, variant: Variant) -> Prediction | None:
-        """The prediction that guides the search, or None where none is to."""
+        """Return the prediction that guides the search, or None if it is not guided."""
         if self._predict is None:
             return None
         self._listener.on_predicting()
@@ -165,9 +175,10 @@ class Probing:
     def _search_spec(
         self, variant: Variant, batch: int, prediction: Prediction | None
     ) -> TrialSpec:
-        """The trial of a batch: with one timed step where its throughput is of no use to anyone.
+        """Return the search trial of a batch.
 
-        That is where it should need more than the headroom leaves, by the peaks that are known.
+        Only one step is timed if the batch is expected to exceed the headroom, by the peaks so
+        far: its throughput is not used.
         """
         spec = self._settings.trial(variant, batch)
         peaks = dict(prediction.peaks if prediction is not None else ())
@@ -184,14 +195,14 @@ class Probing:
         return self._settings.target.budget_bytes(self._device.capacity_bytes)
 
     def _recommend(self, variant: Variant, largest: int) -> Recommendation:
-        """Recommend, and run what is recommended as it will be used before saying so."""
+        """Recommend a plan that has run in a fresh process."""
         target = recipe_of(variant, self._settings.target)
         ran = search_trials(self._trials, variant)
         groups = dict(ran[0].measurement.model.groups) if ran[0].measurement else {}
         while True:
             found = self._tried_limits(variant, largest)
             item, trial = self._proven_plan(variant, found, groups)
-            # In the fresh process of the plan the safe batch may have taken more than in its own.
+            # The safe batch may have peaked higher in the plan's fresh process than before.
             if self._limits(variant, largest).safe >= found.safe:
                 break
         item = replace(item, trial=trial, synthetic_trial=self._synthetic_counterpart(trial))
@@ -205,7 +216,7 @@ class Probing:
         return replace(item, caveats=sentences)
 
     def _tried_limits(self, variant: Variant, largest: int) -> Limits:
-        """Largest, safe and best, once what is safe has run and been timed as the others were."""
+        """Return the limits, once the safe batch has run with all timed steps."""
         while True:
             found = self._limits(variant, largest)
             spec = self._settings.trial(variant, found.safe)
@@ -215,7 +226,7 @@ class Probing:
                 return now
 
     def _limits(self, variant: Variant, largest: int) -> Limits:
-        """Largest, safe and best, by all trials so far."""
+        """Return the largest, safe and best batch by all trials so far."""
         trials = search_trials(self._trials, variant)
         ran = {trial.spec.batch_size for trial in trials}
         did_not_run = {
@@ -226,12 +237,12 @@ class Probing:
             and trial.spec.batch_size > min(ran)
             and trial.spec.batch_size not in ran
         }
-        # From a batch that was too large on nothing is safe, though the largest one was proven.
+        # No batch at or above one that was too large is safe, even below a proven largest batch.
         too_large = [batch for batch, outcome in did_not_run.items() if outcome in TOO_LARGE]
         most = min([largest + 1, *too_large]) - 1
         candidates: Sequence[int] = range(most, 0, -1)
         if len(did_not_run) > len(too_large):
-            # One has failed otherwise: so may all that have not been tried.
+            # A batch failed for another reason, and so may any batch that has not run.
             candidates = sorted((batch for batch in ran if batch <= most), reverse=True)
         return limits(
             trials, candidates=candidates, largest=largest, budget_bytes=self._budget_bytes
@@ -240,11 +251,11 @@ class Probing:
     def _proven_plan(
         self, variant: Variant, found: Limits, groups: Mapping[str, float]
     ) -> tuple[Recommendation, Trial]:
-        """The plan that ran as it stands, and its trial.
+        """Return the plan that ran, and its trial.
 
-        Accumulated gradients live through the forward pass, so what was safe without accumulation
-        can fail, or eat the headroom, with it; then the next smaller micro-batch is tried, and
-        none at all in the end.
+        Accumulated gradients live through the forward pass, so a batch that is safe without
+        accumulation can run out of memory or exceed the headroom with it. Then the next smaller
+        micro-batch is tried, and in the end a plan without accumulation.
         """
         target = recipe_of(variant, self._settings.target)
         beyond_headroom: tuple[Recommendation, Trial] | None = None
@@ -275,14 +286,14 @@ class Probing:
             most = 0 if too_small else micro - 1
 
     def _synthetic_counterpart(self, trial: Trial) -> Trial | None:
-        """The same on synthetic batches, to see whether real images take more memory."""
+        """Repeat a trial on synthetic batches, to compare its memory with that of real images."""
         if trial.spec.data is None or not trial.ran:
             return None
         spec = replace(trial.spec, data=None)
         return self._trial(spec, Process.FRESH, Purpose.COMPARISON)
 
     def _trial(self, spec: TrialSpec, process: Process, purpose: Purpose) -> Trial:
-        """Run a trial, or take it from what is known already."""
+        """Run a trial, or reuse one that has already run."""
         for trial in (*self._trials, *self._known):
             if _serves(trial.spec, spec) and (trial.fresh_process or process is Process.ANY):
                 if trial not in self._trials:
@@ -300,10 +311,10 @@ class Probing:
 
 
 def _counts(trial: Trial, kind: DeviceKind) -> bool:
-    """Tell a trial that a resumed run goes on with from one that it makes again.
+    """Return whether a resumed run reuses a trial.
 
-    A failure that is no verdict on the batch (a bug since mended, a GPU that was gone) is made
-    again, and so is a verdict without proof.
+    It repeats failures that are no verdict on the batch, such as a fixed bug or a lost GPU, and
+    verdicts without proof.
     """
     failure = trial.failure
     return failure is None or (
@@ -312,7 +323,7 @@ def _counts(trial: Trial, kind: DeviceKind) -> bool:
 
 
 def _serves(made: TrialSpec, asked: TrialSpec) -> bool:
-    """Accept the trial that is asked for, or the same one timed for longer."""
+    """Return whether a trial is the requested one, possibly with more timed steps."""
     return (
         made.measured_steps >= asked.measured_steps
         and replace(made, measured_steps=asked.measured_steps) == asked

@@ -1,4 +1,4 @@
-"""A run that was interrupted: where it is, and whether this device may go on with it."""
+"""Lookup of an interrupted run, and the check that this device can resume it."""
 
 import shlex
 from pathlib import Path
@@ -12,15 +12,18 @@ from bsprobe.storage.journal import Contents, Journal
 
 
 def begun_run(folder: Path | None) -> tuple[Path, Journal, Contents]:
-    """The folder of an unfinished run, its journal, open, and what it holds.
+    """Find an unfinished run and open its journal.
 
     A run in which a variant has failed, or whose report is not written, counts as unfinished.
 
     Args:
-        folder: The run's; None: the newest unfinished one below `REPORTS`.
+        folder: The folder of the run. None takes the newest unfinished run below `REPORTS`.
+
+    Returns:
+        The folder, the open journal and its contents.
 
     Raises:
-        UsageError: Nothing was begun there, or it is finished.
+        UsageError: The folder holds no run, or a finished one.
         FileError: Another run is writing to the journal, or it is damaged.
     """
     found, (journal, contents) = begun(folder, RUNS, Journal.resume, _require_unfinished)
@@ -28,7 +31,7 @@ def begun_run(folder: Path | None) -> tuple[Path, Journal, Contents]:
 
 
 def _require_unfinished(folder: Path) -> None:
-    """Refuse a run of which nothing is to be made again, and whose report is written."""
+    """Raise UsageError for a run without failed variants whose report is written."""
     run = runfile.load_run(folder)
     if (folder / REPORT).exists() and not any(result.boundary.has_failed for result in run.results):
         raise UsageError(
@@ -39,15 +42,15 @@ def _require_unfinished(folder: Path) -> None:
 
 
 def require_same_device(before: DeviceInfo, now: DeviceInfo, folder: Path) -> None:
-    """Refuse to go on with a run on another device, or with other memory.
+    """Check that a run is resumed on the same device with the same memory.
 
     Args:
-        before: The device that the run was begun on.
+        before: The device on which the run was started.
         now: The device that is open.
-        folder: The run's.
+        folder: The folder of the run.
 
     Raises:
-        FileError: They differ.
+        FileError: The devices or their memory differ.
     """
     if before.name == now.name and now.has_memory_of(before):
         return
@@ -60,10 +63,10 @@ def require_same_device(before: DeviceInfo, now: DeviceInfo, folder: Path) -> No
     elif before.limit_bytes != now.limit_bytes:
         difference = f"this one has {_memory_of(now)}" + (f", which is {by}" if change else "")
     else:
-        difference = f"now there are {by}"
-        hint = f"other processes hold memory of this GPU: end them, or {anew}"
+        difference = f"now it has {by}"
+        hint = f"end other processes that hold memory of this GPU, or {anew}"
         if change > 0:
-            hint = f"other processes held memory of this GPU then: {anew}"
+            hint = f"other processes held memory of this GPU before: {anew}"
     raise FileError(
         f"the run in {folder} was made on {before.name} with {_memory_of(before)}, {difference}",
         hint=hint,

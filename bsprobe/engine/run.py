@@ -1,4 +1,4 @@
-"""A run from its settings to its file: the device, the folder, the journal, the probing."""
+"""A run from its settings to its file: the device, the folder, the journal and the search."""
 
 import os
 import shlex
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
 
 def start_runner(settings: Settings, environment: Mapping[str, str] | None = None) -> TrialRunner:
-    """Open the device, in a process that has found all that the variants name.
+    """Open the device in a worker that has loaded everything that the variants name.
 
     Raises:
-        DeviceError: The device is not there, or something that is named.
+        DeviceError: The device, or something that a variant names, does not exist.
     """
     return TrialRunner(
         settings.device,
@@ -54,12 +54,18 @@ def start_runner(settings: Settings, environment: Mapping[str, str] | None = Non
 
 
 def completed(settings: Settings, ready: Ready) -> Settings:
-    """The settings with variants of which nothing is left that only the networks tell."""
+    """Return the settings with the variants that the worker has completed from their networks."""
     return replace(settings, variants=ready.variants or settings.variants)
 
 
 def header_of(settings: Settings, ready: Ready, command: str) -> Header:
-    """The first line of a new journal."""
+    """Build the first line of a new journal.
+
+    Args:
+        settings: The completed settings.
+        ready: The first answer of the worker.
+        command: The command line that reproduces the run.
+    """
     return Header(
         schema_version=SCHEMA_VERSION,
         environment=describe_environment(ready, command),
@@ -79,17 +85,20 @@ def make_run(
     known: Sequence[Trial] = (),
     predict: Predict | None = None,
 ) -> Run:
-    """Make every trial that is not known yet, and write the run beside its journal.
+    """Run every trial that is not in the journal, and write the run beside the journal.
 
     Args:
-        settings: Which trials are made.
-        run_trial: Runs one.
-        journal: Open; it is closed in the end, whatever comes.
-        header: Its first line.
-        folder: Where `run.json` is written.
-        listener: Told what happens.
-        known: The trials that the journal holds.
-        predict: Says where the search should look first, or None.
+        settings: The settings of the run.
+        run_trial: Runs one trial.
+        journal: The open journal; it is closed on return and on an error.
+        header: The first line of the journal.
+        folder: Folder for `run.json`.
+        listener: Receives the progress.
+        known: The trials in the journal.
+        predict: Predicts boundaries to guide the search, or None.
+
+    Returns:
+        The finished run.
     """
     with journal:
         made = Probing(
@@ -107,40 +116,43 @@ def make_run(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """The beginning of a run: from nothing, or from a journal."""
+    """The start of a run, new or resumed."""
 
     settings: Settings
     command: str
-    """The command line, for the reader to type again."""
+    """The command line that reproduces the run."""
     folder: Path | None
-    """New, or empty; None: one below `REPORTS` whose name says what the run is about."""
+    """A new or empty folder. None creates one below `REPORTS`, named after device and settings."""
     resumed: tuple[Journal, Contents] | None = None
-    """The open journal of the run to go on with, and what it holds."""
+    """The open journal of the run to resume, and its contents."""
     open_runner: "Callable[[Settings], TrialRunner | WorldRunner]" = start_runner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A finished run, its folder, and where the memory of some of its steps goes."""
+    """A finished run, its folder, and explanations of some of its steps."""
 
     run: Run
     folder: Path
     explanations: Mapping[Variant, Explanation]
-    """Of each predicted recommendation, or of the starred one as the GPU recorded it."""
+    """For each predicted recommendation, or for the starred one as recorded on the GPU."""
 
 
 def run(start: Start, *, listener: Listener, warn: Callable[[str], None]) -> Finished:
-    """Open the device and make the run; whatever stops it leaves the journal behind.
+    """Open the device and make the run; a run that stops early keeps its journal.
 
     Args:
-        start: What to run, and where from.
-        listener: Told what happens.
-        warn: Told, in a sentence, what could not be had beside the run.
+        start: The start of the run.
+        listener: Receives the progress.
+        warn: Called with a sentence if the step of the starred row cannot be recorded.
+
+    Returns:
+        The finished run.
 
     Raises:
         FileError: The folder cannot be used, or the journal was made on another device.
-        DeviceError: The device is not there, or something that is named.
-        InterruptedRunError: The user interrupted.
+        DeviceError: The device, or something that a variant names, does not exist.
+        InterruptedRunError: The user interrupted the run.
     """
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
@@ -160,7 +172,7 @@ def _run_on(
 ) -> Finished:
     """Make the run on an open device."""
     folder, log, contents = _opened(start, runner.ready)
-    # What several processes ran together is not taken apart.
+    # Only the steps of a single process are explained.
     alone = runner if isinstance(runner, TrialRunner) else None
     explaining = _Explaining(listener, alone)
     with _resumable(folder), withdrawn_if_refused(folder):
@@ -180,10 +192,10 @@ def _run_on(
 
 
 def rehearse(start: Start) -> tuple[Settings, DeviceInfo]:
-    """Open and check all that `run` opens before its first trial; nothing is written.
+    """Open and check everything that `run` opens before its first trial, without writing.
 
     Returns:
-        The settings, complete, and the device.
+        The completed settings, and the device.
 
     Raises:
         BsprobeError: As `run`.
@@ -196,7 +208,7 @@ def rehearse(start: Start) -> tuple[Settings, DeviceInfo]:
     ):
         device = runner.ready.device
         if start.resumed is not None:
-            assert start.folder is not None  # noqa: S101 - the journal's
+            assert start.folder is not None  # noqa: S101 - a resumed run has one
             log, contents = start.resumed
             with log:
                 require_same_device(contents.header.device, device, start.folder)
@@ -204,9 +216,9 @@ def rehearse(start: Start) -> tuple[Settings, DeviceInfo]:
 
 
 class _Explaining:
-    """Passes everything on, and has each predicted recommendation explained at once.
+    """Forwards all events, and explains each predicted recommendation when it is made.
 
-    The worker still has then what it traced for the variant.
+    At that moment the worker still has the traces of the variant.
     """
 
     def __init__(self, listener: Listener, runner: TrialRunner | None) -> None:
@@ -234,7 +246,7 @@ class _Explaining:
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """Say, where the user interrupts, how to go on."""
+    """Turn Ctrl-C into an error whose hint is the command to resume."""
     try:
         yield
     except KeyboardInterrupt:
@@ -245,7 +257,7 @@ def _resumable(folder: Path) -> Iterator[None]:
 
 
 def _opened(start: Start, ready: Ready) -> tuple[Path, Journal, Contents]:
-    """The folder and the journal of a run, a new one or the one to go on with."""
+    """Return the folder, the journal and its contents, of a new or a resumed run."""
     device = ready.device
     folder = start.folder or new_folder(REPORTS, run_name(device, start.settings))
     if start.resumed is not None:
@@ -263,15 +275,18 @@ def recorded_star(
     on_phase: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> dict[Variant, Explanation]:
-    """Explain the starred row by one more trial, which the GPU records.
+    """Explain the starred row by one more trial, recorded on the GPU.
 
-    Nothing where that cannot be had: the run is finished without it.
+    A failure is only a warning, because the run is already finished.
 
     Args:
         finished: A run on a GPU.
-        runner: Of that GPU.
-        on_phase: Told what is done.
-        warn: Told why nothing is returned.
+        runner: The runner of that GPU.
+        on_phase: Called with the phase.
+        warn: Called with the reason if the recording fails.
+
+    Returns:
+        The explanation by variant; empty without a starred row or after a failure.
     """
     best = finished.best
     if best is None or best.trial is None:
@@ -292,9 +307,9 @@ def recorded_star(
                 on_phase=lambda _: None,
             )
     except BsprobeError as error:
-        warn(f"warning: no picture of the step: {error}")
+        warn(f"warning: no memory plot of the step: {error}")
         return {}
     if side.explanation is None:
-        warn(f"warning: no picture of the step: {side.failure}")
+        warn(f"warning: no memory plot of the step: {side.failure}")
         return {}
     return {best.variant: side.explanation}

@@ -1,4 +1,4 @@
-"""A run of the user's own functions: what they are, and how it is made from Python."""
+"""Runs of user-supplied functions from Python: the workload, its options and the run."""
 
 import logging
 import os
@@ -46,41 +46,43 @@ class Workload:
     """The training to probe: four functions or classes at the top level of a module or script."""
 
     model: Callable[..., Any]
-    """Called without arguments, returns an `nn.Module` on the CPU; where it takes `norm_layer`,
-    as torchvision's networks do, norms other than `batch` are exchanged through it."""
+    """Takes no arguments and returns an `nn.Module` on the CPU. If it accepts `norm_layer`, as
+    torchvision's networks do, norms other than `batch` are passed through it."""
     optimizer: Callable[[Any], Any]
-    """The network in, its `torch.optim.Optimizer` out."""
+    """Takes the network and returns its `torch.optim.Optimizer`."""
     batch: Callable[[int], tuple[Any, Any]]
-    """The number of images in, inputs and targets out: tensors on the CPU, alone or in tuples,
-    lists and dicts. A dict of inputs is passed to the network by name, a tuple by place."""
+    """Takes the number of images and returns inputs and targets: tensors on the CPU, alone or in
+    tuples, lists and dicts. A dict of inputs is passed to the network by name, a tuple by
+    position."""
     loss: Callable[[Any, Any], Any] | str = "pixel-cross-entropy"
-    """Outputs and targets in, a scalar tensor out; or `pixel-cross-entropy`, of logits (N, C, h, w)
-    and int64 labels (N, H, W), or `image-cross-entropy`, of logits (N, C) and labels (N,)."""
+    """Takes outputs and targets and returns a scalar tensor. Or a name: `pixel-cross-entropy`, of
+    logits (N, C, h, w) and int64 labels (N, H, W), or `image-cross-entropy`, of logits (N, C) and
+    labels (N,)."""
 
 
 class Options(TypedDict, total=False):
-    """Options of `probe`, `predict` and `recommend`; lists are `fp32,amp-fp16`."""
+    """Options of `probe`, `predict` and `recommend`; lists are written `fp32,amp-fp16`."""
 
     memory_limit: int | str
     """Bytes, or text such as `11GiB`."""
     precision: str
     """By default `fp32`."""
     norm: str
-    """By default `batch`, which leaves the network as it is built."""
+    """By default `batch`, which leaves the network as built."""
     checkpointing: str
     checkpoint_blocks: str
-    """With `checkpointing="on"`: patterns of modules' names; see `--checkpoint-blocks`."""
+    """With `checkpointing="on"`: patterns of module names; see `--checkpoint-blocks`."""
     memory_format: str
     cudnn_benchmark: str
     loop: str
     """Habits of the training loop, such as `zero-grad=start,outputs=dropped`; see `--loop`."""
     target: Target
-    """The recipe that batch and learning rate are scaled from."""
+    """The recipe from which batch and learning rate are scaled."""
     max_batch: int
     steps: int
     warmup_steps: int
     trial_timeout: float
-    """Seconds."""
+    """Seconds for each trial."""
     time_limit: float
     """Seconds for the search of each variant."""
     seed: int
@@ -90,7 +92,7 @@ class Options(TypedDict, total=False):
 
 @contextmanager
 def hints_in_tracebacks() -> Iterator[None]:
-    """Let a traceback of what is raised inside end with the error's hint."""
+    """Append the hint of an error to its traceback."""
     try:
         yield
     except BsprobeError as error:
@@ -101,15 +103,20 @@ def hints_in_tracebacks() -> Iterator[None]:
 
 
 def settings_for(workload: Workload, device: DeviceRequest, options: Options) -> Settings:
-    """The settings of a run with these options, as the command line makes them.
+    """Make the settings of a run, as the command line does.
+
+    Args:
+        workload: The training to probe.
+        device: The device; its memory limit comes from the options.
+        options: The options by name.
 
     Raises:
-        UsageError: A part of the workload cannot be imported, or an option is wrong.
-        TypeError: There is no such option.
+        UsageError: A part of the workload cannot be imported, or an option is invalid.
+        TypeError: An option is unknown.
     """
     known = Options.__annotations__
     if unknown := options.keys() - known.keys():
-        raise TypeError(f"no option {min(unknown)!r}; there are {', '.join(known)}")
+        raise TypeError(f"unknown option {min(unknown)!r}; the options are {', '.join(known)}")
     limit = options.get("memory_limit")
     if isinstance(limit, str):
         limit = parse_bytes(limit)
@@ -125,7 +132,7 @@ def settings_for(workload: Workload, device: DeviceRequest, options: Options) ->
         seed=options.get("seed", 0),
     )
     try:
-        settings = from_json(Settings, to_json(asked), place="settings")  # types as files have them
+        settings = from_json(Settings, to_json(asked), place="settings")  # types as in files
         check_asked(settings, place="settings")
     except MalformedError as error:
         raise UsageError(str(error), hint="see bsprobe.api.Options") from error
@@ -137,17 +144,17 @@ def settings_for(workload: Workload, device: DeviceRequest, options: Options) ->
 
 
 def start_worker(settings: Settings) -> TrialRunner:
-    """Open the device in a process that finds the modules that this one finds.
+    """Open the device in a worker with the module search path of this process.
 
     Raises:
-        UsageError: This is such a process.
+        UsageError: This process is a worker itself.
         DeviceError: As `probe`.
     """
     main = sys.modules["__main__"].__spec__
     if main is not None and main.name == _WORKER:
         raise UsageError(
-            "the script probes whenever it is imported, and trials import it",
-            hint='put what it does under: if __name__ == "__main__":',
+            "the script calls bsprobe when it is imported, and workers import it",
+            hint='put the call under: if __name__ == "__main__":',
         )
     here = [folder or str(Path.cwd()) for folder in sys.path]
     inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
@@ -158,7 +165,14 @@ def start_worker(settings: Settings) -> TrialRunner:
 def run_on(
     runner: TrialRunner, settings: Settings, options: Options, listener: Listener | None = None
 ) -> Run:
-    """Make a run, its files in the folder that was asked for, else in one that does not stay."""
+    """Make a run and write its files to the folder `out`, or to a temporary one.
+
+    Args:
+        runner: The runner with the open device.
+        settings: The settings of the run.
+        options: The options, of which only `out` is read.
+        listener: Receives the events; by default they are logged.
+    """
     out = options.get("out")
     with ExitStack() as stack:
         if out is None:
@@ -195,7 +209,7 @@ def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:
 
 
 class _Log:
-    """Says in the log what happens, to whoever wants to know so much."""
+    """Listener that writes to the log at debug level."""
 
     def on_open(self, settings: Settings) -> None:
         pass

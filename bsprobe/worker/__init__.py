@@ -1,1 +1,1 @@
-"""The worker processes: the parent's side and the child's, and the protocol between them."""
+"""Worker processes: the parent's side, the child's side and the protocol between them."""

@@ -1,6 +1,6 @@
-"""The child process: trials in, outcomes out, one JSON line each.
+"""The worker process: reads requests and writes answers, one line of JSON each.
 
-It ends when its standard input does, so nothing is left behind by a parent that was killed.
+It exits at the end of its standard input, so it does not outlive a killed parent.
 """
 
 import os
@@ -54,7 +54,7 @@ from bsprobe.worker.sources import imported_files
 Result = TypeVar("Result")
 
 _ORPHANED = 3
-"""Exit status when the parent is gone; nobody reads it."""
+"""Exit status if the parent is gone; nobody reads it."""
 
 
 class _Channel:
@@ -62,11 +62,11 @@ class _Channel:
 
     def __init__(self, kinds: Kinds) -> None:
         self._kinds = kinds
-        # Libraries print to standard output; the parent must only ever see our lines there.
+        # Libraries print to standard output, so messages get a descriptor of their own.
         self._out: BinaryIO = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
-        # A pipe of our own: loading processes close their standard input when they are forked,
-        # and would wait for ever for the lock of a reader that was reading then.
+        # A separate descriptor: data-loader processes close their standard input after the fork,
+        # and would deadlock on the lock of a thread that was reading from it.
         self._in: BinaryIO = os.fdopen(os.dup(0), "rb")
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
@@ -86,16 +86,16 @@ class _Channel:
         try:
             for line in self._in:
                 self._inbox.put(decode(line, self._kinds))
-        except Exception:  # noqa: BLE001 - the parent waits for an answer that would never come
+        except Exception:  # noqa: BLE001 - the parent would wait for an answer without end
             traceback.print_exc()
             os._exit(1)
-        # The parent closed the pipe or died. A step may be running for minutes: do not wait for it.
+        # The parent closed the pipe or died. Do not wait for a step, which may take minutes.
         os._exit(_ORPHANED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """The outcome of work that failed, and its failure."""
+    """The outcome of failed work, and its failure."""
 
     outcome: Outcome
     failure: Failure
@@ -103,14 +103,18 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """An open device, and the way back to the parent that asked for it."""
+    """An open device, and the connection to the parent."""
 
     device: Device
     request: DeviceRequest
     send: Callable[[Message], None]
 
     def attempt(self, work: Callable[[ReportPhase], Result]) -> Result | Failed:
-        """Do something on the device; a failure, of whatever kind, comes back described."""
+        """Run work on the device and return its failure instead of raising it.
+
+        Raises:
+            BsprobeError: The work raised it. It is no verdict on the batch and ends the run.
+        """
         phase = "building"
 
         def report(now: str) -> None:
@@ -121,25 +125,25 @@ class Session:
         try:
             return work(report)
         except BsprobeError:
-            raise  # nobody's bug, and no verdict on the batch: the run must stop and say so
-        except Exception as error:  # the one place where any failure becomes data
+            raise
+        except Exception as error:  # any other failure is recorded as data
             self.device.lift_limit()
             if isinstance(error, ImportError) and (missing := missing_package(str(error))):
-                raise missing from error  # as above
+                raise missing from error
             outcome, failure = describe_failure(error, phase, self.device.info.kind)
             return Failed(outcome=outcome, failure=failure)
 
 
 Handlers = Mapping[type[Request], Callable[[Session, Any], None]]
-"""The requests that a worker serves, and what serves each: it sends the answer itself."""
+"""The handler of each request of a worker; a handler sends the answer itself."""
 
 
 def serve(handlers: Handlers, kinds: Kinds) -> None:
-    """Serve one parent until it goes away.
+    """Serve one parent until it closes the pipe.
 
     Args:
-        handlers: What to do at each request but the first, which opens the device.
-        kinds: The messages that may come.
+        handlers: The handler of each request except the first, which opens the device.
+        kinds: The messages that may arrive.
     """
     channel = _Channel(kinds)
     session: Session | None = None
@@ -157,7 +161,7 @@ def serve(handlers: Handlers, kinds: Kinds) -> None:
 
 
 def _looked_up(message: OpenDevice) -> tuple[Variant, ...]:
-    """The variants, completed, once everything that will be asked for is known to be there."""
+    """Check that all variants and images exist, and return the completed variants."""
     with _without_gpu(message.request):
         for variant in message.variants:
             check_variant(variant)
@@ -167,22 +171,22 @@ def _looked_up(message: OpenDevice) -> tuple[Variant, ...]:
         check_images(message.data)
     if all(each.is_complete for each in message.variants):
         return message.variants
-    from bsprobe.simulate.trace.completion import all_completed  # noqa: PLC0415 - others need none
+    from bsprobe.simulate.trace.completion import all_completed  # noqa: PLC0415 - rarely needed
 
     return all_completed(message.variants)
 
 
 def _without_gpu(request: DeviceRequest) -> AbstractContextManager[None]:
-    """The context in which a predicted network is imported: `.cuda()` leaves it where it is."""
+    """Return the context for importing a predicted network, in which `.cuda()` does nothing."""
     if request.gpu is None:
         return nullcontext()
-    from bsprobe.simulate.trace.named_device import named_device  # noqa: PLC0415 - others need none
+    from bsprobe.simulate.trace.named_device import named_device  # noqa: PLC0415 - only to predict
 
     return named_device()
 
 
 def _ready(device: Device, variants: tuple[Variant, ...]) -> Ready:
-    import torch  # noqa: PLC0415 - the device has imported it; this module stays light to read
+    import torch  # noqa: PLC0415 - imported by the device; this module loads fast
 
     cudnn = torch.backends.cudnn.version() if device.info.kind is not DeviceKind.CPU else None
     return Ready(
@@ -196,12 +200,12 @@ def _ready(device: Device, variants: tuple[Variant, ...]) -> Ready:
 
 
 def run_trial(session: Session, message: RunTrial) -> None:
-    """Run one trial, alone or in a group; whatever it dies of becomes a record."""
+    """Run one trial, alone or in a group, and send its result, which may be a failure."""
     device = session.device
 
     def work(report: ReportPhase) -> Measurement:
         if message.group is not None:
-            report("joining the others")
+            report("joining the process group")
             _join(message.group, session.request)
         return device.run_trial(message.spec, report)
 
@@ -211,7 +215,7 @@ def run_trial(session: Session, message: RunTrial) -> None:
         done = TrialDone(
             outcome=found.outcome,
             failure=found.failure,
-            # A simulated failure leaves nothing behind; after a real one nobody can be sure.
+            # A real failure may leave memory allocated, a simulated one does not.
             clean=device.info.source is Source.PREDICTED,
             budget_bytes=device.budget_bytes,
             files=files,
@@ -228,10 +232,10 @@ def run_trial(session: Session, message: RunTrial) -> None:
 
 
 def _join(group: Group, request: DeviceRequest) -> None:
-    """Enter the process group of a trial, by way of this process's own device."""
+    """Join the process group of a trial, with the device of this process."""
     import torch  # noqa: PLC0415 - as in _ready
 
-    from bsprobe.worker.ranks.store import join  # noqa: PLC0415 - one process needs none of it
+    from bsprobe.worker.ranks.store import join  # noqa: PLC0415 - not needed by one process
 
     where = torch_device(request)
     if where.type == "cuda":
@@ -240,17 +244,17 @@ def _join(group: Group, request: DeviceRequest) -> None:
 
 
 def explain(session: Session, message: Explain | Attribute) -> None:
-    """Say where the memory of a trial goes; whatever that dies of becomes a record.
+    """Explain the memory of a trial, and send the explanation or the failure.
 
     Raises:
-        DeviceError: The device is no simulated one.
+        DeviceError: The device is not simulated.
     """
-    from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - real ones need none
+    from bsprobe.devices.simulated import SimulatedDevice  # noqa: PLC0415 - only to predict
 
     device = session.device
     if not isinstance(device, SimulatedDevice):
         raise DeviceError(
-            f"where the memory goes is predicted, not known to {device.info.name}",
+            f"only a simulated card can explain its memory, not {device.info.name}",
             hint="name the card: bsprobe explain --gpu NAME",
         )
     path = None if message.snapshot is None else Path(message.snapshot)
@@ -266,17 +270,17 @@ def explain(session: Session, message: Explain | Attribute) -> None:
 
 
 def record(session: Session, message: Record) -> None:
-    """Run a trial and record it; whatever it dies of becomes a record.
+    """Run a trial while PyTorch records its allocations, and send the record or the failure.
 
     Raises:
-        DeviceError: The device is no GPU.
+        DeviceError: The device is not a GPU.
     """
-    from bsprobe.devices.cuda import CudaDevice  # noqa: PLC0415 - others need none
+    from bsprobe.devices.cuda import CudaDevice  # noqa: PLC0415 - only to record
 
     device = session.device
     if not isinstance(device, CudaDevice):
         raise DeviceError(
-            f"{device.info.name} has no allocator that records what it does",
+            f"only a GPU can record its allocations, not {device.info.name}",
             hint="name a card to predict for: bsprobe explain --gpu NAME",
         )
     snapshot = Path(message.snapshot)
@@ -288,28 +292,28 @@ def record(session: Session, message: Record) -> None:
 
 
 def fit(session: Session, message: FitCards) -> None:
-    """Say how large a batch of each variant each card runs, card by card."""
-    from bsprobe.devices.fitting import fit_cards  # noqa: PLC0415 - real devices need none
+    """Predict the largest batch of each variant on each card, and send each result."""
+    from bsprobe.devices.fitting import fit_cards  # noqa: PLC0415 - only to predict
 
     for found in fit_cards(message.variants, message.gpus, max_batch=message.max_batch):
         session.send(Fitted(fit=found))
 
 
 def _is_clean(device: Device) -> bool:
-    """True where the device takes another trial; one that is gone now has measured all the same."""
+    """Return whether the device can run another trial; False if it raises."""
     try:
         return device.is_clean()
-    except Exception:  # noqa: BLE001 - the worker's boundary: what was measured must not be lost
+    except Exception:  # noqa: BLE001 - the finished measurement must still be sent
         return False
 
 
 def describe_failure(error: Exception, phase: str, kind: DeviceKind) -> tuple[Outcome, Failure]:
-    """The outcome and the record of a trial that failed.
+    """Return the outcome and the record of a failed trial.
 
     Args:
-        error: What was raised.
-        phase: The phase in which it was.
-        kind: The kind of device that it ran on.
+        error: The exception.
+        phase: The phase in which it was raised.
+        kind: The kind of device on which the trial ran.
     """
     message = str(error).strip() or type(error).__name__
     verdict = classify(kind, types=[kind.__name__ for kind in type(error).__mro__], message=message)
@@ -324,7 +328,7 @@ def describe_failure(error: Exception, phase: str, kind: DeviceKind) -> tuple[Ou
 
 
 def _place_of(error: Exception) -> str | None:
-    """The last line outside of bsprobe and of installed packages that was running."""
+    """Return the innermost line of the stack outside bsprobe and installed packages."""
     libraries = {str(Path(__file__).resolve().parents[1])} | {
         sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib")
     }
@@ -335,7 +339,7 @@ def _place_of(error: Exception) -> str | None:
 
 
 def _without_folders(text: str) -> str:
-    """A traceback without where this machine keeps its packages: reports are made to be shared."""
+    """Remove this machine's package folders from a traceback, because reports are shared."""
     package = Path(__file__).resolve().parents[2]
     for folder in sorted({str(package), *sys.path} - {""}, key=len, reverse=True):
         text = text.replace(folder + os.sep, "")

@@ -1,4 +1,4 @@
-"""The ways in which a worker ends instead of answering, and the second attempt after a death."""
+"""Endings of a worker without an answer, and the second attempt after a death."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,19 +20,19 @@ from bsprobe.worker.required import missing_package
 
 
 class PeerFailedError(Exception):
-    """Raised by a `Watch`: the worker waits for another process that will not come any more."""
+    """Raised by a `Watch`: the worker waits for a process that has failed."""
 
 
 class TimedOutError(Exception):
-    """Raised while a worker is waited for: the time is up."""
+    """Raised if a worker does not answer in time."""
 
 
 class WorkerDiedError(Exception):
-    """Raised while a worker is waited for: it is dead.
+    """Raised if a worker dies before it answers.
 
     Attributes:
-        exit_status: As `Popen` has it.
-        last_words: The end of what it left on its standard error.
+        exit_status: The exit status, as in `Popen.returncode`.
+        last_words: The end of its standard error.
     """
 
     def __init__(self, exit_status: int, last_words: str) -> None:
@@ -42,17 +42,17 @@ class WorkerDiedError(Exception):
 
     @property
     def last_line(self) -> str:
-        """The last line that it left; empty where it left none."""
+        """The last line of its standard error, or an empty string."""
         return (self.last_words.strip().splitlines() or [""])[-1]
 
 
 class KilledAtStartError(WorkerError):
-    """A signal ended a worker before its device was open: that says nothing of the device."""
+    """A signal killed a worker before its device was open, which says nothing of the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerDeath:
-    """A worker that died or was killed instead of answering."""
+    """The outcome of a worker that died or was killed before it answered."""
 
     outcome: Outcome
     failure: Failure
@@ -61,20 +61,20 @@ class WorkerDeath:
 def death_of(
     error: WorkerDiedError, kind: DeviceKind, *, killed: KernelKill | None, phase: str
 ) -> WorkerDeath:
-    """The record of a death.
+    """Build the record of a death.
 
     Args:
         error: The death.
         kind: The kind of device that the worker had opened.
-        killed: Evidence that the kernel killed it.
-        phase: The phase in which it was.
+        killed: Evidence that the kernel killed the worker, or None.
+        phase: The phase in which the worker died.
     """
     verdict = classify_death(
         kind, exit_status=error.exit_status, last_words=error.last_words, killed=killed
     )
     words = f"the process died ({manner_of_death(error.exit_status)}"
     if verdict.evidence == killed:
-        words += f"; {killed} moved"
+        words += f"; {killed} increased"
     elif verdict.certainty is Certainty.UNEXPLAINED:
         words += "; no sign of a lack of memory"
     words += ")" + (f": {error.last_line}" if error.last_line else "")
@@ -85,11 +85,11 @@ def death_of(
 
 
 class Attempt(Protocol):
-    """The end of something that a worker was asked to do."""
+    """The result of a request to a worker."""
 
     @property
     def failure(self) -> Failure | None:
-        """The reason why it was not done; None where it was."""
+        """The failure, or None."""
 
 
 Attempted = TypeVar("Attempted", bound=Attempt)
@@ -97,13 +97,13 @@ Started = TypeVar("Started")
 
 
 def again_if_unexplained(attempt: Callable[[], Attempted]) -> Attempted:
-    """Attempt something, and once more where its process died and nothing says of what.
+    """Run an attempt, and repeat it once if its process died without a known cause.
 
     Args:
-        attempt: Does it, in a fresh process where the last one is dead.
+        attempt: Runs the attempt, in a fresh process if the last one is dead.
 
     Returns:
-        The end of the last attempt: after two such deaths a failure.
+        The result of the last attempt; after two such deaths a failure.
     """
     made = attempt()
     if made.failure is not None and made.failure.certainty is Certainty.UNEXPLAINED:
@@ -112,7 +112,7 @@ def again_if_unexplained(attempt: Callable[[], Attempted]) -> Attempted:
 
 
 def again_if_killed(start: Callable[[], Started]) -> Started:
-    """Start a worker, and once more where a signal ended it before its device was open."""
+    """Start a worker, and repeat it once if a signal killed it before its device was open."""
     try:
         return start()
     except KilledAtStartError:
@@ -120,19 +120,19 @@ def again_if_killed(start: Callable[[], Started]) -> Started:
 
 
 Words = tuple[str, str | None]
-"""The event in words, and a hint."""
+"""A message and a hint."""
 
 
 @contextmanager
 def endings_as_errors(*, silent: Words, died: Words) -> Iterator[None]:
-    """Raise an error where a worker ends outside of a trial: there is no record to make of it.
+    """Raise WorkerError if a worker dies outside a trial or does not answer in time.
 
     Args:
-        silent: The words for a worker that says nothing within its time.
-        died: The words for one that dies.
+        silent: Message and hint for a worker that does not answer in time.
+        died: Message and hint for a worker that dies.
 
     Raises:
-        WorkerError: It ended.
+        WorkerError: The worker ended.
     """
     try:
         yield

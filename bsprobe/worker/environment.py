@@ -1,4 +1,4 @@
-"""Where and by what a run is made."""
+"""Description of the machine, the packages and the command of a run."""
 
 import os
 import platform
@@ -13,11 +13,11 @@ from bsprobe.worker.protocol import Ready
 
 
 def describe_environment(ready: Ready, command: str) -> Environment:
-    """The environment of a run, from the worker's first words and the machine.
+    """Describe the environment of a run.
 
     Args:
-        ready: What the worker said of its torch.
-        command: The command line, for the reader to type again.
+        ready: The first answer of the worker, with the versions that it loaded.
+        command: The command line that reproduces the run.
     """
     return Environment(
         bsprobe=__version__,
@@ -30,7 +30,7 @@ def describe_environment(ready: Ready, command: str) -> Environment:
         torchvision=installed_version("torchvision"),
         cuda=ready.cuda,
         cudnn=ready.cudnn,
-        # PyTorch is renaming the variable; whichever is set is the one it read.
+        # PyTorch is renaming this variable and reads either name.
         cuda_alloc_conf=os.environ.get("PYTORCH_ALLOC_CONF")
         or os.environ.get("PYTORCH_CUDA_ALLOC_CONF"),
         cpu_threads=ready.cpu_threads,
@@ -38,7 +38,7 @@ def describe_environment(ready: Ready, command: str) -> Environment:
 
 
 def installed_version(package: str) -> str | None:
-    """The version of a package, told without importing it; None where it is not installed."""
+    """Return the version of a package without importing it, or None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -46,7 +46,7 @@ def installed_version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, or None for an installed package."""
+    """Return the commit of this checkout, or None for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

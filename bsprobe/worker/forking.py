@@ -1,8 +1,8 @@
-"""The fork servers of this process, and the processes that they fork, from the parent's side.
+"""The fork servers of this process and the processes that they fork, from the parent's side.
 
-A server (`zygote.py`) has read, when it was started, what libraries read as they are loaded: some
-environment variables, the cores it may use, the limits of the process. Workers that must find other
-values there are forked by another server.
+Libraries read some environment variables, the CPU affinity and the process limits when they are
+loaded. A server (`zygote.py`) has loaded them already, so workers that need other values are forked
+by another server.
 """
 
 import atexit
@@ -28,25 +28,25 @@ _READ_AT_LOAD: Final = (
     *("LANG", "LC_", "LD_", "MALLOC_", "MKL_", "NPY_", "NUMPY_", "OMP_", "ONEDNN_", "OPENBLAS_"),
     *("PYTHON", "PYTORCH_", "TMPDIR", "TORCH", "TZ"),
 )
-"""Beginnings of the names of variables that are read when Python starts and libraries are loaded.
-Those of CUDA are not among them: its driver reads them when a worker opens its device."""
+"""Prefixes of variables that are read when Python starts and libraries are loaded. CUDA's are not
+included: its driver reads them when a worker opens its device."""
 _MOST_SERVERS: Final = 2
 _READY_SECONDS: Final = 300.0
-"""For importing torch; a cold file cache on a network disk is slow."""
+"""Time to import torch, which is slow from a network disk with a cold cache."""
 _FORK_SECONDS: Final = 60.0
 
 _Key = tuple[object, ...]
 
 
 class ForkedProcess:
-    """A process that a server has forked; as much of `subprocess.Popen` as a worker's parent uses.
+    """A forked process, with the part of `subprocess.Popen` that a worker's parent uses.
 
     Args:
-        pid: Its number.
-        stdin: To write to.
-        stdout: To read from.
-        status: The status pipe, from which the first line has been read.
-        exit_status: How it ended, where that line says so.
+        pid: The process ID.
+        stdin: The pipe to its standard input.
+        stdout: The pipe from its standard output.
+        status: The status pipe; its first line has been read.
+        exit_status: The exit status if the first line holds one, else None.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class ForkedProcess:
         self._exit_status = exit_status
 
     def poll(self) -> int | None:
-        """Its exit status, as `Popen` has it; None while it lives."""
+        """Return the exit status as `Popen` does, or None while the process runs."""
         return self._ended_within(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end.
+        """Wait for the end of the process and return its exit status.
 
         Raises:
-            subprocess.TimeoutExpired: It lives on.
+            subprocess.TimeoutExpired: The process still runs.
         """
         status = self._ended_within(timeout)
         if status is None:
@@ -80,14 +80,14 @@ class ForkedProcess:
         return status
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
     def _ended_within(self, timeout: float | None) -> int | None:
         if self._exit_status is None and _can_be_read(self._status, timeout):
-            # A server that was killed says nothing, and the kernel kills its children.
+            # A killed server writes no status, and the kernel kills its children.
             said = self._status.readline().split()
             self._exit_status = int(said[1]) if said else -signal.SIGKILL
             self._status.close()
@@ -95,10 +95,10 @@ class ForkedProcess:
 
 
 class Server:
-    """One server.
+    """A fork server.
 
     Args:
-        environment: The variables that it, and the libraries that it loads, read.
+        environment: The variables of the server.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -114,24 +114,24 @@ class Server:
                 env={**environment, **parent_variable()},
                 cwd="/",
                 pass_fds=(its.fileno(),),
-                start_new_session=True,  # Ctrl-C reaches the parent alone
+                start_new_session=True,  # Ctrl-C reaches only the parent
             )
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """The process ID."""
         return self._process.pid
 
     @property
     def is_idle(self) -> bool:
-        """True where none of its children lives."""
+        """True if no child of the server runs."""
         self._children = [child for child in self._children if child.poll() is None]
         return not self._children
 
     def becomes_ready(self) -> bool:
-        """Wait until it has imported what it should; False where it cannot."""
+        """Wait for the imports of the server; return False if they fail."""
         try:
-            # The byte is left where it is: an interruption cannot lose it.
+            # The byte is not consumed, so an interruption cannot lose it.
             return _can_be_read(self._socket, _READY_SECONDS) and bool(
                 self._socket.recv(1, socket.MSG_PEEK)
             )
@@ -146,16 +146,16 @@ class Server:
         imports: tuple[str, ...],
         stderr: IO[bytes],
     ) -> ForkedProcess | None:
-        """Have it fork a process, in a session of its own, in the folder where this one is.
+        """Fork a process in its own session, in the working directory of this process.
 
         Args:
             module: The module to run.
             environment: All variables of the process.
-            imports: What the server is to import before, for this process and later ones.
-            stderr: Where the process writes what is wrong.
+            imports: Modules that the server imports first, for this process and later ones.
+            stderr: File for the standard error of the process.
 
         Returns:
-            The process; None where the server is gone.
+            The process, or None if the server is gone.
         """
         asked = {"module": module, "imports": imports, "environment": dict(environment)}
         with self._asking, ExitStack() as undo:
@@ -183,11 +183,11 @@ class Server:
             return child
 
     def forget(self) -> None:
-        """Let go of it, where this process is a fork of the one that started it."""
+        """Close the connection, in a fork of the process that started the server."""
         self._socket.close()
 
     def end(self) -> None:
-        """End it, and whatever is left of its children."""
+        """Kill the server, and with it its remaining children."""
         self._socket.close()
         self._process.kill()
         self._process.wait()
@@ -199,9 +199,9 @@ class Server:
 
 
 class Servers:
-    """The servers of one process, by what they have read when they were started.
+    """The servers of one process, by the values that they read at their start.
 
-    One that fails is not replaced: from then on there is none.
+    After one server has failed no server is used any more.
     """
 
     def __init__(self) -> None:
@@ -210,9 +210,9 @@ class Servers:
         self._has_failed = False
 
     def find(self, environment: Mapping[str, str]) -> Server | None:
-        """The server for processes with these variables, started where it is not there yet.
+        """Return the server for processes with these variables, starting it if needed.
 
-        Takes the seconds of its imports then, and can be interrupted. None where there is none.
+        A start takes seconds and can be interrupted. Returns None if no server can be used.
         """
         variables = _at_load(environment)
         key = (*sorted(variables.items()), *_inherited())
@@ -224,8 +224,8 @@ class Servers:
                 if server is None:
                     self._make_room()
                     server = Server({**environment, **variables})
-                self._known[key] = server  # the last one is the one used last
-        except OSError:  # no memory, no processes: whoever spawns will see it and say so
+                self._known[key] = server  # ordered by last use
+        except OSError:  # no memory or no processes left, which the spawn will report
             return None
         if server.becomes_ready():
             return server
@@ -233,21 +233,21 @@ class Servers:
         return None
 
     def give_up(self, server: Server) -> None:
-        """Do without servers from now on, because of one that does not answer."""
+        """Use no more servers, because this one does not answer."""
         with self._lock:
-            # Another thread may have ended it to make room, which is no failure.
+            # It is no failure if another thread has ended the server to make room.
             self._has_failed |= server in self._known.values()
         if self._has_failed:
             self.end()
 
     def end(self) -> None:
-        """End all servers; whoever asks again starts new ones."""
+        """End all servers."""
         with self._lock:
             while self._known:
                 self._known.popitem()[1].end()
 
     def forget(self) -> None:
-        """Let go of all servers, where this process is a fork of the one that started them."""
+        """Drop all servers, in a fork of the process that started them."""
         for server in self._known.values():
             server.forget()
         self._lock, self._known = threading.Lock(), {}
@@ -259,14 +259,17 @@ class Servers:
 
 
 SERVERS: Final = Servers()
-"""Those of this process. They are shared by all that it runs: to start one takes seconds."""
+"""The servers of this process, shared because a start takes seconds."""
 atexit.register(SERVERS.end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=SERVERS.forget)
 
 
 def _at_load(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that decide which server serves; relative paths mean another folder there."""
+    """Return the variables that choose the server.
+
+    Relative paths are made absolute, because a server has another working directory.
+    """
     found = {name: each for name, each in environment.items() if name.startswith(_READ_AT_LOAD)}
     if path := found.get("PYTHONPATH"):
         absolute = map(os.path.abspath, path.split(os.pathsep))
@@ -275,22 +278,22 @@ def _at_load(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _inherited() -> _Key:
-    """The cores and limits that a process has from its parent, and that libraries look at."""
-    import resource  # noqa: PLC0415 - as servers, not everywhere
+    """Return the CPU affinity and limits that a child inherits and that libraries read."""
+    import resource  # noqa: PLC0415 - absent on Windows, where no server is used
 
     limits = (number for name, number in vars(resource).items() if name.startswith("RLIMIT_"))
     return frozenset(os.sched_getaffinity(0)), *map(resource.getrlimit, sorted(limits))
 
 
 def _pipe(mode: str, undo: ExitStack, *, buffering: int = -1) -> tuple[int, IO[bytes]]:
-    """A pipe: the other process's end, and ours, which the stack closes."""
+    """Open a pipe; return the child's end, and the parent's, which the stack closes."""
     read, write = os.pipe()
     its, ours = (read, write) if mode == "wb" else (write, read)
     return its, undo.enter_context(closing(os.fdopen(ours, mode, buffering)))
 
 
 def _can_be_read(file: IO[bytes] | socket.socket, timeout: float | None) -> bool:
-    """Wait so many seconds for something to read, be it the end; says whether it came."""
+    """Wait up to `timeout` seconds for data or the end of a file; return whether it came."""
     poll = select.poll()
     poll.register(file, select.POLLIN)
     return bool(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))

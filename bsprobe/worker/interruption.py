@@ -1,4 +1,4 @@
-"""Ctrl-C at moments when it must wait."""
+"""Delay of Ctrl-C in blocks that must complete."""
 
 import signal
 import threading
@@ -10,18 +10,18 @@ _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let an interruption wait until the end of the block, and happen there.
+    """Delay SIGINT and SIGTERM until the end of the block.
 
-    For blocks that are short and must be whole, such as starting a process and keeping its number:
-    interrupted in between, nobody could end it. Signals reach the main thread alone, so in any
-    other this does nothing.
+    For short blocks that must complete, such as starting a process and keeping its ID: after an
+    interruption in between nothing could end the process. Python handles signals in the main
+    thread, so this does nothing in other threads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
     found = {number: signal.getsignal(number) for number in _ASKED_TO_END}
-    # One that Python did not set is None, and Python could not set it again.
+    # A handler that Python did not set is None, and Python cannot restore it.
     handlers = {number: handler for number, handler in found.items() if handler is not None}
     for number in handlers:
         signal.signal(number, lambda number, _: came.append(number))

@@ -1,6 +1,6 @@
-"""Evidence of the kernel that it killed a process for want of memory: its counters, and the peak.
+"""Evidence that the kernel killed a process to free memory: its counters, and the process's peak.
 
-systemd-oomd and earlyoom kill from outside the kernel and move no counter: such a death remains
+systemd-oomd and earlyoom kill from user space and increase no counter, so such a death remains
 unexplained.
 """
 
@@ -14,10 +14,10 @@ from bsprobe.records.failures import KernelKill
 from bsprobe.records.units import KIB
 
 _FULL: Final = 0.8
-"""Share of its limit that a process has filled if the end of the memory was its doing. Less than
-all of it, for between the last look and the end it goes on allocating."""
+"""Share of its limit that a process must have filled for the machine's counter to be evidence. Less
+than 1, because the process allocates after the last sample of its peak."""
 _EVENTS: Final = ("memory.events.local", "memory.events")
-"""The counters of a group alone, and those of the groups below it as well, in older kernels."""
+"""Counters of a group alone; older kernels have only the second, which adds the groups below."""
 _ROOT: Final = Path("/")
 
 
@@ -25,9 +25,10 @@ class MemoryWatch:
     """Watches the memory of one process, from its parent.
 
     Args:
-        pid: Its number.
-        limit_bytes: The memory that it may fill beyond what it holds now; None: the machine's.
-        root: The folder that /proc and the control groups are found below.
+        pid: The process ID.
+        limit_bytes: Memory that the process may fill beyond what it holds now. None takes the
+            memory of the machine.
+        root: The folder that holds /proc and the control groups.
     """
 
     def __init__(self, pid: int, *, limit_bytes: int | None, root: Path = _ROOT) -> None:
@@ -39,11 +40,11 @@ class MemoryWatch:
         self._before = self._kills()
 
     def look(self) -> None:
-        """Take the peak while the process lives: with it goes its record."""
+        """Sample the peak, which can be read only while the process runs."""
         self._peak = max(self._peak, self._field("VmHWM"))
 
     def evidence(self) -> KernelKill | None:
-        """The evidence that the kernel has killed the process since the watch began."""
+        """Return evidence that the kernel has killed the process since the watch began, or None."""
         (group, machine), (group_before, machine_before) = self._kills(), self._before
         if group > group_before:
             return KernelKill.OWN_GROUP
@@ -52,23 +53,23 @@ class MemoryWatch:
         return None
 
     def _kills(self) -> tuple[int, int]:
-        """Processes killed for want of memory: of the control group, and of the machine."""
+        """Count the processes killed to free memory, in the control group and on the machine."""
         return _number(self._group, "oom_kill"), _number(self._machine, "oom_kill")
 
     def _field(self, name: str) -> int:
-        """A field of the process's status in bytes; 0 where there is none any more."""
+        """Return a field of the process's status in bytes, or 0 if the process is gone."""
         return _number(self._status, f"{name}:") * KIB
 
 
 def group_counter(pid: int, root: Path = _ROOT) -> Path | None:
-    """The file that counts the kills in a process's own memory control group, None without one.
+    """Find the file that counts the kills in the memory control group of a process.
 
     Args:
-        pid: The number of the process.
+        pid: The process ID.
         root: As of `MemoryWatch`.
 
-    Source: Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst. Version 2 counts them
-    in the nearest group from the process upwards for which the memory controller is enabled.
+    Source: Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst. Version 2 counts kills
+    in the nearest group, from the process upwards, for which the memory controller is enabled.
     """
     groups = [line.split(":", 2) for line in _lines(root / "proc" / str(pid) / "cgroup")]
     for version, names in ((1, ("memory.oom_control",)), (2, _EVENTS)):
@@ -81,10 +82,10 @@ def group_counter(pid: int, root: Path = _ROOT) -> Path | None:
 
 
 def _folders(group: PurePosixPath, version: int, root: Path) -> Iterator[Path]:
-    """The folder of a control group, then those above it, up to where they are mounted.
+    """Yield the folder of a control group, then its parents up to the mount point.
 
-    Source: proc_pid_mountinfo(5). A container may see the path of its group on the host, and have
-    the group itself mounted.
+    Source: proc_pid_mountinfo(5). A container may see the path of its group on the host while the
+    group itself is mounted.
     """
     for line in _lines(root / "proc" / "self" / "mountinfo"):
         fields = line.split()
@@ -101,7 +102,7 @@ def _folders(group: PurePosixPath, version: int, root: Path) -> Iterator[Path]:
 
 
 def _number(path: Path | None, name: str) -> int:
-    """The number beside a name in a file; 0 where there is none."""
+    """Return the number after a name in a file, or 0."""
     for line in () if path is None else _lines(path):
         found = line.split()
         if found and found[0] == name:
@@ -110,11 +111,11 @@ def _number(path: Path | None, name: str) -> int:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with suppress(OSError):  # another kernel, another system, or the process is gone
+    with suppress(OSError):  # another system or kernel, or the process is gone
         yield from path.read_text(encoding="utf-8").splitlines()
 
 
 def _machine_bytes() -> int:
-    with suppress(AttributeError, ValueError, OSError):  # another system
+    with suppress(AttributeError, ValueError, OSError):  # not on this system
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 0

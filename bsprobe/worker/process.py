@@ -1,4 +1,4 @@
-"""One worker, from its parent's side: spawn, ask, time out, kill, and always an answer."""
+"""A worker from its parent's side: start it, send requests, kill it after a time-out."""
 
 import os
 import queue
@@ -53,18 +53,18 @@ from bsprobe.worker.spawning import prepared
 from bsprobe.worker.without_gpu import without_gpu
 
 COMMAND = (sys.executable, "-m", "bsprobe.worker.child")
-"""The program of a worker that runs, predicts and explains trials."""
+"""Program of a worker that runs, predicts and explains trials."""
 OPEN_TIMEOUT_SECONDS = 300.0
-"""For importing torch and opening the device; a cold file cache on a network disk is slow."""
+"""Time to import torch and open the device; a network disk with a cold cache is slow."""
 _IN_TIME = f"within {OPEN_TIMEOUT_SECONDS:.0f} s"
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.2
-"""The seconds between two looks after a silent worker."""
+"""Interval between two checks of a worker that sends nothing."""
 _LAST_WORDS_BYTES = 4000
 
 ReportPhase = Callable[[str], None]
 Watch = Callable[[], None]
-"""Called again and again while a worker is waited for; what it raises ends the wait."""
+"""Called repeatedly while the parent waits for a worker; an exception ends the wait."""
 
 
 class Worker:
@@ -72,15 +72,15 @@ class Worker:
 
     Args:
         request: The device to open.
-        variants: The variants that it will be asked for.
-        data: The images that it will be asked for.
-        command: The program that is started.
+        variants: The variants of later requests.
+        data: The images of later requests.
+        command: The program to start.
         kinds: The messages that this program sends.
-        environment: Variables that are set for it, beside those that are there.
-        watch: Called again and again while it is waited for.
+        environment: Variables to set in addition to those of this process.
+        watch: Called repeatedly while the parent waits for the worker.
 
     Raises:
-        DeviceError: The device is not there, or something that is named.
+        DeviceError: The device, or something that is named, does not exist.
         WorkerError: The program does not start.
     """
 
@@ -126,37 +126,37 @@ class Worker:
         on_phase: ReportPhase,
         group: Group | None = None,
     ) -> TrialDone:
-        """Run one trial; its death, whatever the manner, becomes its outcome.
+        """Run one trial; the death of the worker becomes the outcome.
 
         Args:
-            spec: What to run.
-            timeout: Seconds it may take.
-            on_phase: Told what the worker is doing.
-            group: With whom to run it, where it has several processes.
+            spec: The trial.
+            timeout: Time limit in seconds.
+            on_phase: Called with each phase of the worker.
+            group: The process group of a trial of several processes.
 
         Raises:
-            DeviceError: The worker refused the trial: a value that only it could check is wrong.
+            DeviceError: The worker refused the trial: a value that only it can check is invalid.
         """
         self.trials_run += 1
         answer = self.ask(RunTrial(spec=spec, group=group), timeout=timeout, on_phase=on_phase)
         if isinstance(answer, WorkerDeath):
             return TrialDone(outcome=answer.outcome, failure=answer.failure, clean=False)
-        assert isinstance(answer, TrialDone)  # noqa: S101 - what a trial is answered with
+        assert isinstance(answer, TrialDone)  # noqa: S101 - the answer to a trial
         self.is_clean = answer.clean
         return answer
 
     def ask(
         self, request: Request, *, timeout: float, on_phase: ReportPhase
     ) -> "Answer | WorkerDeath":
-        """Have the worker do something; its death, whatever the manner, is an answer too.
+        """Send a request and wait for its answer, or for the death of the worker.
 
         Args:
-            request: What to do.
-            timeout: Seconds it may take; then the worker is killed.
-            on_phase: Told what the worker is doing.
+            request: The request.
+            timeout: Time limit in seconds, after which the worker is killed.
+            on_phase: Called with each phase of the worker.
 
         Raises:
-            DeviceError: The worker refused: a value that only it could check is wrong.
+            DeviceError: The worker refused: a value that only it can check is invalid.
         """
         phase = "building"
         deadline = time.monotonic() + timeout
@@ -172,7 +172,7 @@ class Worker:
                 elif isinstance(message, Answer):
                     return message
         except TimedOutError:
-            words = f"no end after {timeout:.0f} s"
+            words = f"not finished after {timeout:.0f} s"
             return self._lost(Outcome.TIMED_OUT, words, "time-out", phase)
         except PeerFailedError:
             return self._lost(Outcome.FAILED, STOPPED_WITH_ITS_PEERS, "peers", phase)
@@ -184,26 +184,31 @@ class Worker:
     def fit(
         self, variants: Sequence[Variant], gpus: Sequence[Gpu], *, max_batch: int
     ) -> Iterator[CardFit]:
-        """Ask how large a batch of each variant each card runs; the answers come one by one.
+        """Predict the largest batch of each variant on each card; yield each result.
+
+        Args:
+            variants: The variants to predict.
+            gpus: The cards to predict for.
+            max_batch: The largest batch to try.
 
         Raises:
-            DeviceError: The worker refused: a network cannot be traced.
-            WorkerError: It died.
+            DeviceError: A network cannot be traced.
+            WorkerError: The worker died or did not answer in time.
         """
         with endings_as_errors(
-            silent=(f"no card was fitted {_IN_TIME}", "try a smaller network"),
+            silent=(f"the prediction for a card did not end {_IN_TIME}", "try a smaller network"),
             died=("the prediction failed", None),
         ):
             self._send(FitCards(variants=tuple(variants), gpus=tuple(gpus), max_batch=max_batch))
             for _ in range(len(variants) * len(gpus)):
                 message = self._accepted(time.monotonic() + OPEN_TIMEOUT_SECONDS)
-                assert isinstance(message, Fitted)  # noqa: S101 - nothing else can come
+                assert isinstance(message, Fitted)  # noqa: S101 - the only answer
                 yield message.fit
 
     def close(self) -> None:
-        """End the worker and everything it started."""
+        """End the worker and all processes that it started."""
         if self._process.stdin is not None:
-            with suppress(OSError):  # it is dead already, and its pipe with it
+            with suppress(OSError):  # the worker is dead and the pipe is broken
                 self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_GRACE_SECONDS)
@@ -215,20 +220,20 @@ class Worker:
         with endings_as_errors(
             silent=(
                 f"the worker did not open its device {_IN_TIME}",
-                "is the GPU hanging? nvidia-smi shows it",
+                "check with nvidia-smi that the GPU responds",
             ),
             died=(
                 "the worker could not start",
-                "does `python -c 'import torch, torchvision'` work here?",
+                "check that `python -c 'import torch, torchvision'` works",
             ),
         ):
             self._send(opening)
             message = self._accepted(time.monotonic() + OPEN_TIMEOUT_SECONDS)
-        assert isinstance(message, Ready)  # noqa: S101 - the worker's first answer is one of two
+        assert isinstance(message, Ready)  # noqa: S101 - the first answer, unless refused
         return message
 
     def _accepted(self, deadline: float) -> Message:
-        """The next message; a refusal is an error."""
+        """Return the next message; raise DeviceError for a refusal."""
         message = self._receive(deadline)
         if isinstance(message, Refused):
             raise DeviceError(message.message, hint=message.hint)
@@ -246,16 +251,16 @@ class Worker:
         message = self._next_in_inbox(deadline)
         if isinstance(message, MalformedError):
             self._kill_group()
-            raise WorkerError(f"the worker spoke nonsense: {message}") from message
+            raise WorkerError(f"invalid message from the worker: {message}") from message
         if message is None:
             raise self._death()
         return message
 
     def _next_in_inbox(self, deadline: float) -> Message | MalformedError | None:
-        """The next message, or None once the worker is dead and everything it said is read.
+        """Return the next message, or None once the worker is dead and its output is read.
 
-        The end of the pipe alone does not tell: a process that the worker had started and that
-        outlives it holds the pipe open.
+        The end of the pipe alone is no sign of the death: a process that the worker started and
+        that outlives it holds the pipe open.
         """
         while (left := deadline - time.monotonic()) > 0:
             died = self._process.poll() is not None
@@ -277,7 +282,7 @@ class Worker:
             try:
                 self._inbox.put(decode(line, self._kinds))
             except MalformedError as error:
-                # A worker that is killed while it writes leaves half a line: that is its death.
+                # A worker that is killed while it writes leaves half a line.
                 if line.endswith(b"\n"):
                     self._inbox.put(error)
         self._inbox.put(None)
@@ -285,7 +290,7 @@ class Worker:
     def _death(self) -> WorkerDiedError:
         try:
             status = self._process.wait(timeout=_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:  # it closed its pipe and lives on
+        except subprocess.TimeoutExpired:  # it closed its pipe but still runs
             self._kill_group()
             status = self._process.wait()
         self._stderr.seek(max(self._said_before, self._said_bytes() - _LAST_WORDS_BYTES))
@@ -299,30 +304,30 @@ class Worker:
         return WorkerDeath(outcome=outcome, failure=failure)
 
     def _forsake(self) -> None:
-        """End what can be of no more use, and all that it has started."""
+        """Kill the worker and all processes that it started."""
         self.is_clean = False
         self._kill_group()
 
     def _said_bytes(self) -> int:
-        """The length of all that it has left on its standard error."""
+        """Return the size of the worker's standard error."""
         return os.fstat(self._stderr.fileno()).st_size
 
     def _watched_memory(self) -> MemoryWatch:
-        """A watch over the memory that a trial may fill: its limit, or else the machine's."""
+        """Watch the memory that a trial may fill: its limit, or that of the machine."""
         device = self.ready.device
         limit = device.capacity_bytes if device.kind is DeviceKind.CPU else None
         return MemoryWatch(self._process.pid, limit_bytes=limit)
 
     def _kill_group(self) -> None:
-        """Kill the worker's whole session: data-loader processes outlive a killed parent."""
+        """Kill the worker's process group: data-loader processes outlive a killed parent."""
         if hasattr(os, "killpg"):
-            with suppress(ProcessLookupError, PermissionError):  # nobody left
+            with suppress(ProcessLookupError, PermissionError):  # no process is left
                 os.killpg(self._process.pid, signal.SIGKILL)
         else:
             self._process.kill()
 
 
 def _imports_of(variants: tuple[Variant, ...], data: DataSource | None) -> tuple[str, ...]:
-    """The modules that take long to import and that only some workers need."""
+    """Return the slow imports that only some workers need."""
     is_needed = data is not None or any(each.model.startswith(TORCHVISION) for each in variants)
     return ("torchvision",) if is_needed else ()

@@ -1,4 +1,4 @@
-"""The messages between a parent and its worker: one JSON object a line."""
+"""The messages between a parent and its worker: one JSON object per line."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
 
 
 class Message:
-    """A line between parent and worker; each kind is a frozen dataclass."""
+    """A message between parent and worker; each kind is a frozen dataclass."""
 
     __slots__ = ()
 
@@ -35,69 +35,70 @@ class Answer(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenDevice(Request):
-    """To the worker, first: the device to run everything on."""
+    """The first request: opens the device of all later requests."""
 
     request: DeviceRequest
     variants: tuple[Variant, ...] = ()
-    """The variants of the run: all that they name is looked up and loaded now. They come back with
-    `Ready`, completed by what only the networks tell."""
+    """The variants of the run. The worker loads everything that they name, and returns them with
+    `Ready`, completed from their networks."""
     data: DataSource | None = None
-    """Images that will be asked for: looked at, and their libraries loaded, now."""
+    """The images of later trials. The worker checks them and loads the libraries for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """The process group of one trial: where its members meet, and which of them one is."""
+    """The process group of one trial, as one of its members joins it."""
 
     host: str
     port: int
+    """Of the store to which all members connect."""
     name: str
-    """Of this trial alone: what an earlier group has left at the meeting place is not met again."""
+    """Unique to this trial, so that keys of an earlier group in the store are not read."""
     rank: int
     processes: int
     timeout_seconds: float
-    """For each of its collectives."""
+    """Of each collective."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTrial(Request):
-    """To the worker: run this."""
+    """Request to run a trial."""
 
     spec: TrialSpec
     group: Group | None = None
-    """With whom to run it, where the trial has several processes."""
+    """The process group of a trial of several processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explain(Request):
-    """To the worker: say where the memory of this goes."""
+    """Request to explain the memory of a trial on a simulated card."""
 
     spec: TrialSpec
     snapshot: str | None = None
-    """An absolute path to write a memory snapshot to, for PyTorch's own viewer."""
+    """Absolute path for a memory snapshot in the format of PyTorch's viewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record(Request):
-    """To the worker: run this while PyTorch records what its allocator does."""
+    """Request to run a trial while PyTorch records its allocations."""
 
     spec: TrialSpec
     snapshot: str
-    """An absolute path to write the record to: PyTorch's own memory snapshot."""
+    """Absolute path for the record, a memory snapshot of PyTorch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attribute(Request):
-    """To the worker, which predicts: say where the memory of a recorded trial went."""
+    """Request to a predicting worker to explain the memory of a recorded trial."""
 
     trial: RecordedTrial
     snapshot: str
-    """An absolute path: what `Record` has written."""
+    """Absolute path of the snapshot that `Record` has written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitCards(Request):
-    """To the worker: say how large a batch of each variant each card runs."""
+    """Request to predict the largest batch of each variant on each card."""
 
     variants: tuple[Variant, ...]
     gpus: tuple[Gpu, ...]
@@ -106,14 +107,14 @@ class FitCards(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted(Message):
-    """From the worker: one answer of as many as there are variants times cards."""
+    """One result of `FitCards`, which has one for each variant on each card."""
 
     fit: CardFit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready(Message):
-    """From the worker: the device is open."""
+    """Answer to `OpenDevice`: the device is open."""
 
     device: DeviceInfo
     torch: str
@@ -121,12 +122,12 @@ class Ready(Message):
     cudnn: str | None
     cpu_threads: int
     variants: tuple[Variant, ...] = ()
-    """Those that were asked for, completed by what only their networks tell."""
+    """The requested variants, completed from their networks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused(Message):
-    """From the worker: what was asked for cannot be done, and it is nobody's bug."""
+    """Answer to a request that cannot be served, with an error that the user can act on."""
 
     message: str
     hint: str | None
@@ -134,29 +135,29 @@ class Refused(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Message):
-    """From the worker: what it is doing now (`building`, `step 2 of 4` …)."""
+    """The current phase of the worker (`building`, `step 2 of 4` …)."""
 
     phase: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialDone(Answer):
-    """From the worker: how the trial ended."""
+    """Answer to `RunTrial`: the result of the trial."""
 
     outcome: Outcome
     measurement: Measurement | None = None
     failure: Failure | None = None
     clean: bool
-    """True where memory is back where it was, so that another trial may run in this process."""
+    """True if memory is back at its level before the trial, so that the process can run another."""
     budget_bytes: int | None = None
     """As in `Trial`."""
     files: tuple[str, ...] = ()
-    """The files of the user's own that the worker has imported."""
+    """The user's own files that the worker has imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained(Answer):
-    """From the worker: where the memory goes. Exactly one of explanation and failure is there."""
+    """Answer to `Explain` and `Attribute`. Exactly one of explanation and failure is set."""
 
     explanation: Explanation | None = None
     failure: Failure | None = None
@@ -164,43 +165,43 @@ class Explained(Answer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded(Answer):
-    """From the worker: what was recorded. Exactly one of trial and failure is there."""
+    """Answer to `Record`. Exactly one of trial and failure is set."""
 
     trial: RecordedTrial | None = None
     failure: Failure | None = None
 
 
 Kinds = Mapping[str, type[Message]]
-"""The messages that a parent and its worker understand, by name."""
+"""The messages that a parent and its worker exchange, by name."""
 
 
 def kinds_of(*messages: type[Message]) -> Kinds:
-    """The table of some messages, for `decode`."""
+    """Map message classes by name, for `decode`."""
     return {message.__name__: message for message in messages}
 
 
 COMMON: Final = (OpenDevice, Ready, Refused, Progress)
-"""The messages of every worker, whatever it is asked to do."""
+"""The messages of every kind of worker."""
 KINDS: Final = kinds_of(
     *COMMON, RunTrial, TrialDone, Explain, Attribute, Explained, Record, Recorded, FitCards, Fitted
 )
 
 
 def encode(message: Message) -> bytes:
-    """One line, newline included."""
+    """Encode a message as one line, with its newline."""
     body = {"kind": type(message).__name__, **to_json(message)}
     return json.dumps(body, allow_nan=False).encode() + b"\n"
 
 
 def decode(line: bytes, kinds: Kinds = KINDS) -> Message:
-    """The message of a line.
+    """Decode the message of a line.
 
     Args:
         line: One line, with or without its newline.
-        kinds: The messages that may come.
+        kinds: The messages that may arrive.
 
     Raises:
-        MalformedError: The line is none of these messages.
+        MalformedError: The line is not one of these messages.
     """
     try:
         body = parse_json(line)

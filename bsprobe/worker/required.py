@@ -1,4 +1,4 @@
-"""The packages that bsprobe requires: which one is missing, and how it is installed."""
+"""The packages that bsprobe requires, and the error for a missing one."""
 
 import re
 from collections.abc import Mapping
@@ -21,18 +21,18 @@ PACKAGES: Final[Mapping[str, str]] = MappingProxyType(
         "torchvision": "torchvision",
     }
 )
-"""Names to import, and the names under which pip installs them."""
+"""Names of packages in pip, by import name."""
 _OF_REPORTS: Final = ("rich", "numpy", "pandas", "PIL", "matplotlib")
 _MISSING: Final = re.compile(r"No module named '(\w+)'$", re.MULTILINE)
-"""Python's words, which pandas repeats for what it needs itself. A module inside a package has a
-name with a dot: where that is missing, the package is there, and it is no matter of installing."""
+"""Python's message, which pandas repeats for its own requirements. A name with a dot does not
+match: the package is installed and only a module in it is missing."""
 
 
 def missing_package(words: str) -> MissingPackageError | None:
-    """Read what an ImportError, or the end of its traceback, says.
+    """Find a missing required package in the message of an ImportError or in its traceback.
 
     Returns:
-        The error to show for a missing package that bsprobe requires; None for any other failure.
+        The error to show, or None for any other failure.
     """
     for name in _MISSING.findall(words.strip()):
         if name in PACKAGES:
@@ -41,7 +41,7 @@ def missing_package(words: str) -> MissingPackageError | None:
 
 
 def require_report_packages() -> None:
-    """Refuse to begin what ends in a report that cannot be made; nothing is imported.
+    """Check that the packages for reports are installed, without importing them.
 
     Raises:
         MissingPackageError: A package is missing.
@@ -54,12 +54,12 @@ def require_report_packages() -> None:
 def _is_there(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ImportError:  # of a finder that does not answer but refuses
+    except ImportError:  # raised by an import hook
         return False
 
 
 def _missing(name: str) -> MissingPackageError:
     return MissingPackageError(
-        f"the package {PACKAGES[name]} is not installed, which bsprobe requires",
+        f"the required package {PACKAGES[name]} is not installed",
         hint=f"python -m pip install {PACKAGES[name]}",
     )

@@ -1,4 +1,4 @@
-"""Trials in worker processes: a fresh one where it is asked for, and always a record."""
+"""Trials in worker processes: every trial gets a record, and on request a fresh process."""
 
 import time
 from collections.abc import Mapping
@@ -21,7 +21,20 @@ _Answered = TypeVar("_Answered", Explained, Recorded)
 
 
 class TrialRunner:
-    """Runs trials in workers, a new one whenever the old one is used up."""
+    """Runs trials in workers, and starts a new worker if the old one cannot be reused.
+
+    Args:
+        request: The device to open.
+        timeout: Time limit of a trial in seconds.
+        variants: The variants of the trials.
+        data: The images of the trials.
+        environment: Variables to set for the workers in addition to those of this process.
+        watch: Called repeatedly while the runner waits for a worker.
+
+    Raises:
+        DeviceError: The device, or something that is named, does not exist.
+        WorkerError: The worker does not start.
+    """
 
     def __init__(
         self,
@@ -42,19 +55,28 @@ class TrialRunner:
             partial(start, variants=variants)
         )
         self.ready = self._worker.ready
-        # Later ones are told what the first found out.
+        # Later workers get the variants as the first one has completed them.
         again = partial(start, variants=self.ready.variants or variants)
         self._start = partial(again_if_killed, again)
         self.files: set[str] = set()
-        """The files of the user's own that workers have imported for their trials."""
+        """The user's own files that workers have imported for their trials."""
         self._is_predicting = self.ready.device.source is Source.PREDICTED
 
     def run(
         self, spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: ReportPhase
     ) -> Trial:
-        """Run one trial, in a fresh process where that is asked for or the old one is spoilt.
+        """Run one trial, in a fresh process on request or if the old one cannot be reused.
 
-        One whose process dies, and nothing says of what, is run once more.
+        A trial whose process dies without a known cause is run once more.
+
+        Args:
+            spec: The trial.
+            process: A fresh process, or any.
+            purpose: The purpose of the trial, for its record.
+            on_phase: Called with each phase of the worker.
+
+        Raises:
+            DeviceError: The worker refused the trial: a value that only it can check is invalid.
         """
 
         def attempt() -> Trial:
@@ -73,14 +95,14 @@ class TrialRunner:
         on_phase: ReportPhase,
         group: Group | None = None,
     ) -> Trial:
-        """As `run`, but a worker that is spoilt then is left as it is, its connections open.
+        """Run one trial once; a worker that cannot be reused is not stopped.
 
         Args:
-            spec: What to run.
-            process: In which process.
-            purpose: Why.
-            on_phase: Told what the worker is doing.
-            group: With whom, where the trial has several processes.
+            spec: The trial.
+            process: A fresh process, or any.
+            purpose: The purpose of the trial, for its record.
+            on_phase: Called with each phase of the worker.
+            group: The process group of a trial of several processes.
         """
         worker = self._worker_for(spec, process, on_phase)
         fresh = worker.trials_run == 0 or self._is_predicting
@@ -101,30 +123,30 @@ class TrialRunner:
         )
 
     def explain(self, asked: Explain | Attribute, *, on_phase: ReportPhase) -> Explanation:
-        """Say where the memory of a trial goes, or went, in a worker of this device.
+        """Explain the memory of a trial, predicted or recorded.
 
         Args:
-            asked: The trial.
-            on_phase: Told what the worker is doing.
+            asked: The request.
+            on_phase: Called with each phase of the worker.
 
         Raises:
-            DeviceError: It cannot be said: the trial runs on no card, or not on a simulated one.
+            DeviceError: The trial fails, or the device is not simulated.
         """
         answer = again_if_unexplained(partial(self._ask, asked, Explained, on_phase))
         if isinstance(answer, Explained) and answer.explanation is not None:
             return answer.explanation
-        why = "nothing was said" if answer.failure is None else answer.failure.message
+        why = "no reason given" if answer.failure is None else answer.failure.message
         spec = asked.trial.spec if isinstance(asked, Attribute) else asked.spec
         raise DeviceError(
             f"batch {spec.batch_size} cannot be explained: {why}",
-            hint="bsprobe run predicts it with all details of the failure",
+            hint="bsprobe run shows all details of the failure",
         )
 
     def record(self, asked: Record, *, on_phase: ReportPhase) -> Recorded:
-        """Run a trial and record it, as the first and the last of a process.
+        """Run a trial and record its allocations, in a process that runs no other trial.
 
         Raises:
-            DeviceError: The device does not record.
+            DeviceError: The device cannot record allocations.
         """
 
         def attempt() -> Recorded | WorkerDeath:
@@ -152,11 +174,11 @@ class TrialRunner:
     def _ask(
         self, asked: Request, answered: type[_Answered], on_phase: ReportPhase
     ) -> _Answered | WorkerDeath:
-        """Have a worker do something that is no trial of a run."""
+        """Send a request that is not a trial, and wait for the answer."""
         if self._worker is None:
             self._worker = self._start()
         answer = self._worker.ask(asked, timeout=self._timeout, on_phase=on_phase)
-        assert isinstance(answer, answered | WorkerDeath)  # noqa: S101 - what it is answered with
+        assert isinstance(answer, answered | WorkerDeath)  # noqa: S101 - the only answer
         self._drop_spoilt_worker()
         return answer
 
@@ -170,7 +192,7 @@ class TrialRunner:
         worker = self._worker
         used = worker is not None and worker.trials_run > 0
         wants_another = process is Process.FRESH or spec.variant != self._variant
-        # A simulated card begins empty in every trial: one process serves the whole run.
+        # A simulated card is empty at the start of each trial: one process serves the whole run.
         if used and wants_another and not self._is_predicting:
             self.close()
         if self._worker is None:

@@ -1,4 +1,4 @@
-"""The files of the user's own that a process has imported."""
+"""The user's own files that a process has imported."""
 
 import sys
 import sysconfig
@@ -10,10 +10,10 @@ _OF_PYTHON = ("stdlib", "platstdlib", "purelib", "platlib")
 
 
 def imported_files() -> tuple[str, ...]:
-    """Files of modules that are neither Python's, nor installed, nor bsprobe's, sorted."""
+    """Return the files of modules outside Python, installed packages and bsprobe, sorted."""
     others = [Path(sysconfig.get_path(name)).resolve() for name in _OF_PYTHON]
     others.append(Path(__file__).resolve().parents[1])
-    modules: list[object] = list(sys.modules.values())  # some programs put other objects there
+    modules: list[object] = list(sys.modules.values())  # some programs add other objects
     named = [vars(each).get("__file__") for each in modules if isinstance(each, ModuleType)]
     files = {Path(name).resolve() for name in named if isinstance(name, str)}
     return tuple(

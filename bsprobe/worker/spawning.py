@@ -1,4 +1,4 @@
-"""Starts worker processes: forked by a server that has imported PyTorch, else spawned."""
+"""Start of worker processes: forked by a server that has imported PyTorch, or spawned."""
 
 import os
 import site
@@ -13,12 +13,12 @@ from bsprobe.worker.forking import SERVERS, Server
 from bsprobe.worker.tether import parent_variable
 
 SPAWN: Final = "BSPROBE_SPAWN"
-"""The variable that, set to 1, has every worker spawned."""
+"""Environment variable; if it is 1, every worker is spawned."""
 MODULES: Final = ("bsprobe.worker.child", "bsprobe.study.child")
-"""The modules that a server runs; every other program is spawned."""
+"""The modules that a server can run; every other program is spawned."""
 TETHER: Final = "bsprobe.worker.tether"
 _WORKER_ENVIRONMENT: Final = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""For the CPU device; glibc reads it once, when the process starts, so it is set for all."""
+"""For the CPU device; set for all devices, because glibc reads it once, at process start."""
 
 
 class ChildProcess(Protocol):
@@ -29,33 +29,33 @@ class ChildProcess(Protocol):
     stdout: IO[bytes] | None
 
     def poll(self) -> int | None:
-        """Its exit status; None while it lives."""
+        """Return the exit status, or None while the process runs."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end; `subprocess.TimeoutExpired` where it lives on."""
+        """Wait for the end; raise `subprocess.TimeoutExpired` if the process still runs."""
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill the process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Birth:
-    """Everything that a process is started with."""
+    """The parameters of a process to start."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
     imports: tuple[str, ...]
     server: Server | None
-    """That forks it; None: it is spawned."""
+    """The server that forks it, or None to spawn it."""
 
     def start(self, stderr: IO[bytes]) -> ChildProcess:
-        """Start it, with pipes for its input and output.
+        """Start the process, with pipes for its input and output.
 
-        It has a session of its own: Ctrl-C reaches the parent alone, and all that it starts can be
-        killed with it.
+        It has its own session: Ctrl-C reaches only the parent, and all processes that it starts can
+        be killed with it.
 
         Args:
-            stderr: Where it writes what is wrong.
+            stderr: File for the standard error of the process.
         """
         if self.server is not None:
             forked = self.server.fork(
@@ -77,12 +77,12 @@ class Birth:
 def prepared(
     command: tuple[str, ...], environment: Mapping[str, str], *, imports: tuple[str, ...] = ()
 ) -> Birth:
-    """Prepare the start of a worker; starts the server for it, in seconds, where there is none yet.
+    """Prepare the start of a worker; if it needs a new server, this takes seconds.
 
     Args:
         command: The program.
-        environment: Variables that are set for it, beside those that are there.
-        imports: Slow modules that it needs and others do not.
+        environment: Variables to set in addition to those of this process.
+        imports: Slow modules that only this worker needs.
     """
     variables = {**_environment(), **environment}
     can_be_forked = sys.platform == "linux" and _is_worker(command) and variables.get(SPAWN) != "1"
@@ -95,12 +95,12 @@ def _is_worker(command: tuple[str, ...]) -> bool:
 
 
 def _tethered(command: tuple[str, ...]) -> tuple[str, ...]:
-    """The command with which a worker ties itself to this process first of all."""
+    """Return the command that ties a worker to this process before it does anything else."""
     return (*command[:2], TETHER, command[2]) if _is_worker(command) else command
 
 
 def _environment() -> dict[str, str]:
-    """A worker's environment: ours, with the package importable as it is here."""
+    """Return the environment of this process, with bsprobe importable as it is here."""
     package_root = str(Path(__file__).resolve().parents[2])
     paths = [os.environ.get("PYTHONPATH", "")]
     if package_root not in site.getsitepackages():

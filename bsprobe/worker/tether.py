@@ -1,12 +1,12 @@
-"""The tie of a process to the one that started it: it ends with its parent, whatever it is doing.
+"""Ties a process to its parent: it is killed when the parent ends.
 
-A worker that waits in a kernel without releasing Python's lock cannot see its input end, and what a
-network starts by itself hears nothing of the worker's parent at all. So the kernel kills the worker
-with its parent, and a watcher in the worker's process group (`watcher.py`) kills the group.
-Processes that begin a session of their own (`setsid`) are beyond both.
+A worker that blocks in native code without releasing the GIL cannot notice the end of its input,
+and processes that a network starts do not know the worker's parent. So Linux kills the worker with
+its parent, and a watcher in the worker's process group (`watcher.py`) kills the group. Processes
+that start their own session (`setsid`) are not killed.
 
-As a program it ties itself, then runs the module that its argument names: nothing slow has been
-imported by then.
+Run as a program, this ties itself before any slow import, then runs the module that its argument
+names.
 """
 
 import ctypes
@@ -19,48 +19,49 @@ from pathlib import Path
 from typing import Final
 
 PARENT: Final = "BSPROBE_PARENT"
-"""The variable with the number of the process that starts another one; empty for none."""
+"""Environment variable with the process ID of the parent; empty for none."""
 _WATCHER: Final = str(Path(__file__).with_name("watcher.py"))
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 def parent_variable() -> dict[str, str]:
-    """The variable that ties a process to this one.
+    """Return the variable that ties a process to this one.
 
-    The kernel kills with the thread that starts a process, not with its process: prctl(2). From a
-    thread that may end before, the process is left to its watcher.
+    Linux kills the process when the thread that started it ends, not when the parent process ends
+    (prctl(2)). So only the main thread ties a process; from other threads only the watcher kills
+    it.
     """
     is_lasting = threading.current_thread() is threading.main_thread()
     return {PARENT: str(os.getpid()) if is_lasting else ""}
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends; end it now if that is gone."""
+    """Let Linux kill this process when its parent ends; exit if the parent has ended."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
+    if os.getppid() != parent:  # the parent ended before the line above
         os._exit(1)
 
 
 def end_with_parent() -> None:
-    """As `end_with`, where the variable names the parent; it is taken away."""
+    """Call `end_with` with the parent that the variable names, and remove the variable."""
     if parent := os.environ.pop(PARENT, ""):
         end_with(int(parent))
 
 
 def watch_group() -> None:
-    """Start the watcher over the process group that this process leads, and over its input."""
+    """Start the watcher of the process group that this process leads, and of its input."""
     if sys.platform == "win32" or os.getpgrp() != os.getpid():
         return
     quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
-    # Isolated and without site packages, so that it is there at once.
+    # Isolated and without site packages, for a fast start.
     words = (sys.executable, "-I", "-S", _WATCHER, str(os.getpid()))
     os.posix_spawn(sys.executable, words, os.environ, file_actions=quiet)
 
 
 def main() -> None:
-    """Tie this process, then run the module that is asked for."""
+    """Tie this process, then run the module that the argument names."""
     end_with_parent()
     watch_group()
     module = sys.argv.pop(1)

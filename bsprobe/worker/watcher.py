@@ -1,8 +1,8 @@
-"""The watcher over a worker's process group: kills it once the worker or its parent is gone.
+"""The watcher of a worker's process group: kills it once the worker or its parent is gone.
 
-A program of its own that imports nothing of bsprobe. Its standard input is the worker's, of which
-the parent holds the other end; it never reads. As a member of the group it keeps the group's number
-from being given to another one, and dies with it.
+A separate program that imports nothing of bsprobe. It shares the worker's standard input, whose
+other end the parent holds, but never reads from it. As a member of the group it prevents the reuse
+of the group's ID, and is killed with the group.
 """
 
 import os
@@ -12,19 +12,19 @@ import sys
 import time
 
 LOOK_MILLISECONDS = 500
-"""Between two looks after the worker."""
+"""Interval between two checks of the worker."""
 GRACE_SECONDS = 1.0
-"""For a worker to end by itself, as it does when its input ends."""
+"""Time for the worker to exit by itself at the end of its input."""
 
 
 def watch(worker: int) -> None:
-    """Wait until the worker or its parent is gone, then kill the group that the worker leads."""
+    """Wait until the worker or its parent is gone, then kill the worker's process group."""
     if os.getpgrp() != worker:
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # what ends the worker gently must not end this first
+        signal.signal(number, signal.SIG_IGN)  # the watcher must outlive the worker
     poll = select.poll()
-    poll.register(0, 0)  # the end is reported unasked
+    poll.register(0, 0)  # the end of the input is always reported
     while os.getppid() == worker and not poll.poll(LOOK_MILLISECONDS):
         pass
     deadline = time.monotonic() + GRACE_SECONDS

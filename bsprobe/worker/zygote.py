@@ -1,16 +1,16 @@
 """The fork server: a process that has imported PyTorch and forks a worker for each request.
 
-It is started by `spawning.py` with one end of a socket pair, and serves whoever holds the other
-end until that is closed. A request is a length and as many bytes of JSON (`module`, `imports`,
-`environment`), sent together with file descriptors: the working directory, standard input, output
-and error, and the status pipe of the process that is asked for. Down this pipe the new process
-writes its number once it has a session of its own, and the server the number and how it ended, as
-`Popen` has it: the one line that comes where the process is killed before it can write its own.
+`forking.py` starts it with one end of a socket pair; it serves the process that holds the other end
+until that end is closed. A request is a length and as many bytes of JSON (`module`, `imports`,
+`environment`), sent with file descriptors: the working directory, standard input, output and error,
+and the status pipe of the new process. The new process writes its ID to the status pipe once it has
+its own session. When it ends, the server writes the ID and the exit status, as in `Popen`; this is
+the only line if the process is killed before it writes its ID.
 
-The server itself runs no tensor operation (OpenMP's threads do not survive a fork: a matrix product
-here, and a child waits for them for ever), asks CUDA nothing (a driver that was initialised here
-refuses to work in a child) and runs no code of the user's. It has one thread of Python. That of
-OpenBLAS, which numpy brings, are ended and started again by OpenBLAS's own fork handlers.
+The server runs no tensor operation (OpenMP's threads do not survive a fork, and a child would wait
+for them for ever), makes no CUDA call (a driver initialised here does not work in a child) and runs
+no user code. It has one Python thread. OpenBLAS, which numpy loads, ends and restarts its threads
+in its own fork handlers.
 """
 
 import gc
@@ -32,21 +32,21 @@ from typing import Final
 from bsprobe.worker.tether import end_with, end_with_parent, watch_group
 
 READY: Final = b"."
-"""Sent once everything is imported."""
+"""Sent when the imports are done."""
 LENGTH_BYTES: Final = 4
-"""Of the number that precedes a request, its descriptors beside it."""
+"""Size of the length that precedes a request; the descriptors are sent with it."""
 DESCRIPTORS: Final = 5
 IMPORTS: Final = (
     "torch",
-    "torch._dynamo",  # the first step of an optimizer imports it, and so does a fake tensor
+    "torch._dynamo",  # imported by the first optimizer step and by fake tensors
     "bsprobe.devices.cpu",
     "bsprobe.devices.cuda",
     "bsprobe.devices.fitting",
     "bsprobe.devices.simulated",
 )
-"""Modules that workers import anyway; those with which they begin are left to them, to be run."""
+"""Modules that workers import. Their main modules are not included, because workers run them."""
 _NAME: Final = "bsprobe-worker"
-"""Of a child, as `top` and `ps -o comm` show it: its command line stays that of the server."""
+"""Name of a child in `top` and `ps -o comm`; its command line stays that of the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def serve(parent: socket.socket) -> str | None:
     """Fork a process for each request.
 
     Returns:
-        In the server None, once the parent is gone; in each child the module that it is to run.
+        None in the server, once the parent is gone; in a child the module to run.
     """
     server, children = os.getpid(), dict[int, int]()
     ended, wake = os.pipe()
@@ -80,7 +80,7 @@ def serve(parent: socket.socket) -> str | None:
             request = _receive(parent)
             if request is None:
                 for pid in children:
-                    with suppress(ProcessLookupError):  # it was about to be reported
+                    with suppress(ProcessLookupError):  # it has just ended
                         os.killpg(pid, signal.SIGKILL)
                 return None
             for name in request.imports:
@@ -96,10 +96,10 @@ def serve(parent: socket.socket) -> str | None:
 
 
 def _receive(parent: socket.socket) -> _Request | None:
-    """The next request; None once the parent is gone."""
+    """Return the next request, or None once the parent is gone."""
     try:
         start, descriptors, _, _ = socket.recv_fds(parent, LENGTH_BYTES, DESCRIPTORS)
-    except ConnectionResetError:  # it never read what it was sent
+    except ConnectionResetError:  # the parent ended without reading
         return None
     with parent.makefile("rb") as stream:
         length = start + stream.read(LENGTH_BYTES - len(start))
@@ -120,7 +120,7 @@ def _receive(parent: socket.socket) -> _Request | None:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # OpenBLAS's threads (see above) are all that Python 3.12 counts here.
+        # Python 3.12 warns of OpenBLAS's threads, which handle the fork (see above).
         warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
         return os.fork()
 
@@ -130,13 +130,13 @@ def _report_the_dead(children: dict[int, int]) -> None:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
             descriptor = children.pop(pid)
-            with suppress(OSError):  # nobody waits for it any more
+            with suppress(OSError):  # the parent has closed the pipe
                 os.write(descriptor, b"%d %d\n" % (pid, os.waitstatus_to_exitcode(status)))
             os.close(descriptor)
 
 
 def _become(request: _Request, server: int) -> None:
-    """Make this process, just forked, what it were if it had been started by itself."""
+    """Set up this forked process as if it had been started by `python -m`."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
@@ -154,26 +154,26 @@ def _become(request: _Request, server: int) -> None:
     sys.orig_argv = [sys.executable, "-m", request.module]
     gc.enable()
     importlib.invalidate_caches()
-    tempfile.tempdir = None  # TMPDIR may be another one
+    tempfile.tempdir = None  # TMPDIR may differ
     if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()  # Python's own generator does it by itself
+        numpy.random.seed()  # Python reseeds only its own generator after a fork
     Path("/proc/self/comm").write_text(_NAME, encoding="ascii")
     os.write(request.status, b"%d\n" % os.getpid())
     os.close(request.status)
 
 
 def main() -> None:
-    """Serve the socket whose number is the argument; in a child run the module that is wanted."""
+    """Serve the socket whose descriptor is the argument; in a child run the requested module."""
     end_with_parent()
     if not sys.flags.safe_path:
         del sys.path[0]  # the server's own folder, which `python -m` puts there
-    gc.disable()  # imports make much and leave nothing behind
+    gc.disable()  # imports create many objects and little garbage
     for name in IMPORTS:
         importlib.import_module(name)
-    gc.freeze()  # a collection in a child would write to, and so copy, pages that are shared
+    gc.freeze()  # a collection in a child would write to shared pages and so copy them
     module = serve(socket.socket(fileno=int(sys.argv[1])))
     if module is None:
-        os._exit(0)  # nothing is left to be done, not even what libraries do at exit
+        os._exit(0)  # without the exit handlers of libraries
     watch_group()
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

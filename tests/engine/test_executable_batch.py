@@ -1,4 +1,4 @@
-"""The decorator: proven once, remembered, found anew where anything changes."""
+"""The decorator: the batch is proven once, kept, and searched again after any change."""
 
 import logging
 from collections.abc import Iterator
@@ -31,14 +31,14 @@ READY = Ready(device=DEVICE, torch="2.6.0", cuda="12.4", cudnn="90100", cpu_thre
 
 @dataclass
 class Gpu:
-    """A GPU that is only said to be there.
+    """A stub GPU.
 
     Attributes:
-        ready: What it says of itself.
-        run: What it finds.
-        asked: The settings of each run that was really made.
-        opened: How often a worker was started.
-        files: What its trials import.
+        ready: The answer of its worker.
+        run: The run that it makes.
+        asked: The settings of each search.
+        opened: The number of workers started.
+        files: The files that its trials import.
     """
 
     ready: Ready
@@ -59,7 +59,7 @@ class Gpu:
         return self.run
 
     def identity(self, _: DeviceRequest) -> Identity:
-        """What is known of it without opening it."""
+        """Identify the GPU without opening it."""
         device = self.ready.device
         return Identity(name=device.name, capacity_bytes=device.capacity_bytes)
 
@@ -89,14 +89,14 @@ def train(**options: Any) -> tuple[Any, ...]:
     return first
 
 
-def test_the_proven_batch_comes_first_and_is_found_once(gpu: Gpu) -> None:
+def test_the_proven_batch_is_the_first_argument_and_is_searched_once(gpu: Gpu) -> None:
     largest = gpu.run.results[0].boundary.largest
 
     assert train() == train() == (largest, (1,), {"x": 2})
     assert len(gpu.asked) == 1
 
 
-def test_one_line_in_the_log_says_which_batch_and_where_from(
+def test_one_line_in_the_log_has_the_batch_and_its_origin(
     gpu: Gpu, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="bsprobe"):
@@ -121,14 +121,14 @@ def test_one_line_in_the_log_says_which_batch_and_where_from(
     ],
     ids=["memory", "device", "torch"],
 )
-def test_another_machine_has_the_batch_found_anew(gpu: Gpu, ready: Ready) -> None:
+def test_the_batch_is_searched_again_on_another_machine(gpu: Gpu, ready: Ready) -> None:
     train()
     gpu.ready = ready
     train()
     assert len(gpu.asked) == 2
 
 
-def test_other_options_and_other_sources_have_the_batch_found_anew(
+def test_the_batch_is_searched_again_for_other_options_and_other_sources(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train()
@@ -138,13 +138,13 @@ def test_other_options_and_other_sources_have_the_batch_found_anew(
     assert len(gpu.asked) == 3
 
 
-def test_the_hash_of_a_source_is_of_the_file_that_defines_the_part() -> None:
+def test_the_file_that_defines_a_part_is_hashed() -> None:
     ((module, text),) = executable_batch._sources(WORKLOAD)
 
     assert (module, len(text)) == ("tests.support.own_training", 64)
 
 
-def test_a_device_that_is_known_without_opening_it_is_not_opened_again(
+def test_a_device_that_is_identified_without_opening_it_is_not_opened_again(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(executable_batch, "identity_of", gpu.identity)
@@ -165,7 +165,7 @@ def test_a_device_that_is_known_without_opening_it_is_not_opened_again(
     ],
     ids=["memory", "name"],
 )
-def test_another_device_never_has_the_batch_that_is_kept(
+def test_the_kept_batch_is_not_used_on_another_device(
     known: Identity, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train()
@@ -179,9 +179,7 @@ def test_another_device_never_has_the_batch_that_is_kept(
     assert (gpu.opened, len(gpu.asked)) == (2, 2)
 
 
-def test_a_search_says_what_it_does_and_a_batch_that_is_kept_says_nothing(
-    gpu: Gpu, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_search_prints_its_progress(gpu: Gpu, capsys: pytest.CaptureFixture[str]) -> None:
     train()
 
     began, trial, ended = capsys.readouterr().err.splitlines()
@@ -191,7 +189,7 @@ def test_a_search_says_what_it_does_and_a_batch_that_is_kept_says_nothing(
 
 
 @pytest.mark.parametrize("change", ["other", None], ids=["changed", "gone"])
-def test_a_file_that_the_trials_imported_has_the_batch_found_anew_once_it_changes(
+def test_the_batch_is_searched_again_after_a_change_of_an_imported_file(
     change: str | None, gpu: Gpu, tmp_path: Path
 ) -> None:
     imported = tmp_path / "imported.py"
@@ -269,7 +267,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(
     ],
     ids=lambda value: str(getattr(value, "stop", value)),
 )
-def test_only_a_boundary_that_is_known_is_handed_over(
+def test_only_a_known_boundary_is_passed_to_the_function(
     boundary: Boundary,
     gpu: Gpu,
     is_handed_over: bool,  # noqa: FBT001 - parametrized
@@ -279,17 +277,17 @@ def test_only_a_boundary_that_is_known_is_handed_over(
     if is_handed_over:
         assert train()[0] == boundary.largest
     else:
-        with pytest.raises(DeviceError, match="no batch size is known"):
+        with pytest.raises(DeviceError, match=r"largest batch .* not found"):
             train()
 
 
-def test_two_variants_have_two_batches(gpu: Gpu) -> None:
-    with pytest.raises(UsageError, match="these are 2 variants"):
+def test_two_variants_are_refused(gpu: Gpu) -> None:
+    with pytest.raises(UsageError, match="one variant, not 2"):
         train(precision="fp32,amp-fp16")
     assert gpu.asked == []
 
 
-def test_no_larger_batch_is_tried_than_the_one_to_start_with(gpu: Gpu) -> None:
+def test_the_starting_batch_size_is_the_largest_to_try(gpu: Gpu) -> None:
     train(starting_batch_size=16)
 
     assert [settings.max_batch for settings in gpu.asked] == [16]

@@ -1,4 +1,4 @@
-"""The decorator on a machine that has a GPU: `pytest -m gpu`."""
+"""The decorator on a real GPU: `pytest -m gpu`."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_function_trains_with_the_proven_batch_and_the_second_process_finds_it_kept(
+def test_a_function_trains_with_the_proven_batch_and_a_second_process_reuses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -49,6 +49,6 @@ def test_a_function_trains_with_the_proven_batch_and_the_second_process_finds_it
     batch, reserved = map(int, first.stdout.split())
     assert batch > 64
     assert reserved <= 2 << 30
-    assert "batch" in first.stderr  # a line a trial
+    assert "batch" in first.stderr  # one line per trial
     assert second.stdout.split()[0] == str(batch)
     assert second.stderr == ""

@@ -1,4 +1,4 @@
-"""A whole explanation in real worker processes, held against what a run finds."""
+"""Explanations in real worker processes, compared with runs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -65,7 +65,7 @@ def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Pat
 
 
 @pytest.mark.nightly
-def test_each_remedy_gives_the_largest_batch_that_a_run_with_it_finds(
+def test_each_remedy_has_the_largest_batch_of_a_run_with_it(
     report: ExplanationReport, tmp_path: Path
 ) -> None:
     remedies = remedies_for(VARIANT, None, None)
@@ -86,7 +86,7 @@ def test_each_remedy_gives_the_largest_batch_that_a_run_with_it_finds(
 
 
 @pytest.mark.nightly
-def test_accumulation_gives_the_micro_batch_that_runs_accumulated_and_no_larger_one(
+def test_accumulation_has_the_largest_micro_batch_that_runs_with_it(
     report: ExplanationReport,
 ) -> None:
     (found,) = (each for each in report.remedies if each.accumulation_steps > 1)
@@ -105,13 +105,13 @@ def test_accumulation_gives_the_micro_batch_that_runs_accumulated_and_no_larger_
 
 
 @pytest.mark.nightly
-def test_a_remedy_is_listed_with_what_it_takes_at_the_batch_that_is_explained(
+def test_a_remedy_has_its_peak_at_the_explained_batch(
     report: ExplanationReport,
     explaining: Explaining,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Nobody asks for the remedies of a remedy, which take as long again each time.
+    # The remedies of a remedy are not tested, and are slow.
     monkeypatch.setattr("bsprobe.engine.explain.remedies_for", lambda *_: ())
     batch = report.explanation.spec.batch_size
     assert batch == report.boundary.largest
@@ -126,7 +126,10 @@ def test_a_remedy_is_listed_with_what_it_takes_at_the_batch_that_is_explained(
 
 
 class InventedRunner:
-    """Memory affine in the batch, half as steep with half precision; no network has blocks."""
+    """Stub runner: memory is affine in the batch, with half the slope in half precision.
+
+    Its networks have no blocks to checkpoint.
+    """
 
     def __init__(self, per_image: int = 3 * GIB, smallest: int = 1) -> None:
         self.ready = Ready(
@@ -183,11 +186,11 @@ def test_a_few_mib_of_other_processes_are_no_memory_limit_of_the_card() -> None:
 
 
 class DyingRunner(InventedRunner):
-    """The process of a variant dies from a batch on, and nothing says of what.
+    """Stub runner on which the process of one variant dies without a known cause.
 
     Args:
-        precision: Of that variant.
-        batch: The first that it dies at.
+        precision: The precision of that variant.
+        batch: The smallest batch at which it dies.
         outcome: The outcome of such a trial.
     """
 
@@ -209,11 +212,11 @@ NO_VERDICTS = [Outcome.FAILED, Outcome.HOST_MEMORY]
 
 @pytest.mark.parametrize("outcome", NO_VERDICTS)
 @pytest.mark.parametrize("batch", [1, 2])
-def test_without_a_known_boundary_there_is_no_batch_to_explain_unless_one_is_named(
+def test_without_a_known_boundary_only_a_requested_batch_is_explained(
     batch: int, outcome: Outcome
 ) -> None:
     runner = DyingRunner(VARIANT.precision, batch, outcome)
-    with pytest.raises(DeviceError, match=r"the largest batch is not known: .*the process died"):
+    with pytest.raises(DeviceError, match=r"largest batch .*the process died"):
         explained(runner)
     made = explained(runner, 1)
     assert made.explanation.spec.batch_size == 1
@@ -222,14 +225,14 @@ def test_without_a_known_boundary_there_is_no_batch_to_explain_unless_one_is_nam
 
 
 @pytest.mark.parametrize("outcome", NO_VERDICTS)
-def test_a_change_whose_process_dies_is_impossible_not_a_boundary(outcome: Outcome) -> None:
+def test_a_remedy_whose_process_dies_is_impossible_and_has_no_boundary(outcome: Outcome) -> None:
     made = explained(DyingRunner(Precision.AMP_FP16, 4, outcome))
     half = next(each for each in made.remedies if each.variant.precision is Precision.AMP_FP16)
     assert (half.boundary, "the process died" in half.impossible) == (None, True)
 
 
 @pytest.mark.parametrize("outcome", [*NO_VERDICTS, Outcome.TIMED_OUT])
-def test_an_accumulation_whose_process_dies_is_not_shrunk(outcome: Outcome) -> None:
+def test_an_accumulation_whose_process_dies_is_not_tried_smaller(outcome: Outcome) -> None:
     class Accumulating(InventedRunner):
         def run(self, spec: TrialSpec, *, purpose: Purpose, **others: object) -> Trial:
             trial = super().run(spec, purpose=purpose, **others)
@@ -253,7 +256,7 @@ def test_by_default_the_largest_batch_is_explained_and_its_snapshot_written() ->
     assert {each.snapshot for each in others} == {None}
 
 
-def test_the_batch_that_is_asked_for_is_explained_though_it_does_not_fit() -> None:
+def test_a_requested_batch_that_does_not_fit_is_explained() -> None:
     made = explained(InventedRunner(), 7)
     assert made.explanation.spec.batch_size == 7
     assert made.boundary.largest == 3
@@ -264,20 +267,20 @@ def test_the_batch_that_is_asked_for_is_explained_though_it_does_not_fit() -> No
     }
 
 
-def test_where_nothing_fits_the_smallest_batch_is_explained() -> None:
+def test_if_nothing_fits_the_smallest_batch_is_explained() -> None:
     made = explained(InventedRunner(per_image=13 * GIB, smallest=2))
     assert made.boundary.stop is StopReason.NOTHING_FITS
     assert made.explanation.spec.batch_size == 2
     assert made.remedies[-1].impossible
 
 
-def test_each_change_is_listed_with_what_it_gives_and_what_is_impossible_says_why() -> None:
+def test_each_remedy_has_its_largest_batch_or_the_reason_why_it_is_impossible() -> None:
     made = explained(InventedRunner())
     found = {each.name: each for each in made.remedies}
     assert made.remedies[0].name == "amp-fp16"
     assert found["amp-fp16"].largest == 7
     assert found["nhwc"].largest == 3
-    # Here accumulation takes more than the last image did.
+    # On this stub accumulation takes more memory than one image.
     assert found["accumulation"].largest == 2
     proven = Boundary(stop=StopReason.PROVEN, largest=2, first_failure=3)
     assert found["accumulation"].boundary == proven

@@ -1,4 +1,4 @@
-"""What `bsprobe explain` records on a GPU, on a machine that has one: `pytest -m gpu`."""
+"""Recordings of `bsprobe explain` on a real GPU: `pytest -m gpu`."""
 
 import pickle
 from pathlib import Path
@@ -34,21 +34,21 @@ def test_the_record_has_the_peaks_that_pytorch_counts(precision: Precision, tmp_
     with TrialRunner(DeviceRequest(device="cuda"), timeout=300) as runner:
         found = runner.record(Record(spec=spec, snapshot=str(path)), on_phase=lambda _: None)
     assert found.trial is not None, found.failure
-    snapshot = pickle.loads(path.read_bytes())  # noqa: S301 - our worker has written it
+    snapshot = pickle.loads(path.read_bytes())  # noqa: S301 - written by the worker
     trial, measured = found.trial, found.trial.measurement
     assert trial.phases[:3] == ("opening", "building", "step 1")
     history = reduced(beginning(snapshot), snapshot, marks=len(trial.phases))
     events = walked(history.history, history.marks).events
     reserved = max(each.reserved_bytes for each in events)
     assert reserved == measured.peak_reserved_bytes
-    # Blocks are larger than the requests, rounded, that `walked` adds up: by how much is replayed.
+    # `walked` adds up rounded requests, and blocks are larger: the replay gives the exact peak.
     assert max(each.level for each in events) <= measured.peak_allocated_bytes
     assert replayed(history.history).peak_allocated_bytes == measured.peak_allocated_bytes
-    # Python runs in the forward pass, and none in the autograd engine's threads.
+    # Python runs in the forward pass, but not in the autograd engine's threads.
     assert len({*history.phases}) == 3
 
 
-def test_a_network_is_explained_from_what_was_recorded_beside_its_prediction(
+def test_a_network_is_explained_from_its_recording_and_its_prediction(
     tmp_path: Path,
 ) -> None:
     options = ("--model=deeplabv2-resnet50", "--resolution=128x256", "--memory-limit=4GiB")

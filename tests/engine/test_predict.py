@@ -1,4 +1,4 @@
-"""Predictions that guide a search: made, used, refused, and shown beside what was measured."""
+"""Predictions that guide a search: made, used, refused, and shown beside measurements."""
 
 import io
 import sys
@@ -49,7 +49,7 @@ GUIDED = replace(settings(), search=SearchMethod.GUIDED)
 
 
 def simulated(needed_bytes: Callable[[TrialSpec], int] = affine_need) -> RunTrial:
-    """A card as `SimulatedDevice` is one: nothing is timed, and every trial begins empty."""
+    """Make a card like `SimulatedDevice`: it times nothing and is empty before each trial."""
 
     def predicted(trial: Trial) -> Trial:
         figures = trial.measurement
@@ -78,10 +78,10 @@ def heavier(extra_bytes: int) -> Callable[[TrialSpec], int]:
     return lambda spec: affine_need(spec) + extra_bytes
 
 
-# Making one.
+# Making a prediction.
 
 
-def test_a_prediction_has_the_boundary_and_the_peaks_that_led_to_it() -> None:
+def test_a_prediction_has_the_boundary_and_the_peaks_of_its_trials() -> None:
     # 2 GiB and 1.5 an image of 20 GiB: 12 images.
     found = predicted(simulated())
     assert found == Prediction(
@@ -93,13 +93,13 @@ def test_a_prediction_has_the_boundary_and_the_peaks_that_led_to_it() -> None:
     )
 
 
-def test_where_nothing_is_predicted_to_fit_nothing_guides() -> None:
+def test_a_prediction_that_nothing_fits_guides_no_search() -> None:
     found = predicted(simulated(heavier(19 * GIB)))
     assert found == Prediction(largest=None)
     assert Expected.of(found) is None
 
 
-def test_a_prediction_that_fails_says_why() -> None:
+def test_a_failed_prediction_has_the_reason() -> None:
     def refuse(*_: object, **__: object) -> Trial:
         raise DeviceError("this network cannot be traced: aten::nonzero")
 
@@ -111,7 +111,7 @@ def test_a_prediction_that_fails_says_why() -> None:
     assert predicted(fail) == Prediction(largest=None, detail="KeyError: 'x'")
 
 
-def test_a_compiled_network_guides_as_if_not_compiled_and_says_so() -> None:
+def test_a_compiled_network_is_predicted_as_if_not_compiled_and_marked() -> None:
     def uncompiled(trial: Trial) -> Trial:
         assert trial.measurement is not None or not trial.ran
         if trial.measurement is None:
@@ -124,18 +124,18 @@ def test_a_compiled_network_guides_as_if_not_compiled_and_says_so() -> None:
     assert guided_by(found, GUIDED) == "Predicted largest 12 (as if not compiled)"
 
 
-def test_the_card_is_the_catalogues_with_the_memory_that_the_device_has() -> None:
+def test_the_card_is_from_the_catalogue_with_the_memory_of_the_device() -> None:
     assert card_of(DEVICE) == replace(find_gpu("RTX 4090"), total_bytes=24 * GIB)
     unknown = replace(DEVICE, name="NVIDIA Imaginary 1")
     assert (card_of(unknown).total_bytes, card_of(unknown).compute_capability) == (24 * GIB, "8.9")
-    # One of two cards of that name: which of the two, only their memory tells.
+    # Two cards of the catalogue have this name; they differ in memory.
     ambiguous = replace(DEVICE, name="NVIDIA GeForce RTX 4060 Ti")
     assert card_of(ambiguous) == card_of(unknown)
-    with pytest.raises(UsageError, match=r"nothing is known of NVIDIA Imaginary 1, .* 13\.0"):
+    with pytest.raises(UsageError, match=r"NVIDIA Imaginary 1 cannot be predicted: .* 13\.0"):
         card_of(replace(unknown, compute_capability="13.0"))
 
 
-def test_a_worker_of_its_own_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_separate_worker_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     variant = Variant(model="deeplabv2-resnet50", resolution=Resolution(height=64, width=64))
     chosen = replace(settings(variant, max_batch=2), search=SearchMethod.GUIDED)
@@ -152,14 +152,14 @@ def test_an_ordinary_search_starts_no_predictor(monkeypatch: pytest.MonkeyPatch)
         assert predict is None
 
 
-# Refusing one.
+# Refusing a prediction.
 
 
 @pytest.mark.parametrize(
     ("kind", "complaint"),
-    [(DeviceKind.CPU, "memory of a CPU"), (DeviceKind.SIMULATED, "predicted anyway")],
+    [(DeviceKind.CPU, "--search guided .* CPU"), (DeviceKind.SIMULATED, "--search guided .* GPU")],
 )
-def test_what_cannot_be_both_predicted_and_measured_is_refused(
+def test_a_device_that_cannot_be_predicted_and_measured_is_refused(
     kind: DeviceKind, complaint: str
 ) -> None:
     with (
@@ -170,7 +170,7 @@ def test_what_cannot_be_both_predicted_and_measured_is_refused(
     check_can_guide("cuda")
 
 
-# Following one.
+# Using a prediction.
 
 
 def test_a_right_prediction_takes_three_trials_to_the_boundary(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_right_prediction_takes_three_trials_to_the_boundary(tmp_path: Path) -
     assert result.recommendation.plan.micro_batch == 10
 
 
-def test_a_guided_run_goes_on_without_repeating_a_trial(tmp_path: Path) -> None:
+def test_a_resumed_guided_run_repeats_no_trial(tmp_path: Path) -> None:
     whole = probed(tmp_path, ArithmeticGpu(), predictor(simulated()))
     gpu = ArithmeticGpu()
     resumed = probed_run(
@@ -214,7 +214,7 @@ def test_without_a_prediction_the_search_is_the_ordinary_one(tmp_path: Path) -> 
     assert "No prediction guided the search: untraceable." in terminal.render(run)
 
 
-# Showing one.
+# Showing a prediction.
 
 
 def test_a_report_has_predicted_beside_measured(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_the_tables_have_predicted_beside_measured(tmp_path: Path) -> None:
     assert results[["largest", "predicted_largest"]].to_numpy().tolist() == [[11, 12]]
 
 
-def test_a_run_shows_what_it_begins_with(tmp_path: Path) -> None:
+def test_the_progress_shows_the_prediction_first(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=80)
     progress = TrialProgress(GUIDED, console)
     probed_run(tmp_path, GUIDED, listener=progress, predict=predictor(simulated()))
@@ -261,7 +261,9 @@ def test_a_run_shows_what_it_begins_with(tmp_path: Path) -> None:
     ]
 
 
-def test_a_prediction_that_ends_at_the_largest_allowed_says_at_least(tmp_path: Path) -> None:
+def test_a_prediction_that_ends_at_the_largest_allowed_batch_is_shown_as_at_least(
+    tmp_path: Path,
+) -> None:
     chosen = replace(GUIDED, max_batch=5)
     predict = Predictor(simulated(), DEVICE, chosen)
     run = probed(tmp_path, ArithmeticGpu(), predict, chosen=chosen)
@@ -270,18 +272,18 @@ def test_a_prediction_that_ends_at_the_largest_allowed_says_at_least(tmp_path: P
     )
 
 
-def test_the_plan_says_how_the_search_begins() -> None:
+def test_the_plan_of_a_guided_run_describes_its_search() -> None:
     assert "For each: half the predicted batch, then what it points to;" in plan.render(
         GUIDED, None, DEVICE
     )
 
 
-def test_an_unguided_run_says_nothing_of_predictions(tmp_path: Path) -> None:
+def test_an_unguided_run_shows_no_prediction(tmp_path: Path) -> None:
     run = probed(tmp_path, ArithmeticGpu(), None, chosen=settings())
     assert "Predicted" not in markdown.render(run, plots=(), snippet=None) + terminal.render(run)
 
 
-# Through stub workers.
+# With stub workers.
 
 
 def test_a_measured_gpu_is_guided_by_another_worker(
@@ -312,13 +314,13 @@ def test_a_measured_gpu_is_guided_by_another_worker(
     predicting = [each for each in requests if each.gpu is not None]
     assert len(predicting) == 1
     assert len(requests) > len(predicting)
-    # The stub runs whatever it is asked: four is the most that was to be tried.
+    # The stub runs every batch, and four is the largest allowed.
     assert result.prediction.largest == 4
     searched = [t.spec.batch_size for t in run.trials if t.purpose is not Purpose.RECOMMENDED]
     assert searched[:2] == [2, 4]
 
 
-def test_the_command_line_takes_the_method_where_it_can_guide() -> None:
+def test_the_command_line_accepts_guided_only_for_a_gpu() -> None:
     found: list[Settings] = []
 
     @click.command()

@@ -1,4 +1,4 @@
-"""A whole run over a GPU that is only arithmetic."""
+"""Runs on a stub GPU whose memory is computed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,11 +33,11 @@ Asked = tuple[int, int, Process]
 
 
 class Bench:
-    """Makes runs and keeps what there is to see of the last one.
+    """Makes runs, and keeps the listener and the journal of the last one.
 
     Attributes:
-        listener: What was told to it.
-        journalled: The trials in its journal.
+        listener: The listener, with the events that it received.
+        journalled: The trials in the journal.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,7 +73,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def recommended(run: Run) -> tuple[Recommendation, Trial]:
-    """The recommendation of the first result, and the trial of it."""
+    """Return the recommendation of the first result, and its trial."""
     item = run.results[0].recommendation
     assert item is not None
     assert item.trial is not None
@@ -97,7 +97,7 @@ def needing_more_to_accumulate(extra_bytes: int) -> Callable[[TrialSpec], int]:
 
 
 def test_a_run_finds_proves_and_recommends(bench: Bench) -> None:
-    # 2 GiB and 1.5 an image of 20: batch 12 fills it exactly, 11 leaves the 5 percent.
+    # 2 GiB and 1.5 GiB per image of 20 GiB: batch 12 fills it exactly, 11 leaves 5 %.
     gpu = ArithmeticGpu()
     run = bench.probe(gpu)
     (result,) = run.results
@@ -123,14 +123,14 @@ def test_a_run_finds_proves_and_recommends(bench: Bench) -> None:
     assert item.caveats[0] == "BatchNorm statistics see the 10 images of a micro-batch."
 
 
-def test_a_trial_is_timed_for_one_step_where_it_should_eat_the_headroom(bench: Bench) -> None:
+def test_a_trial_that_is_expected_to_exceed_the_headroom_has_one_timed_step(bench: Bench) -> None:
     gpu = ArithmeticGpu()
     bench.probe(gpu)
     timed = [(spec.batch_size, spec.measured_steps) for spec, _ in gpu.asked]
     assert timed == [(1, 3), (2, 3), (4, 3), (8, 3), (16, 1), (12, 1), (13, 1), (11, 3), (10, 3)]
 
 
-def test_a_trial_that_was_timed_for_longer_than_is_asked_now_is_not_run_again(
+def test_a_known_trial_with_more_timed_steps_is_not_run_again(
     bench: Bench,
 ) -> None:
     whole = bench.probe(ArithmeticGpu())
@@ -140,8 +140,8 @@ def test_a_trial_that_was_timed_for_longer_than_is_asked_now_is_not_run_again(
     assert (gpu.asked, run.results) == ([], whole.results)
 
 
-def test_a_plan_that_the_search_timed_for_one_step_is_timed_as_it_will_run(bench: Bench) -> None:
-    """The line through smaller batches says that 12 images eat the headroom; they do not."""
+def test_a_plan_with_one_timed_step_in_the_search_is_timed_in_full(bench: Bench) -> None:
+    """12 images exceed the headroom by the line through smaller batches, but not when run."""
 
     def needed(spec: TrialSpec) -> int:
         return affine_need(spec) if spec.batch_size < 12 else affine_need(spec) - GIB
@@ -153,7 +153,7 @@ def test_a_plan_that_the_search_timed_for_one_step_is_timed_as_it_will_run(bench
     assert [s.measured_steps for s, _ in gpu.asked if s.batch_size == 12] == [1, 3]
 
 
-def test_a_run_holds_every_trial_as_journalled_and_as_told(bench: Bench) -> None:
+def test_the_run_the_journal_and_the_listener_have_the_same_trials(bench: Bench) -> None:
     chosen = settings(VARIANT, AMP, GROUP)
     run = bench.probe(ArithmeticGpu(), chosen)
     assert (run.settings, run.device, run.environment) == (chosen, DEVICE, ENVIRONMENT)
@@ -165,7 +165,7 @@ def test_a_run_holds_every_trial_as_journalled_and_as_told(bench: Bench) -> None
     assert [result.boundary.largest for result in run.results] == [12, 24, 12]
 
 
-def test_each_trial_knows_why_it_was_run(bench: Bench) -> None:
+def test_each_trial_has_its_purpose(bench: Bench) -> None:
     run = bench.probe(ArithmeticGpu(), settings(VARIANT, target=Target(batch=16)))
     assert [trial.purpose for trial in run.trials] == (
         [Purpose.SEARCH] * 5 + [Purpose.PROOF] * 2 + [Purpose.SAFE, Purpose.RECOMMENDED]
@@ -179,12 +179,12 @@ def test_the_star_is_given_within_one_norm_over_the_whole_run(bench: Bench) -> N
     assert stars == [False, True, True]
 
 
-def test_the_best_of_a_run_is_the_starred_one_of_the_norm_that_was_asked_for_first(
+def test_the_best_of_a_run_is_the_starred_one_of_the_first_norm(
     bench: Bench,
 ) -> None:
     run = bench.probe(ArithmeticGpu(), settings(VARIANT, GROUP, AMP))
     stars = [r.variant for r in run.results if r.recommendation and r.recommendation.starred]
-    assert stars == [GROUP, AMP], "each norm has one, and AMP is faster than fp32"
+    assert stars == [GROUP, AMP], "each norm has a star, and AMP is faster than fp32"
     assert run.best is not None
     assert run.best.variant == AMP
     other = bench.probe(ArithmeticGpu(), settings(GROUP, VARIANT, AMP)).best
@@ -220,11 +220,11 @@ def test_a_plan_that_runs_out_of_memory_gets_a_smaller_micro_batch(
     assert trial.outcome is Outcome.FITS
     assert trial == run.trials[-1]
     assert item.largest == 12
-    # What fits without accumulation is not touched by what failed with it.
+    # A failure with accumulation does not change the limits without it.
     assert (item.safe, item.best) == (11, 11)
 
 
-def test_where_no_accumulation_runs_the_plan_is_what_fits_by_itself(bench: Bench) -> None:
+def test_if_no_accumulation_runs_the_plan_is_the_batch_without_it(bench: Bench) -> None:
     gpu = ArithmeticGpu(needing_more_to_accumulate(19 * GIB))
     item, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=20))))
     assert (item.reaches_target, item.plan) == (False, item.without_accumulation)
@@ -232,7 +232,7 @@ def test_where_no_accumulation_runs_the_plan_is_what_fits_by_itself(bench: Bench
     assert item.caveats[0].startswith("An effective batch of 20 did not run with any accumulation")
 
 
-def test_a_plan_that_eats_the_headroom_gives_way_to_a_smaller_one(bench: Bench) -> None:
+def test_a_plan_that_exceeds_the_headroom_is_replaced_by_a_smaller_one(bench: Bench) -> None:
     # 11 x 2 takes 19.5 of 20 GiB, which runs, but leaves less than 5 %; 7 x 3 leaves more.
     gpu = ArithmeticGpu(needing_more_to_accumulate(int(0.7 * GIB)))
     item, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=21))))
@@ -242,8 +242,9 @@ def test_a_plan_that_eats_the_headroom_gives_way_to_a_smaller_one(bench: Bench) 
     assert peak_of(trial) <= 0.95 * DEVICE.capacity_bytes
 
 
-def test_what_is_safe_has_run_and_left_the_headroom(bench: Bench) -> None:
-    # Between 8 at 14 GiB and 12 at 20 batch 11 seems to take 18.5; it takes 19.5 of the 19 allowed.
+def test_the_safe_batch_has_run_within_the_headroom(bench: Bench) -> None:
+    # By interpolation between 8 (14 GiB) and 12 (20 GiB), 11 takes 18.5 GiB of the 19 allowed. It
+    # takes 19.5.
     gpu = ArithmeticGpu(lambda spec: affine_need(spec) + (GIB if spec.batch_size == 11 else 0))
     item, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=11))))
     assert asked(gpu)[-3:] == [(11, 1, ANY), (10, 1, ANY), (6, 2, FRESH)]
@@ -252,23 +253,23 @@ def test_what_is_safe_has_run_and_left_the_headroom(bench: Bench) -> None:
     assert peak_of(trial) <= 0.95 * DEVICE.capacity_bytes
 
 
-def test_where_a_safe_batch_takes_less_than_seemed_the_next_one_is_tried(bench: Bench) -> None:
-    # 16 GiB are allowed. Between 8 at 14 and 12 at 20 batch 9 seems to be safe; as it takes 13.5,
-    # 10 seems to take 15.7. It takes 17.
+def test_if_a_safe_batch_takes_less_than_expected_the_next_one_is_tried(bench: Bench) -> None:
+    # 16 GiB are allowed. By interpolation between 8 (14 GiB) and 12 (20 GiB), 9 is safe. It takes
+    # 13.5, by which 10 takes 15.7. It takes 17.
     gpu = ArithmeticGpu(lambda spec: affine_need(spec) - (2 * GIB if spec.batch_size == 9 else 0))
     item, _ = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=7, headroom=0.2))))
     assert asked(gpu)[-3:] == [(9, 1, ANY), (10, 1, ANY), (7, 1, FRESH)]
     assert item.safe == 9
 
 
-def test_a_batch_that_did_not_run_is_not_safe_whatever_lies_above_it(bench: Bench) -> None:
+def test_a_batch_that_did_not_run_is_not_safe_below_a_larger_one_that_ran(bench: Bench) -> None:
     gpu = ArithmeticGpu(lambda spec: 21 * GIB if spec.batch_size == 11 else affine_need(spec))
     item, trial = recommended(bench.probe(gpu, settings(VARIANT, target=Target(batch=21))))
     assert asked(gpu)[-3:] == [(11, 1, ANY), (10, 1, ANY), (7, 3, FRESH)]
     assert (item.largest, item.safe, item.best, trial.outcome) == (12, 10, 10, Outcome.FITS)
 
 
-def test_a_smallest_batch_that_the_network_refuses_makes_no_other_unsafe(bench: Bench) -> None:
+def test_a_batch_too_small_for_the_network_makes_no_other_unsafe(bench: Bench) -> None:
     def refuse_one_image(trial: Trial) -> Trial:
         refused = broke(1, Outcome.BATCH_TOO_SMALL)
         refused = replace(refused, spec=trial.spec, purpose=trial.purpose)
@@ -279,7 +280,9 @@ def test_a_smallest_batch_that_the_network_refuses_makes_no_other_unsafe(bench: 
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.KERNEL_LIMIT])
-def test_a_plan_that_fails_otherwise_is_told_and_not_shrunk(bench: Bench, outcome: Outcome) -> None:
+def test_a_plan_that_fails_for_another_reason_is_kept_with_a_caveat(
+    bench: Bench, outcome: Outcome
+) -> None:
     def spoil(trial: Trial) -> Trial:
         broken = replace(broke(1, outcome), spec=trial.spec, purpose=trial.purpose)
         return broken if trial.spec.accumulation_steps > 1 else trial
@@ -291,7 +294,7 @@ def test_a_plan_that_fails_otherwise_is_told_and_not_shrunk(bench: Bench, outcom
     assert f"it did not run ({outcome})" in item.caveats[0]
 
 
-def test_nothing_is_recommended_where_nothing_fits(bench: Bench) -> None:
+def test_nothing_is_recommended_if_nothing_fits(bench: Bench) -> None:
     gpu = ArithmeticGpu(capacity_bytes=2 * GIB)
     run = bench.probe(gpu, settings(VARIANT, AMP))
     assert [result.boundary.stop for result in run.results] == [StopReason.NOTHING_FITS] * 2
@@ -303,7 +306,7 @@ def test_nothing_is_recommended_where_nothing_fits(bench: Bench) -> None:
 def failing(
     batch: int, outcome: Outcome, certainty: Certainty = Certainty.CERTAIN
 ) -> ArithmeticGpu:
-    """A GPU on which trials from a batch on fail in one way."""
+    """Make a GPU on which trials of this batch and larger ones fail."""
 
     def fail(trial: Trial) -> Trial:
         if trial.spec.batch_size < batch:
@@ -314,14 +317,16 @@ def failing(
     return ArithmeticGpu(alter=fail)
 
 
-def test_a_bug_leaves_a_variant_without_recommendation_and_the_others_alone(bench: Bench) -> None:
+def test_a_bug_leaves_a_variant_without_recommendation_and_the_next_is_probed(
+    bench: Bench,
+) -> None:
     run = bench.probe(failing(2, Outcome.FAILED), settings(VARIANT, AMP))
     assert [result.boundary.stop for result in run.results] == [StopReason.FAILED] * 2
     assert [result.recommendation for result in run.results] == [None, None]
     assert len(run.trials) == 4
 
 
-def test_the_end_of_the_hosts_memory_ends_a_variant_without_a_boundary(bench: Bench) -> None:
+def test_a_variant_that_runs_out_of_host_memory_has_no_recommendation(bench: Bench) -> None:
     run = bench.probe(failing(4, Outcome.HOST_MEMORY), settings(VARIANT, AMP))
     for result in run.results:
         boundary = result.boundary
@@ -332,10 +337,10 @@ def test_the_end_of_the_hosts_memory_ends_a_variant_without_a_boundary(bench: Be
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.HOST_MEMORY, Outcome.TIMED_OUT])
-def test_where_the_safe_batch_fails_for_another_reason_than_memory_one_that_ran_is_safe(
+def test_if_the_safe_batch_fails_for_another_reason_than_memory_one_that_ran_is_safe(
     bench: Bench, outcome: Outcome
 ) -> None:
-    """The boundary stays what it is, and nothing that might fail as well is tried."""
+    """The boundary does not change, and no other untried batch is run."""
 
     def die(trial: Trial) -> Trial:
         why = failure("the process died", certainty=Certainty.UNEXPLAINED)
@@ -357,7 +362,7 @@ def test_where_the_safe_batch_fails_for_another_reason_than_memory_one_that_ran_
         (Outcome.OUT_OF_MEMORY, failure("the process died (killed by SIGKILL)")),
     ],
 )
-def test_what_says_nothing_of_a_batch_is_made_again_by_a_resumed_run(
+def test_a_resumed_run_repeats_a_trial_without_a_verdict(
     bench: Bench, outcome: Outcome, why: Failure
 ) -> None:
     undisturbed = bench.probe(ArithmeticGpu())
@@ -372,7 +377,7 @@ def test_the_certainty_of_a_failure_reaches_the_search(bench: Bench) -> None:
     gpu = failing(1, Outcome.OUT_OF_MEMORY, Certainty.PROBABLE)
     (result,) = bench.probe(gpu).results
     assert result.boundary.stop is StopReason.FAILED
-    # The table says "1 out of memory", so the note must not say that it was something else.
+    # The table shows "1 out of memory", so the note must not name another reason.
     assert result.boundary.detail.startswith("batch 1 may have run out of memory")
 
 
@@ -392,7 +397,7 @@ def test_an_unproven_boundary_still_leads_to_a_recommendation(
     assert asked(gpu) == [(1, 1, ANY), (2, 1, ANY), (4, 1, ANY), (4, 3, FRESH)]
 
 
-def test_the_time_limit_counts_for_each_variant_alone(bench: Bench) -> None:
+def test_the_time_limit_applies_to_each_variant(bench: Bench) -> None:
     run = bench.probe(ArithmeticGpu(), settings(VARIANT, AMP, time_limit_seconds=4.2))
     assert [result.boundary.largest for result in run.results] == [1, 1]
 
@@ -400,7 +405,7 @@ def test_the_time_limit_counts_for_each_variant_alone(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("needed", "batch"), [(affine_need, 10), (needing_more_to_accumulate(5 * GIB), 20)]
 )
-def test_a_resumed_run_repeats_nothing_wherever_it_was_cut_off(
+def test_a_run_resumed_after_any_trial_repeats_nothing(
     bench: Bench, needed: Callable[[TrialSpec], int], batch: int
 ) -> None:
     chosen = settings(VARIANT, AMP, target=Target(batch=batch))
@@ -422,7 +427,7 @@ def test_a_resumed_run_repeats_nothing_wherever_it_was_cut_off(
         assert bench.listener.trials == list(again.trials)
 
 
-def test_a_whole_run_resumed_runs_nothing_and_says_the_same(bench: Bench) -> None:
+def test_a_resumed_complete_run_runs_nothing_and_is_equal(bench: Bench) -> None:
     chosen = settings(VARIANT, AMP, GROUP, target=Target(batch=20))
     whole = bench.probe(ArithmeticGpu(), chosen)
     gpu = ArithmeticGpu()
@@ -431,7 +436,7 @@ def test_a_whole_run_resumed_runs_nothing_and_says_the_same(bench: Bench) -> Non
     assert bench.journalled == ()
 
 
-def test_a_trial_of_a_used_process_proves_nothing_when_resumed(bench: Bench) -> None:
+def test_a_resumed_run_repeats_proofs_of_used_processes(bench: Bench) -> None:
     whole = bench.probe(ArithmeticGpu())
     used = [replace(trial, fresh_process=False) for trial in whole.trials]
     gpu = ArithmeticGpu()
@@ -440,7 +445,7 @@ def test_a_trial_of_a_used_process_proves_nothing_when_resumed(bench: Bench) -> 
     assert run.results == whole.results
 
 
-def test_what_a_trial_raises_ends_the_run_and_keeps_what_was_measured(bench: Bench) -> None:
+def test_an_exception_of_a_trial_ends_the_run_and_keeps_the_journal(bench: Bench) -> None:
     def interrupt(trial: Trial) -> Trial:
         if trial.spec.batch_size == 8:
             raise KeyboardInterrupt
@@ -452,7 +457,7 @@ def test_what_a_trial_raises_ends_the_run_and_keeps_what_was_measured(bench: Ben
 
 
 @pytest.mark.parametrize(("more", "micro_batch"), [(GIB, 10), (40 * GIB, 10)])
-def test_without_a_target_a_best_batch_that_needs_more_in_a_fresh_process_gives_way(
+def test_without_a_target_a_best_batch_that_needs_more_in_a_fresh_process_is_replaced(
     bench: Bench, more: int, micro_batch: int
 ) -> None:
     needed: list[int] = []

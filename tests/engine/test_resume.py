@@ -1,4 +1,4 @@
-"""A run goes on only on the device, and with the memory, that it was begun with."""
+"""A run is resumed only on the same device with the same memory."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from bsprobe.records.units import GIB, MIB
 from tests.support.builders import DEVICE
 
 WHOLE = replace(DEVICE, limit_bytes=None, capacity_bytes=20 * GIB)
-"""A GPU without a memory limit: its capacity is what other processes leave."""
+"""A GPU without a memory limit: its capacity is the memory that other processes leave free."""
 
 
 @pytest.mark.parametrize("change", [0, 3 * MIB, -3 * MIB, 64 * MIB - 1])
@@ -27,12 +27,12 @@ def test_a_few_mib_of_other_processes_are_no_difference(change: int) -> None:
         (
             WHOLE,
             replace(WHOLE, capacity_bytes=20 * GIB - 300 * MIB),
-            "NVIDIA GeForce RTX 4090 with 20.0 GiB and no memory limit, now there are 300 MiB less",
+            "NVIDIA GeForce RTX 4090 with 20.0 GiB and no memory limit, now it has 300 MiB less",
         ),
         (
             WHOLE,
             replace(WHOLE, capacity_bytes=20 * GIB + 64 * MIB),
-            "NVIDIA GeForce RTX 4090 with 20.0 GiB and no memory limit, now there are 64 MiB more",
+            "NVIDIA GeForce RTX 4090 with 20.0 GiB and no memory limit, now it has 64 MiB more",
         ),
         (
             WHOLE,

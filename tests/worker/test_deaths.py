@@ -1,4 +1,4 @@
-"""The death of a trial's process is the end of its memory only with evidence of that."""
+"""The death of a trial's process counts as out of memory only with evidence."""
 
 import sys
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ slow, nightly = pytest.mark.slow, pytest.mark.nightly
 
 
 def often(kind: DeviceKind, manner: str) -> tuple[pytest.MarkDecorator, ...]:
-    """The mark that says how often a death is tried: of each kind of device one by day."""
+    """Return the marks of a test: on the CPU it always runs, on other devices less often."""
     if kind is CPU:
         return ()
     return (slow if manner in ("SIGKILL", "bad_alloc") else nightly,)
@@ -77,7 +77,7 @@ def run(trials: TrialRunner, batch: int) -> Trial:
 
 
 def died(folder: Path, kind: DeviceKind, manner: str) -> tuple[Outcome, Failure, int]:
-    """The outcome and the failure of a trial that dies, and the processes that it took."""
+    """Return the outcome and failure of a trial that dies, and the number of its processes."""
     with runner(kind, folder, manner) as trials:
         trial = run(trials, 2)
     assert trial.failure is not None
@@ -85,7 +85,7 @@ def died(folder: Path, kind: DeviceKind, manner: str) -> tuple[Outcome, Failure,
 
 
 def dead(folder: Path) -> list[str]:
-    """The processes that died, each once."""
+    """Return the processes that died."""
     numbers = (folder / "dead").read_text(encoding="ascii").split()
     assert len(set(numbers)) == len(numbers)
     return numbers
@@ -94,7 +94,7 @@ def dead(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "manner"),
     [
-        # One server forks the workers of each kind: kind after kind, none has to be started twice.
+        # Ordered by kind, because each kind has its own fork server.
         pytest.param(kind, manner, marks=often(kind, manner))
         for kind in DeviceKind
         for manner in UNEXPLAINED
@@ -112,7 +112,7 @@ def test_a_death_without_evidence_is_tried_once_more_and_then_a_failure(
     ("manner", "kind"),
     [pytest.param(manner, kind, marks=often(kind, manner)) for manner, kind in EXPLAINED],
 )
-def test_a_death_with_evidence_is_about_the_memory_that_ended(
+def test_a_death_with_evidence_is_out_of_that_memory(
     tmp_path: Path, manner: str, kind: DeviceKind
 ) -> None:
     outcome, why, processes = died(tmp_path, kind, manner)
@@ -123,7 +123,7 @@ def test_a_death_with_evidence_is_about_the_memory_that_ended(
 @pytest.mark.parametrize(
     "kind", [CPU, *(pytest.param(each, marks=nightly) for each in (CUDA, SIMULATED))]
 )
-def test_a_trial_whose_first_process_was_killed_by_someone_runs_in_the_second(
+def test_a_trial_whose_first_process_was_killed_runs_in_a_second(
     tmp_path: Path, kind: DeviceKind
 ) -> None:
     with runner(kind, tmp_path, "SIGKILL, once") as trials:
@@ -152,7 +152,7 @@ def group() -> Iterator[ControlGroup]:
         pytest.param(SIMULATED, HOST, marks=slow),
     ],
 )
-def test_the_kernel_that_kills_in_a_full_control_group_is_believed(
+def test_a_kill_in_a_full_control_group_is_evidence(
     tmp_path: Path, group: ControlGroup, kind: DeviceKind, outcome: Outcome
 ) -> None:
     with runner(kind, tmp_path, "fill the memory") as trials:
@@ -169,10 +169,10 @@ def test_the_kernel_that_kills_in_a_full_control_group_is_believed(
     assert len(dead(tmp_path)) == 1
 
 
-def test_a_kill_by_someone_beside_a_kill_by_the_kernel_elsewhere_stays_unexplained(
+def test_a_kill_in_another_control_group_is_no_evidence(
     tmp_path: Path, group: ControlGroup
 ) -> None:
-    """The counter of another control group, and the machine's, move while the trial runs."""
+    """The counters of another control group and of the machine increase while the trial runs."""
     with runner(CPU, tmp_path, "SIGKILL") as trials:
         group.have_one_killed()
         trial = run(trials, 2)

@@ -1,4 +1,4 @@
-"""A worker that is forked is what it is where it is spawned, and nothing is ever left behind."""
+"""Forked workers behave like spawned ones, and no process is left behind."""
 
 import json
 import os
@@ -38,7 +38,7 @@ WAITING = "import sys; print('here', flush=True); sys.stdin.read()"
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Servers]:
-    """Servers of the tests that leave them as they are."""
+    """Servers shared by the tests that do not change them."""
     servers = Servers()
     yield servers
     servers.end()
@@ -46,7 +46,7 @@ def shared() -> Iterator[Servers]:
 
 @pytest.fixture(autouse=True)
 def _programs_are_forked(monkeypatch: pytest.MonkeyPatch, shared: Servers) -> None:
-    """Servers without PyTorch: in most tests the process is what matters."""
+    """Use servers without PyTorch, which most tests do not need."""
     monkeypatch.setattr(forking, "PROGRAM", "tests.support.light_zygote")
     monkeypatch.setattr(spawning, "MODULES", (MODULE,))
     monkeypatch.setattr(spawning, "SERVERS", shared)
@@ -54,7 +54,7 @@ def _programs_are_forked(monkeypatch: pytest.MonkeyPatch, shared: Servers) -> No
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
-    """Servers of one test alone."""
+    """Servers for a single test."""
     servers = Servers()
     monkeypatch.setattr(spawning, "SERVERS", servers)
     yield servers
@@ -68,7 +68,7 @@ def _with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def both(program: str, **environment: str) -> list[dict[str, Any]]:
-    """The JSON that a program says, forked and spawned."""
+    """Return the JSON that a program prints, forked and spawned."""
     ends = [run(program, spawned=spawned, **environment) for spawned in (False, True)]
     assert [end.status for end in ends] == [0, 0], ends
     return [json.loads(end.said) for end in ends]
@@ -90,7 +90,7 @@ ENDINGS = {
 
 @BOTH
 @pytest.mark.parametrize(("program", "status", "last_words"), ENDINGS.values(), ids=ENDINGS)
-def test_the_end_of_a_process_is_told_as_it_was(
+def test_a_process_has_the_same_exit_status_and_output_forked_and_spawned(
     program: str, status: int, last_words: str, *, spawned: bool
 ) -> None:
     ended = run(program, spawned=spawned)
@@ -100,7 +100,7 @@ def test_the_end_of_a_process_is_told_as_it_was(
 
 
 @pytest.mark.usefixtures("own")
-def test_a_forked_process_has_what_a_spawned_one_has(
+def test_a_forked_process_has_the_state_of_a_spawned_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Variables, folder, path, name, arguments, descriptors, signals and session."""
@@ -119,7 +119,7 @@ def test_a_forked_process_has_what_a_spawned_one_has(
     """)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OF_THE_PARENT", "1")
-    with started("pass"):  # its server is there by now
+    with started("pass"):  # its server has the variable
         monkeypatch.delenv("OF_THE_PARENT")
     forked, spawned = both(program, OF_THE_CHILD="ä\udcff")
     for found in (forked, spawned):
@@ -129,7 +129,7 @@ def test_a_forked_process_has_what_a_spawned_one_has(
     assert forked["leads"]
 
 
-def test_a_process_has_nothing_of_those_that_were_forked_before_it() -> None:
+def test_a_process_inherits_no_descriptor_of_earlier_ones() -> None:
     program = """import os; print([os.readlink(f"/proc/self/fd/{each}") for each in range(3, 99)
         if os.path.exists(f"/proc/self/fd/{each}")], flush=True)"""
     with started(WAITING) as first:
@@ -139,14 +139,14 @@ def test_a_process_has_nothing_of_those_that_were_forked_before_it() -> None:
 
 
 @pytest.mark.usefixtures("_with_torch")
-def test_numbers_drawn_at_random_are_others_in_each_process() -> None:
+def test_random_numbers_differ_in_each_process() -> None:
     program = "import numpy, random; print(numpy.random.random(), random.random())"
     assert len({number for _ in range(2) for number in run(program).said.split()}) == 4
 
 
 @pytest.mark.usefixtures("_with_torch")
 def test_the_threads_of_openmp_work_in_a_process_whose_server_has_none() -> None:
-    """After one tensor operation in the server the first large one in a child would never end."""
+    """After a tensor operation in the server the first large one in a child would hang."""
     program = textwrap.dedent("""
         import numpy, os, torch
         torch.set_num_threads(4)
@@ -161,8 +161,8 @@ def test_the_threads_of_openmp_work_in_a_process_whose_server_has_none() -> None
 @pytest.mark.usefixtures("_with_torch")
 @pytest.mark.parametrize("how", ["forked", "spawned"])
 @pytest.mark.nightly
-def test_the_threads_of_openblas_take_nothing_of_a_trials_memory(how: str) -> None:
-    """They start with the first large product; their stacks and their room would count."""
+def test_the_threads_of_openblas_do_not_count_as_memory_of_a_trial(how: str) -> None:
+    """The threads start with the first large product; their stacks and buffers would count."""
     program = textwrap.dedent("""
         import numpy
         from bsprobe.devices import cpu
@@ -179,14 +179,14 @@ def test_the_threads_of_openblas_take_nothing_of_a_trials_memory(how: str) -> No
     assert int(said) < 8
 
 
-def test_what_the_server_imports_asks_cuda_nothing() -> None:
-    """A driver that was asked in the server refuses to work in its children."""
+def test_the_imports_of_the_server_make_no_cuda_call() -> None:
+    """A driver that is initialised in the server does not work in its children."""
     program = textwrap.dedent("""
         import importlib, torch
         from bsprobe.worker import zygote
 
         def refuse(*_):
-            raise AssertionError("CUDA was asked")
+            raise AssertionError("CUDA was called")
 
         for name in ("_cuda_getDeviceCount", "_cuda_init"):
             if hasattr(torch._C, name):
@@ -201,10 +201,10 @@ def test_what_the_server_imports_asks_cuda_nothing() -> None:
 
 
 @pytest.mark.usefixtures("own")
-def test_what_libraries_read_as_they_are_loaded_chooses_the_server() -> None:
+def test_variables_that_libraries_read_when_loaded_choose_the_server() -> None:
     program = "import os; print(os.getppid(), os.environ['MALLOC_ARENA_MAX'])"
     said = [
-        run(program, **variables).said.split()  # type: ignore[arg-type] # nobody spawns
+        run(program, **variables).said.split()  # type: ignore[arg-type] # `spawned` is not given
         for variables in (
             {"MALLOC_ARENA_MAX": "1"},
             {"MALLOC_ARENA_MAX": "1", "CUDA_VISIBLE_DEVICES": "1", "RANK": "3"},
@@ -214,7 +214,7 @@ def test_what_libraries_read_as_they_are_loaded_chooses_the_server() -> None:
     (first, _), (same, _), (other, _) = said
     assert (same == first, other == first) == (True, False)
     assert [arenas for _, arenas in said] == ["1", "1", "2"]
-    run("pass", MALLOC_ARENA_MAX="3")  # a third one: the first has been idle the longest
+    run("pass", MALLOC_ARENA_MAX="3")  # a third server ends the one that was used first
     assert [is_alive(int(pid)) for pid in (first, other)] == [False, True]
 
 
@@ -253,7 +253,7 @@ def test_a_relative_path_of_modules_is_that_of_the_parents_folder(
     assert run("import of_this_folder", PYTHONPATH=path).said == "imported\n"
 
 
-def test_one_variable_has_every_worker_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bsprobe_spawn_makes_every_worker_spawned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spawning, "MODULES", (WORKER[-1],))
     assert spawning.prepared(WORKER, {}).server is not None
     assert spawning.prepared(WORKER, {"BSPROBE_SPAWN": "1"}).server is None
@@ -264,7 +264,7 @@ def test_another_program_is_spawned() -> None:
     assert spawning.prepared((*COMMAND, "an argument"), {}).server is None
 
 
-def test_a_process_whose_server_is_killed_dies_with_it_and_the_next_is_spawned(
+def test_a_killed_server_ends_its_processes_and_the_next_one_is_spawned(
     own: Servers,
 ) -> None:
     with started(WAITING) as begun:
@@ -278,20 +278,20 @@ def test_a_process_whose_server_is_killed_dies_with_it_and_the_next_is_spawned(
         process = birth.start(stderr)
         assert isinstance(process, subprocess.Popen)
         assert process.communicate(timeout=60) == (b"", None)
-    assert own.find(os.environ) is None  # for good
+    assert own.find(os.environ) is None  # no server is used any more
 
 
-def test_a_process_that_is_killed_before_it_says_its_number_has_ended(
+def test_a_process_that_is_killed_before_it_reports_its_id_has_ended(
     own: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forking, "PROGRAM", "tests.support.deadly_zygote")
     with started("pass") as begun:
         assert (begun.process.poll(), begun.process.wait()) == (-signal.SIGKILL, -signal.SIGKILL)
         assert begun.process.pid > 0
-    assert own.find(os.environ) is not None  # the server goes on
+    assert own.find(os.environ) is not None  # the server still runs
 
 
-def test_a_server_that_cannot_import_torch_leaves_it_to_the_worker_to_say_so(
+def test_without_torch_no_server_is_used_and_the_worker_reports_the_error(
     tmp_path: Path, own: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forking, "PROGRAM", "bsprobe.worker.zygote")
@@ -328,13 +328,13 @@ def test_a_parent_that_is_killed_leaves_neither_server_nor_worker(
     parent = popen(sys.executable, "-c", PARENT, cwd=tmp_path)
     assert parent.stdout is not None
     pids = child, server, _ = [*map(int, parent.stdout.readline().split())]
-    assert [*map(os.getsid, pids)] == [child, server, child]  # Ctrl-C reaches none
+    assert [*map(os.getsid, pids)] == [child, server, child]  # Ctrl-C reaches none of them
     parent.send_signal(number)
     parent.communicate(timeout=60)
     assert becomes(lambda: not any(map(is_alive, pids)))
 
 
-def test_a_worker_that_is_killed_takes_nothing_with_it(tmp_path: Path) -> None:
+def test_a_killed_worker_does_not_end_its_parent(tmp_path: Path) -> None:
     parent = popen(sys.executable, "-c", PARENT, cwd=tmp_path)
     assert parent.stdout is not None
     pids = child, _, _ = [*map(int, parent.stdout.readline().split())]
@@ -350,9 +350,9 @@ def test_threads_that_start_workers_at_once_share_a_server() -> None:
 
     def start(number: int) -> str:
         together.wait()
-        large = dict.fromkeys("ABC", "x" * 100_000)  # more than goes through a socket at once
+        large = dict.fromkeys("ABC", "x" * 100_000)  # more than the buffer of a socket
         program = f"import os; print(os.getppid(), {number})"
-        return run(program, **large).said  # type: ignore[arg-type] # nobody spawns
+        return run(program, **large).said  # type: ignore[arg-type] # `spawned` is not given
 
     with ThreadPoolExecutor(4) as threads:
         said = [each.split() for each in threads.map(start, range(4))]
@@ -374,7 +374,7 @@ def test_a_parent_that_ends_at_once_leaves_no_server_that_is_still_importing() -
 
 
 @pytest.mark.usefixtures("_with_torch")
-def test_a_fork_of_the_parent_has_none_of_its_servers() -> None:
+def test_a_fork_of_the_parent_drops_its_servers() -> None:
     with started(WAITING) as begun:
         begun.stdout.readline()
         if (pid := os.fork()) == 0:
@@ -387,7 +387,7 @@ def test_a_fork_of_the_parent_has_none_of_its_servers() -> None:
         assert run("pass").status == 0
 
 
-def test_waiting_for_a_process_that_lives_on_ends_in_time() -> None:
+def test_waiting_for_a_running_process_times_out() -> None:
     with started(WAITING) as begun:
         assert isinstance(begun.process, ForkedProcess)
         with pytest.raises(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Ctrl-C waits where it must, and happens then."""
+"""Ctrl-C is delayed to the end of a block that must complete."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ import pytest
 from bsprobe.worker.interruption import undisturbed
 
 
-def test_an_interruption_happens_once_the_block_is_whole() -> None:
+def test_an_interruption_is_delayed_to_the_end_of_the_block() -> None:
     steps = []
 
     def work() -> None:
@@ -24,7 +24,7 @@ def test_an_interruption_happens_once_the_block_is_whole() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_without_one_nothing_happens_and_the_handlers_are_those_from_before() -> None:
+def test_without_an_interruption_the_handlers_are_restored() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with undisturbed():
@@ -34,7 +34,7 @@ def test_without_one_nothing_happens_and_the_handlers_are_those_from_before() ->
         signal.signal(signal.SIGTERM, before)
 
 
-def test_an_error_within_ends_the_waiting_too() -> None:
+def test_an_error_in_the_block_restores_the_handlers_too() -> None:
     with pytest.raises(ZeroDivisionError), undisturbed():
         raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""The kernel's counters of killed processes, as both versions of control groups have them."""
+"""The kernel's counters of killed processes, in both versions of control groups."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ GROUPS = {
 
 
 class Machine:
-    """The files of a machine, below a folder."""
+    """The files of a machine, in a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -88,7 +88,7 @@ def test_the_counter_of_the_processes_own_group_is_evidence(
     assert watch.evidence() is KernelKill.OWN_GROUP
 
 
-def test_the_counters_of_other_groups_are_none(machine: Machine) -> None:
+def test_the_counters_of_other_groups_are_no_evidence(machine: Machine) -> None:
     machine.runs("v2", "/job")
     others = (f"{V2}/memory.events", f"{V2}/other/memory.events", f"{V2}/job/below/memory.events")
     for counter in (f"{V2}/job/memory.events.local", *others):
@@ -116,7 +116,7 @@ def test_the_machines_counter_is_evidence_if_the_process_had_filled_its_limit(
     assert watch.evidence() is (KernelKill.MACHINE if is_evidence else None)
 
 
-def test_without_a_limit_of_its_own_a_process_has_that_of_the_machine(machine: Machine) -> None:
+def test_a_process_without_a_limit_has_that_of_the_machine(machine: Machine) -> None:
     machine.runs("v2", "/job")
     watch = machine.watch(limit=None)
     machine.holds(100 * MIB, 900 * MIB)

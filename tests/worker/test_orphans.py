@@ -1,4 +1,4 @@
-"""A worker and all that its network starts end within five seconds of their parent."""
+"""A worker and all processes that its network starts end within five seconds of their parent."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ SLEEPING = "import time; time.sleep(600)"
 
 
 def worker_of(started: Started) -> int | None:
-    """The process whose network sleeps: the parent of what that has started."""
+    """Return the worker: the parent of the sleeping process that its network has started."""
     for pid in started.alive(SLEEPING):
         with suppress(OSError):
             return parent_of(pid)
@@ -36,7 +36,7 @@ def worker_of(started: Started) -> int | None:
 
 @pytest.fixture
 def begun(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Started]:
-    """A run whose network sleeps by now."""
+    """A run whose network is asleep."""
     how, lock = request.param
     argument = f"--model-arg=holds_lock={lock}"
     started = Started(
@@ -73,7 +73,7 @@ ALL = [
     ],
     indirect=["begun"],
 )
-def test_nothing_is_left_of_a_run_that_is_killed(begun: Started, killed: str) -> None:
+def test_a_killed_run_leaves_no_process(begun: Started, killed: str) -> None:
     worker = worker_of(begun)
     assert worker is not None
     if killed == "both":
@@ -84,8 +84,8 @@ def test_nothing_is_left_of_a_run_that_is_killed(begun: Started, killed: str) ->
 
 
 @pytest.mark.parametrize("begun", [("forked", True)], ids=["forked"], indirect=True)
-def test_what_a_network_has_started_ends_with_its_worker(begun: Started) -> None:
-    """The run goes on: it tries once more, with a worker and a sleeping process of its own."""
+def test_processes_of_a_network_end_with_its_worker(begun: Started) -> None:
+    """The run repeats the trial once, with a new worker and a new sleeping process."""
     worker = worker_of(begun)
     assert worker is not None
     first = set(begun.alive(SLEEPING))
@@ -94,7 +94,7 @@ def test_what_a_network_has_started_ends_with_its_worker(begun: Started) -> None
     assert becomes(lambda: worker_of(begun) not in (worker, None))
 
 
-def test_a_thread_that_may_end_ties_nobody_to_itself() -> None:
+def test_only_the_main_thread_ties_a_process_to_itself() -> None:
     found: list[dict[str, str]] = []
     other = threading.Thread(target=lambda: found.append(tether.parent_variable()))
     other.start()
@@ -104,7 +104,7 @@ def test_a_thread_that_may_end_ties_nobody_to_itself() -> None:
 
 
 def tied_to(parent: str) -> int:
-    """The exit status of a process that is told who its parent is."""
+    """Return the exit status of a process that is tied to a parent."""
     program = "from bsprobe.worker.tether import end_with_parent as end; end(); print('lives')"
     return subprocess.run(
         [sys.executable, "-c", program],
@@ -115,14 +115,14 @@ def tied_to(parent: str) -> int:
     ).returncode
 
 
-def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
+def test_a_process_whose_parent_has_ended_exits_at_once() -> None:
     assert tied_to(str(os.getpid())) == 0
     assert tied_to("") == 0
     assert tied_to("1") == 1
 
 
-def test_the_watcher_of_another_group_kills_nobody() -> None:
-    """Its group is that of this test, which is not the one that it is told to watch."""
+def test_the_watcher_of_another_group_kills_no_process() -> None:
+    """The watcher is in the group of this test, not in the group that it is told to watch."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", tether._WATCHER, "1"], check=False, timeout=60, input=b""
     )

@@ -1,4 +1,4 @@
-"""Messages between parent and worker: each is one line, and only the known ones are read."""
+"""Messages between parent and worker: each is one line, and only known messages are decoded."""
 
 import json
 from dataclasses import replace
@@ -108,7 +108,7 @@ MESSAGES: tuple[Message, ...] = (
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_a_message_is_one_line_and_survives_the_pipe(message: Message) -> None:
+def test_a_message_is_one_line_and_decoded_as_it_was(message: Message) -> None:
     line = encode(message)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
@@ -145,7 +145,7 @@ def test_no_text_breaks_the_line(text: str) -> None:
     ],
     ids=lambda line: repr(line[:50]),
 )
-def test_what_is_no_message_is_refused_as_malformed(line: bytes) -> None:
+def test_a_line_that_is_no_message_is_malformed(line: bytes) -> None:
     with pytest.raises(MalformedError):
         decode(line)
 
@@ -158,7 +158,7 @@ def test_a_message_cut_off_anywhere_is_malformed(message: Message) -> None:
             decode(line[:length], {**KINDS, **STUDY_KINDS})
 
 
-def test_a_worker_that_runs_trials_knows_no_trainings_and_one_that_trains_no_trials() -> None:
+def test_each_kind_of_worker_decodes_only_its_own_messages() -> None:
     for line, kinds in (
         (encode(MeasureLoading(spec=LoaderSpec(training=SPEC, settings=(SETTING,)))), KINDS),
         (encode(RunTrial(spec=TrialSpec(variant=VARIANT, batch_size=1))), STUDY_KINDS),
@@ -167,7 +167,7 @@ def test_a_worker_that_runs_trials_knows_no_trainings_and_one_that_trains_no_tri
             decode(line, kinds)
 
 
-def test_what_json_cannot_say_is_never_sent() -> None:
+def test_a_message_with_infinity_is_not_encoded() -> None:
     done = TrialDone(
         outcome=Outcome.FITS,
         measurement=replace(measurement(), images_per_second=float("inf")),

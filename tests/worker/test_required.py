@@ -1,4 +1,4 @@
-"""A required package that is missing is named, in the parent and in the worker; a bug stays one."""
+"""An error names a missing required package; any other missing module is a bug."""
 
 import re
 import tomllib
@@ -19,7 +19,7 @@ RUN = (
 def without(
     module: str, command: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[int, list[str]]:
-    """The exit code and the complaints of `bsprobe COMMAND` where a module cannot be found."""
+    """Run `bsprobe COMMAND` without a module; return the exit code and the lines of stderr."""
     hide(module, folder=folder, monkeypatch=monkeypatch)
     done = commands.bsprobe_process(*command.split(), cwd=folder, timeout=120)
     return done.returncode, done.stderr.splitlines()
@@ -42,32 +42,33 @@ def without(
         pytest.param("pynvml", "nvidia-ml-py", "gpus --this", marks=pytest.mark.nightly),
     ],
 )
-def test_a_missing_package_is_one_clear_line_and_how_to_install_it(
+def test_a_missing_package_is_an_error_with_the_command_to_install_it(
     module: str, package: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert without(module, command, tmp_path, monkeypatch) == (
         2,
         [
-            f"error: the package {package} is not installed, which bsprobe requires",
+            f"error: the required package {package} is not installed",
             f"hint: python -m pip install {package}",
         ],
     )
     assert list((tmp_path / "out").glob("*")) == []
 
 
-def test_a_module_of_our_own_that_is_missing_is_a_bug(
+def test_a_missing_module_of_bsprobe_is_a_bug(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, said = without("bsprobe.engine.run", RUN + "deeplabv2-mini", tmp_path, monkeypatch)
 
-    assert (code, said[-2]) == (101, "error: this is a bug in bsprobe")
+    assert code == 101
+    assert "bug" in said[-2]
     assert "ModuleNotFoundError: No module named 'bsprobe.engine.run'" in said
 
 
 def test_every_required_package_can_be_named() -> None:
     project = tomllib.loads((commands.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     names = {re.match(r"[\w-]+", line)[0] for line in project["project"]["dependencies"]}  # type: ignore[index] # each has a name
-    assert names - set(PACKAGES.values()) == {"nvidia-cudnn-frontend"}  # predictions go without
+    assert names - set(PACKAGES.values()) == {"nvidia-cudnn-frontend"}  # optional for predictions
     assert set(PACKAGES.values()) <= names
 
 
@@ -84,7 +85,7 @@ def test_every_required_package_can_be_named() -> None:
         ("libcudart.so.13: cannot open shared object file", None),
     ],
 )
-def test_a_missing_package_is_told_from_other_failures(words: str, package: str | None) -> None:
+def test_only_a_missing_required_package_is_found(words: str, package: str | None) -> None:
     found = missing_package(words)
     assert (None if found is None else found.hint) == (
         None if package is None else f"python -m pip install {package}"

@@ -1,4 +1,4 @@
-"""The parent survives whatever a worker does, and writes it down."""
+"""The parent records every ending of a worker."""
 
 import signal
 import subprocess
@@ -42,7 +42,7 @@ def run_once(behaviour: str, *, timeout: float = 20) -> tuple[TrialDone, list[st
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_while_a_worker_is_being_started_leaves_none(
+def test_ctrl_c_during_the_start_of_a_worker_leaves_no_process(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(subprocess.Popen[bytes]):
@@ -63,7 +63,7 @@ def test_ctrl_c_while_a_worker_is_being_started_leaves_none(
     assert [process.poll() is not None for process in started] == [True]
 
 
-def test_a_trial_that_ends_well_comes_back_as_it_was_sent() -> None:
+def test_a_successful_trial_is_received_as_it_was_sent() -> None:
     done, phases = run_once("succeed")
     assert (done.outcome, done.clean, phases) == (Outcome.FITS, True, ["step 1"])
     assert done.measurement is not None
@@ -74,7 +74,7 @@ def test_a_trial_that_ends_well_comes_back_as_it_was_sent() -> None:
     ("behaviour", "outcome", "certainty", "evidence"),
     [
         ("kill", Outcome.FAILED, Certainty.UNEXPLAINED, "killed by SIGKILL"),
-        ("abort", Outcome.OUT_OF_MEMORY, Certainty.CERTAIN, "std::bad_alloc"),  # its last words
+        ("abort", Outcome.OUT_OF_MEMORY, Certainty.CERTAIN, "std::bad_alloc"),  # on stderr
         ("exit", Outcome.FAILED, Certainty.UNEXPLAINED, "exit status 7"),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_worker_that_hangs_is_killed_at_the_time_out() -> None:
     assert time.monotonic() - start < 10
 
 
-def test_what_a_dead_worker_had_started_is_killed_too() -> None:
+def test_processes_that_a_dead_worker_started_are_killed() -> None:
     _, phases = run_once("die-with-child")
     (child,) = [int(phase.removeprefix("child ")) for phase in phases]
     for _ in range(50):
@@ -107,8 +107,8 @@ def test_what_a_dead_worker_had_started_is_killed_too() -> None:
     pytest.fail(f"process {child} was left behind")
 
 
-def test_a_worker_that_speaks_nonsense_is_an_error_of_one_line() -> None:
-    with pytest.raises(WorkerError, match="the worker spoke nonsense: it is not JSON"):
+def test_an_invalid_message_from_a_worker_is_an_error() -> None:
+    with pytest.raises(WorkerError, match=r"invalid message .* not JSON"):
         run_once("nonsense")
 
 
@@ -120,17 +120,14 @@ def test_a_refused_trial_or_device_keeps_the_workers_hint() -> None:
         assert (str(refused.value), refused.value.hint) == said
 
 
-def test_a_worker_that_cannot_start_says_why() -> None:
-    with pytest.raises(WorkerError) as failed:
+def test_the_error_of_a_worker_that_cannot_start_has_its_last_line() -> None:
+    with pytest.raises(WorkerError, match=r"start: ImportError: libcudart\.so\.13"):
         Worker(DeviceRequest(), command=stub("fail-to-start"))
-    assert str(failed.value) == (
-        "the worker could not start: ImportError: libcudart.so.13 not found"
-    )
 
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let the runner start stubs, and count them by what they are to do."""
+    """Make the runner start stubs, and list their behaviours."""
     started: list[str] = []
 
     class Stub(Worker):
@@ -154,7 +151,7 @@ ANY, FRESH = Process.ANY, Process.FRESH
         pytest.param(
             *(None, [(SPEC, process) for process in (FRESH, FRESH, ANY, FRESH)]),
             *([1, 1, 0, 1], 3),
-            id="where a fresh one is asked for",
+            id="if a fresh one is requested",
         ),
         pytest.param(None, [(SPEC, ANY), (OTHER, ANY)], [1, 1], 2, id="for another variant"),
         pytest.param(1, [(SPEC, ANY)] * 2, [1, 1], 2, id="whose memory did not come back"),
@@ -193,7 +190,7 @@ def test_a_recording_whose_worker_dies_has_a_failure_and_leaves_no_worker(
             assert found.trial is None
             assert found.failure is not None
             assert found.failure.evidence == "killed by SIGKILL"
-    # Each attempt has its own, without a trial before it, and each recording two attempts.
+    # Each recording has two attempts, and each attempt its own worker.
     assert [worker.trials_run for worker in started] == [0] * 4
 
 

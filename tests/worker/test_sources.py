@@ -1,4 +1,4 @@
-"""Files of the user's own are told from those of Python, of packages and of bsprobe."""
+"""The user's own files, without those of Python, of packages and of bsprobe."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ def module_at(path: Path) -> ModuleType:
     return module
 
 
-def test_only_files_of_ones_own_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_users_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, installed = tmp_path / "mine.py", tmp_path / "site-packages" / "theirs.py"
     monkeypatch.setitem(sys.modules, "mine_of_this_test", module_at(own))
     monkeypatch.setitem(sys.modules, "theirs_of_this_test", module_at(installed))

@@ -1,4 +1,4 @@
-"""The variables that keep a process that predicts from the GPUs and their driver."""
+"""The variables that hide the GPUs and their driver from a predicting process."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from bsprobe.worker.process import Worker
 from bsprobe.worker.without_gpu import without_gpu
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the driver's library bears its Linux name")
+@pytest.mark.skipif(sys.platform != "linux", reason="the driver's library has its Linux name")
 @pytest.mark.parametrize("name", ["libcuda.so.1", "libcuda.so"])
-def test_a_process_that_predicts_finds_no_driver_wherever_it_is_installed(name: str) -> None:
+def test_a_predicting_process_cannot_load_the_driver(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"import ctypes; ctypes.CDLL({name!r})"],
         env={**os.environ, **without_gpu(os.environ)},
@@ -26,8 +26,8 @@ def test_a_process_that_predicts_finds_no_driver_wherever_it_is_installed(name: 
         check=False,
     )
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("OSError"), "the driver was found"
-    assert f"no_driver/{name}" in last, "the search went past the folder"
+    assert last.startswith("OSError"), "the driver was loaded"
+    assert f"no_driver/{name}" in last, "another file was found first"
 
 
 def test_the_users_libraries_are_still_found() -> None:
@@ -38,7 +38,7 @@ def test_the_users_libraries_are_still_found() -> None:
 
 
 @pytest.mark.parametrize("card", ["H100 80GB", None], ids=["predicts", "measures"])
-def test_a_worker_that_predicts_is_kept_from_the_gpu_and_no_other_is(
+def test_the_gpu_is_hidden_only_from_a_predicting_worker(
     card: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")

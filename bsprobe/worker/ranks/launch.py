@@ -1,4 +1,4 @@
-"""What torch's own launcher, torchrun, tells each of the processes that it starts."""
+"""The environment variables that torchrun, torch's launcher, sets for each of its processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,47 +6,48 @@ from dataclasses import dataclass
 from bsprobe.records.errors import UsageError
 
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
-"""Set by `LocalElasticAgent._start_workers` (torch/distributed/elastic), as is all that is read."""
+"""Set, like all variables read here, by `LocalElasticAgent._start_workers` in
+torch/distributed/elastic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """One process among those that torchrun has started together."""
+    """One of the processes that torchrun has started together."""
 
     rank: int
     processes: int
     local_rank: int
-    """Among those of this machine: the index of its GPU."""
+    """Rank on this machine, which is the index of its GPU."""
     local_processes: int
     host: str
     port: int
-    """Where all processes can meet: there is a store, or rank 0 is to open one."""
+    """Of the store for all processes; rank 0 opens it unless `agent_has_store`."""
     agent_has_store: bool
     name: str
-    """Of this start of this job: what an earlier one has left in the store is not met again."""
+    """Unique to this start of the job, so that keys of an earlier start are not read."""
 
     @property
     def leads(self) -> bool:
-        """Whether this process searches, prints and writes; the others follow it."""
+        """True if this process searches, prints and writes; the others follow it."""
         return self.rank == 0
 
     def command(self, arguments: str) -> str:
-        """The command line that starts all processes on one machine."""
+        """Return the command line that starts all processes of one machine."""
         machines = self.processes // self.local_processes
         nodes = f"--nnodes {machines} " if machines > 1 else ""
         return f"torchrun {nodes}--nproc-per-node {self.local_processes} -m bsprobe {arguments}"
 
 
 def follows(environment: Mapping[str, str]) -> bool:
-    """Whether torchrun started this process, and another one of them is the first."""
+    """Return whether torchrun started this process as a rank other than 0."""
     return "TORCHELASTIC_RUN_ID" in environment and environment.get("RANK", "0") != "0"
 
 
 def launched(environment: Mapping[str, str]) -> Launch | None:
-    """What torchrun says in the environment; None where it started no or only one process.
+    """Read torchrun's variables; return None without torchrun or for a single process.
 
     Raises:
-        UsageError: It says something that torchrun does not say.
+        UsageError: A variable is missing or not a number.
     """
     if "TORCHELASTIC_RUN_ID" not in environment:
         return None
@@ -74,6 +75,6 @@ def launched(environment: Mapping[str, str]) -> Launch | None:
 
 
 def command_of(arguments: str, environment: Mapping[str, str]) -> str:
-    """The command that starts bsprobe as this process was started: alone, or by torchrun."""
+    """Return the command that starts bsprobe as this process was started: alone, or by torchrun."""
     launch = launched(environment)
     return f"bsprobe {arguments}".rstrip() if launch is None else launch.command(arguments)

@@ -1,4 +1,4 @@
-"""One answer from many processes: the weakest one's, and which of them that was."""
+"""One record from the records of all ranks: that of the weakest rank."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,18 +19,18 @@ _ROOT_CAUSE_ORDER = (
     (Outcome.FAILED, Certainty.CERTAIN),
     (Outcome.TIMED_OUT, Certainty.CERTAIN),
 )
-"""Causes come before what they may have led to in other processes."""
+"""Causes come before the failures that they can cause in other processes."""
 
 
 def joined_trial(trials: Sequence[Trial]) -> Trial:
-    """The record of a trial that several processes ran together.
+    """Merge the records of a trial that all ranks ran together.
 
-    Where one failed, it is the record of the one that failed by itself: the others were stopped,
-    or lost their connection to it. Where all ran, it is the record of the one that took the most
-    memory, with the images of all.
+    If a rank failed, the result is the record of the rank that caused it; the others were stopped
+    or lost their connection. If all ran, it is the record of the rank with the highest peak, with
+    the images per second of all ranks.
 
     Args:
-        trials: Of all processes, by rank.
+        trials: The records, by rank.
     """
     failed = [rank for rank, trial in enumerate(trials) if not trial.ran]
     if failed:
@@ -50,16 +50,16 @@ def joined_trial(trials: Sequence[Trial]) -> Trial:
 
 
 def joined_device(devices: Sequence[DeviceInfo]) -> DeviceInfo:
-    """The devices of all processes as one: the smallest capacity counts.
+    """Merge the devices of all ranks: the smallest capacity counts.
 
     Args:
-        devices: By rank.
+        devices: The devices, by rank.
     """
     weakest = min(range(len(devices)), key=lambda rank: (devices[rank].capacity_bytes, rank))
     notes = [note for device in devices for note in device.notes]
     if not all(device.has_memory_of(devices[weakest]) for device in devices):
         capacity = format_bytes(devices[weakest].capacity_bytes)
-        notes.insert(0, f"Rank {weakest} has the least memory, {capacity}: it decides for all.")
+        notes.insert(0, f"Rank {weakest} has the least memory, {capacity}, and limits all ranks.")
     return replace(
         devices[weakest],
         name=" + ".join(dict.fromkeys(device.name for device in devices)),
@@ -68,7 +68,7 @@ def joined_device(devices: Sequence[DeviceInfo]) -> DeviceInfo:
 
 
 def _of_all(trial: Trial, trials: Sequence[Trial]) -> Trial:
-    """A record with the times of rank 0, whose search counts them."""
+    """Return a record with the times of rank 0, which runs the search."""
     return replace(trial, started_at=trials[0].started_at, wall_seconds=trials[0].wall_seconds)
 
 

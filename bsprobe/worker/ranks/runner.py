@@ -1,7 +1,7 @@
-"""Trials that several processes run together: rank 0 says which, all run it, the weakest decides.
+"""Trials that all ranks run together: rank 0 chooses the trial, and the weakest rank decides.
 
-Every trial has fresh workers in a process group of its own. A worker whose peer has failed would
-wait in a collective for ever: its parent stops it as soon as it hears of the failure.
+Every trial has fresh workers in its own process group. A worker whose peer has failed would wait in
+a collective for ever, so its parent stops it soon after the failure.
 """
 
 import json
@@ -27,17 +27,17 @@ from bsprobe.worker.ranks.world import Store, World, reason_of
 from bsprobe.worker.runner import TrialRunner
 
 _GRACE_SECONDS = 3.0
-"""For a rank to come to its own verdict once another has failed: equal ones fail together."""
+"""Time for a rank to end its own trial after another has failed: equal ranks fail together."""
 _NO_MORE = ""
 
 Connect = Callable[[Launch], Store]
 
 
 def rank_request(request: DeviceRequest, launch: Launch) -> DeviceRequest:
-    """The device of one rank: its own GPU, or its own share of the memory.
+    """Return the device of one rank: its own GPU, or its own share of the memory.
 
     Raises:
-        UsageError: One GPU was named for all, or limits for another number of processes.
+        UsageError: The request names a single GPU, or the CPU without a memory limit.
     """
     device = request.device or "cuda"
     if ":" in device:
@@ -51,25 +51,25 @@ def rank_request(request: DeviceRequest, launch: Launch) -> DeviceRequest:
     elif device == "cpu" and limit is None:
         raise UsageError(
             "--device cpu needs --memory-limit where several processes share the memory",
-            hint="for example --memory-limit 2GiB, or --memory-limit 2GiB,1GiB for unlike ones",
+            hint="for example --memory-limit 2GiB, or --memory-limit 2GiB,1GiB for each rank",
         )
     name = device if device == "cpu" else f"cuda:{launch.local_rank}"
     return replace(request, device=name, memory_limit_bytes=limit, rank_limits_bytes=())
 
 
 class WorldRunner:
-    """Runs trials together with the other ranks; one that fails on any has failed.
+    """Runs trials together with the other ranks; a trial that fails on any rank has failed.
 
     Args:
         asked: The settings of the command line, which must be the same for all ranks.
-        launch: What torchrun says.
-        connect: Connects to the store at which the ranks meet: `store.connect`, which needs torch.
+        launch: The variables of torchrun.
+        connect: Connects to the store of the ranks (`store.connect`, which imports torch).
 
     Raises:
         OutOfReachError: The store cannot be reached.
-        UsageError: The ranks were asked for different things.
-        DeviceError: This rank's device cannot be used.
-        WorkerError: Another rank's cannot, or it is gone.
+        UsageError: The ranks were started with different options.
+        DeviceError: The device of this rank cannot be used.
+        WorkerError: Another rank cannot use its device, or is gone.
     """
 
     def __init__(self, asked: Settings, launch: Launch, connect: Connect) -> None:
@@ -96,11 +96,20 @@ class WorldRunner:
     def run(
         self, spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: ReportPhase
     ) -> Trial:
-        """Run one trial on all ranks, each in a fresh process, and say what the weakest says.
+        """Run one trial on all ranks, each in a fresh process, and return the merged record.
 
-        Where one dies, and nothing says of what, all run it once more.
+        If a process dies without a known cause, all ranks run the trial once more.
+
+        Args:
+            spec: The trial.
+            process: Ignored, because every trial has fresh processes.
+            purpose: The purpose of the trial, for its record.
+            on_phase: Called with each phase of the worker of this rank.
+
+        Raises:
+            WorkerError: Another rank is gone.
         """
-        del process  # a process that has been in one group is used for no other
+        del process  # a process can join only one group
         return again_if_unexplained(partial(self._run_together, spec, purpose, on_phase))
 
     def _run_together(self, spec: TrialSpec, purpose: Purpose, on_phase: ReportPhase) -> Trial:
@@ -112,10 +121,10 @@ class WorldRunner:
         return joined_trial([from_json(Trial, json.loads(text)) for text in said])
 
     def follow(self) -> None:
-        """Run what rank 0 says until it says that there is no more.
+        """Run the trials that rank 0 publishes, until it publishes the end.
 
         Raises:
-            BsprobeError: This rank cannot go on, or another one is gone.
+            BsprobeError: This rank cannot continue, or another one is gone.
         """
         while order := self._world.wait_for(f"order/{self._trial + 1}", 0):
             self._stop_worker()
@@ -136,11 +145,12 @@ class WorldRunner:
         self._close(error)
 
     def _attempt(self, spec: TrialSpec, purpose: Purpose, on_phase: ReportPhase) -> None:
-        """Run this rank's part of the next trial, and tell the others what came of it.
+        """Run this rank's part of the next trial, and publish the result.
 
-        They are told before the worker goes: what its going does to theirs comes after the cause.
+        The result is published before the worker is stopped, because the stop can make the other
+        workers fail.
         """
-        assert self._runner is not None  # noqa: S101 - it is there until the end
+        assert self._runner is not None  # noqa: S101 - set until the runner is closed
         self._trial += 1
         self._failed_since = None
         trial = self._runner.attempt(
@@ -155,7 +165,7 @@ class WorldRunner:
             self._world.note(f"failed/{self._trial}")
 
     def _watch(self) -> None:
-        """Look after the other ranks while this one's worker is waited for."""
+        """Check the other ranks while this rank waits for its worker."""
         self._world.check()
         if self._trial == 0 or not self._world.has_happened(f"failed/{self._trial}"):
             return
@@ -171,12 +181,13 @@ class WorldRunner:
             if other != said[0]:
                 different = [key for key in said[0] if other.get(key) != said[0][key]]
                 raise UsageError(
-                    f"rank {rank} was asked for something else than rank 0: {', '.join(different)}",
+                    f"rank {rank} was started with other options than rank 0: "
+                    f"{', '.join(different)}",
                     hint="start the same command on every machine",
                 )
 
     def _all_ready(self, ready: Ready) -> Ready:
-        """This rank's worker, with the device that all ranks make together."""
+        """Return the answer of this rank's worker, with the merged device of all ranks."""
         self._world.publish("device", json.dumps(to_json(ready.device)))
         devices = [
             from_json(DeviceInfo, json.loads(text)) for text in self._world.wait_for_all("device")
@@ -190,10 +201,10 @@ class WorldRunner:
     def _close(self, error: BaseException | None) -> None:
         self._stop_worker()
         if error is None and self._world.launch.leads:
-            with suppress(WorkerError):  # without a meeting place nobody waits there
+            with suppress(WorkerError):  # without the store no rank waits for the end
                 self._world.publish(f"order/{self._trial + 1}", _NO_MORE)
         self._world.close(None if error is None else reason_of(error))
 
 
 def _ignore_phase(_phase: str) -> None:
-    """Do nothing: a rank that follows shows nothing."""
+    """Do nothing: only rank 0 shows phases."""

@@ -1,4 +1,4 @@
-"""The store that torchrun's processes meet at, and the process groups of their workers."""
+"""The store of torchrun's processes, and the process groups of their workers."""
 
 from datetime import timedelta
 
@@ -15,10 +15,10 @@ _CONNECT_TIMEOUT = timedelta(seconds=60)
 
 
 def connect(launch: Launch) -> Store:
-    """Connect to the store of all parents, or host it.
+    """Connect to the store of all ranks, or host it.
 
     Args:
-        launch: What torchrun says.
+        launch: The variables of torchrun.
 
     Raises:
         OutOfReachError: The store cannot be reached.
@@ -34,23 +34,23 @@ def connect(launch: Launch) -> Store:
         )
     except RuntimeError as error:
         raise OutOfReachError(
-            f"rank {launch.rank} does not reach {launch.host}:{launch.port}: "
+            f"rank {launch.rank} cannot reach the store at {launch.host}:{launch.port}: "
             f"{str(error).splitlines()[0]}",
-            hint="torchrun says where to meet: --rdzv-endpoint, or --master-addr and --master-port",
+            hint="check torchrun's --rdzv-endpoint, or --master-addr and --master-port",
         ) from error
     store: Store = PrefixStore(launch.name, server)
     return store
 
 
 def join(group: Group, device: torch.device) -> None:
-    """Make this process a member of the process group of a trial; waits for all members.
+    """Join the process group of a trial, and wait for all members.
 
     Args:
-        group: Where to meet.
-        device: Decides the backend: NCCL on a GPU, Gloo on the CPU.
+        group: The process group.
+        device: The device, which decides the backend: NCCL on a GPU, Gloo on the CPU.
 
     Raises:
-        RuntimeError: A member did not come in time, or was lost.
+        RuntimeError: A member did not join in time, or was lost.
     """
     timeout = timedelta(seconds=group.timeout_seconds)
     server = TCPStore(group.host, group.port, is_master=False, timeout=timeout)
@@ -61,6 +61,6 @@ def join(group: Group, device: torch.device) -> None:
         world_size=group.processes,
         timeout=timeout,
     )
-    # The first collective makes the connections, which take memory that no trial must be blamed
-    # for, and shows that everyone is there.
+    # The first collective waits for all members and opens the connections, whose memory must not
+    # count for the trial.
     dist.all_reduce(torch.zeros(1, device=device))

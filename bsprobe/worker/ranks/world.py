@@ -1,8 +1,8 @@
-"""The processes that torchrun started, and the store at which they meet.
+"""The ranks that torchrun started, and the store through which they communicate.
 
-The parents of all ranks agree here on what to run, and tell each other what came of it; their
-workers meet here for one trial at a time. A parent that waits looks after those it waits for: one
-that has ended, or has fallen silent, ends the wait.
+The parents of all ranks agree here on each trial and publish their results; their workers join a
+process group for one trial at a time. A waiting parent checks the ranks that it waits for: a rank
+that has ended, or sends no heartbeat, ends the wait.
 """
 
 import itertools
@@ -19,9 +19,9 @@ from bsprobe.worker.ranks.launch import Launch
 _POLL_SECONDS = 0.1
 _BEAT_SECONDS = 1.0
 _SILENCE_SECONDS = 30.0
-"""After so long without a beat a process is dead, or its machine is out of reach."""
+"""A rank without a heartbeat for this time is dead, or its machine is out of reach."""
 _FIRST_BEAT_SECONDS = 300.0
-"""Until the first one: importing torch from a network disk with a cold cache is slow."""
+"""Time until the first heartbeat: importing torch from a network disk with a cold cache is slow."""
 _FAREWELL_SECONDS = 5.0
 _ENDED = "ended"
 _NOBODY = ""
@@ -35,21 +35,30 @@ class Store(Protocol):
         """Set a key."""
 
     def get(self, key: str) -> bytes:
-        """The value of a key that is there."""
+        """Return the value of an existing key."""
 
     def check(self, keys: list[str]) -> bool:
-        """Tell whether all of these keys are there."""
+        """Return whether all keys exist."""
 
     def compare_set(self, key: str, expected: str, desired: str) -> bytes:
-        """Set a key if it has the expected value, or is not there and none is expected."""
+        """Set a key if it has the expected value.
+
+        Args:
+            key: The key.
+            expected: The expected value; an empty string stands for a missing key.
+            desired: The new value.
+
+        Returns:
+            The value of the key after the call.
+        """
 
 
 class World:
-    """This process among those that run the trials together, as its parent sees them.
+    """All ranks, as the parent of this rank sees them.
 
     Args:
-        launch: What torchrun says.
-        store: The store at which all processes meet.
+        launch: The variables of torchrun.
+        store: The store of all ranks.
     """
 
     def __init__(self, launch: Launch, store: Store) -> None:
@@ -60,7 +69,7 @@ class World:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def group(self, trial: int, *, timeout: float) -> Group:
-        """The process group of one trial, for this rank's worker."""
+        """Return the process group of one trial, for the worker of this rank."""
         launch = self.launch
         return Group(
             host=launch.host,
@@ -72,7 +81,7 @@ class World:
         )
 
     def publish(self, topic: str, text: str) -> None:
-        """Publish something that the others may wait for.
+        """Publish a text of this rank for the other ranks.
 
         Raises:
             OutOfReachError: The store is gone.
@@ -81,10 +90,10 @@ class World:
             self._store.set(f"{topic}/{self.launch.rank}", text)
 
     def wait_for(self, topic: str, rank: int) -> str:
-        """Wait for what one process publishes.
+        """Wait for the text that one rank publishes.
 
         Raises:
-            WorkerError: It, or the process that leads, is gone.
+            WorkerError: That rank, or rank 0, is gone.
         """
         key = f"{topic}/{rank}"
         while not self._has(key):
@@ -93,30 +102,30 @@ class World:
         return self._text(key)
 
     def wait_for_all(self, topic: str) -> tuple[str, ...]:
-        """Wait for what every process publishes, this one included; by rank.
+        """Wait for the texts that all ranks publish, including this one; return them by rank.
 
         Raises:
-            WorkerError: One is gone.
+            WorkerError: A rank is gone.
         """
         return tuple(self.wait_for(topic, rank) for rank in range(self.launch.processes))
 
     def note(self, event: str) -> None:
-        """Note that something has happened here; the first process to note it is remembered."""
+        """Note an event; the store keeps the first rank that notes it."""
         with _store_errors():
             self._store.compare_set(event, _NOBODY, str(self.launch.rank))
 
     def has_happened(self, event: str) -> bool:
-        """Whether any process has noted it."""
+        """Return whether any rank has noted an event."""
         return self._has(event)
 
     def check(self) -> None:
-        """Make sure that those who are waited for are still there.
+        """Check that the other ranks are alive.
 
-        The process that leads looks after all, the others after it alone: if it ends, all do.
+        Rank 0 checks all others; they check only rank 0 and end with it.
 
         Raises:
-            WorkerError: One has ended.
-            OutOfReachError: One has fallen silent.
+            WorkerError: A rank has ended.
+            OutOfReachError: A rank sends no heartbeat.
         """
         if self._has(_ENDED):
             who, _, reason = self._text(_ENDED).partition(":")
@@ -125,19 +134,20 @@ class World:
             limit = _SILENCE_SECONDS if self._has(f"beat/{rank}") else _FIRST_BEAT_SECONDS
             if self._silence(rank) > limit:
                 raise OutOfReachError(
-                    f"rank {rank} has not been heard of for {limit:.0f} s",
-                    hint="was it killed, or has its machine gone? go on with --resume",
+                    f"rank {rank} has sent no heartbeat for {limit:.0f} s",
+                    hint="check its process and its machine, then go on with --resume",
                 )
 
     def close(self, reason: str | None) -> None:
-        """Take leave, with the reason if it is not that everything is done."""
+        """Leave the other ranks, with a reason unless everything is done."""
         farewell = f"farewell/{self.launch.rank}"
-        with suppress(RuntimeError):  # the store is gone, and everyone with it
+        with suppress(RuntimeError):  # the store is gone
             if reason is not None:
                 self._store.compare_set(_ENDED, _NOBODY, f"{self.launch.rank}:{reason}")
             self._store.set(farewell, _DONE)
-            # A store that this process hosts must outlive the others' last words, and torchrun
-            # stops all processes as soon as one has failed: the one that leads must have its say.
+            # A store that this process hosts must outlive the last messages of the others. And
+            # torchrun stops all processes once one has failed, so the others wait for rank 0,
+            # which prints the error.
             keys = [f"farewell/{rank}" for rank in self._looked_after()]
             deadline = time.monotonic() + _FAREWELL_SECONDS
             while not self._store.check(keys) and time.monotonic() < deadline:
@@ -156,7 +166,7 @@ class World:
             return self._store.get(key).decode()
 
     def _silence(self, rank: int) -> float:
-        """Seconds since a process was last heard of."""
+        """Return the seconds since the last heartbeat of a rank."""
         key = f"beat/{rank}"
         beat, now = self._text(key) if self._has(key) else "", time.monotonic()
         last, since = self._seen.get(rank, (None, now))
@@ -166,8 +176,8 @@ class World:
         return now - since
 
     def _beat(self) -> None:
-        """Be heard, at once and whatever the main thread is doing."""
-        with suppress(RuntimeError):  # the store is gone, as the main thread will find
+        """Send heartbeats, from a thread that does not wait for the main thread."""
+        with suppress(RuntimeError):  # the store is gone; the main thread raises
             for number in itertools.count():
                 self._store.set(f"beat/{self.launch.rank}", str(number))
                 if self._stopped.wait(_BEAT_SECONDS):
@@ -180,13 +190,13 @@ def _store_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise OutOfReachError(
-            f"the processes have lost their meeting place: {str(error).splitlines()[0]}",
-            hint="did torchrun end, or the machine of rank 0?",
+            f"the store of the ranks cannot be reached: {str(error).splitlines()[0]}",
+            hint="check that torchrun and the machine of rank 0 are running",
         ) from error
 
 
 def reason_of(error: BaseException) -> str:
-    """An error in the words that other processes pass on."""
+    """Return the text of an error for the other ranks."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     return str(error) if isinstance(error, BsprobeError) else f"{type(error).__name__}: {error}"

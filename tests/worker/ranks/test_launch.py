@@ -1,4 +1,4 @@
-"""What torchrun says in the environment, and what follows from it."""
+"""The environment variables of torchrun."""
 
 import pytest
 
@@ -31,14 +31,15 @@ def test_torchruns_variables_are_read() -> None:
     )
 
 
-def test_one_process_is_nothing_special_whoever_started_it() -> None:
+def test_a_single_process_or_one_without_torchrun_has_no_launch() -> None:
     assert launched({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}) is None
-    assert launched({"RANK": "1", "WORLD_SIZE": "2"}) is None, "torchrun did not say so"
+    assert launched({"RANK": "1", "WORLD_SIZE": "2"}) is None, "not set by torchrun"
 
 
 @pytest.mark.parametrize("damage", [{"RANK": "first"}, {"MASTER_PORT": ""}])
-def test_what_torchrun_does_not_say_is_refused(damage: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="TORCHELASTIC_RUN_ID is set"):
+def test_a_variable_that_is_no_number_is_refused(damage: dict[str, str]) -> None:
+    (value,) = damage.values()
+    with pytest.raises(UsageError, match=f"TORCHELASTIC_RUN_ID.*{value!r}"):
         launched({**TORCHRUN, **damage})
 
 
@@ -54,7 +55,7 @@ def test_rank_0_leads_and_the_others_follow() -> None:
         ("8", "torchrun --nproc-per-node 8 -m bsprobe run"),
     ],
 )
-def test_the_command_to_type_again_starts_as_many(local: str, command: str) -> None:
+def test_the_command_starts_all_processes_of_one_machine(local: str, command: str) -> None:
     launch = launched({**TORCHRUN, "LOCAL_WORLD_SIZE": local})
     assert launch is not None
     assert launch.command("run") == command

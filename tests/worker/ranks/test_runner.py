@@ -1,4 +1,4 @@
-"""Processes that torchrun starts: one search, the weakest decides, and nobody waits for ever."""
+"""Ranks that torchrun starts: one search, the weakest rank decides, and no rank hangs."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ TINY = (
 
 
 def outcomes(run: Run) -> list[tuple[int, str, int | None]]:
-    """Batch, outcome and rank of the first variant's trials, but for the recommended ones."""
+    """Return batch, outcome and rank of the first variant's trials, without recommended ones."""
     first = run.settings.variants[0]
     return [
         (trial.spec.batch_size, str(trial.outcome), trial.rank)
@@ -39,7 +39,7 @@ def outcomes(run: Run) -> list[tuple[int, str, int | None]]:
     ]
 
 
-def test_the_weakest_rank_decides_while_the_other_would_wait_for_ever(tmp_path: Path) -> None:
+def test_the_weakest_rank_decides_while_the_other_hangs(tmp_path: Path) -> None:
     started = torchrun(*stubbed("together", *ONE_NORM), cwd=tmp_path)
     code, printed, complaints = started.finish()
     assert code == 0, complaints
@@ -59,12 +59,12 @@ def test_the_weakest_rank_decides_while_the_other_would_wait_for_ever(tmp_path: 
     assert (run.device.name, run.settings.processes) == ("stub", 2)
     assert run.environment.command.startswith("torchrun --nproc-per-node 2 -m bsprobe run ")
     assert printed.count("7 out of memory on rank 1") == 1
-    assert printed.count("For an effective batch of 12 (use x 2 processes):") == 1, "rank 1 spoke"
+    assert printed.count("For an effective batch of 12 (use x 2 processes):") == 1, "rank 1 printed"
     assert started.all_gone()
 
 
 @pytest.mark.nightly
-def test_a_trial_of_which_somebody_kills_a_rank_is_run_once_more_by_all(tmp_path: Path) -> None:
+def test_all_ranks_repeat_a_trial_whose_worker_was_killed(tmp_path: Path) -> None:
     started = torchrun(*stubbed("together-killed", *ONE_NORM, "--max-batch=4"), cwd=tmp_path)
     code, _, complaints = started.finish()
     assert code == 0, complaints
@@ -78,7 +78,7 @@ def test_a_trial_of_which_somebody_kills_a_rank_is_run_once_more_by_all(tmp_path
 
 
 @pytest.mark.nightly
-def test_a_rank_that_cannot_open_its_device_ends_the_run_and_rank_0_says_why(
+def test_a_rank_that_cannot_open_its_device_ends_the_run_and_rank_0_prints_the_error(
     tmp_path: Path,
 ) -> None:
     started = torchrun(*stubbed("refuse-rank-1", *RUN), cwd=tmp_path)
@@ -90,7 +90,7 @@ def test_a_rank_that_cannot_open_its_device_ends_the_run_and_rank_0_says_why(
 
 
 def wait_for_both_workers_to_wait(folder: Path) -> None:
-    """Until the third trial, batch 4, hangs on both ranks."""
+    """Wait until the third trial, batch 4, hangs on both ranks."""
     deadline = time.monotonic() + 120
     while not all((folder / f"waiting-{rank}").exists() for rank in (0, 1)):
         assert time.monotonic() < deadline
@@ -107,7 +107,7 @@ def parent_of_rank(started: Started, rank: int) -> int:
 
 
 @pytest.mark.nightly
-def test_a_killed_parent_leaves_no_process_behind_and_nobody_waiting(tmp_path: Path) -> None:
+def test_a_killed_parent_ends_all_processes_of_all_ranks(tmp_path: Path) -> None:
     started = torchrun(*stubbed("hang-at-4", *RUN), cwd=tmp_path)
     wait_for_both_workers_to_wait(tmp_path)
     os.kill(parent_of_rank(started, 1), signal.SIGKILL)
@@ -119,7 +119,7 @@ def test_a_killed_parent_leaves_no_process_behind_and_nobody_waiting(tmp_path: P
 
 
 @pytest.mark.nightly
-def test_an_interrupted_run_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
+def test_a_resumed_run_repeats_no_trial(tmp_path: Path) -> None:
     started = torchrun(*stubbed("hang-at-4", *RUN), cwd=tmp_path)
     wait_for_both_workers_to_wait(tmp_path)
     started.process.send_signal(signal.SIGINT)
@@ -145,17 +145,17 @@ def test_without_torchruns_store_rank_0_opens_one_and_a_silent_machine_ends_the_
     ]
     wait_for_both_workers_to_wait(tmp_path)
     ranks[1].process.kill()
-    for worker in ranks[1].alive():  # a machine that is gone takes everything along
-        with suppress(ProcessLookupError):  # it went by itself
+    for worker in ranks[1].alive():  # as if the machine had failed
+        with suppress(ProcessLookupError):  # it has ended by itself
             os.kill(worker, signal.SIGKILL)
     code, _, complaints = ranks[0].finish(timeout=90)
     ranks[1].finish()
-    assert (code, "error: rank 1 has not been heard of for 4 s" in complaints) == (2, True)
+    assert (code, "error: rank 1 has sent no heartbeat for 4 s" in complaints) == (2, True)
     assert ranks[0].all_gone()
 
 
 @pytest.mark.slow
-def test_ranks_that_are_asked_for_different_things_do_not_start(tmp_path: Path) -> None:
+def test_ranks_with_different_options_do_not_start(tmp_path: Path) -> None:
     port, mark = free_port(), uuid.uuid4().hex
     ranks = [
         by_hand(rank, port, *stubbed("together", *RUN, f"--seed={rank}"), cwd=tmp_path, mark=mark)
@@ -163,7 +163,7 @@ def test_ranks_that_are_asked_for_different_things_do_not_start(tmp_path: Path) 
     ]
     (code, _, complaints), (other_code, _, silence) = (rank.finish() for rank in ranks)
     assert (code, other_code) == (2, 2)
-    assert "error: rank 1 was asked for something else than rank 0: seed" in complaints
+    assert "error: rank 1 was started with other options than rank 0: seed" in complaints
     assert "error:" not in silence
 
 
@@ -171,7 +171,7 @@ def test_ranks_that_are_asked_for_different_things_do_not_start(tmp_path: Path) 
 def test_a_rank_that_really_runs_out_of_memory_does_not_leave_the_other_in_a_collective(
     tmp_path: Path,
 ) -> None:
-    """Real steps over Gloo: rank 0 has room, and waits for the gradients of rank 1."""
+    """Real steps over Gloo: rank 0 has enough memory and waits for the gradients of rank 1."""
     program = ("-m", "bsprobe", "run", *TINY, "--resolution=256x512")
     started = torchrun(*program, "--memory-limit=2GiB,64MiB", cwd=tmp_path)
     code, printed, complaints = started.finish()
