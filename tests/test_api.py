@@ -220,7 +220,7 @@ def test_a_prediction_is_a_run_and_the_optimizer_is_really_used(tmp_path: Path) 
 
 def test_a_part_that_is_wrong_is_an_error_not_a_small_batch() -> None:
     wrong = replace(WORKLOAD, optimizer=own_training.no_optimizer)
-    with pytest.raises(DeviceError, match="no_optimizer: it made a str, no torch optimizer"):
+    with pytest.raises(DeviceError, match="no_optimizer: it returned a str"):
         bsprobe.predict(wrong, gpu="RTX 3090", max_batch=2)
 
 

@@ -87,7 +87,7 @@ def run(start: Start, *, listener: Listener) -> tuple[Study, Path]:
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 "interrupted; finished trainings and the last checkpoint are kept",
-                hint=f"resume with: {resuming(folder, STUDIES)}",
+                hint=f"go on with: {resuming(folder, STUDIES)}",
             ) from None
     save_study(made, folder)
     return made, folder

@@ -97,7 +97,7 @@ class StudyRunner:
         if self._is_used:
             self.close()
         if self._worker is None:
-            on_phase("starting a new process")
+            on_phase("starting a fresh process")
             self._worker = self._start()
         self._is_used = True
         return self._worker

@@ -426,7 +426,7 @@ def test_a_run_that_is_refused_before_its_first_trial_leaves_its_folder_empty(
         cwd=tmp_path,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "error: the network makes 5 logits, and there are 19 classes\n" in done.stderr
+    assert "error: the network makes 5 logits for 19 classes\n" in done.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -30,7 +30,7 @@ def test_a_rehearsal_opens_the_device_and_writes_nothing(tmp_path: Path) -> None
         ("--gpu=A10 --model=deeplabv2-mini --model-arg=width=3", "takes num_classes alone"),
         pytest.param(
             "--gpu=A10 --model=full/few.py:net",
-            "it made a NoneType",
+            "returned a NoneType",
             marks=pytest.mark.slow,  # the worker says so
         ),
     ],

@@ -160,8 +160,8 @@ def test_weights_that_do_not_fit_end_the_study_before_anything_is_trained(folder
     done = bsprobe("study", *SMALL, "--weights=w.pth", cwd=folder)
 
     assert done.returncode == 2
-    assert "error: w.pth does not fit the network: " in done.stderr
-    assert "of the network's have no value (conv1.weight, " in done.stderr
+    assert "error: w.pth does not fit the network" in done.stderr
+    assert "(conv1.weight, " in done.stderr
 
 
 def test_a_folder_without_validation_images_is_refused_by_name(folder: Path) -> None:

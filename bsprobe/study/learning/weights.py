@@ -203,17 +203,17 @@ def _mismatch(path: Path, match: _Match) -> FileError:
     parts = []
     if match.unplaced:
         parts.append(
-            f"{len(match.unplaced)} of its tensors are not in the network "
+            f"tensors of the file without a match: {len(match.unplaced)} "
             f"({_listed(match.unplaced)})"
         )
     if match.missing:
         parts.append(
-            f"{len(match.missing)} tensors of the network are not in the file "
+            f"tensors of the network without a match: {len(match.missing)} "
             f"({_listed(match.missing)})"
         )
     statistics = any(name.endswith("running_mean") for name in match.unplaced)
     return FileError(
-        f"{path} does not fit the network: {'; '.join(parts)}",
+        f"{path} does not fit the network; {'; '.join(parts)}",
         hint="weights of BatchNorm need --norm batch or frozen"
         if statistics
         else "give a file of the same --model; only the classifier may differ",

@@ -80,8 +80,7 @@ def _row(summary: BatchSummary, chosen: Verdict | None) -> tuple[str, ...]:
     lost = len(summary.trainings) - summary.finished
     rate = summary.images_per_second
     return (
-        f"{star}{summary.batch}"
-        + (f" ({lost} of {len(summary.trainings)} failed)" if lost else ""),
+        f"{star}{summary.batch}" + (f" ({lost} of {len(summary.trainings)} lost)" if lost else ""),
         f"{plan.micro_batch} x {plan.accumulation_steps}",
         f"{plan.learning_rate:.2e}",
         f"{plan.updates}, {plan.warmup_updates} warming up",

@@ -178,12 +178,12 @@ def _rival(rival: Rival) -> str:
 
 
 def _left_out(study: Study, chosen: Verdict) -> str:
-    """The sentence on batches with failed or diverged trainings, which are not compared."""
+    """The sentence on batches with lost (failed or diverged) trainings, which are not compared."""
     compete = {chosen.best.batch, *(rival.batch for rival in chosen.rivals)}
     lost = [str(batch) for batch in study.settings.batches if batch not in compete]
     if not lost:
         return ""
-    return f" Not compared, because trainings failed or diverged: batch {', '.join(lost)}."
+    return f" Not compared, because of lost trainings: batch {', '.join(lost)}."
 
 
 def _chance(best: BatchSummary) -> float:

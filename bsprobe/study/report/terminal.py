@@ -51,7 +51,7 @@ def _row(summary: BatchSummary, chosen: Verdict | None) -> tuple[str, ...]:
         f"{star}{summary.batch}",
         f"{plan.micro_batch} x {plan.accumulation_steps}",
         f"{plan.learning_rate:.1e}",
-        sentences.spread(summary.mean_iou) + (f" ({lost} failed)" if lost else ""),
+        sentences.spread(summary.mean_iou) + (f" ({lost} lost)" if lost else ""),
         f"{rate:.3g}" if rate is not None else "-",
         format_bytes(summary.peak_bytes) if summary.peak_bytes is not None else "-",
         sentences.noise_words(summary.noise),
