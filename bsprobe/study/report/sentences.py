@@ -100,9 +100,9 @@ def noise_sentence(best: BatchSummary) -> str:
     return (
         f"Gradient noise scale: {_count(noise.images)} images ({CONFIDENCE:.0%} interval "
         f"{_count(noise.low)} to {high}; {where}). Batches far above it gain little: an update "
-        "with this many images makes half the progress of an update without noise, with three "
-        "times as many three quarters (McCandlish et al. 2018). The scale depends on the weights: "
-        "the table has that of each batch."
+        "with this many images makes half the progress of an update without noise, and one with "
+        "three times as many makes three quarters (McCandlish et al. 2018). The scale depends on "
+        "the weights; the table gives it for each batch."
     )
 
 

@@ -133,7 +133,7 @@ def test_a_factory_must_make_a_network() -> None:
 
 
 def test_a_network_whose_blocks_are_unknown_cannot_be_checkpointed() -> None:
-    with pytest.raises(UsageError, match=r"--checkpointing on: .* no blocks") as caught:
+    with pytest.raises(UsageError, match=r"--checkpointing on: .* blocks") as caught:
         build_model(variant_of(f"{__name__}:two_layers", checkpointing=Checkpointing.ON))
 
     assert "--checkpoint-blocks" in str(caught.value.hint)
