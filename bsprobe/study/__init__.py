@@ -1,1 +1,1 @@
-"""Training with each batch size to the end of a budget, and comparing what was learned."""
+"""Short trainings with each effective batch over the same images, and their comparison."""

@@ -1,4 +1,4 @@
-"""The worker process of a study: the loop of every worker, with the handlers of trainings."""
+"""The worker process of a study: the worker loop with handlers for trainings."""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from bsprobe.worker.child import Failed, Session, serve
 
 
 def train(session: Session, message: Train) -> None:
-    """Make one training; whatever it dies of becomes a record."""
+    """Run one training and send its result, or its failure."""
     work = partial(learn, message.spec, Path(message.checkpoint), _place(session))
     found = session.attempt(work)
     if isinstance(found, Failed):
@@ -26,7 +26,7 @@ def train(session: Session, message: Train) -> None:
 
 
 def sweep_loader(session: Session, message: MeasureLoading) -> None:
-    """Sweep the settings of the data loader; whatever that dies of becomes a record."""
+    """Sweep the settings of the data loader and send the rates, or the failure."""
     found = session.attempt(partial(measure_loading, message.spec, _place(session)))
     if isinstance(found, Failed):
         session.send(LoadingDone(outcome=found.outcome, failure=found.failure))
@@ -38,18 +38,16 @@ def _place(session: Session) -> Place:
     """The open device as a place to train on.
 
     Raises:
-        UsageError: The device does not really train.
+        UsageError: The device is simulated.
     """
     device = session.device
     if not isinstance(device, Meter):
-        raise UsageError(
-            f"{device.info.name} does not really train", hint="give --device cpu, or a GPU"
-        )
+        raise UsageError(f"{device.info.name} cannot train", hint="give --device cpu, or a GPU")
     where = torch_device(session.request)
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if where.type == "cuda" and device.info.limit_bytes is not None:
-        # The allocator's share alone: what lies outside it is not known before it is used.
+        # Only the allocator's memory is limited: memory outside of it is not known in advance.
         share = device.info.limit_bytes / device.info.total_bytes
         torch.cuda.set_per_process_memory_fraction(share, where)
     return Place(device=where, meter=device)

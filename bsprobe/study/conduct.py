@@ -1,4 +1,4 @@
-"""A whole study: every training in turn, then the data loader, all of it on the disk at once."""
+"""The course of a study: every training in turn, then the sweep of the data loader."""
 
 import os
 from collections.abc import Callable
@@ -27,36 +27,42 @@ ReportPhase = Callable[[str], None]
 
 
 class Trainer(Protocol):
-    """Makes trainings: `runner.StudyRunner`, or a stand-in for it."""
+    """Runs trainings: `runner.StudyRunner`, or a test double."""
 
     def train(self, spec: TrainingSpec, checkpoint: Path, *, on_phase: ReportPhase) -> Training:
-        """Make one training, or go on with it from its checkpoint."""
+        """Run one training, or resume it from its checkpoint.
+
+        Args:
+            spec: The training.
+            checkpoint: The file of its checkpoint.
+            on_phase: Called with each phase of the worker.
+        """
 
     def measure_loading(self, spec: LoaderSpec, *, on_phase: ReportPhase) -> Loading | Failure:
         """Sweep the settings of the data loader."""
 
 
 class Listener(Protocol):
-    """Told what happens."""
+    """Notified of the progress of a study."""
 
     def on_training_start(self, spec: TrainingSpec, *, resumed: bool) -> None:
-        """A training begins, or goes on from its checkpoint."""
+        """Called before a training; `resumed` if it starts from its checkpoint."""
 
     def on_loading_start(self, spec: LoaderSpec) -> None:
-        """The sweep over the data loader begins."""
+        """Called before the sweep of the data loader."""
 
     def on_phase(self, phase: str) -> None:
-        """The worker does something else now."""
+        """Called with each phase of the worker."""
 
     def on_training(self, training: Training) -> None:
-        """A training has ended."""
+        """Called after each training."""
 
     def on_loading(self, loading: Loading | Failure) -> None:
-        """The sweep has ended."""
+        """Called after the sweep."""
 
 
 class Studying:
-    """Makes the trainings of a study that are not made yet."""
+    """Runs the missing trainings of a study."""
 
     def __init__(
         self,
@@ -70,17 +76,17 @@ class Studying:
         known: tuple[Training, ...] = (),
         processors: int = os.cpu_count() or 1,
     ) -> None:
-        """Take what a study needs.
+        """Prepare a study, new or resumed.
 
         Args:
-            settings: What to study.
-            trainer: Makes the trainings.
-            device: Where they are made.
-            journal: Takes every finished training.
-            folder: Of the study; checkpoints are kept in it.
-            listener: Told what happens.
-            known: Trainings that an interrupted study had finished.
-            processors: Of the machine: they decide how many loading processes are tried.
+            settings: The settings of the study.
+            trainer: Runs the trainings.
+            device: The device of the trainings.
+            journal: Every finished training is appended to it.
+            folder: The folder of the study, which holds the checkpoints.
+            listener: Notified of the progress.
+            known: The finished trainings of a resumed study.
+            processors: CPU cores of the machine, an upper bound for loading processes.
         """
         self._settings = settings
         self._trainer = trainer
@@ -93,16 +99,16 @@ class Studying:
         self._processors = processors
 
     def run(self, environment: Environment) -> Study:
-        """Make every training that is missing, then sweep the loader for the best batch.
+        """Run every missing training, then sweep the loader for the best batch.
 
         Raises:
-            FileError: The disk is full; what was finished is kept.
-            DeviceError: A training was refused: a damaged image, weights that do not match …
+            FileError: A file cannot be written; finished trainings are kept.
+            DeviceError: A training was refused, for example for a damaged image.
         """
         while (spec := self._next()) is not None:
             self._train(spec)
         for left in self._folder.glob("batch-*.checkpoint"):
-            left.unlink(missing_ok=True)  # of a kill between two steps of ours
+            left.unlink(missing_ok=True)  # of a process killed before it deleted the file
         remove_partial_files(self._folder)
         return Study(
             schema_version=SCHEMA_VERSION,
@@ -142,12 +148,12 @@ class Studying:
 
 
 def counts(training: Training, kind: DeviceKind) -> bool:
-    """Tell a training that a resumed study keeps from one whose failure says nothing of it."""
+    """Return whether a resumed study keeps a training: its result, or a conclusive failure."""
     failure = training.failure
     return failure is None or failure.proves(Outcome(training.ended.value), kind)
 
 
 def checkpoint_name(spec: TrainingSpec) -> str:
-    """The file that an unfinished training is kept in."""
+    """The name of the checkpoint file of a training."""
     plan = spec.plan
     return f"batch-{plan.effective_batch}-micro-{plan.micro_batch}-seed-{spec.seed}.checkpoint"

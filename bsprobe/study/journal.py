@@ -1,6 +1,6 @@
-"""The journal of a study: every finished training on disk the moment it ends.
+"""The journal of a study: each training is appended when it ends.
 
-What an unfinished training had reached is in its checkpoint, beside the journal.
+The state of an unfinished training is in its checkpoint, in the same folder.
 """
 
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ class StudyHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyContents:
-    """What the journal of a study holds."""
+    """The contents of the journal of a study."""
 
     header: StudyHeader
     trainings: tuple[Training, ...]
     complete_bytes: int
-    """Length of the whole lines; what follows was cut off while it was written."""
+    """Length of the complete lines in bytes; a line cut off at the end is not included."""
 
 
 class StudyJournal(JsonLines[StudyHeader, Training, StudyContents]):
@@ -39,7 +39,7 @@ class StudyJournal(JsonLines[StudyHeader, Training, StudyContents]):
 
     @classmethod
     def parse(cls, path: Path, data: bytes) -> StudyContents | None:
-        """What the bytes of a journal say, None without a whole first line."""
+        """Parse the bytes of a journal; None without a complete first line."""
         parsed = parse_lines(path, data, header=StudyHeader, entry=Training, version=SCHEMA_VERSION)
         if parsed is None:
             return None

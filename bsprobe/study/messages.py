@@ -1,4 +1,4 @@
-"""The messages between a study and the worker that trains for it."""
+"""The messages between a study and its worker."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,11 +11,11 @@ from bsprobe.worker.protocol import COMMON, Answer, Request, kinds_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Train(Request):
-    """To the worker: make a training, or go on with it from its checkpoint."""
+    """To the worker: run a training, or resume it from its checkpoint."""
 
     spec: TrainingSpec
     checkpoint: str
-    """The file that the training is kept in until it ends."""
+    """The path of the checkpoint file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class MeasureLoading(Request):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingDone(Answer):
-    """From the worker: how a training ended. Exactly one of result and failure is there."""
+    """From the worker: the end of a training, with either a result or a failure."""
 
     outcome: Outcome
     result: TrainingResult | None = None
@@ -36,7 +36,7 @@ class TrainingDone(Answer):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadingDone(Answer):
-    """From the worker: what the sweep says. Exactly one of result and failure is there."""
+    """From the worker: the end of a sweep, with either a result or a failure."""
 
     outcome: Outcome
     result: Loading | None = None

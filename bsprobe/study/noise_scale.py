@@ -1,9 +1,10 @@
-"""The gradient noise scale: the batch beyond which a larger one buys little. Pure arithmetic.
+"""The gradient noise scale: the batch beyond which a larger one gains little.
 
-McCandlish et al. 2018 (arXiv:1812.06162), appendix A.1: from the squared norms of gradients at
-two batch sizes follow unbiased estimates of |G|^2, of the true gradient, and of tr(S), of the
-covariance of one image's gradient; their ratio is the "simple" noise scale. Both are averaged
-over many steps before they are divided: a mean of ratios would be biased.
+Source: McCandlish et al. 2018 (arXiv:1812.06162), appendix A.1. The squared norms of gradients at
+two batch sizes give unbiased estimates of |G|^2, the squared norm of the true gradient, and of
+tr(S), the trace of the covariance of one image's gradient. The "simple" noise scale is
+tr(S) / |G|^2. Both are averaged over many steps before the division: a mean of ratios would be
+biased.
 """
 
 import random
@@ -14,11 +15,11 @@ from dataclasses import dataclass
 from bsprobe.study.records import NoiseSample
 
 FEWEST_SAMPLES = 4
-"""Below this an interval would say nothing."""
+"""Fewest samples for an interval."""
 CONFIDENCE = 0.95
 _RESAMPLES = 1000
 _SEED = 0
-"""The interval of the same samples is always the same."""
+"""Fixed, so that equal samples have equal intervals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,21 +27,21 @@ class NoiseScale:
     """An estimate, in images, with its confidence interval."""
 
     images: float | None
-    """tr(S) / |G|^2; None where the gradient could not be told from noise."""
+    """tr(S) / |G|^2; None if the estimate of |G|^2 is not positive."""
     low: float
     high: float | None
-    """None: the interval is open above."""
+    """None if the interval has no upper bound."""
     samples: int
 
 
 def noise_scale(samples: Sequence[NoiseSample]) -> NoiseScale | None:
     """Estimate the noise scale from the samples of one training.
 
-    The interval is a percentile bootstrap over the samples (Efron 1979). It holds the noise of
-    the estimate, not how the scale changes while the network learns.
+    The interval is a percentile bootstrap over the samples (Efron 1979). It covers the noise of
+    the estimate, not the change of the scale during the training.
 
     Returns:
-        None for fewer than `FEWEST_SAMPLES`.
+        The estimate; None for fewer than `FEWEST_SAMPLES`.
     """
     if len(samples) < FEWEST_SAMPLES:
         return None
@@ -57,7 +58,7 @@ def noise_scale(samples: Sequence[NoiseSample]) -> NoiseScale | None:
 
 
 def _unbiased(sample: NoiseSample) -> tuple[float, float]:
-    """|G|^2 and tr(S) of one sample; either can come out negative."""
+    """|G|^2 and tr(S) of one sample; either can be negative."""
     small, big = sample.small_batch, sample.big_batch
     square = (big * sample.big_square_norm - small * sample.small_square_norm) / (big - small)
     trace = (sample.small_square_norm - sample.big_square_norm) / (1 / small - 1 / big)
@@ -65,7 +66,7 @@ def _unbiased(sample: NoiseSample) -> tuple[float, float]:
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
-    """The noise scale of the means; infinite where no gradient is left beside the noise."""
+    """The noise scale of the means; infinite if |G|^2 is not positive."""
     square = statistics.fmean(pair[0] for pair in pairs)
     trace = statistics.fmean(pair[1] for pair in pairs)
     return trace / square if square > 0 else float("inf")

@@ -1,4 +1,4 @@
-"""The trainings of a study, chosen so that they can be compared: pure arithmetic."""
+"""The comparable trainings of a study: their batches, seeds, learning rates and updates."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,23 +14,25 @@ from bsprobe.study.records import (
 )
 
 NOISE_STEPS = 16
-"""Gradient-noise samples of each batch, all of them in its first seed's training."""
+"""Gradient-noise samples of each batch, all in the training of its first seed."""
 _MOST_WORKERS = 4
-"""By default; the sweep at the end of a study says what would have been better."""
+"""Upper bound for the default number of workers."""
 _PREFETCH = 2
 """PyTorch's default."""
 
 
 def largest_divisor(batch: int, most: int) -> int:
-    """The largest micro-batch up to `most` of which a whole number make the batch."""
+    """The largest micro-batch up to `most` that divides the batch."""
     return max(d for d in range(1, min(batch, most) + 1) if batch % d == 0)
 
 
 def training_plan(settings: StudySettings, batch: int, micro_batch: int) -> TrainingPlan:
-    """The numbers of one training: the learning rate as `recommend` scales it.
+    """Plan one training, with the learning rate and the share of warm-up as in `recommend`.
 
-    Its updates are what the images seen come to; warm-up, where the rule scales the rate up,
-    is the same share of them as in `recommend`.
+    Args:
+        settings: The study; its images give the number of updates.
+        batch: The effective batch.
+        micro_batch: The micro-batch, a divisor of `batch`.
     """
     scaled = plan(
         settings.variant,
@@ -50,10 +52,19 @@ def training_plan(settings: StudySettings, batch: int, micro_batch: int) -> Trai
 def next_training(
     settings: StudySettings, done: Sequence[Training], *, on_gpu: bool, processors: int
 ) -> TrainingSpec | None:
-    """The training to make after those that are done; None when the study is complete.
+    """Choose the next training: by batch, ascending, then by seed.
 
-    Batches ascend, seeds within them. Where a whole batch ran out of memory and no micro-batch
-    was asked for, the next smaller divisor is tried, for this batch and all that follow.
+    If a micro-batch ran out of memory and the settings give none, the next smaller divisor is
+    used, for this batch and all later ones.
+
+    Args:
+        settings: The settings of the study.
+        done: The trainings so far.
+        on_gpu: The device is a GPU.
+        processors: CPU cores of the machine.
+
+    Returns:
+        The training; None if the study is complete.
     """
     most = settings.micro_batch or max(settings.batches)
     ended = {(t.spec.plan.effective_batch, t.spec.seed): t for t in done}
@@ -71,13 +82,13 @@ def next_training(
 
 
 def final_trainings(trainings: Iterable[Training]) -> tuple[Training, ...]:
-    """The last training of each batch and seed, without those whose micro-batch did not fit."""
+    """The last training of each batch and seed: those of smaller micro-batches replace others."""
     last = {(t.spec.plan.effective_batch, t.spec.seed): t for t in trainings}
     return tuple(last.values())
 
 
 def loader_settings(*, on_gpu: bool, processors: int) -> tuple[LoaderSetting, ...]:
-    """The settings to sweep: workers by powers of two, then prefetching and pinning."""
+    """The settings to sweep: workers in powers of two, then prefetching and pinning."""
     counts = [2**power for power in range(processors.bit_length()) if 2**power <= processors]
     most = max(counts)
     swept = [
@@ -94,7 +105,7 @@ def loader_settings(*, on_gpu: bool, processors: int) -> tuple[LoaderSetting, ..
 
 
 def default_workers(*, on_gpu: bool, processors: int) -> int:
-    """Workers of the trainings; none on the CPU, where they and the step share the cores."""
+    """Default number of workers: 0 on the CPU, where they share the cores with the step."""
     return min(_MOST_WORKERS, processors) if on_gpu else 0
 
 

@@ -1,4 +1,4 @@
-"""A study: its settings, its trainings and all else that it knows; frozen, JSON-able."""
+"""Records of a study: its settings, trainings and results. Frozen, and stored as JSON."""
 
 import math
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ SCHEMA_VERSION = 1
 
 
 class Ending(StrEnum):
-    """The end of a training; all of them are results."""
+    """The end of a training."""
 
     FINISHED = "finished"
     DIVERGED = "diverged"
-    """The loss was not finite any more."""
+    """The loss of an update was not finite."""
     OUT_OF_MEMORY = "out of memory"
     HOST_MEMORY = "host memory"
     KERNEL_LIMIT = "kernel limit"
@@ -35,59 +35,63 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSpec:
-    """One training. Equal specs train to equal figures, times aside."""
+    """One training. Equal specs give equal results, except for times."""
 
     variant: Variant
     plan: TrainingPlan
-    """Micro-batch, accumulation, learning rate, updates; its rates by group are left empty."""
+    """Micro-batch, accumulation, learning rate and updates, without the rates by group."""
     seed: int
-    """Of the weights, of the order of the images and of how each is scaled, cropped, flipped."""
+    """The seed of the weights, and of the order, scale, crop and flip of the images."""
     validations: int
-    """Validations of the network while it trains; there is one more before it does."""
+    """Number of validations during the training; there is one more before it."""
     noise_steps: int
-    """Gradient-noise samples, in the second half of the training; 0: none."""
+    """Number of gradient-noise samples, all in the second half of the training."""
     data: DataSource
     workers: int
-    """Processes that load images; they change no figure but the times."""
+    """Processes that load images; results do not depend on them, except for times."""
     weights: str | None = None
-    """A file of weights to start from; None: from scratch."""
+    """A file of weights to start from; None to train from scratch."""
     input_normalisation: InputNormalisation | None = None
-    """None: what the weights are known to expect, ImageNet's where there are none."""
+    """None for that of the weights; without weights it is `imagenet-rgb`."""
 
     @property
     def images(self) -> int:
-        """Training images seen in all."""
+        """Number of training images seen in all updates."""
         return self.plan.updates * self.plan.effective_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """The abilities of a network after some updates."""
+    """One validation of a network."""
 
     updates: int
     images: int
-    """Training images seen."""
+    """Number of training images seen."""
     seconds: float
-    """Spent on training so far: loading and updates, without validations and checkpoints."""
+    """Time spent on loading and updates so far, without validations and checkpoints."""
     training_loss: float | None
-    """Mean over the updates since the last point; None before the first."""
+    """Mean over the updates since the previous point; None before the first update."""
     validation_loss: float | None
     """Mean over the valid pixels of all validation images; None if it is not finite."""
     pixel_accuracy: float
     mean_iou: float
-    """Of one confusion matrix over all validation images, at the size of their labels."""
+    """From one confusion matrix over all validation images, at the size of their labels."""
     class_iou: tuple[float | None, ...]
+    """By train id; None for a class that is neither in the labels nor in the predictions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseSample:
-    """Squared norms of gradients at one state of the weights (McCandlish et al. 2018, app. A)."""
+    """Squared norms of gradients at the weights after some updates (McCandlish et al. 2018, A.1).
+
+    Batches are in images.
+    """
 
     updates: int
     small_batch: int
     big_batch: int
     small_square_norm: float
-    """Mean over the small batches that the big one is made of."""
+    """The mean over the small batches in the big one."""
     big_square_norm: float
 
 
@@ -100,32 +104,32 @@ class Chance:
     pixel_accuracy: float
     mean_iou: float
     loss: float
-    """Of predicting the classes' own frequencies for every pixel."""
+    """The loss of predicting the frequencies of the classes for every pixel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """The results of a training that really ran."""
+    """The results of a training that finished or diverged."""
 
     diverged_at: int | None
-    """The update whose loss was not finite, counted from 1; None where all were."""
+    """The update whose loss was not finite, counted from 1; None if all losses were finite."""
     curve: tuple[CurvePoint, ...]
     noise: tuple[NoiseSample, ...]
     chance: Chance
     model: ModelFacts
     input_normalisation: InputNormalisation
     weights_loaded: str | None
-    """The parts that were and were not taken from the file of weights, in one sentence."""
+    """Sentences on the tensors loaded and not loaded; None without a file of weights."""
     training_images: int
-    """In the data set."""
+    """Number of training images in the data set."""
     validation_images: int
     peak_bytes: int
-    """The most that was held of the device, by the device's own meter."""
+    """Peak memory of the device, as `Place.peak_bytes` measures it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """A training and how it ended. A result is there unless the process failed."""
+    """A training and its end, with either a result or a failure."""
 
     spec: TrainingSpec
     ended: Ending
@@ -133,17 +137,18 @@ class Training:
     failure: Failure | None
     started_at: str
     wall_seconds: float
-    """Of the process that ended it, validations and checkpoints included."""
+    """Time in the last process, validations and checkpoints included."""
 
     def __post_init__(self) -> None:
-        """Refuse a record that contradicts itself.
+        """Check that the ending agrees with the result and the failure.
 
         Raises:
-            ValueError: Neither or both of result and failure.
+            ValueError: A result, or no failure, of a failed training; or the reverse.
         """
         ran = self.ended in (Ending.FINISHED, Ending.DIVERGED)
         if ran != (self.result is not None) or ran == (self.failure is not None):
-            raise ValueError(f"a training that ended '{self.ended}' with the wrong figures")
+            needed = "a result" if ran else "a failure"
+            raise ValueError(f"a training that ended '{self.ended}' must have only {needed}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,13 +157,13 @@ class LoaderSetting:
 
     workers: int
     prefetch_factor: int | None
-    """Batches that each worker keeps ready; None without workers."""
+    """Number of batches that each worker loads ahead; None without workers."""
     pin_memory: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderSpec:
-    """A sweep over the settings of the data loader, for one training."""
+    """A sweep of the settings of the data loader, for one training."""
 
     training: TrainingSpec
     settings: tuple[LoaderSetting, ...]
@@ -170,25 +175,25 @@ class LoaderRate:
 
     setting: LoaderSetting
     alone_images_per_second: float
-    """Its own rate while nothing else is done."""
+    """The rate of the loader without a training."""
     fed_images_per_second: float
-    """The rate of a training that is fed by it."""
+    """The rate of a training with this loader."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loading:
-    """The data loader beside the training step."""
+    """The rates of the data loader and of the training step."""
 
     effective_batch: int
     micro_batch: int
     step_images_per_second: float
-    """The rate of a training whose images are in memory already."""
+    """The rate of a training whose images are in memory."""
     rates: tuple[LoaderRate, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySettings:
-    """Everything about a study that decides which trainings it makes."""
+    """The settings of a study, from which its trainings follow."""
 
     variant: Variant
     device: DeviceRequest
@@ -196,24 +201,24 @@ class StudySettings:
     """Effective batches, ascending."""
     seeds: tuple[int, ...]
     images: int
-    """Training images that each training is to see, at least."""
+    """Least number of training images that each training sees."""
     validations: int
     micro_batch: int | None
-    """The most images in one forward pass; None: the whole batch, or what fits of it."""
+    """Upper bound for the micro-batch; None for the largest divisor of the batch that fits."""
     target: Target
     """The recipe that learning rates are scaled from; `batch` and `headroom` are not used."""
     data: DataSource
     workers: int | None
-    """None: as many as the device's kind and the processor suggest."""
+    """Processes that load images; None for the default of the device."""
     training_timeout_seconds: float
     weights: str | None = None
     input_normalisation: InputNormalisation | None = None
 
     @property
     def images_seen(self) -> int:
-        """The first number from `images` on that every batch divides.
+        """The smallest number from `images` on that every batch divides.
 
-        Only then do all trainings see the same images, each equally often.
+        With it all trainings see the same images, each equally often.
         """
         step = math.lcm(*self.batches)
         return -(-self.images // step) * step
@@ -221,7 +226,7 @@ class StudySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A whole study: what was asked, where, every training, and the data loader."""
+    """A finished study."""
 
     schema_version: int
     environment: Environment
@@ -229,4 +234,4 @@ class Study:
     settings: StudySettings
     trainings: tuple[Training, ...]
     loading: Loading | None
-    """None where no training finished, or the sweep failed."""
+    """None if no training finished, or the sweep failed."""

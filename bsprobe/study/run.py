@@ -1,4 +1,4 @@
-"""A study from its settings to its file: the device, the folder, the journal, the trainings."""
+"""Running a study: open the device, the folder and the journal, run the trainings, save."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -29,19 +29,19 @@ from bsprobe.worker.protocol import Ready
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """The beginning of a study: from nothing, or from a journal."""
+    """The start of a study, new or resumed."""
 
     settings: StudySettings
     command: str
-    """The command line, for the reader to type again."""
+    """The command line, for the report."""
     folder: Path | None
-    """New, or empty; None: one below `REPORTS` whose name says what the study is about."""
+    """A new or empty folder; None for one below `REPORTS`, named after the study."""
     resumed: tuple[StudyJournal, StudyContents] | None = None
-    """The open journal of the study to go on with, and what it holds."""
+    """The open journal of a resumed study, and its contents."""
 
     @property
     def request(self) -> DeviceRequest:
-        """The device to open; a limit that was derived from what was free then must not move."""
+        """The device to open; a resumed study keeps its memory limit."""
         if self.resumed is None:
             return self.settings.device
         limit = self.resumed[1].header.device.limit_bytes
@@ -49,19 +49,19 @@ class Start:
 
 
 def run(start: Start, *, listener: Listener) -> tuple[Study, Path]:
-    """Open the device and make the trainings; whatever stops it leaves the journal behind.
+    """Open the device and run the trainings. The journal is kept if the study is stopped.
 
     Args:
-        start: What to study, and where from.
-        listener: Told what happens.
+        start: The settings and the start of the study.
+        listener: Notified of the progress.
 
     Returns:
-        The study and its folder, in which its file is.
+        The study, and the folder with its file.
 
     Raises:
         FileError: The folder cannot be used, or the journal was made on another device.
-        DeviceError: The device is not there, or something that is named.
-        InterruptedRunError: The user interrupted.
+        DeviceError: The device is not available, or a training was refused.
+        InterruptedRunError: The user interrupted the study.
     """
     settings = start.settings
     if start.folder is not None and start.resumed is None:
@@ -94,7 +94,7 @@ def run(start: Start, *, listener: Listener) -> tuple[Study, Path]:
 
 
 def _opened(start: Start, ready: Ready) -> tuple[Path, StudyJournal, StudyContents]:
-    """The folder and the journal of a study, a new one or the one to go on with."""
+    """The folder and the journal of a study, new or resumed."""
     device = ready.device
     folder = start.folder or new_folder(REPORTS, study_name(device, start.settings))
     if start.resumed is not None:
@@ -117,30 +117,33 @@ def _opened(start: Start, ready: Ready) -> tuple[Path, StudyJournal, StudyConten
 
 
 def begun_study(folder: Path | None) -> tuple[Path, StudyJournal, StudyContents]:
-    """The folder of an unfinished study, its journal, open, and what it holds.
+    """Open an unfinished study.
 
     Args:
-        folder: The study's; None: the newest unfinished one below `REPORTS`.
+        folder: The folder of the study; None for the newest unfinished one below `REPORTS`.
+
+    Returns:
+        The folder, the open journal, and its contents.
 
     Raises:
-        UsageError: Nothing was begun there, or it is finished.
-        FileError: Another study is writing to the journal, or it is damaged.
+        UsageError: There is no study in the folder, or it is finished.
+        FileError: Another process is writing to the journal, or it is damaged.
     """
     found, (journal, contents) = begun(folder, STUDIES, StudyJournal.resume, _require_unfinished)
     return found, journal, contents
 
 
 def _require_unfinished(folder: Path) -> None:
-    """Refuse a study of which nothing is to be made again, and whose report is written."""
+    """Refuse a study with a report and without trainings to repeat."""
     study, report = load_study(folder), folder / REPORT
     if report.exists() and all(counts(each, study.device.kind) for each in study.trainings):
         raise UsageError(
             f"--resume: the study in {folder} is finished",
-            hint=f"read {shlex.quote(str(report))}; for a new study give another --out",
+            hint=f"read {shlex.quote(str(report))}, or start a new study with another --out",
         )
 
 
 def study_name(device: DeviceInfo, settings: StudySettings) -> str:
-    """`study-cpu-deeplabv2-mini-64x128`."""
+    """The name of a study's folder: `study-cpu-deeplabv2-mini-64x128`."""
     name = "cpu" if device.kind is DeviceKind.CPU else device.name
     return slug(f"study-{name}-{settings.variant.model}-{settings.variant.resolution}")

@@ -1,4 +1,4 @@
-"""The parent's side of a training: a worker for each, and always a record."""
+"""Running trainings in worker processes, from the parent process."""
 
 import sys
 import time
@@ -19,10 +19,7 @@ _COMMAND = (sys.executable, "-m", "bsprobe.study.child")
 
 
 class StudyRunner:
-    """Makes trainings, each in a process of its own.
-
-    A fresh process for each makes a training the same whichever others were made before it.
-    """
+    """Runs trainings, each in a new process, so that they do not influence each other."""
 
     def __init__(
         self, request: DeviceRequest, *, variant: Variant, data: DataSource, timeout: float
@@ -37,12 +34,17 @@ class StudyRunner:
         self.ready = self._worker.ready
 
     def train(self, spec: TrainingSpec, checkpoint: Path, *, on_phase: ReportPhase) -> Training:
-        """Make one training, or go on with it from its checkpoint.
+        """Run one training, or resume it from its checkpoint.
 
-        One whose process dies, and nothing says of what, goes on once more.
+        It is resumed once if its process dies without an error.
+
+        Args:
+            spec: The training.
+            checkpoint: The file of its checkpoint.
+            on_phase: Called with each phase of the worker.
 
         Raises:
-            DeviceError: The worker refused it: an image is damaged, weights do not match …
+            DeviceError: The worker refused the training, for example for a damaged image.
         """
         return again_if_unexplained(partial(self._train, spec, checkpoint, on_phase))
 
@@ -52,7 +54,7 @@ class StudyRunner:
         answer = worker.ask(
             Train(spec=spec, checkpoint=str(checkpoint)), timeout=self._timeout, on_phase=on_phase
         )
-        assert isinstance(answer, TrainingDone | WorkerDeath)  # noqa: S101 - what training is answered with
+        assert isinstance(answer, TrainingDone | WorkerDeath)  # noqa: S101 - the answers to Train
         result = None if isinstance(answer, WorkerDeath) else answer.result
         return Training(
             spec=spec,
@@ -64,11 +66,11 @@ class StudyRunner:
         )
 
     def measure_loading(self, spec: LoaderSpec, *, on_phase: ReportPhase) -> Loading | Failure:
-        """Sweep the settings of the data loader; a failure is what it died of."""
+        """Sweep the settings of the data loader; return the failure if it fails."""
         answer = again_if_unexplained(partial(self._measure_loading, spec, on_phase))
         if isinstance(answer, LoadingDone) and answer.result is not None:
             return answer.result
-        assert answer.failure is not None  # noqa: S101 - one of the two is there
+        assert answer.failure is not None  # noqa: S101 - an answer has a result or a failure
         return answer.failure
 
     def _measure_loading(
@@ -76,11 +78,11 @@ class StudyRunner:
     ) -> LoadingDone | WorkerDeath:
         worker = self._fresh_worker(on_phase)
         answer = worker.ask(MeasureLoading(spec=spec), timeout=self._timeout, on_phase=on_phase)
-        assert isinstance(answer, LoadingDone | WorkerDeath)  # noqa: S101 - what it is answered with
+        assert isinstance(answer, LoadingDone | WorkerDeath)  # noqa: S101 - the answers to MeasureLoading
         return answer
 
     def close(self) -> None:
-        """End the current worker, if there is one."""
+        """Close the worker, if there is one."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()

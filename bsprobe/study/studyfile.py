@@ -1,4 +1,4 @@
-"""The file of a finished study: everything, versioned."""
+"""The file of a finished study, `study.json`."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def save_study(study: Study, folder: Path) -> Path:
     """Write `study.json` into a folder and return its path.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: The file cannot be written.
     """
     path = folder / STUDY
     write_atomically(path, to_text(study))
@@ -26,7 +26,7 @@ def load_study(folder: Path) -> Study:
     """Read a study from its folder.
 
     Raises:
-        FileError: There is none, it is unfinished, damaged, or of another version.
+        FileError: There is no study, or it is unfinished, damaged, or of another version.
     """
     path = folder / STUDY
     with file_errors(path):

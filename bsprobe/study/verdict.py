@@ -1,8 +1,8 @@
-"""From trainings to a batch to train with, and how sure that is. Pure arithmetic.
+"""The recommended batch of a study, and its differences from the other batches.
 
-A batch is judged by the mean over its seeds of the last mean IoU. Two batches are compared seed
-by seed, since equal seeds begin with equal weights and see equal images: the interval of the mean
-difference is Student's, at 95 %.
+A batch is judged by its last mean IoU, averaged over its seeds. Two batches are compared seed by
+seed, because equal seeds have equal weights at the start and equal images: the interval of the
+mean difference is Student's, at 95 %.
 """
 
 import math
@@ -18,14 +18,14 @@ from bsprobe.study.records import Ending, LoaderRate, Loading, Training
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Two-sided 95 % points of Student's t with 1 to 10 degrees of freedom; the last for more."""
 _AS_FAST = 0.95
-"""A loader setting counts as fast as the fastest from this share of its rate on."""
+"""A loader setting with at least this share of the fastest rate is as good as the fastest."""
 _STARVED_BELOW = 0.95
-"""Below this share of the step's own rate the device waits for images; above is noise."""
+"""Below this share of its rate from memory the step is slowed down; above it is noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """A figure over the seeds."""
+    """The mean and the spread of a figure over the seeds."""
 
     mean: float
     deviation: float | None
@@ -38,20 +38,22 @@ class BatchSummary:
 
     batch: int
     trainings: tuple[Training, ...]
-    """One a seed, the last one where several were tried."""
+    """The last training of each seed."""
     finished: int
+    """Number of trainings that finished."""
     mean_iou: Spread | None
-    """Of the last validations; None where no training finished."""
+    """Of the last validations, as the next two; None if no training finished."""
     pixel_accuracy: Spread | None
     validation_loss: Spread | None
     seconds: Spread | None
-    """Of training alone."""
+    """Time spent on loading and updates."""
     peak_bytes: int | None
+    """The highest peak of its trainings."""
     noise: NoiseScale | None
 
     @property
     def images_per_second(self) -> float | None:
-        """Of training alone, loading included."""
+        """The rate of training, loading included, validations not; None if not known."""
         if self.seconds is None or not self.seconds.mean:
             return None
         return self.trainings[0].spec.images / self.seconds.mean
@@ -59,30 +61,30 @@ class BatchSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
-    """Another batch beside the recommended one."""
+    """The comparison of another batch with the recommended one."""
 
     batch: int
     behind: float
-    """Mean IoU of the recommended batch less this one's: the mean over the seeds of both."""
+    """Mean IoU of the recommended batch minus that of this one, averaged over common seeds."""
     uncertainty: float | None
     """Half the width of the 95 % interval of that difference; None for fewer than two seeds."""
 
     @property
     def is_told_apart(self) -> bool:
-        """True where the interval of the difference leaves zero out."""
+        """True if the interval of the difference excludes zero."""
         return self.uncertainty is not None and self.behind > self.uncertainty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The batch with the highest mean IoU, and what is known of the others."""
+    """The batch with the highest mean IoU, and its comparison with the others."""
 
     best: BatchSummary
     rivals: tuple[Rival, ...]
 
 
 def summaries(trainings: Sequence[Training]) -> tuple[BatchSummary, ...]:
-    """One summary a batch, ascending."""
+    """The summaries of all batches, ascending."""
     last = final_trainings(trainings)
     batches = sorted({t.spec.plan.effective_batch for t in last})
     return tuple(
@@ -92,10 +94,10 @@ def summaries(trainings: Sequence[Training]) -> tuple[BatchSummary, ...]:
 
 
 def verdict(found: Sequence[BatchSummary]) -> Verdict | None:
-    """The batch to recommend, None where nothing finished.
+    """Choose the batch to recommend; None if no training finished.
 
-    Only batches whose every seed finished compete: a mean over the seeds that did not diverge
-    would flatter. Where all have lost a seed, those with the most that finished do.
+    Only batches whose seeds all finished are compared, because a mean without the diverged seeds
+    is too high. If there is none, those with the largest share of finished seeds are compared.
     """
     most = max((each.finished / len(each.trainings) for each in found), default=0.0)
     rivals = [each for each in found if each.finished and _share(each) == most]
@@ -109,7 +111,7 @@ def verdict(found: Sequence[BatchSummary]) -> Verdict | None:
 
 
 def recommended_loading(loading: Loading) -> LoaderRate:
-    """The setting with the fewest workers that feeds training as fast as the fastest."""
+    """The setting with the fewest workers among those about as fast as the fastest."""
     enough = max(rate.fed_images_per_second for rate in loading.rates) * _AS_FAST
     return min(
         (rate for rate in loading.rates if rate.fed_images_per_second >= enough),
@@ -118,18 +120,18 @@ def recommended_loading(loading: Loading) -> LoaderRate:
 
 
 class Feeding(Enum):
-    """The effect of a data loader on the steps that it feeds."""
+    """The effect of a data loader on the training step."""
 
     FULL = auto()
-    """They run as fast as with images in memory."""
+    """The step runs as fast as with images in memory."""
     SLOWED = auto()
-    """The images are there in time; that they are loaded meanwhile makes the steps slower."""
+    """The step does not wait for images, but loading them at the same time slows it down."""
     STARVED = auto()
-    """They wait for images."""
+    """The step waits for images."""
 
 
 def feeding(loading: Loading, rate: LoaderRate) -> Feeding:
-    """The effect of one setting of the loader on the steps."""
+    """The effect of one setting of the loader on the training step."""
     step = loading.step_images_per_second
     if rate.fed_images_per_second >= step * _STARVED_BELOW:
         return Feeding.FULL
@@ -183,7 +185,7 @@ def _rival(best: BatchSummary, other: BatchSummary) -> Rival:
 
 
 def _behind(best: BatchSummary, other: BatchSummary) -> float:
-    """The difference of the means, where no seed finished in both."""
+    """The difference of the means if no seed finished in both."""
     assert best.mean_iou is not None  # noqa: S101 - both have finished trainings
     assert other.mean_iou is not None  # noqa: S101 - as above
     return best.mean_iou.mean - other.mean_iou.mean

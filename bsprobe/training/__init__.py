@@ -1,1 +1,1 @@
-"""One training step, its loss, its optimizer: the same on every device."""
+"""The training step, the losses, the optimizers and the batches, the same on every device."""

@@ -1,4 +1,4 @@
-"""The batches of trials: synthetic ones, or real images through the real transforms."""
+"""The batches of trials: synthetic, user-supplied, or read from a data set."""
 
 import itertools
 import time
@@ -14,21 +14,21 @@ from bsprobe.training.own_batches import OwnBatch, layout_for, own_batch
 from bsprobe.training.step import Batch, layout_of
 
 _TIMED_SECONDS = 2.0
-"""Time for which the loader is timed by itself; at least one batch."""
+"""Seconds for which the loader alone is timed; at least one batch."""
 _BLOCK = 16
-"""Labels are constant over blocks of this many pixels, as regions are, not noise."""
+"""Side in pixels of the blocks over which synthetic labels are constant."""
 
 
 def synthetic_batch(variant: Variant, size: int, *, device: torch.device, seed: int) -> Batch:
-    """Normally distributed images, and labels over all classes: of pixels or of images.
+    """Make a batch of normally distributed images and random labels over all classes.
 
-    Those of pixels are blocky and have 255 among them, but for a loss of the user's own, which may
-    know no label that is ignored.
+    Labels of pixels are constant over blocks. About one block in `classes + 1` has the ignored
+    label 255, unless the loss is user-supplied: it may not know an ignored label.
 
     Args:
         variant: Gives resolution, channels, classes and memory format.
         size: Images in the batch.
-        device: Where the batch is to live.
+        device: The device of the batch.
         seed: Equal seeds give equal batches on every device.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -67,21 +67,21 @@ def _blocky(shape: Sequence[int], classes: int, generator: torch.Generator) -> t
 
 
 def laid_out(images: torch.Tensor, memory_format: MemoryFormat) -> torch.Tensor:
-    """Images or volumes in the memory layout of a variant; themselves where they are so."""
+    """Return images or volumes in a memory format; the same tensor if it already has it."""
     if memory_format is MemoryFormat.NHWC:
         return images.contiguous(memory_format=layout_for(images, torch.channels_last))
     return images
 
 
 def batches(spec: TrialSpec, device: torch.device) -> Iterator[Batch | OwnBatch]:
-    """An endless stream of micro-batches for a trial.
+    """Return an endless stream of micro-batches for a trial.
 
-    Synthetic ones and your own are one batch, over and over, on the device; real images come from
-    a data loader and are on the host.
+    A synthetic or user-supplied batch is repeated and is on the device. Real images come from a
+    data loader and are on the host.
 
     Raises:
-        FileError: The folder is not what it should be, or a file in it is damaged.
-        UsageError: Your callable made no batch.
+        FileError: The folder has not the layout of Cityscapes, or a file in it is damaged.
+        UsageError: The user's callable made no batch.
     """
     variant = spec.variant
     if variant.own.batches is not None:
@@ -97,14 +97,20 @@ def batches(spec: TrialSpec, device: torch.device) -> Iterator[Batch | OwnBatch]
 
 
 def placed(batch: OwnBatch, variant: Variant, device: torch.device) -> OwnBatch:
-    """A batch of your own on the device, then in the memory layout of the variant."""
+    """Move a user-supplied batch to the device, then bring it into the variant's memory layout.
+
+    Args:
+        batch: The batch, on any device.
+        variant: Gives the memory layout.
+        device: The device to move it to.
+    """
     there = batch.to(device, torch.contiguous_format)
     return there.to(device, layout_of(variant))
 
 
 def images_per_second(stream: Iterator[Batch | OwnBatch]) -> float:
-    """The rate at which a stream delivers images when nothing else is done."""
-    next(stream)  # what was prefetched while the last step ran costs nothing now
+    """Images per second that a stream delivers while no training step runs."""
+    next(stream)  # it may be prefetched already
     start, count = time.perf_counter(), 0
     while count == 0 or time.perf_counter() - start < _TIMED_SECONDS:
         count += len(next(stream).targets)

@@ -1,6 +1,6 @@
-"""Real images as an endless stream of batches, and how fast they come.
+"""An endless stream of batches of real images.
 
-Importing this imports torchvision, which takes seconds: only trials on real images do.
+It imports torchvision, which takes seconds: only trials on real images import this module.
 """
 
 import os
@@ -19,34 +19,39 @@ from bsprobe.training.step import Batch
 
 _MOST_WORKERS = 4
 _DRAWN = 2**40
-"""More images than any trial uses: the stream has no end and no last, smaller batch."""
+"""Images in the stream: more than any trial uses, so that no batch is a smaller last one."""
 
 Images = Dataset[tuple[torch.Tensor, torch.Tensor]]
 
 
 def check_images(source: DataSource) -> None:
-    """Look at a folder and read one image, which also loads all that reading takes.
+    """List a folder and read one image, which also imports the modules that reading needs.
 
     Raises:
-        FileError: It is no folder in Cityscapes' layout, or its first image is damaged.
+        FileError: The folder has not the layout of Cityscapes, or its first image is damaged.
     """
     _images(source, Resolution(height=64, width=64))[0]
 
 
 def image_batches(spec: TrialSpec, source: DataSource, *, pin_memory: bool) -> Iterator[Batch]:
-    """Batches of random training crops, on the host.
+    """Return an endless stream of batches of random training crops, on the host.
 
-    Images are drawn with replacement, so that a small data set serves any batch size.
+    Images are drawn with replacement, so that a small data set can fill any batch.
+
+    Args:
+        spec: Gives resolution, batch size and seed.
+        source: The data set.
+        pin_memory: Load in several processes into pinned memory, for a GPU.
 
     Raises:
-        FileError: The folder is not what it should be, or a file in it is damaged.
+        FileError: The folder has not the layout of Cityscapes, or a file in it is damaged.
     """
     images = _images(source, spec.variant.size)
     generator = torch.Generator().manual_seed(spec.seed)
     loader = DataLoader(
         images,
         batch_size=spec.batch_size,
-        sampler=RandomSampler(images, replacement=True, num_samples=_DRAWN, generator=generator),  # type: ignore[arg-type] # Dataset does not promise the length that ours has
+        sampler=RandomSampler(images, replacement=True, num_samples=_DRAWN, generator=generator),  # type: ignore[arg-type] # Dataset has no __len__, this one has
         drop_last=True,
         num_workers=_workers(on_gpu=pin_memory),
         pin_memory=pin_memory,
@@ -62,5 +67,5 @@ def _images(source: DataSource, crop: Resolution) -> Images:
 
 
 def _workers(*, on_gpu: bool) -> int:
-    """Processes that load; none for the CPU device, whose memory limit is one process's."""
+    """The number of loading processes; 0 on the CPU, whose memory limit is of one process."""
     return min(_MOST_WORKERS, os.cpu_count() or 1) if on_gpu else 0

@@ -1,4 +1,4 @@
-"""Losses over an effective batch: cross-entropy of its valid pixels or images, or your own."""
+"""Losses over an effective batch: cross-entropy of pixels or images, the network's, the user's."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from bsprobe.records.workload import Problem
 from bsprobe.training.outputs import auxiliary_of, logits_of, loss_in
 
 _FLAT = 2
-"""Sides of an image."""
+"""Spatial dimensions of an image."""
 IGNORE = 255
-"""The Cityscapes train id of everything that is not evaluated."""
+"""The train id of ignored pixels in Cityscapes."""
 AUXILIARY_WEIGHT = 0.5
-"""As in torchvision's segmentation reference training."""
+"""The weight of the auxiliary loss in torchvision's segmentation reference training."""
 
 
 def valid_pixels(*labels: torch.Tensor) -> torch.Tensor:
-    """The number of pixels of some micro-batches that count, together, as a scalar tensor.
+    """The number of valid pixels of some micro-batches together, as a scalar tensor.
 
-    At least one, so that nothing is divided by zero where all are ignored.
+    It is at least one, because losses are divided by it.
     """
     counts = [(each != IGNORE).sum() for each in labels]
     return torch.stack(counts).sum().clamp(min=1)
@@ -35,21 +35,22 @@ def segmentation_loss(
     valid: torch.Tensor,
     at: LossAt = LossAt.LABELS,
 ) -> torch.Tensor:
-    """Sum of the pixels' cross-entropies over the valid pixels of the *effective* batch.
+    """The sum of the pixels' cross-entropies over the valid pixels of the *effective* batch.
 
-    The mean over each micro-batch, averaged, would weigh pixels differently wherever micro-batches
-    hold different numbers of valid ones, and is NaN where one holds none.
+    An average of the micro-batches' means would weigh pixels differently if micro-batches differ
+    in their number of valid pixels, and is NaN if one has none.
 
     Args:
-        outputs: Logits (N, classes, h, w), or what `logits_of` finds them in, such as
-            torchvision's dict with "out" and perhaps "aux". A single logit is told from zero.
-        labels: Train ids (N, H, W), int64, 255 where ignored. Volumes have a dimension more.
+        outputs: Logits (N, classes, h, w), or outputs that `logits_of` finds them in, such as
+            torchvision's dict with "out" and maybe "aux". A single logit is of class 1 against
+            all others.
+        labels: Train ids (N, H, W), int64, 255 for ignored pixels. Volumes have one more dimension.
         valid: The number of valid pixels in the effective batch.
-        at: Where the two are compared. At the logits' size each logit counts for all the pixels
-            that it stands for, so that the loss stays a mean over pixels of the same scale.
+        at: The size at which the two are compared. At the size of the logits the loss is scaled
+            up to the number of pixels of the labels.
 
     Returns:
-        A scalar; over the micro-batches of an update these add up to the mean loss.
+        A scalar. The losses of the micro-batches of an update add up to the mean loss.
     """
     loss = _cross_entropy(logits_of(outputs), labels, at)
     if (auxiliary := auxiliary_of(outputs)) is not None:
@@ -60,15 +61,15 @@ def segmentation_loss(
 def classification_loss(
     outputs: Any, labels: torch.Tensor, images: torch.Tensor | int
 ) -> torch.Tensor:
-    """Sum of the images' cross-entropies over the number of images in the *effective* batch.
+    """The sum of the images' cross-entropies over the number of images in the *effective* batch.
 
     Args:
-        outputs: Logits (N, classes), or what `logits_of` finds them in.
+        outputs: Logits (N, classes), or outputs that `logits_of` finds them in.
         labels: Classes (N,), int64; none is ignored.
         images: The number of images in the effective batch.
 
     Returns:
-        A scalar; over the micro-batches of an update these add up to the mean loss.
+        A scalar. The losses of the micro-batches of an update add up to the mean loss.
     """
     logits = logits_of(outputs)
     if logits.shape[1] > 1:
@@ -77,45 +78,49 @@ def classification_loss(
 
 
 class Loss(Protocol):
-    """A loss whose parts, one for each micro-batch, add up to that of the effective batch."""
+    """A loss whose parts, one for each micro-batch, add up to the loss of the effective batch."""
 
     def counted(self, targets: Sequence[Any]) -> Any:
         """The divisor of each part, from the targets of all micro-batches."""
 
     def __call__(self, outputs: Any, targets: Any, count: Any) -> torch.Tensor:
-        """The part of one micro-batch, a scalar; `count` is what `counted` says."""
+        """The part of one micro-batch, a scalar; `count` is the result of `counted`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossEntropy:
-    """Ours: of pixels or of images."""
+    """The cross-entropy of pixels or of images."""
 
     problem: Problem
     at: LossAt = LossAt.LABELS
     classes: int | None = None
-    """The classes of the labels, where known: fewer logits could not tell them apart."""
+    """Number of classes of the labels; fewer logits are refused. None if not known."""
 
     def counted(self, targets: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The valid pixels of all micro-batches, or their images."""
+        """The number of valid pixels, or of images, in all micro-batches."""
         if self.problem is Problem.SEGMENTATION:
             return valid_pixels(*targets)
         return torch.full((), sum(len(each) for each in targets), device=targets[0].device)
 
     def __call__(self, outputs: Any, targets: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-        """The loss of a micro-batch, over all that counts in the effective batch.
+        """The summed loss of a micro-batch over the count of the effective batch.
+
+        Args:
+            outputs: The outputs of the network.
+            targets: The labels of the micro-batch.
+            count: The result of `counted`.
 
         Raises:
-            UsageError: The network tells fewer classes apart than there are. On a GPU that would
-                be an assertion in a kernel, and nothing at all in a prediction.
+            UsageError: The outputs hold no logits, or fewer than there are classes. On a GPU too
+                few logits fail an assertion in a kernel, and in a prediction they raise nothing.
         """
         if not isinstance(logits_of(outputs), torch.Tensor):
             raise _without_logits(outputs)
         for logits in (logits_of(outputs), auxiliary_of(outputs)):
             if self.classes is not None and _channels(logits) < self.classes:
                 raise UsageError(
-                    f"the network makes {_channels(logits)} logits, and there are {self.classes} "
-                    "classes",
-                    hint="let the network have as many, or give --model-arg num_classes=N",
+                    f"the network makes {_channels(logits)} logits for {self.classes} classes",
+                    hint="change the network, or give --model-arg num_classes=N",
                 )
         if self.problem is Problem.SEGMENTATION:
             return segmentation_loss(outputs, targets, count, self.at)
@@ -123,24 +128,24 @@ class CrossEntropy:
 
 
 def _without_logits(outputs: Any) -> UsageError:
-    """The error for outputs that nothing is known of."""
+    """The error for outputs in which no logits are found."""
     parts = f" of {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else ""
     return UsageError(
-        f"the network returns a {type(outputs).__name__}{parts}, in which no logits are found",
-        hint="let it return them, alone, first, or as 'logits'; or name a loss of yours: "
-        "--loss FILE.py:FUNCTION, of outputs and targets",
+        f"no logits found: the network returns a {type(outputs).__name__}{parts}",
+        hint="return the logits alone, as the first element, or under 'logits'; or give a loss "
+        "of outputs and targets: --loss FILE.py:FUNCTION",
     )
 
 
 def _channels(logits: Any) -> float:
-    """The number of classes that logits tell apart; infinite without such a dimension."""
+    """The size of the class dimension of logits; infinite if they have none."""
     is_logits = isinstance(logits, torch.Tensor) and logits.dim() > 1
     return logits.shape[1] if is_logits else float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnLoss:
-    """Yours: the mean over the micro-batches of what it returns."""
+    """A user-supplied loss: the mean of its results over the micro-batches."""
 
     function: Callable[[Any, Any], torch.Tensor]
 
@@ -149,7 +154,13 @@ class OwnLoss:
         return len(targets)
 
     def __call__(self, outputs: Any, targets: Any, count: int) -> torch.Tensor:
-        """The result of your function, over the number of micro-batches."""
+        """The result of the user's function, over the number of micro-batches.
+
+        Args:
+            outputs: The outputs of the network.
+            targets: The targets of the micro-batch.
+            count: The result of `counted`.
+        """
         return self.function(outputs, targets) / count
 
 
@@ -157,7 +168,7 @@ class OwnLoss:
 class NetworkLoss:
     """The loss that the network returns, else the cross-entropy of its logits.
 
-    Each micro-batch counts alike, as in a loop that divides by the accumulation steps.
+    Each micro-batch has the same weight, as in a loop that divides by the accumulation steps.
     """
 
     def counted(self, targets: Sequence[Any]) -> int:
@@ -167,8 +178,13 @@ class NetworkLoss:
     def __call__(self, outputs: Any, targets: Any, count: int) -> torch.Tensor:
         """The loss of a micro-batch, over the number of micro-batches.
 
+        Args:
+            outputs: The outputs of the network.
+            targets: The targets of the micro-batch.
+            count: The result of `counted`.
+
         Raises:
-            UsageError: The network returned no loss, and nothing that one can be computed from.
+            UsageError: The network returns no loss, and none can be computed from its outputs.
         """
         if (found := loss_in(outputs)) is not None:
             return found / count
@@ -177,20 +193,20 @@ class NetworkLoss:
             raise UsageError(
                 f"no loss can be computed from outputs of type {type(outputs).__name__} and "
                 f"targets of type {type(targets).__name__}",
-                hint="name a loss of yours: --loss FILE.py:FUNCTION, of outputs and targets",
+                hint="give a loss of outputs and targets: --loss FILE.py:FUNCTION",
             )
         if targets.dim() == 1:
             return classification_loss(logits, targets, len(targets)) / count
-        # Many data sets keep the labels of volumes and masks in one channel.
+        # Many data sets give the labels of volumes and masks a channel dimension.
         labels = targets.squeeze(1) if targets.dim() == logits.dim() else targets
         labels = labels.long()
         return segmentation_loss(logits, labels, valid_pixels(labels)) / count
 
 
 def upsample(logits: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Bring logits (N, classes, h, w) bilinearly to (height, width), where they are not already.
+    """Resize logits (N, classes, h, w) bilinearly to (height, width), if they differ.
 
-    Those of volumes (N, classes, d, h, w) are brought to (slices, height, width), trilinearly.
+    Logits of volumes (N, classes, d, h, w) are resized trilinearly to (slices, height, width).
     """
     if logits.shape[2:] == tuple(size):
         return logits
@@ -199,15 +215,15 @@ def upsample(logits: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 def thin_out(labels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Labels (N, H, W) at (height, width): of each cell of a grid the one in its middle.
+    """Reduce labels (N, H, W) to (height, width): the label in the middle of each grid cell.
 
-    Those of volumes have a dimension more.
+    Labels of volumes have one more dimension.
     """
     grid: list[torch.Tensor] = []
     for count, whole in zip(reversed(size), reversed(labels.shape[1:]), strict=True):
         middles = ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
         grid.insert(0, middles.reshape(-1, *[1] * len(grid)))
-    # At once: no labels of a size between are ever there.
+    # In one indexing, which allocates no intermediate labels.
     places: tuple[slice | torch.Tensor, ...] = (slice(None), *grid)
     return labels[places]
 
@@ -220,7 +236,7 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor, at: LossAt) -> to
 
 
 def _summed(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The sum over all that is not ignored; a single logit tells class 1 from all others."""
+    """The sum over the valid pixels; a single logit is of class 1 against all others."""
     if logits.shape[1] > 1:
         return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
     return _binary(logits, labels, (labels != IGNORE).to(logits.dtype))

@@ -1,4 +1,4 @@
-"""Parameter groups and optimizers, as DeepLab's recipe has them."""
+"""Parameter groups and optimizers, of DeepLab's recipe and user-supplied."""
 
 import inspect
 import traceback
@@ -21,13 +21,13 @@ from bsprobe.training.models.deeplabv2 import DeepLabV2
 MOMENTUM = 0.9
 WEIGHT_DECAYS = {
     OptimizerName.SGD: 5e-4,
-    OptimizerName.ADAMW: 1e-2,  # torch's default: decoupled decay is another quantity than SGD's
+    OptimizerName.ADAMW: 1e-2,  # torch's default: decoupled decay is not comparable with SGD's
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterGroup:
-    """Parameters that share a multiple of the base learning rate."""
+    """Parameters with one multiple of the base learning rate."""
 
     name: str
     factor: float
@@ -38,9 +38,9 @@ class ParameterGroup:
 
 
 def parameter_groups(model: nn.Module) -> tuple[ParameterGroup, ...]:
-    """DeepLabV2's three groups (1x, 10x, 20x; no decay on classifier biases); one for other nets.
+    """The groups of a network's parameters: three for DeepLabV2, one for any other network.
 
-    Source: the released DeepLabV2 ResNet-101 solver's lr_mult and decay_mult.
+    Source: `lr_mult` and `decay_mult` of the released solver of DeepLabV2 with ResNet-101.
     """
     if not isinstance(model, DeepLabV2):
         return (
@@ -64,9 +64,9 @@ def build_optimizer(
     """Build the optimizer over a model's parameter groups.
 
     Args:
-        name: Which one.
+        name: The optimizer.
         groups: From `parameter_groups`.
-        learning_rate: Of the group with factor 1.
+        learning_rate: The rate of the group with factor 1.
     """
     settings = [
         {
@@ -84,12 +84,12 @@ def build_optimizer(
 
 
 def own_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
-    """Have your callable build the optimizer of a network.
+    """Build the optimizer of a network with a user's callable.
 
     Raises:
-        UsageError: It fails, makes something else, or an optimizer whose step is another one than
-            that of `training_step`.
-        Exception: Whatever says that memory has run out, which is no mistake of the callable's.
+        UsageError: The callable fails, returns no optimizer, or one that `training_step` cannot
+            run.
+        Exception: The callable runs out of memory: its exception, unchanged.
     """
     build = load_callable("--optimizer-from", name)
     try:
@@ -102,8 +102,8 @@ def own_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
         raise _failed_build(name, error) from error
     if not isinstance(made, torch.optim.Optimizer):
         raise UsageError(
-            f"--optimizer-from {name}: it made a {type(made).__name__}, no torch optimizer",
-            hint="it is called with the network and returns a torch.optim.Optimizer",
+            f"--optimizer-from {name}: it returned a {type(made).__name__}, not a torch optimizer",
+            hint="it is called with the network and must return a torch.optim.Optimizer",
         )
     if refusal := _refusal(made, model):
         raise UsageError(
@@ -115,7 +115,7 @@ def own_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """True where an exception is an outcome of the batch size, whatever the device."""
+    """True if an exception is an outcome of the batch size on any device."""
     types = [kind.__name__ for kind in type(error).__mro__]
     return any(
         classify(kind, types=types, message=str(error)).outcome is not Outcome.FAILED
@@ -124,47 +124,44 @@ def _is_of_memory(error: Exception) -> bool:
 
 
 def _failed_build(name: str, error: Exception) -> UsageError:
-    """The error to show for a callable that failed: its own words and the line of it."""
+    """The error for a callable that failed: the message of its exception, and the line."""
     words = (str(error).strip() or "no message").splitlines()[0]
     calls = traceback.extract_tb(error.__traceback__)[1:]  # the first one is in this module
     place = f" ({Path(calls[0].filename).name}, line {calls[0].lineno})" if calls else ""
-    hint = "it is called with the network and returns a torch.optim.Optimizer over its parameters"
+    hint = "it is called with the network and must return a torch.optim.Optimizer"
     if isinstance(error, ModuleNotFoundError):
-        hint = f"install the package that has {error.name}, or give another optimizer"
+        hint = f"install the package of the module {error.name}, or give another optimizer"
     return UsageError(f"--optimizer-from {name}: {type(error).__name__}: {words}{place}", hint=hint)
 
 
 def _refusal(optimizer: torch.optim.Optimizer, model: nn.Module) -> str | None:
-    """The reason why the step of an optimizer cannot be run here, None where it can be."""
+    """The reason why `training_step` cannot run an optimizer; None if it can."""
     kind = type(optimizer).__name__
     if not hasattr(optimizer, "_optimizer_step_post_hooks"):
-        return f"{kind}.__init__() does not call that of torch.optim.Optimizer, which makes hooks"
+        return f"{kind}.__init__() does not call torch.optim.Optimizer.__init__()"
     if _wants_closure(optimizer):
         return (
-            f"{kind}.step() needs a closure that runs the network again; how often it does so in "
-            "a step depends on the values of the loss"
+            f"{kind}.step() needs a closure, which it calls a number of times that depends on the "
+            "loss"
         )
-    # timm's mark (timm/optim/adahessian.py): its training loops then pass `create_graph=True`.
+    # The attribute is timm's (timm/optim/adahessian.py), whose loops then pass create_graph=True.
     if getattr(optimizer, "is_second_order", False):
-        return (
-            f"{kind} needs second derivatives: a backward pass that keeps its graph "
-            "(create_graph=True)"
-        )
+        return f"{kind} needs second derivatives: a backward pass with create_graph=True"
     if isinstance(optimizer, torch.optim.SparseAdam):
         return _dense_parameter(optimizer, model)
     return None
 
 
 def _wants_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """True where `step` has a required argument: LBFGS's (torch/optim/lbfgs.py) in torch.optim."""
+    """True if `step` has a required argument, as LBFGS's has (torch/optim/lbfgs.py)."""
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    # Of the class: a learning rate scheduler puts a function without `self` in the instance.
+    # Of the class: learning rate schedulers replace `step` of the instance.
     _, *arguments = inspect.signature(type(optimizer).step).parameters.values()
     return any(each.default is each.empty and each.kind not in several for each in arguments)
 
 
 def _dense_parameter(optimizer: torch.optim.SparseAdam, model: nn.Module) -> str | None:
-    """The refusal of `SparseAdam.step` (torch/optim/sparse_adam.py), told before a step is run."""
+    """The reason why `SparseAdam.step` (torch/optim/sparse_adam.py) would fail, if it would."""
     sparse = {
         id(module.weight)
         for module in model.modules()
@@ -175,15 +172,15 @@ def _dense_parameter(optimizer: torch.optim.SparseAdam, model: nn.Module) -> str
         for parameter in group["params"]:
             if id(parameter) not in sparse:
                 what = names.get(id(parameter), "a parameter")
-                return f"SparseAdam takes sparse gradients alone, and that of {what} is dense"
+                return f"SparseAdam takes sparse gradients only, and that of {what} is dense"
     return None
 
 
 def group_factors(optimizer: torch.optim.Optimizer) -> tuple[tuple[str, float], ...]:
-    """Name and multiple of the first group's learning rate of each group of an optimizer.
+    """The name of each group, and its learning rate as a multiple of the first group's.
 
     Raises:
-        UsageError: A multiple is out of range: the recommended rates would be no numbers.
+        UsageError: A multiple is out of range.
     """
     groups = optimizer.param_groups
     rates = [_rate(group) for group in groups]
@@ -206,7 +203,7 @@ def group_factors(optimizer: torch.optim.Optimizer) -> tuple[tuple[str, float], 
 
 
 def _rate(group: dict[str, Any]) -> float | None:
-    """The learning rate of a group; None where the optimizer finds it itself, such as Adafactor."""
+    """The learning rate of a group; None if the optimizer computes it, as Adafactor can."""
     rate = group.get("lr")
     return None if rate is None else float(rate)
 

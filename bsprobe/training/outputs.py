@@ -1,4 +1,4 @@
-"""The outputs of networks: the logits among them, and the loss that some compute themselves."""
+"""Logits and losses in the outputs of networks."""
 
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -6,19 +6,19 @@ from typing import Any, TypeGuard
 import torch
 
 _LOGITS = ("out", "logits")
-"""torchvision's name for them, and transformers'."""
+"""Their names in torchvision and in transformers."""
 _LOSS = "loss"
 
 
 def logits_of(outputs: Any) -> Any:
-    """The main logits: a tensor, or the one that a mapping, an object or a tuple holds.
+    """The main logits in the outputs of a network.
 
     Args:
         outputs: A tensor; a mapping or an object with `out` or `logits`; a tuple or list, whose
-            first element is taken.
+            first element is used.
 
     Returns:
-        The logits, or the outputs themselves where nothing of this kind is in them.
+        The logits, or the outputs themselves if no logits are found in them.
     """
     if isinstance(outputs, torch.Tensor):
         return outputs
@@ -31,17 +31,17 @@ def logits_of(outputs: Any) -> Any:
 
 
 def auxiliary_of(outputs: Any) -> torch.Tensor | None:
-    """The logits of torchvision's auxiliary classifier; None where there are none."""
+    """The logits of torchvision's auxiliary classifier; None if there are none."""
     found = outputs.get("aux") if isinstance(outputs, Mapping) else None
     return found if isinstance(found, torch.Tensor) else None
 
 
 def loss_in(outputs: Any) -> torch.Tensor | None:
-    """The loss that a network computed itself, a scalar; None where there is none.
+    """The loss that a network returns, a scalar; None if it returns none.
 
-    It is `loss` of a mapping or an object, as in transformers; the first element of a tuple, as
-    transformers has it with `return_dict=False`; or the sum of a mapping of losses, as of
-    torchvision's detection networks.
+    It is `loss` of a mapping or an object (transformers), the first element of a tuple
+    (transformers with `return_dict=False`), or the sum of a mapping of losses (torchvision's
+    detection networks).
     """
     found = _part(outputs, _LOSS)
     if _is_scalar(found):

@@ -1,4 +1,4 @@
-"""Batches of your own: whatever your callable makes, moved and fed as the network takes it."""
+"""User-supplied batches: made by a callable, moved to the device, passed to the network."""
 
 import copy
 import dataclasses
@@ -17,7 +17,7 @@ _PAIR = 2
 _LAST: Final = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Channels-last layouts, by the number of dimensions."""
 _IMAGE_DIMENSIONS = 3
-"""Of one image outside of a batch, as detection networks take them."""
+"""Dimensions of one image without a batch dimension, as detection networks take it."""
 LABELS: Final = frozenset(
     {
         *("label", "labels", "label_ids", "mask_labels", "class_labels", "target", "targets", "y"),
@@ -25,10 +25,10 @@ LABELS: Final = frozenset(
         *("gt", "ground_truth"),
     }
 )
-"""Names under which a batch that is one dict holds its labels."""
+"""Names of labels in a batch that is one dict."""
 _FORMS: Final = (
-    "return two things, inputs for the network and targets for the loss, or one dict with the "
-    "labels inside"
+    "return a pair of inputs for the network and targets for the loss, or one dict that includes "
+    "the labels"
 )
 
 
@@ -36,14 +36,15 @@ _FORMS: Final = (
 class OwnBatch:
     """Inputs and targets: tensors, alone or in tuples, lists, dicts and objects.
 
-    A dict of inputs is passed to the network by name, a tuple or list by place.
+    A dict of inputs is passed to the network as keyword arguments, a tuple or list as positional
+    ones.
     """
 
     inputs: Any
     targets: Any
 
     def to(self, device: torch.device, layout: torch.memory_format) -> "OwnBatch":
-        """The batch on a device, images and volumes in a memory layout."""
+        """Return the batch on a device, images and volumes in a memory layout."""
 
         def moved(tensor: torch.Tensor) -> torch.Tensor:
             kept = layout_for(tensor, layout)
@@ -52,7 +53,7 @@ class OwnBatch:
         return self.mapped(moved)
 
     def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "OwnBatch":
-        """The batch with another tensor in the place of each; one that is there twice stays one."""
+        """Return the batch with a function applied to every tensor, once to a shared one."""
         made: dict[int, torch.Tensor] = {}
 
         def once(tensor: torch.Tensor) -> torch.Tensor:
@@ -63,7 +64,7 @@ class OwnBatch:
         return replace(self, inputs=_mapped(self.inputs, once), targets=_mapped(self.targets, once))
 
     def outputs_of(self, model: Callable[..., Any]) -> Any:
-        """The outputs of a network for the inputs."""
+        """Run a network on the inputs."""
         if isinstance(self.inputs, Mapping):
             return model(**self.inputs)
         return model(*self.inputs) if isinstance(self.inputs, tuple | list) else model(self.inputs)
@@ -71,15 +72,15 @@ class OwnBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedBatch(OwnBatch):
-    """One dict, dataclass or named tuple, labels among its fields; its targets are those.
+    """One dict, dataclass or named tuple whose fields include the labels, which are the targets.
 
-    The network is given what its forward method has arguments for, by name: a network that takes
-    the labels too, as those of transformers do, then returns its loss. One that knows none of the
-    names is given the first tensor that is no label.
+    The fields that the forward method of the network has arguments for are passed by name. A
+    network that takes the labels too, as those of transformers do, returns its loss. If the forward
+    method takes none of the names, the first tensor that is not a label is passed.
     """
 
     def outputs_of(self, model: Callable[..., Any]) -> Any:
-        """The outputs of a network for the fields that it takes."""
+        """Run a network on the fields that it takes."""
         taken = arguments_of(model)
         known = {name: value for name, value in self.inputs.items() if name in taken}
         if known:
@@ -89,22 +90,22 @@ class NamedBatch(OwnBatch):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectionBatch(OwnBatch):
-    """A list of images of any size, and a list of targets: what torchvision's detectors take."""
+    """A list of images of any size and a list of targets, as torchvision's detectors take them."""
 
     def outputs_of(self, model: Callable[..., Any]) -> Any:
-        """The losses of a network, by name."""
+        """Run a network on images and targets; it returns its losses by name."""
         return model(self.inputs, self.targets)
 
 
 def layout_for(tensor: torch.Tensor, layout: torch.memory_format) -> torch.memory_format:
-    """The memory layout of one tensor: those of images and volumes follow the one that is asked."""
+    """The memory layout of one tensor: the given one for images and volumes, else its own."""
     if tensor.dim() not in _LAST:
         return torch.preserve_format
     return layout if layout is torch.contiguous_format else _LAST[tensor.dim()]
 
 
 def arguments_of(model: Callable[..., Any]) -> frozenset[str]:
-    """The names of the arguments of a network's forward method, of a replica's network too."""
+    """The names of the arguments of a network's forward method, also inside a replica."""
     inner = getattr(model, "module", None)
     network = inner if isinstance(inner, nn.Module) else model
     forward = network.forward if isinstance(network, nn.Module) else network
@@ -112,15 +113,15 @@ def arguments_of(model: Callable[..., Any]) -> frozenset[str]:
 
 
 def own_batch(name: str, size: int, *, seed: int) -> OwnBatch:
-    """Have your callable make a batch, with PyTorch's random numbers seeded for it.
+    """Make a batch with a user's callable, with PyTorch's random numbers seeded.
 
     Args:
         name: The callable, as `load_callable` takes it.
-        size: What it is called with.
-        seed: Equal seeds give equal batches, where they are made of PyTorch's random numbers.
+        size: The batch size that it is called with.
+        seed: Equal seeds give equal batches if the callable uses PyTorch's random numbers.
 
     Raises:
-        UsageError: It made something else, or a batch of another size.
+        UsageError: The callable returns something else, or a batch of another size.
     """
     make = load_callable("--batch-from", name)
     with torch.random.fork_rng(devices=[]):
@@ -129,7 +130,7 @@ def own_batch(name: str, size: int, *, seed: int) -> OwnBatch:
     batch = _read(made)
     if batch is None:
         raise UsageError(
-            f"--batch-from {name}: it made a {type(made).__name__}, not inputs and targets",
+            f"--batch-from {name}: it returned a {type(made).__name__}, not inputs and targets",
             hint=_FORMS,
         )
     if isinstance(batch, DetectionBatch):
@@ -137,9 +138,10 @@ def own_batch(name: str, size: int, *, seed: int) -> OwnBatch:
         return batch
     shapes = [tuple(tensor.shape) for tensor in _tensors(batch.inputs)]
     if not any(shape[:1] == (size,) for shape in shapes):
+        found = f"of shape {', '.join(map(str, shapes))}" if shapes else "without tensors"
         raise UsageError(
-            f"--batch-from {name}: asked for {size}, it made inputs of {shapes or 'no tensors'}",
-            hint="it is called with a batch size, which is the first dimension of its tensors",
+            f"--batch-from {name}: called with {size}, it returned inputs {found}",
+            hint="it is called with the batch size, the first dimension of the tensors to return",
         )
     return batch
 
@@ -147,13 +149,13 @@ def own_batch(name: str, size: int, *, seed: int) -> OwnBatch:
 def _require_size(name: str, asked: int, made: int) -> None:
     if made != asked:
         raise UsageError(
-            f"--batch-from {name}: asked for {asked}, it made a list of {made} images",
-            hint="it is called with a batch size, the number of images in its list",
+            f"--batch-from {name}: called with {asked}, it returned a list of {made} images",
+            hint="it is called with the batch size, the number of images in the list to return",
         )
 
 
 def _read(made: Any) -> OwnBatch | None:
-    """A batch of one of the known forms, None of any other."""
+    """The batch of one of the known forms; None for any other."""
     if isinstance(made, tuple | list) and len(made) == _PAIR:
         inputs, targets = made
         kind = DetectionBatch if _is_detection(inputs, targets) else OwnBatch
@@ -167,7 +169,7 @@ def _read(made: Any) -> OwnBatch | None:
 
 
 def _fields(made: Any) -> dict[str, Any]:
-    """The fields of a dict, a dataclass, a named tuple, or an object with a `to` of its own."""
+    """The fields of a dict, a dataclass, a named tuple, or an object with a `to` method."""
     if isinstance(made, Mapping):
         return dict(made)
     if isinstance(made, tuple) and hasattr(made, "_asdict"):
@@ -183,7 +185,7 @@ def _is_detection(inputs: Any, targets: Any) -> bool:
 
 
 def _moves_itself(value: Any) -> bool:
-    """True for objects that hold tensors and have a `to`: of other packages, or the user's own."""
+    """True if an object has attributes and a `to` method."""
     is_object = hasattr(value, "__dict__") and not isinstance(value, type)
     return is_object and callable(getattr(value, "to", None))
 
@@ -193,7 +195,7 @@ def _is_dataclass(value: Any) -> bool:
 
 
 def _mapped(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A value with every tensor in it exchanged, however deep."""
+    """A copy of a value with a function applied to every tensor in it, at any depth."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, Mapping):
@@ -205,12 +207,12 @@ def _mapped(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any
     changed = value
     for name, each in _parts(value):
         changed = copy.copy(value) if changed is value else changed
-        object.__setattr__(changed, name, _mapped(each, function))  # of a frozen dataclass, too
+        object.__setattr__(changed, name, _mapped(each, function))  # also in a frozen dataclass
     return changed
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """The attributes of a dataclass, or of an object with a `to` of its own; none of others."""
+    """The attributes of a dataclass or of an object with a `to` method; empty for others."""
     if _is_dataclass(value):
         for field in dataclasses.fields(value):
             yield field.name, getattr(value, field.name)

@@ -1,4 +1,4 @@
-"""One training step: the only place that runs one, on every device, real or simulated."""
+"""The training step, the same on every device, real or simulated."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,9 +26,9 @@ from bsprobe.training.outputs import logits_of
 from bsprobe.training.own_batches import OwnBatch, layout_for
 
 LEARNING_RATE = 1e-5
-"""Of the trials: memory does not depend on it, and a small one lets no short trial diverge."""
+"""The learning rate of trials. Memory does not depend on it; a small one does not diverge."""
 _NAMED = 3
-"""Parameters without a gradient that an error names."""
+"""Number of parameters without a gradient that an error names."""
 AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
 
 
@@ -36,14 +36,14 @@ AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.
 class Batch:
     """Images (N, C, H, W), float32, and int64 labels: train ids (N, H, W) or classes (N,).
 
-    Volumes and their labels have a dimension more, behind the channels.
+    Volumes and their labels have one more dimension, D, before H.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
 
     def to(self, device: torch.device, layout: torch.memory_format) -> "Batch":
-        """The batch on a device, images in a memory layout; itself where it is so already."""
+        """Return the batch on a device, images in a memory layout."""
         kept = layout_for(self.images, layout)
         return Batch(
             images=self.images.to(device, memory_format=kept, non_blocking=True),
@@ -51,7 +51,7 @@ class Batch:
         )
 
     def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        """The batch with another tensor in the place of each."""
+        """Return the batch with a function applied to both tensors."""
         return Batch(images=function(self.images), labels=function(self.labels))
 
     @property
@@ -60,26 +60,26 @@ class Batch:
         return self.labels
 
     def outputs_of(self, model: Callable[..., Any]) -> Any:
-        """The outputs of a network for the images."""
+        """Run a network on the images."""
         return model(self.images)
 
 
 class Replica(Protocol):
     """A network that averages its gradients with those of other processes.
 
-    `DistributedDataParallel`, or what stands for it where no others are there.
+    It is `DistributedDataParallel`, or its simulation in one process.
     """
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """The forward pass of the network; the backward pass then averages."""
+        """Run the forward pass of the network; the backward pass averages the gradients."""
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """The context of forward and backward passes that leave the average to a later one."""
+        """Return the context of passes that accumulate gradients without averaging them."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Task:
-    """A network in training: everything that a step changes."""
+    """A network in training: the state that a step changes."""
 
     model: nn.Module
     loss: Loss
@@ -89,22 +89,22 @@ class Task:
     layout: torch.memory_format
     autocast_dtype: torch.dtype | None
     habits: Habits = COMMONEST
-    """Those of the loop, but for its batch: whoever calls `training_step` keeps or moves it."""
+    """The habits of the loop, except for its batch, which the caller of `training_step` holds."""
     kept_outputs: Any = field(default=None)
-    """Those of the last micro-batch, where the loop has a name for them."""
+    """The outputs of the last micro-batch, if the loop keeps them in a variable."""
     kept_loss: torch.Tensor | None = field(default=None)
-    """As above."""
+    """The loss of the last micro-batch, if the loop keeps it in a variable."""
     replica: Replica | None = None
-    """The network as it is trained together with other processes; None: alone."""
+    """The network that averages gradients with other processes; None for one process."""
     ddp: Ddp = Ddp.DEFAULT
     """The setting of the replica."""
     updates_applied: int = field(default=0)
-    """Optimizer updates so far; a GradScaler skips those whose gradients overflowed."""
+    """Optimizer updates so far, without those that a GradScaler skipped."""
     without_gradient: tuple[str, ...] | None = field(default=None)
-    """The names of the trainable parameters that no step so far gave a gradient; None before."""
+    """Names of the trainable parameters without a gradient in every step; None before the first."""
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of the forward pass and the loss."""
+        """Return the context of the forward pass and the loss."""
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_dtype)
@@ -115,10 +115,10 @@ class Task:
         return self.model if self.replica is None else self.replica
 
     def note_gradients(self) -> None:
-        """Note which trainable parameters have no gradient, at the end of a backward pass.
+        """Record the trainable parameters without a gradient after a backward pass.
 
         Raises:
-            UsageError: There are some, and the replica would stop at the next forward pass.
+            UsageError: There are such parameters, and the replica would fail in the next step.
         """
         if self.without_gradient == ():
             return
@@ -126,7 +126,7 @@ class Task:
             name
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad and parameter.grad is None
-            # A simulated replica has such hooks on all.
+            # A simulated replica has hooks on all parameters.
             if self.replica is not None or not _takes_its_gradient(parameter)
         )
         before = missing if self.without_gradient is None else self.without_gradient
@@ -135,37 +135,37 @@ class Task:
             raise _refused_by_ddp(self.without_gradient)
 
     def without_average(self) -> AbstractContextManager[None]:
-        """The context of a micro-batch that is not the last of its step."""
+        """Return the context of a micro-batch that is not the last of its step."""
         return nullcontext() if self.replica is None else self.replica.no_sync()
 
 
 def _takes_its_gradient(parameter: nn.Parameter) -> bool:
-    """True where hooks run when the gradient is there, such as an optimizer's in the backward pass.
+    """True if a parameter has hooks that run after its gradient is accumulated.
 
-    They may have used and dropped it.
+    They may use and drop the gradient, as optimizers in the backward pass do.
     """
     return bool(getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 def _refused_by_ddp(names: Sequence[str]) -> UsageError:
-    """The error in place of DDP's own, which tells indices at the beginning of the second step.
+    """The error that replaces DDP's, which gives indices and comes in the second step.
 
     Source: `Reducer::ensure_prior_reduction_finished` in torch/csrc/distributed/c10d/reducer.cpp.
     """
     others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return UsageError(
-        "DistributedDataParallel stops at trainable parameters that get no gradient: "
+        "DistributedDataParallel fails with trainable parameters that get no gradient: "
         f"{', '.join(names[:_NAMED])}{others}",
-        hint=f"add --ddp {Ddp.FIND_UNUSED_PARAMETERS} or --ddp {Ddp.STATIC_GRAPH}; or freeze them "
-        "(requires_grad=False), or give a checkpoint around them use_reentrant=False",
+        hint=f"add --ddp {Ddp.FIND_UNUSED_PARAMETERS} or --ddp {Ddp.STATIC_GRAPH}, freeze them "
+        "(requires_grad=False), or checkpoint them with use_reentrant=False",
     )
 
 
 def build_task(variant: Variant, device: torch.device) -> Task:
-    """Build the network of a variant on a device and make it ready to train.
+    """Build the network of a variant on a device, with its loss and its optimizer.
 
     Raises:
-        UsageError: The variant names something unknown.
+        UsageError: The variant has an unknown name, or the network does not take its options.
     """
     model = build_model(variant).to(device=device)
     layout = layout_of(variant)
@@ -183,7 +183,13 @@ def layout_of(variant: Variant) -> torch.memory_format:
 
 
 def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
-    """Make a network that is on its device and in its layout ready to train."""
+    """Build the task of a network, with its loss and its optimizer.
+
+    Args:
+        model: The network, on the device and in its memory layout.
+        variant: Gives the loss, the optimizer, the precision and the habits.
+        device: The device to train on.
+    """
     task = Task(
         model=model,
         loss=_loss_of(variant),
@@ -198,7 +204,7 @@ def task_for(model: nn.Module, variant: Variant, device: torch.device) -> Task:
     def count(*_: object) -> None:
         task.updates_applied += 1
 
-    # The scaler calls the optimizer only when it does not skip: this counts without a sync.
+    # The scaler does not call the optimizer in a skipped update, so counting needs no sync.
     task.optimizer.register_step_post_hook(count)
     return task
 
@@ -209,7 +215,7 @@ def _loss_of(variant: Variant) -> Loss:
         return OwnLoss(function=load_callable("--loss", own.own_loss))
     if own.batches is not None and own.loss is None:
         return NetworkLoss()
-    # What labels your own batches have is not known here.
+    # The classes in user-supplied batches are not known.
     classes = variant.classes if own.batches is None else None
     return CrossEntropy(problem=variant.problem, at=variant.loss_at, classes=classes)
 
@@ -221,7 +227,7 @@ def _optimizer_of(variant: Variant, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def facts_of(task: Task, variant: Variant) -> ModelFacts:
-    """The facts of the network and its optimizer that the recommendation needs."""
+    """The facts about the network and its optimizer that the recommendation needs."""
     groups = (
         tuple((group.name, group.factor) for group in parameter_groups(task.model))
         if variant.own.optimizer is None
@@ -245,13 +251,13 @@ def facts_of(task: Task, variant: Variant) -> ModelFacts:
 
 
 def training_step(task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> torch.Tensor:
-    """One optimizer update over the micro-batches of an effective batch.
+    """Run one optimizer update over the micro-batches of an effective batch.
 
-    A micro-batch is moved to the device when its turn comes: only one is ever there.
+    Each micro-batch is moved to the device before its forward pass: one is there at a time.
 
     Returns:
-        The loss of the effective batch, a detached scalar: ours is the mean over its valid pixels
-        or images, your own the mean over its micro-batches.
+        The loss of the effective batch, a detached scalar: the mean over its valid pixels or
+        images. A loss of the user or of the network is averaged over the micro-batches.
     """
     habits = task.habits
     if habits.zero_grad is ZeroGrad.START:
@@ -279,10 +285,10 @@ def training_step(task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> torc
 
 
 def _loss(task: Task, batch: Batch | OwnBatch, count: Any) -> torch.Tensor:
-    """The forward pass; what it makes has a name where it has one in the loop."""
+    """Run the forward pass and the loss; keep the outputs in the task if the loop keeps them."""
     if task.habits.outputs is Outputs.DROPPED:
         return task.loss(batch.outputs_of(task.trained), batch.targets, count)
-    task.kept_outputs = batch.outputs_of(task.trained)  # those before end here
+    task.kept_outputs = batch.outputs_of(task.trained)  # frees the previous ones
     task.kept_loss = task.loss(task.kept_outputs, batch.targets, count)
     return task.kept_loss
 
@@ -293,20 +299,26 @@ def _zero_grad(task: Task) -> None:
 
 @torch.inference_mode()
 def evaluation_logits(task: Task, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Logits (N, classes, height, width) at the size of the labels to be compared with.
+    """Compute logits (N, classes, height, width) in evaluation mode, resized to the labels.
 
-    Leaves the model in training mode, as it found it.
+    Args:
+        task: Its model is left in training mode.
+        images: (N, C, H, W), on the device of the task.
+        size: Height and width of the labels.
     """
     return _logits(task, images, size)
 
 
 @torch.inference_mode()
 def evaluation_pass(task: Task, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Predict train ids (N, height, width) at the size of the labels to be compared with.
+    """Predict train ids (N, height, width) in evaluation mode, at the size of the labels.
 
-    Leaves the model in training mode, as it found it.
+    Args:
+        task: Its model is left in training mode.
+        images: (N, C, H, W), on the device of the task.
+        size: Height and width of the labels.
     """
-    # Not by way of `evaluation_logits`: a trace runs this function without its inference mode.
+    # It does not call `evaluation_logits`: a trace runs this function without inference mode.
     return _logits(task, images, size).argmax(dim=1)
 
 

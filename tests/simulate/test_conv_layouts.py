@@ -14,8 +14,9 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
 from bsprobe.records.variants import Variant
-from bsprobe.simulate.cuda import Inside, effects
+from bsprobe.simulate.cuda import Held, effects
 from bsprobe.simulate.cuda.scratch import aten
+from bsprobe.simulate.cudnn.convolutions import Direction
 from bsprobe.simulate.timeline import Action, Kind, Recording, Section
 from tests.support.fake_cuda import Dispatched
 from tests.support.traced_networks import tracer_of
@@ -70,11 +71,11 @@ def copied_inside(recording: Recording) -> list[tuple[str, str, tuple[int, ...]]
     [
         (FLAT, FLAT, ((), (), (), (), ())),
         # The gradient from the loss is contiguous.
-        (LAST, LAST, ((), (), (LOGITS,), (LOGITS,), ())),
+        (LAST, LAST, ((), (), (), (), ())),
         # The images are copied too; the outputs are channels last.
-        (FLAT, LAST, ((IMAGES,), (), (LOGITS,), (LOGITS,), (IMAGES,))),
+        (FLAT, LAST, ((IMAGES,), (), (), (), ())),
         # The weights are copied in each call.
-        (LAST, FLAT, ((FIRST,), (SECOND,), (LOGITS, SECOND), (LOGITS,), ())),
+        (LAST, FLAT, ((FIRST,), (SECOND,), (SECOND,), (), ())),
     ],
 )
 def test_operands_in_another_layout_are_copied(
@@ -87,6 +88,28 @@ def test_operands_in_another_layout_are_copied(
         ("classifier", "weight gradient", copies[3]),
         ("features", "weight gradient", copies[4]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("images", "weights", "held"),
+    [(FLAT, FLAT, []), (LAST, LAST, [LOGITS]), (FLAT, LAST, [LOGITS, IMAGES])],
+)
+def test_copies_of_gradient_and_input_live_until_the_weight_gradient_is_computed(
+    images: torch.memory_format, weights: torch.memory_format, held: list[int]
+) -> None:
+    recording = recorded(images, weights)
+    step, found = recording.sections[Section.LATER_STEP], []
+    for start, event in enumerate(step):
+        if event[0] is not Action.ALLOCATE:
+            continue
+        place, _, size = recording.storages[event[1]]
+        if place.operator != "convolution_backward" or size not in (IMAGES, LOGITS):
+            continue
+        found.append(size)
+        until = step[start : step.index((Action.FREE, event[1]))]
+        used = [recording.scratches[n].convolution for kind, n in until if kind is Action.SCRATCH]
+        assert [each.direction for each in used if each][-1] is Direction.WEIGHT_GRADIENT
+    assert found == held
 
 
 @pytest.mark.parametrize("images", [FLAT, LAST])
@@ -131,16 +154,14 @@ def test_outputs_and_both_gradients_are_channels_last_if_input_or_weight_is(
     assert all(each.is_contiguous(memory_format=layout) for each in seen)
 
 
-def test_the_copy_of_the_input_lives_while_its_gradient_is_computed() -> None:
+def test_copies_are_made_before_the_gradients_and_freed_after_both() -> None:
     with FakeTensorMode():
         x, weight = torch.empty(2, 8, 8, 12), torch.empty(4, 8, 3, 3).to(memory_format=LAST)
         grad = torch.empty(2, 4, 8, 12)
     settings = ([4], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False])
     out = (x, weight, None)
-    taken = [
-        each.sizes
-        for each in effects(aten.convolution_backward.default, (grad, x, weight, *settings), out)
-        if isinstance(each, Inside)
-    ]
+    found = effects(aten.convolution_backward.default, (grad, x, weight, *settings), out)
+    first, *between, last = [each for each in found if not isinstance(each, torch.Tensor)]
 
-    assert taken == [(MAPS, LOGITS), (MAPS, LOGITS)]
+    assert (first, last) == (Held(sizes=(MAPS, LOGITS)), Held(sizes=()))
+    assert [each.sizes for each in between] == [(), ()]

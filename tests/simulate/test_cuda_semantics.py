@@ -20,7 +20,7 @@ from bsprobe.records.variants import (
     Precision,
     Variant,
 )
-from bsprobe.simulate.cuda import Inside, cuda_dispatch, effects
+from bsprobe.simulate.cuda import Held, Inside, cuda_dispatch, effects
 from bsprobe.simulate.cuda.autocast import (
     FP32,
     FP32_OUTPUT,
@@ -260,11 +260,11 @@ class Output:
 
 def effects_of(
     program: Callable[..., torch.Tensor], *inputs: torch.Tensor
-) -> tuple[list[Output | Inside], list[Output | Inside]]:
+) -> tuple[list[Output | Inside | Held], list[Output | Inside | Held]]:
     """Effects of the operators with a rule, in a program and in its backward pass."""
-    passes: tuple[list[Output | Inside], list[Output | Inside]] = ([], [])
+    passes: tuple[list[Output | Inside | Held], list[Output | Inside | Held]] = ([], [])
 
-    def keep(seen: list[Output | Inside]) -> Dispatched:
+    def keep(seen: list[Output | Inside | Held]) -> Dispatched:
         def watch(operator: Any, args: tuple[Any, ...], out: Any) -> None:
             for each in effects(operator, args, out) if operator in KERNELS else ():
                 if isinstance(each, torch.Tensor):
@@ -331,7 +331,7 @@ def dilated(
     ],
 )
 def test_a_convolution_and_each_required_gradient_take_an_output_and_a_workspace(
-    learns: tuple[bool, bool, bool], expected: list[Output | Inside]
+    learns: tuple[bool, bool, bool], expected: list[Output | Inside | Held]
 ) -> None:
     inputs = [torch.empty(2, 8, 16, 16), torch.empty(4, 8, 3, 3), torch.empty(4)]
     for tensor, wanted in zip(inputs, learns, strict=True):
@@ -372,10 +372,12 @@ def test_the_backward_pass_of_mixed_layouts_copies_operands_in_another_layout() 
     )
 
     assert backward == [
+        Held(sizes=(Y_BYTES,)),
         X,
-        of(Y_BYTES, W_BYTES, channels_last=True, direction=Direction.DATA_GRADIENT),
+        of(W_BYTES, channels_last=True, direction=Direction.DATA_GRADIENT),
         W,
-        of(Y_BYTES, channels_last=True, direction=Direction.WEIGHT_GRADIENT),
+        of(channels_last=True, direction=Direction.WEIGHT_GRADIENT),
+        Held(sizes=()),
     ]
 
 
@@ -616,3 +618,31 @@ def test_an_lstm_that_is_not_trained_keeps_nothing() -> None:
     forward, _ = effects_of(lambda x: lstm(x)[0], torch.empty(5, 3, 6))
 
     assert forward[3] == Output((0,), torch.uint8)
+
+
+def test_one_hot_writes_ones_into_zeros() -> None:
+    seen: list[str] = []
+    labels = torch.empty(2, 4, 4, dtype=torch.int64)
+    with cuda_dispatch(), Dispatched(lambda operator, _, __: seen.append(str(operator))):
+        found = F.one_hot(labels, 5)
+
+    assert [each for each in seen if each.startswith("aten")] == [
+        "aten.zeros.default",
+        "aten.unsqueeze.default",
+        "aten.scatter_.value",
+    ]
+    assert (found.shape, found.dtype) == ((2, 4, 4, 5), torch.int64)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_backward_pass_of_softmax_copies_a_product_in_another_layout(
+    layout: torch.memory_format,
+) -> None:
+    result = torch.empty(2, 4, 8, 8)
+    grad = torch.empty_like(result).contiguous(memory_format=layout)
+    operator = aten._softmax_backward_data.default
+
+    _, inside = effects(operator, (grad, result, 1, torch.float32), result)
+
+    copies = () if layout is torch.contiguous_format else (result.nbytes,)
+    assert inside == Inside(sizes=(result.nbytes, *copies))

@@ -1,4 +1,4 @@
-"""A whole study: what is finished is on the disk, and is not made again."""
+"""The course of a study, and that finished trainings are kept and not repeated."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The gradient noise scale, against gradients whose covariance is known."""
+"""The gradient noise scale, compared with that of gradients of known covariance."""
 
 import random
 import statistics
@@ -11,7 +11,7 @@ from bsprobe.study.records import NoiseSample
 
 GRADIENT = (0.3, -0.2, 0.1)
 DEVIATIONS = (1.0, 0.5, 2.0)
-"""Of each component of one image's gradient."""
+"""Variance of each component of one image's gradient."""
 TRUE_SCALE = sum(d**2 for d in DEVIATIONS) / sum(g**2 for g in GRADIENT)
 
 
@@ -26,7 +26,7 @@ def norms(small: int, big: int, of_small: float, of_big: float) -> NoiseSample:
 
 
 def sample(rng: random.Random, *, small: int = 2, big: int = 16) -> NoiseSample:
-    """Norms of Gaussian gradients with the mean and the covariance above."""
+    """Samples of the norms of Gaussian gradients with the mean and the covariance above."""
     batches = [
         [
             statistics.fmean(rng.gauss(g, d) for _ in range(small))
@@ -40,7 +40,7 @@ def sample(rng: random.Random, *, small: int = 2, big: int = 16) -> NoiseSample:
 
 
 def exact(small: int, big: int, *, square: float, trace: float) -> NoiseSample:
-    """The norms that are expected: |G|^2 + tr(S) / B."""
+    """The expected norms: |G|^2 + tr(S) / B."""
     return norms(small, big, square + trace / small, square + trace / big)
 
 

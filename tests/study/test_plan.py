@@ -1,4 +1,4 @@
-"""Which trainings a study makes, and that they can be compared."""
+"""The trainings of a study, and that they are comparable."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def all_of(settings: StudySettings, *, holds: int = 1000) -> list[Training]:
 
 
 def told(done: list[Training]) -> str:
-    """Micro-batch, accumulation steps and seed of each; a "!" where it ran out of memory."""
+    """Micro-batch, accumulation steps and seed of each training; "!" if out of memory."""
     return " ".join(
         f"{t.spec.plan.micro_batch}x{t.spec.plan.accumulation_steps}/{t.spec.seed}"
         + {Ending.FINISHED: "", Ending.OUT_OF_MEMORY: "!"}[t.ended]
@@ -55,7 +55,7 @@ PLANS = {
 
 
 @pytest.mark.parametrize("case", PLANS)
-def test_the_trainings_follow_each_other_so_that(case: str) -> None:
+def test_the_trainings_follow_the_plan(case: str) -> None:
     settings, holds, wanted = PLANS[case]
 
     assert told(all_of(settings, holds=holds)) == wanted

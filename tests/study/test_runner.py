@@ -1,4 +1,4 @@
-"""A training always comes back as a record, whatever its process does."""
+"""Trainings in worker processes: each gives a record, also if its process dies."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ SPEC = first_training()
 
 @pytest.fixture(autouse=True)
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Start stubs instead of workers; what they do is the request's device name."""
+    """Start stubs instead of workers; the device name of the request is their behaviour."""
     names: list[str] = []
 
     class Stub(Worker):

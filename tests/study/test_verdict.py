@@ -1,4 +1,4 @@
-"""From trainings to a recommended batch, and how sure it is."""
+"""The recommended batch of a study, and its comparison with the others."""
 
 import math
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_the_batch_with_the_highest_mean_over_its_seeds_is_recommended(tmp_path:
 def test_batches_are_compared_seed_by_seed(tmp_path: Path) -> None:
     _, chosen = judged(made_study(tmp_path))
 
-    # Every seed moves all batches alike, so the differences have no spread at all.
+    # Every seed changes all batches equally, so the differences have no spread.
     assert [(r.batch, round(r.behind, 6)) for r in chosen.rivals] == [(2, 0.06), (8, 0.12)]
     assert [r.uncertainty for r in chosen.rivals] == pytest.approx([0.0, 0.0], abs=1e-9)
     assert [r.is_told_apart for r in chosen.rivals] == [True, True]

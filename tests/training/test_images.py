@@ -1,4 +1,4 @@
-"""Real images as the batches of a trial."""
+"""Batches of real images."""
 
 import itertools
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_real_batches_have_the_shapes_and_labels_of_synthetic_ones(drawn_root: P
         one, other = getattr(real, name), getattr(synthetic, name)
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
     assert set(real.labels.unique().tolist()) <= {*range(19), 255}
-    # Normalised: about zero mean, about unit spread.
+    # Normalised images have about zero mean and unit deviation.
     assert real.images.abs().mean() < 3
 
 
@@ -59,7 +59,7 @@ def test_a_subset_uses_the_first_images_only(tmp_path: Path) -> None:
     folder = drawn(tmp_path / "scenes", 6)
     _, *others = sorted((folder / "leftImg8bit" / "train").rglob("*.png"))
     for image in others:
-        image.write_bytes(b"damaged")  # whoever opens one of these fails
+        image.write_bytes(b"damaged")  # opening one of these fails
     (batch,) = first(replace(SPEC, data=DataSource(root=str(folder), subset=1)), 1)
     assert batch.images.shape[0] == 5
     with pytest.raises(FileError):

@@ -125,7 +125,7 @@ def test_the_loss_of_half_precision_logits_is_summed_in_full_precision(
 def summed(
     loss: Loss, outputs: torch.Tensor, targets: torch.Tensor, sizes: list[int]
 ) -> torch.Tensor:
-    """The parts of micro-batches of these sizes, together."""
+    """The sum of the parts of micro-batches of these sizes."""
     count = loss.counted(targets.split(sizes))
     pairs = zip(outputs.split(sizes), targets.split(sizes), strict=True)
     return torch.stack([loss(*pair, count) for pair in pairs]).sum()
@@ -142,7 +142,7 @@ def test_losses_of_classified_images_add_up_to_the_mean_and_ignore_no_class() ->
 
 @pytest.mark.parametrize("problem", [Problem.SEGMENTATION, Problem.CLASSIFICATION])
 def test_a_network_that_cannot_tell_all_classes_apart_is_refused(problem: Problem) -> None:
-    # PyTorch says nothing of it on fake tensors, and asserts in a kernel on a GPU.
+    # PyTorch raises nothing on fake tensors, and fails an assertion in a kernel on a GPU.
     size = (4, 6) if problem is Problem.SEGMENTATION else ()
     labels = torch.zeros((2, *size), dtype=torch.int64)
     loss = CrossEntropy(problem=problem, classes=5)
@@ -151,8 +151,9 @@ def test_a_network_that_cannot_tell_all_classes_apart_is_refused(problem: Proble
 
     assert loss(enough, labels, count).isfinite()
     for outputs in (few, {"out": enough, "aux": few}):
-        with pytest.raises(UsageError, match="the network makes 4 logits, and there are 5 classes"):
+        with pytest.raises(UsageError, match="4 logits for 5 classes") as caught:
             loss(outputs, labels, count)
+        assert "--model-arg num_classes" in str(caught.value.hint)
 
 
 def test_a_loss_of_your_own_is_the_mean_over_the_micro_batches() -> None:
@@ -202,7 +203,7 @@ def test_without_a_loss_of_its_own_a_networks_logits_are_compared_with_the_targe
     )
 
 
-def test_what_no_loss_can_be_computed_from_is_refused_with_the_option_that_helps() -> None:
-    with pytest.raises(UsageError, match="outputs of type dict and targets of type list") as caught:
+def test_outputs_without_a_loss_or_logits_are_refused_with_a_hint() -> None:
+    with pytest.raises(UsageError, match=r"type dict .*type list") as caught:
         NetworkLoss()({"boxes": torch.zeros(2, 4)}, [], 1)
     assert "--loss" in str(caught.value.hint)

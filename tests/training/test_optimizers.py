@@ -133,9 +133,8 @@ def test_groups_whose_rates_differ_beyond_all_bounds_are_refused(
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates]
     with pytest.raises(UsageError) as refused:
         group_factors(torch.optim.SGD(groups))
-    assert str(refused.value) == (
-        f"--optimizer-from: the learning rate of group 2 is {factor:g} times that of group 1"
-    )
+    for fact in ("--optimizer-from", "group 2", f"{factor:g} times", "group 1"):
+        assert fact in str(refused.value)
 
 
 def test_groups_of_rate_zero_have_the_factor_zero() -> None:
@@ -176,7 +175,7 @@ def negative_rate(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def without_arguments() -> None:
-    """Cannot be called with a network."""
+    """A function that cannot be called with a network."""
 
 
 def no_memory(_: nn.Module) -> torch.optim.Optimizer:
@@ -210,7 +209,7 @@ def own(name: str, model: nn.Module) -> torch.optim.Optimizer:
         ),
         (
             "sparse",
-            "SparseAdam takes sparse gradients alone, and that of 0.weight is dense",
+            "0.weight is dense",
             "dense",
         ),
         ("of_a_missing_package", "No module named 'no_such_package'", "install the package"),
@@ -230,7 +229,7 @@ def test_an_optimizer_whose_step_cannot_be_run_here_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-def test_an_optimizer_that_finds_no_memory_says_so_itself() -> None:
+def test_an_out_of_memory_error_of_the_callable_is_not_changed() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         own("no_memory", nn.Linear(2, 2))
 

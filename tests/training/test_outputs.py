@@ -1,4 +1,4 @@
-"""Logits and losses in what networks return."""
+"""Logits and losses in the outputs of networks."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Outputs(NamedTuple):
 
 
 class ModelOutput(OrderedDict[str, Any]):
-    """A mapping whose entries are attributes, too, as transformers has it."""
+    """A mapping whose entries are also attributes, as in transformers."""
 
     def __getattr__(self, name: str) -> Any:
         return self[name]

@@ -1,4 +1,4 @@
-"""Batches of the user's own: made, checked, moved, fed."""
+"""User-supplied batches: making, checking and moving them, and passing them to a network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,12 +61,12 @@ def test_images_are_laid_out_and_what_is_there_twice_is_moved_once() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        (f"{PARTS}:fixed_batch", r"asked for 2, it made inputs of \[\(7, 3, 64, 64\)\]"),
-        (f"{PARTS}:only_inputs", "it made a Tensor, not inputs and targets"),
+        (f"{PARTS}:fixed_batch", r" 2, .*\(7, 3, 64, 64\)"),
+        (f"{PARTS}:only_inputs", "a Tensor, not inputs and targets"),
     ],
 )
-def test_what_is_no_batch_of_that_size_is_refused(name: str, why: str) -> None:
-    with pytest.raises(UsageError, match=why):
+def test_something_else_than_a_batch_of_that_size_is_refused(name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=f"--batch-from {name}: .*{why}"):
         own_batch(name, 2, seed=0)
 
 
@@ -99,7 +99,7 @@ class Triple(NamedTuple):
 
 
 class Moving:
-    """An object with a `to` of its own."""
+    """An object with a `to` method."""
 
     def __init__(self, image: torch.Tensor, mask: torch.Tensor) -> None:
         self.image, self.mask = image, mask
@@ -156,7 +156,7 @@ def test_lists_of_images_and_targets_go_to_a_detector_together(
     made.outputs_of(lambda *given: seen.extend(given))
 
     assert [len(each) for each in seen if isinstance(each, list)] == [2, 2]
-    with pytest.raises(UsageError, match="asked for 3, it made a list of 2 images"):
+    with pytest.raises(UsageError, match=r" 3, .*list of 2 images"):
         own_batch(f"{PARTS}:batch", 3, seed=0)
 
 

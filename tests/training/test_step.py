@@ -27,7 +27,7 @@ from tests.support.tiny_networks import VARIANT, OverflowingNet, TinyNet, TwoHea
 
 CPU = torch.device("cpu")
 UNCOUPLED = replace(VARIANT, norm=Norm.GROUP)
-"""In a norm in which the images of a batch do not influence each other."""
+"""A variant in whose norm the images of a batch do not influence each other."""
 FP16 = replace(VARIANT, precision=Precision.AMP_FP16)
 
 
@@ -42,7 +42,7 @@ def batch_of(size: int, *, seed: int = 1) -> Batch:
 
 
 def unevenly_ignored(size: int) -> Batch:
-    """Images in double precision, of which each has another number of valid pixels."""
+    """Images in double precision that differ in their number of valid pixels."""
     batch = batch_of(size)
     labels = batch.labels.clone()
     for index in range(size):
@@ -62,7 +62,7 @@ def split(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
 def update_of(
     micro_batches: Sequence[Batch], variant: Variant = UNCOUPLED
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Loss of one step of a fresh task, always the same, and what its optimizer was given."""
+    """The loss and the gradients of one step of a newly built task with fixed weights."""
     torch.manual_seed(0)
     task = build_task(variant, CPU)
     task.model.to(micro_batches[0].images.dtype)
@@ -304,7 +304,7 @@ def test_a_checkpointed_network_trains_and_is_evaluated(
 
 
 class Together:
-    """Notes which forward passes are to be followed by an average."""
+    """A replica that records for each forward pass whether gradients are averaged after it."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -331,7 +331,7 @@ def test_only_the_last_micro_batch_of_a_step_averages_gradients() -> None:
     assert together.averaged == [False, False, True, True]
 
 
-def test_what_no_step_gives_a_gradient_is_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_without_a_gradient_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "build_model", lambda variant: Unused(variant.classes))
     task = build_task(VARIANT, CPU)
     found = []

@@ -45,7 +45,9 @@ def convolution_backward(args: tuple[Any, ...], out: Any) -> Effects:
     grad_x, grad_weight, grad_bias = out
     settings = (stride, padding, dilation, groups)
     image = grad if transposed else x
-    yield Held(sizes=copies((grad,) if grad_weight is None else (x, grad), layout))
+    held = copies((grad,) if grad_weight is None else (x, grad), layout)
+    if held:
+        yield Held(sizes=held)
     if grad_x is not None:
         direction = Direction.FORWARD if transposed else Direction.DATA_GRADIENT
         yield grad_x
@@ -72,7 +74,8 @@ def convolution_backward(args: tuple[Any, ...], out: Any) -> Effects:
                 is_transposed=transposed,
             ),
         )
-    yield Held(sizes=())
+    if held:
+        yield Held(sizes=())
     if grad_bias is not None:
         yield grad_bias
 

@@ -1,1 +1,1 @@
-"""A training from its first batch to its last validation: what a worker of a study runs."""
+"""A training from its first batch to its last validation, run by the worker of a study."""

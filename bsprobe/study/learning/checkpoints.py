@@ -1,4 +1,4 @@
-"""A training on disk while it runs, so that it goes on to the figures it would have come to."""
+"""Checkpoints of a training, from which it resumes to the same figures."""
 
 import json
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ _VERSION = 1
 
 @dataclass(slots=True, kw_only=True)
 class Reached:
-    """The state of a training: all that changes beside the network and the optimizer."""
+    """The state of a training beside its network and optimizer."""
 
     updates: int = 0
     seconds: float = 0.0
-    """Spent on training, as in `CurvePoint`."""
+    """Time spent on training, as in `CurvePoint`."""
     losses: tuple[float, ...] = ()
-    """Of the updates since the last point of the curve."""
+    """Losses of the updates since the last point of the curve."""
     curve: tuple[CurvePoint, ...] = ()
     noise: tuple[NoiseSample, ...] = ()
     chance: Chance | None = None
@@ -34,10 +34,16 @@ class Reached:
 
 
 def save_checkpoint(path: Path, spec: TrainingSpec, task: Task, reached: Reached) -> None:
-    """Write a checkpoint whole or not at all.
+    """Write a checkpoint atomically.
+
+    Args:
+        path: The file; an existing one is replaced.
+        spec: The training.
+        task: Its network, optimizer and scaler.
+        reached: The rest of its state.
 
     Raises:
-        FileError: The disk does not take it; the last one is left as it was.
+        FileError: The file cannot be written; the previous checkpoint is kept.
     """
     on_gpu = task.device.type == "cuda"
     content = {
@@ -51,16 +57,24 @@ def save_checkpoint(path: Path, spec: TrainingSpec, task: Task, reached: Reached
         "random_state": torch.get_rng_state(),
         "gpu_random_state": torch.cuda.get_rng_state(task.device) if on_gpu else None,
     }
-    # Straight to the file: beside a large network there may be no room for a copy.
+    # Without a copy in memory, for which a large network may leave no room.
     with replacing(path) as file:
         torch.save(content, file)
 
 
 def restore_checkpoint(path: Path, spec: TrainingSpec, task: Task) -> Reached | None:
-    """Put a task back to where its checkpoint was written; None where there is none.
+    """Restore a task from its checkpoint.
+
+    Args:
+        path: The file of the checkpoint.
+        spec: The training; that of the checkpoint must be equal.
+        task: Its network, optimizer and scaler are restored in place.
+
+    Returns:
+        The rest of the state; None if there is no checkpoint.
 
     Raises:
-        FileError: It is damaged, or of another training.
+        FileError: The checkpoint is damaged, or of another training.
     """
     if not path.exists():
         return None
@@ -84,7 +98,7 @@ def _read(path: Path) -> dict[str, Any]:
     require_regular_file(path)
     with file_errors(path):
         try:
-            # Random states must stay on the CPU; load_state_dict moves the rest.
+            # Random states must be on the CPU; load_state_dict moves the rest.
             content = torch.load(path, map_location="cpu", weights_only=True)
         except LOAD_ERRORS as error:
             raise FileError(

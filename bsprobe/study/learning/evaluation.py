@@ -1,8 +1,8 @@
-"""What predictions are worth: one confusion matrix over all images, and what follows from it.
+"""Scores of predictions, from one confusion matrix over all images.
 
-The definitions are those of `cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py`: a
-pixel counts unless its *true* label is ignored, IoU is TP / (TP + FP + FN) over all images
-together, and the mean is over the classes that occur, in the labels or in the predictions.
+Source: `cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py`. A pixel counts unless its
+*true* label is ignored. IoU is TP / (TP + FP + FN) over all images together. The mean is over the
+classes that occur in the labels or in the predictions.
 """
 
 import math
@@ -15,25 +15,25 @@ from bsprobe.training.cityscapes.labels import CLASSES, IGNORED_TRAIN_ID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What a confusion matrix says, each between 0 and 1."""
+    """The scores of a confusion matrix, each between 0 and 1."""
 
     pixel_accuracy: float
     class_iou: tuple[float | None, ...]
-    """By train id; None where a class is neither in the labels nor in the predictions."""
+    """By train id; None for a class that is neither in the labels nor in the predictions."""
     mean_iou: float
-    """Over the classes that are not None."""
+    """The mean over the classes whose IoU is not None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConstantPrediction:
-    """What can be had without looking at the images: the least that a network must beat."""
+    """The scores of the best prediction that is the same for every pixel of every image."""
 
     class_index: int
-    """The class whose prediction for every pixel has the best mean IoU: the most frequent one."""
+    """The most frequent class, whose prediction for every pixel has the best mean IoU."""
     pixel_accuracy: float
     mean_iou: float
     loss: float
-    """Cross-entropy of predicting the classes' own frequencies everywhere: their entropy."""
+    """The cross-entropy of predicting the frequencies of the classes: their entropy."""
 
 
 def confusion_matrix(
@@ -43,11 +43,12 @@ def confusion_matrix(
 
     Args:
         predictions: Train ids, any shape, int64, each below `classes`.
-        labels: Train ids of the same shape, int64, 255 where ignored.
+        labels: Train ids of the same shape, int64, 255 for ignored pixels.
         classes: The number of classes.
 
     Returns:
-        (classes, classes), int64, on the device of the labels. Matrices of several images add up.
+        (classes, classes), int64, on the device of the labels. The matrix of several images is the
+        sum of theirs.
     """
     counted = labels != IGNORED_TRAIN_ID
     pairs = labels[counted] * classes + predictions[counted]
@@ -55,7 +56,7 @@ def confusion_matrix(
 
 
 def scores(matrix: torch.Tensor) -> Scores:
-    """Accuracy and IoU of a confusion matrix; all are 0 where no pixel was counted."""
+    """Compute the scores of a confusion matrix; all are 0 if no pixel was counted."""
     counts = matrix.tolist()
     size = len(counts)
     class_iou: list[float | None] = []
@@ -76,9 +77,9 @@ def scores(matrix: torch.Tensor) -> Scores:
 
 
 def best_constant_prediction(matrix: torch.Tensor) -> ConstantPrediction:
-    """The best that a constant can do on the labels that a confusion matrix was made of.
+    """Compute the best constant prediction for the labels of a confusion matrix.
 
-    A class that is predicted everywhere has its share of the pixels as IoU, every other class
+    A class that is predicted everywhere has its share of the pixels as IoU; every other class
     that occurs has 0.
 
     Raises:
@@ -100,5 +101,5 @@ def best_constant_prediction(matrix: torch.Tensor) -> ConstantPrediction:
 
 
 def class_name(index: int) -> str:
-    """The name of a train id; its number where a data set has classes of its own."""
+    """The name of a train id; `class N` for ids that are not Cityscapes'."""
     return CLASSES[index].name if index < len(CLASSES) else f"class {index}"

@@ -1,4 +1,4 @@
-"""Does the data loader keep up with the training step? Each setting is tried, alone and in use."""
+"""The sweep of the data loader: each setting is timed alone and in a training."""
 
 import itertools
 import time
@@ -19,13 +19,18 @@ from bsprobe.training.step import Batch, Task, build_task, training_step
 ReportPhase = Callable[[str], None]
 
 _SECONDS = 1.0
-"""How long each setting is timed, alone and in use; at least `_FEWEST` updates."""
+"""Seconds for which each setting is timed, alone and in a training; at least `_FEWEST` updates."""
 _FEWEST = 3
 _WARMUP_STEPS = 2
 
 
 def measure_loading(spec: LoaderSpec, place: Place, report: ReportPhase) -> Loading:
     """Time the training step on images in memory, then each setting of the loader.
+
+    Args:
+        spec: The training and the settings.
+        place: The device to train on.
+        report: Called with each phase.
 
     Raises:
         FileError: An image is damaged.
@@ -64,7 +69,7 @@ def _rate(
 ) -> LoaderRate:
     stream = training_loader(images, training, setting, start=0)
     for _ in range(setting.workers * (setting.prefetch_factor or 0) + 1):
-        next(stream)  # what the processes had ready when the first batch came would flatter
+        next(stream)  # leave prefetched batches out of the timing
     return LoaderRate(
         setting=setting,
         alone_images_per_second=_rate_alone(stream, training.plan.accumulation_steps),
@@ -81,14 +86,14 @@ def _rate_alone(stream: Iterator[Batch], steps: int) -> float:
 
 
 def _rate_of_steps(task: Task, stream: Iterator[Batch], training: TrainingSpec) -> float:
-    """Images per second of updates, the wait for their images included."""
+    """Images per second of updates, including the wait for images."""
     steps = training.plan.accumulation_steps
     seconds: list[float] = []
     for _ in range(_WARMUP_STEPS):
         training_step(task, list(itertools.islice(stream, steps))).item()
     while len(seconds) < _FEWEST or sum(seconds) < _SECONDS:
         start = time.perf_counter()
-        # Asking for the loss waits for the device.
+        # `item` waits for the device.
         training_step(task, list(itertools.islice(stream, steps))).item()
         seconds.append(time.perf_counter() - start)
     return training.plan.effective_batch * len(seconds) / sum(seconds)

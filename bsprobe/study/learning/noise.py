@@ -1,9 +1,8 @@
-"""Gradients of small batches and of the big one that they make, for the gradient noise scale.
+"""Gradients of single images and of a big batch of them, for the gradient noise scale.
 
-As in an accumulated update the micro-batches are small samples and their sum is the big one. The
-images must not influence each other, or a small batch would be another loss than its share of the
-big one: norms that use statistics of the batch use their running ones here, and the loss has a
-constant normaliser, the pixels of an image, whether they are valid or not.
+The loss of an image must not depend on the other images of its batch. So norms use their running
+statistics instead of the batch's, and the loss is divided by all pixels of an image, whether they
+are valid or not.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,18 +16,16 @@ from bsprobe.training.losses import segmentation_loss
 from bsprobe.training.step import Batch, Task
 
 BIG_BATCH = 8
-"""Images in a big sample; the small ones are single images."""
+"""Number of images in the big batch; the small batches are single images."""
 
 
 def noise_sample(task: Task, images: Iterable[Batch], *, updates: int) -> NoiseSample:
-    """Squared gradient norms at the task's present weights, which stay as they are.
-
-    Computed in fp32 whatever the task's precision: there is no update to rescale for.
+    """Compute squared gradient norms at the present weights, in fp32 for any precision.
 
     Args:
-        task: Its model is used in evaluation mode, left in training mode, without gradients.
+        task: Its model is used in evaluation mode and left in training mode, without gradients.
         images: `BIG_BATCH` batches of one image, on any device.
-        updates: How many the weights have seen; for the record.
+        updates: The number of updates so far, for the record.
     """
 
     def loss(waiting: Batch) -> torch.Tensor:
@@ -52,11 +49,15 @@ def noise_sample(task: Task, images: Iterable[Batch], *, updates: int) -> NoiseS
 def square_norms(
     model: nn.Module, losses: Iterable[Callable[[], torch.Tensor]]
 ) -> tuple[float, float, int]:
-    """|G|^2 of each loss, their mean; of the mean of all gradients; and the number of losses.
+    """Compute squared norms of gradients over several losses.
 
     Args:
-        model: Whose parameters the gradients are of; they are left without gradients.
-        losses: Mean losses of batches of equal size, computed when they are called.
+        model: The network; its parameters are left without gradients.
+        losses: Functions that compute the mean losses of batches of equal size.
+
+    Returns:
+        The mean of the losses' squared norms, the squared norm of the mean gradient, and the number
+        of losses.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     total = [torch.zeros_like(p) for p in parameters]

@@ -1,4 +1,4 @@
-"""Where a training runs, and what is known there of memory."""
+"""The device of a training, and the meter of its memory."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -10,13 +10,13 @@ from bsprobe.records.trials import Peak
 
 @runtime_checkable
 class Meter(Protocol):
-    """A device's view of its own memory."""
+    """Measures the memory of a device."""
 
     def reset_peak(self) -> None:
-        """Start a new peak at what is held now."""
+        """Reset the peak to the memory in use."""
 
     def peak(self) -> Peak:
-        """The most that was held since the last reset; waits for the device."""
+        """Return the peak since the last reset; waits for the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +28,10 @@ class Place:
 
     @property
     def pins_memory(self) -> bool:
-        """Whether pinned host memory makes copies to the device faster."""
+        """True if pinned host memory speeds up copies to the device."""
         return self.device.type == "cuda"
 
     def peak_bytes(self) -> int:
-        """Reserved by PyTorch's allocator where there is one, else allocated."""
+        """The peak of reserved memory; of allocated memory if the device has no such allocator."""
         peak = self.meter.peak()
         return peak.allocated_bytes if peak.reserved_bytes is None else peak.reserved_bytes

@@ -1,20 +1,19 @@
-"""The learning rate over a training, counted in optimizer updates."""
+"""Learning rate schedules over optimizer updates."""
 
 POLY_POWER = 0.9
-"""Of the released DeepLabV2 solvers (`lr_policy: "poly"`, `power: 0.9`)."""
+"""The power in the released solvers of DeepLabV2 (`lr_policy: "poly"`, `power: 0.9`)."""
 
 
 def poly_with_warmup(update: int, *, updates: int, warmup_updates: int) -> float:
-    """The share of the full learning rate that an update is made with.
+    """The learning rate of an update, as a share of the full rate.
 
     It rises linearly over the first `warmup_updates` (Goyal et al. 2017, 2.2), then falls as
-    `(1 - update / updates) ** 0.9`. An accumulated update is one update, however many
-    micro-batches it has.
+    `(1 - update / updates) ** 0.9`. An accumulated update is one update.
 
     Args:
-        update: 0 for the first one; from `updates` on the share is 0.
-        updates: Of the whole training.
-        warmup_updates: Of which so many warm up.
+        update: The update, from 0; from `updates` on the share is 0.
+        updates: Number of updates of the training.
+        warmup_updates: Number of warm-up updates among them.
     """
     if update < warmup_updates:
         return (update + 1) / warmup_updates

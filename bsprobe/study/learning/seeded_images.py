@@ -1,8 +1,8 @@
-"""Training and validation images in an order that nothing but the seed decides.
+"""Training images in an order that depends only on the seed, and validation images.
 
-The image at a position of the training, and how it is scaled, cropped and flipped, follow from
-the seed and the position alone: not from the batch, not from the number of loading processes,
-not from where a training was interrupted. So trainings with different batches see the same images.
+The image at a position of the training, and its scale, crop and flip, depend only on the seed and
+the position: not on the batch, the number of loading processes or interruptions. So trainings with
+different batches see the same images.
 """
 
 import math
@@ -26,14 +26,14 @@ from bsprobe.training.step import Batch
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 Key = tuple[int, int]
-"""A position in the training and the index of the image that stands there."""
+"""A position in the training, and the index of its image."""
 
 _ORDER, _DRAWING = 0, 1
-"""What a seed is used for; different uses must not draw the same numbers."""
+"""Uses of a seed; different uses must not draw the same numbers."""
 
 
 def mixed_seed(*parts: int) -> int:
-    """One seed of several numbers, such that neighbours have nothing in common."""
+    """Combine several numbers into one seed; neighbouring numbers give independent seeds."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
@@ -41,13 +41,19 @@ class SeededImages(Dataset[Pair]):
     """Training images whose random transform is seeded by their position."""
 
     def __init__(self, images: Dataset[Pair], count: int, *, seed: int) -> None:
-        """Take the images of a data set of known length; the seed is the training's."""
+        """Take the images of a data set.
+
+        Args:
+            images: The data set; its transform draws from torch's default generator.
+            count: Number of images in the data set.
+            seed: The seed of the training.
+        """
         self._images = images
         self._seed = seed
         self.count = count
 
     def __getitem__(self, key: Key) -> Pair:
-        """The image of an index, scaled, cropped and flipped as its position has it.
+        """Return the image of an index, transformed with the random numbers of its position.
 
         Raises:
             FileError: A file is damaged.
@@ -55,7 +61,7 @@ class SeededImages(Dataset[Pair]):
         position, index = key
         generator = torch.default_generator
         before = generator.get_state()
-        # Only this generator: seeding all would reseed the GPU's, which dropout draws from.
+        # Not `torch.manual_seed`, which also seeds the GPU's generator, used by dropout.
         generator.manual_seed(mixed_seed(self._seed, _DRAWING, position))
         try:
             return self._images[index]
@@ -65,16 +71,16 @@ class SeededImages(Dataset[Pair]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order(Sampler[list[Key]]):
-    """Micro-batches of keys: each epoch is a permutation of its own; batches run across epochs."""
+    """Micro-batches of keys. Each epoch is another permutation; a batch can span two epochs."""
 
     count: int
-    """Images in the data set."""
+    """Number of images in the data set."""
     micro_batch: int
     seed: int
     start: int = 0
-    """The first position: how many images were seen before."""
+    """The first position: the number of images seen before."""
     end: int | None = None
-    """Positions from here on are left out; None: there is no end."""
+    """The position after the last; None for an endless order."""
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield lists of `micro_batch` keys."""
@@ -101,10 +107,16 @@ class Order(Sampler[list[Key]]):
 def training_images(
     source: DataSource, crop: Resolution, normalisation: InputNormalisation, *, seed: int
 ) -> SeededImages:
-    """The training images of a data set.
+    """Open the training images of a data set.
+
+    Args:
+        source: The folder, and the number of its images to use.
+        crop: Height and width of the crops.
+        normalisation: The normalisation of the images.
+        seed: The seed of the training.
 
     Raises:
-        FileError: The folder is not what it should be.
+        FileError: The folder has not the layout of Cityscapes.
     """
     transform = training_transform(crop, normalisation=normalisation)
     whole = CityscapesDataset(Path(source.root), Split.TRAIN, transform=transform)
@@ -115,10 +127,15 @@ def training_images(
 def validation_images(
     source: DataSource, crop: Resolution, normalisation: InputNormalisation
 ) -> CityscapesDataset:
-    """All validation images, with labels at their native size.
+    """Open all validation images, with labels at their native size.
+
+    Args:
+        source: The folder.
+        crop: Height and width of the training's crops, which set the scale of the images.
+        normalisation: The normalisation of the images.
 
     Raises:
-        FileError: The folder is not what it should be.
+        FileError: The folder has not the layout of Cityscapes.
     """
     transform = validation_transform(crop, normalisation=normalisation)
     return CityscapesDataset(Path(source.root), Split.VAL, transform=transform)
@@ -127,7 +144,13 @@ def validation_images(
 def training_loader(
     images: SeededImages, spec: TrainingSpec, setting: LoaderSetting, *, start: int
 ) -> Iterator[Batch]:
-    """Micro-batches from a position on, on the host, without end.
+    """Return an endless stream of micro-batches on the host.
+
+    Args:
+        images: The training images.
+        spec: Gives micro-batch and seed.
+        setting: The setting of the data loader.
+        start: The position of the first image.
 
     Raises:
         FileError: An image is damaged.
@@ -145,13 +168,13 @@ def training_loader(
             num_workers=setting.workers,
             prefetch_factor=setting.prefetch_factor,
             pin_memory=setting.pin_memory,
-            generator=torch.Generator(),  # else starting it draws from the training's generator
+            generator=torch.Generator(),  # otherwise it draws from the training's generator
         )
     )
 
 
 def validation_loader(images: CityscapesDataset, *, workers: int) -> Iterator[Batch]:
-    """The validation images one by one, for they may differ in size.
+    """Return the validation images one by one, because they can differ in size.
 
     Raises:
         FileError: An image is damaged.
@@ -166,7 +189,7 @@ def _batches(loader: DataLoader[Pair]) -> Iterator[Batch]:
         for images, labels in loader:
             yield Batch(images=images, labels=labels)
     except BsprobeError as error:
-        # From a loading process it comes with that process's traceback as its text.
+        # The text of an error from a loading process is its traceback.
         last = str(error).strip().splitlines()[-1]
         name = f"{type(error).__module__}.{type(error).__name__}: "
         raise FileError(last.removeprefix(name), hint=error.hint) from None

@@ -1,4 +1,4 @@
-"""One short, seeded training that is really run, validated as it goes, and can be resumed."""
+"""One short, seeded training with validations and checkpoints."""
 
 import itertools
 import math
@@ -39,26 +39,27 @@ from bsprobe.training.step import Batch, Task, build_task, facts_of, training_st
 ReportPhase = Callable[[str], None]
 
 _SAVE_EVERY_SECONDS = 60.0
-"""And at every validation: at most so much is lost when the process is killed."""
+"""Interval of checkpoints, which are also written at every validation."""
 _NOISE = 2
-"""A use of the seed: see `seeded_images`."""
+"""A use of the seed, as those in `seeded_images`."""
 _NOISE_POSITIONS = 2**40
-"""Positions of the images of noise samples begin here: no training comes so far."""
+"""First position of the images of noise samples, beyond those of any training."""
 
 
 def learn(
     spec: TrainingSpec, checkpoint: Path, place: Place, report: ReportPhase
 ) -> TrainingResult:
-    """Make a training, or go on with it from its checkpoint, which is deleted by the parent.
+    """Run a training, or resume it from its checkpoint, which the parent process deletes.
 
     Args:
-        spec: What to train.
-        checkpoint: Where the training is kept until it ends.
-        place: Where to train.
-        report: Told what happens now.
+        spec: The training.
+        checkpoint: The file of its checkpoint.
+        place: The device to train on.
+        report: Called with each phase.
 
     Raises:
-        FileError: An image is damaged, weights do not match, the disk is full …
+        FileError: An image is damaged, weights do not fit, or a checkpoint cannot be read or
+            written.
     """
     report("building")
     torch.backends.cudnn.benchmark = spec.variant.cudnn_benchmark is CudnnBenchmark.ON
@@ -128,7 +129,7 @@ class _Learning:
         return self._result(diverged_at, len(validation), images.count)
 
     def _update(self, stream: Iterator[Batch]) -> float:
-        """One update with its share of the learning rate; the loss that it was made with."""
+        """Run one update with its learning rate and return its loss."""
         plan, reached = self._spec.plan, self._reached
         self._report(self._words())
         share = poly_with_warmup(
@@ -159,8 +160,8 @@ class _Learning:
         found = validate(self._task, batches, classes=self._spec.variant.logits)
         if not int(found.confusion.sum()):
             raise FileError(
-                f"{self._spec.data.root}: no pixel of the validation images is of a known class",
-                hint="look at its labels: bsprobe data ROOT",
+                f"{self._spec.data.root}: no pixel of the validation images has a trained class",
+                hint=f"inspect the labels: bsprobe data {self._spec.data.root}",
             )
         if reached.chance is None:
             best = best_constant_prediction(found.confusion)
@@ -217,13 +218,13 @@ class _Learning:
 
 
 def _marks(updates: int, validations: int) -> tuple[int, ...]:
-    """After which updates to validate: evenly spread, the last one among them."""
+    """The updates after which to validate: evenly spaced, including the last one."""
     marks = {math.ceil(updates * part / validations) for part in range(1, validations + 1)}
     return tuple(sorted(marks))
 
 
 def _noise_counts(marks: tuple[int, ...], updates: int, samples: int) -> dict[int, int]:
-    """The number of noise samples to take at each mark: those of the second half, evenly."""
+    """The number of noise samples at each mark in the second half, evenly distributed."""
     late = [mark for mark in marks if 2 * mark > updates]
     parts = len(late)
     return {
@@ -233,7 +234,7 @@ def _noise_counts(marks: tuple[int, ...], updates: int, samples: int) -> dict[in
 
 
 def _noise_images(images: SeededImages, seed: int, sample: int) -> Iterator[Batch]:
-    """Single images, drawn from all with replacement: independent, as the estimate wants them."""
+    """Single images, drawn with replacement: the estimate assumes independent samples."""
     generator = torch.Generator().manual_seed(mixed_seed(seed, _NOISE, sample))
     indices = torch.randint(images.count, (BIG_BATCH,), generator=generator).tolist()
     for place, index in enumerate(indices):

@@ -1,4 +1,4 @@
-"""What a network is worth on the validation images."""
+"""The validation of a network: its loss and confusion matrix on the validation images."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from bsprobe.training.step import Batch, Task, evaluation_logits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """One pass over the validation images."""
+    """The result of one pass over the validation images."""
 
     confusion: torch.Tensor
     """(classes, classes), int64, on the CPU; rows are true classes."""
@@ -24,12 +24,12 @@ class Validation:
 
 
 def validate(task: Task, batches: Iterable[Batch], *, classes: int) -> Validation:
-    """Predict every image at the size of its label and compare.
+    """Predict every image at the size of its label and compare the two.
 
     Args:
-        task: Its model is used in evaluation mode and left as it was.
-        batches: Images at the size for the network, labels at their own.
-        classes: Of the network.
+        task: Its model is used in evaluation mode and left in training mode.
+        batches: Images at the size for the network, labels at their native size.
+        classes: Number of classes of the network.
     """
     confusion = torch.zeros((classes, classes), dtype=torch.int64, device=task.device)
     total = torch.zeros((), dtype=torch.float64, device=task.device)

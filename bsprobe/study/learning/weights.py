@@ -1,8 +1,8 @@
-"""Weights from a file into a network, every tensor accounted for.
+"""Loading a file of weights into a network.
 
-Read are the state dicts of torchvision's ResNets and of its segmentation networks, and the common
-ImageNet-initialised DeepLab checkpoints, whose names may begin with `Scale.` or `module.`. Only a
-classifier may be left out or left as it is; anything else without a counterpart is an error.
+The file is a state dict of a torchvision ResNet or segmentation network, or a common
+ImageNet-initialised DeepLab checkpoint, whose names can begin with `Scale.` or `module.`. Any
+tensor without a counterpart is an error, except for those of a classifier.
 """
 
 import pickle
@@ -32,22 +32,22 @@ LOAD_ERRORS = (
     AssertionError,
     struct.error,
 )
-"""Errors of `torch.load` for files that are damaged or no files of its own."""
+"""Errors of `torch.load` for damaged files and files of other formats."""
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+\w)")
-"""The name of a class or function that `torch.load` finds beside tensors."""
+"""The name of a class or function in an error of `torch.load`."""
 _PREFIXES = ("module.", "Scale.")
 _WRAPPERS = ("state_dict", "model")
-"""Under which a training script keeps the weights beside other things."""
+"""Keys of the weights in the checkpoints of training scripts."""
 _IMAGENET_HEAD = ("fc.",)
 _DEEPLAB_HEAD = ("layer5.",)
 _TORCHVISION_HEADS = ("classifier.", "aux_classifier.")
 _HEADS = _IMAGENET_HEAD + _DEEPLAB_HEAD + _TORCHVISION_HEADS
 _BOOKKEEPING = "num_batches_tracked"
-"""BatchNorm's count of batches: older files have none, and no output depends on it."""
+"""BatchNorm's count of batches: older files lack it, and outputs do not depend on it."""
 _MOST_NAMED = 8
 _INPUT_WORDS = {
     InputNormalisation.IMAGENET_RGB: "red, green, blue, ImageNet's mean and standard deviation",
-    InputNormalisation.CAFFE_BGR: "blue, green, red from 0 to 255 less the mean colour",
+    InputNormalisation.CAFFE_BGR: "blue, green, red from 0 to 255, less the mean colour",
 }
 
 
@@ -58,22 +58,22 @@ class LoadedWeights:
     normalisation: InputNormalisation
     """The normalisation of images that the weights expect."""
     sentence: str
-    """Sentences on the entries that were loaded, left out, and left as they were."""
+    """Sentences for the report: the tensors loaded and not loaded, and the normalisation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Match:
-    """The counterparts of the tensors of a file among the entries of a network."""
+    """The match between the tensors of a file and of a network."""
 
     loaded: Mapping[str, torch.Tensor]
     left_out: tuple[str, ...]
-    """Of the file: a classifier that is not this network's."""
+    """Tensors of a classifier in the file that does not fit the network."""
     fresh: tuple[str, ...]
-    """Of the network: a classifier that the file does not have."""
+    """Tensors of the network's classifier that the file does not have."""
     unplaced: tuple[str, ...]
-    """Of the file: nothing in the network is like it."""
+    """Other tensors of the file without a counterpart in the network."""
     missing: tuple[str, ...]
-    """Of the network: nothing in the file is like it."""
+    """Other tensors of the network without a counterpart in the file."""
 
 
 def load_weights(
@@ -82,26 +82,26 @@ def load_weights(
     """Load a file of weights into a network, in place.
 
     Args:
-        model: Its classifier may have another number of classes than the file's.
+        model: The network; its classifier can have another number of classes than the file's.
         path: A state dict, or a dict that holds one under `state_dict` or `model`.
-        stated: What the user says of the input; None: it is to be told from the names.
+        stated: The normalisation given by the user; None to derive it from the tensor names.
 
     Raises:
-        FileError: The file cannot be read, or something beside a classifier does not match.
-        UsageError: What the weights expect of their input cannot be told.
+        FileError: The file cannot be read, or does not fit the network outside the classifier.
+        UsageError: The tensor names do not give the normalisation.
     """
     entries = _read(path)
     names = {_stripped(name): name for name in entries}
     if len(names) != len(entries):
         raise FileError(
-            f"{path} holds two tensors of one name once prefixes are taken off",
-            hint="give a file with one network in it",
+            f"{path} holds two tensors with one name, prefixes aside",
+            hint="give a file of one network",
         )
     normalisation = stated or _told_by(entries, path)
     match = _match(model, {new: entries[old] for new, old in names.items()})
     if match.unplaced or match.missing:
         raise _mismatch(path, match)
-    # Frozen norms take entries out of the dict they are given.
+    # A copy, because frozen norms remove entries.
     model.load_state_dict(dict(match.loaded), strict=False)
     return LoadedWeights(
         normalisation=normalisation, sentence=_sentence(path, model, match, normalisation)
@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except LOAD_ERRORS as error:
             raise FileError(
-                f"{path} is no file of weights that can be loaded safely: {_reason(error)}",
+                f"{path} cannot be loaded as weights: {_reason(error)}",
                 hint="give a state dict saved with torch.save",
             ) from error
     for wrapper in _WRAPPERS:
@@ -125,10 +125,10 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """The cause in PyTorch's words, without its advice to load the file all the same."""
+    """The reason in PyTorch's message, without its advice to load the file unsafely."""
     text = str(error).strip()
     if named := _FORBIDDEN.search(text):
-        return f"it holds {named[1]}, which is no tensor"
+        return f"it holds {named[1]}, which is not a tensor"
     if text.startswith("Weights only load failed"):
         return "it holds more than tensors"
     sentence = text.partition("\n")[0].partition(". ")[0]
@@ -144,12 +144,12 @@ def _require_tensors(path: Path, content: Any) -> None:
         if not isinstance(value, torch.Tensor):
             raise FileError(
                 f"{path} holds a {type(value).__name__} under '{name}', not a tensor",
-                hint="give a state dict, not a whole model or a training's checkpoint",
+                hint="give a state dict, not a whole model or the checkpoint of a training",
             )
 
 
 def _stripped(name: str) -> str:
-    """A name without the prefixes that wrappers put before it."""
+    """A name without the prefixes of wrappers."""
     for _ in _PREFIXES:
         for prefix in _PREFIXES:
             name = name.removeprefix(prefix)
@@ -157,17 +157,17 @@ def _stripped(name: str) -> str:
 
 
 def _told_by(names: Mapping[str, object], path: Path) -> InputNormalisation:
-    """The normalisation of the images that weights were trained with, by the names in a file."""
+    """The normalisation of the images that weights were trained with, from the tensor names."""
     plain = [name.removeprefix("module.") for name in names]
     if any(name.startswith("Scale.") for name in plain):
-        return InputNormalisation.CAFFE_BGR  # the wrapper of the networks converted from Caffe
+        return InputNormalisation.CAFFE_BGR  # the wrapper of networks converted from Caffe
     if any(name.startswith((*_IMAGENET_HEAD, "backbone.")) for name in plain):
         return InputNormalisation.IMAGENET_RGB
     either = "; or ".join(_INPUT_WORDS.values())
     raise UsageError(
-        f"{path} does not say which input its network wants: {either}",
-        hint="say it: --input-normalisation imagenet-rgb (torchvision) or caffe-bgr (weights "
-        "converted from Caffe, as the common DeepLab ones are)",
+        f"the tensor names in {path} do not give the input normalisation: {either}",
+        hint="add --input-normalisation imagenet-rgb (torchvision) or caffe-bgr (weights "
+        "converted from Caffe, such as the common DeepLab checkpoints)",
     )
 
 
@@ -178,7 +178,7 @@ def _match(model: nn.Module, entries: Mapping[str, torch.Tensor]) -> _Match:
         entries = {n if n.startswith(_HEADS) else f"backbone.{n}": t for n, t in entries.items()}
     fits = {n for n, t in entries.items() if n in own and own[n].shape == t.shape}
     heads_own = {n for n in own if n.startswith(head)}
-    if not heads_own <= fits:  # a classifier is taken whole or not at all
+    if not heads_own <= fits:  # a classifier is loaded completely or not at all
         fits -= heads_own
     rest = [name for name in entries if name not in fits and not name.endswith(_BOOKKEEPING)]
     missing = [name for name in own if name not in fits and not name.endswith(_BOOKKEEPING)]
@@ -203,18 +203,20 @@ def _mismatch(path: Path, match: _Match) -> FileError:
     parts = []
     if match.unplaced:
         parts.append(
-            f"{len(match.unplaced)} of its tensors have no place ({_listed(match.unplaced)})"
+            f"tensors of the file without a match: {len(match.unplaced)} "
+            f"({_listed(match.unplaced)})"
         )
     if match.missing:
         parts.append(
-            f"{len(match.missing)} of the network's have no value ({_listed(match.missing)})"
+            f"tensors of the network without a match: {len(match.missing)} "
+            f"({_listed(match.missing)})"
         )
     statistics = any(name.endswith("running_mean") for name in match.unplaced)
     return FileError(
-        f"{path} does not fit the network: {'; '.join(parts)}",
-        hint="BatchNorm's weights need --norm batch or frozen"
+        f"{path} does not fit the network; {'; '.join(parts)}",
+        hint="weights of BatchNorm need --norm batch or frozen"
         if statistics
-        else "is it of the same --model? Only the classifier may differ",
+        else "give a file of the same --model; only the classifier may differ",
     )
 
 
@@ -224,20 +226,20 @@ def _sentence(
     total = len(match.loaded) + len(match.left_out)
     text = f"{len(match.loaded)} of the {total} tensors of {path.name} were loaded"
     if match.left_out:
-        text += f"; left out, as of another classifier: {', '.join(match.left_out)}"
+        text += f". Not loaded, as of another classifier: {', '.join(match.left_out)}"
     if match.fresh:
-        text += f"; the network's own classifier starts afresh: {', '.join(match.fresh)}"
-    text += f". Images are given as {normalisation} ({_INPUT_WORDS[normalisation]})."
+        text += f". Newly initialised, as the classifier: {', '.join(match.fresh)}"
+    text += f". Images are normalised as {normalisation} ({_INPUT_WORDS[normalisation]})."
     if isinstance(model, DeepLabV2) and any(n.startswith(_IMAGENET_HEAD) for n in match.left_out):
         text += (
-            " torchvision's ResNets stride in the 3x3 convolution of a block, this network in the "
-            "first 1x1: where layer2 begins, the weights meet other features than they learnt."
+            " torchvision's ResNets have the stride in the 3x3 convolution of a block, this "
+            "network in the first 1x1, so the weights get other features from layer2 on."
         )
     return text
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more."""
+    """The first few names, and the number of others."""
     shown = ", ".join(names[:_MOST_NAMED])
     more = len(names) - _MOST_NAMED
     return f"{shown} and {more} more" if more > 0 else shown

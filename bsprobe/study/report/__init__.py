@@ -1,1 +1,1 @@
-"""A study to text, tables, pictures."""
+"""The report of a study: text, tables and plots."""

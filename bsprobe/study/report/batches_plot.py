@@ -1,4 +1,4 @@
-"""A study's batches beside each other: what is learnt, how fast, in how much memory."""
+"""The plot of a study's batches: mean IoU, rate and peak memory."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,14 @@ _SIZE_INCHES = (11.0, 3.8)
 def batches_figure(
     study: Study, found: Sequence[BatchSummary], chosen: Verdict, chance: Chance
 ) -> Figure:
-    """What is learnt, how fast, in how much memory: three panels over the effective batch."""
+    """Draw mean IoU, rate and peak memory over the effective batch, in three panels.
+
+    Args:
+        study: The study.
+        found: Its batches.
+        chosen: The recommended batch.
+        chance: The best constant prediction.
+    """
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     learnt, fast, memory = figure.subplots(1, 3)
     figure.suptitle(
@@ -54,7 +61,7 @@ def batches_figure(
 def _draw_learnt(
     axes: Axes, found: Sequence[BatchSummary], chosen: Verdict, chance: Chance
 ) -> None:
-    """Seeds as dots, means as a line, the noise scale as a band."""
+    """Draw seeds as dots, means as a line, the interval of the noise scale as a band."""
     seeds = [
         (summary.batch, training.result.curve[-1].mean_iou)
         for summary in found

@@ -1,4 +1,4 @@
-"""A study's curves: validation mean IoU and loss as training goes on."""
+"""The plot of a study's curves: validation mean IoU and loss during the training."""
 
 import itertools
 import statistics
@@ -16,28 +16,35 @@ from bsprobe.study.verdict import BatchSummary
 
 _SIZE_INCHES = (11.0, 6.4)
 _LABEL_GAP = 0.06
-"""Of the height of the axes: labels at line ends stay this far apart."""
+"""Distance of labels at line ends, as a share of the height of the axes."""
 _LABEL_WIDTH = 0.12
-"""Of the width of the axes: ends further apart than this have labels that do not meet."""
+"""Distance of line ends from which labels do not overlap, as a share of the width of the axes."""
 _LOSS_TOP = 1.5
-"""Times the larger of the first loss and the constant's: what diverges leaves the picture."""
+"""Upper limit of the loss axis, as a multiple of the first loss or the constant's: diverging
+losses are cut off."""
 
 _FigureOf = Callable[[CurvePoint], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """One batch: the mean over its seeds, and the range."""
+    """The line of one batch."""
 
     batch: int
     colour: str
     marker: str
     points: tuple[tuple[CurvePoint, ...], ...]
-    """Per validation, the point of each seed that came so far."""
+    """For each validation, the points of the seeds that reached it."""
 
 
 def curves_figure(study: Study, found: Sequence[BatchSummary], chance: Chance) -> Figure:
-    """Validation mean IoU and loss against updates, images and seconds of training."""
+    """Draw validation mean IoU and loss over updates, images and seconds of training.
+
+    Args:
+        study: The study.
+        found: Its batches.
+        chance: The best constant prediction.
+    """
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     grid = figure.subplots(2, 3, sharex="col", sharey="row")
     lines = _lines(found)
@@ -59,7 +66,7 @@ def curves_figure(study: Study, found: Sequence[BatchSummary], chance: Chance) -
         _curves(lower, lines, across, lambda point: point.validation_loss, chance.loss)
         lower.set_xlabel(label)
         lower.set_xlim(left=0)
-        # Labels only now: they are placed by the limits of both axes.
+        # Labels last: their places depend on the limits of the axes.
         upper.set_ylim(0, _highest(lines) * 1.1)
         lower.set_ylim(0, top)
         for axes, figure_of in ((upper, _iou), (lower, _loss)):
@@ -98,7 +105,7 @@ def _lines(found: Sequence[BatchSummary]) -> list[_Line]:
 
 
 def _by_validation(results: Sequence[TrainingResult]) -> tuple[tuple[CurvePoint, ...], ...]:
-    """The points of all seeds at each validation; a seed that diverged is in the first ones."""
+    """The points of all seeds at each validation; a diverged seed is only in the first ones."""
     longest = max(len(result.curve) for result in results)
     return tuple(
         tuple(result.curve[place] for result in results if place < len(result.curve))
@@ -146,7 +153,7 @@ def _curves(
 def _values(
     line: _Line, across: Callable[[CurvePoint], float], figure_of: _FigureOf
 ) -> list[tuple[float, list[float]]]:
-    """Where along the axis, and the figure of each seed there; points without a figure left out."""
+    """The place on the x axis and the figures of the seeds there, without missing figures."""
     found = []
     for points in line.points:
         pairs = [(point, figure_of(point)) for point in points]
@@ -187,7 +194,7 @@ def _label_ends(
     across: Callable[[CurvePoint], float],
     figure_of: _FigureOf,
 ) -> None:
-    """Write each line's batch at its end, or at the frame where the line leaves it."""
+    """Write the batch at the end of each line, or at the frame if the line leaves it."""
     top, right = axes.get_ylim()[1], axes.get_xlim()[1]
     ends = []
     for line in lines:

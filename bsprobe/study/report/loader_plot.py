@@ -1,4 +1,4 @@
-"""A study's data loader: each setting beside what the step takes."""
+"""The plot of a study's data loader."""
 
 from matplotlib.figure import Figure
 
@@ -11,7 +11,7 @@ _SIZE_INCHES = (8.0, 3.2)
 
 
 def loader_figure(study: Study) -> Figure:
-    """Each setting of the data loader beside what the step takes."""
+    """Draw the rates of each setting of the data loader and of the step."""
     loading = study.loading
     assert loading is not None  # noqa: S101 - the caller's condition
     best = recommended_loading(loading)
@@ -38,7 +38,7 @@ def loader_figure(study: Study) -> Figure:
         fontsize=11,
     )
     axes.set_title(
-        "circle: training fed so; square: loader alone; dashed: the step on images in memory; "
+        "circle: training; square: loader alone; dashed: training on images in memory; "
         "★: recommended",
         loc="left",
         fontsize=8,

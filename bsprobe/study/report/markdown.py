@@ -1,4 +1,4 @@
-"""The report of a study as markdown: the answer first, the evidence below, the log folded away."""
+"""The report of a study as markdown: the answer, the evidence, and the folded log."""
 
 from collections.abc import Sequence
 
@@ -11,26 +11,26 @@ from bsprobe.training.cityscapes.labels import CLASSES
 
 
 def render(study: Study, *, plots: Sequence[str], snippet: str | None) -> str:
-    """The whole report.
+    """Render the report.
 
     Args:
-        study: What is reported.
-        plots: Names, without suffix, of the plots beside the report.
-        snippet: Python to train with, or None where nothing can be recommended.
+        study: The study.
+        plots: Names of the plots in the folder of the report, without suffix.
+        snippet: Python code of the recommended training; None if nothing is recommended.
     """
     found, chosen = sentences.chosen_of(study)
     result = next((t.result for t in study.trainings if t.result is not None), None)
     parts = [
-        f"# What {sentences.subject(study.settings)} learns with which batch",
+        f"# Batch study of {sentences.subject(study.settings)}",
         f"On {study.device.name}, {study.device.source}.",
         f"**{sentences.answer(study, chosen)}**",
         _batches(study, found, chosen, result),
         _plot("batches", plots),
-        "## How it learnt",
+        "## Learning curves",
         _plot("curves", plots),
         _noise(chosen),
         _loading(study, plots),
-        "## What to know\n\n" + "\n".join(f"- {line}" for line in sentences.caveats(study)),
+        "## Notes\n\n" + "\n".join(f"- {line}" for line in sentences.caveats(study)),
         _snippet(snippet),
         folded("The classes at the end", _classes(found)),
         folded("The trainings", _log(study)),
@@ -61,7 +61,7 @@ def _batches(
     over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     data = (
         f" There are {result.training_images} training and {result.validation_images} validation "
-        f"images, given as {result.input_normalisation}."
+        f"images, normalised as {result.input_normalisation}."
         if result is not None
         else ""
     )
@@ -69,8 +69,8 @@ def _batches(
         f"## After {study.settings.images_seen} training images\n\n{table(header, rows)}\n\n"
         f"Figures: {over}, of the last validation: one confusion matrix over all validation "
         "images, predictions at the size of the labels. The star marks the highest mean IoU. "
-        "*Best constant* predicts one and the same for every pixel, chosen with the validation "
-        "labels known: the least that a network must beat." + data
+        "*Best constant* is the same class for every pixel, chosen with the validation labels. "
+        "A network must beat it." + data
     )
 
 
@@ -110,7 +110,7 @@ def _noise(chosen: Verdict | None) -> str:
 def _loading(study: Study, plots: Sequence[str]) -> str:
     if study.loading is None:
         return ""
-    header = ("setting", "loader alone", "training fed so", "step from memory")
+    header = ("setting", "loader alone", "training", "training from memory")
     rows = [
         (
             sentences.setting_words(rate),
@@ -139,7 +139,7 @@ def _snippet(snippet: str | None) -> str:
 
 
 def _classes(found: Sequence[BatchSummary]) -> str:
-    """The last IoU of every class, for the first seed of each batch that finished."""
+    """The last IoU of every class, in the first finished seed of each batch."""
     ends = {
         summary.batch: t.result.curve[-1].class_iou
         for summary in found

@@ -1,4 +1,4 @@
-"""Pictures of a study: the curves, the batches beside each other, the data loader."""
+"""The plots of a study: curves, batches, data loader."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from bsprobe.study.report.loader_plot import loader_figure
 
 
 def write_study_plots(study: Study, folder: Path) -> list[str]:
-    """Write the plots there is data for, as SVG and PNG; return their names without suffix."""
+    """Write the plots that have data, as SVG and PNG, and return their names without suffix."""
     found, chosen = sentences.chosen_of(study)
     chance = next((t.result.chance for t in study.trainings if t.result is not None), None)
     figures = []

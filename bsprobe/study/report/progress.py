@@ -1,4 +1,4 @@
-"""The progress of a study: a line a training."""
+"""The progress of a study: one line for each training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from bsprobe.study.records import LoaderSpec, Loading, StudySettings, Training, 
 
 
 class StudyProgress:
-    """Shows a study as it goes."""
+    """Shows the progress of a study."""
 
     def __init__(self, settings: StudySettings, console: Console) -> None:
         self._progress = Progress(console)
@@ -21,26 +21,26 @@ class StudyProgress:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the study inside the context, from the opening of the device on."""
+        """Show the progress inside the context, beginning with the opening of the device."""
         seen, asked = self._settings.images_seen, self._settings.images
         with self._progress.shown():
             if seen != asked:
                 self._progress.warn(
-                    f"each training sees {seen} images: the batches do not all divide {asked}"
+                    f"each training sees {seen} images: not all batches divide {asked}"
                 )
             self._progress.begin("opening the device")
             yield
 
     def on_training_start(self, spec: TrainingSpec, *, resumed: bool) -> None:
-        """Say which training runs."""
+        """Show the training that runs."""
         self._progress.begin(self._name(spec) + (", from its checkpoint" if resumed else ""))
 
     def on_loading_start(self, spec: LoaderSpec) -> None:
-        """Say that the data loader is being timed."""
+        """Show that the data loader is timed."""
         self._progress.on_stage(f"data loader, {len(spec.settings)} settings")
 
     def on_training(self, training: Training) -> None:
-        """Say how a training ended."""
+        """Write the end of a training."""
         words = f"{self._name(training.spec):<28} {training.ended}"
         if training.result is not None and training.result.diverged_at is not None:
             words += f" at update {training.result.diverged_at}"
@@ -51,7 +51,7 @@ class StudyProgress:
         self._progress.log(f"{words} ({format_seconds(training.wall_seconds)})")
 
     def on_loading(self, loading: Loading | Failure) -> None:
-        """Say how the sweep ended."""
+        """Write the end of the sweep."""
         if isinstance(loading, Failure):
             self._progress.log(f"data loader: failed in {loading.phase}: {loading.message}")
         else:

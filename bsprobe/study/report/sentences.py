@@ -1,4 +1,4 @@
-"""The words that terminal and markdown share about a study."""
+"""Sentences about a study, for the terminal and the report."""
 
 from collections.abc import Sequence
 
@@ -29,34 +29,36 @@ def subject(settings: StudySettings) -> str:
 
 
 def answer(study: Study, chosen: Verdict | None) -> str:
-    """The study in a sentence, and how sure it is in another."""
+    """The recommendation, and the sentences on its certainty."""
     if chosen is None:
-        return f"No training of {subject(study.settings)} finished: nothing can be recommended."
+        return f"No training of {subject(study.settings)} finished: there is no recommendation."
     best, seen = chosen.best, study.settings.images_seen
     plan = best.trainings[0].spec.plan
     chance = _chance(best)
     return (
         f"Train {subject(study.settings)} with an effective batch of {best.batch} "
         f"({plan.micro_batch} x {plan.accumulation_steps}) and learning rate "
-        f"{plan.learning_rate:.2e} ({plan.lr_rule} rule): after {seen} images its mean IoU is "
-        f"{spread(best.mean_iou)}, where the best constant prediction has {chance:.3f}. "
+        f"{plan.learning_rate:.2e} ({plan.lr_rule} rule). After {seen} images the mean IoU is "
+        f"{spread(best.mean_iou)}; the best constant prediction has {chance:.3f}. "
         f"{certainty(chosen)}{_left_out(study, chosen)}"
     )
 
 
 def certainty(chosen: Verdict) -> str:
-    """The sentence on how well the recommended batch is told apart from the others."""
+    """The sentences on the difference between the recommended batch and the others."""
     if not chosen.rivals:
         return "There is no other batch to compare it with."
     if any(rival.uncertainty is None for rival in chosen.rivals):
-        return "One seed tells nothing of the spread: another may put another batch first."
+        return (
+            "The batches are compared with one seed only: another seed may rank them differently."
+        )
     apart = [_rival(rival) for rival in chosen.rivals if rival.is_told_apart]
     alike = [_rival(rival) for rival in chosen.rivals if not rival.is_told_apart]
     parts = []
     if apart:
-        parts.append(f"Told apart from it at 95 %: batch {', '.join(apart)}.")
+        parts.append(f"Significantly worse (95 % interval): batch {', '.join(apart)}.")
     if alike:
-        parts.append(f"Not told apart from it at 95 %: batch {', '.join(alike)}.")
+        parts.append(f"Not significantly worse: batch {', '.join(alike)}.")
     return " ".join(parts)
 
 
@@ -70,7 +72,7 @@ def spread(value: Spread | None, digits: int = 3) -> str:
 
 
 def noise_words(noise: NoiseScale | None) -> str:
-    """A noise scale with its interval, in the fewest words."""
+    """A noise scale with its interval, for a table: `8.8 (7.1 to 12)`."""
     if noise is None:
         return "-"
     if noise.images is None:
@@ -80,10 +82,10 @@ def noise_words(noise: NoiseScale | None) -> str:
 
 
 def noise_sentence(best: BatchSummary) -> str:
-    """The batch beyond which a larger one buys little."""
+    """The sentences on the gradient noise scale of the recommended batch."""
     noise = best.noise
     if noise is None:
-        return "The gradient noise scale is not known: there were too few samples."
+        return "Gradient noise scale: not known, because there are too few samples."
     where = (
         f"{noise.samples} samples in the second half of the training with batch {best.batch}, "
         f"seed {best.trainings[0].spec.seed}"
@@ -91,16 +93,16 @@ def noise_sentence(best: BatchSummary) -> str:
     if noise.images is None:
         return (
             f"Gradient noise scale: above {_count(noise.low)} images, with no upper bound "
-            f"({where}): what is left of the gradient is not told apart from noise, and larger "
-            "batches still buy something."
+            f"({where}). The gradient cannot be distinguished from noise, and larger batches "
+            "still gain."
         )
     high = "no upper bound" if noise.high is None else _count(noise.high)
     return (
         f"Gradient noise scale: {_count(noise.images)} images ({CONFIDENCE:.0%} interval "
-        f"{_count(noise.low)} to {high}; {where}). Batches well above it buy little: an update of "
-        "that many images gains half of what an update without noise would, one of three times as "
-        "many three quarters (McCandlish et al. 2018). Other weights have other noise: see the "
-        "table."
+        f"{_count(noise.low)} to {high}; {where}). Batches far above it gain little: an update "
+        "with this many images makes half the progress of an update without noise, and one with "
+        "three times as many makes three quarters (McCandlish et al. 2018). The scale depends on "
+        "the weights; the table gives it for each batch."
     )
 
 
@@ -116,28 +118,27 @@ def setting_words(rate: LoaderRate) -> str:
 
 
 def loading_sentence(loading: Loading | None, device: DeviceInfo) -> str:
-    """The sentence on whether the device waits for its images, and what to set."""
+    """The recommended setting of the data loader, and its effect on the step."""
     if loading is None:
         return "The data loader was not timed."
     rate = recommended_loading(loading)
     fed, step = rate.fed_images_per_second, loading.step_images_per_second
-    where = ", on the same processor," if device.kind is DeviceKind.CPU else ""
+    where = " on the same processor" if device.kind is DeviceKind.CPU else ""
     effect = {
-        Feeding.FULL: "the step is not starved",
-        Feeding.SLOWED: f"the step does not wait for images, but loading them meanwhile{where} "
-        f"slows it down to {fed / step:.0%}",
-        Feeding.STARVED: f"the step waits for images and gets {fed / step:.0%} of what it could "
-        "take",
+        Feeding.FULL: "The step does not wait for images",
+        Feeding.SLOWED: f"The step does not wait for images, but loading them{where} slows it "
+        f"down to {fed / step:.0%}",
+        Feeding.STARVED: f"The step waits for images and runs at {fed / step:.0%} of its rate",
     }[feeding(loading, rate)]
     return (
-        f"Data loader: use {setting_words(rate)}. The step takes {step:.3g} images/s from "
-        f"memory; fed so it takes {fed:.3g}, and the loader alone gives "
-        f"{rate.alone_images_per_second:.3g}: {effect}."
+        f"Data loader: use {setting_words(rate)}. The training runs at {fed:.3g} images/s with "
+        f"it, at {step:.3g} with images in memory; the loader alone gives "
+        f"{rate.alone_images_per_second:.3g}. {effect}."
     )
 
 
 def caveats(study: Study) -> list[str]:
-    """Other sentences on a study, only where they apply."""
+    """The notes on a study that apply to it."""
     return [
         sentence
         for sentence in (
@@ -153,13 +154,13 @@ def caveats(study: Study) -> list[str]:
 
 
 def chosen_of(study: Study) -> tuple[tuple[BatchSummary, ...], Verdict | None]:
-    """The summaries of a study and its verdict."""
+    """The batches of a study, and its verdict."""
     found = summaries(study.trainings)
     return found, verdict(found)
 
 
 def name_of(training: Training) -> str:
-    """`batch 8 (4 x 2), seed 0`."""
+    """The name of a training: `batch 8 (4 x 2), seed 0`."""
     plan = training.spec.plan
     return (
         f"batch {plan.effective_batch} ({plan.micro_batch} x {plan.accumulation_steps}), "
@@ -168,7 +169,7 @@ def name_of(training: Training) -> str:
 
 
 def _count(images: float) -> str:
-    """A number of images that is an estimate: two digits that say something."""
+    """An estimated number of images, with one decimal below 10."""
     return f"{images:.1f}" if images < _WHOLE_FROM else f"{images:.0f}"
 
 
@@ -177,12 +178,12 @@ def _rival(rival: Rival) -> str:
 
 
 def _left_out(study: Study, chosen: Verdict) -> str:
-    """Sentences about the batches that could not compete."""
+    """The sentence on batches with lost (failed or diverged) trainings, which are not compared."""
     compete = {chosen.best.batch, *(rival.batch for rival in chosen.rivals)}
     lost = [str(batch) for batch in study.settings.batches if batch not in compete]
     if not lost:
         return ""
-    return f" Batch {', '.join(lost)} lost trainings and does not compete."
+    return f" Not compared, because of lost trainings: batch {', '.join(lost)}."
 
 
 def _chance(best: BatchSummary) -> float:
@@ -196,11 +197,11 @@ def _training_caveats(trainings: Sequence[Training]) -> list[str]:
             at, updates = training.result.diverged_at, training.spec.plan.updates
             sentences.append(
                 f"{name_of(training)} diverged: the loss of update {at} of {updates} was not "
-                "finite. Try a smaller --base-lr."
+                "finite. Give a smaller --base-lr."
             )
         elif training.failure is not None:
             sentences.append(
-                f"{name_of(training)} ended in {training.failure.phase}, {training.ended}: "
+                f"{name_of(training)}, {training.ended} in {training.failure.phase}: "
                 f"{training.failure.words}"
             )
     return sentences
@@ -211,22 +212,22 @@ def _rate_caveat(settings: StudySettings) -> str:
     if settings.weights is not None or rate != REFERENCE.base_learning_rate:
         return ""
     return (
-        f"The reference rate {rate:.1e} is for fine-tuning ImageNet weights, and here "
-        "the network learnt from scratch: it wants a larger --base-lr, or --weights."
+        f"The reference rate {rate:.1e} is for fine-tuning ImageNet weights, but the network was "
+        "trained from scratch: give a larger --base-lr, or --weights."
     )
 
 
 def _norm_caveat(study: Study) -> str:
     norm = study.settings.variant.norm
     if norm is Norm.FROZEN and study.settings.weights is None:
-        return "Frozen BatchNorm without loaded weights normalises nothing: give --weights."
+        return "Frozen BatchNorm does not normalise without loaded weights: give --weights."
     models = (t.result.model for t in study.trainings if t.result is not None)
     if norm is not Norm.BATCH or all(model.batch_norms == 0 for model in models):
         return ""
     return (
-        "BatchNorm statistics see the images of a micro-batch: part of the difference between "
-        "batches that are not accumulated is theirs. For the gradient noise BatchNorm used its "
-        "running statistics, so that images do not influence each other."
+        "BatchNorm takes its statistics from the micro-batch: if batches differ in it, part of "
+        "the difference in mean IoU comes from BatchNorm. The gradient noise is measured with its "
+        "running statistics."
     )
 
 
@@ -237,19 +238,19 @@ def _weights_caveat(trainings: Sequence[Training]) -> str:
 
 def _length_caveat(settings: StudySettings) -> str:
     return (
-        f"All trainings saw the same {settings.images_seen} images in the same order. Longer ones "
-        "may rank the batches differently, and learning-rate rules are starting points, not "
-        "promises (Shallue et al. 2019)."
+        f"All trainings saw the same {settings.images_seen} images in the same order. Longer "
+        "trainings may rank the batches differently, and the best learning rate may differ from "
+        "that of the rule (Shallue et al. 2019)."
     )
 
 
 def _repetition(device: DeviceInfo) -> str:
     if device.kind is DeviceKind.CPU:
         return (
-            "Another run with the same seeds, PyTorch and number of threads gives the same "
-            "figures, times and memory aside."
+            "Another run with the same seeds, version of PyTorch and number of threads gives the "
+            "same figures, except for times and memory."
         )
     return (
-        "Another run with the same seeds begins alike, but on a GPU PyTorch adds some gradients "
-        "in an order that is not fixed: its figures differ, by how much is not known."
+        "Another run with the same seeds gives other figures, because some of PyTorch's GPU "
+        "kernels add in an order that is not fixed. The size of the difference is not known."
     )

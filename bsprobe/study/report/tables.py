@@ -1,4 +1,4 @@
-"""A study as tables, for CSV files and for whoever computes further."""
+"""The tables of a study, as data frames for CSV files."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from bsprobe.training.cityscapes.labels import CLASSES
 
 
 def trainings_table(study: Study) -> pd.DataFrame:
-    """One row a training, in the order they ran."""
+    """One row for each training, in the order of the study."""
     return _frame([_training_row(training) for training in study.trainings])
 
 
 def curves_table(study: Study) -> pd.DataFrame:
-    """One row a validation."""
+    """One row for each validation."""
     return _frame(
         [
             {**_key(training), **_point_row(point)}
@@ -26,7 +26,7 @@ def curves_table(study: Study) -> pd.DataFrame:
 
 
 def loader_table(study: Study) -> pd.DataFrame:
-    """One row a setting of the data loader."""
+    """One row for each setting of the data loader."""
     if study.loading is None:
         return _frame([])
     return _frame(
@@ -46,7 +46,7 @@ def loader_table(study: Study) -> pd.DataFrame:
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table of objects: whole numbers stay whole where some are missing."""
+    """A table of objects, so that columns with missing integers stay integers."""
     return pd.DataFrame(rows, dtype=object)
 
 

@@ -1,4 +1,4 @@
-"""The result of a study on standard output: plain text that fits 80 columns."""
+"""The result of a study for the terminal: plain text in 80 columns."""
 
 import textwrap
 
@@ -12,7 +12,7 @@ _COLUMNS = ("  batch", "use", "LR", "mIoU", "images/s", "peak", "noise scale")
 
 
 def render(study: Study) -> str:
-    """The whole result as text."""
+    """Render the result as text."""
     found, chosen = sentences.chosen_of(study)
     parts = [
         "\n".join(_wrapped(line) for line in _headline(study)),
@@ -36,8 +36,8 @@ def _headline(study: Study) -> list[str]:
     ]
     if result is not None:
         lines.append(
-            f"{result.training_images} training images, of which each training sees "
-            f"{settings.images_seen}; {result.validation_images} for validation"
+            f"{result.training_images} training and {result.validation_images} validation images; "
+            f"each training sees {settings.images_seen}"
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""All files of a study's report, in one folder."""
+"""Writing the files of a study's report."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,10 @@ from bsprobe.study.verdict import Verdict, recommended_loading
 
 
 def write_study_report(study: Study, folder: Path) -> None:
-    """Write everything but `study.json`: tables, plots, the snippet and the report.
+    """Write the tables, the plots, the snippet and the report.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: A file cannot be written.
     """
     write_atomically(folder / "trainings.csv", to_csv(tables.trainings_table(study)))
     write_atomically(folder / "curves.csv", to_csv(tables.curves_table(study)))
@@ -33,7 +33,7 @@ def write_study_report(study: Study, folder: Path) -> None:
 
 
 def study_snippet(study: Study, chosen: Verdict) -> str:
-    """The recommended training as Python, its data loader as the sweep recommends."""
+    """Python code of the recommended training, with the recommended data loader."""
     settings, best = study.settings, chosen.best
     target = settings.target
     result = next(t.result for t in best.trainings if t.result is not None)
@@ -41,7 +41,7 @@ def study_snippet(study: Study, chosen: Verdict) -> str:
     return fill(
         settings.variant,
         plan,
-        docstring=f"{sentences.subject(settings)}: what bsprobe's study recommends.\n\n"
+        docstring=f"{sentences.subject(settings)}, as bsprobe's study recommends.\n\n"
         f"{study.device.source.capitalize()} on {study.device.name}: mean IoU "
         f"{sentences.spread(best.mean_iou)} after {settings.images_seen} images.",
         target=target,

@@ -1,1 +1,1 @@
-"""Cityscapes: the label table, the folder layout, the dataset, and a drawn stand-in for it."""
+"""Cityscapes: the label table, the folder layout, the dataset, and drawn sample data."""

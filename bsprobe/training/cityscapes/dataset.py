@@ -1,4 +1,4 @@
-"""Cityscapes, or any folder in its layout, as a torch dataset."""
+"""A torch dataset of Cityscapes, or of any folder in its layout."""
 
 from pathlib import Path
 
@@ -10,21 +10,20 @@ from bsprobe.training.cityscapes.transforms import JointTransform, as_tv_tensors
 
 
 class CityscapesDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """One split: pairs of an image, float32 3xHxW, and its train ids, int64 HxW.
+    """One split: pairs of an image (float32, 3xHxW) and its train ids (int64, HxW).
 
-    The transform decides on H and W. Images of the test split come with the label 255
-    everywhere: there is nothing to learn from them and nothing to score.
+    The transform sets H and W. Images of the test split have the label 255 everywhere.
 
     Attributes:
         samples: The files, in the order of the indices.
     """
 
     def __init__(self, root: Path, split: Split, *, transform: JointTransform) -> None:
-        """Find the files; the images are opened when they are asked for.
+        """List the files of a split, opening none of them.
 
         Args:
             root: The folder that holds `leftImg8bit/` and `gtFine/`.
-            split: Which part of it.
+            split: The split to list.
             transform: From `bsprobe.training.cityscapes.transforms`.
 
         Raises:
@@ -33,7 +32,7 @@ class CityscapesDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         listing = list_split(root, split)
         if listing.problems:
             error = listing.problems[0].as_error()
-            error.hint = f"{error.hint}; `bsprobe data {root}` lists all that is wrong"
+            error.hint = f"{error.hint}; `bsprobe data {root}` lists all problems"
             raise error
         self.samples: tuple[Sample, ...] = listing.samples
         self._transform = transform
@@ -45,7 +44,7 @@ class CityscapesDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """Read and transform one pair.
 
         Raises:
-            FileError: A file is damaged, of the wrong mode, or the sizes of the two differ.
+            FileError: A file is damaged or of the wrong mode, or the two differ in size.
         """
         pair = load_pair(self.samples[index])
         if isinstance(pair, Problem):

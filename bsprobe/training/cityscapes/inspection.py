@@ -1,4 +1,4 @@
-"""A look through a whole folder: what it holds, and every file that something is wrong with."""
+"""The inspection of a whole folder: its contents, and every file or folder with a problem."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from bsprobe.training.cityscapes.samples import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CityCount:
-    """How many usable images a city has in a split."""
+    """The number of usable images of a city in a split."""
 
     split: Split
     city: str
@@ -39,7 +39,7 @@ class CityCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeCount:
-    """How many usable images have a size."""
+    """The number of usable images of a size."""
 
     size: Resolution
     images: int
@@ -47,41 +47,41 @@ class SizeCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelShare:
-    """How common a label is among the usable labelled images."""
+    """The frequency of a label in the usable labelled images."""
 
     label_id: int
     name: str
     train_id: int
     pixel_share: float
-    """Of all labelled pixels, ignored ones included."""
+    """Share of all labelled pixels, ignored ones included; 0 to 1."""
     images: int
-    """In how many of them it occurs."""
+    """Number of images with this label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderReport:
-    """What a folder holds. A file with a problem counts in `problems` and nowhere else."""
+    """The contents of a folder. A file with a problem counts in `problems` only."""
 
     root: Path
     cities: tuple[CityCount, ...]
     sizes: tuple[SizeCount, ...]
     labels: tuple[LabelShare, ...]
-    """Those that occur, by id."""
+    """The labels that occur, by id."""
     ignored_share: float
-    """Of all labelled pixels, those whose train id is 255; 0 where nothing is labelled."""
+    """Share of the labelled pixels whose train id is 255; 0 if no pixel is labelled."""
     first_sample: Sample | None
-    """Something to look at: the first usable labelled one."""
+    """The first usable labelled sample, for the picture."""
     problems: tuple[Problem, ...]
 
     @property
     def image_count(self) -> int:
-        """The usable images of all splits."""
+        """The number of usable images in all splits."""
         return sum(city.images for city in self.cities)
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What has been counted so far."""
+    """The counts of the files inspected so far."""
 
     cities: Counter[tuple[Split, str]] = field(default_factory=Counter)
     sizes: Counter[Resolution] = field(default_factory=Counter)
@@ -94,11 +94,11 @@ class _Tally:
 def inspect_folder(root: Path, *, on_looked_at: Callable[[int, int], None]) -> FolderReport:
     """Open every image of a folder in the official layout.
 
-    Nothing is raised: whatever is wrong, with the folder itself too, is one of the problems.
+    It does not raise: errors, also of the folder itself, become problems of the report.
 
     Args:
         root: The folder that holds `leftImg8bit/` and `gtFine/`.
-        on_looked_at: Called after each scene with how many are done and how many there are.
+        on_looked_at: Called after each scene with the number done and the number in all.
     """
     tally = _Tally()
     found: list[tuple[Split, Sample]] = []
@@ -113,7 +113,7 @@ def inspect_folder(root: Path, *, on_looked_at: Callable[[int, int], None]) -> F
 
 
 def _splits_to_inspect(root: Path) -> tuple[Split, ...]:
-    """Those that are there, or train if none is, so that its absence becomes a problem."""
+    """The splits in the folder; train if there is none, so that its absence becomes a problem."""
     there = [split for split in (Split.TRAIN, Split.VAL) if _has(root, LABEL_FOLDER, split)]
     there += [split for split in Split if _has(root, IMAGE_FOLDER, split)]
     return tuple(split for split in Split if split in there) or (Split.TRAIN,)
@@ -122,12 +122,12 @@ def _splits_to_inspect(root: Path) -> tuple[Split, ...]:
 def _has(root: Path, folder: str, split: Split) -> bool:
     try:
         return (root / folder / split).exists()
-    except OSError:  # a folder that may not be entered; listing it says so
+    except OSError:  # no permission: `list_split` reports it
         return False
 
 
 def _look_at(split: Split, sample: Sample, tally: _Tally) -> None:
-    """Read both files of a scene, so that two damaged files give two problems."""
+    """Read both files of a scene; each damaged file is a problem."""
     image = load_image(sample.image_path)
     label = None if sample.label_path is None else load_label(sample.label_path)
     problems = [one for one in (image, label) if isinstance(one, Problem)]
@@ -150,7 +150,10 @@ def _look_at(split: Split, sample: Sample, tally: _Tally) -> None:
 
 
 def _unknown_ids(label_path: Path, label: NDArray[np.uint8]) -> Problem | None:
-    """Values that are no label ids: training maps them to 255, which hides a wrong file."""
+    """A problem if there are values that are no label ids.
+
+    Training maps them to 255, which would hide a wrong file.
+    """
     values = np.unique(label)
     unknown = values[values > LARGEST_LABEL_ID].tolist()
     if not unknown:
@@ -159,7 +162,7 @@ def _unknown_ids(label_path: Path, label: NDArray[np.uint8]) -> Problem | None:
     return Problem(
         path=label_path,
         what=f"holds values that are no label ids (0 to {LARGEST_LABEL_ID}): {shown}",
-        hint="use the *_labelIds.png files; 255 is typical of train ids",
+        hint="use the *_labelIds.png files; 255 occurs in files of train ids",
     )
 
 

@@ -1,7 +1,7 @@
-"""The Cityscapes label table, and the map from label ids to the 19 classes that are trained.
+"""The Cityscapes label table, and the map from label ids to the 19 trained classes.
 
-Source: `cityscapesscripts/helpers/labels.py` of the official package, which a test holds this
-table against. Needs numpy alone, so that drawing and inspecting work without loading torch.
+Source: `cityscapesscripts/helpers/labels.py` of the official package; a test compares the two.
+It imports numpy only, so that drawing and inspecting work without torch.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORED_TRAIN_ID = 255
-"""The train id of every pixel that is neither trained on nor scored."""
+"""The train id of pixels that are neither trained on nor scored."""
 CLASS_COUNT = 19
 LARGEST_LABEL_ID = 33
 
@@ -28,7 +28,7 @@ class Label:
     label_id: int
     """The value of a pixel in a `*_labelIds.png`."""
     train_id: int
-    """0 to 18, or 255 for a label that is ignored."""
+    """0 to 18, or 255 for an ignored label."""
     colour: Colour
 
 
@@ -36,7 +36,7 @@ def _label(name: str, label_id: int, train_id: int, colour: Colour) -> Label:
     return Label(name=name, label_id=label_id, train_id=train_id, colour=colour)
 
 
-# License plate (-1 in the official table) is left out: no label image can hold a -1.
+# Without license plate, -1 in the official table: no label image can hold a -1.
 LABELS = (
     _label("unlabeled", 0, 255, (0, 0, 0)),
     _label("ego vehicle", 1, 255, (0, 0, 0)),
@@ -84,7 +84,7 @@ CLASSES = tuple(
 
 
 def _build_table() -> bytes:
-    """The train id of each of the 256 values that a pixel can have."""
+    """The train ids of the 256 values of a pixel."""
     return bytes(
         _BY_ID[value].train_id if value in _BY_ID else IGNORED_TRAIN_ID for value in range(256)
     )
@@ -102,29 +102,28 @@ def to_train_ids(label: NDArray[np.integer]) -> NDArray[np.uint8]:
     """Map label ids to train ids.
 
     Args:
-        label: Label ids of any integer type and any shape. Values outside 0 to 33 are ignored
-            labels, negative ones and those above 255 included.
+        label: Label ids of any integer type and any shape. Values outside 0 to 33, negative ones
+            included, become 255.
 
     Returns:
         A new uint8 array of the same shape, 0 to 18 or 255.
 
     Raises:
-        TypeError: The array holds no integers: a label image was converted to float somewhere,
-            which is a mistake in the calling code and not in the data.
+        TypeError: The array holds no integers. This is a mistake of the caller, not of the data.
     """
     if not np.issubdtype(label.dtype, np.integer):
         raise TypeError(f"label ids are integers, not {label.dtype}")
     if label.dtype != np.uint8:
         inside = (label >= 0) & (label <= LARGEST_LABEL_ID)
         label = np.where(inside, label, IGNORED_TRAIN_ID).astype(np.uint8)
-    # bytes.translate is twice as fast as numpy's own indexing here, because numpy first widens
-    # each index to 64 bits. The bytearray makes the result writable, which torch asks for.
+    # bytes.translate is twice as fast as numpy's indexing, which widens each index to 64 bits.
+    # The bytearray makes the result writable, as torch requires.
     translated = bytearray(np.ascontiguousarray(label)).translate(_TRAIN_IDS)
     return np.frombuffer(translated, dtype=np.uint8).reshape(label.shape)
 
 
 def colours_by_label_id() -> NDArray[np.uint8]:
-    """The official colours, indexed by label id: 256x3, black where there is no label."""
+    """The official colours, indexed by label id: 256x3, black for values without a label."""
     table = np.zeros((256, 3), dtype=np.uint8)
     for label in LABELS:
         table[label.label_id] = label.colour
@@ -132,7 +131,7 @@ def colours_by_label_id() -> NDArray[np.uint8]:
 
 
 def colours_by_train_id() -> NDArray[np.uint8]:
-    """The official colours, indexed by train id: 256x3, black where a pixel is ignored."""
+    """The official colours, indexed by train id: 256x3, black for ignored pixels."""
     table = np.full((256, 3), _IGNORED_COLOUR, dtype=np.uint8)
     for label in CLASSES:
         table[label.train_id] = label.colour

@@ -1,12 +1,12 @@
-"""The colours that weights expect; without torch, for the parent names them as well."""
+"""The normalisations of input images. It does not import torch: the parent process uses it too."""
 
 from enum import StrEnum
 
 
 class InputNormalisation(StrEnum):
-    """What a network's weights expect of its images."""
+    """The normalisation of the images that a network's weights were trained with."""
 
     IMAGENET_RGB = "imagenet-rgb"
-    """Red, green, blue from 0 to 1, ImageNet's mean and standard deviation: torchvision."""
+    """torchvision's: red, green, blue from 0 to 1, less ImageNet's mean, over its deviation."""
     CAFFE_BGR = "caffe-bgr"
-    """Blue, green, red from 0 to 255, the mean colour subtracted: weights converted from Caffe."""
+    """Of weights converted from Caffe: blue, green, red from 0 to 255, less the mean colour."""

@@ -1,4 +1,4 @@
-"""A picture to judge a data set by: an image, its label ids and what is trained on, in colour."""
+"""A picture of one sample of a data set: the image, its label ids and its train ids, in colour."""
 
 from pathlib import Path
 
@@ -24,18 +24,18 @@ from bsprobe.training.cityscapes.samples import Problem, Sample, load_pair
 _WIDTH_INCHES = 15.0
 _DOTS_PER_INCH = 120
 _HIGHEST_PANEL_INCHES = 8.0
-"""Portrait images are drawn narrower instead of higher."""
+"""Higher images are drawn narrower."""
 _LEGEND_INCHES = 0.95
 _TITLE_INCHES = 0.35
 _LEGEND_COLUMNS = 8
 
 
 def write_picture(sample: Sample, path: Path) -> None:
-    """Write an image, its raw and its mapped labels side by side, with a legend, as PNG.
+    """Write an image, its label ids and its train ids side by side, with a legend, as PNG.
 
     Args:
         sample: A labelled sample.
-        path: Where to; an existing file is replaced.
+        path: The file to write; an existing one is replaced.
 
     Raises:
         FileError: The sample cannot be read, or the picture cannot be written.
@@ -52,12 +52,18 @@ def write_picture(sample: Sample, path: Path) -> None:
         reason = error.strerror or type(error).__name__
         raise FileError(
             f"the picture {path} cannot be written: {reason}",
-            hint="name another place with --picture PATH",
+            hint="give another path with --picture PATH",
         ) from error
 
 
 def draw_picture(image: NDArray[np.uint8], label: NDArray[np.uint8], *, title: str) -> Figure:
-    """Draw the three panels and the legend of what occurs in them."""
+    """Draw the image, its label ids and its train ids, and a legend of the labels in them.
+
+    Args:
+        image: HxWx3, red, green, blue.
+        label: HxW label ids.
+        title: The title of the first panel; the size of the image is added.
+    """
     height, width = label.shape
     panel_inches = min(_WIDTH_INCHES / 3 * height / width, _HIGHEST_PANEL_INCHES)
     total_inches = panel_inches + _LEGEND_INCHES + _TITLE_INCHES
@@ -87,7 +93,7 @@ def draw_picture(image: NDArray[np.uint8], label: NDArray[np.uint8], *, title: s
 
 
 def _legend(label: NDArray[np.uint8], train_ids: NDArray[np.uint8]) -> list[Patch]:
-    """The classes by train id, then the ignored labels, those that occur."""
+    """The classes that occur, by train id, then the ignored labels that occur."""
     classes = [
         _patch(one, f"{one.train_id}: {one.name} ({one.label_id})")
         for one in CLASSES

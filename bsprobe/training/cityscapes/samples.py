@@ -1,10 +1,10 @@
-"""The official folder layout: which files belong together, and reading them.
+"""The official folder layout: listing its files and reading them.
 
     {root}/leftImg8bit/{split}/{city}/{city}_{seq:06}_{frame:06}_leftImg8bit.png
     {root}/gtFine/{split}/{city}/{city}_{seq:06}_{frame:06}_gtFine_labelIds.png
 
-Nothing here raises on a damaged folder: what is wrong comes back as a `Problem`, because the
-dataset stops at the first one (`Problem.as_error`) and the inspection lists all of them.
+A damaged file or folder is returned as a `Problem`, not raised: the dataset raises the first one
+(`Problem.as_error`), the inspection lists all of them.
 """
 
 import re
@@ -30,14 +30,14 @@ LABEL_ENDING = "_gtFine_labelIds.png"
 _STEM = re.compile(r"(?P<city>[^_]+)_\d{6}_\d{6}")
 _END_MARK = b"IEND\xaeB`\x82"  # the name of the last chunk and its checksum
 _END_MARK_WITHIN = 1024
-"""The end mark is the last chunk; some bytes after it are harmless."""
+"""The end mark is searched for in this many last bytes: a few bytes after it are harmless."""
 _REPLACE_HINT = "copy or download this file again"
 _LAYOUT_HINT = (
-    f"point at the folder that holds {IMAGE_FOLDER}/ and {LABEL_FOLDER}/, or draw a stand-in "
+    f"give the folder that holds {IMAGE_FOLDER}/ and {LABEL_FOLDER}/, or draw sample data "
     "with `bsprobe sample-data DIR`"
 )
-# OSError, SyntaxError and ValueError are what damaging thousands of files brought up; the others
-# are what else Pillow's PNG reader and the zlib below it can raise.
+# Thousands of damaged files raised OSError, SyntaxError and ValueError; Pillow's PNG reader and
+# zlib can raise the others.
 _PILLOW_ERRORS = (
     OSError,
     SyntaxError,
@@ -53,7 +53,7 @@ _PILLOW_ERRORS = (
 
 
 class Split(StrEnum):
-    """The official parts of the data set; test comes without labels."""
+    """The official splits of the data set; test has no labels."""
 
     TRAIN = "train"
     VAL = "val"
@@ -62,16 +62,16 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something that is wrong with one file or folder."""
+    """A problem with one file or folder."""
 
     path: Path
     what: str
-    """What is wrong, to be read after the path."""
+    """The problem, in words that follow the path."""
     hint: str
-    """What to do about it."""
+    """The next step for the user."""
 
     def as_error(self) -> FileError:
-        """The same as an exception."""
+        """Return the problem as an exception."""
         return FileError(f"{self.path}: {self.what}", hint=self.hint)
 
 
@@ -81,32 +81,44 @@ class Sample:
 
     city: str
     stem: str
-    """What the names of all its files begin with: `{city}_{seq:06}_{frame:06}`."""
+    """The beginning of the names of its files: `{city}_{seq:06}_{frame:06}`."""
     image_path: Path
     label_path: Path | None
-    """None in the test split, whose published label files say nothing."""
+    """None in the test split: its published label files hold no labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The samples of one split, sorted by name, and what kept others out."""
+    """The samples of one split, sorted by name, and the problems of its other files."""
 
     samples: tuple[Sample, ...]
     problems: tuple[Problem, ...]
 
 
 def image_path(root: Path, split: Split, stem: str) -> Path:
-    """Where the image of a scene lies."""
+    """The path of the image of a scene.
+
+    Args:
+        root: The folder that holds `leftImg8bit/` and `gtFine/`.
+        split: The split of the scene.
+        stem: The beginning of its file names, see `Sample.stem`.
+    """
     return root / IMAGE_FOLDER / split / stem.partition("_")[0] / f"{stem}{IMAGE_ENDING}"
 
 
 def label_path(root: Path, split: Split, stem: str) -> Path:
-    """Where the label ids of a scene lie."""
+    """The path of the label ids of a scene.
+
+    Args:
+        root: The folder that holds `leftImg8bit/` and `gtFine/`.
+        split: The split of the scene.
+        stem: The beginning of its file names, see `Sample.stem`.
+    """
     return root / LABEL_FOLDER / split / stem.partition("_")[0] / f"{stem}{LABEL_ENDING}"
 
 
 def list_split(root: Path, split: Split) -> Listing:
-    """Find the samples of a split by the names of the files, opening none of them."""
+    """List the samples of a split by file names, opening no file."""
     missing = _missing_folder(root, split)
     if missing is not None:
         return Listing(samples=(), problems=(missing,))
@@ -138,7 +150,7 @@ def list_split(root: Path, split: Split) -> Listing:
 
 
 def load_pair(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | Problem:
-    """Read an image (HxWx3) and its label ids (HxW); test images get the label 0 everywhere."""
+    """Read an image (HxWx3) and its label ids (HxW), which are 0 for images of the test split."""
     image = load_image(sample.image_path)
     if isinstance(image, Problem):
         return image
@@ -154,7 +166,13 @@ def load_pair(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | P
 def size_mismatch(
     label_path: Path, image: NDArray[np.uint8], label: NDArray[np.uint8]
 ) -> Problem | None:
-    """What is wrong if a label and its image differ in size."""
+    """A problem if a label and its image differ in size, else None.
+
+    Args:
+        label_path: The file that the problem names.
+        image: HxWx3.
+        label: HxW.
+    """
     height, width = image.shape[:2]
     if label.shape == (height, width):
         return None
@@ -162,17 +180,17 @@ def size_mismatch(
         path=label_path,
         what=f"is {label.shape[0]} high x {label.shape[1]} wide, "
         f"but its image is {height} high x {width} wide",
-        hint="take the image and the label from the same release, neither of them resized",
+        hint="use the image and the label of one release, and resize neither",
     )
 
 
 def load_image(path: Path) -> NDArray[np.uint8] | Problem:
-    """Read a colour image: HxWx3 uint8, red, green, blue."""
+    """Read a colour image: uint8, HxWx3, red, green, blue."""
     return _load(path, mode="RGB", wanted="an 8-bit RGB image")
 
 
 def load_label(path: Path) -> NDArray[np.uint8] | Problem:
-    """Read a label image: HxW uint8 label ids."""
+    """Read a label image: uint8 label ids, HxW."""
     return _load(path, mode="L", wanted="an 8-bit image with one channel")
 
 
@@ -192,7 +210,7 @@ def _load(path: Path, *, mode: str, wanted: str) -> NDArray[np.uint8] | Problem:
 
 
 def _has_end_mark(path: Path) -> bool:
-    """Whether the file has its end, which Pillow does not insist on if all pixels are there."""
+    """Return whether the file has the end mark, which Pillow does not require."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - _END_MARK_WITHIN))
@@ -215,7 +233,7 @@ def _wrong_mode(path: Path, mode: str, wanted: str) -> Problem:
 
 
 def _missing_folder(root: Path, split: Split) -> Problem | None:
-    """The first folder on the way to the split that is not there."""
+    """A problem with the first folder that is missing on the path to the split."""
     needed = [root, root / IMAGE_FOLDER, root / IMAGE_FOLDER / split]
     if split is not Split.TEST:
         needed += [root / LABEL_FOLDER, root / LABEL_FOLDER / split]
@@ -232,7 +250,7 @@ def _missing_folder(root: Path, split: Split) -> Problem | None:
 
 
 def _stems(folder: Path, ending: str, problems: list[Problem]) -> set[str]:
-    """The stems of all files with this ending; misplaced ones become problems."""
+    """The stems of all files with this ending; misnamed and misplaced files become problems."""
     found: set[str] = set()
     for path in _files(folder, problems):
         if not path.name.endswith(ending):
@@ -245,7 +263,7 @@ def _stems(folder: Path, ending: str, problems: list[Problem]) -> set[str]:
             problems.append(
                 Problem(
                     path=path,
-                    what="is misnamed or lies in the wrong folder",
+                    what="has the wrong name or is in the wrong folder",
                     hint=f"the layout is CITY/CITY_000000_000019{ending}",
                 )
             )
@@ -253,7 +271,7 @@ def _stems(folder: Path, ending: str, problems: list[Problem]) -> set[str]:
 
 
 def _files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
-    """The files in a folder and in the folders in it, two levels and no deeper."""
+    """The files in a folder and in its direct subfolders."""
     for entry, is_folder in _entries(folder, problems):
         if not is_folder:
             yield entry
@@ -264,7 +282,7 @@ def _files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
 
 
 def _entries(folder: Path, problems: list[Problem]) -> list[tuple[Path, bool]]:
-    """What lies in a folder, hidden files left out, and which of it are folders."""
+    """The entries of a folder without hidden ones, each with True if it is a folder."""
     try:
         return [
             (entry, entry.is_dir())

@@ -1,4 +1,4 @@
-"""Toy street scenes: flat shapes before a pinhole camera, painted as labels and as shades."""
+"""Drawn street scenes: flat shapes seen by a pinhole camera, painted as labels and as shades."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,10 @@ _COLOURS = (
     "terrain yellowgreen, sky lightskyblue, person crimson, rider darkorange, car steelblue, "
     "truck whitesmoke, bus gold, train darkcyan, motorcycle darkviolet, bicycle maroon"
 )
-# In grey levels: the depth of stripes, which are level where it is negative; the noise, or 5.
+# In grey levels: the depth of stripes, horizontal ones if negative; the noise, 5 if not listed.
 _STRIPES = {"fence": 45, "truck": 25, "train": 15, "wall": -40, "sidewalk": -12, "bus": -20}
 _NOISE = {"vegetation": 24, "terrain": 14, "road": 8, "sidewalk": 8, "building": 8, "sky": 2}
-# A part: shape, class, left, top, right and bottom in metres around the foot, shade in percent.
+# A part: shape, class, (left, top, right, bottom) in metres from the foot, shade in percent.
 _BOX, _BALL = "rectangle", "ellipse"
 _POLE = (_BOX, "pole", (-0.12, 3.6, 0.12, 0), 100)
 _PERSON = ((_BOX, "person", (-0.3, 1.6, 0.3, 0), 85), (_BALL, "person", (-0.2, 2, 0.2, 1.5), 115))
@@ -36,7 +36,7 @@ _THINGS: dict[str, tuple[tuple[str, str, tuple[float, float, float, float], int]
     "cyclist": (*((_BALL, "bicycle", box, 100) for box in _CYCLE), *_RIDER),
     "motorcyclist": (*((_BALL, "motorcycle", box, 100) for box in _CYCLE), *_RIDER),
 }
-_PLACES = (  # what stands on either side in turn, metres from the middle and ahead, from and to
+_PLACES = (  # things in turn, range of metres from the middle, range of metres ahead
     (("tree",), (9.0, 11.0), (12, 30)),
     (("car", "truck", "bus", "train"), (2.0, 2.8), (10, 16)),
     (("car",), (4.2, 4.6), (7, 12)),
@@ -49,7 +49,16 @@ _ROWS = (("building", 9.0), ("wall", 2.8), ("vegetation", 3.0), ("fence", 2.2))
 
 
 def draw_street(index: int, size: Resolution, rng: np.random.Generator) -> tuple[_Pixels, _Pixels]:
-    """Draw a scene: its image, HxWx3, and its label ids, HxW; the index says what stands in it."""
+    """Draw a scene.
+
+    Args:
+        index: Selects the things in the scene.
+        size: Height and width of the image.
+        rng: Places and shades the things.
+
+    Returns:
+        The image, HxWx3, and its label ids, HxW, both uint8.
+    """
     canvases = [Image.new("L", (size.width, size.height), fill) for fill in (_IDS["sky"], 100)]
     focal, edge = min(0.7 * size.width, 1.4 * size.height), min(1, size.width / size.height)
     middle, horizon = size.width * rng.uniform(0.42, 0.58), size.height * rng.uniform(0.42, 0.48)
@@ -74,7 +83,7 @@ def draw_street(index: int, size: Resolution, rng: np.random.Generator) -> tuple
 
 
 def _finished(label: _Pixels, shades: _Pixels, rng: np.random.Generator) -> tuple[_Pixels, _Pixels]:
-    """Add bonnet and rim, and give every class its colour, stripes and noise."""
+    """Add the bonnet and the rim, and give every class its colour, stripes and noise."""
     (y, x), (high, wide) = np.indices(label.shape), label.shape
     looks = np.zeros((256, 5), dtype=np.float32)
     for name, colour in (entry.rsplit(" ", 1) for entry in _COLOURS.split(", ")):

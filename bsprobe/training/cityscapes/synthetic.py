@@ -1,7 +1,7 @@
-"""A drawn stand-in for Cityscapes: the same folders, names and label ids, no download.
+"""Drawn sample data with the folders, file names and label ids of Cityscapes.
 
-The scenes are made to be learned by a small net within minutes and to be looked at, not to
-stand for real photographs: an accuracy on them says nothing about Cityscapes.
+A small network learns the scenes within minutes. An accuracy on them says nothing about
+Cityscapes.
 """
 
 from collections.abc import Callable
@@ -24,17 +24,17 @@ _CITIES = {
     Split.TRAIN: ("ahornstadt", "buchental", "eichhafen"),
     Split.VAL: ("lindenfurt", "ulmenbach"),
 }
-"""Invented, so that no file can be taken for an official one."""
+"""Invented names, so that no file looks like an official one."""
 _VAL_EVERY = 5
 _VAL_AT = 1
-"""The second of each five scenes is for validation, so that two scenes give one of each."""
+"""The second of every five scenes is for validation, so that two scenes give one of each split."""
 _FRAME = 19
-"""The official annotations are of the 20th frame of each sequence."""
+"""The official labels are of the 20th frame of each sequence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedScene:
-    """The place of one scene. It depends on its index alone, not on how many there are."""
+    """The split and file names of one scene. They depend only on its index."""
 
     index: int
     split: Split
@@ -42,14 +42,14 @@ class PlannedScene:
 
 
 def plan_scenes(count: int) -> tuple[PlannedScene, ...]:
-    """Distribute scenes over the splits, 4 to 1, and over the cities.
+    """Distribute scenes over the splits, four to one, and over the cities.
 
     Raises:
         UsageError: The count is out of range.
     """
     if count not in ASKED["sample_images"]:
         raise UsageError(
-            f"{count} is no number of images to draw",
+            f"{count} images cannot be drawn",
             hint=f"give {ASKED['sample_images']}, for example 40",
         )
     return tuple(_plan(index) for index in range(count))
@@ -65,7 +65,16 @@ def _plan(index: int) -> PlannedScene:
 def draw_scene(
     index: int, *, size: Resolution, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw the scene of an index: its image, HxWx3, and its label ids, HxW."""
+    """Draw the scene of an index.
+
+    Args:
+        index: The index of the scene, from 0.
+        size: Height and width of the image.
+        seed: Equal seeds give equal scenes.
+
+    Returns:
+        The image, HxWx3, and its label ids, HxW, both uint8.
+    """
     rng = np.random.default_rng([seed, index])
     return draw_street(index, size, rng)
 
@@ -80,19 +89,19 @@ def write_sample_data(
 ) -> tuple[Sample, ...]:
     """Draw scenes into a new or empty folder, in the official layout.
 
-    The same seed gives the same bytes again, and the first images of a larger set are those of
-    a smaller one (with the same versions of numpy and Pillow).
+    With the same versions of numpy and Pillow the same seed gives the same bytes, and a larger
+    set begins with the images of a smaller one.
 
     Args:
-        root: The folder; it is created where it does not exist.
-        count: How many images, train and val together.
-        size: The size of each.
+        root: The folder; it is created if it does not exist.
+        count: Number of images, train and val together.
+        size: Height and width of each image.
         seed: 0 or more.
         on_written: Called after each scene.
 
     Raises:
         UsageError: The count or the seed is out of range.
-        FileError: The folder holds something already, or cannot be written.
+        FileError: The folder is not empty, or cannot be written.
     """
     scenes = plan_scenes(count)
     if seed not in ASKED["seed"]:
@@ -132,7 +141,7 @@ def _refuse_used(root: Path) -> None:
     if is_used:
         raise FileError(
             f"{root} is not empty",
-            hint="give the name of a new folder, or delete this one first",
+            hint="give the name of a new folder, or delete this one",
         )
 
 

@@ -1,8 +1,8 @@
-"""What happens to an image and its label on the way into the network, jointly.
+"""Joint transforms of an image and its label.
 
-Both go through the same transform as `tv_tensors`: torchvision then gives them the same scale,
-crop and flip, resizes the image bilinearly and the label by nearest neighbour, and normalises
-the image alone. Sizes are (height, width): `1024x512` as often written in notes means 1024 wide.
+Both are `tv_tensors` in one transform: torchvision gives them the same scale, crop and flip,
+resizes the image bilinearly and the label by nearest neighbour, and normalises the image only.
+Sizes are (height, width).
 """
 
 from collections.abc import Callable
@@ -21,16 +21,16 @@ from bsprobe.training.cityscapes.labels import IGNORED_TRAIN_ID, to_train_ids
 from bsprobe.training.cityscapes.normalisation import InputNormalisation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Red, green, blue; what torchvision's ImageNet weights were trained with."""
+"""Red, green, blue, of torchvision's ImageNet weights."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)
-"""Red, green, blue from 0 to 255; what the weights converted from Caffe were trained with."""
+"""Red, green, blue from 0 to 255, of weights converted from Caffe."""
 DEEPLAB_SCALES = (0.5, 1.5)
-"""The range of random scales in the released DeepLabV2 recipe."""
+"""The range of random scales in the released recipe of DeepLabV2."""
 
 
 def _channels_reversed(image: torch.Tensor) -> torch.Tensor:
-    """Red, green, blue to blue, green, red; a function by name, for loaders that pickle it."""
+    """Turn RGB into BGR. It is a named function because data loaders pickle it."""
     return image.flip(-3)
 
 
@@ -46,15 +46,15 @@ _NORMALISE = {
 _MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 
 JointTransform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[torch.Tensor, torch.Tensor]]
-"""Image uint8 3xHxW and train ids uint8 HxW in; float32 3xHxW and int64 HxW out."""
+"""From an image (uint8, 3xHxW) and train ids (uint8, HxW) to float32 3xHxW and int64 HxW."""
 
 
 def as_tv_tensors(
     image: NDArray[np.uint8], label_ids: NDArray[np.integer]
 ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-    """Wrap what was read from disk, with the label ids already mapped to train ids.
+    """Wrap an image and its labels, with the label ids mapped to train ids.
 
-    The labels are mapped first, so that whatever is padded later can be 255 and mean ignored.
+    The labels are mapped before the transforms, which pad them with the train id 255.
 
     Args:
         image: HxWx3, red, green, blue.
@@ -68,9 +68,9 @@ def as_tv_tensors(
 def validation_transform(
     crop: Resolution, *, normalisation: InputNormalisation = InputNormalisation.IMAGENET_RGB
 ) -> JointTransform:
-    """Bring the image to scale 1 of `training_transform`, and leave the label as it is.
+    """Return the transform of validation images: to scale 1 of `training_transform`, no crop.
 
-    The image keeps its proportions; predictions are to be brought to the size of the label.
+    The image keeps its proportions. The label keeps its size: predictions are resized to it.
     """
     transform = _composed(
         v2.Resize(
@@ -94,18 +94,23 @@ def training_transform(
     scales: tuple[float, float] = DEEPLAB_SCALES,
     normalisation: InputNormalisation = InputNormalisation.IMAGENET_RGB,
 ) -> JointTransform:
-    """Scale at random, crop at random, flip half of the images, normalise.
+    """Return the transform of training images: random scale, crop and flip, then normalise.
 
-    The image keeps its proportions. At scale 1 its shorter side equals that of the crop; where
-    the scaled image is smaller than the crop, the image is padded with the mean colour and the
-    label with 255. The random numbers are torch's, so a `DataLoader` seeds them per worker.
+    The image keeps its proportions. At scale 1 its shorter side equals that of the crop. If the
+    scaled image is smaller than the crop, the image is padded with the mean colour and the label
+    with 255. The random numbers are torch's, so a `DataLoader` seeds them per worker.
+
+    Args:
+        crop: Height and width of the crop.
+        scales: The smallest and the largest scale.
+        normalisation: The normalisation of the image.
 
     Raises:
         UsageError: The scales are not two positive numbers, the smaller one first.
     """
     if not 0 < scales[0] <= scales[1]:
         raise UsageError(
-            f"{scales[0]:g} to {scales[1]:g} is no range of scales",
+            f"invalid range of scales: {scales[0]:g} to {scales[1]:g}",
             hint="give two positive numbers, the smaller one first, for example 0.5 and 1.5",
         )
     shorter = min(crop.height, crop.width)
@@ -131,13 +136,13 @@ def training_transform(
 def _composed(
     *geometry: Callable[..., object], normalisation: InputNormalisation
 ) -> JointTransform:
-    """The given steps on uint8, which is a quarter of the bytes, and then to float."""
+    """Compose the steps on uint8, a quarter of the bytes of float32, then the conversion."""
     steps = v2.Compose(
         [
             *geometry,
             v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True),
             *_NORMALISE[normalisation],
-            v2.ToPureTensor(),  # the network's arithmetic is then spared the subclass's dispatch
+            v2.ToPureTensor(),  # a subclass would slow the network's arithmetic down
         ]
     )
     return cast("JointTransform", steps)

@@ -1,1 +1,1 @@
-"""The networks: DeepLabV2, exact, and whatever torchvision has, in any norm."""
+"""The networks: DeepLabV2, those of other packages, and user-supplied ones, in any norm."""

@@ -1,4 +1,4 @@
-"""Your own callables, by the names that command lines and records give them."""
+"""User-supplied callables, imported by the names of command lines and records."""
 
 import difflib
 import importlib
@@ -19,30 +19,30 @@ import torch
 from bsprobe.records.errors import UsageError
 from bsprobe.records.workload import CALLABLE_HINT
 
-_FAILED: Final = "the module is there, and fails while it is imported"
+_FAILED: Final = "the module was found, but its import fails"
 _GUARD: Final = (
-    'put the training under `if __name__ == "__main__":`, or the network into a file of its own'
+    'put the training under `if __name__ == "__main__":`, or move the network to another file'
 )
 _PACKAGES: Final = (
     *("site-packages", "dist-packages", "importlib", "<frozen"),
     sysconfig.get_paths()["stdlib"],
 )
-"""Parts of the file names of frames that are not the user's."""
+"""Parts of file names of frames outside the user's code."""
 
 
 class _TrainingError(BaseException):
-    """Ends an import that begins to train; no `except Exception` of the file catches it."""
+    """Raised in an import that starts to train; an `except Exception` does not catch it."""
 
 
 def load_callable(option: str, name: str) -> Callable[..., Any]:
-    """Import what a name names.
+    """Import a callable by name.
 
     Args:
-        option: The option that named it, for complaints.
+        option: The option with this name, for error messages.
         name: `package.module:callable` or `file.py:callable`; dots after the colon go into classes.
 
     Raises:
-        UsageError: There is no such module or nothing of this name in it, or it cannot be called.
+        UsageError: The module or the name in it does not exist, or is not callable.
     """
     where, _, what = name.partition(":")
     try:
@@ -58,7 +58,7 @@ def load_callable(option: str, name: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise UsageError(
-            f"{option} {name}: it is a {type(found).__name__} and cannot be called",
+            f"{option} {name}: a {type(found).__name__} cannot be called",
             hint="give a function or a class",
         )
     loaded: Callable[..., Any] = found
@@ -66,7 +66,7 @@ def load_callable(option: str, name: str) -> Callable[..., Any]:
 
 
 def _near(what: str, module: ModuleType) -> str:
-    """A hint that names the nearest thing in a module that can be called."""
+    """A hint that names the callable of a module whose name is nearest."""
     known = [name for name, value in vars(module).items() if callable(value) and name[0] != "_"]
     near = difflib.get_close_matches(what, known, n=1)
     return f"did you mean {near[0]}?" if near else CALLABLE_HINT
@@ -74,7 +74,7 @@ def _near(what: str, module: ModuleType) -> str:
 
 @contextmanager
 def _without_training() -> Iterator[None]:
-    """Stop an import that computes gradients: a script trains whenever it is imported."""
+    """Stop an import that computes gradients, such as of a training script without a main guard."""
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise _TrainingError
@@ -84,18 +84,18 @@ def _without_training() -> Iterator[None]:
 
 
 def _failed_import(option: str, name: str, where: str, error: BaseException) -> UsageError:
-    """The error for a module that is not there, or that is and fails."""
+    """The error for a module that does not exist, or whose import fails."""
     is_missing = isinstance(error, ModuleNotFoundError) and f"{where}.".startswith(f"{error.name}.")
-    if isinstance(error, SyntaxError):  # which says where itself
+    if isinstance(error, SyntaxError):  # its text has the place
         return UsageError(f"{option} {name}: {error}", hint=_FAILED)
     place = _place(error)
     if isinstance(error, _TrainingError):
         return UsageError(
-            f"{option} {name}: it starts to train when it is imported{place}", hint=_GUARD
+            f"{option} {name}: importing the module starts a training{place}", hint=_GUARD
         )
     if isinstance(error, SystemExit):
         return UsageError(
-            f"{option} {name}: it ends the program when it is imported{place}", hint=_GUARD
+            f"{option} {name}: importing the module exits the program{place}", hint=_GUARD
         )
     if is_missing or not place:
         return UsageError(f"{option} {name}: {error}", hint=CALLABLE_HINT)
@@ -103,7 +103,7 @@ def _failed_import(option: str, name: str, where: str, error: BaseException) -> 
 
 
 def _place(error: BaseException) -> str:
-    """The last line of the user's own that a traceback goes through: ` (unet.py, line 12)`."""
+    """The last line of the user's code in a traceback: ` (unet.py, line 12)`."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -113,7 +113,7 @@ def _place(error: BaseException) -> str:
 
 
 def _file(path: Path) -> ModuleType:
-    """The module of a file, run once, and not as a program; its neighbours can be imported."""
+    """Import a file as a module, once. Modules in its folder can be imported from then on."""
     name = f"bsprobe file {path.resolve()}"
     if name in sys.modules:
         return sys.modules[name]
@@ -124,7 +124,7 @@ def _file(path: Path) -> ModuleType:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    sys.modules[name] = module  # before it runs: dataclasses and pickles look their module up
+    sys.modules[name] = module  # before it runs, because dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except BaseException:

@@ -1,20 +1,20 @@
-"""Activation checkpointing of any network: which modules recompute their inside, and how.
+"""Activation checkpointing of any network: the choice of modules that are recomputed.
 
-The rule, in this order:
+The modules are chosen in this order:
 
-1. `--checkpoint-blocks` names the modules. Within a module that it names nothing else is named.
-2. A network, or a part of one, that has a method for it uses its own: `set_grad_checkpointing`
-   (timm) or `gradient_checkpointing_enable` (transformers). What refuses is treated as any other.
-3. In DeepLabV2 and torchvision's ResNets and MobileNets: each residual block, nothing else.
-4. In any other network, from the outside inwards, the repeated blocks. A block is a module that is
-   made of others and whose class occurs at least twice in the network, within none of its own
-   kind. A block that holds more than a third of the network's layers is looked into first: it is
-   taken as a whole only where there are no blocks inside.
-5. An `nn.Sequential` of bare layers is a block where its parent has another such child. One with
-   more than a third of the network's layers, and eight at least, runs in segments instead, as
-   `torch.utils.checkpoint.checkpoint_sequential` does it: about as many as layers in each.
+1. `--checkpoint-blocks` names the modules. Modules inside a named one are not checkpointed again.
+2. A network, or a part of one, with a method for it uses this method: `set_grad_checkpointing`
+   (timm) or `gradient_checkpointing_enable` (transformers), unless the method raises.
+3. DeepLabV2 and torchvision's ResNets and MobileNets: each residual block.
+4. Any other network: its repeated blocks, the outermost first. A block is a module with children,
+   none of them of its own class, whose class occurs at least twice in the network. A block with
+   more than a third of the network's layers is replaced by the blocks inside it, if there are
+   several.
+5. An `nn.Sequential` of bare layers is a block if its parent has another such child. One with at
+   least eight layers and more than a third of the network's runs in segments, as in
+   `torch.utils.checkpoint.checkpoint_sequential`: n layers in about sqrt(n) segments.
 
-Layers themselves, torch.nn's and others without children, are never blocks, nor is the network.
+Layers (modules of torch.nn, and others without children) and the network itself are never blocks.
 """
 
 import functools
@@ -41,28 +41,27 @@ _OF_TORCH: Final = (
     nn.TransformerEncoderLayer,
     nn.TransformerDecoderLayer,
 )
-"""Modules of torch.nn that are no layers."""
+"""Modules of torch.nn that are not layers."""
 _LAYERS: Final = ("torch.nn.", "torch.ao.", "torch.jit.")
-"""Modules of these packages are layers, whatever they consist of: attention has a projection, and
-a parametrized convolution its parametrizations."""
+"""Modules of these packages are layers, also those with children, such as attention."""
 _LARGE: Final = 1 / 3
-"""The share of a network's layers from which recomputing them at once saves little."""
+"""Recomputing more than this share of a network's layers at once saves little memory."""
 _FEWEST_IN_SEGMENTS: Final = 8
 _NAMED: Final = 8
-"""Module names that an error lists."""
+"""Number of module names that an error lists."""
 _NO_METHOD: Final = (AssertionError, NotImplementedError, ValueError)
-"""Raised by the methods of networks that do not support it."""
+"""Raised by the methods of networks that do not support checkpointing."""
 
 
 _Chosen = tuple[nn.Module, CheckpointWay]
 
 
 def apply_checkpointing(model: nn.Module, patterns: str | None) -> None:
-    """Make the blocks of a network recompute their inside in the backward pass.
+    """Make the blocks of a network recompute their activations in the backward pass.
 
     Args:
-        model: Changed in place.
-        patterns: Those of `--checkpoint-blocks`; None: by the rule of this module.
+        model: The network, changed in place.
+        patterns: The value of `--checkpoint-blocks`; None for the rules of this module.
 
     Raises:
         UsageError: The network has no blocks, or a pattern matches none of its modules.
@@ -76,10 +75,10 @@ def apply_checkpointing(model: nn.Module, patterns: str | None) -> None:
 
 
 def checkpointed_parts(model: nn.Module, patterns: str | None) -> tuple[Checkpointed, ...]:
-    """The modules that `apply_checkpointing` has changed, or would change, in short.
+    """The modules that `apply_checkpointing` changes, siblings abbreviated as `PARENT.*`.
 
     Raises:
-        UsageError: As there.
+        UsageError: As in `apply_checkpointing`.
     """
     names = {module: name for name, module in model.named_modules()}
     ways = dict(_chosen(model, patterns))
@@ -98,7 +97,7 @@ def checkpointed_parts(model: nn.Module, patterns: str | None) -> tuple[Checkpoi
 
 
 def _chosen(model: nn.Module, patterns: str | None) -> list[_Chosen]:
-    """The modules to recompute; those that have a way of their own are switched on."""
+    """The modules to recompute. Modules with a method for it are switched on here."""
     if patterns is not None:
         return [(module, CheckpointWay.BLOCK) for module in _matching(model, patterns)]
     own = dict(_own_ways(model))
@@ -106,16 +105,15 @@ def _chosen(model: nn.Module, patterns: str | None) -> list[_Chosen]:
     if not chosen:
         names = [name for name, _ in model.named_modules()]
         raise UsageError(
-            "--checkpointing on: this network has no blocks to checkpoint, nothing that is "
-            "repeated",
-            hint="leave it off, or name modules: --checkpoint-blocks 'PATTERN'; there are "
-            + _some(names),
+            "--checkpointing on: this network has no repeated blocks to checkpoint",
+            hint="use --checkpointing off, or name modules: --checkpoint-blocks 'PATTERN'; its "
+            "modules are " + _some(names),
         )
     return chosen
 
 
 def _matching(model: nn.Module, patterns: str) -> list[nn.Module]:
-    """The outermost modules that the patterns name; lists of modules are never run themselves."""
+    """The outermost modules that match. Lists of modules do not: they have no forward pass."""
     named = [
         (name, module)
         for name, module in model.named_modules()
@@ -138,14 +136,14 @@ def _matching(model: nn.Module, patterns: str) -> list[nn.Module]:
 
 
 def _some(names: Iterable[str]) -> str:
-    """A few names of modules, the outermost first."""
+    """The first few names of modules, the outermost first."""
     known = sorted(filter(None, names), key=lambda name: name.count("."))
     more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
     return ", ".join(known[:_NAMED]) + more
 
 
 def _own_ways(module: nn.Module) -> Iterator[_Chosen]:
-    """The outermost modules that have a method for it, after it was called."""
+    """Call the checkpointing methods of the outermost modules that have one."""
     way = _own_way(module)
     if way is not None:
         yield module, way
@@ -155,7 +153,7 @@ def _own_ways(module: nn.Module) -> Iterator[_Chosen]:
 
 
 def _own_way(module: Any) -> CheckpointWay | None:
-    """Switch a module's own checkpointing on, which may be done again; None where it has none."""
+    """Call the checkpointing method of a module; None if it has none. Calling it twice is safe."""
     with suppress(*_NO_METHOD):
         if callable(getattr(module, CheckpointWay.TIMM, None)):
             module.set_grad_checkpointing(True)
@@ -171,7 +169,7 @@ def _own_way(module: Any) -> CheckpointWay | None:
 
 
 def _blocks(model: nn.Module, own: frozenset[nn.Module]) -> list[_Chosen]:
-    """The blocks of a network outside the modules that have a way of their own."""
+    """The blocks of a network outside the modules with a checkpointing method (`own`)."""
     if model in own:
         return []
     kinds = _residual_blocks(model)
@@ -179,7 +177,7 @@ def _blocks(model: nn.Module, own: frozenset[nn.Module]) -> list[_Chosen]:
     if known:
         return [(module, CheckpointWay.BLOCK) for module in known]
     search = _Search(model, own)
-    found = list(dict.fromkeys(search.found(model)))  # a module that is shared comes once
+    found = list(dict.fromkeys(search.found(model)))  # a shared module once
     if not found and type(model) is nn.Sequential and search.runs_in_segments(model):
         return [(model, CheckpointWay.SEGMENTS)]
     is_alone = [way for _, way in found] == [CheckpointWay.BLOCK] and not own
@@ -187,7 +185,7 @@ def _blocks(model: nn.Module, own: frozenset[nn.Module]) -> list[_Chosen]:
 
 
 def _residual_blocks(model: nn.Module) -> tuple[type[nn.Module], ...]:
-    """The classes of residual blocks of networks that are known here."""
+    """The classes of the residual blocks of DeepLabV2 and of torchvision's networks."""
     if isinstance(model, DeepLabV2):
         return (Bottleneck,)
     if not type(model).__module__.startswith("torchvision.models."):
@@ -203,7 +201,7 @@ def _residual_blocks(model: nn.Module) -> tuple[type[nn.Module], ...]:
 
 
 class _Search:
-    """Finds the repeated blocks of a network, outside the modules that have a way of their own."""
+    """Finds the repeated blocks of a network outside the modules with a checkpointing method."""
 
     def __init__(self, model: nn.Module, own: frozenset[nn.Module]) -> None:
         self._own = own
@@ -228,11 +226,11 @@ class _Search:
         return found + self._of_chains(chains)
 
     def runs_in_segments(self, chain: nn.Sequential) -> bool:
-        """True for many layers, and many of the network's."""
+        """True if a sequence has many layers, and a large share of the network's."""
         return self._is_large(chain) and len(chain) >= _FEWEST_IN_SEGMENTS
 
     def _of_chains(self, chains: Sequence[nn.Sequential]) -> list[_Chosen]:
-        """Sequences of bare layers with one parent."""
+        """The blocks among the sequences of bare layers of one parent."""
         found: list[_Chosen] = []
         for chain in chains:
             if self.runs_in_segments(chain):
@@ -252,7 +250,7 @@ class _Search:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """True for what is not made of other modules, or is torch.nn's own."""
+    """True if a module has no children or is of torch.nn, containers and transformers excepted."""
     if type(module) in _CONTAINERS or isinstance(module, _OF_TORCH):
         return False
     has_children = any(True for _ in module.children())
@@ -265,24 +263,24 @@ def _layers_in(module: nn.Module) -> int:
 
 
 def _holds_its_kind(module: nn.Module) -> bool:
-    """True where another module of the same class is inside, as in networks that are nested."""
+    """True if a module holds another one of the same class."""
     return any(type(each) is type(module) for each in module.modules() if each is not module)
 
 
 def _run_block(forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
-    """Run a block that is recomputed from its inputs as they are now.
+    """Run a block that is recomputed in the backward pass.
 
-    A list may have grown by then, such as the features of a dense block.
+    Lists are copied: the caller may append to them before the block is recomputed, as DenseNet
+    does with its features.
     """
     now = [list(each) if isinstance(each, list) else each for each in inputs]
     return checkpoint(forward, *now, use_reentrant=False, **named)
 
 
 def _segments(layers: Sequence[nn.Module]) -> list[list[nn.Module]]:
-    """The layers of a sequence in about as many stretches as there are layers in each.
+    """Split n layers into about sqrt(n) segments.
 
-    A layer that works in place stays with the one before it: it would change what a stretch is
-    recomputed from.
+    A segment does not begin with an in-place layer, which would change the saved input.
     """
     size = round(math.sqrt(len(layers)))
     starts = [0]
@@ -293,7 +291,7 @@ def _segments(layers: Sequence[nn.Module]) -> list[list[nn.Module]]:
 
 
 def _run_segments(segments: Sequence[Sequence[nn.Module]], x: Any) -> Any:
-    """Run stretches of layers, all but the last recomputed: that one's turn comes at once."""
+    """Run segments of layers. All but the last are recomputed: its backward pass comes first."""
     *recomputed, last = segments
     for layers in recomputed:
         x = checkpoint(_run_layers, layers, x, use_reentrant=False)

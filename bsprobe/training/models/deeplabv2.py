@@ -1,9 +1,9 @@
-"""DeepLabV2 on a dilated ResNet, as its Cityscapes reimplementations train it.
+"""DeepLabV2 on a dilated ResNet, as its reimplementations for Cityscapes train it.
 
-Chen et al. 2017 (arXiv:1606.00915). What differs from torchvision's dilated ResNets, and matters
-for memory and for loading weights: the stride sits in a bottleneck's first 1x1 convolution, the
+Source: Chen et al. 2017 (arXiv:1606.00915). It differs from torchvision's dilated ResNets, in
+memory and in loading weights: the stride is in the first 1x1 convolution of a bottleneck, the
 max-pool rounds up, and all blocks of stages 4 and 5 are dilated, the first ones included. Modules
-carry the names of the common ImageNet-initialised checkpoints (`layer5.conv2d_list.0.weight`).
+have the names of the common ImageNet-initialised checkpoints (`layer5.conv2d_list.0.weight`).
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,17 @@ from bsprobe.training.models.norms import NormLayer
 
 EXPANSION = 4
 WIDTH = 64
-"""Of a ResNet's first stage; each further one is twice as wide."""
+"""Channels of the first stage of a ResNet; each further stage has twice as many."""
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 MINI_BLOCKS = (1, 1, 1, 1)
 MINI_WIDTH = 16
-"""Of `deeplabv2-mini`: ours, no published network. A CPU trains it in minutes."""
+"""Channels of the first stage of `deeplabv2-mini`, which a CPU trains in minutes. It is not a
+published network."""
 ASPP_DILATIONS = (6, 12, 18, 24)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut; the stride sits in the first convolution."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; the first one has the stride."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) to (N, 4 * width, ceil(H / stride), ceil(W / stride))."""
+        """Map (N, in_channels, H, W) to (N, 4 * width, ceil(H / stride), ceil(W / stride))."""
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
@@ -63,7 +64,7 @@ class Bottleneck(nn.Module):
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid: four dilated 3x3 classifiers, all of them summed."""
+    """Atrous spatial pyramid: the sum of four dilated 3x3 classifiers."""
 
     def __init__(self, in_channels: int, classes: int) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class ASPP(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, in_channels, H, W) to (N, classes, H, W)."""
+        """Map (N, in_channels, H, W) to (N, classes, H, W)."""
         branches = iter(self.conv2d_list)
         y: torch.Tensor = next(branches)(x)
         for branch in branches:
@@ -82,7 +83,7 @@ class ASPP(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """ResNet with output stride 8 and an ASPP classifier; logits stay at an eighth."""
+    """A ResNet with output stride 8 and an ASPP classifier; the logits are not upsampled."""
 
     def __init__(
         self, blocks: Sequence[int], *, classes: int, norm: NormLayer, width: int = WIDTH
@@ -100,18 +101,18 @@ class DeepLabV2(nn.Module):
         self._initialise()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) images to (N, classes, h, w) logits; 512x1024 gives 65x129."""
+        """Map images (N, 3, H, W) to logits (N, classes, h, w); 512x1024 gives 65x129."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: torch.Tensor = self.layer5(x)
         return logits
 
     def _initialise(self) -> None:
-        """He initialisation for the backbone, N(0, 0.01) for the classifier.
+        """Initialise the backbone after He et al., the classifier from N(0, 0.01).
 
-        The last norm of a block starts at zero where it is learnt (Goyal et al. 2017, 5.1), so
-        that gradients do not grow from block to block: without it a fresh GradScaler skips its
-        first five or more updates.
+        The last norm of a block starts at zero if it is learnt (Goyal et al. 2017, 5.1), so that
+        gradients do not grow from block to block. Otherwise a new GradScaler skips its first five
+        or more updates.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -129,7 +130,7 @@ class DeepLabV2(nn.Module):
 def _stage(
     in_channels: int, width: int, blocks: int, *, stride: int, dilation: int, norm: NormLayer
 ) -> nn.Sequential:
-    """Residual blocks of one width; the first one strides and projects."""
+    """Residual blocks of one width; the first one has the stride and the projection."""
     out_channels = width * EXPANSION
     first = Bottleneck(
         in_channels, width, stride=stride, dilation=dilation, projects=True, norm=norm

@@ -1,6 +1,6 @@
-"""Networks that other packages build: torchvision, timm, segmentation_models_pytorch, transformers.
+"""Networks of other packages: torchvision, timm, segmentation_models_pytorch, transformers.
 
-None but torchvision is required: each is imported once one of its networks is named.
+Only torchvision is required. A package is imported when one of its networks is named.
 """
 
 import importlib
@@ -27,26 +27,26 @@ from bsprobe.records.workload import (
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 _TASKS: Final = ("SEMANTIC_SEGMENTATION", "IMAGE_CLASSIFICATION")
-"""Of transformers' tables, looked at in this order where a configuration names no class."""
+"""Tables of transformers, searched in this order if a configuration names no class."""
 
 
 def prefix_of(model: str) -> str:
-    """The beginning of a model's name that says which package builds it: `timm:`."""
+    """The prefix of a model's name, which selects the package: `timm:`."""
     return model[: model.index(":") + 1]
 
 
 def check_name(model: str) -> None:
-    """Make sure that a package knows a model of this name, and load what building it needs.
+    """Require that a package has a model of this name, and import the package.
 
     Raises:
-        UsageError: The package is not installed, or has no such model; the nearest is suggested.
+        UsageError: The package is not installed, or has no such model; the hint names the nearest.
     """
     prefix = prefix_of(model)
     name = model.removeprefix(prefix)
     if prefix == HUGGING_FACE:
         _configuration(name, {})
         return
-    if prefix == TIMM and _package(TIMM).is_model(name):  # names of old versions, too
+    if prefix == TIMM and _package(TIMM).is_model(name):  # `list_models` leaves old names out
         return
     known = [prefix + each for each in _NAMES[prefix]()]
     if model not in known:
@@ -54,17 +54,17 @@ def check_name(model: str) -> None:
 
 
 def build(variant: Variant) -> nn.Module:
-    """Build such a network, with its own norms."""
+    """Build a network of another package; its norms are not changed."""
     model = _BUILDERS[prefix_of(variant.model)](variant)
     assert isinstance(model, nn.Module)  # noqa: S101 - these packages are not typed
     return model
 
 
 def own_size(model: str) -> Resolution | None:
-    """The size of the images that a classifier is built for; None where it says none.
+    """The size of the images that a classifier is built for; None if it is not known.
 
-    Source: torchvision's weights name the crop that they were evaluated with, timm's
-    configurations and transformers' their input size.
+    Source: the crop of torchvision's weights, the input size in the configurations of timm and
+    transformers.
     """
     prefix = prefix_of(model)
     name = model.removeprefix(prefix)
@@ -94,7 +94,7 @@ def _package(prefix: str) -> ModuleType:
 
 
 def _torchvision_names() -> list[str]:
-    """Its networks for classification and for segmentation of images."""
+    """The names of torchvision's networks for classification and segmentation of images."""
     from torchvision import models  # noqa: PLC0415 - takes seconds; DeepLabV2 needs none of it
 
     return [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
@@ -126,12 +126,12 @@ def _torchvision(variant: Variant) -> Any:
 
 
 def _auxiliary(name: str) -> dict[str, Any]:
-    """Train with the auxiliary loss, as torchvision's recipes do; LRASPP alone has none."""
+    """Switch the auxiliary loss on, as torchvision's recipes do; LRASPP has none."""
     return {} if name.startswith("lraspp") else {"aux_loss": True}
 
 
 def _classifier_arguments(name: str, variant: Variant) -> dict[str, Any]:
-    """Arguments that some classifiers need: the image size, and to have one output."""
+    """Arguments of some classifiers: the image size, and that they have one output."""
     if name in _WITH_AUXILIARY:
         return {"aux_logits": False, "init_weights": True}
     if variant.resolution is None:
@@ -140,8 +140,8 @@ def _classifier_arguments(name: str, variant: Variant) -> dict[str, Any]:
     if name.startswith("vit_"):
         if height != width:
             raise UsageError(
-                f"--resolution {height}x{width}: {variant.model} takes square images alone",
-                hint=f"for example --resolution {height}x{height}",
+                f"--resolution {height}x{width}: {variant.model} takes square images only",
+                hint=f"give --resolution {height}x{height}, for example",
             )
         return {"image_size": height}
     if name == "maxvit_t":
@@ -150,7 +150,7 @@ def _classifier_arguments(name: str, variant: Variant) -> dict[str, Any]:
 
 
 def _timm(variant: Variant) -> Any:
-    """Build for the resolution, which networks with fixed positions must know."""
+    """Build for the resolution of the variant, on which some networks depend."""
     arguments: dict[str, Any] = {"num_classes": variant.logits}
     if variant.channels != RGB:
         arguments["in_chans"] = variant.channels
@@ -171,7 +171,7 @@ def _smp(variant: Variant) -> Any:
 
 
 def _configuration(path: str, arguments: dict[str, Any]) -> Any:
-    """A configuration of transformers, from a file of this machine alone."""
+    """Read a configuration of transformers from a local file."""
     file = Path(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -197,12 +197,12 @@ def _configuration(path: str, arguments: dict[str, Any]) -> Any:
     except (ValueError, KeyError) as error:
         raise UsageError(
             f"--model {HUGGING_FACE}{path}: {str(error).splitlines()[0]}",
-            hint=f"this is transformers {transformers.__version__}",
+            hint=f"the installed version of transformers is {transformers.__version__}",
         ) from error
 
 
 def _image_size(configuration: Any) -> tuple[int, ...]:
-    """The size of the images of a classifier; networks for segmentation take any."""
+    """The size of the images of a classifier; () for other networks, which take any size."""
     architecture = _architecture(configuration)
     if architecture is None or "ImageClassification" not in architecture.__name__:
         return ()
@@ -211,7 +211,7 @@ def _image_size(configuration: Any) -> tuple[int, ...]:
 
 
 def _architecture(configuration: Any) -> type[Any] | None:
-    """The class that a configuration names, else one of its kind for segmentation or images."""
+    """The class that a configuration names, else its class for segmentation or classification."""
     transformers = _package(HUGGING_FACE)
     for name in configuration.architectures or ():
         if hasattr(transformers, name):
@@ -236,8 +236,8 @@ def _hugging_face(variant: Variant) -> Any:
     if architecture is not None:
         return architecture(configuration)
     raise UsageError(
-        f"--model {variant.model}: it names no architecture that transformers has, and its kind "
-        "has none for segmentation or classification",
+        f"--model {variant.model}: transformers has no architecture of this configuration for "
+        "segmentation or classification",
         hint='add "architectures": ["NAME"] to the file',
     )
 

@@ -1,4 +1,4 @@
-"""From a variant to a network: by name, in its norm, with or without checkpointing."""
+"""Building the network of a variant: by name, in its norm, with or without checkpointing."""
 
 import copy
 import inspect
@@ -33,18 +33,18 @@ _DEEPLABV2 = {
     **{f"deeplabv2-{backbone}": (blocks, WIDTH) for backbone, blocks in BLOCKS.items()},
     "deeplabv2-mini": (MINI_BLOCKS, MINI_WIDTH),
 }
-"""Blocks and width of each."""
+"""Blocks of each stage, and the width."""
 _CLASSES: Final = ("num_classes", "n_classes", "classes", "num_labels", "out_channels", "out_ch")
 _CHANNELS: Final = ("in_channels", "n_channels", "in_chans", "num_channels", "in_ch")
-"""Arguments by which factories ask for the number of logits, and for that of the channels."""
+"""Names of factory arguments for the number of logits, and for the number of channels."""
 
 
 def build_model(variant: Variant) -> nn.Module:
     """Build the network of a variant, in fp32 on the CPU, in training mode.
 
     Raises:
-        UsageError: No model has this name, it has no norm to exchange, no blocks to checkpoint,
-            or does not take its arguments.
+        UsageError: No model has this name, or it has no norm to exchange, has no blocks to
+            checkpoint, or does not take its arguments.
     """
     check_variant(variant)
     if is_factory(variant.model):
@@ -65,10 +65,11 @@ def build_model(variant: Variant) -> nn.Module:
 
 
 def check_variant(variant: Variant) -> None:
-    """Make sure that all that a variant names is there, and load what building it needs.
+    """Require that everything a variant names exists, and import it.
 
     Raises:
-        UsageError: Something is not there, or not with these arguments, channels or this norm.
+        UsageError: A name does not exist, or the model does not take the variant's arguments,
+            channels or norm.
     """
     check_model_name(variant.model)
     own = variant.own
@@ -87,24 +88,24 @@ def check_variant(variant: Variant) -> None:
 
 
 def _synchronised(model: nn.Module, variant: Variant) -> nn.Module:
-    """Convert BatchNorm as PyTorch does, whatever the network."""
+    """Convert the BatchNorm layers of any network with PyTorch's function."""
     converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if not any(isinstance(module, nn.SyncBatchNorm) for module in converted.modules()):
         raise UsageError(
             f"--norm {variant.norm}: {variant.model} has no BatchNorm",
-            hint=f"add --norm {Norm.AS_BUILT}, which leaves it alone",
+            hint=f"give --norm {Norm.AS_BUILT}, which changes no layer",
         )
     return converted
 
 
 def exchange_norms(model: nn.Module, variant: Variant) -> None:
-    """Exchange the BatchNorm layers of a network for the norm of its variant.
+    """Replace the BatchNorm layers of a network by the norm of its variant.
 
-    A finished network is changed, since few offer an argument for it. That of volumes is exchanged
-    for GroupNorm alone.
+    The built network is changed, because few take the norm as an argument. BatchNorm3d can only be
+    replaced by GroupNorm.
 
     Raises:
-        UsageError: It has none, or other norms beside them, which would stay.
+        UsageError: The network has no BatchNorm, or has norms that are not replaced.
     """
     norm = variant.norm
     if norm in (Norm.BATCH, Norm.AS_BUILT):
@@ -113,7 +114,7 @@ def exchange_norms(model: nn.Module, variant: Variant) -> None:
     exchanged = grouped if norm in (Norm.GROUP, Norm.GROUP_AMP) else (nn.BatchNorm2d,)
     made: dict[int, nn.Module] = {}
     for parent in list(model.modules()):
-        # Not `named_children`, which leaves out a module that is there twice.
+        # Not `named_children`, which lists a module once even if it has two names.
         for name, child in list(parent._modules.items()):  # noqa: SLF001 - as above
             if type(child) in exchanged:
                 assert isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d)  # noqa: S101 - seen above
@@ -126,17 +127,17 @@ def exchange_norms(model: nn.Module, variant: Variant) -> None:
     if kept or not made:
         raise UsageError(
             f"--norm {norm}: {variant.model} has {' and '.join(sorted(kept)) or 'no BatchNorm'}"
-            f"{', which is not exchanged' if kept else ''}",
-            hint=f"add --norm {Norm.AS_BUILT if keeps_own_norm(variant.model) else Norm.BATCH}, "
-            "which leaves it alone",
+            f"{', which is not replaced' if kept else ''}",
+            hint=f"give --norm {Norm.AS_BUILT if keeps_own_norm(variant.model) else Norm.BATCH}, "
+            "which changes no layer",
         )
 
 
 def check_model_name(name: str) -> None:
-    """Make sure that a model of this name can be built, and load what building it needs.
+    """Require that a model has this name, and import it.
 
     Raises:
-        UsageError: No model has this name; the nearest one is suggested.
+        UsageError: No model has this name; the hint names the nearest one.
     """
     if is_factory(name):
         load_callable("--model", name)
@@ -148,23 +149,22 @@ def check_model_name(name: str) -> None:
 
 
 def _with_arguments(variant: Variant) -> nn.Module:
-    """Build by name; a complaint about arguments that were given is the user's to read."""
+    """Build by name; a TypeError becomes a UsageError if the user gave arguments."""
     try:
         return elsewhere.build(variant)
     except TypeError as error:
         if not variant.own.model_args:
             raise
         raise UsageError(
-            f"--model-arg: {variant.network}: {error}", hint="see what the network's own page says"
+            f"--model-arg: {variant.network}: {error}", hint="see the documentation of the network"
         ) from error
 
 
 def told_arguments(variant: Variant) -> dict[str, int]:
-    """Classes and channels for a factory that asks for them; none for other networks.
+    """The arguments for classes and channels that a factory takes; empty for other networks.
 
-    They are told only where the factory has no default for them, but for channels that are not the
-    default, which it must know. Of batches of the user's own nobody knows what they hold, so that
-    their number is not told either.
+    They are passed only if the factory has no default for them; channels other than 3 are passed
+    always. With user-supplied batches neither number is known, and none is passed.
     """
     parameters = _parameters_of_factory(variant)
     if variant.own.batches is not None:
@@ -184,7 +184,7 @@ def _parameters_of_factory(variant: Variant) -> Mapping[str, inspect.Parameter]:
 
 
 def _told(variant: Variant) -> dict[str, Any]:
-    """Arguments that a factory is told where it asks for them; none for other networks."""
+    """The arguments of `told_arguments`, and `norm_layer` if the factory takes it."""
     told: dict[str, Any] = {**told_arguments(variant)}
     parameters = _parameters_of_factory(variant)
     is_exchanged = variant.norm not in (Norm.BATCH, Norm.SYNC_BATCH, Norm.AS_BUILT)
@@ -194,15 +194,15 @@ def _told(variant: Variant) -> dict[str, Any]:
 
 
 def _first_of(taken: Collection[str], names: Sequence[str], value: int) -> dict[str, int]:
-    """The value under the first of some names that a factory takes."""
+    """The value under the first of the names that a factory takes; empty if it takes none."""
     return next(({name: value} for name in names if name in taken), {})
 
 
 def _own_arguments(variant: Variant) -> dict[str, Any]:
-    """The arguments of your factory: those that it is told, then those that were given.
+    """The arguments of a user's factory: those of the variant, overridden by `--model-arg`.
 
     Raises:
-        UsageError: It takes no such arguments.
+        UsageError: The factory does not take them.
     """
     made = load_callable("--model", variant.model)
     arguments = _told(variant) | variant.own.arguments
@@ -212,7 +212,7 @@ def _own_arguments(variant: Variant) -> dict[str, Any]:
     signature = inspect.signature(made)
     takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
     if "num_classes" not in signature.parameters and not takes_any:
-        # Then it says how many classes the labels have, for a network that has them fixed.
+        # Then --model-arg num_classes gives only the classes of the labels.
         arguments.pop("num_classes", None)
     try:
         signature.bind(**arguments)
@@ -224,28 +224,30 @@ def _own_arguments(variant: Variant) -> dict[str, Any]:
             and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
             and name not in arguments
         ]
-        hint = f"add {' '.join(missing)}" if missing else "its arguments are --model-arg NAME=VALUE"
+        hint = (
+            f"add {' '.join(missing)}" if missing else "give its arguments: --model-arg NAME=VALUE"
+        )
         raise UsageError(f"--model {variant.network}: {error}", hint=hint) from error
     return arguments
 
 
 def _require_no_arguments(variant: Variant) -> None:
-    """Refuse arguments for a network that is built already."""
+    """Refuse arguments for a network that is already built."""
     if given := [name for name in variant.own.arguments if name != "num_classes"]:
         raise UsageError(
-            f"--model-arg {given[0]}: {variant.model} is a network, which takes no arguments",
-            hint="name a class or a function that makes the network",
+            f"--model-arg {given[0]}: {variant.model} is a built network, which takes no arguments",
+            hint="give a class or a function that returns the network",
         )
 
 
 def _own_model(variant: Variant) -> nn.Module:
-    """Call your factory, or copy your network, of which the trials change their own."""
+    """Call a user's factory, or copy a user's network: trials change it in place."""
     made = load_callable("--model", variant.model)
     arguments = _own_arguments(variant)
     model = copy.deepcopy(made) if isinstance(made, nn.Module) else made(**arguments)
     if not isinstance(model, nn.Module):
         raise UsageError(
-            f"--model {variant.model}: it made a {type(model).__name__}, not an nn.Module",
-            hint="give a function or a class that makes an nn.Module, or an nn.Module",
+            f"--model {variant.model}: it returned a {type(model).__name__}, not an nn.Module",
+            hint="give an nn.Module, or a function or a class that returns one",
         )
     return model

@@ -1,7 +1,6 @@
-"""Normalisation layers, chosen when a network is built.
+"""Normalisation layers that can replace BatchNorm.
 
-All classes take the arguments of `nn.BatchNorm2d` that networks pass, so that one can stand where
-another stood. torchvision is not needed here.
+All classes take the arguments of `nn.BatchNorm2d` that networks pass. torchvision is not imported.
 """
 
 import math
@@ -15,13 +14,13 @@ from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code
 from bsprobe.records.variants import Norm
 
 GROUPS = 32
-"""Wu & He 2018. Divides every width of a ResNet; narrower layers use the largest divisor."""
+"""Wu & He 2018. Layers whose width it does not divide use the greatest common divisor."""
 
 NormLayer = Callable[[int], nn.Module]
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm with 32 groups, in the precision autocast gives it: fp32 on CUDA."""
+    """GroupNorm with 32 groups, in the precision of autocast: fp32 on CUDA."""
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = None) -> None:
         del momentum  # there are no running statistics
@@ -29,14 +28,14 @@ class GroupNorm(nn.GroupNorm):
 
 
 class GroupNormAmp(GroupNorm):
-    """GroupNorm in the dtype of its input, whatever autocast wants.
+    """GroupNorm in the dtype of its input, outside of autocast.
 
-    Statistics are still computed in fp32 inside the kernel; only the tensors stay in half
-    precision, which is what the activations saved for the backward pass are made of.
+    The kernel computes statistics in fp32. Its tensors, and the activations saved for the backward
+    pass, stay in half precision.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.GroupNorm's name
-        """Normalise a map of shape (N, C, H, W)."""
+        """Normalise a feature map (N, C, H, W)."""
         with torch.autocast(input.device.type, enabled=False):
             return F.group_norm(
                 input,
@@ -56,14 +55,16 @@ class InstanceNorm(nn.InstanceNorm2d):
 
 
 class FrozenBatchNorm(nn.Module):
-    """BatchNorm with fixed statistics and affine, folded to `x * scale + shift`.
+    """BatchNorm with fixed statistics, scale and shift, folded to `x * scale + shift`.
 
-    Scale and shift are cast to the input's dtype: with fp32 buffers, as torchvision's
-    `FrozenBatchNorm2d` has them, autocast promotes the result and saves three times the memory.
-    The buffers carry BatchNorm's names, so its weights load. Without loaded weights the variance
-    is 4, so the scale is 0.5: nothing normalises then, and at 1 the activations of a ResNet's 33
-    blocks would double with each, past the range of fp16. (The variance, because torchvision's
-    nets set the weights of all their norms to 1 when they are built.)
+    Scale and shift are cast to the dtype of the input. With fp32 buffers, as in torchvision's
+    `FrozenBatchNorm2d`, autocast promotes the result, and three times the memory is saved for the
+    backward pass. The buffers have the names of BatchNorm's, so that its weights can be loaded.
+
+    Without loaded weights nothing is normalised. The variance is 4 then, which gives the scale
+    0.5: with 1, activations would double in each of a ResNet's 33 blocks, beyond the range of
+    fp16. The variance is set rather than the weight, because torchvision's networks set the
+    weights of all norms to 1.
     """
 
     weight: torch.Tensor
@@ -81,20 +82,20 @@ class FrozenBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.full((num_features,), 4.0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Scale and shift a map of shape (N, C, H, W)."""
+        """Scale and shift a feature map (N, C, H, W)."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load BatchNorm's entries, but for its count of batches: nothing is counted here."""
+        """Load the entries of BatchNorm without its count of batches."""
         state_dict.pop(f"{prefix}num_batches_tracked", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 LAYERS: dict[Norm, type[nn.Module]] = {
     Norm.BATCH: nn.BatchNorm2d,
-    Norm.SYNC_BATCH: nn.BatchNorm2d,  # converted once the network is built
+    Norm.SYNC_BATCH: nn.BatchNorm2d,  # converted after the network is built
     Norm.GROUP: GroupNorm,
     Norm.GROUP_AMP: GroupNormAmp,
     Norm.INSTANCE: InstanceNorm,

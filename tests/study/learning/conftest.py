@@ -10,7 +10,7 @@ from tests.support.tiny_networks import TinyNet
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven drawn scenes, 5 for training and 2 for validation; tests only read them."""
+    """Seven drawn scenes, 5 for training and 2 for validation. Tests do not change them."""
     return drawn(tmp_path_factory.mktemp("data") / "scenes", 7, seed=4)
 
 

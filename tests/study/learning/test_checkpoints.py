@@ -1,4 +1,4 @@
-"""What a checkpoint brings back, beside what the figures of a resumed training show."""
+"""Saving and restoring checkpoints. Resumed trainings are in `test_train`."""
 
 from dataclasses import replace
 from pathlib import Path

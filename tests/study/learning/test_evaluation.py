@@ -1,4 +1,4 @@
-"""Scores of predictions, against the official evaluation of the same files."""
+"""Scores of predictions, compared with the official evaluation of the same files."""
 
 import math
 from pathlib import Path
@@ -26,7 +26,7 @@ LABEL_IDS = np.array([label.label_id for label in CLASSES], dtype=np.uint8)
 
 
 def noisy(train_ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Predictions that are right for most pixels, and never "ignored"."""
+    """Predictions that are right for most pixels and never 255."""
     guesses = rng.integers(0, 16, train_ids.shape)  # train and two more are never predicted
     is_guess = (rng.random(train_ids.shape) < 0.3) | (train_ids == 255)
     return np.where(is_guess, guesses, train_ids).astype(np.uint8)
@@ -35,7 +35,7 @@ def noisy(train_ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def official_scores(
     folder: Path, label_ids: list[np.ndarray], predicted: list[np.ndarray]
 ) -> dict[str, Any]:
-    """What `cityscapesscripts` says of predictions (train ids), from files as it wants them."""
+    """The scores that `cityscapesscripts` gives for predictions (train ids), written to files."""
     truth = [str(folder / f"{number}_gt.png") for number in range(len(label_ids))]
     guess = [str(folder / f"{number}_pred.png") for number in range(len(predicted))]
     images = (*label_ids, *(LABEL_IDS[one] for one in predicted))

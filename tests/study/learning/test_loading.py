@@ -1,4 +1,4 @@
-"""The sweep over the data loader: every setting is really run, alone and in use."""
+"""The sweep of the data loader."""
 
 from pathlib import Path
 
@@ -38,5 +38,5 @@ def test_every_setting_is_timed_alone_and_in_use_for_the_batch_as_it_is_accumula
     assert found.step_images_per_second > 0
     for rate in found.rates:
         assert min(rate.alone_images_per_second, rate.fed_images_per_second) > 0
-    # Two to warm up and three to time, on images in memory and with each setting.
+    # Two warm-up and three timed updates, on images in memory and with each setting.
     assert batches == [[3, 3]] * 5 * (1 + len(settings))

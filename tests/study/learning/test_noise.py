@@ -1,4 +1,4 @@
-"""Gradient norms of a real network, against a population whose gradients are all known."""
+"""Gradient norms of a network, compared with those of all images of a population."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +20,7 @@ POPULATION = 12
 
 
 def population() -> list[Batch]:
-    """Single images, of which some have ignored pixels."""
+    """Single images, some with ignored pixels."""
     whole = synthetic_batch(VARIANT, POPULATION, device=CPU, seed=5)
     whole.labels[:4, :8] = 255
     images, labels = whole.images.split(1), whole.labels.split(1)

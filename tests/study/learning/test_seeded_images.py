@@ -1,4 +1,4 @@
-"""The same seed shows the same images, whatever the batch, the processes, the interruption."""
+"""Images depend on the seed only, not on the batch, the processes or interruptions."""
 
 import gc
 import itertools
@@ -138,7 +138,7 @@ def test_a_subset_is_the_first_images(root: Path) -> None:
 def test_a_damaged_image_is_refused_by_name_from_every_process(
     tmp_path: Path, setting: LoaderSetting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # PyTorch waits as long for each loading process when the garbage of the error is collected.
+    # PyTorch waits this long for each loading process when the error is garbage-collected.
     monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
     folder = drawn(tmp_path / "damaged", 2)
     image = cut_off_image(folder)
@@ -149,7 +149,7 @@ def test_a_damaged_image_is_refused_by_name_from_every_process(
 
 
 class Numbers(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Random numbers in the place of images."""
+    """A data set of random numbers."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.rand(4) + index, torch.rand(1)

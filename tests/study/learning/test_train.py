@@ -1,4 +1,4 @@
-"""A training that is really made: it learns, and goes on to the same figures after any stop."""
+"""Short trainings: they learn, and resume to the same figures after an interruption."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.support.tiny_networks import TinyNet, TwoHeadedNet
 
 
 class DroppingNet(TinyNet):
-    """A net that draws random numbers while it trains."""
+    """A network that draws random numbers in training mode."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__(variant)
@@ -33,7 +33,7 @@ class DroppingNet(TinyNet):
 
 
 class Stopped(BaseException):
-    """What a kill is to a training: it does not come back."""
+    """Stands for a kill of the process."""
 
 
 @pytest.fixture(autouse=True)
@@ -59,13 +59,13 @@ def spec_of(
 
 
 def learnt(spec: TrainingSpec, checkpoint: Path) -> TrainingResult:
-    """The result of a training, its times taken off: nothing else may differ."""
+    """The result of a training without its times."""
     result = learn(spec, checkpoint, PLACE, lambda _: None)
     return replace(result, curve=tuple(replace(point, seconds=0.0) for point in result.curve))
 
 
 def stopped_at(spec: TrainingSpec, checkpoint: Path, phase: str) -> None:
-    """Make a training until it says that something begins, and no further."""
+    """Run a training until a phase begins."""
 
     def report(now: str) -> None:
         if now.startswith(phase):
@@ -91,7 +91,7 @@ def test_a_training_learns_and_says_how(root: Path, tmp_path: Path) -> None:
     assert result.chance.class_name == "road"
     assert (result.training_images, result.validation_images) == (5, 2)
     assert (result.diverged_at, result.peak_bytes) == (None, 7)
-    # Six samples of the noise, all in the second half.
+    # Six noise samples, all in the second half.
     assert [sample.updates for sample in result.noise] == [38, 38, 38, 50, 50, 50]
 
 
@@ -199,7 +199,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_as_a_result(
 def test_the_checkpoint_of_another_training_is_refused(root: Path, tmp_path: Path) -> None:
     stopped_at(spec_of(root), tmp_path / "c", "update 8 of")
 
-    with pytest.raises(FileError, match="is the checkpoint of another training"):
+    with pytest.raises(FileError, match="another training"):
         learnt(spec_of(root, rate=0.01), tmp_path / "c")
 
 
@@ -211,10 +211,10 @@ def test_a_damaged_checkpoint_is_refused_with_what_to_do(
     stopped_at(spec, path, "update 8 of")
     path.write_bytes(path.read_bytes()[:length])
 
-    with pytest.raises(FileError, match="is damaged") as refused:
+    with pytest.raises(FileError, match="damaged") as refused:
         learnt(spec, path)
 
-    assert refused.value.hint == "delete it to begin this training again"
+    assert "delete" in str(refused.value.hint)
 
 
 def test_labels_of_no_known_class_are_refused(tmp_path: Path) -> None:
@@ -222,8 +222,9 @@ def test_labels_of_no_known_class_are_refused(tmp_path: Path) -> None:
     for path in (folder / "gtFine" / "val").rglob("*.png"):
         Image.new("L", (128, 64), 0).save(path)
 
-    with pytest.raises(FileError, match="no pixel of the validation images is of a known class"):
+    with pytest.raises(FileError, match="validation images") as refused:
         learnt(spec_of(folder), tmp_path / "c")
+    assert str(refused.value.hint).endswith(f"bsprobe data {folder}")
 
 
 def test_networks_with_an_auxiliary_head_are_studied_too(

@@ -19,7 +19,7 @@ def task() -> Task:
 
 
 def images() -> Iterator[Batch]:
-    """Three images whose labels are larger than they, of different sizes."""
+    """Three images, whose labels are larger and differ in size."""
     for seed, (height, width) in enumerate([(64, 96), (40, 60), (64, 96)]):
         batch = synthetic_batch(VARIANT, 1, device=CPU, seed=seed)
         labels = torch.randint(0, 4, (1, height, width))

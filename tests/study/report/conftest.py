@@ -1,4 +1,4 @@
-"""Studies over trainings that are formulas: one that went well, one that met everything."""
+"""Studies whose trainings are computed by formulas: finished, with failures, without results."""
 
 import pytest
 
@@ -8,13 +8,13 @@ from tests.support.study_builders import FormulaTrainer, made_study, study_setti
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Three batches, two seeds, all of it finished."""
+    """Three batches and two seeds, all finished."""
     return made_study(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="session")
 def troubled(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Batch 8 is accumulated after an out-of-memory, a seed of batch 2 diverges."""
+    """Batch 8 runs out of memory and is accumulated; a seed of batch 2 diverges."""
     trainer = FormulaTrainer(
         holds=4, diverges=lambda spec: spec.plan.effective_batch == 2 and spec.seed == 1
     )
@@ -23,7 +23,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="session")
 def hopeless(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Nothing fits."""
+    """A study in which no batch fits."""
     return made_study(
         tmp_path_factory.mktemp("hopeless"), study_settings(2, seeds=1), FormulaTrainer(holds=0)
     )

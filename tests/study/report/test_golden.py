@@ -1,6 +1,6 @@
-"""Every text of a study that a person reads, against a copy that a person has read.
+"""The texts and tables of a study, compared with reviewed copies.
 
-After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
+After an intended change: BSPROBE_UPDATE_GOLDEN=1 pytest tests/study/report, then read the diff.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ def snippet_of(study: Study) -> str:
 
 
 @pytest.mark.parametrize("name", ["study", "troubled", "hopeless"])
-def test_the_terminal_output_and_the_report_are_as_agreed(
+def test_the_terminal_output_and_the_report_equal_the_golden_files(
     request: pytest.FixtureRequest, name: str
 ) -> None:
     made = request.getfixturevalue(name)
@@ -39,7 +39,7 @@ def test_the_terminal_output_and_the_report_are_as_agreed(
     check(f"report{ending}.md", markdown.render(made, plots=plots, snippet=snippet))
 
 
-def test_the_tables_are_as_agreed(troubled: Study) -> None:
+def test_the_tables_equal_the_golden_files(troubled: Study) -> None:
     check("trainings.csv", to_csv(tables.trainings_table(troubled)).decode())
     check("curves.csv", to_csv(tables.curves_table(troubled)).decode())
     check("loader.csv", to_csv(tables.loader_table(troubled)).decode())
@@ -48,4 +48,4 @@ def test_the_tables_are_as_agreed(troubled: Study) -> None:
 def test_one_batch_alone_is_compared_with_nothing(tmp_path: Path) -> None:
     _, chosen = sentences.chosen_of(made_study(tmp_path, study_settings(4)))
     assert chosen is not None
-    assert sentences.certainty(chosen) == "There is no other batch to compare it with."
+    assert "no other batch" in sentences.certainty(chosen)

@@ -1,4 +1,4 @@
-"""The pictures of a study: what is drawn, and that it is drawn the same every time."""
+"""The plots of a study: their contents, and that they are reproducible."""
 
 import io
 from pathlib import Path
@@ -23,7 +23,7 @@ def chance_of(study: Study) -> Chance:
 
 
 def ends(axes: Axes) -> list[str]:
-    """The labels at line ends, from the lowest."""
+    """The labels at line ends, the lowest first."""
     notes = sorted(axes.texts, key=lambda note: note.xy[1])  # type: ignore[attr-defined] # annotations
     return [note.get_text() for note in notes]
 

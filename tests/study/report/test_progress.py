@@ -1,4 +1,4 @@
-"""The lines that a study writes while it runs."""
+"""The progress lines of a study."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Two hundred damaged pairs: each gives one clear line that names the file, and nothing else."""
+"""Two hundred damaged pairs: each gives one error of one line that names the file."""
 
 import random
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tests.support.drawn import SIZE
 DAMAGES_OF_EACH_KIND = 50
 
 Damage = Callable[[random.Random, Path], None]
-"""Spoils the file at the path."""
+"""A function that damages the file at the path."""
 
 
 def truncate(rng: random.Random, path: Path) -> None:
@@ -50,7 +50,7 @@ def remove(_: random.Random, path: Path) -> None:
 
 
 def damaged_root(drawn_root: Path, root: Path, rng: random.Random, damage: Damage) -> Path:
-    """One pair of which one file is damaged: the file that a report must name."""
+    """Make a pair with one damaged file, and return the file that the error must name."""
     sample = rng.choice(list_split(drawn_root, Split.TRAIN).samples)
     image = image_path(root, Split.TRAIN, sample.stem)
     label = label_path(root, Split.TRAIN, sample.stem)
@@ -61,7 +61,7 @@ def damaged_root(drawn_root: Path, root: Path, rng: random.Random, damage: Damag
     victim, partner = rng.sample([image, label], 2)
     damage(rng, victim)
     if damage is change_size:
-        return label  # the label is the one that is held against its image
+        return label  # a wrong size is reported for the label
     return partner if damage is remove else victim
 
 

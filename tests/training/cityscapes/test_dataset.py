@@ -29,4 +29,4 @@ def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(FileError) as caught:
         CityscapesDataset(tmp_path, Split.TRAIN, transform=NATIVE)
     assert str(caught.value).startswith(f"{tmp_path / 'leftImg8bit'}: ")
-    assert str(caught.value.hint).endswith(f"; `bsprobe data {tmp_path}` lists all that is wrong")
+    assert f"`bsprobe data {tmp_path}`" in str(caught.value.hint)

@@ -14,7 +14,7 @@ from bsprobe.training.cityscapes.inspection import (
     inspect_folder,
 )
 from bsprobe.training.cityscapes.picture import write_picture
-from bsprobe.training.cityscapes.samples import Problem, Sample, Split, image_path, label_path
+from bsprobe.training.cityscapes.samples import Sample, Split, image_path, label_path
 
 STEM = "ulm_000000_000019"
 
@@ -75,12 +75,11 @@ def test_two_damaged_files_of_one_scene_are_two_problems(tmp_path: Path) -> None
 def test_train_ids_in_the_place_of_label_ids_are_a_problem(tmp_path: Path) -> None:
     save_pair(tmp_path, Split.TRAIN, STEM, [[7, 255, 34]])
     report = inspected(tmp_path)
-    wanted = Problem(
-        path=label_path(tmp_path, Split.TRAIN, STEM),
-        what="holds values that are no label ids (0 to 33): 34, 255",
-        hint="use the *_labelIds.png files; 255 is typical of train ids",
-    )
-    assert (report.problems, report.cities, report.labels) == ((wanted,), (), ())
+    (problem,) = report.problems
+    assert problem.path == label_path(tmp_path, Split.TRAIN, STEM)
+    assert problem.what.endswith("(0 to 33): 34, 255")
+    assert "*_labelIds.png" in problem.hint
+    assert (report.cities, report.labels) == ((), ())
 
 
 def test_test_images_are_counted_without_labels(tmp_path: Path) -> None:
@@ -132,5 +131,5 @@ def test_a_picture_that_cannot_be_written_is_an_error_with_a_hint(tmp_path: Path
     place = tmp_path / "file" / "picture.png"
     with pytest.raises(FileError) as caught:
         write_picture(sample, place)
-    assert str(caught.value).startswith(f"the picture {place} cannot be written: ")
-    assert caught.value.hint == "name another place with --picture PATH"
+    assert str(place) in str(caught.value)
+    assert "--picture" in str(caught.value.hint)

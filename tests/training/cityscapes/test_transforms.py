@@ -25,7 +25,7 @@ ROAD, SKY = 7, 23
 
 
 def as_colour(normalised: torch.Tensor) -> torch.Tensor:
-    """Undo the normalisation: 0 to 255."""
+    """Undo the normalisation; the result is from 0 to 255."""
     mean = torch.tensor(IMAGENET_MEAN)[:, None, None]
     std = torch.tensor(IMAGENET_STD)[:, None, None]
     return (normalised * std + mean) * 255
@@ -133,11 +133,9 @@ def test_half_of_the_images_are_flipped() -> None:
 
 @pytest.mark.parametrize("scales", [(0.0, 1.0), (-1.0, 1.0), (1.5, 0.5), (float("nan"), 1.0)])
 def test_impossible_scales_are_refused_with_a_hint(scales: tuple[float, float]) -> None:
-    with pytest.raises(UsageError, match="is no range of scales") as caught:
+    with pytest.raises(UsageError, match=f"{scales[0]:g} to {scales[1]:g}") as caught:
         training_transform(SIZE, scales=scales)
-    assert caught.value.hint == (
-        "give two positive numbers, the smaller one first, for example 0.5 and 1.5"
-    )
+    assert "positive" in str(caught.value.hint)
 
 
 def test_the_transforms_can_be_sent_to_worker_processes() -> None:

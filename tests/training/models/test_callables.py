@@ -1,4 +1,4 @@
-"""Your own callables, by module and by file."""
+"""User-supplied callables, by module and by file."""
 
 import sys
 from pathlib import Path
@@ -44,11 +44,11 @@ def test_a_file_is_run_once_not_as_a_program_and_finds_its_neighbours(
         ("missing.py:build", "No such file or directory"),
         ("tests.support.own_training:missing", "has no 'missing'"),
         ("tests.support.own_training:Training.missing", "has no 'Training.missing'"),
-        ("tests.support.own_training:torch", "it is a module and cannot be called"),
+        ("tests.support.own_training:torch", "a module cannot be called"),
         (":build", "Empty module name"),
     ],
 )
-def test_what_is_not_there_is_an_error_in_words(
+def test_a_missing_callable_is_a_usage_error(
     name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -76,7 +76,7 @@ def test_a_module_that_fails_while_it_is_imported_says_where(
 
     with pytest.raises(UsageError, match=f"--model mine.py:f: {why}") as caught:
         load_callable("--model", "mine.py:f")
-    assert caught.value.hint == "the module is there, and fails while it is imported"
+    assert "import fails" in str(caught.value.hint)
 
 
 TRAINS = """
@@ -106,8 +106,8 @@ weights = torch.zeros(2, device=device).tolist()
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (TRAINS, r"it starts to train when it is imported \(script.py, line 8\)"),
-        (ENDS, r"it ends the program when it is imported \(script.py, line 5\)"),
+        (TRAINS, r".* training \(script.py, line 8\)"),
+        (ENDS, r".* exits .*\(script.py, line 5\)"),
         (FAILS, r"NotImplementedError: .*\(script.py, line 4\)"),
     ],
     ids=["trains", "ends", "fails"],

@@ -1,4 +1,4 @@
-"""The blocks that are found in networks that nobody listed, and what recomputing them changes."""
+"""Activation checkpointing: the chosen blocks, and the effect of recomputing them."""
 
 from collections.abc import Callable
 
@@ -102,7 +102,7 @@ def test_part_of_a_network_uses_its_own_way_and_the_rest_has_its_blocks() -> Non
 
 
 @needs_timm
-def test_a_network_of_timm_is_asked_itself() -> None:
+def test_a_network_of_timm_uses_its_own_method() -> None:
     timm = pytest.importorskip("timm")
     model = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=12)
 
@@ -112,7 +112,7 @@ def test_a_network_of_timm_is_asked_itself() -> None:
     assert [part.way for part in checkpointed_parts(model, None)] == [CheckpointWay.TIMM]
 
 
-def test_a_network_of_transformers_is_asked_itself_without_reentrance() -> None:
+def test_a_network_of_transformers_uses_its_own_method_without_reentrance() -> None:
     asked: list[object] = []
 
     class Pretrained(home_made.UNet):
@@ -128,7 +128,7 @@ def test_a_network_of_transformers_is_asked_itself_without_reentrance() -> None:
 
 
 def result_of(model: nn.Module) -> tuple[torch.Tensor, list[torch.Tensor | None], int]:
-    """The loss, the gradients, and the bytes that the forward pass keeps."""
+    """The loss, the gradients, and the bytes that the forward pass saves."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -198,7 +198,7 @@ def test_patterns_go_before_a_way_of_the_networks_own() -> None:
     assert "forward" in vars(model.backbone.stem)
 
 
-def test_a_list_of_modules_is_never_run_so_that_its_items_are_meant() -> None:
+def test_a_pattern_does_not_match_a_list_of_modules() -> None:
     model = home_made.Encoder()
     assert [part.modules for part in checkpointed_parts(model, "stages*")] == ["stages.*"]
     with pytest.raises(UsageError, match="'stages' matches no module"):
@@ -212,7 +212,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_that_names_modules() -> None
 
 
 @pytest.mark.parametrize("build", TRAINED)
-def test_what_is_said_to_be_recomputed_names_the_same_modules_again(
+def test_the_reported_names_select_the_same_modules_as_patterns(
     build: Callable[[], nn.Module],
 ) -> None:
     first, again = build(), build()

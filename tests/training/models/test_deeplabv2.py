@@ -17,20 +17,19 @@ DILATIONS = (6, 12, 18, 24)
 
 
 def shallow(norm: Norm = Norm.BATCH, *, seed: int = 0) -> DeepLabV2:
-    """A net of the full width with one block a stage."""
+    """A network of the full width with one block in each stage."""
     torch.manual_seed(seed)
     return DeepLabV2((1, 1, 1, 1), classes=19, norm=LAYERS[norm])
 
 
 @pytest.fixture
 def fresh() -> DeepLabV2:
-    """A shallow net as it was initialised."""
+    """A newly initialised shallow network."""
     return shallow()
 
 
-# torchvision publishes ResNets of 25 557 032 and 44 549 160 parameters, of which the classifier of
-# 1000 classes is 2 049 000; ASPP comes to 4 * (2048 * 9 + 1) * 19, the norms of ResNet-101 to
-# 105 344.
+# torchvision's ResNets have 25 557 032 and 44 549 160 parameters, 2 049 000 of them in the
+# classifier; ASPP has 4 * (2048 * 9 + 1) * 19, the norms of ResNet-101 have 105 344.
 @pytest.mark.parametrize(
     ("backbone", "norm", "parameters"),
     [
@@ -72,7 +71,7 @@ def test_the_backbone_computes_what_torchvisions_does_once_that_is_rearranged() 
     net = DeepLabV2(BLOCKS["resnet50"], classes=5, norm=nn.BatchNorm2d).double()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)  # else the last norms would hide the blocks
+            nn.init.uniform_(module.weight, 0.5, 1.5)  # zeros would hide the blocks
             nn.init.normal_(module.bias)
     reference = resnet50(replace_stride_with_dilation=[False, True, True]).double()
     first = reference.layer2[0]

@@ -27,7 +27,7 @@ DEEPLABV2 = ("deeplabv2-resnet50", "deeplabv2-resnet101", "deeplabv2-mini")
 
 
 def norm_layers(model: nn.Module) -> set[type[nn.Module]]:
-    """The classes of all layers of a model that normalise."""
+    """The classes of all normalisation layers of a model."""
     kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, *LAYERS.values())
     return {type(module) for module in model.modules() if isinstance(module, kinds)}
 

@@ -28,7 +28,7 @@ def maps() -> torch.Tensor:
 
 
 def randomised(layer: Layer) -> Layer:
-    """Give scale, shift and statistics values that no default hides."""
+    """Give scale, shift and statistics values other than the defaults."""
     with torch.no_grad():
         for tensor in layer.state_dict().values():
             if tensor.is_floating_point():
@@ -37,7 +37,7 @@ def randomised(layer: Layer) -> Layer:
 
 
 def assert_same(layer: Function, reference: Function, maps: torch.Tensor) -> None:
-    """Hold two functions of maps, and their gradients, against each other."""
+    """Compare the results and the gradients of two functions of feature maps."""
     results = []
     for function in (layer, reference):
         given = maps.clone().requires_grad_()

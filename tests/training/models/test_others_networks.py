@@ -1,4 +1,4 @@
-"""Networks that are not ours: torchvision's classifiers, timm's, and your own factories."""
+"""Networks of torchvision, timm and other packages, and user-supplied factories."""
 
 import importlib
 import json
@@ -106,10 +106,8 @@ def test_timm_is_asked_for_where_it_is_not_installed(monkeypatch: pytest.MonkeyP
     with pytest.raises(UsageError) as caught:
         check_model_name("timm:resnet18")
 
-    assert (str(caught.value), caught.value.hint) == (
-        "--model timm:NAME needs the package timm, which is not installed",
-        "pip install timm",
-    )
+    assert "--model timm:NAME" in str(caught.value)
+    assert caught.value.hint == "pip install timm"
 
 
 @pytest.mark.parametrize(
@@ -130,12 +128,12 @@ def test_classes_that_a_factory_does_not_take_are_those_of_the_labels() -> None:
 
 
 def test_a_factory_must_make_a_network() -> None:
-    with pytest.raises(UsageError, match=r"it made a str, not an nn\.Module"):
+    with pytest.raises(UsageError, match=r"a str, not an nn\.Module"):
         build_model(variant_of(f"{__name__}:no_network"))
 
 
 def test_a_network_whose_blocks_are_unknown_cannot_be_checkpointed() -> None:
-    with pytest.raises(UsageError, match=r"--checkpointing on: .* no blocks") as caught:
+    with pytest.raises(UsageError, match=r"--checkpointing on: .* blocks") as caught:
         build_model(variant_of(f"{__name__}:two_layers", checkpointing=Checkpointing.ON))
 
     assert "--checkpoint-blocks" in str(caught.value.hint)
@@ -150,35 +148,33 @@ OWN = f"{MODULE}:network"
     [
         (
             variant_of(OWN, own=OwnParts(model_args=(("wdth", "3"),))),
-            f"--model {OWN}(wdth=3): got an unexpected keyword argument 'wdth'",
+            rf"--model {OWN}\(wdth=3\): .*'wdth'",
         ),
         (
             variant_of(f"{MODULE}:none"),
-            f"--model {MODULE}:none: {MODULE} has no 'none'",
+            f"--model {MODULE}:none: .*'none'",
         ),
         (
             variant_of(OWN, own=OwnParts(batches=f"{MODULE}:none")),
-            f"--batch-from {MODULE}:none: {MODULE} has no 'none'",
+            f"--batch-from {MODULE}:none: .*'none'",
         ),
         (
             variant_of("deeplabv2-mini", channels=4),
-            "--input: deeplabv2-mini takes images of 3 channels, not 4",
+            "--input: deeplabv2-mini .*3 channels, not 4",
         ),
         (
             variant_of("torchvision:resnet18", channels=4),
-            "--input: torchvision:resnet18 takes images of 3 channels, not 4",
+            "--input: torchvision:resnet18 .*3 channels, not 4",
         ),
         (
             variant_of("deeplabv2-mini", own=OwnParts(model_args=(("depth", "3"),))),
-            "--model-arg: deeplabv2-mini takes only num_classes",
+            "--model-arg: deeplabv2-mini .*num_classes",
         ),
     ],
 )
-def test_what_a_variant_names_must_fit_together(variant: Variant, why: str) -> None:
-    with pytest.raises(UsageError) as caught:
+def test_the_names_and_options_of_a_variant_are_checked(variant: Variant, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
         check_variant(variant)
-
-    assert str(caught.value) == why
 
 
 def test_arguments_go_before_what_is_told() -> None:
@@ -244,7 +240,7 @@ def test_the_batch_norm_of_any_network_is_exchanged(name: str) -> None:
 
 def test_a_network_takes_no_arguments() -> None:
     own = OwnParts(model_args=(("width", "3"),))
-    with pytest.raises(UsageError, match=r"--model-arg width: .*ready_made is a network"):
+    with pytest.raises(UsageError, match=r"--model-arg width: .*ready_made .*no arguments"):
         check_variant(variant_of(f"{__name__}:ready_made", own=own))
 
 
@@ -310,7 +306,7 @@ def test_a_configuration_of_transformers_is_built_as_it_says(tmp_path: Path) -> 
         ("[]", "the file has no model_type"),
         ('{"model_type": 3}', "the file has no model_type"),
         ('{"model_type": "no-such-model"}', "no-such-model"),
-        ('{"model_type": "gpt2", "n_layer": 1}', "it names no architecture"),
+        ('{"model_type": "gpt2", "n_layer": 1}', "no architecture"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_refused(
