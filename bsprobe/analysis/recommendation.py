@@ -30,7 +30,7 @@ BEST_WITHIN = 0.02
 WARMUP_SHARE = 0.05
 """Share of updates that warm up when the rate is scaled up; Goyal et al.: 5 of 90 epochs."""
 BATCH_OF_UPDATES = REFERENCE.base_batch or 1
-"""The batch that `base_updates` are of where no other is known: DeepLabV2's."""
+"""The batch of DeepLabV2's recipe."""
 _DIVISOR_KEEPS = 2 / 3
 """An exact divisor of the target is taken if it keeps this share of the micro-batch."""
 
@@ -81,6 +81,19 @@ def limits(
         best_is_measured=best is not None,
         keeps_headroom=safe is not None,
     )
+
+
+def keeps_headroom(trials: Sequence[Trial], safe: int, budget_bytes: float) -> bool:
+    """Return whether a safe batch leaves the headroom free.
+
+    It does not if it is merely the smallest batch that ran.
+
+    Args:
+        trials: Trials of one variant, without accumulation, that ran.
+        safe: The safe batch that was derived from them.
+        budget_bytes: The most that a trial may hold to leave the headroom free.
+    """
+    return _largest_within(trials, [safe], budget_bytes) is not None
 
 
 def _largest_within(
@@ -270,8 +283,10 @@ def plan(
     effective = micro_batch * steps * processes
     rule = rule_for(target, variant.optimizer)
     rate = scaled_rate(target, effective, rule)
-    images = target.base_updates * (target.base_batch or BATCH_OF_UPDATES)
-    updates = max(1, round(images / effective))
+    updates, warmup = None, None
+    if rate is not None and target.base_batch is not None:
+        updates = max(1, round(target.base_updates * target.base_batch / effective))
+        warmup = round(updates * WARMUP_SHARE) if warms_up(target, effective) else 0
     return TrainingPlan(
         micro_batch=micro_batch,
         accumulation_steps=steps,
@@ -282,7 +297,7 @@ def plan(
         else tuple((name, rate * factor) for name, factor in groups.items()),
         lr_rule=rule,
         updates=updates,
-        warmup_updates=round(updates * WARMUP_SHARE) if warms_up(target, effective) else 0,
+        warmup_updates=warmup,
         processes=processes,
         ddp=ddp,
         rate_formula=_formula(target, effective, rule) if rate is None else None,

@@ -169,7 +169,7 @@ class Target:
     base_learning_rate: float | None = None
     """None: the rate is not known, and a factor for it is recommended."""
     base_updates: int = 20_000
-    """Of batches of `base_batch`, or of DeepLabV2's: the images to see."""
+    """Optimizer updates at `base_batch`; not used if no rate is known."""
     lr_rule: str | None = None
     """`linear` or `sqrt`; None: linear for SGD, square root for AdamW."""
     headroom: float = 0.05
@@ -196,9 +196,10 @@ class TrainingPlan:
     group_learning_rates: tuple[tuple[str, float], ...]
     """Per parameter group of the model: its name and its learning rate."""
     lr_rule: str
-    updates: int
-    """Optimizer updates that keep the images seen constant."""
-    warmup_updates: int
+    updates: int | None
+    """Optimizer updates that keep the images seen constant; None if no rate is known."""
+    warmup_updates: int | None
+    """None if no rate is known."""
     processes: int = 1
     """The number that take part; the effective batch counts them all."""
     ddp: Ddp = Ddp.DEFAULT
@@ -211,6 +212,23 @@ class TrainingPlan:
         if self.learning_rate is None:
             raise ValueError("no learning rate is known to scale from")
         return self.learning_rate
+
+    @property
+    def schedule(self) -> tuple[int, int] | None:
+        """Updates and warm-up updates; None if no rate is known.
+
+        Older files have updates beside an unknown rate: DeepLabV2's, whatever the network.
+        """
+        if self.learning_rate is None or self.updates is None or self.warmup_updates is None:
+            return None
+        return self.updates, self.warmup_updates
+
+    @property
+    def known_updates(self) -> int:
+        """The updates of a plan that was scaled from a known rate."""
+        if self.updates is None:
+            raise ValueError("a plan without a learning rate has no number of updates")
+        return self.updates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

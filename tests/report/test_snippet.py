@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.analysis.recommendation import plan
 from bsprobe.records.checkpointing import Checkpointed, CheckpointWay
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.runs import REFERENCE, Recommendation, Run
+from bsprobe.records.runs import REFERENCE, Recommendation, Run, Target
 from bsprobe.records.trials import Ddp
 from bsprobe.records.variants import (
     Checkpointing,
@@ -86,6 +87,21 @@ def test_the_snippets_constants_are_the_recommendations(
         "WARMUP_UPDATES": plan.warmup_updates,
     }
     assert {name: names[name] for name in wanted} == wanted
+
+
+def test_without_a_recipe_the_snippet_asks_for_rate_and_updates(
+    run: Run, item: Recommendation
+) -> None:
+    variant = replace(item.variant, model="unet.py:build")
+    open_plan = plan(variant, Target(), micro_batch=4, steps=1, groups={"all": 1.0})
+    made, item = item_with(run, replace(item, plan=open_plan), model="unet.py:build")
+    names = execute(snippet.render(made, item))
+    with pytest.raises(SystemExit) as ended:
+        names["train"](Net(), Stripes(), device="cpu", updates=30, workers=0)
+    assert all(each in str(ended.value) for each in ("LEARNING_RATE", "UPDATES"))
+    names["LEARNING_RATE"], names["UPDATES"], names["WARMUP_UPDATES"] = 0.05, 30, 2
+    losses = names["train"](Net(), Stripes(), device="cpu", updates=30, workers=0)
+    assert losses[-1] < losses[0]
 
 
 def test_the_schedule_warms_up_then_falls_to_zero(names: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.trials import Purpose, Source, Trial
 from bsprobe.records.units import GIB, format_bytes
-from bsprobe.records.variants import labels
 from bsprobe.report.line_ends import LineEnd, label_ends
+from bsprobe.report.run.sentences import row_names
 from bsprobe.storage.files import write_atomically
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -108,7 +108,7 @@ def _tried(
 
 def _name_rows(tried: Axes, run: Run) -> None:
     """The names of the variants at the ends of their rows: they are the legend of both axes."""
-    labelled = labels(run.settings.variants)
+    labelled = row_names(run.settings.variants)
     names = [labelled[result.variant] for result in run.results]
     tried.set_ylim(len(run.results) - 0.5, -0.5)
     tried.yaxis.tick_right()
@@ -232,7 +232,7 @@ def _end(
         LineEnd(
             value=value,
             place=batch,
-            name=labels(run.settings.variants)[result.variant],
+            name=row_names(run.settings.variants)[result.variant],
             colour=colour,
         )
     ]

@@ -10,6 +10,7 @@ import pandas as pd
 from bsprobe.records.runs import DeviceInfo, Prediction, Run, VariantResult
 from bsprobe.records.trials import Trial
 from bsprobe.records.variants import AXES, Variant
+from bsprobe.report.run import notes
 
 
 def trials_table(run: Run) -> pd.DataFrame:
@@ -29,7 +30,13 @@ def trials_table(run: Run) -> pd.DataFrame:
 
 def recommendation_table(run: Run) -> pd.DataFrame:
     """One row a variant."""
-    return _frame([result_columns(run.device, result) for result in run.results])
+    return _frame(
+        [
+            result_columns(run.device, result)
+            | {"caveats": " | ".join(notes.texts(result, run)) or None}
+            for result in run.results
+        ]
+    )
 
 
 def to_csv(table: pd.DataFrame) -> bytes:
@@ -135,6 +142,7 @@ def result_columns(device: DeviceInfo, result: VariantResult) -> dict[str, Any]:
         ("without_accumulation_", item and item.without_accumulation),
     ):
         values = dataclasses.asdict(plan) if plan else {}
+        values["updates"], values["warmup_updates"] = (plan and plan.schedule) or (None, None)
         columns |= {
             prefix + name: values.get(name)
             for name in (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Template
 
-from bsprobe.analysis.recommendation import BATCH_OF_UPDATES, recipe_of
+from bsprobe.analysis.recommendation import WARMUP_SHARE, recipe_of
 from bsprobe.records.checkpointing import Checkpointed
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Recommendation, Run, Target, TrainingPlan
@@ -120,7 +120,7 @@ MICRO_BATCH = $micro_batch
 ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch
 ${processes}LEARNING_RATE = $learning_rate
 WEIGHT_DECAY = $weight_decay
-UPDATES = $updates  # as many images as $base_updates updates of $base_batch
+UPDATES = $updates
 WARMUP_UPDATES = $warmup_updates
 IGNORE = $ignore
 
@@ -168,8 +168,8 @@ $note    return [loss.item() for loss in losses]
 ''')
 
 _GUARD = """\
-    if LEARNING_RATE is None:
-        raise SystemExit("set LEARNING_RATE: it depends on the rate that you have at your batch")
+    if None in (LEARNING_RATE, UPDATES, WARMUP_UPDATES):
+        raise SystemExit("set LEARNING_RATE, UPDATES and WARMUP_UPDATES: no recipe is known")
 """
 _MICRO_STEP = Template("""\
             images = images.to(device, non_blocking=True$layout)
@@ -234,6 +234,19 @@ def _rate(plan: TrainingPlan, target: Target) -> str:
     return f"{plan.learning_rate:.6g}  # {plan.lr_rule} rule {origin}"
 
 
+def _schedule(plan: TrainingPlan, target: Target, base_updates: str) -> dict[str, str]:
+    """The number of updates and of warm-up updates as Python."""
+    if plan.schedule is None:
+        share = f"about {WARMUP_SHARE:.0%} of UPDATES"
+        return {
+            "updates": "None  # set it: the optimizer updates of your training",
+            "warmup_updates": f"None  # set it: {share} if the rate is scaled up, else 0",
+        }
+    updates, warmup = plan.schedule
+    images = f"as many images as {base_updates} updates of {target.base_batch}"
+    return {"updates": f"{updates}  # {images}", "warmup_updates": f"{warmup}"}
+
+
 def _loss(variant: Variant) -> str:
     """The lines that compute the loss of a micro-batch."""
     labels = "few" if variant.loss_at is LossAt.LOGITS else "labels"
@@ -287,11 +300,8 @@ def fill(
         docstring=docstring,
         learning_rate=_rate(plan, target),
         guard=_GUARD if plan.learning_rate is None else "",
-        base_batch=target.base_batch or BATCH_OF_UPDATES,
-        base_updates=base_updates,
         weight_decay=_DECAYS[variant.optimizer],
-        updates=plan.updates,
-        warmup_updates=plan.warmup_updates,
+        **_schedule(plan, target, base_updates),
         parameter_groups=_THREE_GROUPS if three else _ONE_GROUP,
         ignore=_IGNORE[problem],
         labels=Template(_LABELS[problem]).substitute(sides=sides),
