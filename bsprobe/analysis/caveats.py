@@ -34,7 +34,8 @@ ASSUMED: Final[Mapping[Assumption, str]] = {
 }
 """The sentence on each assumption of a prediction."""
 _RANGE_FROM = 3
-"""This many batches, and more, are written as a range."""
+"""This many consecutive batches, and more, are written as a range."""
+_MOST_LISTED = 4
 _PRETRAINED_NORMS = (Norm.BATCH, Norm.SYNC_BATCH, Norm.FROZEN, Norm.AS_BUILT)
 
 
@@ -304,12 +305,15 @@ def _retry_note(trials: Sequence[Trial]) -> Note | None:
 
 
 def _numbers(found: Sequence[int]) -> str:
-    """Ascending numbers in few words: `3`, `3 and 5`, `3 to 5`, `3 to 9 (4 of them)`."""
+    """Ascending numbers in few words: `3`, `3 and 5`, `3 to 5`, `3, 5 and 6`."""
     low, high = found[0], found[-1]
     if len(found) < _RANGE_FROM:
         return " and ".join(map(str, found))
-    of_them = f" ({len(found)} of them)" if len(found) <= high - low else ""
-    return f"{low} to {high}{of_them}"
+    if len(found) == high - low + 1:
+        return f"{low} to {high}"
+    if len(found) <= _MOST_LISTED:
+        return f"{', '.join(map(str, found[:-1]))} and {high}"
+    return f"{low} to {high} ({len(found)} of them)"
 
 
 def _nccl_note(item: Recommendation, device: DeviceInfo) -> Note | None:

@@ -171,7 +171,8 @@ def test_a_missing_headroom_is_told() -> None:
         ((11,), "Batch 11"),
         ((12, 11, 12), "Batches 11 and 12"),
         ((11, 12, 13), "Batches 11 to 13"),
-        ((91, 93, 96, 97), "Batches 91 to 97 (4 of them)"),
+        ((91, 93, 97), "Batches 91, 93 and 97"),
+        ((91, 93, 94, 96, 97), "Batches 91 to 97 (5 of them)"),
     ],
 )
 def test_retries_are_told_by_their_batches(batches: tuple[int, ...], named: str) -> None:

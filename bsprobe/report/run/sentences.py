@@ -183,26 +183,29 @@ def legend(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
     is_measured = run.device.source is Source.MEASURED
     headroom = f"{run.settings.target.headroom:.0%}"
     together = run.settings.processes > 1
+    retries = any(trial.outcome is Outcome.FITS_WITH_RETRIES for trial in run.trials)
+    has_norms = len({variant.norm for variant in run.settings.variants}) > 1
     meanings = {
         "largest": (
-            f"the largest batch {'that ran' if is_measured else 'predicted to run'}, even if only "
-            "with allocator retries"
+            f"the largest batch {'that ran' if is_measured else 'predicted to run'}"
+            f"{', with allocator retries if needed' if retries else ''}"
         ),
         "safe": (
-            f"the largest batch without retries that leaves {headroom} of the memory free"
+            f"the largest batch{' without retries' if retries else ''} that leaves {headroom} of "
+            "the memory free"
             f"{_where_not_run(run)}"
         ),
         "best": "the smallest batch within 2% of the highest images/s, at most the safe one",
         "use": (
             "micro-batch x accumulation steps"
-            f"{' x processes' if together else ''}; this step was "
-            f"{'run' if is_measured else 'predicted'} as it stands"
+            f"{' x processes' if together else ''}, "
+            f"{'run' if is_measured else 'predicted'} as a whole step"
         ),
         "peak": "the peak memory of that step, as a share of the usable memory",
         "images/s": "of the median step; ± is half the range of single steps",
         "*": (
-            f"the {'fastest' if is_measured else 'best'} setting of each norm; another norm is "
-            "another model"
+            f"the {'fastest' if is_measured else 'best'} setting"
+            f"{' with its norm; another norm is another model' if has_norms else ''}"
         ),
     }
     lines = [(term, meaning) for term, meaning in meanings.items() if term in terms]
