@@ -34,6 +34,9 @@ from bsprobe.records.variants import (
 from bsprobe.records.workload import has_recipe
 
 _OUTCOME_WORDS = {Outcome.FITS: "ok", Outcome.FITS_WITH_RETRIES: "ok with retries"}
+_TOO_SMALL = (
+    "the network does not train with so few images; BatchNorm needs more than one value per channel"
+)
 _OPTIMIZER_NAMES = {OptimizerName.SGD: "SGD", OptimizerName.ADAMW: "AdamW"}
 
 
@@ -209,6 +212,8 @@ def legend(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
         ),
     }
     lines = [(term, meaning) for term, meaning in meanings.items() if term in terms]
+    if any(trial.outcome is Outcome.BATCH_TOO_SMALL for trial in run.trials):
+        lines.append((Outcome.BATCH_TOO_SMALL, _TOO_SMALL))
     if together:
         images = "; images/s are of all processes" if "images/s" in terms else ""
         lines.append(
