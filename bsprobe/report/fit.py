@@ -82,7 +82,7 @@ def advice(found: Fitting) -> list[str]:
 
 
 def next_command(found: Fitting) -> str:
-    """The command that predicts the same in full for the smallest card that is enough."""
+    """Return the `bsprobe run` command for the smallest card that runs the wanted batch."""
     variants = found.variants
     batch = found.wanted_batch or 1
     largest = {c: max(found.largest(c, v) or 0 for v in variants) for c in found.cards}
@@ -122,7 +122,7 @@ def _assumptions(found: Fitting) -> list[str]:
 
 
 def _of_cards(found: Fitting) -> list[str]:
-    """Notes on some of the cards, each sentence once, behind their names."""
+    """Notes on cards, with the names of the cards that they are about unless all are."""
     named = _names_by(
         (note, fit.gpu.name) for fit in found.fits for note in (*fit.gpu.notes, *fit.notes)
     )
@@ -133,7 +133,7 @@ def _of_cards(found: Fitting) -> list[str]:
 
 
 def _names_by(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """The names that each sentence is about, from pairs of both; each name once."""
+    """Names by sentence, from pairs of a sentence and a name."""
     found: dict[str, list[str]] = {}
     for sentence, name in dict.fromkeys(pairs):
         found.setdefault(sentence, []).append(name)
@@ -144,7 +144,7 @@ def write_fitting(found: Fitting, folder: Path) -> None:
     """Write `fit.json`, `fit.csv`, `fit.md` and the picture.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: A file cannot be written.
     """
     write_atomically(folder / "fit.json", to_text(found))
     write_atomically(folder / "fit.csv", to_csv(_frame(found)))
@@ -168,14 +168,14 @@ def render_markdown(found: Fitting) -> str:
 
 
 def figure(found: Fitting) -> Figure:
-    """One row a card, the smallest at the bottom; one mark a variant, at its largest batch."""
+    """Draw one row a card, the smallest at the bottom, and a mark at each largest batch."""
     cards, variants = found.cards, found.variants
     drawn = Figure(figsize=(8.0, 1.4 + _ROW_INCHES * len(cards)), layout="constrained")
     axes = drawn.subplots()
     for index, (variant, name) in enumerate(row_names(variants).items()):
         points = [(found.largest(card, variant), row) for row, card in enumerate(cards)]
         known = [(batch, row) for batch, row in points if batch is not None]
-        # Marks of equal batches lie beside, not upon, each other.
+        # Marks of equal batches must not hide each other.
         offset = (index - (len(variants) - 1) / 2) * 0.16
         axes.plot(
             [batch for batch, _ in known],

@@ -1,4 +1,4 @@
-"""Notes beside a recommendation: each if it applies, and equal ones once."""
+"""Notes on recommendations: each only if it applies, and equal ones once."""
 
 from dataclasses import replace
 
@@ -139,7 +139,7 @@ def test_a_network_of_ones_own_with_batch_norm_is_told_how_many_images_it_sees()
     (sentence,) = caveats_of(own, safe=10, trials=with_batch_norms(3))
     assert "alone: 10 images" in sentence
     (alone,) = caveats_of(own, safe=1, trials=with_batch_norms(3))
-    assert "--norm" not in alone  # its norm may not be exchangeable
+    assert "--norm" not in alone  # its norm cannot always be replaced
 
 
 def test_autocast_on_a_cpu_is_told_nothing_of_cuda() -> None:

@@ -1,4 +1,4 @@
-"""From what was proven to what to train with."""
+"""Recommendations computed from proven boundaries."""
 
 import itertools
 import json
@@ -92,11 +92,11 @@ def test_safe_leaves_a_share_of_the_bytes_free(
 
 
 def test_safe_between_two_measured_batches_is_interpolated_between_them() -> None:
-    # The two largest lie side by side, and what the allocator rounds makes their line nearly flat.
+    # The two largest are adjacent, and rounding makes their line nearly flat.
     trials = curve((1, 4), (8, 18), (11, 24.6), (12, 24.7))
     assert limits_of(trials, capacity=24).safe == 10  # 22.8; batch 10 takes about 22.4
     assert limits_of(trials, capacity=22, headroom=0).safe == 9  # 10 takes more than 22
-    # Or steep: then the line would promise far too much room to batch 10.
+    # Or steep: then the line would leave far too much room for batch 10.
     trials = curve((1, 4), (8, 18), (11, 24), (12, 30))
     assert limits_of(trials, capacity=21).safe == 8  # 19.95; batch 9 takes about 20
 
@@ -109,11 +109,11 @@ def test_safe_is_at_least_the_smallest_batch_that_ran() -> None:
 
 
 def test_safe_is_never_a_batch_that_ran_with_retries_alone() -> None:
-    # 12 was slow for want of memory, though the peaks around it seem to leave room.
+    # 12 ran only with retries, although the peaks around it leave room.
     slow = ran(12, outcome=Outcome.FITS_WITH_RETRIES)
     assert limits_of([*curve((4, 6), (11, 13)), slow], capacity=16).safe == 11
     assert limits_of([*curve((4, 6), (13, 14)), slow], capacity=14.5).safe == 11
-    # In a fresh process the same batch ran without: its used process was to blame.
+    # In a fresh process the same batch ran without retries.
     assert limits_of([slow, *curve((4, 6), (12, 13))], capacity=16).safe == 12
 
 

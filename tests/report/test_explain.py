@@ -1,4 +1,4 @@
-"""What a person reads of an explanation: texts against agreed copies, pictures by their content."""
+"""The report of an explanation: texts against reviewed copies, pictures by their content."""
 
 import csv
 import io
@@ -184,7 +184,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 def sizes(file: Path) -> dict[str, int]:
-    """The bytes of a table by their source."""
+    """The sum of a table's bytes by source."""
     found: dict[str, int] = {}
     for row in rows(file):
         found[row["source"]] = found.get(row["source"], 0) + int(row["size_bytes"])

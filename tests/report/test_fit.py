@@ -1,4 +1,4 @@
-"""Which GPU do I need: the table, the advice, the files."""
+"""`bsprobe gpus --fit`: the table, the advice and the files."""
 
 import json
 import shlex

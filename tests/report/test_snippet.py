@@ -1,4 +1,4 @@
-"""The snippet is run as it was written, on a tiny net."""
+"""The snippet runs unchanged on a tiny network."""
 
 import inspect
 import itertools
@@ -45,7 +45,7 @@ def item_with(run: Run, item: Recommendation, **changes: Any) -> tuple[Run, Reco
 
 @pytest.fixture
 def names(run: Run, item: Recommendation) -> dict[str, Any]:
-    """What the snippet defines."""
+    """The names that the snippet defines."""
     return execute(snippet.render(run, item))
 
 
@@ -144,7 +144,7 @@ def test_around_parts_of_ones_own_the_snippet_is_handed_them(
     assert "processes" not in snippet.render(made, item)
     plan = replace(item.plan, processes=2)
     together = snippet.render(made, replace(item, plan=plan))
-    assert "In each of 2 processes: hand over the network wrapped in" in together
+    assert "In each of 2 processes" in together
     told = snippet.render(made, replace(item, plan=replace(plan, ddp=Ddp.STATIC_GRAPH)))
     assert "# Give DistributedDataParallel static_graph=True." in told
     execute(together)
@@ -179,7 +179,7 @@ def test_around_whole_batches_the_snippet_is_handed_the_loss_of_one(
 def recomputing(
     run: Run, item: Recommendation, *parts: tuple[str, CheckpointWay], own: OwnParts | None = None
 ) -> str:
-    """The snippet of a run whose trials recomputed these parts of the network."""
+    """Return the snippet of a run whose trials recomputed these parts of the network."""
     made, item = item_with(run, item, checkpointing=Checkpointing.ON)
     if own is not None:
         made, item = item_with(made, item, own=own)
@@ -209,7 +209,9 @@ def test_the_snippet_recomputes_the_blocks_of_the_trials(run: Run, item: Recomme
 
     assert changed(model) == ["down1", "down2", "down3", "up1"]
     model(torch.zeros(2, 3, 16, 16)).sum().backward()
-    assert int(model.down1.layers[1].num_batches_tracked) == 2  # not 4: once is enough
+    assert (
+        int(model.down1.layers[1].num_batches_tracked) == 2
+    )  # not 4: the second call changes nothing
 
 
 def test_the_snippet_trains_with_recomputed_blocks(run: Run, item: Recommendation) -> None:

@@ -1,4 +1,4 @@
-"""The report as markdown: the answer first, the evidence below, the log folded away."""
+"""The report of a run as markdown: the answer first, then the evidence and a folded log."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from bsprobe.report.explain import sentences as explain_sentences
 from bsprobe.report.run import notes, sentences
 
 EXPLAINED = "step-by-kind"
-"""The picture of memory over one step of the starred row, where there is one."""
+"""The picture of memory over one step of the starred row."""
 
 
 def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
@@ -48,7 +48,7 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table; the first column left-aligned, the others right-aligned."""
+    """Return a markdown table: the first column left-aligned, the others right-aligned."""
     lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -163,20 +163,20 @@ def _notes(run: Run) -> str:
 
 
 def _memory(run: Run, plots: Sequence[str]) -> str:
-    """The memory of the starred row by kind, or how to find out; of a GPU alone."""
+    """The memory of the starred row by kind and the command that explains it; only for GPUs."""
     item = run.best
     if item is None or run.device.kind is DeviceKind.CPU:
         return ""
     name = labels(run.settings.variants)[item.variant]
     is_here = run.device.source is Source.MEASURED
-    how = "measured, and predicted beside it," if is_here else "predicted"
+    how = "measured and predicted" if is_here else "predicted"
     shown = f"![One step of {name}]({EXPLAINED}.png)\n\n" if EXPLAINED in plots else ""
     if run.settings.processes > 1:  # `bsprobe explain` is about one process that trains alone
         return f"## Where the memory goes\n\n{shown}".rstrip() if shown else ""
     accumulated = ", without its accumulation" if item.plan.accumulation_steps > 1 else ""
     return (
         f"## Where the memory goes\n\n{shown}What fills the memory of {name} at micro-batch "
-        f"{item.plan.micro_batch}{accumulated}, and what would give a larger batch, is "
+        f"{item.plan.micro_batch}{accumulated}, and what would allow a larger batch, is "
         f"{how} by:\n\n```sh\n{explain_sentences.command(run, item)}\n```"
     )
 
@@ -211,7 +211,7 @@ def _trial_log(run: Run) -> str:
 
 
 def _tracebacks(run: Run) -> list[str]:
-    """The place in the code where each bug showed; running out of memory is none."""
+    """The tracebacks of failed trials; running out of memory has none."""
     found = [
         trial.failure.traceback.rstrip()
         for trial in run.trials
@@ -252,7 +252,7 @@ def _is_new_process(trial: Trial) -> bool:
 
 
 def environment_section(device: DeviceInfo, environment: Environment) -> str:
-    """The machine and the versions that made it, and the command to make it again."""
+    """Return the machine, the versions and the command of a report."""
     rows = [
         ("device", device.name),
         (
@@ -283,5 +283,5 @@ def _pair(one: bool | None, other: bool | None) -> str | None:  # noqa: FBT001 -
 
 
 def folded(title: str, body: str) -> str:
-    """Text behind a line that is clicked on."""
+    """Return text that is shown when its title is clicked on."""
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"

@@ -21,7 +21,7 @@ from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.report.run import advice, sentences
 
 Lines = list[tuple[tuple[str, ...], str]]
-"""Names of variants, none if all are meant, and a sentence on them."""
+"""Pairs of the names of variants, empty if all are meant, and a sentence on them."""
 
 
 def lines_of(run: Run) -> Lines:
@@ -168,7 +168,7 @@ def _measured_largest(boundary: Boundary) -> str:
 
 
 def _amp_against_fp32(run: Run) -> list[str]:
-    """Sentences on the memory of GroupNorm under autocast, in this run's own figures."""
+    """Sentences on the memory of GroupNorm under autocast, with the figures of this run."""
     found = {result.variant: result for result in run.results}
     lines = []
     for variant, result in found.items():

@@ -1,4 +1,4 @@
-"""The words that terminal and markdown share."""
+"""Sentences on a run, for terminal and markdown."""
 
 import statistics
 from collections.abc import Collection, Sequence
@@ -86,7 +86,7 @@ def facts(device: DeviceInfo, settings: Settings) -> list[str]:
 
 
 def optimizer_name(variant: Variant) -> str:
-    """The optimizer, for people: SGD, AdamW, or the name of what builds your own."""
+    """Return the optimizer's name: SGD, AdamW, or the callable that builds a user-supplied one."""
     return variant.own.optimizer or _OPTIMIZER_NAMES[variant.optimizer]
 
 
@@ -103,12 +103,12 @@ def of_whom(device: DeviceInfo) -> str:
 
 
 def outcome_words(outcome: Outcome) -> str:
-    """An outcome in the fewest words: a trial that ran is simply ok."""
+    """Return an outcome in few words; `ok` for a trial that ran."""
     return _OUTCOME_WORDS.get(outcome, outcome.value)
 
 
 def ladder(trials: Sequence[Trial]) -> list[str]:
-    """The trials of a variant in the order they ran: `4 ok`, `8 out of memory`, `5x2 ok`."""
+    """Return trials in the order they ran: `4 ok`, `8 out of memory`, `5x2 ok`."""
     words = []
     for trial in trials:
         steps = trial.spec.accumulation_steps
@@ -120,13 +120,13 @@ def ladder(trials: Sequence[Trial]) -> list[str]:
 
 
 def trial_words(trial: Trial) -> str:
-    """The outcome of a trial in words, and the rank where one of several processes failed."""
+    """Return the outcome of a trial, and the rank of the process that failed."""
     words = outcome_words(trial.outcome)
     return words if trial.ran or trial.rank is None else f"{words} on rank {trial.rank}"
 
 
 def verdict(boundary: Boundary) -> str:
-    """The end of a search in a phrase."""
+    """Return the result of a search in a few words."""
     largest = boundary.largest
     if boundary.stop is StopReason.TIME:
         return f"at least {largest} (time ran out)" if largest else "nothing known (time ran out)"
@@ -141,14 +141,14 @@ def verdict(boundary: Boundary) -> str:
 
 
 def largest_words(boundary: Boundary) -> str:
-    """The largest batch that ran: `5`, or `>=5` where larger ones may run."""
+    """Return the largest batch that ran: `5`, or `>=5` if larger ones may run."""
     return f"{boundary.largest}" if boundary.is_exact else f">={boundary.largest}"
 
 
 def guided_by(prediction: Prediction, settings: Settings) -> str:
-    """The sentence about what a search begins with."""
+    """Return the sentence on the prediction that a search begins with."""
     if prediction.largest is not None:
-        # Where the most that may be tried is predicted to run, more was not predicted.
+        # Larger batches than the largest allowed one are not predicted.
         least = "at least " if prediction.largest == settings.max_batch else ""
         how = f" ({', '.join(prediction.assumptions)})" if prediction.assumptions else ""
         return f"Predicted largest {least}{prediction.largest}{how}"
@@ -157,18 +157,18 @@ def guided_by(prediction: Prediction, settings: Settings) -> str:
 
 
 def plan_words(plan: TrainingPlan) -> str:
-    """Micro-batch and accumulation: `5 x 2`."""
+    """Return micro-batch and accumulation steps: `5 x 2`."""
     return f"{plan.micro_batch} x {plan.accumulation_steps}"
 
 
 def wanted(settings: Settings) -> str:
-    """The title of the table of recommendations."""
+    """Return the title of the table of recommendations."""
     together = f" (use x {settings.processes} processes)" if settings.processes > 1 else ""
     return f"For {wanted_batch(settings)}{together}"
 
 
 def wanted_batch(settings: Settings) -> str:
-    """The effective batch that is recommended for, as a noun."""
+    """Return the effective batch of the recommendations as a noun."""
     batches = {recipe_of(variant, settings.target).batch for variant in settings.variants}
     if len(batches) > 1:
         return "each network"
@@ -253,7 +253,7 @@ def about_recipe(settings: Settings) -> list[str]:
 
 
 def peak_share(item: Recommendation, device: DeviceInfo) -> str:
-    """The recommended trial's peak as a share of what the device has to give."""
+    """Return the peak of the recommended trial as a share of the usable memory."""
     measured = item.trial.measurement if item.trial else None
     if measured is None:
         return "-"
@@ -261,12 +261,12 @@ def peak_share(item: Recommendation, device: DeviceInfo) -> str:
 
 
 def throughput(item: Recommendation) -> str:
-    """Images per second of the recommended trial, where known."""
+    """Return the images per second of the recommended trial; `-` if not known."""
     return rate_of(item.trial.measurement if item.trial else None)
 
 
 def rate_of(measured: Measurement | None) -> str:
-    """Images per second, and by how much single steps were faster and slower."""
+    """Return images per second with half the range of single steps: `9.52 ±1%`."""
     if measured is None or measured.images_per_second is None:
         return "-"
     seconds = measured.step_seconds
@@ -300,9 +300,14 @@ def answer(run: Run) -> str:
 
 
 def rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:
-    """The learning rate: `2.50e-04`; of an optimizer of your own what to multiply its rate by.
+    """Return the learning rate: `2.50e-04`; for a user-supplied optimizer a factor, `x 2.00`.
 
-    Where the batch that a rate belongs to is not known, the factor is a formula.
+    Without a known batch of the rate, the factor is a formula.
+
+    Args:
+        plan: The plan with the rate.
+        variant: The variant of the plan.
+        target: The target of the run.
     """
     base_batch = recipe_of(variant, target).base_batch
     if variant.own.optimizer is not None and base_batch is not None:
@@ -314,7 +319,13 @@ def rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:
 
 
 def short_rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:
-    """As `rate_words`, for a column of a table that fits 80 columns: `x 80/b`."""
+    """Return `rate_words` in few characters: `x 80/b`.
+
+    Args:
+        plan: The plan with the rate.
+        variant: The variant of the plan.
+        target: The target of the run.
+    """
     words = rate_words(plan, variant, target)
     if not words.startswith("lr * "):
         return words
@@ -338,7 +349,7 @@ def _boundary_clause(boundary: Boundary, source: Source) -> str:
 
 
 def portrait_warnings(variants: Sequence[Variant]) -> list[str]:
-    """A portrait resolution is nearly always a width written first."""
+    """Return warnings on portrait sizes, in which width and height may be swapped."""
     sizes = dict.fromkeys(v.resolution for v in variants if v.resolution is not None)
     return [
         f"{size} is {size.describe()}, a portrait image; if you meant width first, "

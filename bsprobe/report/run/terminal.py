@@ -91,7 +91,7 @@ def fitted(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as columns: the first left-aligned, the others right-aligned."""
+    """Return rows as columns: the first left-aligned, the others right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for first, *rest in rows:
@@ -104,7 +104,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def _ladder(run: Run, result: VariantResult, name: str) -> str:
     tried = [trial for trial in run.trials if trial.spec.variant == result.variant]
     words = [*sentences.ladder(tried), "-> " + sentences.verdict(result.boundary)]
-    # Words that belong together must not be torn apart at the end of a line.
+    # A line must not break within a trial.
     glued = [word.replace(" ", "\0") for word in words]
     line = f"{name}:  " + "  ".join(glued)
     return textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False).replace(
