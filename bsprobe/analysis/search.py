@@ -63,7 +63,7 @@ class Measure(Protocol):
 _TRIALS_AFTER_THE_FIRST = 3
 """A prediction that is off by one costs four trials with the first one."""
 LARGEST_MINIMUM = 8
-"""If a model does not run with so many images, the batch size is not the reason."""
+"""The largest batch that a model may need to run at all; beyond it the search fails."""
 
 
 class _StopSearch(Exception):  # noqa: N818 - it carries a result, it is no error

@@ -11,7 +11,7 @@ from bsprobe.records.units import GIB
 from bsprobe.records.variants import Variant
 from tests.support.builders import AMP, GROUP, UNUSUAL, VARIANT, probed_run, settings
 
-TOGETHER = "4 x One: batches, peaks and images/s are of one GPU, the effective batch and LR of all."
+TOGETHER = "4 x One: batches, peaks and images/s are per GPU, effective batch and LR of all GPUs."
 
 
 @pytest.fixture(scope="module")

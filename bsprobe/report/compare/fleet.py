@@ -52,6 +52,9 @@ def render_markdown(fleet: Fleet) -> str:
         names = _names(fleet.rows_of(subject))
         rows = [_markdown_row(fleet, row, names) for row in fleet.rows_of(subject)]
         parts.append(f"## {subject.describe()}\n\nFor {_asked(fleet, subject)}:")
+        if not _is_timed(fleet.rows_of(subject)):
+            parts.append(table(header[:-1], [cells[:-1] for cells in rows]))
+            continue
         parts.append(table(header, rows))
     parts += [f"![largest batch by machine]({NAME}.png)", _MEANING]
     if fleet.notes:
@@ -106,7 +109,8 @@ def _text_table(fleet: Fleet, subject: Subject) -> str:
         (("* " if _is_starred(row) else "  ") + row.member, *_text_cells(fleet, row))
         for row in rows
     ]
-    text, *texts = fitted([("", *_COLUMNS), *lines])
+    columns = [("", *_COLUMNS), *lines]
+    text, *texts = fitted(columns if _is_timed(rows) else [cells[:-1] for cells in columns])
     variant = None
     for row, line in zip(rows, texts, strict=True):
         if row.variant != variant:
@@ -114,6 +118,11 @@ def _text_table(fleet: Fleet, subject: Subject) -> str:
             text += "\n" + textwrap.fill(names[variant], WIDTH, subsequent_indent="    ")
         text += "\n" + line
     return text
+
+
+def _is_timed(rows: Sequence[Row]) -> bool:
+    """Return whether any row has images/s; predicted ones have none."""
+    return any(row.images_per_second_per_gpu is not None for row in rows)
 
 
 def _text_cells(fleet: Fleet, row: Row) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ _LOSSES = {
                 logits = logits_of(model(images))
                 few = thin_out(labels, logits.shape[2:])
                 loss = $loss / valid
-                loss = loss * labels[0].numel() / few[0].numel()  # each label counts for the pixels of its cell
+                loss = loss * labels[0].numel() / few[0].numel()  # a label counts for its cell
 """,
 }
 _LOGITS = {
