@@ -168,9 +168,11 @@ def _norm_notes(item: Recommendation, batch_norms: int | None) -> list[Note | No
             "{}; accumulation does not change that."
         )
         seen = plan.micro_batch * plan.processes
-        notes = [Note(text=text, figure=f"{seen}", unit=" images")]
+        notes = [Note(text=text, figure=f"{seen}", unit=" images", is_general=True)]
     if norm not in _PRETRAINED_NORMS:
-        notes.append(Note(text=f"Weights trained with BatchNorm do not fit {norm} norm."))
+        name = Norm.GROUP if norm is Norm.GROUP_AMP else norm
+        text = f"Weights trained with BatchNorm do not fit {name} norm."
+        notes.append(Note(text=text, is_general=True))
     return notes
 
 
@@ -208,6 +210,7 @@ def _statistics_note(item: Recommendation, batch_norms: int | None) -> Note | No
         text=f"BatchNorm normalises over {one} alone: {{}}; accumulation does not change that.",
         figure=f"{micro}",
         unit=" images",
+        is_general=True,
     )
 
 
@@ -219,7 +222,8 @@ def _autocast_note(variant: Variant, device: DeviceInfo) -> Note | None:
         text=(
             "Autocast runs GroupNorm in fp32 and keeps fp32 copies beside those in half "
             "precision; --norm group-amp keeps half precision alone."
-        )
+        ),
+        is_general=True,
     )
 
 
@@ -238,7 +242,8 @@ def _checkpointing_note(variant: Variant, batch_norms: int | None) -> Note | Non
         text=(
             f"{blocks} with BatchNorm update its running statistics twice a step, from the same "
             "batch: a momentum of 0.1 acts as one of 0.19. Gradients are the same."
-        )
+        ),
+        is_general=True,
     )
 
 
@@ -252,7 +257,8 @@ def _rate_note(variant: Variant, target: Target, batch_norms: int | None) -> Not
         text=(
             f"The rate {REFERENCE.base_learning_rate:.1e} comes from a recipe with frozen "
             "BatchNorm; take it as a starting point."
-        )
+        ),
+        is_general=True,
     )
 
 

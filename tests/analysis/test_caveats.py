@@ -87,7 +87,8 @@ def test_group_norm_under_autocast_is_told_to_take_more_memory(
 @pytest.mark.parametrize("norm", sorted(set(Norm) - {Norm.SYNC_BATCH, Norm.AS_BUILT}))
 def test_a_norm_without_pretrained_weights_is_told_to_be_another_model(norm: Norm) -> None:
     sentences = caveats_of(replace(VARIANT, norm=norm))
-    is_told = f"do not fit {norm} norm" in " ".join(sentences)
+    name = Norm.GROUP if norm is Norm.GROUP_AMP else norm
+    is_told = f"do not fit {name} norm" in " ".join(sentences)
     assert is_told is (norm not in (Norm.BATCH, Norm.FROZEN))
 
 
@@ -286,6 +287,27 @@ def test_a_note_on_all_variants_names_none() -> None:
     notes = [(name, Note(text="A {} is no figure.")) for name in names]
     assert joined(notes, names) == [((), "A {} is no figure.")]
     assert joined(notes, [*names, "bf16"]) == [(("fp32", "fp16"), "A {} is no figure.")]
+
+
+def test_variants_are_named_by_the_settings_that_only_they_share() -> None:
+    names = [
+        f"{precision} / {norm}" for precision in ("fp32", "fp16") for norm in ("batch", "group")
+    ]
+    note = Note(text="It is so.")
+
+    def named(chosen: list[str]) -> tuple[str, ...]:
+        ((found, _),) = joined([(name, note) for name in chosen], names)
+        return found
+
+    assert named(names[:2]) == ("fp32",)
+    assert named(names[1::2]) == ("group norm",)
+    assert named(names[:3]) == tuple(names[:3])
+    assert named(names[3:]) == ("fp16 / group",)
+
+
+def test_a_note_that_says_what_it_is_about_names_no_variants() -> None:
+    notes = [("fp32", Note(text="GroupNorm is slow.", is_general=True))]
+    assert joined(notes, ["fp32", "fp16"]) == [((), "GroupNorm is slow.")]
 
 
 def test_figures_with_commas_are_kept_apart() -> None:

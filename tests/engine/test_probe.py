@@ -373,7 +373,7 @@ def test_the_certainty_of_a_failure_reaches_the_search(bench: Bench) -> None:
     (result,) = bench.probe(gpu).results
     assert result.boundary.stop is StopReason.FAILED
     # The table says "1 out of memory", so the note must not say that it was something else.
-    assert result.boundary.detail.startswith("batch 1 may have run out of memory")
+    assert result.boundary.detail.startswith("batch 1 probably ran out of memory")
 
 
 @pytest.mark.parametrize("stop", [StopReason.MAX_BATCH, StopReason.TIME])

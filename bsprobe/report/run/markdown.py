@@ -100,7 +100,7 @@ def _meaning(run: Run, shown: Sequence[str]) -> str:
     """The meaning of the columns of the recommendation."""
     if run.best is None:
         return ""
-    terms = {_STAR, *shown}
+    terms = {*shown, *([_STAR] if len(run.results) > 1 else [])}
     lines = [
         f"- {'★' if term == _STAR else f'*{term.capitalize()}*'}: {meaning}."
         for term, meaning in sentences.legend(run, terms)

@@ -30,7 +30,7 @@ def lines_of(run: Run) -> Lines:
     found = [(names[r.variant], r.recommendation) for r in run.results]
     on_plans = ((name, note) for name, item in found if item for note in _of_item(run, item))
     return [
-        *(((), sentence) for sentence in _amp_against_fp32(run)),
+        *_amp_against_fp32(run),
         *joined(on_plans, [name for name, item in found if item]),
         *joined(
             (
@@ -167,10 +167,11 @@ def _measured_largest(boundary: Boundary) -> str:
     return "none" if boundary.largest is None else f"at least {boundary.largest}"
 
 
-def _amp_against_fp32(run: Run) -> list[str]:
+def _amp_against_fp32(run: Run) -> Lines:
     """Sentences on the memory of GroupNorm under autocast, with the figures of this run."""
+    names = sentences.row_names(run.settings.variants)
     found = {result.variant: result for result in run.results}
-    lines = []
+    notes = []
     for variant, result in found.items():
         rival = found.get(replace(variant, precision=Precision.FP32))
         if variant.norm is not Norm.GROUP or rival is None or rival is result:
@@ -181,12 +182,11 @@ def _amp_against_fp32(run: Run) -> list[str]:
         amp, fp32 = (format_bytes(size) for size in sizes if size is not None)
         remedy = found.get(replace(variant, norm=Norm.GROUP_AMP))
         size = _per_image_bytes(run, remedy.variant) if remedy is not None else None
-        lines.append(
-            f"With GroupNorm {variant.precision} takes more memory than fp32: {amp} against "
-            f"{fp32} per image"
-            + (f"; with group-amp it takes {format_bytes(size)}." if size is not None else ".")
-        )
-    return lines
+        figure = f"{amp} against {fp32}"
+        figure += f" ({format_bytes(size)} with group-amp)" if size is not None else ""
+        text = f"With GroupNorm {variant.precision} takes more memory per image than fp32: {{}}."
+        notes.append((names[variant], Note(text=text, figure=figure, is_general=True)))
+    return joined(notes, list(names.values()))
 
 
 def _per_image_bytes(run: Run, variant: Variant) -> int | None:

@@ -185,7 +185,7 @@ def legend(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
     """
     is_measured = run.device.source is Source.MEASURED
     headroom = f"{run.settings.target.headroom:.0%}"
-    together = run.settings.processes > 1
+    processes = " x processes" if run.settings.processes > 1 else ""
     retries = any(trial.outcome is Outcome.FITS_WITH_RETRIES for trial in run.trials)
     has_norms = len({variant.norm for variant in run.settings.variants}) > 1
     meanings = {
@@ -200,8 +200,7 @@ def legend(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
         ),
         "best": "the smallest batch within 2% of the highest images/s, at most the safe one",
         "use": (
-            "micro-batch x accumulation steps"
-            f"{' x processes' if together else ''}, "
+            f"micro-batch x accumulation steps{processes}, "
             f"{'run' if is_measured else 'predicted'} as a whole step"
         ),
         "peak": "the peak memory of that step, as a share of the usable memory",
@@ -211,10 +210,18 @@ def legend(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
             f"{' with its norm; another norm is another model' if has_norms else ''}"
         ),
     }
-    lines = [(term, meaning) for term, meaning in meanings.items() if term in terms]
+    return [
+        *((term, meaning) for term, meaning in meanings.items() if term in terms),
+        *_meanings_beside(run, terms),
+    ]
+
+
+def _meanings_beside(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
+    """The meanings of an outcome in the ladder and of figures of several processes."""
+    lines: list[tuple[str, str]] = []
     if any(trial.outcome is Outcome.BATCH_TOO_SMALL for trial in run.trials):
         lines.append((Outcome.BATCH_TOO_SMALL, _TOO_SMALL))
-    if together:
+    if run.settings.processes > 1:
         images = "; images/s are of all processes" if "images/s" in terms else ""
         lines.append(
             ("processes", f"batches and peaks are of the process that takes the most{images}")

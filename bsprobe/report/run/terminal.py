@@ -64,7 +64,9 @@ def _is_timed(run: Run) -> bool:
 
 def _legend(run: Run) -> list[str]:
     """The meaning of the columns, a line each, and of the learning rates."""
-    terms = {"largest", "safe", "use", "peak", "*"} | ({"images/s"} if _is_timed(run) else set())
+    terms = {"largest", "safe", "use", "peak"}
+    terms |= {"images/s"} if _is_timed(run) else set()
+    terms |= {"*"} if len(run.results) > 1 else set()
     lines = [f"{term}: {meaning}" for term, meaning in sentences.legend(run, terms)]
     return [
         _wrapped(line, indent="    ") for line in (*lines, *sentences.about_recipe(run.settings))
