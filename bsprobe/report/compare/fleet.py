@@ -33,7 +33,13 @@ _MEANING = (
 def render_text(fleet: Fleet) -> str:
     """Return the fleet as plain text that fits 80 columns."""
     tables = [
-        f"{subject.describe()}\nFor {_asked(fleet, subject)}:\n{_text_table(fleet, subject)}"
+        "\n".join(
+            [
+                subject.describe(),
+                textwrap.fill(f"For {_asked(fleet, subject)}:", WIDTH),
+                _text_table(fleet, subject),
+            ]
+        )
         for subject in fleet.subjects
     ]
     notes = [textwrap.fill(f"Note  {n}", WIDTH, subsequent_indent="      ") for n in fleet.notes]

@@ -54,6 +54,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 _VARIANT, _STAR = "", "*"
+_LOGGED_RATE = 7
+"""The column of images/s in the log of trials; a prediction has none."""
 _COLUMNS = {
     "largest": "largest batch",
     "safe": "safe batch",
@@ -125,7 +127,7 @@ def _cells(run: Run, result: VariantResult) -> dict[str, str]:
     return {
         "largest": str(item.largest)
         if boundary.is_exact
-        else f"≥ {item.largest} ({boundary.stop})",
+        else f">= {item.largest} ({boundary.stop})",
         "safe": str(item.safe),
         "best": str(item.best) if item.best_is_measured else "-",
         "use": sentences.plan_words(item.plan),
@@ -197,6 +199,9 @@ def _trial_log(run: Run) -> str:
         "images/s", "took",
     )  # fmt: skip
     rows = [_log_row(trial, names[trial.spec.variant]) for trial in run.trials]
+    if all(row[_LOGGED_RATE] == "-" for row in rows):
+        header = header[:_LOGGED_RATE] + header[_LOGGED_RATE + 1 :]
+        rows = [row[:_LOGGED_RATE] + row[_LOGGED_RATE + 1 :] for row in rows]
     if any(trial.budget_bytes is not None for trial in run.trials):
         header = (*header, "allocator's budget")
         rows = [(*row, _budget(trial)) for row, trial in zip(rows, run.trials, strict=True)]

@@ -187,11 +187,13 @@ def legend(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
     headroom = f"{run.settings.target.headroom:.0%}"
     processes = " x processes" if run.settings.processes > 1 else ""
     retries = any(trial.outcome is Outcome.FITS_WITH_RETRIES for trial in run.trials)
+    is_open = any(r.recommendation and not r.boundary.is_exact for r in run.results)
     has_norms = len({variant.norm for variant in run.settings.variants}) > 1
     meanings = {
         "largest": (
             f"the largest batch {'that ran' if is_measured else 'predicted to run'}"
             f"{', with allocator retries if needed' if retries else ''}"
+            f"{'; >=: larger ones may run' if is_open else ''}"
         ),
         "safe": (
             f"the largest batch{' without retries' if retries else ''} that leaves {headroom} of "
