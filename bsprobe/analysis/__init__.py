@@ -1,1 +1,1 @@
-"""Pure arithmetic on records: no torch, no files, no printing."""
+"""Pure computations on records: no torch, no files, no output."""

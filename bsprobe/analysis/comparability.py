@@ -1,4 +1,4 @@
-"""Conditions for comparing two runs: what must be equal, and what may differ but must be said."""
+"""Conditions for comparing two runs: facts that must be equal, and differences to report."""
 
 import re
 from collections.abc import Collection
@@ -11,33 +11,37 @@ from bsprobe.records.units import format_bytes
 
 _Fact = tuple[str, object, object, str]
 """The fact's name, the baseline's value, the run's value, and a hint."""
-_ANEW = "make the baseline anew in this environment"
+_ANEW = "make a new baseline in this environment"
 
 
 def require_comparable(baseline: Run, run: Run, metrics: Collection[Metric]) -> None:
-    """Refuse two runs that differ in more than what is compared.
+    """Reject two runs that cannot be compared.
 
-    The torch minor always counts: kernels, the libraries they come with, and the operations that
-    a prediction replays all change between minors. The capacity counts only for metrics that it
-    decides, and not where it differs by a few MiB that other processes hold; the threads of the
-    CPU count only for throughput.
+    The minor version of torch always counts: kernels, their libraries and the operations that a
+    prediction replays change between minors. The capacity counts only for batches, and not if it
+    differs by a few MiB that other processes hold. CPU threads count only for throughput.
+
+    Args:
+        baseline: The run to compare with.
+        run: The run to check.
+        metrics: The metrics that are compared.
 
     Raises:
-        NotComparableError: They do.
+        NotComparableError: A fact that counts differs.
     """
     for fact in _must_be_equal(baseline, run, metrics):
         _require_equal(*fact)
 
 
 def require_comparable_torch(baseline: Run, torch: str) -> None:
-    """Refuse, before anything is run, a PyTorch whose runs could not be compared.
+    """Reject a version of PyTorch whose runs cannot be compared, before anything runs.
 
     Args:
-        baseline: What is to be compared with.
-        torch: The version that is installed.
+        baseline: The run to compare with.
+        torch: The installed version.
 
     Raises:
-        NotComparableError: It is of another minor version.
+        NotComparableError: The minor versions differ.
     """
     _require_equal(*_torch(baseline, torch))
 
@@ -54,11 +58,11 @@ def _torch(baseline: Run, torch: str) -> _Fact:
 
 
 def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list[_Fact]:
-    """All that counts, the most fundamental first."""
+    """All facts that count, the most fundamental first."""
     old, new = baseline.device, run.device
     facts: list[_Fact] = [
-        ("the source", old.source, new.source, "compare measured with measured alone"),
-        ("the device", old.name, new.name, "compare runs of one device alone"),
+        ("the source", old.source, new.source, "compare measured runs with measured runs"),
+        ("the device", old.name, new.name, "compare runs on the same device"),
         _torch(baseline, run.environment.torch),
         ("the images", _images(baseline), _images(run), "give both --data, or neither"),
         (
@@ -86,7 +90,7 @@ def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list
                 "the memory",
                 _capacity(baseline),
                 _capacity(run),
-                "give both the same --memory-limit: what other processes hold then plays no part",
+                "give both the same --memory-limit, which leaves out what other processes hold",
             )
         )
     if Metric.SAFE_BATCH in metrics:
@@ -105,7 +109,7 @@ def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list
 
 
 def differences(baseline: Run, run: Run) -> tuple[str, ...]:
-    """Sentences about other differences that may explain a change."""
+    """Return sentences on other differences, which may explain a change."""
     old, new = baseline.environment, run.environment
     is_close = baseline.device.has_memory_of(run.device)
     pairs = (
@@ -120,7 +124,7 @@ def differences(baseline: Run, run: Run) -> tuple[str, ...]:
             baseline.device.tf32_convolutions,
             run.device.tf32_convolutions,
         ),
-        # What counts as equal may still move a boundary by one image.
+        # Capacities that count as equal may still move a boundary by one image.
         *([("the usable memory", _capacity(baseline), _capacity(run))] if is_close else []),
         ("the search", baseline.settings.search, run.settings.search),
         ("the seed", baseline.settings.seed, run.settings.seed),
@@ -147,6 +151,6 @@ def _images(run: Run) -> str:
 
 
 def _capacity(run: Run) -> str:
-    """The capacity in bytes, which tells apart what rounds to the same GiB."""
+    """The capacity in bytes, since different capacities may round to the same GiB."""
     capacity = run.device.capacity_bytes
     return f"{capacity} bytes ({format_bytes(capacity)})"

@@ -1,11 +1,11 @@
-"""Run against run: what became worse, and whether the two can be compared at all.
+"""Comparison of a run with a baseline.
 
-A check is one metric of one variant. What the baseline has and the run lacks is a failed check:
-nothing passes by being absent. Memory and throughput are compared at equal trials alone (variant,
-batch, accumulation), for the two searches need not have tried the same batches everywhere.
+A check is one metric of one variant. A check fails if the baseline has a figure and the run has
+none. Memory and throughput are compared only at equal trials (variant, batch, accumulation),
+because the two searches may have tried different batches.
 
-A measured figure is a regression only where it is worse by more than its threshold and, beyond
-that, by more than the noise; what lies between is told apart. A prediction has no noise.
+A measured figure is a regression if it is worse by more than its threshold plus the noise; if it is
+worse by more than the threshold alone, it is within noise. A prediction has no noise.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,12 @@ class State(StrEnum):
     IMPROVED = "improved"
     """Better by more than the threshold and the noise."""
     WITHIN_NOISE = "within noise"
-    """Worse than the threshold allows, but not by more than equal trials differ."""
+    """Worse than the threshold allows, but by no more than equal trials differ."""
     NEW = "new"
-    """The baseline has no such figure: nothing to hold it against."""
+    """The baseline has no such figure."""
     REGRESSED = "regressed"
     MISSING = "missing"
-    """The baseline has a figure, the run has none that could be held against it."""
+    """The baseline has a figure, the run has none to compare with it."""
 
 
 FAILING = frozenset({State.REGRESSED, State.MISSING})
@@ -40,7 +40,7 @@ FAILING = frozenset({State.REGRESSED, State.MISSING})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One metric of one variant, in the metric's own unit."""
+    """One metric of one variant, in the metric's unit."""
 
     variant: Variant
     threshold: Threshold
@@ -48,15 +48,15 @@ class Check:
     baseline: float | None = None
     run: float | None = None
     noise: float = 0.0
-    """By how much equal trials may differ."""
+    """The difference that equal trials may have, in the metric's unit."""
     at: str = ""
-    """The batch that the figures are of: `5`, `2 x 5` with accumulation, `1 to 5` for a slope."""
+    """The batch of the figures: `5`, `2 x 5` with accumulation, `1 to 5` for a slope."""
     detail: str = ""
-    """One sentence where the state alone does not explain itself."""
+    """The reason for the state, if it needs one."""
 
     @property
     def fails(self) -> bool:
-        """True where this check fails the comparison."""
+        """True if this check fails the comparison."""
         return self.state in FAILING
 
 
@@ -73,16 +73,20 @@ class Comparison:
 
     @property
     def failing(self) -> tuple[Check, ...]:
-        """The checks that fail it."""
+        """The checks that fail the comparison."""
         return tuple(check for check in self.checks if check.fails)
 
 
 def compare(baseline: Run, run: Run, thresholds: Sequence[Threshold]) -> Comparison:
-    """Hold a run against a baseline.
+    """Compare a run with a baseline.
+
+    Args:
+        baseline: The run to compare with.
+        run: The run to check.
+        thresholds: The metrics to compare, each with its threshold.
 
     Raises:
-        NotComparableError: They differ in more than what is compared, or the baseline has no
-            figure at all of a metric.
+        NotComparableError: The runs cannot be compared, or the baseline has no figure of a metric.
     """
     metrics = tuple(dict.fromkeys(threshold.metric for threshold in thresholds))
     require_comparable(baseline, run, metrics)
@@ -96,8 +100,8 @@ def compare(baseline: Run, run: Run, thresholds: Sequence[Threshold]) -> Compari
     for metric in metrics:
         if all(check.state is State.NEW for check in checks if check.threshold.metric is metric):
             raise NotComparableError(
-                f"the baseline has no figure of {metric}, for no variant",
-                hint="the CPU reserves nothing (take peak), a prediction has no throughput",
+                f"the baseline has no figure of {metric} for any variant",
+                hint="on the CPU compare peak, not peak-reserved; predictions have no throughput",
             )
     return Comparison(
         device=run.device,
@@ -119,12 +123,12 @@ class _Pair:
 
 
 def _check(pair: _Pair, variant: Variant, threshold: Threshold) -> Check:
-    """Check one metric of one variant; the run's lack of it is a failure, the baseline's is not."""
+    """Check one metric of one variant; it fails if only the baseline has a figure."""
     metric = threshold.metric
     if absence := _absence(pair, metric):
         state, detail = absence
         return Check(variant=variant, threshold=threshold, state=state, detail=detail)
-    assert pair.old is not None  # noqa: S101 - it is absent from neither
+    assert pair.old is not None  # noqa: S101 - both have it
     assert pair.new is not None  # noqa: S101 - as above
     if metric in BATCHES:
         return _batch_check(pair.old, pair.new, variant, threshold)
@@ -132,7 +136,7 @@ def _check(pair: _Pair, variant: Variant, threshold: Threshold) -> Check:
         trials_of(pair.baseline, variant), trials_of(pair.run, variant), metric, pair.run.device
     )
     if not found:
-        detail = "no trial that has it ran in both"
+        detail = "no trial with this figure ran in both"
         return Check(variant=variant, threshold=threshold, state=State.MISSING, detail=detail)
     worst = max(found, key=lambda each: _worsening(each, threshold) - _passing(each, threshold))
     return Check(
@@ -147,9 +151,9 @@ def _check(pair: _Pair, variant: Variant, threshold: Threshold) -> Check:
 
 
 def _absence(pair: _Pair, metric: Metric) -> tuple[State, str] | None:
-    """The reason why there is nothing to compare; None where there is something."""
+    """The reason why the metric cannot be compared; None if it can."""
     if pair.old is None or not _has(pair.baseline, pair.old, metric):
-        return State.NEW, "the baseline has no figure of it"
+        return State.NEW, "the baseline has no such figure"
     if pair.new is None:
         return State.MISSING, "the run has no such variant"
     boundary = pair.new.boundary
@@ -167,7 +171,7 @@ def _absence(pair: _Pair, metric: Metric) -> tuple[State, str] | None:
 
 
 def _has(run: Run, result: VariantResult, metric: Metric) -> bool:
-    """True where a run has a figure of a metric for a variant."""
+    """Return whether a run has a figure of a metric for a variant."""
     if result.boundary.has_failed:
         return False
     if metric in BATCHES:
@@ -179,21 +183,21 @@ def _batch_check(
     old: VariantResult, new: VariantResult, variant: Variant, threshold: Threshold
 ) -> Check:
     before, now = _batch(old, threshold.metric), _batch(new, threshold.metric)
-    assert before is not None  # noqa: S101 - `_has` has looked
+    assert before is not None  # noqa: S101 - `_has` has checked it
     if now is None:
         state, detail = State.MISSING, f"the run has none ({new.boundary.stop})"
     else:
         state, detail = _state(Figures(baseline=before, run=now), threshold), ""
         if state is State.REGRESSED and _is_open(new):
             state = State.MISSING
-            detail = f"known to be at least {now} only ({new.boundary.stop})"
+            detail = f"only known to be at least {now} ({new.boundary.stop})"
     return Check(
         variant=variant, threshold=threshold, state=state, baseline=before, run=now, detail=detail
     )
 
 
 def _batch(result: VariantResult, metric: Metric) -> int | None:
-    """The largest or safe batch, 0 where nothing fits, None where that is not known."""
+    """The largest or safe batch; 0 if nothing fits, None if it is not known."""
     if result.boundary.stop is StopReason.NOTHING_FITS:
         return 0
     if metric is Metric.MAX_BATCH:
@@ -202,7 +206,7 @@ def _batch(result: VariantResult, metric: Metric) -> int | None:
 
 
 def _is_open(result: VariantResult) -> bool:
-    """True where the search ended before the memory did, so that larger batches may run."""
+    """Return whether the search ended before memory ran out, so that larger batches may run."""
     return result.boundary.stop in (StopReason.MAX_BATCH, StopReason.TIME)
 
 
@@ -221,5 +225,5 @@ def _worsening(found: Figures, threshold: Threshold) -> float:
 
 
 def _passing(found: Figures, threshold: Threshold) -> float:
-    """The worsening that passes: what is allowed, and what equal trials differ by anyway."""
+    """The worsening that passes: the threshold plus the noise."""
     return threshold.allowed(found.baseline) + found.noise

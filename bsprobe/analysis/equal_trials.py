@@ -1,7 +1,7 @@
-"""Memory and throughput of two runs at trials that both made, and by how much equal trials differ.
+"""Memory and throughput of two runs at equal trials, and the noise of equal trials.
 
-Two searches need not have tried the same batches, so figures are taken only where variant, batch
-and accumulation are the same on both sides.
+Two searches may have tried different batches, so figures are compared only if variant, batch and
+accumulation are the same on both sides.
 """
 
 import statistics
@@ -18,11 +18,11 @@ from bsprobe.records.variants import Variant
 _CPU_MEMORY_NOISE_BYTES = 8 * MIB
 """Equal trials on the CPU differed by up to 6 MiB in `benchmarks/repeatability.py`."""
 _CUDA_SEGMENT_BYTES = 20 * MIB
-"""The bytes that the allocator takes at once for blocks below 10 MiB (kLargeBuffer in PyTorch's
-c10/cuda/CUDACachingAllocator.cpp): a block that finds no hole by a hair costs one more."""
+"""The size of the segments for blocks below 10 MiB (kLargeBuffer in PyTorch's
+c10/cuda/CUDACachingAllocator.cpp): equal trials may differ by one segment."""
 
 Trials = Mapping[tuple[int, int], Sequence[Measurement]]
-"""By (micro-batch, accumulation steps): all measurements, in the order they were made."""
+"""Measurements in the order they were made, by (micro-batch, accumulation steps)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +30,15 @@ class Figures:
     """A metric on both sides."""
 
     at: str = ""
-    """The batch that the figures are of."""
+    """The batch of the figures."""
     baseline: float
     run: float
     noise: float = 0.0
-    """By how much equal trials may differ."""
+    """The difference that equal trials may have."""
 
 
 def trials_of(run: Run, variant: Variant) -> Trials:
-    """The trials of a variant that ran."""
+    """Return the trials of a variant that ran."""
     found: dict[tuple[int, int], list[Measurement]] = {}
     for trial in run.trials:
         if (
@@ -52,34 +52,34 @@ def trials_of(run: Run, variant: Variant) -> Trials:
 
 
 def has_figure(trials: Trials, metric: Metric) -> bool:
-    """True where the trials of one run say something of a metric."""
+    """Return whether the trials of one run have a figure of a metric."""
     if metric is Metric.MEMORY_PER_IMAGE:
         return len(_batches(trials)) > 1
     return any(_value(m, metric) is not None for equal in trials.values() for m in equal)
 
 
 def figures(old: Trials, new: Trials, metric: Metric, device: DeviceInfo) -> tuple[Figures, ...]:
-    """The metric at every trial that both runs made; of throughput, at the largest alone.
+    """Return the metric at each trial that both runs made; throughput at the largest only.
 
     Args:
-        old: Of the baseline.
-        new: Of the run.
-        metric: Any but the batches.
+        old: Trials of the baseline.
+        new: Trials of the run.
+        metric: Any metric but the batches.
         device: The device of both.
     """
     if metric is Metric.MEMORY_PER_IMAGE:
         return _slopes(old, new, device)
     keys = sorted(old.keys() & new.keys(), key=lambda key: (key[0] * key[1], key[0]))
     if metric is Metric.THROUGHPUT:
-        # The most work for the clock to see, and what training does; the worst of many noisy
-        # ratios would look like a regression now and again by itself.
+        # The largest trial is the least noisy. The worst of many noisy ratios would be a
+        # regression now and then by chance.
         keys = [key for key in keys if _is_timed(old, key) and _is_timed(new, key)][-1:]
     found = [_at(key, old[key], new[key], metric, device) for key in keys]
     return tuple(one for one in found if one is not None)
 
 
 def step_noise(seconds: Sequence[float]) -> float:
-    """The share by which a trial's median step exceeds its fastest: what other load has added."""
+    """Return the share by which the median step exceeds the fastest, as other load makes it."""
     middle = statistics.median(seconds)
     return (middle - min(seconds)) / middle
 
@@ -93,8 +93,8 @@ def _at(
 ) -> Figures | None:
     """The metric at one trial, which either run may have made more than once.
 
-    The largest of equal trials counts: of memory it is what has to fit, and throughput is only
-    ever lessened by whatever else the machine does.
+    The largest of equal trials counts: the largest peak has to fit, and other load only lowers
+    throughput.
     """
     before = [value for m in old if (value := _value(m, metric)) is not None]
     now = [value for m in new if (value := _value(m, metric)) is not None]
@@ -117,13 +117,13 @@ def _at(
 
 
 def _is_timed(trials: Trials, key: tuple[int, int]) -> bool:
-    """Tell a trial timed for as many steps as any from those that were to decide memory alone."""
+    """Return whether a trial was timed for all steps, not only for one to measure memory."""
     most = max(len(m.step_seconds) for equal in trials.values() for m in equal)
     return any(len(m.step_seconds) == most for m in trials[key])
 
 
 def _slopes(old: Trials, new: Trials, device: DeviceInfo) -> tuple[Figures, ...]:
-    """Bytes that an image allocates, between the smallest and the largest batch that both ran."""
+    """Allocated bytes per image, from the smallest to the largest batch that both ran."""
     common = sorted(_batches(old) & _batches(new))
     if len(common) < 2:  # noqa: PLR2004 - a slope takes two points
         return ()
@@ -153,7 +153,7 @@ def _value(measured: Measurement, metric: Metric) -> float | None:
 
 
 def _memory_noise(device: DeviceInfo, metric: Metric) -> float:
-    """The least difference of equal trials; on CUDA the same allocations are made each time."""
+    """The least noise of equal trials; on CUDA allocations are the same each time."""
     if device.kind is DeviceKind.CPU:
         return _CPU_MEMORY_NOISE_BYTES
     return 0.0 if metric is Metric.PEAK_ALLOCATED else _CUDA_SEGMENT_BYTES

@@ -1,8 +1,7 @@
-"""Run beside run: the finished runs of several machines as one table.
+"""The finished runs of several machines as one table.
 
-`compare` holds a run against a baseline of the same machine; here the machines are what differs.
-Nothing is computed anew: each figure is the run's own, and says whether it was measured or
-predicted.
+`compare` compares a run with a baseline of the same machine; here the machines differ. All figures
+are taken from the runs, with their source: measured or predicted.
 """
 
 import re
@@ -31,9 +30,9 @@ class Member:
     """One run of the fleet."""
 
     name: str
-    """The device in short, and whatever tells it from the fleet's other devices and runs."""
+    """A short name of the device, unique within the fleet."""
     path: str
-    """Of the run, as it was given."""
+    """The path of the run, as it was given."""
     device: DeviceInfo
     environment: Environment
     settings: Settings
@@ -48,13 +47,13 @@ class Row:
     """The member's name."""
     source: Source
     result: VariantResult | None
-    """None where this machine has not been asked for the variant."""
+    """None if the variant was not probed on this machine."""
 
     @property
     def images_per_second_per_gpu(self) -> float | None:
-        """The rate of one GPU in the recommended step: a run of several counts what all of them do.
+        """The throughput of the recommended step divided by the number of GPUs.
 
-        None for predictions, and where nothing is recommended.
+        None for predictions, and if nothing is recommended.
         """
         item = None if self.result is None else self.result.recommendation
         trial = None if item is None else item.trial
@@ -66,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The network and its images: variants that share them can be put beside each other."""
+    """The network and its inputs, by which variants are grouped."""
 
     network: str
     inputs: str
@@ -74,16 +73,16 @@ class Subject:
     classes: str
     """As `Variant.described_classes`."""
     name: str
-    """Both in short: `deeplabv2-resnet101 at 512x1024`."""
+    """Network and inputs in short: `deeplabv2-resnet101 at 512x1024`."""
 
     def describe(self) -> str:
-        """`deeplabv2-resnet101 · 512 high x 1024 wide · 19 classes`."""
+        """Return `deeplabv2-resnet101 · 512 high x 1024 wide · 19 classes`."""
         return f"{self.network} · {self.inputs} · {self.classes}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """All runs beside each other; what is written to `fleet.json`."""
+    """All runs beside each other, as written to `fleet.json`."""
 
     schema_version: int = SCHEMA_VERSION
     members: tuple[Member, ...]
@@ -91,7 +90,7 @@ class Fleet:
     rows: tuple[Row, ...]
     """By subject, then by variant, then in the order of the members."""
     notes: tuple[str, ...]
-    """Sentences: what is missing where, and what differs between the runs besides the machine."""
+    """Sentences on missing variants and on differences between the runs besides the machine."""
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
@@ -99,16 +98,16 @@ class Fleet:
         return tuple(dict.fromkeys(subject_of(row.variant) for row in self.rows))
 
     def rows_of(self, subject: Subject) -> tuple[Row, ...]:
-        """The rows of one subject."""
+        """Return the rows of one subject."""
         return tuple(row for row in self.rows if subject_of(row.variant) == subject)
 
     def member(self, name: str) -> Member:
-        """A run by its name."""
+        """Return a run by its name."""
         return next(member for member in self.members if member.name == name)
 
 
 def subject_of(variant: Variant) -> Subject:
-    """The subject of a variant."""
+    """Return the subject of a variant."""
     return Subject(
         network=variant.network,
         inputs=variant.described_inputs,
@@ -121,8 +120,7 @@ def make_fleet(runs: Sequence[tuple[str, Run]]) -> Fleet:
     """Put runs beside each other.
 
     Args:
-        runs: Each with the path it was read from. A run that is there twice, as a copy or by two
-            paths, counts once.
+        runs: Pairs of a path and the run that was read from it. Equal runs count once.
     """
     distinct: dict[str, Run] = {}
     notes: list[str] = []
@@ -161,7 +159,7 @@ def _order(run: Run) -> tuple[int, str, str]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """A short name each: the card, the limit where one was set, a number where that is not all."""
+    """A short name each: the card, its limit if it has one, a number if names are equal."""
     plain = [_short(run) for run in runs]
     counts, seen = Counter(plain), Counter[str]()
     names = []
@@ -187,7 +185,7 @@ def _rows(found: _Named) -> Iterable[Row]:
 
 
 def _rows_of_variant(found: _Named, variant: Variant) -> Iterable[Row]:
-    """One row a run that has it, one empty row a machine that has been asked for others alone."""
+    """A row for each run with the variant, an empty one for each machine that lacks it."""
     have = {_machine(run) for _, run in found if _result(run, variant) is not None}
     for name, run in found:
         result = _result(run, variant)
@@ -199,7 +197,7 @@ def _rows_of_variant(found: _Named, variant: Variant) -> Iterable[Row]:
 
 
 def _machine(run: Run) -> tuple[object, ...]:
-    """The key of a machine: of two runs with one key, one may have what the other lacks."""
+    """The key of a machine: runs with one key complement each other."""
     device, settings = run.device, run.settings
     return device.name, device.source, device.limit_bytes, settings.processes, settings.ddp
 
@@ -209,17 +207,23 @@ def _result(run: Run, variant: Variant) -> VariantResult | None:
 
 
 def _absences(found: _Named, rows: Sequence[Row]) -> list[str]:
-    """Sentences on the variants and the networks that are missing, and on where they are."""
+    """Sentences on variants and networks that are missing on some machines."""
     lines = []
     subjects = dict.fromkeys(subject_of(row.variant) for row in rows)
     for subject in subjects:
         here = [row for row in rows if subject_of(row.variant) == subject]
         names = labels(list(dict.fromkeys(row.variant for row in here)))
         of = "" if len(subjects) == 1 else f" of {subject.name}"
+        lacking: dict[tuple[str, ...], list[str]] = {}
         for variant, name in names.items():
-            lacking = [row.member for row in here if row.variant == variant and row.result is None]
-            if lacking:
-                lines.append(f"{name}{of} was not probed on {', '.join(lacking)}.")
+            missing = (row for row in here if row.variant == variant and row.result is None)
+            if members := tuple(row.member for row in missing):
+                lacking.setdefault(members, []).append(name)
+        for members, missing_names in lacking.items():
+            were = "was" if len(missing_names) == 1 else "were"
+            lines.append(
+                f"{', '.join(missing_names)}{of} {were} not probed on {', '.join(members)}."
+            )
         machines = {_machine(run) for _, run in found if _has(run, subject)}
         others = [name for name, run in found if _machine(run) not in machines]
         if others:
@@ -232,11 +236,11 @@ def _has(run: Run, subject: Subject) -> bool:
 
 
 def _together(found: _Named) -> list[str]:
-    """The sentence on what figures count on machines whose GPUs train together."""
+    """The sentence on the figures of machines whose GPUs train together."""
     several = [name for name, run in found if run.settings.processes > 1]
     if not several:
         return []
-    what = "batches, peaks and images/s are of one GPU, the effective batch and LR of all"
+    what = "batches, peaks and images/s are per GPU, effective batch and LR of all GPUs"
     return [f"{', '.join(several)}: {what}."]
 
 
@@ -245,7 +249,7 @@ def _asked(run: Run) -> Target:
 
 
 def _takes_the_default(run: Run) -> bool:
-    """True where batch and rate are what the network's own recipe says, or nothing."""
+    """Return whether batch and rate are those of the network's recipe, if it has one."""
     default = recipe_of(run.settings.variants[0], Target())
     batch_and_rate = attrgetter("batch", "base_batch", "base_learning_rate")
     return bool(batch_and_rate(_asked(run)) == batch_and_rate(default))
@@ -260,34 +264,34 @@ def _rate_asked(run: Run) -> str:
 _FACTS: tuple[tuple[str, Callable[[Run], object], str], ...] = (
     ("Source", lambda run: run.device.source, "A predicted row is not a measurement."),
     (
-        "Effective batch asked for",
+        "Wanted effective batch",
         lambda run: _asked(run).batch or "the best that fits",
-        "Use and LR are each run's own, and not to be compared.",
+        "Use and LR are not comparable.",
     ),
     (
         "Reference rate",
         _rate_asked,
-        "Rates are each run's own, and not to be compared.",
+        "Rates are not comparable.",
     ),
     ("Rule for the rate", lambda run: run.settings.target.lr_rule or "the optimizer's", ""),
     (
         "Headroom",
         lambda run: f"{run.settings.target.headroom:.0%}",
-        "Safe batches leave unequal shares of the memory free.",
+        "Safe batches leave different shares of the memory free.",
     ),
     ("Images", lambda run: "synthetic" if run.settings.data is None else "real", ""),
     ("Size of the evaluation", lambda run: run.settings.evaluation_resolution or "none", ""),
-    ("PyTorch", lambda run: run.environment.torch, "Another version may need other memory."),
+    ("PyTorch", lambda run: run.environment.torch, "Memory may differ between versions."),
     ("cuDNN", lambda run: run.environment.cudnn or "none", ""),
     ("bsprobe", lambda run: run.environment.bsprobe, ""),
 )
 """Sentences on differences between the runs besides the machine, and on their consequences."""
-_OF_THE_RECIPE = ("Effective batch asked for", "Reference rate")
-"""Differ between networks, without anyone having asked for it."""
+_OF_THE_RECIPE = ("Wanted effective batch", "Reference rate")
+"""Facts that differ between networks by default."""
 
 
 def _differences(found: _Named) -> list[str]:
-    """A sentence each fact that is not the same in all runs."""
+    """A sentence on each fact that is not the same in all runs."""
     lines = []
     takes_default = all(_takes_the_default(run) for _, run in found)
     for what, fact, consequence in _FACTS:

@@ -1,4 +1,4 @@
-"""Memory against batch: nearly affine, so two measured peaks say where a third should be."""
+"""Memory against batch as a line: it is nearly affine, so two peaks predict a third."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +12,23 @@ class Line:
     per_image_bytes: float
 
     def at(self, batch: int) -> float:
-        """The bytes that a batch should take."""
+        """Return the bytes that a batch should take."""
         return self.fixed_bytes + self.per_image_bytes * batch
 
     def largest_within(self, budget_bytes: float) -> int | None:
-        """The largest batch that should stay within a budget, None where any would."""
+        """Return the largest batch within a budget in bytes; None if the line does not rise."""
         if self.per_image_bytes <= 0:
             return None
         return max(0, int((budget_bytes - self.fixed_bytes) // self.per_image_bytes))
 
 
 def line_through(peaks: Sequence[tuple[int, int]]) -> Line | None:
-    """The line through the two largest batches of (batch, peak bytes), None with fewer than two.
+    """Return the line through the two largest batches; None if there are fewer than two.
 
-    The two largest, not all: small batches run other kernels, and it is the far end that counts.
+    Smaller batches run other kernels and would only distort it.
+
+    Args:
+        peaks: Pairs of a batch and its peak in bytes.
     """
     points = sorted(dict(peaks).items())[-2:]
     if len(points) < 2:  # noqa: PLR2004 - a line takes two points

@@ -1,4 +1,4 @@
-"""From what was proven to what to train with: pure arithmetic over records.
+"""Recommendations computed from proven boundaries.
 
 Sources of the rules: linear scaling and warm-up from Goyal et al. 2017; the square root for
 adaptive optimizers from Malladi et al. 2022; accumulation and updates count effective batches.
@@ -19,7 +19,7 @@ from bsprobe.records.workload import has_recipe
 
 
 class LearningRateRule(StrEnum):
-    """The rule by which the learning rate follows the effective batch."""
+    """The rule by which the learning rate scales with the effective batch."""
 
     LINEAR = "linear"
     SQRT = "sqrt"
@@ -30,25 +30,25 @@ BEST_WITHIN = 0.02
 WARMUP_SHARE = 0.05
 """Share of updates that warm up when the rate is scaled up; Goyal et al.: 5 of 90 epochs."""
 BATCH_OF_UPDATES = REFERENCE.base_batch or 1
-"""The batch that `base_updates` are of where no other is known: DeepLabV2's."""
+"""The batch of DeepLabV2's recipe."""
 _DIVISOR_KEEPS = 2 / 3
 """An exact divisor of the target is taken if it keeps this share of the micro-batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The three batch sizes that a variant's trials lead to."""
+    """The three batch sizes that follow from a variant's trials."""
 
     largest: int
     safe: int
     best: int
     best_is_measured: bool
     keeps_headroom: bool
-    """False where not even the smallest batch leaves the headroom that was asked for."""
+    """False if not even the smallest batch leaves the headroom free."""
 
 
 def search_trials(trials: Iterable[Trial], variant: Variant) -> list[Trial]:
-    """The trials of a variant that ran without accumulation, in the order they ran."""
+    """Return the trials of a variant that ran without accumulation, in their order."""
     return [
         trial
         for trial in trials
@@ -68,11 +68,11 @@ def limits(
         trials: Trials of one variant, without accumulation, that ran.
         candidates: Batches that may be safe, the largest first.
         largest: The largest batch that ran.
-        budget_bytes: What a trial may hold without eating the headroom.
+        budget_bytes: The most that a trial may hold to leave the headroom free.
     """
     safe = _largest_within(trials, candidates, budget_bytes)
     smallest = min(trial.spec.batch_size for trial in trials)
-    # Throughput beyond the safe batch is of no use to anyone.
+    # A faster batch beyond the safe one is not recommended.
     best = _fastest([trial for trial in trials if trial.spec.batch_size <= (safe or smallest)])
     return Limits(
         largest=largest,
@@ -83,14 +83,27 @@ def limits(
     )
 
 
+def keeps_headroom(trials: Sequence[Trial], safe: int, budget_bytes: float) -> bool:
+    """Return whether a safe batch leaves the headroom free.
+
+    It does not if it is merely the smallest batch that ran.
+
+    Args:
+        trials: Trials of one variant, without accumulation, that ran.
+        safe: The safe batch that was derived from them.
+        budget_bytes: The most that a trial may hold to leave the headroom free.
+    """
+    return _largest_within(trials, [safe], budget_bytes) is not None
+
+
 def _largest_within(
     trials: Sequence[Trial], candidates: Sequence[int], budget: float
 ) -> int | None:
     """The largest of some batches whose measured, else interpolated, peak is in budget.
 
-    Interpolated between its measured neighbours: the two sides of the boundary lie side by side,
-    and a line through them would carry what the allocator rounds a long way down. A batch that ran
-    with allocator retries alone had no room left: it is never safe.
+    Peaks are interpolated between measured neighbours, not taken from one line: the two batches at
+    the boundary are adjacent, and the allocator's rounding would determine the slope through them.
+    A batch that ran only with allocator retries is never safe.
     """
     peaks = _peaks(trials, Outcome.FITS)
     short = {
@@ -115,7 +128,7 @@ def _peaks(trials: Sequence[Trial], outcome: Outcome) -> dict[int, int]:
 
 
 def _interpolated(peaks: Mapping[int, int], batch: int) -> float | None:
-    """The bytes that a batch takes, None below or above all that was measured."""
+    """The bytes that a batch takes; None outside of the measured batches."""
     below = max((known for known in peaks if known <= batch), default=None)
     above = min((known for known in peaks if known >= batch), default=None)
     if below is None or above is None:
@@ -129,10 +142,10 @@ def _interpolated(peaks: Mapping[int, int], batch: int) -> float | None:
 def _towards_a_short_one(
     peaks: Mapping[int, int], short: Mapping[int, int], batch: int
 ) -> float | None:
-    """The bytes that a batch takes between the last with room and one that ran short of memory.
+    """The bytes of a batch between the last one without retries and one with retries.
 
-    The one that ran short would have taken more than it got, so the line towards it is too low;
-    the line that leads up to the last with room goes on, and the higher of both counts.
+    The batch with retries needed more than it got, so the line to it is too low. The line up to the
+    last batch without retries is extended, and the higher of both counts.
     """
     known = sorted(peaks)
     above = [other for other in short if other > batch]
@@ -146,10 +159,9 @@ def _towards_a_short_one(
 
 
 def _fastest(trials: Sequence[Trial]) -> int | None:
-    """The smallest batch within `BEST_WITHIN` of the best throughput, None without throughput.
+    """The smallest batch within `BEST_WITHIN` of the best throughput; None without throughput.
 
-    Trials that were timed for fewer steps than others, as they were to decide memory alone, do not
-    count.
+    Trials that were timed for fewer steps than others, to measure memory only, do not count.
     """
     rates: dict[int, float] = {}
     steps = max((trial.spec.measured_steps for trial in trials), default=0)
@@ -168,9 +180,9 @@ def _fastest(trials: Sequence[Trial]) -> int | None:
 def split(target: int, safe: int) -> tuple[int, int]:
     """Split a wanted effective batch into (micro-batch, accumulation steps).
 
-    The fewest steps, then the smallest micro-batch that reaches the target; an exact divisor of
-    the target instead where it costs at most a third of the micro-batch, so that the effective
-    batch is the one that was asked for.
+    It takes the fewest steps, then the smallest micro-batch that reaches the target. If an exact
+    divisor of the target has at least two thirds of that micro-batch, it is taken instead, so that
+    the effective batch is exact.
     """
     steps = math.ceil(target / safe)
     micro = math.ceil(target / steps)
@@ -187,21 +199,21 @@ _RULES = {
 
 
 def rule_for(target: Target, optimizer: OptimizerName) -> LearningRateRule:
-    """The rule that was asked for, else the optimizer's own: linear for SGD, sqrt for AdamW."""
+    """Return the rule of the target, else the optimizer's: linear for SGD, sqrt for AdamW."""
     return _RULES[optimizer] if target.lr_rule is None else LearningRateRule(target.lr_rule)
 
 
 def recipe_of(variant: Variant, target: Target) -> Target:
-    """A target in which DeepLabV2's recipe stands for what nobody said, where the network is one.
+    """Return a target completed from DeepLabV2's recipe, if the network is a DeepLabV2.
 
-    Of other networks no recipe is known: without a wanted batch the best one that fits is taken,
-    and without a rate the recommendation is a factor.
+    No recipe is known for other networks: without a wanted batch the best one that fits is
+    recommended, and without a rate a factor for it.
     """
     return with_recipe(target) if has_recipe(variant.model) else target
 
 
 def with_recipe(target: Target) -> Target:
-    """A target in which DeepLabV2's recipe stands for what nobody said."""
+    """Return a target completed from DeepLabV2's recipe."""
     return replace(
         target,
         batch=target.batch or REFERENCE.batch,
@@ -211,10 +223,10 @@ def with_recipe(target: Target) -> Target:
 
 
 def check_target(target: Target) -> None:
-    """Refuse a learning rate without the batch that it belongs to.
+    """Reject a learning rate without its batch.
 
     Raises:
-        UsageError: It has none.
+        UsageError: The target has a rate and no batch that it belongs to.
     """
     if target.base_learning_rate is not None and target.base_batch is None:
         raise UsageError(
@@ -224,20 +236,32 @@ def check_target(target: Target) -> None:
 
 
 def rate_factor(base_batch: int, effective_batch: int, rule: LearningRateRule) -> float:
-    """The factor by which a learning rate changes from one effective batch to another."""
+    """Return the factor by which a learning rate changes from one effective batch to another.
+
+    Args:
+        base_batch: The effective batch of the known rate.
+        effective_batch: The effective batch to scale to.
+        rule: The scaling rule.
+    """
     ratio = effective_batch / base_batch
     return ratio if rule is LearningRateRule.LINEAR else math.sqrt(ratio)
 
 
 def scaled_rate(target: Target, effective_batch: int, rule: LearningRateRule) -> float | None:
-    """The learning rate for an effective batch; None where no rate is known to scale from."""
+    """Return the learning rate for an effective batch; None if no rate is known to scale from.
+
+    Args:
+        target: The recipe to scale from.
+        effective_batch: The effective batch to scale to.
+        rule: The scaling rule.
+    """
     if target.base_learning_rate is None or target.base_batch is None:
         return None
     return target.base_learning_rate * rate_factor(target.base_batch, effective_batch, rule)
 
 
 def warms_up(target: Target, effective_batch: int) -> bool:
-    """True where the rate is scaled up, and where it may be: the batch that it has is not known."""
+    """Return whether the rate is scaled up, or may be because its batch is not known."""
     return target.base_batch is None or effective_batch > target.base_batch
 
 
@@ -256,22 +280,24 @@ def plan(
     processes: int = 1,
     ddp: Ddp = Ddp.DEFAULT,
 ) -> TrainingPlan:
-    """The numbers to train with at a micro-batch and a number of accumulation steps.
+    """Return the plan for a micro-batch and a number of accumulation steps.
 
     Args:
-        variant: What is trained; its optimizer chooses the default rule.
+        variant: The variant; its optimizer determines the default rule.
         target: The recipe to scale from.
         micro_batch: Images per forward pass.
         steps: Micro-batches per update.
         groups: The learning-rate multiplier of each parameter group of the model, by name.
-        processes: How many train together, each with its own micro-batches.
-        ddp: How they do.
+        processes: The number of processes, each with its own micro-batches.
+        ddp: The setting of DistributedDataParallel.
     """
     effective = micro_batch * steps * processes
     rule = rule_for(target, variant.optimizer)
     rate = scaled_rate(target, effective, rule)
-    images = target.base_updates * (target.base_batch or BATCH_OF_UPDATES)
-    updates = max(1, round(images / effective))
+    updates, warmup = None, None
+    if rate is not None and target.base_batch is not None:
+        updates = max(1, round(target.base_updates * target.base_batch / effective))
+        warmup = round(updates * WARMUP_SHARE) if warms_up(target, effective) else 0
     return TrainingPlan(
         micro_batch=micro_batch,
         accumulation_steps=steps,
@@ -282,7 +308,7 @@ def plan(
         else tuple((name, rate * factor) for name, factor in groups.items()),
         lr_rule=rule,
         updates=updates,
-        warmup_updates=round(updates * WARMUP_SHARE) if warms_up(target, effective) else 0,
+        warmup_updates=warmup,
         processes=processes,
         ddp=ddp,
         rate_formula=_formula(target, effective, rule) if rate is None else None,
@@ -306,11 +332,11 @@ def recommend(
         found: Its three batch sizes.
         target: The recipe to scale from, as `recipe_of` fills it.
         groups: As in `plan`.
-        most_accumulated: The largest micro-batch that a plan may still have, where larger ones
-            were seen to fail: accumulated gradients live through the forward pass. None where
-            none has failed, zero where all have: then the plan does without accumulation.
-        processes: How many train together: each takes its share of the effective batch.
-        ddp: How they do: a static graph accumulates no gradients.
+        most_accumulated: The largest micro-batch that a plan may have, if larger ones failed with
+            accumulation, because accumulated gradients stay allocated in the forward pass. None if
+            none has failed; zero if all have, so that the plan has no accumulation.
+        processes: The number of processes; each takes its share of the effective batch.
+        ddp: The setting of DistributedDataParallel: a static graph cannot accumulate gradients.
     """
     planned = partial(plan, variant, target, groups=groups, processes=processes, ddp=ddp)
     alone = planned(micro_batch=found.best, steps=1)
@@ -334,9 +360,9 @@ def recommend(
 
 
 def starred(recommendations: Sequence[Recommendation]) -> list[Recommendation]:
-    """Mark the best of each norm: the fastest as recommended, else the one that fits most.
+    """Mark the best of each norm: the fastest recommended step, else the most memory left.
 
-    Variants of different model, resolution or norm are different models and never compete.
+    Variants are ranked only within one model, resolution and norm.
     """
 
     def merit(item: Recommendation) -> tuple[bool, float, float, int]:

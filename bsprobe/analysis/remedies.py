@@ -1,4 +1,4 @@
-"""Changes that may help when the next batch does not fit, each with its cost."""
+"""Changes that may allow a larger batch, each with its cost."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from bsprobe.records.variants import (
 )
 
 EXPANDABLE: Final = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-"""PyTorch's own setting; the name of the variable that every version reads."""
+"""PyTorch's setting, by the variable that all its versions read."""
 _FASTER = "none: faster on tensor cores; it trains in half precision"
 _COSTS: dict[str, dict[StrEnum, str]] = {
     "precision": {
@@ -31,7 +31,7 @@ _COSTS: dict[str, dict[StrEnum, str]] = {
     },
     "norm": {
         Norm.GROUP_AMP: "another model: GroupNorm, kept in half precision under AMP",
-        Norm.FROZEN: "another model: statistics stay those of the weights it starts from",
+        Norm.FROZEN: "another model: its statistics stay those of the initial weights",
     },
     "checkpointing": {Checkpointing.ON: "slower: every block runs forward twice"},
     "memory_format": {
@@ -45,39 +45,39 @@ _COSTS: dict[str, dict[StrEnum, str]] = {
     "loss_at": {LossAt.LOGITS: "another recipe: labels are thinned out to the logits"},
     "cudnn_benchmark": {CudnnBenchmark.OFF: "slower: not the fastest algorithms"},
 }
-"""By axis the values that are worth a try, and what is paid for them on most cards."""
+"""The values of each axis that may help, and their cost on most cards."""
 _WITHOUT_TENSOR_CORES = "none: hardly faster without tensor cores; it trains in half precision"
 _FIRST_WITH_BF16 = (8, 0)
-"""Older cards have no bfloat16 of their own; PyTorch runs it slowly there."""
+"""Older cards do not support bfloat16; PyTorch runs it slowly there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remedy:
-    """One change of a variant, or of how it is run."""
+    """One change of a variant or of its environment."""
 
     name: str
     command: str
-    """Words to add to a command line, or to put before it."""
+    """Options to add to the command, or variables to put before it."""
     cost: str
     variant: Variant
-    """With the change."""
+    """The variant with the change."""
     accumulation_steps: int = 1
     environment: dict[str, str] = field(default_factory=dict)
-    """Variables to run under."""
+    """Environment variables to run with."""
 
 
 def remedies_for(
     variant: Variant, model: ModelFacts | None, capability: tuple[int, int] | None
 ) -> tuple[Remedy, ...]:
-    """Every change that is worth a try; which of them helps is for the simulation to say.
+    """Return all changes to simulate.
 
     Args:
-        variant: What is trained.
-        model: Facts of its network; None where they are not known.
-        capability: Compute capability of the card; None where it is not known.
+        variant: The variant to change.
+        model: Facts of its network; None if they are not known.
+        capability: Compute capability of the card; None if it is not known.
     """
     has_statistics = model is None or model.batch_norms != 0
-    seen = "BatchNorm sees one micro-batch; " if has_statistics else ""
+    seen = "BatchNorm normalises one micro-batch; " if has_statistics else ""
     return (
         *_settings(variant, capability),
         Remedy(
@@ -90,7 +90,7 @@ def remedies_for(
         Remedy(
             name="accumulation",
             command="--target-batch N",
-            cost=f"{seen}gradients are held throughout",
+            cost=f"{seen}gradients stay allocated",
             variant=variant,
             accumulation_steps=2,
         ),
@@ -98,9 +98,9 @@ def remedies_for(
 
 
 def ranked(results: list[RemedyResult]) -> tuple[RemedyResult, ...]:
-    """Best first: the largest batch, then the smallest peak; what is impossible comes last.
+    """Return results by the largest batch, then by the smallest peak; impossible ones last.
 
-    Accumulation stands behind what enlarges the micro-batch by as much: it saves no memory.
+    Accumulation comes after changes that enlarge the micro-batch as much: it saves no memory.
     """
 
     def merit(result: RemedyResult) -> tuple[bool, int, bool, int]:
@@ -119,7 +119,7 @@ def _settings(variant: Variant, capability: tuple[int, int] | None) -> Iterator[
     """One axis changed at a time."""
     decided = {"optimizer": variant.own.optimizer, "loss_at": variant.own.own_loss}
     for axis in AXES:
-        if decided.get(axis.field) is not None:  # by a part of the user's own
+        if decided.get(axis.field) is not None:  # by a user-supplied part
             continue
         for value, cost in _COSTS.get(axis.field, {}).items():
             if value != getattr(variant, axis.field):
@@ -132,7 +132,7 @@ def _settings(variant: Variant, capability: tuple[int, int] | None) -> Iterator[
 
 
 def _cost_on(capability: tuple[int, int] | None, value: StrEnum, cost: str) -> str:
-    """The cost of a setting on a card: half precision is not equally fast on all."""
+    """The cost of a setting on a card: the speed of half precision depends on the card."""
     if capability is None or not isinstance(value, Precision) or value is Precision.FP32:
         return cost
     if value is Precision.AMP_BF16 and capability < _FIRST_WITH_BF16:

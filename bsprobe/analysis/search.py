@@ -1,12 +1,11 @@
-"""Doubling until it fails, then the exact boundary: pure code over a callable.
+"""The search for the largest batch, over a callable that runs a trial.
 
-Memory is nearly affine in the batch, so the line through the measured peaks says where the
-boundary should be; the search goes there first and gallops away from it when it is wrong. It ends
-when batch B ran and B+1 failed, each in a process that had run nothing before.
+The batch doubles until a trial fails. Memory is nearly affine in the batch, so the search goes to
+the boundary that the line through the measured peaks predicts, and gallops away from it if that is
+wrong. It ends when batch B ran and B+1 failed, each in a fresh process.
 
-Where a prediction says where the boundary is, the search begins there instead of doubling. It
-believes nothing: a wrong prediction costs trials, at most two more than none would have where
-memory is affine.
+With a prediction the search begins at the predicted boundary instead of doubling. A wrong
+prediction only costs trials: at most two more than without one if memory is affine.
 """
 
 from collections.abc import Callable
@@ -25,7 +24,7 @@ class Process(Enum):
     """The process that a trial is to run in."""
 
     ANY = "any"
-    """One that has run other trials is fine."""
+    """A process that has run other trials, or a fresh one."""
     FRESH = "fresh"
 
 
@@ -37,13 +36,13 @@ class Probe:
     peak_bytes: int | None = None
     """The most memory it held, if it ran."""
     fresh: bool
-    """True where its process had run nothing before."""
+    """True if its process had run nothing before."""
     certainty: Certainty = Certainty.CERTAIN
     detail: str = ""
 
     @classmethod
     def of(cls, trial: Trial) -> Self:
-        """The facts of a recorded trial."""
+        """Return the facts of a recorded trial."""
         measured, failure = trial.measurement, trial.failure
         return cls(
             outcome=trial.outcome,
@@ -58,13 +57,13 @@ class Measure(Protocol):
     """Run one trial at a batch size."""
 
     def __call__(self, batch: int, process: Process) -> Probe:
-        """Return what came of it; raise only to abandon the whole search."""
+        """Return its facts; raise only to abandon the whole search."""
 
 
 _TRIALS_AFTER_THE_FIRST = 3
-"""With the first one four: as many as a prediction that is off by one may cost."""
+"""A prediction that is off by one costs four trials with the first one."""
 LARGEST_MINIMUM = 8
-"""A model that needs more images than this to run at all has another problem than batch size."""
+"""The largest batch that a model may need to run at all; beyond it the search fails."""
 
 
 class _StopSearch(Exception):  # noqa: N818 - it carries a result, it is no error
@@ -85,10 +84,10 @@ def find_boundary(
 
     Args:
         measure: Runs a trial. Asked at most once for each batch and kind of process.
-        capacity_bytes: What a trial may hold; only steers the search, decides nothing.
+        capacity_bytes: The bytes that a trial may hold; only for aiming, no result depends on it.
         max_batch: The largest batch that may be tried, at least 1.
-        out_of_time: Asked before every trial.
-        expected: A prediction to begin with; steers the search as well, and decides nothing.
+        out_of_time: Called before every trial; True ends the search.
+        expected: A prediction to begin with; only for aiming, as the capacity.
     """
     ledger = _Ledger(measure, max_batch=max_batch, out_of_time=out_of_time)
     try:
@@ -104,11 +103,11 @@ def find_boundary(
 def gallop(runs: Callable[[int], bool], guess: int, *, minimum: int, max_batch: int) -> int | None:
     """Gallop from a guess to a batch that runs while the next one does not.
 
-    Nothing is proven in fresh processes: this serves simulated trials, which are all alike.
+    Nothing is proven in fresh processes: this is for simulated trials.
 
     Args:
-        runs: Whether a batch runs.
-        guess: Where to begin.
+        runs: Returns whether a batch runs.
+        guess: The batch to begin with.
         minimum: The smallest batch to try.
         max_batch: The largest batch to try.
 
@@ -131,7 +130,7 @@ def gallop(runs: Callable[[int], bool], guess: int, *, minimum: int, max_batch: 
 
 
 class _Ledger:
-    """Every probe so far, and the bounds that follow from them."""
+    """All probes so far, and the bounds that follow from them."""
 
     def __init__(
         self, measure: Measure, *, max_batch: int, out_of_time: Callable[[], bool]
@@ -143,7 +142,7 @@ class _Ledger:
         self.probes: dict[int, Probe] = {}
 
     def try_batch(self, batch: int, process: Process) -> Probe:
-        """Run a trial and note it; leave the search if it ends there."""
+        """Run a trial and record it; raise `_StopSearch` if the search ends with it."""
         if self._out_of_time():
             raise self.stop(StopReason.TIME, "the time limit for this variant was reached")
         probe = self._measure(batch, process)
@@ -153,10 +152,10 @@ class _Ledger:
         if probe.outcome is Outcome.HOST_MEMORY:
             raise self.stop(
                 StopReason.HOST_MEMORY,
-                f"the memory of this machine ended, not the card's: {probe.detail}",
+                f"the host memory of this machine ran out, not the device's: {probe.detail}",
             )
         if probe.outcome is Outcome.TIMED_OUT:
-            raise self.stop(StopReason.TIME, f"batch {batch} took longer than a trial may take")
+            raise self.stop(StopReason.TIME, f"batch {batch} exceeded the time limit of a trial")
         return probe
 
     @property
@@ -172,18 +171,18 @@ class _Ledger:
         return min((b for b in failed if b >= self.minimum), default=None)
 
     def is_at_the_end(self) -> bool:
-        """True where the largest batch that ran needed all memory: the boundary is near."""
+        """Return whether the largest batch ran only with retries, so that the boundary is near."""
         low = self.low
         return low is not None and self.probes[low].outcome is Outcome.FITS_WITH_RETRIES
 
     def is_proven(self, batch: int) -> bool:
-        """True where the last trial of a batch had a fresh process."""
+        """Return whether the last trial of a batch had a fresh process."""
         return batch in self.probes and self.probes[batch].fresh
 
     def line(self) -> Line | None:
-        """Memory against batch as measured so far, through points that lie apart.
+        """Return memory against batch as measured so far, through distant points.
 
-        Of two neighbours the allocator's rounding would decide about the slope.
+        The allocator's rounding would determine the slope between two neighbours.
         """
         peaks = [
             (batch, probe.peak_bytes)
@@ -195,17 +194,17 @@ class _Ledger:
         return line_through([*apart, largest] if apart else peaks)
 
     def stop(self, reason: StopReason, detail: str = "") -> _StopSearch:
-        """The end of the search, with what is known by then."""
+        """Return the end of the search, with the bounds known by then."""
         return _StopSearch(
             Boundary(stop=reason, largest=self.low, first_failure=self.high, detail=detail)
         )
 
 
 def _follow(ledger: _Ledger, expected: Expected, capacity_bytes: int) -> None:
-    """Try what is predicted, as corrected by the first two trials, and its neighbour.
+    """Try the predicted boundary, corrected by the first two trials, and its neighbour.
 
-    One trial well below the boundary tells how far the prediction is off; after one at the
-    corrected boundary two measured peaks give the line. Up to two trials more then close the gap.
+    One trial well below the boundary gives the error of the prediction. With a second one at the
+    corrected boundary, two measured peaks give the line. Up to two more trials close the gap.
     """
     half = min(expected.half, ledger.max_batch)
     outcome = ledger.try_batch(half, Process.ANY).outcome
@@ -215,7 +214,7 @@ def _follow(ledger: _Ledger, expected: Expected, capacity_bytes: int) -> None:
         return
     aim = expected.corrected(ledger.probes[half].peak_bytes)
     if expected.largest > 1 and not 3 * expected.largest <= 4 * aim <= 5 * expected.largest:
-        return  # it is off by a quarter or more: nothing to follow
+        return  # it is off by a quarter or more: do not follow it
     for _ in range(_TRIALS_AFTER_THE_FIRST):
         low, high = ledger.low, ledger.high
         assert low is not None  # noqa: S101 - a trial ran
@@ -224,19 +223,19 @@ def _follow(ledger: _Ledger, expected: Expected, capacity_bytes: int) -> None:
         above = ledger.max_batch if high is None else high - 1
         batch = min(max(aim, low + 1), above)
         if ledger.try_batch(batch, Process.FRESH).outcome not in RAN:
-            # A correction upwards that was wrong leaves what was predicted.
+            # After a wrong correction upwards, try the prediction.
             aim = min(batch - 1, expected.largest)
             continue
         line = ledger.line()
         measured = line.largest_within(capacity_bytes) if line is not None else None
-        # A line is drawn no further beyond its two points than they lie apart.
+        # A line is not extended beyond its points by more than their distance.
         aim = min(max(measured or 0, batch + 1), batch + (batch - low))
 
 
 def _double(ledger: _Ledger) -> None:
-    """Double from the smallest batch the model runs with until a trial fails.
+    """Double from the smallest batch that the model runs with until a trial fails.
 
-    What is known from before is not tried again.
+    Batches that have been tried are not tried again.
     """
     low, high = ledger.low, ledger.high
     if low == ledger.max_batch:
@@ -257,19 +256,19 @@ def _double(ledger: _Ledger) -> None:
 
 
 def _max_batch_ran(ledger: _Ledger) -> _StopSearch:
-    detail = f"batch {ledger.max_batch} ran; no larger one was asked for"
+    detail = f"batch {ledger.max_batch} ran, which is the largest allowed"
     return ledger.stop(StopReason.MAX_BATCH, detail)
 
 
 def _close_in(ledger: _Ledger, capacity_bytes: int) -> Boundary:
-    """From a batch that failed to the exact boundary, both sides proven in fresh processes."""
+    """Search from a batch that failed to the exact boundary, proven in fresh processes."""
     aim = _Aim(ledger, capacity_bytes)
     while True:
         low, high = ledger.low, ledger.high
         if low is None and high == ledger.minimum and ledger.is_proven(high):
             raise _nothing_fits(ledger, high)
         if high is None:
-            # A fresh process ran what had failed in a used one: the boundary lies higher.
+            # A batch that failed in a used process ran in a fresh one: the boundary is higher.
             assert low is not None  # noqa: S101 - the doubling ended with a failure, since retracted
             if low == ledger.max_batch:
                 raise _max_batch_ran(ledger)
@@ -297,20 +296,21 @@ def _nothing_fits(ledger: _Ledger, high: int) -> _StopSearch:
     probe = ledger.probes[high]
     if probe.outcome is Outcome.KERNEL_LIMIT:
         return ledger.stop(
-            StopReason.FAILED, f"batch {high} meets a kernel limit, not the memory: {probe.detail}"
+            StopReason.FAILED,
+            f"batch {high} meets a kernel limit, not the end of the memory: {probe.detail}",
         )
     if probe.certainty is Certainty.PROBABLE:
-        # Only a smaller batch that succeeds would confirm that this was memory, and there is none.
+        # Only a smaller batch that runs would confirm that this was memory, and there is none.
         return ledger.stop(
             StopReason.FAILED,
-            f"batch {high} may have run out of memory, which no smaller one confirms: "
+            f"batch {high} probably ran out of memory, but no smaller batch ran to confirm it: "
             f"{probe.detail}",
         )
     return ledger.stop(StopReason.NOTHING_FITS, probe.detail)
 
 
 class _Aim:
-    """Chooses the next batch between the bounds: where the line points, then galloping away."""
+    """Chooses the next batch between the bounds: first the line's, then galloping away from it."""
 
     def __init__(self, ledger: _Ledger, capacity_bytes: int) -> None:
         line = ledger.line()
@@ -321,13 +321,13 @@ class _Aim:
         self._last_floor: int | None = None
 
     def upwards(self, low: int) -> int:
-        """The next batch when nothing above is known to fail."""
+        """Return the next batch if none above is known to fail."""
         candidate = min(low + self._step, self._max_batch)
         self._step *= 2
         return candidate
 
     def between(self, floor: int, high: int) -> int:
-        """The next batch, strictly between one that ran (or zero) and one that failed."""
+        """Return the next batch, strictly between one that ran (or zero) and one that failed."""
         middle = (floor + high) // 2
         if self._estimate is None:
             return middle

@@ -1,4 +1,4 @@
-"""Metrics of a comparison, and the limits on how much worse each may become."""
+"""Metrics of a comparison, and the thresholds beyond which they regress."""
 
 import math
 import re
@@ -19,12 +19,12 @@ class Metric(StrEnum):
     SAFE_BATCH = "safe-batch"
     """The largest batch that leaves the headroom free."""
     PEAK = "peak"
-    """All that a trial held of the device: reserved (else allocated), and outside PyTorch."""
+    """Peak memory of a trial: reserved (else allocated), and outside PyTorch."""
     PEAK_ALLOCATED = "peak-allocated"
     PEAK_RESERVED = "peak-reserved"
-    """With PyTorch's cache; not on the CPU, which has none."""
+    """Includes PyTorch's cache; not on the CPU, which has none."""
     MEMORY_PER_IMAGE = "memory-per-image"
-    """Bytes that one more image allocates: the slope from the smallest to the largest batch."""
+    """Allocated bytes per image: the slope from the smallest to the largest batch."""
     THROUGHPUT = "throughput"
     """Images per second; not for predictions."""
 
@@ -35,29 +35,29 @@ MORE_IS_BETTER = BATCHES | {Metric.THROUGHPUT}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """The worsening of a metric from which on it is a regression.
+    """The worsening of a metric beyond which it is a regression.
 
-    Exactly one of the two amounts is there.
+    Exactly one of the two amounts is set.
     """
 
     metric: Metric
     share: float | None = None
-    """Of the baseline's figure."""
+    """Share of the baseline's figure."""
     absolute: float | None = None
-    """In bytes, images (of a batch) or images per second."""
+    """Bytes, images (of a batch) or images per second."""
 
     def allowed(self, baseline: float) -> float:
-        """The worsening of a baseline's figure that still passes, in the metric's own unit."""
+        """Return the worsening of a baseline's figure that still passes, in the metric's unit."""
         if self.share is not None:
             return abs(baseline) * self.share
-        assert self.absolute is not None  # noqa: S101 - one of the two is there
+        assert self.absolute is not None  # noqa: S101 - one of the two is set
         return self.absolute
 
     def describe(self) -> str:
-        """The amount for people: `3%`, `200 MiB`, `1`."""
+        """Return the amount as text: `3%`, `200 MiB`, `1`."""
         if self.share is not None:
             return f"{self.share * 100:g}%"
-        assert self.absolute is not None  # noqa: S101 - one of the two is there
+        assert self.absolute is not None  # noqa: S101 - one of the two is set
         if not self.absolute or self.metric in MORE_IS_BETTER:
             return f"{self.absolute:g}"
         return format_bytes(self.absolute)
@@ -67,14 +67,14 @@ DEFAULT_THRESHOLDS = (
     Threshold(metric=Metric.MAX_BATCH, absolute=0),
     Threshold(metric=Metric.PEAK, share=0.03),
 )
-"""The default: not one image less, and a peak within the usual 5 % of headroom."""
+"""By default no image less, and a peak that stays within the default headroom of 5 %."""
 
 
 def parse_threshold(text: str) -> Threshold:
     """Parse `METRIC:AMOUNT`: `peak:3%`, `peak-reserved:200MiB`, `max-batch:0`.
 
     Raises:
-        UsageError: The metric is unknown, or the amount is none of that metric.
+        UsageError: The metric is unknown, or the amount is invalid for it.
     """
     name, colon, amount = (part.strip() for part in text.partition(":"))
     if name not in {str(metric) for metric in Metric}:
@@ -88,7 +88,7 @@ def parse_threshold(text: str) -> Threshold:
         return Threshold(metric=metric, absolute=_within("absolute", text, _number(amount)))
     if re.fullmatch(r"0+(\.0*)?\s*[A-Za-z]*", amount):
         return Threshold(metric=metric, absolute=0)
-    if amount[-1].isdigit():  # 3 would mean 3 bytes, and was meant as 3 %
+    if amount[-1].isdigit():  # 3 means 3 bytes, but 3 % was probably meant
         raise UsageError(
             f"--fail-on: '{text}' lacks a unit", hint=f"write {text}% or {name}:{amount}MiB"
         )
@@ -96,7 +96,7 @@ def parse_threshold(text: str) -> Threshold:
 
 
 def require_distinct(thresholds: tuple[Threshold, ...]) -> None:
-    """Refuse two limits on one metric: which of them holds would be a guess.
+    """Reject two thresholds on one metric.
 
     Raises:
         UsageError: A metric is named twice.
@@ -115,7 +115,7 @@ def _number(amount: str) -> float:
 
 
 def _within(field: str, text: str, number: float) -> float:
-    """A number, if it is within the bounds of a field of `Threshold`."""
+    """Return a number if it is within the bounds of a field of `Threshold`."""
     if number not in ASKED[field]:
         raise UsageError(
             f"--fail-on: '{text}' names no amount of that metric",

@@ -251,8 +251,10 @@ class SimulatedDevice:
             )
             if source == ESTIMATE
         ]
-        outside = format_bytes(gpu.outside_allocator_bytes)
-        notes = [f"Predicted without the GPU; {outside} of its memory lie outside the allocator."]
+        outside = gpu.outside_allocator_bytes
+        left = format_bytes(max(0, self._capacity - outside))
+        taken = f"{format_bytes(outside)} are used by CUDA and its libraries"
+        notes = [f"PyTorch's allocator gets {left}; {taken}."]
         notes += gpu.notes
         if estimated:
             notes.append(f"Estimated for this card: {' and '.join(estimated)}.")

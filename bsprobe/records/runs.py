@@ -169,7 +169,8 @@ class Target:
     base_learning_rate: float | None = None
     """None if unknown; the recommendation is then a factor."""
     base_updates: int = 20_000
-    """Updates with `base_batch` (or DeepLabV2's batch); their product is the images to train on."""
+    """Optimizer updates at `base_batch`; not used if no rate is known. Their product is the images
+    to train on."""
     lr_rule: str | None = None
     """`linear` or `sqrt`; None for linear with SGD and square root with AdamW."""
     headroom: float = 0.05
@@ -196,9 +197,10 @@ class TrainingPlan:
     group_learning_rates: tuple[tuple[str, float], ...]
     """Per parameter group of the model: its name and its learning rate."""
     lr_rule: str
-    updates: int
-    """Optimizer updates that keep the number of images constant."""
-    warmup_updates: int
+    updates: int | None
+    """Optimizer updates that keep the number of images constant; None if no rate is known."""
+    warmup_updates: int | None
+    """None if no rate is known."""
     processes: int = 1
     """The number of processes that train together; the effective batch counts all of them."""
     ddp: Ddp = Ddp.DEFAULT
@@ -215,6 +217,23 @@ class TrainingPlan:
         if self.learning_rate is None:
             raise ValueError("no learning rate is known to scale from")
         return self.learning_rate
+
+    @property
+    def schedule(self) -> tuple[int, int] | None:
+        """Updates and warm-up updates; None if no rate is known.
+
+        Older files have updates beside an unknown rate: DeepLabV2's, whatever the network.
+        """
+        if self.learning_rate is None or self.updates is None or self.warmup_updates is None:
+            return None
+        return self.updates, self.warmup_updates
+
+    @property
+    def known_updates(self) -> int:
+        """The updates of a plan that was scaled from a known rate."""
+        if self.updates is None:
+            raise ValueError("a plan without a learning rate has no number of updates")
+        return self.updates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Variants of a training, and the axes along which they differ."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -253,16 +253,21 @@ AXES = (
 _LABELLED_ALWAYS = ("precision", "norm")
 
 
-def labels(variants: Sequence[Variant]) -> dict[Variant, str]:
-    """Return a short name for each variant: precision, norm and all values that differ.
+def labels(variants: Sequence[Variant], *, without: Collection[str] = ()) -> dict[Variant, str]:
+    """Return a short name for each variant: precision and norm, then whatever is not the default.
 
-    Other axes are left out if their values over all variants are the defaults.
+    Args:
+        variants: Variants of one run.
+        without: Fields of axes that the names leave out.
     """
     shown = [
         axis
         for axis in AXES
-        if axis.field in _LABELLED_ALWAYS
-        or {getattr(variant, axis.field) for variant in variants} != set(axis.defaults)
+        if axis.field not in without
+        and (
+            axis.field in _LABELLED_ALWAYS
+            or {getattr(variant, axis.field) for variant in variants} != set(axis.defaults)
+        )
     ]
     whole = [field for field in ("model", "resolution") if _differs(variants, field)]
     return {
@@ -272,6 +277,27 @@ def labels(variants: Sequence[Variant]) -> dict[Variant, str]:
         )
         for variant in variants
     }
+
+
+def shared_settings(variants: Sequence[Variant]) -> dict[str, str]:
+    """Return the settings that all variants share and that are no default of their axis.
+
+    Precision and norm are left out, except for a norm that the network was built with.
+
+    Returns:
+        Their labels, by the fields of their axes.
+    """
+    one = variants[0]
+    shared = {
+        axis.field: axis.label(getattr(one, axis.field))
+        for axis in AXES
+        if axis.field not in _LABELLED_ALWAYS
+        and not _differs(variants, axis.field)
+        and (getattr(one, axis.field),) != axis.defaults
+    }
+    if {variant.norm for variant in variants} == {Norm.AS_BUILT}:
+        shared["norm"] = "norm as built"
+    return shared
 
 
 def parse_choices(axis: Axis, text: str) -> tuple[StrEnum, ...]:

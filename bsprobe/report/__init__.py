@@ -1,1 +1,1 @@
-"""Records to what people look at: terminal, markdown, CSV, plots, a snippet."""
+"""Records rendered as terminal text, markdown, CSV, plots and a snippet."""

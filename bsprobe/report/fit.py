@@ -1,4 +1,4 @@
-"""The GPU that a network needs: its largest batch on each card, in text, files, picture."""
+"""The largest batch of a network on each GPU: text, files and a picture."""
 
 import shlex
 import textwrap
@@ -14,10 +14,10 @@ from bsprobe.analysis.caveats import ASSUMED
 from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import Fitting
 from bsprobe.records.units import GIB, format_bytes
-from bsprobe.records.variants import labels
 from bsprobe.report.commands import matrix_defaults, subject_options
 from bsprobe.report.run.markdown import table
 from bsprobe.report.run.plots import COLOURS, MARKERS, STYLE, write_figure
+from bsprobe.report.run.sentences import row_names, subject_line
 from bsprobe.report.run.tables import to_csv, variant_columns
 from bsprobe.report.run.terminal import WIDTH, aligned
 from bsprobe.storage.codec import to_text
@@ -25,10 +25,16 @@ from bsprobe.storage.files import write_atomically
 
 _ROW_INCHES = 0.24
 _NOTHING = "-"
+_LARGEST = "The largest batch predicted to run, with allocator retries if needed:"
+_LEGEND = (
+    f"{_NOTHING}: not even the smallest batch fits. usable: the memory that PyTorch reports, part "
+    "of which CUDA and its libraries use. bsprobe run also gives the safe batch, which leaves "
+    "memory free and needs no retries."
+)
 
 
 def rows(found: Fitting) -> list[tuple[str, ...]]:
-    """One row a card: its name, what it offers, the largest batch of each variant."""
+    """Return one row a card: its name, its usable memory, the largest batch of each variant."""
     return [
         (
             card.name,
@@ -40,45 +46,43 @@ def rows(found: Fitting) -> list[tuple[str, ...]]:
 
 
 def render_text(found: Fitting) -> str:
-    """The table for a terminal: the variants' names stand above each other, to fit 80 columns."""
-    names = [label.split(" / ") for label in labels(found.variants).values()]
+    """Return the table for a terminal; the parts of a variant's name are stacked to fit it."""
+    names = [name.split(" / ") for name in row_names(found.variants).values()]
     depth = max(len(parts) for parts in names)
     head = [[""] * (depth - len(parts)) + parts for parts in (["GPU"], ["usable"], *names)]
     lines = list(zip(*head, strict=True))
-    largest = "The largest batch:"
     table = aligned([*lines, *rows(found)])
-    wrapped = [textwrap.fill(line, WIDTH, subsequent_indent="    ") for line in advice(found)]
-    return "\n".join([*titles(found), largest, "", table, "", *wrapped])
+    below = [textwrap.fill(line, WIDTH, subsequent_indent="    ") for line in advice(found)]
+    legend = textwrap.fill(_LEGEND, WIDTH)
+    return "\n".join([title(found), _LARGEST, "", table, "", legend, "", *below])
 
 
-def titles(found: Fitting) -> list[str]:
-    """The titles of the table."""
-    one = found.variants[0]
-    models = ", ".join(dict.fromkeys(v.network for v in found.variants))
-    sizes = ", ".join(dict.fromkeys(v.described_inputs for v in found.variants))
-    classes = "" if one.own.batches else f" · {one.described_classes}"
-    return [f"{models} · {sizes}{classes}  [predicted]"]
+def title(found: Fitting) -> str:
+    """Return the title of the table: the network, its inputs and the shared settings."""
+    return f"{subject_line(found.variants)}  [predicted]"
 
 
 def advice(found: Fitting) -> list[str]:
-    """The smallest card of each variant that runs the batch that was asked for, or any."""
+    """Return the smallest card of each variant that runs the wanted batch, and the notes."""
     batch = found.wanted_batch or 1
-    lines = []
-    for variant, name in labels(found.variants).items():
+    answers = []
+    for variant, name in row_names(found.variants).items():
         enough = [card for card in found.cards if (found.largest(card, variant) or 0) >= batch]
         if not enough:
-            lines.append(f"{name}: no listed card runs batch {batch}.")
+            answers.append((f"no listed card runs batch {batch}.", name))
             continue
-        card = enough[0]
-        lines.append(
-            f"{name}: batch {batch} runs from {card.name} ({format_bytes(card.total_bytes)} "
-            f"usable) upwards, on {len(enough)} of {len(found.cards)} cards."
+        usable = format_bytes(enough[0].total_bytes)
+        answer = (
+            f"batch {batch} runs from {enough[0].name} ({usable} usable) upwards, on {len(enough)} "
+            f"of {len(found.cards)} cards."
         )
+        answers.append((answer, name))
+    lines = [f"{', '.join(names)}: {text}" for text, names in _names_by(answers).items()]
     return [*lines, *_kernel_limits(found), *_assumptions(found), *_of_cards(found)]
 
 
 def next_command(found: Fitting) -> str:
-    """The command that predicts the same in full for the smallest card that is enough."""
+    """Return the `bsprobe run` command for the smallest card that runs the wanted batch."""
     variants = found.variants
     batch = found.wanted_batch or 1
     largest = {c: max(found.largest(c, v) or 0 for v in variants) for c in found.cards}
@@ -88,9 +92,9 @@ def next_command(found: Fitting) -> str:
 
 
 def _kernel_limits(found: Fitting) -> list[str]:
-    """Sentences about cards where no memory would help: a kernel counts with 32 bits."""
+    """Sentences about cards on which a 32-bit limit of a kernel ends the search."""
     lines = []
-    for variant, name in labels(found.variants).items():
+    for variant, name in row_names(found.variants).items():
         limited = [
             fit
             for fit in found.fits
@@ -99,23 +103,26 @@ def _kernel_limits(found: Fitting) -> list[str]:
         if limited:
             cards = "card" if len(limited) == 1 else "cards"
             lines.append(
-                f"{name}: on {len(limited)} {cards} batch {limited[0].largest} is the last for "
-                "another reason than memory: a kernel counts no further (2^31 elements)."
+                f"{name}: on {len(limited)} {cards} a kernel limit (2^31 elements), not memory, "
+                f"ends the search at batch {limited[0].largest}."
             )
     return lines
 
 
 def _assumptions(found: Fitting) -> list[str]:
-    """The assumptions that were made, each behind the variants that it was made of."""
-    names = labels(found.variants)
+    """The assumptions of the predictions, with the variants that they are about unless all are."""
+    names = row_names(found.variants)
     made = _names_by(
         (ASSUMED[each], names[fit.variant]) for fit in found.fits for each in fit.assumptions
     )
-    return [f"{', '.join(those)}: {sentence}" for sentence, those in made.items()]
+    return [
+        sentence if len(those) == len(names) else f"{', '.join(those)}: {sentence}"
+        for sentence, those in made.items()
+    ]
 
 
 def _of_cards(found: Fitting) -> list[str]:
-    """Notes on some of the cards, each sentence once, behind their names."""
+    """Notes on cards, with the names of the cards that they are about unless all are."""
     named = _names_by(
         (note, fit.gpu.name) for fit in found.fits for note in (*fit.gpu.notes, *fit.notes)
     )
@@ -126,7 +133,7 @@ def _of_cards(found: Fitting) -> list[str]:
 
 
 def _names_by(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """The names that each sentence is about, from pairs of both; each name once."""
+    """Names by sentence, from pairs of a sentence and a name."""
     found: dict[str, list[str]] = {}
     for sentence, name in dict.fromkeys(pairs):
         found.setdefault(sentence, []).append(name)
@@ -137,7 +144,7 @@ def write_fitting(found: Fitting, folder: Path) -> None:
     """Write `fit.json`, `fit.csv`, `fit.md` and the picture.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: A file cannot be written.
     """
     write_atomically(folder / "fit.json", to_text(found))
     write_atomically(folder / "fit.csv", to_csv(_frame(found)))
@@ -147,30 +154,28 @@ def write_fitting(found: Fitting, folder: Path) -> None:
 
 
 def render_markdown(found: Fitting) -> str:
-    """The report."""
-    header = ("card", "usable", *labels(found.variants).values())
+    """Return the report."""
+    header = ("GPU", "usable", *row_names(found.variants).values())
     return (
-        f"# Which GPU do I need?\n\n{titles(found)[0]}\n\n"
+        f"# Which GPU do I need?\n\n{title(found)}\n\n"
         + "\n".join(f"- {line}" for line in advice(found))
-        + "\n\nThe largest batch of each card, predicted without it:\n\n"
-        + table(header, rows(found))
-        + "\n\n![largest batch by card](fit.png)\n\n"
-        "*Usable* is the card's memory as PyTorch reports it, of which a part lies outside its "
-        "allocator; the sources of both are in `bsprobe gpus --format csv`.\n\n"
+        + f"\n\n{_LARGEST}\n\n{table(header, rows(found))}\n\n{_LEGEND}\n\n"
+        "![largest batch by card](fit.png)\n\n"
+        "The sources of the cards' memory are in `bsprobe gpus --format csv`.\n\n"
         f"PyTorch {found.environment.torch}, cuDNN {found.environment.cudnn}. "
         f"Again: `{found.environment.command}`\n"
     )
 
 
 def figure(found: Fitting) -> Figure:
-    """One row a card, the smallest at the bottom; one mark a variant, at its largest batch."""
+    """Draw one row a card, the smallest at the bottom, and a mark at each largest batch."""
     cards, variants = found.cards, found.variants
     drawn = Figure(figsize=(8.0, 1.4 + _ROW_INCHES * len(cards)), layout="constrained")
     axes = drawn.subplots()
-    for index, (variant, name) in enumerate(labels(variants).items()):
+    for index, (variant, name) in enumerate(row_names(variants).items()):
         points = [(found.largest(card, variant), row) for row, card in enumerate(cards)]
         known = [(batch, row) for batch, row in points if batch is not None]
-        # Marks of equal batches lie beside, not upon, each other.
+        # Marks of equal batches must not hide each other.
         offset = (index - (len(variants) - 1) / 2) * 0.16
         axes.plot(
             [batch for batch, _ in known],
@@ -188,7 +193,7 @@ def figure(found: Fitting) -> Figure:
     axes.set_yticks(range(len(cards)), [f"{c.name}  {c.total_bytes / GIB:.1f}" for c in cards])
     axes.set_ylim(-0.7, len(cards) - 0.3)
     axes.set_xlabel("largest batch, predicted")
-    axes.set_title("\n".join(titles(found)) + "\ncard, and its usable GiB", fontsize=9, loc="left")
+    axes.set_title(f"{title(found)}\ncard, and its usable GiB", fontsize=9, loc="left")
     drawn.legend(loc="outside lower center", ncols=2, frameon=False)
     return drawn
 

@@ -1,4 +1,4 @@
-"""Names at the ends of lines, which a reader finds sooner than in a legend."""
+"""Names of lines at their ends, in place of a legend."""
 
 import math
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ class LineEnd:
 def label_ends(
     axes: Axes, ends: Sequence[LineEnd], *, gap: float = 0.05, near: float = math.inf
 ) -> None:
-    """Name each line at its end, labels pushed upwards where they would overlap.
+    """Name each line at its end, and move labels upwards if they would overlap.
 
     Args:
-        axes: Whose limits are set already: labels are placed by them.
+        axes: Axes whose limits are final.
         ends: One for each line.
-        gap: Share of the height of the axes that labels stay apart.
-        near: Along the axis, in its units: ends further from each other than this do not meet.
+        gap: The least distance of labels, as a share of the height of the axes.
+        near: Ends that are further apart on the horizontal axis, in its units, do not overlap.
     """
     bottom, top = axes.get_ylim()
     placed: list[tuple[float, float]] = []
@@ -44,6 +44,6 @@ def label_ends(
             fontsize=9,
             color=end.colour,
             annotation_clip=False,
-            zorder=5,  # above the marks of other lines, with an edge that keeps the name readable
+            zorder=5,  # above the marks of other lines; the white edge keeps the name readable
             path_effects=[withStroke(linewidth=3, foreground="white")],
         )

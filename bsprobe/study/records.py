@@ -57,7 +57,7 @@ class TrainingSpec:
     @property
     def images(self) -> int:
         """Number of training images seen in all updates."""
-        return self.plan.updates * self.plan.effective_batch
+        return self.plan.known_updates * self.plan.effective_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

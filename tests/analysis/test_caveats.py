@@ -1,10 +1,11 @@
-"""The sentences beside a recommendation: each where it applies, and only there."""
+"""Notes on recommendations: each only if it applies, and equal ones once."""
 
 from dataclasses import replace
 
 import pytest
 
 from bsprobe.analysis import caveats
+from bsprobe.analysis.notes import Note, joined
 from bsprobe.analysis.recommendation import Limits, recommend
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
@@ -54,17 +55,12 @@ def test_where_nothing_is_to_be_said_nothing_is() -> None:
 
 
 def test_batch_norm_says_how_many_images_it_sees() -> None:
-    assert caveats_of(VARIANT, safe=10) == (
-        "BatchNorm statistics see the 10 images of a micro-batch.",
-    )
-    assert caveats_of(VARIANT, safe=5) == (
-        (
-            "BatchNorm statistics see the 5 images of a micro-batch; accumulation does not change "
-            "that."
-        ),
-    )
+    for safe in (10, 5):
+        (sentence,) = caveats_of(VARIANT, safe=safe)
+        assert f"BatchNorm normalises over the micro-batch alone: {safe} images" in sentence
     (alone,) = caveats_of(VARIANT, safe=1)
-    assert alone.startswith("Micro-batch 1: BatchNorm normalises each image by itself")
+    assert "micro-batch 1" in alone
+    assert "--norm group or frozen" in alone
     assert caveats_of(FROZEN, safe=1) == ()
 
 
@@ -91,12 +87,13 @@ def test_group_norm_under_autocast_is_told_to_take_more_memory(
 @pytest.mark.parametrize("norm", sorted(set(Norm) - {Norm.SYNC_BATCH, Norm.AS_BUILT}))
 def test_a_norm_without_pretrained_weights_is_told_to_be_another_model(norm: Norm) -> None:
     sentences = caveats_of(replace(VARIANT, norm=norm))
-    is_told = f"A network with {norm} norm is another model" in " ".join(sentences)
+    name = Norm.GROUP if norm is Norm.GROUP_AMP else norm
+    is_told = f"do not fit {name} norm" in " ".join(sentences)
     assert is_told is (norm not in (Norm.BATCH, Norm.FROZEN))
 
 
 def test_the_reference_rate_is_told_to_stem_from_frozen_norms() -> None:
-    words = "The reference rate 2.5e-04 stems from a recipe whose BatchNorm was frozen"
+    words = "2.5e-04 comes from a recipe with frozen BatchNorm"
     assert any(words in one for one in caveats_of(GROUP, target=REFERENCE))
     own = Target(base_learning_rate=1e-3)
     assert not any(words in one for one in caveats_of(GROUP, target=own))
@@ -107,19 +104,16 @@ def test_the_reference_rate_is_told_to_stem_from_frozen_norms() -> None:
 
 def test_the_rate_of_an_optimizer_of_ones_own_is_told_to_follow_sgds_rule() -> None:
     own = replace(FROZEN, own=OwnParts(optimizer="m:adam"))
-    words = (
-        "What optimizer m:adam makes is not asked: LR is a factor for the rates that it has at the "
-        "reference batch, by the linear rule, SGD's"
-    )
-    assert [words in one for one in caveats_of(own)] == [True]
+    (sentence,) = caveats_of(own)
+    assert all(words in sentence for words in ("m:adam", "linear rule", "--lr-rule sqrt"))
     assert caveats_of(own, target=Target(base_learning_rate=1e-3, lr_rule="sqrt")) == ()
 
 
 @pytest.mark.parametrize("norm", [Norm.AS_BUILT, Norm.GROUP])
 def test_a_factory_keeps_its_norm_unless_another_is_asked_for(norm: Norm) -> None:
     found = " ".join(caveats_of(replace(VARIANT, model="m:net", norm=norm)))
-    assert ("keeps the norm it is built with" in found) is (norm is Norm.AS_BUILT)
-    assert ("another model than the one" in found) is (norm is Norm.GROUP)
+    assert ("keeps the norm that it is built with" in found) is (norm is Norm.AS_BUILT)
+    assert ("do not fit group norm" in found) is (norm is Norm.GROUP)
 
 
 def with_batch_norms(count: int) -> tuple[Trial, ...]:
@@ -138,16 +132,15 @@ def test_a_network_without_batch_norm_is_told_nothing_of_it(model: str) -> None:
 
 def test_the_reference_rate_is_told_only_of_networks_with_batch_norm() -> None:
     found = caveats_of(GROUP, target=REFERENCE, trials=with_batch_norms(0))
-    assert not any("reference rate" in one for one in found)
+    assert not any("recipe" in one for one in found)
 
 
 def test_a_network_of_ones_own_with_batch_norm_is_told_how_many_images_it_sees() -> None:
     own = replace(VARIANT, model="m:net", norm=Norm.AS_BUILT)
-    assert caveats_of(own, safe=10, trials=with_batch_norms(3)) == (
-        "BatchNorm statistics see the 10 images of a micro-batch.",
-    )
+    (sentence,) = caveats_of(own, safe=10, trials=with_batch_norms(3))
+    assert "alone: 10 images" in sentence
     (alone,) = caveats_of(own, safe=1, trials=with_batch_norms(3))
-    assert "consider" not in alone  # its norm may not be exchangeable
+    assert "--norm" not in alone  # its norm cannot always be replaced
 
 
 def test_autocast_on_a_cpu_is_told_nothing_of_cuda() -> None:
@@ -169,12 +162,8 @@ def test_recomputed_batch_norm_is_told_to_update_its_statistics_twice(norm: Norm
 
 def test_a_missing_headroom_is_told() -> None:
     tight = replace(FOUND, safe=3, keeps_headroom=False)
-    assert caveats_of(FROZEN, safe=3, found=tight, target=Target(headroom=0.1)) == (
-        (
-            "Not even batch 3 leaves 10% of the memory free: an evaluation or a larger image can "
-            "run out."
-        ),
-    )
+    (sentence,) = caveats_of(FROZEN, safe=3, found=tight, target=Target(headroom=0.1))
+    assert "Not even batch 3 leaves 10% of the memory free" in sentence
 
 
 @pytest.mark.parametrize(
@@ -183,21 +172,19 @@ def test_a_missing_headroom_is_told() -> None:
         ((11,), "Batch 11"),
         ((12, 11, 12), "Batches 11 and 12"),
         ((11, 12, 13), "Batches 11 to 13"),
-        ((91, 93, 96, 97), "Batches 91 to 97 (4 of them)"),
+        ((91, 93, 97), "Batches 91, 93 and 97"),
+        ((91, 93, 94, 96, 97), "Batches 91 to 97 (5 of them)"),
     ],
 )
 def test_retries_are_told_by_their_batches(batches: tuple[int, ...], named: str) -> None:
     slow = [ran(batch, outcome=Outcome.FITS_WITH_RETRIES) for batch in batches]
     (sentence,) = caveats_of(FROZEN, trials=(ran(8), *slow))
-    assert sentence.startswith(f"{named} ran only after the allocator had emptied its cache and")
+    assert sentence.startswith(f"{named} ran only after")
 
 
 def test_a_plan_that_eats_the_headroom_is_told() -> None:
     (sentence,) = caveats_of(FROZEN, trial=ran(5, DEVICE.capacity_bytes, accumulation_steps=2))
-    assert sentence == (
-        "With its accumulated gradients the recommended step takes 100.0% of the memory, which "
-        "leaves less than the 5% that was asked for."
-    )
+    assert all(words in sentence for words in ("100.0%", "5%", "--headroom"))
 
 
 def test_a_target_that_no_accumulation_reaches_is_told() -> None:
@@ -232,9 +219,8 @@ def test_windows_is_told_to_spill_into_the_host() -> None:
 )
 def test_a_plan_that_did_not_run_is_told(outcome: Outcome, words: str) -> None:
     trial = broke(5, outcome, failure("RuntimeError: it broke"), accumulation_steps=2)
-    assert caveats_of(FROZEN, safe=5, trial=trial) == (
-        f"As recommended, 5 x 2, it did not run ({words}): RuntimeError: it broke",
-    )
+    (sentence,) = caveats_of(FROZEN, safe=5, trial=trial)
+    assert f"5 x 2, did not run ({words}): RuntimeError: it broke" in sentence
 
 
 def test_with_several_processes_the_statistics_are_of_one_or_of_all() -> None:
@@ -243,19 +229,15 @@ def test_with_several_processes_the_statistics_are_of_one_or_of_all() -> None:
         variant = replace(VARIANT, norm=norm)
         made = recommend(variant, FOUND, Target(batch=64), groups=dict(GROUPS), processes=4)
         found[norm] = caveats_of(variant, made=made)
-    one = "BatchNorm statistics see the 8 images of one process's micro-batch"
-    everyone = "SyncBatchNorm statistics see the 32 images of all 4 processes' micro-batches"
-    ending = "; accumulation does not change that."
-    assert found == {Norm.BATCH: (one + ending,), Norm.SYNC_BATCH: (everyone + ending,)}
+    (one,), (everyone,) = found.values()
+    assert "of one process alone: 8 images" in one
+    assert "of all 4 processes: 32 images" in everyone
 
 
 def test_a_prediction_for_several_processes_says_what_it_assumes_of_nccl() -> None:
     made = recommend(VARIANT, FOUND, REFERENCE, groups=dict(GROUPS), processes=2)
     sentences = caveats_of(VARIANT, made=made, device=replace(DEVICE, source=Source.PREDICTED))
-    assert (
-        "Predicted with an estimated 544 MiB for NCCL, which is what A100s over NVLink took; "
-        "slower links take less."
-    ) in sentences
+    assert any("544 MiB for NCCL" in sentence for sentence in sentences)
 
 
 @pytest.mark.parametrize(
@@ -288,3 +270,46 @@ def test_a_static_graph_that_misses_the_target_names_the_way_that_accumulates() 
     made = recommend(VARIANT, FOUND, target, groups=dict(GROUPS), processes=2, ddp=static)
     (sentence, *_) = caveats_of(VARIANT, made=made, target=target)
     assert "--ddp find-unused-parameters" in sentence
+
+
+def test_notes_that_differ_by_their_figures_are_one_sentence() -> None:
+    def images(count: int) -> Note:
+        return Note(text="{} are seen.", figure=f"{count}", unit=" images")
+
+    names = ["fp32", "fp16", "bf16"]
+    found = joined(zip(names, map(images, (5, 10, 5)), strict=True), names)
+    assert found == [((), "5 images in fp32 and bf16, 10 in fp16 are seen.")]
+    assert joined([("fp32", images(5))], names) == [(("fp32",), "5 images are seen.")]
+
+
+def test_a_note_on_all_variants_names_none() -> None:
+    names = ["fp32", "fp16"]
+    notes = [(name, Note(text="A {} is no figure.")) for name in names]
+    assert joined(notes, names) == [((), "A {} is no figure.")]
+    assert joined(notes, [*names, "bf16"]) == [(("fp32", "fp16"), "A {} is no figure.")]
+
+
+def test_variants_are_named_by_the_settings_that_only_they_share() -> None:
+    names = [
+        f"{precision} / {norm}" for precision in ("fp32", "fp16") for norm in ("batch", "group")
+    ]
+    note = Note(text="It is so.")
+
+    def named(chosen: list[str]) -> tuple[str, ...]:
+        ((found, _),) = joined([(name, note) for name in chosen], names)
+        return found
+
+    assert named(names[:2]) == ("fp32",)
+    assert named(names[1::2]) == ("group norm",)
+    assert named(names[:3]) == tuple(names[:3])
+    assert named(names[3:]) == ("fp16 / group",)
+
+
+def test_a_note_that_says_what_it_is_about_names_no_variants() -> None:
+    notes = [("fp32", Note(text="GroupNorm is slow.", is_general=True))]
+    assert joined(notes, ["fp32", "fp16"]) == [((), "GroupNorm is slow.")]
+
+
+def test_figures_with_commas_are_kept_apart() -> None:
+    notes = [(name, Note(text="It is {}.", figure=f"{name}, 1")) for name in ("a", "b")]
+    assert joined(notes, ["a", "b"]) == [((), "It is a, 1 in a; b, 1 in b.")]

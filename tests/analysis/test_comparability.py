@@ -1,4 +1,4 @@
-"""Two runs are compared only where what is not compared is the same."""
+"""Runs are comparable only if all other facts are equal."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def other(run: Run, **changes: Any) -> Run:
-    """A run with fields of its parts replaced: `device_name=` …"""
+    """Return a run with fields of its parts replaced: `device_name=` …"""
     for key, value in changes.items():
         part, _, field = key.partition("_")
         run = replace(run, **{part: replace(getattr(run, part), **{field: value})})

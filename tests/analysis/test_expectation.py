@@ -1,4 +1,4 @@
-"""What a prediction says of a search, and what its first trial makes of that."""
+"""The start of a search from a prediction, and its correction by the first trial."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from bsprobe.records.runs import Prediction
 @pytest.mark.parametrize(
     ("peaks", "line"),
     [
-        # The far end, where it lies apart from the half; else the near one; never without the half.
+        # The far end if it is far from the half, else the near one; always with the half.
         (((1, 30), (5, 70), (6, 80), (12, 140)), Line(fixed_bytes=20.0, per_image_bytes=10.0)),
         (((1, 30), (3, 49), (6, 80), (7, 95)), Line(fixed_bytes=18.0, per_image_bytes=31 / 3)),
         (((5, 70), (6, 80), (7, 95)), None),

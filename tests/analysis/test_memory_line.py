@@ -1,4 +1,4 @@
-"""The line through measured peaks, and what it says of other batches."""
+"""The line through measured peaks, and its prediction for other batches."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""From what was proven to what to train with."""
+"""Recommendations computed from proven boundaries."""
 
 import itertools
 import json
@@ -92,11 +92,11 @@ def test_safe_leaves_a_share_of_the_bytes_free(
 
 
 def test_safe_between_two_measured_batches_is_interpolated_between_them() -> None:
-    # The two largest lie side by side, and what the allocator rounds makes their line nearly flat.
+    # The two largest are adjacent, and rounding makes their line nearly flat.
     trials = curve((1, 4), (8, 18), (11, 24.6), (12, 24.7))
     assert limits_of(trials, capacity=24).safe == 10  # 22.8; batch 10 takes about 22.4
     assert limits_of(trials, capacity=22, headroom=0).safe == 9  # 10 takes more than 22
-    # Or steep: then the line would promise far too much room to batch 10.
+    # Or steep: then the line would leave far too much room for batch 10.
     trials = curve((1, 4), (8, 18), (11, 24), (12, 30))
     assert limits_of(trials, capacity=21).safe == 8  # 19.95; batch 9 takes about 20
 
@@ -109,11 +109,11 @@ def test_safe_is_at_least_the_smallest_batch_that_ran() -> None:
 
 
 def test_safe_is_never_a_batch_that_ran_with_retries_alone() -> None:
-    # 12 was slow for want of memory, though the peaks around it seem to leave room.
+    # 12 ran only with retries, although the peaks around it leave room.
     slow = ran(12, outcome=Outcome.FITS_WITH_RETRIES)
     assert limits_of([*curve((4, 6), (11, 13)), slow], capacity=16).safe == 11
     assert limits_of([*curve((4, 6), (13, 14)), slow], capacity=14.5).safe == 11
-    # In a fresh process the same batch ran without: its used process was to blame.
+    # In a fresh process the same batch ran without retries.
     assert limits_of([slow, *curve((4, 6), (12, 13))], capacity=16).safe == 12
 
 
@@ -331,14 +331,15 @@ def test_a_plan_of_extremes_is_one_that_files_take(
 def test_a_plan_keeps_the_images_seen_and_warms_up_only_when_scaled_up(
     micro: int, steps: int, base_batch: int, base_updates: int
 ) -> None:
-    target = Target(base_batch=base_batch, base_updates=base_updates)
+    target = Target(base_batch=base_batch, base_learning_rate=0.1, base_updates=base_updates)
     made = plan(UNUSUAL, target, micro_batch=micro, steps=steps, groups={})
-    assert made.updates >= 1
-    assert made.updates == 1 or (
-        abs(made.updates * micro * steps - base_updates * base_batch) <= micro * steps / 2
+    updates = made.known_updates
+    assert updates >= 1
+    assert updates == 1 or (
+        abs(updates * micro * steps - base_updates * base_batch) <= micro * steps / 2
     )
     is_scaled_up = micro * steps > base_batch
-    assert made.warmup_updates == (round(0.05 * made.updates) if is_scaled_up else 0)
+    assert made.warmup_updates == (round(0.05 * updates) if is_scaled_up else 0)
     assert made.lr_rule == "sqrt"
 
 
@@ -458,6 +459,7 @@ def test_without_a_target_or_a_rate_the_best_batch_is_taken_and_the_rate_is_a_fa
     assert (made.plan.micro_batch, made.plan.accumulation_steps) == (9, 1)
     assert (made.plan.learning_rate, made.plan.group_learning_rates) == (None, ())
     assert made.plan.rate_formula == formula
+    assert (made.plan.updates, made.plan.warmup_updates, made.plan.schedule) == (None, None, None)
     assert made.reaches_target
     assert from_json(Recommendation, json.loads(json.dumps(to_json(made)))) == made
 
@@ -466,6 +468,15 @@ def test_a_batch_without_a_rate_is_written_into_the_factor() -> None:
     variant = replace(VARIANT, model="unet.py:build")
     made = recommend(variant, FOUND, Target(batch=32, base_batch=16), groups={})
     assert made.plan.rate_formula == f"lr * ({made.plan.effective_batch} / 16)"
+    assert made.plan.updates is None
+
+
+def test_updates_beside_an_unknown_rate_as_in_older_files_are_no_schedule() -> None:
+    variant = replace(VARIANT, model="unet.py:build")
+    made = plan(variant, Target(), micro_batch=8, steps=1, groups={})
+    older = replace(made, updates=25_000, warmup_updates=1250)
+    assert older.schedule is None
+    assert from_json(TrainingPlan, json.loads(json.dumps(to_json(older)))) == older
 
 
 @pytest.mark.parametrize("model", ["deeplabv2-resnet101", "deeplabv2-mini"])

@@ -1,4 +1,4 @@
-"""What is tried: each change once, never the variant itself."""
+"""Remedies contain each change once, and never the variant itself."""
 
 from dataclasses import replace
 

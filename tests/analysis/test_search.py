@@ -1,4 +1,4 @@
-"""The search: doubling, then the exact boundary, in few trials and proven on both sides."""
+"""The search finds the exact boundary in few trials and proves both sides."""
 
 import math
 import random
@@ -20,7 +20,7 @@ ANY, FRESH = Process.ANY, Process.FRESH
 
 
 class Machine:
-    """Answers as the runner does: the first trial of a process is fresh, a failure spoils it.
+    """Answers like the runner: the first trial of a process is fresh, a failure ends the process.
 
     Attributes:
         probes: Every answer, in order, as (batch, asked for, probe).
@@ -63,7 +63,7 @@ class Machine:
         return len(self.probes) - failures[0] - 1
 
     def was_shown(self, batch: int, *, outcomes: frozenset[Outcome]) -> bool:
-        """Whether the last word on a batch came from a fresh process and was one of these."""
+        """Return whether a batch was last probed in a fresh process with one of these outcomes."""
         last = [probe for tried, _, probe in self.probes if tried == batch][-1:]
         return bool(last) and last[0].fresh and last[0].outcome in outcomes
 
@@ -82,7 +82,7 @@ def proven(largest: int) -> Boundary:
 def ended(
     stop: StopReason, detail: str = "", *, largest: int | None = None, fails: int | None = None
 ) -> Boundary:
-    """A boundary that is not proven."""
+    """Return a boundary that is not proven."""
     return Boundary(stop=stop, detail=detail, largest=largest, first_failure=fails)
 
 
@@ -129,7 +129,7 @@ def test_noisy_memory_and_a_wrong_capacity_cost_trials_and_never_the_truth(
     per_image: int, largest: int, steered: int, seed: int
 ) -> None:
     def peak(batch: int) -> int:
-        # Rises with every image, by anything from nothing to twice the usual.
+        # Rises with each image by zero to twice the usual amount.
         return per_image * batch + random.Random(seed + batch).randrange(per_image)
 
     machine = Machine(up_to(largest), peak=peak)
@@ -144,7 +144,7 @@ def test_however_wrong_the_aim_the_trials_stay_within_twice_a_bisection(largest:
     for aim in range(floor + 1, 2 * floor):
         machine = Machine(up_to(largest))
         assert search(machine, capacity=aim).largest == largest
-        # Two to prove the sides, two for a bisection's rounding.
+        # Two prove the sides, two are for the rounding of a bisection.
         assert machine.trials_after_doubling <= 2 * math.log2(floor or 1) + 2, (aim, largest)
 
 
@@ -169,14 +169,14 @@ def test_memory_that_is_not_monotonic_still_ends_between_one_that_ran_and_one_th
 
 def test_a_failure_below_the_largest_is_told() -> None:
     machine = Machine(lambda batch, _: Outcome.FITS if batch <= 12 and batch != 8 else OOM)
-    # 8 fails, 7 is shown to run, and the boundary that is proven lies below the gap.
+    # 8 fails, 7 runs, and the proven boundary is below the gap.
     assert search(machine) == proven(7)
     used = Machine(
         lambda batch, process: (
             OOM if batch > 12 or (batch == 8 and process is ANY) else Outcome.FITS
         )
     )
-    # 8 fails in a used process alone: the last word on it is that it runs.
+    # 8 fails only in a used process: its last probe ran.
     assert search(used) == proven(12)
 
 
@@ -279,7 +279,8 @@ def test_batch_one_failing_in_a_used_process_is_tried_again_in_a_fresh_one() -> 
 def test_a_probable_end_of_memory_at_batch_one_is_a_failure() -> None:
     machine = Machine(up_to(0), certainty=Certainty.PROBABLE)
     detail = (
-        "batch 1 may have run out of memory, which no smaller one confirms: batch 1: out of memory"
+        "batch 1 probably ran out of memory, but no smaller batch ran to confirm it: batch 1: out "
+        "of memory"
     )
     assert search(machine) == ended(StopReason.FAILED, detail, fails=1)
 
@@ -324,7 +325,7 @@ def test_memory_that_ends_before_the_kernel_limit_is_proven_as_memory() -> None:
         (2, 20, 1, ended(StopReason.FAILED, "the model does not run at batch 1", fails=1)),
         (
             *(2, 20, 2),
-            ended(StopReason.MAX_BATCH, "batch 2 ran; no larger one was asked for", largest=2),
+            ended(StopReason.MAX_BATCH, "batch 2 ran, which is the largest allowed", largest=2),
         ),
     ],
 )
@@ -345,7 +346,7 @@ def test_a_model_that_does_not_run_with_one_image_starts_with_more(
 @pytest.mark.parametrize("max_batch", [1, 2, 3, 12, 16, 100])
 def test_no_batch_above_the_largest_allowed_is_tried(max_batch: int) -> None:
     machine = Machine(up_to(10**9))
-    detail = f"batch {max_batch} ran; no larger one was asked for"
+    detail = f"batch {max_batch} ran, which is the largest allowed"
     boundary = search(machine, max_batch=max_batch)
     assert boundary == ended(StopReason.MAX_BATCH, detail, largest=max_batch)
     assert max(machine.batches) == max_batch
@@ -388,7 +389,7 @@ def test_when_time_is_up_what_is_known_is_told(
 
 def test_a_trial_that_takes_too_long_ends_the_search() -> None:
     machine = Machine(up_to(7, Outcome.TIMED_OUT))
-    detail = "batch 8 took longer than a trial may take"
+    detail = "batch 8 exceeded the time limit of a trial"
     assert search(machine) == ended(StopReason.TIME, detail, largest=4, fails=8)
     assert machine.batches == [1, 2, 4, 8]
 
@@ -506,7 +507,7 @@ STEEPER = Line(fixed_bytes=-100.0, per_image_bytes=12.0)
         ),
         # The slope is corrected by the second trial.
         (120, lambda batch: 10 * batch, Expected(largest=100, line=STEEPER), [50, 100, 120, 121]),
-        # Right: three trials. Far too high: the ordinary search begins.
+        # If right: three trials. If far too high: the ordinary search.
         (11, lambda batch: batch, Expected(largest=11, line=None), [5, 11, 12]),
         (3, lambda batch: batch, Expected(largest=100, line=None), [50, 1, 2, 4]),
     ],

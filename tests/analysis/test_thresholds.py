@@ -1,4 +1,4 @@
-"""What may become how much worse, as it is typed."""
+"""Thresholds as they are typed on the command line."""
 
 import pytest
 

@@ -51,10 +51,10 @@ def test_a_prediction_records_the_parts_and_is_resumed_with_them(folder: Path) -
         "parts.py:network(width=16) · batches of parts.py:batch · loss parts.py:loss · "
         "parts.py:adam"
     ) in words
-    assert "BatchNorm statistics see" in words
+    assert "BatchNorm normalises over the micro-batch" in words
     group = {result.variant.norm: result for result in run.results}[Norm.GROUP].recommendation
     assert group is not None
-    assert any("group norm" in text for text in group.caveats)
+    assert any("do not fit group norm" in text for text in group.caveats)
     snippet = (folder / "out" / "snippet.py").read_text()
     assert "def train(model, optimizer, loss, batches, updates" in snippet
 

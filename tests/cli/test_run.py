@@ -145,7 +145,7 @@ def test_drawn_data_is_checked_and_trained_on(tmp_path: Path) -> None:
     done = bsprobe("run", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "data loader" in done.stdout
-    assert "real images" in done.stdout
+    assert "Peak memory with real" in done.stdout
     trials = rows(tmp_path / "out" / "trials.csv")
     real, synthetic = (
         [

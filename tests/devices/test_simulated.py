@@ -149,7 +149,7 @@ def test_the_info_of_a_card_is_marked_as_predicted() -> None:
         "8.9",
         True,
     )
-    assert "Predicted" in info.notes[0]
+    assert "allocator" in info.notes[0]
     assert SimulatedDevice(find_gpu("Tesla T4"), None).info.tf32_convolutions is False
 
 

@@ -1,4 +1,4 @@
-"""A whole run over an invented GPU, made by the real search over an invented memory model."""
+"""A run on an invented GPU, made by the real search with an invented memory model."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +40,7 @@ PER_IMAGE = {
 def invented_trial(
     spec: TrialSpec, *, process: Process, purpose: Purpose, on_phase: Callable[[str], None]
 ) -> Trial:
-    """Memory affine in the batch, throughput that saturates; batch 1 of one variant never fits."""
+    """Invent a trial: affine memory, saturating throughput; one variant does not fit at all."""
     on_phase("step 1")
     variant = spec.variant
     accumulated = 168 * MIB if spec.accumulation_steps > 1 else 0
@@ -96,13 +96,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def item(run: Run) -> Recommendation:
-    """The first that is recommended."""
+    """The first recommendation of the run."""
     return next(r.recommendation for r in run.results if r.recommendation is not None)
 
 
 @pytest.fixture(scope="session")
 def predicted(run: Run) -> Run:
-    """The same run as a prediction: without times."""
+    """The same run as a prediction, without times."""
     results = []
     for result in run.results:
         found = result.recommendation

@@ -1,4 +1,4 @@
-"""What is said where nothing can be recommended: options that bsprobe accepts."""
+"""Advice for variants without a recommendation names options that bsprobe accepts."""
 
 from dataclasses import replace
 
@@ -71,6 +71,6 @@ def test_a_loss_of_ones_own_that_fails_is_told_the_labels_that_it_was_given() ->
     own = replace(failed.variant, own=OwnParts(loss="m:loss"))
 
     assert "labels" not in advice.without_recommendation(failed)
-    assert "m:loss is given the outputs and int64 labels (N, H, W)" in (
+    assert "m:loss gets the outputs and int64 labels (N, H, W)" in (
         advice.without_recommendation(replace(failed, variant=own))
     )

@@ -21,7 +21,7 @@ THRESHOLDS = ("max-batch:0", "safe-batch:1", "peak:3%", "memory-per-image:100MiB
 
 @pytest.fixture(scope="module")
 def worse(run: Run) -> Run:
-    """A run with something of everything: one image less, more memory, a variant missing."""
+    """A run with all kinds of regressions: one image less, more memory, a missing variant."""
     first, second, *_ = run.results
     trials = []
     for trial in run.trials:

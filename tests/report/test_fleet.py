@@ -1,6 +1,6 @@
-"""A fleet in text, in files, in a picture.
+"""A fleet as text, files and a picture.
 
-After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
+After an intended change: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
 """
 
 import csv
@@ -29,7 +29,7 @@ check = partial(golden.check, __file__)
 
 @pytest.fixture(scope="module")
 def fleet(run: Run, predicted: Run) -> Fleet:
-    """A measured card, a predicted one with a long name, and the first once more, without AMP."""
+    """A measured card, a predicted one with a long name, and the first again without AMP."""
     long = named(predicted, "NVIDIA RTX Invented 6000 Workstation Edition", 40)
     limited = replace(run.device, limit_bytes=22 * GIB, capacity_bytes=22 * GIB)
     without_amp = without(replace(run, device=limited), "amp-fp16")
@@ -37,7 +37,7 @@ def fleet(run: Run, predicted: Run) -> Fleet:
 
 
 def without(run: Run, precision: str) -> Run:
-    """The run as if one precision had not been asked for."""
+    """The run without the variants of one precision."""
     kept = tuple(result for result in run.results if result.variant.precision != precision)
     variants = tuple(result.variant for result in kept)
     return replace(
@@ -82,7 +82,7 @@ def test_the_csv_has_a_row_a_variant_and_machine_and_says_what_was_not_probed(
 
 
 def bars(axes: Axes) -> list[tuple[int, float, bool, str]]:
-    """Machine, height, whether it is filled, and colour of each bar but the legend's."""
+    """Machine, height, fill and colour of each bar except the legend's."""
     return [
         (
             round(bar.get_x() + bar.get_width() / 2),
@@ -100,7 +100,7 @@ def test_the_picture_has_a_bar_a_variant_and_machine_hollow_where_predicted(flee
     assert (batches.get_ylim()[0], rates.get_ylim()[0]) == (0, 0)
     found = [bar[:3] for bar in bars(batches) if bar[3] == COLOURS[0]]
     assert found == [(0, 5, True), (1, 5, True), (2, 5, False)]
-    # The second machine was not asked for amp-fp16, and predictions have no times.
+    # amp-fp16 was not probed on the second machine, and predictions have no times.
     assert [bar[0] for bar in bars(batches) if bar[3] == COLOURS[2]] == [1, 2]
     assert {bar[0] for bar in bars(rates)} == {0, 1}
     assert [text.get_text() for text in batches.texts][:3] == ["5", "5", "5"]

@@ -1,6 +1,6 @@
-"""Every text that a person reads, against a copy that a person has read.
+"""Every text of a run is compared with a reviewed copy.
 
-After a change that is meant: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
+After an intended change: BSPROBE_UPDATE_GOLDEN=1 pytest tests/report, then read the diff.
 """
 
 import re
@@ -32,7 +32,7 @@ def test_the_plan_of_a_prediction_says_that_nothing_runs(predicted: Run) -> None
     said = render_plan(predicted.settings, None, predicted.device).splitlines()
     assert f"on {predicted.device.name}, predicted" in said
     assert said[-2:] == [
-        "Here a trial is predicted from a trace; nothing runs on a GPU.",
+        "Trials are predicted from a trace; nothing runs on a GPU.",
         "Results go to reports/DEVICE-MODEL-SIZE/.",
     ]
 

@@ -1,4 +1,4 @@
-"""Names at the ends of lines: beside their line, and never upon each other."""
+"""Names at the ends of lines do not overlap."""
 
 import pytest
 from matplotlib.figure import Figure
@@ -7,7 +7,7 @@ from bsprobe.report.line_ends import LineEnd, label_ends
 
 
 def placed(*ends: tuple[float, float], near: float) -> list[tuple[float, float]]:
-    """Where labels of ends come to stand on axes that are 10 high."""
+    """The heights of labels on axes that are 10 high."""
     axes = Figure().add_subplot()
     axes.set_ylim(0, 10)
     lines = [LineEnd(place=x, value=y, name="a line", colour="black") for x, y in ends]

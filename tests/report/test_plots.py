@@ -1,4 +1,4 @@
-"""The pictures: what is drawn, and that it is drawn the same every time."""
+"""The content of the plots, and that their files are reproducible."""
 
 import io
 from dataclasses import replace
@@ -27,7 +27,7 @@ def test_plots_are_png_and_svg_that_open_and_are_the_same_every_time(
 
 
 def marked(axes: Axes) -> dict[str, list[list[int]]]:
-    """The batches at which each kind of mark is drawn, a list for each line of them."""
+    """The batches of the marks, by kind of mark, a list for each line."""
     found: dict[str, list[list[int]]] = {}
     for line in axes.lines:
         if str(line.get_marker()) != "None":
@@ -61,7 +61,7 @@ def test_above_the_memory_each_variant_has_a_row_with_a_cross_at_each_failure(ru
     assert [text.get_text() for text in tried.get_yticklabels()] == [
         names[result.variant] for result in run.results
     ]
-    assert len(axes.texts) == 0  # a name over the lines would lie on them
+    assert len(axes.texts) == 0  # names must not cover the lines
 
 
 def test_a_prediction_is_drawn_dashed_and_has_no_throughput(predicted: Run) -> None:

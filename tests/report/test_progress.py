@@ -1,4 +1,4 @@
-"""Progress on a terminal, which keeps nothing of it, and in a pipe, which keeps each line once."""
+"""Progress is erased from a terminal; a pipe gets each line once."""
 
 import io
 import re
@@ -16,7 +16,7 @@ def terminal() -> Console:
 
 
 def left_on(console: Console) -> list[str]:
-    """The lines that a terminal shows in the end: it moves the cursor up and clears lines."""
+    """Return the lines that a terminal shows after all cursor movements and clearing."""
     lines, row = [""], 0
     for part in re.split(r"(\x1b\[[0-9?;]*[A-Za-z]|\r|\n)", written(console)):
         control = CONTROL.fullmatch(part)

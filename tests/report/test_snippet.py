@@ -1,4 +1,4 @@
-"""The snippet is run as it was written, on a tiny net."""
+"""The snippet runs unchanged on a tiny network."""
 
 import inspect
 import itertools
@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.analysis.recommendation import plan
 from bsprobe.records.checkpointing import Checkpointed, CheckpointWay
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.runs import REFERENCE, Recommendation, Run
+from bsprobe.records.runs import REFERENCE, Recommendation, Run, Target
 from bsprobe.records.trials import Ddp
 from bsprobe.records.variants import (
     Checkpointing,
@@ -44,7 +45,7 @@ def item_with(run: Run, item: Recommendation, **changes: Any) -> tuple[Run, Reco
 
 @pytest.fixture
 def names(run: Run, item: Recommendation) -> dict[str, Any]:
-    """What the snippet defines."""
+    """The names that the snippet defines."""
     return execute(snippet.render(run, item))
 
 
@@ -88,6 +89,21 @@ def test_the_snippets_constants_are_the_recommendations(
     assert {name: names[name] for name in wanted} == wanted
 
 
+def test_without_a_recipe_the_snippet_asks_for_rate_and_updates(
+    run: Run, item: Recommendation
+) -> None:
+    variant = replace(item.variant, model="unet.py:build")
+    open_plan = plan(variant, Target(), micro_batch=4, steps=1, groups={"all": 1.0})
+    made, item = item_with(run, replace(item, plan=open_plan), model="unet.py:build")
+    names = execute(snippet.render(made, item))
+    with pytest.raises(SystemExit) as ended:
+        names["train"](Net(), Stripes(), device="cpu", updates=30, workers=0)
+    assert all(each in str(ended.value) for each in ("LEARNING_RATE", "UPDATES"))
+    names["LEARNING_RATE"], names["UPDATES"], names["WARMUP_UPDATES"] = 0.05, 30, 2
+    losses = names["train"](Net(), Stripes(), device="cpu", updates=30, workers=0)
+    assert losses[-1] < losses[0]
+
+
 def test_the_schedule_warms_up_then_falls_to_zero(names: dict[str, Any]) -> None:
     names["WARMUP_UPDATES"], names["UPDATES"] = 4, 100
     rates = [names["schedule"](update) for update in (0, 1, 3, 4, 50, 100)]
@@ -128,7 +144,7 @@ def test_around_parts_of_ones_own_the_snippet_is_handed_them(
     assert "processes" not in snippet.render(made, item)
     plan = replace(item.plan, processes=2)
     together = snippet.render(made, replace(item, plan=plan))
-    assert "In each of 2 processes: hand over the network wrapped in" in together
+    assert "In each of 2 processes" in together
     told = snippet.render(made, replace(item, plan=replace(plan, ddp=Ddp.STATIC_GRAPH)))
     assert "# Give DistributedDataParallel static_graph=True." in told
     execute(together)
@@ -163,7 +179,7 @@ def test_around_whole_batches_the_snippet_is_handed_the_loss_of_one(
 def recomputing(
     run: Run, item: Recommendation, *parts: tuple[str, CheckpointWay], own: OwnParts | None = None
 ) -> str:
-    """The snippet of a run whose trials recomputed these parts of the network."""
+    """Return the snippet of a run whose trials recomputed these parts of the network."""
     made, item = item_with(run, item, checkpointing=Checkpointing.ON)
     if own is not None:
         made, item = item_with(made, item, own=own)
@@ -193,7 +209,9 @@ def test_the_snippet_recomputes_the_blocks_of_the_trials(run: Run, item: Recomme
 
     assert changed(model) == ["down1", "down2", "down3", "up1"]
     model(torch.zeros(2, 3, 16, 16)).sum().backward()
-    assert int(model.down1.layers[1].num_batches_tracked) == 2  # not 4: once is enough
+    assert (
+        int(model.down1.layers[1].num_batches_tracked) == 2
+    )  # not 4: the second call changes nothing
 
 
 def test_the_snippet_trains_with_recomputed_blocks(run: Run, item: Recommendation) -> None:

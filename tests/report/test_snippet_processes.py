@@ -1,4 +1,4 @@
-"""The snippet of several processes, started by torchrun, trains as one process would."""
+"""The snippet for several processes, started by torchrun, trains like one process."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ dist.destroy_process_group()
 
 
 def rendered(run: Run, item: Recommendation, processes: int, norm: Norm = Norm.BATCH) -> str:
-    """The snippet of a recommendation for so many processes."""
+    """Return the snippet of a recommendation for several processes."""
     variant = replace(item.variant, norm=norm)
     settings = replace(run.settings, variants=(variant,), processes=processes)
     plan = replace(item.plan, processes=processes)
@@ -44,7 +44,7 @@ def test_two_processes_train_as_one_does_with_twice_the_accumulation(
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     started = torchrun("script.py", cwd=tmp_path)
     code, _, complaints = started.finish()
-    # Rarely Gloo aborts once all is done, in its own threads.
+    # Gloo's threads rarely abort after the training is done.
     assert code == 0 or "terminate called without an active exception" in complaints, complaints
     assert len(list(tmp_path.glob("rank?.json"))) == 2, complaints
     losses, weights = trained(rendered(run, item, 1), accumulation=4)

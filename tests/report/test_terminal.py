@@ -1,4 +1,4 @@
-"""Columns for a terminal."""
+"""Columns and sentences of the terminal."""
 
 from dataclasses import replace
 

@@ -109,7 +109,7 @@ REMEDIES = (
     ),
     remedy(
         "target-batch N",
-        "BatchNorm sees one micro-batch",
+        "BatchNorm normalises one micro-batch",
         "accumulation",
         accumulation_steps=2,
         boundary=proven(2),

@@ -83,7 +83,7 @@ def mean_iou(batch: int, seed: int, share: float) -> float:
 
 def point(spec: TrainingSpec, part: int) -> CurvePoint:
     batch, share = spec.plan.effective_batch, part / spec.validations
-    updates = round(spec.plan.updates * share)
+    updates = round(spec.plan.known_updates * share)
     iou = mean_iou(batch, spec.seed, share)
     return CurvePoint(
         updates=updates,
@@ -104,7 +104,7 @@ def result(spec: TrainingSpec, *, diverged_at: int | None = None) -> TrainingRes
         curve=tuple(point(spec, part) for part in range(parts + 1)),
         noise=tuple(
             NoiseSample(
-                updates=spec.plan.updates,
+                updates=spec.plan.known_updates,
                 small_batch=1,
                 big_batch=8,
                 small_square_norm=7.0 + number % 3,

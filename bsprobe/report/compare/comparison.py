@@ -13,11 +13,11 @@ from bsprobe.report.run.terminal import WIDTH, aligned
 
 _COLUMNS = ("metric", "batch", "baseline", "run", "change", "allowed", "verdict")
 _MOST_ANNOTATIONS = 10
-"""Of each kind that GitHub shows for a step (docs.github.com, "Workflow commands")."""
+"""GitHub shows so many annotations of each kind per step (docs.github.com, workflow commands)."""
 
 
 def render(comparison: Comparison) -> str:
-    """The comparison as plain text that fits 80 columns."""
+    """Return the comparison as plain text that fits 80 columns."""
     device = comparison.device
     head = [
         f"{device.name} · {format_bytes(device.capacity_bytes)} usable  [{device.source}]",
@@ -31,7 +31,7 @@ def render(comparison: Comparison) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The comparison as markdown, for `$GITHUB_STEP_SUMMARY` or a comment."""
+    """Return the comparison as markdown, for `$GITHUB_STEP_SUMMARY` or a comment."""
     device = comparison.device
     names = _names(comparison)
     rows = [
@@ -56,7 +56,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def annotations(comparison: Comparison) -> str:
-    """One workflow command a finding: errors for what fails, warnings for what noise hides."""
+    """Return workflow commands: errors for failed checks, warnings for those within noise."""
     names = _names(comparison)
     failing = comparison.failing
     shown = failing if len(failing) <= _MOST_ANNOTATIONS else failing[: _MOST_ANNOTATIONS - 1]
@@ -72,13 +72,22 @@ def annotations(comparison: Comparison) -> str:
 
 
 def error_annotation(error: BsprobeError) -> str:
-    """An error that kept the comparison from being made, as a workflow command."""
+    """Return an error that prevented the comparison, as a workflow command."""
     text = f"{error}\nhint: {error.hint}" if error.hint else str(error)
     return workflow_command("error", title="bsprobe", text=text) + "\n"
 
 
 def workflow_command(kind: str, *, title: str, text: str) -> str:
-    """`::error title=…::…`, escaped as GitHub's own toolkit does (actions/toolkit, command.ts)."""
+    """Return `::error title=…::…`, escaped for GitHub.
+
+    Args:
+        kind: `error`, `warning` or `notice`.
+        title: The title of the annotation.
+        text: Its text.
+
+    Source:
+        `command.ts` of github.com/actions/toolkit.
+    """
     escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     name = title.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     name = name.replace(":", "%3A").replace(",", "%2C")
@@ -86,7 +95,7 @@ def workflow_command(kind: str, *, title: str, text: str) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """The whole in one sentence."""
+    """Return the outcome of all checks in one sentence."""
     count, failing = len(comparison.checks), len(comparison.failing)
     checks = "1 check" if count == 1 else f"{count} checks"
     if not failing:
@@ -180,7 +189,7 @@ def _made_by(environment: Environment) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that markdown leaves as it is: failures quote whatever a program has said."""
+    """Text with the special characters of markdown escaped: failures quote other programs."""
     flat = " ".join(text.split())
     for character in "\\`*_|<>[]":
         flat = flat.replace(character, "\\" + character)

@@ -1,4 +1,4 @@
-"""The runs of a fleet beside each other: in text, in markdown, as files."""
+"""The runs of a fleet beside each other: text, markdown and files."""
 
 import shlex
 import textwrap
@@ -20,21 +20,26 @@ from bsprobe.storage.codec import to_text
 from bsprobe.storage.files import write_atomically
 
 NAME = "fleet"
-"""Of all files, without suffix."""
-_COLUMNS = ("figures", "largest", "safe", "use", "LR", "peak", "images/s")
+"""The name of all files, without suffix."""
+_COLUMNS = ("source", "largest", "safe", "use", "LR", "peak", "images/s")
 _MEANING = (
-    "*Largest* is the largest batch, of which one image more does not fit. *Safe* leaves the "
-    "headroom free. *Use* is each run's own recommendation. *Peak* and images/s are of that step, "
-    "the peak as a share of what is usable. The star marks the best setting of its norm on that "
-    "machine. A prediction has no images/s. The picture shows what more than one machine was asked "
-    "for."
+    "*Largest batch*: one image more does not fit. *Safe batch*: leaves the headroom free. *Use*: "
+    "the step that the run recommends. *Peak memory* and images/s are of that step, the peak as a "
+    "share of the usable memory. ★: the best setting with its norm on that machine. Predictions "
+    "have no images/s. The picture shows variants that were probed on more than one machine."
 )
 
 
 def render_text(fleet: Fleet) -> str:
-    """The fleet as plain text that fits 80 columns."""
+    """Return the fleet as plain text that fits 80 columns."""
     tables = [
-        f"{subject.describe()}\nFor {_asked(fleet, subject)}:\n{_text_table(fleet, subject)}"
+        "\n".join(
+            [
+                subject.describe(),
+                textwrap.fill(f"For {_asked(fleet, subject)}:", WIDTH),
+                _text_table(fleet, subject),
+            ]
+        )
         for subject in fleet.subjects
     ]
     notes = [textwrap.fill(f"Note  {n}", WIDTH, subsequent_indent="      ") for n in fleet.notes]
@@ -42,16 +47,20 @@ def render_text(fleet: Fleet) -> str:
 
 
 def render_markdown(fleet: Fleet) -> str:
-    """The fleet as markdown, with the picture."""
+    """Return the fleet as markdown, with the picture."""
     header = (
-        "variant", "machine", "figures", "largest", "safe", "use: micro x accumulation",
-        "effective", "learning rate", "peak", "images/s per GPU",
+        "variant", "machine", "source", "largest batch", "safe batch",
+        "use: micro-batch x accumulation", "effective batch", "learning rate", "peak memory",
+        "images/s per GPU",
     )  # fmt: skip
     parts = ["# The same training on several machines"]
     for subject in fleet.subjects:
         names = _names(fleet.rows_of(subject))
         rows = [_markdown_row(fleet, row, names) for row in fleet.rows_of(subject)]
         parts.append(f"## {subject.describe()}\n\nFor {_asked(fleet, subject)}:")
+        if not _is_timed(fleet.rows_of(subject)):
+            parts.append(table(header[:-1], [cells[:-1] for cells in rows]))
+            continue
         parts.append(table(header, rows))
     parts += [f"![largest batch by machine]({NAME}.png)", _MEANING]
     if fleet.notes:
@@ -64,7 +73,7 @@ def write_fleet(fleet: Fleet, folder: Path) -> None:
     """Write `fleet.json`, `fleet.csv`, `fleet.md` and the picture.
 
     Raises:
-        FileError: The disk does not take it.
+        FileError: A file cannot be written.
     """
     write_atomically(folder / f"{NAME}.json", to_text(fleet))
     write_atomically(folder / f"{NAME}.csv", to_csv(fleet_table(fleet)))
@@ -73,7 +82,7 @@ def write_fleet(fleet: Fleet, folder: Path) -> None:
 
 
 def fleet_table(fleet: Fleet) -> pd.DataFrame:
-    """One row a variant and run, in bytes and seconds; without figures where it is missing."""
+    """Return one row a variant and run, in bytes and seconds; rows not probed have no figures."""
     rows = []
     for row in fleet.rows:
         member = fleet.member(row.member)
@@ -88,14 +97,14 @@ def fleet_table(fleet: Fleet) -> pd.DataFrame:
 
 
 def _asked(fleet: Fleet, subject: Subject) -> str:
-    """The target of the plans of a subject's runs."""
+    """The wanted batch of a subject's runs."""
     members = {row.member for row in fleet.rows_of(subject)}
     batches = dict.fromkeys(
         sentences.wanted_batch(m.settings) for m in fleet.members if m.name in members
     )
     if len(batches) == 1:
         return next(iter(batches))
-    return f"what each run was asked for ({', '.join(batches)})"
+    return f"the wanted batch of each run ({', '.join(batches)})"
 
 
 def _text_table(fleet: Fleet, subject: Subject) -> str:
@@ -106,7 +115,8 @@ def _text_table(fleet: Fleet, subject: Subject) -> str:
         (("* " if _is_starred(row) else "  ") + row.member, *_text_cells(fleet, row))
         for row in rows
     ]
-    text, *texts = fitted([("", *_COLUMNS), *lines])
+    columns = [("", *_COLUMNS), *lines]
+    text, *texts = fitted(columns if _is_timed(rows) else [cells[:-1] for cells in columns])
     variant = None
     for row, line in zip(rows, texts, strict=True):
         if row.variant != variant:
@@ -114,6 +124,11 @@ def _text_table(fleet: Fleet, subject: Subject) -> str:
             text += "\n" + textwrap.fill(names[variant], WIDTH, subsequent_indent="    ")
         text += "\n" + line
     return text
+
+
+def _is_timed(rows: Sequence[Row]) -> bool:
+    """Return whether any row has images/s; predicted ones have none."""
+    return any(row.images_per_second_per_gpu is not None for row in rows)
 
 
 def _text_cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
@@ -180,7 +195,7 @@ def _text_runs(fleet: Fleet) -> str:
 
 def _markdown_runs(fleet: Fleet) -> str:
     """The machine and the programs of each run."""
-    header = ("machine", "usable", "figures", "PyTorch", "cuDNN", "bsprobe", "started", "run")
+    header = ("machine", "usable", "source", "PyTorch", "cuDNN", "bsprobe", "started", "run")
     rows = [
         (
             member.name,

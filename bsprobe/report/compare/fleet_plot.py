@@ -1,4 +1,4 @@
-"""One picture of a fleet: what each variant reaches on each machine, the smallest to the left."""
+"""The picture of a fleet: largest batches and images/s by machine."""
 
 import itertools
 import textwrap
@@ -17,15 +17,15 @@ from bsprobe.records.variants import labels
 from bsprobe.report.run.plots import COLOURS, GREY, STYLE, write_figure
 
 _HEIGHT_INCHES = 3.5
-"""Of each panel."""
+"""The height of each panel."""
 _LABELS_INCHES = 3.0
 _MACHINE_INCHES = 1.3
 _NAME_WIDTH = 15
 """Characters of a machine's name on one line."""
 _GROUP_WIDTH = 0.8
-"""Of the distance between machines: the bars of one."""
+"""The share of the distance between machines that the bars of one take."""
 _BAR_SHARE = 0.85
-"""Of its place: a bar."""
+"""The share of its place that a bar takes."""
 
 _FigureOf = Callable[[Row], float | None]
 
@@ -37,7 +37,7 @@ def write_fleet_plot(fleet: Fleet, path: Path) -> None:
 
 
 def fleet_figure(fleet: Fleet) -> Figure:
-    """For each network and size the largest batch, and below it images/s where that is known."""
+    """Draw the largest batch of each network and size, and images/s below if known."""
     panels = [
         (subject, what, figure_of)
         for subject in _comparable(fleet)
@@ -53,7 +53,7 @@ def fleet_figure(fleet: Fleet) -> Figure:
         axes.set_ylabel(what)
         axes.set_title(subject.describe(), loc="left", fontsize=9, color=GREY)
     figure.suptitle(
-        f"{len(fleet.members)} runs beside each other; below each machine its usable memory\n"
+        f"{len(fleet.members)} runs; below each machine its usable memory\n"
         "filled: measured; hollow: predicted",
         x=0.01,
         ha="left",
@@ -63,7 +63,7 @@ def fleet_figure(fleet: Fleet) -> Figure:
 
 
 def _comparable(fleet: Fleet) -> list[Subject]:
-    """The subjects that several machines were asked for; all of them where there are none."""
+    """The subjects that were probed on several machines; all if there are none."""
     several = [each for each in fleet.subjects if len(_members(fleet, each)) > 1]
     return several or list(fleet.subjects)
 
@@ -116,7 +116,7 @@ def _draw(axes: Axes, fleet: Fleet, subject: Subject, figure_of: _FigureOf) -> N
 
 
 def _bar(axes: Axes, place: float, value: float, source: Source, colour: str, width: float) -> None:
-    """A bar, filled where it was measured; unrelated machines are joined by no line."""
+    """A bar, filled if it was measured."""
     is_measured = source is Source.MEASURED
     axes.bar(
         place,

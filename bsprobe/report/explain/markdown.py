@@ -32,23 +32,22 @@ _REMEDY_COLUMNS = (
 
 
 class _View(Protocol):
-    """A way to add up an explanation: by kind, by operator, by module."""
+    """A breakdown of an explanation: by kind, by operator, by module."""
 
     def __call__(self, explanation: Explanation, *, beside: Explanation | None) -> list[Row]:
-        """The rows."""
+        """Return its rows."""
 
 
 def render(
     report: ExplanationReport, *, depth: int, plots: Sequence[str], measured: Sequence[str] = ()
 ) -> str:
-    """The whole report.
+    """Return the whole report.
 
     Args:
-        report: What is reported.
-        depth: Of the tree of modules.
-        plots: Names, without suffix, of the predicted pictures beside the report: by kind, then by
-            module.
-        measured: Those of the measured ones.
+        report: The explanation with its remedies.
+        depth: Levels of the tree of modules.
+        plots: Names, without suffix, of the predicted pictures: by kind, then by module.
+        measured: Names of the measured pictures.
     """
     found, side = report.explanation, report.measured
     batch = found.spec.batch_size
@@ -77,7 +76,7 @@ def render(
 
 
 def render_terminal(report: ExplanationReport) -> str:
-    """The essence as text that fits 80 columns."""
+    """Return the main figures as text that fits 80 columns."""
     found, side = report.explanation, report.measured
     shown, beside = _sides(report)
     marks = f"{sentences.source(report)}{sentences.assumed(report.device)}"
@@ -112,13 +111,13 @@ def render_terminal(report: ExplanationReport) -> str:
 
 
 def _sides(report: ExplanationReport) -> tuple[Explanation, Explanation | None]:
-    """The side that is shown first, and the prediction beside it where that was measured."""
+    """The explanation that is shown first, and the prediction beside a measured one."""
     found = sentences.recorded(report)
     return (report.explanation, None) if found is None else (found, report.explanation)
 
 
 def _pictures(what: str, predicted: Sequence[str], measured: Sequence[str]) -> list[str]:
-    """The measured picture first; marked only where there are two."""
+    """The pictures, the measured one first; named by source if there are two."""
     named = [("measured", name) for name in measured] + [("predicted", name) for name in predicted]
     return [
         f"![Memory over one step by {what}{f', {source}' if measured else ''}]({name}.png)"
@@ -131,7 +130,7 @@ def _question(found: Explanation) -> str:
 
 
 def _left_at_the_end(rows: Sequence[tuple[str, str, str, str]]) -> str:
-    """Columns as `aligned` makes them, the last one flush left, going on below itself."""
+    """Columns as `aligned` makes them, but for the last one: left-aligned and wrapped."""
     numbers = aligned([row[:3] for row in rows]).splitlines()
     width = max(len(line) for line in numbers)
     lines: list[str] = []
@@ -172,8 +171,8 @@ def _remedies(report: ExplanationReport) -> str:
     return (
         # Words read better from the left.
         table(header, rows).replace("--: |\n", "--- |\n", 1)
-        + "\n\nEach change by itself. Where a peak exceeds the card it was played on one without "
-        "end. *x N*: micro-batches that are accumulated, so that any multiple can be trained with."
+        + "\n\nEach change is applied alone. Peaks above the card's memory are simulated on a card "
+        "without a limit. *x N*: N accumulated micro-batches, for any N."
     )
 
 
@@ -215,18 +214,19 @@ def _meaning(report: ExplanationReport) -> str:
     found, beside = _sides(report)
     words = (
         "*Saved activations* are made in the forward pass and needed in the backward pass; "
-        "*workspace* is what a kernel takes while it runs, such as cuDNN's; *rounding and "
-        f"fragmentation* is what PyTorch has reserved ({format_bytes(found.peak_reserved_bytes)} "
-        "at the most) beyond what was asked for at the peak. Workspace and fragmentation count as "
-        "fixed here, but change from batch to batch: cuDNN chooses among its algorithms anew."
+        "*workspace* is memory that a kernel uses while it runs, such as cuDNN's; *rounding and "
+        "fragmentation* is memory that PyTorch has reserved (at most "
+        f"{format_bytes(found.peak_reserved_bytes)}) beyond the requests at the peak. Workspace "
+        "and fragmentation count as fixed here, but change with the batch: cuDNN chooses its "
+        "algorithms for each."
     )
     if beside is None:
         return words
     return (
-        f"{words}\n\nThe sizes that were measured are those of the requests that PyTorch recorded "
-        "on the GPU. Each has the kind, module and operator of the predicted request that it "
-        f"stands beside in the order of the step; *{NOT_ATTRIBUTED}* is what stands beside none. "
-        "The last two columns split the prediction."
+        f"{words}\n\nThe measured sizes are those of the requests that PyTorch recorded on the "
+        "GPU. Each has the kind, module and operator of the predicted request that it matches in "
+        f"the order of the step; *{NOT_ATTRIBUTED}* are requests without a match. The last two "
+        "columns split the prediction."
     )
 
 
@@ -240,7 +240,7 @@ def _snapshots(report: ExplanationReport) -> str:
     if sentences.recorded(report) is None:
         return words
     return (
-        f"{words}\n\nThat one is predicted. `{RECORDED_SNAPSHOT}` is what PyTorch recorded on the "
-        "GPU: all steps of the trial, each allocation with the Python functions that made it "
-        "(in the backward pass none runs)."
+        f"{words}\n\nThat snapshot is predicted. `{RECORDED_SNAPSHOT}` was recorded by PyTorch on "
+        "the GPU: all steps of the trial, each allocation with its Python stack (none in the "
+        "backward pass)."
     )

@@ -30,7 +30,7 @@ KIND_COLOURS = {
     "workspace": "#000000",
     NOT_ATTRIBUTED: _UNKNOWN_COLOUR,
 }
-"""From the bottom up, what stays first; Okabe & Ito's colours, as `plots.COLOURS`."""
+"""From the bottom up, long-lived kinds first; Okabe & Ito's colours, as `plots.COLOURS`."""
 _SIZE_INCHES = (9.0, 4.8)
 
 _Area = tuple[str, str, Sequence[int]]
@@ -40,7 +40,16 @@ _Area = tuple[str, str, Sequence[int]]
 def write_explanation_plots(
     explanation: Explanation, folder: Path, *, prefix: str = ""
 ) -> list[str]:
-    """Write both pictures as SVG and PNG; return their names without suffix."""
+    """Write both pictures as SVG and PNG.
+
+    Args:
+        explanation: The explanation to draw.
+        folder: The folder of the pictures.
+        prefix: Put before their names.
+
+    Returns:
+        Their names without suffix.
+    """
     figures = {
         f"{prefix}step-by-kind": kinds_figure(explanation),
         f"{prefix}step-by-module": modules_figure(explanation),
@@ -52,13 +61,13 @@ def write_explanation_plots(
 
 
 def write_kinds_plot(explanation: Explanation, path: Path) -> None:
-    """Write the picture by kind alone, as SVG and PNG; the path is without suffix."""
+    """Write the picture by kind as SVG and PNG; the path is without suffix."""
     with mpl.rc_context(STYLE):
         write_figure(kinds_figure(explanation), path)
 
 
 def kinds_figure(explanation: Explanation) -> Figure:
-    """Memory over one step by kind, with the phases, the capacity, and what comes next."""
+    """Draw memory over one step by kind, with the phases, the capacity and the next batch."""
     series = {each.name: each.sizes_bytes for each in explanation.timeline.by_kind}
     areas = [
         (name, colour, series[name]) for name, colour in KIND_COLOURS.items() if name in series
@@ -67,7 +76,7 @@ def kinds_figure(explanation: Explanation) -> Figure:
 
 
 def modules_figure(explanation: Explanation) -> Figure:
-    """The same by module."""
+    """Draw memory over one step by module, else as `kinds_figure`."""
     apart = {NOT_ATTRIBUTED: _UNKNOWN_COLOUR, OTHER_MODULES: _OTHER_COLOUR}
     series = {each.name: each.sizes_bytes for each in explanation.timeline.by_module}
     named = [name for name in series if name not in apart]
@@ -127,7 +136,7 @@ def _figure(explanation: Explanation, inside: Sequence[_Area], what: str) -> Fig
 
 
 def _cached(explanation: Explanation, series: Iterable[Series]) -> _Area:
-    """Memory that is reserved and in nobody's use."""
+    """Memory that is reserved and not in use."""
     used = [sum(column) for column in zip(*(each.sizes_bytes for each in series), strict=True)]
     reserved = explanation.timeline.reserved_bytes
     rest = [max(0, all_ - part) for all_, part in zip(reserved, used, strict=True)]

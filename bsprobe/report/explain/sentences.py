@@ -1,4 +1,4 @@
-"""Sentences about an explanation that terminal and markdown share."""
+"""Sentences on an explanation, for terminal and markdown."""
 
 import shlex
 
@@ -25,11 +25,11 @@ from bsprobe.report.commands import FIRST, subject_options
 _LEAST_SHARE = 0.01
 """Rows below this share of the peak are shown as one."""
 _FREE = "none"
-"""The first word of the cost of a remedy that changes nothing a person would mind."""
+"""The first word of the cost of a change without a drawback."""
 
 
 def subject(report: ExplanationReport) -> str:
-    """`deeplabv2-resnet101, 512x1024, fp32 / batch on RTX 3060 12GB`."""
+    """Return the title: `deeplabv2-resnet101, 512x1024, fp32 / batch on RTX 3060 12GB`."""
     variant = report.variant
     name = labels([variant])[variant]
     device = report.device if report.measured is None else report.measured.device
@@ -37,13 +37,13 @@ def subject(report: ExplanationReport) -> str:
 
 
 def why(report: ExplanationReport) -> str:
-    """The reason why the next batch does not fit, or why this one does not."""
+    """Return the reason why this batch, or else the next one, does not fit."""
     found, capacity = report.explanation, report.device.capacity_bytes
     batch = found.spec.batch_size
     takes = f"Batch {batch} takes {format_bytes(found.peak_bytes)}"
     if not found.fits:
         missing = format_bytes(found.peak_bytes - capacity)
-        return f"{takes}: {missing} more than the {format_bytes(capacity)} there are."
+        return f"{takes}: {missing} more than the {format_bytes(capacity)} of the card."
     sentence = f"{takes} of {format_bytes(capacity)}"
     if found.next_peak_bytes is None:
         return f"{sentence}."
@@ -52,46 +52,46 @@ def why(report: ExplanationReport) -> str:
         return f"{sentence}; {needs}, which fits as well."
     if report.boundary.largest is not None and report.boundary.largest > batch:
         return (
-            f"{sentence}; {needs} with what the allocator caches, and runs by giving cached memory "
-            "back in mid-step."
+            f"{sentence}; {needs} including the allocator's cache, and runs because the allocator "
+            "frees cached memory within the step."
         )
     missing = format_bytes(found.next_peak_bytes - capacity)
-    return f"{sentence}; {needs}, {missing} more than there is.{_fragmentation(found)}"
+    return f"{sentence}; {needs}, {missing} more than the card has.{_fragmentation(found)}"
 
 
 def _fragmentation(found: Explanation) -> str:
-    """The sentence about a next batch whose tensors alone would fit."""
+    """The sentence on a next batch that fails only because of fragmentation."""
     used = max(found.timeline.next_allocated_bytes, default=0) + found.outside_allocator_bytes
     if not 0 < used <= found.capacity_bytes:
         return ""
     return (
-        f" In use at once would be only {format_bytes(used)}: it fails because free memory lies in "
-        "pieces too small to use."
+        f" Its tensors take only {format_bytes(used)} at once: it fails because the free memory is "
+        "fragmented into pieces that are too small."
     )
 
 
 def source(report: ExplanationReport) -> str:
-    """`predicted`, or that there is more: what the whole report is marked with."""
-    return "predicted" if recorded(report) is None else "measured, and predicted beside it"
+    """Return the mark of the whole report: `predicted`, or measured as well."""
+    return "predicted" if recorded(report) is None else "measured and predicted"
 
 
 def recorded(report: ExplanationReport) -> Explanation | None:
-    """The explanation of what was really measured; None where all is predicted."""
+    """Return the explanation of the measured trial; None if all is predicted."""
     return None if report.measured is None else report.measured.explanation
 
 
 def measured(side: MeasuredSide, predicted: Explanation) -> str:
-    """The measured peak beside the predicted one."""
+    """Return the measured peak beside the predicted one."""
     batch, found = predicted.spec.batch_size, side.explanation
     if found is None:
         return (
-            f"Batch {batch} has no measurement on {side.device.name}: {side.failure}. "
-            "All that follows is predicted."
+            f"Batch {batch} was not measured on {side.device.name}: {side.failure}. "
+            "All figures below are predicted."
         )
     error = predicted.peak_bytes / found.peak_bytes - 1
     takes = (
         f"On {side.device.name} batch {batch} takes {format_bytes(found.peak_bytes)} of "
-        f"{format_bytes(found.capacity_bytes)}; predicted are "
+        f"{format_bytes(found.capacity_bytes)}; the prediction is "
         f"{format_bytes(predicted.peak_bytes)} ({error:+.1%})."
     )
     sentences = (takes, _proof(side), _fills(found), _attribution(found))
@@ -105,18 +105,18 @@ def _proof(side: MeasuredSide) -> str:
 
 
 def _attribution(found: Explanation) -> str:
-    """The part of what was recorded that the prediction knows."""
+    """The sentence on recorded memory that matches no predicted request."""
     unknown = sum(each.size_bytes for each in found.allocations if each.kind == NOT_ATTRIBUTED)
     if not unknown:
-        return "Everything that was recorded at the peak stands beside something predicted."
+        return "All memory recorded at the peak matches predicted requests."
     return (
-        f"{format_bytes(unknown)} of it ({unknown / found.peak_bytes:.1%}) stand beside nothing "
-        f"predicted: {NOT_ATTRIBUTED}."
+        f"{format_bytes(unknown)} of it ({unknown / found.peak_bytes:.1%}) match no predicted "
+        f"request: {NOT_ATTRIBUTED}."
     )
 
 
 def what(report: ExplanationReport) -> str:
-    """The sentence about what fills the card, as predicted."""
+    """Return the sentences on what fills the card, as predicted."""
     return f"{_fills(report.explanation)} {arithmetic(report.explanation)}"
 
 
@@ -125,15 +125,15 @@ def _fills(found: Explanation) -> str:
     module = next(row for row in by_module(found, 1) if row.name != NO_MODULE)
     return (
         f"{_share(kind, found)} of the peak are {kind.name}, {_share(module, found)} belong to "
-        f"{module.name}; it comes in the {found.phase} pass, in {found.module or 'no module'} "
+        f"{module.name}. The peak is in the {found.phase} pass, in {found.module or 'no module'} "
         f"({found.operator})."
     )
 
 
 def arithmetic(found: Explanation) -> str:
-    """The sum that anybody can do by hand."""
+    """Return the peak as a sum of fixed bytes and bytes per image."""
     if not found.scales:
-        return "What each image adds is not known: the step runs other operators at other batches."
+        return "The memory per image is not known: the step runs other operators at other batches."
     batch, each = found.spec.batch_size, found.per_image_bytes
     return (
         f"Each image adds {format_bytes(each)}: {format_bytes(found.fixed_bytes)} fixed + {batch} "
@@ -142,9 +142,10 @@ def arithmetic(found: Explanation) -> str:
 
 
 def what_helps(report: ExplanationReport) -> str:
-    """The best change that costs nothing, and the best of all."""
+    """Return the best change without a cost, and the best of all."""
     if not report.boundary.is_known:
-        return f"What helps is not known, nor the largest batch as it is: {report.boundary.detail}."
+        reason = report.boundary.detail
+        return f"The largest batch is not known, so changes are not compared: {reason}."
     before = report.boundary.largest or 0
     better = [each for each in report.remedies if each.largest > before]
     if not better:
@@ -158,9 +159,9 @@ def what_helps(report: ExplanationReport) -> str:
 
 
 def rows_shown(rows: list[Row], found: Explanation) -> list[Row]:
-    """Rows in their order, the small ones of each level and place as one, so that all adds up.
+    """Return rows in their order, with the small ones of each level summed up in one.
 
-    The two rests at the end are always shown.
+    The last two rows, rounding and memory outside the allocator, are always shown.
     """
     shown: list[Row] = []
     small: list[Row] = []
@@ -178,25 +179,25 @@ def rows_shown(rows: list[Row], found: Explanation) -> list[Row]:
 
 
 def share(row: Row, found: Explanation) -> str:
-    """A row's share of the peak."""
+    """Return a row's share of the peak."""
     return _share(row, found)
 
 
 def saved_per_image(result: RemedyResult, found: Explanation) -> str:
-    """The saving of a change with each image: `1.20 GiB`, `-33 MiB`, or `-` where not known."""
+    """Return the bytes that a change saves per image: `1.20 GiB`; `-` if not known."""
     if result.per_image_bytes is None or not found.scales:
         return "-"
     return format_bytes(found.per_image_bytes - result.per_image_bytes)
 
 
 def batch_words(result: RemedyResult) -> str:
-    """The largest batch of a change: `5`, `2 x N` accumulated."""
+    """Return the largest batch of a change: `5`, `2 x N` accumulated."""
     number = largest_words(result.boundary)
     return f"{number} x N" if result.largest and result.accumulation_steps > 1 else number
 
 
 def largest_words(boundary: Boundary | None) -> str:
-    """The largest batch: `5`, `≥ 5` where larger ones may run, `none`, `-` where not known."""
+    """Return the largest batch: `5`, `≥ 5` if larger ones may run, `none`, `-` if not known."""
     if boundary is None or not boundary.is_known:
         return "-"
     if boundary.largest is None:
@@ -205,7 +206,7 @@ def largest_words(boundary: Boundary | None) -> str:
 
 
 def command(run: Run, item: Recommendation) -> str:
-    """The command that explains a recommended row; on a GPU, one that records there."""
+    """Return the command that explains a recommended row; on a GPU it also records there."""
     variant, device = item.variant, run.device
     named = run.settings.device.device
     here = [] if named is None else ["--device", named]
@@ -217,7 +218,7 @@ def command(run: Run, item: Recommendation) -> str:
 
 
 def notes(report: ExplanationReport) -> list[str]:
-    """Notes that a reader must have on the card, or cards."""
+    """Return the notes on the network and on the card, or cards."""
     device = report.device
     found = [] if report.measured is None else list(report.measured.device.notes)
     if device.is_assumed:
@@ -226,13 +227,13 @@ def notes(report: ExplanationReport) -> list[str]:
 
 
 def notes_on_network(report: ExplanationReport) -> list[str]:
-    """Notes that a reader must have on the network."""
+    """Return the notes on the network."""
     model = report.explanation.model
     return [] if model is None else notes_on_models([model])
 
 
 def assumed(device: DeviceInfo) -> str:
-    """The addition where nobody has named the card."""
+    """Return the addition to the title if no card was named."""
     return " (no GPU was named; --gpu NAME for another)" if device.is_assumed else ""
 
 
@@ -241,7 +242,7 @@ def _price(cost: str) -> str:
 
 
 def _card(device: DeviceInfo) -> list[str]:
-    """The options that name a card, or describe it where the catalogue does not have it."""
+    """The options that name a card, or describe one that is not in the catalogue."""
     try:
         return ["--gpu", find_gpu(device.name).name]
     except UsageError:

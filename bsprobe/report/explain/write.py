@@ -16,8 +16,13 @@ from bsprobe.storage.files import write_atomically
 def write_explanation(report: ExplanationReport, folder: Path, *, depth: int) -> None:
     """Write everything but `explanation.json` and the snapshots.
 
+    Args:
+        report: The explanation with its remedies.
+        folder: The folder of the files.
+        depth: Levels of the tree of modules.
+
     Raises:
-        FileError: The disk does not take it.
+        FileError: A file cannot be written.
     """
     found = recorded(report)
     sides = [report.explanation] if found is None else [found, report.explanation]
@@ -35,7 +40,7 @@ def write_explanation(report: ExplanationReport, folder: Path, *, depth: int) ->
 
 
 def memory_table(found: Explanation) -> pd.DataFrame:
-    """What is held at the peak, and the two rests: the bytes add up to the peak."""
+    """Return the allocations at the peak, rounding and outside memory; they add up to the peak."""
     rows = [
         {
             "source": str(found.source),
@@ -57,7 +62,7 @@ def memory_table(found: Explanation) -> pd.DataFrame:
 
 
 def timeline_table(found: Explanation) -> pd.DataFrame:
-    """One row a sample of the step, one column a kind."""
+    """Return one row a sample of the step, one column a kind."""
     timeline = found.timeline
     columns: dict[str, tuple[int, ...]] = {"event": timeline.at}
     columns |= {
@@ -68,7 +73,7 @@ def timeline_table(found: Explanation) -> pd.DataFrame:
 
 
 def remedies_table(report: ExplanationReport) -> pd.DataFrame:
-    """One row a remedy, best first."""
+    """Return one row a remedy, best first."""
     return pd.DataFrame(
         [
             {

@@ -1,1 +1,1 @@
-"""The report of a run: terminal, markdown, tables, plots, and the progress before it."""
+"""The report of a run (terminal, markdown, tables, plots) and its progress."""

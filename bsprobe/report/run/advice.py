@@ -1,4 +1,4 @@
-"""Sentences for where nothing can be recommended: the reason, and options that are accepted."""
+"""Sentences on variants without a recommendation: the reason, and options to try."""
 
 from collections.abc import Callable
 
@@ -14,13 +14,13 @@ _MULTIPLE = 32
 
 
 def without_recommendation(result: VariantResult) -> str:
-    """The reason why a variant has no recommendation, and what to try."""
+    """Return the reason why a variant has no recommendation, and options to try."""
     boundary, size = result.boundary, result.variant.resolution
     if boundary.stop is StopReason.NOTHING_FITS:
         ways = ways_to_fit(result.variant)
         advice = f" Try {', '.join(ways)}." if ways else ""
         return f"Not even batch {boundary.first_failure} fits.{advice}"
-    reason = f"no recommendation: {boundary.stop}. {boundary.detail}".strip()
+    reason = f"No recommendation: {boundary.stop}. {boundary.detail}".strip()
     if size is None or not is_mismatch_of_sizes(boundary.detail):
         return f"{reason}{_labels_of_own_loss(result.variant)}"
     near = nearest_multiples(size)
@@ -31,16 +31,16 @@ def without_recommendation(result: VariantResult) -> str:
 
 
 def _labels_of_own_loss(variant: Variant) -> str:
-    """The labels that a loss of the user's own is given, which it may not expect."""
+    """The sentence on the labels that a user-supplied loss gets, which it may not expect."""
     if variant.own.own_loss is None or variant.own.batches is not None:
         return ""
     shape = "N, D, H, W" if variant.size.slices is not None else "N, H, W"
     shape = "N,)" if variant.problem is Problem.CLASSIFICATION else f"{shape})"
-    return f" --loss {variant.own.own_loss} is given the outputs and int64 labels ({shape}."
+    return f" --loss {variant.own.own_loss} gets the outputs and int64 labels ({shape}."
 
 
 def ways_to_fit(variant: Variant) -> list[str]:
-    """Options that make the smallest batch take less memory."""
+    """Return options that reduce the memory of the smallest batch."""
     ways = []
     if variant.checkpointing is Checkpointing.OFF:
         ways.append("--checkpointing on")
@@ -55,7 +55,7 @@ def ways_to_fit(variant: Variant) -> list[str]:
 
 
 def nearest_multiples(size: Resolution) -> list[Resolution]:
-    """The sizes below and above whose sides are multiples of 32; none where all sides are so."""
+    """Return the next sizes below and above whose sides are multiples of 32."""
     below = _with_sides(size, lambda side: side // _MULTIPLE * _MULTIPLE)
     above = _with_sides(size, lambda side: -(-side // _MULTIPLE) * _MULTIPLE)
     return [each for each in (below, above) if each != size and _is_accepted(each)]

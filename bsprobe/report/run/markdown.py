@@ -1,8 +1,7 @@
-"""The report as markdown: the answer first, the evidence below, the log folded away."""
+"""The report of a run as markdown: the answer first, then the evidence and a folded log."""
 
 from collections.abc import Sequence
 
-from bsprobe.analysis.recommendation import search_trials
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Environment, Run, VariantResult
@@ -10,31 +9,37 @@ from bsprobe.records.trials import Source, Trial
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import labels
 from bsprobe.report.explain import sentences as explain_sentences
-from bsprobe.report.run import advice, sentences
+from bsprobe.report.run import notes, sentences
 
 EXPLAINED = "step-by-kind"
-"""The picture of memory over one step of the starred row, where there is one."""
+"""The picture of memory over one step of the starred row."""
 
 
 def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
-    """The whole report.
+    """Return the whole report.
 
     Args:
-        run: What is reported.
+        run: The run.
         plots: Names, without suffix, of the plots beside the report.
-        snippet: Python to train with, or None where nothing can be recommended.
+        snippet: Python to train with; None if nothing is recommended.
     """
-    models = ", ".join(dict.fromkeys(v.model for v in run.settings.variants))
+    variants = run.settings.variants
+    models = ", ".join(dict.fromkeys(v.model for v in variants))
     parts = [
         f"# {models} on {run.device.name} ({sentences.origin(run.device)})",
         f"**{sentences.answer(run)}**",
-        *[f"> {warning}" for warning in sentences.portrait_warnings(run.settings.variants)],
+        *[f"> {warning}" for warning in sentences.portrait_warnings(variants)],
+        " ".join(
+            [
+                f"{sentences.subject_line(variants)}.",
+                *sentences.facts(run.device, run.settings),
+            ]
+        ),
         _recommendation(run),
         _predictions(run),
-        _caveats(run),
+        _notes(run),
         *[f"![{name}]({name}.png)" for name in plots if name != EXPLAINED],
         _memory(run, plots),
-        _advice(run),
         _snippet(run, snippet),
         folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
         environment_section(run.device, run.environment),
@@ -43,143 +48,138 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table; the first column left-aligned, the others right-aligned."""
+    """Return a markdown table: the first column left-aligned, the others right-aligned."""
     lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+_VARIANT, _STAR = "", "*"
+_LOGGED_RATE = 7
+"""The column of images/s in the log of trials; a prediction has none."""
+_COLUMNS = {
+    "largest": "largest batch",
+    "safe": "safe batch",
+    "best": "best batch",
+    "use": "use: micro-batch x accumulation",
+    "effective": "effective batch",
+    "LR": "learning rate",
+    "peak": "peak memory",
+    "images/s": "images/s",
+    "alone": "without accumulation",
+}
+"""The headings of the recommendation by the names of its columns."""
+
+
 def _recommendation(run: Run) -> str:
-    names = labels(run.settings.variants)
-    header = (
-        "", "largest", "safe", "best", "use: micro x accumulation", "effective", "learning rate",
-        "peak", "images/s", "without accumulation",
-    )  # fmt: skip
-    rows = [_row(run, result, names[result.variant]) for result in run.results]
+    names = sentences.row_names(run.settings.variants)
+    shown = _shown(run)
+    rows = [
+        (_named(result, names[result.variant]), *(_cells(run, result)[each] for each in shown))
+        for result in run.results
+    ]
+    header = (_VARIANT, *(_COLUMNS[each] for each in shown))
     return (
         f"## {sentences.wanted(run.settings)}"
         f"{sentences.of_whom(run.device)}\n\n{table(header, rows)}\n\n"
-        f"{_meaning(run)}"
+        f"{_meaning(run, shown)}"
     )
 
 
-def _meaning(run: Run) -> str:
+def _shown(run: Run) -> list[str]:
+    """The columns that say something: a prediction has no throughput, hence no best batch."""
+    items = [result.recommendation for result in run.results if result.recommendation]
+    left_out = set()
+    if not any(item.best_is_measured for item in items):
+        left_out.add("best")
+    if all(sentences.throughput(item) == "-" for item in items):
+        left_out.add("images/s")
+    if all(item.plan == item.without_accumulation for item in items):
+        left_out.add("alone")
+    return [name for name in _COLUMNS if name not in left_out]
+
+
+def _meaning(run: Run, shown: Sequence[str]) -> str:
     """The meaning of the columns of the recommendation."""
-    is_measured = run.device.source is Source.MEASURED
-    largest = "ran, and one more did not" if is_measured else "should run, and one more should not"
-    plan = (
-        "run as it stands, its gradients accumulated,"
-        if is_measured
-        else ("predicted as it stands, its gradients accumulated,")
-    )
-    timed = (
-        " *Images/s* are of its median step, from which others differed by the share after ±."
-        if is_measured
-        else ""
-    )
-    return (
-        f"*Largest* {largest}. *Safe* leaves {run.settings.target.headroom:.0%} of the memory "
-        f"free, by the {run.device.source} peaks{_where_not_run(run)}. *Best* is the smallest "
-        f"batch within 2 % of the best throughput up to safe. *Use* was {plan} before it was "
-        f"written here.{timed} The star marks the best setting within one norm: another norm is "
-        "another model, not a speed-up."
-        + _together(run)
-        + "".join(f" {sentence}" for sentence in sentences.about_recipe(run.settings))
-    )
-
-
-def _where_not_run(run: Run) -> str:
-    """The addition for a run in which a safe batch did not run: those made before it had to."""
-    for result in run.results:
-        ran = {trial.spec.batch_size for trial in search_trials(run.trials, result.variant)}
-        if result.recommendation is not None and result.recommendation.safe not in ran:
-            return ", interpolated where it was not run itself"
-    return ""
-
-
-def _together(run: Run) -> str:
-    """The addition to the meaning of the columns for several processes."""
-    if run.settings.processes == 1:
+    if run.best is None:
         return ""
-    images = ", *images/s* are of all" if run.device.source is Source.MEASURED else ""
-    return (
-        f" *Largest*, *safe*, *best* and *peak* are of one of the {run.settings.processes} "
-        f"processes, the one that takes most, against the smallest capacity{images}."
-    )
+    terms = {*shown, *([_STAR] if len(run.results) > 1 else [])}
+    lines = [
+        f"- {'★' if term == _STAR else f'*{term.capitalize()}*'}: {meaning}."
+        for term, meaning in sentences.legend(run, terms)
+    ]
+    return "\n".join([*lines, *(f"- {each}" for each in sentences.about_recipe(run.settings))])
 
 
-def _row(run: Run, result: VariantResult, name: str) -> tuple[str, ...]:
+def _named(result: VariantResult, name: str) -> str:
+    if result.recommendation is None:
+        return f"{name}: {sentences.verdict(result.boundary)}"
+    return f"★ {name}" if result.recommendation.starred else name
+
+
+def _cells(run: Run, result: VariantResult) -> dict[str, str]:
+    """A row of the recommendation, by the names of its columns."""
     item, boundary = result.recommendation, result.boundary
     if item is None:
-        return (f"{name}: {sentences.verdict(boundary)}", *["-"] * 9)
+        return dict.fromkeys(_COLUMNS, "-")
     alone, target = item.without_accumulation, run.settings.target
     rate, rate_alone = (sentences.rate_words(p, item.variant, target) for p in (item.plan, alone))
-    return (
-        ("★ " if item.starred else "") + name,
-        str(item.largest) if boundary.is_exact else f"≥ {item.largest} ({boundary.stop})",
-        str(item.safe),
-        str(item.best) + ("" if item.best_is_measured else " (= safe: no throughput)"),
-        sentences.plan_words(item.plan),
-        str(item.plan.effective_batch),
-        rate,
-        sentences.peak_share(item, run.device),
-        sentences.throughput(item),
-        f"{alone.micro_batch} at {rate_alone}, {alone.updates} updates",
-    )
+    updates = "" if alone.schedule is None else f", {alone.schedule[0]} updates"
+    return {
+        "largest": str(item.largest)
+        if boundary.is_exact
+        else f">= {item.largest} ({boundary.stop})",
+        "safe": str(item.safe),
+        "best": str(item.best) if item.best_is_measured else "-",
+        "use": sentences.plan_words(item.plan),
+        "effective": str(item.plan.effective_batch),
+        "LR": rate,
+        "peak": sentences.peak_share(item, run.device),
+        "images/s": sentences.throughput(item),
+        "alone": f"{alone.micro_batch} at {rate_alone}{updates}",
+    }
 
 
 def _predictions(run: Run) -> str:
-    """Predictions that guided the search, each beside the measurement."""
-    names = labels(run.settings.variants)
-    said = {r.variant: sentences.predicted_beside_measured(run, r) for r in run.results}
-    lines = [f"- **{names[variant]}**: {text}" for variant, text in said.items() if text]
-    return "## Predicted and measured\n\n" + "\n".join(lines) if lines else ""
+    """The predictions that guided the search, each beside the measurement."""
+    rows = notes.prediction_rows(run)
+    if not rows:
+        return ""
+    header = (
+        "", "predicted largest", "measured largest", "at batch", "predicted peak", "measured peak",
+        "error",
+    )  # fmt: skip
+    return f"## Predicted and measured\n\n{table(header, rows)}"
 
 
-def _caveats(run: Run) -> str:
-    names = labels(run.settings.variants)
-    lines = [f"- {sentence}" for sentence in sentences.amp_against_fp32(run)]
-    for result in run.results:
-        item = result.recommendation
-        if item is not None:
-            lines += [f"- **{names[result.variant]}**: {text}" for text in item.caveats]
-            by_group = [f"{name} {rate:.2e}" for name, rate in item.plan.group_learning_rates]
-            rates = ", ".join(by_group) or item.plan.rate_formula
-            lines.append(
-                f"- **{names[result.variant]}**: {item.plan.lr_rule} rule; rates {rates}; poly 0.9 "
-                f"over {item.plan.updates} updates, {item.plan.warmup_updates} of them warming up."
-            )
-        else:
-            reason = advice.without_recommendation(result)
-            lines.append(f"- **{names[result.variant]}**: {reason}")
-    lines.append("- Learning-rate rules are starting points, not promises (Shallue et al. 2019).")
+def _notes(run: Run) -> str:
+    found = [*notes.lines_of(run), *notes.unguided(run), *notes.schedules(run)]
+    lines = [
+        f"- **{', '.join(names)}**: {sentence}" if names else f"- {sentence}"
+        for names, sentence in found
+    ]
+    if run.best is not None:
+        lines.append(
+            "- The learning-rate rules are heuristics: tune from there (Shallue et al. 2019)."
+        )
     return "## What to know\n\n" + "\n".join(lines)
 
 
 def _memory(run: Run, plots: Sequence[str]) -> str:
-    """The memory of the starred row by kind, or how to find out; of a GPU alone."""
+    """The memory of the starred row by kind and the command that explains it; only for GPUs."""
     item = run.best
     if item is None or run.device.kind is DeviceKind.CPU:
         return ""
     name = labels(run.settings.variants)[item.variant]
     is_here = run.device.source is Source.MEASURED
-    how = "measured, and predicted beside it," if is_here else "predicted"
+    how = "measured and predicted" if is_here else "predicted"
     shown = f"![One step of {name}]({EXPLAINED}.png)\n\n" if EXPLAINED in plots else ""
     if run.settings.processes > 1:  # `bsprobe explain` is about one process that trains alone
         return f"## Where the memory goes\n\n{shown}".rstrip() if shown else ""
     accumulated = ", without its accumulation" if item.plan.accumulation_steps > 1 else ""
     return (
         f"## Where the memory goes\n\n{shown}What fills the memory of {name} at micro-batch "
-        f"{item.plan.micro_batch}{accumulated}, and what would give a larger batch, is "
+        f"{item.plan.micro_batch}{accumulated}, and what would allow a larger batch, is "
         f"{how} by:\n\n```sh\n{explain_sentences.command(run, item)}\n```"
-    )
-
-
-def _advice(run: Run) -> str:
-    rows = sentences.common_advice(run)
-    return (
-        "## Common advice, and what was found\n\n" + table(("advice", "found"), rows)
-        if rows
-        else ""
     )
 
 
@@ -193,12 +193,15 @@ def _snippet(run: Run, snippet: str | None) -> str:
 
 
 def _trial_log(run: Run) -> str:
-    names = labels(run.settings.variants)
+    names = sentences.row_names(run.settings.variants)
     header: tuple[str, ...] = (
         "variant", "batch", "purpose", "outcome", "peak allocated", "peak reserved", "first step",
         "images/s", "took",
     )  # fmt: skip
     rows = [_log_row(trial, names[trial.spec.variant]) for trial in run.trials]
+    if all(row[_LOGGED_RATE] == "-" for row in rows):
+        header = header[:_LOGGED_RATE] + header[_LOGGED_RATE + 1 :]
+        rows = [row[:_LOGGED_RATE] + row[_LOGGED_RATE + 1 :] for row in rows]
     if any(trial.budget_bytes is not None for trial in run.trials):
         header = (*header, "allocator's budget")
         rows = [(*row, _budget(trial)) for row, trial in zip(rows, run.trials, strict=True)]
@@ -213,7 +216,7 @@ def _trial_log(run: Run) -> str:
 
 
 def _tracebacks(run: Run) -> list[str]:
-    """The place in the code where each bug showed; running out of memory is none."""
+    """The tracebacks of failed trials; running out of memory has none."""
     found = [
         trial.failure.traceback.rstrip()
         for trial in run.trials
@@ -254,7 +257,7 @@ def _is_new_process(trial: Trial) -> bool:
 
 
 def environment_section(device: DeviceInfo, environment: Environment) -> str:
-    """The machine and the versions that made it, and the command to make it again."""
+    """Return the machine, the versions and the command of a report."""
     rows = [
         ("device", device.name),
         (
@@ -285,5 +288,5 @@ def _pair(one: bool | None, other: bool | None) -> str | None:  # noqa: FBT001 -
 
 
 def folded(title: str, body: str) -> str:
-    """Text behind a line that is clicked on."""
+    """Return text that is shown when its title is clicked on."""
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"

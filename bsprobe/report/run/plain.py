@@ -1,4 +1,4 @@
-"""A search as plain lines, for programs that are no command of bsprobe's."""
+"""Progress of a search as plain lines, for programs that call bsprobe's API."""
 
 from typing import TextIO
 
@@ -10,7 +10,7 @@ from bsprobe.report.run import sentences
 
 
 def trial_line(trial: Trial) -> str:
-    """A finished trial in a line: its batch, its outcome, memory, rate, purpose and time."""
+    """Return a finished trial as a line: batch, outcome, memory, rate, purpose and time."""
     steps = trial.spec.accumulation_steps
     batch = f"batch {trial.spec.batch_size}" + (f" x {steps}" if steps > 1 else "")
     words = [f"  {batch:<11}", f"{sentences.trial_words(trial):<14}"]
@@ -25,11 +25,11 @@ def trial_line(trial: Trial) -> str:
 
 
 class PlainProgress:
-    """Writes a line a trial, and one before and after them.
+    """Writes a line for each trial, and one before and after them.
 
     Args:
-        settings: Of the search, for one variant.
-        stream: Where the lines go.
+        settings: The settings of the search, with one variant.
+        stream: The stream to write to.
     """
 
     def __init__(self, settings: Settings, stream: TextIO) -> None:
@@ -37,35 +37,33 @@ class PlainProgress:
         self._stream = stream
 
     def on_opening(self) -> None:
-        """Say that the search begins with the opening of the device."""
-        self._write(
-            f"bsprobe: finding the largest batch for {self._network}; it is kept for the next time"
-        )
+        """Write that the search begins."""
+        self._write(f"bsprobe: finding the largest batch for {self._network}; the result is cached")
 
     def on_open(self, settings: Settings) -> None:
-        """Nothing: what the network tells is not written."""
+        """Do nothing."""
 
     def on_variant(self, variant: Variant) -> None:
-        """Nothing: there is one alone."""
+        """Do nothing: there is only one variant."""
 
     def on_predicting(self) -> None:
-        """Nothing: nothing is predicted."""
+        """Do nothing: no prediction guides this search."""
 
     def on_prediction(self, prediction: Prediction) -> None:
-        """Nothing, as above."""
+        """Do nothing, as above."""
 
     def on_trial_start(self, spec: TrialSpec) -> None:
-        """Nothing: a trial has its line when it has ended."""
+        """Do nothing: a trial is written when it has ended."""
 
     def on_phase(self, phase: str) -> None:
-        """Nothing: that is more than a line a trial."""
+        """Do nothing: phases are not written."""
 
     def on_trial(self, trial: Trial) -> None:
-        """Say how a trial ended."""
+        """Write the outcome of a trial."""
         self._write(trial_line(trial))
 
     def on_result(self, result: VariantResult) -> None:
-        """Say what the search came to."""
+        """Write the result of the search."""
         self._write(f"bsprobe: {sentences.verdict(result.boundary)}")
 
     def _write(self, line: str) -> None:

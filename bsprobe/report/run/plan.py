@@ -9,14 +9,20 @@ from bsprobe.records.variants import labels
 from bsprobe.report.run.sentences import portrait_warnings, wanted_batch
 
 _SEARCHES = {
-    SearchMethod.ORDINARY: "batch 1, 2, 4 ... until one fails or {most} ran; then the exact",
-    SearchMethod.GUIDED: "half the predicted batch, then what it points to; then the exact",
+    SearchMethod.ORDINARY: "batch 1, 2, 4 ... until one fails or {most} ran",
+    SearchMethod.GUIDED: "half the predicted batch, then the corrected prediction",
 }
-_PREDICTED = "Here a trial is predicted from a trace; nothing runs on a GPU."
+_PREDICTED = "Trials are predicted from a trace; nothing runs on a GPU."
 
 
 def render(settings: Settings, out: Path | None, device: DeviceInfo) -> str:
-    """The matrix and the plan as text that fits 80 columns."""
+    """Return the matrix and the plan as text that fits 80 columns.
+
+    Args:
+        settings: The settings of the run.
+        out: The folder of the results; None: a new one below `reports`.
+        device: The device of the run.
+    """
     names = labels(settings.variants)
     sizes = dict.fromkeys(v.described_inputs for v in settings.variants)
     models = dict.fromkeys(v.network for v in settings.variants)
@@ -41,11 +47,12 @@ def render(settings: Settings, out: Path | None, device: DeviceInfo) -> str:
         f"{len(names)} variant{'s' if len(names) > 1 else ''}:",
         *[f"  {name}" for name in names.values()],
         "",
-        "For each: " + _SEARCHES[settings.search].format(most=settings.max_batch),
-        "boundary, both sides in fresh processes; then the safe batch, and what is",
-        f"recommended for {wanted_batch(settings)}, as it stands.",
-        f"A trial is {warm} warm-up and {steps} measured training steps, beyond the headroom one;",
-        f"it is given up after {format_seconds(settings.trial_timeout_seconds)}.",
+        "For each:",
+        f"  1. {_SEARCHES[settings.search].format(most=settings.max_batch)}",
+        "  2. the exact boundary, both sides in fresh processes",
+        f"  3. the safe batch, and the step recommended for {wanted_batch(settings)}",
+        f"A trial is {warm} warm-up and {steps} measured training steps; one measured step if it",
+        f"exceeds the headroom. It ends after {format_seconds(settings.trial_timeout_seconds)}.",
         *([_PREDICTED] if is_predicted else []),
     ]
     if settings.evaluation_resolution is not None:

@@ -1,4 +1,4 @@
-"""Two pictures over the batch size: memory with the capacity, and images per second."""
+"""Plots over the batch size: memory with the capacity, and images per second."""
 
 import io
 import itertools
@@ -16,14 +16,14 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.trials import Purpose, Source, Trial
 from bsprobe.records.units import GIB, format_bytes
-from bsprobe.records.variants import labels
 from bsprobe.report.line_ends import LineEnd, label_ends
+from bsprobe.report.run.sentences import row_names
 from bsprobe.storage.files import write_atomically
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito 2008: told apart by colour-blind readers, and in grey by the markers below."""
+"""Okabe & Ito 2008: colour-blind readers can tell them apart; in grey the markers differ."""
 GREY = "#444444"
-"""Of whatever is no variant's own: limits, references, explanations."""
+"""The colour of limits and explanations."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "font.size": 10.0,
@@ -38,10 +38,10 @@ STYLE: dict[Any, Any] = {
 }
 _WIDTH_INCHES, _HEIGHT_INCHES = 8.0, 4.5
 _ROW_INCHES = 0.22
-"""Of the batches of one variant, above the memory."""
+"""The height of the row of one variant, above the memory."""
 _DPI = 150
 _HIDES = 0.01
-"""Lines this close, relative, hide each other."""
+"""Lines that differ by a smaller share hide each other."""
 
 _FigureOf = Callable[[Trial], float | None]
 _PointList = list[tuple[int, float]]
@@ -49,7 +49,7 @@ _PointList = list[tuple[int, float]]
 
 
 def write_plots(run: Run, folder: Path) -> list[str]:
-    """Write the plots there is data for, as SVG and PNG; return their names without suffix."""
+    """Write the plots that there is data for, as SVG and PNG; return their names without suffix."""
     written = []
     with mpl.rc_context(STYLE):
         for name, figure in (
@@ -63,7 +63,7 @@ def write_plots(run: Run, folder: Path) -> list[str]:
 
 
 def memory_figure(run: Run) -> Figure | None:
-    """Peak memory against batch, and above it the batches of each variant that ran or did not."""
+    """Draw peak memory against batch, and above it the batches that ran or failed."""
     capacity = run.device.capacity_bytes / GIB
     target = run.settings.target
     if all(_peak_gib(trial) is None for trial in run.trials):
@@ -82,7 +82,7 @@ def memory_figure(run: Run) -> Figure | None:
     axes.set_ylim(0, capacity * 1.04)
     tried.set_title(
         f"line: {format_bytes(run.device.capacity_bytes)} usable; shaded: {target.headroom:.0%} "
-        "headroom; above: batches that ran, crosses where memory ran out",
+        "headroom; above: batches that ran, crosses: out of memory",
         loc="left",
         fontsize=8,
         color=GREY,
@@ -93,7 +93,7 @@ def memory_figure(run: Run) -> Figure | None:
 def _tried(
     tried: Axes, run: Run, result: VariantResult, style: tuple[str, str], points: _PointList
 ) -> None:
-    """One row: the variant's mark at each batch that ran, a cross where memory ran out."""
+    """A row: a mark at each batch that ran, a cross at each that ran out of memory."""
     colour, marker = style
     row = run.results.index(result)
     failed = [
@@ -107,8 +107,8 @@ def _tried(
 
 
 def _name_rows(tried: Axes, run: Run) -> None:
-    """The names of the variants at the ends of their rows: they are the legend of both axes."""
-    labelled = labels(run.settings.variants)
+    """The names of the variants at the ends of their rows, as the legend of both axes."""
+    labelled = row_names(run.settings.variants)
     names = [labelled[result.variant] for result in run.results]
     tried.set_ylim(len(run.results) - 0.5, -0.5)
     tried.yaxis.tick_right()
@@ -120,7 +120,7 @@ def _name_rows(tried: Axes, run: Run) -> None:
 
 
 def throughput_figure(run: Run) -> Figure | None:
-    """Images per second against batch; None where nothing was timed."""
+    """Draw images per second against batch; None if nothing was timed."""
     figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), layout="constrained")
     axes = figure.add_subplot()
     _set_up(figure, axes, run, f"Throughput on {run.device.name}", "images / s")
@@ -145,7 +145,7 @@ def _rate(trial: Trial) -> float | None:
 
 
 def _set_up(figure: Figure, axes: Axes, run: Run, title: str, unit: str) -> None:
-    """Set what both pictures share: the title, and the axes with their limits."""
+    """Set the title, the labels and the limits of the axes."""
     variant = run.settings.variants[0]
     figure.suptitle(
         f"{title}: {variant.network}, {variant.inputs}  [{run.device.source}]",
@@ -169,7 +169,7 @@ def _of(run: Run, result: VariantResult) -> list[Trial]:
 
 
 def _points(run: Run, result: VariantResult, figure_of: _FigureOf) -> _PointList:
-    """(batch, figure) of the trials without accumulation; the last trial of a batch counts."""
+    """(batch, figure) of the trials without accumulation; of a batch the last trial counts."""
     values = {
         trial.spec.batch_size: figure_of(trial)
         for trial in _of(run, result)
@@ -191,7 +191,7 @@ def _lines(
 
 
 def _hides(upper: _PointList, lower: _PointList) -> bool:
-    """True where a line that is drawn later leaves nothing to see of another."""
+    """Return whether a line that is drawn later hides another one completely."""
     above = dict(upper)
     return all(
         batch in above and math.isclose(value, above[batch], rel_tol=_HIDES)
@@ -208,7 +208,7 @@ def _line(
     *,
     is_covered: bool,
 ) -> None:
-    """A line and its marks; wide where a later one covers it, to be seen around that one."""
+    """A line and its marks; wider if a later line covers it, so that both are visible."""
     dashed = "--" if run.device.source is Source.PREDICTED else "-"
     axes.plot(
         [batch for batch, _ in points],
@@ -224,7 +224,7 @@ def _line(
 def _end(
     run: Run, result: VariantResult, points: Sequence[tuple[int, float]], colour: str
 ) -> list[LineEnd]:
-    """The end of a line and its name; nothing for a line without points."""
+    """The end of a line with its name; empty for a line without points."""
     if not points:
         return []
     batch, value = points[-1]
@@ -232,7 +232,7 @@ def _end(
         LineEnd(
             value=value,
             place=batch,
-            name=labels(run.settings.variants)[result.variant],
+            name=row_names(run.settings.variants)[result.variant],
             colour=colour,
         )
     ]

@@ -1,4 +1,4 @@
-"""The progress of a run: a line a variant and a line a trial."""
+"""The progress of a run: a line for each variant and each trial."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from bsprobe.report.run.plain import trial_line
 
 
 class TrialProgress:
-    """Shows a run as it goes."""
+    """Shows the progress of a run."""
 
     def __init__(self, settings: Settings, console: Console) -> None:
         self._progress = Progress(console)
@@ -27,39 +27,39 @@ class TrialProgress:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the run inside the context, from the opening of the device on."""
+        """Show the progress inside the context."""
         with self._progress.shown():
             self._progress.begin("opening the device")
             yield
 
     def on_open(self, settings: Settings) -> None:
-        """Take the settings, whose variants are complete once the device is open."""
+        """Take the settings: variants are complete once the device is open."""
         self._settings = settings
         self._names = labels(settings.variants)
 
     def on_variant(self, variant: Variant) -> None:
-        """Announce a variant."""
+        """Show the name of a variant."""
         self._started += 1
         self._progress.log(f"[{self._started}/{self._count}] {self._names[variant]}")
 
     def on_predicting(self) -> None:
-        """Say that the search's guide is being predicted."""
+        """Show that a prediction for the search is being made."""
         self._progress.begin("  predicting")
 
     def on_prediction(self, prediction: Prediction) -> None:
-        """Say where the search will begin."""
+        """Show the prediction that the search begins with."""
         self._progress.log(f"  {sentences.guided_by(prediction, self._settings)}")
 
     def on_trial_start(self, spec: TrialSpec) -> None:
-        """Say which trial runs."""
+        """Show the trial that runs."""
         steps = spec.accumulation_steps
         accumulated = f" x {steps} accumulation steps" if steps > 1 else ""
         self._progress.begin(f"  batch {spec.batch_size}{accumulated}")
 
     def on_trial(self, trial: Trial) -> None:
-        """Say how a trial ended."""
+        """Show the outcome of a trial."""
         self._progress.log(trial_line(trial))
 
     def on_result(self, result: VariantResult) -> None:
-        """Say what a variant came to."""
+        """Show the result of a variant."""
         self._progress.log(f"  {sentences.verdict(result.boundary)}")

@@ -1,18 +1,14 @@
-"""The words that terminal and markdown share."""
+"""Sentences on a run, for terminal and markdown."""
 
-import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 
-from bsprobe.analysis.memory_line import line_through
 from bsprobe.analysis.recommendation import (
     LearningRateRule,
     rate_factor,
     recipe_of,
     search_trials,
 )
-from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
     REFERENCE,
@@ -25,76 +21,94 @@ from bsprobe.records.runs import (
     StopReason,
     Target,
     TrainingPlan,
-    VariantResult,
 )
 from bsprobe.records.trials import Measurement, Purpose, Source, Trial
-from bsprobe.records.units import GIB, format_bytes
-from bsprobe.records.variants import Norm, OptimizerName, Precision, Variant, labels
-from bsprobe.records.workload import Problem, has_recipe
+from bsprobe.records.units import format_bytes
+from bsprobe.records.variants import (
+    OptimizerName,
+    Precision,
+    Variant,
+    labels,
+    shared_settings,
+)
+from bsprobe.records.workload import has_recipe
 
 _OUTCOME_WORDS = {Outcome.FITS: "ok", Outcome.FITS_WITH_RETRIES: "ok with retries"}
-_ADVICE_GIB = (12, 24)
-_ADVICE_BATCHES = "2–4"  # noqa: RUF001 - as printed
-_TYPICAL_BATCHES = "2–8"  # noqa: RUF001 - as printed
+_TOO_SMALL = (
+    "the network does not train with so few images; BatchNorm needs more than one value per channel"
+)
 _OPTIMIZER_NAMES = {OptimizerName.SGD: "SGD", OptimizerName.ADAMW: "AdamW"}
 
 
+def row_names(variants: Sequence[Variant]) -> dict[Variant, str]:
+    """Return labels for rows below `subject_line`, which names the settings that all share."""
+    return labels(variants, without=shared_settings(variants).keys())
+
+
 def headline(device: DeviceInfo, settings: Settings) -> list[str]:
-    """The network and the device, in two lines that fit 80 columns."""
-    variants = settings.variants
+    """Return the device, the network and what holds for the whole run, one line each."""
+    usable = format_bytes(device.capacity_bytes)
+    first = f"{device.name} · {usable} usable  [{origin(device)}]"
+    return [first, subject_line(settings.variants), *facts(device, settings)]
+
+
+def subject_line(variants: Sequence[Variant]) -> str:
+    """Return the network, its inputs and the settings that all variants share."""
     one = variants[0]
-    optimizers = dict.fromkeys(optimizer_name(variant) for variant in variants)
-    first = f"{device.name} · {format_bytes(device.capacity_bytes)} usable  [{origin(device)}]"
-    second = " · ".join(
+    shared = [words for field, words in shared_settings(variants).items() if field != "optimizer"]
+    return " · ".join(
         [
             ", ".join(dict.fromkeys(variant.network for variant in variants)),
             ", ".join(dict.fromkeys(variant.described_inputs for variant in variants)),
             *([] if one.own.batches else [one.described_classes]),
             *([f"loss {one.own.loss}"] if one.own.loss else []),
-            ", ".join(optimizers),
+            ", ".join(dict.fromkeys(optimizer_name(variant) for variant in variants)),
+            *shared,
             *([f"recomputing {one.own.checkpoint_blocks}"] if one.own.checkpoint_blocks else []),
         ]
     )
-    lines = [first, second]
+
+
+def facts(device: DeviceInfo, settings: Settings) -> list[str]:
+    """Return sentences on the device and the processes that hold for the whole run."""
+    lines = []
     if settings.processes > 1:
         how = "".join(f" ({each})" for each in settings.ddp.arguments)
         lines.append(
-            f"{settings.processes} processes under DistributedDataParallel{how}; batches are of "
-            "one."
+            f"{settings.processes} processes under DistributedDataParallel{how}; batches are per "
+            "process."
         )
-    if device.tf32_convolutions and any(v.precision is Precision.FP32 for v in variants):
+    if device.tf32_convolutions and any(
+        variant.precision is Precision.FP32 for variant in settings.variants
+    ):
         lines.append("fp32 convolutions run in TF32, PyTorch's default on this GPU.")
-    lines += device.notes
-    return lines
+    return [*lines, *device.notes]
 
 
 def optimizer_name(variant: Variant) -> str:
-    """The optimizer, for people: SGD, AdamW, or the name of what builds your own."""
+    """Return the optimizer's name: SGD, AdamW, or the callable that builds a user-supplied one."""
     return variant.own.optimizer or _OPTIMIZER_NAMES[variant.optimizer]
 
 
 def origin(device: DeviceInfo) -> str:
-    """The word measured or predicted, and how to predict for a card of one's choice."""
+    """Return `measured` or `predicted`, and how to choose a GPU if none was named."""
     if device.is_assumed:
         return f"{device.source}: no GPU here; --gpu NAME for another"
     return str(device.source)
 
 
 def of_whom(device: DeviceInfo) -> str:
-    """The addition to a table's title where its figures are not measured."""
-    if device.source is Source.MEASURED:
-        return ""
-    way_out = " (no GPU here; --gpu NAME for another)" if device.is_assumed else ""
-    return f", predicted for {device.name}{way_out}"
+    """Return the addition to a table's title if its figures are predicted."""
+    return "" if device.source is Source.MEASURED else f", predicted for {device.name}"
 
 
 def outcome_words(outcome: Outcome) -> str:
-    """An outcome in the fewest words: a trial that ran is simply ok."""
+    """Return an outcome in few words; `ok` for a trial that ran."""
     return _OUTCOME_WORDS.get(outcome, outcome.value)
 
 
 def ladder(trials: Sequence[Trial]) -> list[str]:
-    """The trials of a variant in the order they ran: `4 ok`, `8 out of memory`, `5x2 ok`."""
+    """Return trials in the order they ran: `4 ok`, `8 out of memory`, `5x2 ok`."""
     words = []
     for trial in trials:
         steps = trial.spec.accumulation_steps
@@ -106,13 +120,13 @@ def ladder(trials: Sequence[Trial]) -> list[str]:
 
 
 def trial_words(trial: Trial) -> str:
-    """The outcome of a trial in words, and the rank where one of several processes failed."""
+    """Return the outcome of a trial, and the rank of the process that failed."""
     words = outcome_words(trial.outcome)
     return words if trial.ran or trial.rank is None else f"{words} on rank {trial.rank}"
 
 
 def verdict(boundary: Boundary) -> str:
-    """The end of a search in a phrase."""
+    """Return the result of a search in a few words."""
     largest = boundary.largest
     if boundary.stop is StopReason.TIME:
         return f"at least {largest} (time ran out)" if largest else "nothing known (time ran out)"
@@ -127,14 +141,14 @@ def verdict(boundary: Boundary) -> str:
 
 
 def largest_words(boundary: Boundary) -> str:
-    """The largest batch that ran: `5`, or `>=5` where larger ones may run."""
+    """Return the largest batch that ran: `5`, or `>=5` if larger ones may run."""
     return f"{boundary.largest}" if boundary.is_exact else f">={boundary.largest}"
 
 
 def guided_by(prediction: Prediction, settings: Settings) -> str:
-    """The sentence about what a search begins with."""
+    """Return the sentence on the prediction that a search begins with."""
     if prediction.largest is not None:
-        # Where the most that may be tried is predicted to run, more was not predicted.
+        # Larger batches than the largest allowed one are not predicted.
         least = "at least " if prediction.largest == settings.max_batch else ""
         how = f" ({', '.join(prediction.assumptions)})" if prediction.assumptions else ""
         return f"Predicted largest {least}{prediction.largest}{how}"
@@ -142,49 +156,19 @@ def guided_by(prediction: Prediction, settings: Settings) -> str:
     return f"No prediction guided the search: {why}"
 
 
-def predicted_beside_measured(run: Run, result: VariantResult) -> str | None:
-    """The prediction that guided a variant's search beside its result; None without one."""
-    prediction = result.prediction
-    if prediction is None:
-        return None
-    text = guided_by(prediction, run.settings)
-    if prediction.largest is None:
-        return f"{text}."
-    text += f", measured {_measured_largest(result.boundary)}"
-    measured = {
-        trial.spec.batch_size: trial.measurement.peak_bytes
-        for trial in search_trials(run.trials, result.variant)
-        if trial.measurement is not None and trial.outcome is Outcome.FITS
-    }
-    predicted = dict(prediction.peaks)
-    for batch in sorted(measured.keys() & predicted.keys())[-1:]:
-        error = (predicted[batch] - measured[batch]) / measured[batch]
-        text += (
-            f"; at batch {batch} {format_bytes(predicted[batch])} predicted, "
-            f"{format_bytes(measured[batch])} measured ({error:+.1%})"
-        )
-    return text + "."
-
-
-def _measured_largest(boundary: Boundary) -> str:
-    if boundary.is_exact:
-        return str(boundary.largest)
-    return "none" if boundary.largest is None else f"at least {boundary.largest}"
-
-
 def plan_words(plan: TrainingPlan) -> str:
-    """Micro-batch and accumulation: `5 x 2`."""
+    """Return micro-batch and accumulation steps: `5 x 2`."""
     return f"{plan.micro_batch} x {plan.accumulation_steps}"
 
 
 def wanted(settings: Settings) -> str:
-    """The title of the table of recommendations."""
+    """Return the title of the table of recommendations."""
     together = f" (use x {settings.processes} processes)" if settings.processes > 1 else ""
     return f"For {wanted_batch(settings)}{together}"
 
 
 def wanted_batch(settings: Settings) -> str:
-    """The effective batch that is recommended for, as a noun."""
+    """Return the effective batch of the recommendations as a noun."""
     batches = {recipe_of(variant, settings.target).batch for variant in settings.variants}
     if len(batches) > 1:
         return "each network"
@@ -192,29 +176,93 @@ def wanted_batch(settings: Settings) -> str:
     return "the best batch that fits" if batch is None else f"an effective batch of {batch}"
 
 
+def legend(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
+    """Return the meaning of the columns of the recommendation.
+
+    Args:
+        run: The run.
+        terms: The columns that the table has; `*` for its star.
+    """
+    is_measured = run.device.source is Source.MEASURED
+    headroom = f"{run.settings.target.headroom:.0%}"
+    processes = " x processes" if run.settings.processes > 1 else ""
+    retries = any(trial.outcome is Outcome.FITS_WITH_RETRIES for trial in run.trials)
+    is_open = any(r.recommendation and not r.boundary.is_exact for r in run.results)
+    has_norms = len({variant.norm for variant in run.settings.variants}) > 1
+    meanings = {
+        "largest": (
+            f"the largest batch {'that ran' if is_measured else 'predicted to run'}"
+            f"{', with allocator retries if needed' if retries else ''}"
+            f"{'; >=: larger ones may run' if is_open else ''}"
+        ),
+        "safe": (
+            f"the largest batch{' without retries' if retries else ''} that leaves {headroom} of "
+            "the memory free"
+            f"{_where_not_run(run)}"
+        ),
+        "best": "the smallest batch within 2% of the highest images/s, at most the safe one",
+        "use": (
+            f"micro-batch x accumulation steps{processes}, "
+            f"{'run' if is_measured else 'predicted'} as a whole step"
+        ),
+        "peak": "the peak memory of that step, as a share of the usable memory",
+        "images/s": "of the median step; ± is half the range of single steps",
+        "*": (
+            f"the {'fastest' if is_measured else 'best'} setting"
+            f"{' with its norm; another norm is another model' if has_norms else ''}"
+        ),
+    }
+    return [
+        *((term, meaning) for term, meaning in meanings.items() if term in terms),
+        *_meanings_beside(run, terms),
+    ]
+
+
+def _meanings_beside(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
+    """The meanings of an outcome in the ladder and of figures of several processes."""
+    lines: list[tuple[str, str]] = []
+    if any(trial.outcome is Outcome.BATCH_TOO_SMALL for trial in run.trials):
+        lines.append((Outcome.BATCH_TOO_SMALL, _TOO_SMALL))
+    if run.settings.processes > 1:
+        images = "; images/s are of all processes" if "images/s" in terms else ""
+        lines.append(
+            ("processes", f"batches and peaks are of the process that takes the most{images}")
+        )
+    return lines
+
+
+def _where_not_run(run: Run) -> str:
+    """Return the addition for an older run in which a safe batch was not run."""
+    for result in run.results:
+        ran = {trial.spec.batch_size for trial in search_trials(run.trials, result.variant)}
+        if result.recommendation is not None and result.recommendation.safe not in ran:
+            return " (interpolated between measured batches)"
+    return ""
+
+
 def about_recipe(settings: Settings) -> list[str]:
-    """Sentences on the origin of the learning rates, and on the options that decide about them."""
+    """Return sentences on the origin of the learning rates and the options that set them."""
     given = settings.target
     filled = [recipe_of(variant, given) for variant in settings.variants]
     lines = []
     by_recipe = (v for v in settings.variants if has_recipe(v.model) and v.own.optimizer is None)
     if any(by_recipe) and given.base_learning_rate in (None, REFERENCE.base_learning_rate):
         lines.append(
-            f"Rates by DeepLabV2's recipe: {REFERENCE.base_learning_rate:.1e} at batch "
-            f"{filled[0].base_batch}, poly, 1x/10x/20x; yours: --base-lr with --base-batch."
+            f"LR: scaled from DeepLabV2's recipe, {REFERENCE.base_learning_rate:.1e} at batch "
+            f"{filled[0].base_batch}; --base-lr RATE --base-batch N scales yours."
         )
     if any(target.base_learning_rate is None for target in filled):
         lines.append(
-            "LR: multiply the rate that you have at your batch b by this factor; --base-lr RATE "
-            "--base-batch b writes it out."
+            "LR: a factor for the rate that you use at your batch b; --base-lr RATE --base-batch b "
+            "works it out."
         )
     if any(target.batch is None for target in filled):
-        lines.append("--target-batch N asks for another effective batch, by accumulation.")
+        lines.append("--target-batch N plans another effective batch, by accumulation.")
     return lines
 
 
 def peak_share(item: Recommendation, device: DeviceInfo) -> str:
-    """The recommended trial's peak as a share of what the device has to give."""
+    """Return the peak of the recommended trial as a share of the usable memory."""
     measured = item.trial.measurement if item.trial else None
     if measured is None:
         return "-"
@@ -222,12 +270,12 @@ def peak_share(item: Recommendation, device: DeviceInfo) -> str:
 
 
 def throughput(item: Recommendation) -> str:
-    """Images per second of the recommended trial, where known."""
+    """Return the images per second of the recommended trial; `-` if not known."""
     return rate_of(item.trial.measurement if item.trial else None)
 
 
 def rate_of(measured: Measurement | None) -> str:
-    """Images per second, and by how much single steps were faster and slower."""
+    """Return images per second with half the range of single steps: `9.52 ±1%`."""
     if measured is None or measured.images_per_second is None:
         return "-"
     seconds = measured.step_seconds
@@ -238,7 +286,7 @@ def rate_of(measured: Measurement | None) -> str:
 
 
 def answer(run: Run) -> str:
-    """The run in one sentence."""
+    """Return the run in one sentence."""
     names = labels(run.settings.variants)
     best = run.best_result
     if best is None or best.recommendation is None:
@@ -247,7 +295,7 @@ def answer(run: Run) -> str:
         return f"On {run.device.name} {what} ({run.device.source})."
     plan = best.recommendation.plan
     steps = plan.accumulation_steps
-    accumulated = f" with {steps} accumulation steps" if steps > 1 else " without accumulation"
+    accumulated = f" and {steps} accumulation steps" if steps > 1 else " and no accumulation"
     if plan.processes > 1:
         accumulated += f" in each of {plan.processes} processes"
     return (
@@ -261,9 +309,14 @@ def answer(run: Run) -> str:
 
 
 def rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:
-    """The learning rate: `2.50e-04`; of an optimizer of your own what to multiply its rate by.
+    """Return the learning rate: `2.50e-04`; for a user-supplied optimizer a factor, `x 2.00`.
 
-    Where the batch that a rate belongs to is not known, the factor is a formula.
+    Without a known batch of the rate, the factor is a formula.
+
+    Args:
+        plan: The plan with the rate.
+        variant: The variant of the plan.
+        target: The target of the run.
     """
     base_batch = recipe_of(variant, target).base_batch
     if variant.own.optimizer is not None and base_batch is not None:
@@ -275,7 +328,13 @@ def rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:
 
 
 def short_rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:
-    """As `rate_words`, for a column of a table that fits 80 columns: `x 80/b`."""
+    """Return `rate_words` in few characters: `x 80/b`.
+
+    Args:
+        plan: The plan with the rate.
+        variant: The variant of the plan.
+        target: The target of the run.
+    """
     words = rate_words(plan, variant, target)
     if not words.startswith("lr * "):
         return words
@@ -298,76 +357,8 @@ def _boundary_clause(boundary: Boundary, source: Source) -> str:
     return f"batch {boundary.largest} ran, the exact boundary is not known ({boundary.stop})"
 
 
-def common_advice(run: Run) -> list[tuple[str, str]]:
-    """Common advice on segmentation beside what was found."""
-    if any(variant.problem is not Problem.SEGMENTATION for variant in run.settings.variants):
-        return []
-    boundaries = [result.boundary for result in run.results if not result.boundary.has_failed]
-    largest = [each.largest for each in boundaries if each.largest is not None]
-    if not largest:
-        return []
-    low, high = min(largest), max(largest)
-    found = f"largest batch {low}" if low == high else f"largest batch {low} to {high}, by variant"
-    capacity = run.device.capacity_bytes / GIB
-    in_range = _ADVICE_GIB[0] * 0.9 <= capacity <= _ADVICE_GIB[1]
-    is_gpu = run.device.kind is not DeviceKind.CPU
-    whose = "GPU" if is_gpu else "CPU"
-    other = f"says nothing about {capacity:.1f} GiB of {whose} memory; {found}"
-    power = 2 ** int(math.log2(high))
-    unused = 1 - power / high
-    return [
-        (
-            f'"{_ADVICE_BATCHES} images on {_ADVICE_GIB[0]}–{_ADVICE_GIB[1]} GB"',  # noqa: RUF001 - as printed
-            found if is_gpu and in_range else other,
-        ),
-        (f'"{_TYPICAL_BATCHES} is typical"', found),
-        (
-            '"double until it fails, then halve"',
-            f"would stop at {power}"
-            + (
-                f" and leave {unused:.0%} of the possible batch unused"
-                if unused
-                else ", the largest"
-            ),
-        ),
-    ]
-
-
-def amp_against_fp32(run: Run) -> list[str]:
-    """Sentences on autocast with plain GroupNorm, in this run's own figures."""
-    found = {result.variant: result for result in run.results}
-    lines = []
-    for variant, result in found.items():
-        rival = found.get(replace(variant, precision=Precision.FP32))
-        if variant.norm is not Norm.GROUP or rival is None or rival is result:
-            continue
-        sizes = [_per_image_bytes(run, each.variant) for each in (result, rival)]
-        if None in sizes or sizes[0] <= sizes[1]:  # type: ignore[operator] # None was seen before
-            continue
-        amp, fp32 = (format_bytes(size) for size in sizes if size is not None)
-        remedy = found.get(replace(variant, norm=Norm.GROUP_AMP))
-        size = _per_image_bytes(run, remedy.variant) if remedy is not None else None
-        lines.append(
-            f"With plain GroupNorm {variant.precision} takes {amp} an image, fp32 {fp32}: more "
-            "memory, not less"
-            + (f"; with group-amp it takes {format_bytes(size)}." if size is not None else ".")
-        )
-    return lines
-
-
-def _per_image_bytes(run: Run, variant: Variant) -> int | None:
-    """Bytes that one image more takes, from the two largest batches that ran by themselves."""
-    peaks = [
-        (trial.spec.batch_size, trial.measurement.peak_allocated_bytes)
-        for trial in search_trials(run.trials, variant)
-        if trial.measurement is not None
-    ]
-    line = line_through(peaks)
-    return None if line is None else round(line.per_image_bytes)
-
-
 def portrait_warnings(variants: Sequence[Variant]) -> list[str]:
-    """A portrait resolution is nearly always a width written first."""
+    """Return warnings on portrait sizes, in which width and height may be swapped."""
     sizes = dict.fromkeys(v.resolution for v in variants if v.resolution is not None)
     return [
         f"{size} is {size.describe()}, a portrait image; if you meant width first, "

@@ -1,4 +1,4 @@
-"""Records as tables, for CSV files and for whoever computes further."""
+"""Records as tables, for CSV files and further analysis."""
 
 import dataclasses
 import io
@@ -10,10 +10,11 @@ import pandas as pd
 from bsprobe.records.runs import DeviceInfo, Prediction, Run, VariantResult
 from bsprobe.records.trials import Trial
 from bsprobe.records.variants import AXES, Variant
+from bsprobe.report.run import notes
 
 
 def trials_table(run: Run) -> pd.DataFrame:
-    """One row a trial, in the order they ran. Bytes and seconds, as in the records."""
+    """Return one row a trial, in the order they ran; bytes and seconds as in the records."""
     guides = {result.variant: result.prediction for result in run.results}
     return _frame(
         [
@@ -28,24 +29,30 @@ def trials_table(run: Run) -> pd.DataFrame:
 
 
 def recommendation_table(run: Run) -> pd.DataFrame:
-    """One row a variant."""
-    return _frame([result_columns(run.device, result) for result in run.results])
+    """Return one row a variant."""
+    return _frame(
+        [
+            result_columns(run.device, result)
+            | {"caveats": " | ".join(notes.texts(result, run)) or None}
+            for result in run.results
+        ]
+    )
 
 
 def to_csv(table: pd.DataFrame) -> bytes:
-    """A table as CSV, UTF-8, with Unix line ends on every system."""
+    """Return a table as CSV: UTF-8, with Unix line ends on every system."""
     text = io.StringIO()
     table.to_csv(text, index=False, lineterminator="\n")
     return text.getvalue().encode()
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table of objects: whole numbers stay whole where some are missing."""
+    """Rows as a table of objects, so that integers stay integers if some are missing."""
     return pd.DataFrame(rows, dtype=object)
 
 
 def variant_columns(variant: Variant) -> dict[str, Any]:
-    """The settings that tell a variant from others, one column each."""
+    """Return the settings of a variant, one column each."""
     return {
         "model": variant.network,
         "resolution": variant.inputs,
@@ -75,9 +82,9 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
 
 
 def _predicted_peak_bytes(trial: Trial, guide: Prediction | None) -> int | None:
-    """The prediction of a measured trial's `peak_bytes`, where a prediction guided the search.
+    """The predicted `peak_bytes` of a measured trial if a prediction guided the search.
 
-    It knows nothing of accumulated gradients.
+    None with accumulation, for which the prediction has no peaks.
     """
     if guide is None or trial.spec.accumulation_steps > 1:
         return None
@@ -85,7 +92,7 @@ def _predicted_peak_bytes(trial: Trial, guide: Prediction | None) -> int | None:
 
 
 def _measurement_columns(trial: Trial) -> dict[str, Any]:
-    """The figures of a trial that ran; a trial that did not has the same columns, empty."""
+    """The figures of a trial; a trial that did not run has the same columns, empty."""
     measured = trial.measurement
     phases = ("first_step", "steady", "evaluation")
     columns: dict[str, Any] = {
@@ -114,7 +121,7 @@ def _measurement_columns(trial: Trial) -> dict[str, Any]:
 
 
 def result_columns(device: DeviceInfo, result: VariantResult) -> dict[str, Any]:
-    """A variant's result on a device, one column a figure."""
+    """Return a variant's result on a device, one column a figure."""
     boundary, item = result.boundary, result.recommendation
     measured = item.trial.measurement if item and item.trial else None
     columns: dict[str, Any] = {
@@ -135,6 +142,7 @@ def result_columns(device: DeviceInfo, result: VariantResult) -> dict[str, Any]:
         ("without_accumulation_", item and item.without_accumulation),
     ):
         values = dataclasses.asdict(plan) if plan else {}
+        values["updates"], values["warmup_updates"] = (plan and plan.schedule) or (None, None)
         columns |= {
             prefix + name: values.get(name)
             for name in (

@@ -1,34 +1,35 @@
 """The result on standard output: plain text that fits 80 columns and survives a pipe."""
 
 import itertools
+import re
 import textwrap
 from collections.abc import Sequence
 
 from bsprobe.records.runs import Run, VariantResult
-from bsprobe.records.variants import labels
-from bsprobe.report.run import advice, sentences
+from bsprobe.report.run import notes, sentences
 
 WIDTH = 80
 _COLUMNS = ("", "largest", "safe", "use", "effective", "LR", "peak", "images/s")
+_RATE = _COLUMNS.index("images/s")
 
 
 def render(run: Run) -> str:
-    """The whole result as text."""
+    """Return the whole result as text."""
     parts = ["\n".join(_wrapped(line) for line in sentences.headline(run.device, run.settings))]
-    names = labels(run.settings.variants)
+    names = sentences.row_names(run.settings.variants)
     parts.append("\n".join(_ladder(run, result, names[result.variant]) for result in run.results))
     title = f"{sentences.wanted(run.settings)}{sentences.of_whom(run.device)}:"
-    recipe = sentences.about_recipe(run.settings) if run.best is not None else []
-    below = [_wrapped(line) for line in recipe]
-    parts.append("\n".join([_wrapped(title), recommendation_table(run), *below]))
-    if notes := _notes(run):
-        parts.append("\n".join(notes))
+    parts.append(f"{_wrapped(title)}\n{recommendation_table(run)}")
+    if run.best is not None:
+        parts.append("\n".join(_legend(run)))
+    if lines := _notes(run):
+        parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
 def recommendation_table(run: Run) -> str:
-    """Largest, safe and the plan, one variant a row; a star marks the best of each norm."""
-    names = labels(run.settings.variants)
+    """Return largest, safe and the plan, one variant a row; a star marks the best of each norm."""
+    names = sentences.row_names(run.settings.variants)
     rows = [_COLUMNS]
     for result in run.results:
         item = result.recommendation
@@ -51,16 +52,40 @@ def recommendation_table(run: Run) -> str:
                 sentences.throughput(item),
             )
         )
-    return "\n".join(fitted(rows))
+    return "\n".join(fitted([row if _is_timed(run) else row[:_RATE] for row in rows]))
+
+
+def _is_timed(run: Run) -> bool:
+    """Return whether any recommended step has a throughput; predicted ones have none."""
+    return any(
+        r.recommendation and sentences.throughput(r.recommendation) != "-" for r in run.results
+    )
+
+
+def _legend(run: Run) -> list[str]:
+    """The meaning of the columns, a line each, and of the learning rates."""
+    terms = {"largest", "safe", "use", "peak"}
+    terms |= {"images/s"} if _is_timed(run) else set()
+    terms |= {"*"} if len(run.results) > 1 else set()
+    lines = [f"{term}: {meaning}" for term, meaning in sentences.legend(run, terms)]
+    return [
+        _wrapped(line, indent="    ") for line in (*lines, *sentences.about_recipe(run.settings))
+    ]
 
 
 def fitted(rows: Sequence[Sequence[str]]) -> list[str]:
-    """As `aligned`, one text a row; a first cell that is too long for the width goes on below."""
+    """Return rows as `aligned` does, one text a row; long first cells are wrapped.
+
+    A label is wrapped between its parts, not inside of one.
+    """
     others = list(zip(*rows, strict=True))[1:]
     room = WIDTH - sum(2 + max(map(len, column)) for column in others)
     lines, heights = [], []
     for first, *rest in rows:
-        head, *more = textwrap.wrap(first, room, subsequent_indent="  ") or [""]
+        # A space within a part of a label is no place to break at.
+        glued = re.sub(r"(?<=[^/ ]) (?=[^ ])", "\0", first) if " / " in first else first
+        wrapped = textwrap.wrap(glued, room, subsequent_indent="  ") or [""]
+        head, *more = (line.replace("\0", " ") for line in wrapped)
         lines += [(head, *rest), *[(part, *[""] * len(rest)) for part in more]]
         heights.append(1 + len(more))
     done = iter(aligned(lines).splitlines())
@@ -68,7 +93,7 @@ def fitted(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as columns: the first left-aligned, the others right-aligned."""
+    """Return rows as columns: the first left-aligned, the others right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for first, *rest in rows:
@@ -81,7 +106,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def _ladder(run: Run, result: VariantResult, name: str) -> str:
     tried = [trial for trial in run.trials if trial.spec.variant == result.variant]
     words = [*sentences.ladder(tried), "-> " + sentences.verdict(result.boundary)]
-    # Words that belong together must not be torn apart at the end of a line.
+    # A line must not break within a trial.
     glued = [word.replace(" ", "\0") for word in words]
     line = f"{name}:  " + "  ".join(glued)
     return textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False).replace(
@@ -90,30 +115,12 @@ def _ladder(run: Run, result: VariantResult, name: str) -> str:
 
 
 def _notes(run: Run) -> list[str]:
-    names = labels(run.settings.variants)
-    notes: dict[str, list[str]] = {}
-    for result in run.results:
-        for sentence in (*_sentences(result), *_prediction(run, result)):
-            notes.setdefault(sentence, []).append(names[result.variant])
-    lines = [
-        _wrapped(f"Note  {sentence}", indent="      ")
-        for sentence in sentences.amp_against_fp32(run)
-    ]
-    for sentence, of in notes.items():
-        whom = "" if len(of) == len(run.results) else f"{', '.join(of)}: "
+    lines = []
+    found = (*notes.lines_of(run), *notes.predictions(run), *notes.unguided(run))
+    for names, sentence in found:
+        whom = f"{', '.join(names)}: " if names else ""
         lines.append(_wrapped(f"Note  {whom}{sentence}", indent="      "))
     return lines
-
-
-def _prediction(run: Run, result: VariantResult) -> list[str]:
-    sentence = sentences.predicted_beside_measured(run, result)
-    return [] if sentence is None else [sentence]
-
-
-def _sentences(result: VariantResult) -> tuple[str, ...]:
-    if result.recommendation is not None:
-        return result.recommendation.caveats
-    return (advice.without_recommendation(result),)
 
 
 def _wrapped(text: str, *, indent: str = "") -> str:

@@ -9,10 +9,10 @@ from bsprobe.storage.files import write_atomically
 
 
 def write_report(run: Run, folder: Path) -> None:
-    """Write everything but `run.json`: tables, plots, the snippet and the report.
+    """Write tables, plots, the snippet and the report; `run.json` is written elsewhere.
 
     Raises:
-        FileError: The disk does not take it; `bsprobe report` renders `run.json` again.
+        FileError: A file cannot be written; `bsprobe report` renders `run.json` again.
     """
     write_atomically(folder / "trials.csv", tables.to_csv(tables.trials_table(run)))
     write_atomically(folder / "recommendation.csv", tables.to_csv(tables.recommendation_table(run)))

@@ -14,7 +14,7 @@ _UNKNOWN = """
 _BEGINNING = '''
 
 def checkpoint_blocks(model):
-    """Let blocks recompute their inside in the backward pass, as the trials did."""
+    """Recompute blocks in the backward pass, as the trials did."""
 '''
 _BLOCKS = """\
     from fnmatch import fnmatchcase
@@ -35,7 +35,7 @@ _BLOCKS = """\
     }}
     for name, module in named.items():
         is_inside = any(name.startswith(f"{{other}}.") for other in named)
-        if not is_inside and "forward" not in vars(module):  # once is enough
+        if not is_inside and "forward" not in vars(module):  # not wrapped already
             module.forward = partial(run, module.forward)
 """
 _SEGMENTS = """\
@@ -47,7 +47,7 @@ _SEGMENTS = """\
         layers, units = list(model.get_submodule(name)), []
         for layer in layers:
             if units and getattr(layer, "inplace", False):
-                units[-1].append(layer)  # it changes what the layer before it has made
+                units[-1].append(layer)  # it changes the output of the layer before it
             else:
                 units.append(torch.nn.Sequential(layer))
         count = round(len(layers) ** 0.5)
@@ -60,20 +60,20 @@ _ARGUMENTS = {
     CheckpointWay.TRANSFORMERS: 'gradient_checkpointing_kwargs={"use_reentrant": False}',
     CheckpointWay.TRANSFORMERS_LATER: 'activation_checkpointing_kwargs={"use_reentrant": False}',
 }
-"""Arguments of networks' own methods, by the names of the methods."""
+"""Arguments of the networks' methods, by their names."""
 
 
 def parts_of(variant: Variant, trials: Sequence[Trial]) -> tuple[Checkpointed, ...]:
-    """The modules that the trials of a variant recomputed."""
+    """Return the modules that the trials of a variant recomputed."""
     measured = (each.measurement for each in trials if each.spec.variant == variant)
     return next((each.model.checkpointed for each in measured if each is not None), ())
 
 
 def definition(variant: Variant, parts: Sequence[Checkpointed]) -> str:
-    """The function `checkpoint_blocks`; a comment where the modules are not known.
+    """Return the function `checkpoint_blocks`, or a comment if the modules are not known.
 
     Args:
-        variant: What is trained.
+        variant: The variant to train.
         parts: The modules that its trials recomputed.
     """
     if variant.checkpointing is Checkpointing.OFF:
@@ -91,7 +91,7 @@ def definition(variant: Variant, parts: Sequence[Checkpointed]) -> str:
 
 
 def call(parts: Sequence[Checkpointed]) -> str:
-    """The line that calls it."""
+    """Return the line that calls it; empty without recomputed modules."""
     return CALL if parts else ""
 
 

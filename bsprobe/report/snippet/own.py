@@ -1,4 +1,4 @@
-"""The recommendation as Python around a loss, an optimizer or batches of your own."""
+"""The recommendation as Python for a user-supplied loss, optimizer or batches."""
 
 from collections.abc import Sequence
 from string import Template
@@ -12,8 +12,8 @@ from bsprobe.report.snippet import checkpoints
 from bsprobe.report.snippet.settings import settings
 
 _TOGETHER = """
-# In each of {} processes: hand over the network wrapped in DistributedDataParallel, its own batches
-# and its own device. Gradients are averaged over the processes.{}"""
+# In each of {} processes, pass the network wrapped in DistributedDataParallel, and the batches and
+# the device of that process. Gradients are averaged over the processes.{}"""
 _GUARD = """\
     if RATE_FACTOR is None:
         raise SystemExit("set RATE_FACTOR: it depends on the batch that your rates belong to")
@@ -42,7 +42,7 @@ import itertools
 
 import torch
 
-MICRO_BATCH = $micro_batch  # what each of your batches holds
+MICRO_BATCH = $micro_batch  # images in each of your batches
 ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch$together
 RATE_FACTOR = $factor
 $checkpoint_blocks
@@ -79,7 +79,16 @@ def fill(
     device_kind: DeviceKind,
     checkpointed: Sequence[Checkpointed],
 ) -> str:
-    """The snippet of a plan for parts that are not ours; arguments as of `snippet.fill`."""
+    """Return the snippet of a plan with user-supplied parts.
+
+    Args:
+        variant: The variant to train.
+        plan: Its plan.
+        docstring: The docstring of the snippet: a title and the answer.
+        target: The recipe that the learning rate was scaled from.
+        device_kind: The kind of device that the run was made on.
+        checkpointed: The modules that are recomputed; empty if not known.
+    """
     common = settings(variant, plan, device_kind)
     is_whole = variant.own.batches is not None and variant.own.loss is None
     return _TEMPLATE.substitute(
@@ -108,7 +117,7 @@ def _factor(variant: Variant, plan: TrainingPlan, target: Target) -> str:
 
 
 def _how(plan: TrainingPlan, checkpointed: Sequence[Checkpointed]) -> str:
-    """Comments that tell the arguments of DistributedDataParallel beside the network."""
+    """Comments on the arguments of DistributedDataParallel."""
     before = "\n# Before that, call checkpoint_blocks with the network." if checkpointed else ""
     return before + "".join(
         f"\n# Give DistributedDataParallel {each}." for each in plan.ddp.arguments

@@ -1,4 +1,4 @@
-"""What the snippet has in addition where several processes train together."""
+"""The parts of the snippet that depend on the number of processes."""
 
 import textwrap
 
@@ -24,7 +24,7 @@ _TOGETHER = {
     "from torch.utils.data import DataLoader, DistributedSampler\n",
     "epochs": '''\
 def epochs(loader, sampler):
-    """Batches without end; each epoch in another order, which all processes share."""
+    """Endless batches; each epoch has another order, which is the same in all processes."""
     for epoch in itertools.count():
         sampler.set_epoch(epoch)
         yield from loader
@@ -44,7 +44,7 @@ def epochs(loader, sampler):
     "share": """\
         counted = torch.tensor(valid, device=device)
         dist.all_reduce(counted)
-        valid = counted.item() / PROCESSES  # the average over the processes divides by them
+        valid = counted.item() / PROCESSES  # averaging over the processes divides by them
 """,
     "note": "        dist.all_reduce(total)\n        losses.append(total / PROCESSES)\n",
 }
@@ -56,7 +56,13 @@ _CONVERT = "    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)\n"
 
 
 def pieces(processes: int, norm: Norm, ddp: Ddp) -> dict[str, str]:
-    """The parts of the snippet that depend on the number of processes."""
+    """Return the parts of the snippet that depend on the number of processes.
+
+    Args:
+        processes: The number of processes.
+        norm: The norm; `sync-batch` is converted.
+        ddp: The setting of DistributedDataParallel.
+    """
     if processes == 1:
         return {**_ALONE, "convert": "", "start": ""}
     return {
@@ -64,13 +70,13 @@ def pieces(processes: int, norm: Norm, ddp: Ddp) -> dict[str, str]:
         "processes": f"PROCESSES = {processes}\n",
         "replicate": _replicate(ddp),
         "convert": _CONVERT if norm is Norm.SYNC_BATCH else "",
-        "start": "\nStart the script that calls `train` as so many processes: "
+        "start": "\nStart the script that calls `train` with torchrun: "
         f"torchrun --nproc-per-node {processes} SCRIPT.\n",
     }
 
 
 def _replicate(ddp: Ddp) -> str:
-    """The network under DistributedDataParallel, in one line where that fits."""
+    """The network in DistributedDataParallel, on one line if it fits."""
     arguments = ["model", 'device_ids=[device] if device.type == "cuda" else None', *ddp.arguments]
     if ddp.arguments:
         listed = "".join(f"        {each},\n" for each in arguments)
@@ -79,7 +85,7 @@ def _replicate(ddp: Ddp) -> str:
 
 
 def micro_step(body: str, processes: int) -> str:
-    """The forward and backward pass of a micro-batch: only the last one averages gradients."""
+    """Return the loop over micro-batches; only the last one averages gradients."""
     if processes == 1:
         return f"        for images, labels in micro_batches:\n{body}"
     return (

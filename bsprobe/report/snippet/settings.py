@@ -1,4 +1,4 @@
-"""The parts of a snippet that a plan and a variant decide, whoever makes loss and batches."""
+"""The fields of a snippet that depend on a plan and a variant."""
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import TrainingPlan
@@ -8,7 +8,13 @@ _DTYPES = {Precision.AMP_FP16: "torch.float16", Precision.AMP_BF16: "torch.bfloa
 
 
 def settings(variant: Variant, plan: TrainingPlan, device_kind: DeviceKind) -> dict[str, object]:
-    """The fields that all templates have in common."""
+    """Return the fields that all templates have in common.
+
+    Args:
+        variant: The variant to train.
+        plan: Its plan.
+        device_kind: The kind of device that the run was made on.
+    """
     nhwc = variant.memory_format is MemoryFormat.NHWC
     is_volume = variant.resolution is not None and variant.resolution.slices is not None
     last = "channels_last_3d" if is_volume else "channels_last"

@@ -1,10 +1,10 @@
-"""The recommendation as Python that can be pasted into a training script."""
+"""The recommendation as Python for a training script."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Template
 
-from bsprobe.analysis.recommendation import BATCH_OF_UPDATES, recipe_of
+from bsprobe.analysis.recommendation import WARMUP_SHARE, recipe_of
 from bsprobe.records.checkpointing import Checkpointed
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Recommendation, Run, Target, TrainingPlan
@@ -29,7 +29,7 @@ _OPTIMIZERS = {
 _DECAYS = {OptimizerName.SGD: "5e-4", OptimizerName.ADAMW: "1e-2"}
 
 _THREE_GROUPS = '''\
-CLASSIFIER = "layer5."  # how the parameters of your net's classifier begin
+CLASSIFIER = "layer5."  # prefix of the names of your classifier's parameters
 
 
 def parameter_groups(model):
@@ -52,7 +52,7 @@ def parameter_groups(model):
 '''
 _ONE_GROUP = '''\
 def parameter_groups(model):
-    """All parameters alike."""
+    """One group of all parameters."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [{"params": parameters, "lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}]
 '''
@@ -66,23 +66,23 @@ _LOSSES = {
                 logits = logits_of(model(images))
                 few = thin_out(labels, logits.shape[2:])
                 loss = $loss / valid
-                loss = loss * labels[0].numel() / few[0].numel()  # each counts for its pixels
+                loss = loss * labels[0].numel() / few[0].numel()  # a label counts for its cell
 """,
 }
 _LOGITS = {
     LossAt.LABELS: '''\
 def logits_of(outputs, size):
-    """The main logits of a net, at the size of the labels."""
+    """The main logits of a network, at the size of the labels."""
     logits = $outputs
     return F.interpolate(logits, size=size, mode="$mode", align_corners=False)''',
     LossAt.LOGITS: '''\
 def logits_of(outputs):
-    """The main logits of a net, at their own size."""
+    """The main logits of a network, at their own size."""
     return $outputs
 
 
 def thin_out(labels, size):
-    """Labels at the size of the logits: of each cell the one in its middle."""
+    """Labels at the size of the logits: the middle label of each cell."""
     grid = []
     for count, whole in zip(reversed(size), reversed(labels.shape[1:])):
         middles = ((torch.arange(count, device=labels.device) + 0.5) * (whole / count)).long()
@@ -91,11 +91,11 @@ def thin_out(labels, size):
 }
 _CLASSIFIER_LOGITS = '''\
 def logits_of(outputs, _):
-    """The logits of a net that classifies images: they have no size."""
+    """The logits of a classifier, which have no size."""
     return $outputs'''
 _OUTPUTS = 'outputs["out"] if isinstance(outputs, dict) else outputs'
 _NAMED_OUTPUTS = "outputs.logits"
-"""Of networks of transformers."""
+"""The logits of networks from transformers."""
 _CROSS_ENTROPY = 'F.cross_entropy(logits, $labels, ignore_index=IGNORE, reduction="sum")'
 _BINARY = """F.binary_cross_entropy_with_logits(
                     logits[:, 0],
@@ -108,7 +108,7 @@ _LABELS = {
     Problem.CLASSIFICATION: "an int64 class",
 }
 _IGNORE = {Problem.SEGMENTATION: 255, Problem.CLASSIFICATION: -100}
-"""Cityscapes' train id of what is not evaluated; PyTorch's own default, which is no class."""
+"""Cityscapes' train id of ignored pixels; PyTorch's default, which is no class."""
 
 _TEMPLATE = Template('''\
 """$docstring
@@ -120,7 +120,7 @@ MICRO_BATCH = $micro_batch
 ACCUMULATION_STEPS = $accumulation_steps  # effective batch $effective_batch
 ${processes}LEARNING_RATE = $learning_rate
 WEIGHT_DECAY = $weight_decay
-UPDATES = $updates  # as many images as $base_updates updates of $base_batch
+UPDATES = $updates
 WARMUP_UPDATES = $warmup_updates
 IGNORE = $ignore
 
@@ -156,8 +156,8 @@ $prefetch    )
     losses = []
     for _ in range(updates):
         micro_batches = list(itertools.islice(endless, ACCUMULATION_STEPS))
-        # Divide by the valid pixels of the whole effective batch: the mean of the micro-batches'
-        # means would weigh pixels unequally, and is NaN where one has no valid pixel.
+        # Divide by the valid pixels of the whole effective batch: a mean of the means of
+        # micro-batches would weigh pixels unequally, and be NaN if one has no valid pixel.
         valid = max(1, sum(int((labels != IGNORE).sum()) for _, labels in micro_batches))
 $share        total = torch.zeros((), device=device)
 $micro_step        scaler.step(optimizer)
@@ -168,8 +168,8 @@ $note    return [loss.item() for loss in losses]
 ''')
 
 _GUARD = """\
-    if LEARNING_RATE is None:
-        raise SystemExit("set LEARNING_RATE: it depends on the rate that you have at your batch")
+    if None in (LEARNING_RATE, UPDATES, WARMUP_UPDATES):
+        raise SystemExit("set LEARNING_RATE, UPDATES and WARMUP_UPDATES: no recipe is known")
 """
 _MICRO_STEP = Template("""\
             images = images.to(device, non_blocking=True$layout)
@@ -182,19 +182,19 @@ $loss            scaler.scale(loss).backward()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
-    """The arguments of the snippet's data loader, in Python."""
+    """The arguments of the snippet's data loader, as Python."""
 
     workers: int = 4
     pin_memory: str = 'device.type == "cuda"'
     prefetch_factor: int | None = None
-    """None: PyTorch's own."""
+    """None: PyTorch's default."""
 
 
 def render(run: Run, item: Recommendation) -> str:
-    """The snippet of one recommendation.
+    """Return the snippet of a recommendation.
 
-    It depends on nothing but torch; where the model has one learning rate, so has the snippet, and
-    where loss, optimizer or batches are not ours it is handed them.
+    It depends only on torch. User-supplied losses, optimizers and batches are arguments of its
+    `train`.
     """
     variant = item.variant
     name = labels(run.settings.variants)[variant]
@@ -227,11 +227,24 @@ def render(run: Run, item: Recommendation) -> str:
 
 
 def _rate(plan: TrainingPlan, target: Target) -> str:
-    """The learning rate as Python, with a comment on where it comes from."""
+    """The learning rate as Python, with a comment on its origin."""
     if plan.learning_rate is None:
         return f"None  # set it: {plan.rate_formula}, by the {plan.lr_rule} rule"
     origin = f"from {target.base_learning_rate:.6g} at batch {target.base_batch}"
     return f"{plan.learning_rate:.6g}  # {plan.lr_rule} rule {origin}"
+
+
+def _schedule(plan: TrainingPlan, target: Target, base_updates: str) -> dict[str, str]:
+    """The number of updates and of warm-up updates as Python."""
+    if plan.schedule is None:
+        share = f"about {WARMUP_SHARE:.0%} of UPDATES"
+        return {
+            "updates": "None  # set it: the optimizer updates of your training",
+            "warmup_updates": f"None  # set it: {share} if the rate is scaled up, else 0",
+        }
+    updates, warmup = plan.schedule
+    images = f"as many images as {base_updates} updates of {target.base_batch}"
+    return {"updates": f"{updates}  # {images}", "warmup_updates": f"{warmup}"}
 
 
 def _loss(variant: Variant) -> str:
@@ -244,7 +257,7 @@ def _loss(variant: Variant) -> str:
 
 
 def _logits(variant: Variant) -> str:
-    """The function that finds the logits in the outputs of the network."""
+    """The function that takes the logits from the outputs of the network."""
     is_classifier = variant.problem is Problem.CLASSIFICATION
     text = _CLASSIFIER_LOGITS if is_classifier else _LOGITS[variant.loss_at]
     is_named = variant.model.startswith(HUGGING_FACE)
@@ -264,17 +277,17 @@ def fill(
     loader: Loader,
     checkpointed: Sequence[Checkpointed],
 ) -> str:
-    """The snippet of a plan, whoever made it.
+    """Return the snippet of a plan.
 
     Args:
-        variant: What is trained.
-        plan: With its rates by group: their number decides between one group and DeepLab's three.
-        docstring: Of the snippet: a title and the answer.
-        target: Where the learning rate was scaled from.
-        base_updates: As many of its batches make the images seen.
+        variant: The variant to train.
+        plan: Its plan; with several learning rates the snippet has DeepLab's three groups.
+        docstring: The docstring of the snippet: a title and the answer.
+        target: The recipe that the learning rate was scaled from.
+        base_updates: The updates of the recipe, for a comment.
         device_kind: The kind of device that the run was made on.
-        loader: How the images are loaded.
-        checkpointed: The modules that are recomputed, where it is known.
+        loader: The arguments of the data loader.
+        checkpointed: The modules that are recomputed; empty if not known.
     """
     common = settings(variant, plan, device_kind)
     problem = variant.problem
@@ -287,11 +300,8 @@ def fill(
         docstring=docstring,
         learning_rate=_rate(plan, target),
         guard=_GUARD if plan.learning_rate is None else "",
-        base_batch=target.base_batch or BATCH_OF_UPDATES,
-        base_updates=base_updates,
         weight_decay=_DECAYS[variant.optimizer],
-        updates=plan.updates,
-        warmup_updates=plan.warmup_updates,
+        **_schedule(plan, target, base_updates),
         parameter_groups=_THREE_GROUPS if three else _ONE_GROUP,
         ignore=_IGNORE[problem],
         labels=Template(_LABELS[problem]).substitute(sides=sides),

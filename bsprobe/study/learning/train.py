@@ -109,14 +109,14 @@ class _Learning:
         self._reached = restored or self._reached
         if restored is None:
             self._validate(validation_loader(validation, workers=spec.workers))
-        marks = _marks(plan.updates, spec.validations)
-        noise = _noise_counts(marks, plan.updates, spec.noise_steps)
+        marks = _marks(plan.known_updates, spec.validations)
+        noise = _noise_counts(marks, plan.known_updates, spec.noise_steps)
         setting = _setting(spec, self._place)
         stream = training_loader(
             images, spec, setting, start=self._reached.updates * plan.effective_batch
         )
         diverged_at = None
-        while self._reached.updates < plan.updates and diverged_at is None:
+        while self._reached.updates < plan.known_updates and diverged_at is None:
             loss = self._update(stream)
             if not math.isfinite(loss):
                 diverged_at = self._reached.updates
@@ -133,7 +133,7 @@ class _Learning:
         plan, reached = self._spec.plan, self._reached
         self._report(self._words())
         share = poly_with_warmup(
-            reached.updates, updates=plan.updates, warmup_updates=plan.warmup_updates
+            reached.updates, updates=plan.known_updates, warmup_updates=plan.warmup_updates or 0
         )
         groups = self._task.optimizer.param_groups
         for group, factor in zip(groups, self._factors, strict=True):
@@ -147,7 +147,7 @@ class _Learning:
         return loss
 
     def _words(self) -> str:
-        reached, total = self._reached, self._spec.plan.updates
+        reached, total = self._reached, self._spec.plan.known_updates
         words = f"update {reached.updates + 1} of {total}"
         if reached.curve and reached.curve[-1].updates:
             words += f", mIoU {reached.curve[-1].mean_iou:.3f}"
