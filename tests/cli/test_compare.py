@@ -100,7 +100,7 @@ def test_runs_that_cannot_be_compared_exit_with_2_and_say_so_on_github_too(
         "not comparable: the device of the baseline is NVIDIA GeForce RTX 4090, "
         "of the run NVIDIA A100"
     )
-    hint = "hint: compare runs of one device alone"
+    hint = "hint: compare runs on the same device"
     done = bsprobe("compare", before, other)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {complaint}\n{hint}\n")
     done = bsprobe("compare", before, other, "--format", "github")
