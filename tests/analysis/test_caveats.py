@@ -102,7 +102,7 @@ def test_the_reference_rate_is_told_to_stem_from_frozen_norms() -> None:
     assert not any(words in one for one in caveats_of(adam, target=REFERENCE))
 
 
-def test_the_rate_of_an_optimizer_of_ones_own_is_told_to_follow_sgds_rule() -> None:
+def test_the_rate_of_a_user_supplied_optimizer_follows_the_linear_rule_by_default() -> None:
     own = replace(FROZEN, own=OwnParts(optimizer="m:adam"))
     (sentence,) = caveats_of(own)
     assert all(words in sentence for words in ("m:adam", "linear rule", "--lr-rule sqrt"))
@@ -135,7 +135,7 @@ def test_the_reference_rate_is_told_only_of_networks_with_batch_norm() -> None:
     assert not any("recipe" in one for one in found)
 
 
-def test_a_network_of_ones_own_with_batch_norm_is_told_how_many_images_it_sees() -> None:
+def test_a_user_supplied_network_with_batch_norm_has_the_note_on_its_images() -> None:
     own = replace(VARIANT, model="m:net", norm=Norm.AS_BUILT)
     (sentence,) = caveats_of(own, safe=10, trials=with_batch_norms(3))
     assert "alone: 10 images" in sentence

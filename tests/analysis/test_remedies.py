@@ -77,7 +77,7 @@ def test_the_best_change_comes_first_and_the_impossible_last() -> None:
     assert ranked([none, plain, worst, fat, best, lean]) == (best, lean, fat, plain, worst, none)
 
 
-def test_parts_of_ones_own_are_not_exchanged_for_ours() -> None:
+def test_user_supplied_parts_are_not_replaced() -> None:
     own = OwnParts(loss="m:loss", optimizer="m:adam")
 
     names = {each.name for each in remedies_for(replace(VARIANT, own=own), None, None)}

@@ -66,7 +66,7 @@ def test_volumes_are_advised_with_all_their_sides() -> None:
     assert advice.ways_to_fit(variant)[-1] == "--input 1x45x48x48"
 
 
-def test_a_loss_of_ones_own_that_fails_is_told_the_labels_that_it_was_given() -> None:
+def test_a_user_supplied_loss_that_fails_comes_with_the_labels_it_gets() -> None:
     failed = result(StopReason.FAILED, (64, 64), "ValueError: the number of dimensions")
     own = replace(failed.variant, own=OwnParts(loss="m:loss"))
 

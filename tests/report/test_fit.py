@@ -116,7 +116,7 @@ def test_the_next_command_names_the_smallest_card_that_is_enough_and_all_options
     )
 
 
-def test_the_next_command_keeps_a_network_of_ones_own_and_quotes_it() -> None:
+def test_the_next_command_keeps_a_user_supplied_network_and_quotes_it() -> None:
     own = OwnParts(model_args=(("width", "[1, 2]"),), optimizer="m:adam")
     variant = replace(FP32, model="my net.py:make", norm=Norm.AS_BUILT, channels=4, own=own)
     words = shlex.join(subject_options((variant,), matrix_defaults((variant,))))

@@ -123,7 +123,7 @@ def test_the_snippets_groups_are_those_of_the_trials(
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.AMP_BF16])
-def test_around_parts_of_ones_own_the_snippet_is_handed_them(
+def test_the_snippet_takes_user_supplied_parts_as_arguments(
     run: Run, item: Recommendation, precision: Precision
 ) -> None:
     torch.manual_seed(0)
@@ -253,7 +253,7 @@ def test_the_snippet_calls_the_method_of_a_network_that_has_one(
     assert 'model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_re' in text
 
 
-def test_around_parts_of_ones_own_the_network_is_recomputed_as_well(
+def test_with_user_supplied_parts_the_network_is_recomputed_as_well(
     run: Run, item: Recommendation
 ) -> None:
     own = OwnParts(loss="m:loss", optimizer="m:adam", batches="m:batch")

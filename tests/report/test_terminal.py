@@ -33,7 +33,7 @@ def test_a_table_that_fits_is_left_alone() -> None:
     assert max(map(len, rows)) < WIDTH
 
 
-def test_the_rate_of_an_optimizer_of_ones_own_is_a_factor() -> None:
+def test_the_rate_of_a_user_supplied_optimizer_is_a_factor() -> None:
     target = Target(batch=20, base_batch=10, base_learning_rate=2.5e-4)
     scaled = plan(VARIANT, target, micro_batch=4, steps=5, groups={})
     own = replace(VARIANT, own=OwnParts(optimizer="m:adam"))
@@ -48,7 +48,7 @@ def test_the_rate_of_an_optimizer_of_ones_own_is_a_factor() -> None:
         (OptimizerName.ADAMW, "lr * sqrt(80 / your batch)", "x sqrt(80/b)"),
     ],
 )
-def test_a_rate_that_nobody_knows_is_a_factor_of_ones_own(
+def test_an_unknown_rate_is_a_factor_of_the_users_rate(
     optimizer: OptimizerName, whole: str, short: str
 ) -> None:
     variant = replace(VARIANT, model="unet.py:build", optimizer=optimizer)

@@ -74,7 +74,7 @@ def _recommendation(run: Run) -> str:
     names = sentences.row_names(run.settings.variants)
     shown = _shown(run)
     rows = [
-        (_named(result, names[result.variant]), *(_cells(run, result)[each] for each in shown))
+        (_named(run, result, names[result.variant]), *(_cells(run, result)[each] for each in shown))
         for result in run.results
     ]
     header = (_VARIANT, *(_COLUMNS[each] for each in shown))
@@ -110,10 +110,11 @@ def _meaning(run: Run, shown: Sequence[str]) -> str:
     return "\n".join([*lines, *(f"- {each}" for each in sentences.about_recipe(run.settings))])
 
 
-def _named(result: VariantResult, name: str) -> str:
+def _named(run: Run, result: VariantResult, name: str) -> str:
+    """The name of a row; a star marks the best of its norm, unless there is only one row."""
     if result.recommendation is None:
         return f"{name}: {sentences.verdict(result.boundary)}"
-    return f"★ {name}" if result.recommendation.starred else name
+    return f"★ {name}" if result.recommendation.starred and len(run.results) > 1 else name
 
 
 def _cells(run: Run, result: VariantResult) -> dict[str, str]:

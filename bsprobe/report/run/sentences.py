@@ -354,7 +354,8 @@ def _boundary_clause(boundary: Boundary, source: Source) -> str:
         return (
             f"the largest batch that ran is {boundary.largest}, and {boundary.first_failure} {why}"
         )
-    return f"batch {boundary.largest} ran, the exact boundary is not known ({boundary.stop})"
+    ran = "ran" if source is Source.MEASURED else "should run"
+    return f"batch {boundary.largest} {ran}; the exact boundary is not known ({boundary.stop})"
 
 
 def portrait_warnings(variants: Sequence[Variant]) -> list[str]:

@@ -33,7 +33,8 @@ def recommendation_table(run: Run) -> str:
     rows = [_COLUMNS]
     for result in run.results:
         item = result.recommendation
-        star = "* " if item is not None and item.starred else "  "
+        is_marked = item is not None and item.starred and len(run.results) > 1
+        star = "* " if is_marked else "  "
         name = star + names[result.variant]
         has_run = result.boundary.largest is not None
         largest = sentences.largest_words(result.boundary) if has_run else "-"
@@ -109,9 +110,10 @@ def _ladder(run: Run, result: VariantResult, name: str) -> str:
     # A line must not break within a trial.
     glued = [word.replace(" ", "\0") for word in words]
     line = f"{name}:  " + "  ".join(glued)
-    return textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False).replace(
-        "\0", " "
+    filled = textwrap.fill(
+        line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )
+    return filled.replace("\0", " ")
 
 
 def _notes(run: Run) -> list[str]:
