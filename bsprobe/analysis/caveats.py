@@ -302,10 +302,7 @@ def _retry_note(trials: Sequence[Trial]) -> Note | None:
         return None
     batches = ("batch " if len(retried) == 1 else "batches ") + _numbers(sorted(retried))
     return Note(
-        text=(
-            "{} ran only after the allocator had emptied its cache and tried again, which is "
-            "slow: stay below."
-        ),
+        text="With {} the allocator empties its cache and retries, which is slow: stay below.",
         figure=batches,
     )
 

@@ -1,4 +1,4 @@
-"""`bsprobe compare` as it is typed: what it prints, and how it exits."""
+"""`bsprobe compare`: its output and exit codes."""
 
 import json
 from dataclasses import replace
@@ -44,13 +44,11 @@ def test_a_missing_variant_exits_with_1(runs: tuple[Path, Path, Run]) -> None:
     done = bsprobe("compare", before, after, "--fail-on", "peak:50%")
     assert (done.returncode, done.stderr) == (1, "")
     assert "the run has no such variant" in done.stdout
-    assert done.stdout.splitlines()[-1] == (
-        "1 of 2 checks failed, 1 of them because a figure is missing"
-    )
+    assert done.stdout.splitlines()[-1].startswith("1 of 2 checks failed")
     assert bsprobe("compare", after, before, "--fail-on", "peak:50%").returncode == 0
 
 
-def test_json_says_everything_in_bytes(runs: tuple[Path, Path, Run]) -> None:
+def test_json_has_the_checks_and_the_device(runs: tuple[Path, Path, Run]) -> None:
     before, after, _ = runs
     done = bsprobe("compare", before, after, "--fail-on", "max-batch:0", "--format", "json")
     body = json.loads(done.stdout)
@@ -73,47 +71,40 @@ def test_on_github_there_are_annotations_and_a_summary(
     done = bsprobe("compare", before, after, "--format=github", GITHUB_STEP_SUMMARY=str(summary))
     assert done.returncode == 1
     errors = [line for line in done.stdout.splitlines() if line.startswith("::error ")]
-    assert errors == [
-        (
-            f"::error title=bsprobe%3A {metric} missing::amp-fp16 / batch: "
-            "the run has no such variant"
-        )
+    assert [error.rpartition(": ")[0] for error in errors] == [
+        f"::error title=bsprobe%3A {metric} missing::amp-fp16 / batch"
         for metric in ("max-batch", "peak")
     ]
     written = summary.read_text()
     assert written.startswith("# what another step wrote\n## bsprobe: 2 of 4 checks failed")
-    # Elsewhere than on GitHub there is no such file, and that is no failure.
+    # Outside GitHub there is no such file.
     assert (
         bsprobe("compare", before, before, "--format=github", GITHUB_STEP_SUMMARY="").returncode
         == 0
     )
 
 
-def test_runs_that_cannot_be_compared_exit_with_2_and_say_so_on_github_too(
+def test_runs_that_cannot_be_compared_exit_with_2_and_are_annotated_on_github(
     runs: tuple[Path, Path, Run], tmp_path: Path
 ) -> None:
     before, _, run = runs
     other = tmp_path / "other"
     other.mkdir()
     save_run(replace(run, device=replace(run.device, name="NVIDIA A100")), other)
-    complaint = (
-        "not comparable: the device of the baseline is NVIDIA GeForce RTX 4090, "
-        "of the run NVIDIA A100"
-    )
-    hint = "hint: compare runs on the same device"
     done = bsprobe("compare", before, other)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {complaint}\n{hint}\n")
+    error, hint = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert error.startswith("error: not comparable")
+    assert ("NVIDIA GeForce RTX 4090" in error, "NVIDIA A100" in error) == (True, True)
     done = bsprobe("compare", before, other, "--format", "github")
-    assert (done.returncode, done.stdout) == (
-        2,
-        f"::error title=bsprobe::{complaint}%0A{hint}\n",
-    )
+    annotation = f"::error title=bsprobe::{error.removeprefix('error: ')}%0A{hint}\n"
+    assert (done.returncode, done.stdout) == (2, annotation)
 
 
-def test_a_damaged_run_is_unreadable_not_equal(runs: tuple[Path, Path, Run]) -> None:
+def test_a_damaged_run_exits_with_2(runs: tuple[Path, Path, Run]) -> None:
     before, after, _ = runs
     whole = (after / "run.json").read_bytes()
     (after / "run.json").write_bytes(whole[: len(whole) // 2])
     done = bsprobe("compare", before, after)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "run.json is damaged: it is not JSON" in done.stderr
+    assert "run.json is damaged" in done.stderr

@@ -222,13 +222,12 @@ def test_a_report_has_predicted_beside_measured(tmp_path: Path) -> None:
     gpu = ArithmeticGpu(heavier(1 * GIB))
     run = probed(tmp_path, gpu, predictor(simulated()), chosen=chosen)
     text = markdown.render(run, plots=(), snippet=None)
-    assert (
-        "## Predicted and measured\n\n"
-        "- **fp32 / batch**: Predicted largest 12, measured 11; at batch 6 11.0 GiB predicted, "
-        "12.0 GiB measured (-8.3%).\n"
-    ) in text
+    compared = text.partition("## Predicted and measured")[2]
+    row = next(line for line in compared.splitlines() if line.startswith("| fp32 / batch |"))
+    assert [cell.strip() for cell in row.split("|")][2:4] == ["12", "11"]
+    assert "-8.3%" in row
     printed = terminal.render(run)
-    assert "Predicted largest 12, measured 11" in printed
+    assert "12 (measured 11; peak at batch 6 -8.3%)" in " ".join(printed.split())
     assert max(map(len, printed.splitlines())) <= 80
     save_run(run, tmp_path)
     assert load_run(tmp_path) == run
@@ -267,15 +266,12 @@ def test_a_prediction_that_ends_at_the_largest_allowed_batch_is_shown_as_at_leas
     chosen = replace(GUIDED, max_batch=5)
     predict = Predictor(simulated(), DEVICE, chosen)
     run = probed(tmp_path, ArithmeticGpu(), predict, chosen=chosen)
-    assert "Predicted largest at least 5, measured at least 5;" in terminal.render(run).replace(
-        "\n      ", " "
-    )
+    printed = " ".join(terminal.render(run).split())
+    assert "at least 5 (measured at least 5;" in printed
 
 
 def test_the_plan_of_a_guided_run_describes_its_search() -> None:
-    assert "For each: half the predicted batch, then what it points to;" in plan.render(
-        GUIDED, None, DEVICE
-    )
+    assert "half the predicted batch" in plan.render(GUIDED, None, DEVICE)
 
 
 def test_an_unguided_run_shows_no_prediction(tmp_path: Path) -> None:
