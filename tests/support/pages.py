@@ -30,7 +30,8 @@ def shown(page: Path) -> list[str]:
 
 def links(page: Path) -> list[Path]:
     """Files of this repository that a page links to or shows as a picture."""
-    found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text) + re.findall(r'src="([^"]+)"', text)
     return [page.parent / link for link in found if "://" not in link]
 
 
