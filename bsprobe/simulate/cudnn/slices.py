@@ -1,0 +1,220 @@
+"""Workspaces of convolutions that real cards of compute capability 9.0 cut into more slices.
+
+Some engines of cuDNN 9.19 compute the result in tiles, as many at a time as the card can hold. The
+tiles of an incomplete last round are cut into slices along the sum, so that no multiprocessor
+waits, and each slice is kept in the workspace in fp32. Asked about a card that is only described,
+cuDNN counts with 18 multiprocessors, whatever the description says; a real H100 or H200 has 132.
+The plans are the same and have the same names, their workspaces are not.
+
+The numbers here were read off an H200's answers in `tests/data/truth`, by plans of the same name:
+of the 6680 that these engines gave, 6416 take what follows from them, 2839 what is described. Of an
+H100's, mostly for the same convolutions, 6183 of 6421 do and 2736 did. Neither card's U-Nets were
+among them. Copies in another layout, the rest of a workspace, are the same for both.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from bsprobe.simulate.cudnn.convolutions import Convolution, Direction
+
+MEASURED_CUDNN: Final = 919
+"""9.19, without the patch number; other versions number their engines in another way."""
+
+_ENGINES: Final = frozenset({"eng62", "eng65", "eng67", "eng68", "eng71"})
+_KNOBS: Final = {"k2", "k13", "k18", "k25", "k27", "k28"}
+_TILES: Final = {
+    0: (128, 128),
+    1: (128, 64),
+    2: (128, 32),
+    3: (256, 128),
+    4: (256, 64),
+    5: (64, 64),
+    6: (128, 256),
+    7: (64, 128),
+    8: (64, 32),
+    9: (64, 256),
+    16: (256, 32),
+    18: (64, 192),
+    19: (128, 192),
+    20: (192, 128),
+}
+"""Rows and columns of a tile by the plan's k2. Those of 2, 8 and 18 to 20 are among several that
+explain the answers equally well: only the number of tiles was seen, not a slice."""
+_DESCRIBED_AT_A_TIME: Final = 18
+_AT_A_TIME: Final = {
+    1: 132,
+    2: 132,
+    3: 117,
+    4: 120,
+    5: 110,
+    6: 102,
+    7: 105,
+    8: 120,
+    14: 98,
+    16: 112,
+}
+"""Tiles that a card computes at a time, by those that run together in one cluster."""
+_SUM_BYTES: Final = 4
+_COUNTER_BYTES: Final = 4
+_ROUNDS_BYTES: Final = 131
+"""The counter of a kernel that runs more than two rounds, with what aligns it."""
+_SLICES_BYTES: Final = 159
+"""What aligns slices and counters."""
+_ALIGNMENT: Final = 16
+"""Converted copies take a multiple of it."""
+
+_LEAST_STEPS: Final = 12
+"""Shorter sums are never cut; those of 9 were not, those of 15 were."""
+_STEPS_OF_A_LATER_SLICE: Final = 4.8
+_MANY_TERMS: Final = 10_000
+_STEPS_OF_A_LONG_SLICE: Final = {32: 33, 64: 17}
+"""The fewest, by the terms of a step, where a sum has `_MANY_TERMS`."""
+_MOST_SLICES: Final = 128
+_FEW_STEPS: Final = 64
+_STEPS_OF_A_SHORT_SLICE: Final = 8
+_STEPS_OF_A_SLICE: Final = {32: 16, 64: 13}
+_STEPS_OF_A_FREE_SLICE: Final = 16
+"""From so many on the number of slices is not a power of two."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the name of a plan says.
+
+    Attributes:
+        tile: Rows and columns of the result that are computed together.
+        cluster: Tiles in rows and columns that run together.
+        is_sliced: Whether an incomplete last round is cut into slices.
+        step: Terms of the sum that are added at once.
+    """
+
+    tile: tuple[int, int]
+    cluster: tuple[int, int]
+    is_sliced: bool
+    step: int
+
+
+def real_bytes(convolution: Convolution, name: str, described: int) -> int:
+    """The workspace on a real card.
+
+    Args:
+        convolution: The one that was asked about.
+        name: cuDNN's name of the plan.
+        described: The workspace of this plan on a described card.
+
+    Returns:
+        The real one, or `described` where the plan is none of those measured, or where its
+        workspace is not what the rule gives for a described card.
+    """
+    plan = _read(name)
+    if plan is None or convolution.groups != 1:
+        return described
+    clustered = math.prod(plan.cluster)
+    least = max(_DESCRIBED_AT_A_TIME // clustered, 1) * clustered
+    for is_sliced in dict.fromkeys((plan.is_sliced, False)):
+        rest = described - _scheduling_bytes(convolution, plan, least, is_sliced=is_sliced)
+        if rest == 0 or (rest > 0 and rest % _ALIGNMENT == 0 and _is_converted(convolution)):
+            most = _AT_A_TIME[clustered]
+            return rest + _scheduling_bytes(convolution, plan, most, is_sliced=plan.is_sliced)
+    return described
+
+
+def _read(name: str) -> _Plan | None:
+    """The plan of a name such as eng68_k2=4_k13=0_k18=1_k25=0_k27=1_k28=2; None of others."""
+    engine, *knobs = name.split("_")
+    values = {key: int(value) for key, _, value in (knob.partition("=") for knob in knobs)}
+    if engine not in _ENGINES or values.keys() != _KNOBS or values["k2"] not in _TILES:
+        return None
+    cluster = (values["k27"], values["k28"])
+    if math.prod(cluster) not in _AT_A_TIME:
+        return None
+    return _Plan(
+        tile=_TILES[values["k2"]],
+        cluster=cluster,
+        is_sliced=values["k25"] == 0,
+        step=64 if values["k13"] else 32,
+    )
+
+
+def _scheduling_bytes(
+    convolution: Convolution, plan: _Plan, at_a_time: int, *, is_sliced: bool
+) -> int:
+    """The part of a workspace that depends on how many tiles a card computes at a time."""
+    tiles, sums, terms = _product(convolution, plan)
+    rounds, last = divmod(tiles, at_a_time)
+    is_counted = tiles > 2 * at_a_time
+    if is_sliced and last:
+        steps = sums * -(-terms // plan.step)
+        slices = _slices(steps, at_a_time // last, rounds, sums * terms, plan.step)
+        if slices > 1:
+            kept = last * slices * math.prod(plan.tile) * _SUM_BYTES
+            counters = last * _pairs(slices) + is_counted
+            return kept + counters * _COUNTER_BYTES + _SLICES_BYTES
+    return _ROUNDS_BYTES if is_counted else 0
+
+
+def _product(convolution: Convolution, plan: _Plan) -> tuple[int, int, int]:
+    """The tiles of the matrix product that a convolution is, its sums and the terms of each."""
+    wide = convolution.widened()
+    outputs, channels, *kernel = wide.weight_size
+    taps = math.prod(kernel)
+
+    def positions(size: tuple[int, ...]) -> int:
+        return size[0] * math.prod(size[2:])
+
+    match wide.direction:
+        case Direction.FORWARD:
+            rows, columns, repeated = positions(wide.output_size), outputs, 1
+            sums, terms = taps, channels
+        case Direction.DATA_GRADIENT:
+            rows, columns, repeated = positions(wide.input_size), channels, 1
+            sums, terms = taps, outputs
+        case Direction.WEIGHT_GRADIENT:
+            rows, columns, repeated = outputs, channels, taps
+            sums, terms = 1, positions(wide.output_size)
+    down, across = -(-rows // plan.tile[0]), -(-columns // plan.tile[1]) * repeated
+    return _up(down, plan.cluster[0]) * _up(across, plan.cluster[1]), sums, terms
+
+
+def _slices(steps: int, share: int, rounds: int, terms: int, step: int) -> int:
+    """Slices of each tile of the last round.
+
+    Args:
+        steps: Of the sum of one tile.
+        share: Tiles that could be computed at a time for each of the last round.
+        rounds: Complete ones before it.
+        terms: Of the sum, all steps together.
+        step: Terms in one.
+    """
+    if steps < _LEAST_STEPS:
+        return 1
+    if rounds and steps >= _STEPS_OF_A_LATER_SLICE * share:
+        return -(-steps // -(-steps // share))
+    if not rounds and terms >= _MANY_TERMS:
+        return max(1, min(share, _MOST_SLICES, steps // _STEPS_OF_A_LONG_SLICE[step]))
+    is_short = rounds > 0 or steps < _FEW_STEPS
+    least = _STEPS_OF_A_SHORT_SLICE if is_short else _STEPS_OF_A_SLICE[step]
+    if steps >= max(_STEPS_OF_A_FREE_SLICE, least) * share:
+        return share
+    return 1 << (min(share, max(1, steps // least)).bit_length() - 1)
+
+
+def _pairs(slices: int) -> int:
+    """Sums of two neighbours, or of one left over, until one is left of all slices."""
+    pairs = 0
+    while slices > 1:
+        slices = -(-slices // 2)
+        pairs += slices
+    return pairs
+
+
+def _is_converted(convolution: Convolution) -> bool:
+    """Whether the kernel reads copies in another layout, or with more channels."""
+    aligned = 4 if convolution.dtype == "float32" else 8
+    outputs, channels = convolution.weight_size[:2]
+    return not convolution.channels_last or channels % aligned > 0 or outputs % aligned > 0
+
+
+def _up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
