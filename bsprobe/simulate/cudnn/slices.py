@@ -64,18 +64,30 @@ _SLICES_BYTES: Final = 159
 _ALIGNMENT: Final = 16
 """Converted copies take a multiple of it."""
 
+_SHORT_STEP, _LONG_STEP = 32, 64
 _LEAST_STEPS: Final = 12
-"""Shorter sums are never cut; those of 9 were not, those of 15 were."""
-_STEPS_OF_A_LATER_SLICE: Final = 4.8
+"""Shorter sums are never cut."""
+_LATER_SLICES: Final = (
+    (4096, 14, 10),
+    (8192, 11, 10),
+    (16384, 6.1, 8),
+    (math.inf, 4.8, 8),
+)
+"""After complete rounds, by the most elements of a tile: from how many steps of 32 terms a slice on
+there are as many as fit in, and the fewest steps where there are not, but a power of two."""
+_LATER_SLICES_OF_64: Final = (4.5, 8)
+"""The same for steps of 64 terms and tiles of any size."""
 _MANY_TERMS: Final = 10_000
-_STEPS_OF_A_LONG_SLICE: Final = {32: 33, 64: 17}
-"""The fewest, by the terms of a step, where a sum has `_MANY_TERMS`."""
+"""Without complete rounds, from how many terms of a sum the next holds."""
+_STEPS_OF_A_LONG_SLICE: Final = {_SHORT_STEP: 33, _LONG_STEP: 17}
+"""The fewest, by the terms of a step."""
 _MOST_SLICES: Final = 128
 _FEW_STEPS: Final = 64
 _STEPS_OF_A_SHORT_SLICE: Final = 8
-_STEPS_OF_A_SLICE: Final = {32: 16, 64: 13}
+_STEPS_OF_A_SLICE: Final = {_SHORT_STEP: 16, _LONG_STEP: 13}
+"""The fewest where the sum has `_FEW_STEPS` or more; the one before where it has fewer."""
 _STEPS_OF_A_FREE_SLICE: Final = 16
-"""From so many on the number of slices is not a power of two."""
+"""From so many on the number of slices need not be a power of two."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,7 @@ def _read(name: str) -> _Plan | None:
         tile=_TILES[values["k2"]],
         cluster=cluster,
         is_sliced=values["k25"] == 0,
-        step=64 if values["k13"] else 32,
+        step=_LONG_STEP if values["k13"] else _SHORT_STEP,
     )
 
 
@@ -146,7 +158,11 @@ def _scheduling_bytes(
     is_counted = tiles > 2 * at_a_time
     if is_sliced and last:
         steps = sums * -(-terms // plan.step)
-        slices = _slices(steps, at_a_time // last, rounds, sums * terms, plan.step)
+        share = at_a_time // last
+        if rounds:
+            slices = _later_slices(steps, share, plan)
+        else:
+            slices = _only_slices(steps, share, sums * terms, plan.step)
         if slices > 1:
             kept = last * slices * math.prod(plan.tile) * _SUM_BYTES
             counters = last * _pairs(slices) + is_counted
@@ -177,27 +193,48 @@ def _product(convolution: Convolution, plan: _Plan) -> tuple[int, int, int]:
     return _up(down, plan.cluster[0]) * _up(across, plan.cluster[1]), sums, terms
 
 
-def _slices(steps: int, share: int, rounds: int, terms: int, step: int) -> int:
-    """Slices of each tile of the last round.
+def _later_slices(steps: int, share: int, plan: _Plan) -> int:
+    """Slices of each tile of the last of several rounds.
 
     Args:
         steps: Of the sum of one tile.
-        share: Tiles that could be computed at a time for each of the last round.
-        rounds: Complete ones before it.
+        share: Tiles that could be computed at a time for each in the round.
+        plan: Where the tile's size and a step's count.
+    """
+    even, least = _LATER_SLICES_OF_64
+    if plan.step == _SHORT_STEP:
+        size = math.prod(plan.tile)
+        even, least = next((even, least) for most, even, least in _LATER_SLICES if size <= most)
+    if steps < _LEAST_STEPS:
+        return 1
+    if steps >= even * share:
+        return -(-steps // -(-steps // share))
+    return _power_of_two(min(share, steps // least))
+
+
+def _only_slices(steps: int, share: int, terms: int, step: int) -> int:
+    """Slices of each tile where there is one round, and that incomplete.
+
+    Args:
+        steps: Of the sum of one tile.
+        share: Tiles that could be computed at a time for each in the round.
         terms: Of the sum, all steps together.
         step: Terms in one.
     """
     if steps < _LEAST_STEPS:
         return 1
-    if rounds and steps >= _STEPS_OF_A_LATER_SLICE * share:
-        return -(-steps // -(-steps // share))
-    if not rounds and terms >= _MANY_TERMS:
+    if terms >= _MANY_TERMS:
         return max(1, min(share, _MOST_SLICES, steps // _STEPS_OF_A_LONG_SLICE[step]))
-    is_short = rounds > 0 or steps < _FEW_STEPS
-    least = _STEPS_OF_A_SHORT_SLICE if is_short else _STEPS_OF_A_SLICE[step]
-    if steps >= max(_STEPS_OF_A_FREE_SLICE, least) * share:
+    if steps >= _STEPS_OF_A_FREE_SLICE * share:
         return share
-    return 1 << (min(share, max(1, steps // least)).bit_length() - 1)
+    is_short = steps < _FEW_STEPS
+    return _power_of_two(
+        min(share, steps // (_STEPS_OF_A_SHORT_SLICE if is_short else _STEPS_OF_A_SLICE[step]))
+    )
+
+
+def _power_of_two(most: int) -> int:
+    return 1 << (max(1, most).bit_length() - 1)
 
 
 def _pairs(slices: int) -> int:
