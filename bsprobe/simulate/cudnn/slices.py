@@ -66,17 +66,18 @@ _ALIGNMENT: Final = 16
 
 _SHORT_STEP, _LONG_STEP = 32, 64
 _LEAST_STEPS: Final = 12
-"""Shorter sums are never cut."""
+"""Without complete rounds, shorter sums are not cut."""
 _LATER_SLICES: Final = (
-    (4096, 14, 10),
-    (8192, 11, 10),
-    (16384, 6.1, 8),
-    (math.inf, 4.8, 8),
+    (4096, 14, 14, 10),
+    (8192, 11, 4.8, 10),
+    (16384, 6.1, 4.8, 8),
+    (math.inf, 4.8, 4.8, 8),
 )
-"""After complete rounds, by the most elements of a tile: from how many steps of 32 terms a slice on
-there are as many as fit in, and the fewest steps where there are not, but a power of two."""
-_LATER_SLICES_OF_64: Final = (4.5, 8)
-"""The same for steps of 64 terms and tiles of any size."""
+"""After complete rounds, for steps of 32 terms, by the most elements of a tile: how many steps of a
+slice are enough for as many slices as find room, in a sum of fewer than `_FEW_STEPS` and in others;
+and the fewest steps of a slice where that is not enough, and there are a power of two."""
+_LATER_SLICES_OF_LONG_STEPS: Final = ((4096, 4.8, 4.8, 5), (math.inf, 4, 4, 4))
+"""The same for steps of 64 terms."""
 _MANY_TERMS: Final = 10_000
 """Without complete rounds, from how many terms of a sum the next holds."""
 _STEPS_OF_A_LONG_SLICE: Final = {_SHORT_STEP: 33, _LONG_STEP: 17}
@@ -201,13 +202,10 @@ def _later_slices(steps: int, share: int, plan: _Plan) -> int:
         share: Tiles that could be computed at a time for each in the round.
         plan: Where the tile's size and a step's count.
     """
-    even, least = _LATER_SLICES_OF_64
-    if plan.step == _SHORT_STEP:
-        size = math.prod(plan.tile)
-        even, least = next((even, least) for most, even, least in _LATER_SLICES if size <= most)
-    if steps < _LEAST_STEPS:
-        return 1
-    if steps >= even * share:
+    rows = _LATER_SLICES if plan.step == _SHORT_STEP else _LATER_SLICES_OF_LONG_STEPS
+    size = math.prod(plan.tile)
+    _, few, many, least = next(row for row in rows if size <= row[0])
+    if steps >= (few if steps < _FEW_STEPS else many) * share:
         return -(-steps // -(-steps // share))
     return _power_of_two(min(share, steps // least))
 
