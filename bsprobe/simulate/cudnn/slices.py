@@ -139,11 +139,12 @@ def real_bytes(convolution: Convolution, name: str, described: int) -> int:
 def _read(name: str) -> _Plan | None:
     """The plan of a name such as eng68_k2=4_k13=0_k18=1_k25=0_k27=1_k28=2; None of others."""
     engine, *knobs = name.split("_")
-    values = {key: int(value) for key, _, value in (knob.partition("=") for knob in knobs)}
-    if engine not in _ENGINES or values.keys() != _KNOBS or values["k2"] not in _TILES:
+    texts = {key: value for key, _, value in (knob.partition("=") for knob in knobs)}
+    if engine not in _ENGINES or texts.keys() != _KNOBS:
         return None
+    values = {key: int(value) for key, value in texts.items()}
     cluster = (values["k27"], values["k28"])
-    if math.prod(cluster) not in _AT_A_TIME:
+    if values["k2"] not in _TILES or math.prod(cluster) not in _AT_A_TIME:
         return None
     return _Plan(
         tile=_TILES[values["k2"]],
