@@ -79,7 +79,7 @@ for number in range(40):
     assert WorkspaceCache(path, described={}).notes == ()
 
 
-WHOLE = '{"schema_version": 1, "described": {"deviceVer": 860}, "answers": %s}'
+WHOLE = '{"schema_version": 2, "described": {"deviceVer": 860}, "answers": %s}'
 
 
 @pytest.mark.parametrize(

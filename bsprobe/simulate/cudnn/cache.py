@@ -8,7 +8,8 @@ from typing import Any, Final
 from bsprobe.records.errors import FileError
 from bsprobe.storage.files import file_errors, write_atomically
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""It also grows when the same question has another answer (2: slices.py)."""
 MOST_ANSWERS: Final = 10_000
 """Maximum number of answers in a file (about 3 MiB); the oldest are dropped."""
 

@@ -4,7 +4,8 @@ Since 9.8 cuDNN can make plans for a described card (`device_properties.json`) i
 the machine. The query follows aten/src/ATen/native/cudnn/Conv_v8.cpp (PyTorch 2.6 to 2.10): one
 operation, computed in fp32, with heuristic mode A (CUDNN_HEUR_MODE_INSTANT) and then the fallback
 list. It excludes plans that convert inputs to a lower precision, plans with tensor cores for fp32
-if TF32 is off, and nondeterministic plans if deterministic ones are requested.
+if TF32 is off, and nondeterministic plans if deterministic ones are requested. On cards of
+compute capability 9.0 some plans take other workspaces than for a described card: slices.py.
 """
 
 import json
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bsprobe.simulate.cudnn.convolutions import Convolution, Direction, strides, version_text
+from bsprobe.simulate.cudnn.pointwise import MEASURED_CAPABILITY
+from bsprobe.simulate.cudnn.slices import MEASURED_CUDNN, real_bytes
 
 OLDEST_CUDNN: Final = 90800
 """First version with CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR (release notes of cuDNN 9.8)."""
@@ -65,6 +68,7 @@ class CudnnPlans:
                 f"({version_text(OLDEST_CUDNN)} or later can)"
             )
         major, minor = divmod(card["deviceVer"] // 10, 10)
+        self._capability = (major, minor)
         if (major, minor) < OLDEST_SINCE_THEN and self.version >= FIRST_WITHOUT_VOLTA:
             raise UnsupportedCardError(
                 f"cuDNN {version_text(self.version)} does not support compute capability "
@@ -117,7 +121,13 @@ class CudnnPlans:
         for index in range(graph.get_execution_plan_count()):
             size = self._built(graph, index)
             if size is not None:
-                yield graph, index, size
+                yield graph, index, self._on_a_real_card(convolution, graph, index, size)
+
+    def _on_a_real_card(self, convolution: Convolution, graph: Any, index: int, size: int) -> int:
+        """The workspace of a plan on a card that is there, where that was measured (slices.py)."""
+        if self._capability != MEASURED_CAPABILITY or self.version // 100 != MEASURED_CUDNN:
+            return size
+        return real_bytes(convolution, str(graph.get_plan_name_at_index(index)), size)
 
     def _built(self, graph: Any, index: int) -> int | None:
         try:
