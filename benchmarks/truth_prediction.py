@@ -24,6 +24,7 @@ from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.requests import predicted_requests
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
+from bsprobe.simulate.reductions import Multiprocessors
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.simulate.versions import Change, has, parsed
@@ -89,7 +90,7 @@ def predicted_boundary(run: Run, variant: Variant, device: SimulatedDevice) -> B
 def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
     """The requests of a recorded trial beside those that are predicted for it."""
     history = load_history(path)
-    spec = trial.spec
+    spec, gpu = trial.spec, gpu_of(machine)
     tracer = StepTracer(spec.variant, spec.evaluation_resolution)
     timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
     stretches = sections_of(trial, timeline.settling_steps)
@@ -106,6 +107,7 @@ def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
                 workspaces=workspaces,
                 benchmark=spec.variant.cudnn_benchmark,
                 cublas_bytes=cublas_workspace_bytes(capability_of(machine)),
+                multiprocessors=Multiprocessors(count=gpu.multiprocessors, threads=gpu.threads),
                 keeps_cublas=not has(parsed(trial.torch), Change.CUBLAS_WORKSPACE_FREED),
             )
 

@@ -26,6 +26,7 @@ from bsprobe.simulate.explain.attribution import explain_recorded
 from bsprobe.simulate.explain.predicted import Card, explain
 from bsprobe.simulate.explain.predicted import snapshot as snapshot_of
 from bsprobe.simulate.playback import Memory, Playback
+from bsprobe.simulate.reductions import Multiprocessors
 from bsprobe.simulate.timeline import Section, Timeline
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.storage.files import write_atomically
@@ -232,6 +233,9 @@ class SimulatedDevice:
             batch,
             allocator=memory,
             workspaces=self._workspaces,
+            multiprocessors=Multiprocessors(
+                count=self._gpu.multiprocessors, threads=self._gpu.threads
+            ),
             benchmark=variant.cudnn_benchmark,
         )
 

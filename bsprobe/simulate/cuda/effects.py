@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from bsprobe.simulate.cudnn.convolutions import Convolution
+from bsprobe.simulate.reductions import Reduction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,8 @@ class Inside:
     sizes: tuple[int, ...] = ()
     convolution: Convolution | None = None
     """The convolution whose further memory cuDNN tells."""
+    reduction: Reduction | None = None
+    """A sum whose further memory depends on the card."""
     uses_cublas: bool = False
     """True where cuBLAS has a workspace, which lives on."""
     elements: int | None = None

@@ -5,6 +5,7 @@ import torch
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import Memory, Playback, cublas_workspace_bytes
+from bsprobe.simulate.reductions import Multiprocessors
 from bsprobe.simulate.timeline import Timeline
 from bsprobe.simulate.versions import INSTALLED, Change, has
 
@@ -21,6 +22,7 @@ def playback_on(
     *,
     allocator: Memory,
     workspaces: Workspaces,
+    multiprocessors: Multiprocessors,
     benchmark: CudnnBenchmark,
 ) -> Playback:
     """A playback as on a card of this compute capability, with this PyTorch."""
@@ -29,6 +31,7 @@ def playback_on(
         batch,
         allocator=allocator,
         workspaces=workspaces,
+        multiprocessors=multiprocessors,
         benchmark=benchmark,
         cublas_bytes=cublas_workspace_bytes(capability),
         keeps_cublas=not has(INSTALLED, Change.CUBLAS_WORKSPACE_FREED),
