@@ -21,10 +21,10 @@ from bsprobe.records.runs import Boundary, Run
 from bsprobe.records.trials import Measurement, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator
+from bsprobe.simulate.cuda.libraries import multiprocessors_of
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.requests import predicted_requests
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
-from bsprobe.simulate.reductions import Multiprocessors
 from bsprobe.simulate.timeline import Section
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.simulate.versions import Change, has, parsed
@@ -90,7 +90,7 @@ def predicted_boundary(run: Run, variant: Variant, device: SimulatedDevice) -> B
 def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
     """The requests of a recorded trial beside those that are predicted for it."""
     history = load_history(path)
-    spec, gpu = trial.spec, gpu_of(machine)
+    spec = trial.spec
     tracer = StepTracer(spec.variant, spec.evaluation_resolution)
     timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
     stretches = sections_of(trial, timeline.settling_steps)
@@ -107,7 +107,7 @@ def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
                 workspaces=workspaces,
                 benchmark=spec.variant.cudnn_benchmark,
                 cublas_bytes=cublas_workspace_bytes(capability_of(machine)),
-                multiprocessors=Multiprocessors(count=gpu.multiprocessors, threads=gpu.threads),
+                multiprocessors=multiprocessors_of(gpu_of(machine)),
                 keeps_cublas=not has(parsed(trial.torch), Change.CUBLAS_WORKSPACE_FREED),
             )
 

@@ -20,13 +20,12 @@ from bsprobe.records.variants import Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
-from bsprobe.simulate.cuda.libraries import playback_on, workspaces_on
+from bsprobe.simulate.cuda.libraries import multiprocessors_of, playback_on, workspaces_on
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.attribution import explain_recorded
 from bsprobe.simulate.explain.predicted import Card, explain
 from bsprobe.simulate.explain.predicted import snapshot as snapshot_of
 from bsprobe.simulate.playback import Memory, Playback
-from bsprobe.simulate.reductions import Multiprocessors
 from bsprobe.simulate.timeline import Section, Timeline
 from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.storage.files import write_atomically
@@ -233,9 +232,7 @@ class SimulatedDevice:
             batch,
             allocator=memory,
             workspaces=self._workspaces,
-            multiprocessors=Multiprocessors(
-                count=self._gpu.multiprocessors, threads=self._gpu.threads
-            ),
+            multiprocessors=multiprocessors_of(self._gpu),
             benchmark=variant.cudnn_benchmark,
         )
 

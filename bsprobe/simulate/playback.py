@@ -7,7 +7,7 @@ from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 from bsprobe.simulate.cudnn.convolutions import Convolution
 from bsprobe.simulate.cudnn.workspace import timing_bytes
-from bsprobe.simulate.reductions import Multiprocessors
+from bsprobe.simulate.sums import Multiprocessors
 from bsprobe.simulate.timeline import Action, Phase, Scratch, Section, Timeline
 
 if TYPE_CHECKING:

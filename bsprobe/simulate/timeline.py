@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 from bsprobe.simulate.cudnn.convolutions import Convolution
-from bsprobe.simulate.reductions import Reduction
+from bsprobe.simulate.sums import Reduction
 
 
 class Phase(StrEnum):

@@ -16,7 +16,7 @@ from bsprobe.records.units import MIB
 from bsprobe.simulate.allocator.blocks import Block
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
 from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
-from bsprobe.simulate.reductions import Multiprocessors
+from bsprobe.simulate.sums import Multiprocessors
 from bsprobe.simulate.timeline import Kind, Phase, Place
 
 NAME = "FAKE NVIDIA H100 80GB HBM3"

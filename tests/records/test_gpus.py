@@ -205,7 +205,7 @@ def test_a_custom_card_is_what_was_given() -> None:
         total_source="as given",
         outside_allocator_bytes=300 * MIB,
         outside_source="as given",
-        multiprocessors=68,
+        multiprocessors=70,
     )
 
 

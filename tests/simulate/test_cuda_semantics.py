@@ -20,7 +20,7 @@ from bsprobe.records.variants import (
     Precision,
     Variant,
 )
-from bsprobe.simulate.cuda import Inside, cuda_dispatch, effects
+from bsprobe.simulate.cuda import Held, Inside, cuda_dispatch, effects
 from bsprobe.simulate.cuda.autocast import (
     FP32,
     FP32_OUTPUT,
@@ -259,13 +259,16 @@ class Output:
     dtype: torch.dtype = torch.float32
 
 
+Effect = Inside | Held
+
+
 def effects_of(
     program: Callable[..., torch.Tensor], *inputs: torch.Tensor
-) -> tuple[list[Output | Inside], list[Output | Inside]]:
+) -> tuple[list[Output | Effect], list[Output | Effect]]:
     """The effects of a program on CUDA, and those of its backward pass: what has a rule."""
-    passes: tuple[list[Output | Inside], list[Output | Inside]] = ([], [])
+    passes: tuple[list[Output | Effect], list[Output | Effect]] = ([], [])
 
-    def keep(seen: list[Output | Inside]) -> Dispatched:
+    def keep(seen: list[Output | Effect]) -> Dispatched:
         def watch(operator: Any, args: tuple[Any, ...], out: Any) -> None:
             for each in effects(operator, args, out) if operator in KERNELS else ():
                 if isinstance(each, torch.Tensor):
@@ -557,11 +560,12 @@ def test_layer_norm_copies_what_is_not_contiguous() -> None:
 
     forward, backward = effects_of(norm, learnt(2, 4, 8), learnt(4))
 
-    copied = Inside(sizes=(4 * 2 * 8 * 4,))
+    size = 4 * 2 * 8 * 4
     maps, statistics = Output((2, 8, 4)), Output((2, 8, 1))
-    assert forward == [maps, statistics, statistics, copied]
-    assert backward[:2] == [maps, Output((4,))]
-    assert backward[-1] == Inside(sizes=(4 * 2 * 8 * 4,) * 2)  # gradient and input
+    copied, freed = Held(sizes=(size,)), Held(sizes=())
+    assert forward == [copied, maps, statistics, statistics, freed]
+    assert backward[:3] == [copied, maps, Output((4,))]
+    assert backward[-2:] == [Inside(sizes=(size,)), freed]  # the gradient's copy
 
 
 def test_batch_norm_copies_a_view_and_keeps_the_copy() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from bsprobe.simulate.cuda.effects import Effects, Held, Inside, copies
-from bsprobe.simulate.cuda.reductions import reduction
+from bsprobe.simulate.cuda.sums import reduction
 from bsprobe.simulate.cudnn.convolutions import ITEM_BYTES, Convolution, Direction
 
 _CHANNELS_LAST = (torch.channels_last, torch.channels_last_3d)

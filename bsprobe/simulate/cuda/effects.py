@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bsprobe.simulate.cudnn.convolutions import Convolution
-from bsprobe.simulate.reductions import Reduction
+from bsprobe.simulate.sums import Reduction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Left out, because they are small or nobody says how large they are:
 
-- What other reductions than sums and means hand from block to block (reductions.py).
+- What other reductions than sums and means hand from block to block (sums.py).
 - LayerNorm's backward pass sums its weights' gradients in parts from 65 537 rows on
   (`LaunchGammaBetaBackwardCUDAKernel` in newer versions of cuda/layer_norm_kernel.cu): 8 MiB at the
   most, 32 768 rows of 32 floats for weight and bias, and no line over the batch.
@@ -36,7 +36,7 @@ from bsprobe.simulate.cuda.effects import (
 from bsprobe.simulate.cuda.indexing import INDEXING
 from bsprobe.simulate.cuda.limits import counted_elements
 from bsprobe.simulate.cuda.losses import LOSSES, UNTIL
-from bsprobe.simulate.cuda.reductions import REDUCTIONS
+from bsprobe.simulate.cuda.sums import REDUCTIONS
 from bsprobe.simulate.cuda.upsampling import UPSAMPLING
 from bsprobe.simulate.versions import INSTALLED, Version, until
 

@@ -12,7 +12,7 @@ import torch
 
 from bsprobe.simulate.cuda.autocast import Kernel, is_half
 from bsprobe.simulate.cuda.effects import Effects, Inside, Rule
-from bsprobe.simulate.reductions import Reduction
+from bsprobe.simulate.sums import Reduction
 
 aten = torch.ops.aten
 _FP32 = 4
