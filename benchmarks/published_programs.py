@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
+from bsprobe.records.gpus import DEFAULT_GPU, Gpu, find_gpu
 from bsprobe.records.variants import CudnnBenchmark, Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.allocator.statistics import AllocatorStatistics
+from bsprobe.simulate.cuda.libraries import multiprocessors_of
 from bsprobe.simulate.cudnn.convolutions import (
     ITEM_BYTES,
     Backend,
@@ -137,7 +139,7 @@ def played(
     workspaces: WorkspaceSource,
     *,
     steps: int,
-    capability: tuple[int, int],
+    gpu: Gpu,
     benchmark: CudnnBenchmark = CudnnBenchmark.OFF,
     available_bytes: int | None = None,
 ) -> Played:
@@ -148,7 +150,7 @@ def played(
         batch: The batch size.
         workspaces: The workspaces of the card's convolutions.
         steps: The least number of steps.
-        capability: The card's compute capability.
+        gpu: The card.
         benchmark: Timing of cuDNN's plans; if on, peaks of the first step are not counted.
         available_bytes: The memory for the allocator; None for unlimited.
     """
@@ -160,7 +162,8 @@ def played(
         allocator=allocator,
         workspaces=workspaces,
         benchmark=benchmark,
-        cublas_bytes=cublas_workspace_bytes(capability),
+        cublas_bytes=cublas_workspace_bytes(gpu.capability),
+        multiprocessors=multiprocessors_of(gpu),
     )
     try:
         for section in (Section.SETUP, *timeline.steps(steps)):
@@ -194,7 +197,7 @@ def peak_bytes(
         batch,
         workspaces,
         steps=3,
-        capability=(8, 6),
+        gpu=find_gpu(DEFAULT_GPU),
         benchmark=benchmark,
         available_bytes=available_bytes,
     )

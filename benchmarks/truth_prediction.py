@@ -21,6 +21,7 @@ from bsprobe.records.runs import Boundary, Run
 from bsprobe.records.trials import Measurement, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator
+from bsprobe.simulate.cuda.libraries import multiprocessors_of
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.requests import predicted_requests
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
@@ -118,6 +119,7 @@ def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
                 workspaces=workspaces,
                 benchmark=spec.variant.cudnn_benchmark,
                 cublas_bytes=cublas_workspace_bytes(capability_of(machine)),
+                multiprocessors=multiprocessors_of(gpu_of(machine)),
                 keeps_cublas=not has(parsed(trial.torch), Change.CUBLAS_WORKSPACE_FREED),
             )
 

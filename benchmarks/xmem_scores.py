@@ -61,7 +61,7 @@ class Scorer:
         gpu, batch = find_gpu(CARDS[row["gpu"]]), int(row["batch"])
         workspaces = self._workspaces[gpu.capability]
         tracer = xmem_tracer(row["model"], row["optimiser"])
-        run = partial(played, tracer, batch, steps=ITERATIONS, capability=gpu.capability)
+        run = partial(played, tracer, batch, steps=ITERATIONS, gpu=gpu)
         on_card = run(workspaces, available_bytes=gpu.allocator_bytes)
         unbounded = run(workspaces).statistics
         without = run(NoWorkspaces()).statistics

@@ -20,7 +20,7 @@ from bsprobe.records.variants import Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
-from bsprobe.simulate.cuda.libraries import playback_on, workspaces_on
+from bsprobe.simulate.cuda.libraries import multiprocessors_of, playback_on, workspaces_on
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.attribution import explain_recorded
 from bsprobe.simulate.explain.predicted import Card, explain
@@ -238,6 +238,7 @@ class SimulatedDevice:
             batch,
             allocator=memory,
             workspaces=self._workspaces,
+            multiprocessors=multiprocessors_of(self._gpu),
             benchmark=variant.cudnn_benchmark,
         )
 

@@ -79,6 +79,16 @@ class Gpu:
     """Held by a training process but not by PyTorch's allocator: context, kernels, libraries."""
     outside_source: str
     """The source of `outside_allocator_bytes`, or `estimate`."""
+    multiprocessors: int
+    """Number of multiprocessors, estimated for a card that is not in the catalogue."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that a multiprocessor runs at once.
+
+        Source: CUDA C++ Programming Guide, technical specifications by compute capability.
+        """
+        return _FEWER_THREADS.get(self.compute_capability, 2048)
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -105,6 +115,9 @@ class Gpu:
     def allocator_bytes(self) -> int:
         """Bytes that PyTorch's allocator can reserve if no other process holds memory."""
         return self.total_bytes - self.outside_allocator_bytes
+
+
+_FEWER_THREADS = {"7.5": 1024, "8.6": 1536, "8.9": 1536, "12.0": 1536}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +219,7 @@ def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None
         total_source="as given",
         outside_allocator_bytes=held,
         outside_source=ESTIMATE if outside is None else "as given",
+        multiprocessors=int(median(g.multiprocessors for g in alike)),
     )
 
 
@@ -288,6 +302,7 @@ def _gpu(line: _Line, lines: Iterable[_Line]) -> Gpu:
         total_source=line.total_source or ESTIMATE,
         outside_allocator_bytes=(line.outside or _estimated_outside(line, lines)) * MIB,
         outside_source=line.outside_source or ESTIMATE,
+        multiprocessors=line.multiprocessors or _estimated_multiprocessors(line, lines),
     )
 
 
@@ -309,6 +324,11 @@ def _estimated_outside(line: _Line, lines: Iterable[_Line]) -> int:
         if other.multiprocessors is not None and other.outside is not None
     }
     return round(line.multiprocessors * _typical(line, each))
+
+
+def _estimated_multiprocessors(line: _Line, lines: Iterable[_Line]) -> int:
+    each = {other: other.multiprocessors for other in lines if other.multiprocessors is not None}
+    return round(_typical(line, each))
 
 
 def _typical(line: _Line, figures: Mapping[_Line, float]) -> float:

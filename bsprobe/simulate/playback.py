@@ -1,13 +1,14 @@
 """Replay of a timeline on an allocator, at one batch size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
 from bsprobe.simulate.cudnn.convolutions import Convolution
 from bsprobe.simulate.cudnn.workspace import timing_bytes
-from bsprobe.simulate.timeline import Action, Section, Timeline
+from bsprobe.simulate.sums import Multiprocessors
+from bsprobe.simulate.timeline import Action, Phase, Scratch, Section, Timeline
 
 if TYPE_CHECKING:
     from bsprobe.simulate.allocator.blocks import Block
@@ -66,6 +67,8 @@ class Playback:
         workspaces: Source of the convolutions' workspaces.
         benchmark: ON if cuDNN times its algorithms at a convolution's first use.
         cublas_bytes: Size of cuBLAS's workspace, from `cublas_workspace_bytes`.
+        multiprocessors: The card's multiprocessors, which decide the buffers of sums; None for no
+            buffers.
         keeps_cublas: True if cuBLAS keeps its workspace after the first call, as it does until
             PyTorch 2.14. From 2.15 on the workspace is allocated for each call.
     """
@@ -79,6 +82,7 @@ class Playback:
         workspaces: WorkspaceSource,
         benchmark: CudnnBenchmark = CudnnBenchmark.OFF,
         cublas_bytes: int = cublas_workspace_bytes((8, 0)),
+        multiprocessors: Multiprocessors | None = None,
         keeps_cublas: bool = True,
     ) -> None:
         self._timeline = timeline
@@ -87,16 +91,17 @@ class Playback:
         self._workspaces = workspaces
         self._benchmark = benchmark
         self._cublas_bytes = cublas_bytes
+        self._multiprocessors = multiprocessors
         self._keeps_cublas = keeps_cublas
-        self._cublas: Block | None = None
+        self._cublas: dict[bool, Block] = {}
         self._sizes = [storage.size.at(batch) for storage in timeline.storages]
         self._live: dict[int, Block] = {}
         self._plans: dict[int, tuple[int, ...]] = {}
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the workspace that cuBLAS holds now."""
-        return 0 if self._cublas is None else self._cublas.size
+        """Bytes of the workspaces that cuBLAS holds now."""
+        return sum(block.size for block in self._cublas.values())
 
     def play(self, section: Section, watch: Watch | None = None) -> None:
         """Play one section. A later step can be played repeatedly.
@@ -132,15 +137,21 @@ class Playback:
                 "must fit into 32-bit index math"
             )
         allocator = self._allocator
-        taken = [allocator.malloc(size) for each in scratch.sizes if (size := each.at(self._batch))]
+        taken = [allocator.malloc(size) for size in self._sizes_inside(scratch) if size]
         inside = sum(block.size for block in taken)
         if scratch.convolution is not None:
             inside += self._run_convolution(scratch.convolution)
         if scratch.uses_cublas:
-            inside += self._run_matrix_product()
+            inside += self._run_matrix_product(scratch.place.phase)
         for block in reversed(taken):
             allocator.free(block)
         return inside
+
+    def _sizes_inside(self, scratch: Scratch) -> Iterator[int]:
+        for size in scratch.sizes:
+            yield size.at(self._batch)
+        if scratch.reduction is not None and self._multiprocessors is not None:
+            yield from scratch.reduction.at(self._batch).sizes_on(self._multiprocessors)
 
     def _run_convolution(self, index: int) -> int:
         plans, timing = self._plans.get(index), 0
@@ -183,12 +194,17 @@ class Playback:
         self._allocator.empty_cache()
         return taken
 
-    def _run_matrix_product(self) -> int:
-        if self._cublas is not None:
+    def _run_matrix_product(self, phase: Phase) -> int:
+        """Take the workspace of a thread's handle; the backward pass has a thread of its own.
+
+        Source: `getCurrentCUDABlasHandle` in ATen/cuda/CublasHandlePool.cpp.
+        """
+        is_backward = phase is Phase.BACKWARD
+        if is_backward in self._cublas:
             return 0
         block = self._allocator.malloc(self._cublas_bytes)
         if self._keeps_cublas:
-            self._cublas = block
+            self._cublas[is_backward] = block
             return 0  # a kept workspace is no temporary memory
         return self._give_back(block)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 from bsprobe.simulate.cudnn.convolutions import Convolution
+from bsprobe.simulate.sums import Reduction
 
 
 class Phase(StrEnum):
@@ -119,6 +120,8 @@ class Scratch:
     """Bytes of each allocation."""
     convolution: int | None = None
     """Index into the timeline's `convolutions`, for cuDNN's workspace; None for other kernels."""
+    reduction: "BatchedReduction | None" = None
+    """The sum that needs a buffer, whose size depends on the card."""
     uses_cublas: bool = False
     """True if the kernel uses cuBLAS's workspace."""
     elements: Affine | None = None
@@ -136,6 +139,20 @@ class BatchedConvolution:
     def at(self, batch: int) -> Convolution:
         """The convolution at a batch size."""
         return replace(self.like, input_size=tuple(size.at(batch) for size in self.input_size))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchedReduction:
+    """A sum at any batch size."""
+
+    like: Reduction
+    """At the batch size that was traced; what the next two say is replaced."""
+    outputs: Affine
+    inputs: Affine
+
+    def at(self, batch: int) -> Reduction:
+        """The sum at a batch size."""
+        return replace(self.like, outputs=self.outputs.at(batch), inputs=self.inputs.at(batch))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +191,7 @@ class RecordedScratch:
     place: Place
     sizes: tuple[int, ...]
     convolution: Convolution | None = None
+    reduction: Reduction | None = None
     uses_cublas: bool = False
     elements: int | None = None
 
@@ -271,6 +289,7 @@ def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> T
             place=place,
             sizes=tuple(line(a, b, place) for a, b in sizes),
             convolution=convolution(first, second),
+            reduction=_reduction(first, second, traced_at),
             uses_cublas=first.uses_cublas,
             elements=_elements(first, second, traced_at),
         )
@@ -305,6 +324,19 @@ def _batched(
     sizes = zip(first.input_size, second.input_size, strict=True)
     return BatchedConvolution(
         like=first, input_size=tuple(_line(a, b, traced_at, place) for a, b in sizes)
+    )
+
+
+def _reduction(
+    first: RecordedScratch, second: RecordedScratch, traced_at: Sequence[int]
+) -> BatchedReduction | None:
+    one, other = first.reduction, second.reduction
+    if one is None or other is None:
+        return None
+    return BatchedReduction(
+        like=one,
+        outputs=_line(one.outputs, other.outputs, traced_at, first.place),
+        inputs=_line(one.inputs, other.inputs, traced_at, first.place),
     )
 
 

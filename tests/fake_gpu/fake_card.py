@@ -16,11 +16,13 @@ from bsprobe.records.units import MIB
 from bsprobe.simulate.allocator.blocks import Block
 from bsprobe.simulate.allocator.expandable import ExpandableAllocator
 from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
+from bsprobe.simulate.sums import Multiprocessors
 from bsprobe.simulate.timeline import Kind, Phase, Place
 
 NAME = "FAKE NVIDIA H100 80GB HBM3"
 """Every report and record of the fake GPU contains this name."""
 CAPABILITY = (9, 0)
+MULTIPROCESSORS = Multiprocessors(count=132, threads=2048)
 TOTAL_BYTES = 81_089 * MIB
 UUID = "12345678-9abc-def0-1234-56789abcdef0"
 DRIVER = "580.159.04"

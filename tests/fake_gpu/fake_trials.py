@@ -25,7 +25,7 @@ from bsprobe.simulate.cuda.libraries import playback_on
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.peak import place_of
 from bsprobe.simulate.timeline import Action, Kind, Section
-from tests.fake_gpu.fake_card import CAPABILITY, card
+from tests.fake_gpu.fake_card import CAPABILITY, MULTIPROCESSORS, card
 
 if TYPE_CHECKING:
     from bsprobe.simulate.playback import Playback
@@ -51,6 +51,7 @@ class _Trial:
             spec.batch_size,
             allocator=card().memory,
             workspaces=_WORKSPACES,
+            multiprocessors=MULTIPROCESSORS,
             benchmark=spec.variant.cudnn_benchmark,
         )
         self._steps = 0

@@ -205,6 +205,7 @@ def test_a_custom_card_has_the_given_figures() -> None:
         total_source="as given",
         outside_allocator_bytes=300 * MIB,
         outside_source="as given",
+        multiprocessors=70,
     )
 
 

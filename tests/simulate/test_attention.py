@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from bsprobe.simulate.cuda import Held, Inside, cuda_dispatch, effects
+from bsprobe.simulate.cuda import cuda_dispatch, effects
 from bsprobe.simulate.cuda.attention import Attention, choice
 from bsprobe.simulate.timeline import Kind, Section
 from tests.support.fake_cuda import Dispatched, autocast, needs_fake_cuda, rules_of
@@ -235,7 +235,7 @@ def effects_of(program: Callable[[], torch.Tensor]) -> tuple[list[Any], list[Any
             name = operator.overloadpacket.__name__
             if "_scaled_dot_product" in name or name == "_safe_softmax":
                 seen.extend(
-                    each.sizes if isinstance(each, Inside | Held) else tuple(each.shape)
+                    tuple(each.shape) if isinstance(each, torch.Tensor) else each.sizes
                     for each in effects(operator, args, out)
                 )
 

@@ -258,13 +258,16 @@ class Output:
     dtype: torch.dtype = torch.float32
 
 
+Effect = Inside | Held
+
+
 def effects_of(
     program: Callable[..., torch.Tensor], *inputs: torch.Tensor
-) -> tuple[list[Output | Inside | Held], list[Output | Inside | Held]]:
+) -> tuple[list[Output | Effect], list[Output | Effect]]:
     """Effects of the operators with a rule, in a program and in its backward pass."""
-    passes: tuple[list[Output | Inside | Held], list[Output | Inside | Held]] = ([], [])
+    passes: tuple[list[Output | Effect], list[Output | Effect]] = ([], [])
 
-    def keep(seen: list[Output | Inside | Held]) -> Dispatched:
+    def keep(seen: list[Output | Effect]) -> Dispatched:
         def watch(operator: Any, args: tuple[Any, ...], out: Any) -> None:
             for each in effects(operator, args, out) if operator in KERNELS else ():
                 if isinstance(each, torch.Tensor):
@@ -558,11 +561,12 @@ def test_layer_norm_copies_tensors_that_are_not_contiguous() -> None:
 
     forward, backward = effects_of(norm, learnt(2, 4, 8), learnt(4))
 
-    copied = Inside(sizes=(4 * 2 * 8 * 4,))
+    size = 4 * 2 * 8 * 4
     maps, statistics = Output((2, 8, 4)), Output((2, 8, 1))
-    assert forward == [maps, statistics, statistics, copied]
-    assert backward[:2] == [maps, Output((4,))]
-    assert backward[-1] == Inside(sizes=(4 * 2 * 8 * 4,) * 2)  # gradient and input
+    copied, freed = Held(sizes=(size,)), Held(sizes=())
+    assert forward == [copied, maps, statistics, statistics, freed]
+    assert backward[:3] == [copied, maps, Output((4,))]
+    assert backward[-2:] == [Inside(sizes=(size,)), freed]  # the gradient's copy
 
 
 def test_batch_norm_copies_a_view_and_keeps_the_copy() -> None:

@@ -16,10 +16,12 @@ from bsprobe.simulate.playback import (
     Playback,
     cublas_workspace_bytes,
 )
+from bsprobe.simulate.sums import Multiprocessors, Reduction
 from bsprobe.simulate.timeline import (
     Action,
     Affine,
     BatchedConvolution,
+    BatchedReduction,
     Event,
     Kind,
     Phase,
@@ -129,6 +131,25 @@ def test_a_kernel_takes_all_its_buffers_together_and_gives_them_back(
     assert player.allocator.statistics.peak_allocated_bytes == mib * MIB
 
 
+@pytest.mark.parametrize("card", [None, Multiprocessors(count=132, threads=2048)])
+def test_a_sum_takes_what_blocks_hand_on_where_the_card_is_known(
+    card: Multiprocessors | None,
+) -> None:
+    like = Reduction(outputs=3072, inputs=0, item_bytes=2, sum_bytes=4, vector=4)
+    tokens = Affine(fixed=0, per_image=197)
+    scratch = Scratch(
+        place=PLACE,
+        sizes=(fixed(MIB),),
+        reduction=BatchedReduction(like=like, outputs=fixed(3072), inputs=tokens),
+    )
+    player = Player(RUN, scratch=scratch, batch=64, multiprocessors=card).play()
+
+    # Of blocks a row for each of 24 in which 128 outputs lie; the allocator rounds semaphores.
+    parts = 0 if card is None else 4 * 3072 * 128 * (132 * 16 // 24) + 512
+    assert player.inside == [MIB + parts]
+    assert player.allocator.allocated_bytes == 0
+
+
 def test_cudnn_is_asked_once_for_each_convolution_at_the_size_of_the_batch() -> None:
     player = Player(RUN, RUN, plans=(2 * MIB, 0), batch=7).play()
 
@@ -222,6 +243,21 @@ def test_cublas_keeps_its_workspace_or_allocates_it_for_each_call(
     workspace = cublas_workspace_bytes((8, 0))
     assert player.inside == [each * workspace] * 3
     assert player.playback.kept_bytes == player.allocator.allocated_bytes == kept * workspace
+
+
+def test_the_backward_pass_has_its_own_workspace_of_cublas() -> None:
+    timeline = Timeline(
+        storages=(),
+        scratches=(PRODUCT, replace(PRODUCT, place=replace(PLACE, phase=Phase.BACKWARD))),
+        convolutions=(),
+        sections={Section.FIRST_STEP: ((Action.SCRATCH, 0), (Action.SCRATCH, 1)) * 2},
+        traced_at=(2, 3),
+    )
+    workspaces, allocator = StubWorkspaces(), CachingAllocator(SimulatedDriver())
+    playback = Playback(timeline, 4, allocator=allocator, workspaces=workspaces)
+    playback.play(Section.FIRST_STEP)
+
+    assert playback.kept_bytes == allocator.allocated_bytes == 2 * cublas_workspace_bytes((8, 0))
 
 
 def test_more_elements_than_a_kernel_can_count_are_not_out_of_memory() -> None:

@@ -6,6 +6,7 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from bsprobe.simulate.cuda.effects import Effects, Held, Inside, copies
+from bsprobe.simulate.cuda.sums import reduction
 from bsprobe.simulate.cudnn.convolutions import ITEM_BYTES, Convolution, Direction
 
 _CHANNELS_LAST = (torch.channels_last, torch.channels_last_3d)
@@ -78,6 +79,9 @@ def convolution_backward(args: tuple[Any, ...], out: Any) -> Effects:
         yield Held(sizes=())
     if grad_bias is not None:
         yield grad_bias
+        summed = reduction(grad, [dim for dim in range(grad.dim()) if dim != 1])
+        if summed is not None:
+            yield Inside(reduction=summed)
 
 
 def _described(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from bsprobe.simulate.cudnn.convolutions import Convolution
+from bsprobe.simulate.sums import Reduction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,8 @@ class Inside:
     """Bytes of each allocation."""
     convolution: Convolution | None = None
     """The convolution that needs cuDNN's workspace."""
+    reduction: Reduction | None = None
+    """The sum that needs a buffer, whose size depends on the card."""
     uses_cublas: bool = False
     """True if the kernel uses cuBLAS's workspace."""
     elements: int | None = None

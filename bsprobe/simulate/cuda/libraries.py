@@ -2,9 +2,11 @@
 
 import torch
 
+from bsprobe.records.gpus import Gpu
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.playback import Memory, Playback, cublas_workspace_bytes
+from bsprobe.simulate.sums import Multiprocessors
 from bsprobe.simulate.timeline import Timeline
 from bsprobe.simulate.versions import INSTALLED, Change, has
 
@@ -14,6 +16,11 @@ def workspaces_on(capability: tuple[int, int]) -> Workspaces:
     return Workspaces(capability, pytorch_cudnn=torch.backends.cudnn.version())
 
 
+def multiprocessors_of(gpu: Gpu) -> Multiprocessors:
+    """What the memory of sums depends on of a card."""
+    return Multiprocessors(count=gpu.multiprocessors, threads=gpu.threads)
+
+
 def playback_on(
     capability: tuple[int, int],
     timeline: Timeline,
@@ -21,6 +28,7 @@ def playback_on(
     *,
     allocator: Memory,
     workspaces: Workspaces,
+    multiprocessors: Multiprocessors,
     benchmark: CudnnBenchmark,
 ) -> Playback:
     """Make a playback for a card, with the cuBLAS behaviour of the installed PyTorch.
@@ -38,6 +46,7 @@ def playback_on(
         batch,
         allocator=allocator,
         workspaces=workspaces,
+        multiprocessors=multiprocessors,
         benchmark=benchmark,
         cublas_bytes=cublas_workspace_bytes(capability),
         keeps_cublas=not has(INSTALLED, Change.CUBLAS_WORKSPACE_FREED),

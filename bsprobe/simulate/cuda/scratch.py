@@ -2,8 +2,7 @@
 
 Left out, because they are small or their size is not documented:
 
-- The buffer of reductions over several blocks (`global_memory_size` in cuda/Reduce.cuh): one value
-  for each block of a grid that fills the card, a few MiB at most.
+- The buffers of other reductions than sums and means (sums.py).
 - The partial sums of LayerNorm's weight gradients from 65 537 rows on
   (`LaunchGammaBetaBackwardCUDAKernel` in newer versions of cuda/layer_norm_kernel.cu): at most
   8 MiB, 32 768 rows of 32 floats for weight and bias, and not linear in the batch.
@@ -25,10 +24,19 @@ from torch._prims_common import suggest_memory_format
 from bsprobe.simulate.cuda.attention_scratch import ATTENTION
 from bsprobe.simulate.cuda.autocast import Kernel
 from bsprobe.simulate.cuda.conv_scratch import convolution, convolution_backward
-from bsprobe.simulate.cuda.effects import Effects, Inside, Rule, copies, tensors_of, with_inside
+from bsprobe.simulate.cuda.effects import (
+    Effects,
+    Held,
+    Inside,
+    Rule,
+    copies,
+    tensors_of,
+    with_inside,
+)
 from bsprobe.simulate.cuda.indexing import INDEXING
 from bsprobe.simulate.cuda.limits import counted_elements
 from bsprobe.simulate.cuda.losses import LOSSES, UNTIL
+from bsprobe.simulate.cuda.sums import REDUCTIONS
 from bsprobe.simulate.cuda.upsampling import UPSAMPLING
 from bsprobe.simulate.versions import INSTALLED, Version, until
 
@@ -48,6 +56,24 @@ def _group_norm_backward(args: tuple[Any, ...], out: Any) -> Effects:
     yield from (tensor for tensor in out if tensor is not None)
     by_channel, by_group = 4 * n * c, 4 * n * groups
     yield Inside(sizes=(by_channel, by_channel, by_group, by_group, by_channel))
+
+
+def _layer_norm(args: tuple[Any, ...], out: Any) -> Effects:
+    """A dense copy of the input comes first (`layer_norm_cuda`, cuda/layer_norm_kernel.cu)."""
+    yield Held(sizes=copies(args[:1], torch.contiguous_format))
+    yield from out
+    yield Held(sizes=())
+
+
+def _layer_norm_backward(args: tuple[Any, ...], out: Any) -> Effects:
+    """A dense copy of the input comes first, one of the gradient last.
+
+    Source: `layer_norm_backward_cuda` and `LayerNormBackwardKernelImpl`.
+    """
+    grad, x, *_ = args
+    yield Held(sizes=copies((x,), torch.contiguous_format))
+    yield from with_inside(out, copies((grad,), torch.contiguous_format))
+    yield Held(sizes=())
 
 
 def _dropout_kernel(args: tuple[Any, ...], out: Any) -> Effects:
@@ -179,9 +205,9 @@ KERNELS: dict[Kernel, Rule] = {
     aten.baddbmm.default: _matrix_product(1, 2),
     aten._cudnn_rnn.default: _lstm,  # noqa: SLF001 - its name
     aten._cudnn_rnn_backward.default: _lstm_backward,  # noqa: SLF001 - its name
-    # ATen/native/cuda: layer_norm_kernel.cu, AveragePool2d.cu, DilatedMaxPool2d.cu.
-    aten.native_layer_norm.default: _dense_inputs(0),
-    aten.native_layer_norm_backward.default: _dense_inputs(0, 1),
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_layer_norm_backward.default: _layer_norm_backward,
+    # ATen/native/cuda: AveragePool2d.cu, DilatedMaxPool2d.cu.
     aten.avg_pool2d.default: _inputs_laid_out_as(0, 0),
     aten.avg_pool2d_backward.default: _inputs_laid_out_as(1, 0, 1),
     aten.max_pool2d_with_indices.default: _inputs_laid_out_as(0, 0),
@@ -196,6 +222,7 @@ KERNELS: dict[Kernel, Rule] = {
     **ATTENTION,
     **INDEXING,
     **LOSSES,
+    **REDUCTIONS,
     **UPSAMPLING,
 }
 

@@ -121,6 +121,9 @@ class _Labels:
             self._note_use(scratch.place)
             self._label(self._unlabelled, f"{words}, workspace", origin, is_workspace=True)
             return
+        if scratch.reduction is not None:
+            self._label(self._unlabelled, f"{words}, inside", origin)
+            return
         if len(self._ledger.sizes) - 1 not in self._ledger.ends:  # kept by cuBLAS
             origin = replace(scratch.place, module="", operator="cuBLAS"), Kind.WORKSPACE
         self._label(self._unlabelled, f"{words}, cuBLAS", origin)

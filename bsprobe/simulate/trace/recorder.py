@@ -357,6 +357,7 @@ class Recorder(TorchDispatchMode):
                 place=place,
                 sizes=inside.sizes,
                 convolution=inside.convolution,
+                reduction=inside.reduction,
                 uses_cublas=inside.uses_cublas,
                 elements=inside.elements,
             )
