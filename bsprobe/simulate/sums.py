@@ -1,4 +1,4 @@
-"""The memory in which CUDA's sums hand their parts from block to block, which depends on the card.
+"""Buffers of CUDA's sums, through which blocks pass partial sums. They depend on the card.
 
 Source: ATen/native/cuda/Reduce.cuh of PyTorch 2.11, `setReduceConfig` and `gpu_reduce_kernel`.
 """
@@ -19,7 +19,7 @@ _INT32_BYTES = 2**31
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multiprocessors:
-    """What the size depends on of a card."""
+    """The facts of a card that decide the size of a buffer."""
 
     count: int
     threads: int
@@ -30,8 +30,8 @@ class Multiprocessors:
 class Reduction:
     """A sum over other dimensions than the innermost in memory, such as a bias's gradient.
 
-    Where the innermost is among those that are summed, a block hands on one value for each output,
-    a few KB of all, which are left out.
+    If the innermost dimension is summed too, a block passes on one value per output. These few KB
+    are left out.
     """
 
     outputs: int
@@ -45,10 +45,10 @@ class Reduction:
     """Neighbouring outputs that a thread computes at once: 1, 2 or 4."""
 
     def sizes_on(self, card: Multiprocessors) -> tuple[int, ...]:
-        """Bytes of parts and semaphores; nothing where a block has an output to itself.
+        """Bytes of partial sums and semaphores; none if one block computes an output alone.
 
-        PyTorch multiplies the parts by the width of a block and by the vector, although all
-        outputs are counted before (`global_memory_size`).
+        PyTorch multiplies the partial sums by the width of a block and by the vector, although
+        all outputs are already counted (`global_memory_size`).
         """
         inputs = self.inputs
         while self.outputs * inputs * self.item_bytes >= _INT32_BYTES and inputs > 1:

@@ -17,7 +17,7 @@ def workspaces_on(capability: tuple[int, int]) -> Workspaces:
 
 
 def multiprocessors_of(gpu: Gpu) -> Multiprocessors:
-    """What the memory of sums depends on of a card."""
+    """The multiprocessors of a card, which decide the buffers of sums."""
     return Multiprocessors(count=gpu.multiprocessors, threads=gpu.threads)
 
 
@@ -39,6 +39,7 @@ def playback_on(
         batch: Images in a micro-batch.
         allocator: The allocator of the card.
         workspaces: Source of the convolutions' workspaces.
+        multiprocessors: The multiprocessors of the card, from `multiprocessors_of`.
         benchmark: ON if cuDNN times its algorithms at a convolution's first use.
     """
     return Playback(

@@ -1,4 +1,4 @@
-"""Sums and means: the copies that they make, and what is added up for each output.
+"""Sums and means: their copies, and the numbers that they add up for each output.
 
 The order of the dimensions is that of `TensorIteratorBase::reorder_dimensions` and
 `coalesce_dimensions` in ATen/TensorIterator.cpp.
@@ -35,8 +35,8 @@ def reduction(
     """A sum over dimensions; None where the innermost in memory is one of them.
 
     Args:
-        x: What is added up; half precision is so in fp32.
-        dims: What is summed over.
+        x: The summands; half precision is summed in fp32.
+        dims: The dimensions that are summed.
         dtype: The type that the numbers have been copied to, if they have.
     """
     item_bytes = (dtype or x.dtype).itemsize
@@ -59,7 +59,7 @@ def reduction(
 
 
 def _dimensions(x: torch.Tensor, summed: set[int]) -> Iterable[_Dimension]:
-    """All but those of one element, those that are summed over first, each from the innermost."""
+    """Dimensions of more than one element: the summed ones first, each group from the innermost."""
     found, stride = [], 1
     for dim in reversed(range(x.dim())):
         of_output = 0 if dim in summed else stride
@@ -71,7 +71,7 @@ def _dimensions(x: torch.Tensor, summed: set[int]) -> Iterable[_Dimension]:
 
 
 def _merged(dimensions: Iterable[_Dimension]) -> list[_Dimension]:
-    """The dimensions, neighbours in memory taken for one."""
+    """The dimensions, with neighbours in memory merged."""
     merged: list[_Dimension] = []
     for each in dimensions:
         if merged and all(

@@ -63,7 +63,7 @@ _COUNTER_BYTES: Final = 4
 _ROUNDS_BYTES: Final = 131
 """The counter of a kernel that runs more than two rounds, with what aligns it."""
 _SLICES_BYTES: Final = 159
-"""What aligns slices and counters."""
+"""The alignment of slices and counters."""
 _ALIGNMENT: Final = 16
 """Converted copies take a multiple of it."""
 
@@ -96,12 +96,12 @@ _STEPS_OF_A_FREE_SLICE: Final = 16
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the name of a plan says.
+    """A plan, as its name describes it.
 
     Attributes:
         tile: Rows and columns of the result that are computed together.
         cluster: Tiles in rows and columns that run together.
-        is_sliced: Whether an incomplete last round is cut into slices.
+        is_sliced: True if an incomplete last round is cut into slices.
         step: Terms of the sum that are added at once.
     """
 
@@ -249,7 +249,7 @@ def _pairs(slices: int) -> int:
 
 
 def _is_converted(convolution: Convolution) -> bool:
-    """Whether the kernel reads copies in another layout, or with more channels."""
+    """Return whether the kernel reads copies in another layout or with more channels."""
     aligned = 4 if convolution.dtype == "float32" else 8
     outputs, channels = convolution.weight_size[:2]
     return not convolution.channels_last or channels % aligned > 0 or outputs % aligned > 0
