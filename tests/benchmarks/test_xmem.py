@@ -85,12 +85,13 @@ def test_what_is_reached_stands_beside_xmem() -> None:
 
 
 def without_workspaces(network: str, optimizer: str, batch: int) -> Played:
+    gpu = find_gpu("RTX 3060 12GB")
     return played(
         xmem_tracer(network, optimizer),
         batch,
         NoWorkspaces(),
         steps=ITERATIONS,
-        gpu=find_gpu("RTX 3060 12GB"),
+        gpu=gpu,
         available_bytes=gpu.allocator_bytes,
     )
 
