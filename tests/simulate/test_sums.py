@@ -61,6 +61,8 @@ def test_sums_of_any_size_have_an_answer(outputs: int) -> None:
 
 def test_outer_dimensions_that_are_dense_are_summed_as_one() -> None:
     assert reduction(torch.empty(64, 197, 768, dtype=FP16), [0, 1]) == BIAS
+    single = reduction(torch.empty(1, 6), [0])
+    assert single == Reduction(outputs=6, inputs=1, item_bytes=4, sum_bytes=4, vector=2)
     assert reduction(torch.empty(8, 4, 6), [0, -2]) == Reduction(
         outputs=6, inputs=32, item_bytes=4, sum_bytes=4, vector=2
     )

@@ -75,6 +75,7 @@ PLAIN_BYTES = FEATURES_BYTES + CLASSIFIER_BYTES
 STEP = """\
 + ne 3072 temporaries
 + sum 8 temporaries
+* sum
 - ne 3072 temporaries
 + stack 8 temporaries
 + sum 8 temporaries

@@ -100,6 +100,7 @@ def at(timeline: Timeline, batch: int) -> Recording:
                 convolution=None
                 if each.convolution is None
                 else timeline.convolutions[each.convolution].at(batch),
+                reduction=None if each.reduction is None else each.reduction.at(batch),
                 uses_cublas=each.uses_cublas,
                 elements=None if each.elements is None else each.elements.at(batch),
             )

@@ -34,6 +34,8 @@ def reduction(
 ) -> Reduction | None:
     """A sum over dimensions; None where the innermost in memory is one of them.
 
+    A single image is a sum like that of several.
+
     Args:
         x: The summands; half precision is summed in fp32.
         dims: The dimensions that are summed.
@@ -43,7 +45,7 @@ def reduction(
     merged = _merged(_dimensions(x, {dim % x.dim() for dim in dims}))
     summed = [each for each in merged if not each.of_output]
     kept = [each for each in merged if each.of_output]
-    if not (summed and kept) or x.numel() == 0 or summed[0].of_input < kept[0].of_input:
+    if not kept or x.numel() == 0 or (summed and summed[0].of_input < kept[0].of_input):
         return None
     vector = 1
     if kept[0].of_input == 1:
