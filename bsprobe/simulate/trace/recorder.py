@@ -31,6 +31,7 @@ from bsprobe.simulate.trace.fake_kernels import is_composite, only_writes, stora
 from bsprobe.simulate.trace.kept_inputs import KeptInputs
 from bsprobe.simulate.trace.modules import ModuleTracker
 from bsprobe.simulate.trace.named_device import named_device, names_gpu, with_device
+from bsprobe.simulate.trace.optimizer_state import state_of
 from bsprobe.simulate.trace.repetition import (
     handed_on,
     handovers,
@@ -386,16 +387,9 @@ class Recorder(TorchDispatchMode):
         self._mark_state(optimizer)
 
     def _mark_state(self, optimizer: torch.optim.Optimizer) -> None:
-        # Adam counts its steps on the host unless it is fused or capturable.
-        on_device = any(
-            group.get("fused") or group.get("capturable") for group in optimizer.param_groups
-        )
-        for held in optimizer.state.values():
-            state = held if isinstance(held, Mapping) else {"": held}  # shared by all parameters
-            tensors = {name: each for name, each in state.items() if torch.is_tensor(each)}
-            if not on_device and (count := tensors.pop("step", None)) is not None:
-                self._on_host.add(self._live[storage_of(count)])
-            self._mark(tensors.values(), Kind.OPTIMIZER_STATE)
+        on_device, on_host = state_of(optimizer)
+        self._on_host.update(self._live[storage_of(count)] for count in on_host)
+        self._mark(on_device, Kind.OPTIMIZER_STATE)
 
     def _mark(self, tensors: Iterable[torch.Tensor], kind: Kind) -> None:
         for tensor in tensors:
