@@ -79,8 +79,17 @@ class Gpu:
     """Held by a training process but not by PyTorch's allocator: context, kernels, libraries."""
     outside_source: str
     """The source of `outside_allocator_bytes`, or `estimate`."""
-    multiprocessors: int
-    """Number of multiprocessors, estimated for a card that is not in the catalogue."""
+
+    @property
+    def multiprocessors(self) -> int:
+        """Number of multiprocessors: the catalogue's, else the median of its compute capability.
+
+        It is no field, so that files name the same card whether or not it is known.
+        """
+        lines = _lines()
+        line = next((each for each in lines if each.name == self.name), None)
+        known = None if line is None else line.multiprocessors
+        return known or _typical_multiprocessors(self.compute_capability, lines)
 
     @property
     def threads(self) -> int:
@@ -137,9 +146,14 @@ class _Line:
 @cache
 def catalogue() -> tuple[Gpu, ...]:
     """Return all cards, in the order of `gpus.csv`."""
-    text = (resources.files("bsprobe.records") / "gpus.csv").read_text(encoding="utf-8")
-    lines = tuple(_line(row) for row in csv.DictReader(text.splitlines(), strict=True))
+    lines = _lines()
     return tuple(_gpu(line, lines) for line in lines)
+
+
+@cache
+def _lines() -> tuple[_Line, ...]:
+    text = (resources.files("bsprobe.records") / "gpus.csv").read_text(encoding="utf-8")
+    return tuple(_line(row) for row in csv.DictReader(text.splitlines(), strict=True))
 
 
 _ANOTHER = "; for another: --gpu custom --capacity 20GiB --compute-capability 8.6"
@@ -219,7 +233,6 @@ def custom_gpu(capacity_bytes: int, compute_capability: str, outside: int | None
         total_source="as given",
         outside_allocator_bytes=held,
         outside_source=ESTIMATE if outside is None else "as given",
-        multiprocessors=int(median(g.multiprocessors for g in alike)),
     )
 
 
@@ -302,7 +315,6 @@ def _gpu(line: _Line, lines: Iterable[_Line]) -> Gpu:
         total_source=line.total_source or ESTIMATE,
         outside_allocator_bytes=(line.outside or _estimated_outside(line, lines)) * MIB,
         outside_source=line.outside_source or ESTIMATE,
-        multiprocessors=line.multiprocessors or _estimated_multiprocessors(line, lines),
     )
 
 
@@ -326,9 +338,10 @@ def _estimated_outside(line: _Line, lines: Iterable[_Line]) -> int:
     return round(line.multiprocessors * _typical(line, each))
 
 
-def _estimated_multiprocessors(line: _Line, lines: Iterable[_Line]) -> int:
-    each = {other: other.multiprocessors for other in lines if other.multiprocessors is not None}
-    return round(_typical(line, each))
+def _typical_multiprocessors(capability: str, lines: Iterable[_Line]) -> int:
+    each = [line for line in lines if line.multiprocessors is not None]
+    alike = [line for line in each if line.compute_capability == capability] or each
+    return round(median(line.multiprocessors or 0 for line in alike))
 
 
 def _typical(line: _Line, figures: Mapping[_Line, float]) -> float:

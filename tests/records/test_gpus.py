@@ -205,7 +205,6 @@ def test_a_custom_card_has_the_given_figures() -> None:
         total_source="as given",
         outside_allocator_bytes=300 * MIB,
         outside_source="as given",
-        multiprocessors=70,
     )
 
 
@@ -262,3 +261,10 @@ def test_a_list_of_cards_takes_a_name_that_means_several() -> None:
     assert names[0] == "RTX 4090"
     assert len(names) == len(set(names)) > 2
     assert all("H100" in name for name in names[1:])
+
+
+def test_multiprocessors_are_those_of_the_catalogue_or_typical_of_the_compute_capability() -> None:
+    assert find_gpu("RTX 3090").multiprocessors == 82
+    alike = [line for line in LINES if line.compute_capability == "8.6"]
+    counts = [line.multiprocessors for line in alike if line.multiprocessors is not None]
+    assert custom_gpu(20 * GIB, "8.6").multiprocessors == round(median(counts))
