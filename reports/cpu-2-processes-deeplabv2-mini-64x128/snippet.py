@@ -2,7 +2,7 @@
 
 Measured on CPU (AMD EPYC): the largest batch that ran is 49.
 
-Start the script that calls `train` as so many processes: torchrun --nproc-per-node 2 SCRIPT.
+Start the script that calls `train` with torchrun: torchrun --nproc-per-node 2 SCRIPT.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ UPDATES = 20000  # as many images as 20000 updates of 10
 WARMUP_UPDATES = 0
 IGNORE = 255
 
-CLASSIFIER = "layer5."  # how the parameters of your net's classifier begin
+CLASSIFIER = "layer5."  # prefix of the names of your classifier's parameters
 
 
 def parameter_groups(model):
@@ -54,13 +54,13 @@ def schedule(update):
 
 
 def logits_of(outputs, size):
-    """The main logits of a net, at the size of the labels."""
+    """The main logits of a network, at the size of the labels."""
     logits = outputs["out"] if isinstance(outputs, dict) else outputs
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def epochs(loader, sampler):
-    """Batches without end; each epoch in another order, which all processes share."""
+    """Endless batches; each epoch has another order, which is the same in all processes."""
     for epoch in itertools.count():
         sampler.set_epoch(epoch)
         yield from loader
@@ -94,12 +94,12 @@ def train(model, dataset, device="cpu", updates=UPDATES, workers=4):
     losses = []
     for _ in range(updates):
         micro_batches = list(itertools.islice(endless, ACCUMULATION_STEPS))
-        # Divide by the valid pixels of the whole effective batch: the mean of the micro-batches'
-        # means would weigh pixels unequally, and is NaN where one has no valid pixel.
+        # Divide by the valid pixels of the whole effective batch: a mean of the means of
+        # micro-batches would weigh pixels unequally, and be NaN if one has no valid pixel.
         valid = max(1, sum(int((labels != IGNORE).sum()) for _, labels in micro_batches))
         counted = torch.tensor(valid, device=device)
         dist.all_reduce(counted)
-        valid = counted.item() / PROCESSES  # the average over the processes divides by them
+        valid = counted.item() / PROCESSES  # averaging over the processes divides by them
         total = torch.zeros((), device=device)
         for number, (images, labels) in enumerate(micro_batches, start=1):
             is_last = number == ACCUMULATION_STEPS

@@ -17,7 +17,7 @@ UPDATES = 20000  # as many images as 20000 updates of 10
 WARMUP_UPDATES = 0
 IGNORE = 255
 
-CLASSIFIER = "layer5."  # how the parameters of your net's classifier begin
+CLASSIFIER = "layer5."  # prefix of the names of your classifier's parameters
 
 
 def parameter_groups(model):
@@ -47,7 +47,7 @@ def schedule(update):
 
 
 def logits_of(outputs, size):
-    """The main logits of a net, at the size of the labels."""
+    """The main logits of a network, at the size of the labels."""
     logits = outputs["out"] if isinstance(outputs, dict) else outputs
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
@@ -73,8 +73,8 @@ def train(model, dataset, device="cpu", updates=UPDATES, workers=4):
     losses = []
     for _ in range(updates):
         micro_batches = list(itertools.islice(endless, ACCUMULATION_STEPS))
-        # Divide by the valid pixels of the whole effective batch: the mean of the micro-batches'
-        # means would weigh pixels unequally, and is NaN where one has no valid pixel.
+        # Divide by the valid pixels of the whole effective batch: a mean of the means of
+        # micro-batches would weigh pixels unequally, and be NaN if one has no valid pixel.
         valid = max(1, sum(int((labels != IGNORE).sum()) for _, labels in micro_batches))
         total = torch.zeros((), device=device)
         for images, labels in micro_batches:
