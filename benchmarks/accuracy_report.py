@@ -61,14 +61,21 @@ _GROUPS: tuple[tuple[str, Callable[[CheckedTrial], str]], ...] = (
 
 _LEARNT = {
     "nvidia-h100-80gb-hbm3": (
-        "Which 1x1 convolutions run as matrix products (`bsprobe/simulate/cudnn/pointwise.py`) was "
-        "read off these recordings, so that for them the figures above describe that rule as much "
-        "as they test it. Before, at commit 232d585, the peaks reserved of the same recordings "
-        "were within 0.99% in the median and 6.02% at the 90th percentile, 29.14% of the "
-        "workspaces were equal, and the boundaries were predicted as 39 and 16. What "
-        "`cudnn.benchmark` takes while it times plans in fp32 is not known to cuDNN without the "
-        "card: the first step, and no later one, took 65 GiB more."
-    )
+        "Two rules were read off these recordings, so the figures above describe the rules as much "
+        "as they test them: the 1x1 convolutions that run as matrix products "
+        "(`bsprobe/simulate/cudnn/pointwise.py`), and the workspaces of kernels that cut a sum "
+        "into slices (`bsprobe/simulate/cudnn/slices.py`). Before the first, at commit 232d585, "
+        "the peaks reserved of the 66 steps recorded by then were within 0.99% in the median and "
+        "6.02% at the 90th percentile, 29.14% of the workspaces were equal, and the boundaries "
+        "were predicted as 39 and 16. Before the second, at commit 293a9ba, those of all 179 steps "
+        "on both cards were within 0.40% and 5.44%, and 69.13% of the workspaces were equal. "
+        "`cudnn.benchmark` in fp32 is not predicted: while it timed plans, the first step took "
+        "65 GiB more, and no later step did."
+    ),
+    "nvidia-h200": (
+        "The rule on slices was fitted to this card's answers too. The boundaries of DeepLabV2 "
+        "were predicted as 36, 36, 71 and 29 before they were measured."
+    ),
 }
 """Notes on machines whose recordings led to a rule of the prediction."""
 
