@@ -61,7 +61,7 @@ def test_a_full_disk_stops_the_run_and_it_resumes_after_space_is_freed(
     kept = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     code, _, complaints = finish(start(*RUN, "--resume", cwd=tmp_path))
     if not kept:  # the first line is incomplete, so the run cannot be resumed
-        complain_clearly(code, complaints, "out is empty now")
+        complain_clearly(code, complaints, "the journal was removed")
         code, _, complaints = finish(start(*RUN, cwd=tmp_path))
     assert code == 0, complaints
     assert path.read_bytes().splitlines(keepends=True)[: len(kept)] == kept
