@@ -26,7 +26,7 @@ def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return done
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_script_probes_predicts_recommends_and_trains(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
 

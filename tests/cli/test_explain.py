@@ -46,7 +46,7 @@ def test_an_absent_gpu_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "reports").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_small_network_is_explained_from_end_to_end(tmp_path: Path) -> None:
     done = bsprobe(
         "explain", "--model=deeplabv2-mini", "--resolution=512x1024", "--memory-limit=1500MiB",

@@ -36,7 +36,7 @@ def rendered(run: Run, item: Recommendation, processes: int, norm: Norm = Norm.B
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_train_as_one_does_with_twice_the_accumulation(
     run: Run, item: Recommendation, tmp_path: Path
 ) -> None:
