@@ -65,6 +65,8 @@ from bsprobe.storage.runfile import NAME as RUN
 TIERS = ("1", "2", "3", "4", "all")
 BROKEN = BsprobeError.exit_code
 """Exit status of a process with an error that concerns more than one trial."""
+_CHECKOUT = Path(__file__).resolve().parents[1]
+"""Children run here."""
 _GRACE_SECONDS = 20.0
 """Time for a child to end by itself after its deadline."""
 _LEAST_SECONDS = 30.0
@@ -148,8 +150,11 @@ def run_command(search: BoundarySearch, folder: Path) -> list[str]:
     """Return the `bsprobe run` that starts or continues a search for boundaries."""
     variant = search.variant
     begun = ["--resume"] if (folder / JOURNAL).exists() else []
+    # The run file keeps the command: it names no folder outside the checkout, where it runs.
+    inside = folder.is_relative_to(_CHECKOUT)
+    out = folder.relative_to(_CHECKOUT) if inside else folder
     return [
-        *(sys.executable, "-m", "bsprobe", "run", *begun, "--out", str(folder)),
+        *(sys.executable, "-m", "bsprobe", "run", *begun, "--out", str(out)),
         *("--device", "cuda", "--memory-limit", f"{search.limit_bytes // GIB}GiB"),
         *("--search", "guided", "--trial-timeout", str(_TRIAL_TIMEOUT_SECONDS)),
         *("--model", variant.model, "--input", f"{variant.channels}x{variant.resolution}"),
@@ -170,7 +175,7 @@ def spawn(command: Sequence[str], environment: dict[str, str], seconds: float) -
     """
     with subprocess.Popen(
         command,
-        cwd=Path(__file__).parents[1],
+        cwd=_CHECKOUT,
         env={**os.environ, **environment},
         stderr=subprocess.PIPE,
         text=True,

@@ -12,7 +12,15 @@ import pytest
 import torch
 
 from benchmarks import record_truth, truth_archive
-from benchmarks.record_truth import BROKEN, Ended, Session, main, record_boundaries, record_trials
+from benchmarks.record_truth import (
+    BROKEN,
+    Ended,
+    Session,
+    main,
+    record_boundaries,
+    record_trials,
+    run_command,
+)
 from benchmarks.truth_archive import pack
 from benchmarks.truth_plan import (
     Configuration,
@@ -283,6 +291,11 @@ def test_a_search_asks_for_its_variants_under_its_limit(tmp_path: Path) -> None:
         "--model deeplabv2-resnet101 --input 3x512x1024 --precision fp32,amp-fp16 "
         "--norm batch,group --memory-format nchw --optimizer sgd --checkpointing off"
     )
+
+
+def test_a_search_in_the_checkout_keeps_no_path_of_the_machine() -> None:
+    command = run_command(MATRIX, Path(record_truth.__file__).resolve().parents[1] / "truth" / "a")
+    assert command[command.index("--out") + 1] == "truth/a"
 
 
 def measuring(*trials: str) -> Answer:
