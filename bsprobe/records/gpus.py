@@ -89,7 +89,8 @@ class Gpu:
         lines = _lines()
         line = next((each for each in lines if each.name == self.name), None)
         known = None if line is None else line.multiprocessors
-        return known or _typical_multiprocessors(self.compute_capability, lines)
+        counts = {each: each.multiprocessors for each in lines if each.multiprocessors is not None}
+        return known or round(_typical(self.compute_capability, counts))
 
     @property
     def threads(self) -> int:
@@ -325,7 +326,7 @@ def _estimated_total(line: _Line, lines: Iterable[_Line]) -> int:
         for other in lines
         if other.nominal is not None and other.total is not None
     }
-    return line.nominal - round(_typical(line, unseen))
+    return line.nominal - round(_typical(line.compute_capability, unseen))
 
 
 def _estimated_outside(line: _Line, lines: Iterable[_Line]) -> int:
@@ -335,22 +336,12 @@ def _estimated_outside(line: _Line, lines: Iterable[_Line]) -> int:
         for other in lines
         if other.multiprocessors is not None and other.outside is not None
     }
-    return round(line.multiprocessors * _typical(line, each))
+    return round(line.multiprocessors * _typical(line.compute_capability, each))
 
 
-def _typical_multiprocessors(capability: str, lines: Iterable[_Line]) -> int:
-    each = [line for line in lines if line.multiprocessors is not None]
-    alike = [line for line in each if line.compute_capability == capability] or each
-    return round(median(line.multiprocessors or 0 for line in alike))
-
-
-def _typical(line: _Line, figures: Mapping[_Line, float]) -> float:
+def _typical(capability: str, figures: Mapping[_Line, float]) -> float:
     """Return the median over the cards of the same compute capability, else over all cards."""
-    alike = [
-        figure
-        for other, figure in figures.items()
-        if other.compute_capability == line.compute_capability
-    ]
+    alike = [figure for other, figure in figures.items() if other.compute_capability == capability]
     return median(alike or figures.values())
 
 
