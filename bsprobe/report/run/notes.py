@@ -10,7 +10,6 @@ from bsprobe.analysis.recommendation import keeps_headroom, recipe_of, search_tr
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
     Boundary,
-    Prediction,
     Recommendation,
     Run,
     Settings,
@@ -108,7 +107,8 @@ def _predicted(run: Run, result: VariantResult) -> Note | None:
     prediction = result.prediction
     if prediction is None or prediction.largest is None:
         return None
-    figure = f"{_predicted_largest(prediction, run)} (measured {_measured_largest(result.boundary)}"
+    largest = sentences.predicted_largest(prediction, run.settings)
+    figure = f"{largest} (measured {_measured_largest(result.boundary)}"
     if peak := _common_peak(run, result):
         batch, predicted, measured = peak
         figure += f"; peak at batch {batch} {predicted / measured - 1:+.1%}"
@@ -135,18 +135,17 @@ def prediction_rows(run: Run) -> list[tuple[str, ...]]:
         prediction = result.prediction
         if prediction is None or prediction.largest is None:
             continue
-        largest = _predicted_largest(prediction, run), _measured_largest(result.boundary)
+        largest = (
+            sentences.predicted_largest(prediction, run.settings),
+            _measured_largest(result.boundary),
+        )
         cells: tuple[str, ...] = ("-",) * 4
         if peak := _common_peak(run, result):
-            batch, predicted, measured = peak
-            error = f"{predicted / measured - 1:+.1%}"
-            cells = (str(batch), format_bytes(predicted), format_bytes(measured), error)
+            batch, expected, measured = peak
+            error = f"{expected / measured - 1:+.1%}"
+            cells = (str(batch), format_bytes(expected), format_bytes(measured), error)
         rows.append((names[result.variant], *largest, *cells))
     return rows
-
-
-def _predicted_largest(prediction: Prediction, run: Run) -> str:
-    return sentences.guided_by(prediction, run.settings).removeprefix("Predicted largest ")
 
 
 def _common_peak(run: Run, result: VariantResult) -> tuple[int, int, int] | None:

@@ -148,12 +148,17 @@ def largest_words(boundary: Boundary) -> str:
 def guided_by(prediction: Prediction, settings: Settings) -> str:
     """Return the sentence on the prediction that a search begins with."""
     if prediction.largest is not None:
-        # Larger batches than the largest allowed one are not predicted.
-        least = "at least " if prediction.largest == settings.max_batch else ""
-        how = f" ({', '.join(prediction.assumptions)})" if prediction.assumptions else ""
-        return f"Predicted largest {least}{prediction.largest}{how}"
+        return f"Predicted largest {predicted_largest(prediction, settings)}"
     why = prediction.detail.rstrip(".") or "nothing is predicted to fit"
     return f"No prediction guided the search: {why}"
+
+
+def predicted_largest(prediction: Prediction, settings: Settings) -> str:
+    """Return the predicted largest batch, with the assumptions of the prediction."""
+    # Larger batches than the largest allowed one are not predicted.
+    least = "at least " if prediction.largest == settings.max_batch else ""
+    how = f" ({', '.join(prediction.assumptions)})" if prediction.assumptions else ""
+    return f"{least}{prediction.largest}{how}"
 
 
 def plan_words(plan: TrainingPlan) -> str:
