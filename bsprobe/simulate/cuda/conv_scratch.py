@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
-from bsprobe.simulate.cuda.effects import Effects, Held, Inside, copies
+from bsprobe.simulate.cuda.effects import Effects, Inside, copies, while_held
 from bsprobe.simulate.cuda.sums import reduction
 from bsprobe.simulate.cudnn.convolutions import ITEM_BYTES, Convolution, Direction
 
@@ -41,47 +41,41 @@ def convolution_backward(args: tuple[Any, ...], out: Any) -> Effects:
 
     Source: `convolution_backward` in ATen/native/Convolution.cpp, and cudnn/ConvShared.cpp.
     """
-    grad, x, weight, _, stride, padding, dilation, transposed, _, groups, _ = args
-    layout = _convolution_layout(x, weight)
-    grad_x, grad_weight, grad_bias = out
-    settings = (stride, padding, dilation, groups)
-    image = grad if transposed else x
-    held = copies((grad,) if grad_weight is None else (x, grad), layout)
-    if held:
-        yield Held(sizes=held)
-    if grad_x is not None:
-        direction = Direction.FORWARD if transposed else Direction.DATA_GRADIENT
-        yield grad_x
-        yield Inside(
-            sizes=copies((weight,), layout),
-            convolution=_described(
-                direction,
-                image,
-                weight,
-                settings=settings,
-                layout=layout,
-                is_transposed=transposed,
-            ),
-        )
-    if grad_weight is not None:
-        yield grad_weight
-        yield Inside(
-            convolution=_described(
-                Direction.WEIGHT_GRADIENT,
-                image,
-                weight,
-                settings=settings,
-                layout=layout,
-                is_transposed=transposed,
-            ),
-        )
-    if held:
-        yield Held(sizes=())
+    grad, x, weight, *_ = args
+    *_, grad_weight, grad_bias = out
+    held = (grad,) if grad_weight is None else (x, grad)
+    yield from while_held(copies(held, _convolution_layout(x, weight)), _gradients(args, out))
     if grad_bias is not None:
         yield grad_bias
         summed = reduction(grad, [dim for dim in range(grad.dim()) if dim != 1])
         if summed is not None:
             yield Inside(reduction=summed)
+
+
+def _gradients(args: tuple[Any, ...], out: Any) -> Effects:
+    """The gradients of input and weight, each with its workspace."""
+    grad, x, weight, _, stride, padding, dilation, transposed, _, groups, _ = args
+    layout = _convolution_layout(x, weight)
+    to_input = Direction.FORWARD if transposed else Direction.DATA_GRADIENT
+    grad_x, grad_weight, _ = out
+    for gradient, direction, copied in (
+        (grad_x, to_input, (weight,)),
+        (grad_weight, Direction.WEIGHT_GRADIENT, ()),
+    ):
+        if gradient is None:
+            continue
+        yield gradient
+        yield Inside(
+            sizes=copies(copied, layout),
+            convolution=_described(
+                direction,
+                grad if transposed else x,
+                weight,
+                settings=(stride, padding, dilation, groups),
+                layout=layout,
+                is_transposed=transposed,
+            ),
+        )
 
 
 def _described(

@@ -48,6 +48,15 @@ def copies(tensors: Iterable[torch.Tensor], layout: torch.memory_format) -> tupl
     )
 
 
+def while_held(sizes: tuple[int, ...], effects: Effects) -> Effects:
+    """Effects between the allocation of copies and their end; without copies, the effects alone."""
+    if sizes:
+        yield Held(sizes=sizes)
+    yield from effects
+    if sizes:
+        yield Held(sizes=())
+
+
 def is_dense(tensor: torch.Tensor) -> bool:
     """Return whether a tensor is dense, as `is_non_overlapping_and_dense` does in C++."""
     expected = 1

@@ -26,11 +26,11 @@ from bsprobe.simulate.cuda.autocast import Kernel
 from bsprobe.simulate.cuda.conv_scratch import convolution, convolution_backward
 from bsprobe.simulate.cuda.effects import (
     Effects,
-    Held,
     Inside,
     Rule,
     copies,
     tensors_of,
+    while_held,
     with_inside,
 )
 from bsprobe.simulate.cuda.indexing import INDEXING
@@ -60,9 +60,7 @@ def _group_norm_backward(args: tuple[Any, ...], out: Any) -> Effects:
 
 def _layer_norm(args: tuple[Any, ...], out: Any) -> Effects:
     """A dense copy of the input comes first (`layer_norm_cuda`, cuda/layer_norm_kernel.cu)."""
-    yield Held(sizes=copies(args[:1], torch.contiguous_format))
-    yield from out
-    yield Held(sizes=())
+    return while_held(copies(args[:1], torch.contiguous_format), iter(out))
 
 
 def _layer_norm_backward(args: tuple[Any, ...], out: Any) -> Effects:
@@ -71,9 +69,8 @@ def _layer_norm_backward(args: tuple[Any, ...], out: Any) -> Effects:
     Source: `layer_norm_backward_cuda` and `LayerNormBackwardKernelImpl`.
     """
     grad, x, *_ = args
-    yield Held(sizes=copies((x,), torch.contiguous_format))
-    yield from with_inside(out, copies((grad,), torch.contiguous_format))
-    yield Held(sizes=())
+    inside = with_inside(out, copies((grad,), torch.contiguous_format))
+    return while_held(copies((x,), torch.contiguous_format), inside)
 
 
 def _dropout_kernel(args: tuple[Any, ...], out: Any) -> Effects:
