@@ -9,14 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import ROOT, python
+from tests.support.pages import blocks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 
-TEXT = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+PAGE = ROOT / "docs" / "api.md"
 
 
 def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
@@ -28,7 +25,7 @@ def run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.nightly
 def test_the_script_probes_predicts_recommends_and_trains(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
+    (tmp_path / "train.py").write_text("\n\n".join(blocks(PAGE, "python")), encoding="utf-8")
 
     done = run("train.py", cwd=tmp_path)
 
@@ -49,8 +46,8 @@ def test_the_script_probes_predicts_recommends_and_trains(tmp_path: Path) -> Non
 
 @pytest.mark.nightly
 def test_the_command_says_the_same(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("\n\n".join(blocks("python")), encoding="utf-8")
-    ((command,),) = (block.splitlines() for block in blocks("sh"))
+    (tmp_path / "train.py").write_text("\n\n".join(blocks(PAGE, "python")), encoding="utf-8")
+    ((command,),) = (block.splitlines() for block in blocks(PAGE, "sh"))
 
     done = run("-m", *shlex.split(command), cwd=tmp_path)
 

@@ -1,6 +1,5 @@
 """Networks of other libraries, measured on the CPU and predicted, by the commands in the docs."""
 
-import re
 import shlex
 import shutil
 import sys
@@ -10,12 +9,13 @@ import pytest
 
 from tests.support import commands
 from tests.support.commands import ROOT
+from tests.support.pages import blocks_in
 
 FIRST_PART, TEN = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8").split("## Ten")
 
 
 def blocks(text: str) -> list[list[str]]:
-    return [block.splitlines() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
+    return [block.splitlines() for block in blocks_in(text, "sh")]
 
 
 FIRST = [command for block in blocks(FIRST_PART) for command in block]

@@ -11,10 +11,13 @@ from bsprobe.cli import bsprobe
 
 def blocks(page: Path, language: str) -> list[str]:
     """The code blocks of one language, without the newline at their ends."""
-    text = page.read_text(encoding="utf-8")
-    return [
-        block.rstrip("\n") for block in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-    ]
+    return blocks_in(page.read_text(encoding="utf-8"), language)
+
+
+def blocks_in(text: str, language: str) -> list[str]:
+    """The code blocks of one language in a part of a page."""
+    found = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    return [block.rstrip("\n") for block in found]
 
 
 def commands_of(page: Path) -> list[str]:
