@@ -36,8 +36,16 @@ class Started:
         self.stdout = process.stdout
         self._stderr = stderr
 
+    def go_on(self) -> None:
+        """Send the program the line that it waits for.
+
+        Closing its input would mean a dead parent: its watcher kills it a second later.
+        """
+        self.stdin.write(b"\n")
+        self.stdin.flush()
+
     def ended(self) -> Ended:
-        """Wait for the process to end; its input stays open, since its end means a dead parent."""
+        """Wait for the process to end, with its input open."""
         said = self.stdout.read().decode()
         status = self.process.wait(timeout=60)
         self._stderr.seek(0)

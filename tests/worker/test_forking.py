@@ -33,7 +33,7 @@ from tests.support.commands import popen, python
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="servers are for Linux")
 
 BOTH = pytest.mark.parametrize("spawned", [False, True], ids=["forked", "spawned"])
-WAITING = "import sys; print('here', flush=True); sys.stdin.read()"
+WAITING = "import sys; print('here', flush=True); sys.stdin.readline()"
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ def test_a_server_whose_process_runs_is_not_ended_to_make_room() -> None:
         for arenas in ("2", "3"):
             assert run("pass", MALLOC_ARENA_MAX=arenas).status == 0
         assert first.process.poll() is None
-        first.stdin.close()
+        first.go_on()
         assert first.ended().status == 0
 
 
@@ -382,7 +382,7 @@ def test_a_fork_of_the_parent_drops_its_servers() -> None:
             forking.SERVERS.end()
             os._exit(known)
         assert os.waitpid(pid, 0) == (pid, 0)
-        begun.stdin.close()
+        begun.go_on()
         assert begun.ended().status == 0
         assert run("pass").status == 0
 
