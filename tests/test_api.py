@@ -245,6 +245,7 @@ GO = """
 """
 
 
+@pytest.mark.nightly
 def test_a_script_can_pass_functions_that_it_defines(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT + GO.format(guard='if __name__ == "__main__":'))
 
@@ -263,6 +264,7 @@ def test_a_script_without_a_guard_is_refused(tmp_path: Path) -> None:
     assert "the script calls bsprobe when it is imported" in done.stderr
 
 
+@pytest.mark.nightly
 def test_functions_from_standard_input_cannot_be_probed(tmp_path: Path) -> None:
     done = commands.python("-", cwd=tmp_path, text=SCRIPT + GO.format(guard="if True:"))
 

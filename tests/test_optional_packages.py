@@ -26,8 +26,8 @@ def test_continuous_integration_has_all_of_them() -> None:
     ("package", "module"),
     [
         ("cityscapesscripts", "training/cityscapes/test_labels.py"),
-        ("hypothesis", "records/test_units.py"),
-        ("yaml", "test_workflows.py"),
+        pytest.param("hypothesis", "records/test_units.py", marks=pytest.mark.nightly),
+        pytest.param("yaml", "test_workflows.py", marks=pytest.mark.nightly),
     ],
 )
 def test_a_module_whose_package_is_missing_is_skipped_but_not_under_ci(

@@ -3,7 +3,7 @@
 from itertools import combinations, product
 
 from bsprobe.records.variants import AXES
-from tests.support.pairwise import covering, pairwise
+from tests.support.pairwise import pairwise
 
 CHOICES = {axis.field: tuple(axis.kind) for axis in AXES}
 
@@ -22,9 +22,3 @@ def test_the_rows_are_few_whole_different_and_always_the_same() -> None:
     assert [list(row) for row in rows] == [list(CHOICES)] * len(rows)
     assert len({tuple(row.values()) for row in rows}) == len(rows)
     assert pairwise(CHOICES) == rows
-
-
-def test_covering_names_have_every_feature_and_none_is_superfluous() -> None:
-    features = {"one": "ab", "two": "abc", "three": "d", "four": "c"}
-    assert covering(features) == ["two", "three"]
-    assert covering({}) == []

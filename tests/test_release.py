@@ -77,7 +77,6 @@ def package_files(root: Path) -> set[str]:
     }
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_the_package_its_types_and_its_licence(built: tuple[Path, Path]) -> None:
     wheel, _ = built
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -123,7 +122,7 @@ def installed(wheel: Path, target: Path) -> None:
     run(*installer, "install", *chosen, "--no-deps", "--target", target, wheel, cwd=target.parent)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
 def test_the_installed_wheel_runs_outside_the_repository(
     built: tuple[Path, Path], tmp_path: Path
@@ -153,7 +152,7 @@ def test_the_installed_wheel_runs_outside_the_repository(
     assert "Wrote out/" in bsprobe("report", "out")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_whoever_installs_the_wheel_gets_its_types(
     built: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -180,7 +179,7 @@ def test_whoever_installs_the_wheel_gets_its_types(
     assert "no issues found" in found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_metadata_declares_what_pyproject_does(built: tuple[Path, Path]) -> None:
     wheel, _ = built
     with zipfile.ZipFile(wheel) as archive:

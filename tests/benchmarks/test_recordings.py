@@ -53,7 +53,6 @@ def content_of(case: Case) -> Any:
         return json.load(file)
 
 
-@pytest.mark.slow
 @by_file
 def test_every_tensor_of_every_step_is_predicted_in_size_and_order(case: Case) -> None:
     steps = load_recorded_steps(FOLDER / case.file)

@@ -96,7 +96,7 @@ def without_workspaces(network: str, optimizer: str, batch: int) -> Played:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_torchvision
 def test_a_run_is_predicted_within_two_percent() -> None:
     found = without_workspaces("MobeNetV3Small", "SGD", 258)
@@ -105,7 +105,7 @@ def test_a_run_is_predicted_within_two_percent() -> None:
     assert found.statistics.peak_reserved_bytes == pytest.approx(878_706_688, rel=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_torchvision
 def test_the_state_of_adagrad_is_there_from_the_beginning() -> None:
     taken = {name: without_workspaces("MobeNetV3Small", name, 2) for name in ("SGD", "Adagrad")}

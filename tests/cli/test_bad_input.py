@@ -456,6 +456,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_resume_named_for_an_unfinishe
     assert {path.read_text() for path in (tmp_path / "full").iterdir()} == {"mine"}
 
 
+@pytest.mark.nightly
 def test_a_run_that_is_refused_before_its_first_trial_leaves_its_folder_empty(
     tmp_path: Path,
 ) -> None:

@@ -25,7 +25,9 @@ def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
         ("--device cpu", ("--device cpu", "GPU")),
         ("--device tpu", ("--device", "'tpu'")),
         ("--device cuda --gpu A100", ("--gpu", "--device")),
-        ("--memory-limit 1MiB", ("1 MiB", "CUDA context")),
+        pytest.param(
+            "--memory-limit 1MiB", ("1 MiB", "CUDA context"), marks=pytest.mark.nightly
+        ),  # starts a worker
     ],
 )
 def test_wrong_input_gets_a_line_and_leaves_nothing(

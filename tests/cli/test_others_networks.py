@@ -23,7 +23,6 @@ MEASURED, PREDICTED = blocks(TEN)
 PACKAGES = {"timm:": "timm", "smp:": "segmentation_models_pytorch", "hf:": "transformers"}
 """By prefix of a model, the package that builds it."""
 PREDICTED_BY_DEFAULT = ("torchvision:resnet18",)
-SLOW = ("timm:vit_tiny_patch16_224",)
 """The others run in the nightly tests."""
 
 
@@ -33,10 +32,8 @@ def model_of(command: str) -> str:
 
 
 def often(command: str, *, default: tuple[str, ...]) -> list[pytest.MarkDecorator]:
-    """The mark of a network: default, slow or nightly."""
-    if model_of(command) in default:
-        return []
-    return [pytest.mark.slow if model_of(command) in SLOW else pytest.mark.nightly]
+    """The marks of a network."""
+    return [] if model_of(command) in default else [pytest.mark.nightly]
 
 
 def run(command: str, folder: Path) -> list[dict[str, str]]:
@@ -53,13 +50,8 @@ def run(command: str, folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU device is Linux's")
-@pytest.mark.parametrize(
-    "command",
-    [
-        pytest.param(each, marks=pytest.mark.slow if "mixed" in each else pytest.mark.nightly)
-        for each in FIRST
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("command", FIRST)
 def test_the_first_command_recommends_a_batch_for_other_networks(
     command: str, tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ def test_a_rehearsal_opens_the_device_and_writes_nothing(tmp_path: Path) -> None
         pytest.param(
             "--gpu=A10 --model=full/few.py:net",
             "NoneType",
-            marks=pytest.mark.slow,  # starts a worker
+            marks=pytest.mark.nightly,  # starts a worker
         ),
     ],
 )

@@ -51,6 +51,7 @@ def workers(folder: Path) -> set[int]:
     return found
 
 
+@pytest.mark.nightly
 def test_a_killed_run_goes_on_and_ends_in_a_proven_boundary(tmp_path: Path) -> None:
     out = tmp_path / "out"
     killed = start("run", *SMALL, "--out=out", cwd=tmp_path)
@@ -104,6 +105,7 @@ def test_ctrl_c_leaves_no_process_and_the_hint_has_the_command_to_resume(tmp_pat
     assert workers(tmp_path) == set()
 
 
+@pytest.mark.nightly
 def test_a_run_is_not_resumed_with_other_options(tmp_path: Path) -> None:
     process = start("run", *SMALL, "--out=out", cwd=tmp_path)
     wait_for_lines(tmp_path / "out", 1, process)
@@ -137,7 +139,7 @@ def test_batch_1_that_does_not_fit_is_a_result_with_advice(tmp_path: Path) -> No
     assert not (tmp_path / "out" / "snippet.py").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_drawn_data_is_checked_and_trained_on(tmp_path: Path) -> None:
     bsprobe("sample-data", "D", "--images", "10", "--size", "64x128", cwd=tmp_path)
     assert "No problems." in bsprobe("data", "D", cwd=tmp_path).stdout

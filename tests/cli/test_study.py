@@ -76,7 +76,7 @@ def wait_for_checkpoint(out: Path, process: "subprocess.Popen[str]") -> None:
 LONGER = [*without("--images", "--out"), "--batches=2,4", "--images=96"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_study_ends_in_a_report(folder: Path) -> None:
     printed = studied(*LONGER, "--out=whole", cwd=folder)
     check_report(printed, folder / "whole")
@@ -174,6 +174,7 @@ def test_a_folder_without_validation_images_is_refused_by_name(folder: Path) -> 
     assert done.stderr.startswith("error: D/leftImg8bit/val: ")
 
 
+@pytest.mark.nightly
 def test_a_study_is_not_resumed_with_other_options(folder: Path) -> None:
     process = start("study", *SMALL, "--batches=2,4", cwd=folder)
     wait_for_checkpoint(folder / "out", process)

@@ -131,6 +131,7 @@ def test_calls_that_pytorch_refuses_are_refused(found: Any) -> None:
     ]
 
 
+@pytest.mark.nightly
 def test_a_limit_is_applied_when_the_kernels_of_one_step_are_loaded(tmp_path: Path) -> None:
     first, again, other = on_fake_gpu.answer(CAPPED, folder=tmp_path)
     loading, building = ["opening", "loading kernels"], ["opening", "building"]

@@ -35,6 +35,7 @@ def runs(device: SimulatedDevice, variant: Variant, batch: int) -> bool:
     return True
 
 
+@pytest.mark.nightly
 def test_each_card_gets_a_batch_that_runs_there_while_the_next_one_does_not() -> None:
     cards = [card(GIB), card(2 * GIB), card(3 * GIB, "7.5"), card(5 * GIB // 2)]
     variants = [SMALL, replace(SMALL, precision=Precision.AMP_FP16)]

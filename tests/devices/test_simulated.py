@@ -115,6 +115,7 @@ def test_an_evaluation_pass_has_its_own_peak() -> None:
     assert found.evaluation.allocated_bytes > 19 * 1024 * 2048 * 4
 
 
+@pytest.mark.nightly
 def test_autocast_takes_less_with_batch_norm_and_more_with_plain_group_norm() -> None:
     def per_image(precision: Precision, norm: Norm) -> int:
         variant = replace(SMALL, precision=precision, norm=norm)
@@ -188,6 +189,7 @@ def test_one_of_several_processes_holds_its_gradients_twice(steps: int) -> None:
     assert together.model == alone.model
 
 
+@pytest.mark.nightly
 def test_shared_statistics_take_next_to_nothing_beside_batch_norms() -> None:
     batch, sync = (
         predict(replace(SMALL, norm=norm), 32, gpu=find_gpu("RTX 3090"), processes=8)

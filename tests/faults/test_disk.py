@@ -47,7 +47,7 @@ def complain_clearly(code: int, complaints: str, what: str) -> None:
 
 @pytest.mark.parametrize(
     "share",
-    [0.5, *[pytest.param(share, marks=pytest.mark.slow) for share in (0.0, 0.001, 0.1, 0.95)]],
+    [0.5, *[pytest.param(share, marks=pytest.mark.nightly) for share in (0.0, 0.001, 0.1, 0.95)]],
 )
 def test_a_full_disk_stops_the_run_and_it_resumes_after_space_is_freed(
     tmp_path: Path, reference: Path, share: float
@@ -69,7 +69,7 @@ def test_a_full_disk_stops_the_run_and_it_resumes_after_space_is_freed(
     assert_no_trial_was_repeated(tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_disk_too_full_for_the_report_keeps_the_run(tmp_path: Path, reference: Path) -> None:
     size = (reference / "run.json").stat().st_size + 100
     code, _, complaints = finish(start(*RUN, cwd=tmp_path, before_exec=files_end_at(size)))

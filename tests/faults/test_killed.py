@@ -67,7 +67,7 @@ def test_a_run_killed_at_ten_random_moments_has_the_same_result(
     assert_no_trial_was_repeated(out)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_killed_while_it_writes_files_leaves_complete_ones(
     tmp_path: Path, reference: Path
 ) -> None:
@@ -101,6 +101,7 @@ def test_a_worker_that_dies_out_of_memory_ends_the_trial_not_the_run(
     assert findings(tmp_path / "out") == findings(reference)
 
 
+@pytest.mark.nightly
 def test_a_worker_killed_without_evidence_is_no_boundary_and_resuming_repeats_the_trial(
     tmp_path: Path, reference: Path
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_worker_killed_without_evidence_is_no_boundary_and_resuming_repeats_th
     assert findings(out) == findings(reference)
 
 
+@pytest.mark.nightly
 def test_out_of_memory_without_evidence_in_an_old_journal_is_ignored(
     tmp_path: Path, reference: Path
 ) -> None:

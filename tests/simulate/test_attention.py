@@ -199,7 +199,7 @@ def test_an_encoder_layer_of_pytorch_that_trains_has_fused_attention(
 
 
 @needs_timm
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "in_fp32", "in_half"),
     [

@@ -27,7 +27,7 @@ def predicted(variant: Variant) -> Measurement:
     [
         (ATTRIBUTES, CheckpointWay.BLOCK),
         ("tests.support.home_made:nested", CheckpointWay.BLOCK),
-        pytest.param("torchvision:vgg11", CheckpointWay.SEGMENTS, marks=pytest.mark.slow),
+        pytest.param("torchvision:vgg11", CheckpointWay.SEGMENTS, marks=pytest.mark.nightly),
         pytest.param("torchvision:swin_t", CheckpointWay.BLOCK, marks=pytest.mark.nightly),
         pytest.param("torchvision:densenet121", CheckpointWay.BLOCK, marks=pytest.mark.nightly),
         pytest.param("torchvision:convnext_tiny", CheckpointWay.BLOCK, marks=pytest.mark.nightly),

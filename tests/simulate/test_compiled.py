@@ -82,7 +82,6 @@ def test_fits_of_cards_are_marked_too() -> None:
     assert one.largest == other.largest == 8
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_every_output_says_that_the_network_is_taken_as_not_compiled(tmp_path: Path) -> None:
     asked = (

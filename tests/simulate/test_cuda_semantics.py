@@ -98,14 +98,16 @@ NETWORKS = [
     ),
     *(replace(DEEPLABV2, model=model, precision=Precision.AMP_FP16) for model in OTHER_NETS),
 ]
-SLOW_NETWORKS = [
-    replace(DEEPLABV2, model=model, precision=each)
-    for model in OTHER_NETS
-    for each in (Precision.FP32, Precision.AMP_BF16)
-]
 NIGHTLY_NETWORKS = [
-    replace(DEEPLABV2, norm=norm, precision=precision, checkpointing=checkpointing)
-    for norm, precision, checkpointing in itertools.product(LAYERS, Precision, Checkpointing)
+    *(
+        replace(DEEPLABV2, model=model, precision=each)
+        for model in OTHER_NETS
+        for each in (Precision.FP32, Precision.AMP_BF16)
+    ),
+    *(
+        replace(DEEPLABV2, norm=norm, precision=precision, checkpointing=checkpointing)
+        for norm, precision, checkpointing in itertools.product(LAYERS, Precision, Checkpointing)
+    ),
 ]
 
 
@@ -114,7 +116,6 @@ NIGHTLY_NETWORKS = [
     "variant",
     [
         *NETWORKS,
-        *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW_NETWORKS),
         *(pytest.param(each, marks=pytest.mark.nightly) for each in NIGHTLY_NETWORKS),
     ],
     ids=lambda variant: "-".join((variant.model, *(getattr(variant, a.field) for a in AXES))),

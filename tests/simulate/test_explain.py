@@ -111,18 +111,11 @@ def families(rows: list[Row]) -> Iterator[tuple[Row, list[Row]]]:
             yield row, inside
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "values",
-    [
-        pytest.param(
-            values,
-            id="-".join(values.values()),
-            marks=pytest.mark.nightly if number % 4 else pytest.mark.slow,
-        )
-        for number, values in enumerate(
-            pairwise({a.field: tuple(a.kind) for a in AXES} | {"norm": tuple(LAYERS)})
-        )
-    ],
+    pairwise({a.field: tuple(a.kind) for a in AXES} | {"norm": tuple(LAYERS)}),
+    ids=lambda values: "-".join(values.values()),
 )
 def test_they_add_up_for_any_two_values_of_two_axes(values: dict[str, Any]) -> None:
     assert_adds_up(replace(MINI, **values))

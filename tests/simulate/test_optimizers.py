@@ -66,7 +66,7 @@ EVERY_DAY = (
 def _marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
     if name in TORCH or name in EVERY_DAY:
         return ()
-    return (pytest.mark.slow, pytest.mark.nightly)  # half a minute in total
+    return (pytest.mark.nightly,)  # half a minute in total
 
 
 @pytest.fixture(autouse=True)

@@ -148,7 +148,7 @@ def tiny_variants(*fields: str) -> tuple[Variant, ...]:
 
 DEFAULTS = tiny_variants("precision", "norm")
 OTHERS = tiny_variants("precision", "norm", "memory_format", "optimizer")
-SLOW = [pytest.param(each, marks=pytest.mark.slow) for each in OTHERS if each not in DEFAULTS]
+SLOW = [pytest.param(each, marks=pytest.mark.nightly) for each in OTHERS if each not in DEFAULTS]
 
 
 WHOLE = matrix(

@@ -456,6 +456,7 @@ def test_what_checkpointing_recomputes_belongs_to_its_module_in_the_backward_pas
     assert {f"layer3.5.conv{i}" for i in (1, 2, 3)} < modules
 
 
+@pytest.mark.nightly
 def test_gradients_belong_to_the_same_modules_with_checkpointing() -> None:
     """The recomputation of this network stops inside a module, as nothing more is needed."""
 

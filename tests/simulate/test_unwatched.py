@@ -127,7 +127,7 @@ TIMM = {
 @pytest.mark.parametrize(
     ("name", "side"),
     [
-        pytest.param("mobilenetv3_small_050", 32, marks=pytest.mark.slow),
+        pytest.param("mobilenetv3_small_050", 32, marks=pytest.mark.nightly),
         *(pytest.param(*each, marks=pytest.mark.nightly) for each in TIMM.items()),
     ],
 )

@@ -139,6 +139,7 @@ def test_every_convolution_has_an_answer(hopper: Workspaces, convolution: Convol
     assert hopper.candidates(convolution) == answer
 
 
+@pytest.mark.nightly
 def test_odd_convolutions_neither_crash_nor_write_to_the_terminal(tmp_path: Path) -> None:
     script = """
 import sys

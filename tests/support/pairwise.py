@@ -1,6 +1,6 @@
 """Selections of combinations in which any two values of two axes occur together at least once."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations, product
 from typing import Any
 
@@ -32,18 +32,3 @@ def pairwise(axes: Mapping[str, Iterable[Any]]) -> list[dict[str, Any]]:
 def _met(row: Mapping[str, Any], name: str, value: Any, wanted: Iterable[object]) -> int:
     """Return the number of wanted pairs that a value adds to a row."""
     return sum(frozenset(((name, value), each)) in wanted for each in row.items())
-
-
-def covering(features: Mapping[str, Iterable[Hashable]]) -> list[str]:
-    """Select names that together have all features, few by a greedy choice.
-
-    Args:
-        features: The features of each name.
-    """
-    missing = {feature for each in features.values() for feature in each}
-    chosen = []
-    while missing:
-        best = max(features, key=lambda name: len(missing & set(features[name])))
-        chosen.append(best)
-        missing -= set(features[best])
-    return chosen

@@ -102,7 +102,14 @@ def test_a_worker_in_the_middle_of_a_step_ends_with_its_parent(
     assert started.wait(timeout=10) == 3
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b'{"kind": "Ready"}\n', b"\xff\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense\n",
+        pytest.param(b'{"kind": "Ready"}\n', marks=pytest.mark.nightly),
+        pytest.param(b"\xff\n", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_worker_that_receives_a_malformed_message_exits_with_a_traceback(
     line: bytes, started: "subprocess.Popen[bytes]"
 ) -> None:

@@ -49,14 +49,11 @@ EXPLAINED = {
     ("bad_alloc", SIMULATED): HOST,
     ("ENOMEM", SIMULATED): HOST,
 }
-slow, nightly = pytest.mark.slow, pytest.mark.nightly
 
 
-def often(kind: DeviceKind, manner: str) -> tuple[pytest.MarkDecorator, ...]:
-    """Return the marks of a test: on the CPU it always runs, on other devices less often."""
-    if kind is CPU:
-        return ()
-    return (slow if manner in ("SIGKILL", "bad_alloc") else nightly,)
+def often(kind: DeviceKind) -> tuple[pytest.MarkDecorator, ...]:
+    """Return the marks of a test: on the CPU it always runs, on other devices by night."""
+    return () if kind is CPU else (pytest.mark.nightly,)
 
 
 @contextmanager
@@ -95,7 +92,7 @@ def dead(folder: Path) -> list[str]:
     ("kind", "manner"),
     [
         # Ordered by kind, because each kind has its own fork server.
-        pytest.param(kind, manner, marks=often(kind, manner))
+        pytest.param(kind, manner, marks=often(kind))
         for kind in DeviceKind
         for manner in UNEXPLAINED
     ],
@@ -110,7 +107,7 @@ def test_a_death_without_evidence_is_tried_once_more_and_then_a_failure(
 
 @pytest.mark.parametrize(
     ("manner", "kind"),
-    [pytest.param(manner, kind, marks=often(kind, manner)) for manner, kind in EXPLAINED],
+    [pytest.param(manner, kind, marks=often(kind)) for manner, kind in EXPLAINED],
 )
 def test_a_death_with_evidence_is_out_of_that_memory(
     tmp_path: Path, manner: str, kind: DeviceKind
@@ -121,7 +118,7 @@ def test_a_death_with_evidence_is_out_of_that_memory(
 
 
 @pytest.mark.parametrize(
-    "kind", [CPU, *(pytest.param(each, marks=nightly) for each in (CUDA, SIMULATED))]
+    "kind", [CPU, *(pytest.param(each, marks=pytest.mark.nightly) for each in (CUDA, SIMULATED))]
 )
 def test_a_trial_whose_first_process_was_killed_runs_in_a_second(
     tmp_path: Path, kind: DeviceKind
@@ -148,8 +145,8 @@ def group() -> Iterator[ControlGroup]:
     ("kind", "outcome"),
     [
         (CPU, MEMORY),
-        pytest.param(CUDA, HOST, marks=nightly),
-        pytest.param(SIMULATED, HOST, marks=slow),
+        pytest.param(CUDA, HOST, marks=pytest.mark.nightly),
+        pytest.param(SIMULATED, HOST, marks=pytest.mark.nightly),
     ],
 )
 def test_a_kill_in_a_full_control_group_is_evidence(

@@ -144,6 +144,7 @@ def test_random_numbers_differ_in_each_process() -> None:
     assert len({number for _ in range(2) for number in run(program).said.split()}) == 4
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("_with_torch")
 def test_the_threads_of_openmp_work_in_a_process_whose_server_has_none() -> None:
     """After a tensor operation in the server the first large one in a child would hang."""
@@ -179,6 +180,7 @@ def test_the_threads_of_openblas_do_not_count_as_memory_of_a_trial(how: str) -> 
     assert int(said) < 8
 
 
+@pytest.mark.nightly
 def test_the_imports_of_the_server_make_no_cuda_call() -> None:
     """A driver that is initialised in the server does not work in its children."""
     program = textwrap.dedent("""

@@ -51,7 +51,7 @@ def begun(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Started]:
         started.process.communicate()
 
 
-BY_DAY = [("forked", True, "parent"), ("spawned", False, "both")]
+BY_DAY = ("forked", True, "parent")
 ALL = [
     (how, lock, killed)
     for how in ("forked", "spawned")
@@ -67,7 +67,7 @@ ALL = [
             (how, lock),
             killed,
             id=f"{how}, {'holds the lock' if lock else 'sleeps'}, {killed}",
-            marks=() if (how, lock, killed) in BY_DAY else pytest.mark.nightly,
+            marks=() if (how, lock, killed) == BY_DAY else pytest.mark.nightly,
         )
         for how, lock, killed in ALL
     ],
@@ -83,6 +83,7 @@ def test_a_killed_run_leaves_no_process(begun: Started, killed: str) -> None:
     assert begun.all_gone(within=5), begun.alive()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("begun", [("forked", True)], ids=["forked"], indirect=True)
 def test_processes_of_a_network_end_with_its_worker(begun: Started) -> None:
     """The run repeats the trial once, with a new worker and a new sleeping process."""

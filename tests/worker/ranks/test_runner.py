@@ -39,6 +39,7 @@ def outcomes(run: Run) -> list[tuple[int, str, int | None]]:
     ]
 
 
+@pytest.mark.nightly
 def test_the_weakest_rank_decides_while_the_other_hangs(tmp_path: Path) -> None:
     started = torchrun(*stubbed("together", *ONE_NORM), cwd=tmp_path)
     code, printed, complaints = started.finish()
@@ -154,7 +155,7 @@ def test_without_torchruns_store_rank_0_opens_one_and_a_silent_machine_ends_the_
     assert ranks[0].all_gone()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ranks_with_different_options_do_not_start(tmp_path: Path) -> None:
     port, mark = free_port(), uuid.uuid4().hex
     ranks = [
