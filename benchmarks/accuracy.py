@@ -23,6 +23,7 @@ from benchmarks.accuracy_figures import (
 )
 from benchmarks.accuracy_file import load, save
 from benchmarks.accuracy_report import write
+from benchmarks.evaluated import recorded_device
 from benchmarks.fake_reports import REPORTS, check_folder
 from benchmarks.script_errors import exit_from
 from benchmarks.truth_prediction import compared, gpu_of, predicted_boundary, predicted_measurement
@@ -56,7 +57,7 @@ def checked_machine(truth: Truth) -> CheckedMachine:
 
 def checked_trials(truth: Truth, machine: CheckedMachine) -> Iterator[CheckedTrial]:
     """Predict the trials, and their requests if the installed versions recorded the history."""
-    device = SimulatedDevice(gpu_of(truth.machine), None)
+    device = recorded_device(gpu_of(truth.machine), None)
     for path, trial in truth.trials:
         is_compared = (
             machine.difference is None and bool(trial.marks) and trial.measurement is not None
@@ -72,7 +73,7 @@ def checked_trials(truth: Truth, machine: CheckedMachine) -> Iterator[CheckedTri
 def checked_boundaries(truth: Truth) -> Iterator[CheckedBoundary]:
     """Predict the proven boundaries."""
     for run in truth.boundaries:
-        device = SimulatedDevice(gpu_of(truth.machine), run.device.limit_bytes)
+        device = recorded_device(gpu_of(truth.machine), run.device.limit_bytes)
         for result in run.results:
             if result.boundary.is_exact and result.boundary.largest is not None:
                 found = predicted_boundary(run, result.variant, device)

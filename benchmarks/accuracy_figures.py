@@ -39,6 +39,11 @@ PEAKS: dict[str, PeakOf] = {
     "evaluation, reserved": lambda found: (
         None if found.evaluation is None else found.evaluation.reserved_bytes
     ),
+    "validation, reserved": lambda found: (
+        None
+        if found.validation is None or found.validation.peak is None
+        else found.validation.peak.reserved_bytes
+    ),
 }
 
 

@@ -10,7 +10,7 @@ archives of DIR (FILE-1.tar, FILE-2.tar, ...), rewritten after every configurati
 
 1. Peaks and the allocator's whole history of a training step: 40 variants at two batch sizes.
 2. Exact boundaries, by `bsprobe run --search guided` under memory limits: 25 runs of minutes.
-3. Options that are off by default (cudnn.benchmark, checkpointing, AdamW, accumulation, evaluation,
+3. Options that are off by default (cudnn.benchmark, checkpointing, AdamW, accumulation, validation,
    expandable segments), and images per second against the batch.
 4. Networks and losses that bsprobe does not provide (`recorded_networks.py`).
 

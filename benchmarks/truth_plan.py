@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import product
 
-from bsprobe.records.trials import TrialSpec
+from bsprobe.records.trials import TrialSpec, Validation
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import (
     AXES,
@@ -158,7 +158,7 @@ def tier_3_memory() -> tuple[Configuration, ...]:
         *(_spec(replace(v, checkpointing=Checkpointing.ON), 4) for v in pair),
         *(_spec(replace(v, optimizer=OptimizerName.ADAMW), 4) for v in pair),
         *(replace(_spec(v, 2), accumulation_steps=3) for v in pair),
-        *(replace(_spec(v, 2), evaluation_resolution=FULL) for v in pair),
+        *(replace(_spec(v, 2), validation=Validation(resolution=FULL)) for v in pair),
     ]
     # PyTorch caches the plan chosen without timing per convolution size, and reuses it with timing
     # (`benchmark_cache` in Conv_v8.cpp), so the two need separate processes.
@@ -329,6 +329,6 @@ def _name(spec: TrialSpec) -> str:
     parts = [name_of(spec.variant), f"b{spec.batch_size}"]
     if spec.accumulation_steps > 1:
         parts.append(f"x{spec.accumulation_steps}")
-    if spec.evaluation_resolution is not None:
-        parts.append(f"evaluated-{spec.evaluation_resolution}")
+    if spec.validation is not None:
+        parts.append(f"validated-{spec.validation.batch_size}x{spec.validation.resolution}")
     return "-".join(parts)

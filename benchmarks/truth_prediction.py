@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
+from benchmarks.evaluated import EvaluatedTracer, with_evaluation, with_validation
 from benchmarks.truth_records import Machine, TruthTrial
 from benchmarks.validation.comparison import Comparison, compare
 from benchmarks.validation.history import load_history
 from benchmarks.validation.requests import recorded_requests
 from bsprobe.analysis.search import Probe, Process, find_boundary
+from bsprobe.devices.failing import describe_failure
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import UsageError
@@ -26,9 +28,7 @@ from bsprobe.simulate.cudnn.workspace import Workspaces
 from bsprobe.simulate.explain.requests import predicted_requests
 from bsprobe.simulate.playback import Playback, cublas_workspace_bytes
 from bsprobe.simulate.timeline import Section
-from bsprobe.simulate.trace.tracer import StepTracer
 from bsprobe.simulate.versions import Change, has, parsed
-from bsprobe.worker.child import describe_failure
 
 
 def gpu_of(machine: Machine) -> Gpu:
@@ -53,7 +53,9 @@ def predicted_measurement(trial: TruthTrial, device: SimulatedDevice) -> Measure
         SimulatedOutOfMemoryError: The trial is predicted not to fit.
     """
     with _allocator_settings(trial.allocator_settings):
-        return device.run_trial(trial.spec, lambda _: None)
+        return with_evaluation(
+            device.run_trial(with_validation(trial.spec), lambda _: None), trial.spec
+        )
 
 
 def predicted_boundary(run: Run, variant: Variant, device: SimulatedDevice) -> Boundary:
@@ -73,7 +75,6 @@ def predicted_boundary(run: Run, variant: Variant, device: SimulatedDevice) -> B
             batch_size=batch,
             warmup_steps=settings.warmup_steps,
             measured_steps=settings.measured_steps,
-            evaluation_resolution=settings.evaluation_resolution,
         )
         try:
             measured = device.run_trial(spec, lambda _: None)
@@ -103,7 +104,7 @@ def compared(path: Path, trial: TruthTrial, machine: Machine) -> Comparison:
     """
     history = load_history(path)
     spec = trial.spec
-    tracer = StepTracer(spec.variant, spec.evaluation_resolution)
+    tracer = EvaluatedTracer(spec.variant, with_validation(spec).validation)
     timeline = tracer.timeline(spec.batch_size, spec.accumulation_steps)
     stretches = sections_of(trial, timeline.settling_steps)
     recorded = recorded_requests(
@@ -158,7 +159,11 @@ def _sections(
     for start, phase in marks:
         step = re.match(r"step (\d+)", phase)
         if step is None:
-            named = {"building": Section.SETUP, "evaluation": Section.EVALUATION}
+            named = {
+                "building": Section.SETUP,
+                "evaluation": Section.VALIDATION,
+                "validation": Section.VALIDATION,
+            }
             if phase in named:
                 yield start, named[phase]
         elif (number := int(step[1]) - skipped) < 1:

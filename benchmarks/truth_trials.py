@@ -24,12 +24,12 @@ from benchmarks.truth_records import (
     trial_path,
 )
 from bsprobe.devices.base import Device
+from bsprobe.devices.failing import describe_failure
 from bsprobe.devices.recorder import CudaRecorder, Recorder
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import FileError
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.trials import Failure
-from bsprobe.worker.child import describe_failure
 
 START_AGAIN = 3
 """Exit status of a process that must not run another trial."""

@@ -78,10 +78,10 @@ def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list
             "give both the same --ddp",
         ),
         (
-            "the size of the evaluation",
+            "the evaluation pass of older versions",
             baseline.settings.evaluation_resolution,
             run.settings.evaluation_resolution,
-            "give both the same --evaluate-at, or neither",
+            "make the older run again",
         ),
     ]
     if BATCHES & set(metrics) and not old.has_memory_of(new):

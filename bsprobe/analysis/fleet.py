@@ -280,7 +280,7 @@ _FACTS: tuple[tuple[str, Callable[[Run], object], str], ...] = (
         "Safe batches leave different shares of the memory free.",
     ),
     ("Images", lambda run: "synthetic" if run.settings.data is None else "real", ""),
-    ("Size of the evaluation", lambda run: run.settings.evaluation_resolution or "none", ""),
+    ("Validation", lambda run: run.settings.validation_words, ""),
     ("PyTorch", lambda run: run.environment.torch, "Memory may differ between versions."),
     ("cuDNN", lambda run: run.environment.cudnn or "none", ""),
     ("bsprobe", lambda run: run.environment.bsprobe, ""),

@@ -13,7 +13,7 @@ from functools import partial
 from bsprobe.records.errors import UsageError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import REFERENCE, Recommendation, Target, TrainingPlan
-from bsprobe.records.trials import Ddp, Purpose, Trial
+from bsprobe.records.trials import REPEATED, Ddp, Trial
 from bsprobe.records.variants import OptimizerName, Variant
 from bsprobe.records.workload import has_recipe
 
@@ -55,7 +55,7 @@ def search_trials(trials: Iterable[Trial], variant: Variant) -> list[Trial]:
         if trial.spec.variant == variant
         and trial.ran
         and trial.spec.accumulation_steps == 1
-        and trial.purpose is not Purpose.COMPARISON
+        and trial.purpose not in REPEATED
     ]
 
 

@@ -52,6 +52,22 @@ class Probe:
             detail=failure.words if failure is not None else "",
         )
 
+    @classmethod
+    def of_validation(cls, trial: Trial) -> Self:
+        """Return the facts of the validation of a recorded trial."""
+        measured = trial.measurement
+        tried = None if measured is None else measured.validation
+        if measured is None or tried is None:
+            return cls.of(trial)
+        failure = tried.failure
+        return cls(
+            outcome=tried.outcome,
+            peak_bytes=tried.peak_bytes(measured.outside_allocator_bytes),
+            fresh=trial.fresh_process,
+            certainty=failure.certainty if failure is not None else Certainty.CERTAIN,
+            detail=failure.words if failure is not None else "",
+        )
+
 
 class Measure(Protocol):
     """Run one trial at a batch size."""

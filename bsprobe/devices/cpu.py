@@ -76,9 +76,12 @@ class CpuDevice:
         self._unused_bytes = 0
         if spec.processes > 1:
             self._rest()  # the threads of the process group belong to the baseline too
-        measured = run_steps(
+        return run_steps(
             spec, device=torch.device("cpu"), meter=self, new_clock=_WallClock, report=report
         )
+
+    def completed(self, measured: Measurement) -> Measurement:
+        """Return a measurement with the memory that the limit counts but that is not resident."""
         return replace(measured, outside_allocator_bytes=self._unused_bytes)
 
     def lift_limit(self) -> None:

@@ -82,16 +82,19 @@ class CudaDevice:
             self._load_kernels(spec, report)
             self._cap_reserved(self._limit)
         torch.cuda.reset_accumulated_memory_stats(self._device)
-        measured = run_steps(
+        return run_steps(
             spec, device=self._device, meter=self, new_clock=_EventClock, report=report
         )
+
+    def completed(self, measured: Measurement) -> Measurement:
+        """Return a measurement with the memory outside the allocator and the allocator's counts."""
         stats = torch.cuda.memory_stats(self._device)
-        return _with_device_facts(
+        return replace(
             measured,
-            outside=self._outside_bytes(),
-            others=self._others,
-            retries=stats["num_alloc_retries"],
-            ooms=stats["num_ooms"],
+            outside_allocator_bytes=self._outside_bytes(),
+            other_processes_bytes=self._others,
+            allocator_retries=stats["num_alloc_retries"],
+            allocator_ooms=stats["num_ooms"],
         )
 
     def record_trial(self, spec: TrialSpec, report: ReportPhase, snapshot: Path) -> RecordedTrial:
@@ -302,15 +305,3 @@ def gpu_is_present() -> bool:
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetCount()) > 0
     return False
-
-
-def _with_device_facts(
-    measured: Measurement, *, outside: int, others: int | None, retries: int, ooms: int
-) -> Measurement:
-    return replace(
-        measured,
-        outside_allocator_bytes=outside,
-        other_processes_bytes=others,
-        allocator_retries=retries,
-        allocator_ooms=ooms,
-    )

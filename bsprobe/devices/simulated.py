@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Final
 
 from bsprobe.devices.base import ReportPhase
+from bsprobe.devices.failing import validated
 from bsprobe.devices.settling import until_settled
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.explanations import Explanation, RecordedTrial
 from bsprobe.records.gpus import ESTIMATE, Gpu, check_limit, nccl_bytes
 from bsprobe.records.runs import DeviceInfo
-from bsprobe.records.trials import Ddp, Measurement, Peak, Source, TrialSpec
-from bsprobe.records.units import Resolution, format_bytes
+from bsprobe.records.trials import (
+    VALIDATION_PHASE,
+    Ddp,
+    Measurement,
+    Peak,
+    Source,
+    TrialSpec,
+    Validated,
+    Validation,
+)
+from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
@@ -34,18 +44,23 @@ _FIRST_TF32: Final = (8, 0)
 
 
 class Tracers:
-    """A cache for the traced step of the last variant, which is the same for all cards."""
+    """A cache for the traced step of the last variant, which is the same for all cards.
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[Variant, Resolution | None, int, Ddp], StepTracer] = {}
+    Args:
+        tracer: The class of the tracers.
+    """
+
+    def __init__(self, tracer: type[StepTracer] = StepTracer) -> None:
+        self._tracer = tracer
+        self._known: dict[tuple[Variant, Validation | None, int, Ddp], StepTracer] = {}
 
     def find(self, spec: TrialSpec) -> StepTracer:
         """Return the tracer of a trial's variant; builds it unless it is the last one used."""
-        subject = (spec.variant, spec.evaluation_resolution, spec.processes, spec.ddp)
+        subject = (spec.variant, spec.validation, spec.processes, spec.ddp)
         if subject not in self._known:
             self._known.clear()  # a traced step is large, and variants are used one by one
-            variant, resolution, processes, ddp = subject
-            self._known[subject] = StepTracer(variant, resolution, processes=processes, ddp=ddp)
+            variant, validation, processes, ddp = subject
+            self._known[subject] = self._tracer(variant, validation, processes=processes, ddp=ddp)
         return self._known[subject]
 
 
@@ -125,18 +140,11 @@ class SimulatedDevice:
             ran=steps,
         )
         steady = _taken_peak(allocator)
-        evaluation = None
-        if spec.evaluation_resolution is not None:
-            report("evaluation")
-            playback.play(Section.EVALUATION)
-            evaluation = _taken_peak(allocator)
-        self._keep_answers()
         statistics = allocator.statistics
-        return Measurement(
+        measured = Measurement(
             model=tracer.facts,
             first_step=first,
             steady=steady,
-            evaluation=evaluation,
             outside_allocator_bytes=outside,
             other_processes_bytes=0,
             allocator_retries=statistics.num_alloc_retries,
@@ -144,6 +152,10 @@ class SimulatedDevice:
             updates_applied=steps,
             steps=steps,
         )
+        if spec.validation is not None:
+            measured = replace(measured, validation=_validated(playback, allocator, tracer, report))
+        self._keep_answers()
+        return measured
 
     def explain(self, spec: TrialSpec, report: ReportPhase, snapshot: Path | None) -> Explanation:
         """Attribute the predicted memory of a trial, and write a snapshot for PyTorch's viewer.
@@ -284,6 +296,21 @@ def _play_alike(
         before, last = allocator.layout(), before
         if before == last:
             break
+
+
+def _validated(
+    playback: Playback, allocator: CachingAllocator, tracer: StepTracer, report: ReportPhase
+) -> Validated:
+    """Play the validation after the training steps."""
+
+    def work() -> Peak:
+        report(VALIDATION_PHASE)
+        if tracer.validation_error is not None:
+            raise tracer.validation_error
+        playback.play(Section.VALIDATION)
+        return _taken_peak(allocator)
+
+    return validated(work, DeviceKind.SIMULATED, lift_limit=lambda: None)
 
 
 def _taken_peak(allocator: CachingAllocator) -> Peak:

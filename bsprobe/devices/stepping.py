@@ -1,18 +1,29 @@
-"""Steps of a trial on a real device: build, warm up, measure, evaluate."""
+"""Steps of a trial on a real device: build, warm up, measure, validate."""
 
 import itertools
 import statistics
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from bsprobe.devices.base import ReportPhase
+from bsprobe.devices.failing import validated
 from bsprobe.devices.settling import until_settled
-from bsprobe.records.trials import Ddp, Measurement, Peak, TrialSpec
-from bsprobe.records.variants import CudnnBenchmark
-from bsprobe.training.batches import batches, images_per_second
+from bsprobe.records.device_kind import DeviceKind
+from bsprobe.records.trials import (
+    VALIDATION_PHASE,
+    Ddp,
+    Measurement,
+    Peak,
+    TrialSpec,
+    Validation,
+)
+from bsprobe.records.variants import CudnnBenchmark, Variant
+from bsprobe.training.batches import batches, images_per_second, validation_images
 from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task, build_task, evaluation_pass, facts_of, training_step
 
@@ -49,6 +60,12 @@ class Meter(Protocol):
     def retries(self) -> int:
         """Number of times in this trial that the allocator flushed its cache to allocate."""
 
+    def completed(self, measured: Measurement) -> Measurement:
+        """Return the measurement of the steps so far with the device's own facts."""
+
+    def lift_limit(self) -> None:
+        """Remove the memory limit, so that a failure can be described."""
+
 
 class TooFewUpdatesError(RuntimeError):
     """The GradScaler skipped too many updates to measure a training step."""
@@ -72,7 +89,7 @@ def run_steps(
         report: Called when a phase begins.
 
     Returns:
-        A measurement without the device's own fields (memory outside the allocator, retries).
+        The measurement; a validation that fails is part of it.
 
     Raises:
         TooFewUpdatesError: The GradScaler skipped too many updates.
@@ -100,17 +117,23 @@ def run_steps(
     until_settled(steps.run, lambda: _most_retries(spec, meter, device), ran=steps.count)
     steady = meter.peak()
     images = spec.batch_size * spec.accumulation_steps
-    return Measurement(
+    measured = Measurement(
         model=facts_of(task, spec.variant),
         first_step=first,
         steady=steady,
-        evaluation=_evaluate(spec, task, next(stream), meter, report),
         updates_applied=task.updates_applied,
         steps=steps.count,
         step_seconds=seconds,
         images_per_second=images / statistics.median(seconds),
         loader_images_per_second=None if spec.data is None else images_per_second(stream),
     )
+    # Before the validation, whose kernels and retries are not the training's.
+    measured = meter.completed(measured)
+    if spec.validation is None:
+        return measured
+    validate = partial(_validate, spec.variant, spec.validation, task, meter, report)
+    kind = DeviceKind(device.type)
+    return replace(measured, validation=validated(validate, kind, lift_limit=meter.lift_limit))
 
 
 def _most_retries(spec: TrialSpec, meter: Meter, device: torch.device) -> int:
@@ -182,15 +205,11 @@ class _Steps:
             )
 
 
-def _evaluate(
-    spec: TrialSpec, task: Task, batch: Batch | OwnBatch, meter: Meter, report: ReportPhase
-) -> Peak | None:
-    if spec.evaluation_resolution is None:
-        return None
-    assert isinstance(batch, Batch), "an OwnBatch is not evaluated"  # noqa: S101 - rejected before
-    report("evaluation")
-    size = spec.evaluation_resolution
+def _validate(
+    variant: Variant, asked: Validation, task: Task, meter: Meter, report: ReportPhase
+) -> Peak:
+    report(VALIDATION_PHASE)
     meter.reset_peak()
-    images = batch.to(task.device, task.layout).images
-    evaluation_pass(task, images, (size.height, size.width))
+    images = validation_images(variant, asked, task.device)
+    evaluation_pass(task, images, asked.resolution.sides)
     return meter.peak()

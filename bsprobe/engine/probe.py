@@ -140,6 +140,7 @@ class Probing:
             boundary=boundary,
             recommendation=recommendation,
             prediction=prediction,
+            validation_boundary=self._validation_boundary(recommendation),
         )
         self._listener.on_result(result)
         return result
@@ -284,6 +285,23 @@ class Probing:
             if not item.reaches_target or (too_small and beyond_headroom is not None):
                 return beyond_headroom or (item, trial)
             most = 0 if too_small else micro - 1
+
+    def _validation_boundary(self, item: Recommendation | None) -> Boundary | None:
+        """Find the largest validation batch after the steps of the recommended plan."""
+        if item is None or item.trial is None or not self._settings.seeks_validation_batch:
+            return None
+        beside, asked = item.trial.spec, item.trial.spec.validation
+        assert asked is not None  # noqa: S101 - the settings require it
+
+        def measure(batch: int, process: Process) -> Probe:
+            spec = replace(beside, validation=replace(asked, batch_size=batch))
+            return Probe.of_validation(self._trial(spec, process, Purpose.VALIDATION))
+
+        return find_boundary(
+            measure,
+            capacity_bytes=self._device.capacity_bytes,
+            max_batch=self._settings.max_batch,
+        )
 
     def _synthetic_counterpart(self, trial: Trial) -> Trial | None:
         """Repeat a trial on synthetic batches, to compare its memory with that of real images."""

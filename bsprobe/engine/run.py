@@ -291,7 +291,7 @@ def recorded_star(
     best = finished.best
     if best is None or best.trial is None:
         return {}
-    spec = replace(best.trial.spec, accumulation_steps=1, evaluation_resolution=None, data=None)
+    spec = replace(best.trial.spec, accumulation_steps=1, validation=None, data=None)
     timeout = finished.settings.trial_timeout_seconds
     on_phase("recording one step of the starred row")
     try:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.gpus import Gpu
-from bsprobe.records.trials import DataSource, Ddp, Source, Trial, TrialSpec
+from bsprobe.records.trials import DataSource, Ddp, Source, Trial, TrialSpec, Validation
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import Variant
 
@@ -284,6 +284,9 @@ class VariantResult:
     recommendation: Recommendation | None = None
     prediction: Prediction | None = None
     """The prediction that guided the search; None in an ordinary search."""
+    validation_boundary: Boundary | None = None
+    """The largest validation batch that runs after the steps of the recommended plan; None if it
+    was not searched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,12 +303,22 @@ class Settings:
     """The limit for the search of each variant."""
     warmup_steps: int = 1
     measured_steps: int = 3
+    validation: Validation | None = None
+    """The validation after the training steps of each trial; None for none."""
+    seeks_validation_batch: bool = False
+    """True to search the largest validation batch beside the recommended training batch."""
     evaluation_resolution: Resolution | None = None
+    """Always None since version 0.3; see `TrialSpec`."""
     data: DataSource | None = None
     seed: int = 0
     processes: int = 1
     """The number of processes that train together: started by torchrun, or predicted."""
     ddp: Ddp = Ddp.DEFAULT
+
+    @property
+    def validation_words(self) -> str:
+        """The validation in words: `1 x 1024x2048`, `none`."""
+        return "none" if self.validation is None else self.validation.describe()
 
     def trial(self, variant: Variant, batch: int, *, accumulation_steps: int = 1) -> TrialSpec:
         """Describe a trial with these settings.
@@ -323,7 +336,7 @@ class Settings:
             ddp=self.ddp,
             warmup_steps=self.warmup_steps,
             measured_steps=self.measured_steps,
-            evaluation_resolution=self.evaluation_resolution,
+            validation=self.validation,
             data=self.data,
             seed=self.seed,
         )

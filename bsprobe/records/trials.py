@@ -3,7 +3,7 @@
 All memory is in bytes and all times are in seconds; `units` formats them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from bsprobe.records.assumptions import Assumption
@@ -48,6 +48,10 @@ class Ddp(StrEnum):
         return () if self is Ddp.DEFAULT else (self.value.replace("-", "_") + "=True",)
 
 
+VALIDATION_PHASE = "validation"
+"""The phase of a trial after its training steps."""
+
+
 class Purpose(StrEnum):
     """The purpose of a trial."""
 
@@ -56,10 +60,30 @@ class Purpose(StrEnum):
     """A trial in a fresh process that proves one side of the boundary."""
     SAFE = "safe"
     """A trial of the batch that should leave the headroom free, if the search did not time it."""
+    VALIDATION = "validation"
+    """As `RECOMMENDED`, with another batch of validation images after the training steps."""
     RECOMMENDED = "recommended"
     """A trial with the recommended micro-batch and accumulation."""
     COMPARISON = "comparison"
     """As `RECOMMENDED`, but on synthetic batches: real images should take no more memory."""
+
+
+REPEATED = (Purpose.COMPARISON, Purpose.VALIDATION)
+"""Purposes of trials that repeat the training steps of another trial."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """Validation images that the network classifies after the training steps of a trial."""
+
+    resolution: Resolution
+    """The size of the images, and of the predictions."""
+    batch_size: int = 1
+    """Images in one forward pass."""
+
+    def describe(self) -> str:
+        """Return the batch and the size: `2 x 1024x2048`."""
+        return f"{self.batch_size} x {self.resolution}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +100,11 @@ class TrialSpec:
     ddp: Ddp = Ddp.DEFAULT
     warmup_steps: int = 1
     measured_steps: int = 3
+    validation: Validation | None = None
+    """None for no validation after the training steps."""
     evaluation_resolution: Resolution | None = None
-    """The size of the predictions in an evaluation pass after the training steps; None for no
-    evaluation."""
+    """Always None since version 0.3. Older trials ended with a forward pass of the training batch,
+    whose predictions were resized to this size."""
     data: DataSource | None = None
     """None for synthetic batches."""
     seed: int = 0
@@ -91,6 +117,11 @@ class Peak:
     allocated_bytes: int
     reserved_bytes: int | None
     """Includes PyTorch's cache; None on devices without a caching allocator."""
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes that PyTorch holds: reserved, else allocated."""
+        return self.allocated_bytes if self.reserved_bytes is None else self.reserved_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +144,63 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The reason for the failure of a trial."""
+
+    message: str
+    certainty: Certainty
+    evidence: str
+    phase: str
+    """The phase of the failure: `building`, `step 1`, `validation` ..."""
+    traceback: str | None = None
+    place: str | None = None
+    """The innermost line of the user's files in the traceback: `unet.py, line 12`; or None."""
+
+    @property
+    def words(self) -> str:
+        """The message with the place in the user's files, if there is one."""
+        return self.message if self.place is None else f"{self.message} ({self.place})"
+
+    def proves(self, outcome: Outcome, kind: DeviceKind) -> bool:
+        """Return whether a resumed run can rely on the outcome of the trial.
+
+        Earlier versions classified every death of a process as out of memory.
+
+        Args:
+            outcome: The outcome of the trial.
+            kind: The kind of device that the trial ran on.
+        """
+        if outcome is Outcome.OUT_OF_MEMORY:
+            return is_evidence(kind, self.evidence)
+        return outcome is not Outcome.HOST_MEMORY and self.certainty is not Certainty.UNEXPLAINED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """The result of the validation after the training steps: a peak or a failure."""
+
+    peak: Peak | None = None
+    """Includes all that training holds and leaves reserved."""
+    outcome: Outcome = Outcome.FITS
+    failure: Failure | None = None
+
+    @property
+    def fits(self) -> bool:
+        """True if the pass ran beside the state of the training."""
+        return self.peak is not None
+
+    def peak_bytes(self, outside_allocator_bytes: int) -> int | None:
+        """Return the peak bytes on the device; None if the pass failed.
+
+        Args:
+            outside_allocator_bytes: Held outside of PyTorch's allocator.
+        """
+        if self.peak is None:
+            return None
+        return self.peak.held_bytes + outside_allocator_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """The measurements of a trial that ran."""
 
@@ -120,7 +208,10 @@ class Measurement:
     first_step: Peak
     steady: Peak
     """The peak over all steps after the first."""
+    validation: Validated | None = None
+    """The validation after the training steps; no peak of this record includes it."""
     evaluation: Peak | None = None
+    """The peak of the last pass of trials before version 0.3, which counts as a training peak."""
     outside_allocator_bytes: int = 0
     """Held by the process on the device but not by PyTorch: context, kernels, libraries."""
     other_processes_bytes: int | None = None
@@ -160,38 +251,6 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """The reason for the failure of a trial."""
-
-    message: str
-    certainty: Certainty
-    evidence: str
-    phase: str
-    """The phase of the failure: `building`, `step 1`, `evaluation` ..."""
-    traceback: str | None = None
-    place: str | None = None
-    """The innermost line of the user's files in the traceback: `unet.py, line 12`; or None."""
-
-    @property
-    def words(self) -> str:
-        """The message with the place in the user's files, if there is one."""
-        return self.message if self.place is None else f"{self.message} ({self.place})"
-
-    def proves(self, outcome: Outcome, kind: DeviceKind) -> bool:
-        """Return whether a resumed run can rely on the outcome of the trial.
-
-        Earlier versions classified every death of a process as out of memory.
-
-        Args:
-            outcome: The outcome of the trial.
-            kind: The kind of device that the trial ran on.
-        """
-        if outcome is Outcome.OUT_OF_MEMORY:
-            return is_evidence(kind, self.evidence)
-        return outcome is not Outcome.HOST_MEMORY and self.certainty is not Certainty.UNEXPLAINED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """A finished trial, with either a measurement or a failure."""
 
@@ -226,3 +285,17 @@ class Trial:
     def ran(self) -> bool:
         """True if all steps ran."""
         return self.outcome in RAN
+
+
+def with_validation(trial: Trial, spec: TrialSpec, tried: Validated) -> Trial:
+    """Return a trial that ran without its validation, with the result of the validation.
+
+    Args:
+        trial: The trial; one that did not run gets no result.
+        spec: The specification with the validation.
+        tried: The result.
+    """
+    measured = trial.measurement
+    if measured is not None:
+        measured = replace(measured, validation=tried)
+    return replace(trial, spec=spec, measurement=measured)

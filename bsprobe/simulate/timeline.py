@@ -20,7 +20,7 @@ class Phase(StrEnum):
     FORWARD = "forward"
     BACKWARD = "backward"
     OPTIMIZER = "optimizer"
-    EVALUATION = "evaluation"
+    VALIDATION = "validation"
 
 
 class Kind(StrEnum):
@@ -67,7 +67,7 @@ class Section(StrEnum):
     """The steps between the first step and the one that repeats; usually none."""
     LATER_STEP = "later step"
     """The step that repeats: the second one, unless memory is kept for longer than a step."""
-    EVALUATION = "evaluation"
+    VALIDATION = "validation"
 
 
 Event = tuple[Action, int]

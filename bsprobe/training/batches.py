@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from bsprobe.records.trials import TrialSpec
+from bsprobe.records.trials import TrialSpec, Validation
 from bsprobe.records.variants import MemoryFormat, Variant
 from bsprobe.records.workload import Problem
 from bsprobe.training.losses import IGNORE
@@ -54,6 +54,18 @@ def label_shape(variant: Variant, size: int) -> tuple[int, ...]:
     if variant.problem is Problem.CLASSIFICATION:
         return (size,)
     return (size, *variant.size.sides)
+
+
+def validation_images(variant: Variant, asked: Validation, device: torch.device) -> torch.Tensor:
+    """Make images for a validation in the memory format of the variant.
+
+    Args:
+        variant: Gives the channels and the memory format.
+        asked: Gives the size and the number of the images.
+        device: The device of the images.
+    """
+    shape = (asked.batch_size, variant.channels, *asked.resolution.sides)
+    return torch.empty(shape, device=device, memory_format=layout_of(variant)).zero_()
 
 
 def _blocky(shape: Sequence[int], classes: int, generator: torch.Generator) -> torch.Tensor:

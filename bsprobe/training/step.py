@@ -27,6 +27,8 @@ from bsprobe.training.own_batches import OwnBatch, layout_for
 
 LEARNING_RATE = 1e-5
 """The learning rate of trials. Memory does not depend on it; a small one does not diverge."""
+_CLASSES_OF_IMAGES = 2
+"""Dimensions of logits of images, (N, classes)."""
 _NAMED = 3
 """Number of parameters without a gradient that an error names."""
 AUTOCAST_DTYPES = {Precision.AMP_FP16: torch.float16, Precision.AMP_BF16: torch.bfloat16}
@@ -306,25 +308,31 @@ def evaluation_logits(task: Task, images: torch.Tensor, size: tuple[int, int]) -
         images: (N, C, H, W), on the device of the task.
         size: Height and width of the labels.
     """
-    return _logits(task, images, size)
+    logits: torch.Tensor = _logits(task, images, size)
+    return logits
 
 
 @torch.inference_mode()
-def evaluation_pass(task: Task, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Predict train ids (N, height, width) in evaluation mode, at the size of the labels.
+def evaluation_pass(task: Task, images: torch.Tensor, size: Sequence[int]) -> Any:
+    """Predict classes in evaluation mode: of pixels (N, height, width), or of images (N,).
+
+    Volumes have one more dimension. Outputs without logits are returned as they are.
 
     Args:
         task: Its model is left in training mode.
         images: (N, C, H, W), on the device of the task.
-        size: Height and width of the labels.
+        size: The sides of the labels of pixels.
     """
     # It does not call `evaluation_logits`: a trace runs this function without inference mode.
-    return _logits(task, images, size).argmax(dim=1)
+    logits = _logits(task, images, size)
+    return logits.argmax(dim=1) if isinstance(logits, torch.Tensor) else logits
 
 
-def _logits(task: Task, images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _logits(task: Task, images: torch.Tensor, size: Sequence[int]) -> Any:
     task.model.eval()
     with task.autocast():
-        logits = upsample(logits_of(task.model(images)), size)
+        logits = logits_of(task.model(images))
+        if isinstance(logits, torch.Tensor) and logits.dim() > _CLASSES_OF_IMAGES:
+            logits = upsample(logits, size)
     task.model.train()
     return logits

@@ -5,8 +5,6 @@ It exits at the end of its standard input, so it does not outlive a killed paren
 
 import os
 import queue
-import sys
-import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +16,11 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, TypeVar
 
 from bsprobe.devices.base import Device, ReportPhase
+from bsprobe.devices.failing import describe_failure
 from bsprobe.devices.selection import open_device, torch_device
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import BsprobeError, DeviceError
-from bsprobe.records.failures import Outcome, classify
+from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import Failure, Measurement, Source
 from bsprobe.records.variants import Variant
@@ -224,7 +223,7 @@ def run_trial(session: Session, message: RunTrial) -> None:
         done = TrialDone(
             outcome=Outcome.FITS_WITH_RETRIES if found.allocator_retries else Outcome.FITS,
             measurement=found,
-            clean=_is_clean(device),
+            clean=_is_clean(device) and not _has_failed_to_validate(found, device),
             budget_bytes=device.budget_bytes,
             files=files,
         )
@@ -299,51 +298,18 @@ def fit(session: Session, message: FitCards) -> None:
         session.send(Fitted(fit=found))
 
 
+def _has_failed_to_validate(measured: Measurement, device: Device) -> bool:
+    """Return whether a real validation failed, after which the limit of the device is lifted."""
+    tried = measured.validation
+    return tried is not None and not tried.fits and device.info.source is Source.MEASURED
+
+
 def _is_clean(device: Device) -> bool:
     """Return whether the device can run another trial; False if it raises."""
     try:
         return device.is_clean()
     except Exception:  # noqa: BLE001 - the finished measurement must still be sent
         return False
-
-
-def describe_failure(error: Exception, phase: str, kind: DeviceKind) -> tuple[Outcome, Failure]:
-    """Return the outcome and the record of a failed trial.
-
-    Args:
-        error: The exception.
-        phase: The phase in which it was raised.
-        kind: The kind of device on which the trial ran.
-    """
-    message = str(error).strip() or type(error).__name__
-    verdict = classify(kind, types=[kind.__name__ for kind in type(error).__mro__], message=message)
-    return verdict.outcome, Failure(
-        message=f"{type(error).__name__}: {message.splitlines()[0]}",
-        certainty=verdict.certainty,
-        evidence=verdict.evidence,
-        phase=phase,
-        traceback=_without_folders("".join(traceback.format_exception(error))),
-        place=_place_of(error) if verdict.outcome is Outcome.FAILED else None,
-    )
-
-
-def _place_of(error: Exception) -> str | None:
-    """Return the innermost line of the stack outside bsprobe and installed packages."""
-    libraries = {str(Path(__file__).resolve().parents[1])} | {
-        sysconfig.get_path(each) for each in ("purelib", "platlib", "stdlib")
-    }
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((*libraries, "<")):
-            return f"{_without_folders(frame.filename)}, line {frame.lineno}"
-    return None
-
-
-def _without_folders(text: str) -> str:
-    """Remove this machine's package folders from a traceback, because reports are shared."""
-    package = Path(__file__).resolve().parents[2]
-    for folder in sorted({str(package), *sys.path} - {""}, key=len, reverse=True):
-        text = text.replace(folder + os.sep, "")
-    return text
 
 
 HANDLERS: Handlers = MappingProxyType(

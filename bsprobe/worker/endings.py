@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from bsprobe.records.device_kind import DeviceKind
@@ -15,7 +15,14 @@ from bsprobe.records.failures import (
     classify_death,
     manner_of_death,
 )
-from bsprobe.records.trials import Failure
+from bsprobe.records.trials import (
+    VALIDATION_PHASE,
+    Failure,
+    Trial,
+    TrialSpec,
+    Validated,
+    with_validation,
+)
 from bsprobe.worker.required import missing_package
 
 
@@ -117,6 +124,23 @@ def again_if_killed(start: Callable[[], Started]) -> Started:
         return start()
     except KilledAtStartError:
         return start()
+
+
+def keeping_training(run: Callable[[TrialSpec], Trial], spec: TrialSpec) -> Trial:
+    """Run a trial; if its process dies in the validation, run it again without.
+
+    The death is no verdict on the training, but took its measurement along.
+
+    Args:
+        run: Runs a trial.
+        spec: The trial.
+    """
+    trial = run(spec)
+    failure = trial.failure
+    if spec.validation is None or failure is None or failure.phase != VALIDATION_PHASE:
+        return trial
+    trained = run(replace(spec, validation=None))
+    return with_validation(trained, spec, Validated(outcome=trial.outcome, failure=failure))
 
 
 Words = tuple[str, str | None]

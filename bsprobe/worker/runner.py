@@ -13,7 +13,12 @@ from bsprobe.records.runs import DeviceRequest
 from bsprobe.records.trials import DataSource, Purpose, Source, Trial, TrialSpec
 from bsprobe.records.variants import Variant
 from bsprobe.worker import process as worker_process
-from bsprobe.worker.endings import WorkerDeath, again_if_killed, again_if_unexplained
+from bsprobe.worker.endings import (
+    WorkerDeath,
+    again_if_killed,
+    again_if_unexplained,
+    keeping_training,
+)
 from bsprobe.worker.process import ReportPhase, Watch
 from bsprobe.worker.protocol import Attribute, Explain, Explained, Group, Record, Recorded, Request
 
@@ -67,7 +72,8 @@ class TrialRunner:
     ) -> Trial:
         """Run one trial, in a fresh process on request or if the old one cannot be reused.
 
-        A trial whose process dies without a known cause is run once more.
+        A trial whose process dies without a known cause is run once more. A trial whose process
+        dies in its validation is run again without it.
 
         Args:
             spec: The trial.
@@ -79,12 +85,12 @@ class TrialRunner:
             DeviceError: The worker refused the trial: a value that only it can check is invalid.
         """
 
-        def attempt() -> Trial:
-            trial = self.attempt(spec, process=process, purpose=purpose, on_phase=on_phase)
+        def attempt(asked: TrialSpec) -> Trial:
+            trial = self.attempt(asked, process=process, purpose=purpose, on_phase=on_phase)
             self._drop_spoilt_worker()
             return trial
 
-        return again_if_unexplained(attempt)
+        return keeping_training(lambda asked: again_if_unexplained(partial(attempt, asked)), spec)
 
     def attempt(
         self,

@@ -70,7 +70,7 @@ def other(run: Run, **changes: Any) -> Run:
         (
             {"settings_evaluation_resolution": Resolution(height=64, width=128)},
             Metric.PEAK,
-            "the size of the evaluation of the baseline is None, of the run 64x128",
+            "the evaluation pass of older versions of the baseline is None, of the run 64x128",
         ),
     ],
 )

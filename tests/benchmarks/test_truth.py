@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.accuracy import checked_boundaries
 from benchmarks.accuracy_figures import PEAKS, CheckedBoundary, CheckedTrial, reserved
+from benchmarks.evaluated import recorded_device
 from benchmarks.truth_prediction import compared, gpu_of, predicted_measurement
 from benchmarks.truth_records import ROOT, Machine, Truth, load_machine, load_trial
 from benchmarks.truth_versions import version_difference
@@ -110,7 +111,7 @@ predicted exactly, the others off by one, so one tolerance is enough."""
 @cache
 def device_of(folder: Path) -> SimulatedDevice:
     """Return one device for all trials of a machine, since batches share the traced step."""
-    return SimulatedDevice(gpu_of(machine_of(folder)), None)
+    return recorded_device(gpu_of(machine_of(folder)), None)
 
 
 def machine_of(folder: Path) -> Machine:

@@ -46,7 +46,7 @@ def test_a_skipped_update_is_not_compared_and_the_next_step_is_the_first() -> No
         assert found == (
             (0, Section.SETUP),
             *zip((5, 9, 12), expected, strict=True),
-            (20, Section.EVALUATION),
+            (20, Section.VALIDATION),
         )
 
 

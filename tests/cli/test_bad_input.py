@@ -25,13 +25,21 @@ $ bsprobe run --base-lr 0.01
 error: --base-lr | --base-batch
 hint: --base-batch N
 
-$ bsprobe run --model torchvision:resnet18 --evaluate
-error: --evaluate | torchvision:resnet18
-hint: --model NAME | deeplabv2-resnet50 | --evaluate
+$ bsprobe run --model parts:net --batch-from parts:batch --validate 64x64
+error: --validate | --batch-from parts:batch
+hint: --validate
 
-$ bsprobe run --model parts:net --loss image-cross-entropy --evaluate
-error: --evaluate | parts:net
-hint: --loss image-cross-entropy | --evaluate
+$ bsprobe run --validate 8x64x64
+error: --validate 8x64x64 | 512x1024
+hint: sides
+
+$ bsprobe run --validate 20x64
+error: 20x64
+hint: 32x32
+
+$ bsprobe run --validate 64x64 --validate-batch most
+error: --validate-batch | 'most'
+hint: 1 to 1048576 | max
 
 $ bsprobe study --model torchvision:resnet18
 error: study | torchvision:resnet18
@@ -197,9 +205,9 @@ $ bsprobe run --base-lr nan
 error: --base-lr | nan is out of range
 hint: 1e-12 to 1e+06
 
-$ bsprobe run --evaluate-at 512x1024
-error: --evaluate-at | --evaluate
-hint: add --evaluate
+$ bsprobe run --validate-batch 2
+error: --validate-batch | --validate
+hint: add --validate
 
 $ bsprobe run --subset 5
 error: --subset | --data

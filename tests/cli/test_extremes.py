@@ -140,10 +140,10 @@ def numbers() -> Iterator[Number]:
             yield Number(command=command, option=option, form=form, field=field, besides=fit)
     yield Number(command="gpus", option="--batch", field="wanted_batch", besides=("--fit",))
     yield Number(command="study", option="--resolution", form="{}x64", field="height")
-    evaluate = ("--evaluate",)
-    yield Number(
-        command="run", option="--evaluate-at", form="{}x64", field="height", besides=evaluate
-    )
+    yield Number(command="run", option="--validate", form="{}x64", field="height")
+    validate = ("--validate=64x64",)
+    yield Number(command="run", option="--validate-batch", field="batch_size", besides=validate)
+    yield Number(command="run", option="--evaluate-at", form="{}x64", field="height")
     yield Number(command="sample-data", option="--images", field="sample_images")
     yield Number(command="sample-data", option="--seed", field="seed")
     yield Number(command="sample-data", option="--size", form="{}x64", field="height")

@@ -8,7 +8,7 @@ import pytest
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceRequest
-from bsprobe.records.trials import TrialSpec
+from bsprobe.records.trials import TrialSpec, Validation
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import MemoryFormat, Norm, Precision, Variant
 from bsprobe.training.models.norms import LAYERS
@@ -53,13 +53,16 @@ def test_every_variant_runs_and_is_measured(
     assert done.clean
 
 
-def test_evaluation_at_full_resolution_is_measured_apart(worker: Worker) -> None:
+def test_a_validation_at_full_resolution_is_measured_apart(worker: Worker) -> None:
     size = Resolution(height=1024, width=2048)
-    done = run(worker, TrialSpec(variant=VARIANT, batch_size=1, evaluation_resolution=size))
+    asked = Validation(resolution=size)
+    done = run(worker, TrialSpec(variant=VARIANT, batch_size=1, validation=asked))
     assert done.measurement is not None
-    assert done.measurement.evaluation is not None
+    assert done.measurement.validation is not None
+    peak = done.measurement.validation.peak
+    assert peak is not None
     # 19 fp32 logits per pixel, at the size of the labels.
-    assert done.measurement.evaluation.allocated_bytes > 19 * 4 * 1024 * 2048
+    assert peak.allocated_bytes > 19 * 4 * 1024 * 2048
 
 
 def test_a_capped_gpu_runs_out_of_memory_within_its_limit() -> None:

@@ -4,6 +4,7 @@ These tests show only that the code runs. The fake GPU measures bsprobe's own pr
 agreement with the prediction is not evidence for it.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.gpus import custom_gpu
-from bsprobe.records.trials import TrialSpec
+from bsprobe.records.trials import TrialSpec, Validation
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import Precision, Variant
 from tests.fake_gpu.fake_card import LATE_BYTES, NAME, TOTAL_BYTES
@@ -23,17 +24,17 @@ SMALL, SIZE = Resolution(height=64, width=128), Resolution(height=128, width=256
 VARIANT = Variant(model="deeplabv2-mini", resolution=SMALL, precision=Precision.AMP_FP16)
 IMPORTS = """
 import json, pickle, torch
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from bsprobe.devices.cuda import CudaDevice
 from bsprobe.storage.codec import to_json
 from bsprobe.simulate.explain.reduction import reduced
-from bsprobe.records.trials import TrialSpec
+from bsprobe.records.trials import TrialSpec, Validation
 from bsprobe.records.variants import Precision
 from tests.devices.test_cuda_on_fake_gpu import SIZE, VARIANT
 """
 PROGRAM = f"""{IMPORTS}
-spec = TrialSpec(variant=VARIANT, batch_size=2, evaluation_resolution=SIZE)
+spec = TrialSpec(variant=VARIANT, batch_size=2, validation=Validation(resolution=SIZE))
 found, phases = dict(), []
 
 def failure(work):
@@ -93,16 +94,21 @@ def test_the_device_has_the_name_and_memory_of_the_fake_gpu(found: Any) -> None:
 
 def test_a_trial_runs_whole_on_fake_tensors_and_measures_the_prediction(found: Any) -> None:
     assert found["phases"] == [
-        *("opening", "building", "step 1", "step 2", "step 3", "step 4", "evaluation")
+        *("opening", "building", "step 1", "step 2", "step 3", "step 4", "validation")
     ]
     predicted = SimulatedDevice(custom_gpu(TOTAL_BYTES, "9.0"), None).run_trial(
-        TrialSpec(variant=VARIANT, batch_size=2, evaluation_resolution=SIZE), lambda _: None
+        TrialSpec(variant=VARIANT, batch_size=2, validation=Validation(resolution=SIZE)),
+        lambda _: None,
     )
     measured = found["measured"]
-    for part in ("first_step", "steady", "evaluation"):
-        peak = getattr(predicted, part)
-        assert measured[part]["allocated_bytes"] == peak.allocated_bytes, part
-        assert measured[part]["reserved_bytes"] == peak.reserved_bytes, part
+    assert predicted.validation is not None
+    assert predicted.validation.peak is not None
+    for part, found_peak, peak in (
+        ("first step", measured["first_step"], predicted.first_step),
+        ("later steps", measured["steady"], predicted.steady),
+        ("validation", measured["validation"]["peak"], predicted.validation.peak),
+    ):
+        assert found_peak == asdict(peak), part
     assert measured["model"]["parameters"] == predicted.model.parameters
     assert measured["step_seconds"] == pytest.approx([0.1, 0.1, 0.1])
     assert (measured["updates_applied"], measured["steps"]) == (4, 4)

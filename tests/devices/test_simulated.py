@@ -11,7 +11,7 @@ from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.failures import Outcome, classify
 from bsprobe.records.gpus import Gpu, custom_gpu, find_gpu
-from bsprobe.records.trials import Measurement, Peak, Source, TrialSpec
+from bsprobe.records.trials import Measurement, Source, TrialSpec, Validation
 from bsprobe.records.units import GIB, MIB, Resolution
 from bsprobe.records.variants import CudnnBenchmark, Norm, Precision, Variant
 from bsprobe.simulate.allocator.caching import SimulatedOutOfMemoryError
@@ -40,6 +40,7 @@ def test_a_prediction_has_everything_but_times() -> None:
     found = predict(SMALL, 2)
     assert found == replace(
         found,
+        validation=None,
         evaluation=None,
         outside_allocator_bytes=300 * MIB,
         other_processes_bytes=0,
@@ -108,11 +109,41 @@ def test_accumulation_keeps_the_gradients_through_the_forward_pass() -> None:
     assert predict(SMALL, 4, accumulation_steps=3) == predict(SMALL, 4, accumulation_steps=7)
 
 
-def test_an_evaluation_pass_has_its_own_peak() -> None:
-    found = predict(SMALL, 1, evaluation_resolution=Resolution(height=1024, width=2048))
-    assert isinstance(found.evaluation, Peak)
+FULL = Resolution(height=1024, width=2048)
+
+
+def test_a_validation_has_its_own_peak_and_changes_no_other() -> None:
+    card = find_gpu("RTX 3090")
+    found = predict(SMALL, 1, gpu=card, validation=Validation(resolution=FULL))
+    assert replace(found, validation=None) == predict(SMALL, 1, gpu=card)
+    assert found.validation is not None
+    assert found.validation.peak is not None
     # At least the logits of 19 classes at 1024x2048 in fp32.
-    assert found.evaluation.allocated_bytes > 19 * 1024 * 2048 * 4
+    assert found.validation.peak.allocated_bytes > 19 * 1024 * 2048 * 4
+
+
+def test_a_validation_that_does_not_fit_is_part_of_a_trial_that_ran() -> None:
+    limit = find_gpu("RTX 3090").outside_allocator_bytes + 700 * MIB
+    device = SimulatedDevice(find_gpu("RTX 3090"), limit)
+    asked = Validation(resolution=FULL, batch_size=64)
+    found = device.run_trial(
+        TrialSpec(variant=SMALL, batch_size=1, validation=asked), lambda _: None
+    )
+    assert found.allocator_ooms == 0
+    tried = found.validation
+    assert tried is not None
+    assert (tried.fits, tried.peak, tried.outcome) == (False, None, Outcome.OUT_OF_MEMORY)
+    assert tried.failure is not None
+    assert tried.failure.phase == "validation"
+
+
+def test_what_training_leaves_reserved_counts_in_the_validation() -> None:
+    """A small validation beside a large training batch takes no new memory."""
+    few = Validation(resolution=Resolution(height=64, width=64))
+    found = predict(SMALL, 8, validation=few)
+    assert found.validation is not None
+    assert found.validation.peak is not None
+    assert found.validation.peak.reserved_bytes == found.peak_reserved_bytes
 
 
 @pytest.mark.nightly

@@ -9,7 +9,16 @@ from torch.distributed import HashStore  # type: ignore[attr-defined] # document
 
 from bsprobe.devices.stepping import TooFewUpdatesError, run_steps
 from bsprobe.records.errors import UsageError
-from bsprobe.records.trials import Ddp, Measurement, ModelFacts, Peak, TrialSpec
+from bsprobe.records.failures import Outcome
+from bsprobe.records.trials import (
+    Ddp,
+    Measurement,
+    ModelFacts,
+    Peak,
+    TrialSpec,
+    Validated,
+    Validation,
+)
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import CudnnBenchmark, Norm, Precision, Variant
 from bsprobe.training import step
@@ -45,6 +54,13 @@ class FakeDevice:
 
     def retries(self) -> int:
         return self.found_retries.pop(0) if len(self.found_retries) > 1 else self.found_retries[0]
+
+    def completed(self, measured: Measurement) -> Measurement:
+        assert measured.validation is None  # the facts of the device are of the training
+        return measured
+
+    def lift_limit(self) -> None:
+        self.told.append("limit lifted")
 
     def start(self) -> None:
         self.told.append("start")
@@ -145,27 +161,46 @@ def test_a_trial_runs_more_steps_until_one_does_not_flush_the_cache(
     assert fake.told[fake.told.index("seconds") :] == ["seconds", *untimed, "peak"]
 
 
-def test_evaluation_follows_the_steps_with_its_own_peak(
+VALIDATED = replace(
+    SPEC,
+    validation=Validation(resolution=Resolution(height=64, width=96), batch_size=3),
+    measured_steps=1,
+)
+
+
+def test_a_validation_follows_the_steps_with_its_own_images_and_its_own_peak(
     fake: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = step.evaluation_pass
-    sizes: list[tuple[int, int]] = []
+    shapes: list[tuple[int, ...]] = []
 
     def keep(*args: Any) -> None:
-        sizes.append(args[2])
-        real(*args)
+        shapes.append(tuple(args[1].shape))
+        shapes.append(tuple(step.evaluation_pass(*args).shape))
 
     monkeypatch.setattr("bsprobe.devices.stepping.evaluation_pass", keep)
+    measured = fake.run(VALIDATED)
+    peaks = (measured.first_step, measured.steady, measured.validation)
+    assert peaks == (peak(1), peak(2), Validated(peak=peak(3)))
+    assert fake.told[-4:] == ["peak", "validation", "reset peak", "peak"]
+    assert shapes == [(3, 3, 64, 96), (3, 64, 96)]
+    assert [model.calls for model in fake.models] == [2 + 1]  # two steps and the validation
 
-    measured = fake.run(
-        replace(SPEC, evaluation_resolution=Resolution(height=64, width=96), measured_steps=1)
-    )
 
-    peaks = (measured.first_step, measured.steady, measured.evaluation)
-    assert peaks == (peak(1), peak(2), peak(3))
-    assert fake.told[-4:] == ["peak", "evaluation", "reset peak", "peak"]
-    assert sizes == [(64, 96)]
-    assert [model.calls for model in fake.models] == [2 + 1]  # two steps and the evaluation
+def test_a_validation_that_runs_out_of_memory_keeps_what_was_measured_before(
+    fake: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr("bsprobe.devices.stepping.evaluation_pass", fail)
+    measured = fake.run(VALIDATED)
+    assert (measured.steady, measured.steps) == (peak(2), 2)
+    tried = measured.validation
+    assert tried is not None
+    assert (tried.fits, tried.outcome) == (False, Outcome.OUT_OF_MEMORY)
+    assert tried.failure is not None
+    assert (tried.failure.phase, tried.failure.message) == ("validation", "MemoryError: no more")
+    assert fake.told[-1] == "limit lifted"
 
 
 @pytest.mark.parametrize(

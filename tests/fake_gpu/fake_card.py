@@ -41,7 +41,7 @@ FRAMES: dict[Phase, list[dict[str, Any]]] = {
         {"filename": "/x/site-packages/torch/optim/sgd.py", "line": 1, "name": "step"},
         {"filename": _STEP, "line": 1, "name": "training_step"},
     ],
-    Phase.EVALUATION: [{"filename": _STEP, "line": 1, "name": "evaluation_pass"}],
+    Phase.VALIDATION: [{"filename": _STEP, "line": 1, "name": "evaluation_pass"}],
 }
 
 

@@ -73,9 +73,9 @@ class _Trial:
         images = self._spec.batch_size * self._spec.accumulation_steps
         card().seconds += _SECONDS_PER_IMAGE * images
 
-    def evaluate(self) -> None:
-        """Play an evaluation pass."""
-        self._play(Section.EVALUATION)
+    def validate(self) -> None:
+        """Play the validation."""
+        self._play(Section.VALIDATION)
 
     def end(self) -> None:
         """Free the memory of the trial; a leaking trial leaves some."""
@@ -142,7 +142,7 @@ def install(stepping: ModuleType) -> None:
 
     _followed(stepping, "build_task", _Trial.set_up)
     _followed(stepping, "training_step", _Trial.step)
-    _followed(stepping, "evaluation_pass", _Trial.evaluate)
+    _followed(stepping, "evaluation_pass", _Trial.validate)
 
 
 def _instead_of(module: Any, name: str) -> Callable[[Callable[..., Any]], None]:

@@ -9,7 +9,7 @@ import pytest
 from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.gpus import find_gpu
-from bsprobe.records.trials import Measurement, TrialSpec
+from bsprobe.records.trials import Measurement, TrialSpec, Validation
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Precision, Variant
 from bsprobe.records.workload import OwnParts
@@ -91,11 +91,13 @@ def test_a_timeline_of_two_batches_hands_on_at_others() -> None:
     assert [each.size.at(9) for each in timeline.storages] == [s for _, _, s in recording.storages]
 
 
-def test_an_evaluation_pass_replaces_what_the_last_step_kept() -> None:
-    recording = tracer_of(outputs_kept(1), evaluation=SIZE).record(2)
+def test_a_validation_replaces_what_the_last_step_kept() -> None:
+    recording = tracer_of(
+        outputs_kept(1), validation=Validation(resolution=SIZE, batch_size=2)
+    ).record(2)
 
     steps = at_one_batch(recording).steps(6)
-    *_, before, after = held_after(recording, *steps, Section.EVALUATION)
+    *_, before, after = held_after(recording, *steps, Section.VALIDATION)
     assert after == before
 
 

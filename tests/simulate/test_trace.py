@@ -15,6 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
 from bsprobe.records.habits import COMMONEST, Gradients, Habits, Outputs, ZeroGrad
+from bsprobe.records.trials import Validation
 from bsprobe.records.units import GIB, Resolution
 from bsprobe.records.variants import (
     Checkpointing,
@@ -64,7 +65,7 @@ LRASPP = replace(RESNET50, model="torchvision:lraspp_mobilenet_v3_large")
 DEEPLABV3 = replace(RESNET50, model="torchvision:deeplabv3_resnet50")
 AMP = replace(VARIANT, precision=Precision.AMP_FP16)
 ADAMW = replace(VARIANT, optimizer=OptimizerName.ADAMW)
-EVALUATION = Resolution(height=64, width=96)
+VALIDATION = Validation(resolution=Resolution(height=64, width=96), batch_size=2)
 FEATURES_BYTES, CLASSIFIER_BYTES = 864 + 32, 128 + 16
 PLAIN_BYTES = FEATURES_BYTES + CLASSIFIER_BYTES
 """Bytes of the parameters of `PlainNet`."""
@@ -537,28 +538,30 @@ def test_a_gradient_scaler_keeps_its_scale_and_its_count_on_the_device() -> None
     assert scaler == [("full", 4), ("full", 4)]
 
 
-def test_an_evaluation_pass_saves_nothing_and_leaves_nothing() -> None:
-    recording = tracer_of(PlainNet, VARIANT, EVALUATION).record(2)
+def test_a_validation_saves_nothing_and_leaves_nothing() -> None:
+    recording = tracer_of(PlainNet, VARIANT, VALIDATION).record(2)
 
-    assert story(recording, Section.EVALUATION) == [
-        "+ features convolution 6144 temporaries",
+    assert story(recording, Section.VALIDATION) == [
+        "+ empty 147456 temporaries",
+        "+ features convolution 24576 temporaries",
         "* features convolution forward",
-        "+ relu 6144 temporaries",
-        "- features convolution 6144 temporaries",
-        "+ classifier convolution 3072 temporaries",
+        "+ relu 24576 temporaries",
+        "- features convolution 24576 temporaries",
+        "+ classifier convolution 12288 temporaries",
         "* classifier convolution forward",
-        "- relu 6144 temporaries",
+        "- relu 24576 temporaries",
         "+ upsample_bilinear2d 196608 temporaries",
-        "- classifier convolution 3072 temporaries",
+        "- classifier convolution 12288 temporaries",
         "+ argmax 98304 temporaries",
         "- upsample_bilinear2d 196608 temporaries",
         "- argmax 98304 temporaries",
+        "- empty 147456 temporaries",
     ]
 
 
 @pytest.mark.parametrize("variant", [AMP, replace(AMP, norm=Norm.GROUP)], ids=name_of)
-def test_an_evaluation_pass_obeys_autocast_and_leaves_nothing(variant: Variant) -> None:
-    events = story(tracer_of(TinyNet, variant, EVALUATION).record(2), Section.EVALUATION)
+def test_a_validation_obeys_autocast_and_leaves_nothing(variant: Variant) -> None:
+    events = story(tracer_of(TinyNet, variant, VALIDATION).record(2), Section.VALIDATION)
 
     changes = {sign: Counter(each[2:] for each in events if each[0] == sign) for sign in "+-"}
     assert "+ upsample_bilinear2d 196608 temporaries" in events  # in fp32

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bsprobe.records.habits import Habits, Outputs
-from bsprobe.records.units import Resolution
+from bsprobe.records.trials import Validation
 from bsprobe.records.variants import Variant
 from bsprobe.simulate.timeline import (
     Action,
@@ -77,7 +77,7 @@ def extra(function: Function) -> Build:
 def tracer_of(
     build: Build,
     variant: Variant = VARIANT,
-    evaluation: Resolution | None = None,
+    validation: Validation | None = None,
     habits: Habits = NOTHING_KEPT,
     version: Version = INSTALLED,
 ) -> StepTracer:
@@ -85,7 +85,7 @@ def tracer_of(
     variant = replace(variant, own=replace(variant.own, habits=habits))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fake_model, "build_model", build)
-        return StepTracer(variant, evaluation, version=version)
+        return StepTracer(variant, validation, version=version)
 
 
 def at(timeline: Timeline, batch: int) -> Recording:

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from bsprobe.devices.failing import describe_failure
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import MissingPackageError
 from bsprobe.records.failures import Certainty, Outcome
@@ -26,7 +27,7 @@ def test_a_failure_is_described_without_the_folders_of_this_machine() -> None:
     try:
         torch.nn.Conv2d(3, 4, 3)(torch.zeros(1, 5, 8, 8))
     except RuntimeError as error:
-        outcome, failure = worker.describe_failure(error, "step 1", DeviceKind.CPU)
+        outcome, failure = describe_failure(error, "step 1", DeviceKind.CPU)
     assert (outcome, failure.certainty, failure.phase) == (
         Outcome.FAILED,
         Certainty.CERTAIN,
@@ -44,7 +45,7 @@ def test_a_failure_names_the_last_line_outside_of_packages() -> None:
     try:
         layer(torch.zeros(1, 5, 8, 8))
     except RuntimeError as error:
-        _, failure = worker.describe_failure(error, "step 1", DeviceKind.CPU)
+        _, failure = describe_failure(error, "step 1", DeviceKind.CPU)
         here = error.__traceback__
     assert here is not None
     assert failure.place == f"tests/worker/test_child.py, line {here.tb_lineno}"

@@ -1,6 +1,6 @@
 """The options of a run, and their conversion to `Settings`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,16 @@ from bsprobe.cli.options.subject import (
     subject_options,
     variants_from,
 )
-from bsprobe.cli.options.values import LR_RULE, Command, byte_sizes, count, number
+from bsprobe.cli.options.values import (
+    LR_RULE,
+    MOST,
+    Command,
+    byte_sizes,
+    count,
+    number,
+    validation_batch,
+    validation_size,
+)
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import (
@@ -31,8 +40,9 @@ from bsprobe.records.runs import (
     Settings,
     Target,
 )
-from bsprobe.records.trials import DataSource, Ddp
-from bsprobe.records.units import parse_resolution
+from bsprobe.records.trials import DataSource, Ddp, Validation
+from bsprobe.records.units import Resolution, parse_resolution
+from bsprobe.records.variants import Variant
 
 _CIRCUMSTANCES = (
     click.option(
@@ -125,13 +135,22 @@ _CIRCUMSTANCES = (
         "[default: synthetic images]",
     ),
     count("--subset", "subset", "With --data: number of images to use.  [default: all]"),
-    click.option("--evaluate", is_flag=True, help="Probe the evaluation pass too.  [default: off]"),
     click.option(
-        "--evaluate-at",
-        type=parse_resolution,
+        "--validate",
+        type=validation_size,
         metavar="HEIGHTxWIDTH",
-        help="With --evaluate: size of the predictions, in pixels.  [default: 1024x2048]",
+        help="After the training steps of each trial, run validation images of this size in "
+        "inference mode, in the same process.  [default: off]",
     ),
+    click.option(
+        "--validate-batch",
+        type=validation_batch,
+        metavar="N|max",
+        help="With --validate: images in a validation batch; max finds the largest one beside the "
+        "recommended step, with more trials.  [default: 1]",
+    ),
+    click.option("--evaluate", is_flag=True, hidden=True),
+    click.option("--evaluate-at", type=parse_resolution, hidden=True),
     number(
         "--trial-timeout",
         "trial_timeout_seconds",
@@ -163,16 +182,13 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: Options contradict each other.
     """
-    if given["evaluate_at"] is not None and not given["evaluate"]:
-        raise UsageError("--evaluate-at requires --evaluate", hint="add --evaluate")
     if given["subset"] is not None and given["data_root"] is None:
         raise UsageError("--subset requires --data", hint="add --data ROOT")
     processes = asked_processes(given)
     variants = variants_from(given, processes)
-    for option, is_given in (("--evaluate", given["evaluate"]), ("--data", given["data_root"])):
-        if is_given:
-            require_segmentation(variants, option)
-    native = parse_resolution("cityscapes") if given["evaluate"] else None
+    if given["data_root"] is not None:
+        require_segmentation(variants, "--data")
+    validation = _validation(given, variants)
     _check_search(given)
     require_synchronisable(variants, given["device"])
     target = Target(
@@ -194,12 +210,50 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         time_limit_seconds=given["time_limit"],
         warmup_steps=given["warmup_steps"],
         measured_steps=given["steps"],
-        evaluation_resolution=given["evaluate_at"] or native,
+        validation=validation,
+        seeks_validation_batch=given["validate_batch"] == MOST,
         data=_data_source(given["data_root"], given["subset"]),
         seed=given["seed"],
         processes=processes,
         ddp=_ddp(Ddp(given["ddp"]), processes),
     )
+
+
+def _validation(given: Mapping[str, Any], variants: Sequence[Variant]) -> Validation | None:
+    """The validation after the training steps, or None.
+
+    Raises:
+        UsageError: An option lacks another, or excludes it.
+    """
+    size = given["validate"] or _evaluated(given)
+    if size is None:
+        if given["validate_batch"] is not None:
+            raise UsageError("--validate-batch requires --validate", hint="add --validate SIZE")
+        return None
+    for variant in variants:
+        if variant.own.batches is not None:
+            raise UsageError(
+                f"--validate and --batch-from {variant.own.batches} exclude each other",
+                hint="leave --validate out: the inputs of the network are not known to be images",
+            )
+        if (size.slices is None) is not (variant.size.slices is None):
+            raise UsageError(
+                f"--validate {size} and the training size {variant.size} differ in their "
+                "dimensions",
+                hint="give as many sides as the training size has",
+            )
+    batch = given["validate_batch"]
+    return Validation(resolution=size, batch_size=1 if batch in (None, MOST) else batch)
+
+
+def _evaluated(given: Mapping[str, Any]) -> Resolution | None:
+    """The size of `--evaluate`, the older name of `--validate`, or None."""
+    size = given["evaluate_at"]
+    if size is None and not given["evaluate"]:
+        return None
+    found = size or parse_resolution("cityscapes")
+    click.echo(f"warning: --evaluate is deprecated: type --validate {found}", err=True)
+    return found
 
 
 def _ddp(asked: Ddp, processes: int) -> Ddp:
@@ -247,8 +301,10 @@ FACETS: dict[str, Callable[[Settings], object]] = {
     "search": lambda s: s.search,
     "steps": lambda s: s.measured_steps,
     "warmup_steps": lambda s: s.warmup_steps,
-    "evaluate": lambda s: s.evaluation_resolution is not None,
-    "evaluate_at": lambda s: s.evaluation_resolution,
+    "validate": lambda s: s.validation and s.validation.resolution,
+    "validate_batch": lambda s: (s.validation, s.seeks_validation_batch),
+    "evaluate": lambda s: s.validation and s.validation.resolution,
+    "evaluate_at": lambda s: s.validation and s.validation.resolution,
     "trial_timeout": lambda s: s.trial_timeout_seconds,
     "time_limit": lambda s: s.time_limit_seconds,
     "data_root": lambda s: s.data and s.data.root,

@@ -96,6 +96,34 @@ def input_size(text: str) -> tuple[int, Resolution]:
     return count, replace(size, slices=slices)
 
 
+MOST = "max"
+"""The value of an option for the largest possible number."""
+
+
+def validation_batch(text: str) -> int | str:
+    """Parse a number of images, or `max`."""
+    batch = whole_number(text)
+    if text != MOST and (batch is None or batch not in ASKED["batch_size"]):
+        raise UsageError(
+            f"--validate-batch: '{text}' is not a number of images",
+            hint=f"give {ASKED['batch_size']}, or {MOST} for the largest one beside training",
+        )
+    return text if batch is None else batch
+
+
+def validation_size(text: str) -> Resolution:
+    """Parse HEIGHTxWIDTH, or SLICESxHEIGHTxWIDTH for volumes."""
+    first, *rest = text.replace("×", "x").replace("X", "x").split("x")  # noqa: RUF001 - users paste this sign
+    if len(rest) != _FLAT:
+        return parse_resolution(text)
+    slices = whole_number(first)
+    if slices is None or slices not in ASKED["slices"]:
+        raise UsageError(
+            f"--validate: {first} slices are out of range", hint=f"give {ASKED['slices']}"
+        )
+    return replace(parse_resolution("x".join(rest)), slices=slices)
+
+
 def whole_number(text: str) -> int | None:
     """Parse decimal digits; None for any other text or for more than 18 digits."""
     return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None

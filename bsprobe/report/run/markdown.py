@@ -9,7 +9,7 @@ from bsprobe.records.trials import Source, Trial
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import labels
 from bsprobe.report.explain import sentences as explain_sentences
-from bsprobe.report.run import notes, sentences
+from bsprobe.report.run import notes, sentences, validation
 
 EXPLAINED = "step-by-kind"
 """The picture of memory over one step of the starred row."""
@@ -27,7 +27,7 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
     models = ", ".join(dict.fromkeys(v.model for v in variants))
     parts = [
         f"# {models} on {run.device.name} ({sentences.origin(run.device)})",
-        f"**{sentences.answer(run)}**",
+        f"**{' '.join(filter(None, (sentences.answer(run), validation.answer(run))))}**",
         *[f"> {warning}" for warning in sentences.portrait_warnings(variants)],
         " ".join(
             [
@@ -64,6 +64,8 @@ _COLUMNS = {
     "effective": "effective batch",
     "LR": "learning rate",
     "peak": "peak memory",
+    "validation": "validation",
+    "validation batch": "largest validation batch",
     "images/s": "images/s",
     "alone": "without accumulation",
 }
@@ -91,6 +93,10 @@ def _shown(run: Run) -> list[str]:
     left_out = set()
     if not any(item.best_is_measured for item in items):
         left_out.add("best")
+    if run.settings.validation is None:
+        left_out.add("validation")
+    if not run.settings.seeks_validation_batch:
+        left_out.add("validation batch")
     if all(sentences.throughput(item) == "-" for item in items):
         left_out.add("images/s")
     if all(item.plan == item.without_accumulation for item in items):
@@ -135,6 +141,8 @@ def _cells(run: Run, result: VariantResult) -> dict[str, str]:
         "effective": str(item.plan.effective_batch),
         "LR": rate,
         "peak": sentences.peak_share(item, run.device),
+        "validation": validation.share(result, run),
+        "validation batch": validation.largest(result),
         "images/s": sentences.throughput(item),
         "alone": f"{alone.micro_batch} at {rate_alone}{updates}",
     }
@@ -153,7 +161,13 @@ def _predictions(run: Run) -> str:
 
 
 def _notes(run: Run) -> str:
-    found = [*notes.lines_of(run), *notes.unguided(run), *notes.schedules(run)]
+    on_validation = validation.lines_of(run) if len(run.results) > 1 else []
+    found = [
+        *on_validation,
+        *notes.lines_of(run),
+        *notes.unguided(run),
+        *notes.schedules(run),
+    ]
     lines = [
         f"- **{', '.join(names)}**: {sentence}" if names else f"- {sentence}"
         for names, sentence in found
@@ -203,6 +217,9 @@ def _trial_log(run: Run) -> str:
     if all(row[_LOGGED_RATE] == "-" for row in rows):
         header = header[:_LOGGED_RATE] + header[_LOGGED_RATE + 1 :]
         rows = [row[:_LOGGED_RATE] + row[_LOGGED_RATE + 1 :] for row in rows]
+    if run.settings.validation is not None:
+        header = (*header, "validation")
+        rows = [(*row, _validation(trial)) for row, trial in zip(rows, run.trials, strict=True)]
     if any(trial.budget_bytes is not None for trial in run.trials):
         header = (*header, "allocator's budget")
         rows = [(*row, _budget(trial)) for row, trial in zip(rows, run.trials, strict=True)]
@@ -214,6 +231,16 @@ def _trial_log(run: Run) -> str:
     ]
     parts = [table(header, rows), "\n".join(failures), *_tracebacks(run)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _validation(trial: Trial) -> str:
+    """The peak of the validation of a trial, or its outcome."""
+    tried, asked = validation.tried_with(trial), trial.spec.validation
+    if tried is None or asked is None:
+        return "-"
+    held = tried.peak_bytes(0)
+    words = sentences.outcome_words(tried.outcome) if held is None else format_bytes(held)
+    return f"{asked.batch_size}: {words}"
 
 
 def _tracebacks(run: Run) -> list[str]:

@@ -55,8 +55,9 @@ def render(settings: Settings, out: Path | None, device: DeviceInfo) -> str:
         f"exceeds the headroom. It ends after {format_seconds(settings.trial_timeout_seconds)}.",
         *([_PREDICTED] if is_predicted else []),
     ]
-    if settings.evaluation_resolution is not None:
-        size = settings.evaluation_resolution.describe()
-        lines.append(f"Each trial ends with an evaluation pass at {size}.")
+    if settings.validation is not None:
+        lines.append(f"Each trial ends with a validation of {settings.validation_words}.")
+        if settings.seeks_validation_batch:
+            lines.append("More trials find the largest validation batch beside it.")
     lines.append(f"Results go to {out or 'reports/DEVICE-MODEL-SIZE'}/.")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run, VariantResult
-from bsprobe.records.trials import Purpose, Source, Trial
+from bsprobe.records.trials import REPEATED, Source, Trial
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.report.line_ends import LineEnd, label_ends
 from bsprobe.report.run.sentences import row_names
@@ -164,7 +164,7 @@ def _of(run: Run, result: VariantResult) -> list[Trial]:
     return [
         trial
         for trial in run.trials
-        if trial.spec.variant == result.variant and trial.purpose is not Purpose.COMPARISON
+        if trial.spec.variant == result.variant and trial.purpose not in REPEATED
     ]
 
 

@@ -111,6 +111,8 @@ def ladder(trials: Sequence[Trial]) -> list[str]:
     """Return trials in the order they ran: `4 ok`, `8 out of memory`, `5x2 ok`."""
     words = []
     for trial in trials:
+        if trial.purpose is Purpose.VALIDATION:
+            continue  # a search of its own
         steps = trial.spec.accumulation_steps
         batch = str(trial.spec.batch_size) + (f"x{steps}" if steps > 1 else "")
         if trial.purpose is Purpose.COMPARISON:
@@ -211,6 +213,11 @@ def legend(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
             f"{'run' if is_measured else 'predicted'} as a whole step"
         ),
         "peak": "the peak memory of that step, as a share of the usable memory",
+        "validation": (
+            f"the peak of {run.settings.validation_words} after that step, with all that training "
+            "keeps, as a share of the usable memory"
+        ),
+        "validation batch": "the largest that runs after that step",
         "images/s": "of the median step; ± is half the range of single steps",
         "*": (
             f"the {'fastest' if is_measured else 'best'} setting"

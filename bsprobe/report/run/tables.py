@@ -10,7 +10,7 @@ import pandas as pd
 from bsprobe.records.runs import DeviceInfo, Prediction, Run, VariantResult
 from bsprobe.records.trials import Trial
 from bsprobe.records.variants import AXES, Variant
-from bsprobe.report.run import notes
+from bsprobe.report.run import notes, validation
 
 
 def trials_table(run: Run) -> pd.DataFrame:
@@ -61,6 +61,7 @@ def variant_columns(variant: Variant) -> dict[str, Any]:
 
 
 def _trial_row(trial: Trial) -> dict[str, Any]:
+    tried = validation.tried_with(trial)
     return {
         "source": str(trial.source),
         **variant_columns(trial.spec.variant),
@@ -73,6 +74,8 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
         "fresh_process": trial.fresh_process,
         "outcome": str(trial.outcome),
         "budget_bytes": trial.budget_bytes,
+        "validation": trial.spec.validation and trial.spec.validation.describe(),
+        "validation_outcome": tried and str(tried.outcome),
         **_measurement_columns(trial),
         "failure": trial.failure.message if trial.failure else None,
         "failure_phase": trial.failure.phase if trial.failure else None,
@@ -94,14 +97,17 @@ def _predicted_peak_bytes(trial: Trial, guide: Prediction | None) -> int | None:
 def _measurement_columns(trial: Trial) -> dict[str, Any]:
     """The figures of a trial; a trial that did not run has the same columns, empty."""
     measured = trial.measurement
-    phases = ("first_step", "steady", "evaluation")
     columns: dict[str, Any] = {
         "peak_bytes": measured and measured.peak_bytes,
         "peak_allocated_bytes": measured and measured.peak_allocated_bytes,
         "peak_reserved_bytes": measured and measured.peak_reserved_bytes,
     }
-    for phase in phases:
-        peak = measured and getattr(measured, phase)
+    tried = validation.tried_with(trial)
+    for phase, peak in (
+        ("first_step", measured and measured.first_step),
+        ("steady", measured and measured.steady),
+        ("validation", tried and tried.peak),
+    ):
         columns[f"{phase}_allocated_bytes"] = peak and peak.allocated_bytes
         columns[f"{phase}_reserved_bytes"] = peak and peak.reserved_bytes
     for field in (
@@ -157,6 +163,13 @@ def result_columns(device: DeviceInfo, result: VariantResult) -> dict[str, Any]:
             )
         }
     columns["peak_bytes"] = measured and measured.peak_bytes
+    tried = validation.tried_with(item.trial if item else None)
+    columns["validation_outcome"] = tried and str(tried.outcome)
+    columns["validation_peak_bytes"] = (
+        tried and measured and tried.peak_bytes(measured.outside_allocator_bytes)
+    )
+    found = result.validation_boundary
+    columns["largest_validation_batch"] = found and found.largest
     columns["capacity_bytes"] = device.capacity_bytes
     columns["images_per_second"] = measured and measured.images_per_second
     columns["recommended_outcome"] = str(item.trial.outcome) if item and item.trial else None

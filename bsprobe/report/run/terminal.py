@@ -3,12 +3,15 @@
 import itertools
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from bsprobe.records.runs import Run, VariantResult
-from bsprobe.report.run import notes, sentences
+from bsprobe.records.runs import Boundary, Run, VariantResult
+from bsprobe.records.variants import Variant
+from bsprobe.report.run import notes, sentences, validation
 
 WIDTH = 80
+_LEAST_NAME = 12
+"""Characters of a line of a wrapped name at least, even if the table is then wider."""
 _COLUMNS = ("", "largest", "safe", "use", "effective", "LR", "peak", "images/s")
 _RATE = _COLUMNS.index("images/s")
 
@@ -17,9 +20,12 @@ def render(run: Run) -> str:
     """Return the whole result as text."""
     parts = ["\n".join(_wrapped(line) for line in sentences.headline(run.device, run.settings))]
     names = sentences.row_names(run.settings.variants)
-    parts.append("\n".join(_ladder(run, result, names[result.variant]) for result in run.results))
+    ladders = [line for result in run.results for line in _ladders(run, result, names)]
+    parts.append("\n".join(ladders))
     title = f"{sentences.wanted(run.settings)}{sentences.of_whom(run.device)}:"
     parts.append(f"{_wrapped(title)}\n{recommendation_table(run)}")
+    if run.settings.validation is not None:
+        parts.append(_validation(run))
     if run.best is not None:
         parts.append("\n".join(_legend(run)))
     if lines := _notes(run):
@@ -56,6 +62,21 @@ def recommendation_table(run: Run) -> str:
     return "\n".join(fitted([row if _is_timed(run) else row[:_RATE] for row in rows]))
 
 
+def _validation(run: Run) -> str:
+    """The sentences on the validation; for several variants a table as well."""
+    lines = [_on(names, sentence) for names, sentence in validation.lines_of(run)]
+    if len(run.results) > 1:
+        names = sentences.row_names(run.settings.variants)
+        is_searched = run.settings.seeks_validation_batch
+        title = f"peak of validating {run.settings.validation_words}"
+        rows: list[tuple[str, ...]] = [("", title, *(["largest batch"] if is_searched else []))]
+        for result in run.results:
+            found = [validation.largest(result)] if is_searched else []
+            rows.append((f"  {names[result.variant]}", validation.share(result, run), *found))
+        lines = [*fitted(rows), "", *lines]
+    return "\n".join(lines)
+
+
 def _is_timed(run: Run) -> bool:
     """Return whether any recommended step has a throughput; predicted ones have none."""
     return any(
@@ -80,7 +101,7 @@ def fitted(rows: Sequence[Sequence[str]]) -> list[str]:
     A label is wrapped between its parts, not inside of one.
     """
     others = list(zip(*rows, strict=True))[1:]
-    room = WIDTH - sum(2 + max(map(len, column)) for column in others)
+    room = max(_LEAST_NAME, WIDTH - sum(2 + max(map(len, column)) for column in others))
     lines, heights = [], []
     for first, *rest in rows:
         # A space within a part of a label is no place to break at.
@@ -104,9 +125,18 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _ladder(run: Run, result: VariantResult, name: str) -> str:
+def _ladders(run: Run, result: VariantResult, names: Mapping[Variant, str]) -> list[str]:
+    """The trials of a variant, and those of its search for the largest validation batch."""
     tried = [trial for trial in run.trials if trial.spec.variant == result.variant]
-    words = [*sentences.ladder(tried), "-> " + sentences.verdict(result.boundary)]
+    name, found = names[result.variant], result.validation_boundary
+    lines = [_ladder(name, sentences.ladder(tried), result.boundary)]
+    if found is not None:
+        lines.append(_ladder("    validation", validation.ladder(run, result), found))
+    return lines
+
+
+def _ladder(name: str, tried: Sequence[str], boundary: Boundary) -> str:
+    words = [*tried, "-> " + sentences.verdict(boundary)]
     # A line must not break within a trial.
     glued = [word.replace(" ", "\0") for word in words]
     line = f"{name}:  " + "  ".join(glued)
@@ -120,9 +150,14 @@ def _notes(run: Run) -> list[str]:
     lines = []
     found = (*notes.lines_of(run), *notes.predictions(run), *notes.unguided(run))
     for names, sentence in found:
-        whom = f"{', '.join(names)}: " if names else ""
-        lines.append(_wrapped(f"Note  {whom}{sentence}", indent="      "))
+        lines.append(_on(names, sentence, "Note  "))
     return lines
+
+
+def _on(names: Sequence[str], sentence: str, begin: str = "") -> str:
+    """A sentence on some variants, or on all if none is named."""
+    whom = f"{', '.join(names)}: " if names else ""
+    return _wrapped(f"{begin}{whom}{sentence}", indent=" " * len(begin))
 
 
 def _wrapped(text: str, *, indent: str = "") -> str:

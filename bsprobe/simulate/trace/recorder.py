@@ -212,8 +212,8 @@ class Recorder(TorchDispatchMode):
         }
         if not settling:
             del sections[Section.SETTLING_STEPS]
-        if Section.EVALUATION in self._sections:
-            sections[Section.EVALUATION] = handed_on(self._sections[Section.EVALUATION], handed)
+        if Section.VALIDATION in self._sections:
+            sections[Section.VALIDATION] = handed_on(self._sections[Section.VALIDATION], handed)
         return Recording(
             batch=batch,
             storages=tuple(self._storages),
@@ -295,7 +295,7 @@ class Recorder(TorchDispatchMode):
         self._values.known = setup._values.known.copy(names)  # noqa: SLF001
 
     def _note_phase(self) -> None:
-        if self._phase in (Phase.SETUP, Phase.EVALUATION):
+        if self._phase in (Phase.SETUP, Phase.VALIDATION):
             return
         if _graph_task() != -1:
             if self._phase is not Phase.BACKWARD:

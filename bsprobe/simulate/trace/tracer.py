@@ -13,8 +13,8 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from bsprobe.records.assumptions import Assumption
-from bsprobe.records.trials import Ddp, ModelFacts
-from bsprobe.records.units import Resolution
+from bsprobe.records.errors import BsprobeError
+from bsprobe.records.trials import Ddp, ModelFacts, Validation
 from bsprobe.records.variants import MemoryFormat, Variant
 from bsprobe.simulate.cuda import cuda_dispatch
 from bsprobe.simulate.timeline import (
@@ -29,14 +29,19 @@ from bsprobe.simulate.timeline import (
     matched,
 )
 from bsprobe.simulate.trace.compiled import as_written, not_compiled
-from bsprobe.simulate.trace.data_dependence import Decisions, largest_branch
+from bsprobe.simulate.trace.data_dependence import (
+    Decisions,
+    EndlessConditionError,
+    TooManyConditionsError,
+    largest_branch,
+)
 from bsprobe.simulate.trace.ddp import SimulatedReplica, synchronise_norms
 from bsprobe.simulate.trace.fake_model import build_without_values, make_fake, rearrange
 from bsprobe.simulate.trace.feeder import Feeder
 from bsprobe.simulate.trace.recorder import Recorder
 from bsprobe.simulate.trace.start_over import Renewed, starting_over
 from bsprobe.simulate.versions import INSTALLED, Change, Version, has
-from bsprobe.training.batches import image_shape, label_shape, laid_out, placed
+from bsprobe.training.batches import image_shape, label_shape, laid_out, placed, validation_images
 from bsprobe.training.own_batches import OwnBatch, own_batch
 from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
 
@@ -60,8 +65,7 @@ class StepTracer:
 
     Args:
         variant: The variant to train.
-        evaluation_resolution: The size of the labels of an evaluation pass after the steps; None
-            for no such pass.
+        validation: The validation after the steps; None for none.
         processes: The number of processes that train together; one of them is traced.
         ddp: Their treatment of parameters that get no gradient.
         version: The PyTorch version to simulate.
@@ -73,7 +77,7 @@ class StepTracer:
     def __init__(
         self,
         variant: Variant,
-        evaluation_resolution: Resolution | None = None,
+        validation: Validation | None = None,
         *,
         processes: int = 1,
         ddp: Ddp = Ddp.DEFAULT,
@@ -83,7 +87,9 @@ class StepTracer:
         self._version = version
         self._processes = processes
         self._ddp = ddp
-        self._evaluation_resolution = evaluation_resolution
+        self._validation = validation
+        self.validation_error: Exception | None = None
+        """The error of the network in the validation, if it has failed there."""
         self._assumptions: dict[Assumption, None] = {}
         with not_compiled(self._note_compiled_part):
             built = build_without_values(variant)
@@ -121,7 +127,7 @@ class StepTracer:
         return self.timeline(batch)
 
     def record(self, batch: int, accumulation_steps: int = 1) -> Recording:
-        """Run steps at one batch size until one repeats, then an evaluation pass if requested.
+        """Run steps at one batch size until one repeats, then the validation if requested.
 
         If conditions depend on values, the recording follows the largest branch.
         """
@@ -147,10 +153,8 @@ class StepTracer:
                         self._assumptions[Assumption.STILL_GROWING] = None
                     recorder.mark_scaler(task.scaler)
                     self._facts = facts_of(task, self._variant)  # the steps have added to them
-                    if self._evaluation_resolution is not None:
-                        recorder.begin(Phase.EVALUATION)
-                        _evaluate(task, feeder.last, self._evaluation_resolution)
-                        recorder.end(Section.EVALUATION)
+                    if self._validation is not None:
+                        self._validate(task, feeder, recorder, self._validation)
             if recorder.are_largest_sizes:
                 self._assumptions[Assumption.LARGEST_SIZES] = None
             return recorder.recording(batch)
@@ -170,6 +174,23 @@ class StepTracer:
             if recorder.repeats and number >= least:
                 return True
         return False
+
+    def _validate(self, task: Task, feeder: Feeder, recorder: Recorder, asked: Validation) -> None:
+        recorder.begin(Phase.VALIDATION)
+        try:
+            with torch.no_grad():
+                images = self.images_for(asked, feeder)
+                _evaluation_pass(task, images, asked.resolution.sides)
+        except (BsprobeError, TooManyConditionsError, EndlessConditionError):
+            raise
+        except Exception as error:  # noqa: BLE001 - raised again when the section is to be played
+            self.validation_error = error.with_traceback(None)
+        del images
+        recorder.end(Section.VALIDATION)
+
+    def images_for(self, asked: Validation, _feeder: Feeder) -> torch.Tensor:
+        """Make the images of the validation; subclasses override this for other images."""
+        return validation_images(self._variant, asked, torch.device("cpu"))
 
     def outputs(self, batch: int) -> Any:
         """Return the outputs of the network for a batch of images, without a training step."""
@@ -343,12 +364,6 @@ class StepTracer:
         finally:
             if was_enabled:
                 gc.enable()
-
-
-def _evaluate(task: Task, batch: Batch | OwnBatch, size: Resolution) -> None:
-    assert isinstance(batch, Batch), "own batches are not evaluated"  # noqa: S101 - rejected earlier
-    with torch.no_grad():
-        _evaluation_pass(task, batch.images, (size.height, size.width))
 
 
 def _adopted(recorder: Recorder, tensor: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from bsprobe.records.failures import Certainty, Outcome, is_loss_of_peer
 from bsprobe.records.runs import DeviceInfo
-from bsprobe.records.trials import Measurement, Trial
+from bsprobe.records.trials import Measurement, Trial, Validated
 from bsprobe.records.units import format_bytes
 
 _ROOT_CAUSE_ORDER = (
@@ -43,6 +43,7 @@ def joined_trial(trials: Sequence[Trial]) -> Trial:
         allocator_retries=max(each.allocator_retries for each in measured),
         images_per_second=_sum([each.images_per_second for each in measured]),
         loader_images_per_second=_sum([each.loader_images_per_second for each in measured]),
+        validation=_weakest_validation([each.validation for each in measured]),
     )
     retried = any(trial.outcome is Outcome.FITS_WITH_RETRIES for trial in trials)
     outcome = Outcome.FITS_WITH_RETRIES if retried else Outcome.FITS
@@ -64,6 +65,15 @@ def joined_device(devices: Sequence[DeviceInfo]) -> DeviceInfo:
         devices[weakest],
         name=" + ".join(dict.fromkeys(device.name for device in devices)),
         notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _weakest_validation(tried: Sequence[Validated | None]) -> Validated | None:
+    """Return the first validation that failed, else the one with the highest peak."""
+    found = [each for each in tried if each is not None]
+    failed = [each for each in found if not each.fits]
+    return next(iter(failed), None) or max(
+        found, key=lambda each: each.peak_bytes(0) or 0, default=None
     )
 
 

@@ -18,7 +18,7 @@ from bsprobe.records.errors import UsageError, WorkerError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest, Settings
 from bsprobe.records.trials import Purpose, Trial, TrialSpec
 from bsprobe.storage.codec import from_json, to_json
-from bsprobe.worker.endings import PeerFailedError, again_if_unexplained
+from bsprobe.worker.endings import PeerFailedError, again_if_unexplained, keeping_training
 from bsprobe.worker.process import ReportPhase
 from bsprobe.worker.protocol import Ready
 from bsprobe.worker.ranks.launch import Launch
@@ -110,7 +110,11 @@ class WorldRunner:
             WorkerError: Another rank is gone.
         """
         del process  # a process can join only one group
-        return again_if_unexplained(partial(self._run_together, spec, purpose, on_phase))
+
+        def attempt(asked: TrialSpec) -> Trial:
+            return again_if_unexplained(partial(self._run_together, asked, purpose, on_phase))
+
+        return keeping_training(attempt, spec)
 
     def _run_together(self, spec: TrialSpec, purpose: Purpose, on_phase: ReportPhase) -> Trial:
         order = {"spec": to_json(spec), "purpose": str(purpose)}
