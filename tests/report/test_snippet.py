@@ -188,6 +188,8 @@ def test_a_micro_batch_without_a_valid_pixel_is_left_out_of_a_mean(
     with_it = training_of(run, item, [pair_of(1, 2), empty, pair_of(3)], updates=2)
 
     assert with_it == training_of(run, item, [pair_of(1, 2), pair_of(3)], updates=2)
+    with pytest.raises(SystemExit, match="valid"):
+        training_of(run, item, [empty], updates=1)
 
 
 def test_batches_that_cannot_be_iterated_again_end_the_training_with_one_line(

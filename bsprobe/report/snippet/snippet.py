@@ -224,6 +224,7 @@ def _batch_names(variant: Variant, plan: TrainingPlan) -> dict[str, str]:
             "loader_names": "DistributedSampler",
             "trains_on": own,
             "no_batches": "the batches are over: give a DataLoader or a list, not an iterator",
+            "no_valid_batches": "no more batches with a valid target: give a DataLoader or a list",
         }
     sides = "H, W" if variant.size.slices is None else "D, H, W"
     wanted = "what your loss takes"
@@ -233,4 +234,5 @@ def _batch_names(variant: Variant, plan: TrainingPlan) -> dict[str, str]:
         "loader_names": "DataLoader" + (", DistributedSampler" if plan.processes > 1 else ""),
         "trains_on": f"(image, label) pairs: float ({variant.channels}, {sides}) and {wanted}",
         "no_batches": "the data set has fewer images than MICRO_BATCH",
+        "no_valid_batches": "no valid target, or fewer images than MICRO_BATCH, in the data set",
     }
