@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from bsprobe.records.assumptions import Assumption
+from bsprobe.records.batch_forms import BatchForm
 from bsprobe.records.checkpointing import Checkpointed
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import RAN, Certainty, Outcome, is_evidence
@@ -141,6 +142,8 @@ class ModelFacts:
     """The number of BatchNorm modules that use batch statistics; None in older files."""
     checkpointed: tuple[Checkpointed, ...] = ()
     """The modules that are recomputed; empty without activation checkpointing."""
+    batch_form: BatchForm | None = None
+    """The form of user-supplied batches; None without them and in older files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
 
+from bsprobe.records.batch_forms import LossIs
 from bsprobe.records.errors import UsageError
 from bsprobe.records.variants import LossAt
 from bsprobe.records.workload import Problem
-from bsprobe.training.outputs import auxiliary_of, logits_of, loss_in
+from bsprobe.training.outputs import auxiliary_of, logits_of, loss_in, loss_place
 
 _FLAT = 2
 """Spatial dimensions of an image."""
@@ -145,7 +146,12 @@ def _channels(logits: Any) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnLoss:
-    """A user-supplied loss: the mean of its results over the micro-batches."""
+    """A user-supplied loss: the mean of its results over the micro-batches.
+
+    In a trial this is the loss of the effective batch if the loss is a mean over images or pixels:
+    its micro-batches are one batch, repeated. In a training they differ, so the snippet weights
+    them with their numbers of valid targets. The memory is the same.
+    """
 
     function: Callable[[Any, Any], torch.Tensor]
 
@@ -164,12 +170,15 @@ class OwnLoss:
         return self.function(outputs, targets) / count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class NetworkLoss:
     """The loss that the network returns, else the cross-entropy of its logits.
 
-    Each micro-batch has the same weight, as in a loop that divides by the accumulation steps.
+    Each micro-batch has the same weight, as with `OwnLoss`.
     """
+
+    place: LossIs | None = None
+    """The place of the loss in the last outputs; None before the first."""
 
     def counted(self, targets: Sequence[Any]) -> int:
         """The number of micro-batches."""
@@ -186,6 +195,7 @@ class NetworkLoss:
         Raises:
             UsageError: The network returns no loss, and none can be computed from its outputs.
         """
+        self.place = loss_place(outputs) or LossIs.OF_LOGITS
         if (found := loss_in(outputs)) is not None:
             return found / count
         logits = logits_of(outputs)

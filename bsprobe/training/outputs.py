@@ -5,6 +5,8 @@ from typing import Any, TypeGuard
 
 import torch
 
+from bsprobe.records.batch_forms import LossIs
+
 _LOGITS = ("out", "logits")
 """Their names in torchvision and in transformers."""
 _LOSS = "loss"
@@ -36,6 +38,18 @@ def auxiliary_of(outputs: Any) -> torch.Tensor | None:
     return found if isinstance(found, torch.Tensor) else None
 
 
+def loss_place(outputs: Any) -> LossIs | None:
+    """The place of the loss, a scalar, in the outputs of a network; None if there is none."""
+    is_mapping = isinstance(outputs, Mapping)
+    if _is_scalar(_part(outputs, _LOSS)):
+        return LossIs.ENTRY if is_mapping else LossIs.ATTRIBUTE
+    if is_mapping and outputs and all(map(_is_scalar, outputs.values())):
+        return LossIs.SUM
+    if isinstance(outputs, tuple | list) and outputs and _is_scalar(outputs[0]):
+        return LossIs.FIRST
+    return None
+
+
 def loss_in(outputs: Any) -> torch.Tensor | None:
     """The loss that a network returns, a scalar; None if it returns none.
 
@@ -43,14 +57,13 @@ def loss_in(outputs: Any) -> torch.Tensor | None:
     (transformers with `return_dict=False`), or the sum of a mapping of losses (torchvision's
     detection networks).
     """
-    found = _part(outputs, _LOSS)
-    if _is_scalar(found):
-        return found
-    if isinstance(outputs, Mapping) and outputs and all(map(_is_scalar, outputs.values())):
+    place = loss_place(outputs)
+    if place is None:
+        return None
+    if place is LossIs.SUM:
         return torch.stack([loss.float() for loss in outputs.values()]).sum()
-    if isinstance(outputs, tuple | list) and outputs and _is_scalar(outputs[0]):
-        return outputs[0]
-    return None
+    found: torch.Tensor = outputs[0] if place is LossIs.FIRST else _part(outputs, _LOSS)
+    return found
 
 
 def _part(outputs: Any, name: str) -> Any:

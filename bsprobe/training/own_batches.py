@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from bsprobe.records.batch_forms import BatchForm, Call, TargetsAre
 from bsprobe.records.errors import UsageError
 from bsprobe.training.models.callables import load_callable
 
@@ -18,6 +19,8 @@ _LAST: Final = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Channels-last layouts, by the number of dimensions."""
 _IMAGE_DIMENSIONS = 3
 """Dimensions of one image without a batch dimension, as detection networks take it."""
+_PIXEL_DIMENSIONS = 3
+"""The fewest dimensions of a batch of labels of pixels."""
 LABELS: Final = frozenset(
     {
         *("label", "labels", "label_ids", "mask_labels", "class_labels", "target", "targets", "y"),
@@ -69,6 +72,16 @@ class OwnBatch:
             return model(**self.inputs)
         return model(*self.inputs) if isinstance(self.inputs, tuple | list) else model(self.inputs)
 
+    def form_for(self, model: Callable[..., Any]) -> BatchForm | None:  # noqa: ARG002 - others ask it
+        """Return the form of the batch for a network; None if it has no simple form."""
+        call, several = Call.ONE, {}
+        if isinstance(self.inputs, Mapping):
+            call, several = Call.NAMED, dict(self.inputs)
+        elif isinstance(self.inputs, tuple | list):
+            call = Call.POSITIONAL
+            several = {str(number): each for number, each in enumerate(self.inputs)}
+        return BatchForm(call=call, targets=_kind_of(self.targets), sized=_sized(several))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedBatch(OwnBatch):
@@ -79,13 +92,43 @@ class NamedBatch(OwnBatch):
     method takes none of the names, the first tensor that is not a label is passed.
     """
 
+    has_attributes: bool = False
+    """True if the fields are attributes, not entries of a dict."""
+
     def outputs_of(self, model: Callable[..., Any]) -> Any:
         """Run a network on the fields that it takes."""
-        taken = arguments_of(model)
-        known = {name: value for name, value in self.inputs.items() if name in taken}
-        if known:
+        if known := self._taken_by(model):
             return model(**known)
-        return model(next(_tensors({k: v for k, v in self.inputs.items() if k not in LABELS})))
+        return model(next(_tensors(self._without_labels)))
+
+    def form_for(self, model: Callable[..., Any]) -> BatchForm | None:
+        """Return the form of the batch for a network; None if its images lie deeper."""
+        fields, call = tuple(self._taken_by(model)), Call.FIELDS
+        if not fields:
+            first = next(_tensors(self._without_labels))
+            fields = tuple(k for k, v in self._without_labels.items() if v is first)[:1]
+            call = Call.FIELD
+        return (
+            BatchForm(
+                call=call,
+                targets=_kind_of(self.targets),
+                fields=fields,
+                labels=tuple(name for name in self.inputs if name in LABELS),
+                sized=_sized({name: self.inputs[name] for name in fields}),
+                has_attributes=self.has_attributes,
+            )
+            if fields
+            else None
+        )
+
+    def _taken_by(self, model: Callable[..., Any]) -> dict[str, Any]:
+        """The fields that the forward method of a network has arguments for."""
+        taken = arguments_of(model)
+        return {name: value for name, value in self.inputs.items() if name in taken}
+
+    @property
+    def _without_labels(self) -> dict[str, Any]:
+        return {name: value for name, value in self.inputs.items() if name not in LABELS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +138,10 @@ class DetectionBatch(OwnBatch):
     def outputs_of(self, model: Callable[..., Any]) -> Any:
         """Run a network on images and targets; it returns its losses by name."""
         return model(self.inputs, self.targets)
+
+    def form_for(self, model: Callable[..., Any]) -> BatchForm:  # noqa: ARG002 - as above
+        """Return the form of the batch."""
+        return BatchForm(call=Call.DETECTOR, targets=TargetsAre.IMAGES)
 
 
 def layout_for(tensor: torch.Tensor, layout: torch.memory_format) -> torch.memory_format:
@@ -146,6 +193,22 @@ def own_batch(name: str, size: int, *, seed: int) -> OwnBatch:
     return batch
 
 
+def _kind_of(targets: Any) -> TargetsAre:
+    """The kind of the targets; a list of several tensors need not have one for each image."""
+    if not isinstance(targets, torch.Tensor):
+        are_of_images = isinstance(targets, list) and all(isinstance(t, Mapping) for t in targets)
+        return TargetsAre.IMAGES if are_of_images else TargetsAre.OTHER
+    if targets.is_floating_point() or targets.dtype is torch.bool:
+        return TargetsAre.VALUES
+    return TargetsAre.PIXELS if targets.dim() >= _PIXEL_DIMENSIONS else TargetsAre.CLASSES
+
+
+def _sized(inputs: Mapping[str, Any]) -> str | None:
+    """The name of the tensor with most dimensions, which has one entry for each image."""
+    tensors = {name: each for name, each in inputs.items() if isinstance(each, torch.Tensor)}
+    return max(tensors, key=lambda name: tensors[name].dim(), default=None)
+
+
 def _require_size(name: str, asked: int, made: int) -> None:
     if made != asked:
         raise UsageError(
@@ -165,7 +228,7 @@ def _read(made: Any) -> OwnBatch | None:
         return None
     labels = {name: value for name, value in fields.items() if name in LABELS}
     targets = next(iter(labels.values())) if len(labels) == 1 else labels or None
-    return NamedBatch(inputs=fields, targets=targets)
+    return NamedBatch(inputs=fields, targets=targets, has_attributes=not isinstance(made, Mapping))
 
 
 def _fields(made: Any) -> dict[str, Any]:

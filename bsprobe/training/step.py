@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from bsprobe.records.batch_forms import BatchForm
 from bsprobe.records.errors import UsageError
 from bsprobe.records.habits import COMMONEST, Gradients, Habits, Outputs, ZeroGrad
 from bsprobe.records.trials import Ddp, ModelFacts
@@ -102,6 +103,8 @@ class Task:
     """The setting of the replica."""
     updates_applied: int = field(default=0)
     """Optimizer updates so far, without those that a GradScaler skipped."""
+    batch_form: BatchForm | None = field(default=None)
+    """The form of user-supplied batches; None before the first step."""
     without_gradient: tuple[str, ...] | None = field(default=None)
     """Names of the trainable parameters without a gradient in every step; None before the first."""
 
@@ -135,6 +138,14 @@ class Task:
         self.without_gradient = tuple(name for name in before if name in missing)
         if self.without_gradient and self.replica is not None and self.ddp is Ddp.DEFAULT:
             raise _refused_by_ddp(self.without_gradient)
+
+    def note_form(self, batch: "Batch | OwnBatch") -> None:
+        """Record the form of user-supplied batches, of which all have the same."""
+        if self.batch_form is None and isinstance(batch, OwnBatch):
+            form = batch.form_for(self.model)
+            if form is not None and isinstance(self.loss, NetworkLoss):
+                form = replace(form, loss=self.loss.place)
+            self.batch_form = form
 
     def without_average(self) -> AbstractContextManager[None]:
         """Return the context of a micro-batch that is not the last of its step."""
@@ -249,6 +260,7 @@ def facts_of(task: Task, variant: Variant) -> ModelFacts:
         checkpointed=checkpointed_parts(task.model, variant.own.checkpoint_blocks)
         if variant.checkpointing is Checkpointing.ON
         else (),
+        batch_form=task.batch_form,
     )
 
 
@@ -276,6 +288,7 @@ def training_step(task: Task, micro_batches: Sequence[Batch | OwnBatch]) -> torc
                 _zero_grad(task)
             task.scaler.scale(loss).backward()
         total += loss.detach()
+    task.note_form(micro_batches[0])
     task.note_gradients()
     task.scaler.step(task.optimizer)
     task.scaler.update()

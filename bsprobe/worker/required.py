@@ -12,6 +12,7 @@ PACKAGES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "PIL": "pillow",
         "click": "click",
+        "jinja2": "jinja2",
         "matplotlib": "matplotlib",
         "numpy": "numpy",
         "pandas": "pandas",
@@ -22,7 +23,7 @@ PACKAGES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Names of packages in pip, by import name."""
-_OF_REPORTS: Final = ("rich", "numpy", "pandas", "PIL", "matplotlib")
+_OF_REPORTS: Final = ("rich", "numpy", "pandas", "PIL", "matplotlib", "jinja2")
 _MISSING: Final = re.compile(r"No module named '(\w+)'$", re.MULTILINE)
 """Python's message, which pandas repeats for its own requirements. A name with a dot does not
 match: the package is installed and only a module in it is missing."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bsprobe.records.batch_forms import BatchForm, Call, TargetsAre
 from bsprobe.records.variants import Norm, Variant
 from bsprobe.records.workload import OwnParts
 from bsprobe.storage.runfile import load_run
@@ -55,6 +56,8 @@ def test_a_prediction_records_the_parts_and_is_resumed_with_them(folder: Path) -
     group = {result.variant.norm: result for result in run.results}[Norm.GROUP].recommendation
     assert group is not None
     assert any("do not fit group norm" in text for text in group.caveats)
+    recorded = {t.measurement.model.batch_form for t in run.trials if t.measurement is not None}
+    assert recorded == {BatchForm(call=Call.ONE, targets=TargetsAre.VALUES)}
     snippet = (folder / "out" / "snippet.py").read_text()
     assert "def train(model, optimizer, loss, batches, updates" in snippet
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812 - the name PyTorch's own code uses
+from torch.utils.data import Subset
 
 from bsprobe.analysis.recommendation import plan
 from bsprobe.records.checkpointing import Checkpointed, CheckpointWay
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import REFERENCE, Recommendation, Run, Target
-from bsprobe.records.trials import Ddp
 from bsprobe.records.variants import (
     Checkpointing,
     CudnnBenchmark,
@@ -26,6 +25,7 @@ from bsprobe.records.variants import (
 from bsprobe.records.workload import OwnParts
 from bsprobe.report.snippet import snippet
 from tests.support import home_made
+from tests.support.snippet_networks import of_pixels
 from tests.support.snippet_training import Net, Stripes, execute
 
 ALL = [
@@ -122,58 +122,108 @@ def test_the_snippets_groups_are_those_of_the_trials(
     ]
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.AMP_BF16])
-def test_the_snippet_takes_user_supplied_parts_as_arguments(
-    run: Run, item: Recommendation, precision: Precision
+def test_the_rates_of_a_users_optimizer_are_scaled_and_its_loss_falls(
+    run: Run, item: Recommendation
 ) -> None:
     torch.manual_seed(0)
     own = OwnParts(loss="m:loss", optimizer="m:adam", batches="m:batch")
-    made, item = item_with(run, item, own=own, precision=precision)
-    names = execute(snippet.render(made, item))
+    made, item = item_with(run, item, own=own)
+    train = execute(snippet.render(made, item))["train"]
     model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     images, labels = Stripes()[1]
-    labels[0, 0] = 0
     pairs = itertools.repeat((images[None].repeat(4, 1, 1, 1), labels[None].repeat(4, 1, 1)))
 
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs, targets[:, ::2, ::2], ignore_index=255)
+    losses = train(model, optimizer, of_pixels, pairs, updates=30, device="cpu")
 
-    losses = names["train"](model, optimizer, loss, pairs, updates=30, device="cpu")
-
-    assert "processes" not in snippet.render(made, item)
-    plan = replace(item.plan, processes=2)
-    together = snippet.render(made, replace(item, plan=plan))
-    assert "In each of 2 processes" in together
-    told = snippet.render(made, replace(item, plan=replace(plan, ddp=Ddp.STATIC_GRAPH)))
-    assert "# Give DistributedDataParallel static_graph=True." in told
-    execute(together)
-    assert names["MICRO_BATCH"] == item.plan.micro_batch
     rate = item.plan.effective_batch / (REFERENCE.base_batch or 1)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * rate)
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_around_whole_batches_the_snippet_is_handed_the_loss_of_one(
+def training_of(run: Run, item: Recommendation, batches: object, updates: int) -> list[float]:
+    """Train with a user's loss, optimizer and batches, two to an update, without a change."""
+    own = OwnParts(loss="m:loss", optimizer="m:adam", batches="m:batch")
+    made, item = item_with(run, item, own=own)
+    names = execute(snippet.render(made, item)) | {"ACCUMULATION_STEPS": 2, "RATE_FACTOR": 1.0}
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    losses: list[float] = names["train"](
+        model, optimizer, of_pixels, batches, updates=updates, device="cpu"
+    )
+    return losses
+
+
+def pair_of(*places: int) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = zip(*(Stripes()[place] for place in places), strict=True)
+    return torch.stack(images), torch.stack(labels)
+
+
+def test_the_last_update_of_a_short_epoch_goes_on_in_the_next_epoch(
     run: Run, item: Recommendation
 ) -> None:
+    batches = [pair_of(0, 7), pair_of(1, 2), pair_of(6)]
+
+    losses = training_of(run, item, batches, updates=3)
+
     torch.manual_seed(0)
-    made, item = item_with(run, item, own=OwnParts(batches="m:batch"))
-    train = execute(snippet.render(made, item))["train"]
     model = Net()
-    images, labels = Stripes()[1]
-    batch = {"image": images[None].repeat(4, 1, 1, 1), "mask": labels[None].repeat(4, 1, 1)}
+    groups = [(0, 7, 1, 2), (6, 0, 7), (1, 2, 6)]
+    assert losses == pytest.approx(
+        [of_pixels(model(images), labels).item() for images, labels in map(_pair, groups)]
+    )
 
-    def loss(
-        model: torch.nn.Module, batch: dict[str, torch.Tensor], device: torch.device
-    ) -> torch.Tensor:
-        logits = model(batch["image"].to(device))
-        return F.cross_entropy(logits, batch["mask"][:, ::2, ::2].to(device), ignore_index=255)
 
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    losses = train(model, optimizer, loss, itertools.repeat(batch), updates=30, device="cpu")
+def _pair(places: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    return pair_of(*places)
 
-    assert losses[-1] < 0.5 * losses[0]
+
+def test_a_micro_batch_without_a_valid_pixel_is_left_out_of_a_mean(
+    run: Run, item: Recommendation
+) -> None:
+    images, labels = pair_of(1, 2)
+    empty = images, torch.full_like(labels, 255)
+
+    with_it = training_of(run, item, [pair_of(1, 2), empty, pair_of(3)], updates=2)
+
+    assert with_it == training_of(run, item, [pair_of(1, 2), pair_of(3)], updates=2)
+    with pytest.raises(SystemExit, match="valid"):
+        training_of(run, item, [empty], updates=1)
+
+
+def test_batches_that_cannot_be_iterated_again_end_the_training_with_one_line(
+    run: Run, item: Recommendation
+) -> None:
+    with pytest.raises(SystemExit, match="DataLoader"):
+        training_of(run, item, iter([pair_of(1), pair_of(2)]), updates=2)
+
+
+def test_a_data_set_smaller_than_a_micro_batch_ends_the_training_with_one_line(
+    names: dict[str, Any],
+) -> None:
+    few = Subset(Stripes(), range(names["MICRO_BATCH"] - 1))
+    with pytest.raises(SystemExit, match="MICRO_BATCH"):
+        names["train"](Net(), few, device="cpu", updates=1, workers=0)
+
+
+def test_a_users_loss_that_cannot_be_split_is_mentioned_where_the_weights_are(
+    run: Run, item: Recommendation
+) -> None:
+    texts = [
+        snippet.render(*item_with(run, item, own=own))
+        for own in (OwnParts(loss="m:dice"), OwnParts(batches="m:batch"), OwnParts())
+    ]
+    assert ["Dice" in text for text in texts] == [True, True, False]
+
+
+def test_an_older_run_with_user_supplied_batches_has_a_comment_on_their_form(
+    run: Run, item: Recommendation
+) -> None:
+    own = OwnParts(loss="m:loss", batches="m:batch")
+    assert "# The trials did not record the form" in snippet.render(*item_with(run, item, own=own))
+    names = execute(snippet.render(*item_with(run, item, own=OwnParts(loss="m:loss"))))
+    assert "outputs_of" not in names
 
 
 def recomputing(

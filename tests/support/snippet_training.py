@@ -26,10 +26,10 @@ class Stripes(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 class Net(nn.Module):
     """A backbone and a classifier with the names that the snippet expects."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 2) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.layer5 = nn.Conv2d(8, 2, 1)
+        self.layer5 = nn.Conv2d(8, classes, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.layer5(torch.relu(self.conv1(images)))
@@ -49,11 +49,17 @@ class Few(Stripes):
         return 20
 
 
-def trained(text: str, accumulation: int) -> tuple[list[float], list[float]]:
-    """Run a few updates of a snippet; return the losses and the sums of the parameters."""
+def trained(text: str, accumulation: int, *own: Any) -> tuple[list[float], list[float]]:
+    """Run a few updates of a snippet; return the losses and the sums of the parameters.
+
+    Args:
+        text: The snippet.
+        accumulation: The accumulation steps.
+        own: The user's loss, if the snippet takes one.
+    """
     torch.manual_seed(0)
     names = execute(text)
     names |= {"MICRO_BATCH": 5, "ACCUMULATION_STEPS": accumulation, "LEARNING_RATE": 0.05}
     net = Net()
-    losses = names["train"](net, Few(), device="cpu", updates=UPDATES, workers=0)
+    losses = names["train"](net, *own, Few(), device="cpu", updates=UPDATES, workers=0)
     return losses, [float(parameter.detach().sum()) for parameter in net.parameters()]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from bsprobe.records.batch_forms import BatchForm, Call, TargetsAre
 from bsprobe.records.errors import UsageError
 from bsprobe.training.losses import NetworkLoss
 from bsprobe.training.own_batches import OwnBatch, own_batch
@@ -177,3 +178,24 @@ def test_tensors_are_exchanged_in_named_tuples_dataclasses_and_objects_alike() -
     found = (*mapped.inputs.pair, moved.image, moved.mask, mapped.targets.image)
     assert [tensor.item() for tensor in found] == [3.0] * 5
     assert (one.item(), inputs.rest[0].image.item()) == (1.0, 1.0)
+
+
+def test_images_that_lie_deeper_in_a_batch_have_no_simple_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image, mask = torch.ones(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
+    forms = []
+    for made in ({"data": {"image": image}, "mask": mask}, {"data": image, "mask": mask}):
+        monkeypatch.setattr(own_training, "batch", lambda _, made=made: made)
+        forms.append(own_batch(f"{PARTS}:batch", 2, seed=0).form_for(Images()))
+
+    assert forms == [
+        None,
+        BatchForm(
+            call=Call.FIELD,
+            targets=TargetsAre.PIXELS,
+            fields=("data",),
+            labels=("mask",),
+            sized="data",
+        ),
+    ]

@@ -48,7 +48,7 @@ def study_snippet(study: Study, chosen: Verdict) -> str:
         base_updates=f"{settings.images_seen / (target.base_batch or BATCH_OF_UPDATES):g}",
         device_kind=study.device.kind,
         loader=_loader(study),
-        checkpointed=result.model.checkpointed,
+        facts=result.model,
     )
 
 
