@@ -31,6 +31,11 @@ def settings_of(*words: str) -> Settings:
         ),
         (("--validate=512x1024", "--validate-batch=max"), Validation(resolution=HALF), True),
         (
+            ("--validate=256x256", "--model=torchvision:resnet18"),
+            Validation(resolution=Resolution(height=256, width=256)),
+            False,
+        ),
+        (
             ("--validate=8x64x96", "--input=1x32x64x64", "--model=tests.support.home_made:UNet3d"),
             Validation(resolution=Resolution(height=64, width=96, slices=8)),
             False,

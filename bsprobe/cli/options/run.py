@@ -236,10 +236,11 @@ def _validation(given: Mapping[str, Any], variants: Sequence[Variant]) -> Valida
                 f"--validate and --batch-from {variant.own.batches} exclude each other",
                 hint="leave --validate out: the inputs of the network are not known to be images",
             )
-        if (size.slices is None) is not (variant.size.slices is None):
+        trained = variant.resolution  # None if the network knows its size
+        if (size.slices is None) is not (trained is None or trained.slices is None):
             raise UsageError(
-                f"--validate {size} and the training size {variant.size} differ in their "
-                "dimensions",
+                f"--validate {size} and the training size {trained or 'of images'} differ in "
+                "their dimensions",
                 hint="give as many sides as the training size has",
             )
     batch = given["validate_batch"]

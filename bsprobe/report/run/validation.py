@@ -95,8 +95,8 @@ def _note(run: Run, result: VariantResult) -> Note | None:
             figure=format_bytes(_peak_bytes(trial.measurement, tried)),
         )
     if tried.outcome is not Outcome.OUT_OF_MEMORY:
-        why = "for another reason" if tried.failure is None else f"with {tried.failure.words}"
-        return Note(text=f"Validation of {images} failed {why}{more}.")
+        why = "" if tried.failure is None else f": {tried.failure.words.rstrip('.!')}"
+        return Note(text=f"Validation of {images} failed{why}{more}.")
     fits = "does not fit" if trial.source is Source.MEASURED else "should not fit"
     return Note(
         text=f"Validation of {images} {fits} beside training with micro-batch {micro}; "
@@ -113,9 +113,10 @@ def _smaller(run: Run, result: VariantResult, micro: int) -> str:
     ]
     if fitting:
         return f"it fits beside micro-batch {max(fitting)}"
-    if micro > 1:
-        return "nor beside any smaller micro-batch that was tried"
-    return "validate in a process of its own, or in tiles"
+    return (
+        f"it fits beside no {'smaller one' if micro > 1 else 'other'}: free the gradients and the "
+        "cache before it, or validate in tiles"
+    )
 
 
 def _largest_words(result: VariantResult) -> str:
