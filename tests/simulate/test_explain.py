@@ -223,6 +223,7 @@ def test_pytorchs_own_tools_read_and_colour_the_snapshot(snapshot: Path) -> None
         assert "MemoryViz.js" in plot(data)
 
 
+@pytest.mark.nightly
 def test_pytorchs_own_command_makes_a_page_of_the_snapshot(snapshot: Path) -> None:
     page = snapshot.with_suffix(".html")
     subprocess.run(

@@ -137,6 +137,7 @@ def test_a_long_training_is_saved_between_validations(
     assert [p.training_loss for p in result.curve] == [p.training_loss for p in whole.curve]
 
 
+@pytest.mark.nightly
 def test_loading_processes_change_no_figure_and_another_seed_does(
     root: Path, tmp_path: Path
 ) -> None:
