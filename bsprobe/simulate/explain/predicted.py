@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bsprobe.records.explanations import Allocation, Explanation
+from bsprobe.records.explanations import Allocation, Explanation, LinePoint
 from bsprobe.records.trials import Source, TrialSpec
 from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
@@ -55,25 +55,39 @@ def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
     batch = spec.batch_size
     sections = timeline.steps(spec.warmup_steps + spec.measured_steps)
     played = _play(timeline, batch, sections, card, card.available_bytes)
-    grows = len(timeline.traced_at) > 1
-    following = _following(timeline, batch + 1, sections, card) if grows else None
-    contents = contents_of(timeline, batch, played.moments, played.reserved_bytes)
+    others = {
+        other: found
+        for other in _batches_of_line(timeline, batch)
+        if (found := _unlimited(timeline, other, sections, card)) is not None
+    }
+    contents = contents_of(
+        timeline,
+        batch,
+        played.moments,
+        played.reserved_bytes,
+        {other: each.moments for other, each in others.items()},
+    )
+    following = others.get(batch + 1)
+    outside = card.outside_allocator_bytes
+    points = {
+        other: contents_of(timeline, other, each.moments, each.reserved_bytes)
+        for other, each in others.items()
+    }
     return Explanation(
         spec=spec,
         source=Source.PREDICTED,
         fits=card.fits,
         capacity_bytes=card.capacity_bytes,
-        outside_allocator_bytes=card.outside_allocator_bytes,
+        outside_allocator_bytes=outside,
         phase=str(contents.place.phase),
         module=contents.place.module,
         operator=contents.place.operator,
         allocations=_allocations(contents),
         peak_allocated_bytes=contents.allocated_bytes,
         peak_reserved_bytes=contents.reserved_bytes,
-        scales=grows,
-        next_peak_bytes=None
-        if following is None
-        else following.reserved_bytes + card.outside_allocator_bytes,
+        scales=len(timeline.traced_at) > 1,
+        line=tuple(_point(other, each, outside) for other, each in sorted(points.items())),
+        next_peak_bytes=None if following is None else following.reserved_bytes + outside,
         timeline=step_timeline(
             timeline, batch, played.moments, contents, following.moments if following else ()
         ),
@@ -110,14 +124,36 @@ def _play(
     return _Played(moments=moments, reserved_bytes=allocator.statistics.peak_reserved_bytes)
 
 
-def _following(
+def _batches_of_line(timeline: Timeline, batch: int) -> tuple[int, ...]:
+    """Return the smallest batch, the batch itself, the next one and about twice the batch.
+
+    There are none if the timeline holds for one batch only.
+    """
+    if len(timeline.traced_at) == 1:
+        return ()
+    return tuple(dict.fromkeys((timeline.traced_at[0], batch, batch + 1, 2 * batch + 1)))
+
+
+def _unlimited(
     timeline: Timeline, batch: int, sections: Sequence[Section], card: Card
 ) -> _Played | None:
-    """Play the next batch size on an unlimited card; None if kernels or cuDNN rule it out."""
+    """Play a batch size on an unlimited card; None if kernels or cuDNN rule it out."""
     try:
         return _play(timeline, batch, sections, card, None)
     except (KernelLimitError, NoPlanError):
         return None
+
+
+def _point(batch: int, contents: PeakContents, outside_allocator_bytes: int) -> LinePoint:
+    place, requested = contents.place, contents.requested_bytes
+    return LinePoint(
+        batch=batch,
+        used_bytes=requested + outside_allocator_bytes,
+        fragmentation_bytes=contents.reserved_bytes - requested,
+        phase=str(place.phase),
+        module=place.module,
+        operator=place.operator,
+    )
 
 
 def _allocations(contents: PeakContents) -> tuple[Allocation, ...]:
