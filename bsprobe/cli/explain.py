@@ -1,6 +1,7 @@
 """`bsprobe explain`: the memory of a training step, by use, and ways to reduce it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from bsprobe.cli.command import Command
 from bsprobe.cli.options.device import CAPACITY, COMPUTE_CAPABILITY, asked_gpu
 from bsprobe.cli.options.named import require_device, require_named
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
-from bsprobe.cli.options.values import axis_options, count, number, typed_command
+from bsprobe.cli.options.values import axis_options, count, number, typed_command, wrote
 from bsprobe.records.errors import UsageError
+from bsprobe.records.explanations import MODULE_DEPTH
 from bsprobe.records.gpus import DEFAULT_GPU
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
@@ -53,7 +55,7 @@ def _model_options(command: Any) -> Any:
     "batch_size",
     "Batch to explain, in images; it need not fit.  [default: the largest that fits]",
 )
-@count("--depth", "depth", "Levels of the module tree to list.", default=2)
+@count("--depth", "depth", "Levels of the module tree to list.", default=MODULE_DEPTH)
 @count("--max-batch", "max_batch", "Largest batch to try, in images.", default=MAX_BATCH)
 @number(
     "--trial-timeout",
@@ -114,8 +116,8 @@ def _explain(
     from rich.console import Console
 
     from bsprobe.engine.explain import Explaining
-    from bsprobe.report.explain.markdown import render_terminal
-    from bsprobe.report.explain.write import write_explanation
+    from bsprobe.report.explain.markdown import render_changes, render_memory
+    from bsprobe.report.explain.write import write_changes, write_explanation
     from bsprobe.report.progress import Progress
     from bsprobe.storage.explanationfile import save_explanation
     from bsprobe.storage.folders import REPORTS, explanation_name, given_folder, new_folder
@@ -138,9 +140,20 @@ def _explain(
         environment = describe_environment(explaining.ready, typed_command())
         for variant in explaining.ready.variants or variants:
             folder = out or new_folder(REPORTS, explanation_name(explaining.device, variant))
-            report = explaining.explain(variant, batch, environment, folder)
+            report = replace(explaining.explain(variant, batch, environment, folder), depth=depth)
             progress.erase()
             save_explanation(report, folder)
-            click.echo(render_terminal(report))
-            write_explanation(report, folder, depth=depth)
-            click.echo(f"Wrote {folder}/\nNext: read explain.md there")
+            click.echo(render_memory(report))
+            # The remedies take most of the time: an interruption keeps what is known.
+            write_explanation(report, folder)
+            try:
+                report = explaining.with_remedies(report)
+            except KeyboardInterrupt:
+                progress.erase()
+                click.echo(wrote(folder, "explain.md"))
+                raise
+            progress.erase()
+            save_explanation(report, folder)
+            click.echo(render_changes(report))
+            write_changes(report, folder)
+            click.echo(wrote(folder, "explain.md"))

@@ -29,6 +29,8 @@ LOSS = "the loss"
 NO_MODULE = "batch, optimizer, other"
 """The row of all other allocations outside the network's modules."""
 OTHER_MODULES = "other modules"
+NEGLIGIBLE_SHARE = 0.01
+"""Bytes below this share of the peak are shown together, and count as no difference."""
 MODULE_DEPTH = 2
 """The default of the levels of the module tree that a report lists."""
 NOT_ATTRIBUTED = "not attributed"
