@@ -197,10 +197,13 @@ class Explaining:
             boundary = self._boundary(remedy.variant, runner)
             if not boundary.is_known:
                 return _result(remedy, impossible=boundary.detail)
-            spec = TrialSpec(variant=remedy.variant, batch_size=batch)
-            found = self._explanation(spec, runner)
         except DeviceError as error:
             return _result(remedy, impossible=str(error))
+        try:
+            spec = TrialSpec(variant=remedy.variant, batch_size=batch)
+            found = self._explanation(spec, runner)
+        except DeviceError:  # the network may not run at this batch, such as one of a kernel limit
+            return _result(remedy, boundary=boundary)
         return _result(
             remedy,
             boundary=boundary,

@@ -50,7 +50,7 @@ def explaining() -> Iterator[Explaining]:
 @pytest.fixture(scope="module")
 def report(explaining: Explaining, tmp_path_factory: pytest.TempPathFactory) -> ExplanationReport:
     folder = tmp_path_factory.mktemp("explained")
-    return explaining.explain(VARIANT, None, REPORT.environment, folder)
+    return explaining.with_remedies(explaining.explain(VARIANT, None, REPORT.environment, folder))
 
 
 def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Path) -> Run:
@@ -109,10 +109,7 @@ def test_a_remedy_has_its_peak_at_the_explained_batch(
     report: ExplanationReport,
     explaining: Explaining,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The remedies of a remedy are not tested, and are slow.
-    monkeypatch.setattr("bsprobe.engine.explain.remedies_for", lambda *_: ())
     batch = report.explanation.spec.batch_size
     assert batch == report.boundary.largest
     for each in report.remedies[:3]:
@@ -170,7 +167,9 @@ def explained(runner: InventedRunner, batch: int | None = None) -> ExplanationRe
         max_batch=64,
         listener=Silence(),
     ) as explaining:
-        return explaining.explain(VARIANT, batch, REPORT.environment, Path("folder"))
+        made = explaining.explain(VARIANT, batch, REPORT.environment, Path("folder"))
+        assert (made.remedies, made.are_remedies_known) == ((), False)
+        return explaining.with_remedies(made)
 
 
 def test_a_few_mib_of_other_processes_are_no_memory_limit_of_the_card() -> None:

@@ -6,10 +6,12 @@ from typing import Any
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.explanations import (
     EXPLANATION_VERSION,
+    LOSS,
     NOT_ATTRIBUTED,
     Allocation,
     Explanation,
     ExplanationReport,
+    LinePoint,
     Mark,
     MeasuredSide,
     RemedyResult,
@@ -48,6 +50,20 @@ def allocation(
     )
 
 
+def point(batch: int, used_mib: int, fragmentation_mib: int, **place: str) -> LinePoint:
+    return LinePoint(
+        batch=batch,
+        used_bytes=used_mib * MIB,
+        fragmentation_bytes=fragmentation_mib * MIB,
+        **{
+            "phase": "backward",
+            "module": "layer2.0.conv1",
+            "operator": "convolution_backward",
+            **place,
+        },
+    )
+
+
 EXPLANATION = Explanation(
     spec=TrialSpec(variant=VARIANT, batch_size=2),
     source=Source.PREDICTED,
@@ -68,6 +84,12 @@ EXPLANATION = Explanation(
     peak_allocated_bytes=7900 * MIB,
     peak_reserved_bytes=8192 * MIB,
     scales=True,
+    line=(
+        point(1, 4480, 400),
+        point(2, 8128, 320),
+        point(3, 11776, 512),
+        point(5, 19584, 512, module=LOSS, operator="mul"),
+    ),
     next_peak_bytes=13 * GIB,
     timeline=StepTimeline(
         events=40,
@@ -164,6 +186,7 @@ MEASURED = replace(
     peak_allocated_bytes=8000 * MIB,
     peak_reserved_bytes=8400 * MIB,
     scales=False,
+    line=(),
     next_peak_bytes=None,
     timeline=replace(
         EXPLANATION.timeline,

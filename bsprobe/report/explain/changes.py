@@ -12,11 +12,14 @@ _FREE = "none"
 def what_helps(report: ExplanationReport) -> str:
     """Return the best change without a cost, and the best of all."""
     if not report.are_remedies_known:
-        return "The changes were not predicted: the command was stopped before."
+        return "The changes are not predicted: the command is still running, or was stopped."
     boundary = report.boundary
     is_none = boundary.stop is StopReason.NOTHING_FITS
     if not (boundary.is_exact or is_none):
-        return f"The largest batch is not known, so changes are not compared: {boundary.detail}."
+        return (
+            "The largest batch is not known, so the changes are not compared by it: "
+            f"{boundary.detail}."
+        )
     before = boundary.largest or 0
     better = [each for each in report.remedies if each.largest > before]
     if not better:

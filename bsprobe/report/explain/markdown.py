@@ -107,7 +107,8 @@ def render_memory(report: ExplanationReport) -> str:
 def render_changes(report: ExplanationReport) -> str:
     """Return the second part of `render_terminal`: the remedies."""
     batch = report.explanation.spec.batch_size
-    helps = [("change", "largest", f"at batch {batch}", "cost")]
+    change = "change" if report.measured is None else "change (predicted)"
+    helps = [(change, "largest", f"at batch {batch}", "cost")]
     helps += [
         (
             each.name,

@@ -52,7 +52,7 @@ def _limit(report: ExplanationReport) -> str:
     if boundary.stop is StopReason.NOTHING_FITS:
         return _none_fits(report)
     if not boundary.is_exact or largest is None:
-        return _unproven(boundary)
+        return _unproven(report)
     if batch == largest and found.fits:
         return _next(report)
     if found.fits and batch > largest:
@@ -72,13 +72,14 @@ def _none_fits(report: ExplanationReport) -> str:
     return f"No batch fits, not even batch {smallest}."
 
 
-def _unproven(boundary: Boundary) -> str:
+def _unproven(report: ExplanationReport) -> str:
+    boundary, batch = report.boundary, report.explanation.spec.batch_size
+    runs = "" if boundary.largest in (None, batch) else f"Batch {boundary.largest} fits. "
     if boundary.stop is StopReason.MAX_BATCH:
         return (
-            f"Batch {boundary.largest} fits, and the search tried no larger one "
-            f"(--max-batch {boundary.largest}): the largest batch is not known."
+            f"{runs}The search tried no batch above {boundary.largest} (--max-batch), so the "
+            "largest that fits is not known."
         )
-    runs = "" if boundary.largest is None else f"Batch {boundary.largest} fits. "
     return f"{runs}The search for the largest batch failed: {boundary.detail}."
 
 

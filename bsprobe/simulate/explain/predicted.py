@@ -14,6 +14,10 @@ from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.playback import KernelLimitError, Memory, NoPlanError, Playback
 from bsprobe.simulate.timeline import Section, Timeline
 
+_UNLIMITED_BYTES = 2**44
+"""The memory of an unlimited card, which sets the address range of an expandable segment: more than
+any request."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
@@ -33,6 +37,10 @@ class Card:
     def available_bytes(self) -> int | None:
         """Bytes that the allocator can reserve; None if unlimited."""
         return self.capacity_bytes - self.outside_allocator_bytes if self.fits else None
+
+    def total_bytes_with(self, available_bytes: int | None) -> int:
+        """Return the memory of the card, or that of an unlimited card for None."""
+        return _UNLIMITED_BYTES if available_bytes is None else self.total_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +110,8 @@ def snapshot(timeline: Timeline, batch: int, card: Card) -> bytes:
         batch: The batch size.
         card: The card.
     """
-    driver = SnapshotDriver(available_bytes=card.available_bytes, total_bytes=card.total_bytes)
+    available = card.available_bytes
+    driver = SnapshotDriver(available_bytes=available, total_bytes=card.total_bytes_with(available))
     allocator = card.new_allocator(driver)
     memory = SnapshotMemory(allocator, driver)
     playback = card.new_playback(timeline, batch, memory)
@@ -117,7 +126,9 @@ def _play(
     card: Card,
     available_bytes: int | None,
 ) -> _Played:
-    driver = SimulatedDriver(available_bytes=available_bytes, total_bytes=card.total_bytes)
+    driver = SimulatedDriver(
+        available_bytes=available_bytes, total_bytes=card.total_bytes_with(available_bytes)
+    )
     allocator = card.new_allocator(driver)
     playback = card.new_playback(timeline, batch, allocator)
     moments = play_watched(timeline, playback, allocator, sections)
