@@ -286,3 +286,14 @@ def test_each_remedy_has_its_largest_batch_or_the_reason_why_it_is_impossible() 
     assert found["checkpointing on"].boundary is None
     assert "no residual blocks" in found["checkpointing on"].impossible
     assert made.remedies[-1] == found["checkpointing on"]
+
+
+def test_a_remedy_keeps_its_largest_batch_if_the_explained_one_cannot_be_played() -> None:
+    class Limited(InventedRunner):
+        def explain(self, asked: Explain, **others: object) -> Explanation:
+            if asked.spec.variant.precision is Precision.AMP_FP16:
+                raise DeviceError("a limit of a kernel")
+            return super().explain(asked, **others)
+
+    (half,) = (each for each in explained(Limited()).remedies if each.name == "amp-fp16")
+    assert (half.largest, half.peak_bytes, half.impossible) == (7, None, "")

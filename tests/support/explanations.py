@@ -1,6 +1,7 @@
 """An invented explanation, small enough to check its sums by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bsprobe.records.device_kind import DeviceKind
@@ -22,6 +23,7 @@ from bsprobe.records.runs import Boundary, DeviceInfo, Environment, StopReason
 from bsprobe.records.trials import Source, TrialSpec
 from bsprobe.records.units import GIB, MIB
 from bsprobe.records.variants import Checkpointing, OptimizerName
+from bsprobe.report.explain.plots import PICTURES
 from tests.support import builders
 
 VARIANT = builders.VARIANT
@@ -209,3 +211,10 @@ MEASURED_REPORT = replace(
     measured=MeasuredSide(device=GPU, boundary=REPORT.boundary, explanation=MEASURED),
 )
 """The same explanation with a GPU in the machine."""
+
+
+def without_drawing(explanation: Explanation, folder: Path, *, prefix: str = "") -> None:
+    """Write empty files in place of the pictures, whose drawing takes seconds."""
+    assert explanation.timeline.at
+    for name in PICTURES:
+        (folder / f"{prefix}{name}.png").touch()

@@ -131,7 +131,8 @@ def _mark(report: ExplanationReport) -> str:
 
 
 def _filled(text: str) -> str:
-    return textwrap.fill(text, WIDTH, break_long_words=False)
+    # Options are not broken at their hyphens.
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _sides(report: ExplanationReport) -> tuple[Explanation, Explanation | None]:
@@ -272,7 +273,7 @@ def _line(found: Explanation) -> str:
         f"## Batches\n\n{table(header, rows)}\n\nThe line is at the moment of the step at which "
         f"batch {found.spec.batch_size} takes the most. What tensors take grows evenly with the "
         "batch. The workspace there does not: its line goes through this batch, as near to the "
-        "others as it can. All peaks of this table are simulated on a card without a limit."
+        "others as it can. The peaks of the other batches are simulated on a card without a limit."
     )
 
 

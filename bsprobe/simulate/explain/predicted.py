@@ -65,7 +65,7 @@ def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
     played = _play(timeline, batch, sections, card, card.available_bytes)
     others = {
         other: found
-        for other in _batches_of_line(timeline, batch)
+        for other in _other_batches(timeline, batch)
         if (found := _unlimited(timeline, other, sections, card)) is not None
     }
     contents = contents_of(
@@ -77,7 +77,8 @@ def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
     )
     following = others.get(batch + 1)
     outside = card.outside_allocator_bytes
-    points = {
+    points = {batch: contents} if others else {}
+    points |= {
         other: contents_of(timeline, other, each.moments, each.reserved_bytes)
         for other, each in others.items()
     }
@@ -135,14 +136,14 @@ def _play(
     return _Played(moments=moments, reserved_bytes=allocator.statistics.peak_reserved_bytes)
 
 
-def _batches_of_line(timeline: Timeline, batch: int) -> tuple[int, ...]:
-    """Return the smallest batch, the batch itself, the next one and about twice the batch.
+def _other_batches(timeline: Timeline, batch: int) -> list[int]:
+    """Return the batches of the line beside the explained one: the smallest, the next, the double.
 
     There are none if the timeline holds for one batch only.
     """
     if len(timeline.traced_at) == 1:
-        return ()
-    return tuple(dict.fromkeys((timeline.traced_at[0], batch, batch + 1, 2 * batch + 1)))
+        return []
+    return sorted({timeline.traced_at[0], batch + 1, 2 * batch + 1} - {batch})
 
 
 def _unlimited(
