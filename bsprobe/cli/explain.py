@@ -1,9 +1,10 @@
 """`bsprobe explain`: the memory of a training step, by use, and ways to reduce it."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,8 +18,15 @@ from bsprobe.records.explanations import MODULE_DEPTH
 from bsprobe.records.gpus import DEFAULT_GPU
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
-from bsprobe.records.variants import Variant
 from bsprobe.worker.required import require_report_packages
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bsprobe.engine.explain import Explaining
+    from bsprobe.records.explanations import ExplanationReport
+    from bsprobe.records.variants import Variant
+    from bsprobe.report.progress import Progress
 
 
 def _model_options(command: Any) -> Any:
@@ -116,10 +124,7 @@ def _explain(
     from rich.console import Console
 
     from bsprobe.engine.explain import Explaining
-    from bsprobe.report.explain.markdown import render_changes, render_memory
-    from bsprobe.report.explain.write import write_changes, write_explanation
     from bsprobe.report.progress import Progress
-    from bsprobe.storage.explanationfile import save_explanation
     from bsprobe.storage.folders import REPORTS, explanation_name, given_folder, new_folder
     from bsprobe.worker.environment import describe_environment
     from bsprobe.worker.runner import TrialRunner
@@ -140,20 +145,33 @@ def _explain(
         environment = describe_environment(explaining.ready, typed_command())
         for variant in explaining.ready.variants or variants:
             folder = out or new_folder(REPORTS, explanation_name(explaining.device, variant))
-            report = replace(explaining.explain(variant, batch, environment, folder), depth=depth)
+            report = explaining.explain(variant, batch, environment, folder)
             progress.erase()
-            save_explanation(report, folder)
-            click.echo(render_memory(report))
-            # The remedies take most of the time: an interruption keeps what is known.
-            write_explanation(report, folder)
-            try:
-                report = explaining.with_remedies(report)
-            except KeyboardInterrupt:
-                progress.erase()
-                click.echo(wrote(folder, "explain.md"))
-                raise
-            progress.erase()
-            save_explanation(report, folder)
-            click.echo(render_changes(report))
-            write_changes(report, folder)
-            click.echo(wrote(folder, "explain.md"))
+            _finish(replace(report, depth=depth), folder, explaining, progress)
+
+
+def _finish(
+    report: ExplanationReport, folder: Path, explaining: Explaining, progress: Progress
+) -> None:
+    """Show and write an explanation, then predict the remedies, show and write them.
+
+    The remedies take most of the time: an interruption keeps what is known before.
+    """
+    from bsprobe.report.explain.markdown import render_changes, render_memory
+    from bsprobe.report.explain.write import write_changes, write_explanation
+    from bsprobe.storage.explanationfile import save_explanation
+
+    save_explanation(report, folder)
+    click.echo(render_memory(report))
+    try:
+        write_explanation(report, folder)
+        complete = explaining.with_remedies(report)
+    except KeyboardInterrupt:
+        progress.erase()
+        click.echo(wrote(folder, "explain.md"))
+        raise
+    progress.erase()
+    save_explanation(complete, folder)
+    click.echo(render_changes(complete))
+    write_changes(complete, folder)
+    click.echo(wrote(folder, "explain.md"))

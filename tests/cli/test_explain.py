@@ -171,3 +171,4 @@ def test_explanations_are_not_put_into_the_table_of_runs(folder: Path) -> None:
     done = CliRunner().invoke(report_command, [".", "."])
     assert isinstance(done.exception, FileError)
     assert "run.json" in str(done.exception)
+    assert "bsprobe report ." in (done.exception.hint or "")

@@ -31,11 +31,13 @@ def write_explanation(report: ExplanationReport, folder: Path) -> None:
     memory = pd.concat([memory_table(each) for each in sides])
     write_atomically(folder / "memory.csv", to_csv(memory))
     write_atomically(folder / "timeline.csv", to_csv(timeline_table(report.explanation)))
-    write_explanation_plots(report.explanation, folder)
     if found is not None:
         write_atomically(folder / "measured-timeline.csv", to_csv(timeline_table(found)))
-        write_explanation_plots(found, folder, prefix=_MEASURED)
     write_changes(report, folder)
+    # Pictures take seconds: an interruption keeps the rest.
+    write_explanation_plots(report.explanation, folder)
+    if found is not None:
+        write_explanation_plots(found, folder, prefix=_MEASURED)
 
 
 def write_changes(report: ExplanationReport, folder: Path) -> None:
