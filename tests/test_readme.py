@@ -4,7 +4,7 @@ import re
 import shlex
 
 from bsprobe.report.explain import markdown as explain_markdown
-from bsprobe.report.explain.sentences import what_helps
+from bsprobe.report.explain.changes import what_helps
 from bsprobe.report.run import terminal
 from bsprobe.storage.explanationfile import load_explanation
 from bsprobe.storage.runfile import load_run
@@ -55,5 +55,5 @@ def test_what_it_says_of_the_explanation_is_what_its_file_renders() -> None:
     assert what_helps(report) in TEXT
     words = [shlex.split(line) for line in commands_of(README)]
     assert shlex.split(report.environment.command) in words
-    text = explain_markdown.render(report, depth=2, plots=("step-by-kind", "step-by-module"))
+    text = explain_markdown.render(report, plots=("step-by-kind", "step-by-module"))
     assert text == (EXPLAINED / "explain.md").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Memory against batch as a line: it is nearly affine, so two peaks predict a third."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -36,3 +36,21 @@ def line_through(peaks: Sequence[tuple[int, int]]) -> Line | None:
     (b0, p0), (b1, p1) = points
     slope = (p1 - p0) / (b1 - b0)
     return Line(fixed_bytes=p1 - slope * b1, per_image_bytes=slope)
+
+
+def slope_through(batch: int, size_bytes: int, others: Mapping[int, int]) -> int:
+    """Return the bytes per image of the line through one batch that is nearest to others.
+
+    Least squares. A kernel that chooses its algorithm by the batch gives no line; the slope is then
+    limited so that neither the fixed part nor the part per image is negative.
+
+    Args:
+        batch: The batch that the line goes through.
+        size_bytes: Its size.
+        others: The sizes of other batches.
+    """
+    squares = sum((other - batch) ** 2 for other in others)
+    if not squares:
+        return 0
+    products = sum((other - batch) * (size - size_bytes) for other, size in others.items())
+    return min(max(0, products // squares), size_bytes // batch)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from bsprobe.records.explanations import RemedyResult
+from bsprobe.records.explanations import NEGLIGIBLE_SHARE, Explanation, RemedyResult
 from bsprobe.records.gpus import FIRST_WITH_TENSOR_CORES
+from bsprobe.records.runs import Boundary
 from bsprobe.records.trials import ModelFacts
 from bsprobe.records.variants import (
     AXES,
@@ -113,6 +114,25 @@ def ranked(results: list[RemedyResult]) -> tuple[RemedyResult, ...]:
         )
 
     return tuple(sorted(results, key=merit))
+
+
+def brings_something(result: RemedyResult, found: Explanation, before: Boundary) -> bool:
+    """Return whether a change allows a larger batch, or takes less memory at the explained one.
+
+    Accumulation allows any effective batch if it runs.
+
+    Args:
+        result: The effect of the change.
+        found: The explanation without the change.
+        before: The boundary without the change.
+    """
+    if result.accumulation_steps > 1:
+        return result.largest > 0
+    saves = (
+        result.peak_bytes is not None
+        and result.peak_bytes < (1 - NEGLIGIBLE_SHARE) * found.peak_bytes
+    )
+    return result.largest > (before.largest or 0) or saves
 
 
 def _settings(variant: Variant, capability: tuple[int, int] | None) -> Iterator[Remedy]:

@@ -1,8 +1,10 @@
 """`bsprobe explain`: the memory of a training step, by use, and ways to reduce it."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,13 +12,21 @@ from bsprobe.cli.command import Command
 from bsprobe.cli.options.device import CAPACITY, COMPUTE_CAPABILITY, asked_gpu
 from bsprobe.cli.options.named import require_device, require_named
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
-from bsprobe.cli.options.values import axis_options, count, number, typed_command
+from bsprobe.cli.options.values import axis_options, count, number, typed_command, wrote
 from bsprobe.records.errors import UsageError
+from bsprobe.records.explanations import MODULE_DEPTH
 from bsprobe.records.gpus import DEFAULT_GPU
 from bsprobe.records.runs import MAX_BATCH, TRIAL_TIMEOUT_SECONDS, DeviceRequest
 from bsprobe.records.units import parse_bytes
-from bsprobe.records.variants import Variant
 from bsprobe.worker.required import require_report_packages
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bsprobe.engine.explain import Explaining
+    from bsprobe.records.explanations import ExplanationReport
+    from bsprobe.records.variants import Variant
+    from bsprobe.report.progress import Progress
 
 
 def _model_options(command: Any) -> Any:
@@ -53,7 +63,7 @@ def _model_options(command: Any) -> Any:
     "batch_size",
     "Batch to explain, in images; it need not fit.  [default: the largest that fits]",
 )
-@count("--depth", "depth", "Levels of the module tree to list.", default=2)
+@count("--depth", "depth", "Levels of the module tree to list.", default=MODULE_DEPTH)
 @count("--max-batch", "max_batch", "Largest batch to try, in images.", default=MAX_BATCH)
 @number(
     "--trial-timeout",
@@ -114,10 +124,7 @@ def _explain(
     from rich.console import Console
 
     from bsprobe.engine.explain import Explaining
-    from bsprobe.report.explain.markdown import render_terminal
-    from bsprobe.report.explain.write import write_explanation
     from bsprobe.report.progress import Progress
-    from bsprobe.storage.explanationfile import save_explanation
     from bsprobe.storage.folders import REPORTS, explanation_name, given_folder, new_folder
     from bsprobe.worker.environment import describe_environment
     from bsprobe.worker.runner import TrialRunner
@@ -140,7 +147,31 @@ def _explain(
             folder = out or new_folder(REPORTS, explanation_name(explaining.device, variant))
             report = explaining.explain(variant, batch, environment, folder)
             progress.erase()
-            save_explanation(report, folder)
-            click.echo(render_terminal(report))
-            write_explanation(report, folder, depth=depth)
-            click.echo(f"Wrote {folder}/\nNext: read explain.md there")
+            _finish(replace(report, depth=depth), folder, explaining, progress)
+
+
+def _finish(
+    report: ExplanationReport, folder: Path, explaining: Explaining, progress: Progress
+) -> None:
+    """Show and write an explanation, then predict the remedies, show and write them.
+
+    The remedies take most of the time: an interruption keeps what is known before.
+    """
+    from bsprobe.report.explain.markdown import render_changes, render_memory
+    from bsprobe.report.explain.write import write_changes, write_explanation
+    from bsprobe.storage.explanationfile import save_explanation
+
+    save_explanation(report, folder)
+    click.echo(render_memory(report))
+    try:
+        write_explanation(report, folder)
+        complete = explaining.with_remedies(report)
+    except KeyboardInterrupt:
+        progress.erase()
+        click.echo(wrote(folder, "explain.md"))
+        raise
+    progress.erase()
+    save_explanation(complete, folder)
+    click.echo(render_changes(complete))
+    write_changes(complete, folder)
+    click.echo(wrote(folder, "explain.md"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from bsprobe.cli.command import Command
 from bsprobe.cli.options.values import wrote
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bsprobe.analysis.fleet import Fleet
 
 
@@ -25,9 +28,10 @@ if TYPE_CHECKING:
 def report(run: tuple[Path, ...], out: Path | None) -> None:
     """Render a run again, or put several runs into one table.
 
-    RUN is the folder of a run or its run.json. One RUN: writes its tables, plots and report again.
-    Several, from any machines: writes one table with the recommendation of each run for each
-    variant, measured or predicted. Nothing is measured.
+    RUN is the folder of a run or its run.json. One RUN: writes its tables, plots and report again;
+    it may be the folder of `bsprobe explain` or its explanation.json. Several, from any machines:
+    writes one table with the recommendation of each run for each variant, measured or predicted.
+    Nothing is measured.
     """
     if len(run) == 1:
         _again(run[0], out)
@@ -35,20 +39,42 @@ def report(run: tuple[Path, ...], out: Path | None) -> None:
         _beside_each_other(run, out)
 
 
-def _again(run: Path, out: Path | None) -> None:
+def _again(path: Path, out: Path | None) -> None:
+    from bsprobe.storage.explanationfile import is_explanation
     from bsprobe.storage.files import file_errors
+
+    render = _explanation_again if is_explanation(path) else _run_again
+    text, write, name = render(path)
+    folder = out or (path if path.is_dir() else path.parent)
+    with file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    click.echo(text)
+    write(folder)
+    click.echo(wrote(folder, name))
+
+
+_Rendered = tuple[str, "Callable[[Path], None]", str]
+"""The text for the terminal, the function that writes the files, the name of the report."""
+
+
+def _run_again(path: Path) -> _Rendered:
     from bsprobe.storage.runfile import load_run
 
-    loaded = load_run(run)
+    loaded = load_run(path)
     from bsprobe.report.run import terminal  # takes seconds: it imports the plots
     from bsprobe.report.run.write import write_report
 
-    folder = out or (run if run.is_dir() else run.parent)
-    with file_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    click.echo(terminal.render(loaded))
-    write_report(loaded, folder)
-    click.echo(wrote(folder, "report.md"))
+    return terminal.render(loaded), partial(write_report, loaded), "report.md"
+
+
+def _explanation_again(path: Path) -> _Rendered:
+    from bsprobe.storage.explanationfile import load_explanation
+
+    loaded = load_explanation(path)
+    from bsprobe.report.explain.markdown import render_terminal  # as above
+    from bsprobe.report.explain.write import write_explanation
+
+    return render_terminal(loaded), partial(write_explanation, loaded), "explain.md"
 
 
 def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:

@@ -87,7 +87,7 @@ class Explaining:
     def explain(
         self, variant: Variant, batch: int | None, environment: Environment, folder: Path
     ) -> ExplanationReport:
-        """Explain one variant.
+        """Explain the memory of one variant, before `with_remedies`.
 
         Args:
             variant: The variant to explain.
@@ -117,8 +117,6 @@ class Explaining:
                 on_phase=self._listener.on_phase,
             )
             measured = replace(measured, boundary=proven)
-        remedies = remedies_for(variant, explanation.model, self.device.capability)
-        results = [self._try(remedy, chosen, boundary) for remedy in remedies]
         return ExplanationReport(
             schema_version=EXPLANATION_VERSION,
             environment=environment,
@@ -126,9 +124,22 @@ class Explaining:
             variant=variant,
             boundary=boundary,
             explanation=explanation,
-            remedies=ranked(results),
+            remedies=(),
+            are_remedies_known=False,
             measured=measured,
         )
+
+    def with_remedies(self, report: ExplanationReport) -> ExplanationReport:
+        """Predict the effect of each remedy, which takes most of the time.
+
+        Args:
+            report: The result of `explain`.
+        """
+        explanation, boundary = report.explanation, report.boundary
+        remedies = remedies_for(report.variant, explanation.model, self.device.capability)
+        batch = explanation.spec.batch_size
+        results = [self._try(remedy, batch, boundary) for remedy in remedies]
+        return replace(report, remedies=ranked(results), are_remedies_known=True)
 
     def __enter__(self) -> Self:
         return self
@@ -186,10 +197,13 @@ class Explaining:
             boundary = self._boundary(remedy.variant, runner)
             if not boundary.is_known:
                 return _result(remedy, impossible=boundary.detail)
-            spec = TrialSpec(variant=remedy.variant, batch_size=batch)
-            found = self._explanation(spec, runner)
         except DeviceError as error:
             return _result(remedy, impossible=str(error))
+        try:
+            spec = TrialSpec(variant=remedy.variant, batch_size=batch)
+            found = self._explanation(spec, runner)
+        except DeviceError:  # the network may not run at this batch, such as one of a kernel limit
+            return _result(remedy, boundary=boundary)
         return _result(
             remedy,
             boundary=boundary,

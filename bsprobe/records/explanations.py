@@ -22,9 +22,17 @@ ROUNDING = "rounding and fragmentation"
 """Bytes reserved by PyTorch's allocator beyond the requested sizes."""
 OUTSIDE = "outside the allocator"
 """Bytes of the CUDA context, kernels and libraries."""
-NO_MODULE = "batch, loss, optimizer"
-"""The row of allocations that belong to no module of the network."""
+NETWORK = "the network itself"
+"""The module of operators and parameters of the network that belong to none of its parts."""
+LOSS = "the loss"
+"""The module of operators of the passes that run after the network's parts."""
+NO_MODULE = "batch, optimizer, other"
+"""The row of all other allocations outside the network's modules."""
 OTHER_MODULES = "other modules"
+NEGLIGIBLE_SHARE = 0.01
+"""Bytes below this share of the peak are shown together, and count as no difference."""
+MODULE_DEPTH = 2
+"""The default of the levels of the module tree that a report lists."""
 NOT_ATTRIBUTED = "not attributed"
 """Module and kind of a recorded allocation that matches no predicted one."""
 
@@ -34,7 +42,7 @@ class Allocation:
     """Memory of one kind, operator, module and phase at the peak."""
 
     module: str
-    """Dotted path in the network; empty if the memory belongs to no module."""
+    """Dotted path in the network, `NETWORK` or `LOSS`; empty if it belongs to none of them."""
     kind: str
     operator: str
     phase: str
@@ -42,7 +50,8 @@ class Allocation:
     size_bytes: int
     """Requested bytes, before the allocator rounds."""
     per_image_bytes: int
-    """Bytes per additional image; zero if `Explanation.scales` is false."""
+    """The slope of the line through the batches of `Explanation.line`, at the moment of the peak;
+    zero if `Explanation.scales` is false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +88,21 @@ class StepTimeline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinePoint:
+    """The simulated peak of one batch size on a card without a limit."""
+
+    batch: int
+    used_bytes: int
+    """Requested bytes at the peak, and bytes outside the allocator."""
+    fragmentation_bytes: int
+    """Peak reserved bytes minus the requested bytes at the peak."""
+    phase: str
+    """The phase of the step at the peak."""
+    module: str
+    operator: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """The memory of one variant at one batch size."""
 
@@ -99,6 +123,9 @@ class Explanation:
     peak_reserved_bytes: int
     scales: bool
     """True if the bytes per image are known: other batches run the same operators."""
+    line: tuple[LinePoint, ...] = ()
+    """The batches of the line, the explained one among them; empty in files of earlier versions,
+    which count the workspace as fixed."""
     next_peak_bytes: int | None = None
     """The peak with one more image and unlimited memory; None if it cannot be simulated."""
     model: ModelFacts | None = None
@@ -121,9 +148,17 @@ class Explanation:
         return sum(each.per_image_bytes for each in self.allocations)
 
     @property
+    def used_bytes(self) -> int:
+        """Requested bytes at the peak, and bytes outside the allocator."""
+        return self.peak_bytes - self.rounding_bytes
+
+    @property
     def fixed_bytes(self) -> int:
-        """The part of `peak_bytes` that does not grow with the batch, in bytes."""
-        return self.peak_bytes - self.spec.batch_size * self.per_image_bytes
+        """The part of `used_bytes` that does not grow with the batch, in bytes.
+
+        Rounding and fragmentation are not part of it: they follow no line.
+        """
+        return self.used_bytes - self.spec.batch_size * self.per_image_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +228,12 @@ class ExplanationReport:
     explanation: Explanation
     remedies: tuple[RemedyResult, ...]
     """Best first."""
+    are_remedies_known: bool = True
+    """False if the remedies are not predicted yet, or were interrupted."""
     measured: MeasuredSide | None = None
     """None if the machine has no GPU or a card was given."""
+    depth: int = MODULE_DEPTH
+    """Levels of the module tree that the report lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,8 +242,9 @@ class Row:
 
     name: str
     size_bytes: int
-    per_image_bytes: int
-    """Of the prediction, if measurement and prediction are compared."""
+    per_image_bytes: int | None
+    """Of the prediction, if measurement and prediction are compared; None for rounding and
+    fragmentation, which follow no line."""
     depth: int = 0
     """Depth in the tree; the children of a row follow it, one level deeper."""
     predicted_bytes: int = 0
@@ -307,16 +347,17 @@ def _grouped(
 
 
 def _rests(explanation: Explanation, beside: Explanation | None) -> list[Row]:
-    def row(name: str, size_bytes: int, predicted_bytes: int) -> Row:
-        return Row(
-            name=name, size_bytes=size_bytes, per_image_bytes=0, predicted_bytes=predicted_bytes
-        )
-
     return [
-        row(ROUNDING, explanation.rounding_bytes, beside.rounding_bytes if beside else 0),
-        row(
-            OUTSIDE,
-            explanation.outside_allocator_bytes,
-            beside.outside_allocator_bytes if beside else 0,
+        Row(
+            name=ROUNDING,
+            size_bytes=explanation.rounding_bytes,
+            per_image_bytes=None,
+            predicted_bytes=beside.rounding_bytes if beside else 0,
+        ),
+        Row(
+            name=OUTSIDE,
+            size_bytes=explanation.outside_allocator_bytes,
+            per_image_bytes=0,
+            predicted_bytes=beside.outside_allocator_bytes if beside else 0,
         ),
     ]

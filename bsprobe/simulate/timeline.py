@@ -96,7 +96,8 @@ class Place:
 
     phase: Phase
     module: str
-    """Dotted path in the network; empty outside any module."""
+    """Dotted path in the network, or one of the names of `records.explanations` for the network
+    itself and for its loss; empty elsewhere."""
     operator: str
     """The dispatcher's name without its namespace: `convolution`, `native_batch_norm`."""
 

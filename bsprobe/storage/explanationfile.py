@@ -21,14 +21,20 @@ def save_explanation(report: ExplanationReport, folder: Path) -> None:
     write_atomically(folder / NAME, text.encode())
 
 
-def load_explanation(folder: Path) -> ExplanationReport:
-    """Read the explanation in a folder.
+def is_explanation(path: Path) -> bool:
+    """Return whether a path is `explanation.json` or a folder with that file."""
+    return path.name == NAME or (path / NAME).is_file()
+
+
+def load_explanation(path: Path) -> ExplanationReport:
+    """Read an explanation from its folder or its file.
 
     Raises:
         FileError: The file is missing, damaged or of another version.
     """
-    path = folder / NAME
     with file_errors(path):
+        if path.is_dir():
+            path = path / NAME
         data = path.read_bytes()
     try:
         value = parse_json(data)

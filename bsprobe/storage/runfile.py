@@ -9,6 +9,7 @@ from bsprobe.records.errors import FileError
 from bsprobe.records.runs import SCHEMA_VERSION, Run
 from bsprobe.storage.checks import check_run
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_text
+from bsprobe.storage.explanationfile import is_explanation
 from bsprobe.storage.files import file_errors, write_atomically
 from bsprobe.storage.journal import NAME as JOURNAL_NAME
 from bsprobe.storage.jsonlines import check_version, damaged
@@ -83,7 +84,9 @@ def _no_run_in(folder: Path) -> FileError:
             hint=_finishing(folder),
         )
     hint = "is this the folder of a run?"
-    if any(folder.glob(f"*/{NAME}")):
+    if is_explanation(folder):
+        hint = f"it holds an explanation; render it alone: bsprobe report {_quoted(folder)}"
+    elif any(folder.glob(f"*/{NAME}")):
         hint = f"it contains folders of runs; give {_quoted(folder)}/*/{NAME}"
     return FileError(f"there is no {NAME} in {folder}", hint=hint)
 

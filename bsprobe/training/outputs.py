@@ -66,6 +66,17 @@ def loss_in(outputs: Any) -> torch.Tensor | None:
     return found
 
 
+def returns_loss(outputs: Any) -> bool:
+    """Return whether `loss_in` finds a loss; runs no operator."""
+    return any(
+        (
+            _is_scalar(_part(outputs, _LOSS)),
+            isinstance(outputs, Mapping) and outputs and all(map(_is_scalar, outputs.values())),
+            isinstance(outputs, tuple | list) and outputs and _is_scalar(outputs[0]),
+        )
+    )
+
+
 def _part(outputs: Any, name: str) -> Any:
     if isinstance(outputs, Mapping):
         return outputs.get(name)

@@ -152,7 +152,7 @@ def test_one_missing_request_is_one_difference_and_is_named(
     assert found.matched == found.recorded == found.predicted - 1
     assert "predicted, not recorded" in found.differences[0].describe()
     assert (
-        "backward: upsample_bilinear2d_backward in the step | nothing"
+        "backward: upsample_bilinear2d_backward in the loss | nothing"
         in found.differences[0].describe()
     )
 

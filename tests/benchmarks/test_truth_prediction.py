@@ -83,7 +83,7 @@ def test_the_command_names_differences_and_where_they_stand(
     out = capsys.readouterr().out.splitlines()
     assert "10 of 10 workspaces; 1 differences" in out[0]
     assert "another size" in out[1]
-    assert "upsample_bilinear2d_backward in the step | 38 KiB (39424 B) somewhere" in out[1]
+    assert "upsample_bilinear2d_backward in the loss | 38 KiB (39424 B) somewhere" in out[1]
     assert out[-2:] == [
         "1 histories; differences by place:",
         "       1  another size: backward: upsample_bilinear2d_backward",

@@ -1,13 +1,25 @@
 """`bsprobe explain` from the command line."""
 
+import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from bsprobe.storage.explanationfile import load_explanation
+from bsprobe.cli.explain import explain
+from bsprobe.cli.report import report as report_command
+from bsprobe.engine import explain as engine
+from bsprobe.records.errors import FileError
+from bsprobe.records.explanations import ExplanationReport
+from bsprobe.report.explain import write
+from bsprobe.storage.explanationfile import load_explanation, save_explanation
+from bsprobe.worker.protocol import Ready
 from tests.support import commands
+from tests.support.explanations import REPORT, without_drawing
 
 
 def bsprobe(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
@@ -70,3 +82,95 @@ def test_a_small_network_is_explained_from_end_to_end(tmp_path: Path) -> None:
     assert report.explanation.peak_bytes <= 1500 * 2**20
     held = commands.rows(folder / "memory.csv")
     assert sum(int(row["size_bytes"]) for row in held) == report.explanation.peak_bytes
+
+
+class InventedExplaining:
+    """Stub engine whose explanation is invented.
+
+    Args:
+        is_interrupted: True if Ctrl-C is typed while the remedies are predicted.
+    """
+
+    def __init__(self, *, is_interrupted: bool) -> None:
+        self.ready = Ready(
+            device=REPORT.device, torch="2.11.0", cuda=None, cudnn=None, cpu_threads=1
+        )
+        self.device = REPORT.device
+        self._is_interrupted = is_interrupted
+
+    def __call__(self, *_: object, **__: object) -> Self:
+        return self
+
+    def explain(self, *_: object) -> ExplanationReport:
+        return replace(REPORT, remedies=(), are_remedies_known=False)
+
+    def with_remedies(self, report: ExplanationReport) -> ExplanationReport:
+        # What is known lies in the folder before the remedies are predicted.
+        assert load_explanation(Path("out")) == report
+        assert Path("out/step-by-kind.png").exists()
+        if self._is_interrupted:
+            raise KeyboardInterrupt
+        return replace(report, remedies=REPORT.remedies, are_remedies_known=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder, the current one; pictures are not drawn."""
+    monkeypatch.setattr(write, "write_explanation_plots", without_drawing)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_interruption_keeps_the_picture_and_the_table(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "Explaining", InventedExplaining(is_interrupted=True))
+    done = CliRunner().invoke(explain, ["--gpu", "RTX 3060 12GB", "--out", "out"])
+    assert done.exit_code == 1  # click's; the entry point turns it into 130
+    assert "8.25 GiB of 12.0 GiB" in done.stdout
+    assert "Wrote out/" in done.stdout
+    assert "amp-fp16" not in done.stdout
+    assert not load_explanation(folder / "out").are_remedies_known
+    text = (folder / "out" / "explain.md").read_text(encoding="utf-8")
+    assert ("saved activations" in text, "not predicted" in text) == (True, True)
+
+
+def test_a_finished_explanation_is_rendered_again_from_its_folder_or_its_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "Explaining", InventedExplaining(is_interrupted=False))
+    arguments = ["--gpu", "RTX 3060 12GB", "--out", "out", "--depth", "1"]
+    done = CliRunner().invoke(explain, arguments)
+    assert (done.exit_code, load_explanation(folder / "out").depth) == (0, 1)
+    written = (folder / "out" / "explain.md").read_text(encoding="utf-8")
+    assert "Down to depth" not in written
+    for given in ("out", "out/explanation.json"):
+        again = CliRunner().invoke(report_command, [given, "--out", "again"])
+        assert (again.exit_code, again.stdout.splitlines()[-2]) == (0, "Wrote again/")
+        assert again.stdout.split("\nWrote")[0].strip() in done.stdout
+        assert (folder / "again" / "explain.md").read_text(encoding="utf-8") == written
+
+
+def test_an_explanation_of_an_earlier_version_is_rendered(folder: Path) -> None:
+    """Fields that it lacks have defaults."""
+    earlier = replace(REPORT, explanation=replace(REPORT.explanation, line=()))
+    save_explanation(earlier, folder)
+    file = folder / "explanation.json"
+    value = json.loads(file.read_text())
+    del value["explanation"]["line"], value["depth"], value["are_remedies_known"]
+    file.write_text(json.dumps(value))
+    done = CliRunner().invoke(report_command, ["."])
+    assert (done.exit_code, "8.25 GiB of 12.0 GiB" in done.stdout) == (0, True)
+
+
+def test_explanations_are_not_put_into_the_table_of_runs(folder: Path) -> None:
+    save_explanation(REPORT, folder)
+    done = CliRunner().invoke(report_command, [".", "."])
+    assert isinstance(done.exception, FileError)
+    assert "run.json" in str(done.exception)
+    assert "bsprobe report ." in (done.exception.hint or "")

@@ -50,7 +50,7 @@ def explaining() -> Iterator[Explaining]:
 @pytest.fixture(scope="module")
 def report(explaining: Explaining, tmp_path_factory: pytest.TempPathFactory) -> ExplanationReport:
     folder = tmp_path_factory.mktemp("explained")
-    return explaining.explain(VARIANT, None, REPORT.environment, folder)
+    return explaining.with_remedies(explaining.explain(VARIANT, None, REPORT.environment, folder))
 
 
 def found_by_run(runner: TrialRunner, variants: tuple[Variant, ...], folder: Path) -> Run:
@@ -109,10 +109,7 @@ def test_a_remedy_has_its_peak_at_the_explained_batch(
     report: ExplanationReport,
     explaining: Explaining,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The remedies of a remedy are not tested, and are slow.
-    monkeypatch.setattr("bsprobe.engine.explain.remedies_for", lambda *_: ())
     batch = report.explanation.spec.batch_size
     assert batch == report.boundary.largest
     for each in report.remedies[:3]:
@@ -170,7 +167,9 @@ def explained(runner: InventedRunner, batch: int | None = None) -> ExplanationRe
         max_batch=64,
         listener=Silence(),
     ) as explaining:
-        return explaining.explain(VARIANT, batch, REPORT.environment, Path("folder"))
+        made = explaining.explain(VARIANT, batch, REPORT.environment, Path("folder"))
+        assert (made.remedies, made.are_remedies_known) == ((), False)
+        return explaining.with_remedies(made)
 
 
 def test_a_few_mib_of_other_processes_are_no_memory_limit_of_the_card() -> None:
@@ -287,3 +286,14 @@ def test_each_remedy_has_its_largest_batch_or_the_reason_why_it_is_impossible() 
     assert found["checkpointing on"].boundary is None
     assert "no residual blocks" in found["checkpointing on"].impossible
     assert made.remedies[-1] == found["checkpointing on"]
+
+
+def test_a_remedy_keeps_its_largest_batch_if_the_explained_one_cannot_be_played() -> None:
+    class Limited(InventedRunner):
+        def explain(self, asked: Explain, **others: object) -> Explanation:
+            if asked.spec.variant.precision is Precision.AMP_FP16:
+                raise DeviceError("a limit of a kernel")
+            return super().explain(asked, **others)
+
+    (half,) = (each for each in explained(Limited()).remedies if each.name == "amp-fp16")
+    assert (half.largest, half.peak_bytes, half.impossible) == (7, None, "")

@@ -11,7 +11,6 @@ from typing import Any, Self, cast
 
 import pytest
 
-from bsprobe.engine import explain as explaining
 from bsprobe.engine.explain import Explaining
 from bsprobe.engine.run import recorded_star
 from bsprobe.records.errors import DeviceError, UsageError
@@ -56,12 +55,6 @@ VARIANT = Variant(model="deeplabv2-mini", resolution=Resolution(height=32, width
 LARGEST = 2
 MOST = 4
 """The largest batch to try; no test here needs more."""
-
-
-@pytest.fixture(autouse=True)
-def _without_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the remedies, whose prediction is slow."""
-    monkeypatch.setattr(explaining, "remedies_for", lambda *_: ())
 
 
 class InventedGpu:

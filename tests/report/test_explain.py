@@ -5,7 +5,6 @@ import io
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from bsprobe.records.explanations import (
     by_kind,
     by_module,
 )
-from bsprobe.records.runs import Boundary, Recommendation, Run, StopReason
+from bsprobe.records.runs import Recommendation, Run
 from bsprobe.records.trials import ModelFacts, Source
 from bsprobe.records.units import GIB, MIB
 from bsprobe.report.explain import markdown as explain_markdown
@@ -37,7 +36,6 @@ from tests.support.explanations import (
     MEASURED,
     MEASURED_REPORT,
     REPORT,
-    proven,
 )
 from tests.support.golden import written_twice
 
@@ -47,12 +45,12 @@ MEASURED_PLOTS = ("measured-step-by-kind", "measured-step-by-module")
 
 
 def test_the_report_and_the_terminal_output_are_as_agreed() -> None:
-    check("explain.md", explain_markdown.render(REPORT, depth=2, plots=PLOTS))
+    check("explain.md", explain_markdown.render(REPORT, plots=PLOTS))
     check("explain.txt", explain_markdown.render_terminal(REPORT), columns=80)
 
 
 def test_what_was_measured_stands_beside_the_prediction_as_agreed() -> None:
-    text = explain_markdown.render(MEASURED_REPORT, depth=2, plots=PLOTS, measured=MEASURED_PLOTS)
+    text = explain_markdown.render(MEASURED_REPORT, plots=PLOTS, measured=MEASURED_PLOTS)
     check("explain-measured.md", text)
     check("explain-measured.txt", explain_markdown.render_terminal(MEASURED_REPORT), columns=80)
 
@@ -62,7 +60,7 @@ def test_each_row_has_both_figures_and_both_columns_add_up_to_their_peaks() -> N
         top = [row for row in found if row.depth == 0]
         assert sum(row.size_bytes for row in top) == MEASURED.peak_bytes
         assert sum(row.predicted_bytes for row in top) == EXPLANATION.peak_bytes
-        assert sum(row.per_image_bytes for row in top) == EXPLANATION.per_image_bytes
+        assert sum(row.per_image_bytes or 0 for row in top) == EXPLANATION.per_image_bytes
 
 
 def test_a_batch_that_does_not_run_on_the_gpu_is_said_to_have_no_measurement() -> None:
@@ -70,71 +68,19 @@ def test_a_batch_that_does_not_run_on_the_gpu_is_said_to_have_no_measurement() -
     report = replace(REPORT, measured=side)
     for text in (
         explain_markdown.render_terminal(report).replace("\n", " "),
-        explain_markdown.render(report, depth=2, plots=PLOTS),
+        explain_markdown.render(report, plots=PLOTS),
     ):
         assert "Batch 2 was not measured on NVIDIA Invented 12: OutOfMemoryError" in text
         assert "All figures below are predicted." in text
         assert "recorded-snapshot" not in text
 
 
-@pytest.mark.parametrize(
-    ("fields", "ending"),
-    [
-        (
-            {"fits": False, "peak_reserved_bytes": 14 * GIB},
-            "takes 14.2 GiB: 2.25 GiB more than the 12.0 GiB of the card.",
-        ),
-        ({"next_peak_bytes": 11 * GIB}, "would take 11.0 GiB, which fits as well."),
-        ({"next_peak_bytes": None}, "Batch 2 takes 8.25 GiB of 12.0 GiB."),
-        (
-            {"timeline": replace(EXPLANATION.timeline, next_allocated_bytes=(11 * GIB,) * 4)},
-            (
-                "Its tensors take only 11.2 GiB at once: it fails because the free memory is "
-                "fragmented into pieces that are too small."
-            ),
-        ),
-    ],
-    ids=["does not fit", "fits", "is not known", "fails for fragmentation alone"],
-)
-def test_what_the_next_batch_does_is_said_as_it_is(fields: dict[str, Any], ending: str) -> None:
-    report = replace(REPORT, explanation=replace(EXPLANATION, **fields))
-    assert explain_sentences.why(report).endswith(ending)
-
-
-def test_a_next_batch_that_runs_with_retries_is_called_so() -> None:
-    found = replace(REPORT, boundary=proven(3))
-    assert explain_sentences.why(found).endswith("frees cached memory within the step.")
-
-
 def test_a_card_that_nobody_named_is_called_assumed() -> None:
     device = replace(REPORT.device, is_assumed=True, notes=("A note.",))
     report = replace(REPORT, device=device)
     said = "> No GPU was named: Invented 12 is assumed; `--gpu NAME` for another.\n\n> A note.\n"
-    assert said in explain_markdown.render(report, depth=2, plots=PLOTS)
+    assert said in explain_markdown.render(report, plots=PLOTS)
     assert "(no GPU was named" in explain_markdown.render_terminal(report).replace("\n", " ")
-
-
-def test_where_nothing_helps_it_is_said() -> None:
-    found = replace(REPORT, remedies=())
-    assert explain_sentences.what_helps(found) == "No single change gives a batch larger than 2."
-
-
-@pytest.mark.parametrize(
-    "boundary",
-    [
-        Boundary(stop=StopReason.FAILED, largest=2, first_failure=3, detail="the process died"),
-        Boundary(stop=StopReason.HOST_MEMORY, detail="the process died"),
-        Boundary(stop=StopReason.TIME, detail="the process died"),
-    ],
-    ids=lambda boundary: boundary.stop,
-)
-def test_nothing_is_held_against_a_boundary_that_is_not_known(boundary: Boundary) -> None:
-    found = replace(REPORT, boundary=boundary)
-    said = explain_sentences.what_helps(found)
-    assert "Instead of" not in said
-    assert "not known" in said
-    assert "the process died" in said
-    assert "| as it is | **-** |" in explain_markdown.render(found, depth=2, plots=PLOTS)
 
 
 def test_an_explanation_says_what_there_is_to_know_of_the_network() -> None:
@@ -147,7 +93,7 @@ def test_an_explanation_says_what_there_is_to_know_of_the_network() -> None:
     )
     found = replace(REPORT, explanation=replace(EXPLANATION, model=model))
     for text in (
-        explain_markdown.render(found, depth=2, plots=PLOTS),
+        explain_markdown.render(found, plots=PLOTS),
         explain_markdown.render_terminal(found),
     ):
         assert text.count("Predicted as if not compiled") == 1
@@ -194,7 +140,7 @@ PICTURES = {f"{name}.{suffix}" for name in PLOTS for suffix in ("png", "svg")}
 
 
 def test_the_tables_have_every_byte(tmp_path: Path) -> None:
-    write_explanation(REPORT, tmp_path, depth=2)
+    write_explanation(REPORT, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES | PICTURES
     assert sizes(tmp_path / "memory.csv") == {"predicted": EXPLANATION.peak_bytes}
     assert [(row["command"], row["largest"]) for row in rows(tmp_path / "remedies.csv")] == [
@@ -208,7 +154,7 @@ def test_the_tables_have_every_byte(tmp_path: Path) -> None:
 
 
 def test_measured_and_predicted_tables_and_pictures_are_told_apart(tmp_path: Path) -> None:
-    write_explanation(MEASURED_REPORT, tmp_path, depth=2)
+    write_explanation(MEASURED_REPORT, tmp_path)
     measured = {f"measured-{name}" for name in (*PICTURES, "timeline.csv")}
     assert {path.name for path in tmp_path.iterdir()} == FILES | PICTURES | measured
     assert sizes(tmp_path / "memory.csv") == {

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from bsprobe.records.assumptions import Assumption
+from bsprobe.records.explanations import LOSS
 from bsprobe.records.variants import Precision, Variant
 from bsprobe.records.workload import OwnParts
 from bsprobe.simulate.timeline import Kind, Recording
@@ -138,7 +139,7 @@ def test_autocast_that_is_disabled_for_the_gpu_is_disabled() -> None:
     (convolution,) = [
         size
         for place, _, size in born(recording)
-        if (place.operator, place.module) == ("convolution", "")
+        if (place.operator, place.module) == ("convolution", LOSS)
     ]
     assert convolution == 2 * 2 * 8 * 12 * 4  # two channels of fp32
 

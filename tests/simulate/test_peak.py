@@ -12,7 +12,7 @@ from bsprobe.records.variants import AXES, Norm, Variant
 from bsprobe.simulate.allocator.caching import CachingAllocator, SimulatedOutOfMemoryError
 from bsprobe.simulate.allocator.driver import SimulatedDriver
 from bsprobe.simulate.cudnn.convolutions import upper_bound_bytes
-from bsprobe.simulate.explain.peak import PeakContents, contents_of, play_watched
+from bsprobe.simulate.explain.peak import Moment, PeakContents, contents_of, play_watched
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.timeline import (
     Action,
@@ -32,6 +32,13 @@ from tests.support.traced_networks import tracer_of
 CONV = Place(phase=Phase.FORWARD, module="conv", operator="convolution")
 HEAD = Place(phase=Phase.FORWARD, module="head", operator="convolution")
 STEP = Place(phase=Phase.OPTIMIZER, module="", operator="clone")
+
+
+def moments_of(timeline: Timeline, batch: int) -> list[Moment]:
+    allocator = CachingAllocator(SimulatedDriver())
+    workspaces: Any = SimpleNamespace(candidates=lambda each: (upper_bound_bytes(each), 0))
+    playback = Playback(timeline, batch, allocator=allocator, workspaces=workspaces)
+    return play_watched(timeline, playback, allocator, (Section.FIRST_STEP,))
 
 
 def peak_of(
@@ -167,3 +174,10 @@ def test_the_pieces_are_all_that_is_allocated(variant: Variant) -> None:
 
     for batch in (4, 16):
         assert is_complete(*peak_of(timeline, batch))
+
+
+def test_the_memory_of_a_kernel_grows_as_it_does_at_other_batches() -> None:
+    moments = {batch: moments_of(TIMELINE, batch) for batch in (1, 2, 5)}
+    contents = contents_of(TIMELINE, 2, moments[2], 0, moments)
+    (inside,) = (piece for piece in contents.pieces if piece.kind is Kind.WORKSPACE)
+    assert (inside.size_bytes, inside.per_image_bytes) == (6 * MIB, 3 * MIB)

@@ -74,62 +74,62 @@ PLAIN_BYTES = FEATURES_BYTES + CLASSIFIER_BYTES
 # All events of a small network's step.
 
 STEP = """\
-+ ne 3072 temporaries
-+ sum 8 temporaries
-* sum
-- ne 3072 temporaries
-+ stack 8 temporaries
-+ sum 8 temporaries
-- stack 8 temporaries
-+ clamp 8 saved activations
-- sum 8 temporaries
-- sum 8 temporaries
-+ zeros 4 saved activations
++ the loss ne 3072 temporaries
++ the loss sum 8 temporaries
+* the loss sum
+- the loss ne 3072 temporaries
++ the loss stack 8 temporaries
++ the loss sum 8 temporaries
+- the loss stack 8 temporaries
++ the loss clamp 8 saved activations
+- the loss sum 8 temporaries
+- the loss sum 8 temporaries
++ the loss zeros 4 saved activations
 + features convolution 6144 temporaries
 * features convolution forward
-+ relu 6144 saved activations
++ the network itself relu 6144 saved activations
 - features convolution 6144 temporaries
 + classifier convolution 3072 temporaries
 * classifier convolution forward
-+ upsample_bilinear2d 49152 temporaries
-+ _log_softmax 49152 saved activations
-+ nll_loss2d_forward 4 temporaries
-+ nll_loss2d_forward 4 saved activations
-- upsample_bilinear2d 49152 temporaries
-+ div 4 saved activations
++ the loss upsample_bilinear2d 49152 temporaries
++ the loss _log_softmax 49152 saved activations
++ the loss nll_loss2d_forward 4 temporaries
++ the loss nll_loss2d_forward 4 saved activations
+- the loss upsample_bilinear2d 49152 temporaries
++ the loss div 4 saved activations
 - classifier convolution 3072 temporaries
-- nll_loss2d_forward 4 temporaries
-+ ones_like 4 saved activations
-+ div 4 temporaries
-+ nll_loss2d_backward 49152 temporaries
-- nll_loss2d_forward 4 saved activations
-- div 4 temporaries
-+ _log_softmax_backward_data 49152 temporaries
-- _log_softmax 49152 saved activations
-- nll_loss2d_backward 49152 temporaries
-+ upsample_bilinear2d_backward 3072 temporaries
-- _log_softmax_backward_data 49152 temporaries
+- the loss nll_loss2d_forward 4 temporaries
++ the loss ones_like 4 saved activations
++ the loss div 4 temporaries
++ the loss nll_loss2d_backward 49152 temporaries
+- the loss nll_loss2d_forward 4 saved activations
+- the loss div 4 temporaries
++ the loss _log_softmax_backward_data 49152 temporaries
+- the loss _log_softmax 49152 saved activations
+- the loss nll_loss2d_backward 49152 temporaries
++ the loss upsample_bilinear2d_backward 3072 temporaries
+- the loss _log_softmax_backward_data 49152 temporaries
 + classifier convolution_backward 6144 temporaries
 * classifier convolution_backward data gradient
 + classifier convolution_backward 128 gradients
 * classifier convolution_backward weight gradient
 + classifier convolution_backward 16 gradients
-- upsample_bilinear2d_backward 3072 temporaries
-+ threshold_backward 6144 temporaries
-- relu 6144 saved activations
+- the loss upsample_bilinear2d_backward 3072 temporaries
++ the network itself threshold_backward 6144 temporaries
+- the network itself relu 6144 saved activations
 - classifier convolution_backward 6144 temporaries
 + features convolution_backward 864 gradients
 * features convolution_backward weight gradient
 + features convolution_backward 32 gradients
-- ones_like 4 saved activations
-- threshold_backward 6144 temporaries
+- the loss ones_like 4 saved activations
+- the network itself threshold_backward 6144 temporaries
 """.splitlines()
 """The step at batch 2 before the update. Images of 32 x 48 become maps of 8 x 12, so (2, 8, 8, 12)
 floats are 6144 bytes, (2, 4, 8, 12) 3072, (2, 4, 32, 48) 49152; one byte per pixel is 3072."""
 END = """\
-- clamp 8 saved activations
-- zeros 4 saved activations
-- div 4 saved activations
+- the loss clamp 8 saved activations
+- the loss zeros 4 saved activations
+- the loss div 4 saved activations
 - classifier convolution_backward 128 gradients
 - classifier convolution_backward 16 gradients
 - features convolution_backward 864 gradients
@@ -545,17 +545,18 @@ def test_a_validation_saves_nothing_and_leaves_nothing() -> None:
         "+ empty 147456 temporaries",
         "+ features convolution 24576 temporaries",
         "* features convolution forward",
-        "+ relu 24576 temporaries",
+        "+ the network itself relu 24576 temporaries",
         "- features convolution 24576 temporaries",
         "+ classifier convolution 12288 temporaries",
         "* classifier convolution forward",
-        "- relu 24576 temporaries",
+        "- the network itself relu 24576 temporaries",
         "+ upsample_bilinear2d 196608 temporaries",
         "- classifier convolution 12288 temporaries",
         "+ argmax 98304 temporaries",
+        # Together at the end, in the order in which they were made.
+        "- empty 147456 temporaries",
         "- upsample_bilinear2d 196608 temporaries",
         "- argmax 98304 temporaries",
-        "- empty 147456 temporaries",
     ]
 
 

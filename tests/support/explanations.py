@@ -1,15 +1,18 @@
 """An invented explanation, small enough to check its sums by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.explanations import (
     EXPLANATION_VERSION,
+    LOSS,
     NOT_ATTRIBUTED,
     Allocation,
     Explanation,
     ExplanationReport,
+    LinePoint,
     Mark,
     MeasuredSide,
     RemedyResult,
@@ -20,6 +23,7 @@ from bsprobe.records.runs import Boundary, DeviceInfo, Environment, StopReason
 from bsprobe.records.trials import Source, TrialSpec
 from bsprobe.records.units import GIB, MIB
 from bsprobe.records.variants import Checkpointing, OptimizerName
+from bsprobe.report.explain.plots import PICTURES
 from tests.support import builders
 
 VARIANT = builders.VARIANT
@@ -48,6 +52,20 @@ def allocation(
     )
 
 
+def point(batch: int, used_mib: int, fragmentation_mib: int, **place: str) -> LinePoint:
+    return LinePoint(
+        batch=batch,
+        used_bytes=used_mib * MIB,
+        fragmentation_bytes=fragmentation_mib * MIB,
+        **{
+            "phase": "backward",
+            "module": "layer2.0.conv1",
+            "operator": "convolution_backward",
+            **place,
+        },
+    )
+
+
 EXPLANATION = Explanation(
     spec=TrialSpec(variant=VARIANT, batch_size=2),
     source=Source.PREDICTED,
@@ -68,6 +86,12 @@ EXPLANATION = Explanation(
     peak_allocated_bytes=7900 * MIB,
     peak_reserved_bytes=8192 * MIB,
     scales=True,
+    line=(
+        point(1, 4480, 400),
+        point(2, 8128, 320),
+        point(3, 11776, 512),
+        point(5, 19584, 512, module=LOSS, operator="mul"),
+    ),
     next_peak_bytes=13 * GIB,
     timeline=StepTimeline(
         events=40,
@@ -164,6 +188,7 @@ MEASURED = replace(
     peak_allocated_bytes=8000 * MIB,
     peak_reserved_bytes=8400 * MIB,
     scales=False,
+    line=(),
     next_peak_bytes=None,
     timeline=replace(
         EXPLANATION.timeline,
@@ -186,3 +211,10 @@ MEASURED_REPORT = replace(
     measured=MeasuredSide(device=GPU, boundary=REPORT.boundary, explanation=MEASURED),
 )
 """The same explanation with a GPU in the machine."""
+
+
+def without_drawing(explanation: Explanation, folder: Path, *, prefix: str = "") -> None:
+    """Write empty files in place of the pictures, whose drawing takes seconds."""
+    assert explanation.timeline.at
+    for name in PICTURES:
+        (folder / f"{prefix}{name}.png").touch()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from bsprobe.training.outputs import auxiliary_of, logits_of, loss_in
+from bsprobe.training.outputs import auxiliary_of, logits_of, loss_in, returns_loss
 
 LOGITS = torch.randn(2, 5, 4, 4)
 OTHER = torch.randn(2, 5, 4, 4)
@@ -50,6 +50,7 @@ class Found:
 def test_logits_are_found_in_what_a_network_returns(outputs: object) -> None:
     assert logits_of(outputs) is LOGITS
     assert loss_in(outputs) is None
+    assert not returns_loss(outputs)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ def test_logits_are_found_in_what_a_network_returns(outputs: object) -> None:
 )
 def test_a_loss_that_the_network_computed_is_found(outputs: object) -> None:
     assert loss_in(outputs) is LOSS
+    assert returns_loss(outputs)
 
 
 def test_the_losses_of_a_detector_are_added_up() -> None:
@@ -71,6 +73,7 @@ def test_the_losses_of_a_detector_are_added_up() -> None:
 
     assert loss_in(losses) == torch.tensor(1.75)
     assert loss_in({}) is None
+    assert (returns_loss(losses), returns_loss({})) == (True, False)
 
 
 def test_only_a_dict_has_an_auxiliary_head() -> None:

@@ -17,7 +17,8 @@ from bsprobe.records.explanations import (
     by_operator,
 )
 from bsprobe.records.units import format_bytes
-from bsprobe.report.explain import sentences
+from bsprobe.report.explain import changes, sentences, verdict
+from bsprobe.report.explain.places import where
 from bsprobe.report.run.markdown import environment_section, folded, table
 from bsprobe.report.run.terminal import WIDTH, aligned
 
@@ -29,6 +30,10 @@ _REMEDY_COLUMNS = (
     "peak at batch {}",
     "cost",
 )
+_OF_CHANGES = (
+    "Each change is applied alone. Peaks above the card's memory are simulated on a card without a "
+    "limit. *x N*: N accumulated micro-batches, for any N."
+)
 
 
 class _View(Protocol):
@@ -38,31 +43,29 @@ class _View(Protocol):
         """Return its rows."""
 
 
-def render(
-    report: ExplanationReport, *, depth: int, plots: Sequence[str], measured: Sequence[str] = ()
-) -> str:
+def render(report: ExplanationReport, *, plots: Sequence[str], measured: Sequence[str] = ()) -> str:
     """Return the whole report.
 
     Args:
         report: The explanation with its remedies.
-        depth: Levels of the tree of modules.
         plots: Names, without suffix, of the predicted pictures: by kind, then by module.
         measured: Names of the measured pictures.
     """
     found, side = report.explanation, report.measured
-    batch = found.spec.batch_size
-    mark, helps = ("", "found") if side is None else ("Predicted: ", "predicted")
+    batch, depth = found.spec.batch_size, report.depth
+    mark = "" if side is None else "Predicted: "
     parts = [
         f"# Where the memory goes: {sentences.subject(report)} ({sentences.source(report)})",
-        f"**Measured.** {sentences.measured(side, found)}" if side is not None else "",
-        f"**{mark}{_question(found)}** {sentences.why(report)}",
-        f"**{mark}What fills the card.** {sentences.what(report)}",
-        f"**{mark}What to change.** {sentences.what_helps(report)}",
+        f"**Measured.** {verdict.measured(side, found)}" if side is not None else "",
+        f"**{mark}{verdict.title(report)}** {verdict.why(report)}",
+        f"**{mark}What takes the memory.** {verdict.what(report)}",
+        f"**{mark}What to change.** {changes.what_helps(report)}",
         *[f"> {note}" for note in sentences.notes(report)],
         *_pictures("kind", plots[:1], measured[:1]),
-        f"## What would help, {helps} by the search of `bsprobe run`\n\n{_remedies(report)}",
+        _remedies(report),
         f"## By kind, at the peak of batch {batch}\n\n{_rows(by_kind, report)}",
         _meaning(report),
+        _line(found),
         f"## By module\n\n{_rows(partial(by_module, depth=1), report)}",
         folded(f"Down to depth {depth}", _rows(partial(by_module, depth=depth), report))
         if depth > 1
@@ -77,6 +80,11 @@ def render(
 
 def render_terminal(report: ExplanationReport) -> str:
     """Return the main figures as text that fits 80 columns."""
+    return f"{render_memory(report)}\n{render_changes(report)}"
+
+
+def render_memory(report: ExplanationReport) -> str:
+    """Return the first part of `render_terminal`, which needs no remedies."""
     found, side = report.explanation, report.measured
     shown, beside = _sides(report)
     marks = f"{sentences.source(report)}{sentences.assumed(report.device)}"
@@ -85,29 +93,46 @@ def render_terminal(report: ExplanationReport) -> str:
     for row in sentences.rows_shown(by_kind(shown, beside), shown):
         cells = _cells(row, shown, beside)
         kinds.append((cells[0], cells[1], cells[2], cells[-1] if beside is None else cells[3]))
-    helps = [("change" if side is None else "change (predicted)", "largest", "saved/image", "cost")]
-    for each in report.remedies:
-        cost = each.impossible or each.cost
-        helps.append(
-            (
-                each.name,
-                sentences.batch_words(each),
-                sentences.saved_per_image(each, found),
-                cost,
-            )
-        )
-    mark = "" if side is None else "Predicted: "
-    predictions = (sentences.why, sentences.what, sentences.what_helps)
-    verdicts = [] if side is None else [f"Measured: {sentences.measured(side, found)}"]
-    verdicts += [f"{mark}{say(report)}" for say in predictions]
+    verdicts = [] if side is None else [f"Measured: {verdict.measured(side, found)}"]
+    verdicts += [f"{_mark(report)}{say(report)}" for say in (verdict.why, verdict.what)]
     verdicts += sentences.notes_on_network(report)
     parts = [
         textwrap.fill(f"{sentences.subject(report)}  [{marks}]", WIDTH),
-        "\n".join(textwrap.fill(each, WIDTH, break_long_words=False) for each in verdicts),
+        "\n".join(map(_filled, verdicts)),
         aligned(kinds),
-        _left_at_the_end(helps),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def render_changes(report: ExplanationReport) -> str:
+    """Return the second part of `render_terminal`: the remedies."""
+    batch = report.explanation.spec.batch_size
+    change = "change" if report.measured is None else "change (predicted)"
+    helps = [(change, "largest", f"at batch {batch}", "cost")]
+    helps += [
+        (
+            each.name,
+            changes.batch_words(each),
+            changes.peak_words(each),
+            each.cost,
+        )
+        for each in changes.helping(report)
+    ]
+    parts = [
+        _filled(f"{_mark(report)}{changes.what_helps(report)}"),
+        _left_at_the_end(helps) if len(helps) > 1 else "",
+        _filled(changes.without_gain(report)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _mark(report: ExplanationReport) -> str:
+    return "" if report.measured is None else "Predicted: "
+
+
+def _filled(text: str) -> str:
+    # Options are not broken at their hyphens.
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _sides(report: ExplanationReport) -> tuple[Explanation, Explanation | None]:
@@ -125,10 +150,6 @@ def _pictures(what: str, predicted: Sequence[str], measured: Sequence[str]) -> l
     ]
 
 
-def _question(found: Explanation) -> str:
-    return "Why the next batch does not fit." if found.fits else "Why it does not fit."
-
-
 def _left_at_the_end(rows: Sequence[tuple[str, str, str, str]]) -> str:
     """Columns as `aligned` makes them, but for the last one: left-aligned and wrapped."""
     numbers = aligned([row[:3] for row in rows]).splitlines()
@@ -142,38 +163,41 @@ def _left_at_the_end(rows: Sequence[tuple[str, str, str, str]]) -> str:
 
 
 def _remedies(report: ExplanationReport) -> str:
+    """The table of the changes that bring something, and one line on the others."""
+    if not report.are_remedies_known:
+        return ""
     found = report.explanation
-    batch = found.spec.batch_size
-    header = [name.format(batch) for name in _REMEDY_COLUMNS]
+    header = [name.format(found.spec.batch_size) for name in _REMEDY_COLUMNS]
     rows = [
         (
             "as it is",
-            f"**{sentences.largest_words(report.boundary)}**",
+            f"**{changes.largest_words(report.boundary)}**",
             format_bytes(found.per_image_bytes) if found.scales else "-",
             "",
             format_bytes(found.peak_bytes),
             "",
         )
     ]
-    for each in report.remedies:
-        peak = "-" if each.peak_bytes is None else format_bytes(each.peak_bytes)
+    for each in changes.helping(report):
         per_image = "-" if each.per_image_bytes is None else format_bytes(each.per_image_bytes)
         rows.append(
             (
                 f"`{each.command}`",
-                f"**{sentences.batch_words(each)}**",
+                f"**{changes.batch_words(each)}**",
                 per_image,
-                sentences.saved_per_image(each, found),
-                peak,
-                f"impossible: {each.impossible}" if each.impossible else each.cost,
+                changes.saved_per_image(each, found),
+                changes.peak_words(each),
+                each.cost,
             )
         )
-    return (
+    parts = (
+        "## Changes, predicted by the search of `bsprobe run`",
         # Words read better from the left.
-        table(header, rows).replace("--: |\n", "--- |\n", 1)
-        + "\n\nEach change is applied alone. Peaks above the card's memory are simulated on a card "
-        "without a limit. *x N*: N accumulated micro-batches, for any N."
+        table(header, rows).replace("--: |\n", "--- |\n", 1),
+        changes.without_gain(report),
+        _OF_CHANGES,
     )
+    return "\n\n".join(part for part in parts if part)
 
 
 def _rows(view: _View, report: ExplanationReport) -> str:
@@ -199,14 +223,14 @@ def _rows(view: _View, report: ExplanationReport) -> str:
 def _cells(row: Row, found: Explanation, beside: Explanation | None) -> tuple[str, ...]:
     predicted = found if beside is None else beside
     size = row.size_bytes if beside is None else row.predicted_bytes
-    fixed = size - predicted.spec.batch_size * row.per_image_bytes
+    each = row.per_image_bytes if predicted.scales else None
     return (
         "&nbsp;" * 4 * row.depth + row.name,
         format_bytes(row.size_bytes),
         sentences.share(row, found),
         *(() if beside is None else (format_bytes(row.predicted_bytes),)),
-        format_bytes(fixed) if predicted.scales else "-",
-        format_bytes(row.per_image_bytes) if predicted.scales else "-",
+        "-" if each is None else format_bytes(size - predicted.spec.batch_size * each),
+        "-" if each is None else format_bytes(each),
     )
 
 
@@ -216,9 +240,9 @@ def _meaning(report: ExplanationReport) -> str:
         "*Saved activations* are made in the forward pass and needed in the backward pass; "
         "*workspace* is memory that a kernel uses while it runs, such as cuDNN's; *rounding and "
         "fragmentation* is memory that PyTorch has reserved (at most "
-        f"{format_bytes(found.peak_reserved_bytes)}) beyond the requests at the peak. Workspace "
-        "and fragmentation count as fixed here, but change with the batch: cuDNN chooses its "
-        "algorithms for each."
+        f"{format_bytes(found.peak_reserved_bytes)}) beyond the requests at the peak. It follows "
+        "no line, so it is neither fixed nor per image."
+        + ("" if report.explanation.line else " The workspace counts as fixed.")
     )
     if beside is None:
         return words
@@ -227,6 +251,29 @@ def _meaning(report: ExplanationReport) -> str:
         "GPU. Each has the kind, module and operator of the predicted request that it matches in "
         f"the order of the step; *{NOT_ATTRIBUTED}* are requests without a match. The last two "
         "columns split the prediction."
+    )
+
+
+def _line(found: Explanation) -> str:
+    """The table that compares the line with the peaks of other batches."""
+    if not found.scales or not found.line:
+        return ""
+    rows = [
+        (
+            str(point.batch),
+            format_bytes(found.fixed_bytes + point.batch * found.per_image_bytes),
+            format_bytes(point.used_bytes),
+            format_bytes(point.fragmentation_bytes),
+            where(point),
+        )
+        for point in found.line
+    ]
+    header = ("batch", "the line", "in use at its peak", "rounding and fragmentation", "its peak")
+    return (
+        f"## Batches\n\n{table(header, rows)}\n\nThe line is at the moment of the step at which "
+        f"batch {found.spec.batch_size} takes the most. What tensors take grows evenly with the "
+        "batch. The workspace there does not: its line goes through this batch, as near to the "
+        "others as it can. The peaks of the other batches are simulated on a card without a limit."
     )
 
 

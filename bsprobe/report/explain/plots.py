@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from bsprobe.records.explanations import NOT_ATTRIBUTED, OTHER_MODULES, OUTSIDE, Explanation, Series
 from bsprobe.records.units import GIB, format_bytes
+from bsprobe.report.explain.places import during
 from bsprobe.report.run.plots import COLOURS, STYLE, write_figure
 
 _OUTSIDE_COLOUR = "#555555"
@@ -31,33 +32,26 @@ KIND_COLOURS = {
     NOT_ATTRIBUTED: _UNKNOWN_COLOUR,
 }
 """From the bottom up, long-lived kinds first; Okabe & Ito's colours, as `plots.COLOURS`."""
+PICTURES = ("step-by-kind", "step-by-module")
+"""The names of the pictures, without suffix."""
 _SIZE_INCHES = (9.0, 4.8)
 
 _Area = tuple[str, str, Sequence[int]]
 """A name, a colour, bytes at each sample."""
 
 
-def write_explanation_plots(
-    explanation: Explanation, folder: Path, *, prefix: str = ""
-) -> list[str]:
-    """Write both pictures as SVG and PNG.
+def write_explanation_plots(explanation: Explanation, folder: Path, *, prefix: str = "") -> None:
+    """Write both pictures, `PICTURES`, as SVG and PNG.
 
     Args:
         explanation: The explanation to draw.
         folder: The folder of the pictures.
         prefix: Put before their names.
-
-    Returns:
-        Their names without suffix.
     """
-    figures = {
-        f"{prefix}step-by-kind": kinds_figure(explanation),
-        f"{prefix}step-by-module": modules_figure(explanation),
-    }
+    figures = (kinds_figure(explanation), modules_figure(explanation))
     with mpl.rc_context(STYLE):
-        for name, figure in figures.items():
-            write_figure(figure, folder / name)
-    return list(figures)
+        for name, figure in zip(PICTURES, figures, strict=True):
+            write_figure(figure, folder / f"{prefix}{name}")
 
 
 def write_kinds_plot(explanation: Explanation, path: Path) -> None:
@@ -118,7 +112,8 @@ def _figure(explanation: Explanation, inside: Sequence[_Area], what: str) -> Fig
     axes.axhline(explanation.capacity_bytes / GIB, color="#B00020", lw=1.6)
     axes.set_title(
         f"red line: {format_bytes(explanation.capacity_bytes)} usable; the peak is "
-        f"{format_bytes(explanation.peak_bytes)}, in the {explanation.phase} pass",
+        f"{format_bytes(explanation.peak_bytes)}, {during(explanation.phase)}"
+        + ("" if explanation.fits else "; this batch does not fit: simulated without the limit"),
         loc="left",
         fontsize=8,
         color="#444444",

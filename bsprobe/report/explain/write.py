@@ -7,19 +7,21 @@ import pandas as pd
 from bsprobe.records.explanations import OUTSIDE, ROUNDING, Explanation, ExplanationReport
 from bsprobe.records.variants import AXES
 from bsprobe.report.explain import markdown as explain_markdown
-from bsprobe.report.explain.plots import write_explanation_plots
+from bsprobe.report.explain.plots import PICTURES, write_explanation_plots
 from bsprobe.report.explain.sentences import recorded
 from bsprobe.report.run.tables import to_csv
 from bsprobe.storage.files import write_atomically
 
+_MEASURED = "measured-"
+"""The prefix of the files of the measured side."""
 
-def write_explanation(report: ExplanationReport, folder: Path, *, depth: int) -> None:
+
+def write_explanation(report: ExplanationReport, folder: Path) -> None:
     """Write everything but `explanation.json` and the snapshots.
 
     Args:
         report: The explanation with its remedies.
         folder: The folder of the files.
-        depth: Levels of the tree of modules.
 
     Raises:
         FileError: A file cannot be written.
@@ -29,13 +31,29 @@ def write_explanation(report: ExplanationReport, folder: Path, *, depth: int) ->
     memory = pd.concat([memory_table(each) for each in sides])
     write_atomically(folder / "memory.csv", to_csv(memory))
     write_atomically(folder / "timeline.csv", to_csv(timeline_table(report.explanation)))
-    write_atomically(folder / "remedies.csv", to_csv(remedies_table(report)))
-    names = write_explanation_plots(report.explanation, folder)
-    measured: list[str] = []
     if found is not None:
         write_atomically(folder / "measured-timeline.csv", to_csv(timeline_table(found)))
-        measured = write_explanation_plots(found, folder, prefix="measured-")
-    text = explain_markdown.render(report, depth=depth, plots=names, measured=measured)
+    write_changes(report, folder)
+    # Pictures take seconds: an interruption keeps the rest.
+    write_explanation_plots(report.explanation, folder)
+    if found is not None:
+        write_explanation_plots(found, folder, prefix=_MEASURED)
+
+
+def write_changes(report: ExplanationReport, folder: Path) -> None:
+    """Write the files that depend on the remedies: their table and the report.
+
+    Args:
+        report: The explanation with its remedies, or before they are known.
+        folder: The folder of the files, with those of `write_explanation`.
+
+    Raises:
+        FileError: A file cannot be written.
+    """
+    if report.are_remedies_known:
+        write_atomically(folder / "remedies.csv", to_csv(remedies_table(report)))
+    measured = [] if recorded(report) is None else [f"{_MEASURED}{name}" for name in PICTURES]
+    text = explain_markdown.render(report, plots=PICTURES, measured=measured)
     write_atomically(folder / "explain.md", text.encode())
 
 

@@ -1,10 +1,12 @@
 """Contents of the memory at the peak of a step."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
+from bsprobe.analysis.memory_line import slope_through
 from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.timeline import Action, Kind, Place, Section, Storage, Timeline
@@ -21,7 +23,7 @@ class Piece:
     size_bytes: int
     """Requested bytes, before the allocator rounds."""
     per_image_bytes: int
-    """Bytes that one image more adds."""
+    """Bytes that one image more adds, at the same moment of the step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +39,14 @@ class PeakContents:
     """Most bytes reserved, at the peak or at another time."""
 
     @property
+    def requested_bytes(self) -> int:
+        """Bytes of all pieces."""
+        return sum(piece.size_bytes for piece in self.pieces)
+
+    @property
     def rounding_bytes(self) -> int:
         """Bytes by which the blocks exceed the requests."""
-        return self.allocated_bytes - sum(piece.size_bytes for piece in self.pieces)
+        return self.allocated_bytes - self.requested_bytes
 
     def bytes_by(self, key: Callable[[Piece], Key]) -> dict[Key, int]:
         """Return the bytes of the pieces by a key, largest first."""
@@ -132,7 +139,11 @@ def storage_of(timeline: Timeline, action: Action, subject: int) -> Storage:
 
 
 def contents_of(
-    timeline: Timeline, batch: int, moments: Sequence[Moment], reserved_bytes: int
+    timeline: Timeline,
+    batch: int,
+    moments: Sequence[Moment],
+    reserved_bytes: int,
+    others: Mapping[int, Sequence[Moment]] = MappingProxyType({}),
 ) -> PeakContents:
     """Return the contents of the memory at the fullest moment of a playback.
 
@@ -141,6 +152,8 @@ def contents_of(
         batch: The batch size.
         moments: The result of `play_watched`.
         reserved_bytes: Most bytes reserved during the playback.
+        others: The moments of other batch sizes, which tell how the memory inside the kernel at the
+            peak grows.
     """
     number = max(range(len(moments)), key=lambda each: moments[each].level)
     peak = moments[number]
@@ -148,8 +161,14 @@ def contents_of(
     played = ((each.action, each.subject) for each in moments[: number + 1])
     pieces = list(_pieces(timeline, batch, played))
     if peak.inside:
+        sizes = {other: each[number].inside for other, each in others.items()}
         pieces.append(
-            Piece(place=place, kind=Kind.WORKSPACE, size_bytes=peak.inside, per_image_bytes=0)
+            Piece(
+                place=place,
+                kind=Kind.WORKSPACE,
+                size_bytes=peak.inside,
+                per_image_bytes=slope_through(batch, peak.inside, sizes),
+            )
         )
     if peak.kept:
         kept = Place(phase=place.phase, module="", operator="cuBLAS")

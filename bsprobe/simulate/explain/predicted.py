@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bsprobe.records.explanations import Allocation, Explanation
+from bsprobe.records.explanations import Allocation, Explanation, LinePoint
 from bsprobe.records.trials import Source, TrialSpec
 from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.allocator.driver import MemoryDriver, SimulatedDriver
@@ -13,6 +13,10 @@ from bsprobe.simulate.explain.peak import Moment, PeakContents, contents_of, pla
 from bsprobe.simulate.explain.snapshot import SnapshotDriver, SnapshotMemory
 from bsprobe.simulate.playback import KernelLimitError, Memory, NoPlanError, Playback
 from bsprobe.simulate.timeline import Section, Timeline
+
+_UNLIMITED_BYTES = 2**44
+"""The memory of an unlimited card, which sets the address range of an expandable segment: more than
+any request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,10 @@ class Card:
     def available_bytes(self) -> int | None:
         """Bytes that the allocator can reserve; None if unlimited."""
         return self.capacity_bytes - self.outside_allocator_bytes if self.fits else None
+
+    def total_bytes_with(self, available_bytes: int | None) -> int:
+        """Return the memory of the card, or that of an unlimited card for None."""
+        return _UNLIMITED_BYTES if available_bytes is None else self.total_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,25 +63,40 @@ def explain(timeline: Timeline, spec: TrialSpec, card: Card) -> Explanation:
     batch = spec.batch_size
     sections = timeline.steps(spec.warmup_steps + spec.measured_steps)
     played = _play(timeline, batch, sections, card, card.available_bytes)
-    grows = len(timeline.traced_at) > 1
-    following = _following(timeline, batch + 1, sections, card) if grows else None
-    contents = contents_of(timeline, batch, played.moments, played.reserved_bytes)
+    others = {
+        other: found
+        for other in _other_batches(timeline, batch)
+        if (found := _unlimited(timeline, other, sections, card)) is not None
+    }
+    contents = contents_of(
+        timeline,
+        batch,
+        played.moments,
+        played.reserved_bytes,
+        {other: each.moments for other, each in others.items()},
+    )
+    following = others.get(batch + 1)
+    outside = card.outside_allocator_bytes
+    points = {batch: contents} if others else {}
+    points |= {
+        other: contents_of(timeline, other, each.moments, each.reserved_bytes)
+        for other, each in others.items()
+    }
     return Explanation(
         spec=spec,
         source=Source.PREDICTED,
         fits=card.fits,
         capacity_bytes=card.capacity_bytes,
-        outside_allocator_bytes=card.outside_allocator_bytes,
+        outside_allocator_bytes=outside,
         phase=str(contents.place.phase),
         module=contents.place.module,
         operator=contents.place.operator,
         allocations=_allocations(contents),
         peak_allocated_bytes=contents.allocated_bytes,
         peak_reserved_bytes=contents.reserved_bytes,
-        scales=grows,
-        next_peak_bytes=None
-        if following is None
-        else following.reserved_bytes + card.outside_allocator_bytes,
+        scales=len(timeline.traced_at) > 1,
+        line=tuple(_point(other, each, outside) for other, each in sorted(points.items())),
+        next_peak_bytes=None if following is None else following.reserved_bytes + outside,
         timeline=step_timeline(
             timeline, batch, played.moments, contents, following.moments if following else ()
         ),
@@ -88,7 +111,8 @@ def snapshot(timeline: Timeline, batch: int, card: Card) -> bytes:
         batch: The batch size.
         card: The card.
     """
-    driver = SnapshotDriver(available_bytes=card.available_bytes, total_bytes=card.total_bytes)
+    available = card.available_bytes
+    driver = SnapshotDriver(available_bytes=available, total_bytes=card.total_bytes_with(available))
     allocator = card.new_allocator(driver)
     memory = SnapshotMemory(allocator, driver)
     playback = card.new_playback(timeline, batch, memory)
@@ -103,21 +127,45 @@ def _play(
     card: Card,
     available_bytes: int | None,
 ) -> _Played:
-    driver = SimulatedDriver(available_bytes=available_bytes, total_bytes=card.total_bytes)
+    driver = SimulatedDriver(
+        available_bytes=available_bytes, total_bytes=card.total_bytes_with(available_bytes)
+    )
     allocator = card.new_allocator(driver)
     playback = card.new_playback(timeline, batch, allocator)
     moments = play_watched(timeline, playback, allocator, sections)
     return _Played(moments=moments, reserved_bytes=allocator.statistics.peak_reserved_bytes)
 
 
-def _following(
+def _other_batches(timeline: Timeline, batch: int) -> list[int]:
+    """Return the batches of the line beside the explained one: the smallest, the next, the double.
+
+    There are none if the timeline holds for one batch only.
+    """
+    if len(timeline.traced_at) == 1:
+        return []
+    return sorted({timeline.traced_at[0], batch + 1, 2 * batch + 1} - {batch})
+
+
+def _unlimited(
     timeline: Timeline, batch: int, sections: Sequence[Section], card: Card
 ) -> _Played | None:
-    """Play the next batch size on an unlimited card; None if kernels or cuDNN rule it out."""
+    """Play a batch size on an unlimited card; None if kernels or cuDNN rule it out."""
     try:
         return _play(timeline, batch, sections, card, None)
     except (KernelLimitError, NoPlanError):
         return None
+
+
+def _point(batch: int, contents: PeakContents, outside_allocator_bytes: int) -> LinePoint:
+    place, requested = contents.place, contents.requested_bytes
+    return LinePoint(
+        batch=batch,
+        used_bytes=requested + outside_allocator_bytes,
+        fragmentation_bytes=contents.reserved_bytes - requested,
+        phase=str(place.phase),
+        module=place.module,
+        operator=place.operator,
+    )
 
 
 def _allocations(contents: PeakContents) -> tuple[Allocation, ...]:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from bsprobe.records.errors import BsprobeError
+from bsprobe.records.explanations import NETWORK
 from bsprobe.simulate.trace.source_lines import SourceLine
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class UntraceableModelError(BsprobeError):
     Args:
         obstacle: The reason.
         operator: The operator, as the dispatcher names it.
-        module: The dotted path of the module that runs; empty outside the network.
+        module: The dotted path of the module that runs, or `NETWORK`; empty outside the network.
         lines: The source lines that called the operator, innermost first.
         detail: PyTorch's own message; empty if it has none.
     """
@@ -61,7 +62,8 @@ class UntraceableModelError(BsprobeError):
         lines: tuple[SourceLine, ...],
         detail: str = "",
     ) -> None:
-        where = f"module {module}" if module else "the step"
+        path = module if module == NETWORK else f"module {module}"
+        where = path if module else "the step"
         called = ", called by ".join(map(str, lines))
         place = f"{called}: {operator} in {where}" if called else f"{operator} in {where}"
         super().__init__(

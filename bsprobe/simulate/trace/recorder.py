@@ -268,7 +268,7 @@ class Recorder(TorchDispatchMode):
             if place is None:
                 place = Place(
                     phase=self._phase,
-                    module=self._modules.current(),
+                    module=self._modules.part_in(self._phase),
                     operator=func.overloadpacket.__name__,
                 )
                 kind = self._kind_of_new(func, args)
@@ -306,6 +306,7 @@ class Recorder(TorchDispatchMode):
 
     def _end_forward(self) -> None:
         """Mark temporaries that outlive the forward pass as saved for the backward pass."""
+        self._modules.name_own_loss(self._events, self._storages, self._scratches)
         for index in self._live.values():
             place, kind, size = self._storages[index]
             if kind is Kind.TEMPORARY:

@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.errors import BsprobeError
+from bsprobe.records.explanations import NETWORK
 from bsprobe.records.trials import Ddp, ModelFacts, Validation
 from bsprobe.records.variants import MemoryFormat, Variant
 from bsprobe.simulate.cuda import cuda_dispatch
@@ -337,9 +338,9 @@ class StepTracer:
 
             def adopt(tensor: torch.Tensor, real: torch.Tensor, module: str) -> None:
                 if isinstance(tensor, nn.Parameter):
-                    recorder.adopt(tensor, Kind.PARAMETER, module)
+                    recorder.adopt(tensor, Kind.PARAMETER, module or NETWORK)
                 else:
-                    recorder.adopt(tensor, Kind.BUFFER, module, real)
+                    recorder.adopt(tensor, Kind.BUFFER, module or NETWORK, real)
 
             make_fake(self._model, self._mode, adopt)
             if self._variant.memory_format is MemoryFormat.NHWC:
