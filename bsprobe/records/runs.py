@@ -9,6 +9,7 @@ from enum import StrEnum
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.gpus import Gpu
+from bsprobe.records.growth import Growth
 from bsprobe.records.trials import DataSource, Ddp, Source, Trial, TrialSpec
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import Variant
@@ -284,6 +285,9 @@ class VariantResult:
     recommendation: Recommendation | None = None
     prediction: Prediction | None = None
     """The prediction that guided the search; None in an ordinary search."""
+    growth: tuple[Growth, ...] = ()
+    """The growth of memory at the smallest and the largest batch; empty if it does not grow. Where
+    it grows, no batch is safe and nothing is recommended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

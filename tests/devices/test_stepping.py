@@ -27,12 +27,14 @@ class FakeDevice:
     Attributes:
         step_seconds: Seconds of the measured steps.
         found_retries: Successive results of `retries`; the last one repeats.
+        found_held: Successive results of `held`; the last one repeats.
         told: The phases and calls, in order.
         models: The networks that were built.
     """
 
     step_seconds: tuple[float, ...] = (0.5, 0.25, 1.0)
     found_retries: list[int] = field(default_factory=lambda: [0])
+    found_held: list[int] = field(default_factory=lambda: [7])
     told: list[str] = field(default_factory=list)
     models: list[TinyNet] = field(default_factory=list)
 
@@ -45,6 +47,9 @@ class FakeDevice:
 
     def retries(self) -> int:
         return self.found_retries.pop(0) if len(self.found_retries) > 1 else self.found_retries[0]
+
+    def held(self) -> int:
+        return self.found_held.pop(0) if len(self.found_held) > 1 else self.found_held[0]
 
     def start(self) -> None:
         self.told.append("start")
@@ -121,6 +126,7 @@ def test_a_measurement_has_peaks_steps_and_throughput(fake: FakeDevice) -> None:
         steady=peak(2),
         updates_applied=4,
         steps=4,
+        allocated_after_steps=(7, 7, 7, 7),
         step_seconds=(0.5, 0.25, 1.0),
         images_per_second=2 / 0.5,
     )

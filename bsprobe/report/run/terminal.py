@@ -106,7 +106,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def _ladder(run: Run, result: VariantResult, name: str) -> str:
     tried = [trial for trial in run.trials if trial.spec.variant == result.variant]
-    words = [*sentences.ladder(tried), "-> " + sentences.verdict(result.boundary)]
+    words = [*sentences.ladder(tried), "-> " + sentences.result_words(result)]
     # A line must not break within a trial.
     glued = [word.replace(" ", "\0") for word in words]
     line = f"{name}:  " + "  ".join(glued)

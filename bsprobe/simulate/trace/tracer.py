@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
+from bsprobe.analysis.growth import MOST_STEPS, is_growing
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.trials import Ddp, ModelFacts
 from bsprobe.records.units import Resolution
@@ -47,9 +48,6 @@ _COLLECTED_FROM = 4
 """The first step after which reference cycles are collected, so that they do not count as growth.
 Few networks have any."""
 _MOST_MICRO_BATCHES = 3
-_MOST_STEPS = 24
-"""Limit of the traced steps if none repeats: enough for tensors that are kept for some steps,
-and for optimizers that differ every few steps."""
 _evaluation_pass = inspect.unwrap(evaluation_pass)
 """The evaluation pass without inference mode, in which autocast does not see the parts of composite
 operators. It allocates the same under `no_grad`."""
@@ -143,7 +141,8 @@ class StepTracer:
                 del fed  # the loop may free it
                 recorder.end(Section.SETUP)
                 with recorder.watching():
-                    if not self._run_steps(task, feeder, recorder, least_steps):
+                    repeats = self._run_steps(task, feeder, recorder, least_steps)
+                    if not repeats and is_growing(recorder.bytes_after_steps, noise=0):
                         self._assumptions[Assumption.STILL_GROWING] = None
                     recorder.mark_scaler(task.scaler)
                     self._facts = facts_of(task, self._variant)  # the steps have added to them
@@ -157,7 +156,7 @@ class StepTracer:
 
     def _run_steps(self, task: Task, feeder: Feeder, recorder: Recorder, least: int) -> bool:
         """Run steps until one can be played again; return False if none can."""
-        for number in range(1, _MOST_STEPS + 1):
+        for number in range(1, MOST_STEPS + 1):
             recorder.begin(Phase.FORWARD)
             self.run_step(task, feeder.fed(recorder))
             recorder.mark_outputs((task.kept_outputs, task.kept_loss))
@@ -200,7 +199,7 @@ class StepTracer:
             recorder, task = self._begun(decisions, renewed)
             parameters = [p for group in task.optimizer.param_groups for p in group["params"]]
             with recorder.watching():
-                for _ in range(_MOST_STEPS):
+                for _ in range(MOST_STEPS):
                     recorder.begin(Phase.OPTIMIZER)
                     for parameter in parameters:
                         parameter.grad = torch.empty_like(parameter)
