@@ -143,7 +143,9 @@ class Variant:
     def described_inputs(self) -> str:
         """The inputs with the names of the sides: `512 high x 1024 wide`."""
         if self.resolution is None:
-            return f"batches of {self.inputs}" if self.own.batches else self.inputs
+            drawn = self.own.drawn
+            sizes = f" ({drawn.describe()})" if drawn is not None and drawn.varies else ""
+            return f"batches of {self.inputs}{sizes}" if self.own.batches else self.inputs
         plural = "" if self.channels == 1 else "s"
         channels = "" if self.channels == RGB else f"{self.channels} channel{plural} · "
         return f"{channels}{self.resolution.describe()}"

@@ -38,7 +38,8 @@ from bsprobe.simulate.trace.recorder import Recorder
 from bsprobe.simulate.trace.start_over import Renewed, starting_over
 from bsprobe.simulate.versions import INSTALLED, Change, Version, has
 from bsprobe.training.batches import image_shape, label_shape, laid_out, placed
-from bsprobe.training.own_batches import OwnBatch, own_batch
+from bsprobe.training.drawn_batches import drawn_batch
+from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
 
 _PAIRS = ((1, 2), (2, 3))
@@ -276,8 +277,8 @@ class StepTracer:
 
     def _own_batch(self, size: int) -> OwnBatch | None:
         """Make a user-supplied batch of real tensors: its callable does not know fake ones."""
-        name = self._variant.own.batches
-        return None if name is None else own_batch(name, size, seed=0)
+        own = self._variant.own
+        return None if own.batches is None else drawn_batch(own, size, seed=0)
 
     def _faked(self, own: OwnBatch, recorder: Recorder) -> OwnBatch:
         """Make the tensors of a user-supplied batch that `placed` leaves on the device."""
@@ -297,6 +298,9 @@ class StepTracer:
     @cached_property
     def _at_any_batch(self) -> Timeline | None:
         """The timeline of the first pair of batch sizes that match; None if none do."""
+        drawn = self._variant.own.drawn
+        if drawn is not None and drawn.varies and drawn.seed is None:
+            return None  # images of each batch size have sizes of their own
         for smaller, larger in _PAIRS:
             # BatchNorm raises ValueError if one image leaves it one value per channel.
             with suppress(MismatchError, ValueError):
