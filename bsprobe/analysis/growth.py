@@ -45,8 +45,8 @@ def is_growing(ends: Sequence[int], noise: int) -> bool:
         return len(ends) > 1 and ends[-1] - ends[0] > noise
     third = len(ends) // 3
     first, middle, last = ends[:third], ends[third:-third], ends[-third:]
-    rises = statistics.median(first) < statistics.median(middle) < statistics.median(last)
-    return rises and min(last) - max(first) > noise
+    low, middle_bytes, high = map(statistics.median_low, (first, middle, last))
+    return low < middle_bytes < high and min(last) - max(first) > noise
 
 
 def growth_of(trial: Trial, device: DeviceInfo) -> Growth | None:

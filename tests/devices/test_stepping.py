@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined] # document
 from bsprobe.devices.stepping import TooFewUpdatesError, run_steps
 from bsprobe.records.errors import UsageError
 from bsprobe.records.trials import Ddp, Measurement, ModelFacts, Peak, TrialSpec
-from bsprobe.records.units import Resolution
+from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import CudnnBenchmark, Norm, Precision, Variant
 from bsprobe.training import step
 from tests.support.tiny_networks import VARIANT, OverflowingNet, TinyNet
@@ -149,6 +150,38 @@ def test_a_trial_runs_more_steps_until_one_does_not_flush_the_cache(
     assert (measured.steps, measured.step_seconds) == (steps, fake.step_seconds)
     untimed = [f"step {number}" for number in range(5, steps + 1)]
     assert fake.told[fake.told.index("seconds") :] == ["seconds", *untimed, "peak"]
+
+
+@pytest.mark.parametrize(
+    ("held_mib", "steps"),
+    [
+        ([0, 0, 0, 0], 4),
+        ([0, 7, 7, 7], 4),  # within the noise of a CPU
+        ([0, 40, 40, 40], 4),
+        ([0, 0, 0, 40, 40], 4),
+        ([0, 10, 20, 30, 40, 40], 9),  # the last five outputs
+        ([20 * step for step in range(99)], 24),
+    ],
+)
+def test_a_trial_runs_more_steps_while_memory_seems_to_grow(
+    fake: FakeDevice, held_mib: list[int], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected: list[None] = []  # cycles of references are not growth
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(None))
+    fake.found_held = [each * MIB for each in held_mib]
+    measured = fake.run(SPEC)
+    ends = [*held_mib, *[held_mib[-1]] * steps][:steps]
+    assert (measured.steps, len(collected)) == (steps, steps - 4)
+    assert measured.allocated_after_steps == tuple(each * MIB for each in ends)
+    assert measured.step_seconds == fake.step_seconds
+
+
+def test_a_trial_of_two_steps_runs_on_if_the_second_holds_more(
+    fake: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+    fake.found_held = [20 * MIB * step for step in range(99)]
+    assert fake.run(replace(SPEC, measured_steps=1)).steps == 24
 
 
 def test_evaluation_follows_the_steps_with_its_own_peak(

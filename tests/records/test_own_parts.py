@@ -44,6 +44,7 @@ def test_the_options_are_the_equivalent_command_line() -> None:
         loss="m:loss",
         optimizer="m:adam",
         batches="m:batch",
+        batches_seen=3,
         habits=Habits(zero_grad=ZeroGrad.START, gradients=Gradients.ZERO),
         checkpoint_blocks="a*,b",
     )
