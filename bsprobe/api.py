@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar, Unpack
 
-from bsprobe.engine.executable_batch import with_proven_batch
+from bsprobe.engine.executable_batch import growth_error, with_proven_batch
 from bsprobe.engine.workload import (
     Options,
     Workload,
@@ -139,6 +139,8 @@ def find_executable_batch_size(
 
 def _nothing_ran(run: Run) -> DeviceError:
     """Build the error for a run without a recommendation."""
+    if growing := growth_error(run.results[0]):
+        return growing
     boundary = run.results[0].boundary
     return DeviceError(
         f"no batch size ran on {run.device.name}: {boundary.detail or boundary.stop}",

@@ -96,6 +96,7 @@ def test_a_workload_makes_the_settings_of_the_command_line() -> None:
         "model_args": (),
         "resolutions": None,
         "input_size": None,
+        "batches_seen": None,
         "loss": "tests.support.own_training:loss",
         "optimizer_from": "tests.support.own_training:adam",
         "batch_from": "tests.support.own_training:batch",

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from bsprobe.analysis.growth import MOST_STEPS
 from bsprobe.analysis.notes import Note
 from bsprobe.analysis.recommendation import Limits
 from bsprobe.records.assumptions import Assumption
@@ -28,8 +29,8 @@ ASSUMED: Final[Mapping[Assumption, str]] = {
         "takes more memory is shown."
     ),
     Assumption.STILL_GROWING: (
-        "Memory still grew when the trace ended: each step left more memory allocated than the "
-        "one before. Training takes more than this."
+        "Memory grows in every step, so that no batch is safe: the largest one runs the "
+        f"{MOST_STEPS} steps that were traced. bsprobe run states the growth."
     ),
 }
 """The sentence on each assumption of a prediction."""

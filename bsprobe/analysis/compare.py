@@ -14,9 +14,12 @@ from enum import StrEnum
 
 from bsprobe.analysis.comparability import differences, require_comparable
 from bsprobe.analysis.equal_trials import Figures, figures, has_figure, trials_of
+from bsprobe.analysis.growth import is_known_not_to_grow
+from bsprobe.analysis.recommendation import search_trials
 from bsprobe.analysis.thresholds import BATCHES, MORE_IS_BETTER, Metric, Threshold
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.runs import DeviceInfo, Environment, Run, StopReason, VariantResult
+from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant
 
 
@@ -131,7 +134,7 @@ def _check(pair: _Pair, variant: Variant, threshold: Threshold) -> Check:
     assert pair.old is not None  # noqa: S101 - both have it
     assert pair.new is not None  # noqa: S101 - as above
     if metric in BATCHES:
-        return _batch_check(pair.old, pair.new, variant, threshold)
+        return _batch_check(pair, variant, threshold)
     found = figures(
         trials_of(pair.baseline, variant), trials_of(pair.run, variant), metric, pair.run.device
     )
@@ -179,12 +182,20 @@ def _has(run: Run, result: VariantResult, metric: Metric) -> bool:
     return has_figure(trials_of(run, result.variant), metric)
 
 
-def _batch_check(
-    old: VariantResult, new: VariantResult, variant: Variant, threshold: Threshold
-) -> Check:
+def _batch_check(pair: _Pair, variant: Variant, threshold: Threshold) -> Check:
+    """Compare the largest or the safe batch; none is as good as before if memory begins to grow."""
+    old, new = pair.old, pair.new
+    assert old is not None  # noqa: S101 - `_check` has made sure
+    assert new is not None  # noqa: S101 - as above
+    before_growth = is_known_not_to_grow(
+        search_trials(pair.baseline.trials, variant), pair.baseline.device
+    )
+    begins_to_grow = bool(new.growth) and before_growth
     before, now = _batch(old, threshold.metric), _batch(new, threshold.metric)
     assert before is not None  # noqa: S101 - `_has` has checked it
-    if now is None:
+    if begins_to_grow:
+        state, detail = State.REGRESSED, f"memory grows in every step: {_growth(new)}"
+    elif now is None:
         state, detail = State.MISSING, f"the run has none ({new.boundary.stop})"
     else:
         state, detail = _state(Figures(baseline=before, run=now), threshold), ""
@@ -203,6 +214,14 @@ def _batch(result: VariantResult, metric: Metric) -> int | None:
     if metric is Metric.MAX_BATCH:
         return result.boundary.largest
     return result.recommendation.safe if result.recommendation is not None else None
+
+
+def _growth(result: VariantResult) -> str:
+    growth = result.growth[-1]
+    return (
+        f"by {format_bytes(growth.bytes_per_step)} at batch {growth.batch}, full at about step "
+        f"{growth.full_at_step}"
+    )
 
 
 def _is_open(result: VariantResult) -> bool:

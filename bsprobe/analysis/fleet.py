@@ -146,7 +146,13 @@ def make_fleet(runs: Sequence[tuple[str, Run]]) -> Fleet:
             for name, (path, run) in zip(names, ordered, strict=True)
         ),
         rows=rows,
-        notes=(*_absences(found, rows), *_differences(found), *_together(found), *notes),
+        notes=(
+            *_absences(found, rows),
+            *_differences(found),
+            *_growing(found),
+            *_together(found),
+            *notes,
+        ),
     )
 
 
@@ -233,6 +239,14 @@ def _absences(found: _Named, rows: Sequence[Row]) -> list[str]:
 
 def _has(run: Run, subject: Subject) -> bool:
     return subject in map(subject_of, run.settings.variants)
+
+
+def _growing(found: _Named) -> list[str]:
+    """The sentence on machines on which memory grows in every step."""
+    those = [name for name, run in found if any(result.growth for result in run.results)]
+    return (
+        [f"{', '.join(those)}: memory grows in every step, so no batch is safe."] if those else []
+    )
 
 
 def _together(found: _Named) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from bsprobe.records.assumptions import Assumption
 from bsprobe.records.explanations import NEGLIGIBLE_SHARE, Explanation, RemedyResult
 from bsprobe.records.gpus import FIRST_WITH_TENSOR_CORES
 from bsprobe.records.runs import Boundary
@@ -70,13 +71,15 @@ class Remedy:
 def remedies_for(
     variant: Variant, model: ModelFacts | None, capability: tuple[int, int] | None
 ) -> tuple[Remedy, ...]:
-    """Return all changes to simulate.
+    """Return all changes to simulate; none if memory grows in every step, which no setting stops.
 
     Args:
         variant: The variant to change.
         model: Facts of its network; None if they are not known.
         capability: Compute capability of the card; None if it is not known.
     """
+    if model is not None and Assumption.STILL_GROWING in model.assumptions:
+        return ()
     has_statistics = model is None or model.batch_norms != 0
     seen = "BatchNorm normalises one micro-batch; " if has_statistics else ""
     return (

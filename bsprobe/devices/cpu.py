@@ -116,6 +116,11 @@ class CpuDevice:
         peak = _status_bytes("VmHWM") - self._baseline - files
         return Peak(allocated_bytes=max(0, peak), reserved_bytes=None)
 
+    def held(self) -> int:
+        """Resident bytes above the baseline, as in `peak`."""
+        files = _status_bytes("RssFile") - self._resting_files
+        return max(0, _status_bytes("VmRSS") - self._baseline - files)
+
     def retries(self) -> int:
         """Always 0: the CPU has no caching allocator."""
         return 0

@@ -159,6 +159,10 @@ class CudaDevice:
             reserved_bytes=torch.cuda.max_memory_reserved(self._device),
         )
 
+    def held(self) -> int:
+        """Bytes of tensors that are allocated now."""
+        return torch.cuda.memory_allocated(self._device)
+
     def retries(self) -> int:
         """Number of times in this trial that the allocator flushed its cache to allocate."""
         return int(torch.cuda.memory_stats(self._device)["num_alloc_retries"])

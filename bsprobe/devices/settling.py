@@ -1,4 +1,4 @@
-"""Additional steps of a trial that runs close to its memory limit."""
+"""Additional steps of a trial: close to its memory limit, or while its memory grows."""
 
 from collections.abc import Callable
 
@@ -28,3 +28,14 @@ def until_settled(run: Callable[[], None], retries: Callable[[], int], *, ran: i
         run()
         ran += 1
     return ran
+
+
+def until_level(run: Callable[[], None], may_grow: Callable[[], bool]) -> None:
+    """Run more steps while memory seems to grow, to tell growth from the first steps of a program.
+
+    Args:
+        run: Runs a step.
+        may_grow: Returns whether memory seems to grow and another step would tell more.
+    """
+    while may_grow():
+        run()

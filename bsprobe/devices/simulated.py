@@ -10,7 +10,7 @@ from typing import Final
 
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.failing import validated
-from bsprobe.devices.settling import until_settled
+from bsprobe.devices.played_steps import PlayedSteps
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.explanations import Explanation, RecordedTrial
 from bsprobe.records.gpus import ESTIMATE, Gpu, check_limit, nccl_bytes
@@ -125,20 +125,10 @@ class SimulatedDevice:
         report("building")
         playback.play(Section.SETUP)
         allocator.reset_peaks()
-        report("step 1")
-        playback.play(Section.FIRST_STEP)
+        played = PlayedSteps(timeline, playback, allocator, report)
+        played.play_first()
         first = _taken_peak(allocator)
-        report(f"step 2 of {steps}")
-        repeats = timeline.repeats(steps)
-        steps = 1 + timeline.settling_steps + repeats
-        if timeline.settling_steps:
-            playback.play(Section.SETTLING_STEPS)
-        _play_alike(playback, allocator, Section.LATER_STEP, times=repeats)
-        steps = until_settled(
-            partial(playback.play, Section.LATER_STEP),
-            lambda: allocator.statistics.num_alloc_retries,
-            ran=steps,
-        )
+        played.play_others(steps)
         steady = _taken_peak(allocator)
         statistics = allocator.statistics
         measured = Measurement(
@@ -149,8 +139,9 @@ class SimulatedDevice:
             other_processes_bytes=0,
             allocator_retries=statistics.num_alloc_retries,
             allocator_ooms=statistics.num_ooms,
-            updates_applied=steps,
-            steps=steps,
+            updates_applied=len(played.ends),
+            steps=len(played.ends),
+            allocated_after_steps=played.ends,
         )
         if spec.validation is not None:
             measured = replace(measured, validation=_validated(playback, allocator, tracer, report))
@@ -284,18 +275,6 @@ class SimulatedDevice:
             tf32_matmuls=False,
             notes=(*notes, *self._workspaces.notes),
         )
-
-
-def _play_alike(
-    playback: Playback, allocator: CachingAllocator, section: Section, *, times: int
-) -> None:
-    """Play a section `times` times, or until it leaves the allocator's layout unchanged."""
-    before = allocator.layout()
-    for _ in range(times):
-        playback.play(section)
-        before, last = allocator.layout(), before
-        if before == last:
-            break
 
 
 def _validated(

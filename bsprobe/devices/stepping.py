@@ -1,5 +1,6 @@
 """Steps of a trial on a real device: build, warm up, measure, validate."""
 
+import gc
 import itertools
 import statistics
 from collections.abc import Callable, Iterator
@@ -10,9 +11,10 @@ from typing import Protocol
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from bsprobe.analysis.growth import MOST_STEPS, is_growing, noise_bytes
 from bsprobe.devices.base import ReportPhase
 from bsprobe.devices.failing import validated
-from bsprobe.devices.settling import until_settled
+from bsprobe.devices.settling import until_level, until_settled
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.trials import (
     VALIDATION_PHASE,
@@ -60,6 +62,9 @@ class Meter(Protocol):
     def retries(self) -> int:
         """Number of times in this trial that the allocator flushed its cache to allocate."""
 
+    def held(self) -> int:
+        """Bytes of tensors that are held now."""
+
     def completed(self, measured: Measurement) -> Measurement:
         """Return the measurement of the steps so far with the device's own facts."""
 
@@ -101,7 +106,7 @@ def run_steps(
     if spec.processes > 1:
         replicate(task, spec.ddp)
     stream = batches(spec, device)
-    steps = _Steps(task, stream, spec.accumulation_steps, report)
+    steps = _Steps(task, stream, spec.accumulation_steps, meter, report)
     meter.reset_peak()
     steps.run()
     first = meter.peak()
@@ -114,7 +119,8 @@ def run_steps(
     seconds = clock.seconds()
     while task.updates_applied < REQUIRED_UPDATES:
         steps.run()
-    until_settled(steps.run, lambda: _most_retries(spec, meter, device), ran=steps.count)
+    until_settled(steps.run, lambda: _most(spec, meter.retries(), device), ran=steps.count)
+    until_level(steps.run_collected, lambda: _most(spec, steps.may_grow(), device) > 0)
     steady = meter.peak()
     images = spec.batch_size * spec.accumulation_steps
     measured = Measurement(
@@ -123,6 +129,7 @@ def run_steps(
         steady=steady,
         updates_applied=task.updates_applied,
         steps=steps.count,
+        allocated_after_steps=tuple(steps.ends),
         step_seconds=seconds,
         images_per_second=images / statistics.median(seconds),
         loader_images_per_second=None if spec.data is None else images_per_second(stream),
@@ -136,11 +143,11 @@ def run_steps(
     return replace(measured, validation=validated(validate, kind, lift_limit=meter.lift_limit))
 
 
-def _most_retries(spec: TrialSpec, meter: Meter, device: torch.device) -> int:
-    """Maximum number of retries over all ranks, which must run the same number of steps."""
+def _most(spec: TrialSpec, number: int, device: torch.device) -> int:
+    """Maximum of a number over all ranks, which must run the same number of steps."""
     if spec.processes == 1:
-        return meter.retries()
-    most = torch.tensor(meter.retries(), device=device)
+        return number
+    most = torch.tensor(number, device=device)
     torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
     return int(most.item())
 
@@ -180,13 +187,17 @@ class _Steps:
         task: Task,
         stream: Iterator[Batch | OwnBatch],
         accumulation_steps: int,
+        meter: Meter,
         report: ReportPhase,
     ) -> None:
         self._task = task
         self._stream = stream
         self._accumulation_steps = accumulation_steps
+        self._meter = meter
         self._report = report
         self.count = 0
+        self.ends: list[int] = []
+        """Bytes of tensors at the end of each step."""
 
     def run(self, clock: StepClock | None = None) -> None:
         """Run one step; `clock` measures it without the time to load its images."""
@@ -198,11 +209,23 @@ class _Steps:
         training_step(self._task, micro_batches)
         if clock is not None:
             clock.stop()
+        self.ends.append(self._meter.held())
         skipped = self.count - self._task.updates_applied
         if skipped > _MOST_SKIPPED:
             raise TooFewUpdatesError(
                 f"the GradScaler skipped {skipped} of {self.count} updates: gradients overflow"
             )
+
+    def run_collected(self) -> None:
+        """Run one step after all cycles of references are freed, which are not growth."""
+        gc.collect()
+        self.run()
+
+    def may_grow(self) -> bool:
+        """True if memory has grown since the first update, and more steps would tell."""
+        ends = self.ends[self.count - self._task.updates_applied :]
+        noise = noise_bytes(DeviceKind(self._task.device.type))
+        return len(ends) < MOST_STEPS and is_growing(ends, noise)
 
 
 def _validate(

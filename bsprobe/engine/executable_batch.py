@@ -21,7 +21,8 @@ from bsprobe.engine.workload import (
     start_worker,
 )
 from bsprobe.records.errors import DeviceError, UsageError
-from bsprobe.records.runs import DeviceRequest, Run, Settings, StopReason
+from bsprobe.records.runs import DeviceRequest, Run, Settings, StopReason, VariantResult
+from bsprobe.records.units import format_bytes
 from bsprobe.storage.batch_cache import ProvenBatch, Question, file_hash, find_batch, keep_batch
 from bsprobe.storage.files import cache_folder
 from bsprobe.worker.environment import installed_version
@@ -155,9 +156,11 @@ def _answer(run: Run, question: Question, files: tuple[str, ...]) -> ProvenBatch
     """Return the batch that a run proved.
 
     Raises:
-        DeviceError: The run ended without a boundary.
+        DeviceError: The run ended without a boundary, or memory grows.
     """
     boundary = run.results[0].boundary
+    if growing := growth_error(run.results[0]):
+        raise growing
     if boundary.largest is None or boundary.stop not in _CERTAIN:
         raise DeviceError(
             f"the largest batch on {run.device.name} was not found: "
@@ -170,6 +173,20 @@ def _answer(run: Run, question: Question, files: tuple[str, ...]) -> ProvenBatch
         first_failure=boundary.first_failure,
         files=tuple((name, file_hash(Path(name))) for name in files),
         found_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def growth_error(result: VariantResult) -> DeviceError | None:
+    """Build the error for memory that grows in every step; None if it does not."""
+    if not result.growth:
+        return None
+    growth = result.growth[-1]
+    return DeviceError(
+        f"no batch is safe: at batch {growth.batch} memory grows by "
+        f"{format_bytes(growth.bytes_per_step)} in every step, and is full at about step "
+        f"{growth.full_at_step}",
+        hint="keep no tensors from step to step: loss.item() instead of loss, "
+        "output.detach().cpu() instead of output",
     )
 
 

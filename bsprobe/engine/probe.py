@@ -6,6 +6,7 @@ from typing import Protocol
 
 from bsprobe.analysis.caveats import caveats_of
 from bsprobe.analysis.expectation import Expected
+from bsprobe.analysis.growth import growth_in
 from bsprobe.analysis.memory_line import line_through
 from bsprobe.analysis.recommendation import (
     Limits,
@@ -133,13 +134,15 @@ class Probing:
         prediction = self._prediction(variant)
         boundary = self._find_boundary(variant, prediction)
         recommendation = None
-        if boundary.largest is not None and not boundary.has_failed:
+        growth = growth_in(search_trials(self._trials, variant), self._device)
+        if boundary.largest is not None and not boundary.has_failed and not growth:
             recommendation = self._recommend(variant, boundary.largest)
         result = VariantResult(
             variant=variant,
             boundary=boundary,
             recommendation=recommendation,
             prediction=prediction,
+            growth=growth,
             validation_boundary=self._validation_boundary(recommendation),
         )
         self._listener.on_result(result)

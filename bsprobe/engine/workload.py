@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from bsprobe.analysis.recommendation import LearningRateRule, check_target
 from bsprobe.engine.probe import Listener
-from bsprobe.engine.run import header_of, make_run, start_runner
+from bsprobe.engine.run import completed, header_of, make_run, start_runner
 from bsprobe.records.errors import BsprobeError, UsageError
 from bsprobe.records.habits import COMMONEST, parsed_habits
 from bsprobe.records.matrix import matrix
@@ -30,7 +30,7 @@ from bsprobe.records.runs import (
 from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.units import parse_bytes
 from bsprobe.records.variants import AXES, Variant, parse_choices, unknown_value
-from bsprobe.records.workload import LOSSES, OwnParts, name_of
+from bsprobe.records.workload import BATCHES_SEEN, LOSSES, OwnParts, name_of
 from bsprobe.storage.checks import check_asked
 from bsprobe.storage.codec import MalformedError, from_json, to_json
 from bsprobe.storage.files import file_errors
@@ -86,6 +86,8 @@ class Options(TypedDict, total=False):
     time_limit: float
     """Seconds for the search of each variant."""
     seed: int
+    batches_seen: int
+    """Batches to draw, to use the largest if their shapes differ; see `--batches-seen`."""
     out: str | os.PathLike[str]
     """An empty or new folder for `journal.jsonl` and `run.json`; by default neither is kept."""
 
@@ -174,6 +176,7 @@ def run_on(
         listener: Receives the events; by default they are logged.
     """
     out = options.get("out")
+    settings = completed(settings, runner.ready)
     with ExitStack() as stack:
         if out is None:
             out = stack.enter_context(tempfile.TemporaryDirectory(prefix="bsprobe-"))
@@ -195,6 +198,7 @@ def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:
         loss=loss if isinstance(loss, str) else name_of(loss, "loss"),
         optimizer=name_of(workload.optimizer, "optimizer"),
         batches=name_of(workload.batch, "batch"),
+        batches_seen=options.get("batches_seen", BATCHES_SEEN),
         habits=parsed_habits(options["loop"]) if "loop" in options else COMMONEST,
         checkpoint_blocks=options.get("checkpoint_blocks"),
     )

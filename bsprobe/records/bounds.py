@@ -55,6 +55,8 @@ ASKED: Final[Mapping[str, Bounds]] = MappingProxyType(
         "base_batch": _BATCH,
         "batches": _BATCH,
         "batch_size": _BATCH,
+        # Batches to draw, of one image each.
+        "batches_seen": Bounds(least=1, most=1000),
         "max_batch": _BATCH,
         "micro_batch": _BATCH,
         "wanted_batch": _BATCH,

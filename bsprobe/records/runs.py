@@ -9,6 +9,7 @@ from enum import StrEnum
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.gpus import Gpu
+from bsprobe.records.growth import Growth
 from bsprobe.records.trials import DataSource, Ddp, Source, Trial, TrialSpec, Validation
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import Variant
@@ -287,6 +288,9 @@ class VariantResult:
     validation_boundary: Boundary | None = None
     """The largest validation batch that runs after the steps of the recommended plan; None if it
     was not searched."""
+    growth: tuple[Growth, ...] = ()
+    """The growth of memory at the smallest and the largest batch; empty if it does not grow. Where
+    it grows, no batch is safe and nothing is recommended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -223,6 +223,8 @@ class Measurement:
     updates_applied: int
     """Optimizer updates that changed the weights; a GradScaler skips some."""
     steps: int
+    allocated_after_steps: tuple[int, ...] = ()
+    """Bytes of tensors at the end of each step, on a CPU resident memory; empty in older files."""
     step_seconds: tuple[float, ...] = ()
     """The duration of each measured step with all its micro-batches; empty for predictions."""
     images_per_second: float | None = None

@@ -143,10 +143,17 @@ class Variant:
     def described_inputs(self) -> str:
         """The inputs with the names of the sides: `512 high x 1024 wide`."""
         if self.resolution is None:
-            return f"batches of {self.inputs}" if self.own.batches else self.inputs
+            own_batches = f"batches of {self.inputs}{self.drawn_words}"
+            return own_batches if self.own.batches else self.inputs
         plural = "" if self.channels == 1 else "s"
         channels = "" if self.channels == RGB else f"{self.channels} channel{plural} · "
         return f"{channels}{self.resolution.describe()}"
+
+    @property
+    def drawn_words(self) -> str:
+        """The sizes of user-supplied batches, in brackets; empty if they are all alike."""
+        drawn = self.own.drawn
+        return f" ({drawn.describe()})" if drawn is not None and drawn.varies else ""
 
     @property
     def subject(self) -> str:

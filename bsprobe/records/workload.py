@@ -3,12 +3,13 @@
 import ast
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
+from bsprobe.records.drawn import Drawn
 from bsprobe.records.errors import UsageError
 from bsprobe.records.habits import COMMONEST, Habits
 
@@ -116,6 +117,10 @@ LOSSES: Final = {
 """The built-in losses, and the problem of each."""
 
 
+BATCHES_SEEN: Final = 8
+"""The default of the number of user-supplied batches to draw."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnParts:
     """User-supplied parts of a workload, the same for all variants of a run.
@@ -131,6 +136,10 @@ class OwnParts:
     """A callable: the network in, its optimizer out."""
     batches: str | None = None
     """A callable: a batch size in, inputs and targets out."""
+    batches_seen: int = field(default=1, compare=False)
+    """The number of batches to draw, to find out whether their sizes vary; 1 in older files."""
+    drawn: Drawn | None = field(default=None, compare=False)
+    """The sizes of the batches that were drawn; None until the worker has drawn them."""
     habits: Habits = COMMONEST
     """The habits of the training loop."""
     checkpoint_blocks: str | None = None
@@ -164,6 +173,8 @@ class OwnParts:
             ("--checkpoint-blocks", self.checkpoint_blocks),
         )
         words += [word for option, name in named if name for word in (option, name)]
+        if self.batches is not None and self.batches_seen != BATCHES_SEEN:
+            words += ["--batches-seen", str(self.batches_seen)]
         return words + (["--loop", str(self.habits)] if self.habits != COMMONEST else [])
 
 

@@ -166,10 +166,15 @@ class Timeline:
     """Distinct convolutions; one that runs several times is listed once."""
     sections: dict[Section, tuple[Event, ...]]
     handovers: tuple[Handover, ...] = ()
-    settling_steps: int = 0
-    """Number of steps in the section SETTLING_STEPS."""
+    settling: tuple[int, ...] = ()
+    """Number of events of each step in the section SETTLING_STEPS."""
     traced_at: tuple[int, ...]
     """The traced batch sizes: two, or one if the timeline holds for that batch size only."""
+
+    @property
+    def settling_steps(self) -> int:
+        """Number of steps in the section SETTLING_STEPS."""
+        return len(self.settling)
 
     def steps(self, count: int) -> tuple[Section, ...]:
         """The sections of `count` training steps, or of more if the program settles later."""
@@ -206,7 +211,8 @@ class Recording:
     scratches: tuple[RecordedScratch, ...]
     sections: dict[Section, tuple[Event, ...]]
     handovers: tuple[Handover, ...] = ()
-    settling_steps: int = 0
+    settling: tuple[int, ...] = ()
+    """As in `Timeline`."""
 
 
 def largest_bytes(recording: Recording) -> tuple[int, int]:
@@ -301,7 +307,7 @@ def _timeline(one: Recording, other: Recording, traced_at: tuple[int, ...]) -> T
         convolutions=tuple(batched),
         sections=one.sections,
         handovers=one.handovers,
-        settling_steps=one.settling_steps,
+        settling=one.settling,
         traced_at=traced_at,
     )
 

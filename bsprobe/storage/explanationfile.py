@@ -23,7 +23,10 @@ def save_explanation(report: ExplanationReport, folder: Path) -> None:
 
 def is_explanation(path: Path) -> bool:
     """Return whether a path is `explanation.json` or a folder with that file."""
-    return path.name == NAME or (path / NAME).is_file()
+    try:
+        return path.name == NAME or (path / NAME).is_file()
+    except OSError:  # the name is too long
+        return False
 
 
 def load_explanation(path: Path) -> ExplanationReport:

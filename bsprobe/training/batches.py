@@ -9,8 +9,9 @@ import torch
 from bsprobe.records.trials import TrialSpec, Validation
 from bsprobe.records.variants import MemoryFormat, Variant
 from bsprobe.records.workload import Problem
+from bsprobe.training.drawn_batches import drawn_batch
 from bsprobe.training.losses import IGNORE
-from bsprobe.training.own_batches import OwnBatch, layout_for, own_batch
+from bsprobe.training.own_batches import OwnBatch, layout_for
 from bsprobe.training.step import Batch, layout_of
 
 _TIMED_SECONDS = 2.0
@@ -97,7 +98,7 @@ def batches(spec: TrialSpec, device: torch.device) -> Iterator[Batch | OwnBatch]
     """
     variant = spec.variant
     if variant.own.batches is not None:
-        own = own_batch(variant.own.batches, spec.batch_size, seed=spec.seed)
+        own = drawn_batch(variant.own, spec.batch_size, seed=spec.seed)
         return itertools.repeat(placed(own, variant, device))
     if spec.data is None:
         return itertools.repeat(

@@ -3,10 +3,13 @@
 import copy
 import dataclasses
 import inspect
+import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -160,19 +163,19 @@ def arguments_of(model: Callable[..., Any]) -> frozenset[str]:
 
 
 def own_batch(name: str, size: int, *, seed: int) -> OwnBatch:
-    """Make a batch with a user's callable, with PyTorch's random numbers seeded.
+    """Make a batch with a user's callable, with the random numbers of three libraries seeded.
 
     Args:
         name: The callable, as `load_callable` takes it.
         size: The batch size that it is called with.
-        seed: Equal seeds give equal batches if the callable uses PyTorch's random numbers.
+        seed: Equal seeds give equal batches if the callable uses the global random numbers of
+            PyTorch, Python or NumPy.
 
     Raises:
         UsageError: The callable returns something else, or a batch of another size.
     """
     make = load_callable("--batch-from", name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _seeded(seed):
         made = make(size)
     batch = _read(made)
     if batch is None:
@@ -207,6 +210,47 @@ def _sized(inputs: Mapping[str, Any]) -> str | None:
     """The name of the tensor with most dimensions, which has one entry for each image."""
     tensors = {name: each for name, each in inputs.items() if isinstance(each, torch.Tensor)}
     return max(tensors, key=lambda name: tensors[name].dim(), default=None)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global random numbers of PyTorch, Python and NumPy, and restore them at the end."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - such callables use it
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002 - as above
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002 - as above
+
+
+def shapes_of(batch: OwnBatch) -> tuple[tuple[int, ...], ...]:
+    """The shapes of all tensors of a batch."""
+    return tuple(tuple(tensor.shape) for tensor in _tensors((batch.inputs, batch.targets)))
+
+
+def elements_of(batch: OwnBatch) -> tuple[int, int]:
+    """The numbers of elements of the inputs and of the targets."""
+    inputs, targets = (
+        sum(tensor.numel() for tensor in _tensors(part)) for part in (batch.inputs, batch.targets)
+    )
+    return inputs, targets
+
+
+def size_words(batch: OwnBatch, size: int) -> str:
+    """The sides of the largest tensor among the inputs, without images and channels: `512x1024`.
+
+    Args:
+        batch: The batch.
+        size: The number of its images.
+    """
+    shape = tuple(max(_tensors(batch.inputs), key=torch.Tensor.numel).shape)
+    is_stacked = not isinstance(batch, DetectionBatch) and shape[:1] == (size,)
+    sides = shape[1:] if is_stacked else shape
+    return "x".join(map(str, sides[1:] if len(sides) > _PAIR else sides)) or "1"
 
 
 def _require_size(name: str, asked: int, made: int) -> None:

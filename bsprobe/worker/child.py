@@ -168,6 +168,11 @@ def _looked_up(message: OpenDevice) -> tuple[Variant, ...]:
         from bsprobe.training.images import check_images  # noqa: PLC0415 - imports torchvision
 
         check_images(message.data)
+    if any(each.own.batches is not None for each in message.variants):
+        from bsprobe.training.drawn_batches import with_draws  # noqa: PLC0415 - rarely needed
+
+        with _without_gpu(message.request):
+            return with_draws(message.variants)
     if all(each.is_complete for each in message.variants):
         return message.variants
     from bsprobe.simulate.trace.completion import all_completed  # noqa: PLC0415 - rarely needed

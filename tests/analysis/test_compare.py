@@ -10,6 +10,7 @@ from bsprobe.analysis.equal_trials import step_noise
 from bsprobe.analysis.thresholds import DEFAULT_THRESHOLDS, Metric, parse_threshold
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import NotComparableError
+from bsprobe.records.growth import Growth
 from bsprobe.records.runs import Boundary, Run, StopReason
 from bsprobe.records.trials import Measurement, Peak, Purpose, Source, Trial
 from bsprobe.records.units import MIB
@@ -315,3 +316,31 @@ def test_trials_of_other_batches_or_on_synthetic_images_are_not_compared(baselin
 def test_an_empty_baseline_is_nothing_to_compare_with(baseline: Run) -> None:
     with pytest.raises(NotComparableError, match="no figure of max-batch"):
         compare(replace(baseline, results=()), baseline, DEFAULT_THRESHOLDS)
+
+
+def leaking(run: Run, bytes_per_step: int) -> Run:
+    """A run whose trials record the ends of steps; its results state the growth, if any."""
+
+    def with_ends(_: Trial, measured: Measurement) -> Measurement:
+        ends = tuple(100 + bytes_per_step * step for step in range(24))
+        return replace(measured, allocated_after_steps=ends, steps=24, updates_applied=24)
+
+    found = with_measurements(run, with_ends)
+    if not bytes_per_step:
+        return found
+    growth = (Growth(batch=12, bytes_per_step=bytes_per_step, steps=24, full_at_step=99),)
+    results = tuple(replace(each, recommendation=None, growth=growth) for each in run.results)
+    return replace(found, results=results)
+
+
+def test_memory_that_begins_to_grow_is_a_regression_of_every_batch(baseline: Run) -> None:
+    thresholds = [parse_threshold("max-batch:0"), parse_threshold("safe-batch:0")]
+    level, grown = leaking(baseline, 0), leaking(baseline, 5)
+    checks = compare(level, grown, thresholds).checks
+    assert {(check.state, "step 99" in check.detail) for check in checks} == {
+        (State.REGRESSED, True)
+    }
+    # It grew before, or the older file does not say.
+    for before in (grown, baseline):
+        checks = compare(before, grown, thresholds[:1]).checks
+        assert {check.state for check in checks} == {State.OK}

@@ -130,6 +130,8 @@ def numbers() -> Iterator[Number]:
         )
     for command in ("run", "explain", "gpus"):
         fit = ("--fit",) if command == "gpus" else ()
+        own = ("--batch-from=parts:batch", *fit)
+        yield Number(command=command, option="--batches-seen", field="batches_seen", besides=own)
         for option, form, field in (
             ("--resolution", "{}x64", "height"),
             ("--resolution", "64x{}", "width"),

@@ -112,3 +112,74 @@ def test_an_optimizer_with_a_closure_ends_the_run_with_one_line(folder: Path, de
     assert error.startswith("error: --optimizer-from parts.py:lbfgs: ")
     assert ("LBFGS.step()" in error, "closure" in error) == (True, True)
     assert hint.startswith("hint: ")
+
+
+GROWING = """
+import torch
+from torch import nn
+
+kept = []
+
+
+def loss(outputs, targets):
+    kept.append(outputs)
+    return nn.functional.cross_entropy(outputs, targets)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 5, 3, padding=1)
+
+    def forward(self, images):
+        return self.layer(images)
+
+
+class Keeps(Net):
+    def forward(self, images):
+        outputs = super().forward(images)
+        kept.append(outputs.detach())
+        return outputs
+
+
+def drawn(size):
+    side = (64, 96, 128)[int(torch.randint(3, ()))]
+    return torch.randn(size, 3, side, side), torch.randint(0, 5, (size, side, side))
+"""
+OWN_LOSS = ["--model=own.py:Net", "--loss=own.py:loss"]
+DEVICES = (["--gpu=RTX 3060 12GB"], ["--device=cpu", "--memory-limit=512MiB"])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("parts", [OWN_LOSS, ["--model=own.py:Keeps"]])
+def test_a_list_that_keeps_outputs_leaves_no_batch_safe(
+    device: list[str], parts: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(GROWING)
+    sizes = ["--resolution=256x256", "--max-batch=16", "--precision=fp32", "--out=out"]
+    done = bsprobe("run", *device, *parts, *sizes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (result,) = load_run(tmp_path / "out").results
+    growth = result.growth[-1]
+    outputs = growth.batch * 5 * 256 * 256 * 4
+    assert growth.bytes_per_step == pytest.approx(outputs, rel=0.01)
+    assert (growth.steps, result.recommendation) == (24, None)
+    assert not (tmp_path / "out" / "snippet.py").exists()
+    assert "No batch is safe" in " ".join(done.stdout.split())
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_largest_of_the_drawn_sizes_is_probed(device: list[str], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(GROWING)
+    parts = ["--model=own.py:Net", "--batch-from=own.py:drawn", "--loss=pixel-cross-entropy"]
+    sizes = ["--max-batch=2", "--precision=fp32", "--out=out"]
+    done = bsprobe("run", *device, *parts, *sizes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = "largest of 8 drawn: 128x128; sizes 64x64 to 128x128"
+    assert said in " ".join(done.stdout.split())
+    assert said in (tmp_path / "out" / "report.md").read_text()
+    own = load_run(tmp_path / "out").settings.variants[0].own
+    assert own.drawn is not None
+    assert (own.drawn.count, own.drawn.sizes) == (8, ("64x64", "96x96", "128x128"))

@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +20,7 @@ from bsprobe.records.trials import (
     Validated,
     Validation,
 )
-from bsprobe.records.units import Resolution
+from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import CudnnBenchmark, Norm, Precision, Variant
 from bsprobe.training import step
 from tests.support.tiny_networks import VARIANT, OverflowingNet, TinyNet
@@ -36,12 +37,14 @@ class FakeDevice:
     Attributes:
         step_seconds: Seconds of the measured steps.
         found_retries: Successive results of `retries`; the last one repeats.
+        found_held: Successive results of `held`; the last one repeats.
         told: The phases and calls, in order.
         models: The networks that were built.
     """
 
     step_seconds: tuple[float, ...] = (0.5, 0.25, 1.0)
     found_retries: list[int] = field(default_factory=lambda: [0])
+    found_held: list[int] = field(default_factory=lambda: [7])
     told: list[str] = field(default_factory=list)
     models: list[TinyNet] = field(default_factory=list)
 
@@ -61,6 +64,9 @@ class FakeDevice:
 
     def lift_limit(self) -> None:
         self.told.append("limit lifted")
+
+    def held(self) -> int:
+        return self.found_held.pop(0) if len(self.found_held) > 1 else self.found_held[0]
 
     def start(self) -> None:
         self.told.append("start")
@@ -137,6 +143,7 @@ def test_a_measurement_has_peaks_steps_and_throughput(fake: FakeDevice) -> None:
         steady=peak(2),
         updates_applied=4,
         steps=4,
+        allocated_after_steps=(7, 7, 7, 7),
         step_seconds=(0.5, 0.25, 1.0),
         images_per_second=2 / 0.5,
     )
@@ -159,6 +166,38 @@ def test_a_trial_runs_more_steps_until_one_does_not_flush_the_cache(
     assert (measured.steps, measured.step_seconds) == (steps, fake.step_seconds)
     untimed = [f"step {number}" for number in range(5, steps + 1)]
     assert fake.told[fake.told.index("seconds") :] == ["seconds", *untimed, "peak"]
+
+
+@pytest.mark.parametrize(
+    ("held_mib", "steps"),
+    [
+        ([0, 0, 0, 0], 4),
+        ([0, 7, 7, 7], 4),  # within the noise of a CPU
+        ([0, 40, 40, 40], 4),
+        ([0, 0, 0, 40, 40], 4),
+        ([0, 10, 20, 30, 40, 40], 9),  # the last five outputs
+        ([20 * step for step in range(99)], 24),
+    ],
+)
+def test_a_trial_runs_more_steps_while_memory_seems_to_grow(
+    fake: FakeDevice, held_mib: list[int], steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected: list[None] = []  # cycles of references are not growth
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(None))
+    fake.found_held = [each * MIB for each in held_mib]
+    measured = fake.run(SPEC)
+    ends = [*held_mib, *[held_mib[-1]] * steps][:steps]
+    assert (measured.steps, len(collected)) == (steps, steps - 4)
+    assert measured.allocated_after_steps == tuple(each * MIB for each in ends)
+    assert measured.step_seconds == fake.step_seconds
+
+
+def test_a_trial_of_two_steps_runs_on_if_the_second_holds_more(
+    fake: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+    fake.found_held = [20 * MIB * step for step in range(99)]
+    assert fake.run(replace(SPEC, measured_steps=1)).steps == 24
 
 
 VALIDATED = replace(

@@ -477,3 +477,21 @@ def test_without_a_target_a_best_batch_that_needs_more_in_a_fresh_process_is_rep
     assert (item.plan.micro_batch, item.plan.accumulation_steps) == (micro_batch, 1)
     assert trial.outcome is Outcome.FITS
     assert peak_of(trial) <= 0.95 * DEVICE.capacity_bytes
+
+
+def test_where_memory_grows_nothing_is_recommended(bench: Bench) -> None:
+    def grown(trial: Trial) -> Trial:
+        if trial.measurement is None:
+            return trial
+        ends = tuple(GIB + trial.spec.batch_size * MIB * step for step in range(24))
+        measured = replace(trial.measurement, steps=24, updates_applied=24)
+        return replace(trial, measurement=replace(measured, allocated_after_steps=ends))
+
+    run = bench.probe(ArithmeticGpu(alter=grown))
+    (result,) = run.results
+    assert (result.boundary.largest, result.recommendation, run.best) == (12, None, None)
+    assert [(each.batch, each.bytes_per_step) for each in result.growth] == [
+        (1, MIB),
+        (12, 12 * MIB),
+    ]
+    assert {trial.purpose for trial in run.trials} == {Purpose.SEARCH, Purpose.PROOF}

@@ -44,6 +44,7 @@ def test_the_options_are_the_equivalent_command_line() -> None:
         loss="m:loss",
         optimizer="m:adam",
         batches="m:batch",
+        batches_seen=3,
         habits=Habits(zero_grad=ZeroGrad.START, gradients=Gradients.ZERO),
         checkpoint_blocks="a*,b",
     )
@@ -51,7 +52,7 @@ def test_the_options_are_the_equivalent_command_line() -> None:
     assert own.options() == [
         "--model-arg", "a=1", "--model-arg", "b=x y", "--loss", "m:loss",
         "--optimizer-from", "m:adam", "--batch-from", "m:batch", "--checkpoint-blocks", "a*,b",
-        "--loop", "zero-grad=start,gradients=zero",
+        "--batches-seen", "3", "--loop", "zero-grad=start,gradients=zero",
     ]  # fmt: skip
     assert NOTHING_OWN.options() == []
 

@@ -1,5 +1,6 @@
 """Tensors that a network or an optimizer keeps stay allocated in later steps."""
 
+import itertools
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,12 @@ from bsprobe.records.workload import OwnParts
 from bsprobe.simulate.allocator.caching import CachingAllocator
 from bsprobe.simulate.playback import Playback
 from bsprobe.simulate.timeline import Kind, Recording, Section, at_one_batch
-from tests.support.lasting_networks import AssignsStatistics, Hoards, KeepsOutputs
+from tests.support.lasting_networks import (
+    Alternates,
+    AssignsStatistics,
+    Hoards,
+    KeepsOutputs,
+)
 from tests.support.traced_networks import Build, PlainNet, bytes_left, tracer_of
 
 SUPPORT = "tests.support.lasting_networks"
@@ -55,7 +61,7 @@ def held_after(recording: Recording, *sections: Section) -> list[int]:
 def test_steps_are_traced_until_one_repeats(build: Build, settling: int) -> None:
     recording = tracer_of(build).record(2)
 
-    assert recording.settling_steps == settling
+    assert len(recording.settling) == settling
     held = held_after(recording, *at_one_batch(recording).steps(settling + 12))
     assert len(set(held[-11:])) == 1  # the last one can be played any number of times
 
@@ -110,6 +116,28 @@ def test_memory_that_grows_in_every_step_is_reported() -> None:
     assert after - before == OUTPUT_BYTES
 
 
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ("hoards", 4 * 4 * 8 * 12 * 2),  # logits of four images, in half precision
+        ("hoards_graphs", 512 + 512),  # a scalar, and the small tensor that its graph saves
+    ],
+)
+def test_a_prediction_knows_the_growth_exactly(network: str, expected: int) -> None:
+    found = predicted(f"{SUPPORT}:{network}")
+    ends = found.allocated_after_steps
+    assert len(ends) == found.steps == found.updates_applied == 24
+    growth = {later - one for one, later in itertools.pairwise(ends[1:])}
+    assert growth == {expected}
+    assert found.model.assumptions == (Assumption.STILL_GROWING,)
+
+
+def test_steps_that_differ_without_growth_are_not_called_growing() -> None:
+    tracer = tracer_of(Alternates)
+    tracer.record(2)
+    assert tracer.facts.assumptions == ()
+
+
 def predicted(network: str, optimizer: str | None = None) -> Measurement:
     own = OwnParts(optimizer=None if optimizer is None else f"{SUPPORT}:{optimizer}")
     variant = Variant(
@@ -128,3 +156,5 @@ def test_state_that_is_assigned_anew_is_predicted_and_explained() -> None:
     found = predicted(f"{SUPPORT}:five_outputs", "assigns_state")
     assert found.model.assumptions == ()
     assert found.steps == 6  # until one repeats; a trial has four
+    assert len(set(found.allocated_after_steps[4:])) == 1
+    assert len(found.allocated_after_steps) == found.steps

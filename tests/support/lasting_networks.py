@@ -52,6 +52,34 @@ class Hoards(PlainNet):
         return logits
 
 
+class HoardsGraphs(PlainNet):
+    """Keeps scalars with their graphs, of which the loss does not depend on."""
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__(variant)
+        self.kept: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(images)
+        self.kept.append(torch.sigmoid(self.classifier.weight).sum())
+        return logits
+
+
+class Alternates(PlainNet):
+    """Keeps its outputs in every other step only."""
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__(variant)
+        self.calls = 0
+        self.kept: torch.Tensor | None = None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(images)
+        self.calls += 1
+        self.kept = logits.detach().clone() if self.calls % 2 else None
+        return logits
+
+
 class AssignsState(torch.optim.SGD):
     """Assigns new state in each step, like Hugging Face's Adafactor."""
 
@@ -69,3 +97,11 @@ def assigns_state(model: nn.Module) -> torch.optim.Optimizer:
 
 def five_outputs(num_classes: int = 4) -> nn.Module:
     return KeepsOutputs(replace(VARIANT, classes=num_classes), outputs=5)
+
+
+def hoards(num_classes: int = 4) -> nn.Module:
+    return Hoards(replace(VARIANT, classes=num_classes))
+
+
+def hoards_graphs(num_classes: int = 4) -> nn.Module:
+    return HoardsGraphs(replace(VARIANT, classes=num_classes))

@@ -108,7 +108,7 @@ def at(timeline: Timeline, batch: int) -> Recording:
         ),
         sections=timeline.sections,
         handovers=timeline.handovers,
-        settling_steps=timeline.settling_steps,
+        settling=timeline.settling,
     )
 
 

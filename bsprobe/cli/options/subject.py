@@ -12,6 +12,7 @@ from bsprobe.cli.options.values import (
     axis_options,
     callable_name,
     checkpoint_patterns,
+    count,
     input_size,
     loss_name,
     model_names,
@@ -22,7 +23,7 @@ from bsprobe.records.habits import COMMONEST, parsed_habits
 from bsprobe.records.matrix import matrix
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import AXES, DEFAULT_RESOLUTION, RGB, Variant
-from bsprobe.records.workload import LOSSES, OwnParts, Problem
+from bsprobe.records.workload import BATCHES_SEEN, LOSSES, OwnParts, Problem
 
 SUBJECT_OPTIONS = (
     click.option(
@@ -84,6 +85,12 @@ SUBJECT_OPTIONS = (
         help="PACKAGE.MODULE:CALLABLE that takes a batch size and returns inputs and targets, "
         "instead of --resolution.",
     ),
+    count(
+        "--batches-seen",
+        "batches_seen",
+        "With --batch-from: number of batches to draw, each with its own seed. If their shapes "
+        f"differ, the largest is used.  [default: {BATCHES_SEEN}]",
+    ),
     click.option(
         "--loop",
         "habits",
@@ -128,6 +135,7 @@ def variants_from(given: Mapping[str, Any], processes: int = 1) -> tuple[Variant
         loss=given["loss"],
         optimizer=given["optimizer_from"],
         batches=given["batch_from"],
+        batches_seen=_batches_seen(given),
         habits=given["habits"] or COMMONEST,
         checkpoint_blocks=given["checkpoint_blocks"],
     )
@@ -140,6 +148,18 @@ def variants_from(given: Mapping[str, Any], processes: int = 1) -> tuple[Variant
         channels=channels,
         own=own,
     )
+
+
+def _batches_seen(given: Mapping[str, Any]) -> int:
+    """The number of batches to draw; UsageError if there is no callable to draw them from."""
+    asked: int | None = given["batches_seen"]
+    if given["batch_from"] is not None:
+        return asked or BATCHES_SEEN
+    if asked is not None:
+        raise UsageError(
+            "--batches-seen requires --batch-from", hint="add --batch-from PACKAGE.MODULE:CALLABLE"
+        )
+    return 1
 
 
 def require_segmentation(variants: Sequence[Variant], what: str) -> None:
@@ -182,8 +202,8 @@ def _segmenting(variant: Variant, what: str) -> str:
 
 def _each_once(arguments: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Sort the arguments by name; raise UsageError for duplicates."""
-    for name, count in Counter(name for name, _ in arguments).items():
-        if count > 1:
+    for name, times in Counter(name for name, _ in arguments).items():
+        if times > 1:
             raise UsageError(f"--model-arg: {name} is given twice", hint="give it once")
     return tuple(sorted(arguments))
 
@@ -223,6 +243,7 @@ SUBJECT_FACETS: dict[str, Callable[[Sequence[Variant]], object]] = {
     "loss": lambda variants: variants[0].own.loss,
     "optimizer_from": lambda variants: variants[0].own.optimizer,
     "batch_from": lambda variants: variants[0].own.batches,
+    "batches_seen": lambda variants: variants[0].own.batches_seen,
     "habits": lambda variants: variants[0].own.habits,
     "checkpoint_blocks": lambda variants: variants[0].own.checkpoint_blocks,
 } | {

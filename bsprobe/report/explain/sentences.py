@@ -17,7 +17,7 @@ def subject(report: ExplanationReport) -> str:
     variant = report.variant
     name = labels([variant])[variant]
     device = report.device if report.measured is None else report.measured.device
-    return f"{variant.network}, {variant.inputs}, {name} on {device.name}"
+    return f"{variant.network}, {variant.inputs}{variant.drawn_words}, {name} on {device.name}"
 
 
 def source(report: ExplanationReport) -> str:

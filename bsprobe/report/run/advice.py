@@ -2,15 +2,29 @@
 
 from collections.abc import Callable
 
+from bsprobe.analysis.notes import Note
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.failures import is_mismatch_of_sizes
 from bsprobe.records.runs import StopReason, VariantResult
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import RGB, Checkpointing, Norm, Precision, Variant
 from bsprobe.records.workload import Problem
+from bsprobe.report.run.sentences import growth_words
 
 _MULTIPLE = 32
 """Networks halve their images up to five times."""
+_GROWS = (
+    "Memory grows {}. No batch is safe. Something keeps tensors from step to step, such as a list "
+    "of losses or outputs. Keep numbers (loss.item()) or copies on the host "
+    "(output.detach().cpu())."
+)
+
+
+def note_on(result: VariantResult) -> Note:
+    """Return the note on a variant without a recommendation."""
+    if result.growth:
+        return Note(text=_GROWS, figure=growth_words(result.growth))
+    return Note(text=without_recommendation(result))
 
 
 def without_recommendation(result: VariantResult) -> str:

@@ -119,7 +119,7 @@ def _meaning(run: Run, shown: Sequence[str]) -> str:
 def _named(run: Run, result: VariantResult, name: str) -> str:
     """The name of a row; a star marks the best of its norm, unless there is only one row."""
     if result.recommendation is None:
-        return f"{name}: {sentences.verdict(result.boundary)}"
+        return f"{name}: {sentences.result_words(result)}"
     return f"★ {name}" if result.recommendation.starred and len(run.results) > 1 else name
 
 

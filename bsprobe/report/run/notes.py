@@ -33,7 +33,7 @@ def lines_of(run: Run) -> Lines:
         *joined(on_plans, [name for name, item in found if item]),
         *joined(
             (
-                (names[result.variant], Note(text=advice.without_recommendation(result)))
+                (names[result.variant], advice.note_on(result))
                 for result in run.results
                 if result.recommendation is None
             ),

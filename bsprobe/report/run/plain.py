@@ -66,7 +66,7 @@ class PlainProgress:
 
     def on_result(self, result: VariantResult) -> None:
         """Write the result of the search."""
-        self._write(f"bsprobe: {sentences.verdict(result.boundary)}")
+        self._write(f"bsprobe: {sentences.result_words(result)}")
 
     def _write(self, line: str) -> None:
         self._stream.write(f"{line}\n")

@@ -62,4 +62,4 @@ class TrialProgress:
 
     def on_result(self, result: VariantResult) -> None:
         """Show the result of a variant."""
-        self._progress.log(f"  {sentences.verdict(result.boundary)}")
+        self._progress.log(f"  {sentences.result_words(result)}")

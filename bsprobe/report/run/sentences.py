@@ -10,6 +10,7 @@ from bsprobe.analysis.recommendation import (
     search_trials,
 )
 from bsprobe.records.failures import Outcome
+from bsprobe.records.growth import Growth
 from bsprobe.records.runs import (
     REFERENCE,
     Boundary,
@@ -21,6 +22,7 @@ from bsprobe.records.runs import (
     StopReason,
     Target,
     TrainingPlan,
+    VariantResult,
 )
 from bsprobe.records.trials import Measurement, Purpose, Source, Trial
 from bsprobe.records.units import format_bytes
@@ -140,6 +142,23 @@ def verdict(boundary: Boundary) -> str:
         StopReason.HOST_MEMORY: "host memory ran out",
         StopReason.FAILED: "failed",
     }[boundary.stop]
+
+
+def result_words(result: VariantResult) -> str:
+    """Return the result of a search in a few words, with the steps that growing memory allows."""
+    words = verdict(result.boundary)
+    if not result.growth:
+        return words
+    return f"{words} in {result.growth[-1].steps} steps: memory grows"
+
+
+def growth_words(growth: Sequence[Growth]) -> str:
+    """Return the growth of memory as a clause, the largest batch first."""
+    return " and ".join(
+        f"by {format_bytes(one.bytes_per_step)} a step at batch {one.batch} (full at about step "
+        f"{one.full_at_step:,})"
+        for one in reversed(growth)
+    )
 
 
 def largest_words(boundary: Boundary) -> str:
@@ -301,6 +320,12 @@ def answer(run: Run) -> str:
     """Return the run in one sentence."""
     names = labels(run.settings.variants)
     best = run.best_result
+    growing = next((result for result in run.results if result.growth), None)
+    if growing is not None and (best is None or best.recommendation is None):
+        return (
+            f"On {run.device.name} the memory of {growing.variant.subject} grows "
+            f"{growth_words(growing.growth)}: no batch is safe ({run.device.source})."
+        )
     if best is None or best.recommendation is None:
         has_run = any(result.boundary.largest is not None for result in run.results)
         what = "no largest batch was found" if has_run else "no variant ran at any batch size"

@@ -119,6 +119,9 @@ def _measurement_columns(trial: Trial) -> dict[str, Any]:
         "steps",
     ):
         columns[field] = measured and getattr(measured, field)
+    ends = measured.allocated_after_steps if measured else ()
+    columns["allocated_after_first_step_bytes"] = ends[0] if ends else None
+    columns["allocated_after_last_step_bytes"] = ends[-1] if ends else None
     seconds = measured.step_seconds if measured else ()
     columns["step_seconds_median"] = statistics.median(seconds) if seconds else None
     columns["step_seconds_spread"] = max(seconds) - min(seconds) if seconds else None
@@ -130,6 +133,7 @@ def result_columns(device: DeviceInfo, result: VariantResult) -> dict[str, Any]:
     """Return a variant's result on a device, one column a figure."""
     boundary, item = result.boundary, result.recommendation
     measured = item.trial.measurement if item and item.trial else None
+    growth = result.growth[-1] if result.growth else None
     columns: dict[str, Any] = {
         "device": device.name,
         "source": str(device.source),
@@ -138,6 +142,9 @@ def result_columns(device: DeviceInfo, result: VariantResult) -> dict[str, Any]:
         "largest": boundary.largest,
         "first_failure": boundary.first_failure,
         "boundary": str(boundary.stop),
+        "growth_bytes_per_step": growth and growth.bytes_per_step,
+        "growth_batch": growth and growth.batch,
+        "full_at_step": growth and growth.full_at_step,
         "predicted_largest": result.prediction and result.prediction.largest,
         "safe": item and item.safe,
         "best": item and item.best,

@@ -5,7 +5,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from bsprobe.records.runs import Boundary, Run, VariantResult
+from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.variants import Variant
 from bsprobe.report.run import notes, sentences, validation
 
@@ -129,14 +129,15 @@ def _ladders(run: Run, result: VariantResult, names: Mapping[Variant, str]) -> l
     """The trials of a variant, and those of its search for the largest validation batch."""
     tried = [trial for trial in run.trials if trial.spec.variant == result.variant]
     name, found = names[result.variant], result.validation_boundary
-    lines = [_ladder(name, sentences.ladder(tried), result.boundary)]
+    lines = [_ladder(name, sentences.ladder(tried), sentences.result_words(result))]
     if found is not None:
-        lines.append(_ladder("    validation", validation.ladder(run, result), found))
+        words = validation.ladder(run, result)
+        lines.append(_ladder("    validation", words, sentences.verdict(found)))
     return lines
 
 
-def _ladder(name: str, tried: Sequence[str], boundary: Boundary) -> str:
-    words = [*tried, "-> " + sentences.verdict(boundary)]
+def _ladder(name: str, tried: Sequence[str], verdict: str) -> str:
+    words = [*tried, f"-> {verdict}"]
     # A line must not break within a trial.
     glued = [word.replace(" ", "\0") for word in words]
     line = f"{name}:  " + "  ".join(glued)

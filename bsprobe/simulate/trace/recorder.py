@@ -33,11 +33,12 @@ from bsprobe.simulate.trace.modules import ModuleTracker
 from bsprobe.simulate.trace.named_device import named_device, names_gpu, with_device
 from bsprobe.simulate.trace.optimizer_state import state_of
 from bsprobe.simulate.trace.repetition import (
+    bytes_after,
     handed_on,
     handovers,
     in_canonical_order,
     largest_step,
-    without_earlier,
+    with_handovers,
 )
 from bsprobe.simulate.trace.start_over import Renewed
 from bsprobe.simulate.trace.unwatched import Unwatched
@@ -50,7 +51,7 @@ _CAST = _aten._to_copy.default  # noqa: SLF001
 _DEVICE = torch.ops.prim.device.default
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
 _FROM_HOST = "lift_fresh"
-"""The operator of `torch.tensor`, with which optimizers make scalars on the host."""
+"""The operator of `torch.tensor`; optimizers make scalars on the host with it."""
 _OF_STEP = (Kind.SAVED_ACTIVATION, Kind.TEMPORARY)
 _graph_task = torch._C._current_graph_task_id  # noqa: SLF001
 
@@ -187,6 +188,11 @@ class Recorder(TorchDispatchMode):
         """The number, from 1, of the last step that took more memory than all before it."""
         return largest_step(self._steps, self._storages)
 
+    @property
+    def bytes_after_steps(self) -> list[int]:
+        """The bytes of tensors after each step."""
+        return bytes_after(self._steps, self._storages)
+
     def _taken(self) -> tuple[Event, ...]:
         events, self._events = self._events, []
         on_device = (
@@ -195,20 +201,15 @@ class Recorder(TorchDispatchMode):
         return in_canonical_order(on_device)
 
     def recording(self, batch: int) -> Recording:
-        """Return the recording, without storages on the host.
-
-        If the last step cannot be played again, its frees of what earlier steps made are left out.
-        """
-        first, *settling, last = self._steps
-        handed = handovers(self._steps, self._storages)
-        if handed is None:
-            last, handed = without_earlier(last), ()
+        """Return the recording, without storages on the host."""
+        first, *settling, _ = self._steps
+        handed, last = with_handovers(self._steps, self._storages)
         self._mark_what_stays(handed)
         sections = {
             Section.SETUP: self._sections[Section.SETUP],
             Section.FIRST_STEP: first,
             Section.SETTLING_STEPS: tuple(event for step in settling for event in step),
-            Section.LATER_STEP: (*last, *((Action.HAND_ON, n) for n in range(len(handed)))),
+            Section.LATER_STEP: last,
         }
         if not settling:
             del sections[Section.SETTLING_STEPS]
@@ -220,7 +221,7 @@ class Recorder(TorchDispatchMode):
             scratches=tuple(self._scratches),
             sections=sections,
             handovers=handed,
-            settling_steps=len(settling),
+            settling=tuple(map(len, settling)),
         )
 
     def _mark_what_stays(self, handed: Sequence[Handover]) -> None:

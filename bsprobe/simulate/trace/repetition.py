@@ -4,7 +4,7 @@ A step can be played again if each storage that it keeps replaces one that it fr
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from bsprobe.simulate.timeline import Action, Event, Handover, RecordedStorage
 
@@ -14,9 +14,6 @@ def handovers(
 ) -> tuple[Handover, ...] | None:
     """Find the storages that the last step hands on, in the order of its frees.
 
-    If a step frees a storage of an earlier step, playing it again frees the corresponding storage
-    of the step after that one. So each such storage is handed on by one step.
-
     Args:
         steps: The events of all steps so far.
         storages: All storages that they allocate.
@@ -25,6 +22,26 @@ def handovers(
         Handovers after which the last step can be played again; empty if it keeps nothing. None
         if it cannot: the storages that live at its end do not correspond to those at its
         beginning, or the steps that allocated them differ up to that allocation.
+    """
+    found = replacements(steps, storages)
+    return None if found is None or found[1] else found[0]
+
+
+def replacements(
+    steps: Sequence[Sequence[Event]], storages: Sequence[RecordedStorage]
+) -> tuple[tuple[Handover, ...], frozenset[int]] | None:
+    """Find the storages that replace those that the last step frees, and those that it adds.
+
+    If a step frees a storage of an earlier step, playing it again frees the corresponding storage
+    of the step after that one. So each such storage is handed on by one step.
+
+    Args:
+        steps: As in `handovers`.
+        storages: As in `handovers`.
+
+    Returns:
+        Handovers, and the storages that the step keeps in addition. None if a storage that it
+        frees has no counterpart.
     """
     born = [[subject for action, subject in step if action is Action.ALLOCATE] for step in steps]
     made_at = {
@@ -48,7 +65,7 @@ def handovers(
             return None
         pairs += [(born[each + 1][ordinal], born[each][ordinal]) for each in range(number, last)]
         kept.discard(born[last][ordinal])
-    return None if kept else tuple(pairs)
+    return tuple(pairs), frozenset(kept)
 
 
 def _are_alike(
@@ -62,24 +79,48 @@ def _are_alike(
     return looks(one) == looks(other)
 
 
-def without_earlier(step: Sequence[Event]) -> tuple[Event, ...]:
-    """Return the events of a step without the frees of what earlier steps made."""
-    born = {subject for action, subject in step if action is Action.ALLOCATE}
-    return tuple(event for event in step if event[0] is not Action.FREE or event[1] in born)
+def with_handovers(
+    steps: Sequence[Sequence[Event]], storages: Sequence[RecordedStorage]
+) -> tuple[tuple[Handover, ...], tuple[Event, ...]]:
+    """Return the handovers of the last step, and its events for playing it again and again.
+
+    What a step keeps in addition to what it replaces stays allocated each time. If a storage that
+    it frees has no counterpart, all frees of what earlier steps made are left out.
+
+    Args:
+        steps: As in `handovers`.
+        storages: As in `handovers`.
+    """
+    found, last = replacements(steps, storages), steps[-1]
+    if found is None:
+        born = {subject for action, subject in last if action is Action.ALLOCATE}
+        return (), tuple(e for e in last if e[0] is not Action.FREE or e[1] in born)
+    handed, _ = found
+    return handed, (*last, *((Action.HAND_ON, number) for number in range(len(handed))))
 
 
 def largest_step(steps: Sequence[Sequence[Event]], storages: Sequence[RecordedStorage]) -> int:
     """Return the number, from 1, of the last step that took more memory than all before it."""
     largest = most = now = 0
     for number, step in enumerate(steps, start=1):
-        for action, subject in step:
-            if action is Action.SCRATCH:
-                continue
-            size = storages[subject][2]
-            now += size if action is Action.ALLOCATE else -size
+        for change in _changes(step, storages):
+            now += change
             if now > most:
                 largest, most = number, now
     return largest
+
+
+def bytes_after(steps: Iterable[Sequence[Event]], storages: Sequence[RecordedStorage]) -> list[int]:
+    """Return the bytes of tensors after each step, in addition to those before the first."""
+    return list(itertools.accumulate(sum(_changes(step, storages)) for step in steps))
+
+
+def _changes(step: Sequence[Event], storages: Sequence[RecordedStorage]) -> Iterator[int]:
+    """The bytes that each event of a step allocates; negative if it frees."""
+    for action, subject in step:
+        if action is not Action.SCRATCH:
+            size = storages[subject][2]
+            yield size if action is Action.ALLOCATE else -size
 
 
 def handed_on(events: Iterable[Event], handed: Sequence[Handover]) -> tuple[Event, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
+from bsprobe.analysis.growth import MOST_STEPS, is_growing
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.errors import BsprobeError
 from bsprobe.records.explanations import NETWORK
@@ -43,7 +44,8 @@ from bsprobe.simulate.trace.recorder import Recorder
 from bsprobe.simulate.trace.start_over import Renewed, starting_over
 from bsprobe.simulate.versions import INSTALLED, Change, Version, has
 from bsprobe.training.batches import image_shape, label_shape, laid_out, placed, validation_images
-from bsprobe.training.own_batches import OwnBatch, own_batch
+from bsprobe.training.drawn_batches import drawn_batch
+from bsprobe.training.own_batches import OwnBatch
 from bsprobe.training.step import Batch, Task, evaluation_pass, facts_of, task_for, training_step
 
 _PAIRS = ((1, 2), (2, 3))
@@ -53,9 +55,6 @@ _COLLECTED_FROM = 4
 """The first step after which reference cycles are collected, so that they do not count as growth.
 Few networks have any."""
 _MOST_MICRO_BATCHES = 3
-_MOST_STEPS = 24
-"""Limit of the traced steps if none repeats: enough for tensors that are kept for some steps,
-and for optimizers that differ every few steps."""
 _evaluation_pass = inspect.unwrap(evaluation_pass)
 """The evaluation pass without inference mode, in which autocast does not see the parts of composite
 operators. It allocates the same under `no_grad`."""
@@ -150,7 +149,8 @@ class StepTracer:
                 del fed  # the loop may free it
                 recorder.end(Section.SETUP)
                 with recorder.watching():
-                    if not self._run_steps(task, feeder, recorder, least_steps):
+                    repeats = self._run_steps(task, feeder, recorder, least_steps)
+                    if not repeats and is_growing(recorder.bytes_after_steps, noise=0):
                         self._assumptions[Assumption.STILL_GROWING] = None
                     recorder.mark_scaler(task.scaler)
                     self._facts = facts_of(task, self._variant)  # the steps have added to them
@@ -162,7 +162,7 @@ class StepTracer:
 
     def _run_steps(self, task: Task, feeder: Feeder, recorder: Recorder, least: int) -> bool:
         """Run steps until one can be played again; return False if none can."""
-        for number in range(1, _MOST_STEPS + 1):
+        for number in range(1, MOST_STEPS + 1):
             recorder.begin(Phase.FORWARD)
             self.run_step(task, feeder.fed(recorder))
             recorder.mark_outputs((task.kept_outputs, task.kept_loss))
@@ -222,7 +222,7 @@ class StepTracer:
             recorder, task = self._begun(decisions, renewed)
             parameters = [p for group in task.optimizer.param_groups for p in group["params"]]
             with recorder.watching():
-                for _ in range(_MOST_STEPS):
+                for _ in range(MOST_STEPS):
                     recorder.begin(Phase.OPTIMIZER)
                     for parameter in parameters:
                         parameter.grad = torch.empty_like(parameter)
@@ -299,8 +299,8 @@ class StepTracer:
 
     def _own_batch(self, size: int) -> OwnBatch | None:
         """Make a user-supplied batch of real tensors: its callable does not know fake ones."""
-        name = self._variant.own.batches
-        return None if name is None else own_batch(name, size, seed=0)
+        own = self._variant.own
+        return None if own.batches is None else drawn_batch(own, size, seed=0)
 
     def _faked(self, own: OwnBatch, recorder: Recorder) -> OwnBatch:
         """Make the tensors of a user-supplied batch that `placed` leaves on the device."""
@@ -320,6 +320,9 @@ class StepTracer:
     @cached_property
     def _at_any_batch(self) -> Timeline | None:
         """The timeline of the first pair of batch sizes that match; None if none do."""
+        drawn = self._variant.own.drawn
+        if drawn is not None and drawn.varies and drawn.seed is None:
+            return None  # images of each batch size have sizes of their own
         for smaller, larger in _PAIRS:
             # BatchNorm raises ValueError if one image leaves it one value per channel.
             with suppress(MismatchError, ValueError):
