@@ -29,11 +29,12 @@ ASSUMED: Final[Mapping[Assumption, str]] = {
         "takes more memory is shown."
     ),
     Assumption.STILL_GROWING: (
-        "Memory grows in every step, so that no batch is safe: the largest one runs the "
-        f"{MOST_STEPS} steps that were traced. bsprobe run states the growth."
+        f"Memory grows in every one of the {MOST_STEPS} steps that were traced; bsprobe run states "
+        "by how much."
     ),
 }
 """The sentence on each assumption of a prediction."""
+_GROWTH: Final = ASSUMED[Assumption.STILL_GROWING]
 _RANGE_FROM = 3
 """This many consecutive batches, and more, are written as a range."""
 _MOST_LISTED = 4
@@ -83,7 +84,7 @@ def notes_of(
     batch_norms = next((m.batch_norms for m in models if m.batch_norms is not None), None)
     found = (
         _failure_note(item),
-        *(Note(text=text) for text in notes_on_models(models)),
+        *(Note(text=text) for text in notes_on_models(models) if text != _GROWTH),  # stated apart
         _target_note(item, target),
         *_norm_notes(item, batch_norms),
         _checkpointing_note(item.variant, batch_norms),

@@ -190,7 +190,7 @@ def _batch_check(pair: _Pair, variant: Variant, threshold: Threshold) -> Check:
     before_growth = is_known_not_to_grow(
         search_trials(pair.baseline.trials, variant), pair.baseline.device
     )
-    begins_to_grow = bool(new.growth) and before_growth
+    begins_to_grow = bool(new.critical_growth) and before_growth
     before, now = _batch(old, threshold.metric), _batch(new, threshold.metric)
     assert before is not None  # noqa: S101 - `_has` has checked it
     if begins_to_grow:

@@ -243,7 +243,7 @@ def _has(run: Run, subject: Subject) -> bool:
 
 def _growing(found: _Named) -> list[str]:
     """The sentence on machines on which memory grows in every step."""
-    those = [name for name, run in found if any(result.growth for result in run.results)]
+    those = [name for name, run in found if any(result.critical_growth for result in run.results)]
     return (
         [f"{', '.join(those)}: memory grows in every step, so no batch is safe."] if those else []
     )

@@ -178,7 +178,7 @@ def _answer(run: Run, question: Question, files: tuple[str, ...]) -> ProvenBatch
 
 def growth_error(result: VariantResult) -> DeviceError | None:
     """Build the error for memory that grows in every step; None if it does not."""
-    if not result.growth:
+    if not result.critical_growth:
         return None
     growth = result.growth[-1]
     return DeviceError(

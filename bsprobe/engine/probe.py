@@ -133,18 +133,20 @@ class Probing:
         self._listener.on_variant(variant)
         prediction = self._prediction(variant)
         boundary = self._find_boundary(variant, prediction)
-        recommendation = None
-        growth = growth_in(search_trials(self._trials, variant), self._device)
-        if boundary.largest is not None and not boundary.has_failed and not growth:
-            recommendation = self._recommend(variant, boundary.largest)
         result = VariantResult(
             variant=variant,
             boundary=boundary,
-            recommendation=recommendation,
             prediction=prediction,
-            growth=growth,
-            validation_boundary=self._validation_boundary(recommendation),
+            growth=growth_in(search_trials(self._trials, variant), self._device),
         )
+        largest = None if boundary.has_failed or result.critical_growth else boundary.largest
+        if largest is not None:
+            item = self._recommend(variant, largest)
+            result = replace(
+                result,
+                recommendation=item,
+                validation_boundary=self._validation_boundary(item),
+            )
         self._listener.on_result(result)
         return result
 
@@ -289,9 +291,9 @@ class Probing:
                 return beyond_headroom or (item, trial)
             most = 0 if too_small else micro - 1
 
-    def _validation_boundary(self, item: Recommendation | None) -> Boundary | None:
+    def _validation_boundary(self, item: Recommendation) -> Boundary | None:
         """Find the largest validation batch after the steps of the recommended plan."""
-        if item is None or item.trial is None or not self._settings.seeks_validation_batch:
+        if item.trial is None or not self._settings.seeks_validation_batch:
             return None
         beside, asked = item.trial.spec, item.trial.spec.validation
         assert asked is not None  # noqa: S101 - the settings require it

@@ -289,8 +289,12 @@ class VariantResult:
     """The largest validation batch that runs after the steps of the recommended plan; None if it
     was not searched."""
     growth: tuple[Growth, ...] = ()
-    """The growth of memory at the smallest and the largest batch; empty if it does not grow. Where
-    it grows, no batch is safe and nothing is recommended."""
+    """The growth of memory at the smallest and the largest batch; empty if it does not grow."""
+
+    @property
+    def critical_growth(self) -> tuple[Growth, ...]:
+        """The growth if it ends trainings: no batch is safe, and nothing is recommended."""
+        return self.growth if any(each.ends_trainings for each in self.growth) else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,7 +84,7 @@ def _complaints(run: Run, result: VariantResult) -> Iterator[str]:
         )
     if boundary.stop == "nothing fits" and boundary.largest is not None:
         yield f"nothing fits, but the largest batch is {boundary.largest}"
-    if item is not None and result.growth:
+    if item is not None and result.critical_growth:
         yield "memory grows, but a batch is recommended"
     if item is not None:
         yield from _complaints_of_plan(result, item)

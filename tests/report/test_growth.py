@@ -83,3 +83,20 @@ def test_a_file_that_recommends_a_batch_although_memory_grows_is_refused(level: 
     results = tuple(replace(each, growth=GROWTH) for each in level.results)
     with pytest.raises(MalformedError, match="grows"):
         check_run(replace(level, results=results))
+
+
+SLOW = (Growth(batch=12, bytes_per_step=512, steps=24, full_at_step=4_728_857),)
+
+
+@pytest.mark.parametrize("show", [terminal.render, report])
+def test_growth_that_outlasts_every_training_is_a_note_beside_the_recommendation(
+    show: Callable[[Run], str], level: Run
+) -> None:
+    results = tuple(replace(each, growth=SLOW) for each in level.results)
+    run = replace(level, results=results)
+    check_run(run)
+    said = " ".join(show(run).split())
+    assert "512 B a step at batch 12" in said
+    assert "step 4,728,857" in said
+    assert "No batch is safe" not in said
+    assert growth_error(run.results[0]) is None

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from bsprobe.analysis.notes import Note
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.failures import is_mismatch_of_sizes
-from bsprobe.records.runs import StopReason, VariantResult
+from bsprobe.records.runs import Run, StopReason, VariantResult
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import RGB, Checkpointing, Norm, Precision, Variant
 from bsprobe.records.workload import Problem
@@ -22,9 +22,20 @@ _GROWS = (
 
 def note_on(result: VariantResult) -> Note:
     """Return the note on a variant without a recommendation."""
-    if result.growth:
+    if result.critical_growth:
         return Note(text=_GROWS, figure=growth_words(result.growth))
     return Note(text=without_recommendation(result))
+
+
+def note_on_slow_growth(_: Run, result: VariantResult) -> Note | None:
+    """Return the note on memory that grows but outlasts any training, or None."""
+    if result.critical_growth or not result.growth:
+        return None
+    return Note(
+        text="Memory grows {}, which no training reaches. Something keeps a small tensor in every "
+        "step, such as a list of losses: keep loss.item().",
+        figure=growth_words(result.growth),
+    )
 
 
 def without_recommendation(result: VariantResult) -> str:

@@ -147,7 +147,7 @@ def verdict(boundary: Boundary) -> str:
 def result_words(result: VariantResult) -> str:
     """Return the result of a search in a few words, with the steps that growing memory allows."""
     words = verdict(result.boundary)
-    if not result.growth:
+    if not result.critical_growth:
         return words
     return f"{words} in {result.growth[-1].steps} steps: memory grows"
 
@@ -320,7 +320,7 @@ def answer(run: Run) -> str:
     """Return the run in one sentence."""
     names = labels(run.settings.variants)
     best = run.best_result
-    growing = next((result for result in run.results if result.growth), None)
+    growing = next((result for result in run.results if result.critical_growth), None)
     if growing is not None and (best is None or best.recommendation is None):
         return (
             f"On {run.device.name} the memory of {growing.variant.subject} grows "
