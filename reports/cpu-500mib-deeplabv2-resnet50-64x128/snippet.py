@@ -46,10 +46,32 @@ def schedule(update):
     return max(0.0, 1 - update / UPDATES) ** 0.9
 
 
-def logits_of(outputs, size):
-    """The main logits of a network, at the size of the labels."""
-    logits = outputs["out"] if isinstance(outputs, dict) else outputs
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+def endless(batches):
+    """Epoch after epoch of batches; the last update of an epoch goes on in the next one."""
+    for epoch in itertools.count():
+        is_over = True
+        for batch in batches:
+            is_over = False
+            yield batch
+        if is_over:
+            raise SystemExit("the data set has fewer images than MICRO_BATCH")
+
+
+def cross_entropy(logits, labels):
+    """The cross-entropy of pixels, summed over the valid ones."""
+    size = labels.shape[1:]
+    logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+
+
+def loss(outputs, labels):
+    """The loss of a micro-batch, summed over its valid pixels."""
+    return cross_entropy(outputs, labels)
+
+
+def counted(labels):
+    """The number of valid pixels."""
+    return int((labels != IGNORE).sum())
 
 
 def train(model, dataset, device="cpu", updates=UPDATES, workers=4):
@@ -60,7 +82,7 @@ def train(model, dataset, device="cpu", updates=UPDATES, workers=4):
     optimizer = torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
     scaler = torch.amp.GradScaler(device.type, enabled=False)
-    loader = DataLoader(
+    batches = DataLoader(
         dataset,
         batch_size=MICRO_BATCH,
         shuffle=True,
@@ -69,25 +91,26 @@ def train(model, dataset, device="cpu", updates=UPDATES, workers=4):
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
     )
-    endless = itertools.chain.from_iterable(itertools.repeat(loader))
+    stream = endless(batches)
     losses = []
     for _ in range(updates):
-        micro_batches = list(itertools.islice(endless, ACCUMULATION_STEPS))
-        # Divide by the valid pixels of the whole effective batch: a mean of the means of
-        # micro-batches would weigh pixels unequally, and be NaN if one has no valid pixel.
-        valid = max(1, sum(int((labels != IGNORE).sum()) for _, labels in micro_batches))
+        micro_batches = list(itertools.islice(stream, ACCUMULATION_STEPS))
+        # A micro-batch counts by its share of the pixels of the effective batch. With equal
+        # shares, pixels would weigh more in a micro-batch that has few.
+        counts = [counted(batch[1]) for batch in micro_batches]
+        whole = sum(counts) or 1
         total = torch.zeros((), device=device)
-        for images, labels in micro_batches:
+        for batch in micro_batches:
+            images, labels = batch
             images = images.to(device, non_blocking=True)
             labels = labels.to(device, non_blocking=True)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=False):
-                logits = logits_of(model(images), labels.shape[1:])
-                loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum") / valid
-            scaler.scale(loss).backward()
-            total += loss.detach()
+                part = loss(model(images), labels) / whole
+            scaler.scale(part).backward()
+            total += part.detach()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         scheduler.step()
         losses.append(total)
-    return [loss.item() for loss in losses]
+    return [total.item() for total in losses]
