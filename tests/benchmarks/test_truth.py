@@ -60,9 +60,6 @@ PEAKS_BY_DAY = (
     "timm-vit_base_patch16_224-224x224-amp-bf16-batch-nchw-adamw-b64",
 )
 """Recordings whose peak is predicted by day; a prediction of another network takes longer."""
-U_NET = "benchmarks-recorded_networks.py-UNet"
-U_NET_TOLERANCE = 0.16
-"""Its peaks are up to 14.9 % above the predicted ones; the reason is unknown."""
 each_chosen_trial = pytest.mark.parametrize(
     "path",
     [
@@ -145,8 +142,7 @@ def check_peak(path: Path) -> None:
     times_plans = trial.trial.spec.variant.cudnn_benchmark is CudnnBenchmark.ON
     error = trial.error(PEAKS["later steps, reserved"] if times_plans else reserved)
     assert error is not None
-    least = U_NET_TOLERANCE if path.name.startswith(U_NET) else 0.0
-    assert abs(error) <= max(least, peak_tolerance(path.parents[1]))
+    assert abs(error) <= peak_tolerance(path.parents[1])
 
 
 def boundaries_of(path: Path) -> list[CheckedBoundary]:
