@@ -29,8 +29,8 @@ ASSUMED: Final[Mapping[Assumption, str]] = {
         "takes more memory is shown."
     ),
     Assumption.STILL_GROWING: (
-        f"Memory grows in every one of the {MOST_STEPS} steps that were traced; bsprobe run states "
-        "by how much."
+        f"Memory grows in every one of the {MOST_STEPS} steps that were traced. Figures are of the "
+        "last of them; later steps take more. bsprobe run states by how much."
     ),
 }
 """The sentence on each assumption of a prediction."""

@@ -34,20 +34,28 @@ def describe_failure(error: Exception, phase: str, kind: DeviceKind) -> tuple[Ou
 
 
 def validated(
-    work: Callable[[], Peak], kind: DeviceKind, *, lift_limit: Callable[[], None]
+    work: Callable[[], Peak],
+    kind: DeviceKind,
+    *,
+    retries: Callable[[], int],
+    lift_limit: Callable[[], None],
 ) -> Validated:
     """Validate after the training steps of a trial; a failure does not end the trial.
 
     Args:
         work: Runs the validation and returns its peak.
         kind: The kind of device on which the trial runs.
+        retries: Returns the number of times that the allocator has flushed its cache so far.
         lift_limit: Removes the memory limit, so that a failure can be described.
 
     Raises:
         BsprobeError: The work raised it. It is no verdict on the batch and ends the run.
     """
+    before = retries()
     try:
-        return Validated(peak=work())
+        peak = work()
+        retried = retries() > before
+        return Validated(peak=peak, outcome=Outcome.FITS_WITH_RETRIES if retried else Outcome.FITS)
     except BsprobeError:
         raise
     except Exception as error:  # noqa: BLE001 - recorded as data, as the failure of a trial is

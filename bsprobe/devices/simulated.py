@@ -289,7 +289,12 @@ def _validated(
         playback.play(Section.VALIDATION)
         return _taken_peak(allocator)
 
-    return validated(work, DeviceKind.SIMULATED, lift_limit=lambda: None)
+    return validated(
+        work,
+        DeviceKind.SIMULATED,
+        retries=lambda: allocator.statistics.num_alloc_retries,
+        lift_limit=lambda: None,
+    )
 
 
 def _taken_peak(allocator: CachingAllocator) -> Peak:

@@ -140,7 +140,8 @@ def run_steps(
         return measured
     validate = partial(_validate, spec.variant, spec.validation, task, meter, report)
     kind = DeviceKind(device.type)
-    return replace(measured, validation=validated(validate, kind, lift_limit=meter.lift_limit))
+    tried = validated(validate, kind, retries=meter.retries, lift_limit=meter.lift_limit)
+    return replace(measured, validation=tried)
 
 
 def _most(spec: TrialSpec, number: int, device: torch.device) -> int:

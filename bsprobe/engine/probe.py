@@ -20,6 +20,7 @@ from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import TOO_LARGE, Outcome
 from bsprobe.records.runs import (
+    MAX_BATCH,
     SCHEMA_VERSION,
     Boundary,
     DeviceInfo,
@@ -305,7 +306,7 @@ class Probing:
         return find_boundary(
             measure,
             capacity_bytes=self._device.capacity_bytes,
-            max_batch=self._settings.max_batch,
+            max_batch=MAX_BATCH,  # the user's limit is of the training batch
         )
 
     def _synthetic_counterpart(self, trial: Trial) -> Trial | None:

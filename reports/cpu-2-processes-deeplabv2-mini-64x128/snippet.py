@@ -83,8 +83,9 @@ def counted(labels):
     return int((labels != IGNORE).sum())
 
 
-def train(model, dataset, device="cpu", updates=UPDATES, workers=4):
+def train(model, dataset, device="cpu", updates=None, workers=4):
     """Train on (image, label) pairs: float (3, H, W) and int64 train ids (H, W)."""
+    updates = UPDATES if updates is None else updates
     device = torch.device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     assert dist.get_world_size() == PROCESSES

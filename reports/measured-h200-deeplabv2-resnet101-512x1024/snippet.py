@@ -74,8 +74,9 @@ def counted(labels):
     return int((labels != IGNORE).sum())
 
 
-def train(model, dataset, device="cuda", updates=UPDATES, workers=4):
+def train(model, dataset, device="cuda", updates=None, workers=4):
     """Train on (image, label) pairs: float (3, H, W) and int64 train ids (H, W)."""
+    updates = UPDATES if updates is None else updates
     device = torch.device(device)
     model = model.to(device).train()
     groups = parameter_groups(model)

@@ -137,6 +137,19 @@ def test_a_validation_that_does_not_fit_is_part_of_a_trial_that_ran() -> None:
     assert tried.failure.phase == "validation"
 
 
+def test_a_validation_that_makes_the_allocator_empty_its_cache_fits_with_retries() -> None:
+    card = find_gpu("RTX 3090")
+    free = predict(SMALL, 8, gpu=card, validation=Validation(resolution=FULL))
+    assert free.validation is not None
+    peak = free.validation.peak_bytes(free.outside_allocator_bytes)
+    assert peak is not None
+    asked = Validation(resolution=FULL)
+    tight = predict(SMALL, 8, gpu=card, limit=peak - 2 * MIB, validation=asked)
+    assert tight.allocator_retries == 0
+    assert tight.validation is not None
+    assert (tight.validation.outcome, tight.validation.fits) == (Outcome.FITS_WITH_RETRIES, True)
+
+
 def test_what_training_leaves_reserved_counts_in_the_validation() -> None:
     """A small validation beside a large training batch takes no new memory."""
     few = Validation(resolution=Resolution(height=64, width=64))

@@ -7,6 +7,7 @@ import pytest
 
 from bsprobe.analysis.search import Process
 from bsprobe.records.failures import Outcome
+from bsprobe.records.growth import Growth
 from bsprobe.records.runs import Boundary, Run, Settings, StopReason, Target
 from bsprobe.records.trials import (
     VALIDATION_PHASE,
@@ -170,7 +171,7 @@ def test_a_validation_that_fits_is_one_sentence_and_has_its_column(tmp_path: Pat
     (sentence,) = [each for each in text.split("\n\n") if "Validation of 1 image" in each]
     words = " ".join(sentence.split())
     assert "1024x2048 fits beside the recommended step" in words
-    assert "takes 8.00 GiB of 20.0 GiB" in words
+    assert "takes 8.00 GiB (no more than training) of 20.0 GiB" in words
     report = markdown.render(run, plots=(), snippet=None)
     header = next(line for line in report.splitlines() if "peak memory" in line)
     assert "| validation |" in header
@@ -188,6 +189,26 @@ def test_a_validation_that_does_not_fit_names_the_batch_beside_which_it_does(
     assert "does not fit beside training with micro-batch 4; it fits beside micro-batch 2" in words
     (row,) = tables.recommendation_table(run).to_dict("records")
     assert (row["validation_outcome"], row["validation_peak_bytes"]) == ("out of memory", None)
+
+
+def test_a_validation_that_takes_more_than_training_says_how_much(tmp_path: Path) -> None:
+    run, _ = probed(tmp_path, with_validation(), per_image=6 * GIB)
+    assert "10.0 GiB (2.00 GiB more than training)" in " ".join(terminal.render(run).split())
+
+
+def test_fewer_images_are_advised_if_there_are_several(tmp_path: Path) -> None:
+    asked = replace(with_validation(), validation=Validation(resolution=SIZE, batch_size=2))
+    run, _ = probed(tmp_path, asked, per_image=100 * GIB)
+    words = " ".join(terminal.render(run).split())
+    assert "fits beside no smaller one: validate fewer images at once, or in tiles" in words
+
+
+def test_where_nothing_is_recommended_no_validation_is_judged(tmp_path: Path) -> None:
+    run, _ = probed(tmp_path, with_validation())
+    growth = (Growth(batch=12, bytes_per_step=GIB, steps=24, full_at_step=31),)
+    grown = replace(run, results=(replace(run.results[0], recommendation=None, growth=growth),))
+    assert "nothing is recommended" in terminal.render(grown)
+    assert "\n\n\n" not in terminal.render(grown)
 
 
 def test_variants_have_a_table_of_their_validations(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ _CIRCUMSTANCES = (
         type=validation_batch,
         metavar="N|max",
         help="With --validate: images in a validation batch; max finds the largest one beside the "
-        "recommended step, with more trials.  [default: 1]",
+        "recommended step, with more trials, whatever --max-batch is.  [default: 1]",
     ),
     click.option("--evaluate", is_flag=True, hidden=True),
     click.option("--evaluate-at", type=parse_resolution, hidden=True),

@@ -115,13 +115,21 @@ def validation_size(text: str) -> Resolution:
     """Parse HEIGHTxWIDTH, or SLICESxHEIGHTxWIDTH for volumes."""
     first, *rest = text.replace("×", "x").replace("X", "x").split("x")  # noqa: RUF001 - users paste this sign
     if len(rest) != _FLAT:
-        return parse_resolution(text)
+        return _of_option("--validate", text)
     slices = whole_number(first)
     if slices is None or slices not in ASKED["slices"]:
         raise UsageError(
             f"--validate: {first} slices are out of range", hint=f"give {ASKED['slices']}"
         )
-    return replace(parse_resolution("x".join(rest)), slices=slices)
+    return replace(_of_option("--validate", "x".join(rest)), slices=slices)
+
+
+def _of_option(option: str, text: str) -> Resolution:
+    """Parse a resolution; an error names the option."""
+    try:
+        return parse_resolution(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}", hint=error.hint) from None
 
 
 def whole_number(text: str) -> int | None:

@@ -272,8 +272,8 @@ def _line(found: Explanation) -> str:
     return (
         f"## Batches\n\n{table(header, rows)}\n\nThe line is at the moment of the step at which "
         f"batch {found.spec.batch_size} takes the most. What tensors take grows evenly with the "
-        "batch. The workspace there does not: its line goes through this batch, as near to the "
-        "others as it can. The peaks of the other batches are simulated on a card without a limit."
+        "batch. The workspace need not: its line goes through this batch, as near to the others as "
+        "it can. The peaks of the other batches are simulated on a card without a limit."
     )
 
 

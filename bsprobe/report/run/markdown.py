@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
-from bsprobe.records.runs import DeviceInfo, Environment, Run, VariantResult
+from bsprobe.records.runs import Boundary, DeviceInfo, Environment, Run, VariantResult
 from bsprobe.records.trials import Source, Trial
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import labels
@@ -123,18 +123,23 @@ def _named(run: Run, result: VariantResult, name: str) -> str:
     return f"★ {name}" if result.recommendation.starred and len(run.results) > 1 else name
 
 
+def _largest(boundary: Boundary) -> str:
+    if boundary.is_exact:
+        return f"{boundary.largest}"
+    return f">= {boundary.largest} ({boundary.stop})"
+
+
 def _cells(run: Run, result: VariantResult) -> dict[str, str]:
     """A row of the recommendation, by the names of its columns."""
     item, boundary = result.recommendation, result.boundary
     if item is None:
-        return dict.fromkeys(_COLUMNS, "-")
+        known = {} if boundary.largest is None else {"largest": _largest(boundary)}
+        return dict.fromkeys(_COLUMNS, "-") | known
     alone, target = item.without_accumulation, run.settings.target
     rate, rate_alone = (sentences.rate_words(p, item.variant, target) for p in (item.plan, alone))
     updates = "" if alone.schedule is None else f", {alone.schedule[0]} updates"
     return {
-        "largest": str(item.largest)
-        if boundary.is_exact
-        else f">= {item.largest} ({boundary.stop})",
+        "largest": _largest(boundary),
         "safe": str(item.safe),
         "best": str(item.best) if item.best_is_measured else "-",
         "use": sentences.plan_words(item.plan),

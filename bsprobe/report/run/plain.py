@@ -3,7 +3,7 @@
 from typing import TextIO
 
 from bsprobe.records.runs import Prediction, Settings, VariantResult
-from bsprobe.records.trials import Purpose, Trial, TrialSpec
+from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import Variant
 from bsprobe.report.run import sentences, validation
@@ -18,12 +18,11 @@ def trial_line(trial: Trial) -> str:
         words.append(f"{format_bytes(trial.measurement.peak_bytes):>9}")
         rate = trial.measurement.images_per_second
         words.append(f"{rate:8.3g} images/s" if rate is not None else "")
-        if trial.purpose is Purpose.VALIDATION:
-            words.append(validation.outcome(trial))
+        words.append(validation.outcome(trial))
     elif trial.failure is not None:
         words.append(f"in {trial.failure.phase}")
     words.append(f"({trial.purpose}, {format_seconds(trial.wall_seconds)})")
-    return " ".join(words)
+    return " ".join(word for word in words if word)
 
 
 class PlainProgress:

@@ -4,7 +4,7 @@ from bsprobe.analysis.notes import Note, joined
 from bsprobe.analysis.recommendation import search_trials
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run, VariantResult
-from bsprobe.records.trials import Measurement, Source, Trial, Validated
+from bsprobe.records.trials import Measurement, Purpose, Source, Trial, Validated
 from bsprobe.records.units import format_bytes
 from bsprobe.report.run import sentences
 
@@ -19,9 +19,13 @@ def tried_with(trial: Trial | None) -> Validated | None:
 
 
 def outcome(trial: Trial) -> str:
-    """Return the images and the outcome of the validation of a trial: `validated 4: ok`."""
+    """Return the images and the outcome of the validation of a trial: `validated 4: ok`.
+
+    Empty if it ran as it should, except in a search for the largest validation batch.
+    """
     tried, asked = tried_with(trial), trial.spec.validation
-    if tried is None or asked is None:
+    is_searched = trial.purpose is Purpose.VALIDATION
+    if tried is None or asked is None or (tried.fits and not is_searched):
         return ""
     return f"validated {asked.batch_size}: {sentences.outcome_words(tried.outcome)}"
 
@@ -50,6 +54,8 @@ def lines_of(run: Run) -> Lines:
     """Return whether the validation fits beside training, a sentence each; equal ones once."""
     names = sentences.row_names(run.settings.variants)
     found = [(names[result.variant], _note(run, result)) for result in run.results]
+    if not any(note for _, note in found):
+        return [((), "Validation is judged beside a recommended step, and nothing is recommended.")]
     return joined(
         ((name, note) for name, note in found if note), [name for name, note in found if note]
     )
@@ -89,10 +95,12 @@ def _note(run: Run, result: VariantResult) -> Note | None:
     if tried.fits:
         fits = "fits" if trial.source is Source.MEASURED else "should fit"
         of = format_bytes(run.device.capacity_bytes)
+        retried = tried.outcome is Outcome.FITS_WITH_RETRIES
+        emptied = ", after the allocator has emptied its cache" if retried else ""
         return Note(
-            text=f"Validation of {images} {fits} beside the recommended step: with all that "
-            f"training keeps it takes {{}} of {of}{more}.",
-            figure=format_bytes(_peak_bytes(trial.measurement, tried)),
+            text=f"Validation of {images} {fits} beside the recommended step{emptied}: with all "
+            f"that training keeps it takes {{}} of {of}{more}.",
+            figure=_taken(trial.measurement, tried),
         )
     if tried.outcome is not Outcome.OUT_OF_MEMORY:
         why = "" if tried.failure is None else f": {tried.failure.words.rstrip('.!')}"
@@ -113,10 +121,18 @@ def _smaller(run: Run, result: VariantResult, micro: int) -> str:
     ]
     if fitting:
         return f"it fits beside micro-batch {max(fitting)}"
-    return (
-        f"it fits beside no {'smaller one' if micro > 1 else 'other'}: free the gradients and the "
-        "cache before it, or validate in tiles"
-    )
+    asked = run.settings.validation
+    fewer = "fewer images at once, or " if asked is not None and asked.batch_size > 1 else ""
+    beside = "it fits beside no smaller one: " if micro > 1 else ""
+    return f"{beside}validate {fewer}in tiles"
+
+
+def _taken(measured: Measurement, tried: Validated) -> str:
+    """The peak of a validation, and how much it is beyond the peak of the training."""
+    taken = _peak_bytes(measured, tried)
+    beyond = taken - measured.peak_bytes
+    more = f"{format_bytes(beyond)} more than" if beyond > 0 else "no more than"
+    return f"{format_bytes(taken)} ({more} training)"
 
 
 def _largest_words(result: VariantResult) -> str:

@@ -137,7 +137,7 @@ def _arguments(variant: Variant, device_kind: DeviceKind, loader: Loader) -> str
         "dataset": own.batches is None,
         "updates": own.optimizer is not None,
         f'device="{device}"': True,
-        "updates=UPDATES": own.optimizer is None,
+        "updates=None": own.optimizer is None,
         f"workers={loader.workers}": own.batches is None,
     }
     return ", ".join(name for name, is_there in chosen.items() if is_there)
