@@ -49,9 +49,8 @@ def test_a_guided_run_proves_the_boundary_in_four_trials_and_shows_both(tmp_path
     assert largest < predicted
     assert len(searched(run)) <= 4
 
-    beside = f"Predicted largest {predicted}, measured {largest};"
     assert f"  Predicted largest {predicted}\n" in done.stderr
-    assert beside in done.stdout.replace("\n      ", " ")
+    assert f"Predicted largest batch: {predicted} (measured {largest};" in done.stdout
     assert beside in (tmp_path / "out" / "report.md").read_text()
     (row,) = rows(tmp_path / "out" / "recommendation.csv")
     assert (row["largest"], row["predicted_largest"]) == (str(largest), str(predicted))
