@@ -51,7 +51,7 @@ def test_a_guided_run_proves_the_boundary_in_four_trials_and_shows_both(tmp_path
 
     assert f"  Predicted largest {predicted}\n" in done.stderr
     assert f"Predicted largest batch: {predicted} (measured {largest};" in done.stdout
-    assert beside in (tmp_path / "out" / "report.md").read_text()
+    assert "## Predicted and measured" in (tmp_path / "out" / "report.md").read_text()
     (row,) = rows(tmp_path / "out" / "recommendation.csv")
     assert (row["largest"], row["predicted_largest"]) == (str(largest), str(predicted))
     trials = rows(tmp_path / "out" / "trials.csv")
