@@ -171,7 +171,7 @@ def test_a_validation_that_fits_is_one_sentence_and_has_its_column(tmp_path: Pat
     (sentence,) = [each for each in text.split("\n\n") if "Validation of 1 image" in each]
     words = " ".join(sentence.split())
     assert "1024x2048 fits beside the recommended step" in words
-    assert "of 20.0 GiB it takes 8.00 GiB (no more than training)" in words
+    assert "of 20.0 GiB it takes, with all that training keeps, 8.00 GiB (no more than" in words
     report = markdown.render(run, plots=(), snippet=None)
     header = next(line for line in report.splitlines() if "peak memory" in line)
     assert "| validation |" in header

@@ -99,7 +99,7 @@ def _note(run: Run, result: VariantResult) -> Note | None:
         emptied = ", after the allocator has emptied its cache" if retried else ""
         return Note(
             text=f"Validation of {images} {fits} beside the recommended step{emptied}: of {of} it "
-            f"takes {{}}, with all that training keeps{more}.",
+            f"takes, with all that training keeps, {{}}{more}.",
             figure=_taken(trial.measurement, tried),
         )
     if tried.outcome is not Outcome.OUT_OF_MEMORY:
