@@ -294,9 +294,10 @@ class Probing:
 
     def _validation_boundary(self, item: Recommendation) -> Boundary | None:
         """Find the largest validation batch after the steps of the recommended plan."""
-        if item.trial is None or not self._settings.seeks_validation_batch:
+        trial = item.trial
+        if trial is None or not trial.ran or not self._settings.seeks_validation_batch:
             return None
-        beside, asked = item.trial.spec, item.trial.spec.validation
+        beside, asked = trial.spec, trial.spec.validation
         assert asked is not None  # noqa: S101 - the settings require it
 
         def measure(batch: int, process: Process) -> Probe:

@@ -178,9 +178,9 @@ class StepTracer:
 
     def _validate(self, task: Task, feeder: Feeder, recorder: Recorder, asked: Validation) -> None:
         recorder.begin(Phase.VALIDATION)
+        images = self.images_for(asked, feeder)
         try:
             with torch.no_grad():
-                images = self.images_for(asked, feeder)
                 _evaluation_pass(task, images, asked.resolution.sides)
         except (BsprobeError, TooManyConditionsError, EndlessConditionError):
             raise
