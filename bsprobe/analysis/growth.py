@@ -66,8 +66,7 @@ def growth_of(trial: Trial, device: DeviceInfo) -> Growth | None:
         return None
     half = len(ends) // 2
     per_step = max(1, round((ends[-1] - ends[-1 - half]) / half))
-    peak = measured.steady
-    inside = peak.allocated_bytes if peak.reserved_bytes is None else peak.reserved_bytes
+    inside = measured.steady.held_bytes
     left = max(0, device.capacity_bytes - measured.outside_allocator_bytes - inside)
     return Growth(
         batch=trial.spec.batch_size,

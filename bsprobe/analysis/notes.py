@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from bsprobe.records.variants import Norm
 
+Lines = list[tuple[tuple[str, ...], str]]
+"""Pairs of the names of variants, empty if all are meant, and a sentence on them."""
 _BETWEEN = " / "
 """Separates the settings in a variant's name."""
 
@@ -33,9 +35,7 @@ class Note:
         return sentence[:1].upper() + sentence[1:]
 
 
-def joined(
-    notes: Iterable[tuple[str, Note]], everyone: Sequence[str]
-) -> list[tuple[tuple[str, ...], str]]:
+def joined(notes: Iterable[tuple[str, Note]], everyone: Sequence[str]) -> Lines:
     """Join notes that are equal but for their figures.
 
     Args:

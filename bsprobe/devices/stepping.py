@@ -22,6 +22,7 @@ from bsprobe.records.trials import (
     Measurement,
     Peak,
     TrialSpec,
+    Validated,
     Validation,
 )
 from bsprobe.records.variants import CudnnBenchmark, Variant
@@ -117,10 +118,7 @@ def run_steps(
     for _ in range(spec.measured_steps):
         steps.run(clock)
     seconds = clock.seconds()
-    while task.updates_applied < REQUIRED_UPDATES:
-        steps.run()
-    until_settled(steps.run, lambda: _most(spec, meter.retries(), device), ran=steps.count)
-    until_level(steps.run_collected, lambda: _most(spec, steps.may_grow(), device) > 0)
+    _settle(spec, steps, task, meter)
     steady = meter.peak()
     images = spec.batch_size * spec.accumulation_steps
     measured = Measurement(
@@ -136,12 +134,16 @@ def run_steps(
     )
     # Before the validation, whose kernels and retries are not the training's.
     measured = meter.completed(measured)
-    if spec.validation is None:
-        return measured
-    validate = partial(_validate, spec.variant, spec.validation, task, meter, report)
-    kind = DeviceKind(device.type)
-    tried = validated(validate, kind, retries=meter.retries, lift_limit=meter.lift_limit)
-    return replace(measured, validation=tried)
+    return replace(measured, validation=_validated(spec, task, meter, report))
+
+
+def _settle(spec: TrialSpec, steps: "_Steps", task: Task, meter: Meter) -> None:
+    """Run the steps that a trial needs beyond those that were asked for."""
+    device = task.device
+    while task.updates_applied < REQUIRED_UPDATES:
+        steps.run()
+    until_settled(steps.run, lambda: _most(spec, meter.retries(), device), ran=steps.count)
+    until_level(steps.run_collected, lambda: _most(spec, steps.may_grow(), device) > 0)
 
 
 def _most(spec: TrialSpec, number: int, device: torch.device) -> int:
@@ -227,6 +229,18 @@ class _Steps:
         ends = self.ends[self.count - self._task.updates_applied :]
         noise = noise_bytes(DeviceKind(self._task.device.type))
         return len(ends) < MOST_STEPS and is_growing(ends, noise)
+
+
+def _validated(spec: TrialSpec, task: Task, meter: Meter, report: ReportPhase) -> Validated | None:
+    """Validate after the training steps; None if the trial has no validation."""
+    if spec.validation is None:
+        return None
+    return validated(
+        partial(_validate, spec.variant, spec.validation, task, meter, report),
+        DeviceKind(task.device.type),
+        retries=meter.retries,
+        lift_limit=meter.lift_limit,
+    )
 
 
 def _validate(

@@ -8,8 +8,8 @@ from bsprobe.analysis.recommendation import plan
 from bsprobe.records.runs import Target
 from bsprobe.records.variants import OptimizerName
 from bsprobe.records.workload import OwnParts
+from bsprobe.report.run import legend, sentences
 from bsprobe.report.run import plan as dry_run
-from bsprobe.report.run import sentences
 from bsprobe.report.run.terminal import WIDTH, fitted
 from tests.support.builders import DEVICE, VARIANT, settings
 
@@ -59,12 +59,12 @@ def test_an_unknown_rate_is_a_factor_of_the_users_rate(
 
 def test_the_options_that_bring_a_rate_and_accumulation_are_named_where_there_is_neither() -> None:
     other = settings(replace(VARIANT, model="unet.py:build"))
-    told = " ".join(sentences.about_recipe(other))
+    told = " ".join(legend.about_recipe(other))
     assert all(option in told for option in ("--base-lr", "--base-batch", "--target-batch"))
-    (by_recipe,) = sentences.about_recipe(settings())
+    (by_recipe,) = legend.about_recipe(settings())
     assert "DeepLabV2" in by_recipe
     given = Target(batch=8, base_batch=4, base_learning_rate=0.1)
-    assert sentences.about_recipe(settings(target=given)) == []
+    assert legend.about_recipe(settings(target=given)) == []
 
 
 def test_blocks_that_are_named_are_told() -> None:

@@ -9,7 +9,7 @@ from bsprobe.records.trials import Source, Trial
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import labels
 from bsprobe.report.explain import sentences as explain_sentences
-from bsprobe.report.run import notes, sentences, validation
+from bsprobe.report.run import legend, notes, sentences, validation
 
 EXPLAINED = "step-by-kind"
 """The picture of memory over one step of the starred row."""
@@ -111,9 +111,9 @@ def _meaning(run: Run, shown: Sequence[str]) -> str:
     terms = {*shown, *([_STAR] if len(run.results) > 1 else [])}
     lines = [
         f"- {'★' if term == _STAR else f'*{term.capitalize()}*'}: {meaning}."
-        for term, meaning in sentences.legend(run, terms)
+        for term, meaning in legend.meanings(run, terms)
     ]
-    return "\n".join([*lines, *(f"- {each}" for each in sentences.about_recipe(run.settings))])
+    return "\n".join([*lines, *(f"- {each}" for each in legend.about_recipe(run.settings))])
 
 
 def _named(run: Run, result: VariantResult, name: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from bsprobe.analysis.caveats import notes_of
 from bsprobe.analysis.memory_line import line_through
-from bsprobe.analysis.notes import Note, joined
+from bsprobe.analysis.notes import Lines, Note, joined
 from bsprobe.analysis.recommendation import keeps_headroom, recipe_of, search_trials
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
@@ -18,9 +18,6 @@ from bsprobe.records.runs import (
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Norm, Precision, Variant
 from bsprobe.report.run import advice, sentences
-
-Lines = list[tuple[tuple[str, ...], str]]
-"""Pairs of the names of variants, empty if all are meant, and a sentence on them."""
 
 
 def lines_of(run: Run) -> Lines:

@@ -1,18 +1,16 @@
 """Sentences on a run, for terminal and markdown."""
 
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from bsprobe.analysis.recommendation import (
     LearningRateRule,
     rate_factor,
     recipe_of,
-    search_trials,
 )
 from bsprobe.records.failures import Outcome
 from bsprobe.records.growth import Growth
 from bsprobe.records.runs import (
-    REFERENCE,
     Boundary,
     DeviceInfo,
     Prediction,
@@ -33,12 +31,8 @@ from bsprobe.records.variants import (
     labels,
     shared_settings,
 )
-from bsprobe.records.workload import has_recipe
 
 _OUTCOME_WORDS = {Outcome.FITS: "ok", Outcome.FITS_WITH_RETRIES: "ok with retries"}
-_TOO_SMALL = (
-    "the network does not train with so few images; BatchNorm needs more than one value per channel"
-)
 _OPTIMIZER_NAMES = {OptimizerName.SGD: "SGD", OptimizerName.ADAMW: "AdamW"}
 
 
@@ -200,96 +194,6 @@ def wanted_batch(settings: Settings) -> str:
         return "each network"
     (batch,) = batches
     return "the best batch that fits" if batch is None else f"an effective batch of {batch}"
-
-
-def legend(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
-    """Return the meaning of the columns of the recommendation.
-
-    Args:
-        run: The run.
-        terms: The columns that the table has; `*` for its star.
-    """
-    is_measured = run.device.source is Source.MEASURED
-    headroom = f"{run.settings.target.headroom:.0%}"
-    processes = " x processes" if run.settings.processes > 1 else ""
-    retries = any(trial.outcome is Outcome.FITS_WITH_RETRIES for trial in run.trials)
-    is_open = any(r.recommendation and not r.boundary.is_exact for r in run.results)
-    has_norms = len({variant.norm for variant in run.settings.variants}) > 1
-    meanings = {
-        "largest": (
-            f"the largest batch {'that ran' if is_measured else 'predicted to run'}"
-            f"{', with allocator retries if needed' if retries else ''}"
-            f"{'; >=: larger ones may run' if is_open else ''}"
-        ),
-        "safe": (
-            f"the largest batch{' without retries' if retries else ''} that leaves {headroom} of "
-            "the memory free"
-            f"{_where_not_run(run)}"
-        ),
-        "best": "the smallest batch within 2% of the highest images/s, at most the safe one",
-        "use": (
-            f"micro-batch x accumulation steps{processes}, "
-            f"{'run' if is_measured else 'predicted'} as a whole step"
-        ),
-        "peak": "the peak memory of that step, as a share of the usable memory",
-        "validation": (
-            f"the peak of {run.settings.validation_words} after that step, with all that training "
-            "keeps, as a share of the usable memory"
-        ),
-        "validation batch": "the largest that runs after that step",
-        "images/s": "of the median step; ± is half the range of single steps",
-        "*": (
-            f"the {'fastest' if is_measured else 'best'} setting"
-            f"{' with its norm; another norm is another model' if has_norms else ''}"
-        ),
-    }
-    return [
-        *((term, meaning) for term, meaning in meanings.items() if term in terms),
-        *_meanings_beside(run, terms),
-    ]
-
-
-def _meanings_beside(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
-    """The meanings of an outcome in the ladder and of figures of several processes."""
-    lines: list[tuple[str, str]] = []
-    if any(trial.outcome is Outcome.BATCH_TOO_SMALL for trial in run.trials):
-        lines.append((Outcome.BATCH_TOO_SMALL, _TOO_SMALL))
-    if run.settings.processes > 1:
-        images = "; images/s are of all processes" if "images/s" in terms else ""
-        lines.append(
-            ("processes", f"batches and peaks are of the process that takes the most{images}")
-        )
-    return lines
-
-
-def _where_not_run(run: Run) -> str:
-    """Return the addition for an older run in which a safe batch was not run."""
-    for result in run.results:
-        ran = {trial.spec.batch_size for trial in search_trials(run.trials, result.variant)}
-        if result.recommendation is not None and result.recommendation.safe not in ran:
-            return " (interpolated between measured batches)"
-    return ""
-
-
-def about_recipe(settings: Settings) -> list[str]:
-    """Return sentences on the origin of the learning rates and the options that set them."""
-    given = settings.target
-    filled = [recipe_of(variant, given) for variant in settings.variants]
-    lines = []
-    by_recipe = (v for v in settings.variants if has_recipe(v.model) and v.own.optimizer is None)
-    if any(by_recipe) and given.base_learning_rate in (None, REFERENCE.base_learning_rate):
-        lines.append(
-            f"LR: scaled from DeepLabV2's recipe, {REFERENCE.base_learning_rate:.1e} at batch "
-            f"{filled[0].base_batch}; --base-lr RATE --base-batch N scales yours."
-        )
-    if any(target.base_learning_rate is None for target in filled):
-        lines.append(
-            "LR: a factor for the rate that you use at your batch b; --base-lr RATE --base-batch b "
-            "works it out."
-        )
-    if any(target.batch is None for target in filled):
-        lines.append("--target-batch N plans another effective batch, by accumulation.")
-    return lines
 
 
 def peak_share(item: Recommendation, device: DeviceInfo) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.variants import Variant
-from bsprobe.report.run import notes, sentences, validation
+from bsprobe.report.run import legend, notes, sentences, validation
 
 WIDTH = 80
 _LEAST_NAME = 12
@@ -89,10 +89,8 @@ def _legend(run: Run) -> list[str]:
     terms = {"largest", "safe", "use", "peak"}
     terms |= {"images/s"} if _is_timed(run) else set()
     terms |= {"*"} if len(run.results) > 1 else set()
-    lines = [f"{term}: {meaning}" for term, meaning in sentences.legend(run, terms)]
-    return [
-        _wrapped(line, indent="    ") for line in (*lines, *sentences.about_recipe(run.settings))
-    ]
+    lines = [f"{term}: {meaning}" for term, meaning in legend.meanings(run, terms)]
+    return [_wrapped(line, indent="    ") for line in (*lines, *legend.about_recipe(run.settings))]
 
 
 def fitted(rows: Sequence[Sequence[str]]) -> list[str]:

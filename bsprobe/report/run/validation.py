@@ -1,15 +1,12 @@
 """The validation after the training steps in words."""
 
-from bsprobe.analysis.notes import Note, joined
+from bsprobe.analysis.notes import Lines, Note, joined
 from bsprobe.analysis.recommendation import search_trials
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.trials import Measurement, Purpose, Source, Trial, Validated
 from bsprobe.records.units import format_bytes
 from bsprobe.report.run import sentences
-
-Lines = list[tuple[tuple[str, ...], str]]
-"""Pairs of the names of variants, empty if all are meant, and a sentence on them."""
 
 
 def tried_with(trial: Trial | None) -> Validated | None:

@@ -205,14 +205,13 @@ class Recorder(TorchDispatchMode):
         first, *settling, _ = self._steps
         handed, last = with_handovers(self._steps, self._storages)
         self._mark_what_stays(handed)
+        between = tuple(event for step in settling for event in step)
         sections = {
             Section.SETUP: self._sections[Section.SETUP],
             Section.FIRST_STEP: first,
-            Section.SETTLING_STEPS: tuple(event for step in settling for event in step),
+            **({Section.SETTLING_STEPS: between} if settling else {}),
             Section.LATER_STEP: last,
         }
-        if not settling:
-            del sections[Section.SETTLING_STEPS]
         if Section.VALIDATION in self._sections:
             sections[Section.VALIDATION] = handed_on(self._sections[Section.VALIDATION], handed)
         return Recording(

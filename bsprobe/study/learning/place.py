@@ -34,4 +34,4 @@ class Place:
     def peak_bytes(self) -> int:
         """The peak of reserved memory; of allocated memory if the device has no such allocator."""
         peak = self.meter.peak()
-        return peak.allocated_bytes if peak.reserved_bytes is None else peak.reserved_bytes
+        return peak.held_bytes
