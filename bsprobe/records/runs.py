@@ -307,6 +307,8 @@ class Settings:
     max_batch: int
     trial_timeout_seconds: float
     search: SearchMethod = SearchMethod.ORDINARY
+    batch_multiple: int = 1
+    """Only multiples of this number are tried."""
     time_limit_seconds: float | None = None
     """The limit for the search of each variant."""
     warmup_steps: int = 1

@@ -11,6 +11,7 @@ from bsprobe.records.batch_forms import BatchForm
 from bsprobe.records.checkpointing import Checkpointed
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import RAN, Certainty, Outcome, is_evidence
+from bsprobe.records.scripts import ScriptFacts
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Variant
 
@@ -275,6 +276,8 @@ class Trial:
     rank: int | None = None
     """With several processes: the rank of the failure or peak. `images_per_second` covers all
     ranks."""
+    script: ScriptFacts | None = None
+    """The facts of the user's script; None for a trial of a network."""
 
     def __post_init__(self) -> None:
         """Check that the outcome matches the measurement and the failure.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bsprobe.records.errors import UsageError
+from bsprobe.records.scripts import Script
 from bsprobe.records.units import Resolution
 from bsprobe.records.workload import (
     CLASSES,
@@ -106,6 +107,8 @@ class Variant:
     labels_of: Problem | None = None
     """The problem found from the logits, if neither a built-in loss nor the name decides it."""
     own: OwnParts = NOTHING_OWN
+    script: Script | None = None
+    """The user's own command, or None. The other fields then say nothing of the network."""
 
     @property
     def problem(self) -> Problem:
