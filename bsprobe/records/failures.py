@@ -71,6 +71,10 @@ class KernelKill(StrEnum):
     """The machine's `oom_kill` counter has increased, and the process had reached its limit."""
 
 
+ALLOCATOR_COUNT: Final = "num_ooms of the allocator"
+"""Evidence that PyTorch's allocator ran out of memory, although the script went on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Signs:
     """Exception types and phrases that show that one kind of memory is exhausted."""
@@ -81,7 +85,7 @@ class _Signs:
 
 
 _HOST = _Signs(
-    types=("MemoryError", "bad_alloc"),
+    types=("MemoryError", "bad_alloc", "_ArrayMemoryError"),  # the last one is NumPy's
     certain=(
         "C10 Out of Memory",
         "DefaultCPUAllocator: can't allocate memory",
@@ -253,8 +257,8 @@ def is_evidence(kind: DeviceKind, evidence: str) -> bool:
         evidence: `Failure.evidence` of the recorded trial.
     """
     signs = _SIGNS[kind]
-    kills = tuple(KernelKill) if kind is DeviceKind.CPU else ()
-    return evidence in (*signs.types, *signs.certain, *signs.probable, *kills)
+    others = tuple(KernelKill) if kind is DeviceKind.CPU else (ALLOCATOR_COUNT,)
+    return evidence in (*signs.types, *signs.certain, *signs.probable, *others)
 
 
 def is_loss_of_peer(message: str) -> bool:

@@ -84,7 +84,7 @@ def prepared(
         environment: Variables to set in addition to those of this process.
         imports: Slow modules that only this worker needs.
     """
-    variables = {**_environment(), **environment}
+    variables = {**own_environment(), **environment}
     can_be_forked = sys.platform == "linux" and _is_worker(command) and variables.get(SPAWN) != "1"
     server = SERVERS.find(variables) if can_be_forked else None
     return Birth(command=command, environment=variables, imports=imports, server=server)
@@ -99,7 +99,7 @@ def _tethered(command: tuple[str, ...]) -> tuple[str, ...]:
     return (*command[:2], TETHER, command[2]) if _is_worker(command) else command
 
 
-def _environment() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
     """Return the environment of this process, with bsprobe importable as it is here."""
     package_root = str(Path(__file__).resolve().parents[2])
     paths = [os.environ.get("PYTHONPATH", "")]

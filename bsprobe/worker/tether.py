@@ -50,13 +50,18 @@ def end_with_parent() -> None:
         end_with(int(parent))
 
 
-def watch_group() -> None:
-    """Start the watcher of the process group that this process leads, and of its input."""
+def watch_group(mark: str = "") -> None:
+    """Start the watcher of the process group that this process leads, and of its input.
+
+    Args:
+        mark: Text in the environment of processes that are to be killed with the group, whatever
+            group they are in; empty for none.
+    """
     if sys.platform == "win32" or os.getpgrp() != os.getpid():
         return
     quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
     # Isolated and without site packages, for a fast start.
-    words = (sys.executable, "-I", "-S", _WATCHER, str(os.getpid()))
+    words = (sys.executable, "-I", "-S", _WATCHER, str(os.getpid()), mark)
     os.posix_spawn(sys.executable, words, os.environ, file_actions=quiet)
 
 
