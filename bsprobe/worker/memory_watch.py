@@ -5,7 +5,7 @@ unexplained.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -32,16 +32,22 @@ class MemoryWatch:
     """
 
     def __init__(self, pid: int, *, limit_bytes: int | None, root: Path = _ROOT) -> None:
-        self._status = root / "proc" / str(pid) / "status"
+        self._proc = root / "proc"
+        self._status = self._proc / str(pid) / "status"
         self._group = group_counter(pid, root)
         self._machine = root / "proc" / "vmstat"
         self._limit = _machine_bytes() if limit_bytes is None else limit_bytes
-        self._resting = self._peak = self._field("VmRSS")
+        self._resting = self._peak = _number(self._status, "VmRSS:") * KIB
         self._before = self._kills()
 
-    def look(self) -> None:
-        """Sample the peak, which can be read only while the process runs."""
-        self._peak = max(self._peak, self._field("VmHWM"))
+    def look(self, others: Sequence[int] = ()) -> None:
+        """Sample the peak, which can be read only while the process runs.
+
+        Args:
+            others: Processes that it has started, whose peaks count too.
+        """
+        statuses = [self._status, *(self._proc / str(pid) / "status" for pid in others)]
+        self._peak = max(self._peak, *(_number(each, "VmHWM:") * KIB for each in statuses))
 
     def evidence(self) -> KernelKill | None:
         """Return evidence that the kernel has killed the process since the watch began, or None."""
@@ -55,10 +61,6 @@ class MemoryWatch:
     def _kills(self) -> tuple[int, int]:
         """Count the processes killed to free memory, in the control group and on the machine."""
         return _number(self._group, "oom_kill"), _number(self._machine, "oom_kill")
-
-    def _field(self, name: str) -> int:
-        """Return a field of the process's status in bytes, or 0 if the process is gone."""
-        return _number(self._status, f"{name}:") * KIB
 
 
 def group_counter(pid: int, root: Path = _ROOT) -> Path | None:
