@@ -177,19 +177,25 @@ def _fastest(trials: Sequence[Trial]) -> int | None:
     return min(batch for batch, rate in rates.items() if rate >= enough)
 
 
-def split(target: int, safe: int) -> tuple[int, int]:
+def split(target: int, safe: int, *, multiple: int = 1) -> tuple[int, int]:
     """Split a wanted effective batch into (micro-batch, accumulation steps).
 
     It takes the fewest steps, then the smallest micro-batch that reaches the target. If an exact
     divisor of the target has at least two thirds of that micro-batch, it is taken instead, so that
     the effective batch is exact.
+
+    Args:
+        target: The wanted effective batch, in images.
+        safe: The largest micro-batch.
+        multiple: The micro-batch is a multiple of this number.
     """
+    target, safe = math.ceil(target / multiple), safe // multiple
     steps = math.ceil(target / safe)
     micro = math.ceil(target / steps)
     divisor = max(d for d in range(1, min(safe, target) + 1) if target % d == 0)
     if divisor >= micro * _DIVISOR_KEEPS:
-        return divisor, target // divisor
-    return micro, steps
+        return divisor * multiple, target // divisor
+    return micro * multiple, steps
 
 
 _RULES = {
@@ -198,9 +204,24 @@ _RULES = {
 }
 
 
+_ADAPTIVE = ("ada", "rmsprop", "lamb", "lion", "novograd", "sophia", "came")
+"""Marks in the names of optimizers whose steps do not scale with the gradient: Adam and its
+variants, Adagrad, Adafactor, RAdam, NAdam and so on."""
+
+
 def rule_for(target: Target, optimizer: OptimizerName) -> LearningRateRule:
     """Return the rule of the target, else the optimizer's: linear for SGD, sqrt for AdamW."""
     return _RULES[optimizer] if target.lr_rule is None else LearningRateRule(target.lr_rule)
+
+
+def rule_of(optimizer: str) -> LearningRateRule:
+    """Return the rule for an optimizer by the name of its class: sqrt for adaptive ones.
+
+    Malladi et al. 2022 derive the square root for Adam and RMSprop, whose steps do not scale with
+    the gradient.
+    """
+    is_adaptive = any(mark in optimizer.lower() for mark in _ADAPTIVE)
+    return LearningRateRule.SQRT if is_adaptive else LearningRateRule.LINEAR
 
 
 def recipe_of(variant: Variant, target: Target) -> Target:
@@ -324,6 +345,7 @@ def recommend(
     most_accumulated: int | None = None,
     processes: int = 1,
     ddp: Ddp = Ddp.DEFAULT,
+    multiple: int = 1,
 ) -> Recommendation:
     """Recommend for one variant.
 
@@ -337,15 +359,22 @@ def recommend(
             none has failed; zero if all have, so that the plan has no accumulation.
         processes: The number of processes; each takes its share of the effective batch.
         ddp: The setting of DistributedDataParallel: a static graph cannot accumulate gradients.
+        multiple: The micro-batch is a multiple of this number.
     """
     planned = partial(plan, variant, target, groups=groups, processes=processes, ddp=ddp)
     alone = planned(micro_batch=found.best, steps=1)
     most = found.safe if most_accumulated is None else min(found.safe, most_accumulated)
+    most -= most % multiple
     wanted = None if target.batch is None else math.ceil(target.batch / processes)
-    if wanted is not None and ddp is Ddp.STATIC_GRAPH and wanted > most:
+    accumulates = ddp is not Ddp.STATIC_GRAPH
+    if variant.script is not None:
+        accumulates = variant.script.accumulates
+    if wanted is not None and wanted > most and not accumulates:
         most = 0
     if most > 0:
-        micro, steps = (min(found.best, most), 1) if wanted is None else split(wanted, most)
+        micro, steps = (
+            (min(found.best, most), 1) if wanted is None else split(wanted, most, multiple=multiple)
+        )
         chosen = planned(micro_batch=micro, steps=steps)
     return Recommendation(
         variant=variant,

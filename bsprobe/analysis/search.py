@@ -93,19 +93,23 @@ def find_boundary(
     *,
     capacity_bytes: int,
     max_batch: int,
+    multiple: int = 1,
     out_of_time: Callable[[], bool] = lambda: False,
     expected: Expected | None = None,
 ) -> Boundary:
     """Find the largest batch that runs.
 
+    With a multiple, "the next batch" is the next multiple of it.
+
     Args:
         measure: Runs a trial. Asked at most once for each batch and kind of process.
         capacity_bytes: The bytes that a trial may hold; only for aiming, no result depends on it.
-        max_batch: The largest batch that may be tried, at least 1.
+        max_batch: The largest batch that may be tried, at least the multiple.
+        multiple: Only multiples of this number are tried.
         out_of_time: Called before every trial; True ends the search.
-        expected: A prediction to begin with; only for aiming, as the capacity.
+        expected: A prediction to begin with, without a multiple; only for aiming, as the capacity.
     """
-    ledger = _Ledger(measure, max_batch=max_batch, out_of_time=out_of_time)
+    ledger = _Ledger(measure, max_batch=max_batch, multiple=multiple, out_of_time=out_of_time)
     try:
         if expected is not None:
             _follow(ledger, expected, capacity_bytes)
@@ -146,14 +150,23 @@ def gallop(runs: Callable[[int], bool], guess: int, *, minimum: int, max_batch: 
 
 
 class _Ledger:
-    """All probes so far, and the bounds that follow from them."""
+    """All probes so far, and the bounds that follow from them.
+
+    Batches are counted in multiples of the number that all of them must be a multiple of.
+    """
 
     def __init__(
-        self, measure: Measure, *, max_batch: int, out_of_time: Callable[[], bool]
+        self,
+        measure: Measure,
+        *,
+        max_batch: int,
+        multiple: int,
+        out_of_time: Callable[[], bool],
     ) -> None:
         self._measure = measure
+        self._multiple = multiple
         self._out_of_time = out_of_time
-        self.max_batch = max_batch
+        self.max_batch = max_batch // multiple
         self.minimum = 1
         self.probes: dict[int, Probe] = {}
 
@@ -161,7 +174,7 @@ class _Ledger:
         """Run a trial and record it; raise `_StopSearch` if the search ends with it."""
         if self._out_of_time():
             raise self.stop(StopReason.TIME, "the time limit for this variant was reached")
-        probe = self._measure(batch, process)
+        probe = self._measure(self.images(batch), process)
         self.probes[batch] = probe
         if probe.outcome is Outcome.FAILED:
             raise self.stop(StopReason.FAILED, probe.detail)
@@ -171,8 +184,12 @@ class _Ledger:
                 f"the host memory of this machine ran out, not the device's: {probe.detail}",
             )
         if probe.outcome is Outcome.TIMED_OUT:
-            raise self.stop(StopReason.TIME, f"batch {batch} exceeded the time limit of a trial")
+            raise self.stop(StopReason.TIME, f"batch {self.images(batch)}: {probe.detail}")
         return probe
+
+    def images(self, batch: int) -> int:
+        """Return the images of a batch that is counted in multiples."""
+        return batch * self._multiple
 
     @property
     def low(self) -> int | None:
@@ -211,9 +228,8 @@ class _Ledger:
 
     def stop(self, reason: StopReason, detail: str = "") -> _StopSearch:
         """Return the end of the search, with the bounds known by then."""
-        return _StopSearch(
-            Boundary(stop=reason, largest=self.low, first_failure=self.high, detail=detail)
-        )
+        low, high = (None if end is None else self.images(end) for end in (self.low, self.high))
+        return _StopSearch(Boundary(stop=reason, largest=low, first_failure=high, detail=detail))
 
 
 def _follow(ledger: _Ledger, expected: Expected, capacity_bytes: int) -> None:
@@ -261,7 +277,9 @@ def _double(ledger: _Ledger) -> None:
         outcome = ledger.try_batch(batch, Process.ANY).outcome
         if outcome is Outcome.BATCH_TOO_SMALL:
             if batch == min(LARGEST_MINIMUM, ledger.max_batch):
-                raise ledger.stop(StopReason.FAILED, f"the model does not run at batch {batch}")
+                raise ledger.stop(
+                    StopReason.FAILED, f"the model does not run at batch {ledger.images(batch)}"
+                )
             batch = ledger.minimum = batch + 1
         elif outcome not in RAN:
             return
@@ -272,7 +290,7 @@ def _double(ledger: _Ledger) -> None:
 
 
 def _max_batch_ran(ledger: _Ledger) -> _StopSearch:
-    detail = f"batch {ledger.max_batch} ran, which is the largest allowed"
+    detail = f"batch {ledger.images(ledger.max_batch)} ran, which is the largest allowed"
     return ledger.stop(StopReason.MAX_BATCH, detail)
 
 
@@ -309,17 +327,17 @@ def _proven(ledger: _Ledger, high: int) -> Boundary:
 
 
 def _nothing_fits(ledger: _Ledger, high: int) -> _StopSearch:
-    probe = ledger.probes[high]
+    probe, images = ledger.probes[high], ledger.images(high)
     if probe.outcome is Outcome.KERNEL_LIMIT:
         return ledger.stop(
             StopReason.FAILED,
-            f"batch {high} meets a kernel limit, not the end of the memory: {probe.detail}",
+            f"batch {images} meets a kernel limit, not the end of the memory: {probe.detail}",
         )
     if probe.certainty is Certainty.PROBABLE:
         # Only a smaller batch that runs would confirm that this was memory, and there is none.
         return ledger.stop(
             StopReason.FAILED,
-            f"batch {high} probably ran out of memory, but no smaller batch ran to confirm it: "
+            f"batch {images} probably ran out of memory, but no smaller batch ran to confirm it: "
             f"{probe.detail}",
         )
     return ledger.stop(StopReason.NOTHING_FITS, probe.detail)

