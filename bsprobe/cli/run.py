@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bsprobe.cli.command import Command
 from bsprobe.cli.options.named import require_there
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.run import FACETS, settings_from, settings_options
+from bsprobe.cli.options.script import ScriptCommand
 from bsprobe.cli.options.values import typed_command, wrote
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.worker.ranks.launch import launched
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bsprobe.worker.ranks.runner import Connect
 
 
-@click.command(cls=Command)
+@click.command(cls=ScriptCommand)
 @settings_options
 @click.option(
     "--out",
@@ -66,6 +66,11 @@ def run(
     if not resume:  # otherwise the settings come from the journal
         require_there(asked)
     launch = launched(os.environ)
+    if launch is not None and asked.script is not None:
+        raise UsageError(
+            "torchrun starts bsprobe, and bsprobe starts a command",
+            hint=f"put torchrun into the command: bsprobe run -- torchrun ... {asked.script}",
+        )
     if launch is not None and not launch.leads:
         _follow(asked, launch, ctx.obj)
         return
@@ -151,10 +156,13 @@ def _write(finished: Finished) -> None:
 
 
 def _warn(settings: Settings) -> None:
+    from bsprobe.report.run import repeats
     from bsprobe.report.run.sentences import portrait_warnings
 
     for warning in portrait_warnings(settings.variants):
         click.echo(f"warning: {warning}", err=True)
+    if settings.script is not None:
+        click.echo(repeats.warning(settings, settings.script), err=True)
 
 
 def _plan_text(start: Start) -> str:

@@ -33,6 +33,7 @@ from bsprobe.worker.environment import describe_environment
 from bsprobe.worker.protocol import Explain, Ready
 from bsprobe.worker.ranks.launch import command_of
 from bsprobe.worker.runner import TrialRunner
+from bsprobe.worker.script.runner import ScriptRunner
 
 if TYPE_CHECKING:
     from bsprobe.worker.ranks.runner import WorldRunner
@@ -138,6 +139,14 @@ class Finished:
     """For each predicted recommendation, or for the starred one as recorded on the GPU."""
 
 
+def _open(start: Start) -> "TrialRunner | WorldRunner | ScriptRunner":
+    """Open the device of a run."""
+    if start.settings.script is None:
+        return start.open_runner(start.settings)
+    known = () if start.resumed is None else start.resumed[1].trials
+    return ScriptRunner(start.settings, known=known)
+
+
 def run(start: Start, *, listener: Listener, warn: Callable[[str], None]) -> Finished:
     """Open the device and make the run; a run that stops early keeps its journal.
 
@@ -156,7 +165,7 @@ def run(start: Start, *, listener: Listener, warn: Callable[[str], None]) -> Fin
     """
     if start.folder is not None and start.resumed is None:
         given_folder(start.folder)
-    with start.open_runner(start.settings) as runner:
+    with _open(start) as runner:
         start = replace(start, settings=completed(start.settings, runner.ready))
         listener.on_open(start.settings)
         with predictor_for(start.settings, runner.ready.device) as predict:
@@ -164,7 +173,7 @@ def run(start: Start, *, listener: Listener, warn: Callable[[str], None]) -> Fin
 
 
 def _run_on(
-    runner: "TrialRunner | WorldRunner",
+    runner: "TrialRunner | WorldRunner | ScriptRunner",
     start: Start,
     predict: Predict | None,
     listener: Listener,
@@ -203,7 +212,7 @@ def rehearse(start: Start) -> tuple[Settings, DeviceInfo]:
     if start.folder is not None and start.resumed is None:
         require_empty(start.folder)
     with (
-        start.open_runner(start.settings) as runner,
+        _open(start) as runner,
         predictor_for(start.settings, runner.ready.device),
     ):
         device = runner.ready.device

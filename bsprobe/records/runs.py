@@ -10,6 +10,7 @@ from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.gpus import Gpu
 from bsprobe.records.growth import Growth
+from bsprobe.records.scripts import Script
 from bsprobe.records.trials import DataSource, Ddp, Source, Trial, TrialSpec, Validation
 from bsprobe.records.units import MIB, Resolution
 from bsprobe.records.variants import Variant
@@ -324,6 +325,11 @@ class Settings:
     processes: int = 1
     """The number of processes that train together: started by torchrun, or predicted."""
     ddp: Ddp = Ddp.DEFAULT
+
+    @property
+    def script(self) -> Script | None:
+        """The user's command, or None for a run of networks."""
+        return self.variants[0].script
 
     @property
     def validation_words(self) -> str:

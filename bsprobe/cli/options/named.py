@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bsprobe.cli.options.script import require_program
 from bsprobe.records.device_kind import DeviceKind, check_cpu_limit
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.gpus import check_limit
@@ -46,6 +47,9 @@ def require_there(settings: Settings) -> None:
         FileError: The images do not exist.
     """
     require_device(settings.device)
+    if settings.script is not None:
+        require_program(settings.script)
+        return
     require_named(settings.variants)
     require_images(settings.data)
 

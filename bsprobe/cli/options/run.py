@@ -14,6 +14,7 @@ from bsprobe.cli.options.device import (
     asked_processes,
     require_synchronisable,
 )
+from bsprobe.cli.options.script import script_options, script_settings
 from bsprobe.cli.options.subject import (
     SUBJECT_FACETS,
     require_segmentation,
@@ -40,6 +41,7 @@ from bsprobe.records.runs import (
     Settings,
     Target,
 )
+from bsprobe.records.scripts import WARMUP_STEPS
 from bsprobe.records.trials import DataSource, Ddp, Validation
 from bsprobe.records.units import Resolution, parse_resolution
 from bsprobe.records.variants import Variant
@@ -125,7 +127,11 @@ _CIRCUMSTANCES = (
         "(GPU only). Both verify the boundary.",
     ),
     count("--steps", "measured_steps", "Measured steps per trial.", default=3),
-    count("--warmup-steps", "warmup_steps", "Steps per trial before the measured ones.", default=1),
+    count(
+        "--warmup-steps",
+        "warmup_steps",
+        f"Steps per trial before the measured ones.  [default: 1; with a command {WARMUP_STEPS}]",
+    ),
     click.option(
         "--data",
         "data_root",
@@ -173,7 +179,7 @@ def settings_options(command: Command) -> Command:
     """Add the options that `settings_from` reads to a command."""
     for option in reversed(_CIRCUMSTANCES):
         command = option(command)
-    return subject_options(command)
+    return subject_options(script_options(command))
 
 
 def settings_from(given: Mapping[str, Any]) -> Settings:
@@ -182,6 +188,10 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: Options contradict each other.
     """
+    return script_settings(given) or _settings_of_network(given)
+
+
+def _settings_of_network(given: Mapping[str, Any]) -> Settings:
     if given["subset"] is not None and given["data_root"] is None:
         raise UsageError("--subset requires --data", hint="add --data ROOT")
     processes = asked_processes(given)
@@ -208,7 +218,8 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         trial_timeout_seconds=given["trial_timeout"],
         search=SearchMethod(given["search"]),
         time_limit_seconds=given["time_limit"],
-        warmup_steps=given["warmup_steps"],
+        warmup_steps=given["warmup_steps"] or 1,
+        batch_multiple=given["batch_multiple"],
         measured_steps=given["steps"],
         validation=validation,
         seeks_validation_batch=given["validate_batch"] == MOST,
@@ -273,6 +284,11 @@ def _check_search(given: Mapping[str, Any]) -> None:
     from bsprobe.engine.predict import check_can_guide
 
     if given["search"] == SearchMethod.GUIDED:
+        if given["batch_multiple"] > 1:
+            raise UsageError(
+                "--batch-multiple and --search guided exclude each other",
+                hint="leave --search guided out",
+            )
         if given["gpu"] is not None:
             check_can_guide(DeviceKind.SIMULATED)
         elif given["device"] is not None:
@@ -299,6 +315,9 @@ FACETS: dict[str, Callable[[Settings], object]] = {
     "lr_rule": lambda s: s.target.lr_rule,
     "headroom": lambda s: s.target.headroom,
     "max_batch": lambda s: s.max_batch,
+    "batch_multiple": lambda s: s.batch_multiple,
+    "command": lambda s: s.script and s.script.command,
+    "seconds": lambda s: s.script and s.script.seconds,
     "search": lambda s: s.search,
     "steps": lambda s: s.measured_steps,
     "warmup_steps": lambda s: s.warmup_steps,

@@ -1,7 +1,10 @@
 """The folders and the environment of one run of a command."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -14,6 +17,7 @@ from bsprobe.records.trials import TrialSpec
 INSIDE: Final = Path(__file__).with_name("inside")
 """The folder with `sitecustomize`, which Python runs at its start."""
 RECORDS_VARIABLE: Final = "BSPROBE_RECORDS"
+_PREFIX: Final = "bsprobe-trial-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,23 @@ class Place:
         """The text in the environment of all its processes and of no others."""
         return f"{RECORDS_VARIABLE}={self.records}"
 
-    def made(self) -> Self:
-        """Create the folders."""
-        for folder in (self.out, self.records, self.temporary):
+    @classmethod
+    def new(cls) -> Self:
+        """Create the folders; their name has the ID of this process."""
+        place = cls(Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")))
+        for folder in (place.out, place.records, place.temporary):
             folder.mkdir()
-        return self
+        return place
+
+
+def remove_leftovers() -> None:
+    """Remove the folders of trials whose bsprobe was killed; they may hold checkpoints."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        with suppress(OSError):
+            is_ours = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
+            if is_ours and pid.isdecimal() and not Path("/proc", pid).exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def environment_of(

@@ -19,6 +19,7 @@ from bsprobe.worker.endings import again_if_unexplained
 from bsprobe.worker.process import ReportPhase
 from bsprobe.worker.protocol import Ready
 from bsprobe.worker.runner import TrialRunner
+from bsprobe.worker.script.environment import remove_leftovers
 from bsprobe.worker.script.trial import Asked, run_trial
 from bsprobe.worker.script.written import WorkingDirectory
 
@@ -30,7 +31,6 @@ class ScriptRunner:
 
     Args:
         settings: The settings of the run.
-        folder: The folder of the results, which no script is asked about; None if not known.
         known: The trials of the interrupted run.
 
     Raises:
@@ -38,19 +38,17 @@ class ScriptRunner:
         WorkerError: The worker that looks at the device does not start.
     """
 
-    def __init__(
-        self, settings: Settings, *, folder: Path | None, known: Sequence[Trial] = ()
-    ) -> None:
+    def __init__(self, settings: Settings, *, known: Sequence[Trial] = ()) -> None:
         if sys.platform != "linux":
             raise DeviceError(
                 f"a command is probed on Linux only, and this is {sys.platform}",
                 hint="give the network instead: bsprobe run --model file.py:build",
             )
+        remove_leftovers()
         self.ready = _opened(settings)
         self._timeout = settings.trial_timeout_seconds
         self._gpu = chosen_gpu(settings.device)
         self._outside = _outside_bytes(known)
-        self._folder = folder
         self._has_run = bool(known)
 
     def run(
@@ -67,7 +65,7 @@ class ScriptRunner:
         del process
         before = None
         if not self._has_run:
-            before = WorkingDirectory(Path.cwd(), without=self._folder and self._folder.resolve())
+            before = WorkingDirectory(Path.cwd())
         trial = again_if_unexplained(partial(self._attempt, spec, purpose, on_phase))
         if before is not None and trial.script is not None:
             self._has_run = True

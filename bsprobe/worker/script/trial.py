@@ -1,12 +1,10 @@
 """One trial of a command: start it, watch it until it is decided, stop it, and record it."""
 
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from bsprobe.records.device_kind import DeviceKind
@@ -69,9 +67,8 @@ def run_trial(asked: Asked, base: Mapping[str, str], on_phase: ReportPhase) -> R
         on_phase: Called with each phase.
     """
     with ExitStack() as undo:
-        root = Path(tempfile.mkdtemp(prefix="bsprobe-"))
-        undo.callback(shutil.rmtree, root, ignore_errors=True)
-        place = Place(root).made()
+        place = Place.new()
+        undo.callback(shutil.rmtree, place.root, ignore_errors=True)
         command = _started(asked, base, place)
         undo.callback(command.kill)
         return _Watch(asked, command, Records(place.records), on_phase).watched()

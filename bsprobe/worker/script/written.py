@@ -20,12 +20,10 @@ class WorkingDirectory:
 
     Args:
         folder: The folder.
-        without: A folder in it that bsprobe itself writes to, or None.
     """
 
-    def __init__(self, folder: Path, *, without: Path | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._without = without
         self._before = dict(self._files())
 
     def written(self) -> tuple[str, ...]:
@@ -37,11 +35,7 @@ class WorkingDirectory:
     def _files(self) -> Iterator[tuple[str, Stamp]]:
         count = 0
         for folder, folders, names in os.walk(self._folder):
-            folders[:] = [
-                name
-                for name in sorted(folders)
-                if name not in _PASSED_OVER and Path(folder, name) != self._without
-            ]
+            folders[:] = sorted(set(folders) - _PASSED_OVER)
             for name in sorted(names):
                 path = Path(folder, name)
                 with suppress(OSError):
