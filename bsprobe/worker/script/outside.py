@@ -19,14 +19,19 @@ class Outside:
 
     resident_bytes: int = 0
     """Peak of resident memory without pages of files."""
-    unused_bytes: int = 0
-    """Data that is mapped but not resident, which a limit counts."""
+    mapped_bytes: int = 0
+    """Peak of mapped data, which a limit counts whether or not it is resident."""
     file_bytes: int = 0
     """Resident pages of files."""
     gpu_bytes: int | None = None
     """The most that a process holds of one GPU; None if NVML does not say."""
     loads_torch: bool = False
     """True if a process has loaded PyTorch's libraries."""
+
+    @property
+    def unused_bytes(self) -> int:
+        """Data that was mapped but not resident."""
+        return max(0, self.mapped_bytes - self.resident_bytes)
 
     def look(self, pids: Sequence[int]) -> None:
         """Look at the host memory of processes; they may end while it looks."""
@@ -49,8 +54,7 @@ class Outside:
         peak = fields["VmHWM"] - fields["RssFile"]
         if peak >= self.resident_bytes:
             self.resident_bytes, self.file_bytes = peak, fields["RssFile"]
-        mapped = fields["VmData"] - (fields["VmRSS"] - fields["RssFile"])
-        self.unused_bytes = max(self.unused_bytes, mapped)
+        self.mapped_bytes = max(self.mapped_bytes, fields["VmData"])
         if not self.loads_torch:
             self.loads_torch = "libtorch" in (_PROC / str(pid) / "maps").read_text(errors="replace")
 

@@ -24,7 +24,7 @@ from bsprobe.worker.script.verdict import End, Ending, decided, memory_verdict
 _LOOK_SECONDS: Final = 0.05
 """Interval between two looks at the records."""
 _LOOK_OUTSIDE_SECONDS: Final = 0.25
-"""Interval between two looks at all processes, which read /proc."""
+"""Interval between two searches for the processes of a command, which read all of /proc."""
 _SETTLE_SECONDS: Final = 1.0
 """Time for the other processes of a command to end after its leader."""
 
@@ -105,6 +105,7 @@ class _Watch:
         self._steps = 0
         self._stepped_at = self._started_at = time.monotonic()
         self._looked_at = 0.0
+        self._pids: list[int] = []
         self._phase = "starting"
 
     def watched(self) -> Ran:
@@ -150,13 +151,14 @@ class _Watch:
             self._on_phase(self._phase)
         if time.monotonic() - self._looked_at > _LOOK_OUTSIDE_SECONDS:
             self._look_outside()
+        self._outside.look(self._pids)
 
     def _look_outside(self) -> None:
-        pids = self._command.processes()
-        self._outside.look(pids)
+        self._pids = self._command.processes()
+        self._outside.look(self._pids)
         if self._asked.device.kind is DeviceKind.CUDA:
-            self._outside.look_at_gpus(pids)
-        self._memory.look(pids)
+            self._outside.look_at_gpus(self._pids)
+        self._memory.look(self._pids)
         self._looked_at = time.monotonic()
 
     def _result(self, ending: Ending) -> Ran:
