@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def fail_from_four(batch: int) -> None:
     train(batch)
 
 
-BEHAVIOURS = {
+BEHAVIOURS: dict[str, Callable[[int], Any]] = {
     "train": train,
     "short": lambda batch: train(batch, 3),
     "counted": lambda batch: train(batch, ooms=1),

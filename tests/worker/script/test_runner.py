@@ -19,6 +19,7 @@ from bsprobe.records.variants import Norm, Variant
 from bsprobe.worker.protocol import Ready
 from bsprobe.worker.script import runner as script_runner
 from bsprobe.worker.script.runner import ScriptRunner, chosen_gpu
+from bsprobe.worker.script.trial import run_trial
 from tests.support.commands import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="commands are probed on Linux")
@@ -205,13 +206,12 @@ def test_a_kill_without_evidence_is_repeated_once(
     words: tuple[str, ...], ran: Ran, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[object] = []
-    whole = script_runner.run_trial
 
     def counted(*arguments: object) -> object:
         runs.append(arguments)
-        return whole(*arguments)  # type: ignore[arg-type] # as they came
+        return run_trial(*arguments)  # type: ignore[arg-type] # as they came
 
-    monkeypatch.setattr(script_runner, "run_trial", counted)
+    monkeypatch.setattr("bsprobe.worker.script.runner.run_trial", counted)
     trial = ran(*words)
     assert len(runs) == 2
     assert trial.failure is not None
