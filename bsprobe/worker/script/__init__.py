@@ -1,0 +1,1 @@
+"""Trials of users' own commands: their start, their watch, and their records."""
