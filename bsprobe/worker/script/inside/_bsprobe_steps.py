@@ -1,0 +1,144 @@
+"""Steps of PyTorch's optimizers: counted, with their facts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import weakref
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+
+class Counts:
+    """Steps by optimizer."""
+
+    def __init__(self) -> None:
+        self._steps: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self._most = 0
+
+    def add(self, optimizer: Any) -> int:
+        """Count a step; return the largest number of steps of an optimizer."""
+        self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
+        self._most = max(self._most, self._steps[optimizer])
+        return self._most
+
+    def forget(self) -> None:
+        """Start again, in a forked child."""
+        self.__init__()  # type: ignore[misc]
+
+
+def call_after_steps(
+    optimizers: Any, created: Callable[[], object], stepped: Callable[[Any], object]
+) -> None:
+    """Call functions for the optimizers of this process; their exceptions are ignored.
+
+    Args:
+        optimizers: The module `torch.optim.optimizer`.
+        created: Called before the first optimizer is made.
+        stepped: Called with an optimizer after each of its steps, as long as it is not within
+            another step of the same one.
+    """
+
+    def tell(optimizer: Any) -> None:
+        with contextlib.suppress(Exception):
+            stepped(optimizer)
+
+    def hook(optimizer: Any, *_: Any) -> None:
+        if not _is_within_step(sys._getframe(1), optimizer):
+            tell(optimizer)
+
+    register = getattr(optimizers, "register_optimizer_step_post_hook", None)
+    if register is not None:
+        register(hook)
+    running: set[int] = set()
+    base = optimizers.Optimizer
+    make = base.__init__
+    first = [created]
+
+    @functools.wraps(make)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - takes its place
+        if register is not None and base.__init__ is __init__:
+            base.__init__ = make
+        if first:
+            with contextlib.suppress(Exception):
+                first.pop()()
+        make(self, *args, **kwargs)
+        if register is None:
+            _wrap_step(type(self), running, tell)
+
+    base.__init__ = __init__
+
+
+def _is_within_step(wrapper: FrameType, optimizer: Any) -> bool:
+    """Return whether PyTorch's wrapper of a step runs within another one of the same optimizer.
+
+    A step that calls its parent class's is wrapped twice, if both classes have instances.
+    """
+    frame = wrapper.f_back
+    while frame is not None:
+        if frame.f_code is wrapper.f_code and frame.f_locals["args"][0] is optimizer:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _wrap_step(kind: Any, running: set[int], tell: Callable[[Any], object]) -> None:
+    """Wrap the step of an optimizer's class, as PyTorch before 2.0 does for its profiler.
+
+    Args:
+        kind: The class.
+        running: The optimizers that step now, by `id`.
+        tell: Called with the optimizer after a step.
+    """
+    step = kind.step
+    if hasattr(step, "_bsprobe_counts"):
+        return
+
+    @functools.wraps(step)  # keeps the mark of PyTorch's own wrapper
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if id(self) in running:
+            return step(self, *args, **kwargs)
+        running.add(id(self))
+        try:
+            result = step(self, *args, **kwargs)
+        finally:
+            running.discard(id(self))
+        tell(self)
+        return result
+
+    counted._bsprobe_counts = True  # type: ignore[attr-defined]
+    kind.step = counted
+
+
+def optimizer_facts(optimizer: Any) -> dict[str, Any]:
+    """Return the name, the learning rates and the number of parameters of an optimizer."""
+    groups = optimizer.param_groups
+    rates = [_number(group.get("lr")) for group in groups]
+    return {
+        "optimizer": type(optimizer).__name__,
+        "rates": list(dict.fromkeys(rate for rate in rates if rate is not None)),
+        "parameters": sum(each.numel() for group in groups for each in group["params"]),
+    }
+
+
+def _number(rate: Any) -> float | None:
+    """Return a learning rate, or None if it is on a GPU: reading it would wait for that."""
+    if rate is None or (hasattr(rate, "device") and rate.device.type != "cpu"):
+        return None
+    return float(rate)
+
+
+def rank_facts() -> dict[str, int]:
+    """Return the rank of this process among those that train together, and their number."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return {"rank": distributed.get_rank(), "world": distributed.get_world_size()}
+    with contextlib.suppress(ValueError, KeyError):
+        return {"rank": int(os.environ["RANK"]), "world": int(os.environ["WORLD_SIZE"])}
+    return {"rank": 0, "world": 1}
