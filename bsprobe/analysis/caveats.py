@@ -14,7 +14,6 @@ from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
 from bsprobe.records.trials import Ddp, ModelFacts, Source, Trial
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Checkpointing, Norm, Precision, Variant
-from bsprobe.records.workload import has_recipe
 
 ASSUMED: Final[Mapping[Assumption, str]] = {
     Assumption.NOT_COMPILED: (
@@ -252,7 +251,7 @@ def _checkpointing_note(variant: Variant, batch_norms: int | None) -> Note | Non
 def _rate_note(variant: Variant, target: Target, batch_norms: int | None) -> Note | None:
     is_its_own = variant.own.optimizer is not None  # its rate is not known: a factor is shown
     is_given = target.base_learning_rate != REFERENCE.base_learning_rate
-    is_given = is_given or not has_recipe(variant.model)
+    is_given = is_given or not variant.has_recipe
     if variant.norm is Norm.FROZEN or batch_norms == 0 or is_given or is_its_own:
         return None
     return Note(

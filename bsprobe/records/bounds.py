@@ -113,10 +113,11 @@ _ABOVE_ZERO = Bounds(least=0, most=FIGURE.most, least_is_open=True)
 HELD: Final[Mapping[str, Bounds]] = MappingProxyType(
     dict.fromkeys(
         (
-            "accumulation_steps", "base_batch", "base_updates", "batch", "batch_size", "best",
-            "capacity_bytes", "channels", "classes", "cpu_threads", "effective_batch",
-            "first_failure", "height", "largest", "max_batch", "measured_steps", "micro_batch",
-            "parameters", "processes", "safe", "slices", "steps", "total_bytes", "updates", "width",
+            "accumulation_steps", "base_batch", "base_updates", "batch", "batch_multiple",
+            "batch_size", "best", "capacity_bytes", "channels", "classes", "cpu_threads",
+            "effective_batch", "first_failure", "height", "largest", "max_batch", "measured_steps",
+            "micro_batch", "processes", "ranks", "safe", "slices", "total_bytes", "updates",
+            "width",
         ),
         _FROM_ONE,
     )

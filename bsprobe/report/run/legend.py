@@ -6,7 +6,6 @@ from bsprobe.analysis.recommendation import recipe_of, search_trials
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import REFERENCE, Run, Settings
 from bsprobe.records.trials import Source
-from bsprobe.records.workload import has_recipe
 
 _TOO_SMALL = (
     "the network does not train with so few images; BatchNorm needs more than one value per channel"
@@ -87,7 +86,7 @@ def about_recipe(settings: Settings) -> list[str]:
     given = settings.target
     filled = [recipe_of(variant, given) for variant in settings.variants]
     lines = []
-    by_recipe = (v for v in settings.variants if has_recipe(v.model) and v.own.optimizer is None)
+    by_recipe = (v for v in settings.variants if v.has_recipe and v.own.optimizer is None)
     if any(by_recipe) and given.base_learning_rate in (None, REFERENCE.base_learning_rate):
         lines.append(
             f"LR: scaled from DeepLabV2's recipe, {REFERENCE.base_learning_rate:.1e} at batch "
