@@ -8,7 +8,7 @@ from bsprobe.records.errors import BsprobeError
 from bsprobe.records.runs import Environment
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant, labels
-from bsprobe.report.run.markdown import table
+from bsprobe.report.markdown import table
 from bsprobe.report.run.terminal import WIDTH, aligned
 
 _COLUMNS = ("metric", "batch", "baseline", "run", "change", "allowed", "verdict")

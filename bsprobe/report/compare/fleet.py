@@ -12,8 +12,8 @@ from bsprobe.records.runs import Boundary, StopReason
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant, labels
 from bsprobe.report.compare.fleet_plot import write_fleet_plot
+from bsprobe.report.markdown import table
 from bsprobe.report.run import sentences
-from bsprobe.report.run.markdown import table
 from bsprobe.report.run.tables import result_columns, to_csv, variant_columns
 from bsprobe.report.run.terminal import WIDTH, aligned, fitted
 from bsprobe.storage.codec import to_text

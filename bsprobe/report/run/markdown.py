@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.failures import Outcome
-from bsprobe.records.runs import Boundary, DeviceInfo, Environment, Run, VariantResult
-from bsprobe.records.trials import Source, Trial
-from bsprobe.records.units import format_bytes, format_seconds
+from bsprobe.records.runs import Boundary, Run, VariantResult
+from bsprobe.records.trials import Source
 from bsprobe.records.variants import labels
 from bsprobe.report.explain import sentences as explain_sentences
-from bsprobe.report.run import legend, notes, sentences, validation
+from bsprobe.report.markdown import environment_section, folded, table
+from bsprobe.report.run import legend, notes, sentences, trial_log, validation
 
 EXPLAINED = "step-by-kind"
 """The picture of memory over one step of the starred row."""
@@ -41,21 +40,13 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         *[f"![{name}]({name}.png)" for name in plots if name != EXPLAINED],
         _memory(run, plots),
         _snippet(run, snippet),
-        folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
+        folded(f"Trial log{sentences.of_whom(run.device)}", trial_log.render(run)),
         environment_section(run.device, run.environment),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a markdown table: the first column left-aligned, the others right-aligned."""
-    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 _VARIANT, _STAR = "", "*"
-_LOGGED_RATE = 7
-"""The column of images/s in the log of trials; a prediction has none."""
 _COLUMNS = {
     "largest": "largest batch",
     "safe": "safe batch",
@@ -210,116 +201,3 @@ def _snippet(run: Run, snippet: str | None) -> str:
     return "## Train with it\n\nAlso in `snippet.py`.\n\n" + folded(
         f"{labels(run.settings.variants)[run.best.variant]} as Python", code
     )
-
-
-def _trial_log(run: Run) -> str:
-    names = sentences.row_names(run.settings.variants)
-    header: tuple[str, ...] = (
-        "variant", "batch", "purpose", "outcome", "peak allocated", "peak reserved", "first step",
-        "images/s", "took",
-    )  # fmt: skip
-    rows = [_log_row(trial, names[trial.spec.variant]) for trial in run.trials]
-    if all(row[_LOGGED_RATE] == "-" for row in rows):
-        header = header[:_LOGGED_RATE] + header[_LOGGED_RATE + 1 :]
-        rows = [row[:_LOGGED_RATE] + row[_LOGGED_RATE + 1 :] for row in rows]
-    if run.settings.validation is not None:
-        header = (*header, "validation")
-        rows = [(*row, _validation(trial)) for row, trial in zip(rows, run.trials, strict=True)]
-    if any(trial.budget_bytes is not None for trial in run.trials):
-        header = (*header, "allocator's budget")
-        rows = [(*row, _budget(trial)) for row, trial in zip(rows, run.trials, strict=True)]
-    failures = [
-        f"- {names[t.spec.variant]}, batch {t.spec.batch_size}{_of_rank(t)}, {t.failure.phase}: "
-        f"`{t.failure.message}`" + (f", {t.failure.place}" if t.failure.place else "")
-        for t in run.trials
-        if t.failure is not None
-    ]
-    parts = [table(header, rows), "\n".join(failures), *_tracebacks(run)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _validation(trial: Trial) -> str:
-    """The peak of the validation of a trial, or its outcome."""
-    tried, asked = validation.tried_with(trial), trial.spec.validation
-    if tried is None or asked is None:
-        return "-"
-    held = tried.peak_bytes(0)
-    words = sentences.outcome_words(tried.outcome) if held is None else format_bytes(held)
-    return f"{asked.batch_size}: {words}"
-
-
-def _tracebacks(run: Run) -> list[str]:
-    """The tracebacks of failed trials; running out of memory has none."""
-    found = [
-        trial.failure.traceback.rstrip()
-        for trial in run.trials
-        if trial.outcome is Outcome.FAILED and trial.failure is not None and trial.failure.traceback
-    ]
-    return [f"```text\n{text}\n```" for text in dict.fromkeys(found)]
-
-
-def _log_row(trial: Trial, name: str) -> tuple[str, ...]:
-    measured, spec = trial.measurement, trial.spec
-    batch = str(spec.batch_size)
-    if spec.accumulation_steps > 1:
-        batch += f" x {spec.accumulation_steps}"
-    reserved = measured and measured.peak_reserved_bytes
-    return (
-        name,
-        batch,
-        str(trial.purpose) + (", fresh process" if _is_new_process(trial) else ""),
-        sentences.trial_words(trial),
-        format_bytes(measured.peak_allocated_bytes) + _of_rank(trial) if measured else "-",
-        format_bytes(reserved) if reserved else "-",
-        format_bytes(measured.first_step.allocated_bytes) if measured else "-",
-        sentences.rate_of(measured),
-        format_seconds(trial.wall_seconds),
-    )
-
-
-def _budget(trial: Trial) -> str:
-    return "-" if trial.budget_bytes is None else format_bytes(trial.budget_bytes)
-
-
-def _of_rank(trial: Trial) -> str:
-    return "" if trial.rank is None else f" (rank {trial.rank})"
-
-
-def _is_new_process(trial: Trial) -> bool:
-    return trial.fresh_process and trial.source is Source.MEASURED
-
-
-def environment_section(device: DeviceInfo, environment: Environment) -> str:
-    """Return the machine, the versions and the command of a report."""
-    rows = [
-        ("device", device.name),
-        (
-            "memory",
-            f"{format_bytes(device.total_bytes)}, {format_bytes(device.capacity_bytes)} usable",
-        ),
-        ("driver", device.driver),
-        ("compute capability", device.compute_capability),
-        ("TF32 convolutions, matmuls", _pair(device.tf32_convolutions, device.tf32_matmuls)),
-        ("PyTorch", environment.torch),
-        ("torchvision", environment.torchvision),
-        ("CUDA, cuDNN", f"{environment.cuda or '-'}, {environment.cudnn or '-'}"),
-        ("PYTORCH_CUDA_ALLOC_CONF", environment.cuda_alloc_conf),
-        ("Python", environment.python),
-        ("system", environment.platform),
-        ("CPU threads", str(environment.cpu_threads)),
-        ("bsprobe", " ".join(filter(None, [environment.bsprobe, environment.commit]))),
-        ("started", environment.started_at),
-    ]
-    known = [(name, value) for name, value in rows if value]
-    return f"{table(('', ''), known)}\n\nAgain: `{environment.command}`"
-
-
-def _pair(one: bool | None, other: bool | None) -> str | None:  # noqa: FBT001 - two facts to print
-    if one is None or other is None:
-        return None
-    return f"{'on' if one else 'off'}, {'on' if other else 'off'}"
-
-
-def folded(title: str, body: str) -> str:
-    """Return text that is shown when its title is clicked on."""
-    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
