@@ -186,7 +186,8 @@ def _text_runs(fleet: Fleet) -> str:
     """Each run with its memory and PyTorch, its path below."""
     rows = [("The runs", "usable", "PyTorch")]
     rows += [
-        (m.name, format_bytes(m.device.capacity_bytes), m.environment.torch) for m in fleet.members
+        (m.name, format_bytes(m.device.capacity_bytes), m.environment.torch or "-")
+        for m in fleet.members
     ]
     head, *lines = aligned(rows).splitlines()
     paths = [f"{line}\n    {m.path}" for line, m in zip(lines, fleet.members, strict=True)]
@@ -201,7 +202,7 @@ def _markdown_runs(fleet: Fleet) -> str:
             member.name,
             format_bytes(member.device.capacity_bytes),
             str(member.device.source),
-            member.environment.torch,
+            member.environment.torch or "-",
             member.environment.cudnn or "-",
             " ".join(filter(None, [member.environment.bsprobe, member.environment.commit])),
             member.environment.started_at,

@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 
+from bsprobe.analysis.script_facts import facts_of
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Boundary, Run, VariantResult
 from bsprobe.records.trials import Source
 from bsprobe.records.variants import labels
 from bsprobe.report.explain import sentences as explain_sentences
-from bsprobe.report.markdown import environment_section, folded, table
-from bsprobe.report.run import legend, notes, sentences, trial_log, validation
+from bsprobe.report.markdown import environment_section, fenced, folded, table
+from bsprobe.report.run import (
+    legend,
+    notes,
+    script,
+    sentences,
+    train_with,
+    trial_log,
+    validation,
+)
 
 EXPLAINED = "step-by-kind"
 """The picture of memory over one step of the starred row."""
@@ -28,22 +37,26 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         f"# {models} on {run.device.name} ({sentences.origin(run.device)})",
         f"**{' '.join(filter(None, (sentences.answer(run), validation.answer(run))))}**",
         *[f"> {warning}" for warning in sentences.portrait_warnings(variants)],
-        " ".join(
-            [
-                f"{sentences.subject_line(variants)}.",
-                *sentences.facts(run.device, run.settings),
-            ]
-        ),
+        *_subject(run),
         _recommendation(run),
         _predictions(run),
         _notes(run),
         *[f"![{name}]({name}.png)" for name in plots if name != EXPLAINED],
         _memory(run, plots),
         _snippet(run, snippet),
+        _command(run),
         folded(f"Trial log{sentences.of_whom(run.device)}", trial_log.render(run)),
-        environment_section(run.device, run.environment),
+        environment_section(run.device, run.environment, script=facts_of(run.trials)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _subject(run: Run) -> list[str]:
+    """The network, or a user's command, and what holds for the whole run."""
+    line, facts = sentences.subject_line(run.settings.variants), sentences.facts(run)
+    if run.script is not None:
+        return [fenced("sh", line), " ".join(facts)]
+    return [" ".join([f"{line}.", *facts])]
 
 
 _VARIANT, _STAR = "", "*"
@@ -72,7 +85,7 @@ def _recommendation(run: Run) -> str:
     ]
     header = (_VARIANT, *(_COLUMNS[each] for each in shown))
     return (
-        f"## {sentences.wanted(run.settings)}"
+        f"## {sentences.wanted(run)}"
         f"{sentences.of_whom(run.device)}\n\n{table(header, rows)}\n\n"
         f"{_meaning(run, shown)}"
     )
@@ -111,6 +124,7 @@ def _named(run: Run, result: VariantResult, name: str) -> str:
     """The name of a row; a star marks the best of its norm, unless there is only one row."""
     if result.recommendation is None:
         return f"{name}: {sentences.result_words(result)}"
+    name += script.mark(run, result)
     return f"★ {name}" if result.recommendation.starred and len(run.results) > 1 else name
 
 
@@ -128,7 +142,8 @@ def _cells(run: Run, result: VariantResult) -> dict[str, str]:
         return dict.fromkeys(_COLUMNS, "-") | known
     alone, target = item.without_accumulation, run.settings.target
     rate, rate_alone = (sentences.rate_words(p, item.variant, target) for p in (item.plan, alone))
-    updates = "" if alone.schedule is None else f", {alone.schedule[0]} updates"
+    has_updates = alone.schedule is not None and item.variant.axes
+    updates = f", {alone.known_updates} updates" if has_updates else ""
     return {
         "largest": _largest(boundary),
         "safe": str(item.safe),
@@ -178,7 +193,7 @@ def _notes(run: Run) -> str:
 def _memory(run: Run, plots: Sequence[str]) -> str:
     """The memory of the starred row by kind and the command that explains it; only for GPUs."""
     item = run.best
-    if item is None or run.device.kind is DeviceKind.CPU:
+    if item is None or run.device.kind is DeviceKind.CPU or run.script is not None:
         return ""
     name = labels(run.settings.variants)[item.variant]
     is_here = run.device.source is Source.MEASURED
@@ -201,3 +216,12 @@ def _snippet(run: Run, snippet: str | None) -> str:
     return "## Train with it\n\nAlso in `snippet.py`.\n\n" + folded(
         f"{labels(run.settings.variants)[run.best.variant]} as Python", code
     )
+
+
+def _command(run: Run) -> str:
+    """The command to train with and what it leaves to the user; empty for networks."""
+    if run.script is None or run.best is None:
+        return ""
+    said = " ".join(train_with.explanation(run.best, run.script, run.settings))
+    words = train_with.command(run.script, run.best.plan)
+    return f"## Train with it\n\n{said}\n\n{fenced('sh', words)}"

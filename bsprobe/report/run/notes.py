@@ -7,6 +7,7 @@ from bsprobe.analysis.caveats import notes_of
 from bsprobe.analysis.memory_line import line_through
 from bsprobe.analysis.notes import Lines, Note, joined
 from bsprobe.analysis.recommendation import keeps_headroom, recipe_of, search_trials
+from bsprobe.analysis.script_facts import notes_on_run
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
     Boundary,
@@ -26,12 +27,13 @@ def lines_of(run: Run) -> Lines:
     found = [(names[r.variant], r.recommendation) for r in run.results]
     on_plans = ((name, note) for name, item in found if item for note in _of_item(run, item))
     return [
+        *(((), str(note)) for note in notes_on_run(run)),
         *_amp_against_fp32(run),
         *joined(on_plans, [name for name, item in found if item]),
         *_joined_by_variant(run, advice.note_on_slow_growth),
         *joined(
             (
-                (names[result.variant], advice.note_on(result))
+                (names[result.variant], advice.note_on(run, result))
                 for result in run.results
                 if result.recommendation is None
             ),
@@ -87,7 +89,7 @@ def _of_item(run: Run, item: Recommendation) -> Sequence[Note]:
 
 def _schedule(item: Recommendation, settings: Settings) -> Note:
     plan = item.plan
-    if plan.schedule is None or item.variant.own.optimizer is not None:
+    if plan.schedule is None or item.variant.own.optimizer is not None or not item.variant.axes:
         rate = sentences.rate_words(plan, item.variant, settings.target)
         return Note(text=f"Learning rate by the {plan.lr_rule} rule: {{}}.", figure=rate)
     by_group = [f"{name} {rate:.2e}" for name, rate in plan.group_learning_rates]

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+from bsprobe.analysis.script_facts import is_unseen
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run
 from bsprobe.records.trials import Source, Trial
 from bsprobe.records.units import format_bytes, format_seconds
-from bsprobe.report.markdown import table
-from bsprobe.report.run import sentences, validation
+from bsprobe.report.markdown import fenced, table
+from bsprobe.report.run import script, sentences, validation
 
 _UNKNOWN = "-"
 
@@ -23,7 +24,8 @@ def render(run: Run) -> str:
         for t in run.trials
         if t.failure is not None
     ]
-    parts = [table(tuple(columns), rows), "\n".join(failures), *_tracebacks(run)]
+    meaning = script.STEPS_SEEN if run.script is not None else ""
+    parts = [table(tuple(columns), rows), meaning, "\n".join(failures), *_tracebacks(run)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -34,13 +36,15 @@ def _columns(run: Run) -> dict[str, Callable[[Trial], str]]:
         "variant": lambda trial: names[trial.spec.variant],
         "batch": _batch,
         "purpose": _purpose,
-        "outcome": sentences.trial_words,
+        "outcome": lambda trial: sentences.trial_words(trial) + script.unseen(trial),
         "peak allocated": _allocated,
         "peak reserved": _reserved,
         "first step": _first_step,
     }
     if any(_rate(trial) != _UNKNOWN for trial in run.trials):
         columns["images/s"] = _rate
+    if run.script is not None:
+        columns["steps seen"] = _steps_seen
     columns["took"] = lambda trial: format_seconds(trial.wall_seconds)
     if run.settings.validation is not None:
         columns["validation"] = _validation
@@ -55,7 +59,8 @@ def _batch(trial: Trial) -> str:
 
 
 def _purpose(trial: Trial) -> str:
-    is_new = trial.fresh_process and trial.source is Source.MEASURED
+    # Every trial of a user's command is a new process.
+    is_new = trial.fresh_process and trial.source is Source.MEASURED and trial.script is None
     return str(trial.purpose) + (", fresh process" if is_new else "")
 
 
@@ -73,11 +78,17 @@ def _reserved(trial: Trial) -> str:
 
 def _first_step(trial: Trial) -> str:
     measured = trial.measurement
-    return _UNKNOWN if measured is None else format_bytes(measured.first_step.allocated_bytes)
+    if measured is None or is_unseen(trial):
+        return _UNKNOWN
+    return format_bytes(measured.first_step.allocated_bytes)
 
 
 def _rate(trial: Trial) -> str:
     return sentences.rate_of(trial.measurement)
+
+
+def _steps_seen(trial: Trial) -> str:
+    return str(trial.script.steps) if trial.script and trial.script.steps else _UNKNOWN
 
 
 def _validation(trial: Trial) -> str:
@@ -99,10 +110,14 @@ def _of_rank(trial: Trial) -> str:
 
 
 def _tracebacks(run: Run) -> list[str]:
-    """The tracebacks of failed trials; running out of memory has none."""
+    """The tracebacks of failed trials, or the end of the output of a user's command.
+
+    Running out of memory has none.
+    """
+    shown = (Outcome.FAILED, Outcome.TIMED_OUT)
     found = [
         trial.failure.traceback.rstrip()
         for trial in run.trials
-        if trial.outcome is Outcome.FAILED and trial.failure is not None and trial.failure.traceback
+        if trial.outcome in shown and trial.failure is not None and trial.failure.traceback
     ]
-    return [f"```text\n{text}\n```" for text in dict.fromkeys(found)]
+    return [fenced("text", text) for text in dict.fromkeys(found)]
