@@ -46,6 +46,8 @@ def schedules(run: Run) -> Lines:
     """Return the learning rates and schedules of the recommendations, equal ones once."""
     names = sentences.row_names(run.settings.variants)
     found = [(names[r.variant], r.recommendation) for r in run.results if r.recommendation]
+    if run.script is not None:
+        return []  # the command to train with comes with its rate
     return joined(
         ((name, _schedule(item, run.settings)) for name, item in found),
         [name for name, _ in found],
@@ -89,7 +91,7 @@ def _of_item(run: Run, item: Recommendation) -> Sequence[Note]:
 
 def _schedule(item: Recommendation, settings: Settings) -> Note:
     plan = item.plan
-    if plan.schedule is None or item.variant.own.optimizer is not None or not item.variant.axes:
+    if plan.schedule is None or item.variant.own.optimizer is not None:
         rate = sentences.rate_words(plan, item.variant, settings.target)
         return Note(text=f"Learning rate by the {plan.lr_rule} rule: {{}}.", figure=rate)
     by_group = [f"{name} {rate:.2e}" for name, rate in plan.group_learning_rates]

@@ -32,7 +32,7 @@ def render(settings: Settings, out: Path | None, device: DeviceInfo) -> str:
         "",
         *(_variants(settings) if script is None else ["The command runs with:"]),
         f"  1. {_search(settings)}",
-        "  2. the exact boundary, both sides in fresh processes",
+        f"  2. the exact boundary{', both sides in fresh processes' if script is None else ''}",
         f"  3. the safe batch, and the step recommended for {wanted_batch(settings)}",
         *(_trial(settings) if script is None else _trial_of_command(settings, script)),
         *([_PREDICTED] if device.source is Source.PREDICTED else []),
@@ -96,5 +96,5 @@ def _trial(settings: Settings) -> list[str]:
 
 def _trial_of_command(settings: Settings, script: Script) -> list[str]:
     steps = settings.warmup_steps + settings.measured_steps
-    after = format_seconds(script.seconds)
-    return [f"A trial ends after {steps} optimizer steps, or after {after} without (--seconds)."]
+    ends = f"A trial ends after {steps} optimizer steps"
+    return [f"{ends}, or after {script.seconds:g} s without one (--seconds)."]

@@ -8,7 +8,6 @@ from bsprobe.analysis.script_facts import facts_of, is_unseen, limits_of
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.scripts import MemoryLimit, ScriptFacts
 from bsprobe.records.trials import Trial
-from bsprobe.records.units import format_seconds
 
 UNSEEN: Final = "not seen to step"
 """The mark of trials that count as run without a step that was seen."""
@@ -19,10 +18,10 @@ STEPS_SEEN: Final = (
 """The legend of a column in the log of trials."""
 _LIMITS: Final[Mapping[MemoryLimit, str]] = MappingProxyType(
     {
-        MemoryLimit.ALLOCATOR_SETTING: "as per_process_memory_fraction of PyTorch's allocator",
-        MemoryLimit.FRACTION: "by set_per_process_memory_fraction, once CUDA was initialised",
-        MemoryLimit.DATA_ABOVE_PYTORCH: "as RLIMIT_DATA, above what it held with PyTorch loaded",
-        MemoryLimit.DATA: "as RLIMIT_DATA, from its start",
+        MemoryLimit.ALLOCATOR_SETTING: "per_process_memory_fraction of PyTorch's allocator",
+        MemoryLimit.FRACTION: "set_per_process_memory_fraction, once CUDA was initialised",
+        MemoryLimit.DATA_ABOVE_PYTORCH: "RLIMIT_DATA, above what it held with PyTorch loaded",
+        MemoryLimit.DATA: "RLIMIT_DATA, from its start",
     }
 )
 
@@ -35,7 +34,7 @@ def facts(run: Run) -> list[str]:
     lines = list(filter(None, [_versions(found)]))
     if run.device.limit_bytes is not None and (limits := limits_of(run.trials)):
         how = " or ".join(_LIMITS[each] for each in limits)
-        lines.append(f"The memory limit holds for each process: {how}.")
+        lines.append(f"The memory limit holds for each process ({how}).")
     if run.processes > 1:
         lines.append(f"{run.processes} processes train together; batches are per process.")
     return lines
@@ -65,7 +64,7 @@ def meaning_of_unseen(run: Run) -> list[tuple[str, str]]:
     """Return the legend of the mark, if a row has it."""
     if run.script is None or not any(map(is_unseen, run.trials)):
         return []
-    after = format_seconds(run.script.seconds)
+    after = f"{run.script.seconds:g} s"
     return [
         (
             UNSEEN,

@@ -99,14 +99,15 @@ def _legend(run: Run) -> list[str]:
 def fitted(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as `aligned` does, one text a row; long first cells are wrapped.
 
-    A label is wrapped between its parts, not inside of one.
+    A label is wrapped between its parts, not inside of one; a name after its comma.
     """
     others = list(zip(*rows, strict=True))[1:]
     room = max(_LEAST_NAME, WIDTH - sum(2 + max(map(len, column)) for column in others))
     lines, heights = [], []
     for first, *rest in rows:
         # A space within a part of a label is no place to break at.
-        glued = re.sub(r"(?<=[^/ ]) (?=[^ ])", "\0", first) if " / " in first else first
+        has_parts = " / " in first or ", " in first
+        glued = re.sub(r"(?<=[^/, ]) (?=[^ ])", "\0", first) if has_parts else first
         wrapped = textwrap.wrap(glued, room, subsequent_indent="  ") or [""]
         head, *more = (line.replace("\0", " ") for line in wrapped)
         lines += [(head, *rest), *[(part, *[""] * len(rest)) for part in more]]

@@ -46,8 +46,7 @@ def explanation(item: Recommendation, script: Script, settings: Settings) -> lis
     rule = f"by the {item.plan.lr_rule} rule"
     rate = sentences.short_rate_words(item.plan, item.variant, settings.target)
     if item.plan.learning_rate is None:
-        whose = "the rate of your batch b" if rate.endswith(("b", "b)")) else "your rate"
-        rate = f"{whose} {rate}"
+        rate = f"yours{' at batch b' if rate.endswith(('b', 'b)')) else ''}, {rate}"
     lines = [f"Learning rate: {rate}, {rule}."]
     if _names(script, OUT):
         lines.append(f"{_FOLDER} is a folder of your choice.")
