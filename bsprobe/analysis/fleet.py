@@ -178,7 +178,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _short(run: Run) -> str:
-    device, processes = run.device, run.processes
+    device, processes = run.device, run.settings.processes
     name = " ".join(re.sub(r"NVIDIA|GeForce", " ", device.name).split()) or device.name
     name = f"{processes} x {name}" if processes > 1 else name
     limit = "" if device.limit_bytes is None else f", {format_bytes(device.limit_bytes)}"
@@ -207,7 +207,7 @@ def _rows_of_variant(found: _Named, variant: Variant) -> Iterable[Row]:
 def _machine(run: Run) -> tuple[object, ...]:
     """The key of a machine: runs with one key complement each other."""
     device, settings = run.device, run.settings
-    return device.name, device.source, device.limit_bytes, run.processes, settings.ddp
+    return device.name, device.source, device.limit_bytes, settings.processes, settings.ddp
 
 
 def _result(run: Run, variant: Variant) -> VariantResult | None:

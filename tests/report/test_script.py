@@ -121,7 +121,7 @@ def test_without_a_limit_none_is_stated_and_one_that_was_not_applied_is_a_note()
 
 def test_the_versions_of_the_script_stand_beside_those_of_bsprobe(accumulating: Run) -> None:
     text = markdown.render(accumulating, plots=(), snippet=None)
-    rows = dict(re.findall(r"^\| (\w+ of \w+) \| (.*) \|$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| (\w+ of (?:the script|bsprobe)) \| (.*) \|$", text, re.MULTILINE))
     assert rows == {
         "PyTorch of the script": "2.14.1+cpu",
         "Python of the script": "3.12.3",

@@ -35,7 +35,7 @@ def render_text(fleet: Fleet) -> str:
     tables = [
         "\n".join(
             [
-                subject.describe(),
+                textwrap.fill(subject.describe(), WIDTH, break_on_hyphens=False),
                 textwrap.fill(f"For {_asked(fleet, subject)}:", WIDTH),
                 _text_table(fleet, subject),
             ]
