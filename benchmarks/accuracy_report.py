@@ -22,7 +22,7 @@ from benchmarks.truth_versions import JUDGE
 from benchmarks.validation.history import Action, load_history
 from benchmarks.validation.replay import replay_addresses
 from bsprobe.records.units import GIB, format_bytes
-from bsprobe.report.run.markdown import table
+from bsprobe.report.markdown import table
 from bsprobe.report.run.plots import COLOURS, MARKERS, write_figure
 from bsprobe.storage.files import write_atomically
 

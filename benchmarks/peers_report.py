@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bsprobe.records.units import format_bytes, format_seconds
-from bsprobe.report.run.markdown import table
+from bsprobe.report.markdown import table
 from bsprobe.report.run.plots import COLOURS, write_figure
 from bsprobe.storage.files import write_atomically
 

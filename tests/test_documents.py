@@ -17,7 +17,7 @@ from bsprobe.study.studyfile import load_study
 from bsprobe.training import models
 from bsprobe.training.models.norms import LAYERS
 from tests.support.commands import ROOT, bsprobe, python
-from tests.support.pages import bsprobe_lines, commands_of, links, parse, shown
+from tests.support.pages import blocks, bsprobe_lines, commands_of, links, parse, shown
 
 README = ROOT / "README.md"
 DOCS = sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "commands.md"})
@@ -142,3 +142,10 @@ def test_the_recipes_of_contributing_name_what_is_there() -> None:
         )
         assert f"`{name}`" in CONTRIBUTING
         assert re.search(rf"^(class )?{name}\b", sources, re.MULTILINE)
+
+
+def test_the_lines_that_make_a_script_well_behaved_are_those_of_the_example() -> None:
+    (block,) = blocks(ROOT / "docs" / "scripts.md", "python")
+    example = (ROOT / "docs" / "examples" / "train.py").read_text(encoding="utf-8")
+    theirs = {line.strip() for line in example.splitlines()}
+    assert [line for line in block.splitlines() if line.strip() not in theirs] == []

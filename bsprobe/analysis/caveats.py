@@ -6,15 +6,16 @@ from typing import Final
 from bsprobe.analysis.growth import MOST_STEPS
 from bsprobe.analysis.notes import Note
 from bsprobe.analysis.recommendation import Limits
+from bsprobe.analysis.script_facts import notes_on_rates
 from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import nccl_bytes
 from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
+from bsprobe.records.scripts import ACCUMULATION
 from bsprobe.records.trials import Ddp, ModelFacts, Source, Trial
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Checkpointing, Norm, Precision, Variant
-from bsprobe.records.workload import has_recipe
 
 ASSUMED: Final[Mapping[Assumption, str]] = {
     Assumption.NOT_COMPILED: (
@@ -81,16 +82,12 @@ def notes_of(
         device: The device of the trials.
     """
     models = tuple(each.measurement.model for each in trials if each.measurement)
-    batch_norms = next((m.batch_norms for m in models if m.batch_norms is not None), None)
     found = (
         _failure_note(item),
         *(Note(text=text) for text in notes_on_models(models) if text != _GROWTH),  # stated apart
         _target_note(item, target),
-        *_norm_notes(item, batch_norms),
-        _checkpointing_note(item.variant, batch_norms),
-        _autocast_note(item.variant, device),
-        _rate_note(item.variant, target, batch_norms),
-        _rule_note(item.variant, target),
+        *(_network_notes(item, target, device, models) if item.variant.axes else ()),
+        *notes_on_rates(trials),
         _headroom_note(item, target, device, keeps_headroom=keeps_headroom),
         _retry_note(trials),
         _nccl_note(item, device),
@@ -98,6 +95,20 @@ def notes_of(
         _spill_note(device),
     )
     return [note for note in found if note is not None]
+
+
+def _network_notes(
+    item: Recommendation, target: Target, device: DeviceInfo, models: Sequence[ModelFacts]
+) -> list[Note | None]:
+    """Notes on the settings of a network, which are not known of a user's command."""
+    batch_norms = next((m.batch_norms for m in models if m.batch_norms is not None), None)
+    return [
+        *_norm_notes(item, batch_norms),
+        _checkpointing_note(item.variant, batch_norms),
+        _autocast_note(item.variant, device),
+        _rate_note(item.variant, target, batch_norms),
+        _rule_note(item.variant, target),
+    ]
 
 
 def _failure_note(item: Recommendation) -> Note | None:
@@ -146,6 +157,14 @@ def _gradient_sentence(facts: Sequence[ModelFacts]) -> str:
 def _target_note(item: Recommendation, target: Target) -> Note | None:
     if item.reaches_target or target.batch is None:
         return None
+    script = item.variant.script
+    if script is not None and not script.accumulates:
+        return Note(
+            text=(
+                f"An effective batch of {target.batch} needs accumulation, and the command does "
+                f"not take it: put {ACCUMULATION} where the accumulation steps belong."
+            )
+        )
     if item.plan.ddp is Ddp.STATIC_GRAPH:
         return Note(
             text=(
@@ -252,7 +271,7 @@ def _checkpointing_note(variant: Variant, batch_norms: int | None) -> Note | Non
 def _rate_note(variant: Variant, target: Target, batch_norms: int | None) -> Note | None:
     is_its_own = variant.own.optimizer is not None  # its rate is not known: a factor is shown
     is_given = target.base_learning_rate != REFERENCE.base_learning_rate
-    is_given = is_given or not has_recipe(variant.model)
+    is_given = is_given or not variant.has_recipe
     if variant.norm is Norm.FROZEN or batch_norms == 0 or is_given or is_its_own:
         return None
     return Note(

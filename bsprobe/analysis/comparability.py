@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection
 
+from bsprobe.analysis.script_facts import environment_of
 from bsprobe.analysis.thresholds import BATCHES, Metric
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import NotComparableError
@@ -43,7 +44,7 @@ def require_comparable_torch(baseline: Run, torch: str) -> None:
     Raises:
         NotComparableError: The minor versions differ.
     """
-    _require_equal(*_torch(baseline, torch))
+    _require_equal(*_torch(environment_of(baseline).torch, torch))
 
 
 def _require_equal(what: str, one: object, two: object, hint: str) -> None:
@@ -53,8 +54,8 @@ def _require_equal(what: str, one: object, two: object, hint: str) -> None:
         )
 
 
-def _torch(baseline: Run, torch: str) -> _Fact:
-    return "the torch version", _minor(baseline.environment.torch), _minor(torch), _ANEW
+def _torch(old: str, new: str) -> _Fact:
+    return "the torch version", _minor(old), _minor(new), _ANEW
 
 
 def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list[_Fact]:
@@ -63,12 +64,14 @@ def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list
     facts: list[_Fact] = [
         ("the source", old.source, new.source, "compare measured runs with measured runs"),
         ("the device", old.name, new.name, "compare runs on the same device"),
-        _torch(baseline, run.environment.torch),
+        ("the command", _command(baseline), _command(run), "compare runs of one command"),
+        ("--seconds", _seconds(baseline), _seconds(run), "give both the same"),
+        _torch(environment_of(baseline).torch, environment_of(run).torch),
         ("the images", _images(baseline), _images(run), "give both --data, or neither"),
         (
             "the number of processes",
-            baseline.settings.processes,
-            run.settings.processes,
+            baseline.processes,
+            run.processes,
             "give both the same, by torchrun or by --processes",
         ),
         (
@@ -93,6 +96,9 @@ def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list
                 "give both the same --memory-limit, which leaves out what other processes hold",
             )
         )
+    if BATCHES & set(metrics):
+        multiples = (baseline.settings.batch_multiple, run.settings.batch_multiple)
+        facts.append(("--batch-multiple", *multiples, "give both the same"))
     if Metric.SAFE_BATCH in metrics:
         facts.append(
             (
@@ -110,7 +116,7 @@ def _must_be_equal(baseline: Run, run: Run, metrics: Collection[Metric]) -> list
 
 def differences(baseline: Run, run: Run) -> tuple[str, ...]:
     """Return sentences on other differences, which may explain a change."""
-    old, new = baseline.environment, run.environment
+    old, new = environment_of(baseline), environment_of(run)
     is_close = baseline.device.has_memory_of(run.device)
     pairs = (
         ("PyTorch", old.torch, new.torch),
@@ -134,6 +140,14 @@ def differences(baseline: Run, run: Run) -> tuple[str, ...]:
         for what, one, two in pairs
         if one != two
     )
+
+
+def _command(run: Run) -> str:
+    return "none, but a network" if run.script is None else str(run.script)
+
+
+def _seconds(run: Run) -> float | None:
+    return None if run.script is None else run.script.seconds
 
 
 def _shown(value: object) -> str:

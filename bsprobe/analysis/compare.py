@@ -16,6 +16,7 @@ from bsprobe.analysis.comparability import differences, require_comparable
 from bsprobe.analysis.equal_trials import Figures, figures, has_figure, trials_of
 from bsprobe.analysis.growth import is_known_not_to_grow
 from bsprobe.analysis.recommendation import search_trials
+from bsprobe.analysis.script_facts import environment_of
 from bsprobe.analysis.thresholds import BATCHES, MORE_IS_BETTER, Metric, Threshold
 from bsprobe.records.errors import NotComparableError
 from bsprobe.records.runs import DeviceInfo, Environment, Run, StopReason, VariantResult
@@ -108,8 +109,8 @@ def compare(baseline: Run, run: Run, thresholds: Sequence[Threshold]) -> Compari
             )
     return Comparison(
         device=run.device,
-        baseline=baseline.environment,
-        run=run.environment,
+        baseline=environment_of(baseline),
+        run=environment_of(run),
         checks=checks,
         notes=differences(baseline, run),
     )

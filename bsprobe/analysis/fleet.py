@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from bsprobe.analysis.recommendation import recipe_of
+from bsprobe.analysis.script_facts import environment_of
 from bsprobe.records.runs import (
     SCHEMA_VERSION,
     DeviceInfo,
@@ -60,7 +61,7 @@ class Row:
         if trial is None or trial.measurement is None:
             return None
         rate = trial.measurement.images_per_second
-        return None if rate is None else rate / trial.spec.processes
+        return None if rate is None else rate / trial.processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class Subject:
     """The network and its inputs, by which variants are grouped."""
 
     network: str
+    """As `Variant.network`."""
     inputs: str
     """As `Variant.described_inputs`."""
     classes: str
@@ -77,7 +79,7 @@ class Subject:
 
     def describe(self) -> str:
         """Return `deeplabv2-resnet101 · 512 high x 1024 wide · 19 classes`."""
-        return f"{self.network} · {self.inputs} · {self.classes}"
+        return " · ".join(filter(None, (self.network, self.inputs, self.classes)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ def subject_of(variant: Variant) -> Subject:
         network=variant.network,
         inputs=variant.described_inputs,
         classes=variant.described_classes,
-        name=variant.subject,
+        name=variant.subject if variant.axes else variant.network,
     )
 
 
@@ -140,7 +142,7 @@ def make_fleet(runs: Sequence[tuple[str, Run]]) -> Fleet:
                 name=name,
                 path=path,
                 device=run.device,
-                environment=run.environment,
+                environment=environment_of(run),
                 settings=run.settings,
             )
             for name, (path, run) in zip(names, ordered, strict=True)
@@ -251,7 +253,7 @@ def _growing(found: _Named) -> list[str]:
 
 def _together(found: _Named) -> list[str]:
     """The sentence on the figures of machines whose GPUs train together."""
-    several = [name for name, run in found if run.settings.processes > 1]
+    several = [name for name, run in found if run.processes > 1]
     if not several:
         return []
     what = "batches, peaks and images/s are per GPU, effective batch and LR of all GPUs"
@@ -295,8 +297,13 @@ _FACTS: tuple[tuple[str, Callable[[Run], object], str], ...] = (
     ),
     ("Images", lambda run: "synthetic" if run.settings.data is None else "real", ""),
     ("Validation", lambda run: run.settings.validation_words, ""),
-    ("PyTorch", lambda run: run.environment.torch, "Memory may differ between versions."),
-    ("cuDNN", lambda run: run.environment.cudnn or "none", ""),
+    (
+        "PyTorch",
+        lambda run: environment_of(run).torch or "none",
+        "Memory may differ between versions.",
+    ),
+    ("cuDNN", lambda run: environment_of(run).cudnn or "none", ""),
+    ("Tried batches", lambda run: f"multiples of {run.settings.batch_multiple}", ""),
     ("bsprobe", lambda run: run.environment.bsprobe, ""),
 )
 """Sentences on differences between the runs besides the machine, and on their consequences."""

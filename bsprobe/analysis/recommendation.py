@@ -15,7 +15,6 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import REFERENCE, Recommendation, Target, TrainingPlan
 from bsprobe.records.trials import REPEATED, Ddp, Trial
 from bsprobe.records.variants import OptimizerName, Variant
-from bsprobe.records.workload import has_recipe
 
 
 class LearningRateRule(StrEnum):
@@ -230,7 +229,7 @@ def recipe_of(variant: Variant, target: Target) -> Target:
     No recipe is known for other networks: without a wanted batch the best one that fits is
     recommended, and without a rate a factor for it.
     """
-    return with_recipe(target) if has_recipe(variant.model) else target
+    return with_recipe(target) if variant.has_recipe else target
 
 
 def with_recipe(target: Target) -> Target:

@@ -57,7 +57,6 @@ ASKED: Final[Mapping[str, Bounds]] = MappingProxyType(
         "batch_size": _BATCH,
         # Batches to draw, of one image each.
         "batches_seen": Bounds(least=1, most=1000),
-        "batch_multiple": Bounds(least=1, most=2**16),
         "max_batch": _BATCH,
         "micro_batch": _BATCH,
         "wanted_batch": _BATCH,
@@ -71,7 +70,6 @@ ASKED: Final[Mapping[str, Bounds]] = MappingProxyType(
         "warmup_steps": Bounds(least=1, most=1000),
         "trial_timeout_seconds": _SECONDS,
         "time_limit_seconds": _SECONDS,
-        "seconds": _SECONDS,
         "training_timeout_seconds": _SECONDS,
         # PyTorch's generators are initialised from 32 bits, and derived seeds are larger.
         "seed": Bounds(least=0, most=2**31 - 1),
@@ -115,10 +113,11 @@ _ABOVE_ZERO = Bounds(least=0, most=FIGURE.most, least_is_open=True)
 HELD: Final[Mapping[str, Bounds]] = MappingProxyType(
     dict.fromkeys(
         (
-            "accumulation_steps", "base_batch", "base_updates", "batch", "batch_size", "best",
-            "capacity_bytes", "channels", "classes", "cpu_threads", "effective_batch",
-            "first_failure", "height", "largest", "max_batch", "measured_steps", "micro_batch",
-            "processes", "ranks", "safe", "slices", "total_bytes", "updates", "width",
+            "accumulation_steps", "base_batch", "base_updates", "batch", "batch_multiple",
+            "batch_size", "best", "capacity_bytes", "channels", "classes", "cpu_threads",
+            "effective_batch", "first_failure", "height", "largest", "max_batch", "measured_steps",
+            "micro_batch", "processes", "ranks", "safe", "slices", "total_bytes", "updates",
+            "width",
         ),
         _FROM_ONE,
     )

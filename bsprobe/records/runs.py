@@ -141,8 +141,15 @@ class Boundary:
 
     @property
     def is_exact(self) -> bool:
-        """True if batch B ran and B+1 failed, each in a separate process."""
+        """True if batch B ran and the next multiple failed, each in a separate process."""
         return self.stop in (StopReason.PROVEN, StopReason.KERNEL_LIMIT)
+
+    @property
+    def multiple(self) -> int:
+        """The number whose multiples were tried, as far as an exact boundary shows it; else 1."""
+        if not self.is_exact or self.first_failure is None:
+            return 1
+        return self.first_failure - (self.largest or 0)
 
     @property
     def has_failed(self) -> bool:
@@ -368,6 +375,17 @@ class Run:
     settings: Settings
     trials: tuple[Trial, ...]
     results: tuple[VariantResult, ...]
+
+    @property
+    def processes(self) -> int:
+        """The processes that train together: as the settings have it, or as a command started."""
+        planned = (r.recommendation.plan.processes for r in self.results if r.recommendation)
+        return max([self.settings.processes, *planned])
+
+    @property
+    def script(self) -> Script | None:
+        """The user's own command that was run, or None."""
+        return self.settings.script
 
     @property
     def best_result(self) -> VariantResult | None:

@@ -62,8 +62,14 @@ class Script:
         return [_filled(word, given) for word in self.command]
 
     def __str__(self) -> str:
-        """Format the command as typed into a shell."""
-        return shlex.join(self.command)
+        """Format the command as typed into a shell, without quotes for its places."""
+        return " ".join(map(_typed, self.command))
+
+
+def _typed(word: str) -> str:
+    """Quote a word for a shell; the braces of a place alone need no quotes."""
+    bare = _filled(word, dict.fromkeys((BATCH, ACCUMULATION, OUT), "x"))
+    return word if bare and shlex.quote(bare) == bare else shlex.quote(word)
 
 
 def _filled(word: str, given: Mapping[str, str]) -> str:

@@ -290,6 +290,11 @@ class Trial:
             raise ValueError(f"a trial with outcome '{self.outcome}' must have only {only}")
 
     @property
+    def processes(self) -> int:
+        """The processes that trained together; a user's command starts them by itself."""
+        return self.spec.processes if self.script is None else self.script.ranks
+
+    @property
     def ran(self) -> bool:
         """True if all steps ran."""
         return self.outcome in RAN

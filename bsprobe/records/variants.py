@@ -14,6 +14,7 @@ from bsprobe.records.workload import (
     NOTHING_OWN,
     OwnParts,
     Problem,
+    has_recipe,
     problem_of,
 )
 
@@ -108,7 +109,18 @@ class Variant:
     """The problem found from the logits, if neither a built-in loss nor the name decides it."""
     own: OwnParts = NOTHING_OWN
     script: Script | None = None
-    """The user's own command, or None. The other fields then say nothing of the network."""
+    """The user's own command, or None. The other fields then say nothing of the network: show
+    only `axes`, `network`, `inputs` and what is derived from them."""
+
+    @property
+    def axes(self) -> tuple["Axis", ...]:
+        """The axes whose values are known: none of a user's own command."""
+        return AXES if self.script is None else ()
+
+    @property
+    def has_recipe(self) -> bool:
+        """True for the networks with a training recipe: the built-in DeepLabV2 networks."""
+        return self.script is None and has_recipe(self.model)
 
     @property
     def problem(self) -> Problem:
@@ -117,7 +129,12 @@ class Variant:
 
     @property
     def described_classes(self) -> str:
-        """The number of classes: `19 classes`, or `classes by its logits` if not yet counted."""
+        """The number of classes: `19 classes`, or `classes by its logits` if not yet counted.
+
+        Empty for a user's own command.
+        """
+        if self.script is not None:
+            return ""
         if self.classes is None:
             return "classes by its logits"
         return f"{self.classes} class{'' if self.classes == 1 else 'es'}"
@@ -130,13 +147,20 @@ class Variant:
 
     @property
     def network(self) -> str:
-        """The model and its arguments: `package.module:factory(width=32)`."""
+        """The model and its arguments: `package.module:factory(width=32)`; or the command."""
+        if self.script is not None:
+            return str(self.script)
         arguments = ", ".join(f"{name}={text}" for name, text in self.own.model_args)
         return f"{self.model}({arguments})" if arguments else self.model
 
     @property
     def inputs(self) -> str:
-        """The inputs: `512x1024`, `4x512x1024`, or the name of the user-supplied batches."""
+        """The inputs: `512x1024`, `4x512x1024`, or the name of the user-supplied batches.
+
+        Empty for a user's own command.
+        """
+        if self.script is not None:
+            return ""
         if self.resolution is None:
             return self.own.batches or "its own size"
         channels = "" if self.channels == RGB else f"{self.channels}x"
@@ -160,8 +184,15 @@ class Variant:
 
     @property
     def subject(self) -> str:
-        """The network and its inputs: `deeplabv2-resnet101 at 512x1024`."""
+        """The network and its inputs: `deeplabv2-resnet101 at 512x1024`; or `train.py`."""
+        if self.script is not None:
+            return self.model
         return f"{self.network} {'on' if self.resolution is None else 'at'} {self.inputs}"
+
+    @property
+    def title(self) -> str:
+        """The network and its inputs for a picture: `deeplabv2-resnet101, 512x1024`."""
+        return self.subject if self.script is not None else f"{self.network}, {self.inputs}"
 
     @property
     def comparison_group(self) -> tuple[str, Resolution | None, Norm]:
@@ -266,6 +297,8 @@ _LABELLED_ALWAYS = ("precision", "norm")
 def labels(variants: Sequence[Variant], *, without: Collection[str] = ()) -> dict[Variant, str]:
     """Return a short name for each variant: precision and norm, then whatever is not the default.
 
+    A user's own command has the name of its script.
+
     Args:
         variants: Variants of one run.
         without: Fields of axes that the names leave out.
@@ -283,8 +316,9 @@ def labels(variants: Sequence[Variant], *, without: Collection[str] = ()) -> dic
     return {
         variant: " / ".join(
             [str(getattr(variant, field)) for field in whole]
-            + [axis.label(getattr(variant, axis.field)) for axis in shown]
+            + [axis.label(getattr(variant, axis.field)) for axis in shown if axis in variant.axes]
         )
+        or variant.model
         for variant in variants
     }
 
@@ -300,12 +334,12 @@ def shared_settings(variants: Sequence[Variant]) -> dict[str, str]:
     one = variants[0]
     shared = {
         axis.field: axis.label(getattr(one, axis.field))
-        for axis in AXES
+        for axis in one.axes
         if axis.field not in _LABELLED_ALWAYS
         and not _differs(variants, axis.field)
         and (getattr(one, axis.field),) != axis.defaults
     }
-    if {variant.norm for variant in variants} == {Norm.AS_BUILT}:
+    if one.axes and {variant.norm for variant in variants} == {Norm.AS_BUILT}:
         shared["norm"] = "norm as built"
     return shared
 

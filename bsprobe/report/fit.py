@@ -15,7 +15,7 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import Fitting
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.report.commands import matrix_defaults, subject_options
-from bsprobe.report.run.markdown import table
+from bsprobe.report.markdown import table
 from bsprobe.report.run.plots import COLOURS, MARKERS, STYLE, write_figure
 from bsprobe.report.run.sentences import row_names, subject_line
 from bsprobe.report.run.tables import to_csv, variant_columns

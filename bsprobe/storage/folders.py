@@ -49,12 +49,12 @@ _RESULTS = {RUN, STUDY}
 
 
 def run_name(device: DeviceInfo, settings: Settings) -> str:
-    """Make the name of a run's folder: `rtx-4090-deeplabv2-resnet101-512x1024`.
+    """Make the name of a run's folder: `rtx-4090-deeplabv2-resnet101-512x1024`, `cpu-train.py`.
 
     A prediction begins with `predicted-`, and a memory limit follows the device.
     """
     models = dict.fromkeys(variant.model for variant in settings.variants)
-    sizes = dict.fromkeys(variant.inputs for variant in settings.variants)
+    sizes = dict.fromkeys(variant.inputs for variant in settings.variants if variant.inputs)
     name = "cpu" if device.kind is DeviceKind.CPU else re.sub(r"NVIDIA|GeForce", "", device.name)
     if device.limit_bytes is not None:
         name += "-" + format_bytes(device.limit_bytes).replace(" ", "")

@@ -102,7 +102,7 @@ def test_every_axis_is_a_field_of_the_variant_with_its_own_kind_of_value() -> No
     assert {axis.field: axis.kind for axis in AXES} == {
         name: kind
         for name, kind in kinds.items()
-        if name not in ("model", "resolution", "classes", "channels", "labels_of", "own")
+        if name not in ("model", "resolution", "classes", "channels", "labels_of", "own", "script")
     }
     assert all(isinstance(value, axis.kind) for axis in AXES for value in axis.defaults)
 

@@ -69,5 +69,5 @@ def test_the_options_that_bring_a_rate_and_accumulation_are_named_where_there_is
 
 def test_blocks_that_are_named_are_told() -> None:
     asked = settings(replace(VARIANT, own=OwnParts(checkpoint_blocks="down*")))
-    assert sentences.headline(DEVICE, asked)[1].endswith(" · recomputing down*")
+    assert sentences.subject_line(asked.variants).endswith(" · recomputing down*")
     assert "\nrecomputing down*\n" in dry_run.render(asked, None, DEVICE)

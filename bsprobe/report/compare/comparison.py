@@ -6,9 +6,10 @@ from bsprobe.analysis.compare import Check, Comparison, State
 from bsprobe.analysis.thresholds import BATCHES, Metric
 from bsprobe.records.errors import BsprobeError
 from bsprobe.records.runs import Environment
+from bsprobe.records.scripts import Script
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant, labels
-from bsprobe.report.run.markdown import table
+from bsprobe.report.markdown import table
 from bsprobe.report.run.terminal import WIDTH, aligned
 
 _COLUMNS = ("metric", "batch", "baseline", "run", "change", "allowed", "verdict")
@@ -24,6 +25,7 @@ def render(comparison: Comparison) -> str:
         f"baseline: {_made_by(comparison.baseline)}",
         f"run:      {_made_by(comparison.run)}",
     ]
+    head += [textwrap.fill(f"command:  {script}", WIDTH) for script in _scripts(comparison)]
     parts = ["\n".join(head), _text_table(comparison)]
     parts += [textwrap.fill(f"Note  {note}", WIDTH) for note in comparison.notes]
     parts.append(textwrap.fill(verdict(comparison), WIDTH))
@@ -45,6 +47,7 @@ def markdown(comparison: Comparison) -> str:
         f"{_plain(device.name)}, {format_bytes(device.capacity_bytes)} usable, "
         f"**{device.source}**. Baseline: {_made_by(comparison.baseline)}. "
         f"Run: {_made_by(comparison.run)}."
+        + "".join(f" Command: {_plain(str(script))}." for script in _scripts(comparison))
     )
     parts = [
         f"## bsprobe: {verdict(comparison)}",
@@ -183,9 +186,16 @@ def _names(comparison: Comparison) -> dict[Variant, str]:
     return labels(list(dict.fromkeys(check.variant for check in comparison.checks)))
 
 
+def _scripts(comparison: Comparison) -> list[Script]:
+    """The user's command that both runs ran, if they ran one."""
+    found = (check.variant.script for check in comparison.checks)
+    return list(dict.fromkeys(script for script in found if script is not None))
+
+
 def _made_by(environment: Environment) -> str:
     commit = f"{environment.commit}, " if environment.commit else ""
-    return f"{commit}{environment.started_at}, PyTorch {environment.torch}"
+    torch = f", PyTorch {environment.torch}" if environment.torch else ""
+    return f"{commit}{environment.started_at}{torch}"
 
 
 def _plain(text: str) -> str:

@@ -12,8 +12,8 @@ from bsprobe.records.runs import Boundary, StopReason
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant, labels
 from bsprobe.report.compare.fleet_plot import write_fleet_plot
+from bsprobe.report.markdown import table
 from bsprobe.report.run import sentences
-from bsprobe.report.run.markdown import table
 from bsprobe.report.run.tables import result_columns, to_csv, variant_columns
 from bsprobe.report.run.terminal import WIDTH, aligned, fitted
 from bsprobe.storage.codec import to_text
@@ -35,7 +35,7 @@ def render_text(fleet: Fleet) -> str:
     tables = [
         "\n".join(
             [
-                subject.describe(),
+                textwrap.fill(subject.describe(), WIDTH, break_on_hyphens=False),
                 textwrap.fill(f"For {_asked(fleet, subject)}:", WIDTH),
                 _text_table(fleet, subject),
             ]
@@ -186,7 +186,8 @@ def _text_runs(fleet: Fleet) -> str:
     """Each run with its memory and PyTorch, its path below."""
     rows = [("The runs", "usable", "PyTorch")]
     rows += [
-        (m.name, format_bytes(m.device.capacity_bytes), m.environment.torch) for m in fleet.members
+        (m.name, format_bytes(m.device.capacity_bytes), m.environment.torch or "-")
+        for m in fleet.members
     ]
     head, *lines = aligned(rows).splitlines()
     paths = [f"{line}\n    {m.path}" for line, m in zip(lines, fleet.members, strict=True)]
@@ -201,7 +202,7 @@ def _markdown_runs(fleet: Fleet) -> str:
             member.name,
             format_bytes(member.device.capacity_bytes),
             str(member.device.source),
-            member.environment.torch,
+            member.environment.torch or "-",
             member.environment.cudnn or "-",
             " ".join(filter(None, [member.environment.bsprobe, member.environment.commit])),
             member.environment.started_at,

@@ -22,6 +22,8 @@ _LABELS_INCHES = 3.0
 _MACHINE_INCHES = 1.3
 _NAME_WIDTH = 15
 """Characters of a machine's name on one line."""
+_TITLE_WIDTH = 60
+"""Characters of a line of the title of a panel."""
 _GROUP_WIDTH = 0.8
 """The share of the distance between machines that the bars of one take."""
 _BAR_SHARE = 0.85
@@ -51,7 +53,8 @@ def fleet_figure(fleet: Fleet) -> Figure:
     for (axes,), (subject, what, figure_of) in zip(grid, panels, strict=True):
         _draw(axes, fleet, subject, figure_of)
         axes.set_ylabel(what)
-        axes.set_title(subject.describe(), loc="left", fontsize=9, color=GREY)
+        title = textwrap.fill(subject.describe(), _TITLE_WIDTH, break_on_hyphens=False)
+        axes.set_title(title, loc="left", fontsize=9, color=GREY)
     figure.suptitle(
         f"{len(fleet.members)} runs; below each machine its usable memory\n"
         "filled: measured; hollow: predicted",

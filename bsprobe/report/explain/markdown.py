@@ -19,7 +19,7 @@ from bsprobe.records.explanations import (
 from bsprobe.records.units import format_bytes
 from bsprobe.report.explain import changes, sentences, verdict
 from bsprobe.report.explain.places import where
-from bsprobe.report.run.markdown import environment_section, folded, table
+from bsprobe.report.markdown import environment_section, folded, table
 from bsprobe.report.run.terminal import WIDTH, aligned
 
 _REMEDY_COLUMNS = (

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from bsprobe.analysis.notes import Note
 from bsprobe.records.bounds import ASKED
-from bsprobe.records.failures import is_mismatch_of_sizes
+from bsprobe.records.failures import Outcome, is_mismatch_of_sizes
 from bsprobe.records.runs import Run, StopReason, VariantResult
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import RGB, Checkpointing, Norm, Precision, Variant
@@ -20,11 +20,16 @@ _GROWS = (
 )
 
 
-def note_on(result: VariantResult) -> Note:
+def note_on(run: Run, result: VariantResult) -> Note:
     """Return the note on a variant without a recommendation."""
     if result.critical_growth:
         return Note(text=_GROWS, figure=growth_words(result.growth))
-    return Note(text=without_recommendation(result))
+    if undecided := _undecided(run, result):
+        return Note(text=f"No recommendation: {undecided}.")
+    text = without_recommendation(result)
+    if result.boundary.stop is StopReason.NOTHING_FITS and run.settings.batch_multiple > 1:
+        text += " Try a smaller --batch-multiple."
+    return Note(text=text)
 
 
 def note_on_slow_growth(_: Run, result: VariantResult) -> Note | None:
@@ -55,6 +60,15 @@ def without_recommendation(result: VariantResult) -> str:
     return f"{reason.rstrip('.')}. Try sides that are multiples of {_MULTIPLE}: {sizes}."
 
 
+def _undecided(run: Run, result: VariantResult) -> str:
+    """The reason why a trial of a user's command was not decided, if that ended the search."""
+    trials = [trial for trial in run.trials if trial.spec.variant == result.variant]
+    if run.script is None or not trials or trials[-1].outcome is not Outcome.TIMED_OUT:
+        return ""
+    failure = trials[-1].failure
+    return "" if failure is None else f"batch {trials[-1].spec.batch_size}: {failure.words}"
+
+
 def _labels_of_own_loss(variant: Variant) -> str:
     """The sentence on the labels that a user-supplied loss gets, which it may not expect."""
     if variant.own.own_loss is None or variant.own.batches is not None:
@@ -66,7 +80,9 @@ def _labels_of_own_loss(variant: Variant) -> str:
 
 def ways_to_fit(variant: Variant) -> list[str]:
     """Return options that reduce the memory of the smallest batch."""
-    ways = []
+    ways: list[str] = []
+    if not variant.axes:
+        return ways
     if variant.checkpointing is Checkpointing.OFF:
         ways.append("--checkpointing on")
     if variant.precision is Precision.FP32:

@@ -5,8 +5,9 @@ from collections.abc import Collection
 from bsprobe.analysis.recommendation import recipe_of, search_trials
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import REFERENCE, Run, Settings
+from bsprobe.records.scripts import ACCUMULATION
 from bsprobe.records.trials import Source
-from bsprobe.records.workload import has_recipe
+from bsprobe.report.run import script
 
 _TOO_SMALL = (
     "the network does not train with so few images; BatchNorm needs more than one value per channel"
@@ -22,7 +23,7 @@ def meanings(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
     """
     is_measured = run.device.source is Source.MEASURED
     headroom = f"{run.settings.target.headroom:.0%}"
-    processes = " x processes" if run.settings.processes > 1 else ""
+    processes = " x processes" if run.processes > 1 else ""
     retries = any(trial.outcome is Outcome.FITS_WITH_RETRIES for trial in run.trials)
     is_open = any(r.recommendation and not r.boundary.is_exact for r in run.results)
     has_norms = len({variant.norm for variant in run.settings.variants}) > 1
@@ -30,7 +31,7 @@ def meanings(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
         "largest": (
             f"the largest batch {'that ran' if is_measured else 'predicted to run'}"
             f"{', with allocator retries if needed' if retries else ''}"
-            f"{'; >=: larger ones may run' if is_open else ''}"
+            f"{_multiples(run)}{'; >=: larger ones may run' if is_open else ''}"
         ),
         "safe": (
             f"the largest batch{' without retries' if retries else ''} that leaves {headroom} of "
@@ -62,15 +63,20 @@ def meanings(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
 
 def _meanings_beside(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
     """The meanings of an outcome in the ladder and of figures of several processes."""
-    lines: list[tuple[str, str]] = []
+    lines = script.meaning_of_unseen(run)
     if any(trial.outcome is Outcome.BATCH_TOO_SMALL for trial in run.trials):
         lines.append((Outcome.BATCH_TOO_SMALL, _TOO_SMALL))
-    if run.settings.processes > 1:
+    if run.processes > 1:
         images = "; images/s are of all processes" if "images/s" in terms else ""
         lines.append(
             ("processes", f"batches and peaks are of the process that takes the most{images}")
         )
     return lines
+
+
+def _multiples(run: Run) -> str:
+    multiple = run.settings.batch_multiple
+    return f"; multiples of {multiple} were tried" if multiple > 1 else ""
 
 
 def _where_not_run(run: Run) -> str:
@@ -87,7 +93,7 @@ def about_recipe(settings: Settings) -> list[str]:
     given = settings.target
     filled = [recipe_of(variant, given) for variant in settings.variants]
     lines = []
-    by_recipe = (v for v in settings.variants if has_recipe(v.model) and v.own.optimizer is None)
+    by_recipe = (v for v in settings.variants if v.has_recipe and v.own.optimizer is None)
     if any(by_recipe) and given.base_learning_rate in (None, REFERENCE.base_learning_rate):
         lines.append(
             f"LR: scaled from DeepLabV2's recipe, {REFERENCE.base_learning_rate:.1e} at batch "
@@ -99,5 +105,12 @@ def about_recipe(settings: Settings) -> list[str]:
             "works it out."
         )
     if any(target.batch is None for target in filled):
-        lines.append("--target-batch N plans another effective batch, by accumulation.")
+        lines.append(f"--target-batch N plans another effective batch, by {_how(settings)}.")
     return lines
+
+
+def _how(settings: Settings) -> str:
+    """The way to another effective batch; a user's command must take the accumulation steps."""
+    command = settings.variants[0].script
+    lacks = command is not None and not command.accumulates
+    return f"accumulation, with {ACCUMULATION} in the command" if lacks else "accumulation"

@@ -2,14 +2,22 @@
 
 from collections.abc import Sequence
 
+from bsprobe.analysis.script_facts import facts_of
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.failures import Outcome
-from bsprobe.records.runs import Boundary, DeviceInfo, Environment, Run, VariantResult
-from bsprobe.records.trials import Source, Trial
-from bsprobe.records.units import format_bytes, format_seconds
+from bsprobe.records.runs import Boundary, Run, VariantResult
+from bsprobe.records.trials import Source
 from bsprobe.records.variants import labels
 from bsprobe.report.explain import sentences as explain_sentences
-from bsprobe.report.run import legend, notes, sentences, validation
+from bsprobe.report.markdown import environment_section, fenced, folded, table
+from bsprobe.report.run import (
+    legend,
+    notes,
+    script,
+    sentences,
+    train_with,
+    trial_log,
+    validation,
+)
 
 EXPLAINED = "step-by-kind"
 """The picture of memory over one step of the starred row."""
@@ -29,33 +37,29 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         f"# {models} on {run.device.name} ({sentences.origin(run.device)})",
         f"**{' '.join(filter(None, (sentences.answer(run), validation.answer(run))))}**",
         *[f"> {warning}" for warning in sentences.portrait_warnings(variants)],
-        " ".join(
-            [
-                f"{sentences.subject_line(variants)}.",
-                *sentences.facts(run.device, run.settings),
-            ]
-        ),
+        *_subject(run),
         _recommendation(run),
         _predictions(run),
         _notes(run),
         *[f"![{name}]({name}.png)" for name in plots if name != EXPLAINED],
         _memory(run, plots),
         _snippet(run, snippet),
-        folded(f"Trial log{sentences.of_whom(run.device)}", _trial_log(run)),
-        environment_section(run.device, run.environment),
+        _command(run),
+        folded(f"Trial log{sentences.of_whom(run.device)}", trial_log.render(run)),
+        environment_section(run.device, run.environment, script=facts_of(run.trials)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a markdown table: the first column left-aligned, the others right-aligned."""
-    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _subject(run: Run) -> list[str]:
+    """The network, or a user's command, and what holds for the whole run."""
+    line, facts = sentences.subject_line(run.settings.variants), sentences.facts(run)
+    if run.script is not None:
+        return [fenced("sh", line), " ".join(facts)]
+    return [" ".join([f"{line}.", *facts])]
 
 
 _VARIANT, _STAR = "", "*"
-_LOGGED_RATE = 7
-"""The column of images/s in the log of trials; a prediction has none."""
 _COLUMNS = {
     "largest": "largest batch",
     "safe": "safe batch",
@@ -81,7 +85,7 @@ def _recommendation(run: Run) -> str:
     ]
     header = (_VARIANT, *(_COLUMNS[each] for each in shown))
     return (
-        f"## {sentences.wanted(run.settings)}"
+        f"## {sentences.wanted(run)}"
         f"{sentences.of_whom(run.device)}\n\n{table(header, rows)}\n\n"
         f"{_meaning(run, shown)}"
     )
@@ -120,6 +124,7 @@ def _named(run: Run, result: VariantResult, name: str) -> str:
     """The name of a row; a star marks the best of its norm, unless there is only one row."""
     if result.recommendation is None:
         return f"{name}: {sentences.result_words(result)}"
+    name += script.mark(run, result)
     return f"★ {name}" if result.recommendation.starred and len(run.results) > 1 else name
 
 
@@ -137,7 +142,8 @@ def _cells(run: Run, result: VariantResult) -> dict[str, str]:
         return dict.fromkeys(_COLUMNS, "-") | known
     alone, target = item.without_accumulation, run.settings.target
     rate, rate_alone = (sentences.rate_words(p, item.variant, target) for p in (item.plan, alone))
-    updates = "" if alone.schedule is None else f", {alone.schedule[0]} updates"
+    has_updates = alone.schedule is not None and item.variant.axes
+    updates = f", {alone.known_updates} updates" if has_updates else ""
     return {
         "largest": _largest(boundary),
         "safe": str(item.safe),
@@ -187,7 +193,7 @@ def _notes(run: Run) -> str:
 def _memory(run: Run, plots: Sequence[str]) -> str:
     """The memory of the starred row by kind and the command that explains it; only for GPUs."""
     item = run.best
-    if item is None or run.device.kind is DeviceKind.CPU:
+    if item is None or run.device.kind is DeviceKind.CPU or run.script is not None:
         return ""
     name = labels(run.settings.variants)[item.variant]
     is_here = run.device.source is Source.MEASURED
@@ -212,114 +218,10 @@ def _snippet(run: Run, snippet: str | None) -> str:
     )
 
 
-def _trial_log(run: Run) -> str:
-    names = sentences.row_names(run.settings.variants)
-    header: tuple[str, ...] = (
-        "variant", "batch", "purpose", "outcome", "peak allocated", "peak reserved", "first step",
-        "images/s", "took",
-    )  # fmt: skip
-    rows = [_log_row(trial, names[trial.spec.variant]) for trial in run.trials]
-    if all(row[_LOGGED_RATE] == "-" for row in rows):
-        header = header[:_LOGGED_RATE] + header[_LOGGED_RATE + 1 :]
-        rows = [row[:_LOGGED_RATE] + row[_LOGGED_RATE + 1 :] for row in rows]
-    if run.settings.validation is not None:
-        header = (*header, "validation")
-        rows = [(*row, _validation(trial)) for row, trial in zip(rows, run.trials, strict=True)]
-    if any(trial.budget_bytes is not None for trial in run.trials):
-        header = (*header, "allocator's budget")
-        rows = [(*row, _budget(trial)) for row, trial in zip(rows, run.trials, strict=True)]
-    failures = [
-        f"- {names[t.spec.variant]}, batch {t.spec.batch_size}{_of_rank(t)}, {t.failure.phase}: "
-        f"`{t.failure.message}`" + (f", {t.failure.place}" if t.failure.place else "")
-        for t in run.trials
-        if t.failure is not None
-    ]
-    parts = [table(header, rows), "\n".join(failures), *_tracebacks(run)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _validation(trial: Trial) -> str:
-    """The peak of the validation of a trial, or its outcome."""
-    tried, asked = validation.tried_with(trial), trial.spec.validation
-    if tried is None or asked is None:
-        return "-"
-    held = tried.peak_bytes(0)
-    words = sentences.outcome_words(tried.outcome) if held is None else format_bytes(held)
-    return f"{asked.batch_size}: {words}"
-
-
-def _tracebacks(run: Run) -> list[str]:
-    """The tracebacks of failed trials; running out of memory has none."""
-    found = [
-        trial.failure.traceback.rstrip()
-        for trial in run.trials
-        if trial.outcome is Outcome.FAILED and trial.failure is not None and trial.failure.traceback
-    ]
-    return [f"```text\n{text}\n```" for text in dict.fromkeys(found)]
-
-
-def _log_row(trial: Trial, name: str) -> tuple[str, ...]:
-    measured, spec = trial.measurement, trial.spec
-    batch = str(spec.batch_size)
-    if spec.accumulation_steps > 1:
-        batch += f" x {spec.accumulation_steps}"
-    reserved = measured and measured.peak_reserved_bytes
-    return (
-        name,
-        batch,
-        str(trial.purpose) + (", fresh process" if _is_new_process(trial) else ""),
-        sentences.trial_words(trial),
-        format_bytes(measured.peak_allocated_bytes) + _of_rank(trial) if measured else "-",
-        format_bytes(reserved) if reserved else "-",
-        format_bytes(measured.first_step.allocated_bytes) if measured else "-",
-        sentences.rate_of(measured),
-        format_seconds(trial.wall_seconds),
-    )
-
-
-def _budget(trial: Trial) -> str:
-    return "-" if trial.budget_bytes is None else format_bytes(trial.budget_bytes)
-
-
-def _of_rank(trial: Trial) -> str:
-    return "" if trial.rank is None else f" (rank {trial.rank})"
-
-
-def _is_new_process(trial: Trial) -> bool:
-    return trial.fresh_process and trial.source is Source.MEASURED
-
-
-def environment_section(device: DeviceInfo, environment: Environment) -> str:
-    """Return the machine, the versions and the command of a report."""
-    rows = [
-        ("device", device.name),
-        (
-            "memory",
-            f"{format_bytes(device.total_bytes)}, {format_bytes(device.capacity_bytes)} usable",
-        ),
-        ("driver", device.driver),
-        ("compute capability", device.compute_capability),
-        ("TF32 convolutions, matmuls", _pair(device.tf32_convolutions, device.tf32_matmuls)),
-        ("PyTorch", environment.torch),
-        ("torchvision", environment.torchvision),
-        ("CUDA, cuDNN", f"{environment.cuda or '-'}, {environment.cudnn or '-'}"),
-        ("PYTORCH_CUDA_ALLOC_CONF", environment.cuda_alloc_conf),
-        ("Python", environment.python),
-        ("system", environment.platform),
-        ("CPU threads", str(environment.cpu_threads)),
-        ("bsprobe", " ".join(filter(None, [environment.bsprobe, environment.commit]))),
-        ("started", environment.started_at),
-    ]
-    known = [(name, value) for name, value in rows if value]
-    return f"{table(('', ''), known)}\n\nAgain: `{environment.command}`"
-
-
-def _pair(one: bool | None, other: bool | None) -> str | None:  # noqa: FBT001 - two facts to print
-    if one is None or other is None:
-        return None
-    return f"{'on' if one else 'off'}, {'on' if other else 'off'}"
-
-
-def folded(title: str, body: str) -> str:
-    """Return text that is shown when its title is clicked on."""
-    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
+def _command(run: Run) -> str:
+    """The command to train with and what it leaves to the user; empty for networks."""
+    if run.script is None or run.best is None:
+        return ""
+    said = " ".join(train_with.explanation(run.best, run.script, run.settings))
+    words = train_with.command(run.script, run.best.plan)
+    return f"## Train with it\n\n{said}\n\n{fenced('sh', words)}"

@@ -7,6 +7,7 @@ from bsprobe.analysis.caveats import notes_of
 from bsprobe.analysis.memory_line import line_through
 from bsprobe.analysis.notes import Lines, Note, joined
 from bsprobe.analysis.recommendation import keeps_headroom, recipe_of, search_trials
+from bsprobe.analysis.script_facts import notes_on_run
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
     Boundary,
@@ -26,12 +27,13 @@ def lines_of(run: Run) -> Lines:
     found = [(names[r.variant], r.recommendation) for r in run.results]
     on_plans = ((name, note) for name, item in found if item for note in _of_item(run, item))
     return [
+        *(((), str(note)) for note in notes_on_run(run)),
         *_amp_against_fp32(run),
         *joined(on_plans, [name for name, item in found if item]),
         *_joined_by_variant(run, advice.note_on_slow_growth),
         *joined(
             (
-                (names[result.variant], advice.note_on(result))
+                (names[result.variant], advice.note_on(run, result))
                 for result in run.results
                 if result.recommendation is None
             ),
@@ -44,6 +46,8 @@ def schedules(run: Run) -> Lines:
     """Return the learning rates and schedules of the recommendations, equal ones once."""
     names = sentences.row_names(run.settings.variants)
     found = [(names[r.variant], r.recommendation) for r in run.results if r.recommendation]
+    if run.script is not None:
+        return []  # the command to train with comes with its rate
     return joined(
         ((name, _schedule(item, run.settings)) for name, item in found),
         [name for name, _ in found],

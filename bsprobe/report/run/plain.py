@@ -6,14 +6,14 @@ from bsprobe.records.runs import Prediction, Settings, VariantResult
 from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import Variant
-from bsprobe.report.run import sentences, validation
+from bsprobe.report.run import script, sentences, validation
 
 
 def trial_line(trial: Trial) -> str:
     """Return a finished trial as a line: batch, outcome, memory, rate, purpose and time."""
     steps = trial.spec.accumulation_steps
     batch = f"batch {trial.spec.batch_size}" + (f" x {steps}" if steps > 1 else "")
-    words = [f"  {batch:<11}", f"{sentences.trial_words(trial):<14}"]
+    words = [f"  {batch:<11}", f"{sentences.trial_words(trial) + script.unseen(trial):<14}"]
     if trial.measurement is not None:
         words.append(f"{format_bytes(trial.measurement.peak_bytes):>9}")
         rate = trial.measurement.images_per_second

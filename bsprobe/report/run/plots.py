@@ -148,12 +148,13 @@ def _set_up(figure: Figure, axes: Axes, run: Run, title: str, unit: str) -> None
     """Set the title, the labels and the limits of the axes."""
     variant = run.settings.variants[0]
     figure.suptitle(
-        f"{title}: {variant.network}, {variant.inputs}  [{run.device.source}]",
+        f"{title}: {variant.title}  [{run.device.source}]",
         x=0.01,
         ha="left",
         fontsize=11,
     )
-    axes.set_xlabel("batch size (images per forward pass)")
+    each = " and process" if run.processes > 1 else ""
+    axes.set_xlabel(f"batch size (images per forward pass{each})")
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     largest = max((t.spec.batch_size for t in run.trials), default=1)

@@ -31,6 +31,7 @@ from bsprobe.records.variants import (
     labels,
     shared_settings,
 )
+from bsprobe.report.run import script
 
 _OUTCOME_WORDS = {Outcome.FITS: "ok", Outcome.FITS_WITH_RETRIES: "ok with retries"}
 _OPTIMIZER_NAMES = {OptimizerName.SGD: "SGD", OptimizerName.ADAMW: "AdamW"}
@@ -41,33 +42,34 @@ def row_names(variants: Sequence[Variant]) -> dict[Variant, str]:
     return labels(variants, without=shared_settings(variants).keys())
 
 
-def headline(device: DeviceInfo, settings: Settings) -> list[str]:
+def headline(run: Run) -> list[str]:
     """Return the device, the network and what holds for the whole run, one line each."""
+    device = run.device
     usable = format_bytes(device.capacity_bytes)
     first = f"{device.name} · {usable} usable  [{origin(device)}]"
-    return [first, subject_line(settings.variants), *facts(device, settings)]
+    return [first, subject_line(run.settings.variants), *facts(run)]
 
 
 def subject_line(variants: Sequence[Variant]) -> str:
-    """Return the network, its inputs and the settings that all variants share."""
+    """Return the network, its inputs and the settings that all variants share; or the command."""
     one = variants[0]
     shared = [words for field, words in shared_settings(variants).items() if field != "optimizer"]
-    return " · ".join(
-        [
-            ", ".join(dict.fromkeys(variant.network for variant in variants)),
-            ", ".join(dict.fromkeys(variant.described_inputs for variant in variants)),
-            *([] if one.own.batches else [one.described_classes]),
-            *([f"loss {one.own.loss}"] if one.own.loss else []),
-            ", ".join(dict.fromkeys(optimizer_name(variant) for variant in variants)),
-            *shared,
-            *([f"recomputing {one.own.checkpoint_blocks}"] if one.own.checkpoint_blocks else []),
-        ]
-    )
+    parts = [
+        ", ".join(dict.fromkeys(variant.network for variant in variants)),
+        ", ".join(dict.fromkeys(variant.described_inputs for variant in variants)),
+        "" if one.own.batches else one.described_classes,
+        f"loss {one.own.loss}" if one.own.loss else "",
+        ", ".join(dict.fromkeys(optimizer_name(variant) for variant in variants)),
+        *shared,
+        f"recomputing {one.own.checkpoint_blocks}" if one.own.checkpoint_blocks else "",
+    ]
+    return " · ".join(filter(None, parts))
 
 
-def facts(device: DeviceInfo, settings: Settings) -> list[str]:
+def facts(run: Run) -> list[str]:
     """Return sentences on the device and the processes that hold for the whole run."""
-    lines = []
+    device, settings = run.device, run.settings
+    lines = script.facts(run)
     if settings.processes > 1:
         how = "".join(f" ({each})" for each in settings.ddp.arguments)
         lines.append(
@@ -75,14 +77,19 @@ def facts(device: DeviceInfo, settings: Settings) -> list[str]:
             "process."
         )
     if device.tf32_convolutions and any(
-        variant.precision is Precision.FP32 for variant in settings.variants
+        variant.axes and variant.precision is Precision.FP32 for variant in settings.variants
     ):
         lines.append("fp32 convolutions run in TF32, PyTorch's default on this GPU.")
     return [*lines, *device.notes]
 
 
 def optimizer_name(variant: Variant) -> str:
-    """Return the optimizer's name: SGD, AdamW, or the callable that builds a user-supplied one."""
+    """Return the optimizer's name: SGD, AdamW, or the callable that builds a user-supplied one.
+
+    Empty for a user's own command.
+    """
+    if not variant.axes:
+        return ""
     return variant.own.optimizer or _OPTIMIZER_NAMES[variant.optimizer]
 
 
@@ -126,10 +133,11 @@ def trial_words(trial: Trial) -> str:
 def verdict(boundary: Boundary) -> str:
     """Return the result of a search in a few words."""
     largest = boundary.largest
+    multiples = f" (multiples of {boundary.multiple})" if boundary.multiple > 1 else ""
     if boundary.stop is StopReason.TIME:
         return f"at least {largest} (time ran out)" if largest else "nothing known (time ran out)"
     return {
-        StopReason.PROVEN: f"largest {largest}",
+        StopReason.PROVEN: f"largest {largest}{multiples}",
         StopReason.KERNEL_LIMIT: f"largest {largest} (kernel limit, not memory)",
         StopReason.NOTHING_FITS: "nothing fits",
         StopReason.MAX_BATCH: f"at least {largest} (--max-batch)",
@@ -181,10 +189,10 @@ def plan_words(plan: TrainingPlan) -> str:
     return f"{plan.micro_batch} x {plan.accumulation_steps}"
 
 
-def wanted(settings: Settings) -> str:
+def wanted(run: Run) -> str:
     """Return the title of the table of recommendations."""
-    together = f" (use x {settings.processes} processes)" if settings.processes > 1 else ""
-    return f"For {wanted_batch(settings)}{together}"
+    together = f" (use x {run.processes} processes)" if run.processes > 1 else ""
+    return f"For {wanted_batch(run.settings)}{together}"
 
 
 def wanted_batch(settings: Settings) -> str:
@@ -241,12 +249,17 @@ def answer(run: Run) -> str:
         accumulated += f" in each of {plan.processes} processes"
     return (
         f"On {run.device.name} ({format_bytes(run.device.capacity_bytes)} usable, "
-        f"{run.device.source}), train {best.variant.subject} as "
-        f"{names[best.variant]} with micro-batch {plan.micro_batch}{accumulated} (effective "
+        f"{run.device.source}), {_what_to_train(best.variant, names[best.variant])} with "
+        f"micro-batch {plan.micro_batch}{accumulated} (effective "
         f"batch {plan.effective_batch}) and learning rate "
         f"{rate_words(plan, best.variant, run.settings.target)}; "
         f"{_boundary_clause(best.boundary, run.device.source)}."
     )
+
+
+def _what_to_train(variant: Variant, name: str) -> str:
+    """The network and the name of its settings: `train unet at 512x512 as fp32 / batch`."""
+    return f"train {variant.subject} as {name}" if variant.axes else f"run {variant.subject}"
 
 
 def rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:

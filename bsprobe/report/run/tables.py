@@ -52,11 +52,12 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def variant_columns(variant: Variant) -> dict[str, Any]:
-    """Return the settings of a variant, one column each."""
+    """Return the settings of a variant, one column each; those of a user's command are unknown."""
+    known = {axis.field: str(getattr(variant, axis.field)) for axis in variant.axes}
     return {
         "model": variant.network,
-        "resolution": variant.inputs,
-        **{axis.field: str(getattr(variant, axis.field)) for axis in AXES},
+        "resolution": variant.inputs or None,
+        **{axis.field: known.get(axis.field) for axis in AXES},
     }
 
 
@@ -67,8 +68,8 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
         **variant_columns(trial.spec.variant),
         "batch_size": trial.spec.batch_size,
         "accumulation_steps": trial.spec.accumulation_steps,
-        "processes": trial.spec.processes,
-        "ddp": str(trial.spec.ddp),
+        "processes": trial.processes,
+        "ddp": str(trial.spec.ddp) if trial.spec.variant.axes else None,
         "rank": trial.rank,
         "purpose": str(trial.purpose),
         "fresh_process": trial.fresh_process,
@@ -77,10 +78,27 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
         "validation": trial.spec.validation and trial.spec.validation.describe(),
         "validation_outcome": tried and str(tried.outcome),
         **_measurement_columns(trial),
+        **_script_columns(trial),
         "failure": trial.failure.message if trial.failure else None,
         "failure_phase": trial.failure.phase if trial.failure else None,
         "started_at": trial.started_at,
         "wall_seconds": trial.wall_seconds,
+    }
+
+
+def _script_columns(trial: Trial) -> dict[str, Any]:
+    """The facts of a user's command; trials of networks lack these columns."""
+    facts = trial.script
+    if facts is None:
+        return {}
+    return {
+        "view": str(facts.view),
+        "steps_seen": facts.steps,
+        "limit": facts.limit and str(facts.limit),
+        "script_torch": facts.torch,
+        "script_python": facts.python,
+        "script_optimizer": facts.optimizer,
+        "script_learning_rates": " ".join(f"{rate:g}" for rate in facts.learning_rates) or None,
     }
 
 

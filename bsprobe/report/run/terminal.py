@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.variants import Variant
-from bsprobe.report.run import legend, notes, sentences, validation
+from bsprobe.report.run import legend, notes, script, sentences, train_with, validation
 
 WIDTH = 80
 _LEAST_NAME = 12
@@ -18,11 +18,11 @@ _RATE = _COLUMNS.index("images/s")
 
 def render(run: Run) -> str:
     """Return the whole result as text."""
-    parts = ["\n".join(_wrapped(line) for line in sentences.headline(run.device, run.settings))]
+    parts = ["\n".join(_wrapped(line) for line in sentences.headline(run))]
     names = sentences.row_names(run.settings.variants)
     ladders = [line for result in run.results for line in _ladders(run, result, names)]
     parts.append("\n".join(ladders))
-    title = f"{sentences.wanted(run.settings)}{sentences.of_whom(run.device)}:"
+    title = f"{sentences.wanted(run)}{sentences.of_whom(run.device)}:"
     parts.append(f"{_wrapped(title)}\n{recommendation_table(run)}")
     if run.settings.validation is not None:
         parts.append(_validation(run))
@@ -30,6 +30,9 @@ def render(run: Run) -> str:
         parts.append("\n".join(_legend(run)))
     if lines := _notes(run):
         parts.append("\n".join(lines))
+    if last := train_with.terminal(run):
+        *said, command = last
+        parts.append("\n".join([*map(_wrapped, said), command]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -41,7 +44,7 @@ def recommendation_table(run: Run) -> str:
         item = result.recommendation
         is_marked = item is not None and item.starred and len(run.results) > 1
         star = "* " if is_marked else "  "
-        name = star + names[result.variant]
+        name = star + names[result.variant] + script.mark(run, result)
         has_run = result.boundary.largest is not None
         largest = sentences.largest_words(result.boundary) if has_run else "-"
         if item is None:
@@ -96,14 +99,15 @@ def _legend(run: Run) -> list[str]:
 def fitted(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as `aligned` does, one text a row; long first cells are wrapped.
 
-    A label is wrapped between its parts, not inside of one.
+    A label is wrapped between its parts, not inside of one; a name after its comma.
     """
     others = list(zip(*rows, strict=True))[1:]
     room = max(_LEAST_NAME, WIDTH - sum(2 + max(map(len, column)) for column in others))
     lines, heights = [], []
     for first, *rest in rows:
         # A space within a part of a label is no place to break at.
-        glued = re.sub(r"(?<=[^/ ]) (?=[^ ])", "\0", first) if " / " in first else first
+        has_parts = " / " in first or ", " in first
+        glued = re.sub(r"(?<=[^/, ]) (?=[^ ])", "\0", first) if has_parts else first
         wrapped = textwrap.wrap(glued, room, subsequent_indent="  ") or [""]
         head, *more = (line.replace("\0", " ") for line in wrapped)
         lines += [(head, *rest), *[(part, *[""] * len(rest)) for part in more]]

@@ -11,6 +11,8 @@ from bsprobe.storage.files import write_atomically
 def write_report(run: Run, folder: Path) -> None:
     """Write tables, plots, the snippet and the report; `run.json` is written elsewhere.
 
+    A user's command has no snippet: its report ends with the command to train with.
+
     Raises:
         FileError: A file cannot be written; `bsprobe report` renders `run.json` again.
     """
@@ -20,7 +22,7 @@ def write_report(run: Run, folder: Path) -> None:
     if (folder / f"{markdown.EXPLAINED}.png").exists():  # drawn when the run was made
         names.append(markdown.EXPLAINED)
     best = run.best
-    code = None if best is None else snippet.render(run, best)
+    code = None if best is None or run.script is not None else snippet.render(run, best)
     if code is not None:
         write_atomically(folder / "snippet.py", code.encode())
     text = markdown.render(run, plots=names, snippet=code)

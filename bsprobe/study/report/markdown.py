@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bsprobe.records.units import format_bytes, format_seconds
-from bsprobe.report.run.markdown import environment_section, folded, table
+from bsprobe.report.markdown import environment_section, folded, table
 from bsprobe.study.records import Chance, Study, TrainingResult
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import BatchSummary, Verdict
