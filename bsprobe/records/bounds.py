@@ -57,6 +57,7 @@ ASKED: Final[Mapping[str, Bounds]] = MappingProxyType(
         "batch_size": _BATCH,
         # Batches to draw, of one image each.
         "batches_seen": Bounds(least=1, most=1000),
+        "batch_multiple": Bounds(least=1, most=2**16),
         "max_batch": _BATCH,
         "micro_batch": _BATCH,
         "wanted_batch": _BATCH,
@@ -70,6 +71,7 @@ ASKED: Final[Mapping[str, Bounds]] = MappingProxyType(
         "warmup_steps": Bounds(least=1, most=1000),
         "trial_timeout_seconds": _SECONDS,
         "time_limit_seconds": _SECONDS,
+        "seconds": _SECONDS,
         "training_timeout_seconds": _SECONDS,
         # PyTorch's generators are initialised from 32 bits, and derived seeds are larger.
         "seed": Bounds(least=0, most=2**31 - 1),
