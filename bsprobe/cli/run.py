@@ -156,13 +156,10 @@ def _write(finished: Finished) -> None:
 
 
 def _warn(settings: Settings) -> None:
-    from bsprobe.report.run import repeats
     from bsprobe.report.run.sentences import portrait_warnings
 
     for warning in portrait_warnings(settings.variants):
         click.echo(f"warning: {warning}", err=True)
-    if settings.script is not None:
-        click.echo(repeats.warning(settings, settings.script), err=True)
 
 
 def _plan_text(start: Start) -> str:

@@ -9,7 +9,7 @@ from bsprobe.records.runs import Prediction, Settings, VariantResult
 from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.variants import Variant, labels
 from bsprobe.report.progress import Progress
-from bsprobe.report.run import sentences
+from bsprobe.report.run import repeats, sentences
 from bsprobe.report.run.plain import trial_line
 
 
@@ -36,6 +36,8 @@ class TrialProgress:
         """Take the settings: variants are complete once the device is open."""
         self._settings = settings
         self._names = labels(settings.variants)
+        if settings.script is not None:
+            self._progress.log(repeats.warning(settings, settings.script))
 
     def on_variant(self, variant: Variant) -> None:
         """Show the name of a variant."""

@@ -106,7 +106,7 @@ class _Watch:
         self._stepped_at = self._started_at = time.monotonic()
         self._looked_at = 0.0
         self._pids: list[int] = []
-        self._phase = "starting"
+        self._phase = "before the first step"
 
     def watched(self) -> Ran:
         """Wait until the outcome is known, stop the command, and return the result."""

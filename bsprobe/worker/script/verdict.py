@@ -75,7 +75,7 @@ def decided(
         kind: The kind of device.
     """
     if verdict := memory_verdict(seen, kind):
-        return verdict.outcome, _failure(end, verdict, _words_on_memory(end, verdict, seen))
+        return verdict.outcome, _failure(end, verdict, _words_on_memory(verdict, seen))
     if end.ending is Ending.TIMED_OUT:
         words = f"not finished after {format_seconds(end.seconds)}; --trial-timeout waits longer"
         return _undecided(end, words)
@@ -162,10 +162,9 @@ def _words_on_exit(end: End, verdict: Verdict) -> str:
     return words + ")" + (f": {last}" if last else "")
 
 
-def _words_on_memory(end: End, verdict: Verdict, seen: Sequence[Seen]) -> str:
+def _words_on_memory(verdict: Verdict, seen: Sequence[Seen]) -> str:
     said = next((record.message for each in seen for record in each.ran_out), verdict.evidence)
-    went_on = " (the script went on)" if end.ending is not Ending.EXITED else ""
-    return f"{said.splitlines()[0]}{went_on}"
+    return said.splitlines()[0]
 
 
 def _undecided(end: End, words: str) -> tuple[Outcome, Failure]:

@@ -36,7 +36,7 @@ def watch(tell: Callable[[str], object], library: str, *, may_trace: bool) -> No
         with contextlib.suppress(Exception):
             if _is_out_of_memory(error) and not hasattr(error, _SEEN):
                 setattr(error, _SEEN, True)
-                tell((str(error) or type(error).__name__)[:_LONGEST])
+                tell(f"{type(error).__name__}: {error}"[:_LONGEST])
 
     monitoring: Any = getattr(sys, "monitoring", None)
     if monitoring is not None:
