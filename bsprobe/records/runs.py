@@ -396,7 +396,4 @@ class Run:
     @property
     def has_only_failed(self) -> bool:
         """True if no variant ran and every failure was unrelated to the batch."""
-        return all(
-            result.boundary.has_failed and result.boundary.largest is None
-            for result in self.results
-        )
+        return all(r.boundary.has_failed and r.boundary.largest is None for r in self.results)
