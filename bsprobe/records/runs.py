@@ -145,13 +145,6 @@ class Boundary:
         return self.stop in (StopReason.PROVEN, StopReason.KERNEL_LIMIT)
 
     @property
-    def multiple(self) -> int:
-        """The number whose multiples were tried, as far as an exact boundary shows it; else 1."""
-        if not self.is_exact or self.first_failure is None:
-            return 1
-        return self.first_failure - (self.largest or 0)
-
-    @property
     def has_failed(self) -> bool:
         """True if the search ended with a failure that does not depend on the batch."""
         return self.stop in (StopReason.FAILED, StopReason.HOST_MEMORY)
@@ -378,9 +371,8 @@ class Run:
 
     @property
     def processes(self) -> int:
-        """The processes that train together: as the settings have it, or as a command started."""
-        planned = (r.recommendation.plan.processes for r in self.results if r.recommendation)
-        return max([self.settings.processes, *planned])
+        """The processes that train together; a user's command starts them by itself."""
+        return max([self.settings.processes, *(trial.processes for trial in self.trials)])
 
     @property
     def script(self) -> Script | None:
@@ -409,7 +401,4 @@ class Run:
     @property
     def has_only_failed(self) -> bool:
         """True if no variant ran and every failure was unrelated to the batch."""
-        return all(
-            result.boundary.has_failed and result.boundary.largest is None
-            for result in self.results
-        )
+        return all(r.boundary.has_failed and r.boundary.largest is None for r in self.results)

@@ -77,16 +77,14 @@ def _complaints(run: Run, result: VariantResult) -> Iterator[str]:
         yield f"the largest batch is {boundary.largest}, but no trial ran it"
     if boundary.first_failure is not None and not _has(tried, boundary.first_failure, ran=False):
         yield f"the first failure is batch {boundary.first_failure}, but no trial of it failed"
-    if boundary.is_exact and boundary.multiple != run.settings.batch_multiple:
+    multiple = run.settings.batch_multiple
+    if boundary.is_exact and boundary.first_failure != (boundary.largest or 0) + multiple:
         yield (
             f"the boundary is {boundary.stop}, but its batches {boundary.largest} and "
             f"{boundary.first_failure} do not follow each other"
         )
-    if (boundary.largest or 0) % run.settings.batch_multiple:
-        yield (
-            f"the largest batch is {boundary.largest}, which is no multiple of "
-            f"{run.settings.batch_multiple}"
-        )
+    if (boundary.largest or 0) % multiple:
+        yield f"the largest batch is {boundary.largest}, which is no multiple of {multiple}"
     if boundary.stop == "nothing fits" and boundary.largest is not None:
         yield f"nothing fits, but the largest batch is {boundary.largest}"
     if item is not None and result.critical_growth:

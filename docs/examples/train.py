@@ -22,7 +22,7 @@ CHECKPOINT = options.out / "last.pt"
 def main() -> None:
     """Train on random images; resume from the checkpoint and save it, except in a trial."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    width = 32
+    width = 16
     model = nn.Sequential(
         nn.Conv2d(3, width, 3, padding=1),
         nn.ReLU(),
@@ -37,7 +37,7 @@ def main() -> None:
         model.load_state_dict(torch.load(CHECKPOINT, weights_only=True))
     for update in itertools.islice(itertools.count(1), options.updates):
         for _ in range(options.accumulation):
-            images = torch.rand(options.batch_size, 3, 96, 96, device=device)
+            images = torch.rand(options.batch_size, 3, 64, 64, device=device)
             labels = torch.randint(10, (options.batch_size,), device=device)
             loss = nn.functional.cross_entropy(model(images), labels)
             (loss / options.accumulation).backward()

@@ -57,7 +57,8 @@ def render_markdown(fleet: Fleet) -> str:
     for subject in fleet.subjects:
         names = _names(fleet.rows_of(subject))
         rows = [_markdown_row(fleet, row, names) for row in fleet.rows_of(subject)]
-        parts.append(f"## {subject.describe()}\n\nFor {_asked(fleet, subject)}:")
+        title = " ".join(subject.describe().split())  # a command may have line breaks
+        parts.append(f"## {title}\n\nFor {_asked(fleet, subject)}:")
         if not _is_timed(fleet.rows_of(subject)):
             parts.append(table(header[:-1], [cells[:-1] for cells in rows]))
             continue

@@ -133,7 +133,8 @@ def trial_words(trial: Trial) -> str:
 def verdict(boundary: Boundary) -> str:
     """Return the result of a search in a few words."""
     largest = boundary.largest
-    multiples = f" (multiples of {boundary.multiple})" if boundary.multiple > 1 else ""
+    apart = (boundary.first_failure or 0) - (largest or 0)
+    multiples = f" (multiples of {apart})" if apart > 1 else ""
     if boundary.stop is StopReason.TIME:
         return f"at least {largest} (time ran out)" if largest else "nothing known (time ran out)"
     return {
