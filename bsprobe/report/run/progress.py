@@ -37,7 +37,8 @@ class TrialProgress:
         self._settings = settings
         self._names = labels(settings.variants)
         if settings.script is not None:
-            self._progress.log(repeats.warning(settings, settings.script))
+            for line in repeats.warning(settings, settings.script):
+                self._progress.log(line)
 
     def on_variant(self, variant: Variant) -> None:
         """Show the name of a variant."""

@@ -8,8 +8,8 @@ from bsprobe.records.scripts import OUT, TRIAL_VARIABLE, Script
 from bsprobe.report.run.terminal import WIDTH
 
 
-def warning(settings: Settings, script: Script) -> str:
-    """Return how often a command will run about, and what that may overwrite.
+def warning(settings: Settings, script: Script) -> list[str]:
+    """Return lines on how often a command will run about, and what that may overwrite.
 
     Args:
         settings: The settings of the run.
@@ -28,4 +28,4 @@ def warning(settings: Settings, script: Script) -> str:
         else f"{OUT} in the command is a new folder for each run, and {TRIAL_VARIABLE}=1 tells the "
         "script."
     )
-    return textwrap.fill(text, WIDTH, break_on_hyphens=False)
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
