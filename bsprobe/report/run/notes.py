@@ -27,7 +27,6 @@ def lines_of(run: Run) -> Lines:
     found = [(names[r.variant], r.recommendation) for r in run.results]
     on_plans = ((name, note) for name, item in found if item for note in _of_item(run, item))
     return [
-        *(((), str(note)) for note in notes_on_run(run)),
         *_amp_against_fp32(run),
         *joined(on_plans, [name for name, item in found if item]),
         *_joined_by_variant(run, advice.note_on_slow_growth),
@@ -39,6 +38,7 @@ def lines_of(run: Run) -> Lines:
             ),
             list(names.values()),
         ),
+        *(((), str(note)) for note in notes_on_run(run)),
     ]
 
 
