@@ -143,11 +143,11 @@ def differences(baseline: Run, run: Run) -> tuple[str, ...]:
 
 
 def _command(run: Run) -> str:
-    return "none, but a network" if run.script is None else str(run.script)
+    return "none, but a network" if run.settings.script is None else str(run.settings.script)
 
 
 def _seconds(run: Run) -> float | None:
-    return None if run.script is None else run.script.seconds
+    return None if run.settings.script is None else run.settings.script.seconds
 
 
 def _shown(value: object) -> str:

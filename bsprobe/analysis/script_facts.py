@@ -49,7 +49,7 @@ def environment_of(run: Run) -> Environment:
 
     The versions are empty if they were not seen.
     """
-    if run.script is None:
+    if run.settings.script is None:
         return run.environment
     facts = facts_of(run.trials)
     return replace(

@@ -85,7 +85,7 @@ class _Signs:
 
 
 _HOST = _Signs(
-    types=("MemoryError", "bad_alloc", "_ArrayMemoryError"),  # the last one is NumPy's
+    types=("MemoryError", "bad_alloc"),
     certain=(
         "C10 Out of Memory",
         "DefaultCPUAllocator: can't allocate memory",

@@ -375,11 +375,6 @@ class Run:
         return max([self.settings.processes, *(trial.processes for trial in self.trials)])
 
     @property
-    def script(self) -> Script | None:
-        """The user's own command that was run, or None."""
-        return self.settings.script
-
-    @property
     def best_result(self) -> VariantResult | None:
         """The starred variant of the first norm that has one; None if nothing ran.
 

@@ -50,7 +50,8 @@ class Number:
         return isinstance(ASKED[self.field].least, int) and self.field not in ("share", "headroom")
 
     def words(self, number: object) -> list[str]:
-        return [*self.besides, f"{self.option}={self.form.format(number)}"]
+        option = f"{self.option}={self.form.format(number)}"
+        return [*self.besides, option, *BEHIND.get(self.option, ())]
 
     def __str__(self) -> str:
         return f"{self.command} {self.option} {self.form}".removesuffix(" {}")
@@ -66,6 +67,8 @@ RUN = {
     "--base-updates": "base_updates",
     "--headroom": "headroom",
     "--max-batch": "max_batch",
+    "--batch-multiple": "batch_multiple",
+    "--seconds": "seconds",
     "--steps": "measured_steps",
     "--warmup-steps": "warmup_steps",
     "--subset": "subset",
@@ -99,7 +102,10 @@ NEEDED = {
     "--processes": ("--gpu=RTX 3090",),
     "--subset": ("--data=.",),
     "--base-lr": ("--base-batch=8",),
+    "--batch-multiple": ("--max-batch=1048576",),
 }
+BEHIND = {"--seconds": ("--", "python", "train.py", "{batch}")}
+"""Words that an option requires at the end."""
 REQUIRED = {"compare": ("a", "b"), "ci": ("--baseline=a",), "sample-data": ("d",)}
 TEXTS = frozenset(
     {

@@ -167,7 +167,9 @@ class ScriptCommand(Command):
 
 def _require_served() -> None:
     """Raise UsageError for a typed option that describes a network."""
-    ctx = click.get_current_context()
+    ctx = click.get_current_context(silent=True)
+    if ctx is None:
+        return  # not the command line
     for parameter in ctx.command.params:
         name = parameter.name or ""
         is_typed = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE

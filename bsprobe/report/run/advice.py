@@ -63,7 +63,7 @@ def without_recommendation(result: VariantResult) -> str:
 def _undecided(run: Run, result: VariantResult) -> str:
     """The reason why a trial of a user's command was not decided, if that ended the search."""
     trials = [trial for trial in run.trials if trial.spec.variant == result.variant]
-    if run.script is None or not trials or trials[-1].outcome is not Outcome.TIMED_OUT:
+    if run.settings.script is None or not trials or trials[-1].outcome is not Outcome.TIMED_OUT:
         return ""
     failure = trials[-1].failure
     return "" if failure is None else f"batch {trials[-1].spec.batch_size}: {failure.words}"

@@ -111,6 +111,6 @@ def about_recipe(settings: Settings) -> list[str]:
 
 def _how(settings: Settings) -> str:
     """The way to another effective batch; a user's command must take the accumulation steps."""
-    command = settings.variants[0].script
+    command = settings.script
     lacks = command is not None and not command.accumulates
     return f"accumulation, with {ACCUMULATION} in the command" if lacks else "accumulation"

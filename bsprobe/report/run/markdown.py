@@ -54,7 +54,7 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
 def _subject(run: Run) -> list[str]:
     """The network, or a user's command, and what holds for the whole run."""
     line, facts = sentences.subject_line(run.settings.variants), sentences.facts(run)
-    if run.script is not None:
+    if run.settings.script is not None:
         return [fenced("sh", line), " ".join(facts)]
     return [" ".join([f"{line}.", *facts])]
 
@@ -193,7 +193,7 @@ def _notes(run: Run) -> str:
 def _memory(run: Run, plots: Sequence[str]) -> str:
     """The memory of the starred row by kind and the command that explains it; only for GPUs."""
     item = run.best
-    if item is None or run.device.kind is DeviceKind.CPU or run.script is not None:
+    if item is None or run.device.kind is DeviceKind.CPU or run.settings.script is not None:
         return ""
     name = labels(run.settings.variants)[item.variant]
     is_here = run.device.source is Source.MEASURED
@@ -220,8 +220,8 @@ def _snippet(run: Run, snippet: str | None) -> str:
 
 def _command(run: Run) -> str:
     """The command to train with and what it leaves to the user; empty for networks."""
-    if run.script is None or run.best is None:
+    if run.settings.script is None or run.best is None:
         return ""
-    said = " ".join(train_with.explanation(run.best, run.script, run.settings))
-    words = train_with.command(run.script, run.best.plan)
+    said = " ".join(train_with.explanation(run.best, run.settings.script, run.settings))
+    words = train_with.command(run.settings.script, run.best.plan)
     return f"## Train with it\n\n{said}\n\n{fenced('sh', words)}"

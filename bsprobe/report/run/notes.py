@@ -46,7 +46,7 @@ def schedules(run: Run) -> Lines:
     """Return the learning rates and schedules of the recommendations, equal ones once."""
     names = sentences.row_names(run.settings.variants)
     found = [(names[r.variant], r.recommendation) for r in run.results if r.recommendation]
-    if run.script is not None:
+    if run.settings.script is not None:
         return []  # the command to train with comes with its rate
     return joined(
         ((name, _schedule(item, run.settings)) for name, item in found),

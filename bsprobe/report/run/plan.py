@@ -24,7 +24,7 @@ def render(settings: Settings, out: Path | None, device: DeviceInfo) -> str:
         out: The folder of the results; None: a new one below `reports`.
         device: The device of the run.
     """
-    script = settings.variants[0].script
+    script = settings.script
     lines = [
         *[f"Warning: {warning}" for warning in portrait_warnings(settings.variants)],
         *(_networks(settings) if script is None else [str(script)]),
@@ -62,7 +62,7 @@ def _networks(settings: Settings) -> list[str]:
 def _device(settings: Settings, device: DeviceInfo) -> str:
     """The device, its memory limit and the processes."""
     limit = settings.device.memory_limit_bytes
-    each = "" if settings.variants[0].script is None else " for each process"
+    each = "" if settings.script is None else " for each process"
     capped = f", with {format_bytes(limit)}{each}" if limit is not None else ""
     if limits := settings.device.rank_limits_bytes:
         capped = f", with {', '.join(format_bytes(each) for each in limits)} by rank"

@@ -62,9 +62,9 @@ def unseen(trial: Trial) -> str:
 
 def meaning_of_unseen(run: Run) -> list[tuple[str, str]]:
     """Return the legend of the mark, if a row has it."""
-    if run.script is None or not any(map(is_unseen, run.trials)):
+    if run.settings.script is None or not any(map(is_unseen, run.trials)):
         return []
-    after = f"{run.script.seconds:g} s"
+    after = f"{run.settings.script.seconds:g} s"
     return [
         (
             UNSEEN,

@@ -59,7 +59,7 @@ def _names(script: Script, text: str) -> bool:
 
 def terminal(run: Run) -> list[str]:
     """Return the last lines of a run of a command; empty for networks and without a result."""
-    if run.script is None or run.best is None:
+    if run.settings.script is None or run.best is None:
         return []
-    said = explanation(run.best, run.script, run.settings)
-    return [*said, "Train with it:", "", f"  {command(run.script, run.best.plan)}"]
+    said = explanation(run.best, run.settings.script, run.settings)
+    return [*said, "Train with it:", "", f"  {command(run.settings.script, run.best.plan)}"]

@@ -24,7 +24,7 @@ def render(run: Run) -> str:
         for t in run.trials
         if t.failure is not None
     ]
-    meaning = script.STEPS_SEEN if run.script is not None else ""
+    meaning = script.STEPS_SEEN if run.settings.script is not None else ""
     parts = [table(tuple(columns), rows), meaning, "\n".join(failures), *_tracebacks(run)]
     return "\n\n".join(part for part in parts if part)
 
@@ -43,7 +43,7 @@ def _columns(run: Run) -> dict[str, Callable[[Trial], str]]:
     }
     if any(_rate(trial) != _UNKNOWN for trial in run.trials):
         columns["images/s"] = _rate
-    if run.script is not None:
+    if run.settings.script is not None:
         columns["steps seen"] = _steps_seen
     columns["took"] = lambda trial: format_seconds(trial.wall_seconds)
     if run.settings.validation is not None:

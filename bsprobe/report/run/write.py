@@ -22,7 +22,7 @@ def write_report(run: Run, folder: Path) -> None:
     if (folder / f"{markdown.EXPLAINED}.png").exists():  # drawn when the run was made
         names.append(markdown.EXPLAINED)
     best = run.best
-    code = None if best is None or run.script is not None else snippet.render(run, best)
+    code = None if best is None or run.settings.script is not None else snippet.render(run, best)
     if code is not None:
         write_atomically(folder / "snippet.py", code.encode())
     text = markdown.render(run, plots=names, snippet=code)

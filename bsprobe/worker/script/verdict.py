@@ -101,9 +101,8 @@ def memory_verdict(seen: Sequence[Seen], kind: DeviceKind) -> Verdict | None:
         kind: The kind of device.
     """
     for record in (record for each in seen for record in each.ran_out):
-        name = record.message.partition(":")[0].rpartition(".")[2]
-        types = [name, *([_MEMORY_ERROR] if name.endswith(_MEMORY_ERROR) else [])]
-        found = classify(kind, types=types, message=record.message)
+        name = record.message.partition(":")[0]
+        found = classify(kind, types=[_class_of(name)], message=record.message)
         if found.outcome is not Outcome.FAILED:
             return found
     # cuDNN's benchmark mode tries algorithms that may not fit, and goes on.
@@ -142,7 +141,13 @@ def _exceptions(output: str) -> list[str]:
     if _TRACEBACK not in output:
         return []
     found = (_EXCEPTION.match(line) for line in output.splitlines())
-    return [match[1].rpartition(".")[2] for match in found if match][::-1]
+    return [_class_of(match[1]) for match in found if match][::-1]
+
+
+def _class_of(name: str) -> str:
+    """The class of an exception by its name in a traceback; NumPy's memory errors are Python's."""
+    last = name.rpartition(".")[2]
+    return _MEMORY_ERROR if last.endswith(_MEMORY_ERROR) else last
 
 
 def _last_exception(output: str) -> str | None:
