@@ -66,7 +66,7 @@ class Inside:
         self._records.open(
             torch=str(torch.__version__), python=platform.python_version(), limit=self._limit.name
         )
-        call_after_steps(sys.modules["torch.optim.optimizer"], self._optimizes, self._stepped)
+        call_after_steps(torch, self._optimizes, self._stepped)
         library = os.path.join(os.path.dirname(torch.__file__), "")
         watch(self._out_of_memory, library, may_trace=self._limit.is_of_data)
         atexit.register(self._end)
