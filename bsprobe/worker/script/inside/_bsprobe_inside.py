@@ -59,14 +59,14 @@ class Inside:
         self._host.rest()
         self._limit.loaded(torch.cuda)
         self._limit.apply(self._host.data)
-        if self._limit.is_of_data and "torch._dynamo" not in sys.modules:
+        if "torch._dynamo" not in sys.modules:
             # bsprobe's own trials have loaded it before their baseline: tens of MiB that the first
             # optimizer or torchvision loads, whichever comes first.
             Awaited("torch._dynamo", self._load_late, self._loaded_late, self._limit_again)
         self._records.open(
             torch=str(torch.__version__), python=platform.python_version(), limit=self._limit.name
         )
-        call_after_steps(sys.modules["torch.optim.optimizer"], self._optimizes, self._stepped)
+        call_after_steps(torch, self._optimizes, self._stepped)
         library = os.path.join(os.path.dirname(torch.__file__), "")
         watch(self._out_of_memory, library, may_trace=self._limit.is_of_data)
         atexit.register(self._end)
@@ -81,9 +81,8 @@ class Inside:
 
     def _optimizes(self) -> None:
         """Leave out the stacks of PyTorch's threads, whose number is settled by now."""
-        if self._limit.is_of_data:
-            self._host.leave_out({"VmData": thread_stacks(self._torch)})
-            self._limit_again()
+        self._host.leave_out({"VmData": thread_stacks(self._torch)})
+        self._limit_again()
 
     def _limit_again(self) -> None:
         if self._is_limited:

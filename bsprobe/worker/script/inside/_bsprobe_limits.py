@@ -92,7 +92,7 @@ class CudaLimit(NoLimit):
 
     def prepare(self, spec: ModuleSpec) -> None:
         """Add the share to the settings that this PyTorch reads from the environment."""
-        if not self._total or _version(spec) < _SETTING_SINCE:
+        if not self._total or _release_of(spec) < _SETTING_SINCE:
             return
         # PyTorch reads the second one only without the first (c10/core/AllocatorConfig.h).
         for name in [each for each in _SETTINGS if os.environ.get(each)] or _SETTINGS[:1]:
@@ -126,17 +126,21 @@ def _with_share(settings: str, share: float) -> str:
     return ",".join([*kept, f"{_SETTING}:{share:.9f}"])
 
 
-def _version(spec: ModuleSpec) -> tuple[int, int]:
-    """Return the version of a PyTorch that is not loaded, or (0, 0)."""
+def _release_of(spec: ModuleSpec) -> tuple[int, int]:
+    """Return the release of a PyTorch that is not loaded, or (0, 0)."""
     with contextlib.suppress(OSError):
         folder = os.path.dirname(spec.origin or "")
         with open(os.path.join(folder, "version.py"), encoding="utf-8") as file:
-            found = re.search(
-                r"^__version__\b[^'\"\n]*['\"](\d+)\.(\d+)", file.read(), re.MULTILINE
-            )
+            found = re.search(r"^__version__\b[^'\"\n]*['\"]([^'\"]+)", file.read(), re.MULTILINE)
         if found:
-            return int(found[1]), int(found[2])
+            return release(found[1])
     return 0, 0
+
+
+def release(version: str) -> tuple[int, int]:
+    """Return the first two numbers of a version, or (0, 0)."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def limit_of(environment: os._Environ[str]) -> NoLimit:

@@ -8,11 +8,19 @@ import os
 import sys
 import weakref
 
+from _bsprobe_limits import release
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
     from typing import Any
+
+_LASTING_HOOKS_SINCE = (2, 5)
+"""The first release whose hooks on steps are surely called.
+
+Before 2.0 there are none. `TorchPatcher.patch` in torch/_dynamo/eval_frame.py, which runs at the
+first use of `torch.compile`, removes the caller of all hooks in 2.2.2; in 2.5.1 it does not."""
 
 
 class Counts:
@@ -34,12 +42,12 @@ class Counts:
 
 
 def call_after_steps(
-    optimizers: Any, created: Callable[[], object], stepped: Callable[[Any], object]
+    torch: Any, created: Callable[[], object], stepped: Callable[[Any], object]
 ) -> None:
     """Call functions for the optimizers of this process; their exceptions are ignored.
 
     Args:
-        optimizers: The module `torch.optim.optimizer`.
+        torch: The module `torch`.
         created: Called before the first optimizer is made.
         stepped: Called with an optimizer after each of its steps, as long as it is not within
             another step of the same one.
@@ -53,9 +61,10 @@ def call_after_steps(
         if not _is_within_step(sys._getframe(1), optimizer):
             tell(optimizer)
 
-    register = getattr(optimizers, "register_optimizer_step_post_hook", None)
-    if register is not None:
-        register(hook)
+    optimizers: Any = sys.modules["torch.optim.optimizer"]
+    has_hooks = release(str(torch.__version__)) >= _LASTING_HOOKS_SINCE
+    if has_hooks:
+        optimizers.register_optimizer_step_post_hook(hook)
     running: set[int] = set()
     base = optimizers.Optimizer
     make = base.__init__
@@ -63,13 +72,13 @@ def call_after_steps(
 
     @functools.wraps(make)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - takes its place
-        if register is not None and base.__init__ is __init__:
+        if has_hooks and base.__init__ is __init__:
             base.__init__ = make
         if first:
             with contextlib.suppress(Exception):
                 first.pop()()
         make(self, *args, **kwargs)
-        if register is None:
+        if not has_hooks:
             _wrap_step(type(self), running, tell)
 
     base.__init__ = __init__
@@ -89,13 +98,15 @@ def _is_within_step(wrapper: FrameType, optimizer: Any) -> bool:
 
 
 def _wrap_step(kind: Any, running: set[int], tell: Callable[[Any], object]) -> None:
-    """Wrap the step of an optimizer's class, as PyTorch before 2.0 does for its profiler.
+    """Wrap the step of an optimizer's class, as PyTorch does for its profiler.
 
     Args:
         kind: The class.
         running: The optimizers that step now, by `id`.
         tell: Called with the optimizer after a step.
     """
+    import inspect
+
     step = kind.step
     if hasattr(step, "_bsprobe_counts"):
         return
@@ -113,6 +124,10 @@ def _wrap_step(kind: Any, running: set[int], tell: Callable[[Any], object]) -> N
         return result
 
     counted._bsprobe_counts = True  # type: ignore[attr-defined]
+    # GradScaler looks at the signature. A wrapper that names what it wraps is removed by
+    # torch.compile, see above.
+    counted.__signature__ = inspect.signature(step)  # type: ignore[attr-defined]
+    del counted.__wrapped__
     kind.step = counted
 
 
