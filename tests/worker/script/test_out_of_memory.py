@@ -46,10 +46,10 @@ gc.collect()
 assert [each() for each in held] == [None] * 7
 """
 MESSAGES = [
-    "[enforce] DefaultCPUAllocator: can't allocate memory: 5 bytes",
-    "CUDA out of memory. Tried to allocate 2 GiB",
-    "on a GPU",
-    "x" * 2000,
+    "RuntimeError: [enforce] DefaultCPUAllocator: can't allocate memory: 5 bytes",
+    "RuntimeError: CUDA out of memory. Tried to allocate 2 GiB",
+    "OutOfMemoryError: on a GPU",
+    ("Narrow: " + "x" * 5000)[:2000],
     "MemoryError",
 ]
 FAKE_MONITORING = """

@@ -24,7 +24,7 @@ _SEEN = "_bsprobe_seen"
 
 
 def watch(tell: Callable[[str], object], library: str, *, may_trace: bool) -> None:
-    """Call a function with the message of each out-of-memory exception, once.
+    """Call a function with the class and text of each out-of-memory exception, once.
 
     Args:
         tell: The function.
@@ -36,7 +36,8 @@ def watch(tell: Callable[[str], object], library: str, *, may_trace: bool) -> No
         with contextlib.suppress(Exception):
             if _is_out_of_memory(error) and not hasattr(error, _SEEN):
                 setattr(error, _SEEN, True)
-                tell(f"{type(error).__name__}: {error}"[:_LONGEST])
+                words = (type(error).__name__, str(error))
+                tell(": ".join(filter(None, words))[:_LONGEST])
 
     monitoring: Any = getattr(sys, "monitoring", None)
     if monitoring is not None:
