@@ -113,6 +113,8 @@ else
   box 45 "$PY" -m torch.distributed.run --nproc-per-node 1 -m bsprobe run $(begun runs/torchrun) \
     --search guided --model deeplabv2-mini --resolution 256x512 --precision amp-fp16 --norm batch \
     --out "$W/runs/torchrun"
+  box 75 "$PY" -m bsprobe run $(begun runs/script) --memory-limit 3GiB --out "$W/runs/script" \
+    -- "$PY" docs/examples/train.py --batch-size '{batch}'
   record 110 --tier 2
   box 120 "$PY" -m bsprobe explain --memory-limit 24GiB --out "$W/runs/explain" "${network[@]}"
   if [ ! -e "$W/plans.json.gz" ]; then

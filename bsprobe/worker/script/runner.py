@@ -116,10 +116,12 @@ def _opened(settings: Settings) -> Ready:
 
 
 def chosen_gpu(request: DeviceRequest) -> str | None:
-    """Return the value of `CUDA_VISIBLE_DEVICES` for `cuda:N`; None to leave it as it is.
+    """Return the value of `CUDA_VISIBLE_DEVICES` for `cuda:N` and `cpu`; None to leave it.
 
     A script that is not told about the choice takes the first visible GPU.
     """
+    if request.device == "cpu":
+        return ""
     match = re.fullmatch(r"cuda:(\d+)", request.device or "")
     if match is None:
         return None

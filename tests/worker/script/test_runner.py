@@ -299,10 +299,10 @@ def test_a_limit_of_a_cpu_holds_from_the_start(ran: Ran) -> None:
         ("cuda:1", "2,3", "3"),
         ("cuda:1", "", "1"),
         ("cuda:0", "GPU-5f,GPU-6a", "GPU-5f"),
-        ("cpu", "", None),
+        ("cpu", "2,3", ""),
     ],
 )
-def test_a_script_sees_the_chosen_gpu_alone(
+def test_a_script_sees_the_chosen_device_alone(
     device: str | None, visible: str, chosen: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
