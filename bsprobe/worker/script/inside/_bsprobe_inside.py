@@ -43,6 +43,7 @@ class Inside:
         self._host = HostMemory()
         self._counts = Counts()
         self._torch: Any = None
+        self._tell = self._stepped
         self._is_limited = True
         self._before: dict[str, int] = {}
         self._limit.start()
@@ -66,7 +67,7 @@ class Inside:
         self._records.open(
             torch=str(torch.__version__), python=platform.python_version(), limit=self._limit.name
         )
-        call_after_steps(torch, self._optimizes, self._stepped)
+        call_after_steps(torch, self._optimizes, self._after_step)
         library = os.path.join(os.path.dirname(torch.__file__), "")
         watch(self._out_of_memory, library, may_trace=self._limit.is_of_data)
         atexit.register(self._end)
@@ -75,9 +76,11 @@ class Inside:
         self._limit.lift()
         self._before = status()
 
-    def _loaded_late(self, _module: Any) -> None:
+    def _loaded_late(self, dynamo: Any) -> None:
         self._host.leave_out(growth(self._before))
         self._limit_again()
+        # A step that the program compiles is recorded without compiling the record.
+        self._tell = dynamo.disable(self._stepped)
 
     def _optimizes(self) -> None:
         """Leave out the stacks of PyTorch's threads, whose number is settled by now."""
@@ -94,6 +97,9 @@ class Inside:
         if self._limit.is_of_data and self._torch is not None:
             self._is_limited = False
             self._limit.lift()
+
+    def _after_step(self, optimizer: Any) -> None:
+        self._tell(optimizer)
 
     def _stepped(self, optimizer: Any) -> None:
         step = self._counts.add(optimizer)

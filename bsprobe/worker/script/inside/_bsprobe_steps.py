@@ -52,16 +52,17 @@ def call_after_steps(
         stepped: Called with an optimizer after each of its steps, as long as it is not within
             another step of the same one.
     """
+    optimizers: Any = sys.modules["torch.optim.optimizer"]
 
     def tell(optimizer: Any) -> None:
         with contextlib.suppress(Exception):
             stepped(optimizer)
 
     def hook(optimizer: Any, *_: Any) -> None:
-        if not _is_within_step(sys._getframe(1), optimizer):
-            tell(optimizer)
+        with contextlib.suppress(Exception):
+            if _steps_of(optimizer, optimizers.__file__) <= 1:
+                stepped(optimizer)
 
-    optimizers: Any = sys.modules["torch.optim.optimizer"]
     has_hooks = release(str(torch.__version__)) >= _LASTING_HOOKS_SINCE
     if has_hooks:
         optimizers.register_optimizer_step_post_hook(hook)
@@ -84,17 +85,23 @@ def call_after_steps(
     base.__init__ = __init__
 
 
-def _is_within_step(wrapper: FrameType, optimizer: Any) -> bool:
-    """Return whether PyTorch's wrapper of a step runs within another one of the same optimizer.
+def _steps_of(optimizer: Any, file: str) -> int:
+    """Return the number of PyTorch's wrappers of a step that run now for one optimizer.
 
     A step that calls its parent class's is wrapped twice, if both classes have instances.
+
+    Args:
+        optimizer: The optimizer.
+        file: The file of the wrapper.
     """
-    frame = wrapper.f_back
+    count = 0
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_code is wrapper.f_code and frame.f_locals["args"][0] is optimizer:
-            return True
+        code = frame.f_code
+        if code.co_name == "wrapper" and code.co_filename == file:
+            count += frame.f_locals["args"][0] is optimizer
         frame = frame.f_back
-    return False
+    return count
 
 
 def _wrap_step(kind: Any, running: set[int], tell: Callable[[Any], object]) -> None:
