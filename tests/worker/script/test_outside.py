@@ -27,7 +27,7 @@ SPEC = TrialSpec(
 
 
 def test_the_gpu_memory_of_the_command_alone_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = {
+    held: dict[int, list[tuple[int, int | None]]] = {
         0: [(10, 3 * GIB), (99, 70 * GIB)],
         1: [(11, 5 * GIB), (12, None)],  # a driver that does not tell
     }
