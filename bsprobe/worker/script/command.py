@@ -86,6 +86,14 @@ class Command:
                     self._process.returncode = self.exit_status  # Popen must not wait for it
         return self.exit_status
 
+    @property
+    def has_begun(self) -> bool:
+        """True once the launcher has become the command."""
+        with suppress(OSError):
+            words = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
+            return LAUNCHER[-1].encode() not in words
+        return True
+
     def processes(self) -> list[int]:
         """Return the processes of the trial, in whatever group they are."""
         return marked(self._mark)

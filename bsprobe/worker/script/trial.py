@@ -106,6 +106,7 @@ class _Watch:
         self._stepped_at = self._started_at = time.monotonic()
         self._looked_at = 0.0
         self._pids: list[int] = []
+        self._has_begun = False
         self._phase = "before the first step"
 
     def watched(self) -> Ran:
@@ -130,13 +131,15 @@ class _Watch:
         self._look()
         now, script = time.monotonic(), self._asked.script
         has_exited = self._command.poll() is not None
+        if not self._has_begun and (has_exited or self._command.has_begun):
+            self._has_begun, self._stepped_at = True, now
         if memory_verdict(self._seen, self._asked.device.kind) and not has_exited:
             return Ending.RAN_OUT
         if has_enough(self._seen, self._asked.spec, self._asked.device.kind):
             return Ending.STEPS
         if has_exited:
             return Ending.EXITED
-        if now - self._stepped_at > script.seconds:
+        if self._has_begun and now - self._stepped_at > script.seconds:
             return Ending.SECONDS
         if now - self._started_at > self._asked.timeout_seconds:
             return Ending.TIMED_OUT
