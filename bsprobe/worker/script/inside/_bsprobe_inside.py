@@ -17,7 +17,7 @@ from _bsprobe_limits import limit_of
 from _bsprobe_memory import CudaMemory, HostMemory, growth, status, thread_stacks
 from _bsprobe_ooms import watch
 from _bsprobe_records import Records
-from _bsprobe_steps import Counts, call_after_steps, optimizer_facts, rank_facts
+from _bsprobe_steps import Counts, call_after_steps, is_within_step, optimizer_facts, rank_facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class Inside:
         self._tell(optimizer)
 
     def _stepped(self, optimizer: Any) -> None:
+        if is_within_step(optimizer, self._torch.optim.optimizer.__file__):
+            return
         step = self._counts.add(optimizer)
         memory = self._memory()
         if step in self._windows and memory["device"] == "cuda":
