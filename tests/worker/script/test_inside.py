@@ -176,7 +176,7 @@ print(json.dumps([
     [type(loader).__name__ for loader in (found.loader, torch.__loader__)],
     sorted(vars(torch.__loader__)),
     [each for each in sys.meta_path if "bsprobe" in type(each).__module__],
-    base.__init__.__code__.co_filename == torch.optim.optimizer.__file__,
+    base.__init__.__code__.co_filename == sys.modules[base.__module__].__file__,
 ]))
 """
     loaders = ["SourceFileLoader"] * 2

@@ -102,7 +102,7 @@ class Inside:
         self._tell(optimizer)
 
     def _stepped(self, optimizer: Any) -> None:
-        if is_within_step(optimizer, self._torch.optim.optimizer.__file__):
+        if is_within_step(optimizer):
             return
         step = self._counts.add(optimizer)
         memory = self._memory()

@@ -79,16 +79,13 @@ def call_after_steps(
     base.__init__ = __init__
 
 
-def is_within_step(optimizer: Any, file: str) -> bool:
+def is_within_step(optimizer: Any) -> bool:
     """Return whether the step that has ended is a part of another one of the same optimizer.
 
-    A step that calls its parent class's is wrapped twice, if both classes have instances.
-
-    Args:
-        optimizer: The optimizer.
-        file: The file of PyTorch's wrapper of a step, which calls the hooks.
+    A step that calls its parent class's is wrapped twice by PyTorch, if both classes have instances.
     """
     count = 0
+    file = sys.modules["torch.optim.optimizer"].__file__
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         code = frame.f_code
