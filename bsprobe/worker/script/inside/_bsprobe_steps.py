@@ -82,7 +82,7 @@ def call_after_steps(
 def is_within_step(optimizer: Any) -> bool:
     """Return whether the step that has ended is a part of another one of the same optimizer.
 
-    A step that calls its parent class's is wrapped twice by PyTorch, if both classes have instances.
+    PyTorch wraps a step that calls its parent class's twice, if both classes have instances.
     """
     count = 0
     file = sys.modules["torch.optim.optimizer"].__file__
