@@ -111,6 +111,16 @@ def test_the_hidden_sitecustomize_runs_in_its_place(scripts: Scripts) -> None:
     assert ran.done.stderr == ""
 
 
+def test_a_finder_that_asks_no_other_finder_hides_nothing(scripts: Scripts) -> None:
+    text = """
+import sys
+from importlib.machinery import PathFinder
+sys.meta_path.insert(0, PathFinder)
+"""
+    (scripts.site / "sitecustomize.py").write_text(text, "utf-8")
+    assert len(scripts.run(TRAINING).records("step")) == 2
+
+
 def test_without_a_hidden_sitecustomize_there_is_none(scripts: Scripts) -> None:
     # The environment of the tests may have one of its own.
     alone = scripts.run(PRINTS_MODULES, PYTHONPATH=str(scripts.site)).told[0]

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def start() -> None:
-    """Wait for PyTorch in this process."""
-    Inside()
+def start() -> Awaited:
+    """Wait for PyTorch in this process; return the finder that waits."""
+    return Inside().awaited
 
 
 class Inside:
@@ -47,7 +47,7 @@ class Inside:
         self._is_limited = True
         self._before: dict[str, int] = {}
         self._limit.start()
-        Awaited("torch", self._load, self._loaded, self._limit.start)
+        self.awaited = Awaited("torch", self._load, self._loaded, self._limit.start)
         os.register_at_fork(after_in_child=self._forked)
 
     def _load(self, spec: ModuleSpec) -> None:
