@@ -105,6 +105,8 @@ class SGD(Optimizer):
         super().__init__(params, {"lr": lr})
     def step(self):
         return "stepped"
+
+del optimizer  # as PyTorch does
 """
 
 

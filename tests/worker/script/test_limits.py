@@ -57,6 +57,12 @@ finish()
     assert ran.files[0][0]["limit"] == "data above PyTorch"
 
 
+def test_a_script_that_goes_on_without_pytorch_keeps_its_limit(scripts: Scripts) -> None:
+    text = "try:\n    import torch\nexcept ImportError:\n    tell()\nfinish()\n"
+    ((limit, _),) = scripts.run(LIMITS + text, STUB_FAILS="1", **CPU).told
+    assert limit == LIMIT
+
+
 def test_a_library_that_loads_pytorchs_late_part_first_changes_no_limit(scripts: Scripts) -> None:
     text = """
 import torch

@@ -37,6 +37,12 @@ class Awaited:
         self._is_asking = False
         sys.meta_path.insert(0, self)
 
+    def come_first(self) -> None:
+        """Move to the front, if the module is still awaited: not every finder asks the others."""
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+            sys.meta_path.insert(0, self)
+
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:

@@ -17,7 +17,7 @@ from _bsprobe_limits import limit_of
 from _bsprobe_memory import CudaMemory, HostMemory, growth, status, thread_stacks
 from _bsprobe_ooms import watch
 from _bsprobe_records import Records
-from _bsprobe_steps import Counts, call_after_steps, optimizer_facts, rank_facts
+from _bsprobe_steps import Counts, call_after_steps, is_within_step, optimizer_facts, rank_facts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def start() -> None:
-    """Wait for PyTorch in this process."""
-    Inside()
+def start() -> Awaited:
+    """Wait for PyTorch in this process; return the finder that waits."""
+    return Inside().awaited
 
 
 class Inside:
@@ -47,7 +47,7 @@ class Inside:
         self._is_limited = True
         self._before: dict[str, int] = {}
         self._limit.start()
-        Awaited("torch", self._load, self._loaded, self._limit.start)
+        self.awaited = Awaited("torch", self._load, self._loaded, self._limit.start)
         os.register_at_fork(after_in_child=self._forked)
 
     def _load(self, spec: ModuleSpec) -> None:
@@ -102,6 +102,8 @@ class Inside:
         self._tell(optimizer)
 
     def _stepped(self, optimizer: Any) -> None:
+        if is_within_step(optimizer):
+            return
         step = self._counts.add(optimizer)
         memory = self._memory()
         if step in self._windows and memory["device"] == "cuda":

@@ -34,8 +34,7 @@ class Records:
         Most such children load data, and they write nothing.
         """
         self._opening = _line({"kind": "torch", **facts})
-        multiprocessing: Any = sys.modules.get("multiprocessing.process")
-        if multiprocessing is None or multiprocessing.parent_process() is None:
+        if not _is_child_of_multiprocessing():
             self._append(b"")
 
     def write(self, kind: str, **facts: Any) -> None:
@@ -60,6 +59,15 @@ class Records:
                 os.write(file, line)  # one call: a line is whole, or is not there
             finally:
                 os.close(file)
+
+
+def _is_child_of_multiprocessing() -> bool:
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is None:
+        return False
+    # A spawned child has this attribute while it imports the main module, and no parent yet.
+    is_preparing = hasattr(process.current_process(), "_inheriting")
+    return is_preparing or process.parent_process() is not None
 
 
 def _line(record: dict[str, Any]) -> bytes:

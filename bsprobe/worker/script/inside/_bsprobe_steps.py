@@ -49,23 +49,17 @@ def call_after_steps(
     Args:
         torch: The module `torch`.
         created: Called before the first optimizer is made.
-        stepped: Called with an optimizer after each of its steps, as long as it is not within
-            another step of the same one.
+        stepped: Called with an optimizer after each of its steps.
     """
     optimizers: Any = sys.modules["torch.optim.optimizer"]
 
-    def tell(optimizer: Any) -> None:
+    def tell(optimizer: Any, *_: Any) -> None:
         with contextlib.suppress(Exception):
             stepped(optimizer)
 
-    def hook(optimizer: Any, *_: Any) -> None:
-        with contextlib.suppress(Exception):
-            if _steps_of(optimizer, optimizers.__file__) <= 1:
-                stepped(optimizer)
-
     has_hooks = release(str(torch.__version__)) >= _LASTING_HOOKS_SINCE
     if has_hooks:
-        optimizers.register_optimizer_step_post_hook(hook)
+        optimizers.register_optimizer_step_post_hook(tell)
     running: set[int] = set()
     base = optimizers.Optimizer
     make = base.__init__
@@ -85,23 +79,20 @@ def call_after_steps(
     base.__init__ = __init__
 
 
-def _steps_of(optimizer: Any, file: str) -> int:
-    """Return the number of PyTorch's wrappers of a step that run now for one optimizer.
+def is_within_step(optimizer: Any) -> bool:
+    """Return whether the step that has ended is a part of another one of the same optimizer.
 
-    A step that calls its parent class's is wrapped twice, if both classes have instances.
-
-    Args:
-        optimizer: The optimizer.
-        file: The file of the wrapper.
+    PyTorch wraps a step that calls its parent class's twice, if both classes have instances.
     """
     count = 0
+    file = sys.modules["torch.optim.optimizer"].__file__
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         code = frame.f_code
         if code.co_name == "wrapper" and code.co_filename == file:
             count += frame.f_locals["args"][0] is optimizer
         frame = frame.f_back
-    return count
+    return count > 1
 
 
 def _wrap_step(kind: Any, running: set[int], tell: Callable[[Any], object]) -> None:
