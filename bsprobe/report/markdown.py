@@ -34,7 +34,6 @@ def environment_section(
         ("compute capability", device.compute_capability),
         *([] if script else [("TF32 convolutions, matmuls", _tf32(device))]),
         *_versions(environment, script),
-        ("PYTORCH_CUDA_ALLOC_CONF", environment.cuda_alloc_conf),
         ("system", environment.platform),
         ("CPU threads", str(environment.cpu_threads)),
         ("bsprobe", " ".join(filter(None, [environment.bsprobe, environment.commit]))),
@@ -45,17 +44,19 @@ def environment_section(
 
 
 def _versions(environment: Environment, script: ScriptFacts | None) -> list[tuple[str, str | None]]:
-    """The versions that trained; PyTorch and Python of bsprobe itself if those are others."""
+    """The versions and the setting that trained; those of bsprobe itself beside a script's."""
     if script is None:
         return [
             ("PyTorch", environment.torch),
             ("torchvision", environment.torchvision),
             ("CUDA, cuDNN", f"{environment.cuda or '-'}, {environment.cudnn or '-'}"),
+            ("PYTORCH_CUDA_ALLOC_CONF", environment.cuda_alloc_conf),
             ("Python", environment.python),
         ]
     return [
         ("PyTorch of the script", script.torch or "not loaded"),
         ("Python of the script", script.python),
+        ("PYTORCH_CUDA_ALLOC_CONF", environment.cuda_alloc_conf),
         ("PyTorch of bsprobe", environment.torch),
         ("Python of bsprobe", environment.python),
     ]

@@ -57,4 +57,4 @@ def marked(mark: bytes) -> "list[int]":
 
 
 if __name__ == "__main__":
-    watch(int(sys.argv[1]), sys.argv[2].encode() if len(sys.argv) > 2 else b"")
+    watch(int(sys.argv[1]), " ".join(sys.argv[2:]).encode())

@@ -74,6 +74,7 @@ def test_only_dates_in_records_use_the_wall_clock() -> None:
         "study/runner.py",
         "worker/environment.py",
         "worker/runner.py",
+        "worker/script/runner.py",
     )
     assert wall == {(file, "datetime.now") for file in files}
     assert {call for _, call in clock_calls() if call.startswith("time.")} <= {

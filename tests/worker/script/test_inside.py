@@ -123,14 +123,14 @@ sys.meta_path.insert(0, PathFinder)
 
 def test_without_a_hidden_sitecustomize_there_is_none(scripts: Scripts) -> None:
     # The environment of the tests may have one of its own.
-    alone = scripts.run(PRINTS_MODULES, PYTHONPATH=str(scripts.site)).told[0]
+    alone = scripts.run(PRINTS_MODULES, PYTHONPATH=f"{scripts.site}").told[0]
     ran = scripts.run(PRINTS_MODULES)
     assert (ran.told[0], ran.done.stderr) == (alone, "")
 
 
 def test_a_hidden_sitecustomize_that_fails_is_reported_as_without_ours(scripts: Scripts) -> None:
     (scripts.site / "sitecustomize.py").write_text("raise ValueError('theirs')", "utf-8")
-    alone = scripts.run("", PYTHONPATH=str(scripts.site)).done
+    alone = scripts.run("", PYTHONPATH=f"{scripts.site}").done
     ran = scripts.run(TRAINING)
     assert (ran.done.returncode, ran.done.stderr) == (0, alone.stderr)
     assert "theirs" in alone.stderr
