@@ -8,12 +8,12 @@ from bsprobe.analysis.caveats import caveats_of
 from bsprobe.analysis.expectation import Expected
 from bsprobe.analysis.growth import growth_in
 from bsprobe.analysis.memory_line import line_through
+from bsprobe.analysis.rates import rule_of
 from bsprobe.analysis.recommendation import (
     Limits,
     limits,
     recipe_of,
     recommend,
-    rule_of,
     search_trials,
     starred,
 )

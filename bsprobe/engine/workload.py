@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from bsprobe.analysis.recommendation import LearningRateRule, check_target
+from bsprobe.analysis.rates import LearningRateRule
+from bsprobe.analysis.recommendation import check_target
 from bsprobe.engine.probe import Listener
 from bsprobe.engine.run import completed, header_of, make_run, start_runner
 from bsprobe.records.errors import BsprobeError, UsageError

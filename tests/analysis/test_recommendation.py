@@ -9,16 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bsprobe.analysis.rates import LearningRateRule, rule_for, scaled_rate
 from bsprobe.analysis.recommendation import (
-    LearningRateRule,
     Limits,
     check_target,
     limits,
     plan,
     recipe_of,
     recommend,
-    rule_for,
-    scaled_rate,
     search_trials,
     split,
     starred,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bsprobe.analysis.recommendation import LearningRateRule, rule_for
+from bsprobe.analysis.rates import LearningRateRule, rule_for
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import Target
 from bsprobe.records.variants import Norm, OptimizerName

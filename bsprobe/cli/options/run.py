@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from bsprobe.analysis.recommendation import check_target
 from bsprobe.cli.options.device import (
     CAPACITY,
     COMPUTE_CAPABILITY,
@@ -14,6 +13,7 @@ from bsprobe.cli.options.device import (
     asked_processes,
     require_synchronisable,
 )
+from bsprobe.cli.options.recipe import asked_target
 from bsprobe.cli.options.script import script_options, script_settings
 from bsprobe.cli.options.subject import (
     SUBJECT_FACETS,
@@ -39,7 +39,6 @@ from bsprobe.records.runs import (
     TRIAL_TIMEOUT_SECONDS,
     SearchMethod,
     Settings,
-    Target,
 )
 from bsprobe.records.scripts import WARMUP_STEPS
 from bsprobe.records.trials import DataSource, Ddp, Validation
@@ -201,19 +200,10 @@ def _settings_of_network(given: Mapping[str, Any]) -> Settings:
     validation = _validation(given, variants)
     _check_search(given)
     require_synchronisable(variants, given["device"])
-    target = Target(
-        batch=given["target_batch"],
-        base_batch=given["base_batch"],
-        base_learning_rate=given["base_lr"],
-        base_updates=given["base_updates"],
-        lr_rule=given["lr_rule"],
-        headroom=given["headroom"],
-    )
-    check_target(target)
     return Settings(
         variants=variants,
         device=asked_device(given, processes),
-        target=target,
+        target=asked_target(given),
         max_batch=given["max_batch"],
         trial_timeout_seconds=given["trial_timeout"],
         search=SearchMethod(given["search"]),

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import click
 
-from bsprobe.analysis.recommendation import check_target
 from bsprobe.cli.command import Command
+from bsprobe.cli.options.recipe import asked_target
 from bsprobe.cli.options.values import Command as AnyCommand
 from bsprobe.cli.options.values import count, number
 from bsprobe.records.errors import UsageError
-from bsprobe.records.runs import DeviceRequest, Settings, Target
+from bsprobe.records.runs import DeviceRequest, Settings
 from bsprobe.records.scripts import (
     BATCH,
     BATCH_VARIABLE,
@@ -72,15 +72,6 @@ def script_settings(given: Mapping[str, Any]) -> Settings | None:
     _require_served()
     script = Script(command=words, seconds=given["seconds"] or SECONDS)
     _require_place(script)
-    target = Target(
-        batch=given["target_batch"],
-        base_batch=given["base_batch"],
-        base_learning_rate=given["base_lr"],
-        base_updates=given["base_updates"],
-        lr_rule=given["lr_rule"],
-        headroom=given["headroom"],
-    )
-    check_target(target)
     limits = given["memory_limits"] or ()
     if len(limits) > 1:
         raise UsageError(
@@ -96,7 +87,7 @@ def script_settings(given: Mapping[str, Any]) -> Settings | None:
         device=DeviceRequest(
             device=given["device"], memory_limit_bytes=limits[0] if limits else None
         ),
-        target=target,
+        target=asked_target(given),
         max_batch=given["max_batch"],
         batch_multiple=given["batch_multiple"],
         trial_timeout_seconds=given["trial_timeout"],

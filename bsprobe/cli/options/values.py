@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bsprobe.analysis.recommendation import LearningRateRule
+from bsprobe.analysis.rates import LearningRateRule
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import Gpu, find_gpus

@@ -3,11 +3,8 @@
 import statistics
 from collections.abc import Sequence
 
-from bsprobe.analysis.recommendation import (
-    LearningRateRule,
-    rate_factor,
-    recipe_of,
-)
+from bsprobe.analysis.rates import LearningRateRule, rate_factor
+from bsprobe.analysis.recommendation import recipe_of
 from bsprobe.records.failures import Outcome
 from bsprobe.records.growth import Growth
 from bsprobe.records.runs import (

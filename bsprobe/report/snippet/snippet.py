@@ -6,12 +6,8 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from bsprobe.analysis.recommendation import (
-    WARMUP_SHARE,
-    LearningRateRule,
-    rate_factor,
-    recipe_of,
-)
+from bsprobe.analysis.rates import LearningRateRule, rate_factor
+from bsprobe.analysis.recommendation import WARMUP_SHARE, recipe_of
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Recommendation, Run, Target, TrainingPlan
 from bsprobe.records.trials import ModelFacts, Source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import weakref
@@ -141,10 +142,14 @@ def optimizer_facts(optimizer: Any) -> dict[str, Any]:
 
 
 def _number(rate: Any) -> float | None:
-    """Return a learning rate, or None if it is on a GPU: reading it would wait for that."""
+    """Return a learning rate, or None if it is no finite number or on a GPU.
+
+    Reading it from a GPU would wait for that.
+    """
     if rate is None or (hasattr(rate, "device") and rate.device.type != "cpu"):
         return None
-    return float(rate)
+    number = float(rate)
+    return number if math.isfinite(number) else None
 
 
 def rank_facts() -> dict[str, int]:
