@@ -39,8 +39,13 @@ def facts_of(trials: Iterable[Trial]) -> ScriptFacts | None:
 
 
 def limits_of(trials: Iterable[Trial]) -> tuple[MemoryLimit, ...]:
-    """Return the ways in which the memory limit was applied to the trials of a command."""
-    found = (trial.script.limit for trial in trials if trial.script is not None)
+    """Return the ways in which the memory limit was applied to the trials of a command.
+
+    A trial that failed early may not have come to the way of the others.
+    """
+    of_command = [trial for trial in trials if trial.script is not None]
+    counted = [trial for trial in of_command if trial.ran] or of_command
+    found = (trial.script.limit for trial in counted if trial.script is not None)
     return tuple(dict.fromkeys(limit for limit in found if limit is not None))
 
 

@@ -55,6 +55,9 @@ def run(
     processes, and scales the learning rate. Options marked LIST take values separated by commas;
     every combination is probed. Sizes are numbers with a unit, such as 11GiB.
 
+    A COMMAND is your own training script with {batch} in the place of the batch:
+    -- python train.py --batch-size {batch}. It is run as it is, instead of a network.
+
     Args:
         ctx: The context of the command.
         out: Folder for the results; None for a new one below reports/.

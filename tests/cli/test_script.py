@@ -90,6 +90,16 @@ def test_a_script_without_a_step_is_undecided_in_one_line(tmp_path: Path) -> Non
     assert (result.boundary.stop, result.boundary.largest) == (StopReason.TIME, None)
 
 
+def test_an_undecided_batch_is_told_beside_the_recommendation(tmp_path: Path) -> None:
+    words = ("--seconds=1", "--", sys.executable, PROGRAM, "late", "{batch}")
+    done = bsprobe(*RUN, *words, cwd=tmp_path)
+    assert "4 undecided" in done.stdout
+    assert "--seconds" in done.stdout
+    (result,) = load_run(tmp_path / "out").results
+    assert (result.boundary.stop, result.boundary.largest) == (StopReason.TIME, 2)
+    assert result.recommendation is not None
+
+
 def test_a_program_that_reads_the_variable_is_served(tmp_path: Path) -> None:
     (tmp_path / "reads.py").write_text(
         "import os\nif int(os.environ['BSPROBE_BATCH']) > 3: raise MemoryError"

@@ -104,6 +104,11 @@ def fail_from_four(batch: int) -> None:
     train(batch)
 
 
+def late_from_four(batch: int) -> None:
+    """Make no step from batch 4 on."""
+    (import_alone if batch >= 4 else train)(batch)
+
+
 BEHAVIOURS: dict[str, Callable[[int], Any]] = {
     "train": train,
     "short": lambda batch: train(batch, 3),
@@ -116,6 +121,7 @@ BEHAVIOURS: dict[str, Callable[[int], Any]] = {
     "bug": fail_from_four,
     "stops": stop_stepping,
     "imports": import_alone,
+    "late": late_from_four,
     "sleeps": lambda _: time.sleep(600),
     "killed": lambda _: os.kill(os.getpid(), signal.SIGKILL),
 }

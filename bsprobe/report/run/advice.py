@@ -32,6 +32,14 @@ def note_on(run: Run, result: VariantResult) -> Note:
     return Note(text=text)
 
 
+def note_on_undecided(run: Run, result: VariantResult) -> Note | None:
+    """Return the note on a trial that was not decided and ended the search, or None."""
+    undecided = _undecided(run, result)
+    if result.recommendation is None or not undecided:
+        return None
+    return Note(text=f"Larger batches are undecided: {undecided}.")
+
+
 def note_on_slow_growth(_: Run, result: VariantResult) -> Note | None:
     """Return the note on memory that grows but outlasts any training, or None."""
     if result.critical_growth or not result.growth:
@@ -50,7 +58,8 @@ def without_recommendation(result: VariantResult) -> str:
         ways = ways_to_fit(result.variant)
         advice = f" Try {', '.join(ways)}." if ways else ""
         return f"Not even batch {boundary.first_failure} fits.{advice}"
-    reason = f"No recommendation: {boundary.stop}. {boundary.detail}".strip()
+    detail = boundary.detail[:1].upper() + boundary.detail[1:]
+    reason = f"No recommendation: {boundary.stop}. {detail}".strip()
     if size is None or not is_mismatch_of_sizes(boundary.detail):
         return f"{reason}{_labels_of_own_loss(result.variant)}"
     near = nearest_multiples(size)
@@ -63,10 +72,12 @@ def without_recommendation(result: VariantResult) -> str:
 def _undecided(run: Run, result: VariantResult) -> str:
     """The reason why a trial of a user's command was not decided, if that ended the search."""
     trials = [trial for trial in run.trials if trial.spec.variant == result.variant]
-    if run.settings.script is None or not trials or trials[-1].outcome is not Outcome.TIMED_OUT:
+    if run.settings.script is None or result.boundary.stop is not StopReason.TIME:
         return ""
-    failure = trials[-1].failure
-    return "" if failure is None else f"batch {trials[-1].spec.batch_size}: {failure.words}"
+    undecided = [trial for trial in trials if trial.outcome is Outcome.TIMED_OUT]
+    if not undecided or undecided[-1].failure is None:
+        return ""
+    return f"batch {undecided[-1].spec.batch_size}: {undecided[-1].failure.words}"
 
 
 def _labels_of_own_loss(variant: Variant) -> str:

@@ -29,6 +29,7 @@ def lines_of(run: Run) -> Lines:
     return [
         *_amp_against_fp32(run),
         *joined(on_plans, [name for name, item in found if item]),
+        *_joined_by_variant(run, advice.note_on_undecided),
         *_joined_by_variant(run, advice.note_on_slow_growth),
         *joined(
             (

@@ -124,6 +124,8 @@ def ladder(trials: Sequence[Trial]) -> list[str]:
 def trial_words(trial: Trial) -> str:
     """Return the outcome of a trial, and the rank of the process that failed."""
     words = outcome_words(trial.outcome)
+    if trial.script is not None and trial.outcome is Outcome.TIMED_OUT:
+        words = "undecided"
     return words if trial.ran or trial.rank is None else f"{words} on rank {trial.rank}"
 
 
