@@ -14,7 +14,7 @@ from bsprobe.records.gpus import nccl_bytes
 from bsprobe.records.runs import REFERENCE, DeviceInfo, Recommendation, Target
 from bsprobe.records.scripts import ACCUMULATION
 from bsprobe.records.trials import Ddp, ModelFacts, Source, Trial
-from bsprobe.records.units import format_bytes
+from bsprobe.records.units import format_bytes, format_rate
 from bsprobe.records.variants import Checkpointing, Norm, Precision, Variant
 
 ASSUMED: Final[Mapping[Assumption, str]] = {
@@ -366,8 +366,8 @@ def _data_notes(item: Recommendation) -> list[Note]:
                 else "Training waits for the data loader, which delivers {}."
             ),
             figure=(
-                f"{real.loader_images_per_second:.3g} images/s for a step that takes "
-                f"{real.images_per_second:.3g}"
+                f"{format_rate(real.loader_images_per_second)} images/s for a step that takes "
+                f"{format_rate(real.images_per_second)}"
             ),
         )
     ]

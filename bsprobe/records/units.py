@@ -107,6 +107,13 @@ class Resolution:
         return self.height > self.width
 
 
+def format_rate(per_second: float) -> str:
+    """Format a rate with three significant digits: `9.52`, `123`, `1,230`."""
+    if per_second < 999.5:  # noqa: PLR2004 - larger numbers would get an exponent
+        return f"{per_second:.3g}"
+    return f"{float(f'{per_second:.3g}'):,.0f}"
+
+
 def parse_resolution(text: str) -> Resolution:
     """Parse `512x1024` (HEIGHTxWIDTH) or the name of a preset.
 

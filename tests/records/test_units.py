@@ -8,6 +8,7 @@ from bsprobe.records.errors import UsageError
 from bsprobe.records.units import (
     Resolution,
     format_bytes,
+    format_rate,
     format_seconds,
     parse_bytes,
     parse_resolution,
@@ -98,3 +99,11 @@ def test_an_invalid_resolution_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_resolution(text)
     assert refused.value.hint is not None
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(0.01234, "0.0123"), (9.518, "9.52"), (999.4, "999"), (999.5, "1,000"), (12345.6, "12,300")],
+)
+def test_a_rate_has_three_digits_and_no_exponent(rate: float, text: str) -> None:
+    assert format_rate(rate) == text

@@ -7,7 +7,7 @@ from bsprobe.analysis.thresholds import BATCHES, Metric
 from bsprobe.records.errors import BsprobeError
 from bsprobe.records.runs import Environment
 from bsprobe.records.scripts import Script
-from bsprobe.records.units import format_bytes
+from bsprobe.records.units import format_bytes, format_rate
 from bsprobe.records.variants import Variant, labels
 from bsprobe.report.markdown import table
 from bsprobe.report.run.terminal import WIDTH, aligned
@@ -148,7 +148,7 @@ def _figure(value: float | None, metric: Metric) -> str:
         return "-"
     if metric in BATCHES:
         return f"{value:.0f}"
-    return f"{value:.3g}/s" if metric is Metric.THROUGHPUT else format_bytes(value)
+    return f"{format_rate(value)}/s" if metric is Metric.THROUGHPUT else format_bytes(value)
 
 
 def _change(check: Check) -> str:

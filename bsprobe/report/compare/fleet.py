@@ -9,7 +9,7 @@ import pandas as pd
 
 from bsprobe.analysis.fleet import Fleet, Row, Subject
 from bsprobe.records.runs import Boundary, StopReason
-from bsprobe.records.units import format_bytes
+from bsprobe.records.units import format_bytes, format_rate
 from bsprobe.records.variants import Variant, labels
 from bsprobe.report.compare.fleet_plot import write_fleet_plot
 from bsprobe.report.markdown import table
@@ -162,7 +162,7 @@ def _cells(fleet: Fleet, row: Row) -> tuple[str, ...]:
             item.plan, item.variant, fleet.member(row.member).settings.target
         ),
         sentences.peak_share(item, fleet.member(row.member).device),
-        "-" if rate is None else f"{rate:.3g}",
+        "-" if rate is None else format_rate(rate),
     )
 
 

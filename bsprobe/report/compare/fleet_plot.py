@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bsprobe.analysis.fleet import Fleet, Member, Row, Subject
 from bsprobe.records.runs import StopReason
 from bsprobe.records.trials import Source
-from bsprobe.records.units import GIB
+from bsprobe.records.units import GIB, format_rate
 from bsprobe.records.variants import labels
 from bsprobe.report.run.plots import COLOURS, GREY, STYLE, write_figure
 
@@ -130,7 +130,7 @@ def _bar(axes: Axes, place: float, value: float, source: Source, colour: str, wi
         linewidth=1.4,
     )
     axes.annotate(
-        f"{value:.3g}",
+        format_rate(value),
         xy=(place, value),
         xytext=(0, 2),
         textcoords="offset points",

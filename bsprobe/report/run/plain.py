@@ -4,7 +4,7 @@ from typing import TextIO
 
 from bsprobe.records.runs import Prediction, Settings, VariantResult
 from bsprobe.records.trials import Trial, TrialSpec
-from bsprobe.records.units import format_bytes, format_seconds
+from bsprobe.records.units import format_bytes, format_rate, format_seconds
 from bsprobe.records.variants import Variant
 from bsprobe.report.run import script, sentences, validation
 
@@ -17,10 +17,11 @@ def trial_line(trial: Trial) -> str:
     if trial.measurement is not None:
         words.append(f"{format_bytes(trial.measurement.peak_bytes):>9}")
         rate = trial.measurement.images_per_second
-        words.append(f"{rate:8.3g} images/s" if rate is not None else "")
+        words.append(f"{format_rate(rate):>8} images/s" if rate is not None else "")
         words.append(validation.outcome(trial))
     elif trial.failure is not None:
-        words.append(f"in {trial.failure.phase}")
+        phase = trial.failure.phase
+        words.append(f"{'' if trial.script else 'in '}{phase}")
     words.append(f"({trial.purpose}, {format_seconds(trial.wall_seconds)})")
     return " ".join(word for word in words if word)
 

@@ -20,7 +20,7 @@ from bsprobe.records.runs import (
     VariantResult,
 )
 from bsprobe.records.trials import Measurement, Purpose, Source, Trial
-from bsprobe.records.units import format_bytes
+from bsprobe.records.units import format_bytes, format_rate
 from bsprobe.records.variants import (
     OptimizerName,
     Precision,
@@ -222,7 +222,7 @@ def rate_of(measured: Measurement | None) -> str:
     if measured is None or measured.images_per_second is None:
         return "-"
     seconds = measured.step_seconds
-    rate = f"{measured.images_per_second:.3g}"
+    rate = format_rate(measured.images_per_second)
     if len(seconds) < 2:  # noqa: PLR2004 - one step has no spread
         return rate
     return f"{rate} ±{(max(seconds) - min(seconds)) / 2 / statistics.median(seconds):.0%}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bsprobe.records.units import format_bytes, format_seconds
+from bsprobe.records.units import format_bytes, format_rate, format_seconds
 from bsprobe.report.markdown import environment_section, folded, table
 from bsprobe.study.records import Chance, Study, TrainingResult
 from bsprobe.study.report import sentences
@@ -88,7 +88,7 @@ def _row(summary: BatchSummary, chosen: Verdict | None) -> tuple[str, ...]:
         sentences.spread(summary.pixel_accuracy),
         sentences.spread(summary.validation_loss),
         format_seconds(summary.seconds.mean) if summary.seconds is not None else "-",
-        f"{rate:.3g}" if rate is not None else "-",
+        format_rate(rate) if rate is not None else "-",
         format_bytes(summary.peak_bytes) if summary.peak_bytes is not None else "-",
         sentences.noise_words(summary.noise),
     )
@@ -114,9 +114,9 @@ def _loading(study: Study, plots: Sequence[str]) -> str:
     rows = [
         (
             sentences.setting_words(rate),
-            f"{rate.alone_images_per_second:.3g}",
-            f"{rate.fed_images_per_second:.3g}",
-            f"{study.loading.step_images_per_second:.3g}",
+            format_rate(rate.alone_images_per_second),
+            format_rate(rate.fed_images_per_second),
+            format_rate(study.loading.step_images_per_second),
         )
         for rate in study.loading.rates
     ]

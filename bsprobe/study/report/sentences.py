@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import REFERENCE, DeviceInfo
+from bsprobe.records.units import format_rate
 from bsprobe.records.variants import Norm, labels
 from bsprobe.study.noise_scale import CONFIDENCE, NoiseScale
 from bsprobe.study.records import Ending, LoaderRate, Loading, Study, StudySettings, Training
@@ -131,9 +132,9 @@ def loading_sentence(loading: Loading | None, device: DeviceInfo) -> str:
         Feeding.STARVED: f"The step waits for images and runs at {fed / step:.0%} of its rate",
     }[feeding(loading, rate)]
     return (
-        f"Data loader: use {setting_words(rate)}. The training runs at {fed:.3g} images/s with "
-        f"it, at {step:.3g} with images in memory; the loader alone gives "
-        f"{rate.alone_images_per_second:.3g}. {effect}."
+        f"Data loader: use {setting_words(rate)}. The training runs at {format_rate(fed)} images/s "
+        f"with it, at {format_rate(step)} with images in memory; the loader alone gives "
+        f"{format_rate(rate.alone_images_per_second)}. {effect}."
     )
 
 

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from bsprobe.records.units import format_bytes
+from bsprobe.records.units import format_bytes, format_rate
 from bsprobe.report.run.terminal import WIDTH, aligned
 from bsprobe.study.records import Study
 from bsprobe.study.report import sentences
@@ -52,7 +52,7 @@ def _row(summary: BatchSummary, chosen: Verdict | None) -> tuple[str, ...]:
         f"{plan.micro_batch} x {plan.accumulation_steps}",
         f"{plan.learning_rate:.1e}",
         sentences.spread(summary.mean_iou) + (f" ({lost} lost)" if lost else ""),
-        f"{rate:.3g}" if rate is not None else "-",
+        format_rate(rate) if rate is not None else "-",
         format_bytes(summary.peak_bytes) if summary.peak_bytes is not None else "-",
         sentences.noise_words(summary.noise),
     )

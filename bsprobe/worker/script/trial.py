@@ -107,7 +107,7 @@ class _Watch:
         self._looked_at = 0.0
         self._pids: list[int] = []
         self._has_begun = False
-        self._phase = "before the first step"
+        self._phase = "before step 1 ended"
 
     def watched(self) -> Ran:
         """Wait until the outcome is known, stop the command, and return the result."""
@@ -150,8 +150,9 @@ class _Watch:
         made = max((each.steps[-1].step for each in self._seen if each.steps), default=0)
         if made > self._steps:
             self._steps, self._stepped_at = made, time.monotonic()
-            self._phase = f"step {made} of {max(made, wanted_steps(self._asked.spec))}"
-            self._on_phase(self._phase)
+            self._phase = f"after step {made}"
+            most = max(made, wanted_steps(self._asked.spec))
+            self._on_phase(f"step {made} of {most}")
         if time.monotonic() - self._looked_at > _LOOK_OUTSIDE_SECONDS:
             self._look_outside()
         self._outside.look(self._pids)
