@@ -69,6 +69,8 @@ def environment_of(run: Run) -> Environment:
 
 def notes_on_run(run: Run) -> list[Note]:
     """Return the notes on a run of a command that hold whatever its result is."""
+    if run.settings.script is None:
+        return []
     found = (
         _view_note(run.trials, run.device),
         _limit_note(run.trials, run.device),

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from bsprobe.analysis.comparability import require_comparable
 from bsprobe.analysis.compare import compare
 from bsprobe.analysis.fleet import make_fleet
+from bsprobe.analysis.script_facts import notes_on_run
 from bsprobe.analysis.thresholds import DEFAULT_THRESHOLDS, Metric
 from bsprobe.cli.compare import compare as compare_command
 from bsprobe.records.errors import NotComparableError
@@ -18,7 +19,7 @@ from bsprobe.report.compare import comparison, fleet
 from bsprobe.storage.checks import check_run
 from bsprobe.storage.codec import MalformedError
 from bsprobe.storage.runfile import load_run, save_run
-from tests.support.builders import VARIANT, probed_run, settings
+from tests.support.builders import VARIANT, populated_run, probed_run, settings
 from tests.support.script_runs import ACCUMULATING, COMMAND, INSIDE, UNSEEN, Made
 
 
@@ -134,3 +135,9 @@ def test_a_largest_batch_that_is_no_multiple_is_refused() -> None:
     )
     with pytest.raises(MalformedError, match="28, which is no multiple of 8"):
         check_run(broken)
+
+
+def test_a_run_of_networks_has_no_note_on_commands(tmp_path: Path) -> None:
+    run = populated_run(tmp_path)
+    assert run.settings.script is None
+    assert notes_on_run(replace(run, device=replace(run.device, limit_bytes=2**30))) == []
