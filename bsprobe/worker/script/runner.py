@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from bsprobe.analysis.search import Process
+from bsprobe.devices.cuda_driver import ask_driver
 from bsprobe.records.errors import DeviceError
 from bsprobe.records.runs import DeviceRequest, Settings
 from bsprobe.records.trials import Purpose, Source, Trial, TrialSpec
@@ -106,12 +107,12 @@ class ScriptRunner:
 
 def _opened(settings: Settings) -> Ready:
     """Open the device in a worker to describe it, and close it again."""
-    with TrialRunner(settings.device, timeout=settings.trial_timeout_seconds) as opened:
-        ready = opened.ready
-    if ready.device.source is Source.PREDICTED:
+    if settings.device.device is None and ask_driver(0) is None:
         raise DeviceError(
             "there is no GPU in this machine, and a command cannot be predicted", hint=_CPU_HINT
         )
+    with TrialRunner(settings.device, timeout=settings.trial_timeout_seconds) as opened:
+        ready = opened.ready
     return replace(ready, variants=settings.variants)
 
 
