@@ -103,7 +103,7 @@ def notes_on_rates(trials: Sequence[Trial]) -> list[Note]:
         ]
     return [
         Note(
-            text="The trials stepped with learning rate {}, which a warm-up may raise later.",
+            text="The trials begin with learning rate {}, which a schedule may change later.",
             figure=_words(rates[high]),
         )
     ]
@@ -127,8 +127,8 @@ def _view_note(trials: Sequence[Trial], device: DeviceInfo) -> Note | None:
     if View.KEPT_OUT in seen:
         return Note(
             text=(
-                "Python was told to ignore PYTHONPATH (-S, -I or -E), which keeps bsprobe out: "
-                f"memory was read from {read}, and no step was seen. Leave that option out."
+                "Python ignored PYTHONPATH (-S, -I or -E, or a cleared environment), which keeps "
+                f"bsprobe out: memory was read from {read}, and no step was seen. Leave that out."
             )
         )
     if View.WITHOUT_PYTORCH in ran:
@@ -153,7 +153,7 @@ def _files_note(facts: ScriptFacts | None) -> Note | None:
     return Note(
         text=(
             f"The command writes into the working directory: {names}"
-            f"{f' and {more} more' if more > 0 else ''}. Trials overwrite such files or resume "
-            f"from them; {OUT} in the command is a folder of each trial."
+            f"{f' and {more} more' if more > 0 else ''}. These files now hold what trials wrote: "
+            f"remove them before you train. {OUT} in the command is a folder of each trial."
         )
     )

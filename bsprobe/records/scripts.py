@@ -128,8 +128,8 @@ class ScriptFacts:
     python: str | None = None
     """The version of Python that imported it, or None."""
     optimizer: str | None = None
-    """The class of the optimizer that stepped, or None."""
+    """The classes of the optimizers that stepped, or None."""
     learning_rates: tuple[float, ...] = ()
-    """The learning rate of each parameter group, without duplicates."""
+    """The learning rates of the parameter groups in the first step, without duplicates."""
     wrote: tuple[str, ...] = ()
     """Files that the trial wrote into the working directory; only the first trial looks."""

@@ -147,7 +147,10 @@ def test_a_row_without_a_seen_step_says_so_with_the_option_in_the_legend() -> No
 @pytest.mark.parametrize(
     ("view", "words"),
     [
-        (View.KEPT_OUT, "(-S, -I or -E), which keeps bsprobe out: memory was read from /proc"),
+        (
+            View.KEPT_OUT,
+            "which keeps bsprobe out: memory was read from /proc",
+        ),
         (View.WITHOUT_PYTORCH, "No process loaded PyTorch: memory was read from /proc"),
     ],
 )
@@ -247,7 +250,7 @@ def test_a_batch_that_needs_accumulation_names_the_place_for_it() -> None:
 def test_the_rates_of_the_trials_are_noted_and_a_command_that_scales_them_is_told_apart() -> None:
     made = Made()
     run = made.run()
-    assert "stepped with learning rate 0.001," in terminal.render(run)
+    assert "begin with learning rate 0.001," in terminal.render(run)
     scaled = [
         replace(t, script=replace(INSIDE, learning_rates=(0.001 * t.spec.batch_size,)))
         for t in run.trials

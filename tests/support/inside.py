@@ -13,13 +13,16 @@ from tests.support.stub_torch import write_stub_torch
 INSIDE = ROOT / "bsprobe" / "worker" / "script" / "inside"
 
 
+IMPORTING = {"kind": "importing"}
+
+
 @dataclass(frozen=True)
 class Ran:
     """A script that has ended."""
 
     done: "subprocess.CompletedProcess[str]"
     files: list[list[dict[str, Any]]]
-    """The records of each process, in the order of their first times."""
+    """The records of each process, without that of the beginning import, by their first times."""
 
     @property
     def told(self) -> Any:
@@ -61,5 +64,7 @@ class Scripts:
         if not self.out.is_dir():
             return []
         texts = [path.read_text(encoding="utf-8") for path in self.out.iterdir()]
-        files = [[json.loads(line) for line in text.splitlines()] for text in texts]
+        lines = [[json.loads(line) for line in text.splitlines()] for text in texts]
+        files = [[each for each in file if each != IMPORTING] for file in lines]
+        files = [file for file in files if file]
         return sorted(files, key=lambda file: min(each.get("time", 0.0) for each in file))

@@ -95,8 +95,11 @@ class Command:
         return True
 
     def processes(self) -> list[int]:
-        """Return the processes of the trial, in whatever group they are."""
-        return marked(self._mark)
+        """Return the processes of the trial, in whatever group they are.
+
+        Those whose environment was cleared are known by their session.
+        """
+        return sorted({*marked(self._mark), *_of_session(self.pid)})
 
     def stop(self) -> None:
         """Send SIGTERM to the group; kill what is left after ten seconds."""
@@ -129,3 +132,19 @@ class Command:
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+
+def _of_session(leader: int) -> list[int]:
+    """The living processes of a session, without the watcher and the launcher."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError):
+            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z" and not _is_ours(folder):
+                found.append(int(folder.name))
+    return found
+
+
+def _is_ours(folder: Path) -> bool:
+    words = (folder / "cmdline").read_bytes()
+    return b"worker/watcher.py" in words or LAUNCHER[-1].encode() in words

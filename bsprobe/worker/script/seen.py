@@ -9,6 +9,11 @@ from bsprobe.storage.codec import MalformedError, from_json, parse_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Importing:
+    """A process has begun to import PyTorch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
     """A process has imported PyTorch."""
 
@@ -56,7 +61,7 @@ class RanOut:
     """The class and the text of the exception."""
 
 
-_KINDS = {"torch": Imported, "step": Stepped, "oom": RanOut, "end": Memory}
+_KINDS = {"importing": Importing, "torch": Imported, "step": Stepped, "oom": RanOut, "end": Memory}
 
 
 @dataclass(slots=True)
@@ -67,6 +72,8 @@ class Seen:
     imported: Imported | None = None
     steps: list[Stepped] = field(default_factory=list)
     """The last record of each step, by the number of the step."""
+    optimizers: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """The learning rates of the first step of each class of optimizer, in order."""
     ran_out: list[RanOut] = field(default_factory=list)
     end: Memory | None = None
 
@@ -80,6 +87,7 @@ class Seen:
         if isinstance(record, Imported):
             self.imported = record
         elif isinstance(record, Stepped):
+            self.optimizers.setdefault(record.optimizer, record.rates)
             # Several optimizers step with the same number: the last one has all their memory.
             if self.steps and self.steps[-1].step == record.step:
                 self.steps.pop()

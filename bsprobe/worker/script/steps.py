@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from bsprobe.analysis.growth import MOST_STEPS, is_growing, noise_bytes
@@ -10,6 +11,8 @@ from bsprobe.records.trials import Measurement, ModelFacts, Peak, TrialSpec
 from bsprobe.worker.script.outside import Outside
 from bsprobe.worker.script.seen import Memory, Seen
 
+_LEAST_SECONDS: Final = 1.0
+"""Time of the measured steps at least; on a CPU, shorter ones say little of the throughput."""
 _MOST_UNSETTLED: Final = 12
 """As in a trial of a network: steps at most while every step flushes the allocator's cache."""
 
@@ -42,9 +45,17 @@ def has_enough(seen: Sequence[Seen], spec: TrialSpec, kind: DeviceKind) -> bool:
     if made < wanted_steps(spec):
         return False
     training = [each.steps for each in seen if each.steps]
+    if kind is DeviceKind.CPU and _timed_seconds(training, spec) < _LEAST_SECONDS:
+        return made >= MOST_STEPS
     flushes = any(len(steps) > 1 and steps[-1].retries > steps[-2].retries for steps in training)
     grows = any(is_growing(ends_of(steps), noise_bytes(kind)) for steps in training)
     return not (flushes and made < _MOST_UNSETTLED) and not (grows and made < MOST_STEPS)
+
+
+def _timed_seconds(training: Sequence[Sequence[Memory]], spec: TrialSpec) -> float:
+    """The time since the end of the warm-up, of the rank with the least."""
+    warm = spec.warmup_steps
+    return min(steps[-1].time - steps[min(warm, len(steps)) - 1].time for steps in training)
 
 
 def ends_of(steps: Sequence[Memory]) -> tuple[int, ...]:
@@ -125,21 +136,26 @@ def _outside_bytes(last: Memory, outside: Outside) -> int:
 def _seconds(training: Sequence[Seen], spec: TrialSpec) -> tuple[float, ...]:
     """The time of a step after the warm-up, of the slowest rank.
 
-    On a CPU the time of every step. On a GPU their mean: the host does not wait for each step.
+    On a CPU the means of equal parts of the steps. On a GPU one mean: the host does not wait for
+    each step.
     """
     found = [_seconds_of(each, spec) for each in training]
     return max(found, key=lambda seconds: statistics.mean(seconds) if seconds else 0.0)
 
 
 def _seconds_of(seen: Seen, spec: TrialSpec) -> tuple[float, ...]:
-    times = {
-        each.step: each.time
-        for each in seen.steps
-        if spec.warmup_steps <= each.step <= wanted_steps(spec)
-    }
+    times = {each.step: each.time for each in seen.steps if spec.warmup_steps <= each.step}
     first, last = min(times, default=0), max(times, default=0)
     if last <= first or first != spec.warmup_steps:
         return ()
     if _kind(seen.steps[-1]) is DeviceKind.CUDA:
+        last = min(last, wanted_steps(spec))  # after which the hook waited for the GPU
         return ((times[last] - times[first]) / (last - first),)
-    return tuple(times[n] - times[n - 1] for n in sorted(times) if n - 1 in times)
+    # As many times as the trial has measured steps, whatever number was made.
+    parts = min(spec.measured_steps, last - first)
+    ends = [first + (last - first) * part // parts for part in range(parts + 1)]
+    return tuple(
+        (times[end] - times[start]) / (end - start)
+        for start, end in pairwise(ends)
+        if start in times and end in times
+    )

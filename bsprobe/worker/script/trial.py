@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +12,7 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.scripts import MemoryLimit, Script, ScriptFacts, View
 from bsprobe.records.trials import Failure, Measurement, TrialSpec
+from bsprobe.records.units import MIB
 from bsprobe.worker.memory_watch import MemoryWatch
 from bsprobe.worker.process import ReportPhase
 from bsprobe.worker.script.command import Command
@@ -25,6 +26,9 @@ _LOOK_SECONDS: Final = 0.05
 """Interval between two looks at the records."""
 _LOOK_OUTSIDE_SECONDS: Final = 0.25
 """Interval between two searches for the processes of a command, which read all of /proc."""
+_LAUNCHER_BYTES: Final = 64 * MIB
+"""The kernel's count includes the launcher before it became the command, which takes about 40 MiB;
+smaller counts say nothing of the command."""
 _SETTLE_SECONDS: Final = 1.0
 """Time for the other processes of a command to end after its leader."""
 
@@ -169,8 +173,9 @@ class _Watch:
         status = self._command.exit_status
         assert status is not None  # noqa: S101 - it was stopped
         # A program that was too fast to be looked at is known by what the kernel has counted.
-        own = self._command.peak_resident_bytes - self._outside.file_bytes
-        self._outside.resident_bytes = max(self._outside.resident_bytes, own)
+        if (counted := self._command.peak_resident_bytes) > _LAUNCHER_BYTES:
+            own = counted - self._outside.file_bytes
+            self._outside.resident_bytes = max(self._outside.resident_bytes, own)
         is_late = ending is Ending.TIMED_OUT
         end = End(
             ending=ending,
@@ -202,14 +207,14 @@ class _Watch:
             limit=self._limit(imported.limit if imported else None),
             torch=imported.torch if imported else None,
             python=imported.python if imported else None,
-            optimizer=last.optimizer if last else None,
-            learning_rates=last.rates if last else (),
+            optimizer=" and ".join(training[0].optimizers) if training else None,
+            learning_rates=_distinct(training[0].optimizers.values()) if training else (),
         )
 
     def _view(self) -> View:
         if any(each.steps for each in self._seen):
             return View.INSIDE
-        if any(each.imported for each in self._seen):
+        if self._seen:  # the first record is of the import of PyTorch
             return View.NO_STEP
         return View.KEPT_OUT if self._outside.loads_torch else View.WITHOUT_PYTORCH
 
@@ -218,3 +223,7 @@ class _Watch:
         if found is None and self._asked.device.kind is DeviceKind.CPU:
             return MemoryLimit.DATA
         return found
+
+
+def _distinct(rates: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(dict.fromkeys(rate for each in rates for rate in each))

@@ -80,7 +80,10 @@ def decided(
         words = f"not finished after {format_seconds(end.seconds)}; --trial-timeout waits longer"
         return _undecided(end, words)
     if end.ending is Ending.SECONDS and view is View.NO_STEP:
-        words = f"no optimizer step in {format_seconds(end.seconds)}; --seconds waits longer"
+        words = (
+            f"no step of a torch.optim optimizer in {format_seconds(end.seconds)}; --seconds waits "
+            "longer"
+        )
         return _undecided(end, words)
     if end.ending is Ending.SECONDS and view is View.INSIDE:
         words = f"no further step in {format_seconds(end.seconds)}; --seconds waits longer"

@@ -1,6 +1,7 @@
 """Records that a user's script writes, unchanged and undisturbed."""
 
 import ast
+import json
 import re
 import resource
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.inside import INSIDE, Scripts
+from tests.support.inside import IMPORTING, INSIDE, Scripts
 from tests.support.stub_torch import write_stub_torch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -278,3 +279,11 @@ def test_the_source_needs_python_3_8_and_the_standard_library_alone(path: Path) 
     ours = {each.stem for each in INSIDE.glob("*.py")}
     assert names - set(sys.stdlib_module_names) - ours == set()
     assert path.stem == "sitecustomize" or path.stem.startswith("_bsprobe_")
+
+
+def test_the_import_of_pytorch_is_recorded_when_it_begins(scripts: Scripts) -> None:
+    """It may take longer than `--seconds`, and is then no program without PyTorch."""
+    (scripts.site / "torch" / "__init__.py").write_text("raise SystemExit(3)")
+    assert scripts.run("import torch").done.returncode == 3
+    (file,) = scripts.out.iterdir()
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [IMPORTING]

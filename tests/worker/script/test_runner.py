@@ -105,7 +105,8 @@ def test_a_script_is_stopped_and_measured_after_its_steps(ran: Ran) -> None:
     assert measured is not None
     assert measured.peak_bytes == 31 * MIB  # 30 MiB resident, 1 MiB mapped
     assert measured.model.parameters == 1234
-    assert len(measured.step_seconds) == 3  # steps 3 to 5
+    assert len(measured.step_seconds) == 3  # means of parts of the steps from the third on
+    assert measured.steps >= 24  # short steps: 5 of them would say little of the throughput
     assert measured.images_per_second is not None
     assert 20 < measured.images_per_second < 3 / 0.005
 

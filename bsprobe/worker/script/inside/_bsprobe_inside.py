@@ -51,6 +51,7 @@ class Inside:
         os.register_at_fork(after_in_child=self._forked)
 
     def _load(self, spec: ModuleSpec) -> None:
+        self._records.begin()
         self._limit.lift()
         self._limit.prepare(spec)
 

@@ -28,14 +28,19 @@ class Records:
         self._path = ""
         self._opening = b""
 
+    def begin(self) -> None:
+        """Write that PyTorch is being imported, which may take long."""
+        if not _is_child_of_multiprocessing():
+            self._append(_line({"kind": "importing"}))
+
     def open(self, **facts: Any) -> None:
-        """Write the first line, on PyTorch; a child of multiprocessing writes it with its second.
+        """Write the line on PyTorch; a child of multiprocessing writes it with its next one.
 
         Most such children load data, and they write nothing.
         """
         self._opening = _line({"kind": "torch", **facts})
         if not _is_child_of_multiprocessing():
-            self._append(b"")
+            self._append(self._opening if self._process == os.getpid() else b"")
 
     def write(self, kind: str, **facts: Any) -> None:
         """Write a line."""
