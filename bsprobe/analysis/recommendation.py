@@ -103,7 +103,9 @@ def _largest_within(
         if batch not in peaks
     }
     for batch in candidates:
-        needed = _interpolated(peaks, batch) or _towards_a_short_one(peaks, short, batch)
+        needed = _interpolated(peaks, batch)
+        if needed is None:
+            needed = _towards_a_short_one(peaks, short, batch)
         if needed is not None and needed <= budget and batch not in short:
             return batch
     return None

@@ -79,6 +79,13 @@ def notes_on_run(run: Run) -> list[Note]:
     return [note for note in found if note is not None]
 
 
+def files_of(facts: ScriptFacts) -> str:
+    """Return the first files that a trial wrote into the working directory, and their number."""
+    names = ", ".join(facts.wrote[:_MOST_FILES])
+    more = len(facts.wrote) - _MOST_FILES
+    return f"{names} and {more} more" if more > 0 else names
+
+
 def notes_on_rates(trials: Sequence[Trial]) -> list[Note]:
     """Return the note on the learning rates that a command set itself.
 
@@ -148,12 +155,10 @@ def _limit_note(trials: Sequence[Trial], device: DeviceInfo) -> Note | None:
 def _files_note(facts: ScriptFacts | None) -> Note | None:
     if facts is None or not facts.wrote:
         return None
-    names = ", ".join(facts.wrote[:_MOST_FILES])
-    more = len(facts.wrote) - _MOST_FILES
     return Note(
         text=(
-            f"The command writes into the working directory: {names}"
-            f"{f' and {more} more' if more > 0 else ''}. These files now hold what trials wrote: "
-            f"remove them before you train. {OUT} in the command is a folder of each trial."
+            f"The command writes into the working directory: {files_of(facts)}. These files now "
+            "hold what trials wrote: remove them before you train. "
+            f"{OUT} in the command is a folder of each trial."
         )
     )

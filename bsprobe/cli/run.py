@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,13 @@ from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.run import FACETS, settings_from, settings_options
 from bsprobe.cli.options.script import ScriptCommand
 from bsprobe.cli.options.values import typed_command, wrote
-from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.errors import DeviceError, InterruptedRunError, UsageError
 from bsprobe.worker.ranks.launch import launched
 from bsprobe.worker.required import require_report_packages
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bsprobe.engine.run import Finished, Start
     from bsprobe.records.runs import Settings
     from bsprobe.worker.ranks.launch import Launch
@@ -89,10 +92,13 @@ def run(
         return
     _warn(start.settings)
     finished = probe(start)
-    _write(finished)
+    with _interruptible(finished.folder):
+        _write(finished)
     if finished.run.has_only_failed:
         raise DeviceError(
-            "every variant failed for another reason than the probed memory",
+            "the command failed for another reason than the probed memory"
+            if finished.run.settings.script is not None
+            else "every variant failed for another reason than the probed memory",
             hint=f"see the tracebacks in {shlex.quote(str(finished.folder / 'report.md'))}",
         )
 
@@ -143,6 +149,18 @@ def probe(start: Start) -> Finished:
     progress = TrialProgress(start.settings, Console(stderr=True))
     with progress.shown():
         return make(start, listener=progress, warn=progress.warn)
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    """Turn Ctrl-C while the report is written into an error that names its command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            "interrupted; the run is finished, its report is not",
+            hint=f"write it with: bsprobe report {shlex.quote(str(folder))}",
+        ) from None
 
 
 def _write(finished: Finished) -> None:

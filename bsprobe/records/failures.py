@@ -10,7 +10,7 @@ from three observations:
 
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -101,6 +101,8 @@ _HOST = _Signs(
         "could not create a primitive",
         "could not execute a primitive",
         "can't start new thread",
+        # A library that is loaded under a limit; also on a file system without execution.
+        "failed to map segment from shared object",
         "libgomp: Thread creation failed",
     ),
 )
@@ -148,8 +150,21 @@ _CARD = _Signs(
 )
 _SIMULATED = _Signs(types=("SimulatedOutOfMemoryError",))
 """Any other sign is about the memory of the machine that predicts, which is host memory."""
+_PROGRAMS: Final = (
+    "Out of memory!",  # Perl
+    "java.lang.OutOfMemoryError",
+    "JavaScript heap out of memory",
+    "fatal error: runtime: out of memory",  # Go
+    "cannot allocate vector of size",  # R
+    "memory exhausted",  # GNU programs
+)
+"""Messages of programs in other languages, which run on the CPU as users' own commands."""
 _SIGNS: Final[Mapping[DeviceKind, _Signs]] = MappingProxyType(
-    {DeviceKind.CPU: _HOST, DeviceKind.CUDA: _CARD, DeviceKind.SIMULATED: _SIMULATED}
+    {
+        DeviceKind.CPU: replace(_HOST, certain=(*_HOST.certain, *_PROGRAMS)),
+        DeviceKind.CUDA: _CARD,
+        DeviceKind.SIMULATED: _SIMULATED,
+    }
 )
 """By kind of device, the signs that its memory is exhausted."""
 _BATCH_TOO_SMALL = ("Expected more than 1 value per channel",)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from bsprobe.records.runs import Boundary, StopReason
 from bsprobe.storage.journal import read_journal
 from bsprobe.storage.runfile import load_run
 from tests.support.births import becomes
-from tests.support.commands import ROOT, assert_no_trial_was_repeated, bsprobe
+from tests.support.commands import ROOT, assert_no_trial_was_repeated, bsprobe, python_path
 from tests.support.torchrun import Started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="commands are probed on Linux")
@@ -121,6 +122,12 @@ def test_two_runs_of_one_command_are_compared(tmp_path: Path) -> None:
     ("words", "message", "hint"),
     [
         (["python", "train.py", "--bs", "{batch}"], "must follow --", "bsprobe run -- python"),
+        (
+            ["--device", "cpu", "--dry-run", "--steps=3", "python", "a.py", "{batch}"],
+            "must follow --",
+            "bsprobe run --device cpu --dry-run --steps=3 -- python a.py {batch}",
+        ),
+        (["--device=cpu", "--"], "no command after --", "bsprobe run -- python"),
         (["train.py"], "unexpected argument 'train.py'", "follows --"),
         (["--", "python", "train.py"], "has no {batch}", "env BATCH_SIZE={batch} python"),
         (["--seconds=5"], "--seconds needs a command", "bsprobe run -- "),
@@ -217,7 +224,29 @@ def test_files_written_into_the_working_directory_are_told_after_the_first_trial
     words = ("--max-batch=2", "--", sys.executable, "saves.py", "{batch}")
     done = bsprobe(*RUN, *words, cwd=tmp_path)
     assert "model.pt" in done.stdout
+    told = done.stderr.splitlines()  # at once, before the second trial
+    assert next(n for n, line in enumerate(told) if "model.pt" in line) < next(
+        n for n, line in enumerate(told) if line.startswith("  batch 2")
+    )
     first, *others = load_run(tmp_path / "out").trials
     assert first.script is not None
     assert first.script.wrote == ("model.pt",)
     assert not any(trial.script and trial.script.wrote for trial in others)
+
+
+def test_the_output_of_bsprobe_is_not_a_file_of_the_command(tmp_path: Path) -> None:
+    words = (sys.executable, "-m", "bsprobe", *RUN, "--max-batch=1", *TRAIN)
+    with (tmp_path / "log.txt").open("w") as log:
+        done = subprocess.run(
+            words,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": python_path()},
+            stdout=log,
+            stderr=log,
+            check=False,
+            timeout=120,
+        )
+    assert done.returncode == 0
+    (trial, *_) = load_run(tmp_path / "out").trials
+    assert trial.script is not None
+    assert trial.script.wrote == ()

@@ -139,7 +139,7 @@ def test_a_row_without_a_seen_step_says_so_with_the_option_in_the_legend() -> No
     for each in (text, page):
         assert "alive after 120 s (--seconds)" in flat(each)
         assert "images/s:" not in each
-    assert "ok, not seen to step | 150 MiB | - | - | - | 3.2 s |" in page
+    assert "ok, not seen to step | 150 MiB | 150 MiB | - | - | - | 3.2 s |" in page
     assert "not seen to step" in plain.trial_line(run.trials[0])
     assert "not seen" not in " ".join(texts(Made().run()))
 

@@ -140,11 +140,11 @@ class ScriptCommand(Command):
         """
         typed = list(args)
         if "--" not in typed and any(BATCH in word for word in typed):
-            at = next((n for n, word in enumerate(typed) if not word.startswith("-")), 0)
-            raise UsageError(
-                "a command to probe must follow --",
-                hint=f"for example: bsprobe run -- {shlex.join(typed[at:])}",
-            )
+            at = self._end_of_options(typed)
+            meant = shlex.join([*typed[:at], "--", *typed[at:]]).replace(f"'{BATCH}'", BATCH)
+            raise UsageError("a command to probe must follow --", hint=f"type: bsprobe run {meant}")
+        if typed[-1:] == ["--"]:
+            raise UsageError("there is no command after --", hint=f"for example: {EXAMPLE}")
         rest = super().parse_args(ctx, args)
         words: tuple[str, ...] = ctx.params.get("command") or ()
         before = len(words) - len(typed[typed.index("--") + 1 :] if "--" in typed else [])
@@ -154,6 +154,15 @@ class ScriptCommand(Command):
                 hint=f"options begin with --; a command to probe follows --: {EXAMPLE}",
             )
         return rest
+
+    def _end_of_options(self, typed: list[str]) -> int:
+        """The number of words of bsprobe's own options before the user's command."""
+        options = {name: each for each in self.params for name in each.opts}
+        at = 0
+        while at < len(typed) and (option := options.get(typed[at].partition("=")[0])):
+            takes_value = isinstance(option, click.Option) and not option.is_flag
+            at += 2 if takes_value and "=" not in typed[at] else 1
+        return min(at, len(typed))
 
 
 def _require_served() -> None:

@@ -29,6 +29,8 @@ def note_on(run: Run, result: VariantResult) -> Note:
     text = without_recommendation(result)
     if result.boundary.stop is StopReason.NOTHING_FITS and run.settings.batch_multiple > 1:
         text += " Try a smaller --batch-multiple."
+    if result.boundary.stop is StopReason.NOTHING_FITS and run.settings.script is not None:
+        text += " All that the script itself loads beside PyTorch counts against the limit."
     return Note(text=text)
 
 

@@ -82,7 +82,7 @@ def _variants(settings: Settings) -> list[str]:
 def _search(settings: Settings) -> str:
     one = settings.batch_multiple
     return _SEARCHES[settings.search].format(
-        first=one, second=2 * one, third=4 * one, most=settings.max_batch
+        first=one, second=2 * one, third=4 * one, most=settings.max_batch - settings.max_batch % one
     )
 
 

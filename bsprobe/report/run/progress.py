@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from bsprobe.analysis.script_facts import files_of
 from bsprobe.records.runs import Prediction, Settings, VariantResult
 from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.variants import Variant, labels
@@ -62,6 +63,8 @@ class TrialProgress:
     def on_trial(self, trial: Trial) -> None:
         """Show the outcome of a trial."""
         self._progress.log(trial_line(trial))
+        if trial.script is not None and trial.script.wrote:
+            self._progress.log(f"  wrote into this folder: {files_of(trial.script)}")
 
     def on_result(self, result: VariantResult) -> None:
         """Show the result of a variant."""

@@ -4,7 +4,7 @@ import textwrap
 
 from bsprobe.analysis.repeats import likely_trials
 from bsprobe.records.runs import Settings
-from bsprobe.records.scripts import OUT, TRIAL_VARIABLE, Script
+from bsprobe.records.scripts import ACCUMULATION, OUT, TRIAL_VARIABLE, Script
 from bsprobe.report.run.terminal import WIDTH
 
 
@@ -28,4 +28,10 @@ def warning(settings: Settings, script: Script) -> list[str]:
         else f"{OUT} in the command is a new folder for each run, and {TRIAL_VARIABLE}=1 tells the "
         "script."
     )
+    target = settings.target.batch
+    if target is not None and not script.accumulates:
+        text += (
+            f" The command has no {ACCUMULATION}: an effective batch of {target} is recommended "
+            "only if it fits at once."
+        )
     return textwrap.wrap(text, WIDTH, break_on_hyphens=False)

@@ -240,7 +240,8 @@ def answer(run: Run) -> str:
         )
     if best is None or best.recommendation is None:
         has_run = any(result.boundary.largest is not None for result in run.results)
-        what = "no largest batch was found" if has_run else "no variant ran at any batch size"
+        nothing = "no variant ran" if run.settings.script is None else "the command did not run"
+        what = "no largest batch was found" if has_run else f"{nothing} at any batch size"
         return f"On {run.device.name} {what} ({run.device.source})."
     plan = best.recommendation.plan
     steps = plan.accumulation_steps

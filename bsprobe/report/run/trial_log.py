@@ -37,6 +37,7 @@ def _columns(run: Run) -> dict[str, Callable[[Trial], str]]:
         "batch": _batch,
         "purpose": _purpose,
         "outcome": lambda trial: sentences.trial_words(trial) + script.unseen(trial),
+        **({} if run.settings.script is None else {"peak": _peak}),
         "peak allocated": _allocated,
         "peak reserved": _reserved,
         "first step": _first_step,
@@ -62,6 +63,11 @@ def _purpose(trial: Trial) -> str:
     # Every trial of a user's command is a new process.
     is_new = trial.fresh_process and trial.source is Source.MEASURED and trial.script is None
     return str(trial.purpose) + (", fresh process" if is_new else "")
+
+
+def _peak(trial: Trial) -> str:
+    measured = trial.measurement
+    return _UNKNOWN if measured is None else format_bytes(measured.peak_bytes)
 
 
 def _allocated(trial: Trial) -> str:

@@ -56,10 +56,6 @@ class Command:
         )
         self._mark = mark.encode()
         self._log = log
-        self.exit_status: int | None = None
-        """As `Popen.returncode` has it; None while the command runs."""
-        self.peak_resident_bytes = 0
-        """Of the largest process of those that were waited for; known at the end."""
         with undisturbed(), log.open("wb") as output:
             self._process = subprocess.Popen(
                 LAUNCHER,
@@ -77,14 +73,7 @@ class Command:
 
     def poll(self) -> int | None:
         """Return the exit status, or None while the command runs."""
-        if self.exit_status is None:
-            with suppress(ChildProcessError):
-                pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-                if pid == self.pid:
-                    self.peak_resident_bytes = usage.ru_maxrss * KIB
-                    self.exit_status = os.waitstatus_to_exitcode(status)
-                    self._process.returncode = self.exit_status  # Popen must not wait for it
-        return self.exit_status
+        return self._process.poll()
 
     @property
     def has_begun(self) -> bool:

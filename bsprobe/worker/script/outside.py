@@ -21,8 +21,6 @@ class Outside:
     """Peak of resident memory without pages of files."""
     mapped_bytes: int = 0
     """Peak of mapped data, which a limit counts whether or not it is resident."""
-    file_bytes: int = 0
-    """Resident pages of files."""
     gpu_bytes: int | None = None
     """The most that a process holds of one GPU; None if NVML does not say."""
     loads_torch: bool = False
@@ -51,9 +49,7 @@ class Outside:
 
     def _look_at(self, pid: int) -> None:
         fields = _status(pid)
-        peak = fields["VmHWM"] - fields["RssFile"]
-        if peak >= self.resident_bytes:
-            self.resident_bytes, self.file_bytes = peak, fields["RssFile"]
+        self.resident_bytes = max(self.resident_bytes, fields["VmHWM"] - fields["RssFile"])
         self.mapped_bytes = max(self.mapped_bytes, fields["VmData"])
         if not self.loads_torch:
             self.loads_torch = "libtorch" in (_PROC / str(pid) / "maps").read_text(errors="replace")

@@ -12,7 +12,6 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.scripts import MemoryLimit, Script, ScriptFacts, View
 from bsprobe.records.trials import Failure, Measurement, TrialSpec
-from bsprobe.records.units import MIB
 from bsprobe.worker.memory_watch import MemoryWatch
 from bsprobe.worker.process import ReportPhase
 from bsprobe.worker.script.command import Command
@@ -24,11 +23,10 @@ from bsprobe.worker.script.verdict import End, Ending, decided, memory_verdict
 
 _LOOK_SECONDS: Final = 0.05
 """Interval between two looks at the records."""
+_NEW_SECONDS: Final = 2.0
+"""Time in which the looks are ten times as frequent, for programs that end soon."""
 _LOOK_OUTSIDE_SECONDS: Final = 0.25
 """Interval between two searches for the processes of a command, which read all of /proc."""
-_LAUNCHER_BYTES: Final = 64 * MIB
-"""The kernel's count includes the launcher before it became the command, which takes about 40 MiB;
-smaller counts say nothing of the command."""
 _SETTLE_SECONDS: Final = 1.0
 """Time for the other processes of a command to end after its leader."""
 
@@ -117,7 +115,8 @@ class _Watch:
         """Wait until the outcome is known, stop the command, and return the result."""
         self._on_phase("starting the command")
         while (ending := self._ending()) is None:
-            time.sleep(_LOOK_SECONDS)
+            is_new = time.monotonic() - self._started_at < _NEW_SECONDS
+            time.sleep(_LOOK_SECONDS / 10 if is_new else _LOOK_SECONDS)
         self._look_outside()
         if ending is Ending.EXITED:
             deadline = time.monotonic() + _SETTLE_SECONDS
@@ -159,7 +158,8 @@ class _Watch:
             self._on_phase(f"step {made} of {most}")
         if time.monotonic() - self._looked_at > _LOOK_OUTSIDE_SECONDS:
             self._look_outside()
-        self._outside.look(self._pids)
+        # A fast program ends before its processes are searched for again.
+        self._outside.look([*self._pids, *([self._command.pid] if self._has_begun else [])])
 
     def _look_outside(self) -> None:
         self._pids = self._command.processes()
@@ -170,12 +170,8 @@ class _Watch:
         self._looked_at = time.monotonic()
 
     def _result(self, ending: Ending) -> Ran:
-        status = self._command.exit_status
+        status = self._command.poll()
         assert status is not None  # noqa: S101 - it was stopped
-        # A program that was too fast to be looked at is known by what the kernel has counted.
-        if (counted := self._command.peak_resident_bytes) > _LAUNCHER_BYTES:
-            own = counted - self._outside.file_bytes
-            self._outside.resident_bytes = max(self._outside.resident_bytes, own)
         is_late = ending is Ending.TIMED_OUT
         end = End(
             ending=ending,

@@ -24,6 +24,8 @@ class WorkingDirectory:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._own = {_identity(os.fstat(number)) for number in (1, 2) if _is_open(number)}
+        """The outputs of bsprobe itself, such as a redirected one."""
         self._before = dict(self._files())
 
     def written(self) -> tuple[str, ...]:
@@ -40,7 +42,20 @@ class WorkingDirectory:
                 path = Path(folder, name)
                 with suppress(OSError):
                     stat = path.lstat()
+                    if _identity(stat) in self._own:
+                        continue
                     yield str(path.relative_to(self._folder)), (stat.st_mtime_ns, stat.st_size)
                 count += 1
                 if count >= _MOST_FILES:
                     return
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
+
+
+def _is_open(descriptor: int) -> bool:
+    with suppress(OSError):
+        os.fstat(descriptor)
+        return True
+    return False

@@ -308,3 +308,18 @@ def test_a_script_sees_the_chosen_device_alone(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert chosen_gpu(DeviceRequest(device=device)) == chosen
+
+
+def test_a_cleared_environment_is_seen_from_outside(ran: Ran) -> None:
+    hold = "import time; held = bytearray(100 << 20); time.sleep(600)"
+    trial = ran("env", "-i", sys.executable, "-c", hold, "{batch}", seconds=1.5)
+    assert trial.outcome is Outcome.FITS
+    assert trial.measurement is not None
+    assert trial.measurement.peak_bytes > 100 * MIB
+
+
+def test_a_small_program_is_not_as_large_as_its_launcher(ran: Ran) -> None:
+    for words in (("sleep", "0.5{batch}"), ("true", "{batch}")):
+        trial = ran(*words)
+        assert trial.measurement is not None
+        assert trial.measurement.peak_bytes < 20 * MIB

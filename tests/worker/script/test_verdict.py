@@ -58,6 +58,13 @@ def test_a_launcher_whose_rank_the_kernel_killed_exits_with_1() -> None:
         (TRACEBACK + NUMPY, CPU, Outcome.OUT_OF_MEMORY),
         (TRACEBACK + NUMPY, CUDA, Outcome.HOST_MEMORY),
         (TRACEBACK + "MemoryError", CPU, Outcome.OUT_OF_MEMORY),
+        ("Out of memory!", CPU, Outcome.OUT_OF_MEMORY),  # Perl
+        (
+            "FATAL ERROR: Reached heap limit JavaScript heap out of memory",
+            CPU,
+            Outcome.OUT_OF_MEMORY,
+        ),
+        ("skipped a batch: out of memory!", CUDA, Outcome.FAILED),
         (
             "terminate called after throwing an instance of 'std::bad_alloc'",
             CPU,
