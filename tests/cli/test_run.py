@@ -157,7 +157,8 @@ def test_drawn_data_is_checked_and_trained_on(tmp_path: Path) -> None:
         ]
         for comparison in (False, True)
     )
-    assert synthetic[0] == pytest.approx(real[-1], rel=0.03)
+    # Equal trials on the CPU differ by up to 6 MiB (benchmarks/repeatability.py).
+    assert synthetic[0] == pytest.approx(real[-1], abs=6 * 2**20)
 
 
 @pytest.mark.nightly
