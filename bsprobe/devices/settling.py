@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-_MOST_UNSETTLED = 12
+MOST_UNSETTLED = 12
 """Maximum number of steps in a trial whose every step flushes the cache. Some networks flush it in
 every step without running out of memory."""
 
@@ -23,7 +23,7 @@ def until_settled(run: Callable[[], None], retries: Callable[[], int], *, ran: i
         The number of steps, including `ran`.
     """
     before = 0
-    while before < (now := retries()) and ran < _MOST_UNSETTLED:
+    while before < (now := retries()) and ran < MOST_UNSETTLED:
         before = now
         run()
         ran += 1

@@ -17,6 +17,7 @@ from bsprobe.analysis.recommendation import (
     search_trials,
     starred,
 )
+from bsprobe.analysis.script_facts import facts_of
 from bsprobe.analysis.search import Probe, Process, find_boundary
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import TOO_LARGE, Outcome
@@ -209,7 +210,7 @@ class Probing:
     def _recommend(self, variant: Variant, largest: int) -> Recommendation:
         """Recommend a plan that has run in a fresh process."""
         ran = search_trials(self._trials, variant)
-        target = recipe_of(variant, self._settings.target)
+        target = self._recipe(variant)
         groups = dict(ran[0].measurement.model.groups) if ran[0].measurement else {}
         while True:
             found = self._tried_limits(variant, largest)
@@ -270,7 +271,7 @@ class Probing:
         accumulation can run out of memory or exceed the headroom with it. Then the next smaller
         micro-batch is tried, and in the end a plan without accumulation.
         """
-        target = self._rule_of_script(recipe_of(variant, self._settings.target), variant)
+        target = self._recipe(variant)
         beyond_headroom: tuple[Recommendation, Trial] | None = None
         most: int | None = None
         while True:
@@ -280,7 +281,7 @@ class Probing:
                 target,
                 groups=groups,
                 most_accumulated=most,
-                processes=self._ranks(variant),
+                processes=self._processes(variant),
                 ddp=self._settings.ddp,
                 multiple=self._settings.batch_multiple,
             )
@@ -299,18 +300,18 @@ class Probing:
                 return beyond_headroom or (item, trial)
             most = 0 if too_small else micro - 1
 
-    def _rule_of_script(self, target: Target, variant: Variant) -> Target:
-        """Complete a target with the rule for the optimizer that a script was seen to use."""
-        names = (t.script.optimizer for t in search_trials(self._trials, variant) if t.script)
-        seen = next(filter(None, names), None)
-        if seen is None or target.lr_rule is not None:
+    def _recipe(self, variant: Variant) -> Target:
+        """Return the target of a variant, with the rule for the optimizer that a script shows."""
+        target = recipe_of(variant, self._settings.target)
+        facts = facts_of(search_trials(self._trials, variant))
+        if facts is None or facts.optimizer is None or target.lr_rule is not None:
             return target
-        return replace(target, lr_rule=rule_of(seen))
+        return replace(target, lr_rule=rule_of(facts.optimizer))
 
-    def _ranks(self, variant: Variant) -> int:
+    def _processes(self, variant: Variant) -> int:
         """Return the processes that train together: those of the run, or that a script started."""
-        found = (t.script.ranks for t in search_trials(self._trials, variant) if t.script)
-        return max(found, default=self._settings.processes)
+        facts = facts_of(search_trials(self._trials, variant))
+        return self._settings.processes if facts is None else facts.ranks
 
     def _validation_boundary(self, item: Recommendation) -> Boundary | None:
         """Find the largest validation batch after the steps of the recommended plan."""

@@ -48,9 +48,13 @@ class Script:
     @property
     def accumulates(self) -> bool:
         """True if the command takes the accumulation steps."""
-        return any(ACCUMULATION in word or ACCUMULATION_VARIABLE in word for word in self.command)
+        return self.names(ACCUMULATION) or self.names(ACCUMULATION_VARIABLE)
 
-    def words(self, batch: int | str, accumulation: int | str, out: str) -> list[str]:
+    def names(self, text: str) -> bool:
+        """Return whether a text, such as a place or a variable, stands in the command."""
+        return any(text in word for word in self.command)
+
+    def words(self, batch: int, accumulation: int, out: str) -> list[str]:
         """Return the words of the command with the numbers put in; other braces stay.
 
         Args:

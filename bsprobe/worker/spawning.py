@@ -17,7 +17,7 @@ SPAWN: Final = "BSPROBE_SPAWN"
 MODULES: Final = ("bsprobe.worker.child", "bsprobe.study.child")
 """The modules that a server can run; every other program is spawned."""
 TETHER: Final = "bsprobe.worker.tether"
-_WORKER_ENVIRONMENT: Final = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+WORKER_ENVIRONMENT: Final = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """For the CPU device; set for all devices, because glibc reads it once, at process start."""
 
 
@@ -105,4 +105,4 @@ def own_environment() -> dict[str, str]:
     paths = [os.environ.get("PYTHONPATH", "")]
     if package_root not in site.getsitepackages():
         paths.insert(0, package_root)
-    return {**os.environ, **_WORKER_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {**os.environ, **WORKER_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

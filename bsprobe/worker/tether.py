@@ -20,7 +20,7 @@ from typing import Final
 
 PARENT: Final = "BSPROBE_PARENT"
 """Environment variable with the process ID of the parent; empty for none."""
-_WATCHER: Final = str(Path(__file__).with_name("watcher.py"))
+WATCHER: Final = str(Path(__file__).with_name("watcher.py"))
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
@@ -61,7 +61,7 @@ def watch_group(mark: str = "") -> None:
         return
     quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
     # Isolated and without site packages, for a fast start.
-    words = (sys.executable, "-I", "-S", _WATCHER, str(os.getpid()), mark)
+    words = (sys.executable, "-I", "-S", WATCHER, str(os.getpid()), mark)
     os.posix_spawn(sys.executable, words, os.environ, file_actions=quiet)
 
 

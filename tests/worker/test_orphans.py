@@ -125,7 +125,7 @@ def test_a_process_whose_parent_has_ended_exits_at_once() -> None:
 def test_the_watcher_of_another_group_kills_no_process() -> None:
     """The watcher is in the group of this test, not in the group that it is told to watch."""
     done = subprocess.run(
-        [sys.executable, "-I", "-S", tether._WATCHER, "1"], check=False, timeout=60, input=b""
+        [sys.executable, "-I", "-S", tether.WATCHER, "1"], check=False, timeout=60, input=b""
     )
     assert done.returncode == 0
 

@@ -187,6 +187,7 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: Options contradict each other.
     """
+    _check_multiple(given)
     return script_settings(given) or _settings_of_network(given)
 
 
@@ -267,6 +268,16 @@ def _ddp(asked: Ddp, processes: int) -> Ddp:
             "or predict: --gpu NAME --processes N",
         )
     return asked
+
+
+def _check_multiple(given: Mapping[str, Any]) -> None:
+    """Raise UsageError if the largest batch is below the smallest multiple."""
+    if given["batch_multiple"] > given["max_batch"]:
+        raise UsageError(
+            f"--batch-multiple {given['batch_multiple']} is more than --max-batch "
+            f"{given['max_batch']}",
+            hint="give a smaller multiple or a larger --max-batch",
+        )
 
 
 def _check_search(given: Mapping[str, Any]) -> None:

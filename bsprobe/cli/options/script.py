@@ -63,7 +63,6 @@ def script_settings(given: Mapping[str, Any]) -> Settings | None:
     Raises:
         UsageError: The command has no place for the batch, or an option does not apply to it.
     """
-    require_batches(given)
     words: tuple[str, ...] = given["command"]
     if not words:
         if given["seconds"] is not None:
@@ -95,20 +94,6 @@ def script_settings(given: Mapping[str, Any]) -> Settings | None:
         warmup_steps=given["warmup_steps"] or WARMUP_STEPS,
         measured_steps=given["steps"],
     )
-
-
-def require_batches(given: Mapping[str, Any]) -> None:
-    """Check that there is a batch to try.
-
-    Raises:
-        UsageError: The largest batch is below the smallest multiple.
-    """
-    if given["batch_multiple"] > given["max_batch"]:
-        raise UsageError(
-            f"--batch-multiple {given['batch_multiple']} is more than --max-batch "
-            f"{given['max_batch']}",
-            hint="give a smaller multiple or a larger --max-batch",
-        )
 
 
 def require_program(script: Script) -> None:
@@ -182,7 +167,7 @@ def _require_served() -> None:
 
 def _require_place(script: Script) -> None:
     """Raise UsageError for a command that no batch reaches."""
-    if any(BATCH in word or BATCH_VARIABLE in word for word in script.command):
+    if script.names(BATCH) or script.names(BATCH_VARIABLE):
         return
     if any(_reads_variable(word) for word in script.command):
         return

@@ -21,10 +21,9 @@ def warning(settings: Settings, script: Script) -> list[str]:
         f"{script.name} will run about {few} to {many} times, each time for {steps} optimizer "
         "steps or until it ends. It may overwrite or resume from checkpoints: "
     )
-    has_out = any(OUT in word for word in script.command)
     text += (
         f"{OUT} is a new folder for each run."
-        if has_out
+        if script.names(OUT)
         else f"{OUT} in the command is a new folder for each run, and {TRIAL_VARIABLE}=1 tells the "
         "script."
     )

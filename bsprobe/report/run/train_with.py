@@ -27,10 +27,10 @@ def command(script: Script, plan: TrainingPlan) -> str:
     variables = [
         f"{name}={number}"
         for name, number, is_needed in (
-            (BATCH_VARIABLE, micro, not _names(script, BATCH)),
-            (ACCUMULATION_VARIABLE, steps, steps > 1 and not _names(script, ACCUMULATION)),
+            (BATCH_VARIABLE, micro, not script.names(BATCH)),
+            (ACCUMULATION_VARIABLE, steps, steps > 1 and not script.names(ACCUMULATION)),
         )
-        if is_needed or _names(script, name)
+        if is_needed or script.names(name)
     ]
     return " ".join([*variables, shlex.join(words)])
 
@@ -48,13 +48,9 @@ def explanation(item: Recommendation, script: Script, settings: Settings) -> lis
     if item.plan.learning_rate is None:
         rate = f"yours{' at batch b' if rate.endswith(('b', 'b)')) else ''}, {rate}"
     lines = [f"Learning rate: {rate}, {rule}."]
-    if _names(script, OUT):
+    if script.names(OUT):
         lines.append(f"{_FOLDER} is a folder of your choice.")
     return lines
-
-
-def _names(script: Script, text: str) -> bool:
-    return any(text in word for word in script.command)
 
 
 def terminal(run: Run) -> list[str]:

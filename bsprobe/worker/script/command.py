@@ -15,7 +15,7 @@ from bsprobe.records.units import KIB
 from bsprobe.worker.interruption import undisturbed
 from bsprobe.worker.script.launcher import Order
 from bsprobe.worker.spawning import own_environment
-from bsprobe.worker.tether import parent_variable
+from bsprobe.worker.tether import WATCHER, parent_variable
 from bsprobe.worker.watcher import marked
 
 LAUNCHER: Final = (sys.executable, "-m", "bsprobe.worker.script.launcher")
@@ -79,8 +79,7 @@ class Command:
     def has_begun(self) -> bool:
         """True once the launcher has become the command."""
         with suppress(OSError):
-            words = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
-            return LAUNCHER[-1].encode() not in words
+            return not _is_launcher(_words_of(self.pid))
         return True
 
     def processes(self) -> list[int]:
@@ -129,11 +128,20 @@ def _of_session(leader: int) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError):
             state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(session) == leader and state != "Z" and not _is_ours(folder):
+            if int(session) == leader and state != "Z" and not _is_ours(int(folder.name)):
                 found.append(int(folder.name))
     return found
 
 
-def _is_ours(folder: Path) -> bool:
-    words = (folder / "cmdline").read_bytes()
-    return b"worker/watcher.py" in words or LAUNCHER[-1].encode() in words
+def _is_ours(pid: int) -> bool:
+    words = _words_of(pid)
+    return WATCHER.encode() in words or _is_launcher(words)
+
+
+def _is_launcher(words: Sequence[bytes]) -> bool:
+    return LAUNCHER[-1].encode() in words
+
+
+def _words_of(pid: int) -> list[bytes]:
+    """The command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

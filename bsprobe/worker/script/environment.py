@@ -13,6 +13,7 @@ from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.scripts import ACCUMULATION_VARIABLE, BATCH_VARIABLE, TRIAL_VARIABLE
 from bsprobe.records.trials import TrialSpec
+from bsprobe.worker.spawning import WORKER_ENVIRONMENT
 
 INSIDE: Final = Path(__file__).with_name("inside")
 """The folder with `sitecustomize`, which Python runs at its start."""
@@ -105,8 +106,7 @@ def environment_of(
     if gpu is not None:
         variables["CUDA_VISIBLE_DEVICES"] = gpu
     if device.kind is DeviceKind.CPU:
-        # As for trials of networks: glibc returns each larger allocation to the kernel on free.
-        variables["MALLOC_MMAP_THRESHOLD_"] = "65536"
+        variables |= WORKER_ENVIRONMENT
         variables["BSPROBE_LIMIT"] = str(device.capacity_bytes)
         variables["BSPROBE_LIMIT_KIND"] = "cpu"
     elif device.limit_bytes is not None:

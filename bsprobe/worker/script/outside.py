@@ -37,6 +37,13 @@ class Outside:
             with suppress(OSError, KeyError):
                 self._look_at(pid)
 
+    def look_for_torch(self, pids: Sequence[int]) -> None:
+        """Look for PyTorch's libraries in processes, until one has them."""
+        for pid in () if self.loads_torch else pids:
+            with suppress(OSError):
+                maps = (_PROC / str(pid) / "maps").read_text(errors="replace")
+                self.loads_torch = self.loads_torch or "libtorch" in maps
+
     def look_at_gpus(self, pids: Sequence[int]) -> None:
         """Look at the GPU memory of processes; a container may hide them from NVML."""
         with suppress(pynvml.NVMLError):
@@ -51,8 +58,6 @@ class Outside:
         fields = _status(pid)
         self.resident_bytes = max(self.resident_bytes, fields["VmHWM"] - fields["RssFile"])
         self.mapped_bytes = max(self.mapped_bytes, fields["VmData"])
-        if not self.loads_torch:
-            self.loads_torch = "libtorch" in (_PROC / str(pid) / "maps").read_text(errors="replace")
 
 
 def _status(pid: int) -> dict[str, int]:

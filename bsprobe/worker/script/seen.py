@@ -1,6 +1,6 @@
 """The records that the processes of a script write, one file each, as `inside/` describes them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,6 +96,11 @@ class Seen:
             self.ran_out.append(record)
         elif isinstance(record, Memory):
             self.end = record
+
+
+def training_of(seen: Iterable[Seen]) -> list[Seen]:
+    """Return the processes that have made an optimizer step."""
+    return [each for each in seen if each.steps]
 
 
 class Records:

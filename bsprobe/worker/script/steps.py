@@ -6,15 +6,14 @@ from itertools import pairwise
 from typing import Final
 
 from bsprobe.analysis.growth import MOST_STEPS, is_growing, noise_bytes
+from bsprobe.devices.settling import MOST_UNSETTLED
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.trials import Measurement, ModelFacts, Peak, TrialSpec
 from bsprobe.worker.script.outside import Outside
-from bsprobe.worker.script.seen import Memory, Seen
+from bsprobe.worker.script.seen import Memory, Seen, training_of
 
 _LEAST_SECONDS: Final = 1.0
 """Time of the measured steps at least; on a CPU, shorter ones say little of the throughput."""
-_MOST_UNSETTLED: Final = 12
-"""As in a trial of a network: steps at most while every step flushes the allocator's cache."""
 
 
 def wanted_steps(spec: TrialSpec) -> int:
@@ -24,7 +23,7 @@ def wanted_steps(spec: TrialSpec) -> int:
 
 def fewest_steps(seen: Sequence[Seen]) -> int:
     """Return the steps of the rank that made the fewest; 0 until all ranks have made one."""
-    training = [each for each in seen if each.steps]
+    training = training_of(seen)
     if not training or len(training) < training[0].steps[-1].world:
         return 0
     return min(each.steps[-1].step for each in training)
@@ -44,12 +43,12 @@ def has_enough(seen: Sequence[Seen], spec: TrialSpec, kind: DeviceKind) -> bool:
     made = fewest_steps(seen)
     if made < wanted_steps(spec):
         return False
-    training = [each.steps for each in seen if each.steps]
+    training = [each.steps for each in training_of(seen)]
     if kind is DeviceKind.CPU and _timed_seconds(training, spec) < _LEAST_SECONDS:
         return made >= MOST_STEPS
     flushes = any(len(steps) > 1 and steps[-1].retries > steps[-2].retries for steps in training)
     grows = any(is_growing(ends_of(steps), noise_bytes(kind)) for steps in training)
-    return not (flushes and made < _MOST_UNSETTLED) and not (grows and made < MOST_STEPS)
+    return not (flushes and made < MOST_UNSETTLED) and not (grows and made < MOST_STEPS)
 
 
 def _timed_seconds(training: Sequence[Sequence[Memory]], spec: TrialSpec) -> float:
@@ -71,7 +70,7 @@ def measured(seen: Sequence[Seen], outside: Outside, spec: TrialSpec) -> Measure
         outside: Their memory as seen from outside.
         spec: The trial.
     """
-    training = [each for each in seen if each.steps]
+    training = training_of(seen)
     if not training:
         return _from_outside(outside)
     weakest = max(training, key=_peak_bytes)

@@ -17,7 +17,7 @@ from bsprobe.worker.process import ReportPhase
 from bsprobe.worker.script.command import Command
 from bsprobe.worker.script.environment import Place, environment_of
 from bsprobe.worker.script.outside import Outside
-from bsprobe.worker.script.seen import Records, Seen
+from bsprobe.worker.script.seen import Records, Seen, training_of
 from bsprobe.worker.script.steps import fewest_steps, has_enough, measured, wanted_steps
 from bsprobe.worker.script.verdict import End, Ending, decided, memory_verdict
 
@@ -150,7 +150,7 @@ class _Watch:
 
     def _look(self) -> None:
         self._seen = self._records.look()
-        made = max((each.steps[-1].step for each in self._seen if each.steps), default=0)
+        made = max((each.steps[-1].step for each in training_of(self._seen)), default=0)
         if made > self._steps:
             self._steps, self._stepped_at = made, time.monotonic()
             self._phase = f"after step {made}"
@@ -164,6 +164,7 @@ class _Watch:
     def _look_outside(self) -> None:
         self._pids = self._command.processes()
         self._outside.look(self._pids)
+        self._outside.look_for_torch(self._pids)
         if self._asked.device.kind is DeviceKind.CUDA:
             self._outside.look_at_gpus(self._pids)
         self._memory.look(self._pids)
@@ -192,9 +193,9 @@ class _Watch:
         )
 
     def _facts(self) -> ScriptFacts:
-        training = [each for each in self._seen if each.steps]
-        imported = next((each.imported for each in training if each.imported), None)
-        imported = imported or next((each.imported for each in self._seen if each.imported), None)
+        training = training_of(self._seen)
+        found = (*training, *self._seen)  # first those that train
+        imported = next((each.imported for each in found if each.imported), None)
         last = training[0].steps[-1] if training else None
         return ScriptFacts(
             view=self._view(),
@@ -208,7 +209,7 @@ class _Watch:
         )
 
     def _view(self) -> View:
-        if any(each.steps for each in self._seen):
+        if training_of(self._seen):
             return View.INSIDE
         if self._seen:  # the first record is of the import of PyTorch
             return View.NO_STEP

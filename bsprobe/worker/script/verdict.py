@@ -1,9 +1,10 @@
 """The outcome of one run of a command, from how it ended and what was seen of it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Final
 
 from bsprobe.records.device_kind import DeviceKind
@@ -31,6 +32,10 @@ _TRACEBACK: Final = "Traceback (most recent call last)"
 _MOST_TAIL: Final = 60
 """Lines of the output that are kept with a failure."""
 _MEMORY_ERROR: Final = "MemoryError"
+_MISSED: Final[Mapping[View, str]] = MappingProxyType(
+    {View.NO_STEP: "no step of a torch.optim optimizer", View.INSIDE: "no further step"}
+)
+"""By view, the step that a PyTorch script did not make in `--seconds`; others are not seen to."""
 
 
 class Ending(Enum):
@@ -79,14 +84,8 @@ def decided(
     if end.ending is Ending.TIMED_OUT:
         words = f"not finished after {format_seconds(end.seconds)}; --trial-timeout waits longer"
         return _undecided(end, words)
-    if end.ending is Ending.SECONDS and view is View.NO_STEP:
-        words = (
-            f"no step of a torch.optim optimizer in {format_seconds(end.seconds)}; --seconds waits "
-            "longer"
-        )
-        return _undecided(end, words)
-    if end.ending is Ending.SECONDS and view is View.INSIDE:
-        words = f"no further step in {format_seconds(end.seconds)}; --seconds waits longer"
+    if end.ending is Ending.SECONDS and view in _MISSED:
+        words = f"{_MISSED[view]} in {format_seconds(end.seconds)}; --seconds waits longer"
         return _undecided(end, words)
     if end.ending is Ending.EXITED:
         verdict = _of_exit(end, kind)
@@ -119,7 +118,8 @@ def _of_exit(end: End, kind: DeviceKind) -> Verdict | None:
 
     An exit status of 0 is no success if the last lines say that memory ran out.
     """
-    said = classify(kind, types=_exceptions(end.output), message=end.output)
+    types = [_class_of(found[1]) for found in _exceptions(end.output)]
+    said = classify(kind, types=types, message=end.output)
     if end.exit_status == 0:
         is_memory = said.outcome in (Outcome.OUT_OF_MEMORY, Outcome.HOST_MEMORY)
         return said if is_memory and said.certainty is Certainty.CERTAIN else None
@@ -139,12 +139,15 @@ def _as_signal(exit_status: int) -> int:
     return _SHELL - exit_status if is_signal else exit_status
 
 
-def _exceptions(output: str) -> list[str]:
-    """The classes of the exceptions that end the tracebacks of an output, the last one first."""
+def _exceptions(output: str) -> list[re.Match[str]]:
+    """The lines of the exceptions that end the tracebacks of an output, the last one first.
+
+    The first group is the class.
+    """
     if _TRACEBACK not in output:
         return []
     found = (_EXCEPTION.match(line) for line in output.splitlines())
-    return [_class_of(match[1]) for match in found if match][::-1]
+    return [match for match in found if match][::-1]
 
 
 def _class_of(name: str) -> str:
@@ -153,14 +156,9 @@ def _class_of(name: str) -> str:
     return _MEMORY_ERROR if last.endswith(_MEMORY_ERROR) else last
 
 
-def _last_exception(output: str) -> str | None:
-    """The line of the last exception in an output."""
-    lines = [line for line in output.splitlines() if _EXCEPTION.match(line)]
-    return lines[-1].strip() if lines and _TRACEBACK in output else None
-
-
 def _words_on_exit(end: End, verdict: Verdict) -> str:
-    last = _last_exception(end.output) or (end.output.splitlines() or [""])[-1].strip()
+    lines = [found.string for found in _exceptions(end.output)[:1]] or end.output.splitlines()
+    last = (lines or [""])[-1].strip()
     manner = manner_of_death(_as_signal(end.exit_status))
     words = f"the command ended ({manner}"
     if verdict.evidence == end.killed:
