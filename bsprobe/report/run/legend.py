@@ -49,7 +49,11 @@ def meanings(run: Run, terms: Collection[str]) -> list[tuple[str, str]]:
             "keeps, as a share of the usable memory"
         ),
         "validation batch": "the largest that runs after that step",
-        "images/s": "of the median step; ± is half the range of single steps",
+        "images/s": (
+            "of the median step; ± is half the range of single steps"
+            if run.settings.script is None
+            else "over the steps after the warm-up; ± is half the range of equal parts of them"
+        ),
         "*": (
             f"the {'fastest' if is_measured else 'best'} setting"
             f"{' with its norm; another norm is another model' if has_norms else ''}"
