@@ -1,33 +1,42 @@
 """`bsprobe ci`: repeat the predictions of a baseline and compare."""
 
+from __future__ import annotations
+
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bsprobe.analysis.thresholds import Threshold
 from bsprobe.cli.command import Command
 from bsprobe.cli.options.comparison import compare_and_show, comparison_options
 from bsprobe.cli.options.named import require_there
+from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.values import typed_command
 from bsprobe.cli.run import probe
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import DEFAULT_GPU, find_gpu
-from bsprobe.records.runs import Run, Settings
 from bsprobe.records.trials import Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bsprobe.analysis.thresholds import Threshold
+    from bsprobe.engine.run import Finished
+    from bsprobe.records.runs import Run, Settings
 
 
 @click.command(cls=Command)
 @click.option(
     "--baseline",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="Predicted run to compare with: its folder or run.json, as `bsprobe run --gpu NAME` "
     "writes it.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder for the new run, new or empty.  [default: reports/predicted-DEVICE-MODEL-SIZE]",
 )
 @comparison_options
@@ -62,14 +71,22 @@ def ci(
         require_there(settings)
         if torch := installed_version("torch"):
             require_comparable_torch(before, torch)
-        from bsprobe.report.run.write import write_report  # takes seconds: it imports the plots
+        finished = probe(Start(settings=settings, folder=out, command=typed_command()))
+        afterwards.callback(_write, finished)
+        return before, finished.run
 
-        made = probe(Start(settings=settings, folder=out, command=typed_command()))
-        write_report(made.run, made.folder)
-        click.echo(f"Wrote {made.folder}/", err=True)
-        return before, made.run
+    with ExitStack() as afterwards:  # the comparison is printed before anything is written
+        code = compare_and_show(runs, thresholds, output)
+    ctx.exit(code)
 
-    ctx.exit(compare_and_show(runs, thresholds, output))
+
+def _write(finished: Finished) -> None:
+    from bsprobe.report.run.write import write_report  # takes seconds: it imports the plots
+
+    if finished.unsaved is not None:
+        raise finished.unsaved
+    write_report(finished.run, finished.folder)
+    click.echo(f"Wrote {finished.folder}/", err=True)
 
 
 def _settings_of(before: Run, path: Path) -> Settings:

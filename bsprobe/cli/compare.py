@@ -7,11 +7,12 @@ import click
 from bsprobe.analysis.thresholds import Threshold
 from bsprobe.cli.command import Command
 from bsprobe.cli.options.comparison import compare_and_show, comparison_options
+from bsprobe.cli.options.paths import PATH
 
 
 @click.command(cls=Command)
-@click.argument("baseline", type=click.Path(path_type=Path))
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("baseline", type=PATH)
+@click.argument("run", type=PATH)
 @comparison_options
 @click.pass_context
 def compare(

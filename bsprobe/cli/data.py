@@ -10,6 +10,7 @@ import click
 
 from bsprobe.cli.command import Command
 from bsprobe.cli.options.named import require_label_ids
+from bsprobe.cli.options.paths import PATH, PathType
 from bsprobe.records.errors import FileError
 
 if TYPE_CHECKING:
@@ -23,10 +24,10 @@ _IGNORED = 255
 
 
 @click.command("data", cls=Command)
-@click.argument("root", type=click.Path(path_type=Path))
+@click.argument("root", type=PATH)
 @click.option(
     "--picture",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathType(dir_okay=False),
     default=None,
     show_default="ROOT-sample.png in the current folder",
     help="PNG file for a picture of one image with its labels.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from bsprobe.cli.command import Command
 from bsprobe.cli.options.device import CAPACITY, COMPUTE_CAPABILITY, asked_gpu
 from bsprobe.cli.options.named import require_device, require_named
+from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.cli.options.values import axis_options, count, number, typed_command, wrote
 from bsprobe.records.errors import UsageError
@@ -22,6 +22,7 @@ from bsprobe.worker.required import require_report_packages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from bsprobe.engine.explain import Explaining
     from bsprobe.records.explanations import ExplanationReport
@@ -74,7 +75,7 @@ def _model_options(command: Any) -> Any:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder for the results, new or empty.  [default: reports/explain-GPU-MODEL-SIZE-...]",
 )
 def explain(*, batch: int | None, depth: int, out: Path | None, **given: Any) -> None:
@@ -125,7 +126,7 @@ def _explain(
 
     from bsprobe.engine.explain import Explaining
     from bsprobe.report.progress import Progress
-    from bsprobe.storage.folders import REPORTS, explanation_name, given_folder, new_folder
+    from bsprobe.storage.folders import REPORTS, explanation_name, new_folder, reserved
     from bsprobe.worker.environment import describe_environment
     from bsprobe.worker.runner import TrialRunner
 
@@ -135,10 +136,9 @@ def _explain(
         timeout = given["trial_timeout"]
         return TrialRunner(asked, variants=variants, timeout=timeout, environment=environment)
 
-    if out is not None:
-        given_folder(out)
     most = given["max_batch"]
     with (
+        reserved(out),
         progress.shown(),
         Explaining(start, request, max_batch=most, listener=progress) as explaining,
     ):
@@ -161,9 +161,9 @@ def _finish(
     from bsprobe.report.explain.write import write_changes, write_explanation
     from bsprobe.storage.explanationfile import save_explanation
 
-    save_explanation(report, folder)
     click.echo(render_memory(report))
     try:
+        save_explanation(report, folder)
         write_explanation(report, folder)
         complete = explaining.with_remedies(report)
     except KeyboardInterrupt:
@@ -171,7 +171,7 @@ def _finish(
         click.echo(wrote(folder, "explain.md"))
         raise
     progress.erase()
-    save_explanation(complete, folder)
     click.echo(render_changes(complete))
+    save_explanation(complete, folder)
     write_changes(complete, folder)
     click.echo(wrote(folder, "explain.md"))

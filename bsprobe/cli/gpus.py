@@ -6,13 +6,13 @@ import csv
 import dataclasses
 import io
 import itertools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bsprobe.cli.command import Command
 from bsprobe.cli.options.named import require_named
+from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.subject import subject_options, variants_from
 from bsprobe.cli.options.values import count, gpu_names, typed_command
 from bsprobe.records.errors import DeviceError, UsageError
@@ -21,6 +21,7 @@ from bsprobe.records.units import MIB, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from bsprobe.records.fits import CardFit, Fitting
     from bsprobe.records.variants import Variant
@@ -61,7 +62,7 @@ _TRIAL_TIMEOUT_SECONDS = 300.0
 @count("--batch", "wanted_batch", "With --fit: batch that has to fit, in images.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="With --fit: folder for the results, new or empty.  "
     "[default: reports/gpus-fit-MODEL-SIZE]",
 )
@@ -146,17 +147,16 @@ def fit_catalogue(
         FileError: `out` is not new or empty.
     """
     from bsprobe.report.fit import next_command, render_text, write_fitting
-    from bsprobe.storage.folders import REPORTS, given_folder, new_folder, slug
+    from bsprobe.storage.folders import REPORTS, new_folder, reserved, slug
 
-    if out is not None:
-        given_folder(out)
-    found = _fitting(variants, cards, batch)
-    known = [each.variant for each in found.fits]
-    parts = ["gpus-fit", *dict.fromkeys(variant.model for variant in known)]
-    parts += dict.fromkeys(variant.inputs for variant in known)
-    folder = out or new_folder(REPORTS, slug("-".join(parts)))
-    click.echo(render_text(found))
-    write_fitting(found, folder)
+    with reserved(out):
+        found = _fitting(variants, cards, batch)
+        click.echo(render_text(found))
+        known = [each.variant for each in found.fits]
+        parts = ["gpus-fit", *dict.fromkeys(variant.model for variant in known)]
+        parts += dict.fromkeys(variant.inputs for variant in known)
+        folder = out or new_folder(REPORTS, slug("-".join(parts)))
+        write_fitting(found, folder)
     click.echo(f"\nWrote {folder}/\nNext: {next_command(found)}")
 
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bsprobe.cli.command import Command
+from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.values import wrote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from bsprobe.analysis.fleet import Fleet
 
 
 @click.command(cls=Command)
-@click.argument("run", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("run", type=PATH, nargs=-1, required=True)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder for the files.  [default: the folder of the run; for several runs, "
     "reports/fleet-MODEL-SIZE]",
 )
@@ -46,9 +47,9 @@ def _again(path: Path, out: Path | None) -> None:
     render = _explanation_again if is_explanation(path) else _run_again
     text, write, name = render(path)
     folder = out or (path if path.is_dir() else path.parent)
+    click.echo(text)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    click.echo(text)
     write(folder)
     click.echo(wrote(folder, name))
 
@@ -85,10 +86,10 @@ def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
     fleet = make_fleet([(str(path), load_run(path)) for path in paths])
     from bsprobe.report.compare.fleet import render_text, write_fleet  # as above
 
+    click.echo(render_text(fleet))
     folder = out or _new_folder(fleet)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    click.echo(render_text(fleet))
     write_fleet(fleet, folder)
     click.echo(wrote(folder, "fleet.md"))
 

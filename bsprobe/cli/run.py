@@ -7,12 +7,12 @@ import shlex
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bsprobe.cli.options.named import require_there
+from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.run import FACETS, settings_from, settings_options
 from bsprobe.cli.options.script import ScriptCommand
@@ -23,6 +23,7 @@ from bsprobe.worker.required import require_report_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from bsprobe.engine.run import Finished, Start
     from bsprobe.records.runs import Settings
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @settings_options
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder for the results, new or empty.  [default: reports/DEVICE-MODEL-SIZE]",
 )
 @click.option(
@@ -170,6 +171,8 @@ def _write(finished: Finished) -> None:
 
     folder, best = finished.folder, finished.run.best
     click.echo(terminal.render(finished.run))
+    if finished.unsaved is not None:
+        raise finished.unsaved
     if best is not None and best.variant in finished.explanations:
         write_kinds_plot(finished.explanations[best.variant], folder / markdown.EXPLAINED)
     write_report(finished.run, folder)

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from bsprobe.cli.command import Command
+from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.values import count
 
 
 @click.command("sample-data", cls=Command)
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=PATH)
 @count(
     "--images",
     "sample_images",

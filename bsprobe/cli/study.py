@@ -15,6 +15,7 @@ from bsprobe.cli.options.named import (
     require_images,
     require_named,
 )
+from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.study import STUDY_FACETS, study_options, study_settings_from
 from bsprobe.cli.options.values import typed_command, wrote
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @study_options
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder for the results, new or empty.  [default: reports/study-DEVICE-MODEL-SIZE]",
 )
 @click.option(
@@ -99,10 +100,12 @@ def _study(start: Start) -> None:
     from bsprobe.study.report.progress import StudyProgress
     from bsprobe.study.report.write import write_study_report
     from bsprobe.study.run import run
+    from bsprobe.study.studyfile import save_study
 
     progress = StudyProgress(start.settings, Console(stderr=True))
     with progress.shown():
         finished, folder = run(start, listener=progress)
     click.echo(terminal.render(finished))
+    save_study(finished, folder)
     write_study_report(finished, folder)
     click.echo(wrote(folder, "report.md"))

@@ -14,16 +14,16 @@ from bsprobe.engine.predict import card_like, predictor_for
 from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
 from bsprobe.engine.resume import require_same_device
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.errors import BsprobeError, InterruptedRunError
+from bsprobe.records.errors import BsprobeError, FileError, InterruptedRunError
 from bsprobe.records.explanations import RECORDED_SNAPSHOT, Explanation
 from bsprobe.records.runs import SCHEMA_VERSION, DeviceInfo, Run, Settings, VariantResult
 from bsprobe.records.trials import Source, Trial
 from bsprobe.records.variants import Variant
 from bsprobe.storage.folders import (
     REPORTS,
-    given_folder,
     new_folder,
     require_empty,
+    reserved,
     run_name,
     withdrawn_if_refused,
 )
@@ -81,19 +81,17 @@ def make_run(
     journal: Journal,
     header: Header,
     *,
-    folder: Path,
     listener: Listener,
     known: Sequence[Trial] = (),
     predict: Predict | None = None,
 ) -> Run:
-    """Run every trial that is not in the journal, and write the run beside the journal.
+    """Run every trial that is not in the journal.
 
     Args:
         settings: The settings of the run.
         run_trial: Runs one trial.
-        journal: The open journal; it is closed on return and on an error.
+        journal: The open journal.
         header: The first line of the journal.
-        folder: Folder for `run.json`.
         listener: Receives the progress.
         known: The trials in the journal.
         predict: Predicts boundaries to guide the search, or None.
@@ -101,18 +99,15 @@ def make_run(
     Returns:
         The finished run.
     """
-    with journal:
-        made = Probing(
-            settings,
-            run_trial=run_trial,
-            device=header.device,
-            journal=journal,
-            listener=listener,
-            known=known,
-            predict=predict,
-        ).run(header.environment)
-        save_run(made, folder)  # while the journal is locked against a second run
-    return made
+    return Probing(
+        settings,
+        run_trial=run_trial,
+        device=header.device,
+        journal=journal,
+        listener=listener,
+        known=known,
+        predict=predict,
+    ).run(header.environment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +132,8 @@ class Finished:
     folder: Path
     explanations: Mapping[Variant, Explanation]
     """For each predicted recommendation, or for the starred one as recorded on the GPU."""
+    unsaved: FileError | None = None
+    """The reason if `run.json` could not be written; the journal holds all trials."""
 
 
 def _open(start: Start) -> "TrialRunner | WorldRunner | ScriptRunner":
@@ -163,9 +160,7 @@ def run(start: Start, *, listener: Listener, warn: Callable[[str], None]) -> Fin
         DeviceError: The device, or something that a variant names, does not exist.
         InterruptedRunError: The user interrupted the run.
     """
-    if start.folder is not None and start.resumed is None:
-        given_folder(start.folder)
-    with _open(start) as runner:
+    with reserved(None if start.resumed else start.folder), _open(start) as runner:
         start = replace(start, settings=completed(start.settings, runner.ready))
         listener.on_open(start.settings)
         with predictor_for(start.settings, runner.ready.device) as predict:
@@ -184,20 +179,25 @@ def _run_on(
     # Only the steps of a single process are explained.
     alone = runner if isinstance(runner, TrialRunner) else None
     explaining = _Explaining(listener, alone)
+    unsaved: FileError | None = None
     with _resumable(folder), withdrawn_if_refused(folder):
-        made = make_run(
-            start.settings,
-            runner.run,
-            log,
-            contents.header,
-            folder=folder,
-            listener=explaining,
-            known=contents.trials,
-            predict=predict,
-        )
+        with log:
+            made = make_run(
+                start.settings,
+                runner.run,
+                log,
+                contents.header,
+                listener=explaining,
+                known=contents.trials,
+                predict=predict,
+            )
+            try:
+                save_run(made, folder)  # while the journal is locked against a second run
+            except FileError as error:
+                unsaved = error
         if alone is not None and alone.ready.device.kind is DeviceKind.CUDA:
             explaining.found |= recorded_star(made, alone, listener.on_phase, warn)
-    return Finished(run=made, folder=folder, explanations=explaining.found)
+    return Finished(run=made, folder=folder, explanations=explaining.found, unsaved=unsaved)
 
 
 def rehearse(start: Start) -> tuple[Settings, DeviceInfo]:

@@ -36,6 +36,7 @@ from bsprobe.storage.checks import check_asked
 from bsprobe.storage.codec import MalformedError, from_json, to_json
 from bsprobe.storage.files import file_errors
 from bsprobe.storage.journal import Journal
+from bsprobe.storage.runfile import save_run
 from bsprobe.worker.runner import TrialRunner
 
 _LOG = logging.getLogger("bsprobe")
@@ -185,10 +186,10 @@ def run_on(
         with file_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         header = header_of(settings, runner.ready, shlex.join(["python", *sys.orig_argv[1:]]))
-        log = Journal.create(folder, header)
-        return make_run(
-            settings, runner.run, log, header, folder=folder, listener=listener or _Log()
-        )
+        with Journal.create(folder, header) as log:
+            made = make_run(settings, runner.run, log, header, listener=listener or _Log())
+            save_run(made, folder)  # while the journal is locked against a second run
+        return made
 
 
 def _variants(workload: Workload, options: Options) -> tuple[Variant, ...]:

@@ -11,7 +11,7 @@ from bsprobe.records.errors import FileError
 from bsprobe.records.runs import Settings
 from bsprobe.storage.checks import check_figures
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json, to_text
-from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.files import file_errors, open_regular, read_limited, write_atomically
 from bsprobe.storage.jsonlines import check_version
 
 SCHEMA_VERSION: Final = 3
@@ -60,7 +60,7 @@ def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
     """
     path = question.path(folder)
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(read_limited(path))
         check_version(path, value, SCHEMA_VERSION)
         found = from_json(ProvenBatch, value)
         check_figures(found)
@@ -82,8 +82,9 @@ def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
 def file_hash(path: Path) -> str:
     """Return a hash of a file's content, or an empty text if the file cannot be read."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, FileError):
         return ""
 
 

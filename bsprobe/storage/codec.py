@@ -18,6 +18,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+_MOST_VALUES = 2_000_000
+"""The most values in a JSON text. The parser needs up to 100 bytes for each, also for the shortest;
+the largest file that was ever written has 40 000."""
+
+
 class MalformedError(ValueError):
     """A JSON value does not match its type; the message begins with the place."""
 
@@ -26,14 +31,26 @@ def parse_json(data: bytes | str) -> Any:
     """Parse JSON; duplicate fields are errors.
 
     Raises:
-        MalformedError: The data is not JSON, is nested too deeply, or has a duplicate field.
+        MalformedError: The data is not JSON, is nested too deeply, has too many values, or has a
+            duplicate field.
     """
+    if _values_at_most(data) > _MOST_VALUES:
+        raise MalformedError(f"it holds more than {_MOST_VALUES:,} values")
     try:
         return json.loads(data, object_pairs_hook=_distinct)
     except MalformedError:
         raise
+    except json.JSONDecodeError as error:
+        raise MalformedError(f"it is not JSON: {error.msg} at character {error.pos + 1}") from error
     except (ValueError, RecursionError) as error:
         raise MalformedError("it is not JSON") from error
+
+
+def _values_at_most(data: bytes | str) -> int:
+    """Return an upper bound of the number of values: each begins the text or follows a mark."""
+    if isinstance(data, str):
+        return 1 + sum(data.count(mark) for mark in "[{,")
+    return 1 + sum(data.count(mark) for mark in (b"[", b"{", b","))
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from bsprobe.records.errors import FileError
 from bsprobe.records.explanations import EXPLANATION_VERSION, ExplanationReport
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
-from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.files import file_errors, read_file, write_atomically
 
 NAME = "explanation.json"
 
@@ -38,7 +38,7 @@ def load_explanation(path: Path) -> ExplanationReport:
     with file_errors(path):
         if path.is_dir():
             path = path / NAME
-        data = path.read_bytes()
+    data = read_file(path)
     try:
         value = parse_json(data)
         version = value.get("schema_version") if isinstance(value, dict) else None

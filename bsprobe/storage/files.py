@@ -1,23 +1,93 @@
-"""Atomic writing of files, and conversion of system errors to `FileError`."""
+"""Bounded reading and atomic writing of files; system errors become `FileError`."""
 
 import errno
 import os
 import re
 import secrets
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 from bsprobe.records.errors import FileError
+from bsprobe.records.units import MIB, format_bytes
 
+if sys.platform != "win32":
+    import fcntl
+
+MOST_BYTES = 64 * MIB
+"""The largest file that is read. The largest that was ever written has less than 1 MiB."""
+_READ_ONLY_FILES = "give the path of a file; the output of a command must be written to one first"
+_NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""Flags of opening a file to read it: the first for Unix, the second for Windows."""
 _LONGEST_NAME = 255
 """NAME_MAX of Linux and macOS, in bytes."""
 _MARK_BYTES = 37
 """The most bytes that `partial_name` adds: two dots, ten digits, a hyphen, sixteen digits and
 `.partial`."""
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<process>[1-9]\d{0,8})-[0-9a-f]{16}\.partial", re.DOTALL)
+
+
+def read_file(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
+    """Read a regular file of limited size.
+
+    Reading a pipe may block forever, and a device such as /dev/zero never ends.
+
+    Raises:
+        FileError: The path is missing, not readable, not a regular file, or too large.
+    """
+    with file_errors(path):
+        return read_limited(path, most_bytes=most_bytes)
+
+
+def read_limited(path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
+    """Read a file as `read_file`, but leave system errors to the caller.
+
+    Raises:
+        FileError: The path is not a regular file, or the file is too large.
+        OSError: The file is missing or not readable.
+    """
+    with open_regular(path) as file:
+        return read_open(file, path, most_bytes=most_bytes)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read it.
+
+    Raises:
+        FileError: The path is not a regular file.
+        OSError: The file is missing or not readable.
+    """
+    # Opened only if it is regular, because opening a device may have an effect; a pipe that takes
+    # its place in between does not block.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise _not_regular(path)
+    return os.fdopen(os.open(path, os.O_RDONLY | _NOT_BLOCKING), "rb")
+
+
+def read_open(file: BinaryIO, path: Path, *, most_bytes: int = MOST_BYTES) -> bytes:
+    """Read an open file from its place to its end.
+
+    Args:
+        file: The file, regular when it was opened.
+        path: Its path, for messages.
+        most_bytes: The largest size.
+
+    Raises:
+        FileError: The file is not regular, or too large.
+    """
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise _not_regular(path)
+    data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise FileError(
+            f"{path} is larger than {format_bytes(most_bytes)}",
+            hint="is it the right file? bsprobe writes none of this size",
+        )
+    return data
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -80,11 +150,38 @@ def require_regular_file(path: Path) -> None:
     with file_errors(path), suppress(FileNotFoundError):
         path.lstat()
         if not path.is_file():
-            is_link = ", and neither is what it links to" if path.is_symlink() else ""
-            raise FileError(
-                f"{path} is not a regular file{is_link}",
-                hint="give another path, or move the existing one away",
-            )
+            raise _not_regular(path, "give another path, or move the existing one away")
+
+
+def _not_regular(path: Path, hint: str = _READ_ONLY_FILES) -> FileError:
+    is_link = ", and neither is what it links to" if path.is_symlink() else ""
+    return FileError(f"{path} is not a regular file{is_link}", hint=hint)
+
+
+def is_locked_now(descriptor: int) -> bool:
+    """Lock an open file or folder against other processes; the lock ends with this process.
+
+    Returns:
+        False if another process holds the lock; True otherwise, also where nothing can be locked
+        (Windows, some network file systems).
+    """
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def in_use(folder: Path) -> FileError:
+    """Make the error for a folder that another process writes to."""
+    return FileError(
+        f"another bsprobe command is writing to {folder}",
+        hint="wait for it, or give another --out",
+    )
 
 
 def partial_name(name: str, process: int) -> str:

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from bsprobe.records.runs import DeviceInfo, Settings
 from bsprobe.records.trials import Source
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant, labels
-from bsprobe.storage.files import file_errors
+from bsprobe.storage.files import file_errors, in_use, is_locked_now
 from bsprobe.storage.journal import NAME as JOURNAL
 from bsprobe.storage.runfile import NAME as RUN
 
@@ -28,6 +29,8 @@ REPORT = "report.md"
 REPORTS = Path("reports")
 """The parent of result folders if `--out` is not given."""
 _MOST_NUMBERED = 1000
+_MOST_CHARACTERS = 200
+"""The longest name of a folder; the file systems of Linux and macOS allow 255 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +103,34 @@ def new_folder(base: Path, name: str) -> Path:
     raise FileError(f"{base} holds {_MOST_NUMBERED} runs named {name}", hint="give --out")
 
 
-def given_folder(folder: Path) -> Path:
-    """Create the requested folder; it may exist if it is empty.
+@contextmanager
+def reserved(folder: Path | None) -> Iterator[None]:
+    """Create the requested folder, and keep other commands out of it while this one works.
+
+    Args:
+        folder: The folder, which may exist if it is empty; None if none was requested.
 
     Raises:
-        FileError: The path is not an empty folder, or cannot be created.
+        FileError: The path is not an empty folder, cannot be created, or another command uses it.
     """
+    if folder is None:
+        yield
+        return
     require_empty(folder)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    if sys.platform == "win32":
+        yield  # a folder cannot be opened there
+        return
+    with file_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not is_locked_now(descriptor):
+            raise in_use(folder)
+        require_empty(folder)  # another command may have ended in between
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def require_empty(folder: Path) -> None:
@@ -228,5 +249,8 @@ def withdrawn_if_refused(folder: Path) -> Iterator[None]:
 
 
 def slug(text: str) -> str:
-    """Make a folder name: lower-case letters, digits and dots, separated by hyphens."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+    """Make a folder name: lower-case letters, digits and dots, separated by hyphens.
+
+    A long one is cut off.
+    """
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower())[:_MOST_CHARACTERS].strip("-.")

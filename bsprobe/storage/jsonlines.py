@@ -7,16 +7,20 @@ truncated by a crash is ignored when the file is read, and overwritten when the 
 import json
 import os
 import reprlib
-import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
 from bsprobe.records.errors import FileError
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
-from bsprobe.storage.files import file_errors, require_regular_file
-
-if sys.platform != "win32":
-    import fcntl
+from bsprobe.storage.files import (
+    file_errors,
+    in_use,
+    is_locked_now,
+    read_file,
+    read_open,
+    require_regular_file,
+)
 
 
 class HasLength(Protocol):
@@ -114,9 +118,7 @@ class JsonLines(Generic[Header, Entry, Contents]):
                 damaged.
         """
         path = folder / cls.NAME
-        require_regular_file(path)
-        with file_errors(path):
-            contents = cls.parse(path, path.read_bytes())
+        contents = cls.parse(path, read_file(path))
         if contents is None:
             raise FileError(
                 f"{path} has no complete header", hint="nothing was measured yet: run again"
@@ -141,7 +143,7 @@ class JsonLines(Generic[Header, Entry, Contents]):
     def _read(self) -> Contents | None:
         """Read the file and drop a truncated last line."""
         with file_errors(self._path):
-            contents = self.parse(self._path, self._file.read())
+            contents = self.parse(self._path, read_open(self._file, self._path))
             self._file.truncate(0 if contents is None else contents.complete_bytes)
             self._file.seek(0, os.SEEK_END)
         return contents
@@ -154,19 +156,14 @@ class JsonLines(Generic[Header, Entry, Contents]):
             os.fsync(self._file.fileno())
 
     def _lock(self) -> None:
-        if sys.platform == "win32":
-            return  # two runs in one folder are not detected on Windows
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        number = self._file.fileno()
+        is_ours = is_locked_now(number)
+        with suppress(OSError):
             # Between opening and locking, another run may have removed an empty journal.
-            is_ours = os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
-        except OSError:
-            is_ours = False
-        if not is_ours:
-            raise FileError(
-                f"another bsprobe run is writing to {self._path.parent}",
-                hint="wait for it, or give another --out",
-            )
+            is_ours = is_ours and os.path.samestat(self._path.stat(), os.fstat(number))
+            if is_ours:
+                return
+        raise in_use(self._path.parent)
 
 
 def parse_lines(
@@ -198,13 +195,13 @@ def parse_lines(
     *lines, rest = data.split(b"\n")
     if not lines:
         return None
-    values = [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
-    check_version(path, values[0], version)
+    value = _parse(path, 1, lines[0])
+    check_version(path, value, version)
     try:
-        first = from_json(header, values[0])
-        entries = tuple(
-            from_json(entry, value, place=f"line {number}")
-            for number, value in enumerate(values[1:], start=2)
+        first = from_json(header, value)
+        entries = tuple(  # line by line, so that little of a wrong file is held in memory
+            from_json(entry, _parse(path, number, line), place=f"line {number}")
+            for number, line in enumerate(lines[1:], start=2)
         )
         if check is not None:
             check(first)

@@ -10,7 +10,7 @@ from bsprobe.records.runs import SCHEMA_VERSION, Run
 from bsprobe.storage.checks import check_run
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_text
 from bsprobe.storage.explanationfile import is_explanation
-from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.files import file_errors, read_file, write_atomically
 from bsprobe.storage.journal import NAME as JOURNAL_NAME
 from bsprobe.storage.jsonlines import check_version, damaged
 
@@ -40,7 +40,7 @@ def load_run(path: Path) -> Run:
             if not (path / NAME).exists():
                 raise _no_run_in(path)
             path = path / NAME
-        data = path.read_bytes()
+    data = read_file(path)
     try:
         value = _parsed(path, data)
         _require_run(path, value)

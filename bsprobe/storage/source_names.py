@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bsprobe.records.errors import UsageError
 from bsprobe.records.workload import CALLABLE_HINT
-from bsprobe.storage.files import file_errors
+from bsprobe.storage.files import read_file
 
 _OWN_SCOPE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 _LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set)
@@ -89,8 +89,7 @@ def require_arguments(name: str, given: Iterable[str]) -> None:
     path = source_path("--model", name)
     if path is None or "." in what:
         return
-    with file_errors(path):
-        taken = _arguments_of(ast.parse(path.read_bytes()), what)
+    taken = _arguments_of(ast.parse(read_file(path)), what)
     if taken is None:
         return
     for argument in sorted(set(given) - set(taken)):
@@ -156,8 +155,7 @@ def read_names(option: str, name: str, path: Path) -> SourceNames:
         UsageError: The file is not valid Python; the message has the file and the line.
         FileError: The file cannot be read.
     """
-    with file_errors(path):
-        text = path.read_bytes()
+    text = read_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the import repeats them

@@ -12,8 +12,8 @@ from bsprobe.storage.folders import (
     REPORTS,
     STUDIES,
     begun,
-    given_folder,
     new_folder,
+    reserved,
     resuming,
     slug,
     withdrawn_if_refused,
@@ -22,7 +22,7 @@ from bsprobe.study.conduct import Listener, Studying, counts
 from bsprobe.study.journal import StudyContents, StudyHeader, StudyJournal
 from bsprobe.study.records import SCHEMA_VERSION, Study, StudySettings
 from bsprobe.study.runner import StudyRunner
-from bsprobe.study.studyfile import load_study, save_study
+from bsprobe.study.studyfile import load_study
 from bsprobe.worker.environment import describe_environment
 from bsprobe.worker.protocol import Ready
 
@@ -56,7 +56,7 @@ def run(start: Start, *, listener: Listener) -> tuple[Study, Path]:
         listener: Notified of the progress.
 
     Returns:
-        The study, and the folder with its file.
+        The study, which is not yet saved, and its folder.
 
     Raises:
         FileError: The folder cannot be used, or the journal was made on another device.
@@ -64,14 +64,15 @@ def run(start: Start, *, listener: Listener) -> tuple[Study, Path]:
         InterruptedRunError: The user interrupted the study.
     """
     settings = start.settings
-    if start.folder is not None and start.resumed is None:
-        given_folder(start.folder)
-    with StudyRunner(
-        start.request,
-        variant=settings.variant,
-        data=settings.data,
-        timeout=settings.training_timeout_seconds,
-    ) as trainer:
+    with (
+        reserved(None if start.resumed else start.folder),
+        StudyRunner(
+            start.request,
+            variant=settings.variant,
+            data=settings.data,
+            timeout=settings.training_timeout_seconds,
+        ) as trainer,
+    ):
         folder, log, contents = _opened(start, trainer.ready)
         try:
             with withdrawn_if_refused(folder), log:
@@ -89,7 +90,6 @@ def run(start: Start, *, listener: Listener) -> tuple[Study, Path]:
                 "interrupted; finished trainings and the last checkpoint are kept",
                 hint=f"go on with: {resuming(folder, STUDIES)}",
             ) from None
-    save_study(made, folder)
     return made, folder
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bsprobe.records.errors import FileError
 from bsprobe.storage.codec import MalformedError, from_json, to_text
-from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.files import file_errors, read_file, write_atomically
 from bsprobe.storage.folders import STUDIES, STUDY, STUDY_JOURNAL, resuming
 from bsprobe.storage.jsonlines import check_version, damaged
 from bsprobe.study.records import SCHEMA_VERSION, Study
@@ -35,7 +35,7 @@ def load_study(folder: Path) -> Study:
                 f"the study in {folder} is not finished",
                 hint=f"finish it: {resuming(folder, STUDIES)}",
             )
-        data = path.read_bytes()
+    data = read_file(path)
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

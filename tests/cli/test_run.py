@@ -112,7 +112,7 @@ def test_a_run_is_not_resumed_with_other_options(tmp_path: Path) -> None:
     second = start("run", *SMALL, "--out=out", "--resume", cwd=tmp_path)
     _, complaints = second.communicate(timeout=60)
     assert second.returncode == 2
-    assert complaints.startswith("error: another bsprobe run is writing")
+    assert complaints.startswith("error: another bsprobe command is writing")
     process.terminate()
     process.wait(timeout=60)
     assert process.returncode == 130

@@ -154,7 +154,7 @@ def test_of_runs_into_one_folder_one_writes_and_the_others_exit_with_2(
             assert any(
                 words in complaints
                 for words in (
-                    *("another bsprobe run is writing", "exists", "is not an empty folder"),
+                    *("another bsprobe command is writing", "exists", "is not an empty folder"),
                     *("does not exist", "holds no run to go on with", "is finished"),
                 )
             ), complaints
@@ -188,5 +188,5 @@ def test_a_journal_that_was_removed_before_it_was_locked_is_not_written_to(
         lock(journal)
 
     monkeypatch.setattr(Journal, "_lock", be_late)
-    with pytest.raises(FileError, match="another bsprobe run is writing"):
+    with pytest.raises(FileError, match="another bsprobe command is writing"):
         Journal.create(tmp_path, header())

@@ -201,7 +201,7 @@ def test_a_journal_that_is_being_written_cannot_be_opened_by_another_run(tmp_pat
         journal.append(TRIALS[0])
         (tmp_path / NAME).open("ab").write(b"half a line")
         before = (tmp_path / NAME).read_bytes()
-        with pytest.raises(FileError, match="another bsprobe run is writing"):
+        with pytest.raises(FileError, match="another bsprobe command is writing"):
             Journal.resume(tmp_path)
         assert (tmp_path / NAME).read_bytes() == before
     journal, contents = resumed(tmp_path)

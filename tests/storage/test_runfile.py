@@ -89,7 +89,7 @@ def test_a_missing_run_is_a_file_error(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "is damaged: it is not JSON"),
+        (b"", "is damaged: it is not JSON: Expecting value at character 1"),
         (b"\x80\x81", "is damaged: it is not JSON"),
         (b"[" * 100_000, "is damaged: it is not JSON"),
         (b"[]", "has schema version None; this bsprobe reads 1"),

@@ -13,6 +13,7 @@ from bsprobe.cli.options.device import (
     asked_processes,
     require_synchronisable,
 )
+from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.recipe import asked_target
 from bsprobe.cli.options.script import script_options, script_settings
 from bsprobe.cli.options.subject import (
@@ -134,7 +135,7 @@ _CIRCUMSTANCES = (
     click.option(
         "--data",
         "data_root",
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="ROOT",
         help="Folder of images to train the trials on, in the layout of Cityscapes.  "
         "[default: synthetic images]",

@@ -12,7 +12,7 @@ from bsprobe.cli.command import Command
 from bsprobe.cli.options.recipe import asked_target
 from bsprobe.cli.options.values import Command as AnyCommand
 from bsprobe.cli.options.values import count, number
-from bsprobe.records.errors import UsageError
+from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.runs import DeviceRequest, Settings
 from bsprobe.records.scripts import (
     BATCH,
@@ -22,6 +22,7 @@ from bsprobe.records.scripts import (
     Script,
 )
 from bsprobe.records.variants import Norm, Variant
+from bsprobe.storage.files import open_regular
 
 EXAMPLE: Final = "bsprobe run -- python train.py --batch-size {batch}"
 _SERVED: Final = frozenset(
@@ -181,7 +182,7 @@ def _require_place(script: Script) -> None:
 def _reads_variable(word: str) -> bool:
     """Return whether a word names a file that reads the variable with the batch."""
     try:
-        with Path(word).open(errors="replace") as file:
-            return BATCH_VARIABLE in file.read(1 << 20)
-    except (OSError, ValueError):
+        with open_regular(Path(word)) as file:
+            return BATCH_VARIABLE.encode() in file.read(1 << 20)
+    except (OSError, ValueError, FileError):
         return False

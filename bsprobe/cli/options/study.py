@@ -1,12 +1,12 @@
 """The options of a study, and their conversion to `StudySettings`."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from bsprobe.analysis.recommendation import check_target, with_recipe
+from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.subject import require_segmentation
 from bsprobe.cli.options.values import LR_RULE, Command, count, number, whole_number
 from bsprobe.records.bounds import ASKED
@@ -40,7 +40,7 @@ _OPTIONS = (
     click.option(
         "--data",
         "data_root",
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="ROOT",
         help="Folder of training and validation images, in the layout of Cityscapes.  [required]",
     ),
@@ -130,7 +130,7 @@ _OPTIONS = (
     LR_RULE,
     click.option(
         "--weights",
-        type=click.Path(path_type=Path),
+        type=PATH,
         metavar="PATH",
         help="State dict to start from: of a torchvision ResNet, or a DeepLab checkpoint.  "
         "[default: from scratch]",

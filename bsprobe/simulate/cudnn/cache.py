@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bsprobe.records.errors import FileError
-from bsprobe.storage.files import file_errors, write_atomically
+from bsprobe.storage.codec import parse_json
+from bsprobe.storage.files import file_errors, read_limited, write_atomically
 
 SCHEMA_VERSION: Final = 2
 """It also grows when the same question has another answer (2: slices.py)."""
@@ -66,7 +67,7 @@ class WorkspaceCache:
 
     def _read(self) -> Answers:
         try:
-            data = json.loads(self._path.read_bytes())
+            data = parse_json(read_limited(self._path))
             if {key: data[key] for key in self._header} != self._header:
                 return {}
             return {_text(key): _sizes(answer) for key, answer in data["answers"].items()}
@@ -74,7 +75,9 @@ class WorkspaceCache:
             return {}
         except OSError as error:
             self._note(f"cached cuDNN workspaces are not readable: {self._path}: {error.strerror}.")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except FileError as error:
+            self._note(f"cached cuDNN workspaces are not readable: {error}.")
+        except (ValueError, KeyError, TypeError, AttributeError):
             self._note(f"{self._path} is damaged: its cuDNN workspaces are computed again.")
         return {}
 

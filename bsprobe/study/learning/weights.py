@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bsprobe.records.errors import FileError, UsageError
-from bsprobe.storage.files import file_errors
+from bsprobe.storage.files import file_errors, require_regular_file
 from bsprobe.training.cityscapes.normalisation import InputNormalisation
 from bsprobe.training.models.deeplabv2 import DeepLabV2
 
@@ -109,6 +109,7 @@ def load_weights(
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
+    require_regular_file(path)
     with file_errors(path):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)

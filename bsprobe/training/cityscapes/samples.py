@@ -196,6 +196,8 @@ def load_label(path: Path) -> NDArray[np.uint8] | Problem:
 
 def _load(path: Path, *, mode: str, wanted: str) -> NDArray[np.uint8] | Problem:
     try:
+        if path.exists() and not path.is_file():  # reading a pipe may block forever
+            return Problem(path=path, what="is not a regular file", hint=_REPLACE_HINT)
         if not _has_end_mark(path):
             return Problem(path=path, what="is cut off, or no PNG image", hint=_REPLACE_HINT)
         with Image.open(path, formats=["PNG"]) as picture:

@@ -4,7 +4,6 @@ Only torchvision is required. A package is imported when one of its networks is 
 """
 
 import importlib
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -24,6 +23,8 @@ from bsprobe.records.workload import (
     problem_of,
     without_package,
 )
+from bsprobe.storage.codec import parse_json
+from bsprobe.storage.files import read_limited
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 _TASKS: Final = ("SEMANTIC_SEGMENTATION", "IMAGE_CLASSIFICATION")
@@ -174,7 +175,7 @@ def _configuration(path: str, arguments: dict[str, Any]) -> Any:
     """Read a configuration of transformers from a local file."""
     file = Path(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_limited(file))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"--model {HUGGING_FACE}{path}: {getattr(error, 'strerror', None) or error}",
