@@ -61,6 +61,7 @@ def test_of_two_runs_that_begin_in_one_folder_the_second_is_refused(tmp_path: Pa
     while all(process.poll() is None for process in both):
         time.sleep(0.05)
     ended = next(process for process in both if process.poll() is not None)
+    code, printed, complaints = finish(ended)
     (other,) = [process for process in both if process is not ended]
     assert (code, printed) == (2, "")
     error, _ = complaints.splitlines()
