@@ -11,7 +11,13 @@ from bsprobe.records.errors import FileError
 from bsprobe.records.runs import Settings
 from bsprobe.storage.checks import check_figures
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json, to_text
-from bsprobe.storage.files import file_errors, open_regular, read_limited, write_atomically
+from bsprobe.storage.files import (
+    file_errors,
+    open_regular,
+    read_limited,
+    remove_partial_files,
+    write_atomically,
+)
 from bsprobe.storage.jsonlines import check_version
 
 SCHEMA_VERSION: Final = 3
@@ -50,6 +56,22 @@ class ProvenBatch:
     """The user's files that the trials imported: paths and hashes of the contents."""
     found_at: str
     """ISO 8601, UTC."""
+
+    def __post_init__(self) -> None:
+        """Check that the batches follow each other, and the settings.
+
+        Raises:
+            ValueError: They do not.
+        """
+        settings = self.question.settings
+        following = self.batch + settings.batch_multiple
+        if self.batch > settings.max_batch:
+            raise ValueError(f"the batch exceeds the largest one, {settings.max_batch}")
+        if self.first_failure is None:
+            if following <= settings.max_batch:
+                raise ValueError("no batch failed, but larger ones are allowed")
+        elif self.first_failure != following:
+            raise ValueError(f"the first failure must be {following}")
 
 
 def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
@@ -94,6 +116,7 @@ def keep_batch(folder: Path, found: ProvenBatch) -> None:
     try:
         with file_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        remove_partial_files(folder)  # also those of other questions
         write_atomically(path, to_text(found))
     except FileError as error:
         _LOG.warning("cannot cache the batch: %s", error)

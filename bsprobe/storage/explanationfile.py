@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from bsprobe.records.errors import FileError
 from bsprobe.records.explanations import EXPLANATION_VERSION, ExplanationReport
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
 from bsprobe.storage.files import file_errors, read_file, write_atomically
+from bsprobe.storage.jsonlines import check_version, damaged
 
 NAME = "explanation.json"
 
@@ -41,12 +41,7 @@ def load_explanation(path: Path) -> ExplanationReport:
     data = read_file(path)
     try:
         value = parse_json(data)
-        version = value.get("schema_version") if isinstance(value, dict) else None
-        if version != EXPLANATION_VERSION:
-            raise FileError(
-                f"{path} has schema version {version}; this bsprobe reads {EXPLANATION_VERSION}",
-                hint="run bsprobe explain again",
-            )
+        check_version(path, value, EXPLANATION_VERSION)
         return from_json(ExplanationReport, value)
     except MalformedError as error:
-        raise FileError(f"{path} is damaged: {error}", hint="run bsprobe explain again") from error
+        raise damaged(path, str(error)) from error

@@ -14,7 +14,7 @@ from bsprobe.devices.identity import Identity
 from bsprobe.engine import executable_batch
 from bsprobe.engine.executable_batch import SearchListener
 from bsprobe.records.errors import DeviceError, UsageError
-from bsprobe.records.runs import Boundary, DeviceRequest, Run, Settings, StopReason
+from bsprobe.records.runs import MAX_BATCH, Boundary, DeviceRequest, Run, Settings, StopReason
 from bsprobe.records.units import GIB
 from bsprobe.worker.protocol import Ready
 from tests.support import own_training
@@ -259,7 +259,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(
 @pytest.mark.parametrize(
     ("boundary", "is_handed_over"),
     [
-        (Boundary(stop=StopReason.MAX_BATCH, largest=64), True),
+        (Boundary(stop=StopReason.MAX_BATCH, largest=MAX_BATCH), True),
         (Boundary(stop=StopReason.KERNEL_LIMIT, largest=5, first_failure=6), True),
         (Boundary(stop=StopReason.TIME, largest=5), False),
         (Boundary(stop=StopReason.NOTHING_FITS, first_failure=1), False),

@@ -9,7 +9,7 @@ import pytest
 
 from bsprobe.simulate.cudnn import cache as workspace_cache
 from bsprobe.simulate.cudnn.cache import WorkspaceCache
-from bsprobe.storage.files import cache_folder
+from bsprobe.storage.files import cache_folder, partial_name
 
 CARD = {"deviceVer": 860}
 
@@ -133,3 +133,12 @@ def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == Path("/home/ada/.cache/bsprobe")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/ada")
     assert cache_folder() == Path("/var/cache/ada/bsprobe")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are not checked there")
+def test_what_killed_processes_left_of_other_files_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        killed.wait()
+    (tmp_path / partial_name("other.json", killed.pid)).write_bytes(b"half")
+    kept(tmp_path / "cache.json", {"a": (1,)})
+    assert [path.name for path in tmp_path.iterdir()] == ["cache.json"]

@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from bsprobe.records.bounds import Bounds
 from bsprobe.records.errors import FileError
 from bsprobe.storage.codec import parse_json
-from bsprobe.storage.files import file_errors, read_limited, write_atomically
+from bsprobe.storage.files import file_errors, read_limited, remove_partial_files, write_atomically
 
 SCHEMA_VERSION: Final = 2
 """It also grows when the same question has another answer (2: slices.py)."""
 MOST_ANSWERS: Final = 10_000
 """Maximum number of answers in a file (about 3 MiB); the oldest are dropped."""
 
+_WORKSPACE = Bounds(least=0, most=2**50)
+"""In bytes; no card has a PiB."""
 Answers = dict[str, tuple[int, ...]]
 """Workspaces of a convolution's plans, in bytes, by key."""
 
@@ -60,6 +63,7 @@ class WorkspaceCache:
         try:
             with file_errors(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
+            remove_partial_files(self._path.parent)  # also those of other cards
             write_atomically(self._path, text.encode())
         except FileError as error:
             self._note(f"cuDNN workspaces are not cached for the next run: {error}.")
@@ -93,6 +97,8 @@ def _text(key: object) -> str:
 
 
 def _sizes(answer: object) -> tuple[int, ...]:
-    if not isinstance(answer, list) or not all(type(size) is int and size >= 0 for size in answer):
+    if not isinstance(answer, list):
+        raise TypeError(answer)
+    if not all(type(size) is int and size in _WORKSPACE for size in answer):
         raise ValueError(answer)
     return tuple(answer)
