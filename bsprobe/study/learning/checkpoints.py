@@ -1,6 +1,8 @@
 """Checkpoints of a training, from which it resumes to the same figures."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import torch
 
 from bsprobe.records.errors import FileError
-from bsprobe.storage.codec import from_json, to_json
+from bsprobe.storage.codec import from_json, parse_json, to_json
 from bsprobe.storage.files import file_errors, replacing, require_regular_file
 from bsprobe.study.learning.weights import LOAD_ERRORS
 from bsprobe.study.records import Chance, CurvePoint, NoiseSample, TrainingSpec
@@ -84,27 +86,35 @@ def restore_checkpoint(path: Path, spec: TrainingSpec, task: Task) -> Reached | 
             f"{path} is the checkpoint of another training",
             hint="delete it to begin this training again",
         )
-    task.model.load_state_dict(content["model"])
-    task.optimizer.load_state_dict(content["optimizer"])
-    task.scaler.load_state_dict(content["scaler"])
-    task.updates_applied = content["updates_applied"]
-    torch.set_rng_state(content["random_state"])
-    if content["gpu_random_state"] is not None:
-        torch.cuda.set_rng_state(content["gpu_random_state"], task.device)
-    return from_json(Reached, json.loads(content["reached"]))
+    with _damage_refused(path):
+        reached = from_json(Reached, parse_json(content["reached"]))
+        task.model.load_state_dict(content["model"])
+        task.optimizer.load_state_dict(content["optimizer"])
+        task.scaler.load_state_dict(content["scaler"])
+        task.updates_applied = int(content["updates_applied"])
+        torch.set_rng_state(content["random_state"])
+        if content["gpu_random_state"] is not None:
+            torch.cuda.set_rng_state(content["gpu_random_state"], task.device)
+    return reached
 
 
 def _read(path: Path) -> dict[str, Any]:
     require_regular_file(path)
-    with file_errors(path):
-        try:
-            # Random states must be on the CPU; load_state_dict moves the rest.
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except LOAD_ERRORS as error:
-            raise FileError(
-                f"{path} is damaged", hint="delete it to begin this training again"
-            ) from error
+    with file_errors(path), _damage_refused(path):
+        # Random states must be on the CPU; load_state_dict moves the rest.
+        content = torch.load(path, map_location="cpu", weights_only=True)
     return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def _damage_refused(path: Path) -> Iterator[None]:
+    """Turn the errors of a damaged checkpoint into one that names it."""
+    try:
+        yield
+    except LOAD_ERRORS as error:
+        raise FileError(
+            f"{path} is damaged", hint="delete it to begin this training again"
+        ) from error
 
 
 def _text(record: TrainingSpec | Reached) -> str:

@@ -1,5 +1,6 @@
 """Saving and restoring checkpoints. Resumed trainings are in `test_train`."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -7,6 +8,7 @@ from unittest import mock
 import pytest
 import torch
 
+from bsprobe.records.errors import FileError
 from bsprobe.records.variants import Precision
 from bsprobe.study.learning.checkpoints import Reached, restore_checkpoint, save_checkpoint
 from bsprobe.training.batches import synthetic_batch
@@ -60,3 +62,50 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
 
     assert restore_checkpoint(path, spec, task) == Reached(updates=1)
     assert [each.name for each in tmp_path.iterdir()] == ["c"]
+
+
+CHANGES: dict[str, object] = {
+    "reached": "[]",
+    "model": {"zzz": torch.zeros(1)},
+    "optimizer": {},
+    "updates_applied": None,
+    "random_state": torch.zeros(3),
+}
+
+
+@pytest.mark.parametrize(("key", "junk"), CHANGES.items(), ids=CHANGES)
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_a_checkpoint_with_a_damaged_part_is_refused_by_name(
+    tmp_path: Path,
+    key: str,
+    junk: object,
+    is_missing: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    spec, path, task = first_training(), tmp_path / "c", build_task(VARIANT, CPU)
+    save_checkpoint(path, spec, task, Reached(updates=1))
+    content = torch.load(path, weights_only=True)
+    content.pop(key) if is_missing else content.update({key: junk})
+    torch.save(content, path)
+    with pytest.raises(FileError, match="c is damaged") as refused:
+        restore_checkpoint(path, spec, task)
+    assert "delete it" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(40), *(pytest.param(s, marks=pytest.mark.nightly) for s in range(40, 500))]
+)
+def test_a_checkpoint_with_damaged_bytes_is_refused_or_restored(tmp_path: Path, seed: int) -> None:
+    spec, path, task = first_training(), tmp_path / "c", build_task(VARIANT, CPU)
+    reached = Reached(updates=1, losses=(0.5,))
+    save_checkpoint(path, spec, task, reached)
+    chance, data = random.Random(seed), bytearray(path.read_bytes())
+    if seed % 5 == 0:
+        del data[chance.randrange(len(data)) :]
+    for _ in range(chance.choice((1, 1, 10, 1000))):
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+    try:
+        assert restore_checkpoint(path, spec, task) == reached
+    except FileError as error:
+        assert str(path) in str(error)  # noqa: PT017 - both outcomes are valid
+        assert error.hint is not None  # noqa: PT017 - as above
