@@ -1,5 +1,6 @@
-"""Command-line options that reproduce given variants."""
+"""Commands to type again, and the options that reproduce given variants."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
@@ -11,6 +12,17 @@ Defaults = Mapping[str, Sequence[StrEnum]]
 
 FIRST: Defaults = {axis.field: axis.defaults[:1] for axis in AXES}
 """Defaults of `bsprobe explain`."""
+
+
+def quoted(command: str) -> str:
+    """Return a command of a file as one command for a shell, its words quoted.
+
+    A command that bsprobe wrote stays as it is. In another one, `;`, `|` or `$(...)` become words.
+    """
+    try:
+        return shlex.join(shlex.split(command))
+    except ValueError:  # an open quote
+        return shlex.quote(command)
 
 
 def matrix_defaults(variants: Sequence[Variant]) -> Defaults:
