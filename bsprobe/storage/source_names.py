@@ -265,6 +265,8 @@ def _missing(option: str, name: str, what: str, path: Path) -> UsageError:
     where, named = split_path(name)
     folder = path.parent
     known = [each.name for each in sorted(folder.glob("*.py"))] if folder.is_dir() else []
+    if not where.endswith(".py"):
+        known = [each for each in known if each.removesuffix(".py").isidentifier()]
     near = difflib.get_close_matches(path.name, known, n=1)
     hint = CALLABLE_HINT
     if near:

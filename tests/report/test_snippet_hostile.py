@@ -12,12 +12,14 @@ import pytest
 from bsprobe.analysis.recommendation import plan, recipe_of
 from bsprobe.records.batch_forms import BatchForm, Call, LossIs, TargetsAre
 from bsprobe.records.checkpointing import Checkpointed, CheckpointWay
-from bsprobe.records.runs import REFERENCE, Recommendation, Run, Target, VariantResult
+from bsprobe.records.runs import REFERENCE, Recommendation, Run, Target, TrainingPlan, VariantResult
 from bsprobe.records.trials import Ddp, Trial
 from bsprobe.records.units import Resolution
 from bsprobe.records.variants import Checkpointing, OptimizerName, Variant
 from bsprobe.records.workload import OwnParts
+from bsprobe.report.run import markdown
 from bsprobe.report.snippet import snippet
+from bsprobe.storage.codec import MalformedError, from_json, to_json
 from tests.support import hostile
 from tests.support.snippet_training import execute
 
@@ -99,7 +101,7 @@ def made(run: Run, item: Recommendation, case: Case) -> Run:
         processes=case.processes,
         ddp=Ddp.FIND_UNUSED_PARAMETERS,
     )
-    item = replace(item, variant=variant, plan=planned, without_accumulation=planned, trial=None)
+    item = replace(item, variant=variant, plan=planned, trial=None, starred=True)
     result = VariantResult(variant=variant, boundary=run.results[0].boundary, recommendation=item)
     settings = replace(run.settings, variants=(variant,), target=case.target)
     trials = (_trial(run.trials[0], variant, case),)
@@ -132,6 +134,22 @@ def test_the_code_does_not_depend_on_the_texts_of_a_run(
     made_run = made(run, item, CASES[name])
     reached = hostile.require_same_code(rendered, made_run, made_run.settings.variants[0], share)
     assert {("device", "name"), (hostile.VARIANT, "model")} <= reached
+
+
+def test_a_rule_of_the_learning_rate_that_does_not_exist_is_malformed(
+    item: Recommendation,
+) -> None:
+    stored = to_json(item.plan)
+    assert from_json(TrainingPlan, stored) == item.plan
+    with pytest.raises(MalformedError, match="is not a valid LearningRateRule"):
+        from_json(TrainingPlan, stored | {"lr_rule": "linear\nimport os"})
+
+
+def test_no_text_ends_the_block_of_code_in_the_report(run: Run, item: Recommendation) -> None:
+    changed = made(run, item, Case(variant={"model": "```\n```.py:build"}))
+    text = rendered(changed)
+    report = markdown.render(changed, plots=(), snippet=text)
+    assert f"\n````python\n{text}````\n" in report
 
 
 def test_a_path_of_windows_stands_in_the_snippet_as_it_was_typed(

@@ -61,15 +61,15 @@ def places(record: Any) -> Iterator[Path]:
         yield from _places(kind, getattr(record, field.name), (field.name,))
 
 
-def with_text(record: T, place: Path, text: str) -> T:
+def with_text(record: Any, place: Path, text: str) -> Any:
     """Return the record with a text in a place.
 
     Raises:
         ValueError: The record refuses the text.
     """
-    name, *rest = place
-    changed = _changed(_hints(type(record))[name], getattr(record, str(name)), rest, text)
-    return replace(record, **{name: changed})  # type: ignore[type-var] # a dataclass
+    name, *rest = str(place[0]), *place[1:]
+    changed = _changed(_hints(type(record))[name], getattr(record, name), rest, text)
+    return replace(record, **{name: changed})
 
 
 def require_same_code(render: Callable[[T], str], record: T, variant: Any, share: int) -> set[Path]:
@@ -148,8 +148,8 @@ def exchanged(record: T, old: Any, new: Any) -> T:
 
 
 @cache
-def _hints(kind: type) -> dict[str | int, Any]:
-    return dict(typing.get_type_hints(kind))
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _inner(kind: Any) -> Any:
