@@ -7,7 +7,6 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -147,7 +146,6 @@ def exchanged(record: T, old: Any, new: Any) -> T:
     return typing.cast("T", walk(record))
 
 
-@cache
 def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
