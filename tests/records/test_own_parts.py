@@ -15,7 +15,7 @@ from bsprobe.records.habits import (
 )
 from bsprobe.records.workload import NOTHING_OWN, OwnParts, split_path, value_of
 from bsprobe.storage.codec import from_json, parse_json, to_text
-from tests.support.hostile import TEXTS
+from tests.support.hostile_code import TEXTS
 
 
 @pytest.mark.parametrize(

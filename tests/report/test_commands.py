@@ -11,7 +11,7 @@ from bsprobe.records.workload import OwnParts
 from bsprobe.report.commands import quoted
 from bsprobe.report.explain import sentences
 from bsprobe.report.run import train_with
-from tests.support.hostile import TEXTS
+from tests.support.hostile_code import TEXTS
 
 
 @pytest.mark.parametrize("text", ["x", "a b", "C:\\new", *TEXTS], ids=ascii)

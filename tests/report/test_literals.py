@@ -15,7 +15,7 @@ from bsprobe.report.snippet.literals import (
     rounded,
     templates,
 )
-from tests.support.hostile import TEXTS
+from tests.support.hostile_code import TEXTS
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "", "ordinary", "it's", '"it\'s"'], ids=ascii)

@@ -20,7 +20,7 @@ from bsprobe.records.workload import OwnParts
 from bsprobe.report.run import markdown
 from bsprobe.report.snippet import snippet
 from bsprobe.storage.codec import MalformedError, from_json, to_json
-from tests.support import hostile
+from tests.support import hostile_code
 from tests.support.snippet_training import execute
 
 SHARES = [6, pytest.param(1, marks=pytest.mark.nightly)]
@@ -132,8 +132,10 @@ def test_the_code_does_not_depend_on_the_texts_of_a_run(
     run: Run, item: Recommendation, name: str, share: int
 ) -> None:
     made_run = made(run, item, CASES[name])
-    reached = hostile.require_same_code(rendered, made_run, made_run.settings.variants[0], share)
-    assert {("device", "name"), (hostile.VARIANT, "model")} <= reached
+    reached = hostile_code.require_same_code(
+        rendered, made_run, made_run.settings.variants[0], share
+    )
+    assert {("device", "name"), (hostile_code.VARIANT, "model")} <= reached
 
 
 def test_a_rule_of_the_learning_rate_that_does_not_exist_is_malformed(
