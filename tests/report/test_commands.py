@@ -20,12 +20,19 @@ def test_a_command_of_bsprobe_stays_as_it_was_written(text: str) -> None:
     assert quoted(written) == written
 
 
+def test_a_word_with_escapes_stays_as_it_was_written() -> None:
+    for word in (r"$'a\nb'", r"$'it\'s \\'", r"x=$'\x1b]52'"):
+        assert quoted(f"bsprobe run {word}") == f"bsprobe run {word}"
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
         ("bsprobe run; rm x", ["bsprobe", "run;", "rm", "x"]),
         ("bsprobe run\nrm x", ["bsprobe", "run", "rm", "x"]),
         ("bsprobe $(id) `id` | sh", ["bsprobe", "$(id)", "`id`", "|", "sh"]),
+        (r"bsprobe $'a\\'; rm x", ["bsprobe", "$a\\\\;", "rm", "x"]),
+        ("bsprobe " + "a" * 5000 + ";", ["bsprobe", "a" * 5000 + ";"]),
         ("bsprobe 'run", ["bsprobe 'run"]),
         ("bsprobe run # \\", ["bsprobe run # \\"]),
     ],
