@@ -5,18 +5,10 @@ et al. 2022.
 """
 
 import math
-from enum import StrEnum
 
+from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.runs import Target
 from bsprobe.records.variants import OptimizerName
-
-
-class LearningRateRule(StrEnum):
-    """The rule by which the learning rate scales with the effective batch."""
-
-    LINEAR = "linear"
-    SQRT = "sqrt"
-
 
 _RULES = {
     OptimizerName.SGD: LearningRateRule.LINEAR,

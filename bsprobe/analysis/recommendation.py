@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from bsprobe.analysis.rates import LearningRateRule, rule_for, scaled_rate
+from bsprobe.analysis.rates import rule_for, scaled_rate
 from bsprobe.records.errors import UsageError
 from bsprobe.records.failures import Outcome
+from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.runs import REFERENCE, Recommendation, Target, TrainingPlan
 from bsprobe.records.trials import REPEATED, Ddp, Trial
 from bsprobe.records.variants import Variant

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from bsprobe.analysis.rates import LearningRateRule
 from bsprobe.analysis.recommendation import check_target
 from bsprobe.engine.probe import Listener
 from bsprobe.engine.run import completed, header_of, make_run, start_runner
 from bsprobe.records.errors import BsprobeError, UsageError
 from bsprobe.records.habits import COMMONEST, parsed_habits
 from bsprobe.records.matrix import matrix
+from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.runs import (
     MAX_BATCH,
     TRIAL_TIMEOUT_SECONDS,

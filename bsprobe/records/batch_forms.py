@@ -68,3 +68,17 @@ class BatchForm:
     """True if the fields are attributes, not entries of a dict."""
     loss: LossIs | None = None
     """The place of the network's own loss; None with another loss."""
+
+    def __post_init__(self) -> None:
+        """Check what the code of a training is made from.
+
+        Raises:
+            ValueError: The network gets no field or one twice, or an input has no number.
+        """
+        if self.call in (Call.FIELDS, Call.FIELD) and not self.fields:
+            raise ValueError(f"batches of {self.call} need the names of their fields")
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError("a field of the batches is named twice")
+        is_number = self.sized is None or (self.sized.isascii() and self.sized.isdecimal())
+        if self.call is Call.POSITIONAL and not is_number:
+            raise ValueError(f"{self.sized!r} is not the number of an input")

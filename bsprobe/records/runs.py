@@ -10,6 +10,7 @@ from bsprobe.records.assumptions import Assumption
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.gpus import Gpu
 from bsprobe.records.growth import Growth
+from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.scripts import Script
 from bsprobe.records.trials import DataSource, Ddp, Source, Trial, TrialSpec, Validation
 from bsprobe.records.units import MIB, Resolution
@@ -198,7 +199,7 @@ class TrainingPlan:
     """None if no base rate is known."""
     group_learning_rates: tuple[tuple[str, float], ...]
     """Per parameter group of the model: its name and its learning rate."""
-    lr_rule: str
+    lr_rule: LearningRateRule
     updates: int | None
     """Optimizer updates that keep the number of images constant; None if no rate is known."""
     warmup_updates: int | None

@@ -3,6 +3,7 @@
 import ast
 import json
 import sys
+import warnings
 from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import attrgetter
@@ -87,6 +88,15 @@ def has_recipe(model: str) -> bool:
 def is_factory(model: str) -> bool:
     """Return whether a name has the form `package.module:factory` or `file.py:factory`."""
     return ":" in model and not model.startswith(PREFIXES)
+
+
+def split_path(name: str) -> tuple[str, str]:
+    """Split `package.module:callable` or `file.py:callable`; without a colon the callable is empty.
+
+    The last colon counts: the path of a file may have others.
+    """
+    where, colon, what = name.rpartition(":")
+    return (where, what) if colon else (name, "")
 
 
 def keeps_own_norm(model: str) -> bool:
@@ -182,11 +192,17 @@ NOTHING_OWN: Final = OwnParts()
 
 
 def value_of(text: str) -> Any:
-    """Parse a literal of Python or JSON (`3`, `[1, 2]`, `None`, `true`); else return the text."""
+    r"""Parse a literal of Python or JSON (`3`, `[1, 2]`, `None`, `true`); else return the text.
+
+    Infinity and NaN have literals in neither: `inf` is text, only `1e999` is a number. Python warns
+    of escapes like `\d`, and finds dicts in the place of a key only when it makes them.
+    """
     for read in (ast.literal_eval, json.loads):
         try:
-            return read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return read(text)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
     return text
 

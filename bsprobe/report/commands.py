@@ -1,16 +1,35 @@
-"""Command-line options that reproduce given variants."""
+"""Commands to type again, and the options that reproduce given variants."""
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from bsprobe.records.matrix import default_norms
 from bsprobe.records.variants import AXES, RGB, Variant
 
+_WORD = r"""(?:[a-zA-Z0-9_@%+=:,./-]|'[^']*'|"'"|\$'(?:[^'\\]|\\.)*')+"""
+_QUOTED = re.compile(f"{_WORD}(?: {_WORD})*", re.DOTALL)
+"""Words that mean themselves to a shell, as `shlex.quote` makes them; also `$'...'`."""
+
 Defaults = Mapping[str, Sequence[StrEnum]]
 """Default values of a command, by the field of the axis."""
 
 FIRST: Defaults = {axis.field: axis.defaults[:1] for axis in AXES}
 """Defaults of `bsprobe explain`."""
+
+
+def quoted(command: str) -> str:
+    """Return a command of a file as one command for a shell, its words quoted.
+
+    A command that bsprobe wrote stays as it is. In another one, `;`, `|` or `$(...)` become words.
+    """
+    if _QUOTED.fullmatch(command):
+        return command
+    try:
+        return shlex.join(shlex.split(command))
+    except ValueError:  # an open quote
+        return shlex.quote(command)
 
 
 def matrix_defaults(variants: Sequence[Variant]) -> Defaults:

@@ -14,7 +14,7 @@ from bsprobe.analysis.caveats import ASSUMED
 from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import Fitting
 from bsprobe.records.units import GIB, format_bytes
-from bsprobe.report.commands import matrix_defaults, subject_options
+from bsprobe.report.commands import matrix_defaults, quoted, subject_options
 from bsprobe.report.markdown import table
 from bsprobe.report.run.plots import COLOURS, MARKERS, STYLE, write_figure
 from bsprobe.report.run.sentences import row_names, subject_line
@@ -163,7 +163,7 @@ def render_markdown(found: Fitting) -> str:
         "![largest batch by card](fit.png)\n\n"
         "The sources of the cards' memory are in `bsprobe gpus --format csv`.\n\n"
         f"PyTorch {found.environment.torch}, cuDNN {found.environment.cudnn}. "
-        f"Again: `{found.environment.command}`\n"
+        f"Again: `{quoted(found.environment.command)}`\n"
     )
 
 

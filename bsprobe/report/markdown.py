@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from bsprobe.records.runs import DeviceInfo, Environment
 from bsprobe.records.scripts import ScriptFacts
 from bsprobe.records.units import format_bytes
+from bsprobe.report.commands import quoted
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -40,7 +41,7 @@ def environment_section(
         ("started", environment.started_at),
     ]
     known = [(name, value) for name, value in rows if value]
-    return f"{table(('', ''), known)}\n\nAgain: `{environment.command}`"
+    return f"{table(('', ''), known)}\n\nAgain: `{quoted(environment.command)}`"
 
 
 def _versions(environment: Environment, script: ScriptFacts | None) -> list[tuple[str, str | None]]:

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bsprobe.records.errors import UsageError
-from bsprobe.records.workload import CALLABLE_HINT
+from bsprobe.records.workload import CALLABLE_HINT, split_path
 from bsprobe.storage.files import read_file
 
 _OWN_SCOPE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
@@ -51,8 +51,10 @@ def require_callable(option: str, name: str) -> None:
     Raises:
         UsageError: The file or module does not exist, is not valid Python, or lacks the callable.
     """
-    where, _, what = name.partition(":")
+    where, what = split_path(name)
     path = source_path(option, name)
+    if what and not all(part.isidentifier() for part in what.split(".")):
+        raise UsageError(f"{option} {name}: '{what}' is not a name of Python", hint=CALLABLE_HINT)
     if path is None:
         return
     shown = path.name if where.endswith(".py") else where
@@ -85,7 +87,7 @@ def require_arguments(name: str, given: Iterable[str]) -> None:
     Raises:
         UsageError: The factory does not take an argument; the nearest one is suggested.
     """
-    where, _, what = name.partition(":")
+    where, what = split_path(name)
     path = source_path("--model", name)
     if path is None or "." in what:
         return
@@ -130,7 +132,7 @@ def source_path(option: str, name: str) -> Path | None:
     Raises:
         UsageError: The file or module certainly does not exist.
     """
-    where = name.partition(":")[0]
+    where, _ = split_path(name)
     if where.endswith(".py"):
         path = Path(where)
         if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises if a name is too long
@@ -221,7 +223,7 @@ def _may_bind(node: ast.AST) -> bool:
 
 def _spec_of(option: str, name: str) -> ModuleSpec | None:
     """Find the spec of a module; None if a package's own code may decide its modules."""
-    where = name.partition(":")[0]
+    where, _ = split_path(name)
     top, *parts = where.split(".")
     importlib.invalidate_caches()
     # The importing process searches the working folder first; this process may not.
@@ -258,17 +260,18 @@ def _decides_itself(package: ModuleSpec) -> bool:
 
 def _missing(option: str, name: str, what: str, path: Path) -> UsageError:
     """Make the error for a missing file or module, with the nearest file in the hint."""
-    what_of_it = name.partition(":")[2] or "NAME"
+    where, named = split_path(name)
     folder = path.parent
     known = [each.name for each in sorted(folder.glob("*.py"))] if folder.is_dir() else []
+    if not where.endswith(".py"):
+        known = [each for each in known if each.removesuffix(".py").isidentifier()]
     near = difflib.get_close_matches(path.name, known, n=1)
     hint = CALLABLE_HINT
     if near:
-        where = name.partition(":")[0]
         meant = str(folder / near[0])
         if not where.endswith(".py") and os.sep not in where:
             meant = ".".join([*where.split(".")[:-1], near[0].removesuffix(".py")])
-        hint = f"did you mean {shlex.quote(f'{meant}:{what_of_it}')}?"
+        hint = f"did you mean {shlex.quote(':'.join([meant, named or 'NAME']))}?"
     return UsageError(f"{option} {name}: {what}", hint=hint)
 
 

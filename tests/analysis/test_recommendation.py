@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bsprobe.analysis.rates import LearningRateRule, rule_for, scaled_rate
+from bsprobe.analysis.rates import rule_for, scaled_rate
 from bsprobe.analysis.recommendation import (
     Limits,
     check_target,
@@ -24,6 +24,7 @@ from bsprobe.analysis.recommendation import (
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.failures import Outcome
+from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.runs import (
     REFERENCE,
     Boundary,
@@ -275,7 +276,7 @@ def test_a_plan_at_the_reference_batch_is_the_reference() -> None:
             ("head weights", 2.5e-3),
             ("head biases", 5e-3),
         ),
-        lr_rule="linear",
+        lr_rule=LINEAR,
         updates=20_000,
         warmup_updates=0,
     )
@@ -289,7 +290,7 @@ def test_a_plan_above_the_reference_batch_warms_up() -> None:
         effective_batch=16,
         learning_rate=2e-2,
         group_learning_rates=(("all", 1e-2),),
-        lr_rule="linear",
+        lr_rule=LINEAR,
         updates=500,
         warmup_updates=25,
     )

@@ -12,7 +12,7 @@ import pytest
 from bsprobe.cli import COMMANDS
 from bsprobe.cli import bsprobe as commands
 from bsprobe.cli.command import _OTHERS
-from bsprobe.cli.options.values import number_within, wrote
+from bsprobe.cli.options.values import argument, number_within, wrote
 from bsprobe.cli.wrapping import wrapped
 from tests.support.commands import bsprobe, run
 
@@ -75,6 +75,10 @@ hint: leave one of the two out
 
 $ bsprobe run --model-arg width
 error: --model-arg | 'width' | NAME=VALUE
+hint: width=64
+
+$ bsprobe run --model-arg class=1
+error: --model-arg | 'class' is a keyword
 hint: width=64
 
 $ bsprobe run --model-arg a=1 --model-arg a=2
@@ -515,6 +519,11 @@ def test_the_next_command_quotes_the_name_of_a_folder(tmp_path: Path) -> None:
     done = bsprobe("sample-data", "A ü", "--images=5", "--size=32x64", cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "Next: bsprobe data 'A ü'"
     assert wrote(Path("B &"), "report.md") == "Wrote B &/\nNext: read 'B &/report.md'"
+
+
+def test_the_name_of_an_argument_is_read_as_python_reads_it() -> None:
+    decomposed = "gro\N{COMBINING DIAERESIS}ße"
+    assert argument(f"{decomposed} =C:\\new") == ("größe", "C:\\new")
 
 
 def test_a_share_may_be_given_in_percent() -> None:

@@ -1,5 +1,7 @@
 """Tests of the user-supplied parts of a workload and of loop habits."""
 
+import math
+
 import pytest
 
 from bsprobe.records.habits import (
@@ -11,7 +13,9 @@ from bsprobe.records.habits import (
     ZeroGrad,
     parsed_habits,
 )
-from bsprobe.records.workload import NOTHING_OWN, OwnParts, value_of
+from bsprobe.records.workload import NOTHING_OWN, OwnParts, split_path, value_of
+from bsprobe.storage.codec import from_json, parse_json, to_text
+from tests.support.hostile_code import TEXTS
 
 
 @pytest.mark.parametrize(
@@ -31,11 +35,39 @@ from bsprobe.records.workload import NOTHING_OWN, OwnParts, value_of
         ("", ""),
         ("a b", "a b"),
         ("(" * 5000, "(" * 5000),
+        ("9" * 5000, "9" * 5000),
+        ("1e999", math.inf),
+        ("[-1e999]", [-math.inf]),
+        *[(text, text) for text in ("inf", "nan", "float('inf')", "C:\\new\\x1", "{[]: 1}")],
+        *[(text, text) for text in ("\ud800", "'\ud800'", "\0", "f'{1}'", "__import__('os')")],
+        ("'\\d'", "\\d"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_a_value_is_a_literal_of_python_or_json_else_text(text: str, value: object) -> None:
     assert value_of(text) == value
     assert type(value_of(text)) is type(value)
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_arguments_are_stored_as_typed(text: str) -> None:
+    own = OwnParts(model_args=(("name", text), ("clip", "1e999")), batches=f"{text}.py:batch")
+    assert from_json(OwnParts, parse_json(to_text(own))) == own
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "what"),
+    [
+        ("package.module:Class.method", "package.module", "Class.method"),
+        ("C:\\nets\\unet.py:build", "C:\\nets\\unet.py", "build"),
+        ("a:b/unet.py:build", "a:b/unet.py", "build"),
+        ("unet.py", "unet.py", ""),
+        ("unet.py:", "unet.py", ""),
+        (":build", "", "build"),
+    ],
+)
+def test_an_import_path_is_split_at_its_last_colon(name: str, where: str, what: str) -> None:
+    assert split_path(name) == (where, what)
 
 
 def test_the_options_are_the_equivalent_command_line() -> None:

@@ -93,7 +93,7 @@ def rendered(case: Case) -> str:
             groups={"backbone": 1.0, "classifier": 10.0},
             processes=case.processes,
         ),
-        docstring="Title.",
+        paragraphs=("Title.", "Answer."),
         target=target,
         base_updates="100",
         device_kind=DeviceKind.CPU,

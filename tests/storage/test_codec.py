@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bsprobe.records.batch_forms import BatchForm
 from bsprobe.records.failures import RAN, Outcome
 from bsprobe.records.runs import Run
 from bsprobe.records.trials import Failure, Measurement, Trial
@@ -53,6 +54,10 @@ def strategy_for(kind: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 - one re
                 st.builds(Trial, **made | _ending(RAN, Measurement, "measurement", "failure")),
                 st.builds(Trial, **made | _ending(_LOST, Failure, "failure", "measurement")),
             )
+        if kind is BatchForm:
+            names = st.lists(st.text(max_size=5), min_size=1, max_size=2, unique=True)
+            numbers = st.integers(min_value=0).map(str)
+            made |= {"fields": names.map(tuple), "sized": st.none() | numbers}
         return st.builds(typing.cast("Any", kind), **made)
     if issubclass(kind, Enum):
         return st.sampled_from(list(kind))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bsprobe.records.errors import UsageError
+from bsprobe.records.workload import CALLABLE_HINT
 from bsprobe.storage.source_names import callables_hint, require_arguments, require_callable
 
 NETWORK = """
@@ -62,6 +63,17 @@ def test_every_name_that_a_file_binds_at_its_top_level_is_found(name: str) -> No
     require_callable("--model", f"own_package.inner.net:{name}")
 
 
+@pytest.mark.parametrize("file", ["a:b.py", 'ne"t """ x.py', "C:\\new\\x1.py", "a\nb.py"])
+def test_a_file_may_have_any_name(file: str) -> None:
+    Path(file).write_text(NETWORK)
+    require_callable("--model", f"{file}:build")
+    with pytest.raises(UsageError, match="has no 'buildd'"):
+        require_callable("--model", f"{file}:buildd")
+    with pytest.raises(UsageError) as refused:
+        require_callable("--model", "a:b:build")
+    assert refused.value.hint == CALLABLE_HINT
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -94,6 +106,10 @@ def test_a_name_that_the_text_does_not_decide_is_left_to_the_import(name: str) -
             "no module named own_package.inner.nett",
             "own_package.inner.net:f",
         ),
+        ("net.py:bu ild", "'bu ild' is not a name of Python", "package.module:callable"),
+        ("net.py:Net.", "'Net.' is not a name of Python", "package.module:callable"),
+        ('net:x"""', "is not a name of Python", "package.module:callable"),
+        ("net.py:class", "net.py has no 'class'", "net.py has build"),
         ("a-b:build", "'a-b' is not a module name", "package.module:callable"),
         ("no/net.py:build", "no/net.py does not exist", "package.module:callable"),
     ],

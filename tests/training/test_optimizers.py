@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from bsprobe.analysis.rates import LearningRateRule, rule_for
+from bsprobe.analysis.rates import rule_for
 from bsprobe.records.errors import UsageError
+from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.runs import Target
 from bsprobe.records.variants import Norm, OptimizerName
 from bsprobe.report.run import sentences

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bsprobe.records.explanations import RecordedTrial
 from bsprobe.records.failures import Outcome
+from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.runs import DeviceRequest, TrainingPlan
 from bsprobe.records.trials import DataSource, TrialSpec
 from bsprobe.storage.codec import MalformedError
@@ -52,7 +53,7 @@ SPEC = TrainingSpec(
         effective_batch=4,
         learning_rate=0.01,
         group_learning_rates=(),
-        lr_rule="linear",
+        lr_rule=LearningRateRule.LINEAR,
         updates=10,
         warmup_updates=1,
     ),

@@ -1,9 +1,11 @@
 """Parsers and builders of options."""
 
+import keyword
 import os
 import re
 import shlex
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -13,13 +15,13 @@ from typing import Any, TypeVar
 
 import click
 
-from bsprobe.analysis.rates import LearningRateRule
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import Gpu, find_gpus
+from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
-from bsprobe.records.workload import LOSSES
+from bsprobe.records.workload import LOSSES, split_path
 from bsprobe.storage.source_names import callables_hint
 from bsprobe.worker.ranks.launch import command_of
 
@@ -138,12 +140,17 @@ def whole_number(text: str) -> int | None:
 
 
 def argument(text: str) -> tuple[str, str]:
-    """Parse NAME=VALUE; the value stays text."""
+    """Parse NAME=VALUE; the value stays text. Python reads names in their NFKC form."""
     name, equals, value = text.partition("=")
-    name = name.strip()
+    name = unicodedata.normalize("NFKC", name.strip())
     if not equals or not name.isidentifier():
         raise UsageError(
             f"--model-arg: '{text}' is not NAME=VALUE", hint="for example --model-arg width=64"
+        )
+    if keyword.iskeyword(name):
+        raise UsageError(
+            f"--model-arg: '{name}' is a keyword of Python, no argument",
+            hint="for example --model-arg width=64",
         )
     return name, value
 
@@ -161,8 +168,8 @@ def callable_name(option: str) -> Callable[[str], str]:
     """Return a parser for names of callables; their existence is checked later."""
 
     def parse(text: str) -> str:
-        where, colon, what = text.partition(":")
-        if not (where and colon and what):
+        where, what = split_path(text)
+        if not (where and what):
             found = callables_hint(where)
             raise UsageError(
                 f"{option}: '{text}' is not PACKAGE.MODULE:CALLABLE",

@@ -4,6 +4,7 @@ from bsprobe.analysis.remedies import brings_something
 from bsprobe.records.explanations import Explanation, ExplanationReport, RemedyResult
 from bsprobe.records.runs import Boundary, StopReason
 from bsprobe.records.units import format_bytes
+from bsprobe.report.commands import quoted
 
 _FREE = "none"
 """The first word of the cost of a change without a drawback."""
@@ -28,7 +29,7 @@ def what_helps(report: ExplanationReport) -> str:
     free = [each for each in better if each.cost.startswith(_FREE)]
     chosen = {each.command: each for each in (*free[:1], *better[:1])}
     words = [
-        f"with `{each.command}` it is {_number(each)} ({_price(each.cost)})"
+        f"with `{quoted(each.command)}` it is {_number(each)} ({_price(each.cost)})"
         for each in chosen.values()
     ]
     start = "No batch fits as it is" if is_none else f"The largest batch is {before}"

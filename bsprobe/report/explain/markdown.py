@@ -17,6 +17,7 @@ from bsprobe.records.explanations import (
     by_operator,
 )
 from bsprobe.records.units import format_bytes
+from bsprobe.report.commands import quoted
 from bsprobe.report.explain import changes, sentences, verdict
 from bsprobe.report.explain.places import where
 from bsprobe.report.markdown import environment_section, folded, table
@@ -182,7 +183,7 @@ def _remedies(report: ExplanationReport) -> str:
         per_image = "-" if each.per_image_bytes is None else format_bytes(each.per_image_bytes)
         rows.append(
             (
-                f"`{each.command}`",
+                f"`{quoted(each.command)}`",
                 f"**{changes.batch_words(each)}**",
                 per_image,
                 changes.saved_per_image(each, found),

@@ -212,7 +212,7 @@ def _memory(run: Run, plots: Sequence[str]) -> str:
 def _snippet(run: Run, snippet: str | None) -> str:
     if snippet is None or run.best is None:
         return ""
-    code = f"```python\n{snippet}```"
+    code = fenced("python", snippet.removesuffix("\n"))
     return "## Train with it\n\nAlso in `snippet.py`.\n\n" + folded(
         f"{labels(run.settings.variants)[run.best.variant]} as Python", code
     )

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from bsprobe.analysis.rates import LearningRateRule, rate_factor
+from bsprobe.analysis.rates import rate_factor
 from bsprobe.analysis.recommendation import recipe_of
 from bsprobe.records.failures import Outcome
 from bsprobe.records.growth import Growth
@@ -275,7 +275,7 @@ def rate_words(plan: TrainingPlan, variant: Variant, target: Target) -> str:
     """
     base_batch = recipe_of(variant, target).base_batch
     if variant.own.optimizer is not None and base_batch is not None:
-        rule = LearningRateRule(plan.lr_rule)
+        rule = plan.lr_rule
         return f"x {rate_factor(base_batch, plan.effective_batch, rule):.2f}"
     if plan.learning_rate is None:
         return plan.rate_formula or "-"

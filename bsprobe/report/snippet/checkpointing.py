@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from bsprobe.records.checkpointing import Checkpointed, CheckpointWay
 from bsprobe.records.variants import Checkpointing, Variant
+from bsprobe.report.snippet.literals import literal
 
 _ARGUMENTS = {
     CheckpointWay.TIMM: "True",
@@ -35,4 +36,4 @@ def names(variant: Variant, parts: Sequence[Checkpointed]) -> dict[str, object]:
 
 
 def _module(name: str) -> str:
-    return f'model.get_submodule("{name}")' if name else "model"
+    return f"model.get_submodule({literal(name)})" if name else "model"

@@ -3,6 +3,7 @@
 from bsprobe.records.batch_forms import BatchForm, Call, LossIs, TargetsAre
 from bsprobe.records.variants import LossAt, Variant
 from bsprobe.records.workload import BUILT_IN, LOSSES, TIMM, Problem
+from bsprobe.report.snippet.literals import is_name, literal
 
 _IGNORED_PIXEL, _IGNORED_CLASS = 255, -100
 """Cityscapes' train id of ignored pixels; PyTorch's default, which is no class."""
@@ -102,7 +103,7 @@ def _outputs(form: BatchForm) -> str:
         return _CALLS[form.call]
     if form.call is Call.FIELD:
         return f"model({_field(form, form.fields[0])})"
-    named = [f"{name}={_field(form, name)}" for name in form.fields]
+    named = [_named(form, name) for name in form.fields]
     line = f"model({', '.join(named)})"
     if len(line) < _LONGEST:
         return line
@@ -115,7 +116,7 @@ def _targets(form: BatchForm) -> str:
         return "batch[1]"
     if len(form.labels) < _SEVERAL:
         return _field(form, form.labels[0]) if form.labels else "None"
-    named = (f'"{name}": {_field(form, name)}' for name in form.labels)
+    named = (f"{literal(name)}: {_field(form, name)}" for name in form.labels)
     return f"{{{', '.join(named)}}}"
 
 
@@ -125,14 +126,19 @@ def _images(form: BatchForm) -> str:
         return "len(batch[0])"
     if form.sized is None:
         return "1"
-    if form.call is Call.POSITIONAL:
-        return f"len(batch[0][{form.sized}])"
-    return (
-        f'len(batch[0]["{form.sized}"])'
-        if form.call is Call.NAMED
-        else f"len({_field(form, form.sized)})"
-    )
+    if form.call in (Call.POSITIONAL, Call.NAMED):
+        key = int(form.sized) if form.call is Call.POSITIONAL else form.sized
+        return f"len(batch[0][{literal(key)}])"
+    return f"len({_field(form, form.sized)})"
+
+
+def _named(form: BatchForm, name: str) -> str:
+    """A field of `batch` as an argument of the network, as Python."""
+    field = _field(form, name)
+    return f"{name}={field}" if is_name(name) else f"**{{{literal(name)}: {field}}}"
 
 
 def _field(form: BatchForm, name: str) -> str:
-    return f"batch.{name}" if form.has_attributes else f'batch["{name}"]'
+    if not form.has_attributes:
+        return f"batch[{literal(name)}]"
+    return f"batch.{name}" if is_name(name) else f"getattr(batch, {literal(name)})"

@@ -1,12 +1,11 @@
 """The recommendation as Python for a training script: the names of `training.py.jinja`."""
 
-import json
 from dataclasses import dataclass
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import PackageLoader, Template
 
-from bsprobe.analysis.rates import LearningRateRule, rate_factor
+from bsprobe.analysis.rates import rate_factor
 from bsprobe.analysis.recommendation import WARMUP_SHARE, recipe_of
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Recommendation, Run, Target, TrainingPlan
@@ -22,6 +21,7 @@ from bsprobe.records.variants import (
 )
 from bsprobe.records.workload import Problem
 from bsprobe.report.snippet import checkpointing, losses
+from bsprobe.report.snippet.literals import comment, literal, rounded, templates
 
 _POLY_POWER = 0.9
 _OPTIMIZERS = {
@@ -39,10 +39,11 @@ _LABELS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
-    """The arguments of the snippet's data loader, as Python."""
+    """The arguments of the snippet's data loader."""
 
     workers: int = 4
-    pin_memory: str = 'device.type == "cuda"'
+    pin_memory: bool | None = None
+    """None: on a GPU."""
     prefetch_factor: int | None = None
     """None: PyTorch's default."""
 
@@ -55,14 +56,16 @@ def render(run: Run, item: Recommendation) -> str:
     """
     variant = item.variant
     name = labels(run.settings.variants)[variant]
+    made = run.device.source.capitalize()
     did_run = "ran" if run.device.source is Source.MEASURED else "should run"
     measured = (each.measurement for each in run.trials if each.spec.variant == variant)
     return fill(
         variant,
         item.plan,
-        docstring=f"{variant.subject}, {name}: what bsprobe recommends.\n\n"
-        f"{run.device.source.capitalize()} on {run.device.name}: the largest batch that {did_run} "
-        f"is {item.largest}.",
+        paragraphs=(
+            f"{variant.subject}, {name}: what bsprobe recommends.",
+            f"{made} on {run.device.name}: the largest batch that {did_run} is {item.largest}.",
+        ),
         target=recipe_of(variant, run.settings.target),
         base_updates=str(run.settings.target.base_updates),
         device_kind=run.device.kind,
@@ -75,7 +78,7 @@ def fill(
     variant: Variant,
     plan: TrainingPlan,
     *,
-    docstring: str,
+    paragraphs: tuple[str, ...],
     target: Target,
     base_updates: str,
     device_kind: DeviceKind,
@@ -87,7 +90,7 @@ def fill(
     Args:
         variant: The variant to train.
         plan: Its plan; with several learning rates the snippet has DeepLab's three groups.
-        docstring: The docstring of the snippet: a title and the answer.
+        paragraphs: The paragraphs of the snippet's docstring: a title and the answer.
         target: The recipe that the learning rate was scaled from.
         base_updates: The updates of the recipe, for a comment.
         device_kind: The kind of device that the run was made on.
@@ -97,7 +100,7 @@ def fill(
     form = None if facts is None else facts.batch_form
     return _template().render(
         plan=plan,
-        docstring=docstring,
+        paragraphs=paragraphs,
         loader=loader,
         arguments=_arguments(variant, device_kind, loader),
         **_optimizer_names(variant, plan, target, base_updates),
@@ -110,15 +113,8 @@ def fill(
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("bsprobe.report.snippet", package_path=""),
-        autoescape=False,  # noqa: S701 - Python, not HTML
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["quoted"] = json.dumps
-    return environment.get_template("training.py.jinja")
+    loader = PackageLoader("bsprobe.report.snippet", package_path="")
+    return templates(loader).get_template("training.py.jinja")
 
 
 def _arguments(variant: Variant, device_kind: DeviceKind, loader: Loader) -> str:
@@ -134,7 +130,7 @@ def _arguments(variant: Variant, device_kind: DeviceKind, loader: Loader) -> str
         "updates": own.optimizer is not None,
         f'device="{device}"': True,
         "updates=None": own.optimizer is None,
-        f"workers={loader.workers}": own.batches is None,
+        f"workers={literal(loader.workers)}": own.batches is None,
     }
     return ", ".join(name for name, is_there in chosen.items() if is_there)
 
@@ -169,17 +165,18 @@ def _factor(plan: TrainingPlan, target: Target) -> str:
     base_batch, rule = target.base_batch, plan.lr_rule
     if base_batch is None:
         factor = f"{plan.rate_formula}".removeprefix("lr * ")
-        return f"None  # set it: {factor}, by the {rule} rule"
-    factor = f"{rate_factor(base_batch, plan.effective_batch, LearningRateRule(rule)):.6g}"
+        return f"None  # {comment(f'set it: {factor}, by the {rule} rule')}"
+    factor = rounded(rate_factor(base_batch, plan.effective_batch, rule))
     return f"{factor}  # {rule} rule: of the learning rates that you train batch {base_batch} with"
 
 
 def _rate(plan: TrainingPlan, target: Target) -> str:
     """The learning rate as Python, with a comment on its origin."""
     if plan.learning_rate is None:
-        return f"None  # set it: {plan.rate_formula}, by the {plan.lr_rule} rule"
+        said = f"set it: {plan.rate_formula}, by the {plan.lr_rule} rule"
+        return f"None  # {comment(said)}"
     origin = f"from {target.base_learning_rate:.6g} at batch {target.base_batch}"
-    return f"{plan.learning_rate:.6g}  # {plan.lr_rule} rule {origin}"
+    return f"{rounded(plan.learning_rate)}  # {plan.lr_rule} rule {origin}"
 
 
 def _schedule(plan: TrainingPlan, target: Target, base_updates: str) -> dict[str, str]:
@@ -191,8 +188,8 @@ def _schedule(plan: TrainingPlan, target: Target, base_updates: str) -> dict[str
             "warmup_updates": f"None  # set it: {share} if the rate is scaled up, else 0",
         }
     updates, warmup = plan.schedule
-    images = f"as many images as {base_updates} updates of {target.base_batch}"
-    return {"updates": f"{updates}  # {images}", "warmup_updates": f"{warmup}"}
+    images = comment(f"as many images as {base_updates} updates of {target.base_batch}")
+    return {"updates": f"{literal(updates)}  # {images}", "warmup_updates": literal(warmup)}
 
 
 def _device_names(variant: Variant, plan: TrainingPlan) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,7 +162,7 @@ class _Learning:
         if not int(found.confusion.sum()):
             raise FileError(
                 f"{self._spec.data.root}: no pixel of the validation images has a trained class",
-                hint=f"inspect the labels: bsprobe data {self._spec.data.root}",
+                hint=f"inspect the labels: bsprobe data {shlex.quote(self._spec.data.root)}",
             )
         if reached.chance is None:
             best = best_constant_prediction(found.confusion)

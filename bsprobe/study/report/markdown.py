@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bsprobe.records.units import format_bytes, format_rate, format_seconds
-from bsprobe.report.markdown import environment_section, folded, table
+from bsprobe.report.markdown import environment_section, fenced, folded, table
 from bsprobe.study.records import Chance, Study, TrainingResult
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import BatchSummary, Verdict
@@ -132,7 +132,7 @@ def _loading(study: Study, plots: Sequence[str]) -> str:
 def _snippet(snippet: str | None) -> str:
     if snippet is None:
         return ""
-    code = f"```python\n{snippet}```"
+    code = fenced("python", snippet.removesuffix("\n"))
     return "## Train with it\n\nAlso in `snippet.py`.\n\n" + folded(
         "The starred row as Python", code
     )

@@ -38,14 +38,17 @@ def study_snippet(study: Study, chosen: Verdict) -> str:
     target = settings.target
     result = next(t.result for t in best.trainings if t.result is not None)
     plan = _with_groups(best.trainings[0].spec.plan, result.model.groups)
+    made, reached = study.device.source.capitalize(), sentences.spread(best.mean_iou)
+    seen = settings.images_seen
     return fill(
         settings.variant,
         plan,
-        docstring=f"{sentences.subject(settings)}, as bsprobe's study recommends.\n\n"
-        f"{study.device.source.capitalize()} on {study.device.name}: mean IoU "
-        f"{sentences.spread(best.mean_iou)} after {settings.images_seen} images.",
+        paragraphs=(
+            f"{sentences.subject(settings)}, as bsprobe's study recommends.",
+            f"{made} on {study.device.name}: mean IoU {reached} after {seen} images.",
+        ),
         target=target,
-        base_updates=f"{settings.images_seen / (target.base_batch or BATCH_OF_UPDATES):g}",
+        base_updates=f"{seen / (target.base_batch or BATCH_OF_UPDATES):g}",
         device_kind=study.device.kind,
         loader=_loader(study),
         facts=result.model,
@@ -63,6 +66,6 @@ def _loader(study: Study) -> Loader:
     setting = recommended_loading(study.loading).setting
     return Loader(
         workers=setting.workers,
-        pin_memory=str(setting.pin_memory),
+        pin_memory=setting.pin_memory,
         prefetch_factor=setting.prefetch_factor,
     )

@@ -1,5 +1,6 @@
 """A torch dataset of Cityscapes, or of any folder in its layout."""
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ class CityscapesDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         listing = list_split(root, split)
         if listing.problems:
             error = listing.problems[0].as_error()
-            error.hint = f"{error.hint}; `bsprobe data {root}` lists all problems"
+            error.hint = f"{error.hint}; `bsprobe data {shlex.quote(str(root))}` lists all problems"
             raise error
         self.samples: tuple[Sample, ...] = listing.samples
         self._transform = transform

@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 
 from bsprobe.records.errors import UsageError
-from bsprobe.records.workload import CALLABLE_HINT
+from bsprobe.records.workload import CALLABLE_HINT, split_path
 
 _FAILED: Final = "the module was found, but its import fails"
 _GUARD: Final = (
@@ -44,7 +44,7 @@ def load_callable(option: str, name: str) -> Callable[..., Any]:
     Raises:
         UsageError: The module or the name in it does not exist, or is not callable.
     """
-    where, _, what = name.partition(":")
+    where, what = split_path(name)
     try:
         with _without_training():
             module = _file(Path(where)) if where.endswith(".py") else importlib.import_module(where)

@@ -37,6 +37,14 @@ def test_a_file_is_run_once_not_as_a_program_and_finds_its_neighbours(
     assert len(build()) == 1
 
 
+def test_a_file_with_a_colon_in_its_name_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my:net.py").write_text("def build():\n    return 3\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_callable("--model", "my:net.py:build")() == 3
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
