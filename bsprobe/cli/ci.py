@@ -10,9 +10,11 @@ from bsprobe.cli.command import Command
 from bsprobe.cli.options.comparison import compare_and_show, comparison_options
 from bsprobe.cli.options.named import require_there
 from bsprobe.cli.options.values import typed_command
+from bsprobe.cli.printing import show_on_stderr
 from bsprobe.cli.run import probe
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import DEFAULT_GPU, find_gpu
+from bsprobe.records.printable import single_line
 from bsprobe.records.runs import Run, Settings
 from bsprobe.records.trials import Source
 
@@ -66,7 +68,7 @@ def ci(
 
         made = probe(Start(settings=settings, folder=out, command=typed_command()))
         write_report(made.run, made.folder)
-        click.echo(f"Wrote {made.folder}/", err=True)
+        show_on_stderr(f"Wrote {single_line(str(made.folder))}/")
         return before, made.run
 
     ctx.exit(compare_and_show(runs, thresholds, output))

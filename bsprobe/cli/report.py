@@ -10,6 +10,7 @@ import click
 
 from bsprobe.cli.command import Command
 from bsprobe.cli.options.values import wrote
+from bsprobe.cli.printing import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,9 +49,9 @@ def _again(path: Path, out: Path | None) -> None:
     folder = out or (path if path.is_dir() else path.parent)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    click.echo(text)
+    show(text)
     write(folder)
-    click.echo(wrote(folder, name))
+    show(wrote(folder, name))
 
 
 _Rendered = tuple[str, "Callable[[Path], None]", str]
@@ -88,9 +89,9 @@ def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
     folder = out or _new_folder(fleet)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    click.echo(render_text(fleet))
+    show(render_text(fleet))
     write_fleet(fleet, folder)
-    click.echo(wrote(folder, "fleet.md"))
+    show(wrote(folder, "fleet.md"))
 
 
 def _new_folder(fleet: Fleet) -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from bsprobe.engine.run import completed, header_of, make_run, start_runner
 from bsprobe.records.errors import BsprobeError, UsageError
 from bsprobe.records.habits import COMMONEST, parsed_habits
 from bsprobe.records.matrix import matrix
+from bsprobe.records.printable import shell_line, single_line
 from bsprobe.records.runs import (
     MAX_BATCH,
     TRIAL_TIMEOUT_SECONDS,
@@ -184,7 +184,7 @@ def run_on(
         folder = Path(out)
         with file_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        header = header_of(settings, runner.ready, shlex.join(["python", *sys.orig_argv[1:]]))
+        header = header_of(settings, runner.ready, shell_line(["python", *sys.orig_argv[1:]]))
         log = Journal.create(folder, header)
         return make_run(
             settings, runner.run, log, header, folder=folder, listener=listener or _Log()
@@ -220,7 +220,7 @@ class _Log:
         pass
 
     def on_variant(self, variant: Variant) -> None:
-        _LOG.debug("probing %s, %s", variant.subject, variant.precision)
+        _LOG.debug("probing %s, %s", single_line(variant.subject), variant.precision)
 
     def on_predicting(self) -> None:
         pass

@@ -9,6 +9,7 @@ from bsprobe.records.runs import Environment
 from bsprobe.records.scripts import Script
 from bsprobe.records.units import format_bytes, format_rate
 from bsprobe.records.variants import Variant, labels
+from bsprobe.report.escaping import cleaned, command_data, command_property
 from bsprobe.report.markdown import table
 from bsprobe.report.run.terminal import WIDTH, aligned
 
@@ -19,6 +20,7 @@ _MOST_ANNOTATIONS = 10
 
 def render(comparison: Comparison) -> str:
     """Return the comparison as plain text that fits 80 columns."""
+    comparison = cleaned(comparison)
     device = comparison.device
     head = [
         f"{device.name} · {format_bytes(device.capacity_bytes)} usable  [{device.source}]",
@@ -60,6 +62,7 @@ def markdown(comparison: Comparison) -> str:
 
 def annotations(comparison: Comparison) -> str:
     """Return workflow commands: errors for failed checks, warnings for those within noise."""
+    comparison = cleaned(comparison)
     names = _names(comparison)
     failing = comparison.failing
     shown = failing if len(failing) <= _MOST_ANNOTATIONS else failing[: _MOST_ANNOTATIONS - 1]
@@ -91,10 +94,7 @@ def workflow_command(kind: str, *, title: str, text: str) -> str:
     Source:
         `command.ts` of github.com/actions/toolkit.
     """
-    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    name = title.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    name = name.replace(":", "%3A").replace(",", "%2C")
-    return f"::{kind} title={name}::{escaped}"
+    return f"::{kind} title={command_property(title)}::{command_data(text)}"
 
 
 def verdict(comparison: Comparison) -> str:

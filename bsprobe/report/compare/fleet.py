@@ -1,6 +1,5 @@
 """The runs of a fleet beside each other: text, markdown and files."""
 
-import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from bsprobe.analysis.fleet import Fleet, Row, Subject
+from bsprobe.records.printable import shell_line
 from bsprobe.records.runs import Boundary, StopReason
 from bsprobe.records.units import format_bytes, format_rate
 from bsprobe.records.variants import Variant, labels
 from bsprobe.report.compare.fleet_plot import write_fleet_plot
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.markdown import table
 from bsprobe.report.run import sentences
 from bsprobe.report.run.tables import result_columns, to_csv, variant_columns
@@ -32,6 +33,7 @@ _MEANING = (
 
 def render_text(fleet: Fleet) -> str:
     """Return the fleet as plain text that fits 80 columns."""
+    fleet = cleaned(fleet)
     tables = [
         "\n".join(
             [
@@ -211,5 +213,5 @@ def _markdown_runs(fleet: Fleet) -> str:
         )
         for member in fleet.members
     ]
-    again = shlex.join(["bsprobe", "report", *(member.path for member in fleet.members)])
+    again = shell_line(["bsprobe", "report", *(member.path for member in fleet.members)])
     return f"{table(header, rows)}\n\nAgain: `{again}`"

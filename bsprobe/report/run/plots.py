@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.trials import REPEATED, Source, Trial
 from bsprobe.records.units import GIB, format_bytes
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.line_ends import LineEnd, label_ends
 from bsprobe.report.run.sentences import row_names
 from bsprobe.storage.files import write_atomically
@@ -32,6 +34,8 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
+    # Names with dollar signs are no formulas.
+    "text.parse_math": False,
     # Without these two an SVG differs from run to run.
     "svg.hashsalt": "bsprobe",
     "svg.fonttype": "path",
@@ -68,6 +72,7 @@ def memory_figure(run: Run) -> Figure | None:
     target = run.settings.target
     if all(_peak_gib(trial) is None for trial in run.trials):
         return None
+    run = cleaned(run)
     rows = len(run.results)
     tried_inches = _ROW_INCHES * (rows + 1)
     figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES + tried_inches), layout="constrained")
@@ -121,6 +126,7 @@ def _name_rows(tried: Axes, run: Run) -> None:
 
 def throughput_figure(run: Run) -> Figure | None:
     """Draw images per second against batch; None if nothing was timed."""
+    run = cleaned(run)
     figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), layout="constrained")
     axes = figure.add_subplot()
     _set_up(figure, axes, run, f"Throughput on {run.device.name}", "images / s")
@@ -239,9 +245,17 @@ def _end(
     ]
 
 
+def legend_name(name: str) -> str:
+    """Return a name for a legend; matplotlib leaves out names that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a picture as SVG and PNG, the same bytes every time."""
     for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": _DPI})):
         data = io.BytesIO()
-        figure.savefig(data, format=suffix[1:], **options)
+        with warnings.catch_warnings():
+            # A name may have characters that the font lacks, or leave no room for the axes.
+            warnings.simplefilter("ignore", UserWarning)
+            figure.savefig(data, format=suffix[1:], **options)
         write_atomically(path.with_suffix(suffix), data.getvalue())

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from bsprobe.records.units import MIB
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.run.plots import COLOURS, GREY
 from bsprobe.study.records import Chance, Study
 from bsprobe.study.report import sentences
@@ -26,6 +27,7 @@ def batches_figure(
         chosen: The recommended batch.
         chance: The best constant prediction.
     """
+    study = cleaned(study)
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     learnt, fast, memory = figure.subplots(1, 3)
     figure.suptitle(

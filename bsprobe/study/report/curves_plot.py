@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.line_ends import LineEnd, label_ends
 from bsprobe.report.run.plots import COLOURS, GREY, MARKERS
 from bsprobe.study.records import Chance, CurvePoint, Study, TrainingResult
@@ -45,6 +46,7 @@ def curves_figure(study: Study, found: Sequence[BatchSummary], chance: Chance) -
         found: Its batches.
         chance: The best constant prediction.
     """
+    study = cleaned(study)
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     grid = figure.subplots(2, 3, sharex="col", sharey="row")
     lines = _lines(found)

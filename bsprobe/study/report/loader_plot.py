@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.run.plots import COLOURS, GREY
 from bsprobe.study.records import Study
 from bsprobe.study.report import sentences
@@ -12,6 +13,7 @@ _SIZE_INCHES = (8.0, 3.2)
 
 def loader_figure(study: Study) -> Figure:
     """Draw the rates of each setting of the data loader and of the step."""
+    study = cleaned(study)
     loading = study.loading
     assert loading is not None  # noqa: S101 - the caller's condition
     best = recommended_loading(loading)
