@@ -1,9 +1,14 @@
 """Escaping of text by output format, so that a text is only ever shown as itself.
 
-Names, messages and paths come from files and programs of others. Each format has one function:
-`terminal`, `markdown` (`markdown_cell` within tables, `markdown_code` for code), `html`, `csv_cell`
-and `command_data` (`command_property`) for GitHub. Renderers begin with `cleaned`, which removes
-control characters from a whole record.
+Names, messages and paths come from files and programs of others. The formats:
+
+- `terminal` for what is printed.
+- Markdown: `paragraph` at the beginning of a block, `inline` within a line or a cell of a table,
+  `code_span` and `code_cell` for code, `html` for parts that are HTML.
+- `csv_cell` for CSV.
+- `command_data` and `command_property` for GitHub's workflow commands.
+
+Renderers begin with `cleaned`, which removes control characters from a whole record.
 """
 
 import dataclasses
@@ -127,6 +132,7 @@ _MARKS = re.compile(
     r"|`|\||\\(?=[!-/:-@\[-`{-~]|$)"  # a backslash that would escape the next character
     r"|<(?=[A-Za-z/!?]|$)|&(?=#?\w+;)"  # HTML, links in angle brackets, entities
     r"|^\[|\[(?=\^)|\](?=[(\[]|$)"  # links and their definitions, footnotes
+    r"|(?<=\s)#(?=#*$)"  # the end of a heading
     # Emphasis, but for marks between spaces and for underscores inside of words.
     r"|(?<![\s*])\*++|(?<!\*)\*++(?!\s)|(?<![\s~])~++|(?<!~)~++(?!\s)|(?<!\w)_++|(?<!_)_++(?!\w)"
 )
@@ -138,13 +144,16 @@ _BLOCK = re.compile(
 """The beginning of a heading, a quote, a list, or a line below a heading."""
 
 
+_ROUND = str.maketrans("[]", "()")
+
+
 class Markdown(str):
     """Text that is markdown already, so that a table does not escape it."""
 
     __slots__ = ()
 
 
-def markdown(text: str) -> str:
+def paragraph(text: str) -> str:
     """Return text as one line of markdown that shows it, at the beginning of a block or within.
 
     Only what markdown would act on is escaped. Whole code spans stay.
@@ -152,14 +161,19 @@ def markdown(text: str) -> str:
     return _BLOCK.sub(r"\1\\", _escaped(single_line(text)).lstrip())
 
 
-def markdown_cell(text: str) -> Markdown:
+def inline(text: str) -> Markdown:
     """Return text as a cell of a table, or after other text of a line."""
     if isinstance(text, Markdown):
         return text
     return Markdown(_escaped(single_line(text), within_code=r"\|"))
 
 
-def markdown_code(text: str) -> str:
+def picture_name(text: str) -> str:
+    """Return text as the name of a picture or a link, in which brackets would end it."""
+    return inline(text.translate(_ROUND))
+
+
+def code_span(text: str) -> str:
     """Return text as a code span that it cannot end; empty for an empty text."""
     line = single_line(text)
     longest = max(map(len, re.findall("`+", line)), default=0)
@@ -168,14 +182,14 @@ def markdown_code(text: str) -> str:
     return f"{ticks}{space}{line}{space}{ticks}" if line else ""
 
 
-def markdown_code_cell(text: str) -> Markdown:
+def code_cell(text: str) -> Markdown:
     r"""Return text as a code span in a cell of a table.
 
     Parsers disagree on `\|` within code, so a text with it is shown without a code span.
     """
     if r"\|" in text:
-        return markdown_cell(text)
-    return Markdown(markdown_code(text).replace("|", r"\|"))
+        return inline(text)
+    return Markdown(code_span(text).replace("|", r"\|"))
 
 
 def html(text: str) -> str:
@@ -188,7 +202,7 @@ def _escaped(line: str, *, within_code: str = "|") -> str:
         code = found["code"]
         if code is None:
             return "".join(f"\\{mark}" for mark in found[0])
-        if r"\|" in code:  # as in `markdown_code_cell`
+        if r"\|" in code:  # as in `code_cell`
             return re.sub(r"[!-/:-@\[-`{-~]", r"\\\g<0>", code)
         return code.replace("|", within_code)
 

@@ -15,7 +15,7 @@ from bsprobe.records.fits import Fitting
 from bsprobe.records.printable import shell_line
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.report.commands import matrix_defaults, subject_options
-from bsprobe.report.escaping import cleaned
+from bsprobe.report.escaping import cleaned, code_span, inline, paragraph
 from bsprobe.report.markdown import table
 from bsprobe.report.run.plots import COLOURS, MARKERS, STYLE, legend_name, write_figure
 from bsprobe.report.run.sentences import row_names, subject_line
@@ -157,15 +157,17 @@ def write_fitting(found: Fitting, folder: Path) -> None:
 
 def render_markdown(found: Fitting) -> str:
     """Return the report."""
+    found = cleaned(found)
+    again = code_span(found.environment.command)
     header = ("GPU", "usable", *row_names(found.variants).values())
     return (
-        f"# Which GPU do I need?\n\n{title(found)}\n\n"
-        + "\n".join(f"- {line}" for line in advice(found))
+        f"# Which GPU do I need?\n\n{paragraph(title(found))}\n\n"
+        + "\n".join(f"- {paragraph(line)}" for line in advice(found))
         + f"\n\n{_LARGEST}\n\n{table(header, rows(found))}\n\n{_LEGEND}\n\n"
         "![largest batch by card](fit.png)\n\n"
         "The sources of the cards' memory are in `bsprobe gpus --format csv`.\n\n"
-        f"PyTorch {found.environment.torch}, cuDNN {found.environment.cudnn}. "
-        f"Again: `{found.environment.command}`\n"
+        f"PyTorch {inline(found.environment.torch)}, "
+        f"cuDNN {inline(str(found.environment.cudnn))}. Again: {again}\n"
     )
 
 
