@@ -63,7 +63,7 @@ def _cleaned_fields(record: Any) -> Any:
         old = getattr(record, field.name)
         is_block = field.name in _OF_SEVERAL_LINES and isinstance(old, str)
         new = printable(old) if is_block else _cleaned(old)
-        if new is not old:
+        if new != old if isinstance(old, str) else new is not old:
             changes[field.name] = new
     return dataclasses.replace(record, **changes) if changes else record
 
@@ -158,14 +158,14 @@ def paragraph(text: str) -> str:
 
     Only what markdown would act on is escaped. Whole code spans stay.
     """
-    return _BLOCK.sub(r"\1\\", _escaped(single_line(text)).lstrip())
+    return _BLOCK.sub(r"\1\\", _escaped(single_line(text).strip()))
 
 
 def inline(text: str) -> Markdown:
     """Return text as a cell of a table, or after other text of a line."""
     if isinstance(text, Markdown):
         return text
-    return Markdown(_escaped(single_line(text), within_code=r"\|"))
+    return Markdown(_escaped(single_line(text).strip(), within_code=r"\|"))
 
 
 def picture_name(text: str) -> str:

@@ -43,6 +43,10 @@ _OF_CHANGES = (
 )
 
 
+_LEAST_COST = 20
+"""Characters of the last column at least, even if the table is then wider than a terminal."""
+
+
 class _View(Protocol):
     """A breakdown of an explanation: by kind, by operator, by module."""
 
@@ -166,7 +170,7 @@ def _left_at_the_end(rows: Sequence[tuple[str, str, str, str]]) -> str:
     width = max(len(line) for line in numbers)
     lines: list[str] = []
     for line, row in zip(numbers, rows, strict=True):
-        first, *more = textwrap.wrap(row[3], WIDTH - width - 2) or [""]
+        first, *more = textwrap.wrap(row[3], max(_LEAST_COST, WIDTH - width - 2)) or [""]
         lines.append(f"{line.ljust(width)}  {first}".rstrip())
         lines += [f"{'':{width}}  {part}" for part in more]
     return "\n".join(lines)
