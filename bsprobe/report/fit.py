@@ -26,6 +26,7 @@ from bsprobe.storage.files import write_atomically
 
 _ROW_INCHES = 0.24
 _NOTHING = "-"
+_PREDICTED = "  [predicted]"
 _LARGEST = "The largest batch predicted to run, with allocator retries if needed:"
 _LEGEND = (
     f"{_NOTHING}: not even the smallest batch fits. usable: the memory that PyTorch reports, part "
@@ -61,7 +62,7 @@ def render_text(found: Fitting) -> str:
 
 def title(found: Fitting) -> str:
     """Return the title of the table: the network, its inputs and the shared settings."""
-    return f"{subject_line(found.variants)}  [predicted]"
+    return f"{subject_line(found.variants)}{_PREDICTED}"
 
 
 def advice(found: Fitting) -> list[str]:
@@ -161,7 +162,7 @@ def render_markdown(found: Fitting) -> str:
     again = code_span(found.environment.command)
     header = ("GPU", "usable", *row_names(found.variants).values())
     return (
-        f"# Which GPU do I need?\n\n{paragraph(title(found))}\n\n"
+        f"# Which GPU do I need?\n\n{paragraph(subject_line(found.variants))}{_PREDICTED}\n\n"
         + "\n".join(f"- {paragraph(line)}" for line in advice(found))
         + f"\n\n{_LARGEST}\n\n{table(header, rows(found))}\n\n{_LEGEND}\n\n"
         "![largest batch by card](fit.png)\n\n"

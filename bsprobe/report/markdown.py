@@ -16,8 +16,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         header: The headings.
         rows: Rows of as many cells; text is escaped unless it is `Markdown`.
     """
-    texts = [list(map(inline, row)) for row in (header, *rows)]
-    lines = [texts[0], ["---"] + ["--:"] * (len(header) - 1), *texts[1:]]
+    first, *others = ([str(inline(cell)) for cell in row] for row in (header, *rows))
+    lines = [first, ["---"] + ["--:"] * (len(header) - 1), *others]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

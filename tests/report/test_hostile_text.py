@@ -170,11 +170,12 @@ def tabulated(records: Records, text: str) -> dict[Any, list[Any]]:
     }
 
 
-def drawn(records: Records, text: str) -> dict[Any, Callable[[], Figure]]:
+def drawn(records: Records, text: str) -> dict[Any, Callable[[], Figure | None]]:
     """Functions that draw the pictures, by renderer."""
     runs, explained, studies, found = records.of(text)
     study = studies[0]
     summaries, chosen = sentences.chosen_of(study)
+    assert chosen is not None
     chance = next(t.result.chance for t in study.trainings if t.result is not None)
     timeline = with_text(EXPLANATION, text)
     return {
@@ -316,7 +317,9 @@ def test_pictures_show_any_text_and_print_no_warning(
 ) -> None:
     (run, _), _, _, _ = records.of(_DRAWN)
     with mpl.rc_context(plots.STYLE):
-        plots.write_figure(plots.throughput_figure(run), tmp_path / "throughput")
+        figure = plots.throughput_figure(run)
+        assert figure is not None
+        plots.write_figure(figure, tmp_path / "throughput")
     assert not recwarn.list
     ET.fromstring((tmp_path / "throughput.svg").read_bytes())  # noqa: S314 - made here
 
@@ -326,7 +329,9 @@ def test_pictures_show_any_text_and_print_no_warning(
 def test_all_pictures_show_any_text(records: Records) -> None:
     with mpl.rc_context(plots.STYLE):
         for draw in drawn(records, _DRAWN).values():
-            draw().savefig(data := io.BytesIO(), format="svg")
+            figure = draw()
+            assert figure is not None
+            figure.savefig(data := io.BytesIO(), format="svg")
             ET.fromstring(data.getvalue())  # noqa: S314 - made here
 
 
@@ -368,7 +373,7 @@ def test_lines_of_the_library_are_one_line_each(records: Records, text: str) -> 
     shown.on_opening()
     shown.on_trial(run.trials[-1])
     shown.on_result(run.results[0])
-    said = stream.buffer.getvalue().decode()  # type: ignore[attr-defined] # a BytesIO
+    said = stream.buffer.getvalue().decode()
     assert len(said.split("\n")) == 4
     assert not CONTROL.search(said.replace("\n", ""))
     assert all(
@@ -383,7 +388,7 @@ def test_errors_and_hints_are_one_line_each(
     def fails(**_: object) -> None:
         raise FileError(f"x{text}y", hint=f"x{text}y")
 
-    monkeypatch.setattr(entry.bsprobe, "main", fails)
+    monkeypatch.setattr("bsprobe.__main__.bsprobe.main", fails)
     assert entry._exit_code() == 2
     said = capsys.readouterr().err
     assert [line.partition(":")[0] for line in said.splitlines()] == ["error", "hint"]
@@ -397,7 +402,7 @@ def test_the_traceback_of_a_bug_cannot_act_on_the_terminal(
     def fails(**_: object) -> None:
         raise RuntimeError("".join(HOSTILE))
 
-    monkeypatch.setattr(entry.bsprobe, "main", fails)
+    monkeypatch.setattr("bsprobe.__main__.bsprobe.main", fails)
     assert entry._exit_code() == 101
     said = capsys.readouterr().err
     assert "Traceback (most recent call last):\n" in said
@@ -412,7 +417,7 @@ def test_what_the_encoding_of_the_output_lacks_is_escaped(encoding: str) -> None
         printing.show("\u2265 5 \udc9b \ud800 \xb7 \x1b[2J\n\u4e00")
         printing.show_commands("::error::\u2265\n")
     out.flush()
-    said = out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined] # a BytesIO
+    said = out.buffer.getvalue().decode(encoding)
     assert r"\x9b \ud800" in said
     assert r"\x1b[2J" in said
     assert ("\u2265" in said, r"\u2265" in said) == (
