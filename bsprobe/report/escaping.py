@@ -5,7 +5,7 @@ Names, messages and paths come from files and programs of others. The formats:
 - `terminal` for what is printed.
 - Markdown: `paragraph` at the beginning of a block, `inline` within a line or a cell of a table,
   `code_span` and `code_cell` for code, `html` for parts that are HTML.
-- `csv_cell` for CSV.
+- `csv_cell` for CSV, `json_text` for printed JSON.
 - `command_data` and `command_property` for GitHub's workflow commands.
 
 Renderers begin with `cleaned`, which removes control characters from a whole record.
@@ -13,6 +13,7 @@ Renderers begin with `cleaned`, which removes control characters from a whole re
 
 import dataclasses
 import html as html_library
+import json
 import re
 from collections.abc import Mapping
 from enum import Enum
@@ -212,6 +213,12 @@ def _escaped(line: str, *, within_code: str = "|") -> str:
 _FORMULA = re.compile("[=+\\-@\t\n＝＋－＠]")  # noqa: RUF001 - the wide ones begin formulas too
 _HARMLESS = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|--[a-z][a-z-]*( [\w.-]+)*")
 """Numbers, and options of a command: they call nothing and refer to no program."""
+
+
+def json_text(value: Any) -> str:
+    """Return a JSON value as text that `terminal` leaves as it is."""
+    text = json.dumps(value, indent=1, allow_nan=False)
+    return text.replace("\x7f", "\\u007f").replace("##[", "#\\u0023[")
 
 
 def csv_cell(value: Any) -> Any:

@@ -4,7 +4,6 @@ Every text of a record is replaced by a hostile one. What a renderer makes of it
 independent reader of its format, and has the structure that it has with a harmless text.
 """
 
-import contextlib
 import importlib
 import inspect
 import io
@@ -12,48 +11,30 @@ import itertools
 import pkgutil
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import matplotlib as mpl
 import pytest
-from matplotlib.figure import Figure
 from rich.console import Console
 
-from bsprobe import __main__ as entry
 from bsprobe import report as reports
-from bsprobe.analysis.compare import compare
-from bsprobe.analysis.fleet import make_fleet
-from bsprobe.analysis.thresholds import DEFAULT_THRESHOLDS
-from bsprobe.cli import printing
 from bsprobe.records.errors import FileError
-from bsprobe.records.fits import CardFit, Fitting
-from bsprobe.records.gpus import find_gpu
-from bsprobe.records.printable import shell_word, single_line
+from bsprobe.records.printable import single_line
 from bsprobe.records.runs import Run
-from bsprobe.report import escaping, fit
-from bsprobe.report.compare import comparison, fleet, fleet_plot
-from bsprobe.report.explain import markdown as explain_markdown
+from bsprobe.report import escaping
+from bsprobe.report.compare import comparison, fleet
 from bsprobe.report.explain import plots as explain_plots
-from bsprobe.report.explain import write as explain_write
 from bsprobe.report.markdown import fenced, folded, table
 from bsprobe.report.progress import Progress
-from bsprobe.report.run import markdown, plan, plots, repeats, tables, terminal, trial_log
+from bsprobe.report.run import markdown, plots, repeats, tables, terminal, trial_log
 from bsprobe.report.run.plain import PlainProgress, trial_line
 from bsprobe.report.snippet import snippet
 from bsprobe.storage.codec import from_json, parse_json, to_text
 from bsprobe.study import report as study_reports
-from bsprobe.study.records import Study
-from bsprobe.study.report import batches_plot, curves_plot, loader_plot, sentences
-from bsprobe.study.report import markdown as study_markdown
-from bsprobe.study.report import tables as study_tables
-from bsprobe.study.report import terminal as study_terminal
-from tests.support.builders import ENVIRONMENT, UNUSUAL, failure, populated_run
-from tests.support.commands import ROOT, bsprobe
-from tests.support.explanations import EXPLANATION, MEASURED_REPORT, REPORT
+from tests.support.builders import failure, populated_run
+from tests.support.explanations import EXPLANATION
 from tests.support.hostile import (
     CONTROL,
     HOSTILE,
@@ -65,33 +46,9 @@ from tests.support.hostile import (
     with_text,
     words_of,
 )
+from tests.support.rendered import Records, compared, drawn, printed, tabulated, written
 from tests.support.script_runs import ACCUMULATING, Made
 from tests.support.study_builders import FormulaTrainer, made_study, study_settings
-
-
-class Records:
-    """The records of all renderers, each with one text in all places."""
-
-    def __init__(self, run: Run, script: Run, study: Study, lost: Study) -> None:
-        card = find_gpu("RTX 3090")
-        self._known = (
-            (run, script),
-            (REPORT, MEASURED_REPORT),
-            (study, lost),
-            Fitting(
-                environment=ENVIRONMENT,
-                wanted_batch=3,
-                fits=tuple(
-                    CardFit(gpu=card, variant=v, largest=5, next_outcome=None, notes=("a", "b"))
-                    for v in run.settings.variants
-                ),
-            ),
-        )
-
-    def of(self, text: str) -> tuple[Any, Any, Any, Any]:
-        """Return runs, explanations, studies and a fit with a text."""
-        runs, explanations, studies, found = (with_text(known, text) for known in self._known)
-        return runs, explanations, studies, found
 
 
 @pytest.fixture(scope="module")
@@ -104,93 +61,6 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
         made_study(new("study")),
         made_study(new("lost"), study_settings(2, 4, 8), trainer),
     )
-
-
-def fleet_of(runs: tuple[Run, Run], text: str) -> Any:
-    other = replace(runs[0], environment=replace(runs[0].environment, started_at="later"))
-    return make_fleet([(text, runs[0]), (f"{text}2", other), (f"{text}3", runs[1])])
-
-
-def compared(runs: tuple[Run, Run]) -> Any:
-    run = runs[0]
-    failed = tuple(replace(each, boundary=run.results[-1].boundary) for each in run.results[1:])
-    return compare(run, replace(run, results=(run.results[0], *failed)), DEFAULT_THRESHOLDS)
-
-
-def printed(records: Records, text: str) -> dict[Any, list[str]]:
-    """The texts that are printed, by renderer."""
-    runs, explained, studies, found = records.of(text)
-    shown = fleet_of(runs, text)
-    return {
-        terminal.render: [terminal.render(run) for run in runs],
-        plan.render: [plan.render(run.settings, Path(text), run.device) for run in runs],
-        explain_markdown.render_terminal: list(map(explain_markdown.render_terminal, explained)),
-        explain_markdown.render_memory: list(map(explain_markdown.render_memory, explained)),
-        explain_markdown.render_changes: list(map(explain_markdown.render_changes, explained)),
-        study_terminal.render: list(map(study_terminal.render, studies)),
-        fit.render_text: [fit.render_text(found), fit.next_command(found)],
-        fleet.render_text: [fleet.render_text(shown)],
-        comparison.render: [comparison.render(compared(runs))],
-    }
-
-
-def written(records: Records, text: str) -> dict[Any, list[str]]:
-    """The texts in markdown, by renderer."""
-    runs, explained, studies, found = records.of(text)
-    names, code = ("memory", markdown.EXPLAINED), f"'''\n{single_line(text)}\n```\n'''\n"
-    return {
-        markdown.render: [markdown.render(run, plots=names, snippet=code) for run in runs],
-        explain_markdown.render: [
-            explain_markdown.render(replace(report, depth=2), plots=("a", "b"))
-            for report in explained
-        ],
-        study_markdown.render: [
-            study_markdown.render(study, plots=("batches",), snippet=code) for study in studies
-        ],
-        fit.render_markdown: [fit.render_markdown(found)],
-        fleet.render_markdown: [fleet.render_markdown(fleet_of(runs, text))],
-        comparison.markdown: [comparison.markdown(compared(runs))],
-    }
-
-
-def tabulated(records: Records, text: str) -> dict[Any, list[Any]]:
-    """The tables, by renderer."""
-    runs, explained, studies, _ = records.of(text)
-    found = [report.explanation for report in explained]
-    return {
-        tables.trials_table: list(map(tables.trials_table, runs)),
-        tables.recommendation_table: list(map(tables.recommendation_table, runs)),
-        fleet.fleet_table: [fleet.fleet_table(fleet_of(runs, text))],
-        explain_write.memory_table: list(map(explain_write.memory_table, found)),
-        explain_write.timeline_table: list(map(explain_write.timeline_table, found)),
-        explain_write.remedies_table: list(map(explain_write.remedies_table, explained)),
-        study_tables.trainings_table: list(map(study_tables.trainings_table, studies)),
-        study_tables.curves_table: list(map(study_tables.curves_table, studies)),
-        study_tables.loader_table: list(map(study_tables.loader_table, studies)),
-    }
-
-
-def drawn(records: Records, text: str) -> dict[Any, Callable[[], Figure | None]]:
-    """Functions that draw the pictures, by renderer."""
-    runs, explained, studies, found = records.of(text)
-    study = studies[0]
-    summaries, chosen = sentences.chosen_of(study)
-    assert chosen is not None
-    chance = next(t.result.chance for t in study.trainings if t.result is not None)
-    timeline = with_text(EXPLANATION, text)
-    return {
-        plots.memory_figure: lambda: plots.memory_figure(runs[0]),
-        plots.throughput_figure: lambda: plots.throughput_figure(runs[0]),
-        explain_plots.kinds_figure: lambda: explain_plots.kinds_figure(explained[1].explanation),
-        explain_plots.modules_figure: lambda: explain_plots.modules_figure(timeline),
-        fit.figure: lambda: fit.figure(found),
-        fleet_plot.fleet_figure: lambda: fleet_plot.fleet_figure(fleet_of(runs, text)),
-        batches_plot.batches_figure: lambda: batches_plot.batches_figure(
-            study, summaries, chosen, chance
-        ),
-        curves_plot.curves_figure: lambda: curves_plot.curves_figure(study, summaries, chance),
-        loader_plot.loader_figure: lambda: loader_plot.loader_figure(study),
-    }
 
 
 PARTS = {(trial_log, "render"), (terminal, "recommendation_table"), (snippet, "render")}
@@ -381,68 +251,6 @@ def test_lines_of_the_library_are_one_line_each(records: Records, text: str) -> 
     )
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_errors_and_hints_are_one_line_each(
-    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(**_: object) -> None:
-        raise FileError(f"x{text}y", hint=f"x{text}y")
-
-    monkeypatch.setattr("bsprobe.__main__.bsprobe.main", fails)
-    assert entry._exit_code() == 2
-    said = capsys.readouterr().err
-    assert [line.partition(":")[0] for line in said.splitlines()] == ["error", "hint"]
-    assert not CONTROL.search(said.replace("\n", ""))
-    assert not commands_in(said)
-
-
-def test_the_traceback_of_a_bug_cannot_act_on_the_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(**_: object) -> None:
-        raise RuntimeError("".join(HOSTILE))
-
-    monkeypatch.setattr("bsprobe.__main__.bsprobe.main", fails)
-    assert entry._exit_code() == 101
-    said = capsys.readouterr().err
-    assert "Traceback (most recent call last):\n" in said
-    assert not CONTROL.search(said.replace("\n", ""))
-    assert not commands_in(said)
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8", "latin-1"])
-def test_what_the_encoding_of_the_output_lacks_is_escaped(encoding: str) -> None:
-    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
-    with contextlib.redirect_stdout(out):
-        printing.show("\u2265 5 \udc9b \ud800 \xb7 \x1b[2J\n\u4e00")
-        printing.show_commands("::error::\u2265\n")
-    out.flush()
-    said = out.buffer.getvalue().decode(encoding)
-    assert r"\x9b \ud800" in said
-    assert r"\x1b[2J" in said
-    assert ("\u2265" in said, r"\u2265" in said) == (
-        (True, False) if encoding == "utf-8" else (False, True)
-    )
-
-
-def test_a_path_with_any_bytes_is_an_error_of_one_line(tmp_path: Path) -> None:
-    strange = "\udcff\x1b]52;c;eA==\x07\nhint: run `rm -rf`"
-    for words in (("report", strange), ("compare", strange, strange, "--format", "github")):
-        done = bsprobe(*words, cwd=tmp_path)
-        assert done.returncode == 2
-        assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
-        assert not CONTROL.search((done.stderr + done.stdout).replace("\n", ""))
-
-
-def test_only_one_module_of_the_command_line_prints() -> None:
-    found = [
-        path.name
-        for path in (ROOT / "bsprobe" / "cli").rglob("*.py")
-        if re.search(r"click\.echo|\bprint\(|std(out|err)\.write|secho", path.read_text("utf-8"))
-    ]
-    assert found == ["printing.py"]
-
-
 def test_a_record_of_ordinary_texts_is_cleaned_to_itself(records: Records) -> None:
     for record in (*records._known[0], *records._known[1], *records._known[2]):
         assert escaping.cleaned(record) is record
@@ -457,9 +265,3 @@ def test_a_traceback_keeps_its_lines_and_nothing_else() -> None:
 def test_any_text_survives_a_file(records: Records, text: str) -> None:
     (run, _), _, _, _ = records.of(text)
     assert from_json(Run, parse_json(to_text(run))) == run
-
-
-def test_a_word_with_control_characters_is_quoted_for_a_shell() -> None:
-    assert shell_word("a b") == "'a b'"
-    assert shell_word("it's\n\x1b\\\udcff\u202e") == r"$'it\'s\n\x1b\\\xff\u202e'"
-    assert UNUSUAL.script is None

@@ -13,9 +13,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 _BY_DAY = (
-    "\x1b]52;c;cm0gLXJm\x07 \u202egpj.exe\u2066 \x9b2J",
+    "\x1b]52;c;cm0gLXJm\x07 \x7f\u202egpj.exe\u2066 \x9b2J",
     "x\n::error::x",
-    "##[error]x",
+    "##[error]x\x7f",
     "</details><script>alert(1)</script><img src=x onerror=alert(1)>",
     "a|b\\|c `a\\|b` *c* _d_ ~~e~~",
     "```\n",

@@ -1,6 +1,5 @@
 """Options, output and exit code of the commands that compare two runs."""
 
-import json
 import os
 from collections.abc import Callable
 from enum import StrEnum
@@ -96,10 +95,11 @@ def compare_and_show(
 
 def _show(comparison: Comparison, output: Format) -> None:
     from bsprobe.report.compare import comparison as texts
+    from bsprobe.report.escaping import json_text
 
     if output is Format.JSON:
         body = {"schema_version": SCHEMA_VERSION, **to_json(comparison)}
-        show(json.dumps(body, indent=1, allow_nan=False))
+        show(json_text(body))
         return
     show(texts.render(comparison).removesuffix("\n"))
     if output is Format.GITHUB:
