@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ from bsprobe.cli.options.script import ScriptCommand
 from bsprobe.cli.options.values import typed_command, wrote
 from bsprobe.cli.printing import show, show_on_stderr
 from bsprobe.records.errors import DeviceError, InterruptedRunError, UsageError
+from bsprobe.records.printable import shell_word
 from bsprobe.worker.ranks.launch import launched
 from bsprobe.worker.required import require_report_packages
 
@@ -100,7 +100,7 @@ def run(
             "the command failed for another reason than the probed memory"
             if finished.run.settings.script is not None
             else "every variant failed for another reason than the probed memory",
-            hint=f"see the tracebacks in {shlex.quote(str(finished.folder / 'report.md'))}",
+            hint=f"see the tracebacks in {shell_word(str(finished.folder / 'report.md'))}",
         )
 
 
@@ -160,7 +160,7 @@ def _interruptible(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted; the run is finished, its report is not",
-            hint=f"write it with: bsprobe report {shlex.quote(str(folder))}",
+            hint=f"write it with: bsprobe report {shell_word(str(folder))}",
         ) from None
 
 

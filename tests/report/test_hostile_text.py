@@ -265,3 +265,11 @@ def test_a_traceback_keeps_its_lines_and_nothing_else() -> None:
 def test_any_text_survives_a_file(records: Records, text: str) -> None:
     (run, _), _, _, _ = records.of(text)
     assert from_json(Run, parse_json(to_text(run))) == run
+
+
+def test_a_command_of_several_lines_is_one_line_that_a_shell_reads() -> None:
+    run = Made(command=("bash", "-c", "python a.py\npython train.py {batch}\x1b")).run()
+    assert run.best is not None
+    words = rf"bash -c $'python a.py\npython train.py {run.best.plan.micro_batch}\x1b'"
+    assert terminal.render(run).endswith(f"\n\n  {words}\n")
+    assert f"\n```sh\n{words}\n```\n" in markdown.render(run, plots=(), snippet=None)
