@@ -90,7 +90,7 @@ def test_a_run_file_cannot_give_commands_to_github(
     runs: tuple[Path, Path, Run], tmp_path: Path, text: str
 ) -> None:
     before, _, run = runs
-    summaries = []
+    summaries: list[object] = []
     for commit in (text, harmless(text)):
         save_run(replace(run, environment=replace(run.environment, commit=commit)), before)
         summary = tmp_path / f"{len(summaries)}.md"

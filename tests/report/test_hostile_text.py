@@ -33,6 +33,7 @@ from bsprobe.report.run.plain import PlainProgress, trial_line
 from bsprobe.report.snippet import snippet
 from bsprobe.storage.codec import from_json, parse_json, to_text
 from bsprobe.study import report as study_reports
+from bsprobe.study.report import loader_plot
 from tests.support.builders import failure, populated_run
 from tests.support.explanations import EXPLANATION
 from tests.support.hostile import (
@@ -203,6 +204,15 @@ def test_all_pictures_show_any_text(records: Records) -> None:
             assert figure is not None
             figure.savefig(data := io.BytesIO(), format="svg")
             ET.fromstring(data.getvalue())  # noqa: S314 - made here
+
+
+def test_a_long_name_does_not_push_the_source_out_of_a_picture(records: Records) -> None:
+    (run, _), (report, _), (study, _), _ = records.of("W" * 70)
+    for figure in (plots.memory_figure(run), explain_plots.kinds_figure(report.explanation)):
+        assert figure is not None
+        assert figure.get_suptitle().startswith(("[measured]  ", "[predicted]  "))
+    loaded = loader_plot.loader_figure(study)
+    assert loaded.get_suptitle().endswith("  [measured]")
 
 
 def test_modules_whose_names_begin_with_an_underscore_are_in_the_legend() -> None:

@@ -12,7 +12,7 @@ from bsprobe.records.explanations import NOT_ATTRIBUTED, OTHER_MODULES, OUTSIDE,
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.report.escaping import cleaned
 from bsprobe.report.explain.places import during
-from bsprobe.report.run.plots import COLOURS, STYLE, legend_name, write_figure
+from bsprobe.report.run.plots import COLOURS, STYLE, legend_name, set_title, write_figure
 
 _OUTSIDE_COLOUR = "#555555"
 _CACHED_COLOUR = "#dddddd"
@@ -86,12 +86,11 @@ def _figure(explanation: Explanation, inside: Sequence[_Area], what: str) -> Fig
     timeline, spec = explanation.timeline, explanation.spec
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
-    figure.suptitle(
+    set_title(
+        figure,
         f"Memory over one step by {what}: {spec.variant.network}, {spec.variant.inputs}, batch "
-        f"{spec.batch_size}  [{explanation.source}]",
-        x=0.01,
-        ha="left",
-        fontsize=11,
+        f"{spec.batch_size}",
+        explanation.source,
     )
     outside = [explanation.outside_allocator_bytes] * len(timeline.at)
     areas = [(OUTSIDE, _OUTSIDE_COLOUR, outside), *inside, _cached(explanation, timeline.by_kind)]

@@ -5,6 +5,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +154,7 @@ def _rate(trial: Trial) -> float | None:
 def _set_up(figure: Figure, axes: Axes, run: Run, title: str, unit: str) -> None:
     """Set the title, the labels and the limits of the axes."""
     variant = run.settings.variants[0]
-    figure.suptitle(
-        f"{title}: {variant.title}  [{run.device.source}]",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-    )
+    set_title(figure, f"{title}: {variant.title}", run.device.source)
     each = " and process" if run.processes > 1 else ""
     axes.set_xlabel(f"batch size (images per forward pass{each})")
     axes.set_ylabel(unit)
@@ -245,17 +241,42 @@ def _end(
     ]
 
 
+def set_title(
+    figure: Figure, text: str, source: Source, *, below: str = "", points: float = 11
+) -> None:
+    """Set the title of a picture; its source comes first if the text leaves no room for it.
+
+    Args:
+        figure: The picture.
+        text: The title.
+        source: The source of the figures.
+        below: Lines below the title.
+        points: The size of the letters.
+    """
+    title = figure.suptitle(f"{text}  [{source}]{below}", x=0.01, ha="left", fontsize=points)
+    with _any_text():
+        is_cut = title.get_window_extent().x1 > figure.bbox.x1
+    if is_cut:
+        title.set_text(f"[{source}]  {text}{below}")
+
+
 def legend_name(name: str) -> str:
     """Return a name for a legend; matplotlib leaves out names that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name
+
+
+@contextmanager
+def _any_text() -> Iterator[None]:
+    """Ignore characters that the font lacks, and names that leave no room for the axes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a picture as SVG and PNG, the same bytes every time."""
     for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": _DPI})):
         data = io.BytesIO()
-        with warnings.catch_warnings():
-            # A name may have characters that the font lacks, or leave no room for the axes.
-            warnings.simplefilter("ignore", UserWarning)
+        with _any_text():
             figure.savefig(data, format=suffix[1:], **options)
         write_atomically(path.with_suffix(suffix), data.getvalue())

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bsprobe.report.escaping import cleaned
 from bsprobe.report.line_ends import LineEnd, label_ends
-from bsprobe.report.run.plots import COLOURS, GREY, MARKERS
+from bsprobe.report.run.plots import COLOURS, GREY, MARKERS, set_title
 from bsprobe.study.records import Chance, CurvePoint, Study, TrainingResult
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import BatchSummary
@@ -50,12 +50,7 @@ def curves_figure(study: Study, found: Sequence[BatchSummary], chance: Chance) -
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     grid = figure.subplots(2, 3, sharex="col", sharey="row")
     lines = _lines(found)
-    figure.suptitle(
-        f"Validation, {sentences.subject(study.settings)}  [{study.device.source}]",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-    )
+    set_title(figure, f"Validation, {sentences.subject(study.settings)}", study.device.source)
     columns: tuple[tuple[str, Callable[[CurvePoint], float]], ...] = (
         ("updates", lambda point: point.updates),
         ("training images seen", lambda point: point.images),

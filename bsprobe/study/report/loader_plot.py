@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from bsprobe.report.escaping import cleaned
-from bsprobe.report.run.plots import COLOURS, GREY
+from bsprobe.report.run.plots import COLOURS, GREY, set_title
 from bsprobe.study.records import Study
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import recommended_loading
@@ -33,12 +33,7 @@ def loader_figure(study: Study) -> Figure:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, max([*alone, *fed, step]) * 1.1)
     axes.set_xlabel("images / s")
-    figure.suptitle(
-        f"Data loader at batch {loading.effective_batch}  [{study.device.source}]",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-    )
+    set_title(figure, f"Data loader at batch {loading.effective_batch}", study.device.source)
     axes.set_title(
         "circle: training; square: loader alone; dashed: training on images in memory; "
         "★: recommended",
