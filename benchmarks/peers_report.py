@@ -9,6 +9,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bsprobe.records.units import format_bytes, format_seconds
+from bsprobe.report.escaping import Markdown
 from bsprobe.report.markdown import table
 from bsprobe.report.run.plots import COLOURS, write_figure
 from bsprobe.storage.files import write_atomically
@@ -25,6 +26,7 @@ _NAMES = {
 }
 _MOST_SHOWN = 70
 """Characters of a message shown in the table."""
+_NO = Markdown("**no**")
 
 Entry = dict[str, Any]
 
@@ -93,11 +95,11 @@ def _found_table(found: list[Entry]) -> str:
 def _end(entry: Entry) -> str:
     if entry["tool"] == "bsprobe":
         return "not applicable"
-    return "yes" if entry["end"] == "trained" else "**no**"
+    return "yes" if entry["end"] == "trained" else _NO
 
 
 def _yes(value: bool | None) -> str:  # noqa: FBT001 - a fact to print
-    return "-" if value is None else "yes" if value else "**no**"
+    return "-" if value is None else "yes" if value else _NO
 
 
 def _given_away(entry: Entry) -> str:
@@ -201,7 +203,7 @@ def _messages(messages: list[Entry]) -> str:
 
 def _cell(text: str) -> str:
     shown = text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
-    return "`" + shown.replace("|", "\\|").replace("`", "'") + "`"
+    return Markdown("`" + shown.replace("|", "\\|").replace("`", "'") + "`")
 
 
 def _printed(entry: Entry) -> str:

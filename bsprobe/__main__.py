@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from bsprobe.records.errors import BsprobeError, OutOfReachError
+from bsprobe.records.printable import single_line
 from bsprobe.worker.ranks.launch import Launch, follows
 from bsprobe.worker.required import missing_package
 
@@ -17,6 +18,7 @@ try:
     import click
 
     from bsprobe.cli import bsprobe
+    from bsprobe.cli.printing import show_on_stderr
     from bsprobe.cli.wrapping import wrapped
 except ModuleNotFoundError as absent:
     without_click = missing_package(str(absent))
@@ -88,7 +90,7 @@ def _connect(launch: Launch) -> "Store":
 
 
 def _our_bug() -> int:
-    traceback.print_exc()
+    show_on_stderr(traceback.format_exc().removesuffix("\n"))
     return _complain("this is a bug in bsprobe", "please report it with the above", _OUR_BUG)
 
 
@@ -108,10 +110,10 @@ def _complain(message: str, hint: str | None, code: int) -> int:
 
 def _print(label: str, text: str) -> None:
     """Print on standard error: wrapped on a terminal, else one line."""
-    line = _shortened(text, _LONGEST_LINE)
+    line = single_line(_shortened(text, _LONGEST_LINE))
     is_terminal = sys.stderr.isatty()
     columns = shutil.get_terminal_size().columns
-    click.echo(wrapped(label, line, columns) if is_terminal else f"{label}: {line}", err=True)
+    show_on_stderr(wrapped(label, line, columns) if is_terminal else f"{label}: {line}")
 
 
 def _shortened(text: str, most: int) -> str:

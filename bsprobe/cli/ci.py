@@ -13,9 +13,11 @@ from bsprobe.cli.options.comparison import compare_and_show, comparison_options
 from bsprobe.cli.options.named import require_there
 from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.values import typed_command
+from bsprobe.cli.printing import show_on_stderr
 from bsprobe.cli.run import probe
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import DEFAULT_GPU, find_gpu
+from bsprobe.records.printable import single_line
 from bsprobe.records.trials import Source
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def _write(finished: Finished) -> None:
     if finished.unsaved is not None:
         raise finished.unsaved
     write_report(finished.run, finished.folder)
-    click.echo(f"Wrote {finished.folder}/", err=True)
+    show_on_stderr(f"Wrote {single_line(str(finished.folder))}/")
 
 
 def _settings_of(before: Run, path: Path) -> Settings:

@@ -11,7 +11,9 @@ import click
 from bsprobe.cli.command import Command
 from bsprobe.cli.options.named import require_label_ids
 from bsprobe.cli.options.paths import PATH, PathType
+from bsprobe.cli.printing import show
 from bsprobe.records.errors import FileError
+from bsprobe.records.printable import single_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,15 +56,15 @@ def data(root: Path, picture: Path | None) -> None:
             on_looked_at=lambda done, total: progress.begin(f"read {done} of {total} images"),
         )
     for line in describe(report):
-        click.echo(line)
+        show(single_line(line))
     if report.first_sample is None:
-        click.echo("No picture: there is no usable image with a label.")
+        show("No picture: there is no usable image with a label.")
     else:
         from bsprobe.training.cityscapes.picture import write_picture
 
         place = picture or Path(f"{root.resolve().name or 'root'}-sample.png")
         write_picture(report.first_sample, place)
-        click.echo(f"Wrote {place}")
+        show(f"Wrote {single_line(str(place))}")
     if report.problems:
         raise _summed_up(report)
 

@@ -13,6 +13,7 @@ from bsprobe.cli.options.named import require_device, require_named
 from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.subject import SUBJECT_OPTIONS, variants_from
 from bsprobe.cli.options.values import axis_options, count, number, typed_command, wrote
+from bsprobe.cli.printing import show
 from bsprobe.records.errors import UsageError
 from bsprobe.records.explanations import MODULE_DEPTH
 from bsprobe.records.gpus import DEFAULT_GPU
@@ -161,17 +162,17 @@ def _finish(
     from bsprobe.report.explain.write import write_changes, write_explanation
     from bsprobe.storage.explanationfile import save_explanation
 
-    click.echo(render_memory(report))
+    show(render_memory(report))
     try:
         save_explanation(report, folder)
         write_explanation(report, folder)
         complete = explaining.with_remedies(report)
     except KeyboardInterrupt:
         progress.erase()
-        click.echo(wrote(folder, "explain.md"))
+        show(wrote(folder, "explain.md"))
         raise
     progress.erase()
-    click.echo(render_changes(complete))
+    show(render_changes(complete))
     save_explanation(complete, folder)
     write_changes(complete, folder)
-    click.echo(wrote(folder, "explain.md"))
+    show(wrote(folder, "explain.md"))

@@ -15,9 +15,12 @@ from bsprobe.cli.options.named import require_named
 from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.subject import subject_options, variants_from
 from bsprobe.cli.options.values import count, gpu_names, typed_command
+from bsprobe.cli.printing import show, show_on_stderr, show_title
 from bsprobe.records.errors import DeviceError, UsageError
 from bsprobe.records.gpus import COLUMNS, ESTIMATE, Gpu, catalogue, find_gpu, find_gpus
+from bsprobe.records.printable import single_line
 from bsprobe.records.units import MIB, format_bytes
+from bsprobe.report.escaping import cleaned, csv_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -122,14 +125,14 @@ def gpus(
         finally:
             worker.close()
     elif form == "csv":
-        click.echo(_as_csv(cards), nl=False)
+        show(_as_csv(cards).removesuffix("\n"))
     else:
         headings, *lines = _table(cards).splitlines()
-        click.echo(click.style(headings, bold=True))  # unstyled if piped
-        click.echo("\n".join(lines))
-        click.echo(_LEGEND)
+        show_title(headings)
+        show("\n".join(lines))
+        show(_LEGEND)
         if any(card.notes for card in cards):
-            click.echo(_OLD_CARDS)
+            show(_OLD_CARDS)
 
 
 def fit_catalogue(
@@ -151,13 +154,13 @@ def fit_catalogue(
 
     with reserved(out):
         found = _fitting(variants, cards, batch)
-        click.echo(render_text(found))
+        show(render_text(found))
         known = [each.variant for each in found.fits]
         parts = ["gpus-fit", *dict.fromkeys(variant.model for variant in known)]
         parts += dict.fromkeys(variant.inputs for variant in known)
         folder = out or new_folder(REPORTS, slug("-".join(parts)))
         write_fitting(found, folder)
-    click.echo(f"\nWrote {folder}/\nNext: {next_command(found)}")
+    show(f"\nWrote {single_line(str(folder))}/\nNext: {next_command(found)}")
 
 
 def _fitting(variants: tuple[Variant, ...], cards: tuple[Gpu, ...], batch: int | None) -> Fitting:
@@ -206,7 +209,7 @@ def print_this(worker: Worker) -> None:
     Raises:
         DeviceError: A small training step failed.
     """
-    device, outside_bytes = worker.ready.device, _outside_bytes(worker)
+    device, outside_bytes = cleaned(worker.ready.device), _outside_bytes(worker)
     try:
         known: Gpu | None = find_gpu(device.name)
     except UsageError:
@@ -216,18 +219,17 @@ def print_this(worker: Worker) -> None:
         f"{format_bytes(device.total_bytes)} in total, {format_bytes(outside_bytes)} outside "
         "PyTorch's allocator during training"
     )
-    click.echo(f"{device.name}, driver {device.driver or 'unknown'}: {now}.", err=True)
+    show_on_stderr(f"{device.name}, driver {device.driver or 'unknown'}: {now}.")
     if known is None:
-        click.echo("It is not in the catalogue.", err=True)
+        show_on_stderr("It is not in the catalogue.")
     else:
-        click.echo(
+        show_on_stderr(
             f"In the catalogue, {name} has {format_bytes(known.total_bytes)} and "
-            f"{format_bytes(known.outside_allocator_bytes)}.",
-            err=True,
+            f"{format_bytes(known.outside_allocator_bytes)}."
         )
     for note in device.notes:
-        click.echo(f"Note  {note}", err=True)
-    click.echo("Its line for bsprobe/records/gpus.csv:", err=True)
+        show_on_stderr(f"Note  {note}")
+    show_on_stderr("Its line for bsprobe/records/gpus.csv:")
     line = {
         "name": name,
         "compute_capability": device.compute_capability,
@@ -237,7 +239,7 @@ def print_this(worker: Worker) -> None:
         "outside_source": f"bsprobe gpus --this: PyTorch {worker.ready.torch}, "
         f"CUDA {worker.ready.cuda}",
     }
-    click.echo(_csv_text([[line.get(column, "") for column in COLUMNS]]), nl=False)
+    show(_csv_text([[line.get(column, "") for column in COLUMNS]]).removesuffix("\n"))
 
 
 def _outside_bytes(worker: Worker) -> int:
@@ -296,5 +298,6 @@ def _as_csv(cards: Iterable[Gpu]) -> str:
 
 def _csv_text(rows: Iterable[Iterable[object]]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
+    cells = (map(csv_cell, row) for row in rows)
+    csv.writer(out, lineterminator="\n").writerows(cells)
     return out.getvalue()

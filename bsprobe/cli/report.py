@@ -10,6 +10,7 @@ import click
 from bsprobe.cli.command import Command
 from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.values import wrote
+from bsprobe.cli.printing import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,11 +48,11 @@ def _again(path: Path, out: Path | None) -> None:
     render = _explanation_again if is_explanation(path) else _run_again
     text, write, name = render(path)
     folder = out or (path if path.is_dir() else path.parent)
-    click.echo(text)
+    show(text)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write(folder)
-    click.echo(wrote(folder, name))
+    show(wrote(folder, name))
 
 
 _Rendered = tuple[str, "Callable[[Path], None]", str]
@@ -86,12 +87,12 @@ def _beside_each_other(paths: tuple[Path, ...], out: Path | None) -> None:
     fleet = make_fleet([(str(path), load_run(path)) for path in paths])
     from bsprobe.report.compare.fleet import render_text, write_fleet  # as above
 
-    click.echo(render_text(fleet))
+    show(render_text(fleet))
     folder = out or _new_folder(fleet)
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_fleet(fleet, folder)
-    click.echo(wrote(folder, "fleet.md"))
+    show(wrote(folder, "fleet.md"))
 
 
 def _new_folder(fleet: Fleet) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,9 @@ from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.run import FACETS, settings_from, settings_options
 from bsprobe.cli.options.script import ScriptCommand
 from bsprobe.cli.options.values import typed_command, wrote
+from bsprobe.cli.printing import show, show_on_stderr
 from bsprobe.records.errors import DeviceError, InterruptedRunError, UsageError
+from bsprobe.records.printable import shell_word
 from bsprobe.worker.ranks.launch import launched
 from bsprobe.worker.required import require_report_packages
 
@@ -89,7 +90,7 @@ def run(
         open_ranks = partial(WorldRunner, launch=launch, connect=ctx.obj)
         start = replace(start, open_runner=open_ranks)
     if dry_run:
-        click.echo(_plan_text(start))
+        show(_plan_text(start))
         return
     _warn(start.settings)
     finished = probe(start)
@@ -100,7 +101,7 @@ def run(
             "the command failed for another reason than the probed memory"
             if finished.run.settings.script is not None
             else "every variant failed for another reason than the probed memory",
-            hint=f"see the tracebacks in {shlex.quote(str(finished.folder / 'report.md'))}",
+            hint=f"see the tracebacks in {shell_word(str(finished.folder / 'report.md'))}",
         )
 
 
@@ -160,7 +161,7 @@ def _interruptible(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise InterruptedRunError(
             "interrupted; the run is finished, its report is not",
-            hint=f"write it with: bsprobe report {shlex.quote(str(folder))}",
+            hint=f"write it with: bsprobe report {shell_word(str(folder))}",
         ) from None
 
 
@@ -170,20 +171,20 @@ def _write(finished: Finished) -> None:
     from bsprobe.report.run.write import write_report
 
     folder, best = finished.folder, finished.run.best
-    click.echo(terminal.render(finished.run))
+    show(terminal.render(finished.run))
     if finished.unsaved is not None:
         raise finished.unsaved
     if best is not None and best.variant in finished.explanations:
         write_kinds_plot(finished.explanations[best.variant], folder / markdown.EXPLAINED)
     write_report(finished.run, folder)
-    click.echo(wrote(folder, "report.md"))
+    show(wrote(folder, "report.md"))
 
 
 def _warn(settings: Settings) -> None:
     from bsprobe.report.run.sentences import portrait_warnings
 
     for warning in portrait_warnings(settings.variants):
-        click.echo(f"warning: {warning}", err=True)
+        show_on_stderr(f"warning: {warning}")
 
 
 def _plan_text(start: Start) -> str:

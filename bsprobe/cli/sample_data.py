@@ -1,7 +1,6 @@
 """`bsprobe sample-data`: draw a small data set in the layout of Cityscapes."""
 
 import itertools
-import shlex
 from pathlib import Path
 
 import click
@@ -9,6 +8,8 @@ import click
 from bsprobe.cli.command import Command
 from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.values import count
+from bsprobe.cli.printing import show
+from bsprobe.records.printable import shell_word
 
 
 @click.command("sample-data", cls=Command)
@@ -60,8 +61,8 @@ def sample_data(folder: Path, images: int, size: str, seed: int) -> None:
             on_written=lambda _: progress.begin(f"drew {next(drawn)} of {images}"),
         )
     of_split = [scene.split for scene in plan_scenes(images)]
-    click.echo(
+    show(
         f"Drew {images} images, {resolution.describe()}: "
         f"{of_split.count(Split.TRAIN)} train, {of_split.count(Split.VAL)} val."
     )
-    click.echo(f"Next: bsprobe data {shlex.quote(str(folder))}")
+    show(f"Next: bsprobe data {shell_word(str(folder))}")

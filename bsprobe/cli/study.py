@@ -19,6 +19,7 @@ from bsprobe.cli.options.paths import PATH
 from bsprobe.cli.options.resume import require_same_settings
 from bsprobe.cli.options.study import STUDY_FACETS, study_options, study_settings_from
 from bsprobe.cli.options.values import typed_command, wrote
+from bsprobe.cli.printing import show
 from bsprobe.records.errors import UsageError
 from bsprobe.worker.required import require_report_packages
 
@@ -105,7 +106,7 @@ def _study(start: Start) -> None:
     progress = StudyProgress(start.settings, Console(stderr=True))
     with progress.shown():
         finished, folder = run(start, listener=progress)
-    click.echo(terminal.render(finished))
+    show(terminal.render(finished))
     save_study(finished, folder)
     write_study_report(finished, folder)
-    click.echo(wrote(folder, "report.md"))
+    show(wrote(folder, "report.md"))

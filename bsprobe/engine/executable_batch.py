@@ -21,6 +21,7 @@ from bsprobe.engine.workload import (
     start_worker,
 )
 from bsprobe.records.errors import DeviceError, UsageError
+from bsprobe.records.printable import single_line
 from bsprobe.records.runs import DeviceRequest, Run, Settings, StopReason, VariantResult
 from bsprobe.records.units import format_bytes
 from bsprobe.storage.batch_cache import ProvenBatch, Question, file_hash, find_batch, keep_batch
@@ -143,8 +144,8 @@ def _tell(found: ProvenBatch, origin: str, folder: Path) -> None:
     _LOG.info(
         "batch %d for %s on %s: it ran%s (%s %s; %s)",
         found.batch,
-        found.question.settings.variants[0].network,
-        found.question.device,
+        single_line(found.question.settings.variants[0].network),
+        single_line(found.question.device),
         beyond,
         origin,
         found.found_at,

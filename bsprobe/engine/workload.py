@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from bsprobe.engine.run import completed, header_of, make_run, start_runner
 from bsprobe.records.errors import BsprobeError, UsageError
 from bsprobe.records.habits import COMMONEST, parsed_habits
 from bsprobe.records.matrix import matrix
+from bsprobe.records.printable import shell_line, single_line
 from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.runs import (
     MAX_BATCH,
@@ -185,7 +185,7 @@ def run_on(
         folder = Path(out)
         with file_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        header = header_of(settings, runner.ready, shlex.join(["python", *sys.orig_argv[1:]]))
+        header = header_of(settings, runner.ready, shell_line(["python", *sys.orig_argv[1:]]))
         with Journal.create(folder, header) as log:
             made = make_run(settings, runner.run, log, header, listener=listener or _Log())
             save_run(made, folder)  # while the journal is locked against a second run
@@ -221,7 +221,7 @@ class _Log:
         pass
 
     def on_variant(self, variant: Variant) -> None:
-        _LOG.debug("probing %s, %s", variant.subject, variant.precision)
+        _LOG.debug("probing %s, %s", single_line(variant.subject), variant.precision)
 
     def on_predicting(self) -> None:
         pass

@@ -1,11 +1,12 @@
 """Users' own commands as workloads: the command, and the facts that a trial of it shows."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Final
+
+from bsprobe.records.printable import shell_word
 
 BATCH: Final = "{batch}"
 """The place of the batch in a command."""
@@ -73,7 +74,7 @@ class Script:
 def _typed(word: str) -> str:
     """Quote a word for a shell; the braces of a place alone need no quotes."""
     bare = _filled(word, dict.fromkeys((BATCH, ACCUMULATION, OUT), "x"))
-    return word if bare and shlex.quote(bare) == bare else shlex.quote(word)
+    return word if bare and shell_word(bare) == bare else shell_word(word)
 
 
 def _filled(word: str, given: Mapping[str, str]) -> str:

@@ -1,6 +1,5 @@
 """The largest batch of a network on each GPU: text, files and a picture."""
 
-import shlex
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,10 +12,12 @@ from matplotlib.ticker import FuncFormatter
 from bsprobe.analysis.caveats import ASSUMED
 from bsprobe.records.failures import Outcome
 from bsprobe.records.fits import Fitting
+from bsprobe.records.printable import shell_line
 from bsprobe.records.units import GIB, format_bytes
 from bsprobe.report.commands import matrix_defaults, quoted, subject_options
+from bsprobe.report.escaping import cleaned, code_span, inline, paragraph
 from bsprobe.report.markdown import table
-from bsprobe.report.run.plots import COLOURS, MARKERS, STYLE, write_figure
+from bsprobe.report.run.plots import COLOURS, MARKERS, STYLE, legend_name, write_figure
 from bsprobe.report.run.sentences import row_names, subject_line
 from bsprobe.report.run.tables import to_csv, variant_columns
 from bsprobe.report.run.terminal import WIDTH, aligned
@@ -25,6 +26,7 @@ from bsprobe.storage.files import write_atomically
 
 _ROW_INCHES = 0.24
 _NOTHING = "-"
+_PREDICTED = "  [predicted]"
 _LARGEST = "The largest batch predicted to run, with allocator retries if needed:"
 _LEGEND = (
     f"{_NOTHING}: not even the smallest batch fits. usable: the memory that PyTorch reports, part "
@@ -47,6 +49,7 @@ def rows(found: Fitting) -> list[tuple[str, ...]]:
 
 def render_text(found: Fitting) -> str:
     """Return the table for a terminal; the parts of a variant's name are stacked to fit it."""
+    found = cleaned(found)
     names = [name.split(" / ") for name in row_names(found.variants).values()]
     depth = max(len(parts) for parts in names)
     head = [[""] * (depth - len(parts)) + parts for parts in (["GPU"], ["usable"], *names)]
@@ -59,7 +62,7 @@ def render_text(found: Fitting) -> str:
 
 def title(found: Fitting) -> str:
     """Return the title of the table: the network, its inputs and the shared settings."""
-    return f"{subject_line(found.variants)}  [predicted]"
+    return f"{subject_line(found.variants)}{_PREDICTED}"
 
 
 def advice(found: Fitting) -> list[str]:
@@ -88,7 +91,7 @@ def next_command(found: Fitting) -> str:
     largest = {c: max(found.largest(c, v) or 0 for v in variants) for c in found.cards}
     card = next((card for card in found.cards if largest[card] >= batch), found.cards[-1])
     options = subject_options(variants, matrix_defaults(variants))
-    return shlex.join(["bsprobe", "run", "--gpu", card.name, *options])
+    return shell_line(["bsprobe", "run", "--gpu", card.name, *options])
 
 
 def _kernel_limits(found: Fitting) -> list[str]:
@@ -155,20 +158,23 @@ def write_fitting(found: Fitting, folder: Path) -> None:
 
 def render_markdown(found: Fitting) -> str:
     """Return the report."""
+    found = cleaned(found)
+    again = code_span(quoted(found.environment.command))
     header = ("GPU", "usable", *row_names(found.variants).values())
     return (
-        f"# Which GPU do I need?\n\n{title(found)}\n\n"
-        + "\n".join(f"- {line}" for line in advice(found))
+        f"# Which GPU do I need?\n\n{paragraph(subject_line(found.variants))}{_PREDICTED}\n\n"
+        + "\n".join(f"- {paragraph(line)}" for line in advice(found))
         + f"\n\n{_LARGEST}\n\n{table(header, rows(found))}\n\n{_LEGEND}\n\n"
         "![largest batch by card](fit.png)\n\n"
         "The sources of the cards' memory are in `bsprobe gpus --format csv`.\n\n"
-        f"PyTorch {found.environment.torch}, cuDNN {found.environment.cudnn}. "
-        f"Again: `{quoted(found.environment.command)}`\n"
+        f"PyTorch {inline(found.environment.torch)}, "
+        f"cuDNN {inline(str(found.environment.cudnn))}. Again: {again}\n"
     )
 
 
 def figure(found: Fitting) -> Figure:
     """Draw one row a card, the smallest at the bottom, and a mark at each largest batch."""
+    found = cleaned(found)
     cards, variants = found.cards, found.variants
     drawn = Figure(figsize=(8.0, 1.4 + _ROW_INCHES * len(cards)), layout="constrained")
     axes = drawn.subplots()
@@ -183,7 +189,7 @@ def figure(found: Fitting) -> Figure:
             linestyle="none",
             marker=MARKERS[index % len(MARKERS)],
             color=COLOURS[index % len(COLOURS)],
-            label=name,
+            label=legend_name(name),
             ms=4.5,
         )
     if found.wanted_batch is not None:

@@ -7,11 +7,18 @@ from bsprobe.records.runs import DeviceInfo, Environment
 from bsprobe.records.scripts import ScriptFacts
 from bsprobe.records.units import format_bytes
 from bsprobe.report.commands import quoted
+from bsprobe.report.escaping import code_span, html, inline
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a markdown table: the first column left-aligned, the others right-aligned."""
-    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
+    """Return a markdown table: the first column left-aligned, the others right-aligned.
+
+    Args:
+        header: The headings.
+        rows: Rows of as many cells; text is escaped unless it is `Markdown`.
+    """
+    first, *others = ([str(inline(cell)) for cell in row] for row in (header, *rows))
+    lines = [first, ["---"] + ["--:"] * (len(header) - 1), *others]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -41,7 +48,8 @@ def environment_section(
         ("started", environment.started_at),
     ]
     known = [(name, value) for name, value in rows if value]
-    return f"{table(('', ''), known)}\n\nAgain: `{quoted(environment.command)}`"
+    again = code_span(quoted(environment.command))
+    return f"{table(('', ''), known)}\n\nAgain: {again}"
 
 
 def _versions(environment: Environment, script: ScriptFacts | None) -> list[tuple[str, str | None]]:
@@ -78,5 +86,5 @@ def fenced(language: str, text: str) -> str:
 
 
 def folded(title: str, body: str) -> str:
-    """Return text that is shown when its title is clicked on."""
-    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
+    """Return markdown that is shown when its title is clicked on; the title is plain text."""
+    return f"<details><summary>{html(title)}</summary>\n\n{body}\n\n</details>"

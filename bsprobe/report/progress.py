@@ -9,6 +9,9 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from bsprobe.records.printable import single_line
+from bsprobe.report.escaping import without_commands
+
 _QUIET_SECONDS = 15.0
 """Without a terminal, an activity is printed after this time without output."""
 _BELOW = 3
@@ -51,27 +54,29 @@ class Progress:
 
     def log(self, line: str) -> None:
         """End the current activity and add an entry to the log."""
+        shown = single_line(line)
         self._now = ""
-        self._log.append(line)
-        self._show(line)
+        self._log.append(shown)
+        self._show(shown)
 
     def begin(self, activity: str) -> None:
         """Set the current activity; a log entry follows at its end."""
-        self._now = activity
-        self._show_activity(activity)
+        self._now = single_line(activity)
+        self._show_activity(self._now)
 
     def on_stage(self, stage: str) -> None:
         """Set the current activity; without a terminal it is printed, as no log entry follows."""
-        self._now = stage
-        self._show(stage)
+        self._now = single_line(stage)
+        self._show(self._now)
 
     def on_phase(self, phase: str) -> None:
         """Show a phase of the current activity."""
-        self._show_activity(f"{self._now}  {phase}" if self._now else phase)
+        shown = single_line(phase)
+        self._show_activity(f"{self._now}  {shown}" if self._now else shown)
 
     def warn(self, sentence: str) -> None:
         """Print a line that stays on the terminal."""
-        self._print(sentence)
+        self._print(single_line(sentence))
 
     def erase(self) -> None:
         """Erase the live area and clear the log."""
@@ -112,4 +117,6 @@ class Progress:
 
     def _print(self, line: str) -> None:
         self._printed_at = self._clock()
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(
+            without_commands(line), highlight=False, markup=False, emoji=False, soft_wrap=True
+        )

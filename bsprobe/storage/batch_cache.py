@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from bsprobe.records.errors import FileError
+from bsprobe.records.printable import single_line
 from bsprobe.records.runs import Settings
 from bsprobe.storage.checks import check_figures
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json, to_text
@@ -96,7 +97,7 @@ def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
         return None
     changed = [name for name, content in found.files if file_hash(Path(name)) != content]
     if changed:
-        _LOG.info("%s has changed; searching the batch again", ", ".join(changed))
+        _LOG.info("%s has changed; searching the batch again", single_line(", ".join(changed)))
         return None
     return found if found.question == question else None
 

@@ -10,6 +10,7 @@ from bsprobe.records.runs import Run
 from bsprobe.storage.runfile import save_run
 from tests.support.builders import AMP, VARIANT, probed_run, settings
 from tests.support.commands import bsprobe
+from tests.support.hostile import CONTROL, HOSTILE, commands_in, harmless, structure
 
 
 @pytest.fixture
@@ -82,6 +83,26 @@ def test_on_github_there_are_annotations_and_a_summary(
         bsprobe("compare", before, before, "--format=github", GITHUB_STEP_SUMMARY="").returncode
         == 0
     )
+
+
+@pytest.mark.parametrize("text", HOSTILE[:3])
+def test_a_run_file_cannot_give_commands_to_github(
+    runs: tuple[Path, Path, Run], tmp_path: Path, text: str
+) -> None:
+    before, _, run = runs
+    summaries: list[object] = []
+    for commit in (text, harmless(text)):
+        save_run(replace(run, environment=replace(run.environment, commit=commit)), before)
+        summary = tmp_path / f"{len(summaries)}.md"
+        options = ("--format=github", "--fail-on", "max-batch:0")
+        done = bsprobe("compare", before, before, *options, GITHUB_STEP_SUMMARY=str(summary))
+        assert (done.returncode, [each.name for each in commands_in(done.stdout)]) == (
+            0,
+            ["notice"],
+        )
+        assert not CONTROL.search(done.stdout.replace("\n", ""))
+        summaries.append(structure(summary.read_text(encoding="utf-8")))
+    assert summaries[0] == summaries[1]
 
 
 def test_runs_that_cannot_be_compared_exit_with_2_and_are_annotated_on_github(

@@ -1,6 +1,5 @@
 """Options, output and exit code of the commands that compare two runs."""
 
-import json
 import os
 from collections.abc import Callable
 from enum import StrEnum
@@ -17,6 +16,7 @@ from bsprobe.analysis.thresholds import (
     require_distinct,
 )
 from bsprobe.cli.options.values import Command
+from bsprobe.cli.printing import show, show_commands
 from bsprobe.records.errors import BsprobeError
 from bsprobe.records.runs import SCHEMA_VERSION, Run
 from bsprobe.storage.codec import to_json
@@ -87,7 +87,7 @@ def compare_and_show(
         if output == Format.GITHUB:
             from bsprobe.report.compare.comparison import error_annotation
 
-            click.echo(error_annotation(error), nl=False)
+            show_commands(error_annotation(error))
         raise
     _show(comparison, Format(output))
     return REGRESSED if comparison.failing else 0
@@ -95,14 +95,15 @@ def compare_and_show(
 
 def _show(comparison: Comparison, output: Format) -> None:
     from bsprobe.report.compare import comparison as texts
+    from bsprobe.report.escaping import json_text
 
     if output is Format.JSON:
         body = {"schema_version": SCHEMA_VERSION, **to_json(comparison)}
-        click.echo(json.dumps(body, indent=1, allow_nan=False))
+        show(json_text(body))
         return
-    click.echo(texts.render(comparison), nl=False)
+    show(texts.render(comparison).removesuffix("\n"))
     if output is Format.GITHUB:
-        click.echo(texts.annotations(comparison), nl=False)
+        show_commands(texts.annotations(comparison))
         if summary := os.environ.get(_SUMMARY):
             path = Path(summary)
             with file_errors(path), path.open("a", encoding="utf-8") as file:

@@ -6,7 +6,6 @@ The worker checks the same, but imports PyTorch first, which takes seconds.
 import difflib
 import os
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from bsprobe.records.device_kind import DeviceKind, check_cpu_limit
 from bsprobe.records.errors import FileError, UsageError
 from bsprobe.records.gpus import check_limit
 from bsprobe.records.matrix import require_taken
+from bsprobe.records.printable import shell_word
 from bsprobe.records.runs import DeviceRequest, Settings
 from bsprobe.records.trials import DataSource
 from bsprobe.records.variants import Variant, unknown_value
@@ -119,7 +119,7 @@ def require_images(source: DataSource | None, splits: Sequence[str] = ("train",)
     for split in splits:
         for problem in list_split(root, Split(split)).problems:
             error = problem.as_error()
-            more = f"`bsprobe data {shlex.quote(source.root)}` lists all problems"
+            more = f"`bsprobe data {shell_word(source.root)}` lists all problems"
             raise FileError(str(error), hint=f"{error.hint}; {more}")
 
 
@@ -203,7 +203,7 @@ def _unknown_network(name: str) -> UsageError:
     for prefix, known in ((TORCHVISION, torchvision_networks), (TIMM, timm_networks)):
         if name in known():
             return UsageError(
-                f"--model: '{name}' is unknown", hint=f"did you mean {shlex.quote(prefix + name)}?"
+                f"--model: '{name}' is unknown", hint=f"did you mean {shell_word(prefix + name)}?"
             )
     if is_file:
         what = "is no Python file with a factory" if os.path.exists(name) else "does not exist"  # noqa: PTH110 - as above

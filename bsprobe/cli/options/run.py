@@ -32,6 +32,7 @@ from bsprobe.cli.options.values import (
     validation_batch,
     validation_size,
 )
+from bsprobe.cli.printing import show_on_stderr
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import UsageError
 from bsprobe.records.runs import (
@@ -256,7 +257,7 @@ def _evaluated(given: Mapping[str, Any]) -> Resolution | None:
     if size is None and not given["evaluate"]:
         return None
     found = size or parse_resolution("cityscapes")
-    click.echo(f"warning: --evaluate is deprecated: type --validate {found}", err=True)
+    show_on_stderr(f"warning: --evaluate is deprecated: type --validate {found}")
     return found
 
 

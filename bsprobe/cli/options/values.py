@@ -3,7 +3,6 @@
 import keyword
 import os
 import re
-import shlex
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import click
 from bsprobe.records.bounds import ASKED
 from bsprobe.records.errors import UsageError
 from bsprobe.records.gpus import Gpu, find_gpus
+from bsprobe.records.printable import shell_line, shell_word, single_line
 from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.units import Resolution, parse_bytes, parse_resolution
 from bsprobe.records.variants import AXES, Axis, parse_choices, unknown_value
@@ -223,12 +223,13 @@ def number_within(option: str, field: str) -> Callable[[str | float], float]:
 
 def typed_command() -> str:
     """The command line of this process, quoted for a shell."""
-    return command_of(shlex.join(sys.argv[1:]), os.environ)
+    return command_of(shell_line(sys.argv[1:]), os.environ)
 
 
 def wrote(folder: Path, report: str) -> str:
     """The last lines that a command prints after writing a folder."""
-    return f"Wrote {folder}/\nNext: read {shlex.quote(f'{folder}/{report}')}"
+    named = single_line(str(folder))
+    return f"Wrote {named}/\nNext: read {shell_word(f'{folder}/{report}')}"
 
 
 Decorator = Callable[[Command], Command]

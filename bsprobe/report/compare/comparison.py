@@ -9,6 +9,15 @@ from bsprobe.records.runs import Environment
 from bsprobe.records.scripts import Script
 from bsprobe.records.units import format_bytes, format_rate
 from bsprobe.records.variants import Variant, labels
+from bsprobe.report.escaping import (
+    Markdown,
+    cleaned,
+    code_span,
+    command_data,
+    command_property,
+    inline,
+    paragraph,
+)
 from bsprobe.report.markdown import table
 from bsprobe.report.run.terminal import WIDTH, aligned
 
@@ -19,6 +28,7 @@ _MOST_ANNOTATIONS = 10
 
 def render(comparison: Comparison) -> str:
     """Return the comparison as plain text that fits 80 columns."""
+    comparison = cleaned(comparison)
     device = comparison.device
     head = [
         f"{device.name} · {format_bytes(device.capacity_bytes)} usable  [{device.source}]",
@@ -34,32 +44,34 @@ def render(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """Return the comparison as markdown, for `$GITHUB_STEP_SUMMARY` or a comment."""
+    comparison = cleaned(comparison)
     device = comparison.device
     names = _names(comparison)
     rows = [
         (names[check.variant], *cells[:-1], _bold(cells[-1]) if check.fails else cells[-1])
         for check in comparison.checks
-        for cells in [tuple(_plain(cell) for cell in _cells(check))]
+        for cells in [_cells(check)]
     ]
     explained = [(names[c.variant], why) for c in comparison.checks if (why := _explanation(c))]
-    sentences = [f"- {name}: {_plain(why)}" for name, why in dict.fromkeys(explained)]
+    sentences = [f"- {paragraph(f'{name}: {why}')}" for name, why in dict.fromkeys(explained)]
     origin = (
-        f"{_plain(device.name)}, {format_bytes(device.capacity_bytes)} usable, "
-        f"**{device.source}**. Baseline: {_made_by(comparison.baseline)}. "
-        f"Run: {_made_by(comparison.run)}."
-        + "".join(f" Command: {_plain(str(script))}." for script in _scripts(comparison))
+        f"{paragraph(device.name)}, {format_bytes(device.capacity_bytes)} usable, "
+        f"**{device.source}**. Baseline: {inline(_made_by(comparison.baseline))}. "
+        f"Run: {inline(_made_by(comparison.run))}."
+        + "".join(f" Command: {code_span(str(script))}." for script in _scripts(comparison))
     )
     parts = [
         f"## bsprobe: {verdict(comparison)}",
         origin,
         table(("variant", *_COLUMNS), rows),
-        "\n".join([*sentences, *[f"- {_plain(note)}" for note in comparison.notes]]),
+        "\n".join([*sentences, *[f"- {paragraph(note)}" for note in comparison.notes]]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def annotations(comparison: Comparison) -> str:
     """Return workflow commands: errors for failed checks, warnings for those within noise."""
+    comparison = cleaned(comparison)
     names = _names(comparison)
     failing = comparison.failing
     shown = failing if len(failing) <= _MOST_ANNOTATIONS else failing[: _MOST_ANNOTATIONS - 1]
@@ -91,10 +103,7 @@ def workflow_command(kind: str, *, title: str, text: str) -> str:
     Source:
         `command.ts` of github.com/actions/toolkit.
     """
-    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    name = title.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    name = name.replace(":", "%3A").replace(",", "%2C")
-    return f"::{kind} title={name}::{escaped}"
+    return f"::{kind} title={command_property(title)}::{command_data(text)}"
 
 
 def verdict(comparison: Comparison) -> str:
@@ -198,13 +207,5 @@ def _made_by(environment: Environment) -> str:
     return f"{commit}{environment.started_at}{torch}"
 
 
-def _plain(text: str) -> str:
-    """Text with the special characters of markdown escaped: failures quote other programs."""
-    flat = " ".join(text.split())
-    for character in "\\`*_|<>[]":
-        flat = flat.replace(character, "\\" + character)
-    return flat
-
-
-def _bold(text: str) -> str:
-    return f"**{text}**"
+def _bold(text: str) -> Markdown:
+    return Markdown(f"**{inline(text)}**")

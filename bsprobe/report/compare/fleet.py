@@ -1,6 +1,5 @@
 """The runs of a fleet beside each other: text, markdown and files."""
 
-import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +7,18 @@ from pathlib import Path
 import pandas as pd
 
 from bsprobe.analysis.fleet import Fleet, Row, Subject
+from bsprobe.records.printable import shell_line
 from bsprobe.records.runs import Boundary, StopReason
 from bsprobe.records.units import format_bytes, format_rate
 from bsprobe.records.variants import Variant, labels
 from bsprobe.report.compare.fleet_plot import write_fleet_plot
+from bsprobe.report.escaping import (
+    cleaned,
+    code_cell,
+    code_span,
+    inline,
+    paragraph,
+)
 from bsprobe.report.markdown import table
 from bsprobe.report.run import sentences
 from bsprobe.report.run.tables import result_columns, to_csv, variant_columns
@@ -32,6 +39,7 @@ _MEANING = (
 
 def render_text(fleet: Fleet) -> str:
     """Return the fleet as plain text that fits 80 columns."""
+    fleet = cleaned(fleet)
     tables = [
         "\n".join(
             [
@@ -48,6 +56,7 @@ def render_text(fleet: Fleet) -> str:
 
 def render_markdown(fleet: Fleet) -> str:
     """Return the fleet as markdown, with the picture."""
+    fleet = cleaned(fleet)
     header = (
         "variant", "machine", "source", "largest batch", "safe batch",
         "use: micro-batch x accumulation", "effective batch", "learning rate", "peak memory",
@@ -58,14 +67,16 @@ def render_markdown(fleet: Fleet) -> str:
         names = _names(fleet.rows_of(subject))
         rows = [_markdown_row(fleet, row, names) for row in fleet.rows_of(subject)]
         title = " ".join(subject.describe().split())  # a command may have line breaks
-        parts.append(f"## {title}\n\nFor {_asked(fleet, subject)}:")
+        parts.append(f"## {paragraph(title)}\n\nFor {inline(_asked(fleet, subject))}:")
         if not _is_timed(fleet.rows_of(subject)):
             parts.append(table(header[:-1], [cells[:-1] for cells in rows]))
             continue
         parts.append(table(header, rows))
     parts += [f"![largest batch by machine]({NAME}.png)", _MEANING]
     if fleet.notes:
-        parts.append("## What to know\n\n" + "\n".join(f"- {note}" for note in fleet.notes))
+        parts.append(
+            "## What to know\n\n" + "\n".join(f"- {paragraph(note)}" for note in fleet.notes)
+        )
     parts.append("## The runs\n\n" + _markdown_runs(fleet))
     return "\n\n".join(parts) + "\n"
 
@@ -207,9 +218,9 @@ def _markdown_runs(fleet: Fleet) -> str:
             member.environment.cudnn or "-",
             " ".join(filter(None, [member.environment.bsprobe, member.environment.commit])),
             member.environment.started_at,
-            f"`{member.path}`",
+            code_cell(member.path),
         )
         for member in fleet.members
     ]
-    again = shlex.join(["bsprobe", "report", *(member.path for member in fleet.members)])
-    return f"{table(header, rows)}\n\nAgain: `{again}`"
+    again = shell_line(["bsprobe", "report", *(member.path for member in fleet.members)])
+    return f"{table(header, rows)}\n\nAgain: {code_span(again)}"

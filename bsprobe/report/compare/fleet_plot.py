@@ -14,7 +14,8 @@ from bsprobe.records.runs import StopReason
 from bsprobe.records.trials import Source
 from bsprobe.records.units import GIB, format_rate
 from bsprobe.records.variants import labels
-from bsprobe.report.run.plots import COLOURS, GREY, STYLE, write_figure
+from bsprobe.report.escaping import cleaned
+from bsprobe.report.run.plots import COLOURS, GREY, STYLE, legend_name, write_figure
 
 _HEIGHT_INCHES = 3.5
 """The height of each panel."""
@@ -40,6 +41,7 @@ def write_fleet_plot(fleet: Fleet, path: Path) -> None:
 
 def fleet_figure(fleet: Fleet) -> Figure:
     """Draw the largest batch of each network and size, and images/s below if known."""
+    fleet = cleaned(fleet)
     panels = [
         (subject, what, figure_of)
         for subject in _comparable(fleet)
@@ -102,7 +104,7 @@ def _draw(axes: Axes, fleet: Fleet, subject: Subject, figure_of: _FigureOf) -> N
     highest = 0.0
     for index, (variant, colour) in enumerate(zip(names, itertools.cycle(COLOURS), strict=False)):
         offset = (index - (len(names) - 1) / 2) * width
-        axes.bar(0, 0, color=colour, label=names[variant])  # the legend's: filled
+        axes.bar(0, 0, color=colour, label=legend_name(names[variant]))  # the legend's: filled
         for row in (row for row in rows if row.variant == variant):
             if (value := figure_of(row)) is not None:
                 _bar(axes, places[row.member] + offset, value, row.source, colour, width)

@@ -18,6 +18,13 @@ from bsprobe.records.explanations import (
 )
 from bsprobe.records.units import format_bytes
 from bsprobe.report.commands import quoted
+from bsprobe.report.escaping import (
+    Markdown,
+    cleaned,
+    code_cell,
+    inline,
+    paragraph,
+)
 from bsprobe.report.explain import changes, sentences, verdict
 from bsprobe.report.explain.places import where
 from bsprobe.report.markdown import environment_section, folded, table
@@ -37,6 +44,10 @@ _OF_CHANGES = (
 )
 
 
+_LEAST_COST = 20
+"""Characters of the last column at least, even if the table is then wider than a terminal."""
+
+
 class _View(Protocol):
     """A breakdown of an explanation: by kind, by operator, by module."""
 
@@ -52,16 +63,17 @@ def render(report: ExplanationReport, *, plots: Sequence[str], measured: Sequenc
         plots: Names, without suffix, of the predicted pictures: by kind, then by module.
         measured: Names of the measured pictures.
     """
+    report = cleaned(report)
     found, side = report.explanation, report.measured
     batch, depth = found.spec.batch_size, report.depth
-    mark = "" if side is None else "Predicted: "
+    of, mark = sentences.source(report), "" if side is None else "Predicted: "
     parts = [
-        f"# Where the memory goes: {sentences.subject(report)} ({sentences.source(report)})",
-        f"**Measured.** {verdict.measured(side, found)}" if side is not None else "",
-        f"**{mark}{verdict.title(report)}** {verdict.why(report)}",
-        f"**{mark}What takes the memory.** {verdict.what(report)}",
-        f"**{mark}What to change.** {changes.what_helps(report)}",
-        *[f"> {note}" for note in sentences.notes(report)],
+        f"# Where the memory goes: {inline(sentences.subject(report))} ({of})",
+        f"**Measured.** {inline(verdict.measured(side, found))}" if side is not None else "",
+        f"**{mark}{verdict.title(report)}** {inline(verdict.why(report))}",
+        f"**{mark}What takes the memory.** {inline(verdict.what(report))}",
+        f"**{mark}What to change.** {inline(changes.what_helps(report))}",
+        *[f"> {paragraph(note)}" for note in sentences.notes(report)],
         *_pictures("kind", plots[:1], measured[:1]),
         _remedies(report),
         f"## By kind, at the peak of batch {batch}\n\n{_rows(by_kind, report)}",
@@ -86,6 +98,7 @@ def render_terminal(report: ExplanationReport) -> str:
 
 def render_memory(report: ExplanationReport) -> str:
     """Return the first part of `render_terminal`, which needs no remedies."""
+    report = cleaned(report)
     found, side = report.explanation, report.measured
     shown, beside = _sides(report)
     marks = f"{sentences.source(report)}{sentences.assumed(report.device)}"
@@ -107,6 +120,7 @@ def render_memory(report: ExplanationReport) -> str:
 
 def render_changes(report: ExplanationReport) -> str:
     """Return the second part of `render_terminal`: the remedies."""
+    report = cleaned(report)
     batch = report.explanation.spec.batch_size
     change = "change" if report.measured is None else "change (predicted)"
     helps = [(change, "largest", f"at batch {batch}", "cost")]
@@ -157,7 +171,7 @@ def _left_at_the_end(rows: Sequence[tuple[str, str, str, str]]) -> str:
     width = max(len(line) for line in numbers)
     lines: list[str] = []
     for line, row in zip(numbers, rows, strict=True):
-        first, *more = textwrap.wrap(row[3], WIDTH - width - 2) or [""]
+        first, *more = textwrap.wrap(row[3], max(_LEAST_COST, WIDTH - width - 2)) or [""]
         lines.append(f"{line.ljust(width)}  {first}".rstrip())
         lines += [f"{'':{width}}  {part}" for part in more]
     return "\n".join(lines)
@@ -172,7 +186,7 @@ def _remedies(report: ExplanationReport) -> str:
     rows = [
         (
             "as it is",
-            f"**{changes.largest_words(report.boundary)}**",
+            Markdown(f"**{changes.largest_words(report.boundary)}**"),
             format_bytes(found.per_image_bytes) if found.scales else "-",
             "",
             format_bytes(found.peak_bytes),
@@ -183,8 +197,8 @@ def _remedies(report: ExplanationReport) -> str:
         per_image = "-" if each.per_image_bytes is None else format_bytes(each.per_image_bytes)
         rows.append(
             (
-                f"`{quoted(each.command)}`",
-                f"**{changes.batch_words(each)}**",
+                code_cell(quoted(each.command)),
+                Markdown(f"**{changes.batch_words(each)}**"),
                 per_image,
                 changes.saved_per_image(each, found),
                 changes.peak_words(each),
@@ -195,7 +209,7 @@ def _remedies(report: ExplanationReport) -> str:
         "## Changes, predicted by the search of `bsprobe run`",
         # Words read better from the left.
         table(header, rows).replace("--: |\n", "--- |\n", 1),
-        changes.without_gain(report),
+        paragraph(changes.without_gain(report)),
         _OF_CHANGES,
     )
     return "\n\n".join(part for part in parts if part)
@@ -205,20 +219,26 @@ def _rows(view: _View, report: ExplanationReport) -> str:
     found, beside = _sides(report)
     predicted = report.explanation
     arithmetic = ("= fixed", f"+ {found.spec.batch_size} x per image")
-    total = (f"**{format_bytes(found.peak_bytes)}**", "100%")
+    peak = Markdown("**peak**")
+    total = (Markdown(f"**{format_bytes(found.peak_bytes)}**"), "100%")
     slope = (
         format_bytes(predicted.fixed_bytes) if predicted.scales else "-",
         format_bytes(predicted.per_image_bytes) if predicted.scales else "-",
     )
     shown = [
-        _cells(row, found, beside)
+        (_indented(row), *_cells(row, found, beside)[1:])
         for row in sentences.rows_shown(view(found, beside=beside), found)
     ]
     if beside is None:
         header: tuple[str, ...] = ("", "bytes", "share", *arithmetic)
-        return table(header, [*shown, ("**peak**", *total, *slope)])
+        return table(header, [*shown, (peak, *total, *slope)])
     header = ("", "measured", "share", "predicted", *arithmetic)
-    return table(header, [*shown, ("**peak**", *total, format_bytes(beside.peak_bytes), *slope)])
+    return table(header, [*shown, (peak, *total, format_bytes(beside.peak_bytes), *slope)])
+
+
+def _indented(row: Row) -> Markdown:
+    """The name of a row, indented by its depth in the tree."""
+    return Markdown("&nbsp;" * 4 * row.depth + inline(row.name))
 
 
 def _cells(row: Row, found: Explanation, beside: Explanation | None) -> tuple[str, ...]:
@@ -226,7 +246,7 @@ def _cells(row: Row, found: Explanation, beside: Explanation | None) -> tuple[st
     size = row.size_bytes if beside is None else row.predicted_bytes
     each = row.per_image_bytes if predicted.scales else None
     return (
-        "&nbsp;" * 4 * row.depth + row.name,
+        row.name,
         format_bytes(row.size_bytes),
         sentences.share(row, found),
         *(() if beside is None else (format_bytes(row.predicted_bytes),)),

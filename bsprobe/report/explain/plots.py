@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from bsprobe.records.explanations import NOT_ATTRIBUTED, OTHER_MODULES, OUTSIDE, Explanation, Series
 from bsprobe.records.units import GIB, format_bytes
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.explain.places import during
-from bsprobe.report.run.plots import COLOURS, STYLE, write_figure
+from bsprobe.report.run.plots import COLOURS, STYLE, legend_name, set_title, write_figure
 
 _OUTSIDE_COLOUR = "#555555"
 _CACHED_COLOUR = "#dddddd"
@@ -62,6 +63,7 @@ def write_kinds_plot(explanation: Explanation, path: Path) -> None:
 
 def kinds_figure(explanation: Explanation) -> Figure:
     """Draw memory over one step by kind, with the phases, the capacity and the next batch."""
+    explanation = cleaned(explanation)
     series = {each.name: each.sizes_bytes for each in explanation.timeline.by_kind}
     areas = [
         (name, colour, series[name]) for name, colour in KIND_COLOURS.items() if name in series
@@ -71,6 +73,7 @@ def kinds_figure(explanation: Explanation) -> Figure:
 
 def modules_figure(explanation: Explanation) -> Figure:
     """Draw memory over one step by module, else as `kinds_figure`."""
+    explanation = cleaned(explanation)
     apart = {NOT_ATTRIBUTED: _UNKNOWN_COLOUR, OTHER_MODULES: _OTHER_COLOUR}
     series = {each.name: each.sizes_bytes for each in explanation.timeline.by_module}
     named = [name for name in series if name not in apart]
@@ -83,12 +86,11 @@ def _figure(explanation: Explanation, inside: Sequence[_Area], what: str) -> Fig
     timeline, spec = explanation.timeline, explanation.spec
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
-    figure.suptitle(
+    set_title(
+        figure,
         f"Memory over one step by {what}: {spec.variant.network}, {spec.variant.inputs}, batch "
-        f"{spec.batch_size}  [{explanation.source}]",
-        x=0.01,
-        ha="left",
-        fontsize=11,
+        f"{spec.batch_size}",
+        explanation.source,
     )
     outside = [explanation.outside_allocator_bytes] * len(timeline.at)
     areas = [(OUTSIDE, _OUTSIDE_COLOUR, outside), *inside, _cached(explanation, timeline.by_kind)]
@@ -143,7 +145,7 @@ def _stack(axes: Axes, at: Sequence[int], areas: Sequence[_Area]) -> None:
         at,
         *[[size / GIB for size in sizes] for _, _, sizes in areas],
         colors=[colour for _, colour, _ in areas],
-        labels=[name for name, _, _ in areas],
+        labels=[legend_name(name) for name, _, _ in areas],
         linewidth=0,
     )
 

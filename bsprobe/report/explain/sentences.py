@@ -1,11 +1,10 @@
 """Sentences on an explanation, for terminal and markdown."""
 
-import shlex
-
 from bsprobe.analysis.caveats import notes_on_models
 from bsprobe.records.errors import UsageError
 from bsprobe.records.explanations import NEGLIGIBLE_SHARE, Explanation, ExplanationReport, Row
 from bsprobe.records.gpus import find_gpu
+from bsprobe.records.printable import shell_line
 from bsprobe.records.runs import DeviceInfo, Recommendation, Run
 from bsprobe.records.trials import Source
 from bsprobe.records.variants import labels
@@ -66,7 +65,7 @@ def command(run: Run, item: Recommendation) -> str:
     words = ["bsprobe", "explain", *card, *subject_options((variant,), FIRST)]
     if device.limit_bytes is not None:
         words += ["--memory-limit", str(device.limit_bytes)]
-    return shlex.join([*words, "--batch", str(item.plan.micro_batch)])
+    return shell_line([*words, "--batch", str(item.plan.micro_batch)])
 
 
 def notes(report: ExplanationReport) -> list[str]:

@@ -7,6 +7,7 @@ from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.runs import Boundary, Run, VariantResult
 from bsprobe.records.trials import Source
 from bsprobe.records.variants import labels
+from bsprobe.report.escaping import cleaned, inline, paragraph, picture_name
 from bsprobe.report.explain import sentences as explain_sentences
 from bsprobe.report.markdown import environment_section, fenced, folded, table
 from bsprobe.report.run import (
@@ -31,12 +32,14 @@ def render(run: Run, *, plots: Sequence[str], snippet: str | None) -> str:
         plots: Names, without suffix, of the plots beside the report.
         snippet: Python to train with; None if nothing is recommended.
     """
+    run = cleaned(run)
     variants = run.settings.variants
     models = ", ".join(dict.fromkeys(v.model for v in variants))
+    answers = (sentences.answer(run), validation.answer(run))
     parts = [
-        f"# {models} on {run.device.name} ({sentences.origin(run.device)})",
-        f"**{' '.join(filter(None, (sentences.answer(run), validation.answer(run))))}**",
-        *[f"> {warning}" for warning in sentences.portrait_warnings(variants)],
+        f"# {paragraph(f'{models} on {run.device.name} ({sentences.origin(run.device)})')}",
+        f"**{inline(' '.join(filter(None, answers)))}**",
+        *[f"> {paragraph(warning)}" for warning in sentences.portrait_warnings(variants)],
         *_subject(run),
         _recommendation(run),
         _predictions(run),
@@ -55,8 +58,8 @@ def _subject(run: Run) -> list[str]:
     """The network, or a user's command, and what holds for the whole run."""
     line, facts = sentences.subject_line(run.settings.variants), sentences.facts(run)
     if run.settings.script is not None:
-        return [fenced("sh", line), " ".join(facts)]
-    return [" ".join([f"{line}.", *facts])]
+        return [fenced("sh", line), paragraph(" ".join(facts))]
+    return [paragraph(" ".join([f"{line}.", *facts]))]
 
 
 _VARIANT, _STAR = "", "*"
@@ -84,11 +87,8 @@ def _recommendation(run: Run) -> str:
         for result in run.results
     ]
     header = (_VARIANT, *(_COLUMNS[each] for each in shown))
-    return (
-        f"## {sentences.wanted(run)}"
-        f"{sentences.of_whom(run.device)}\n\n{table(header, rows)}\n\n"
-        f"{_meaning(run, shown)}"
-    )
+    title = paragraph(f"{sentences.wanted(run)}{sentences.of_whom(run.device)}")
+    return f"## {title}\n\n{table(header, rows)}\n\n{_meaning(run, shown)}"
 
 
 def _shown(run: Run) -> list[str]:
@@ -114,10 +114,11 @@ def _meaning(run: Run, shown: Sequence[str]) -> str:
         return ""
     terms = {*shown, *([_STAR] if len(run.results) > 1 else [])}
     lines = [
-        f"- {'★' if term == _STAR else f'*{term.capitalize()}*'}: {meaning}."
+        f"- {'★' if term == _STAR else f'*{term.capitalize()}*'}: {inline(f'{meaning}.')}"
         for term, meaning in legend.meanings(run, terms)
     ]
-    return "\n".join([*lines, *(f"- {each}" for each in legend.about_recipe(run.settings))])
+    lines += [f"- {paragraph(each)}" for each in legend.about_recipe(run.settings)]
+    return "\n".join(lines)
 
 
 def _named(run: Run, result: VariantResult, name: str) -> str:
@@ -180,7 +181,9 @@ def _notes(run: Run) -> str:
         *notes.schedules(run),
     ]
     lines = [
-        f"- **{', '.join(names)}**: {sentence}" if names else f"- {sentence}"
+        f"- **{inline(', '.join(names))}**: {inline(sentence)}"
+        if names
+        else f"- {paragraph(sentence)}"
         for names, sentence in found
     ]
     if run.best is not None:
@@ -198,14 +201,15 @@ def _memory(run: Run, plots: Sequence[str]) -> str:
     name = labels(run.settings.variants)[item.variant]
     is_here = run.device.source is Source.MEASURED
     how = "measured and predicted" if is_here else "predicted"
-    shown = f"![One step of {name}]({EXPLAINED}.png)\n\n" if EXPLAINED in plots else ""
+    picture = f"![One step of {picture_name(name)}]({EXPLAINED}.png)\n\n"
+    shown = picture if EXPLAINED in plots else ""
     if run.settings.processes > 1:  # `bsprobe explain` is about one process that trains alone
         return f"## Where the memory goes\n\n{shown}".rstrip() if shown else ""
     accumulated = ", without its accumulation" if item.plan.accumulation_steps > 1 else ""
     return (
-        f"## Where the memory goes\n\n{shown}What fills the memory of {name} at micro-batch "
-        f"{item.plan.micro_batch}{accumulated}, and what would allow a larger batch, is "
-        f"{how} by:\n\n```sh\n{explain_sentences.command(run, item)}\n```"
+        f"## Where the memory goes\n\n{shown}What fills the memory of {inline(name)} at "
+        f"micro-batch {item.plan.micro_batch}{accumulated}, and what would allow a larger batch, "
+        f"is {how} by:\n\n{fenced('sh', explain_sentences.command(run, item))}"
     )
 
 
@@ -224,4 +228,4 @@ def _command(run: Run) -> str:
         return ""
     said = " ".join(train_with.explanation(run.best, run.settings.script, run.settings))
     words = train_with.command(run.settings.script, run.best.plan)
-    return f"## Train with it\n\n{said}\n\n{fenced('sh', words)}"
+    return f"## Train with it\n\n{paragraph(said)}\n\n{fenced('sh', words)}"

@@ -2,10 +2,12 @@
 
 from typing import TextIO
 
+from bsprobe.records.printable import single_line
 from bsprobe.records.runs import Prediction, Settings, VariantResult
 from bsprobe.records.trials import Trial, TrialSpec
 from bsprobe.records.units import format_bytes, format_rate, format_seconds
 from bsprobe.records.variants import Variant
+from bsprobe.report.escaping import terminal
 from bsprobe.report.run import script, sentences, validation
 
 
@@ -69,5 +71,6 @@ class PlainProgress:
         self._write(f"bsprobe: {sentences.result_words(result)}")
 
     def _write(self, line: str) -> None:
-        self._stream.write(f"{line}\n")
+        encoding = getattr(self._stream, "encoding", None)
+        self._stream.write(f"{terminal(single_line(line), encoding)}\n")
         self._stream.flush()

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from bsprobe.records.printable import single_line
 from bsprobe.records.runs import DeviceInfo, SearchMethod, Settings
 from bsprobe.records.scripts import Script
 from bsprobe.records.trials import Source
 from bsprobe.records.units import format_bytes, format_seconds
 from bsprobe.records.variants import labels
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.run.sentences import portrait_warnings, wanted_batch
 
 _SEARCHES = {
@@ -24,6 +26,7 @@ def render(settings: Settings, out: Path | None, device: DeviceInfo) -> str:
         out: The folder of the results; None: a new one below `reports`.
         device: The device of the run.
     """
+    settings, device = cleaned(settings), cleaned(device)
     script = settings.script
     lines = [
         *[f"Warning: {warning}" for warning in portrait_warnings(settings.variants)],
@@ -42,7 +45,7 @@ def render(settings: Settings, out: Path | None, device: DeviceInfo) -> str:
         if settings.seeks_validation_batch:
             lines.append("More trials find the largest validation batch beside it.")
     folder = "reports/DEVICE-MODEL-SIZE" if script is None else "reports/DEVICE-SCRIPT"
-    lines.append(f"Results go to {out or folder}/.")
+    lines.append(f"Results go to {single_line(str(out or folder))}/.")
     return "\n".join(lines)
 
 

@@ -3,7 +3,9 @@
 import io
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.trials import REPEATED, Source, Trial
 from bsprobe.records.units import GIB, format_bytes
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.line_ends import LineEnd, label_ends
 from bsprobe.report.run.sentences import row_names
 from bsprobe.storage.files import write_atomically
@@ -32,6 +35,8 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
+    # Names with dollar signs are no formulas.
+    "text.parse_math": False,
     # Without these two an SVG differs from run to run.
     "svg.hashsalt": "bsprobe",
     "svg.fonttype": "path",
@@ -68,6 +73,7 @@ def memory_figure(run: Run) -> Figure | None:
     target = run.settings.target
     if all(_peak_gib(trial) is None for trial in run.trials):
         return None
+    run = cleaned(run)
     rows = len(run.results)
     tried_inches = _ROW_INCHES * (rows + 1)
     figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES + tried_inches), layout="constrained")
@@ -121,6 +127,7 @@ def _name_rows(tried: Axes, run: Run) -> None:
 
 def throughput_figure(run: Run) -> Figure | None:
     """Draw images per second against batch; None if nothing was timed."""
+    run = cleaned(run)
     figure = Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), layout="constrained")
     axes = figure.add_subplot()
     _set_up(figure, axes, run, f"Throughput on {run.device.name}", "images / s")
@@ -147,12 +154,7 @@ def _rate(trial: Trial) -> float | None:
 def _set_up(figure: Figure, axes: Axes, run: Run, title: str, unit: str) -> None:
     """Set the title, the labels and the limits of the axes."""
     variant = run.settings.variants[0]
-    figure.suptitle(
-        f"{title}: {variant.title}  [{run.device.source}]",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-    )
+    set_title(figure, f"{title}: {variant.title}", run.device.source)
     each = " and process" if run.processes > 1 else ""
     axes.set_xlabel(f"batch size (images per forward pass{each})")
     axes.set_ylabel(unit)
@@ -239,9 +241,42 @@ def _end(
     ]
 
 
+def set_title(
+    figure: Figure, text: str, source: Source, *, below: str = "", points: float = 11
+) -> None:
+    """Set the title of a picture; its source comes first if the text leaves no room for it.
+
+    Args:
+        figure: The picture.
+        text: The title.
+        source: The source of the figures.
+        below: Lines below the title.
+        points: The size of the letters.
+    """
+    title = figure.suptitle(f"{text}  [{source}]{below}", x=0.01, ha="left", fontsize=points)
+    with _any_text():
+        is_cut = title.get_window_extent().x1 > figure.bbox.x1
+    if is_cut:
+        title.set_text(f"[{source}]  {text}{below}")
+
+
+def legend_name(name: str) -> str:
+    """Return a name for a legend; matplotlib leaves out names that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
+@contextmanager
+def _any_text() -> Iterator[None]:
+    """Ignore characters that the font lacks, and names that leave no room for the axes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a picture as SVG and PNG, the same bytes every time."""
     for suffix, options in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": _DPI})):
         data = io.BytesIO()
-        figure.savefig(data, format=suffix[1:], **options)
+        with _any_text():
+            figure.savefig(data, format=suffix[1:], **options)
         write_atomically(path.with_suffix(suffix), data.getvalue())

@@ -10,6 +10,7 @@ import pandas as pd
 from bsprobe.records.runs import DeviceInfo, Prediction, Run, VariantResult
 from bsprobe.records.trials import Trial
 from bsprobe.records.variants import AXES, Variant
+from bsprobe.report.escaping import csv_cell
 from bsprobe.report.run import notes, validation
 
 
@@ -40,9 +41,11 @@ def recommendation_table(run: Run) -> pd.DataFrame:
 
 
 def to_csv(table: pd.DataFrame) -> bytes:
-    """Return a table as CSV: UTF-8, with Unix line ends on every system."""
+    """Return a table as CSV: UTF-8, with Unix line ends on every system, and no formulas."""
+    cells = [[csv_cell(value) for value in row] for row in table.itertuples(index=False, name=None)]
+    escaped = pd.DataFrame(cells, columns=[csv_cell(name) for name in table], dtype=object)
     text = io.StringIO()
-    table.to_csv(text, index=False, lineterminator="\n")
+    escaped.to_csv(text, index=False, lineterminator="\n")
     return text.getvalue().encode()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from bsprobe.records.runs import Run, VariantResult
 from bsprobe.records.variants import Variant
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.run import legend, notes, script, sentences, train_with, validation
 
 WIDTH = 80
@@ -18,6 +19,7 @@ _RATE = _COLUMNS.index("images/s")
 
 def render(run: Run) -> str:
     """Return the whole result as text."""
+    run = cleaned(run)
     parts = ["\n".join(_wrapped(line) for line in sentences.headline(run))]
     names = sentences.row_names(run.settings.variants)
     ladders = [line for result in run.results for line in _ladders(run, result, names)]

@@ -1,7 +1,6 @@
 """The command to train with, from the recommendation for a user's command."""
 
-import shlex
-
+from bsprobe.records.printable import shell_line
 from bsprobe.records.runs import Recommendation, Run, Settings, TrainingPlan
 from bsprobe.records.scripts import (
     ACCUMULATION,
@@ -32,7 +31,7 @@ def command(script: Script, plan: TrainingPlan) -> str:
         )
         if is_needed or script.names(name)
     ]
-    return " ".join([*variables, shlex.join(words)])
+    return " ".join([*variables, shell_line(words)])
 
 
 def explanation(item: Recommendation, script: Script, settings: Settings) -> list[str]:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from bsprobe.analysis.script_facts import is_unseen
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Run
-from bsprobe.records.trials import Source, Trial
+from bsprobe.records.trials import Failure, Source, Trial
 from bsprobe.records.units import format_bytes, format_seconds
+from bsprobe.report.escaping import code_span, inline, paragraph
 from bsprobe.report.markdown import fenced, table
 from bsprobe.report.run import script, sentences, validation
 
@@ -19,14 +20,20 @@ def render(run: Run) -> str:
     columns = _columns(run)
     rows = [[cell(trial) for cell in columns.values()] for trial in run.trials]
     failures = [
-        f"- {names[t.spec.variant]}, batch {t.spec.batch_size}{_of_rank(t)}, {t.failure.phase}: "
-        f"`{t.failure.message}`" + (f", {t.failure.place}" if t.failure.place else "")
-        for t in run.trials
-        if t.failure is not None
+        _failure(names[trial.spec.variant], trial, trial.failure)
+        for trial in run.trials
+        if trial.failure is not None
     ]
     meaning = script.STEPS_SEEN if run.settings.script is not None else ""
     parts = [table(tuple(columns), rows), meaning, "\n".join(failures), *_tracebacks(run)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _failure(name: str, trial: Trial, failure: Failure) -> str:
+    """One line on a failed trial."""
+    begin = f"{name}, batch {trial.spec.batch_size}{_of_rank(trial)}, {failure.phase}"
+    place = f", {inline(failure.place)}" if failure.place else ""
+    return f"- {paragraph(begin)}: {code_span(failure.message)}{place}"
 
 
 def _columns(run: Run) -> dict[str, Callable[[Trial], str]]:

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from bsprobe.records.units import MIB
-from bsprobe.report.run.plots import COLOURS, GREY
+from bsprobe.report.escaping import cleaned
+from bsprobe.report.run.plots import COLOURS, GREY, set_title
 from bsprobe.study.records import Chance, Study
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import BatchSummary, Verdict
@@ -26,16 +27,17 @@ def batches_figure(
         chosen: The recommended batch.
         chance: The best constant prediction.
     """
+    study = cleaned(study)
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     learnt, fast, memory = figure.subplots(1, 3)
-    figure.suptitle(
+    set_title(
+        figure,
         f"Effective batches after {study.settings.images_seen} images, "
-        f"{sentences.subject(study.settings)}  [{study.device.source}]\n"
-        "star: recommended; dots: seeds; dashed: best constant prediction; dotted and shaded: "
-        "gradient noise scale and its interval",
-        x=0.01,
-        ha="left",
-        fontsize=9,
+        f"{sentences.subject(study.settings)}",
+        study.device.source,
+        below="\nstar: recommended; dots: seeds; dashed: best constant prediction; dotted and "
+        "shaded: gradient noise scale and its interval",
+        points=9,
     )
     batches = [summary.batch for summary in found]
     for axes, title in (

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.line_ends import LineEnd, label_ends
-from bsprobe.report.run.plots import COLOURS, GREY, MARKERS
+from bsprobe.report.run.plots import COLOURS, GREY, MARKERS, set_title
 from bsprobe.study.records import Chance, CurvePoint, Study, TrainingResult
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import BatchSummary
@@ -45,15 +46,11 @@ def curves_figure(study: Study, found: Sequence[BatchSummary], chance: Chance) -
         found: Its batches.
         chance: The best constant prediction.
     """
+    study = cleaned(study)
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     grid = figure.subplots(2, 3, sharex="col", sharey="row")
     lines = _lines(found)
-    figure.suptitle(
-        f"Validation, {sentences.subject(study.settings)}  [{study.device.source}]",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-    )
+    set_title(figure, f"Validation, {sentences.subject(study.settings)}", study.device.source)
     columns: tuple[tuple[str, Callable[[CurvePoint], float]], ...] = (
         ("updates", lambda point: point.updates),
         ("training images seen", lambda point: point.images),

@@ -2,7 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from bsprobe.report.run.plots import COLOURS, GREY
+from bsprobe.report.escaping import cleaned
+from bsprobe.report.run.plots import COLOURS, GREY, set_title
 from bsprobe.study.records import Study
 from bsprobe.study.report import sentences
 from bsprobe.study.verdict import recommended_loading
@@ -12,6 +13,7 @@ _SIZE_INCHES = (8.0, 3.2)
 
 def loader_figure(study: Study) -> Figure:
     """Draw the rates of each setting of the data loader and of the step."""
+    study = cleaned(study)
     loading = study.loading
     assert loading is not None  # noqa: S101 - the caller's condition
     best = recommended_loading(loading)
@@ -31,12 +33,7 @@ def loader_figure(study: Study) -> Figure:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, max([*alone, *fed, step]) * 1.1)
     axes.set_xlabel("images / s")
-    figure.suptitle(
-        f"Data loader at batch {loading.effective_batch}  [{study.device.source}]",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-    )
+    set_title(figure, f"Data loader at batch {loading.effective_batch}", study.device.source)
     axes.set_title(
         "circle: training; square: loader alone; dashed: training on images in memory; "
         "★: recommended",

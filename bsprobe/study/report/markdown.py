@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from bsprobe.records.units import format_bytes, format_rate, format_seconds
+from bsprobe.report.escaping import cleaned, inline, paragraph
 from bsprobe.report.markdown import environment_section, fenced, folded, table
 from bsprobe.study.records import Chance, Study, TrainingResult
 from bsprobe.study.report import sentences
@@ -18,19 +19,20 @@ def render(study: Study, *, plots: Sequence[str], snippet: str | None) -> str:
         plots: Names of the plots in the folder of the report, without suffix.
         snippet: Python code of the recommended training; None if nothing is recommended.
     """
+    study = cleaned(study)
     found, chosen = sentences.chosen_of(study)
     result = next((t.result for t in study.trainings if t.result is not None), None)
     parts = [
-        f"# Batch study of {sentences.subject(study.settings)}",
-        f"On {study.device.name}, {study.device.source}.",
-        f"**{sentences.answer(study, chosen)}**",
+        f"# Batch study of {inline(sentences.subject(study.settings))}",
+        f"On {inline(study.device.name)}, {study.device.source}.",
+        f"**{inline(sentences.answer(study, chosen))}**",
         _batches(study, found, chosen, result),
         _plot("batches", plots),
         "## Learning curves",
         _plot("curves", plots),
         _noise(chosen),
         _loading(study, plots),
-        "## Notes\n\n" + "\n".join(f"- {line}" for line in sentences.caveats(study)),
+        "## Notes\n\n" + "\n".join(f"- {paragraph(line)}" for line in sentences.caveats(study)),
         _snippet(snippet),
         folded("The classes at the end", _classes(found)),
         folded("The trainings", _log(study)),
@@ -104,7 +106,7 @@ def _chance_row(chance: Chance) -> tuple[str, ...]:
 def _noise(chosen: Verdict | None) -> str:
     if chosen is None:
         return ""
-    return f"## Gradient noise\n\n{sentences.noise_sentence(chosen.best)}"
+    return f"## Gradient noise\n\n{paragraph(sentences.noise_sentence(chosen.best))}"
 
 
 def _loading(study: Study, plots: Sequence[str]) -> str:
@@ -122,7 +124,7 @@ def _loading(study: Study, plots: Sequence[str]) -> str:
     ]
     parts = [
         "## Data loader",
-        sentences.loading_sentence(study.loading, study.device),
+        paragraph(sentences.loading_sentence(study.loading, study.device)),
         _plot("loader", plots),
         f"Images per second:\n\n{table(header, rows)}",
     ]

@@ -3,6 +3,7 @@
 import textwrap
 
 from bsprobe.records.units import format_bytes, format_rate
+from bsprobe.report.escaping import cleaned
 from bsprobe.report.run.terminal import WIDTH, aligned
 from bsprobe.study.records import Study
 from bsprobe.study.report import sentences
@@ -13,6 +14,7 @@ _COLUMNS = ("  batch", "use", "LR", "mIoU", "images/s", "peak", "noise scale")
 
 def render(study: Study) -> str:
     """Render the result as text."""
+    study = cleaned(study)
     found, chosen = sentences.chosen_of(study)
     parts = [
         "\n".join(_wrapped(line) for line in _headline(study)),

@@ -9,6 +9,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from bsprobe.records.errors import FileError
+from bsprobe.records.printable import single_line
 from bsprobe.storage.files import written_whole
 from bsprobe.training.cityscapes.labels import (
     CLASSES,
@@ -43,7 +44,7 @@ def write_picture(sample: Sample, path: Path) -> None:
     pair = load_pair(sample)
     if isinstance(pair, Problem):
         raise pair.as_error()
-    figure = draw_picture(*pair, title=sample.stem)
+    figure = draw_picture(*pair, title=single_line(sample.stem))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as file:
@@ -81,7 +82,7 @@ def draw_picture(image: NDArray[np.uint8], label: NDArray[np.uint8], *, title: s
         axes = figure.add_axes((left, bottom, 1 / 3 - 0.004, panel_inches / total_inches))
         axes.imshow(picture, interpolation="nearest")
         axes.set_axis_off()
-        axes.set_title(caption, fontsize=10)
+        axes.set_title(caption, fontsize=10, parse_math=False)
     figure.legend(
         handles=_legend(label, train_ids),
         loc="lower center",
