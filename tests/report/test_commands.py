@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,9 @@ from bsprobe.records.workload import OwnParts
 from bsprobe.report.commands import quoted
 from bsprobe.report.explain import sentences
 from bsprobe.report.run import train_with
-from tests.support import commands
 from tests.support.hostile_code import TEXTS
+
+BASH = shutil.which("bash") or ""
 
 
 @pytest.mark.parametrize("text", ["x", "a b", "C:\\new", *TEXTS], ids=ascii)
@@ -50,11 +52,11 @@ def words_of(command: str) -> list[str]:
     """Return the words of a command as bash reads them."""
     assert len(command.splitlines()) == 1
     read = f"printf '%s\\0' {command}"
-    done = commands.run("bash", "-c", read)
-    return done.stdout.split("\0")[:-1]
+    done = subprocess.run([BASH, "-c", read], capture_output=True, check=True)
+    return done.stdout.decode().split("\0")[:-1]
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash reads the words")
+@pytest.mark.skipif(not BASH, reason="bash reads the words")
 @pytest.mark.parametrize(
     "text", [text for text in TEXTS if not re.search("[\\x00\\ud800-\\udfff]", text)], ids=ascii
 )
