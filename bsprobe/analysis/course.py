@@ -23,6 +23,7 @@ from bsprobe.analysis.recommendation import (
 )
 from bsprobe.analysis.script_facts import facts_of
 from bsprobe.analysis.search import Probe, Process, find_boundary
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import TOO_LARGE, Outcome
 from bsprobe.records.runs import (
     MAX_BATCH,
@@ -319,6 +320,22 @@ def processes_by(trials: Sequence[Trial], variant: Variant, settings: Settings) 
     """
     facts = facts_of(search_trials(trials, variant))
     return settings.processes if facts is None else facts.ranks
+
+
+def counts(trial: Trial, kind: DeviceKind) -> bool:
+    """Return whether a resumed run reuses a trial.
+
+    It repeats failures that are no verdict on the batch, such as a fixed bug or a lost GPU, and
+    verdicts without proof.
+
+    Args:
+        trial: A trial of the interrupted run.
+        kind: The kind of device that it ran on.
+    """
+    failure = trial.failure
+    return failure is None or (
+        trial.outcome is not Outcome.FAILED and failure.proves(trial.outcome, kind)
+    )
 
 
 def serves(made: TrialSpec, asked: TrialSpec) -> bool:

@@ -4,10 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from bsprobe.analysis.course import Course
+from bsprobe.analysis.course import Course, counts
 from bsprobe.analysis.search import Process
-from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import (
     SCHEMA_VERSION,
     DeviceInfo,
@@ -100,7 +98,7 @@ class Probing:
         self._device = device
         self._journal = journal
         self._listener = listener
-        self._known = [trial for trial in known if _counts(trial, device.kind)]
+        self._known = [trial for trial in known if counts(trial, device.kind)]
         self._predict = predict
 
     def run(self, environment: Environment) -> Run:
@@ -137,15 +135,3 @@ class Probing:
         )
         self._journal.append(trial)
         return trial
-
-
-def _counts(trial: Trial, kind: DeviceKind) -> bool:
-    """Return whether a resumed run reuses a trial.
-
-    It repeats failures that are no verdict on the batch, such as a fixed bug or a lost GPU, and
-    verdicts without proof.
-    """
-    failure = trial.failure
-    return failure is None or (
-        trial.outcome is not Outcome.FAILED and failure.proves(trial.outcome, kind)
-    )
