@@ -159,8 +159,6 @@ def _complaints(run: Run, result: VariantResult) -> Iterator[str]:
             f"the boundary is {boundary.stop}, but its batches {boundary.largest} and "
             f"{boundary.first_failure} do not follow each other"
         )
-    if (boundary.largest or 0) % multiple:
-        yield f"the largest batch is {boundary.largest}, which is no multiple of {multiple}"
     if boundary.stop == "nothing fits" and boundary.largest is not None:
         yield f"nothing fits, but the largest batch is {boundary.largest}"
     if item is not None and result.critical_growth:

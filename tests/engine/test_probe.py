@@ -130,11 +130,20 @@ def test_a_trial_that_is_expected_to_exceed_the_headroom_has_one_timed_step(benc
     assert timed == [(1, 3), (2, 3), (4, 3), (8, 3), (16, 1), (12, 1), (13, 1), (11, 3), (10, 3)]
 
 
+def longer_timed(trial: Trial) -> Trial:
+    """Return a trial with three timed steps of the same median."""
+    measured = trial.measurement
+    if measured is not None:
+        seconds = (measured.step_seconds * 3)[:3]
+        measured = replace(measured, step_seconds=seconds)
+    return replace(trial, spec=replace(trial.spec, measured_steps=3), measurement=measured)
+
+
 def test_a_known_trial_with_more_timed_steps_is_not_run_again(
     bench: Bench,
 ) -> None:
     whole = bench.probe(ArithmeticGpu())
-    longer = [replace(t, spec=replace(t.spec, measured_steps=3)) for t in whole.trials]
+    longer = [longer_timed(trial) for trial in whole.trials]
     gpu = ArithmeticGpu()
     run = bench.probe(gpu, known=longer)
     assert (gpu.asked, run.results) == ([], whole.results)
