@@ -70,11 +70,11 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Run], Run], str]] = {
     ),
     "a trial of another variant": (
         lambda run: replace(run, trials=(ran(1, variant=replace(VARIANT, classes=3)),)),
-        "$.trials[0]: its variant",
+        "$.trials[0].spec.variant: its variant",
     ),
-    "a measured trial in a prediction": (
-        lambda run: replace(run, device=replace(DEVICE, source=Source.PREDICTED)),
-        "$.trials[0]: its source is measured",
+    "a predicted trial in a measurement": (
+        lambda run: replace(run, trials=(replace(run.trials[0], source=Source.PREDICTED),)),
+        "$.trials[0].source: its source is predicted",
     ),
     "a prediction in an ordinary search": (
         lambda run: with_first(run, prediction=Prediction(largest=3)),
@@ -102,9 +102,9 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Run], Run], str]] = {
     ),
     "a proof with a gap": (
         lambda run: with_first(
-            run, boundary=Boundary(stop=StopReason.PROVEN, largest=8, first_failure=13)
+            run, boundary=Boundary(stop=StopReason.PROVEN, largest=11, first_failure=13)
         ),
-        "$.results[0]: the boundary is proven, but its batches 8 and 13",
+        "$.results[0]: the boundary is proven, but its batches 11 and 13",
     ),
     "nothing fits, but there is a largest batch": (
         lambda run: with_first(run, boundary=Boundary(stop=StopReason.NOTHING_FITS, largest=8)),
