@@ -6,6 +6,7 @@ from typing import Protocol
 
 from bsprobe.analysis.course import Course, counts
 from bsprobe.analysis.search import Process
+from bsprobe.records.errors import FileError
 from bsprobe.records.runs import (
     SCHEMA_VERSION,
     DeviceInfo,
@@ -133,5 +134,17 @@ class Probing:
         trial = self._run_trial(
             spec, process=process, purpose=purpose, on_phase=self._listener.on_phase
         )
+        self._require_same_torch(trial)
         self._journal.append(trial)
         return trial
+
+    def _require_same_torch(self, trial: Trial) -> None:
+        """Raise FileError if a command imports another PyTorch than in the known trials."""
+        now = trial.script and trial.script.torch
+        found = (each.script and each.script.torch for each in self._known)
+        before = next(filter(None, found), now)
+        if now is not None and now != before:
+            raise FileError(
+                f"the command imports PyTorch {now}, but imported {before} in the trials before",
+                hint=f"let it import PyTorch {before} again, or start a new run without --resume",
+            )

@@ -6,12 +6,12 @@ starts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsprobe.analysis.course import counts, serves
 from bsprobe.records.runs import SCHEMA_VERSION, DeviceInfo, Environment, Settings
-from bsprobe.records.trials import Purpose, Trial
+from bsprobe.records.trials import Purpose, Trial, TrialSpec
 from bsprobe.storage.checks import check_figures, check_settings, check_trials
 from bsprobe.storage.codec import MalformedError
 from bsprobe.storage.jsonlines import JsonLines, damaged, parse_lines
@@ -73,15 +73,18 @@ def _check_repetitions(trials: Sequence[Trial], device: DeviceInfo, places: Sequ
     A run reuses its trials. It repeats one in a fresh process if its record is of a used process,
     and a resumed run repeats those that do not count (`counts`).
     """
-    for number, (place, trial) in enumerate(zip(places, trials, strict=True)):
-        for earlier, before in zip(places[:number], trials[:number], strict=True):
-            may_repeat = trial.fresh_process and trial.purpose not in (Purpose.SEARCH, Purpose.SAFE)
-            if not counts(before, device.kind) or (may_repeat and not before.fresh_process):
-                continue
-            if serves(before.spec, trial.spec):
+    kept: dict[TrialSpec, list[tuple[str, Trial]]] = {}
+    for place, trial in zip(places, trials, strict=True):
+        alike = kept.setdefault(replace(trial.spec, measured_steps=1), [])
+        may_repeat = trial.fresh_process and trial.purpose not in (Purpose.SEARCH, Purpose.SAFE)
+        for earlier, before in alike:
+            is_of_used = may_repeat and not before.fresh_process
+            if serves(before.spec, trial.spec) and not is_of_used:
                 raise MalformedError(
                     f"{place}: batch {trial.spec.batch_size} again, whose result is in {earlier}"
                 )
+        if counts(trial, device.kind):
+            alike.append((place, trial))
 
 
 def read_journal(folder: Path) -> Contents:
