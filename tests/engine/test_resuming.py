@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import pytest
 
@@ -15,7 +15,6 @@ from bsprobe.storage.journal import Journal
 from bsprobe.study import run as study_run
 from bsprobe.study.journal import StudyJournal
 from bsprobe.worker.protocol import Ready
-from bsprobe.worker.runner import TrialRunner
 from tests.support.builders import DEVICE, ENVIRONMENT, Silence, header, settings
 from tests.support.study_builders import study_header, study_settings
 
@@ -51,12 +50,13 @@ def rehearse_run(folder: Path, ready: Ready) -> None:
 def _begun(folder: Path, ready: Ready) -> Start:
     with Journal.create(folder, header()):
         pass
+    opened: Any = Opened(ready)
     return Start(
         settings=settings(),
         command="",
         folder=folder,
         resumed=Journal.resume(folder),
-        open_runner=lambda _: cast("TrialRunner", Opened(ready)),
+        open_runner=lambda _: opened,
     )
 
 
