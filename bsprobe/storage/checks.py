@@ -14,6 +14,7 @@ from bsprobe.analysis.replay import contradictions
 from bsprobe.records.bounds import ASKED, FIGURE, HELD, Bounds
 from bsprobe.records.runs import (
     DeviceInfo,
+    DeviceRequest,
     Recommendation,
     Run,
     SearchMethod,
@@ -22,7 +23,7 @@ from bsprobe.records.runs import (
 )
 from bsprobe.records.trials import REPEATED, Trial
 from bsprobe.storage.codec import MalformedError
-from bsprobe.storage.trial_checks import device_complaints, trial_complaints
+from bsprobe.storage.trial_checks import device_complaints, requested_complaints, trial_complaints
 
 
 def check_figures(record: Any, *, place: str = "$") -> None:
@@ -87,7 +88,21 @@ def check_settings(settings: Settings, device: DeviceInfo, *, place: str) -> Non
         raise MalformedError(f"{place}.settings.target.lr_rule: {reprlib.repr(rule)} is unknown")
     if settings.seeks_validation_batch and settings.validation is None:
         raise MalformedError(f"{place}.settings.validation: none, but its batch is searched")
-    for complaint in device_complaints(device, settings.device):
+    check_device(device, settings.device, place=place)
+
+
+def check_device(device: DeviceInfo, request: DeviceRequest, *, place: str) -> None:
+    """Check that a device has consistent facts and is the requested one.
+
+    Args:
+        device: The device of a run, a study or a journal.
+        request: The device that its settings ask for.
+        place: The place of the device in the file, for messages.
+
+    Raises:
+        MalformedError: It is not; the message begins with the place.
+    """
+    for complaint in (*device_complaints(device), *requested_complaints(device, request)):
         raise MalformedError(f"{place}.device{complaint}")
 
 

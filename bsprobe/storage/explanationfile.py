@@ -6,6 +6,7 @@ from pathlib import Path
 from bsprobe.records.errors import FileError
 from bsprobe.records.explanations import EXPLANATION_VERSION, ExplanationReport
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
+from bsprobe.storage.explanation_checks import check_explanation
 from bsprobe.storage.files import file_errors, write_atomically
 
 NAME = "explanation.json"
@@ -47,6 +48,8 @@ def load_explanation(path: Path) -> ExplanationReport:
                 f"{path} has schema version {version}; this bsprobe reads {EXPLANATION_VERSION}",
                 hint="run bsprobe explain again",
             )
-        return from_json(ExplanationReport, value)
+        report = from_json(ExplanationReport, value)
+        check_explanation(report)
     except MalformedError as error:
         raise FileError(f"{path} is damaged: {error}", hint="run bsprobe explain again") from error
+    return report

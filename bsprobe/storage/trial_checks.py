@@ -23,57 +23,54 @@ _RANKS_DIFFER: Final = 2.0
 step. Only the sum of their rates is recorded."""
 
 
-def device_complaints(device: DeviceInfo, request: DeviceRequest) -> Iterator[str]:
-    """Yield what is wrong with a device, each beginning with the field.
-
-    Args:
-        device: The device of a run or journal.
-        request: The device that its settings ask for.
-    """
+def device_complaints(device: DeviceInfo) -> Iterator[str]:
+    """Yield what is wrong with a device, each beginning with the field."""
     predicted = device.source is Source.PREDICTED
     if predicted is not (device.kind is DeviceKind.SIMULATED):
         yield f".source: {device.source}, but its kind is {device.kind}"
     if device.is_assumed and not predicted:
         yield f".is_assumed: true, but the device is {device.source}"
-    if request.gpu is not None and not predicted:
+    if device.driver is not None and device.kind is not DeviceKind.CUDA:
+        yield f".driver: a GPU's, but its kind is {device.kind}"
+    capability = device.compute_capability
+    if (capability is None) is not (device.kind is DeviceKind.CPU):
+        yield ".compute_capability: every GPU has one, and no CPU"
+    elif capability is not None and not re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", capability):
+        yield ".compute_capability: not of the form 8.6"
+    others = device.other_processes_bytes or 0
+    whole = device.total_bytes - (others if device.kind is DeviceKind.CUDA else 0)
+    capacity = whole if device.limit_bytes is None else device.limit_bytes
+    if device.capacity_bytes != capacity:
+        yield f".capacity_bytes: {device.capacity_bytes}, but limit or total give {capacity}"
+
+
+def requested_complaints(device: DeviceInfo, request: DeviceRequest) -> Iterator[str]:
+    """Yield how a device differs from the requested one, each beginning with the field.
+
+    Args:
+        device: The device of a run or journal.
+        request: The device that its settings ask for.
+    """
+    predicted, card = device.source is Source.PREDICTED, request.gpu
+    if card is not None and not predicted:
         yield f".source: {device.source}, but the settings name a card to predict for"
-    if predicted and device.is_assumed is not (request.gpu is None):
+    if predicted and device.is_assumed is not (card is None):
         yield ".is_assumed: a card is assumed if the settings name none, and only then"
     named = (request.device or "").partition(":")[0] or None
-    if request.gpu is None and named is not None and named != device.kind:
+    if card is None and named is not None and named != device.kind:
         yield f".kind: {device.kind}, but the settings ask for {named}"
     if named is None and device.kind is DeviceKind.CPU:
         yield ".kind: cpu, but the settings do not ask for the CPU"
-    if device.driver is not None and device.kind is not DeviceKind.CUDA:
-        yield f".driver: a GPU's, but its kind is {device.kind}"
-    yield from _capability_complaints(device, request)
-    yield from _capacity_complaints(device, request)
-
-
-def _capability_complaints(device: DeviceInfo, request: DeviceRequest) -> Iterator[str]:
-    capability, card = device.compute_capability, request.gpu
-    if (capability is None) is not (device.kind is DeviceKind.CPU):
-        yield ".compute_capability: every GPU has one, and no CPU"
-    elif capability is not None and not re.fullmatch(r"\d{1,3}\.\d{1,3}", capability):
-        yield ".compute_capability: not of the form 8.6"
     if card is not None:
         told = (device.name, device.total_bytes, device.compute_capability)
         if told != (card.name, card.total_bytes, card.compute_capability):
             yield ".name: it has another name, memory or capability than the card of the settings"
-
-
-def _capacity_complaints(device: DeviceInfo, request: DeviceRequest) -> Iterator[str]:
     asked = request.memory_limit_bytes
     if asked is not None and device.limit_bytes not in (asked, *request.rank_limits_bytes):
         yield f".limit_bytes: {device.limit_bytes}, but the limit of the settings is {asked}"
     has_no_limit = asked is None and not request.rank_limits_bytes
     if has_no_limit and device.limit_bytes is not None and device.kind is not DeviceKind.CPU:
         yield f".limit_bytes: {device.limit_bytes}, but the settings have no limit"
-    others = device.other_processes_bytes or 0
-    whole = device.total_bytes - (others if device.kind is DeviceKind.CUDA else 0)
-    capacity = whole if device.limit_bytes is None else device.limit_bytes
-    if device.capacity_bytes != capacity:
-        yield f".capacity_bytes: {device.capacity_bytes}, but limit or total give {capacity}"
 
 
 def trial_complaints(trial: Trial, settings: Settings, device: DeviceInfo) -> Iterator[str]:
