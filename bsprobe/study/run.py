@@ -18,8 +18,9 @@ from bsprobe.storage.folders import (
     slug,
     withdrawn_if_refused,
 )
-from bsprobe.study.conduct import Listener, Studying, counts
+from bsprobe.study.conduct import Listener, Studying
 from bsprobe.study.journal import StudyContents, StudyHeader, StudyJournal
+from bsprobe.study.plan import counts
 from bsprobe.study.records import SCHEMA_VERSION, Study, StudySettings
 from bsprobe.study.runner import StudyRunner
 from bsprobe.study.studyfile import load_study, save_study
