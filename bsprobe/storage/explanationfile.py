@@ -1,6 +1,7 @@
 """The versioned JSON file of an explanation."""
 
 import json
+import reprlib
 from pathlib import Path
 
 from bsprobe.records.errors import FileError
@@ -45,7 +46,8 @@ def load_explanation(path: Path) -> ExplanationReport:
         version = value.get("schema_version") if isinstance(value, dict) else None
         if version != EXPLANATION_VERSION:
             raise FileError(
-                f"{path} has schema version {version}; this bsprobe reads {EXPLANATION_VERSION}",
+                f"{path} has schema version {reprlib.repr(version)}; this bsprobe reads "
+                f"{EXPLANATION_VERSION}",
                 hint="run bsprobe explain again",
             )
         report = from_json(ExplanationReport, value)

@@ -105,7 +105,7 @@ def trial_complaints(trial: Trial, settings: Settings, device: DeviceInfo) -> It
 def _spec_complaints(
     spec: TrialSpec, purpose: Purpose, settings: Settings, device: DeviceInfo
 ) -> Iterator[str]:
-    """What the settings do not ask for; see `analysis.course` for the trials of a run."""
+    """Fields that do not follow from the settings; `analysis.course` makes the trials of a run."""
     asked = replace(
         settings.trial(spec.variant, spec.batch_size, accumulation_steps=spec.accumulation_steps),
         evaluation_resolution=settings.evaluation_resolution,
@@ -132,7 +132,7 @@ def _spec_complaints(
 
 
 def _prediction_complaints(trial: Trial) -> Iterator[str]:
-    """Figures that only a trial on a real device has."""
+    """Figures of a prediction that only a trial on a real device has."""
     if not trial.fresh_process:
         yield ".fresh_process: false, but every predicted trial has an empty card"
     for field in ("rank", "script"):
