@@ -15,6 +15,7 @@ from bsprobe._version import __version__
 from bsprobe.analysis.course import Course, processes_by, recipe_by
 from bsprobe.analysis.recommendation import plan, search_trials, starred
 from bsprobe.analysis.search import Process
+from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Recommendation, Run, TrainingPlan, VariantResult
 from bsprobe.records.trials import Purpose, Trial, TrialSpec
 from bsprobe.records.variants import Variant
@@ -94,6 +95,11 @@ def _in_course(run: Run) -> Iterator[str]:
         yield f"{missing}, by the results of the others"
         return
     yield from _differences(run.results, results, "$.results")
+    for number, trial in enumerate(run.trials):
+        failure, is_memory = trial.failure, trial.outcome is Outcome.OUT_OF_MEMORY
+        if failure and is_memory and not failure.proves(trial.outcome, run.device.kind):
+            evidence = reprlib.repr(failure.evidence)
+            yield f"$.trials[{number}].failure.evidence: {evidence} does not show a lack of memory"
     for number, trial in enumerate(run.trials):
         if number >= len(course.trials) or trial != course.trials[number]:
             yield f"$.trials[{number}]: the run does not ask for it, by the results of the others"

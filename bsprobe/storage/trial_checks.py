@@ -88,7 +88,7 @@ def trial_complaints(trial: Trial, settings: Settings, device: DeviceInfo) -> It
         return
     yield from _spec_complaints(trial.spec, trial.purpose, settings, device)
     if trial.source is Source.PREDICTED:
-        yield from _prediction_complaints(trial)
+        yield from _prediction_complaints(trial, device)
     else:
         yield from _origin_complaints(trial, settings)
     yield from _failure_complaints(trial.outcome, trial.failure, device)
@@ -131,16 +131,18 @@ def _spec_complaints(
         yield f".spec.batch_size: {spec.batch_size} is no multiple of {settings.batch_multiple}"
 
 
-def _prediction_complaints(trial: Trial) -> Iterator[str]:
+def _prediction_complaints(trial: Trial, device: DeviceInfo) -> Iterator[str]:
     """Figures of a prediction that only a trial on a real device has."""
     if not trial.fresh_process:
         yield ".fresh_process: false, but every predicted trial has an empty card"
     for field in ("rank", "script"):
         if getattr(trial, field) is not None:
             yield f".{field}: only a measured trial has it"
-    measured = trial.measurement
-    if measured is None:
-        return
+    if trial.measurement is not None:
+        yield from _predicted_complaints(trial.measurement, device)
+
+
+def _predicted_complaints(measured: Measurement, device: DeviceInfo) -> Iterator[str]:
     for field in ("step_seconds", "images_per_second", "loader_images_per_second"):
         if getattr(measured, field) not in (None, ()):
             yield f".measurement.{field}: a prediction times nothing"
@@ -150,6 +152,8 @@ def _prediction_complaints(trial: Trial) -> Iterator[str]:
         yield ".measurement: the simulated allocator reserves memory, but a peak has none"
     if measured.updates_applied != measured.steps:
         yield ".measurement.updates_applied: a prediction skips no update"
+    if measured.peak_bytes > device.capacity_bytes:
+        yield f".measurement: a peak of {measured.peak_bytes} bytes, more than the card has"
 
 
 def _measurement_complaints(
@@ -169,8 +173,8 @@ def _measurement_complaints(
             yield f".measurement.step_seconds: not {trial.spec.measured_steps}, as the trial has"
         if measured.steps < trial.spec.warmup_steps + trial.spec.measured_steps:
             yield f".measurement.steps: {measured.steps}, fewer than the trial has"
-        if (measured.loader_images_per_second is None) is not (trial.spec.data is None):
-            yield ".measurement.loader_images_per_second: only trials with images have it"
+    if (measured.loader_images_per_second is None) is not (trial.spec.data is None):
+        yield ".measurement.loader_images_per_second: only trials with images have it"
     yield from _rate_complaints(trial, measured)
 
 
@@ -199,6 +203,9 @@ def _origin_complaints(trial: Trial, settings: Settings) -> Iterator[str]:
     """Facts that a measured trial has by the kind of its workload."""
     if (trial.script is None) is not (trial.spec.variant.script is None):
         yield ".script: there are facts of a command if the variant is one, and only then"
+    always_fresh = trial.script is not None or settings.processes > 1
+    if always_fresh and not trial.fresh_process:
+        yield ".fresh_process: false, but every such trial has a fresh process"
     if trial.rank is None and settings.processes > 1:
         yield f".rank: none, but {settings.processes} processes ran the trial"
     if trial.rank is not None and trial.rank >= max(settings.processes, 2):
@@ -240,6 +247,8 @@ def _result_complaints(trial: Trial, measured: Measurement) -> Iterator[str]:
         yield f".measurement.updates_applied: more than the {measured.steps} steps"
     if len(measured.allocated_after_steps) not in (0, measured.steps):
         yield f".measurement.allocated_after_steps: not {measured.steps}, one for each step"
+    if any(peak.allocated_bytes > peak.held_bytes for peak in _peaks(measured)):
+        yield ".measurement: a peak with more allocated than reserved bytes"
     found = measured.validation
     if (found is None) is not (trial.spec.validation is None):
         yield ".measurement.validation: there is one if the trial validates, and only then"
