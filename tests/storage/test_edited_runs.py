@@ -11,6 +11,7 @@ import pytest
 
 from bsprobe._version import __version__
 from bsprobe.records.errors import FileError
+from bsprobe.records.gpus import find_gpu
 from bsprobe.records.runs import Run
 from bsprobe.records.units import GIB
 from bsprobe.storage.codec import to_json
@@ -27,6 +28,7 @@ FILES = {
     "ranks": REPORTS / "cpu-2-processes-deeplabv2-mini-64x128",
     "older": REPORTS / "measured-h200-deeplabv2-resnet101-512x1024",
 }
+CARD = to_json(find_gpu("RTX 3060 12GB"))
 ITEM = "results.0.recommendation"
 MEASURED_FIGURES = {
     "trials.0.measurement.images_per_second": 93.1,
@@ -111,11 +113,16 @@ EDITS: dict[str, dict[str, Any]] = {
         "device.limit_bytes": None,
         "device.compute_capability": None,
         "settings.device.device": "cpu",
+        "settings.device.gpu": CARD,
+        "settings.device.memory_limit_bytes": None,
         "results.0.boundary.first_failure": 16,
         f"{ITEM}.safe": 10,
     },
     "command": {
         "trials.1.script": None,
+        "settings.device.device": None,
+        "settings.device.memory_limit_bytes": 2**40,
+        "settings.batch_multiple": 7,
         "trials.1.script.torch": "1.0.0",
         "trials.1.fresh_process": False,
         "trials.1.measurement.loader_images_per_second": 9.1,
@@ -157,6 +164,9 @@ ELSEWHERE = {
     "device.limit_bytes": "$.device.",
     "settings.seeks_validation_batch": "$.settings.validation: ",
     "settings.device.device": "$.device.kind: ",
+    "settings.device.gpu": "$.device.source: ",
+    "settings.device.memory_limit_bytes": "$.device.limit_bytes: ",
+    "settings.batch_multiple": "$.trials[0].spec.batch_size: ",
     "results.0.boundary.first_failure": "$.results[0]: ",
     f"{ITEM}.safe": "$.results[0].recommendation.",
 }
