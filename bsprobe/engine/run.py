@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from bsprobe.engine.explain import recorded_side
 from bsprobe.engine.predict import card_like, predictor_for
 from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
-from bsprobe.engine.resume import require_same_device
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import BsprobeError, FileError, InterruptedRunError
 from bsprobe.records.explanations import RECORDED_SNAPSHOT, Explanation
@@ -32,6 +31,7 @@ from bsprobe.storage.runfile import save_run
 from bsprobe.worker.environment import describe_environment
 from bsprobe.worker.protocol import Explain, Ready
 from bsprobe.worker.ranks.launch import command_of
+from bsprobe.worker.resuming import require_same_device, require_same_versions
 from bsprobe.worker.runner import TrialRunner
 from bsprobe.worker.script.runner import ScriptRunner
 
@@ -156,7 +156,8 @@ def run(start: Start, *, listener: Listener, warn: Callable[[str], None]) -> Fin
         The finished run.
 
     Raises:
-        FileError: The folder cannot be used, or the journal was made on another device.
+        FileError: The folder cannot be used, or the journal was made on another device or with
+            other versions.
         DeviceError: The device, or something that a variant names, does not exist.
         InterruptedRunError: The user interrupted the run.
     """
@@ -220,7 +221,7 @@ def rehearse(start: Start) -> tuple[Settings, DeviceInfo]:
             assert start.folder is not None  # noqa: S101 - a resumed run has one
             log, contents = start.resumed
             with log:
-                require_same_device(contents.header.device, device, start.folder)
+                _require_same_conditions(contents.header, runner.ready, start.folder)
         return completed(start.settings, runner.ready), device
 
 
@@ -271,11 +272,18 @@ def _opened(start: Start, ready: Ready) -> tuple[Path, Journal, Contents]:
     folder = start.folder or new_folder(REPORTS, run_name(device, start.settings))
     if start.resumed is not None:
         log, contents = start.resumed
-        require_same_device(contents.header.device, device, folder)
+        _require_same_conditions(contents.header, ready, folder)
         return folder, log, contents
     header = header_of(start.settings, ready, start.command)
     empty = Contents(header=header, trials=(), complete_bytes=0)
     return folder, Journal.create(folder, header), empty
+
+
+def _require_same_conditions(header: Header, ready: Ready, folder: Path) -> None:
+    """Raise FileError if a run was begun on another device or with other versions."""
+    what = f"run in {folder}"
+    require_same_device(header.device, ready.device, what)
+    require_same_versions(header.environment, ready, what, script=header.settings.script)
 
 
 def recorded_star(

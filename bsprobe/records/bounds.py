@@ -110,6 +110,7 @@ FIGURE: Final = Bounds(least=0, most=2**63 - 1)
 """Bounds of any other number in a file. No count of bytes is larger, and much larger integers
 cannot be divided as floats."""
 _FROM_ONE = Bounds(least=1, most=FIGURE.most)
+_SHARE = Bounds(least=0, most=1)
 _ABOVE_ZERO = Bounds(least=0, most=FIGURE.most, least_is_open=True)
 
 HELD: Final[Mapping[str, Bounds]] = MappingProxyType(
@@ -118,11 +119,11 @@ HELD: Final[Mapping[str, Bounds]] = MappingProxyType(
             "accumulation_steps", "base_batch", "base_updates", "batch", "batch_multiple",
             "batch_size", "best", "capacity_bytes", "channels", "classes", "cpu_threads",
             "effective_batch", "first_failure", "height", "largest", "max_batch", "measured_steps",
-            "micro_batch", "processes", "ranks", "safe", "slices", "total_bytes", "updates",
-            "width",
+            "micro_batch", "processes", "ranks", "safe", "slices", "total_bytes", "width",
         ),
         _FROM_ONE,
     )
+    | dict.fromkeys(("class_iou", "mean_iou", "pixel_accuracy"), _SHARE)
     | dict.fromkeys(("base_learning_rate", "images_per_second", "step_seconds"), _ABOVE_ZERO)
     | {
         "headroom": Bounds(least=0, most=1, least_is_open=True, most_is_open=True),

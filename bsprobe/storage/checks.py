@@ -6,13 +6,24 @@ contradict each other.
 
 import dataclasses
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bsprobe.analysis.replay import contradictions
 from bsprobe.records.bounds import ASKED, FIGURE, HELD, Bounds
-from bsprobe.records.runs import Recommendation, Run, SearchMethod, VariantResult
-from bsprobe.records.trials import Trial
+from bsprobe.records.rates import LearningRateRule
+from bsprobe.records.runs import (
+    DeviceInfo,
+    DeviceRequest,
+    Recommendation,
+    Run,
+    SearchMethod,
+    Settings,
+    VariantResult,
+)
+from bsprobe.records.trials import REPEATED, Trial
 from bsprobe.storage.codec import MalformedError
+from bsprobe.storage.trial_checks import device_complaints, requested_complaints, trial_complaints
 
 
 def check_figures(record: Any, *, place: str = "$") -> None:
@@ -40,28 +51,101 @@ def _check(record: Any, place: str, bounds: Mapping[str, Bounds]) -> None:
 
 
 def check_run(run: Run) -> None:
-    """Check that the numbers of a run are in range and its parts agree.
+    """Check that the numbers of a run are in range, its parts agree, and its results follow.
 
     Raises:
         MalformedError: They are not; the message begins with the place.
     """
     check_figures(run)
-    variants = run.settings.variants
-    if not variants or len(set(variants)) < len(variants):
-        raise MalformedError("$.settings.variants: empty, or with a duplicate")
-    if [result.variant for result in run.results] != list(variants):
+    check_settings(run.settings, run.device, place="$")
+    if [result.variant for result in run.results] != list(run.settings.variants):
         raise MalformedError("$.results: not those of $.settings.variants, in the same order")
-    for number, trial in enumerate(run.trials):
-        place = f"$.trials[{number}]"
-        if trial.spec.variant not in variants:
-            raise MalformedError(f"{place}: its variant is not in $.settings.variants")
-        if trial.source is not run.device.source:
-            raise MalformedError(
-                f"{place}: its source is {trial.source}, but the device's is {run.device.source}"
-            )
+    check_trials(run.trials, run.settings, run.device, places=places_in("$.trials", run.trials))
     for number, result in enumerate(run.results):
+        place = f"$.results[{number}]"
+        _check_trials_of(run, result.recommendation, place)
         for complaint in _complaints(run, result):
-            raise MalformedError(f"$.results[{number}]: {complaint}")
+            raise MalformedError(f"{place}: {complaint}")
+    for contradiction in contradictions(run):
+        raise MalformedError(contradiction)
+
+
+def check_settings(settings: Settings, device: DeviceInfo, *, place: str) -> None:
+    """Check that settings can be those of a run, and that the device is the one they ask for.
+
+    Args:
+        settings: The settings of a run or a journal.
+        device: Its device.
+        place: The place of both in the file, for messages.
+
+    Raises:
+        MalformedError: They are not; the message begins with the place.
+    """
+    variants, rule = settings.variants, settings.target.lr_rule
+    if not variants or len(set(variants)) < len(variants):
+        raise MalformedError(f"{place}.settings.variants: empty, or with a duplicate")
+    if rule is not None and rule not in tuple(LearningRateRule):
+        raise MalformedError(f"{place}.settings.target.lr_rule: {reprlib.repr(rule)} is unknown")
+    if settings.seeks_validation_batch and settings.validation is None:
+        raise MalformedError(f"{place}.settings.validation: none, but its batch is searched")
+    check_device(device, settings.device, place=place)
+
+
+def check_device(device: DeviceInfo, request: DeviceRequest, *, place: str) -> None:
+    """Check that a device has consistent facts and is the requested one.
+
+    Args:
+        device: The device of a run, a study or a journal.
+        request: The device that its settings ask for.
+        place: The place of the device in the file, for messages.
+
+    Raises:
+        MalformedError: It is not; the message begins with the place.
+    """
+    for complaint in (*device_complaints(device), *requested_complaints(device, request)):
+        raise MalformedError(f"{place}.device{complaint}")
+
+
+def places_in(place: str, trials: Sequence[Trial]) -> list[str]:
+    """Return the places of the items of a list."""
+    return [f"{place}[{number}]" for number in range(len(trials))]
+
+
+def check_trials(
+    trials: Sequence[Trial], settings: Settings, device: DeviceInfo, *, places: Sequence[str]
+) -> None:
+    """Check that trials follow from the settings and have no figures of another kind of device.
+
+    Args:
+        trials: The trials of a run or a journal.
+        settings: Its settings.
+        device: Its device.
+        places: The place of each trial in the file, for messages.
+
+    Raises:
+        MalformedError: They do not; the message begins with the place.
+    """
+    torches: dict[str, str] = {}
+    for place, trial in zip(places, trials, strict=True):
+        for complaint in trial_complaints(trial, settings, device):
+            raise MalformedError(f"{place}{complaint}")
+        if trial.script is not None and trial.script.torch is not None:
+            torches.setdefault(trial.script.torch, place)
+            if len(torches) > 1:
+                raise MalformedError(
+                    f"{place}.script.torch: {reprlib.repr(trial.script.torch)}, but "
+                    f"{next(iter(torches.values()))} has {reprlib.repr(next(iter(torches)))}"
+                )
+
+
+def _check_trials_of(run: Run, item: Recommendation | None, place: str) -> None:
+    """Check that the trials of a recommendation are trials of the run."""
+    for name in ("trial", "synthetic_trial") if item is not None else ():
+        if (trial := getattr(item, name)) is not None:
+            where = f"{place}.recommendation.{name}"
+            check_trials([trial], run.settings, run.device, places=[where])
+            if trial not in run.trials:
+                raise MalformedError(f"{where}: it is none of $.trials")
 
 
 def _complaints(run: Run, result: VariantResult) -> Iterator[str]:
@@ -71,20 +155,25 @@ def _complaints(run: Run, result: VariantResult) -> Iterator[str]:
     tried = [
         trial
         for trial in run.trials
-        if trial.spec.variant == result.variant and trial.spec.accumulation_steps == 1
+        if trial.spec.variant == result.variant
+        and trial.spec.accumulation_steps == 1
+        and trial.purpose not in REPEATED
+        and (trial.fresh_process or not boundary.is_exact)
     ]
+    process = " in a fresh process" if boundary.is_exact else ""
     if boundary.largest is not None and not _has(tried, boundary.largest, ran=True):
-        yield f"the largest batch is {boundary.largest}, but no trial ran it"
+        yield f"the largest batch is {boundary.largest}, but no trial{process} ran it"
     if boundary.first_failure is not None and not _has(tried, boundary.first_failure, ran=False):
-        yield f"the first failure is batch {boundary.first_failure}, but no trial of it failed"
+        yield (
+            f"the first failure is batch {boundary.first_failure}, but no trial of it{process} "
+            "failed"
+        )
     multiple = run.settings.batch_multiple
     if boundary.is_exact and boundary.first_failure != (boundary.largest or 0) + multiple:
         yield (
             f"the boundary is {boundary.stop}, but its batches {boundary.largest} and "
             f"{boundary.first_failure} do not follow each other"
         )
-    if (boundary.largest or 0) % multiple:
-        yield f"the largest batch is {boundary.largest}, which is no multiple of {multiple}"
     if boundary.stop == "nothing fits" and boundary.largest is not None:
         yield f"nothing fits, but the largest batch is {boundary.largest}"
     if item is not None and result.critical_growth:

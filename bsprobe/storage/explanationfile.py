@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bsprobe.records.explanations import EXPLANATION_VERSION, ExplanationReport
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
+from bsprobe.storage.explanation_checks import check_explanation
 from bsprobe.storage.files import file_errors, read_file, write_atomically
 from bsprobe.storage.jsonlines import check_version, damaged
 
@@ -42,6 +43,8 @@ def load_explanation(path: Path) -> ExplanationReport:
     try:
         value = parse_json(data)
         check_version(path, value, EXPLANATION_VERSION)
-        return from_json(ExplanationReport, value)
+        report = from_json(ExplanationReport, value)
+        check_explanation(report)
     except MalformedError as error:
         raise damaged(path, str(error)) from error
+    return report

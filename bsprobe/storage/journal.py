@@ -5,13 +5,16 @@ and the settings, then one trial per line. Each line is flushed to disk before t
 starts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bsprobe.analysis.course import counts, serves
 from bsprobe.records.runs import SCHEMA_VERSION, DeviceInfo, Environment, Settings
-from bsprobe.records.trials import Trial
-from bsprobe.storage.checks import check_figures
-from bsprobe.storage.jsonlines import JsonLines, parse_lines
+from bsprobe.records.trials import Purpose, Trial, TrialSpec
+from bsprobe.storage.checks import check_figures, check_settings, check_trials
+from bsprobe.storage.codec import MalformedError
+from bsprobe.storage.jsonlines import JsonLines, damaged, parse_lines
 
 NAME = "journal.jsonl"
 
@@ -54,7 +57,34 @@ class Journal(JsonLines[Header, Trial, Contents]):
         if parsed is None:
             return None
         header, trials, complete_bytes = parsed
+        places = [f"line {number}" for number in range(2, len(trials) + 2)]
+        try:
+            check_settings(header.settings, header.device, place="line 1: $")
+            check_trials(trials, header.settings, header.device, places=places)
+            _check_repetitions(trials, header.device, places)
+        except MalformedError as error:
+            raise damaged(path, str(error)) from error
         return Contents(header=header, trials=trials, complete_bytes=complete_bytes)
+
+
+def _check_repetitions(trials: Sequence[Trial], device: DeviceInfo, places: Sequence[str]) -> None:
+    """Check that no trial was run again although its first record counts.
+
+    A run reuses its trials. It repeats one in a fresh process if its record is of a used process,
+    and a resumed run repeats those that do not count (`counts`).
+    """
+    kept: dict[TrialSpec, list[tuple[str, Trial]]] = {}
+    for place, trial in zip(places, trials, strict=True):
+        alike = kept.setdefault(replace(trial.spec, measured_steps=1), [])
+        may_repeat = trial.fresh_process and trial.purpose not in (Purpose.SEARCH, Purpose.SAFE)
+        for earlier, before in alike:
+            is_of_used = may_repeat and not before.fresh_process
+            if serves(before.spec, trial.spec) and not is_of_used:
+                raise MalformedError(
+                    f"{place}: batch {trial.spec.batch_size} again, whose result is in {earlier}"
+                )
+        if counts(trial, device.kind):
+            alike.append((place, trial))
 
 
 def read_journal(folder: Path) -> Contents:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Protocol
 
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import DeviceInfo, Environment
 from bsprobe.records.trials import Failure
 from bsprobe.storage.files import remove_partial_files
 from bsprobe.study.journal import StudyJournal
-from bsprobe.study.plan import loader_settings, next_training
+from bsprobe.study.plan import counts, loader_settings, next_training
 from bsprobe.study.records import (
     SCHEMA_VERSION,
     LoaderSpec,
@@ -145,12 +144,6 @@ class Studying:
         loading = self._trainer.measure_loading(spec, on_phase=self._listener.on_phase)
         self._listener.on_loading(loading)
         return None if isinstance(loading, Failure) else loading
-
-
-def counts(training: Training, kind: DeviceKind) -> bool:
-    """Return whether a resumed study keeps a training: its result, or a conclusive failure."""
-    failure = training.failure
-    return failure is None or failure.proves(Outcome(training.ended.value), kind)
 
 
 def checkpoint_name(spec: TrainingSpec) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from bsprobe.analysis.recommendation import WARMUP_SHARE, plan, warms_up
+from bsprobe.records.device_kind import DeviceKind
+from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import TrainingPlan
 from bsprobe.study.records import (
     Ending,
@@ -15,7 +17,7 @@ from bsprobe.study.records import (
 
 NOISE_STEPS = 16
 """Gradient-noise samples of each batch, all in the training of its first seed."""
-_MOST_WORKERS = 4
+MOST_WORKERS = 4
 """Upper bound for the default number of workers."""
 _PREFETCH = 2
 """PyTorch's default."""
@@ -67,6 +69,9 @@ def next_training(
         The training; None if the study is complete.
     """
     most = settings.micro_batch or max(settings.batches)
+    workers = settings.workers
+    if workers is None:
+        workers = default_workers(on_gpu=on_gpu, processors=processors)
     ended = {(t.spec.plan.effective_batch, t.spec.seed): t for t in done}
     if settings.micro_batch is None:
         failed = [t.spec.plan.micro_batch for t in done if t.ended is Ending.OUT_OF_MEMORY]
@@ -77,7 +82,7 @@ def next_training(
             again = last is not None and _may_be_smaller(settings, last)
             if last is None or again:
                 micro = largest_divisor(batch, max(1, most))
-                return _spec(settings, batch, micro, seed, on_gpu=on_gpu, processors=processors)
+                return training_spec(settings, batch, micro, seed, workers=workers)
     return None
 
 
@@ -85,6 +90,17 @@ def final_trainings(trainings: Iterable[Training]) -> tuple[Training, ...]:
     """The last training of each batch and seed: those of smaller micro-batches replace others."""
     last = {(t.spec.plan.effective_batch, t.spec.seed): t for t in trainings}
     return tuple(last.values())
+
+
+def counts(training: Training, kind: DeviceKind) -> bool:
+    """Return whether a resumed study keeps a training: its result, or a conclusive failure.
+
+    Args:
+        training: A training of the interrupted study.
+        kind: The kind of device that it ran on.
+    """
+    failure = training.failure
+    return failure is None or failure.proves(Outcome(training.ended.value), kind)
 
 
 def loader_settings(*, on_gpu: bool, processors: int) -> tuple[LoaderSetting, ...]:
@@ -106,7 +122,7 @@ def loader_settings(*, on_gpu: bool, processors: int) -> tuple[LoaderSetting, ..
 
 def default_workers(*, on_gpu: bool, processors: int) -> int:
     """Default number of workers: 0 on the CPU, where they share the cores with the step."""
-    return min(_MOST_WORKERS, processors) if on_gpu else 0
+    return min(MOST_WORKERS, processors) if on_gpu else 0
 
 
 def _may_be_smaller(settings: StudySettings, training: Training) -> bool:
@@ -117,15 +133,21 @@ def _may_be_smaller(settings: StudySettings, training: Training) -> bool:
     )
 
 
-def _spec(
-    settings: StudySettings, batch: int, micro: int, seed: int, *, on_gpu: bool, processors: int
+def training_spec(
+    settings: StudySettings, batch: int, micro_batch: int, seed: int, *, workers: int
 ) -> TrainingSpec:
-    workers = settings.workers
-    if workers is None:
-        workers = default_workers(on_gpu=on_gpu, processors=processors)
+    """Describe a training.
+
+    Args:
+        settings: The settings of the study.
+        batch: The effective batch.
+        micro_batch: The micro-batch, a divisor of `batch`.
+        seed: The seed.
+        workers: Processes that load images.
+    """
     return TrainingSpec(
         variant=settings.variant,
-        plan=training_plan(settings, batch, micro),
+        plan=training_plan(settings, batch, micro_batch),
         seed=seed,
         validations=settings.validations,
         noise_steps=NOISE_STEPS if seed == settings.seeds[0] else 0,

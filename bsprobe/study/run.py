@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsprobe.records.device_kind import DeviceKind
-from bsprobe.records.errors import FileError, InterruptedRunError, UsageError
+from bsprobe.records.errors import InterruptedRunError, UsageError
 from bsprobe.records.runs import DeviceInfo, DeviceRequest
 from bsprobe.storage.folders import (
     REPORT,
@@ -18,13 +18,15 @@ from bsprobe.storage.folders import (
     slug,
     withdrawn_if_refused,
 )
-from bsprobe.study.conduct import Listener, Studying, counts
+from bsprobe.study.conduct import Listener, Studying
 from bsprobe.study.journal import StudyContents, StudyHeader, StudyJournal
+from bsprobe.study.plan import counts
 from bsprobe.study.records import SCHEMA_VERSION, Study, StudySettings
 from bsprobe.study.runner import StudyRunner
 from bsprobe.study.studyfile import load_study
 from bsprobe.worker.environment import describe_environment
 from bsprobe.worker.protocol import Ready
+from bsprobe.worker.resuming import require_same_device, require_same_versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,8 @@ def run(start: Start, *, listener: Listener) -> tuple[Study, Path]:
         The study, which is not yet saved, and its folder.
 
     Raises:
-        FileError: The folder cannot be used, or the journal was made on another device.
+        FileError: The folder cannot be used, or the journal was made on another device or with
+            other versions.
         DeviceError: The device is not available, or a training was refused.
         InterruptedRunError: The user interrupted the study.
     """
@@ -99,12 +102,9 @@ def _opened(start: Start, ready: Ready) -> tuple[Path, StudyJournal, StudyConten
     folder = start.folder or new_folder(REPORTS, study_name(device, start.settings))
     if start.resumed is not None:
         log, contents = start.resumed
-        before = contents.header.device
-        if before.name != device.name:
-            raise FileError(
-                f"the study in {folder} was made on {before.name}, this is {device.name}",
-                hint="start a new study without --resume",
-            )
+        what = f"study in {folder}"
+        require_same_device(contents.header.device, device, what)
+        require_same_versions(contents.header.environment, ready, what)
         return folder, log, contents
     header = StudyHeader(
         schema_version=SCHEMA_VERSION,

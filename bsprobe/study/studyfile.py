@@ -1,13 +1,13 @@
 """The file of a finished study, `study.json`."""
 
-import json
 from pathlib import Path
 
 from bsprobe.records.errors import FileError
-from bsprobe.storage.codec import MalformedError, from_json, to_text
+from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_text
 from bsprobe.storage.files import file_errors, read_file, write_atomically
 from bsprobe.storage.folders import STUDIES, STUDY, STUDY_JOURNAL, resuming
 from bsprobe.storage.jsonlines import check_version, damaged
+from bsprobe.study.checks import check_study
 from bsprobe.study.records import SCHEMA_VERSION, Study
 
 
@@ -37,11 +37,10 @@ def load_study(folder: Path) -> Study:
             )
     data = read_file(path)
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, "it is not JSON") from error
-    check_version(path, value, SCHEMA_VERSION)
-    try:
-        return from_json(Study, value)
+        value = parse_json(data)
+        check_version(path, value, SCHEMA_VERSION)
+        study = from_json(Study, value)
+        check_study(study)
     except MalformedError as error:
         raise damaged(path, str(error)) from error
+    return study

@@ -30,11 +30,17 @@ def describe_environment(ready: Ready, command: str) -> Environment:
         torchvision=installed_version("torchvision"),
         cuda=ready.cuda,
         cudnn=ready.cudnn,
-        # PyTorch is renaming this variable and reads either name.
-        cuda_alloc_conf=os.environ.get("PYTORCH_ALLOC_CONF")
-        or os.environ.get("PYTORCH_CUDA_ALLOC_CONF"),
+        cuda_alloc_conf=alloc_conf(),
         cpu_threads=ready.cpu_threads,
     )
+
+
+def alloc_conf() -> str | None:
+    """Return the settings of PyTorch's CUDA allocator; None without any.
+
+    PyTorch is renaming the variable and reads either name.
+    """
+    return os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF")
 
 
 def installed_version(package: str) -> str | None:

@@ -21,13 +21,7 @@ def runs(tmp_path: Path) -> tuple[Path, Path, Run]:
     after.mkdir()
     run = probed_run(before, settings(VARIANT, AMP))
     save_run(run, before)
-    short = replace(
-        run,
-        settings=replace(run.settings, variants=(VARIANT,)),
-        trials=tuple(trial for trial in run.trials if trial.spec.variant == VARIANT),
-        results=run.results[:1],
-    )
-    save_run(short, after)
+    save_run(probed_run(after, settings(VARIANT)), after)
     return before, after, run
 
 

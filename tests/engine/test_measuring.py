@@ -253,6 +253,7 @@ def test_a_gpu_with_an_unknown_compute_capability_is_refused(start: Start, tmp_p
 def finished(folder: Path) -> Run:
     """Make a run on the stub GPU that recommends two images with accumulation."""
     chosen = settings(VARIANT, target=Target(batch=2 * LARGEST))
+    chosen = replace(chosen, device=DeviceRequest(device="cuda:0"))
     gpu = ArithmeticGpu(capacity_bytes=11 * GIB // 2)
     return probed_run(folder, chosen, run_trial=gpu, device=GPU)
 

@@ -293,7 +293,7 @@ def test_a_measured_gpu_is_guided_by_another_worker(
         return real(request, command=(sys.executable, str(STUB), "gpu"))
 
     monkeypatch.setattr(worker_process, "Worker", stub)
-    chosen = replace(GUIDED, max_batch=4)
+    chosen = replace(GUIDED, max_batch=4, device=DeviceRequest(device="cuda"))
     with (
         TrialRunner(chosen.device, timeout=20) as measuring,
         predictor_for(chosen, measuring.ready.device) as predict,

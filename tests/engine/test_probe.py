@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from bsprobe.analysis.search import Process
+from bsprobe.engine.probe import RunTrial
+from bsprobe.records.errors import FileError
 from bsprobe.records.failures import Certainty, Outcome
 from bsprobe.records.runs import Boundary, Recommendation, Run, Settings, StopReason, Target
 from bsprobe.records.trials import Failure, Purpose, Trial, TrialSpec
@@ -27,6 +29,7 @@ from tests.support.builders import (
     probed_run,
     settings,
 )
+from tests.support.script_runs import INSIDE, Made
 
 ANY, FRESH = Process.ANY, Process.FRESH
 Asked = tuple[int, int, Process]
@@ -130,11 +133,20 @@ def test_a_trial_that_is_expected_to_exceed_the_headroom_has_one_timed_step(benc
     assert timed == [(1, 3), (2, 3), (4, 3), (8, 3), (16, 1), (12, 1), (13, 1), (11, 3), (10, 3)]
 
 
+def longer_timed(trial: Trial) -> Trial:
+    """Return a trial with three timed steps of the same median."""
+    measured = trial.measurement
+    if measured is not None:
+        seconds = (measured.step_seconds * 3)[:3]
+        measured = replace(measured, step_seconds=seconds)
+    return replace(trial, spec=replace(trial.spec, measured_steps=3), measurement=measured)
+
+
 def test_a_known_trial_with_more_timed_steps_is_not_run_again(
     bench: Bench,
 ) -> None:
     whole = bench.probe(ArithmeticGpu())
-    longer = [replace(t, spec=replace(t.spec, measured_steps=3)) for t in whole.trials]
+    longer = [longer_timed(trial) for trial in whole.trials]
     gpu = ArithmeticGpu()
     run = bench.probe(gpu, known=longer)
     assert (gpu.asked, run.results) == ([], whole.results)
@@ -495,3 +507,30 @@ def test_where_memory_grows_nothing_is_recommended(bench: Bench) -> None:
         (12, 12 * MIB),
     ]
     assert {trial.purpose for trial in run.trials} == {Purpose.SEARCH, Purpose.PROOF}
+
+
+def test_a_command_that_imports_another_pytorch_ends_the_run(tmp_path: Path) -> None:
+    """Its earlier trials, which would be mixed with those of the other PyTorch, are kept."""
+    made = Made()
+
+    def with_torch(version: str) -> RunTrial:
+        def run_trial(spec: TrialSpec, *, purpose: Purpose, **_: object) -> Trial:
+            trial = made.trial(spec.batch_size, purpose)
+            return replace(trial, spec=spec, script=replace(INSIDE, torch=version))
+
+        return run_trial
+
+    whole = probed_run(
+        tmp_path / "one", made.settings, run_trial=with_torch("2.5.1"), device=made.device
+    )
+    with pytest.raises(FileError) as refused:
+        probed_run(
+            tmp_path / "two",
+            made.settings,
+            run_trial=with_torch("2.6.0"),
+            device=made.device,
+            known=whole.trials[:2],
+        )
+    assert "imports PyTorch 2.6.0, but imported 2.5.1" in str(refused.value)
+    assert "--resume" in (refused.value.hint or "")
+    assert read_journal(tmp_path / "two").trials == ()

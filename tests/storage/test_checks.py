@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 
 from bsprobe.records.runs import Boundary, Prediction, Run, StopReason
-from bsprobe.records.trials import Source
+from bsprobe.records.trials import Peak, Source, Validated, Validation
 from bsprobe.storage.checks import check_figures, check_run
 from bsprobe.storage.codec import MalformedError
+from bsprobe.storage.trial_checks import trial_complaints
 from tests.support.builders import (
     AMP,
     DEVICE,
+    HALF,
     VARIANT,
+    failure,
     measurement,
     populated_run,
     probed_run,
@@ -70,11 +73,11 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Run], Run], str]] = {
     ),
     "a trial of another variant": (
         lambda run: replace(run, trials=(ran(1, variant=replace(VARIANT, classes=3)),)),
-        "$.trials[0]: its variant",
+        "$.trials[0].spec.variant: its variant",
     ),
-    "a measured trial in a prediction": (
-        lambda run: replace(run, device=replace(DEVICE, source=Source.PREDICTED)),
-        "$.trials[0]: its source is measured",
+    "a predicted trial in a measurement": (
+        lambda run: replace(run, trials=(replace(run.trials[0], source=Source.PREDICTED),)),
+        "$.trials[0].source: its source is predicted",
     ),
     "a prediction in an ordinary search": (
         lambda run: with_first(run, prediction=Prediction(largest=3)),
@@ -102,9 +105,9 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Run], Run], str]] = {
     ),
     "a proof with a gap": (
         lambda run: with_first(
-            run, boundary=Boundary(stop=StopReason.PROVEN, largest=8, first_failure=13)
+            run, boundary=Boundary(stop=StopReason.PROVEN, largest=11, first_failure=13)
         ),
-        "$.results[0]: the boundary is proven, but its batches 8 and 13",
+        "$.results[0]: the boundary is proven, but its batches 11 and 13",
     ),
     "nothing fits, but there is a largest batch": (
         lambda run: with_first(run, boundary=Boundary(stop=StopReason.NOTHING_FITS, largest=8)),
@@ -171,3 +174,20 @@ def test_numbers_out_of_range_are_refused(record: Any, complaint: str) -> None:
         check_figures(record, place="line 2")
     before, _, bounds = str(refused.value).partition(" (")
     assert (before, bounds.endswith(" to 9223372036854775807)")) == (complaint, True)
+
+
+def test_a_validation_has_either_a_peak_or_a_failure() -> None:
+    asked = Validation(resolution=HALF)
+    chosen = replace(settings(), validation=asked)
+    peak = Peak(allocated_bytes=1, reserved_bytes=2)
+
+    def complaints(found: Validated) -> list[str]:
+        trial = ran(1)
+        measured = replace(measurement(images=1), validation=found)
+        trial = replace(trial, spec=replace(trial.spec, validation=asked), measurement=measured)
+        return list(trial_complaints(trial, chosen, DEVICE))
+
+    assert complaints(Validated(peak=peak)) == []
+    for wrong in (Validated(), Validated(peak=peak, failure=failure())):
+        (complaint,) = complaints(wrong)
+        assert complaint.startswith(".measurement.validation: ")

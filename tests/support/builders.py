@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bsprobe._version import __version__
 from bsprobe.analysis.recommendation import Limits, recommend
 from bsprobe.analysis.search import Process
 from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
@@ -43,6 +44,7 @@ from bsprobe.records.variants import (
     Variant,
 )
 from bsprobe.records.workload import OwnParts
+from bsprobe.storage.checks import check_run
 from bsprobe.storage.journal import Header, Journal
 
 STARTED_AT = "2025-01-31T12:00:00+00:00"
@@ -126,8 +128,17 @@ def header(made_with: Settings | None = None, device: DeviceInfo = DEVICE) -> He
     )
 
 
-def measurement(peak_bytes: int = 8 * GIB, images_per_second: float | None = 20.0) -> Measurement:
-    """Return a measurement with the given `peak_bytes`, reached in the first step."""
+def measurement(
+    peak_bytes: int = 8 * GIB,
+    images_per_second: float | None = 20.0,
+    *,
+    images: int = 10,
+    timed: int = 3,
+) -> Measurement:
+    """Return a measurement with the given `peak_bytes`, reached in the first step.
+
+    Its timed steps of some images each give the images per second.
+    """
     outside = min(500 * MIB, peak_bytes // 2)
     first = peak_bytes - outside
     return Measurement(
@@ -137,7 +148,9 @@ def measurement(peak_bytes: int = 8 * GIB, images_per_second: float | None = 20.
         outside_allocator_bytes=outside,
         updates_applied=4,
         steps=4,
-        step_seconds=() if images_per_second is None else (0.5, 0.4, 0.6),
+        step_seconds=()
+        if images_per_second is None
+        else tuple(images / images_per_second * share for share in (1.0, 0.8, 1.2)[:timed]),
         images_per_second=images_per_second,
     )
 
@@ -164,15 +177,23 @@ def ran(
     variant: Variant = VARIANT,
     accumulation_steps: int = 1,
     outcome: Outcome = Outcome.FITS,
+    timed: int = 3,
 ) -> Trial:
     """Return a trial that ran."""
     return Trial(
-        spec=TrialSpec(variant=variant, batch_size=batch, accumulation_steps=accumulation_steps),
+        spec=TrialSpec(
+            variant=variant,
+            batch_size=batch,
+            accumulation_steps=accumulation_steps,
+            measured_steps=timed,
+        ),
         outcome=outcome,
         source=Source.MEASURED,
         purpose=Purpose.PROOF,
         fresh_process=True,
-        measurement=measurement(peak_bytes, images_per_second),
+        measurement=measurement(
+            peak_bytes, images_per_second, images=batch * accumulation_steps, timed=timed
+        ),
         failure=None,
         started_at=STARTED_AT,
         wall_seconds=4.2,
@@ -254,6 +275,7 @@ class ArithmeticGpu:
                 images_per_second=round(40 * batch / (batch + 2), 3),
                 variant=spec.variant,
                 accumulation_steps=steps,
+                timed=spec.measured_steps,
             )
         )
         return self._alter(replace(record, spec=spec, purpose=purpose, fresh_process=fresh))
@@ -314,7 +336,7 @@ def probed_run(
     chosen = made_with or settings(VARIANT, AMP, GROUP)
     folder.mkdir(exist_ok=True)
     with Journal.create(folder, header(chosen, device)) as journal:
-        return Probing(
+        made = Probing(
             chosen,
             run_trial=run_trial or ArithmeticGpu(),
             device=device,
@@ -323,13 +345,17 @@ def probed_run(
             known=known,
             predict=predict,
         ).run(ENVIRONMENT)
+    check_run(replace(made, environment=replace(ENVIRONMENT, bsprobe=__version__)))
+    return made
 
 
 def populated_run(folder: Path) -> Run:
     """Return a run in which every field of every record has a value at least once."""
-    run = probed_run(folder, settings(VARIANT, AMP, GROUP, UNUSUAL))
+    asked = settings(VARIANT, AMP, GROUP, UNUSUAL, target=Target(lr_rule="sqrt"))
+    asked = replace(asked, time_limit_seconds=3600.0, seed=7)
+    run = probed_run(folder, asked)
     everything = replace(
-        measurement(),
+        measurement(images=3),
         evaluation=Peak(allocated_bytes=3 * GIB, reserved_bytes=None),
         other_processes_bytes=300 * MIB,
         allocator_retries=2,
@@ -338,20 +364,24 @@ def populated_run(folder: Path) -> Run:
     unusual = replace(
         ran(3, variant=UNUSUAL, outcome=Outcome.FITS_WITH_RETRIES), measurement=everything
     )
-    size = Resolution(height=1024, width=2048)
-    unusual = replace(unusual, spec=replace(unusual.spec, evaluation_resolution=size, seed=7))
     probable = broke(4, why=failure("killed", certainty=Certainty.PROBABLE))
+    more = [replace(each, spec=replace(each.spec, seed=7)) for each in (unusual, probable)]
+    size = Resolution(height=1024, width=2048)
+
+    def evaluated(trial: Trial | None) -> Trial | None:
+        return trial and replace(trial, spec=replace(trial.spec, evaluation_resolution=size))
+
     return replace(
         run,
-        settings=replace(
-            run.settings,
-            target=replace(run.settings.target, lr_rule="sqrt"),
-            time_limit_seconds=3600.0,
-            evaluation_resolution=size,
-        ),
-        trials=(*run.trials, unusual, probable),
+        settings=replace(run.settings, evaluation_resolution=size),
+        trials=tuple(filter(None, map(evaluated, (*run.trials, *more)))),
         results=tuple(
-            replace(each, boundary=replace(each.boundary, detail="A sentence."))
+            replace(
+                each,
+                boundary=replace(each.boundary, detail="A sentence."),
+                recommendation=each.recommendation
+                and replace(each.recommendation, trial=evaluated(each.recommendation.trial)),
+            )
             for each in run.results
         ),
     )

@@ -89,7 +89,7 @@ EXPLANATION = Explanation(
     line=(
         point(1, 4480, 400),
         point(2, 8128, 320),
-        point(3, 11776, 512),
+        point(3, 11776, 1536),
         point(5, 19584, 512, module=LOSS, operator="mul"),
     ),
     next_peak_bytes=13 * GIB,

@@ -22,7 +22,7 @@ from bsprobe.devices.simulated import SimulatedDevice
 from bsprobe.records.failures import Outcome
 from bsprobe.records.gpus import find_gpu
 from bsprobe.records.runs import SCHEMA_VERSION as RUN_VERSION
-from bsprobe.records.runs import Boundary, Run, StopReason, VariantResult
+from bsprobe.records.runs import Boundary, DeviceRequest, Run, StopReason, VariantResult
 from bsprobe.records.trials import Peak, TrialSpec
 from bsprobe.records.units import MIB
 from bsprobe.simulate.cudnn.workspace import Workspaces
@@ -125,7 +125,9 @@ def write_boundary(folder: Path, largest: int) -> None:
         schema_version=RUN_VERSION,
         environment=replace(ENVIRONMENT, cuda_alloc_conf=None),
         device=replace(DEVICE, limit_bytes=LIMIT, capacity_bytes=LIMIT),
-        settings=settings(VARIANT, max_batch=4096),
+        settings=replace(
+            settings(VARIANT, max_batch=4096), device=DeviceRequest(memory_limit_bytes=LIMIT)
+        ),
         trials=(ran(largest, variant=VARIANT), broke(largest + 1, variant=VARIANT)),
         results=(
             VariantResult(

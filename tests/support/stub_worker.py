@@ -41,15 +41,31 @@ MEASUREMENT = {
     "steady": {"allocated_bytes": 200, "reserved_bytes": None},
     "updates_applied": 4,
     "steps": 4,
-    "step_seconds": [0.1, 0.1, 0.1],
-    "images_per_second": 10.0,
 }
+STEP_SECONDS = 0.1
 
 
-def succeed(*, clean: bool = True, outside_allocator_bytes: int = 0) -> None:
+def timed(spec: dict[str, Any], **changes: object) -> dict[str, object]:
+    """Return the measurement of a trial, with the times of as many steps as it asks for."""
+    images = spec["batch_size"] * spec["accumulation_steps"]
+    times = {
+        "step_seconds": [STEP_SECONDS] * spec["measured_steps"],
+        "images_per_second": images / STEP_SECONDS,
+    }
+    return {**MEASUREMENT, **times, **changes}
+
+
+def succeed(spec: dict[str, Any], *, clean: bool = True) -> None:
     say("Progress", phase="step 1")
-    measured = {**MEASUREMENT, "outside_allocator_bytes": outside_allocator_bytes}
-    say("TrialDone", outcome="fits", measurement=measured, failure=None, clean=clean)
+    say("TrialDone", outcome="fits", measurement=timed(spec), failure=None, clean=clean)
+
+
+def succeed_on_gpu(spec: dict[str, Any], outside_allocator_bytes: int) -> None:
+    peak = {"allocated_bytes": 200, "reserved_bytes": 2**21}
+    measured = timed(
+        spec, first_step=peak, steady=peak, outside_allocator_bytes=outside_allocator_bytes
+    )
+    say("TrialDone", outcome="fits", measurement=measured, failure=None, clean=True)
 
 
 def die_with_child() -> None:
@@ -82,7 +98,7 @@ def run_by_arithmetic(spec: dict[str, Any]) -> None:
         failed("out of memory", f"RuntimeError: {FULL}")
     else:
         peak = {"allocated_bytes": needed, "reserved_bytes": None}
-        body = {**MEASUREMENT, "first_step": peak, "steady": peak}
+        body = timed(spec, first_step=peak, steady=peak)
         say("TrialDone", outcome="fits", measurement=body, failure=None, clean=True)
 
 
@@ -169,18 +185,18 @@ BY_SPEC: dict[str, Callable[[dict[str, Any]], None]] = {
     "together": train_together,
     "together-killed": lose_rank_1_once,
     "hang-at-4": wait_from_the_third_on,
+    "succeed": succeed,
+    "dirty": lambda spec: succeed(spec, clean=False),
+    "gpu": lambda spec: succeed_on_gpu(spec, 300 * 2**20 + 1),
+    "unknown-gpu": lambda spec: succeed_on_gpu(spec, 200 * 2**20),
 }
 BEHAVIOURS: dict[str, Callable[[], object]] = {
-    "succeed": succeed,
-    "dirty": lambda: succeed(clean=False),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "die-with-child": die_with_child,
     "hang": hang,
     "abort": abort,
     "exit": lambda: sys.exit(7),
     "nonsense": lambda: print("<html>", flush=True),  # noqa: T201 - to the parent
-    "gpu": lambda: succeed(outside_allocator_bytes=300 * 2**20 + 1),
-    "unknown-gpu": lambda: succeed(outside_allocator_bytes=200 * 2**20),
     "refuse": lambda: say("Refused", message="no such thing", hint="try another"),
 }
 
@@ -211,7 +227,11 @@ def main() -> None:
         elif kind == "OpenDevice" and behaviour == "gpu-lost" and gpu_is_lost():
             say("Refused", message="there is no GPU in this machine", hint="probe the CPU")
         elif kind == "OpenDevice":
-            say("Ready", **READY, device=DEVICES.get(behaviour, CPU))
+            device = DEVICES.get(behaviour, CPU)
+            limit = message["request"]["memory_limit_bytes"] or device["capacity_bytes"]
+            if device is CPU:  # whose capacity is always a limit
+                device = {**CPU, "limit_bytes": limit, "capacity_bytes": limit}
+            say("Ready", **READY, device=device)
         elif behaviour == "answer":
             print(sys.argv[2], flush=True)  # noqa: T201 - to the parent
         elif behaviour in BY_SPEC:

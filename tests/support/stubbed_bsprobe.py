@@ -14,7 +14,7 @@ from typing import Any
 OPTIONS = ("--precision=fp32", "--norm=batch,group", "--target-batch=12")
 SILENCE = "STUBBED_SILENCE_SECONDS"
 """Variable for the seconds after which a silent rank is given up, instead of half a minute."""
-RUN = ("run", *OPTIONS, "--out=out")
+RUN = ("run", "--device=cpu", *OPTIONS, "--out=out")
 
 
 def start(

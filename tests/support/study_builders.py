@@ -42,7 +42,7 @@ def study_settings(
 ) -> StudySettings:
     return StudySettings(
         variant=VARIANT,
-        device=DeviceRequest(device="cuda:0"),
+        device=DeviceRequest(device="cuda:0", memory_limit_bytes=DEVICE.limit_bytes),
         batches=batches or (2, 4, 8),
         seeds=tuple(range(seeds)),
         images=images,
@@ -85,6 +85,7 @@ def point(spec: TrainingSpec, part: int) -> CurvePoint:
     batch, share = spec.plan.effective_batch, part / spec.validations
     updates = round(spec.plan.known_updates * share)
     iou = mean_iou(batch, spec.seed, share)
+    first = iou * 18 / 9.5  # the mean of 18 classes, 17 of them half as good, is `iou`
     return CurvePoint(
         updates=updates,
         images=updates * batch,
@@ -93,7 +94,7 @@ def point(spec: TrainingSpec, part: int) -> CurvePoint:
         validation_loss=3 - 2 * share + 0.1 * spec.seed,
         pixel_accuracy=0.3 + share / 2,
         mean_iou=iou,
-        class_iou=(iou, None, *[iou / 2] * 17),
+        class_iou=(first, None, *[first / 2] * 17),
     )
 
 
