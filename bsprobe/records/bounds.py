@@ -124,7 +124,14 @@ HELD: Final[Mapping[str, Bounds]] = MappingProxyType(
         _FROM_ONE,
     )
     | dict.fromkeys(("class_iou", "mean_iou", "pixel_accuracy"), _SHARE)
-    | dict.fromkeys(("base_learning_rate", "images_per_second", "step_seconds"), _ABOVE_ZERO)
+    | dict.fromkeys(
+        (
+            "alone_images_per_second", "base_learning_rate", "fed_images_per_second",
+            "images_per_second", "loader_images_per_second", "step_images_per_second",
+            "step_seconds",
+        ),
+        _ABOVE_ZERO,
+    )
     | {
         "headroom": Bounds(least=0, most=1, least_is_open=True, most_is_open=True),
         # The largest base rate, scaled from a batch of 1 to 2**20 images on each of 2**16
