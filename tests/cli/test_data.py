@@ -125,3 +125,30 @@ def test_a_picture_does_not_replace_a_pipe() -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: pipe is not a regular file\nhint: ")
     assert Path("pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("data", "streets", "--picture", ""), "--picture"),
+        (("data", ""), "ROOT"),
+        (("sample-data", ""), "DIR"),
+        (("report", ""), "RUN"),
+        (("report", "r", "--out", ""), "--out"),
+        (("compare", "", "r"), "BASELINE"),
+        (("compare", "r", ""), "RUN"),
+        (("ci", "--baseline", ""), "--baseline"),
+        (("run", "--out", ""), "--out"),
+        (("run", "--data", ""), "--data"),
+        (("study", "--weights", ""), "--weights"),
+        (("explain", "--out", ""), "--out"),
+        (("gpus", "--out", ""), "--out"),
+    ],
+)
+def test_an_empty_path_is_refused_by_the_name_of_its_option(
+    words: tuple[str, ...], name: str
+) -> None:
+    result = bsprobe(*words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"error: {name} is empty\nhint: give a path; . is the current folder\n"
+    assert list(Path().iterdir()) == []

@@ -5,6 +5,7 @@ Each is refused with a hint, or loaded as it is and used. Nightly, 500 of each.
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -180,3 +181,28 @@ def test_mutated_cached_workspaces_are_found_as_they_are_or_computed_again(
     reopened.add("new", (1,))
     reopened.save()
     assert WorkspaceCache(path, described=CARD).find("new") == (1,)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 10**4000])
+def test_a_size_of_400_digits_is_out_of_range_in_every_file(
+    tmp_path: Path, studied: Path, number: int
+) -> None:
+    def edited(value: object, field: str) -> bytes:
+        text = json.dumps(value)
+        found = re.search(rf'"{field}": \d+', text)
+        assert found is not None
+        return (text[: found.start()] + f'"{field}": {number}' + text[found.end() :]).encode()
+
+    run, study = tmp_path / "run.json", tmp_path / STUDY
+    explanation = tmp_path / explanationfile.NAME
+    run.write_bytes(edited(json.loads(BASELINE.read_bytes()), "allocated_bytes"))
+    study.write_bytes(edited(json.loads((studied / STUDY).read_bytes()), "peak_bytes"))
+    explanation.write_bytes(edited(to_json(REPORT), "peak_reserved_bytes"))
+    for load, path in (
+        (load_run, run),
+        (lambda path: load_study(path.parent), study),
+        (load_explanation, explanation),
+    ):
+        with pytest.raises(FileError, match="is out of range") as refused:
+            load(path)
+        complain_clearly(refused.value, path)
