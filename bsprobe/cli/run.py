@@ -19,6 +19,7 @@ from bsprobe.cli.options.values import typed_command, wrote
 from bsprobe.cli.printing import show, show_on_stderr
 from bsprobe.records.errors import DeviceError, InterruptedRunError, UsageError
 from bsprobe.records.printable import shell_word
+from bsprobe.records.trials import Source
 from bsprobe.worker.ranks.launch import launched
 from bsprobe.worker.required import require_report_packages
 
@@ -128,13 +129,15 @@ def _start(ctx: click.Context, asked: Settings, out: Path | None, *, resume: boo
     folder, journal, contents = begun_run(out)
     before = contents.header.settings
     require_same_settings(ctx, FACETS, asked, before, f"run in {folder}")
-    if before.processes != asked.processes:
+    is_predicted = contents.header.device.source is Source.PREDICTED
+    if before.processes != asked.processes and not is_predicted:
         raise UsageError(
             f"the run in {folder} has {before.processes} processes, not {asked.processes}",
             hint=f"start {before.processes} processes, or start a new run without --resume",
         )
     require_there(before)
-    if before.processes == 1:  # with several, each rank takes its limit from the command line
+    # With several measured ones, each rank takes its limit from the command line.
+    if before.processes == 1 or is_predicted:
         # Free memory has changed since; a limit derived from it must stay the same.
         limit = contents.header.device.limit_bytes
         before = replace(before, device=replace(before.device, memory_limit_bytes=limit))

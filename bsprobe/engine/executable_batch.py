@@ -148,8 +148,8 @@ def _tell(found: ProvenBatch, origin: str, folder: Path) -> None:
         single_line(found.question.device),
         beyond,
         origin,
-        found.found_at,
-        found.question.path(folder),
+        single_line(found.found_at),
+        single_line(str(found.question.path(folder))),
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from bsprobe.records.runs import Settings
 from bsprobe.storage.checks import check_figures
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json, to_text
 from bsprobe.storage.files import (
+    MOST_BYTES,
     file_errors,
     open_regular,
     read_limited,
@@ -90,10 +92,12 @@ def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        _LOG.warning("%s: %s; searching the batch again", path, error.strerror or error)
+        what = error.strerror or error
+        _LOG.warning("%s: %s; searching the batch again", single_line(str(path)), what)
         return None
     except (MalformedError, FileError):
-        _LOG.warning("%s is damaged or has another version; searching the batch again", path)
+        what = "is damaged or has another version"
+        _LOG.warning("%s %s; searching the batch again", single_line(str(path)), what)
         return None
     changed = [name for name, content in found.files if file_hash(Path(name)) != content]
     if changed:
@@ -103,11 +107,17 @@ def find_batch(folder: Path, question: Question) -> ProvenBatch | None:
 
 
 def file_hash(path: Path) -> str:
-    """Return a hash of a file's content, or an empty text if the file cannot be read."""
+    """Return a hash of a file's content, or an empty text if the file cannot be read.
+
+    A large file is told by its size and the time of its last change.
+    """
     try:
         with open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            if status.st_size > MOST_BYTES:
+                return f"{status.st_size}-{status.st_mtime_ns}"
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, FileError):
+    except (OSError, FileError, ValueError):  # ValueError: no name of a file
         return ""
 
 
@@ -120,4 +130,4 @@ def keep_batch(folder: Path, found: ProvenBatch) -> None:
         remove_partial_files(folder)  # also those of other questions
         write_atomically(path, to_text(found))
     except FileError as error:
-        _LOG.warning("cannot cache the batch: %s", error)
+        _LOG.warning("cannot cache the batch: %s", single_line(str(error)))

@@ -7,7 +7,7 @@ contradict each other.
 import dataclasses
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bsprobe.analysis.replay import contradictions
 from bsprobe.records.bounds import ASKED, FIGURE, HELD, Bounds
@@ -24,6 +24,9 @@ from bsprobe.records.runs import (
 from bsprobe.records.trials import REPEATED, Trial
 from bsprobe.storage.codec import MalformedError
 from bsprobe.storage.trial_checks import device_complaints, requested_complaints, trial_complaints
+
+if TYPE_CHECKING:
+    from bsprobe.records.variants import Variant
 
 
 def check_figures(record: Any, *, place: str = "$") -> None:
@@ -125,17 +128,28 @@ def check_trials(
     Raises:
         MalformedError: They do not; the message begins with the place.
     """
-    torches: dict[str, str] = {}
+    first: dict[tuple[Variant, str], tuple[str, object]] = {}
     for place, trial in zip(places, trials, strict=True):
         for complaint in trial_complaints(trial, settings, device):
             raise MalformedError(f"{place}{complaint}")
-        if trial.script is not None and trial.script.torch is not None:
-            torches.setdefault(trial.script.torch, place)
-            if len(torches) > 1:
+        for field, fact in _shared_facts(trial).items():
+            where, known = first.setdefault((trial.spec.variant, field), (place, fact))
+            if fact != known:
                 raise MalformedError(
-                    f"{place}.script.torch: {reprlib.repr(trial.script.torch)}, but "
-                    f"{next(iter(torches.values()))} has {reprlib.repr(next(iter(torches)))}"
+                    f"{place}.{field}: {reprlib.repr(fact)}, but {where} has {reprlib.repr(known)}"
                 )
+
+
+def _shared_facts(trial: Trial) -> dict[str, object]:
+    """What all trials of a variant share, by field: its network, or the PyTorch of its command."""
+    if trial.script is not None:
+        torch = trial.script.torch
+        return {} if torch is None else {"script.torch": torch}
+    if trial.measurement is None:
+        return {}
+    model = trial.measurement.model
+    fields = ("parameters", "groups", "batch_norms", "checkpointed")
+    return {f"measurement.model.{field}": getattr(model, field) for field in fields}
 
 
 def _check_trials_of(run: Run, item: Recommendation | None, place: str) -> None:

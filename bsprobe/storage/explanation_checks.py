@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bsprobe.records.explanations import Explanation, ExplanationReport, MeasuredSide, StepTimeline
-from bsprobe.records.runs import DeviceInfo
+from bsprobe.records.runs import Boundary, DeviceInfo, StopReason
 from bsprobe.records.trials import Source
 from bsprobe.storage.checks import check_figures
 from bsprobe.storage.codec import MalformedError
@@ -33,13 +33,27 @@ def _complaints(report: ExplanationReport) -> Iterator[str]:
         edge.is_exact and batch == edge.first_failure and found.fits
     ):
         yield f".explanation.fits: {found.fits}, but the boundary of batch {batch} says otherwise"
+    yield from _boundary_complaints(edge, ".boundary")
     for number, remedy in enumerate(report.remedies):
+        if remedy.boundary is not None:
+            yield from _boundary_complaints(remedy.boundary, f".remedies[{number}].boundary")
         if remedy.impossible and (remedy.boundary or remedy.peak_bytes is not None):
             yield f".remedies[{number}].impossible: the change has results"
     if report.remedies and not report.are_remedies_known:
         yield ".are_remedies_known: false, but there are some"
     if report.measured is not None:
         yield from _measured_complaints(report, report.measured)
+
+
+def _boundary_complaints(edge: Boundary, place: str) -> Iterator[str]:
+    """Batches that do not follow each other, or not from the reason for the end of the search."""
+    largest, first = edge.largest, edge.first_failure
+    if edge.is_exact and (largest is None or first != largest + 1):
+        yield f"{place}: {edge.stop}, but batches {largest} and {first} do not follow each other"
+    if edge.stop is StopReason.NOTHING_FITS and largest is not None:
+        yield f"{place}: {edge.stop}, but batch {largest} fits"
+    if largest is not None and first is not None and first <= largest:
+        yield f"{place}: batch {largest} fits, but batch {first} does not"
 
 
 def _measured_complaints(report: ExplanationReport, side: MeasuredSide) -> Iterator[str]:
@@ -91,7 +105,8 @@ def _sum_complaints(found: Explanation, place: str) -> Iterator[str]:
 def _timeline_complaints(timeline: StepTimeline, place: str) -> Iterator[str]:
     samples = len(timeline.at)
     for field in ("reserved_bytes", "next_allocated_bytes"):
-        if len(found := getattr(timeline, field)) != samples and found:
+        found = getattr(timeline, field)
+        if len(found) != samples and (found or field == "reserved_bytes"):
             yield f"{place}.{field}: not {samples}, as there are samples"
     for field in ("by_kind", "by_module"):
         for number, each in enumerate(getattr(timeline, field)):

@@ -22,6 +22,9 @@ from bsprobe.storage.files import (
     require_regular_file,
 )
 
+_BEGINNING = b'{"schema_version": '
+"""The beginning of each header."""
+
 
 class HasLength(Protocol):
     """The common interface of the contents of journals."""
@@ -143,7 +146,10 @@ class JsonLines(Generic[Header, Entry, Contents]):
     def _read(self) -> Contents | None:
         """Read the file and drop a truncated last line."""
         with file_errors(self._path):
-            contents = self.parse(self._path, read_open(self._file, self._path))
+            data = read_open(self._file, self._path)
+            contents = self.parse(self._path, data)
+            if contents is None and not _is_begun_header(data):
+                raise damaged(self._path, "it does not begin with a header")
             self._file.truncate(0 if contents is None else contents.complete_bytes)
             self._file.seek(0, os.SEEK_END)
         return contents
@@ -210,6 +216,14 @@ def parse_lines(
     except MalformedError as error:
         raise damaged(path, str(error)) from error
     return first, entries, len(data) - len(rest)
+
+
+def _is_begun_header(data: bytes) -> bool:
+    """Return whether data without a complete line can be the beginning of a header.
+
+    A file of somebody else is neither shortened nor removed.
+    """
+    return data[: len(_BEGINNING)] == _BEGINNING[: len(data)]
 
 
 def check_version(path: Path, value: Any, known: int) -> None:

@@ -32,6 +32,8 @@ def device_complaints(device: DeviceInfo) -> Iterator[str]:
         yield f".is_assumed: true, but the device is {device.source}"
     if device.driver is not None and device.kind is not DeviceKind.CUDA:
         yield f".driver: a GPU's, but its kind is {device.kind}"
+    if device.kind is DeviceKind.CPU and (device.tf32_convolutions or device.tf32_matmuls):
+        yield ".tf32_convolutions: only a GPU has them"
     capability = device.compute_capability
     if (capability is None) is not (device.kind is DeviceKind.CPU):
         yield ".compute_capability: every GPU has one, and no CPU"
@@ -169,13 +171,19 @@ def _measurement_complaints(
     elif trial.script is None and any(each.reserved_bytes is None for each in _peaks(measured)):
         yield ".measurement: a GPU's allocator reserves memory, but a peak has none"
     if trial.script is None:
-        if len(measured.step_seconds) != trial.spec.measured_steps:
-            yield f".measurement.step_seconds: not {trial.spec.measured_steps}, as the trial has"
-        if measured.steps < trial.spec.warmup_steps + trial.spec.measured_steps:
-            yield f".measurement.steps: {measured.steps}, fewer than the trial has"
+        yield from _step_complaints(trial.spec, measured)
     if (measured.loader_images_per_second is None) is not (trial.spec.data is None):
         yield ".measurement.loader_images_per_second: only trials with images have it"
     yield from _rate_complaints(trial, measured)
+
+
+def _step_complaints(spec: TrialSpec, measured: Measurement) -> Iterator[str]:
+    if len(measured.step_seconds) != spec.measured_steps:
+        yield f".measurement.step_seconds: not {spec.measured_steps}, as the trial has"
+    if measured.steps < spec.warmup_steps + spec.measured_steps:
+        yield f".measurement.steps: {measured.steps}, fewer than the trial has"
+    if measured.updates_applied < 1:
+        yield ".measurement.updates_applied: none, but the weights were updated"
 
 
 def _rate_complaints(trial: Trial, measured: Measurement) -> Iterator[str]:

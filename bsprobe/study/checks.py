@@ -93,6 +93,7 @@ def check_trainings(
         MalformedError: They do not; the message begins with the place.
     """
     kept: dict[tuple[int, int, int], str] = {}
+    results = [(place, t.result) for place, t in zip(places, trainings, strict=True) if t.result]
     for place, training in zip(places, trainings, strict=True):
         for complaint in _complaints(training, settings, device):
             raise MalformedError(f"{place}{complaint}")
@@ -102,6 +103,21 @@ def check_trainings(
             raise MalformedError(f"{place}: the training of {kept[key]} again, whose result counts")
         if counts(training, device.kind):
             kept[key] = place
+    for place, result in results:
+        for name, value in _shared(result).items():
+            if value != _shared(results[0][1])[name]:
+                raise MalformedError(f"{place}.result.{name}: another one than of {results[0][0]}")
+
+
+def _shared(result: TrainingResult) -> dict[str, object]:
+    """What all trainings of a study share: the images, the classes and the network."""
+    return {
+        "training_images": result.training_images,
+        "validation_images": result.validation_images,
+        "chance": result.chance,
+        "model": (result.model.parameters, result.model.groups),
+        "curve": {len(point.class_iou) for point in result.curve},
+    }
 
 
 def _complaints(training: Training, settings: StudySettings, device: DeviceInfo) -> Iterator[str]:
@@ -144,7 +160,7 @@ _ASKED: Final = (
 
 
 def _result_complaints(training: Training, result: TrainingResult) -> Iterator[str]:
-    updates, curve = training.spec.plan.known_updates, result.curve
+    updates = training.spec.plan.known_updates
     diverged = result.diverged_at
     if (diverged is None) is not (training.ended is Ending.FINISHED):
         yield f".result.diverged_at: {diverged}, but the training {training.ended}"
@@ -154,12 +170,23 @@ def _result_complaints(training: Training, result: TrainingResult) -> Iterator[s
         yield ".result.model.assumptions: only a prediction has them"
     if (result.weights_loaded is None) is not (training.spec.weights is None):
         yield ".result.weights_loaded: it is given with a file of weights, and only then"
+    yield from _curve_complaints(training, result)
+
+
+def _curve_complaints(training: Training, result: TrainingResult) -> Iterator[str]:
+    updates, curve = training.spec.plan.known_updates, result.curve
+    diverged = result.diverged_at
     reached = [point.updates for point in curve]
     if not curve or reached[0] != 0 or reached != sorted(set(reached)):
         yield ".result.curve: it must begin before the first update and go on ascending"
         return
     if reached[-1] > updates or (diverged is None and reached[-1] != updates):
         yield f".result.curve: it ends after {reached[-1]} updates, not after {updates}"
+    for number, sample in enumerate(result.noise):
+        if not 1 <= sample.small_batch < sample.big_batch:
+            yield f".result.noise[{number}]: not of a small and a big batch"
+    if len({len(point.class_iou) for point in curve}) > 1:
+        yield ".result.curve: the points have different numbers of classes"
     for number, point in enumerate(curve):
         for complaint in _point_complaints(training, point):
             yield f".result.curve[{number}]{complaint}"

@@ -128,7 +128,7 @@ def check_report(printed: str, out: Path) -> None:
 
 @pytest.mark.nightly
 def test_a_batch_that_does_not_fit_is_accumulated(folder: Path) -> None:
-    options = [option for option in SMALL if not option.startswith("--resolution")]
+    options = without("--resolution", "--images")
     studied(
         *options, "--resolution=64x128", "--memory-limit=130MiB", "--batches=32", "--images=32",
         cwd=folder,

@@ -36,6 +36,10 @@ EDITS: dict[str, Any] = {
     "explanation.timeline.by_kind.0.sizes_bytes": [1],
     "explanation.timeline.next_allocated_bytes": [1],
     "explanation.outside_allocator_bytes": -1,
+    "explanation.timeline.reserved_bytes": [],
+    "boundary.first_failure": None,
+    "boundary.largest": 7,
+    "remedies.0.boundary.largest": 99,
     "are_remedies_known": False,
     "remedies.0.impossible": "it has results",
     "measured.device.source": "predicted",
@@ -49,6 +53,9 @@ EDITS: dict[str, Any] = {
     "measured.explanation": None,
 }
 ELSEWHERE = {
+    "boundary.first_failure": "$.boundary: ",
+    "boundary.largest": "$.boundary: ",
+    "remedies.0.boundary.largest": "$.remedies[0].boundary: ",
     "explanation.spec.variant.classes": "$.explanation.spec.variant: ",
     "explanation.peak_reserved_bytes": "$.explanation.peak_allocated_bytes: ",
     "explanation.scales": "$.explanation.allocations: ",

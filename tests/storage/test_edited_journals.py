@@ -37,6 +37,7 @@ EDITS: dict[str, tuple[object, str]] = {
     "1.spec.seed": (1, "line 2.spec.seed: "),
     "1.spec.variant.classes": (7, "line 2.spec.variant: "),
     "1.spec.measured_steps": (9, "line 2.spec.measured_steps: "),
+    "2.measurement.model.groups": ([], "line 3.measurement.model.groups: "),
     "2.measurement.images_per_second": (93.1, "line 3.measurement.images_per_second: "),
     "2.measurement.step_seconds": ([0.1] * 3, "line 3.measurement.step_seconds: "),
     "2.measurement.first_step.allocated_bytes": (-1, "line 3.measurement.first_step."),

@@ -56,7 +56,8 @@ def test_the_weakest_rank_decides_while_the_other_hangs(tmp_path: Path) -> None:
     assert all(trial.fresh_process for trial in run.trials)
     plans = [r.recommendation.plan for r in run.results if r.recommendation is not None]
     assert [(p.micro_batch, p.accumulation_steps, p.effective_batch) for p in plans] == [(6, 1, 12)]
-    assert {t.measurement.images_per_second for t in run.trials if t.measurement} == {20.0}
+    rates = [(t.measurement.images_per_second or 0.0, t) for t in run.trials if t.measurement]
+    assert {rate / trial.spec.batch_size for rate, trial in rates} == {20.0}
     assert (run.device.name, run.settings.processes) == ("stub", 2)
     assert run.environment.command.startswith("torchrun --nproc-per-node 2 -m bsprobe run ")
     assert printed.count("7 out of memory on rank 1") == 1
