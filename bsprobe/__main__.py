@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,18 @@ def main() -> None:
     a bug and 130 on an interruption.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    _open_closed_streams()
     sys.exit(_exit_code())
+
+
+def _open_closed_streams() -> None:
+    """Open the null device for standard streams that the caller has closed.
+
+    Otherwise the next file that is opened would take their place, and what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open until the end
 
 
 def _exit_code() -> int:  # noqa: PLR0911 - one return for each kind of ending
@@ -113,7 +125,8 @@ def _print(label: str, text: str) -> None:
     line = single_line(_shortened(text, _LONGEST_LINE))
     is_terminal = sys.stderr.isatty()
     columns = shutil.get_terminal_size().columns
-    show_on_stderr(wrapped(label, line, columns) if is_terminal else f"{label}: {line}")
+    with suppress(OSError):  # a full disk behind standard error: the exit code tells
+        show_on_stderr(wrapped(label, line, columns) if is_terminal else f"{label}: {line}")
 
 
 def _shortened(text: str, most: int) -> str:

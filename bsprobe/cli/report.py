@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=PATH,
-    help="Folder for the files.  [default: the folder of the run; for several runs, "
-    "reports/fleet-MODEL-SIZE]",
+    help="Folder for the files, whose files of these names are replaced.  [default: the folder of "
+    "the run; reports/NAME for NAME.json; for several runs, reports/fleet-MODEL-SIZE]",
 )
 def report(run: tuple[Path, ...], out: Path | None) -> None:
     """Render a run again, or put several runs into one table.
@@ -42,13 +42,18 @@ def report(run: tuple[Path, ...], out: Path | None) -> None:
 
 
 def _again(path: Path, out: Path | None) -> None:
+    from bsprobe.storage.explanationfile import NAME as EXPLANATION
     from bsprobe.storage.explanationfile import is_explanation
     from bsprobe.storage.files import file_errors
+    from bsprobe.storage.folders import REPORTS, new_folder, slug
+    from bsprobe.storage.runfile import NAME as RUN
 
     render = _explanation_again if is_explanation(path) else _run_again
     text, write, name = render(path)
-    folder = out or (path if path.is_dir() else path.parent)
     show(text)
+    folder = out or (path if path.is_dir() else path.parent)
+    if out is None and path.is_file() and path.name not in (RUN, EXPLANATION):
+        folder = new_folder(REPORTS, slug(path.stem))  # beside it may be files of the user
     with file_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write(folder)

@@ -136,6 +136,8 @@ def source_path(option: str, name: str) -> Path | None:
     if where.endswith(".py"):
         path = Path(where)
         if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises if a name is too long
+            if os.path.exists(path):  # noqa: PTH110 - as above
+                raise UsageError(f"{option} {name}: {where} is not a file", hint=CALLABLE_HINT)
             raise _missing(option, name, f"{where} does not exist", path)
         return path
     if not all(part.isidentifier() for part in where.split(".")):

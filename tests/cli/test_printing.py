@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from bsprobe.cli import printing
 from bsprobe.records.errors import FileError
 from bsprobe.records.printable import shell_word
 from bsprobe.report.escaping import json_text, terminal
+from tests.support import commands
 from tests.support.commands import ROOT, bsprobe
 from tests.support.hostile import (
     CONTROL,
@@ -93,3 +95,21 @@ def test_only_one_module_of_the_command_line_prints() -> None:
 def test_a_word_with_control_characters_is_quoted_for_a_shell() -> None:
     assert shell_word("a b") == "'a b'"
     assert shell_word("it's\n\x1b\\\udcff\u202e") == r"$'it\'s\n\x1b\\\xff\u202e'"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize(
+    ("closed", "words", "code"),
+    [
+        (">&-", "gpus RTX3090", 0),
+        (">&-", "--help", 0),
+        ("2>&-", "report nowhere", 2),
+        ("2>/dev/full", "report nowhere", 2),
+        ("<&- >&- 2>&-", "report nowhere", 2),
+    ],
+)
+def test_a_closed_or_full_stream_does_not_change_the_exit_code(
+    closed: str, words: str, code: int, tmp_path: Path
+) -> None:
+    done = commands.run("sh", "-c", f"{sys.executable} -m bsprobe {words} {closed}", cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)

@@ -58,6 +58,15 @@ def test_one_run_is_rendered_again_as_before(tmp_path: Path) -> None:
     assert not (tmp_path / "again" / "fleet.md").exists()
 
 
+def test_a_run_under_another_name_is_rendered_into_a_new_folder(tmp_path: Path) -> None:
+    shutil.copy(CARDS[0] / "run.json", tmp_path / "Baseline 1.json")
+    (tmp_path / "report.md").write_text("my own")
+    done = bsprobe("report", "Baseline 1.json", cwd=tmp_path)
+    assert (done.returncode, done.stdout.splitlines()[-2]) == (0, "Wrote reports/baseline-1/")
+    assert (tmp_path / "reports" / "baseline-1" / "report.md").exists()
+    assert (tmp_path / "report.md").read_text() == "my own"
+
+
 @pytest.mark.parametrize(
     "path", [STUDY, STUDY / "study.json", RUNS, RUNS / "peers.png", Path("nowhere")]
 )

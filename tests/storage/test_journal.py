@@ -209,6 +209,16 @@ def test_a_journal_that_is_being_written_cannot_be_opened_by_another_run(tmp_pat
     assert contents.trials == TRIALS[:1]
 
 
+@pytest.mark.parametrize("text", [b"my thesis, one line", b"{}", b'{"schema_version"; 1'])
+def test_a_file_that_does_not_begin_as_a_journal_is_neither_shortened_nor_removed(
+    tmp_path: Path, text: bytes
+) -> None:
+    (tmp_path / NAME).write_bytes(text)
+    with pytest.raises(FileError, match="does not begin with a header"):
+        Journal.resume(tmp_path)
+    assert (tmp_path / NAME).read_bytes() == text
+
+
 @contextmanager
 def files_end_at(size: int) -> Iterator[None]:
     """Make writes beyond a size fail, as on a full disk.

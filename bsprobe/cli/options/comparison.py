@@ -17,7 +17,7 @@ from bsprobe.analysis.thresholds import (
 )
 from bsprobe.cli.options.values import Command
 from bsprobe.cli.printing import show, show_commands
-from bsprobe.records.errors import BsprobeError
+from bsprobe.records.errors import BsprobeError, FileError
 from bsprobe.records.runs import SCHEMA_VERSION, Run
 from bsprobe.storage.codec import to_json
 from bsprobe.storage.files import file_errors
@@ -106,5 +106,7 @@ def _show(comparison: Comparison, output: Format) -> None:
         show_commands(texts.annotations(comparison))
         if summary := os.environ.get(_SUMMARY):
             path = Path(summary)
+            if path.is_fifo():  # opening it would wait for a reader
+                raise FileError(f"{_SUMMARY}: {path} is a pipe", hint="name a file, or unset it")
             with file_errors(path), path.open("a", encoding="utf-8") as file:
                 file.write(texts.markdown(comparison))
