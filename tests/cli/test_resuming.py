@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bsprobe.storage.folders import RUNS, STUDIES
+from bsprobe.storage.runfile import load_run
 from tests.support.commands import ROOT, bsprobe
 
 
@@ -59,3 +60,20 @@ def test_a_finished_run_or_study_is_not_resumed(
     assert (done.returncode, done.stdout) == (2, "")
     assert "a b is finished" in error
     assert next_ in hint
+
+
+@pytest.mark.nightly  # two predictions
+def test_a_prediction_for_several_processes_is_resumed_with_the_settings_of_its_journal(
+    tmp_path: Path,
+) -> None:
+    network = ("--model=deeplabv2-mini", "--resolution=64x128", "--precision=fp32", "--norm=batch")
+    options = ("--gpu=T4", *network, "--processes=4", "--memory-limit=6GiB", "--max-batch=2")
+    assert bsprobe("run", *options, "--out=out", cwd=tmp_path).returncode == 0
+    whole = load_run(tmp_path / "out")
+    journal = tmp_path / "out" / RUNS.journal
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))
+    (tmp_path / "out" / RUNS.result).unlink()
+    done = bsprobe("run", "--resume", "--out=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load_run(tmp_path / "out").results[0].boundary == whole.results[0].boundary
+    assert load_run(tmp_path / "out").settings == whole.settings
