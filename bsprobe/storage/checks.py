@@ -141,7 +141,7 @@ def check_trials(
 
 
 def _shared_facts(trial: Trial) -> dict[str, object]:
-    """What all trials of a variant share, by field: its network, or the PyTorch of its command."""
+    """The facts that all trials of a variant share, by field: network, or PyTorch of a command."""
     if trial.script is not None:
         torch = trial.script.torch
         return {} if torch is None else {"script.torch": torch}

@@ -110,7 +110,7 @@ def check_trainings(
 
 
 def _shared(result: TrainingResult) -> dict[str, object]:
-    """What all trainings of a study share: the images, the classes and the network."""
+    """The facts that all trainings of a study share: images, classes and network."""
     return {
         "training_images": result.training_images,
         "validation_images": result.validation_images,
