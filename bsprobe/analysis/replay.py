@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bsprobe._version import __version__
 from bsprobe.analysis.course import Course, processes_by, recipe_by
-from bsprobe.analysis.recommendation import plan, search_trials, starred
+from bsprobe.analysis.recommendation import limits, plan, search_trials, starred
 from bsprobe.analysis.search import Process
 from bsprobe.records.failures import Outcome
 from bsprobe.records.runs import Recommendation, Run, TrainingPlan, VariantResult
@@ -25,7 +25,7 @@ RULES_SINCE: Final = (0, 2, 0)
 to the next version.
 
 Version 0.1.0 did not run the safe batch, and planned DeepLabV2's updates for every network. Of
-earlier runs only what has not changed is recomputed: the learning rates and the stars.
+earlier runs only what has not changed is recomputed: the safe batch, learning rates and stars.
 """
 _TEXTS: Final = ("caveats", "detail")
 """Fields with sentences, whose wording changes. Reports compute their notes anew."""
@@ -139,9 +139,27 @@ def _in_plans(run: Run) -> Iterator[str]:
             continue
         place = f"$.results[{number}].recommendation"
         yield from _differences(item.starred, marked[item.variant].starred, f"{place}.starred")
+        yield from _in_safe(run, item, place)
         yield from _in_plan(run, item.plan, item.variant, f"{place}.plan")
         alone = item.without_accumulation
         yield from _in_plan(run, alone, item.variant, f"{place}.without_accumulation")
+
+
+def _in_safe(run: Run, item: Recommendation, place: str) -> Iterator[str]:
+    """Recompute the safe batch; the best one followed another rule, but was never larger."""
+    trials = search_trials(run.trials, item.variant)
+    if not trials:
+        yield f"{place}: no trial of the search ran"
+        return
+    found = limits(
+        trials,
+        candidates=range(item.largest, 0, -1),
+        largest=item.largest,
+        budget_bytes=run.settings.target.budget_bytes(run.device.capacity_bytes),
+    )
+    yield from _differences(item.safe, found.safe, f"{place}.safe")
+    if item.best > item.safe:
+        yield f"{place}.best: {item.best}, more than the safe batch"
 
 
 def _in_plan(run: Run, made: TrainingPlan, variant: Variant, place: str) -> Iterator[str]:

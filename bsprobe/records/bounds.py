@@ -117,11 +117,17 @@ HELD: Final[Mapping[str, Bounds]] = MappingProxyType(
     dict.fromkeys(
         (
             "accumulation_steps", "base_batch", "base_updates", "batch", "batch_multiple",
-            "batch_size", "best", "capacity_bytes", "channels", "classes", "cpu_threads",
-            "effective_batch", "first_failure", "height", "largest", "max_batch", "measured_steps",
-            "micro_batch", "processes", "ranks", "safe", "slices", "total_bytes", "width",
+            "capacity_bytes", "channels", "classes", "cpu_threads", "effective_batch", "height",
+            "measured_steps", "processes", "ranks", "slices", "total_bytes", "width",
         ),
         _FROM_ONE,
+    )
+    | dict.fromkeys(
+        (
+            "batch_size", "best", "first_failure", "largest", "max_batch", "micro_batch", "safe",
+        ),
+        # Twice the largest option; results are computed again for every batch below.
+        Bounds(least=1, most=2**21),
     )
     | dict.fromkeys(("class_iou", "mean_iou", "pixel_accuracy"), _SHARE)
     | dict.fromkeys(

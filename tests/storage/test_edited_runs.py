@@ -144,6 +144,8 @@ EDITS: dict[str, dict[str, Any]] = {
         "trials.0.measurement.images_per_second": 9300.1,
     },
     "older": {
+        f"{ITEM}.safe": 35,
+        f"{ITEM}.best": 35,
         f"{ITEM}.plan.learning_rate": 0.5,
         f"{ITEM}.starred": True,
         "trials.0.source": "predicted",
