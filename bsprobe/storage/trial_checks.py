@@ -101,7 +101,7 @@ def trial_complaints(trial: Trial, settings: Settings, device: DeviceInfo) -> It
         yield from _result_complaints(trial, measured)
         if (found := measured.validation) is not None:
             yield from _failure_complaints(found.outcome, found.failure, device)
-    yield from _budget_complaints(trial, device)
+    yield from _budget_complaints(trial, settings.device, device)
 
 
 def _spec_complaints(
@@ -236,13 +236,13 @@ def _failure_complaints(
         yield f".failure.evidence: {evidence} is none of a {device.kind} device"
 
 
-def _budget_complaints(trial: Trial, device: DeviceInfo) -> Iterator[str]:
+def _budget_complaints(trial: Trial, request: DeviceRequest, device: DeviceInfo) -> Iterator[str]:
     budget, limit = trial.budget_bytes, device.limit_bytes
     if budget is None:
         return
     if limit is None or device.kind is DeviceKind.CPU or trial.script is not None:
         yield ".budget_bytes: there is none without a limited allocator"
-    elif budget > limit:
+    elif budget > max((limit, *request.rank_limits_bytes)):  # the device is the weakest rank's
         yield f".budget_bytes: {budget}, more than the limit of the device"
 
 

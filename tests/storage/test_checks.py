@@ -8,6 +8,7 @@ import pytest
 
 from bsprobe.records.runs import Boundary, Prediction, Run, StopReason
 from bsprobe.records.trials import Peak, Source, Validated, Validation
+from bsprobe.records.units import GIB
 from bsprobe.storage.checks import check_figures, check_run
 from bsprobe.storage.codec import MalformedError
 from bsprobe.storage.trial_checks import trial_complaints
@@ -196,3 +197,16 @@ def test_a_validation_has_either_a_peak_or_a_failure() -> None:
     for wrong in (Validated(), Validated(peak=peak, failure=failure())):
         (complaint,) = complaints(wrong)
         assert complaint.startswith(".measurement.validation: ")
+
+
+@pytest.mark.parametrize(("limits", "is_refused"), [((11 * GIB, 24 * GIB), False), ((), True)])
+def test_the_budget_of_a_rank_may_be_larger_than_the_limit_of_the_weakest_one(
+    limits: tuple[int, ...],
+    is_refused: bool,  # noqa: FBT001 - parametrized
+) -> None:
+    asked = settings(VARIANT)
+    asked = replace(asked, device=replace(asked.device, rank_limits_bytes=limits))
+    weakest = replace(DEVICE, limit_bytes=11 * GIB, capacity_bytes=11 * GIB)
+    trial = replace(ran(4), budget_bytes=23 * GIB)
+    found = [each for each in trial_complaints(trial, asked, weakest) if "budget" in each]
+    assert bool(found) is is_refused
