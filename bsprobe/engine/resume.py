@@ -1,9 +1,9 @@
 """Lookup of an interrupted run."""
 
-import shlex
 from pathlib import Path
 
 from bsprobe.records.errors import UsageError
+from bsprobe.records.printable import shell_word
 from bsprobe.storage import runfile
 from bsprobe.storage.folders import REPORT, RUNS, begun
 from bsprobe.storage.journal import Contents, Journal
@@ -34,6 +34,6 @@ def _require_unfinished(folder: Path) -> None:
     if (folder / REPORT).exists() and not any(result.boundary.has_failed for result in run.results):
         raise UsageError(
             f"--resume: the run in {folder} is finished",
-            hint=f"bsprobe report {shlex.quote(str(folder))} shows it again; for a new run give "
+            hint=f"bsprobe report {shell_word(str(folder))} shows it again; for a new run give "
             "another --out",
         )

@@ -1,7 +1,6 @@
 """A run from its settings to its file: the device, the folder, the journal and the search."""
 
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from bsprobe.engine.probe import Listener, Predict, Probing, RunTrial
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import BsprobeError, FileError, InterruptedRunError
 from bsprobe.records.explanations import RECORDED_SNAPSHOT, Explanation
+from bsprobe.records.printable import shell_word
 from bsprobe.records.runs import SCHEMA_VERSION, DeviceInfo, Run, Settings, VariantResult
 from bsprobe.records.trials import Source, Trial
 from bsprobe.records.variants import Variant
@@ -260,7 +260,7 @@ def _resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        again = command_of(f"run --resume --out {shlex.quote(str(folder))}", os.environ)
+        again = command_of(f"run --resume --out {shell_word(str(folder))}", os.environ)
         raise InterruptedRunError(
             "interrupted; every finished trial is kept", hint=f"go on with: {again}"
         ) from None

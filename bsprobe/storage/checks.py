@@ -19,6 +19,7 @@ from bsprobe.records.runs import (
     Run,
     SearchMethod,
     Settings,
+    Target,
     VariantResult,
 )
 from bsprobe.records.trials import REPEATED, Trial
@@ -84,14 +85,24 @@ def check_settings(settings: Settings, device: DeviceInfo, *, place: str) -> Non
     Raises:
         MalformedError: They are not; the message begins with the place.
     """
-    variants, rule = settings.variants, settings.target.lr_rule
+    variants = settings.variants
     if not variants or len(set(variants)) < len(variants):
         raise MalformedError(f"{place}.settings.variants: empty, or with a duplicate")
-    if rule is not None and rule not in tuple(LearningRateRule):
-        raise MalformedError(f"{place}.settings.target.lr_rule: {reprlib.repr(rule)} is unknown")
+    check_rule(settings.target, place=place)
     if settings.seeks_validation_batch and settings.validation is None:
         raise MalformedError(f"{place}.settings.validation: none, but its batch is searched")
     check_device(device, settings.device, place=place)
+
+
+def check_rule(target: Target, *, place: str) -> None:
+    """Check that the rule of the learning rate is known, if there is one.
+
+    Raises:
+        MalformedError: It is not; the message begins with the place.
+    """
+    rule = target.lr_rule
+    if rule is not None and rule not in tuple(LearningRateRule):
+        raise MalformedError(f"{place}.settings.target.lr_rule: {reprlib.repr(rule)} is unknown")
 
 
 def check_device(device: DeviceInfo, request: DeviceRequest, *, place: str) -> None:

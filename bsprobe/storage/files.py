@@ -158,7 +158,7 @@ def _not_regular(path: Path, hint: str = _READ_ONLY_FILES) -> FileError:
     return FileError(f"{path} is not a regular file{is_link}", hint=hint)
 
 
-def is_locked_now(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
     """Lock an open file or folder against other processes; the lock ends with this process.
 
     Returns:

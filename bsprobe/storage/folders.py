@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,11 +12,12 @@ from typing import Final, TypeVar
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import DeviceError, FileError, UsageError
+from bsprobe.records.printable import shell_word
 from bsprobe.records.runs import DeviceInfo, Settings
 from bsprobe.records.trials import Source
 from bsprobe.records.units import format_bytes
 from bsprobe.records.variants import Variant, labels
-from bsprobe.storage.files import file_errors, in_use, is_locked_now
+from bsprobe.storage.files import file_errors, in_use, try_lock
 from bsprobe.storage.journal import NAME as JOURNAL
 from bsprobe.storage.runfile import NAME as RUN
 
@@ -125,7 +125,7 @@ def reserved(folder: Path | None) -> Iterator[None]:
     with file_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if not is_locked_now(descriptor):
+        if not try_lock(descriptor):
             raise in_use(folder)
         require_empty(folder)  # another command may have ended in between
         yield
@@ -229,7 +229,7 @@ def _nothing_begun(folder: Path, kind: Kind) -> UsageError:
 
 def resuming(folder: Path, kind: Kind) -> str:
     """Return the command that resumes the work in a folder."""
-    return f"bsprobe {kind.command} --resume --out {shlex.quote(str(folder))}"
+    return f"bsprobe {kind.command} --resume --out {shell_word(str(folder))}"
 
 
 @contextmanager

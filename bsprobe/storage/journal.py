@@ -12,9 +12,9 @@ from pathlib import Path
 from bsprobe.analysis.course import counts, serves
 from bsprobe.records.runs import SCHEMA_VERSION, DeviceInfo, Environment, Settings
 from bsprobe.records.trials import Purpose, Trial, TrialSpec
-from bsprobe.storage.checks import check_figures, check_settings, check_trials
+from bsprobe.storage.checks import check_settings, check_trials
 from bsprobe.storage.codec import MalformedError
-from bsprobe.storage.jsonlines import JsonLines, damaged, parse_lines
+from bsprobe.storage.jsonlines import JsonLines, parse_lines
 
 NAME = "journal.jsonl"
 
@@ -52,19 +52,18 @@ class Journal(JsonLines[Header, Trial, Contents]):
             FileError: A complete line is damaged, or the journal has another version.
         """
         parsed = parse_lines(
-            path, data, header=Header, entry=Trial, version=SCHEMA_VERSION, check=check_figures
+            path, data, header=Header, entry=Trial, version=SCHEMA_VERSION, check=_check
         )
         if parsed is None:
             return None
         header, trials, complete_bytes = parsed
-        places = [f"line {number}" for number in range(2, len(trials) + 2)]
-        try:
-            check_settings(header.settings, header.device, place="line 1: $")
-            check_trials(trials, header.settings, header.device, places=places)
-            _check_repetitions(trials, header.device, places)
-        except MalformedError as error:
-            raise damaged(path, str(error)) from error
         return Contents(header=header, trials=trials, complete_bytes=complete_bytes)
+
+
+def _check(header: Header, trials: Sequence[Trial], places: Sequence[str]) -> None:
+    check_settings(header.settings, header.device, place="line 1: $")
+    check_trials(trials, header.settings, header.device, places=places)
+    _check_repetitions(trials, header.device, places)
 
 
 def _check_repetitions(trials: Sequence[Trial], device: DeviceInfo, places: Sequence[str]) -> None:

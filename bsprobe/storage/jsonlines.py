@@ -7,19 +7,20 @@ truncated by a crash is ignored when the file is read, and overwritten when the 
 import json
 import os
 import reprlib
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Protocol, Self, TypeVar
 
 from bsprobe.records.errors import FileError
+from bsprobe.storage.checks import check_figures
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_json
 from bsprobe.storage.files import (
     file_errors,
     in_use,
-    is_locked_now,
     read_file,
     read_open,
     require_regular_file,
+    try_lock,
 )
 
 _BEGINNING = b'{"schema_version": '
@@ -32,13 +33,6 @@ class HasLength(Protocol):
     @property
     def complete_bytes(self) -> int:
         """The length of the complete lines; the rest is a truncated line."""
-
-
-class Check(Protocol):
-    """A function that checks a record, as `checks.check_figures`."""
-
-    def __call__(self, record: Any, *, place: str = ...) -> None:
-        """Raise MalformedError if the record is invalid."""
 
 
 Header = TypeVar("Header")
@@ -162,14 +156,16 @@ class JsonLines(Generic[Header, Entry, Contents]):
             os.fsync(self._file.fileno())
 
     def _lock(self) -> None:
-        number = self._file.fileno()
-        is_ours = is_locked_now(number)
-        with suppress(OSError):
-            # Between opening and locking, another run may have removed an empty journal.
-            is_ours = is_ours and os.path.samestat(self._path.stat(), os.fstat(number))
-            if is_ours:
-                return
-        raise in_use(self._path.parent)
+        # Between opening and locking, another run may have removed an empty journal.
+        if not (try_lock(self._file.fileno()) and self._is_in_place()):
+            raise in_use(self._path.parent)
+
+    def _is_in_place(self) -> bool:
+        """Return whether the path still leads to the open file."""
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            return False
 
 
 def parse_lines(
@@ -179,7 +175,7 @@ def parse_lines(
     header: type[Header],
     entry: type[Entry],
     version: int,
-    check: Check | None = None,
+    check: Callable[[Header, Sequence[Entry], Sequence[str]], None],
 ) -> tuple[Header, tuple[Entry, ...], int] | None:
     """Parse the bytes of a journal.
 
@@ -189,7 +185,8 @@ def parse_lines(
         header: The type of the first line.
         entry: The type of all other lines.
         version: The supported schema version.
-        check: A function that raises MalformedError for an invalid record.
+        check: A function that raises MalformedError if the header and the entries, whose places in
+            the file are its last argument, contradict each other.
 
     Returns:
         The header, the entries and the length of the complete lines in bytes; None without a
@@ -205,14 +202,15 @@ def parse_lines(
     check_version(path, value, version)
     try:
         first = from_json(header, value)
+        places = [f"line {number}" for number in range(2, len(lines) + 1)]
         entries = tuple(  # line by line, so that little of a wrong file is held in memory
-            from_json(entry, _parse(path, number, line), place=f"line {number}")
-            for number, line in enumerate(lines[1:], start=2)
+            from_json(entry, _parse(path, number, line), place=place)
+            for number, (place, line) in enumerate(zip(places, lines[1:], strict=True), start=2)
         )
-        if check is not None:
-            check(first)
-            for number, each in enumerate(entries, start=2):
-                check(each, place=f"line {number}")
+        check_figures(first)
+        for place, each in zip(places, entries, strict=True):
+            check_figures(each, place=place)
+        check(first, entries, places)
     except MalformedError as error:
         raise damaged(path, str(error)) from error
     return first, entries, len(data) - len(rest)

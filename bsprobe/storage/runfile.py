@@ -1,11 +1,11 @@
 """The versioned JSON file of a finished run."""
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import Any
 
 from bsprobe.records.errors import FileError
+from bsprobe.records.printable import shell_word
 from bsprobe.records.runs import SCHEMA_VERSION, Run
 from bsprobe.storage.checks import check_run
 from bsprobe.storage.codec import MalformedError, from_json, parse_json, to_text
@@ -69,7 +69,7 @@ def _parsed(path: Path, data: bytes) -> Any:
 
 
 def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
+    return shell_word(str(path))
 
 
 def _finishing(folder: Path) -> str:

@@ -8,7 +8,6 @@ import ast
 import difflib
 import importlib
 import os
-import shlex
 import sys
 import warnings
 from collections import Counter
@@ -20,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bsprobe.records.errors import UsageError
+from bsprobe.records.printable import shell_word
 from bsprobe.records.workload import CALLABLE_HINT, split_path
 from bsprobe.storage.files import read_file
 
@@ -70,7 +70,7 @@ def require_callable(option: str, name: str) -> None:
     if wanted in source.names or source.is_open:
         return
     near = difflib.get_close_matches(wanted, source.callables or sorted(source.names), n=1)
-    suggestion = f"did you mean {shlex.quote(f'{where}:{near[0]}')}? " if near else ""
+    suggestion = f"did you mean {shell_word(f'{where}:{near[0]}')}? " if near else ""
     raise UsageError(
         f"{option} {name}: {shown} has no '{wanted}'",
         hint=suggestion + _those_of(where, source),
@@ -273,7 +273,7 @@ def _missing(option: str, name: str, what: str, path: Path) -> UsageError:
         meant = str(folder / near[0])
         if not where.endswith(".py") and os.sep not in where:
             meant = ".".join([*where.split(".")[:-1], near[0].removesuffix(".py")])
-        hint = f"did you mean {shlex.quote(':'.join([meant, named or 'NAME']))}?"
+        hint = f"did you mean {shell_word(':'.join([meant, named or 'NAME']))}?"
     return UsageError(f"{option} {name}: {what}", hint=hint)
 
 

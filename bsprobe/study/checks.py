@@ -9,10 +9,9 @@ from typing import Final
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.failures import is_evidence
-from bsprobe.records.rates import LearningRateRule
 from bsprobe.records.runs import DeviceInfo
 from bsprobe.records.trials import Source
-from bsprobe.storage.checks import check_device, check_figures
+from bsprobe.storage.checks import check_device, check_figures, check_rule
 from bsprobe.storage.codec import MalformedError
 from bsprobe.study.plan import MOST_WORKERS, counts, final_trainings, training_spec
 from bsprobe.study.records import (
@@ -65,8 +64,7 @@ def check_conditions(settings: StudySettings, device: DeviceInfo, *, place: str)
             raise MalformedError(f"{place}.settings.{field}: empty, or with a duplicate")
     if list(settings.batches) != sorted(settings.batches) or min(settings.batches) < 1:
         raise MalformedError(f"{place}.settings.batches: not ascending, or not positive")
-    if settings.target.lr_rule not in (None, *LearningRateRule):
-        raise MalformedError(f"{place}.settings.target.lr_rule: it is unknown")
+    check_rule(settings.target, place=place)
     if settings.target.base_learning_rate is None or settings.target.base_batch is None:
         raise MalformedError(f"{place}.settings.target: no learning rate, or none of a batch")
     check_device(device, settings.device, place=place)

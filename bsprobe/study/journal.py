@@ -3,14 +3,13 @@
 The state of an unfinished training is in its checkpoint, in the same folder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bsprobe.records.runs import DeviceInfo, Environment
-from bsprobe.storage.checks import check_figures
-from bsprobe.storage.codec import MalformedError
 from bsprobe.storage.folders import STUDY_JOURNAL
-from bsprobe.storage.jsonlines import JsonLines, damaged, parse_lines
+from bsprobe.storage.jsonlines import JsonLines, parse_lines
 from bsprobe.study.checks import check_conditions, check_trainings
 from bsprobe.study.records import SCHEMA_VERSION, StudySettings, Training
 
@@ -49,15 +48,14 @@ class StudyJournal(JsonLines[StudyHeader, Training, StudyContents]):
             header=StudyHeader,
             entry=Training,
             version=SCHEMA_VERSION,
-            check=check_figures,
+            check=_check,
         )
         if parsed is None:
             return None
         header, trainings, complete_bytes = parsed
-        places = [f"line {number}" for number in range(2, len(trainings) + 2)]
-        try:
-            check_conditions(header.settings, header.device, place="line 1: $")
-            check_trainings(trainings, header.settings, header.device, places=places)
-        except MalformedError as error:
-            raise damaged(path, str(error)) from error
         return StudyContents(header=header, trainings=trainings, complete_bytes=complete_bytes)
+
+
+def _check(header: StudyHeader, trainings: Sequence[Training], places: Sequence[str]) -> None:
+    check_conditions(header.settings, header.device, place="line 1: $")
+    check_trainings(trainings, header.settings, header.device, places=places)

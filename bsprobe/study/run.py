@@ -1,11 +1,11 @@
 """Running a study: open the device, the folder and the journal, run the trainings, save."""
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import InterruptedRunError, UsageError
+from bsprobe.records.printable import shell_word
 from bsprobe.records.runs import DeviceInfo, DeviceRequest
 from bsprobe.storage.folders import (
     REPORT,
@@ -139,7 +139,7 @@ def _require_unfinished(folder: Path) -> None:
     if report.exists() and all(counts(each, study.device.kind) for each in study.trainings):
         raise UsageError(
             f"--resume: the study in {folder} is finished",
-            hint=f"read {shlex.quote(str(report))}, or start a new study with another --out",
+            hint=f"read {shell_word(str(report))}, or start a new study with another --out",
         )
 
 

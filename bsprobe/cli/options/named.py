@@ -152,9 +152,9 @@ def require_file(option: str, path: Path) -> None:
     with file_errors(path):
         if path.is_file():
             return
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        if path.exists() and not path.is_dir():
-            what = "is not a regular file"
+        what = "is not a regular file" if path.exists() else "does not exist"
+        if path.is_dir():
+            what = "is a folder, not a file"
     there = {each.name for each in path.absolute().parent.glob(f"*{path.suffix}")} - {path.name}
     near = difflib.get_close_matches(path.name, sorted(there), n=1)
     hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a file"

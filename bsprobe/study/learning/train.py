@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bsprobe.records.errors import FileError
+from bsprobe.records.printable import shell_word
 from bsprobe.records.variants import CudnnBenchmark
 from bsprobe.study.learning.checkpoints import Reached, restore_checkpoint, save_checkpoint
 from bsprobe.study.learning.evaluation import best_constant_prediction, class_name, scores
@@ -162,7 +162,7 @@ class _Learning:
         if not int(found.confusion.sum()):
             raise FileError(
                 f"{self._spec.data.root}: no pixel of the validation images has a trained class",
-                hint=f"inspect the labels: bsprobe data {shlex.quote(self._spec.data.root)}",
+                hint=f"inspect the labels: bsprobe data {shell_word(self._spec.data.root)}",
             )
         if reached.chance is None:
             best = best_constant_prediction(found.confusion)

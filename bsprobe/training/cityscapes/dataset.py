@@ -1,11 +1,11 @@
 """A torch dataset of Cityscapes, or of any folder in its layout."""
 
-import shlex
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 
+from bsprobe.records.printable import shell_word
 from bsprobe.training.cityscapes.samples import Problem, Sample, Split, list_split, load_pair
 from bsprobe.training.cityscapes.transforms import JointTransform, as_tv_tensors
 
@@ -33,7 +33,7 @@ class CityscapesDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         listing = list_split(root, split)
         if listing.problems:
             error = listing.problems[0].as_error()
-            error.hint = f"{error.hint}; `bsprobe data {shlex.quote(str(root))}` lists all problems"
+            error.hint = f"{error.hint}; `bsprobe data {shell_word(str(root))}` lists all problems"
             raise error
         self.samples: tuple[Sample, ...] = listing.samples
         self._transform = transform
