@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from bsprobe.records.device_kind import DeviceKind
 from bsprobe.records.errors import FileError
+from bsprobe.records.failures import Outcome, classify
 from bsprobe.storage.codec import from_json, parse_json, to_json
 from bsprobe.storage.files import file_errors, replacing, require_regular_file
 from bsprobe.study.learning.weights import LOAD_ERRORS
@@ -86,7 +88,7 @@ def restore_checkpoint(path: Path, spec: TrainingSpec, task: Task) -> Reached | 
             f"{path} is the checkpoint of another training",
             hint="delete it to begin this training again",
         )
-    with _damage_refused(path):
+    with _damage_refused(path, task.device):
         reached = from_json(Reached, parse_json(content["reached"]))
         task.model.load_state_dict(content["model"])
         task.optimizer.load_state_dict(content["optimizer"])
@@ -100,21 +102,35 @@ def restore_checkpoint(path: Path, spec: TrainingSpec, task: Task) -> Reached | 
 
 def _read(path: Path) -> dict[str, Any]:
     require_regular_file(path)
-    with file_errors(path), _damage_refused(path):
+    with file_errors(path), _damage_refused(path, None):
         # Random states must be on the CPU; load_state_dict moves the rest.
         content = torch.load(path, map_location="cpu", weights_only=True)
     return content if isinstance(content, dict) else {}
 
 
 @contextmanager
-def _damage_refused(path: Path) -> Iterator[None]:
-    """Turn the errors of a damaged checkpoint into one that names it."""
+def _damage_refused(path: Path, device: torch.device | None) -> Iterator[None]:
+    """Turn the errors of a damaged checkpoint into one that names it.
+
+    Args:
+        path: The file of the checkpoint.
+        device: The device that it is restored to, whose own errors pass; None while it is read.
+    """
     try:
         yield
     except LOAD_ERRORS as error:
+        if device is not None and _is_of_device(error, DeviceKind(device.type)):
+            raise
         raise FileError(
             f"{path} is damaged", hint="delete it to begin this training again"
         ) from error
+
+
+def _is_of_device(error: Exception, kind: DeviceKind) -> bool:
+    """Return whether memory ran out, or the GPU failed, while a sound checkpoint was restored."""
+    types, message = [each.__name__ for each in type(error).__mro__], str(error)
+    is_memory = classify(kind, types=types, message=message).outcome is not Outcome.FAILED
+    return is_memory or "CUDA error" in message
 
 
 def _text(record: TrainingSpec | Reached) -> str:

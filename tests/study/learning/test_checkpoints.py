@@ -109,3 +109,25 @@ def test_a_checkpoint_with_damaged_bytes_is_refused_or_restored(tmp_path: Path, 
     except FileError as error:
         assert str(path) in str(error)  # noqa: PT017 - both outcomes are valid
         assert error.hint is not None  # noqa: PT017 - as above
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 33767680 bytes."
+        ),
+        RuntimeError("CUDA error: unspecified launch failure"),
+    ],
+    ids=["memory", "GPU"],
+)
+def test_an_error_of_the_device_is_not_taken_for_damage(
+    tmp_path: Path, error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, path, task = first_training(), tmp_path / "c", build_task(VARIANT, CPU)
+    save_checkpoint(path, spec, task, Reached(updates=1))
+    monkeypatch.setattr(task.optimizer, "load_state_dict", mock.Mock(side_effect=error))
+    with pytest.raises(RuntimeError) as raised:
+        restore_checkpoint(path, spec, task)
+    assert raised.value is error
